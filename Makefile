@@ -1,0 +1,83 @@
+# Everything that a contributor or the CI runs. `make` alone lists the targets.
+#
+# Paths are relative, so that the folder may have spaces in its name. `.venv/.installed` remembers that the environment
+# is complete; it is made again when pyproject.toml changes. Use another Python with: make setup PYTHON=python3.12
+
+SHELL := /bin/sh
+PYTHON ?=
+BENCH ?=
+SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
+CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python)
+NOT_INSTALLED = The packages could not be installed; pip says why above. If it found no torch, this Python is too new for \
+	PyTorch: rm -rf .venv; make setup PYTHON=python3.12. If it reached nothing, check the network; then repeat the command.
+
+.PHONY: help setup demo test test-integrations lint types doctest docs bench format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.installed ## make .venv and install the package for development
+
+demo: setup ## train a deep network of sigmoids, with and without Sigmoid Core
+	.venv/bin/sigmoid-core demo
+
+test: setup ## run the tests
+	.venv/bin/python -m pytest
+
+test-integrations: setup ## run the tests that need git, a package registry or other frameworks
+	.venv/bin/python -m pytest tests/integrations
+
+lint: setup ## check style and format
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+
+format: setup ## mend style and format
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
+
+types: setup ## check the types
+	.venv/bin/python -m mypy
+
+doctest: setup ## run the examples in the docstrings
+	.venv/bin/python -m pytest --doctest-modules src
+
+docs: .venv/.installed-docs ## build the documentation into docs/_build/html
+	.venv/bin/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: setup ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
+	@set -e; for script in benchmarks/[!_]*.py; do \
+		echo; echo "== $$script"; .venv/bin/python "$$script" $(BENCH); \
+	done
+
+clean: ## remove what was built (.venv and runs/ stay)
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml
+	@if ! .venv/bin/python -c '$(SUITABLE)' 2>/dev/null || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+		python=; found=; \
+		for candidate in $(CANDIDATES); do \
+			"$$candidate" -c '$(SUITABLE)' 2>/dev/null || continue; \
+			found=$$candidate; \
+			if "$$candidate" -c 'import venv, ensurepip' 2>/dev/null; then python=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "Sigmoid Core needs Python 3.11 or newer; none of these is: $(subst ",,$(CANDIDATES))." >&2; \
+			echo "Install one, or name yours: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+		fi; \
+		if [ -z "$$python" ]; then \
+			echo "$$found cannot make virtual environments: its venv or ensurepip module is missing." >&2; \
+			echo "On Debian and Ubuntu: apt install python3-venv. Or name another Python: make setup PYTHON=/path/to/python3.12" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making .venv with $$python; this downloads PyTorch and takes some minutes."; \
+		rm -rf .venv; "$$python" -m venv .venv; \
+	fi
+	.venv/bin/python -m pip install -e ".[dev]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
+	@touch .venv/.installed
+
+.venv/.installed-docs: .venv/.installed
+	.venv/bin/python -m pip install -e ".[docs]"
+	@touch .venv/.installed-docs

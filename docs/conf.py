@@ -1,0 +1,30 @@
+# Configuration of Sphinx; see https://www.sphinx-doc.org/en/master/usage/configuration.html
+import importlib.metadata
+
+project = "Sigmoid Core"
+author = "The Sigmoid Core authors"
+project_copyright = author
+release = importlib.metadata.version("sigmoid-core")
+version = ".".join(release.split(".")[:2])
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+# The public names are read as users write them, whichever file they live in.
+add_module_names = False
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+# A field that is in "Attributes:" and in the class would be described twice otherwise.
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "Sigmoid Core"
+html_show_copyright = False

@@ -1,0 +1,11 @@
+"""Draws article_fit.png, beside this script: the article's six points, and Sigmoid Core before and after training."""
+
+from pathlib import Path
+
+from sigmoidcore.article import POINTS_X, POINTS_Y, fit
+from sigmoidcore.plots import article_fit
+
+fitted = fit(POINTS_X, POINTS_Y)
+path = Path(__file__).with_suffix(".png")
+article_fit(fitted).savefig(path, dpi=200)
+print(f"{path}: {fitted}")

@@ -1,0 +1,30 @@
+"""Sigmoid Core: plain networks of sigmoids that train at any depth.
+
+    import sigmoidcore as sc
+
+The public names, one verb a module: `prepare`, `calibrate`, `Equalizer`; the core itself: `SigmoidCore`,
+`sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; the learning-rate rule: `depth_scaled_lr`.
+"""
+
+from sigmoidcore import networks
+from sigmoidcore.calibrate import Calibration, calibrate, prepare
+from sigmoidcore.core import SigmoidCore, sigmoid_core
+from sigmoidcore.equalize import Equalizer
+from sigmoidcore.networks import MLP, depth_scaled_lr
+from sigmoidcore.profile import Profile, gradient_profile
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "Calibration",
+    "Equalizer",
+    "Profile",
+    "SigmoidCore",
+    "calibrate",
+    "depth_scaled_lr",
+    "gradient_profile",
+    "networks",
+    "prepare",
+    "sigmoid_core",
+]

@@ -1,0 +1,6 @@
+"""The command `sigmoid-core`."""
+
+
+def main() -> None:
+    """Entry point."""
+    raise SystemExit("not built yet")

@@ -1,0 +1,169 @@
+"""SigmoidCore: a sigmoid with an adjustable input slope and shift."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def sigmoid_core(
+    x: Tensor, alpha: Tensor | float = 1.0, shift: Tensor | float = 0.0, *, centered: bool = False
+) -> Tensor:
+    """y = sigmoid(alpha (x - shift)), or that less 1/2 if `centered`; plain differentiable PyTorch.
+
+    The article's equation x' = alpha x, with the shift as its second way to adjust the input.
+
+    Args:
+        x: preactivations, any shape, floating.
+        alpha: slope, a positive number or a tensor that broadcasts against `x`.
+        shift: mu, likewise.
+        centered: subtract 1/2, computed as tanh(z/2)/2, which loses nothing near z = 0.
+
+    Returns:
+        Outputs in [0, 1], or [-1/2, 1/2] if centered; the broadcast shape.
+
+    Example:
+        >>> sigmoid_core(torch.tensor([-1.0, 1.0]), alpha=4.0, shift=1.0)
+        tensor([3.3535e-04, 5.0000e-01])
+    """
+    if centered:
+        return torch.tanh((x - shift) * (alpha * 0.5)) * 0.5
+    return torch.sigmoid((x - shift) * alpha)
+
+
+class SigmoidCore(nn.Module):
+    """A sigmoid whose input slope and shift are set by a controller (`calibrate`, `Equalizer`), not by the loss.
+
+    As constructed, `SigmoidCore()` equals `nn.Sigmoid()` bit for bit. Slope and shift are buffers in the state dict,
+    changed in place only. They stay float32 (or float64) when the model is cast to bfloat16 or float16, and are
+    cast to the input's dtype at use, so the output's dtype is the input's.
+
+    Args:
+        num_features: neurons with a slope and a shift each; None: one slope and one shift for the layer.
+        dim: the dimension of the input that counts neurons (-1 after Linear, 1 after a convolution).
+        alpha: slope at the start, positive.
+        centered: the output is sigmoid(z) - 1/2 = tanh(z/2)/2.
+        trainable: the slope is a parameter (its logarithm, so that it stays positive), trained with the weights.
+
+    Attributes:
+        slope: buffer, shape [num_features] or []; with `trainable` it is absent and `log_slope` is the parameter.
+        shift: buffer, shape [num_features] or [].
+
+    Shape:
+        Input and output: any shape, with `num_features` entries in dimension `dim`.
+
+    Raises:
+        ValueError: `alpha` is not positive, `num_features` is not positive, or the input has another number of features.
+
+    Example:
+        >>> core = SigmoidCore(3)
+        >>> x = torch.randn(2, 3)
+        >>> torch.equal(core(x), torch.sigmoid(x))
+        True
+    """
+
+    slope: Tensor
+    shift: Tensor
+    log_slope: nn.Parameter
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        *,
+        dim: int = -1,
+        alpha: float = 1.0,
+        centered: bool = False,
+        trainable: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_features is not None and num_features < 1:
+            raise ValueError(f"num_features must be at least 1, or None for one slope a layer, got {num_features}")
+        if not 0 < alpha < float("inf"):
+            raise ValueError(f"alpha must be a positive finite number, got {alpha}")
+        self.num_features = num_features
+        self.dim = dim
+        self.centered = centered
+        self.trainable = trainable
+        shape = () if num_features is None else (num_features,)
+        dtype = torch.get_default_dtype()
+        slope = torch.full(shape, float(alpha), dtype=torch.float32 if dtype in _HALF else dtype)
+        if trainable:
+            self.log_slope = nn.Parameter(slope.log())
+        else:
+            self.register_buffer("slope", slope)
+        self.register_buffer("shift", torch.zeros_like(slope))
+
+    @property
+    def alpha(self) -> Tensor:
+        """The slope, shape [num_features] or []; differentiable if it is trained."""
+        return self.log_slope.exp() if self.trainable else self.slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the core; see the class."""
+        alpha, shift = self.align(x)
+        return sigmoid_core(x, alpha, shift, centered=self.centered)
+
+    def align(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and shift in the dtype of `x` and in a shape that broadcasts against it."""
+        alpha, shift = self.alpha, self.shift
+        if self.num_features is not None:
+            if x.dim() == 0 or x.shape[self.dim] != self.num_features:
+                raise ValueError(
+                    f"SigmoidCore has {self.num_features} features in dimension {self.dim}, but the input has shape "
+                    f"{tuple(x.shape)}; set num_features and dim to match it"
+                )
+            trailing = x.dim() - 1 - self.dim if self.dim >= 0 else -1 - self.dim
+            if trailing:
+                shape = (self.num_features, *[1] * trailing)
+                alpha, shift = alpha.reshape(shape), shift.reshape(shape)
+        if x.is_floating_point() and alpha.dtype != x.dtype:
+            alpha, shift = alpha.to(x.dtype), shift.to(x.dtype)
+        return alpha, shift
+
+    @torch.no_grad()
+    def set_slope(self, value: Tensor | float) -> None:
+        """Set the slope in place, for all neurons (a number) or for each (a tensor of the slope's shape).
+
+        Raises:
+            ValueError: a slope is not a positive finite number; nothing is changed.
+        """
+        slope = torch.as_tensor(value, dtype=self.shift.dtype, device=self.shift.device)
+        if not bool((torch.isfinite(slope) & (slope > 0)).all()):
+            raise ValueError(f"a slope must be a positive finite number, got {value}")
+        if self.trainable:
+            self.log_slope.copy_(slope.log())
+        else:
+            self.slope.copy_(slope)
+
+    @torch.no_grad()
+    def set_shift(self, value: Tensor | float) -> None:
+        """Set the shift in place, for all neurons (a number) or for each (a tensor of the shift's shape).
+
+        Raises:
+            ValueError: a shift is not finite; nothing is changed.
+        """
+        shift = torch.as_tensor(value, dtype=self.shift.dtype, device=self.shift.device)
+        if not bool(torch.isfinite(shift).all()):
+            raise ValueError(f"a shift must be finite, got {value}")
+        self.shift.copy_(shift)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows; the slope itself is not read, so printing a GPU model does not wait for it."""
+        parts = [] if self.num_features is None else [str(self.num_features)]
+        if self.dim != -1:
+            parts.append(f"dim={self.dim}")
+        parts += [f"{name}=True" for name in ("centered", "trainable") if getattr(self, name)]
+        return ", ".join(parts)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move with the model, but keep slope and shift in float32 when the model is cast to half precision."""
+        before = dict(self._buffers) | dict(self._parameters)
+        module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name in ("slope", "shift"):
+            old, new = before.get(name), self._buffers.get(name)
+            if old is not None and new is not None and new.dtype in _HALF:
+                self._buffers[name] = old.to(new.device)
+        return module

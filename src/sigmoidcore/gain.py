@@ -1,0 +1,258 @@
+"""Slope, gain, saturation: the formulas and the two solvers. Tensors in, tensors out; no modules.
+
+Vocabulary: preactivation x, slope alpha > 0, shift mu, scaled preactivation z = alpha (x - mu), output
+y = sigmoid(z). The batch is dimension 0; every other dimension belongs to one sample.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+MOST_OPEN = 1.5434046384182085
+"""|z| at which a neuron's local derivative is largest over its slope: the root of z tanh(z/2) = 1.
+
+d/dalpha [alpha sigma'(alpha x)] = sigma'(z) (1 - z tanh(z/2)) = 0, at fixed x != 0.
+"""
+
+
+def relative_slope(z: Tensor) -> Tensor:
+    """Relative slope s = 4 sigma'(z) = 4 sigma(z) sigma(-z), in [0, 1]; 1 in the middle, near 0 when saturated.
+
+    The product of the two tails keeps its relative precision where 1 - tanh(z/2)^2 has lost all of it.
+
+    Args:
+        z: scaled preactivations, any shape, floating.
+
+    Returns:
+        Same shape and dtype as `z`.
+
+    Example:
+        >>> relative_slope(torch.tensor([0.0, 2.0]))
+        tensor([1.0000, 0.4200])
+    """
+    return 4 * torch.sigmoid(z) * torch.sigmoid(-z)
+
+
+def local_derivative(x: Tensor, alpha: Tensor | float, shift: Tensor | float = 0.0) -> Tensor:
+    """Local derivative d = alpha sigma'(alpha (x - mu)) = dy/dx of a core.
+
+    Args:
+        x: preactivations, any shape, floating.
+        alpha: slope, a number or a tensor that broadcasts against `x`.
+        shift: mu, likewise.
+
+    Returns:
+        The broadcast shape.
+
+    Example:
+        >>> local_derivative(torch.tensor(1.0), 4.0, 1.0)
+        tensor(1.)
+    """
+    return alpha * relative_slope(alpha * (x - shift)) / 4
+
+
+def mean_relative_slope(z: Tensor, dim: int | None = -1) -> Tensor:
+    """Mean relative slope of each neuron over the batch (and over positions); the article's "gradient near 0".
+
+    Args:
+        z: scaled preactivations, shape [batch, ...].
+        dim: the dimension that counts neurons, not 0; None takes the whole layer as one neuron.
+
+    Returns:
+        Shape [z.shape[dim]], or a 0-dim tensor if `dim` is None.
+
+    Example:
+        >>> mean_relative_slope(torch.tensor([[0.0, 20.0], [0.0, 20.0]])) < 0.05
+        tensor([False,  True])
+    """
+    s = relative_slope(z)
+    return s.mean() if dim is None else s.movedim(dim, -1).flatten(0, -2).mean(0)
+
+
+def saturation_level(z: Tensor) -> Tensor:
+    """Saturation level u of a layer: the standard deviation of z, about 0 (0.5 nearly linear, 3 strongly non-linear).
+
+    Args:
+        z: scaled preactivations of a calibrated (shifted) core, shape [batch, ...].
+
+    Returns:
+        A 0-dim tensor.
+    """
+    return z.square().mean().sqrt()
+
+
+def gradient_size(gradient: Tensor) -> Tensor:
+    """Gradient size g: root mean square over the batch of the L2 norm, per sample, of d loss / d x.
+
+    Args:
+        gradient: shape [batch, ...].
+
+    Returns:
+        A 0-dim tensor. Of a loss that is a mean over the batch, it is smaller by the batch size than of a sum, in
+        every layer alike: the profile's shape is the same.
+
+    Example:
+        >>> gradient_size(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
+        tensor(5.)
+    """
+    return torch.linalg.vector_norm(gradient) / math.sqrt(gradient.shape[0])
+
+
+def spread(sizes: Tensor) -> float:
+    """Spread of a gradient profile: max / min; 1 is perfect, inf if a gradient is 0, nan if one is not finite.
+
+    Args:
+        sizes: gradient sizes g_1 ... g_L, shape [layers].
+    """
+    if not bool(torch.isfinite(sizes).all()):
+        return math.nan
+    low, high = float(sizes.min()), float(sizes.max())
+    return high / low if low > 0 else math.inf
+
+
+def tangential_weights(x: Tensor) -> Tensor:
+    """How much of a gradient each neuron carries, per sample, once the gradient has lost its radial part.
+
+    A deep stack of cores that keeps its gradient level normalises its signal: the outputs of later layers hardly
+    depend on the length of x, so the gradient that arrives is orthogonal to x, and otherwise isotropic. A vector drawn
+    evenly from the sphere orthogonal to x has E[v_i^2] = (1 - x_i^2 / |x|^2) n / (n - 1), in units of its mean square.
+    The neurons with the largest |x| and therefore the smallest derivative carry the least. Leaving this out
+    underestimates the gain by about u^2 / (2 n) a layer: nothing at 10 layers, a factor of 10^5 at 10,000.
+
+    Args:
+        x: centred preactivations, shape [batch, ...]; the n of the formula counts all but dimension 0.
+
+    Returns:
+        Weights of mean 1 over each sample, the shape of `x`; 1 for samples that are 0 and where n = 1.
+    """
+    n = x[0].numel()
+    if n < 2:
+        return torch.ones_like(x)
+    squares = x.square()
+    total = squares.flatten(1).sum(1).reshape(-1, *[1] * (x.dim() - 1))
+    share = torch.where(total > 0, squares / total, 1.0 / n)
+    return (1 - share) * (n / (n - 1))
+
+
+def gain(derivative: Tensor, row_size: Tensor | float = 1.0, weights: Tensor | None = None) -> Tensor:
+    """Gain of a segment that ends in a core: sqrt(mean over batch and neurons of d_i^2 |w_i|^2).
+
+    This is the RMS size of the vector-Jacobian product for random cotangents over the size of the cotangents.
+
+    Args:
+        derivative: local derivatives d, shape [batch, ...].
+        row_size: |w_i|, the L2 norm of the Jacobian's row that feeds each neuron; broadcasts against `derivative`.
+        weights: mean squares of the cotangents (mean 1), for cotangents that are not isotropic.
+
+    Returns:
+        A 0-dim tensor.
+    """
+    squares = (derivative * row_size).square()
+    return (squares if weights is None else squares * weights).mean().sqrt()
+
+
+def slope_for_gain(
+    x: Tensor, target: float = 1.0, *, weights: Tensor | None = None, start: float | None = None
+) -> tuple[float, float]:
+    """The slope of a layer for which sqrt(mean(d^2 weights)) equals `target`: one slope for all neurons.
+
+    sigma' <= 1/4 makes 4 target a lower bound; Newton's method in log alpha goes up from there (or from `start`), with
+    d log d / d log alpha = 1 - z tanh(z/2). The gain rises with alpha for every distribution of x with enough mass
+    near 0. If it does not (all neurons far from 0, of two signs), the smallest slope that reaches the target is
+    returned, or, if none does, the slope of the largest gain.
+
+    Args:
+        x: centred preactivations x - mu, shape [batch, ...], finite.
+        target: wanted root mean square of the local derivative; positive.
+        weights: weights of the neurons, mean 1, the shape of `x`; default 1.
+        start: a guess; the answer does not depend on it beyond rounding.
+
+    Returns:
+        The slope, and the gain that it reaches (`target` to a relative 1e-6, or less where no slope reaches it).
+
+    Raises:
+        ValueError: `target` is not a positive finite number, or `x` is empty.
+
+    Example:
+        >>> alpha, reached = slope_for_gain(torch.tensor([[-0.1, 0.1]]))
+        >>> round(alpha, 4), round(reached, 4)
+        (4.1808, 1.0)
+    """
+    if not (math.isfinite(target) and target > 0):
+        raise ValueError(f"target must be a positive finite number, got {target}")
+    if x.numel() == 0:
+        raise ValueError("x is empty: give at least one sample")
+    unit = torch.ones_like(x) if weights is None else weights
+
+    def evaluate(log_alpha: float) -> tuple[float, float]:
+        """log(gain / target) and its derivative by log alpha."""
+        z = x * math.exp(log_alpha)
+        tanh = torch.tanh(z / 2)
+        squares = (1 - tanh.square()).square_().mul_(unit)
+        mean, tilt = torch.stack([squares.mean(), (squares * z.mul_(tanh)).mean()]).tolist()
+        if mean <= 0 or not math.isfinite(mean):
+            return -math.inf, 0.0
+        return log_alpha + 0.5 * math.log(mean) - floor, 1 - tilt / mean
+
+    floor = math.log(4 * target)
+    log_alpha = max(floor, math.log(start)) if start else floor
+    for _ in range(12):
+        error, tilt = evaluate(log_alpha)
+        if abs(error) < 1e-6:
+            return math.exp(log_alpha), target * math.exp(error)
+        if tilt < 0.1 or not math.isfinite(error):
+            break
+        log_alpha = max(floor, log_alpha - error / tilt)
+    return _first_slope_that_reaches(evaluate, floor, target)
+
+
+def _first_slope_that_reaches(evaluate, floor: float, target: float) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Scan upward from the lower bound, by a tenth at a time up to a factor of 1e6, then bisect the first crossing."""
+    grid = [floor + 0.1 * k for k in range(140)]
+    errors = [evaluate(g)[0] for g in grid]
+    crossing = next((k for k, e in enumerate(errors) if e >= 0), None)
+    if crossing is None:
+        best = max(range(len(grid)), key=errors.__getitem__)
+        return math.exp(grid[best]), target * math.exp(errors[best])
+    if crossing == 0:
+        return math.exp(floor), target * math.exp(errors[0])
+    low, high = grid[crossing - 1], grid[crossing]
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if evaluate(middle)[0] >= 0 else (middle, high)
+    return math.exp(high), target * math.exp(evaluate(high)[0])
+
+
+def slope_for_floor(x: Tensor, alpha: Tensor, floor: float) -> Tensor:
+    """Per neuron, the largest slope, at most `alpha`, at which the mean relative slope is at least `floor`.
+
+    The relative slope falls with |z|, so its batch mean falls with the slope, and bisection in log alpha finds where.
+
+    Args:
+        x: centred preactivations, shape [batch, neurons].
+        alpha: present slopes, shape [neurons], positive.
+        floor: between 0 and 1.
+
+    Returns:
+        Slopes, shape [neurons]; equal to `alpha` where the neuron is above the floor already.
+
+    Raises:
+        ValueError: `floor` is not between 0 and 1.
+
+    Example:
+        >>> slope_for_floor(torch.tensor([[-100.0, -1.0], [100.0, 1.0]]), torch.tensor([4.0, 4.0]), 0.05)
+        tensor([0.0436, 4.0000])
+    """
+    if not 0 < floor < 1:
+        raise ValueError(f"floor must be between 0 and 1, got {floor}")
+    alpha = alpha.to(x.dtype)
+    closed = mean_relative_slope(alpha * x) < floor
+    # sech^2(z/2) >= 1 - z^2/4: at alpha |x| <= 2 sqrt(1 - floor) for all samples the neuron is open.
+    low = torch.minimum(alpha, 2 * math.sqrt(1 - floor) / x.abs().amax(0).clamp_min(torch.finfo(x.dtype).tiny)).log()
+    high = alpha.log()
+    for _ in range(40):
+        middle = (low + high) / 2
+        shut = mean_relative_slope(middle.exp() * x) < floor
+        low, high = torch.where(shut, low, middle), torch.where(shut, middle, high)
+    return torch.where(closed, low.exp(), alpha)

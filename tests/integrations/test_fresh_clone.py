@@ -1,0 +1,91 @@
+"""What a newcomer does: clone, look at what make would do, and install the wheel."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+def run(*command: str, cwd: Path) -> str:
+    # Within `make test-integrations` the variables of that make would reach the makes in here.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the last commit, in a folder with a space in its name."""
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True)
+    if head.returncode != 0:
+        pytest.skip("not a git repository with a commit, so there is nothing to clone")
+    target = tmp_path_factory.mktemp("fresh") / "sigmoid core"
+    run("git", "clone", "--quiet", str(root), str(target), cwd=root)
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(clone: Path) -> Path:
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", ".", cwd=clone)
+    (built,) = (clone / "dist").glob("*.whl")
+    return built
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [("demo", ".venv/bin/sigmoid-core demo"), ("test", ".venv/bin/python -m pytest")],
+)
+def test_make_installs_the_package_before_it_runs_it(clone: Path, target: str, command: str) -> None:
+    plan = run("make", "-n", target, cwd=clone).splitlines()
+    created = next(i for i, line in enumerate(plan) if "-m venv .venv" in line)
+    installed = next(i for i, line in enumerate(plan) if line.startswith('.venv/bin/python -m pip install -e ".[dev]"'))
+    assert created < installed < plan.index(command)
+    assert plan[-1] == command
+
+
+def test_make_installs_nothing_a_second_time(clone: Path) -> None:
+    stamp = clone / ".venv" / ".installed"
+    stamp.parent.mkdir()
+    stamp.touch()
+    assert run("make", "-n", "test", cwd=clone).splitlines() == [".venv/bin/python -m pytest"]
+
+
+def test_make_names_the_remedy_where_there_is_no_suitable_python(clone: Path) -> None:
+    (clone / ".venv" / ".installed").unlink(missing_ok=True)
+    result = subprocess.run(["make", "setup", "PYTHON=/nonexistent/python"], cwd=clone, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "needs Python 3.11 or newer" in result.stderr
+    assert "make setup PYTHON=" in result.stderr
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "sigmoidcore/__init__.py" in names
+    assert "sigmoidcore/py.typed" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"sigmoidcore", "sigmoid_core"}
+
+
+def test_the_wheel_imports_without_the_repository(wheel: Path, tmp_path: Path) -> None:
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "site"),
+        str(wheel),
+        cwd=tmp_path,
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import sigmoidcore; print(sigmoidcore.__file__)"
+    )
+    assert Path(run(sys.executable, "-c", code, cwd=tmp_path).strip()).is_relative_to(tmp_path)

@@ -1,0 +1,521 @@
+"""The article's algorithm in NumPy, against mpmath and SciPy; and the two pages about the article, run."""
+
+import contextlib
+import io
+import re
+import sys
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import mpmath as mp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import least_squares
+from scipy.special import expit
+
+from sigmoidcore.article import POINTS_X, POINTS_Y, Fit, fit, gradient, sigmoid_core
+
+DOCS = Path(__file__).parents[1] / "docs"
+SMALLEST_NORMAL = 2.0**-1022
+SMALLEST_DENORMAL = 2.0**-1074
+
+
+# --- the output, against mpmath --------------------------------------------------------------------------------------
+
+
+def exact_output(x, alpha, shift=0.0):
+    """1 / (1 + exp(-alpha (x - shift))) of the real numbers that the floats stand for, to 60 digits."""
+    with mp.workprec(4400):  # enough for 1e308 - 5e-324, and its product with a slope, without any rounding
+        z = mp.mpf(float(alpha)) * (mp.mpf(float(x)) - mp.mpf(float(shift)))
+    with mp.workdps(60):
+        return 1 / (1 + mp.exp(-max(mp.mpf(-1e4), min(mp.mpf(1e4), z))))
+
+
+def assert_exact(y, x, alpha, shift=0.0):
+    """Relative error <= 1e-15 where the true output is a normal float64; two denormal steps below."""
+    exact = exact_output(x, alpha, shift)
+    with mp.workdps(60):
+        error = abs(mp.mpf(float(y)) - exact)
+        allowed = 1e-15 * exact if exact >= SMALLEST_NORMAL else mp.mpf(2 * SMALLEST_DENORMAL)
+    assert error <= allowed, f"x={x!r} alpha={alpha!r} shift={shift!r}: {y!r} instead of {mp.nstr(exact, 20)}"
+
+
+def random_inputs(seed, count):
+    """Four families of (x, alpha, shift): plain slopes of any size, cancelling shifts, anything at all, huge / huge."""
+    rng = np.random.default_rng(seed)
+
+    def signed(low, high):
+        return rng.choice([-1.0, 1.0], count) * 2.0 ** rng.uniform(low, high, count)
+
+    z = rng.uniform(-745.0, 40.0, count)
+    any_slope, near_slope = 2.0 ** rng.uniform(-1000, 1000, count), 2.0 ** rng.uniform(-30, 30, count)
+    shift = signed(-40, 40)
+    yield "alpha x from -745 to 40", z / any_slope, any_slope, np.zeros(count)
+    yield "x close to shift", shift + z / near_slope, near_slope, shift
+    yield "every exponent", signed(-1074, 1023.9), 2.0 ** rng.uniform(-1074, 1023.9, count), signed(-1074, 1023.9)
+    yield "overflowing x - shift", signed(1000, 1023.9), 2.0 ** rng.uniform(-1030, -1010, count), signed(1000, 1023.9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_output_is_exact_to_1e_15_for_random_inputs_of_every_size(seed):
+    for _, x, alpha, shift in random_inputs(seed, 500):
+        for y, *inputs in zip(sigmoid_core(x, alpha, shift), x, alpha, shift, strict=True):
+            assert_exact(y, *inputs)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(x=finite, alpha=st.floats(min_value=0, exclude_min=True, allow_infinity=False), shift=finite)
+def test_output_is_exact_to_1e_15_for_any_finite_inputs(x, alpha, shift):
+    assert_exact(sigmoid_core(x, alpha, shift), x, alpha, shift)
+
+
+LARGEST = sys.float_info.max
+ADVERSARIAL = [
+    (0.0, 1.0, 0.0),
+    (-0.0, 1.0, -0.0),
+    (SMALLEST_DENORMAL, SMALLEST_DENORMAL, 0.0),
+    (-SMALLEST_DENORMAL, LARGEST, 0.0),
+    (0.0, LARGEST, 1e-306),  # z = -179.8, of a denormal-sized product error if it were not scaled
+    (-3.9e-306, LARGEST, 0.0),
+    (-1e308, 7e-306, 0.0),
+    (-LARGEST, 1.9e-306, LARGEST),  # x - shift overflows; z = -683.1
+    (LARGEST, 1e-308, -LARGEST),
+    (LARGEST, LARGEST, -LARGEST),
+    (-LARGEST, LARGEST, LARGEST),
+    (LARGEST, SMALLEST_DENORMAL, 0.0),
+    (1.0 - 2.0**-53, 700.0 * 2.0**53, 1.0),  # x - shift is one rounding step
+    (1.0, 699.0, 2.0 + 2.0**-51),
+    (0.1, 1000.3, 0.8),
+    (-0.7, 1000.1, 0.0),
+    (-708.0, 1.0, 0.39),  # the last normal outputs, and the first denormal ones
+    (-708.0, 1.0, 0.40),
+    (-74.4, 10.01, 0.0),
+    (-1.0, 745.2, 0.0),
+    (-1e4, 1.0, 0.0),
+    (1e4, 1.0, 0.0),
+    (-3, 2, 1),
+    (2**62 + 1, 1, 2**62),
+]
+
+
+@pytest.mark.parametrize(("x", "alpha", "shift"), ADVERSARIAL)
+def test_output_is_exact_where_sums_and_products_cancel_overflow_or_underflow(x, alpha, shift):
+    assert_exact(sigmoid_core(x, alpha, shift), x, alpha, shift)
+
+
+def test_without_the_compensated_product_the_error_exceeds_1e_15_by_far():
+    x, alpha = -0.7, 1000.1
+    exact = exact_output(x, alpha)
+    naive = 1.0 / (1.0 + np.exp(-alpha * x))
+    assert abs(naive - exact) / exact > 1e-14
+    assert abs(sigmoid_core(x, alpha) - exact) / exact < 1e-15
+
+
+def test_nothing_warns_and_nothing_raises_a_floating_point_error():
+    x, alpha, shift = np.array(ADVERSARIAL, dtype=float).T
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        y = sigmoid_core(x, alpha, shift)
+    assert np.all((y >= 0) & (y <= 1))
+
+
+def test_output_is_0_from_minus_746_on_and_1_from_37_on():
+    assert sigmoid_core([-746.0, -1e4, -1e308], 1.0).tolist() == [0.0, 0.0, 0.0]
+    assert sigmoid_core(-745.0, 1.0) == SMALLEST_DENORMAL
+    assert sigmoid_core([37.0, 1e4, 1e308], 1.0).tolist() == [1.0, 1.0, 1.0]
+    assert sigmoid_core(36.0, 1.0) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("x", "alpha", "shift", "shape"),
+    [
+        ([1, 2, 3], 1.0, 0.0, (3,)),
+        (np.zeros((2, 3), np.float32), [1.0, 2.0, 3.0], 0.0, (2, 3)),
+        (1.0, [[1.0], [2.0]], [0.0, 1.0, 2.0], (2, 3)),
+        (np.zeros((0, 4)), 1.0, 0.0, (0, 4)),
+        (1, 2, 3, ()),
+    ],
+)
+def test_outputs_are_float64_of_the_broadcast_shape(x, alpha, shift, shape):
+    y = sigmoid_core(x, alpha, shift)
+    assert y.shape == shape
+    assert y.dtype == np.float64
+    for index in np.ndindex(shape):
+        assert_exact(y[index], *(np.broadcast_to(value, shape)[index] for value in (x, alpha, shift)))
+
+
+def test_scalars_give_a_scalar_that_is_a_python_float():
+    assert isinstance(sigmoid_core(1, 2), float)
+
+
+def test_big_integers_and_fractions_are_numbers():
+    assert_exact(sigmoid_core(-(10**30), Fraction(1, 2**92)), -1e30, 2.0**-92)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).maxexp == 1024, reason="long double is float64 here")
+def test_a_long_double_beyond_float64_is_an_error_and_not_a_warning():
+    with pytest.raises(ValueError, match="x is inf: x must be finite"):
+        sigmoid_core(np.longdouble("1e400"), 1.0)
+
+
+def test_inputs_are_not_changed():
+    x = np.array([-1.0, 1.0])
+    sigmoid_core(x, 2.0, 0.5)
+    assert x.tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([1.0, np.nan], 1.0), ValueError, r"x\[1\] is nan: x must be finite; remove or replace it"),
+        (([[1.0, 2.0], [np.inf, 0.0]], 1.0), ValueError, r"x\[1, 0\] is inf: x must be finite"),
+        ((1.0, np.inf), ValueError, "alpha is inf: alpha must be finite"),
+        ((1.0, 1.0, -np.inf), ValueError, "shift is -inf: shift must be finite"),
+        ((1.0, 0.0), ValueError, "alpha is 0.0: alpha must be > 0; to mirror the curve, negate x"),
+        ((1.0, [1.0, -0.1]), ValueError, r"alpha\[1\] is -0.1: alpha must be > 0"),
+        ((10**400, 1.0), ValueError, "x is too large for float64: 1000.*; scale it down"),
+        (([[1], [1, 2]], 1.0), ValueError, r"x is ragged: \[\[1\], \[1, 2\]\]; give rows of one length"),
+        (([1, 2], [1, 2, 3]), ValueError, r"do not broadcast: x \(2,\), alpha \(3,\), shift \(\); give"),
+        (("a", 1.0), TypeError, "x must be real numbers, got 'a'; convert it to float"),
+        (([1.0, "2"], 1.0), TypeError, r"x must be real numbers, got \[1.0, '2'\]"),
+        (([1.0, None], 1.0), TypeError, r"x must be real numbers, got \[1.0, None\]"),
+        ((1j, 1.0), TypeError, "x must be real numbers, got 1j"),
+        ((1.0, True), TypeError, "alpha must be real numbers, got True"),
+    ],
+)
+def test_sigmoid_core_names_the_wrong_value_and_the_remedy(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sigmoid_core(*arguments)
+
+
+# --- the gradient, against numerical differentiation -----------------------------------------------------------------
+
+
+def exact_loss(x, y, alpha, shift):
+    return (y - 1 / (1 + mp.exp(-alpha * (x - shift)))) ** 2
+
+
+def exact_gradient(x, y, alpha, shift):
+    """(d loss / d alpha, d loss / d shift), differentiated numerically by mpmath."""
+    with mp.workdps(50):
+        x, y, alpha, shift = (mp.mpf(float(value)) for value in (x, y, alpha, shift))
+        return (
+            mp.diff(lambda a: exact_loss(x, y, a, shift), alpha),
+            mp.diff(lambda m: exact_loss(x, y, alpha, m), shift),
+        )
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 3.5])
+@pytest.mark.parametrize("shift", [-1.5, 0.0, 1.0])
+@pytest.mark.parametrize(("x", "y"), [*zip(POINTS_X, POINTS_Y, strict=True), (0.3, -1.0), (20.0, 0.0), (-20.0, 1.0)])
+def test_gradient_is_the_derivative_of_the_squared_error(x, y, alpha, shift):
+    # y - output cancels where the output is near y; that, times the rest, is the absolute error allowed.
+    assert gradient(x, y, alpha, shift) == pytest.approx(
+        [float(part) for part in exact_gradient(x, y, alpha, shift)], rel=1e-12, abs=1e-15
+    )
+
+
+def test_gradient_vanishes_without_becoming_nan_at_a_saturated_neuron():
+    assert gradient(-1e308, 1.0, 1e308) == (0.0, 0.0)
+    tiny = float(mp.exp(-500))
+    assert gradient(-500.0, 1.0, 1.0) == pytest.approx((1000 * tiny, 2 * tiny), rel=1e-12, abs=0)
+    # Here output is 1.0 in float64, and output * (1 - output) would be 0.
+    assert gradient(500.0, 0.0, 1.0) == pytest.approx((1000 * tiny, -2 * tiny), rel=1e-12, abs=0)
+
+
+def test_local_derivative_is_largest_in_the_slope_at_alpha_x_equal_to_1_5434():
+    z = float(mp.findroot(lambda z: z * mp.tanh(z / 2) - 1, 1.5))
+    assert z == pytest.approx(1.5434, abs=5e-5)
+    for x in (0.01, 1.0, -40.0):
+        alphas = np.linspace(0.5, 3.0, 25001) / abs(x)
+        output = sigmoid_core(x, alphas)
+        best = alphas[np.argmax(alphas * output * (1 - output))]
+        assert best * abs(x) == pytest.approx(z, abs=2e-4)
+
+
+# --- the fit, against mpmath and SciPy -------------------------------------------------------------------------------
+
+
+def optimum(x, y, start=(1.0, 0.0)):
+    """(alpha, shift, mean squared error) that SciPy finds."""
+    solved = least_squares(lambda p: expit(p[0] * (x - p[1])) - y, start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    return *solved.x, float(np.mean(solved.fun**2))
+
+
+def test_three_epochs_are_the_stochastic_gradient_descent_that_mpmath_computes():
+    alpha, shift = mp.mpf(0.1), mp.mpf(0)
+    losses = [mp.fsum(exact_loss(*point, alpha, shift) for point in zip(POINTS_X, POINTS_Y, strict=True)) / 6]
+    for _ in range(3):
+        for x, y in zip(POINTS_X, POINTS_Y, strict=True):
+            alpha_part, shift_part = exact_gradient(x, y, alpha, shift)
+            alpha, shift = alpha - 0.5 * alpha_part, shift - 0.5 * shift_part
+        losses.append(mp.fsum(exact_loss(*point, alpha, shift) for point in zip(POINTS_X, POINTS_Y, strict=True)) / 6)
+    fitted = fit(POINTS_X, POINTS_Y, learning_rate=0.5, epochs=3)
+    assert (fitted.alpha, fitted.shift) == pytest.approx((float(alpha), float(shift)), rel=1e-12)
+    assert fitted.loss == pytest.approx([float(loss) for loss in losses], rel=1e-12)
+
+
+def test_the_articles_training_lowers_the_loss_in_every_epoch_and_eightyfold_in_all():
+    fitted = fit(POINTS_X, POINTS_Y)
+    assert fitted.loss.shape == (1001,)
+    assert np.all(np.diff(fitted.loss) < 0)
+    assert fitted.loss[0] / fitted.loss[-1] > 80
+    assert (fitted.alpha, fitted.shift) == pytest.approx((1.323, 0.884), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def patient_fit():
+    return fit(POINTS_X, POINTS_Y, learning_rate=1.0, epochs=200_000)
+
+
+def test_the_articles_points_reach_the_optimum_that_scipy_finds_given_enough_epochs(patient_fit):
+    alpha, shift, loss = optimum(np.array(POINTS_X), np.array(POINTS_Y))
+    assert patient_fit.alpha == pytest.approx(alpha, rel=0.005)
+    assert patient_fit.shift == pytest.approx(shift, abs=1e-6)
+    assert loss < patient_fit.loss[-1] < 1e-10
+
+
+def test_points_on_a_sigmoid_give_its_slope_and_shift():
+    x = np.linspace(-4, 4, 9)
+    fitted = fit(x, expit(1.5 * (x + 0.5)), learning_rate=0.5, epochs=2000)
+    assert (fitted.alpha, fitted.shift) == pytest.approx((1.5, -0.5), abs=1e-12)
+    assert fitted.loss[-1] < 1e-28
+
+
+def test_noisy_points_reach_scipys_optimum_up_to_a_bias_proportional_to_the_learning_rate():
+    x = np.linspace(-4, 4, 9)
+    y = expit(1.5 * (x + 0.5)) + np.random.default_rng(1).normal(0, 0.05, 9)
+    alpha, shift, loss = optimum(x, y)
+    coarse = fit(x, y, learning_rate=0.1, epochs=2000)
+    fine = fit(x, y, learning_rate=0.01, epochs=20_000)
+    assert (fine.alpha, fine.shift) == pytest.approx((alpha, shift), abs=1e-3)
+    assert fine.loss[-1] == pytest.approx(loss, rel=1e-6)
+    assert (coarse.alpha - alpha) / (fine.alpha - alpha) == pytest.approx(10, rel=0.05)
+
+
+def test_fit_starts_from_the_given_slope_and_shift_0_and_zero_epochs_change_nothing():
+    fitted = fit([1, 2], [0.2, 0.9], alpha=0.7, epochs=0)
+    assert (fitted.start_alpha, fitted.alpha, fitted.shift) == (0.7, 0.7, 0.0)
+    assert fitted.loss.tolist() == [pytest.approx(np.mean((expit([0.7, 1.4]) - [0.2, 0.9]) ** 2))]
+
+
+def test_predict_is_the_fitted_curve():
+    fitted = fit(POINTS_X, POINTS_Y, epochs=10)
+    for x in (-5.0, 0.25, 3.0):
+        assert_exact(fitted.predict(x), x, fitted.alpha, fitted.shift)
+    assert fitted.predict([[0.0, 1.0]]).shape == (1, 2)
+
+
+def test_a_fit_reads_as_a_sentence():
+    assert str(fit(POINTS_X, POINTS_Y)) == (
+        "y = sigmoid(1.323 (x - 0.8844)), 6 points, 1000 epochs, mean squared error 0.145 -> 0.00173"
+    )
+    mirrored = fit(-np.array(POINTS_X), 1 - np.array(POINTS_Y), epochs=1000)
+    assert "(x + 0.88" in str(mirrored)
+
+
+def test_a_fit_cannot_be_changed_and_does_not_change_its_inputs():
+    x = np.array(POINTS_X)
+    fitted = fit(x, POINTS_Y, epochs=5)
+    assert x.flags.writeable
+    assert x.tolist() == list(POINTS_X)
+    with pytest.raises(AttributeError):
+        fitted.alpha = 1.0
+    for array in (fitted.x, fitted.y, fitted.loss):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
+
+
+def test_falling_points_stop_with_an_error_and_the_mirrored_ones_fit():
+    with pytest.raises(ValueError, match=r"alpha must stay positive.*if y falls as x rises, pass -x"):
+        fit([5, 3, 1], [0.0, 0.5, 1.0])
+    assert fit([-5, -3, -1], [0.0, 0.5, 1.0]).alpha > 0
+
+
+def test_a_learning_rate_that_is_too_large_stops_with_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r"epoch 1, point x=1, y=0\.1: .*Lower learning_rate \(it is 1\)"):
+        fit([1, 2], [0.1, 0.9], learning_rate=1)
+    assert fit([1, 2], [0.1, 0.9], learning_rate=0.01).alpha > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x": [], "y": []}, ValueError, r"x has shape \(0,\) and y \(0,\): give one output for each x"),
+        ({"x": [1, 2], "y": [1]}, ValueError, r"x has shape \(2,\) and y \(1,\): give one output"),
+        ({"x": [[1]], "y": [[1]]}, ValueError, "in two flat sequences"),
+        ({"x": 1, "y": 1}, ValueError, "in two flat sequences"),
+        ({"x": [np.nan], "y": [1]}, ValueError, r"x\[0\] is nan: x must be finite"),
+        ({"x": [1], "y": [np.inf]}, ValueError, r"y\[0\] is inf: y must be finite"),
+        ({"x": ["1"], "y": [1]}, TypeError, r"x must be real numbers, got \['1'\]"),
+        ({"x": [1], "y": [1], "alpha": 0}, ValueError, "alpha is 0.0: alpha must be > 0"),
+        ({"x": [1], "y": [1], "alpha": [1.0]}, ValueError, r"alpha has shape \(1,\): give one number"),
+        ({"x": [1], "y": [1], "learning_rate": -0.1}, ValueError, "learning_rate is -0.1: .* choose a small positive"),
+        ({"x": [1], "y": [1], "learning_rate": np.nan}, ValueError, "learning_rate is nan"),
+        ({"x": [1], "y": [1], "epochs": -1}, ValueError, "epochs is -1: it must be >= 0"),
+        ({"x": [1], "y": [1], "epochs": 1.5}, TypeError, r"epochs must be an integer, got 1.5; pass int\(1.5\)"),
+        ({"x": [0], "y": [1e200]}, ValueError, r"the squared error overflows at y=1e\+200: .*scale y"),
+        ({"x": [1e308], "y": [0], "alpha": 1e-308, "learning_rate": 1e308}, ValueError, r"to -inf .* both finite"),
+        ({"x": [0], "y": [1], "alpha": 1e300, "learning_rate": 1e10, "epochs": 1}, ValueError, "shift to -inf"),
+    ],
+)
+def test_fit_names_the_wrong_value_and_the_remedy(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fit(**arguments)
+
+
+# --- the figure ------------------------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_the_points_both_curves_and_the_loss():
+    plots = pytest.importorskip("sigmoidcore.plots", reason="needs matplotlib", exc_type=ImportError)
+    fitted = fit(POINTS_X, POINTS_Y, epochs=50)
+    figure = plots.article_fit(fitted)
+    curves, losses = figure.axes
+    before, after, points = curves.lines
+    for curve, alpha, shift in ((before, 0.1, 0.0), (after, fitted.alpha, fitted.shift)):
+        x, y = curve.get_data()
+        assert x.min() < -5 < 5 < x.max()
+        assert y == pytest.approx(expit(alpha * (x - shift)), rel=1e-12)
+    assert points.get_xydata().tolist() == [list(point) for point in zip(POINTS_X, POINTS_Y, strict=True)]
+    assert losses.lines[0].get_ydata() == pytest.approx(fitted.loss)
+    assert all(axes.get_xlabel() and axes.get_ylabel() and axes.get_title(loc="left") for axes in figure.axes)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    assert image.getvalue().startswith(b"\x89PNG")
+
+
+# --- the four faults of the article's printed code --------------------------------------------------------------------
+
+
+def printed_sigmoid_core(input_values, alpha):
+    """The article's function, as printed in its section 4."""
+    output_values = []
+    for x in input_values:
+        x_prime = alpha * x
+        y = 1 / (1 + np.exp(-x_prime))
+        output_values.append(y)
+    return output_values
+
+
+def printed_training(input_values, output_values, alpha, epochs, learning_rate=0.01):
+    """The article's training loop, as printed, but for `[x]` and `[0]`, without which it does not run."""
+    for _ in range(epochs):
+        for x, y in zip(input_values, output_values, strict=True):
+            y_pred = printed_sigmoid_core([x], alpha)[0]
+            gradient = -2 * (y - y_pred)
+            x -= learning_rate * gradient  # updates the loop's variable, not the array
+            alpha += learning_rate * gradient
+    return alpha
+
+
+def test_fault_1_the_printed_loop_does_not_run_because_it_iterates_over_a_number():
+    with pytest.raises(TypeError, match="not iterable"):
+        printed_sigmoid_core(np.array([-5, -3, -1, 1, 3, 5])[0], 0.1)
+    assert printed_sigmoid_core(POINTS_X, 0.1) == pytest.approx(sigmoid_core(POINTS_X, 0.1).tolist(), rel=1e-15)
+
+
+@pytest.mark.parametrize("z", [-6.0, 0.0, 4.0])
+def test_fault_2_the_printed_gradient_is_the_true_one_without_the_factor_sigma_prime(z):
+    y = 0.3
+    printed = -2 * (y - printed_sigmoid_core([z], 1.0)[0])
+    true = mp.diff(lambda t: exact_loss(t, y, 1, 0), z)
+    sigma_prime = mp.diff(lambda t: 1 / (1 + mp.exp(-t)), z)
+    assert float(true / printed) == pytest.approx(float(sigma_prime), rel=1e-9)
+    assert float(true / printed) <= 0.25
+
+
+def test_fault_3_one_printed_step_raises_the_loss_at_a_positive_x_and_one_true_step_lowers_it():
+    x, y, alpha = 3.0, 0.999, 0.1
+    stepped = printed_training([x], [y], alpha, epochs=1)
+    assert stepped < alpha
+    assert exact_loss(x, y, stepped, 0) > exact_loss(x, y, alpha, 0)
+    fitted = fit([x], [y], alpha=alpha, epochs=1)
+    assert fitted.alpha > alpha
+    assert fitted.loss[1] < fitted.loss[0]
+
+
+def test_fault_3_the_printed_slope_of_the_six_points_grows_by_0_01_an_epoch_whatever_the_fit():
+    slopes = [printed_training(POINTS_X, POINTS_Y, alpha, epochs=1) - alpha for alpha in (0.1, 1.0, 10.0, 100.0)]
+    assert slopes == pytest.approx([0.01] * 4, abs=1e-3)
+    after = printed_training(POINTS_X, POINTS_Y, 0.1, epochs=1000)
+    assert after == pytest.approx(10.126, abs=1e-3)
+    assert np.mean((expit(after * np.array(POINTS_X)) - POINTS_Y) ** 2) > 20 * fit(POINTS_X, POINTS_Y).loss[-1]
+
+
+def test_fault_4_the_printed_update_of_x_is_lost_and_the_shift_of_the_fit_is_kept():
+    input_values = np.array(POINTS_X)
+    printed_training(input_values, POINTS_Y, 0.1, epochs=10)
+    assert input_values.tolist() == list(POINTS_X)
+    assert fit(POINTS_X, POINTS_Y, epochs=10).shift > 0.005
+
+
+# --- docs/article.md and its Chinese twin ----------------------------------------------------------------------------
+
+PAGES = ["article.md", "article.zh-CN.md"]
+
+
+def code_blocks(page):
+    """(code, printed) of every python block of a page; printed is the text block right after it, or ""."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.findall(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", text, flags=re.DOTALL)
+    assert found, f"{page} has no python blocks"
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_code_block_of_the_page_runs_and_prints_what_the_page_says(page):
+    namespace = {}
+    for code, printed in code_blocks(page):
+        stdout = io.StringIO()
+        with contextlib.redirect_stdout(stdout):
+            exec(compile(code, page, "exec"), namespace)
+        assert stdout.getvalue() == printed, code
+    assert isinstance(namespace["fitted"], Fit)
+
+
+def test_both_pages_have_the_same_code_figures_and_numbers_of_rows():
+    english, chinese = ((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    assert code_blocks(PAGES[0]) == code_blocks(PAGES[1])
+    for pattern in (r"!\[[^]]*\]\(([^)]*)\)", r"(?m)^#+ ", r"(?m)^\|", r"`\w+\.py`", r"(?m)^\$\$$"):
+        assert re.findall(pattern, english) == re.findall(pattern, chinese), pattern
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_figure_of_the_page_exists(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    figures = re.findall(r"!\[[^]]+\]\(([^)]*)\)", text)
+    assert figures
+    assert all((DOCS / figure).is_file() for figure in figures)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_table_of_models_on_the_page_is_what_scipy_and_fit_find(page, patient_fit):
+    x, y = np.array(POINTS_X), np.array(POINTS_Y)
+    printed = printed_training(x, y, 0.1, epochs=1000)
+    slope_alone = least_squares(lambda p: expit(p[0] * x) - y, [0.1], xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    start, article = fit(x, y, epochs=0), fit(x, y)
+    computed = [
+        (0.1, 0.0, start.loss[0]),
+        (printed, None, np.mean((expit(printed * x) - y) ** 2)),
+        (slope_alone.x[0], None, np.mean(slope_alone.fun**2)),
+        (article.alpha, article.shift, article.loss[-1]),
+        (patient_fit.alpha, patient_fit.shift, patient_fit.loss[-1]),
+        optimum(x, y),
+    ]
+    text = (DOCS / page).read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\|[^|]+\| ([\d.]+) \| ([^|]+) \| ([\d.e-]+) \|$", text)
+    assert len(rows) == len(computed)
+    for (alpha, shift, loss), expected in zip(rows, computed, strict=True):
+        assert float(alpha) == pytest.approx(expected[0], abs=5e-4 if expected[0] < 10 else 5e-3)
+        assert float(loss) == pytest.approx(expected[2], rel=0.03)
+        if expected[1] is None:
+            assert shift in ("none", "无")
+        else:
+            assert float(shift) == pytest.approx(expected[1], abs=5e-4)
