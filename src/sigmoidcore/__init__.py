@@ -10,13 +10,14 @@ from sigmoidcore import networks
 from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalize import Equalizer
-from sigmoidcore.networks import MLP, depth_scaled_lr
+from sigmoidcore.networks import MLP, RNN, depth_scaled_lr
 from sigmoidcore.profile import Profile, gradient_profile
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "RNN",
     "Calibration",
     "Equalizer",
     "Profile",

@@ -39,9 +39,12 @@ from sigmoidcore.profile import (
 LEVEL_ENOUGH = 1.02
 """A profile within 2 % is not corrected further: another batch differs by as much."""
 MOST_PASSES = 4
+NOTES = 5
+NOT_LEVEL = 1.5
+"""A profile that is less level than this after all passes is said to be so."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """What `calibrate` or `prepare` did; `print` it.
 
@@ -68,10 +71,15 @@ class Calibration:
         rows = [
             ("spread", f"{self.before.spread:.4g} -> {self.after.spread:.4g}"),
             ("slopes", _range(self.slopes)),
-            ("saturation level", f"{float(self.levels[0]):.3g} at the first core, {float(self.levels[-1]):.3g} at the last"),
+            (
+                "saturation level",
+                f"{float(self.levels[0]):.3g} at the first core, {float(self.levels[-1]):.3g} at the last",
+            ),
             ("time", f"{self.seconds:.2f} s, {self.passes} pass{'es' if self.passes > 1 else ''}"),
-            *(("note", note) for note in self.notes),
+            *(("note", note) for note in self.notes[:NOTES]),
         ]
+        if len(self.notes) > NOTES:
+            rows.append(("", f"and {len(self.notes) - NOTES} more notes, see .notes"))
         head = f"calibrated {len(self.after.names)} cores"
         return "\n".join([head, *(f"  {key:<16}  {value}" for key, value in rows), str(self.after)])
 
@@ -167,8 +175,8 @@ def _calibrate(
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     before = gradient_profile(model, inputs, targets, loss_fn)
+    solver = _Solver(model, saturation, fresh_weights)
     with _restored_on_error(model), undisturbed(model, inputs):
-        solver = _Solver(model, saturation, fresh_weights)
         solver.go_forward(inputs)
         after = gradient_profile(model, inputs, targets, loss_fn)
         passes = 1
@@ -184,6 +192,10 @@ def _calibrate(
                 break
         if not math.isfinite(after.spread):
             solver.note("the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer")
+        elif solver.free_spread(after) > NOT_LEVEL:
+            solver.note(f"the profile is level to a factor of {solver.free_spread(after):.3g} only")
+        if not solver.leveled_first:
+            solver.note("the saturation level fixes the first core's slope, and so its gradient size")
     return Calibration(
         before=before,
         after=after,
@@ -208,6 +220,9 @@ class _Solver:
         self.slopes: list[float] = []
         self.levels: list[float] = []
         self._fresh: set[nn.Module] = set()
+        self._rng = torch.Generator()
+        if fresh_weights:  # one draw, which the global generator keeps: the next model gets other weights
+            self._rng.manual_seed(int(torch.randint(2**62, ())))
         self._linears: list[tuple[nn.Linear, Tensor]] = []
         self._leaf: Tensor | None = None
 
@@ -215,6 +230,8 @@ class _Solver:
         """One forward pass that solves every core in turn."""
         self.slopes, self.levels, self._linears, self._leaf = [], [], [], None
         self._order: list[str] = []
+        self._read_by_core = False
+        self.leveled_first = self.saturation is None
         self._generator = torch.Generator().manual_seed(0)
         with ExitStack() as stack, torch.enable_grad():
             for name, core in self.cores.items():
@@ -227,12 +244,13 @@ class _Solver:
                     if isinstance(module, nn.Linear):
                         stack.enter_context(_hooks(module, self._before_linear, self._after_linear))
             run(self.model, inputs)
-            if self.fresh_weights and self._linears:
+            if self.fresh_weights and self._linears and not self._read_by_core:
                 _unit_outputs(*self._linears[-1])
 
     def can_correct(self, profile: Profile) -> bool:
         """Whether the profile is finite and not level enough yet."""
-        return LEVEL_ENOUGH < self.free_spread(profile) < math.inf
+        own = any(name in self.cores for name in profile.names)
+        return own and LEVEL_ENOUGH < self.free_spread(profile) < math.inf
 
     def free_spread(self, profile: Profile) -> float:
         """The spread over the layers that this solver may level."""
@@ -243,11 +261,14 @@ class _Solver:
         logs = profile.sizes.log().tolist()
         first = self._first_free(profile)
         for name, here, after in zip(profile.names[first:], logs[first:], logs[first + 1 :], strict=False):
-            self.log_targets[name] = self.log_targets.get(name, 0.0) + after - here
+            if name in self.cores:  # the steps of a recurrent layer have one slope, which its own solver has found
+                self.log_targets[name] = self.log_targets.get(name, 0.0) + after - here
 
     def settings(self) -> list[Tensor]:
         """Copies of all that a pass changes."""
-        return [t.clone() for t in self._changed()] + [torch.tensor(self.slopes), torch.tensor(self.levels)]
+        return [t.clone() for t in self._changed()] + [
+            torch.tensor(v, dtype=torch.float64) for v in (self.slopes, self.levels)
+        ]
 
     @torch.no_grad()
     def restore(self, settings: list[Tensor]) -> None:
@@ -268,13 +289,14 @@ class _Solver:
 
     def _first_free(self, profile: Profile) -> int:
         """A saturation level fixes the first core's slope, so without fresh weights its gradient size is not free."""
-        return 1 if self.saturation is not None and not self.fresh_weights and len(profile.names) > 1 else 0
+        return 0 if self.leveled_first or len(profile.names) == 1 else 1
 
     def _before_core(self, name: str, core: SigmoidCore) -> Callable[..., Any]:
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             if name in self._order:
                 raise ValueError(f"core '{name}' runs more than once a forward pass: give every place its own core")
             self._order.append(name)
+            self._read_by_core = True
             return (self._solve(name, core, args[0]), *args[1:])
 
         return before
@@ -287,13 +309,22 @@ class _Solver:
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             _check_finite(name, args[0])
             solved = layer.solve(  # type: ignore[operator]
-                args[0].detach(), self.saturation, self.fresh_weights, self.log_targets.get(name, 0.0)
+                args[0].detach(), self.saturation, self._orthogonal(layer)
             )
             self._order.append(name)
+            self._read_by_core = True
+            self.leveled_first = self.leveled_first or len(self._order) == 1
             self.slopes.append(solved[0])
             self.levels.append(solved[1])
 
         return before
+
+    def _orthogonal(self, layer: nn.Module) -> Callable[[Tensor], None] | None:
+        """What makes the weights of a recurrent layer fresh, once."""
+        if not self.fresh_weights or layer in self._fresh:
+            return None
+        self._fresh.add(layer)
+        return lambda weight: _orthogonal(weight, self._rng)
 
     def _after_recurrent(self, _: nn.Module, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self._leaf = output[0].detach().requires_grad_()
@@ -302,7 +333,7 @@ class _Solver:
     def _before_linear(self, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(linear, nn.Linear)
         if linear not in self._fresh:
-            nn.init.orthogonal_(linear.weight)
+            _orthogonal(linear.weight, self._rng)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
             if not self._fresh and not self._order:
@@ -312,6 +343,7 @@ class _Solver:
     def _after_linear(self, linear: nn.Module, args: Any, output: Tensor) -> None:
         assert isinstance(linear, nn.Linear)
         self._linears.append((linear, output))
+        self._read_by_core = False
 
     @torch.no_grad()
     def _solve(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:
@@ -342,15 +374,18 @@ class _Solver:
                 if linear.bias is not None:
                     linear.bias.mul_(scale)
                 x, mean, size = x * scale, mean * scale, size * scale
+                self.leveled_first = True
             else:
                 alpha = self.saturation / size
         else:
             weights = tangential_weights(signal)
             start = core.alpha.mean().item() * size
             row_size = 1.0 if self._leaf is None else self._row_size(name, x, signal, start)
-            solved, reached = slope_for_gain(signal, target * size / row_size, weights=weights, start=start)
+            solved, reached = slope_for_gain(signal, target * size / row_size, weights=weights)
             if reached < 0.99 * target * size / row_size:
-                self.note(f"no slope gives core '{name}' a gain of {target:.3g}; the largest is {reached:.3g}")
+                self.note(
+                    f"no slope gives core '{name}' a gain of {target:.3g}; the largest is {reached * row_size / size:.3g}"
+                )
             alpha = solved / size
         if x.shape[0] > 1:
             core.set_shift(mean.reshape(core.shift.shape))
@@ -374,6 +409,13 @@ class _Solver:
             self.note(f"the segment before core '{name}' passes no gradient back: its weights are 0 or not finite")
             return 1.0
         return size
+
+
+@torch.no_grad()
+def _orthogonal(weight: Tensor, generator: torch.Generator) -> None:
+    """Orthonormal rows or columns, drawn evenly; made in float32 or better on the CPU, whatever the weight is."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, dtype=dtype), generator=generator))
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LARGEST_LOG = 80.0
+"""A trained slope is between exp(-80) and exp(80): positive and finite in float32."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -81,8 +83,8 @@ class SigmoidCore(nn.Module):
         super().__init__()
         if num_features is not None and num_features < 1:
             raise ValueError(f"num_features must be at least 1, or None for one slope a layer, got {num_features}")
-        if not 0 < alpha < float("inf"):
-            raise ValueError(f"alpha must be a positive finite number, got {alpha}")
+        if not torch.finfo(torch.float32).tiny <= alpha <= torch.finfo(torch.float32).max:
+            raise ValueError(f"alpha must be a positive finite number, got {alpha} (float32 holds 1e-38 to 3e38)")
         self.num_features = num_features
         self.dim = dim
         self.centered = centered
@@ -99,7 +101,7 @@ class SigmoidCore(nn.Module):
     @property
     def alpha(self) -> Tensor:
         """The slope, shape [num_features] or []; differentiable if it is trained."""
-        return self.log_slope.exp() if self.trainable else self.slope
+        return self.log_slope.clamp(-LARGEST_LOG, LARGEST_LOG).exp() if self.trainable else self.slope
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the core; see the class."""
@@ -110,7 +112,7 @@ class SigmoidCore(nn.Module):
         """Slope and shift in the dtype of `x` and in a shape that broadcasts against it."""
         alpha, shift = self.alpha, self.shift
         if self.num_features is not None:
-            if x.dim() == 0 or x.shape[self.dim] != self.num_features:
+            if not -x.dim() <= self.dim < x.dim() or x.shape[self.dim] != self.num_features:
                 raise ValueError(
                     f"SigmoidCore has {self.num_features} features in dimension {self.dim}, but the input has shape "
                     f"{tuple(x.shape)}; set num_features and dim to match it"

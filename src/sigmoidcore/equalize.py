@@ -225,9 +225,7 @@ class Equalizer:
             self._before = None
         self._next = self._step + self._interval
         thin = range(0, len(logs), max(1, math.ceil(len(logs) / 64)))
-        self.history.append(
-            Sample(self._step, spread(sizes), tuple(float(logs[i]) for i in thin), slopes, neurons)
-        )
+        self.history.append(Sample(self._step, spread(sizes), tuple(float(logs[i]) for i in thin), slopes, neurons))
 
     def _level_layers(self, logs: Tensor) -> int:
         """The layer rule; returns the number of slopes changed."""

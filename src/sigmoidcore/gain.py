@@ -79,7 +79,7 @@ def saturation_level(z: Tensor) -> Tensor:
     Returns:
         A 0-dim tensor.
     """
-    return z.square().mean().sqrt()
+    return _root_mean_square(z)
 
 
 def gradient_size(gradient: Tensor) -> Tensor:
@@ -96,7 +96,14 @@ def gradient_size(gradient: Tensor) -> Tensor:
         >>> gradient_size(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
         tensor(5.)
     """
-    return torch.linalg.vector_norm(gradient) / math.sqrt(gradient.shape[0])
+    return _root_mean_square(gradient) * math.sqrt(gradient[0].numel())
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    """Root mean square, safe against overflow and underflow of the squares."""
+    largest = x.abs().amax()
+    safe = torch.where(largest > 0, largest, 1)
+    return largest * (x / safe).square().mean().sqrt()
 
 
 def spread(sizes: Tensor) -> float:
@@ -129,7 +136,8 @@ def tangential_weights(x: Tensor) -> Tensor:
     n = x[0].numel()
     if n < 2:
         return torch.ones_like(x)
-    squares = x.square()
+    largest = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.dim() - 1))
+    squares = (x / torch.where(largest > 0, largest, 1)).square()
     total = squares.flatten(1).sum(1).reshape(-1, *[1] * (x.dim() - 1))
     share = torch.where(total > 0, squares / total, 1.0 / n)
     return (1 - share) * (n / (n - 1))
@@ -148,16 +156,14 @@ def gain(derivative: Tensor, row_size: Tensor | float = 1.0, weights: Tensor | N
     Returns:
         A 0-dim tensor.
     """
-    squares = (derivative * row_size).square()
-    return (squares if weights is None else squares * weights).mean().sqrt()
+    scaled = derivative * row_size
+    return _root_mean_square(scaled if weights is None else scaled * weights.sqrt())
 
 
-def slope_for_gain(
-    x: Tensor, target: float = 1.0, *, weights: Tensor | None = None, start: float | None = None
-) -> tuple[float, float]:
+def slope_for_gain(x: Tensor, target: float = 1.0, *, weights: Tensor | None = None) -> tuple[float, float]:
     """The slope of a layer for which sqrt(mean(d^2 weights)) equals `target`: one slope for all neurons.
 
-    sigma' <= 1/4 makes 4 target a lower bound; Newton's method in log alpha goes up from there (or from `start`), with
+    sigma' <= 1/4 makes 4 target a lower bound; Newton's method in log alpha goes up from there, with
     d log d / d log alpha = 1 - z tanh(z/2). The gain rises with alpha for every distribution of x with enough mass
     near 0. If it does not (all neurons far from 0, of two signs), the smallest slope that reaches the target is
     returned, or, if none does, the slope of the largest gain.
@@ -166,7 +172,6 @@ def slope_for_gain(
         x: centred preactivations x - mu, shape [batch, ...], finite.
         target: wanted root mean square of the local derivative; positive.
         weights: weights of the neurons, mean 1, the shape of `x`; default 1.
-        start: a guess; the answer does not depend on it beyond rounding.
 
     Returns:
         The slope, and the gain that it reaches (`target` to a relative 1e-6, or less where no slope reaches it).
@@ -196,7 +201,7 @@ def slope_for_gain(
         return log_alpha + 0.5 * math.log(mean) - floor, 1 - tilt / mean
 
     floor = math.log(4 * target)
-    log_alpha = max(floor, math.log(start)) if start else floor
+    log_alpha = floor
     for _ in range(12):
         error, tilt = evaluate(log_alpha)
         if abs(error) < 1e-6:

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.gain import slope_for_gain
 
-ENDS = 0.1
-"""Share of the rate that the first and the last layer get: they are one layer each, at any depth."""
+SOLVES = 6
+"""Passes over the sequences in which a recurrent layer finds its slope and size."""
+SHARE = 0.1
+"""The largest share of the total change that one layer gets."""
+HIDDEN, FIRST, LAST, RECURRENT = 50.0, 400.0, 16.0, 200.0
+"""Measured constants of the rates (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
 
 
 class MLP(nn.Sequential):
@@ -62,59 +66,234 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(width if layer else in_features, width), make(width)]
         super().__init__(*layers, nn.Linear(width, out_features))
 
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer, or for a slice the part of the network, as an `nn.Sequential`."""
+        layers = list(self.children())
+        return nn.Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+class RNN(nn.Module):
+    """A recurrent layer of centered cores, run by PyTorch's own fused tanh kernel.
+
+    x_t = W_ih u_t + W_hh y_{t-1} + b,  y_t = sigmoid(alpha (x_t - mu)) - 1/2. A centered core is tanh(z/2)/2, so with
+    h = 2 y and weights alpha/2 W_ih, alpha/4 W_hh and bias alpha/2 (b - mu), h_t is that of `nn.RNN`.
+
+    `sigmoidcore.prepare` sets orthogonal W_hh, the size of W_ih, the shift and the one slope for which the gradient
+    keeps its size through time over the sequences given.
+
+    Args:
+        input_size: features of a step.
+        hidden_size: neurons.
+        batch_first: input and output are [batch, steps, features] instead of [steps, batch, features].
+
+    Attributes:
+        weight_ih: [hidden_size, input_size].
+        weight_hh: [hidden_size, hidden_size].
+        bias: [hidden_size].
+        slope: buffer, [].
+        shift: buffer, [hidden_size].
+        steps: buffer, the length of the sequences that it was prepared for (0: it was not), see `depth_scaled_lr`.
+
+    Shape:
+        Input [steps, batch, input_size]; optional state [1, batch, hidden_size], the outputs y before the first step.
+        Output [steps, batch, hidden_size] and the last state [1, batch, hidden_size].
+
+    Raises:
+        ValueError: a size is smaller than 1, or the input has another number of dimensions or features.
+
+    Example:
+        >>> output, state = RNN(3, 16)(torch.zeros(10, 5, 3))
+        >>> output.shape, state.shape
+        (torch.Size([10, 5, 16]), torch.Size([1, 5, 16]))
+    """
+
+    slope: Tensor
+    shift: Tensor
+    steps: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int, *, batch_first: bool = False) -> None:
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"input_size and hidden_size must be at least 1, got {input_size} and {hidden_size}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.batch_first = batch_first
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        nn.init.orthogonal_(self.weight_ih)
+        nn.init.orthogonal_(self.weight_hh)
+        self.register_buffer("slope", torch.tensor(4.0))
+        self.register_buffer("shift", torch.zeros(hidden_size))
+        self.register_buffer("steps", torch.tensor(0))
+        self._on_step: Callable[[int, Tensor], None] | None = None
+
+    def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run over all steps; see the class."""
+        if inputs.dim() != 3 or inputs.shape[-1] != self.input_size:
+            order = "[batch, steps, features]" if self.batch_first else "[steps, batch, features]"
+            raise ValueError(
+                f"RNN takes {order} with {self.input_size} features, but the input has shape {tuple(inputs.shape)}"
+            )
+        if self._on_step is not None:
+            return self._unrolled(inputs, state)
+        if state is None:
+            state = inputs.new_zeros(1, inputs.shape[0 if self.batch_first else 1], self.hidden_size)
+        half = self.slope.to(inputs.dtype) / 2
+        bias = half * (self.bias - self.shift.to(inputs.dtype))
+        weights = [half * self.weight_ih, half / 2 * self.weight_hh, bias, torch.zeros_like(bias)]
+        output, last = torch.rnn_tanh(inputs, 2 * state, weights, True, 1, 0.0, self.training, False, self.batch_first)
+        return output / 2, last / 2
+
+    @contextmanager
+    def steps_of(self, on_step: Callable[[int, Tensor], None]) -> Iterator[None]:
+        """Within, forward runs step by step and hands every step's number and preactivations to `on_step`."""
+        self._on_step = on_step
+        try:
+            yield
+        finally:
+            self._on_step = None
+
+    @torch.no_grad()
+    def solve(
+        self, inputs: Tensor, saturation: float | None, orthogonal: Callable[[Tensor], None] | None
+    ) -> tuple[float, float]:
+        """Set shift and slope from one batch of sequences, for `calibrate` and `prepare`.
+
+        The shift is the mean of what the inputs alone bring: a shift by the mean of x itself would change, through the
+        state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. With fresh weights, the
+        size of W_ih makes the root mean square over time of z the saturation level.
+
+        Args:
+            inputs: as for forward.
+            saturation: the level, or None to keep W_ih.
+            orthogonal: makes a weight orthogonal in place; None keeps the weights.
+
+        Returns:
+            The slope and the saturation level.
+        """
+        if orthogonal is not None:
+            orthogonal(self.weight_hh)
+            orthogonal(self.weight_ih)
+            self.bias.zero_()
+        self.steps.fill_(inputs.shape[1 if self.batch_first else 0])
+        row_size = float(torch.linalg.matrix_norm(self.weight_hh)) / math.sqrt(self.hidden_size)
+        level = 0.0
+        driven = nn.functional.linear(inputs.flatten(0, 1), self.weight_ih, self.bias)
+        self.shift.copy_(driven.mean(0))
+        for _ in range(SOLVES):
+            seen: list[Tensor] = []
+            with self.steps_of(lambda _, x: seen.append(x)):
+                self.forward(inputs)  # not self(inputs): that would run the hooks that called us
+            signal = torch.cat(seen) - self.shift
+            alpha, _ = slope_for_gain(signal, 1 / row_size)
+            self.slope.fill_(alpha)
+            level = float((alpha * signal).square().mean().sqrt())
+            if orthogonal is not None and saturation is not None and level > 0:
+                self.weight_ih.mul_(saturation / level)
+                self.shift.mul_(saturation / level)
+        return alpha, level
+
+    def _unrolled(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same in a Python loop."""
+        assert self._on_step is not None
+        sequence = inputs.transpose(0, 1) if self.batch_first else inputs
+        y = sequence.new_zeros(sequence.shape[1], self.hidden_size) if state is None else state[0]
+        outputs = []
+        alpha, shift = self.slope.to(inputs.dtype), self.shift.to(inputs.dtype)
+        for step, u in enumerate(sequence):
+            x = nn.functional.linear(u, self.weight_ih, self.bias) + nn.functional.linear(y, self.weight_hh)
+            self._on_step(step, x)
+            y = sigmoid_core(x, alpha, shift, centered=True)
+            outputs.append(y)
+        return torch.stack(outputs, 1 if self.batch_first else 0), y.unsqueeze(0)
+
 
 def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
-    """Parameter groups for Adam or AdamW with one rate that suits every depth, width and number of inputs.
+    """Parameter groups for Adam or AdamW: one `lr` that suits every depth, width and number of inputs.
 
-    `torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)`; let the rate fall to 0 in the second half of training.
+    `torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)`; let the rates fall to 0 in the second half of training.
 
     Reason. Adam moves every entry of a weight W by about its rate r, and for one direction of the gradient all
     entries move together: W changes by about r sqrt(fan_in fan_out) in spectral norm. A layer's function changes by the
     ratio of this to the size of W (its typical singular value). In a plain network the changes of all L layers
-    multiply, so the change of the whole is their sum. The rule gives every hidden layer the share 1/L of one total
-    change, set by `lr`: r = lr / L * 64 / sqrt(fan_in fan_out) * size(W), which is lr / L for orthogonal 64 x 64
-    weights. The first and the last layer are one layer each and get the share 1/10 (1/L in networks of less than
-    10 layers). The size of W is that of its smaller columns (a harmonic mean), so that weights which have taken the
-    scale of unlike features (`prepare`) change slowly enough for the largest of them.
+    multiply, so the change of the whole is, to first order, their sum. The rule fixes that sum:
+
+        r_l = lr * share_l * 50 / sqrt(fan_in fan_out) * size(W_l),    sum of the shares at most 1,
+
+    which is 0.8 lr / L for orthogonal 64 x 64 weights. Shares are equal as long as the signal keeps its directions. In
+    weights that are not orthogonal it loses them with depth, and where all samples lie along one line, all
+    updates point the same way and learn nothing. So share_l is proportional to D_l - 1, where D_l is the
+    participation ratio of the singular values of W_l ... W_1 (their effective number), and no layer has more than a
+    tenth, or 1/L in networks of less than 10 layers.
+
+    The first layer has 400 in place of 50: `prepare` made its weights small, for the saturation level, and it may
+    change by the size that they would have otherwise. The last layer does not multiply anything that follows, and
+    what it reads is bounded: its rate is lr * 16 / fan_in, at any depth. In a recurrent layer of cores all steps share
+    the weights: its rate is lr / steps * 200 / hidden_size, with the number of steps that it was prepared for.
 
     Args:
-        model: a model of Linear layers (and cores), prepared or calibrated: rates follow the weights it has now.
-        lr: the total change; 0.03 at any depth, a third or three times as much works as well.
+        model: a model of Linear layers and cores, prepared or calibrated: rates follow the weights it has now.
+        lr: the total change a step; 0.03 at any depth, a third or three times as much works as well.
 
     Returns:
-        Parameter groups (`params`, `lr`), at most a few; every parameter of the model that requires a gradient is in
-        one of them. Parameters that are not of Linear or recurrent layers get the hidden layers' rate lr / L.
+        Parameter groups (`params`, `lr`); every parameter that requires a gradient is in one of them. Parameters of
+        other kinds of layers get lr / L.
 
     Raises:
         ValueError: `lr` is not positive, or nothing in the model can be trained.
 
     Example:
-        >>> groups = depth_scaled_lr(MLP(64, 64, 100, 10))
-        >>> sorted(len(group["params"]) for group in groups)
-        [2, 2, 198]
+        >>> model = MLP(64, 64, 100, 10)
+        >>> optimizer = torch.optim.Adam(depth_scaled_lr(model))
 
     Source:
-        The size of Adam's update by fan-in: Yang et al. (2022), arXiv 2203.03466. The share 1/L: first order of
-        prod(1 + delta_l); benchmarks/learning_rate.py.
+        The size of Adam's update by fan-in: Yang et al. (2022), arXiv 2203.03466. The shares: docs/method.md,
+        benchmarks/learning_rate.py and benchmarks/untouched_weights.py.
     """
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive finite number, got {lr}")
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    depth = max(1, len(linears) - 1)
-    ends = {linears[0], linears[-1]} if linears else set()
-    rates: dict[nn.Parameter, float] = {p: lr / depth for p in model.parameters() if p.requires_grad}
+    hidden, last = linears[:-1], linears[-1:]
+    rates = {p: lr / max(1, len(hidden)) for p in model.parameters() if p.requires_grad}
     if not rates:
         raise ValueError("the model has no parameters that require a gradient: nothing to train")
-    for linear in linears:
-        share = max(ENDS, 1 / depth) if linear in ends else 1 / depth
-        rate = lr * share * 64 / math.sqrt(linear.weight.numel()) * _size(linear.weight)
-        for parameter in linear.parameters(recurse=False):
-            if parameter.requires_grad:
-                rates[parameter] = rate
+
+    def set_rate(module: nn.Module, rate: float) -> None:
+        rates.update((p, rate) for p in module.parameters(recurse=False) if p in rates)
+
+    for linear, share in zip(hidden, _shares(hidden), strict=True):
+        factor = FIRST if linear is hidden[0] else HIDDEN
+        set_rate(linear, lr * share * factor / math.sqrt(linear.weight.numel()) * _size(linear.weight))
+    for linear in last:
+        set_rate(linear, lr * LAST / linear.in_features)
+    for module in model.modules():
+        if isinstance(module, RNN):
+            set_rate(module, lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size)
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter, rate in rates.items():
         groups.setdefault(float(f"{rate:.2g}"), []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+
+
+@torch.no_grad()
+def _shares(linears: list[nn.Linear]) -> list[float]:
+    """Shares proportional to the effective number of directions of the signal, less one; at most a tenth each."""
+    product: Tensor | None = None
+    directions = []
+    for linear in linears:
+        weight = linear.weight.to(torch.float64)
+        if product is None or product.shape[0] != weight.shape[1]:
+            sizes = torch.linalg.vector_norm(weight, dim=0)
+            product = weight / torch.where(sizes > 0, sizes, 1.0)
+        else:
+            product = weight @ product
+        product = product / torch.linalg.matrix_norm(product).clamp_min(torch.finfo(torch.float64).tiny)
+        gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
+        ratio = float(gram.square().sum())
+        directions.append(max(1 / ratio - 1, 1e-3) if math.isfinite(ratio) and ratio > 0 else 1e-3)
+    most, total = max(SHARE, 1 / max(1, len(linears))), sum(directions)
+    return [min(most, d / total) for d in directions]
 
 
 @torch.no_grad()

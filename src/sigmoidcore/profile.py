@@ -17,7 +17,7 @@ LossFn = Callable[[Any, Any], Tensor]
 BARS = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """Gradient sizes g_1 ... g_L, input to loss.
 
@@ -51,9 +51,7 @@ class Profile:
         return "\n".join(lines)
 
 
-def gradient_profile(
-    model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None
-) -> Profile:
+def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:
     """Measure the gradient profile of a model on one batch: one forward and one backward pass.
 
     Nothing is changed: neither weights nor their `.grad`, buffers, modes or the state of the random generators.
@@ -93,11 +91,15 @@ def gradient_profile(
                 [(o * _signs(o, generator)).sum().to(torch.float32) for o in floating_tensors(outputs)]
             ).sum()
         check_once(taps)
+        if loss.dim():
+            raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
+        if not loss.requires_grad:
+            raise ValueError(
+                "no gradient comes back from the outputs to the cores: check that forward does not detach them"
+            )
         gradients = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
     sizes = [torch.zeros(()) if g is None else gradient_size(g.detach()) for g in gradients]
-    return Profile(
-        tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes])
-    )
+    return Profile(tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 
 
 def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:

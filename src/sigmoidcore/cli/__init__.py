@@ -1,6 +1,99 @@
-"""The command `sigmoid-core`."""
+"""The command `sigmoid-core`: one file a command, `live` for what is shown, `session` for what the commands share."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    import typer
+
+NEEDS = {
+    "typer": "typer",
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "sklearn": "scikit-learn",
+    "safetensors": "safetensors",
+}
+"""What the command line imports, and the distribution that it comes from."""
 
 
-def main() -> None:
-    """Entry point."""
-    raise SystemExit("not built yet")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: None: those of the process.
+
+    Returns:
+        The exit code: 0; 1 if a run failed; 2 if the input was wrong; 130 after Ctrl-C.
+    """
+    missing = [package for name, package in NEEDS.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        return _complain(f'{", ".join(missing)} {verb} not installed: pip install "sigmoid-core[cli]"', 1)
+
+    import typer
+    from typer.main import get_command
+
+    from sigmoidcore.cli.session import Stopped
+
+    # typer's base of all that is wrong with the arguments; it has no public name.
+    usage_error: type = typer.BadParameter.__bases__[0]
+    command = get_command(_app())
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = command.main(args=given, prog_name="sigmoid-core", standalone_mode=False)
+    except Stopped as error:
+        return _complain(str(error), error.code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        return _leave_pipe()
+    except OSError as error:
+        return _complain(f"cannot read or write: {error}", 1)
+    except Exception as error:
+        if not isinstance(error, usage_error):
+            raise
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "sigmoid-core"
+        message = error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
+        return _complain(f"{message} (see {path} --help)", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _app() -> "typer.Typer":
+    import typer
+
+    from sigmoidcore.cli import demo, train
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.callback(invoke_without_command=True)
+    def root(
+        context: typer.Context,
+        version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    ) -> None:
+        """Plain networks of sigmoids that train at any depth."""
+        from sigmoidcore import __version__
+
+        if version:
+            print(f"sigmoid-core {__version__}")
+            raise typer.Exit
+        if context.invoked_subcommand is None:
+            print(context.get_help())
+
+    app.command("demo")(demo.demo)
+    app.command("train")(train.train)
+    return app
+
+
+def _complain(message: str, code: int) -> int:
+    print("sigmoid-core: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _leave_pipe() -> int:
+    """The reader of our output has gone, as `head` does: nothing to say, and nobody to say it to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere, quietly
+    return 1

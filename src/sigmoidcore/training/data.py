@@ -68,9 +68,7 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
     return _split("fashion-mnist", *parts)
 
 
-def _split(
-    name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
-) -> Split:
+def _split(name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> Split:
     mean, deviation = train_x.mean(0), train_x.std(0)
     deviation = np.where(deviation > 0, deviation, 1.0)
 

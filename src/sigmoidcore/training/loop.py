@@ -26,6 +26,7 @@ class Progress:
         seconds: since the start.
         equalizer: the run's Equalizer, or None.
         accuracy: test accuracy in percent, after the last step of an epoch only.
+        epoch_loss: mean training loss of the epoch, after its last step only.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class Progress:
     seconds: float
     equalizer: Equalizer | None
     accuracy: float | None
+    epoch_loss: float | None = None
 
 
 @dataclass
@@ -123,7 +125,8 @@ def train(
                 if on_step is not None:
                     seconds = result.seconds + time.perf_counter() - started
                     reached = result.accuracies[-1] if last else None
-                    on_step(Progress(epoch, step, steps, loss, seconds, equalizer, reached))
+                    mean = result.losses[-1] if last else None
+                    on_step(Progress(epoch, step, steps, loss, seconds, equalizer, reached, mean))
     except KeyboardInterrupt:
         result.interrupted = True
     finally:

@@ -1,0 +1,69 @@
+"""Depth: spread of the gradient profile after `prepare` on a batch it has not seen, and test accuracy after training.
+
+Digits (1,400 train, 397 test, standardised), width 64, Adam with the rule's rates, batch 100, 10 epochs, 5 seeds; at
+10,000 layers one seed and `--epochs-10000` epochs. `prepare` sees 256 training samples; the spread is measured with
+the loss on the test set. Plain networks: the same with nn.Sigmoid, PyTorch's default weights and the same rates.
+"""
+
+import statistics
+
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+from _report import Report, arguments
+from sigmoidcore.training import digits, train
+
+loss_fn = nn.functional.cross_entropy
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--epochs-10000", type=int, default=20, help="epochs at 10,000 layers")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    depths = [10, 100] if options.quick else [10, 100, 1000, 10_000]
+    report = Report(
+        "depth",
+        options,
+        key=("method", "depth"),
+        seeds=list(range(2 if options.quick else 5)),
+        settings={"width": 64, "batch": 100, "epochs": 10, "epochs at 10,000": options.epochs_10000, "lr": 0.03},
+    )
+    split = digits()
+    for depth in depths:
+        for method in ("core", "plain"):
+            if not report.wants(method=method, depth=depth) or (method == "plain" and depth > 1000):
+                continue
+            seeds = report.seeds if depth < 10_000 else report.seeds[:1]
+            epochs = 10 if depth < 10_000 else options.epochs_10000
+            accuracies, spreads, seconds, prepared = [], [], [], []
+            for seed in seeds:
+                torch.manual_seed(seed)
+                if method == "core":
+                    model = sc.MLP(64, 64, depth, 10)
+                    x, y = split.train_x[:256], split.train_y[:256]
+                    prepared.append(sc.prepare(model, x, targets=y, loss_fn=loss_fn).seconds)
+                else:  # as constructed a SigmoidCore is nn.Sigmoid, bit for bit, and its profile can be measured
+                    model = sc.MLP(64, 64, depth, 10, activation=lambda width: sc.SigmoidCore(width))
+                spreads.append(sc.gradient_profile(model, split.test_x, split.test_y, loss_fn).spread)
+                result = train(model, split, epochs=epochs, seed=seed, equalize=method == "core")
+                accuracies.append(result.accuracies[-1])
+                seconds.append(result.seconds)
+            report.add(
+                method=method,
+                depth=depth,
+                spread=max(spreads),
+                accuracy=statistics.median(accuracies),
+                accuracies=[round(a, 2) for a in accuracies],
+                epochs=epochs,
+                prepare_seconds=round(statistics.median(prepared), 3) if prepared else None,
+                seconds=round(statistics.median(seconds), 2),
+            )
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

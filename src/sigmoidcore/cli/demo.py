@@ -1,0 +1,175 @@
+"""`sigmoid-core demo`: the article's example, then one hundred layers of sigmoids with and without Sigmoid Core."""
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore import article, plots
+from sigmoidcore.cli import session
+from sigmoidcore.cli.live import Screen, count, number, percent
+from sigmoidcore.cli.session import CtrlC, Record, Watched
+from sigmoidcore.training import Split, digits
+from sigmoidcore.training.run import Run
+
+DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
+OBSERVE = 5
+"""Steps between two columns of the heat map; the same for both networks."""
+PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
+
+FIGURES = {
+    "article_fit": "the article's example",
+    "gradient_profiles": "gradient size in every layer",
+    "learning_curves": "loss and accuracy by epoch",
+    "gradient_heatmap": "gradient size by layer and step",
+}
+
+
+def demo(
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FOLDER", help="Where figures go.", show_default="runs/demo-N")
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, help="Passes over the 1,400 digits, for each network.")
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of weights and of the order of samples.")
+    ] = 0,
+) -> int:
+    """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
+    began = time.monotonic()
+    screen = Screen.of_stdout()
+    # One thread: layers of 64 neurons are too small for two to help.
+    with CtrlC() as ctrl_c, session.threads(1):
+        options = {"epochs": epochs, "seed": seed, "depth": DEPTH, "width": WIDTH, "batch_size": BATCH, "lr": RATE}
+        run = session.create_run("demo", options, output)
+        records: dict[str, Record] = {}
+        with run:
+            error: Exception | None = None
+            stopped = False
+            try:
+                _article(screen, run)
+                ctrl_c.check()
+                with session.denormals_flushed():
+                    _hundred_layers(screen, run, ctrl_c, records, epochs, seed)
+            except KeyboardInterrupt:
+                stopped = True
+            except session.FAILURES as problem:
+                error = problem
+            session.save_figures(run, records)
+            outcome = "interrupted" if stopped else "failed" if error else "finished"
+            run.log("end", outcome=outcome, message=str(error or ""))
+            if stopped:
+                raise session.interrupted(f"interrupted; what there was is in {run.folder}")
+            if error:
+                raise session.explain(error, run) from error
+            report = io.StringIO()
+            _closing_table(Screen.of_file(report), records)
+            run.save_report(report.getvalue().lstrip())
+        _closing_table(screen, records)
+        _what_next(screen, run, time.monotonic() - began)
+    return 0
+
+
+def _article(screen: Screen, run: Run) -> None:
+    screen.heading("1. The article's example")
+    screen.say("One sigmoid, y = sigmoid(slope (x - shift)), learns six points by changing its slope and its shift.")
+    screen.say()
+    started = time.perf_counter()
+    fit = article.fit(article.POINTS_X, article.POINTS_Y)
+    seconds = time.perf_counter() - started
+    before, after = np.atleast_1d(article.sigmoid_core(fit.x, fit.start_alpha)), np.atleast_1d(fit.predict(fit.x))
+    rows = [[f"{value:g}" for value in row[:2]] + [f"{value:.4f}" for value in row[2:]]
+            for row in zip(fit.x, fit.y, before, after, strict=True)]  # fmt: skip
+    screen.table(["x", "y", "before", "after"], rows, strong=3)
+    screen.say()
+    screen.say(
+        f"slope {fit.start_alpha:.3g} -> {fit.alpha:.4g}, shift 0 -> {fit.shift:.4g}, mean squared error "
+        f"{fit.loss[0]:.3g} -> {fit.loss[-1]:.3g} ({fit.loss.size - 1:,} epochs, {seconds:.2f} s)"
+    )
+    run.save_figure("article_fit", plots.article_fit(fit))
+
+
+def _hundred_layers(
+    screen: Screen, run: Run, ctrl_c: CtrlC, records: dict[str, Record], epochs: int, seed: int
+) -> None:
+    split = digits()
+    screen.heading("2. One hundred layers of sigmoids")
+    screen.say(
+        f"Handwritten digits, {len(split.train_x):,} to learn from and {len(split.test_x)} to test with; {DEPTH} "
+        f"hidden layers of {WIDTH} sigmoids, no skip connections, no normalisation. Two networks train on the "
+        f"same batches for the same {count(epochs, 'epoch')}, by Adam with the same rule for its rates."
+    )
+    screen.say()
+    screen.say(
+        "Numbers below 1e-38 are rounded to 0 for both: processors are ten times slower on them, and the plain "
+        "network's gradients are such numbers."
+    )
+    for name in (PLAIN, CORE):
+        torch.manual_seed(seed)
+        model, story = _plain(split) if name == PLAIN else _prepared(split)
+        screen.say()
+        screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
+        record = records[name] = Record(name, layers=DEPTH)
+        watched = Watched(model, split, record, run, ctrl_c, observe=OBSERVE)
+        watched.train(screen, epochs=epochs, batch_size=BATCH, lr=RATE, seed=seed, equalize=name == CORE)
+        reached = record.result
+        screen.say(
+            f"accuracy {percent(reached.accuracies[-1])}, loss {reached.losses[-1]:.3g} after {count(epochs, 'epoch')}"
+        )
+        screen.profile(record.end)
+
+
+def _plain(split: Split) -> tuple[nn.Module, str]:
+    # A core as constructed is nn.Sigmoid bit for bit, and its gradient can be measured.
+    model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes, activation=lambda n: sc.SigmoidCore(n))
+    return model, "weights as PyTorch draws them."
+
+
+def _prepared(split: Split) -> tuple[nn.Module, str]:
+    model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes)
+    inputs, targets = session.probes(split)
+    report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
+    return model, f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and watched while it trains."
+
+
+def _closing_table(screen: Screen, records: dict[str, Record]) -> None:
+    plain, core = records[PLAIN], records[CORE]
+
+    def row(title: str, say: Callable[[Record], str]) -> list[str]:
+        return [title, say(plain), say(core)]
+
+    screen.heading(f"{DEPTH} layers, {count(len(plain.result.accuracies), 'epoch')}")
+    screen.table(
+        ["", "plain", CORE],
+        [
+            row("test accuracy", lambda r: percent(r.result.accuracies[-1])),
+            row("spread at start", lambda r: number(r.start.spread)),
+            row("spread at end", lambda r: number(r.end.spread)),
+            row("no gradient in", lambda r: f"{int((r.end.sizes == 0).sum())} of {r.layers}"),
+            row("time per step", lambda r: f"{r.milliseconds:.1f} ms"),
+        ],
+        strong=2,
+    )
+    screen.say()
+    screen.say(
+        "Spread: the largest gradient of a layer over the smallest; 1 is perfect. A guess is right 1 time in 10."
+    )
+
+
+def _what_next(screen: Screen, run: Run, seconds: float) -> None:
+    screen.heading("Figures")
+    screen.listing([(str(run.folder / "figures" / f"{name}.png"), what) for name, what in FIGURES.items()])
+    screen.heading("Next")
+    screen.verbatim("sigmoid-core train --depth 300")
+    screen.verbatim("sigmoid-core train --depth 30 --saturation 1")
+    screen.verbatim("sigmoid-core train --help")
+    screen.say()
+    screen.say(f"Took {seconds:.0f} s.", style="dim")

@@ -1,0 +1,351 @@
+"""The gradient profile, against explicit per-sample gradients; and that measuring it disturbs nothing."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sigmoidcore import MLP, Profile, SigmoidCore, gradient_profile
+from sigmoidcore.gain import gradient_size
+
+
+def small_mlp():
+    """Unlike slopes, shifts and widths, in float64."""
+    layers = [nn.Linear(5, 6), SigmoidCore(6, alpha=3.0), nn.Linear(6, 4), SigmoidCore(4, centered=True, alpha=0.7)]
+    model = nn.Sequential(*layers, nn.Linear(4, 3)).double()
+    model[1].set_shift(torch.randn(6))
+    return model
+
+
+def per_sample_sizes(model, inputs, loss_of_outputs):
+    """RMS over the samples of the norm of d loss / d x at both cores, one torch.func.grad at a time."""
+    squares = [0.0, 0.0]
+    for i, sample in enumerate(inputs):
+        for core in range(2):
+
+            def rest(x, core=core, i=i):
+                return loss_of_outputs(model[1 + 2 * core :](x), i)
+
+            x = model[: 1 + 2 * core](sample).detach()
+            squares[core] += float(torch.func.grad(rest)(x).detach().square().sum())
+    return [math.sqrt(s / len(inputs)) for s in squares]
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+def test_with_a_summed_loss_the_sizes_are_those_of_explicit_per_sample_gradients():
+    model, x, y = small_mlp(), torch.randn(7, 5).double(), torch.randint(3, (7,))
+    profile = gradient_profile(model, x, y, nn.CrossEntropyLoss(reduction="sum"))
+    expected = per_sample_sizes(model, x, lambda output, i: F.cross_entropy(output, y[i]))
+    assert profile.names == ("1", "3")
+    assert profile.sizes.dtype == torch.float64
+    assert profile.sizes.tolist() == pytest.approx(expected, rel=1e-12)
+    assert profile.spread == pytest.approx(max(expected) / min(expected), rel=1e-12)
+
+
+def test_a_mean_loss_divides_every_size_by_the_batch_and_keeps_the_shape():
+    model, x, y = small_mlp(), torch.randn(7, 5).double(), torch.randint(3, (7,))
+    summed = gradient_profile(model, x, y, nn.CrossEntropyLoss(reduction="sum"))
+    mean = gradient_profile(model, x, y, nn.CrossEntropyLoss())
+    torch.testing.assert_close(mean.sizes * 7, summed.sizes)
+
+
+def test_without_a_loss_the_sizes_are_those_of_random_signs_whose_mean_is_the_frobenius_size():
+    # Of all 2^3 sign vectors the mean square of |J^T c| is |J|_F^2; a large batch comes close to the mean.
+    model, x = small_mlp(), torch.randn(4000, 5).double()
+    profile = gradient_profile(model, x)
+    squares = []
+    for core in (1, 3):
+        jacobian = torch.func.vmap(torch.func.jacrev(model[core:]))(model[:core](x).detach())
+        squares.append(float(jacobian.detach().square().sum((1, 2)).mean().sqrt()))
+    assert profile.sizes.tolist() == pytest.approx(squares, rel=0.03)
+
+
+def test_the_random_cotangents_are_the_same_in_every_call():
+    model, x = small_mlp(), torch.randn(7, 5).double()
+    first = gradient_profile(model, x)
+    torch.manual_seed(99)
+    assert torch.equal(first.sizes, gradient_profile(model, x).sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_measures_a_batch_of_one_in_every_dtype(dtype):
+    profile = gradient_profile(MLP(5, 8, 3, 2).to(dtype), torch.randn(1, 5, dtype=dtype))
+    assert profile.sizes.dtype == torch.float64
+    assert bool((profile.sizes > 0).all())
+
+
+def test_gradients_far_below_1_are_measured_and_not_0():
+    # d loss / d x is about 1e-30: a normal number in float32, but its square is not.
+    model = MLP(4, 8, 2, 2)
+    usual = gradient_profile(model, torch.ones(3, 4), 1.0, lambda output, scale: output.sum() * scale)
+    small = gradient_profile(model, torch.ones(3, 4), 1e-30, lambda output, scale: output.sum() * scale)
+    torch.testing.assert_close(small.sizes, usual.sizes * 1e-30, rtol=1e-5, atol=0)
+
+
+class ResidualSum(nn.Module):
+    """h + core(linear(h)), three times."""
+
+    def __init__(self):
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.cores = nn.ModuleList(SigmoidCore(4, centered=True) for _ in range(3))
+
+    def forward(self, h):
+        for linear, core in zip(self.linears, self.cores, strict=True):
+            x = linear(h)
+            self.seen.append(x)
+            h = h + core(x)
+        return h
+
+
+class TwoBranches(nn.Module):
+    """Two cores side by side, a third that takes their product, and one core whose preactivation is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.end = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.cores = nn.ModuleList(SigmoidCore(4) for _ in range(3))
+
+    def forward(self, h):
+        a, b = self.left(h), self.right(h)
+        y = self.cores[0](a) * self.cores[1](b)
+        c = self.end(y)
+        self.seen += [a, b, c]
+        return self.cores[2](c) + c
+
+
+@pytest.mark.parametrize("make", [ResidualSum, TwoBranches])
+def test_in_a_graph_the_sizes_are_those_of_autograds_gradient_at_each_cores_input(make):
+    model, x = make().double(), torch.randn(6, 4).double()
+    model.seen = []
+    gradients = torch.autograd.grad(model(x).square().sum(), model.seen)
+    profile = gradient_profile(model, x, 0, lambda output, _: output.square().sum())
+    assert profile.names == ("cores.0", "cores.1", "cores.2")
+    expected = [math.sqrt(float(g.square().sum()) / 6) for g in gradients]
+    assert profile.sizes.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_core_whose_output_the_loss_does_not_use_has_size_0_and_the_spread_is_inf():
+    class Unused(TwoBranches):
+        def forward(self, h):
+            self.cores[2](self.right(h))
+            return self.cores[0](self.left(h))
+
+    profile = gradient_profile(Unused(), torch.randn(6, 4))
+    assert profile.sizes[profile.names.index("cores.2")] == 0
+    assert profile.spread == math.inf
+
+
+def test_frozen_weights_do_not_hide_the_gradient():
+    model, x = small_mlp(), torch.randn(7, 5).double()
+    expected = gradient_profile(model, x)
+    model.requires_grad_(False)
+    torch.testing.assert_close(gradient_profile(model, x).sizes, expected.sizes)
+
+
+def test_it_measures_under_no_grad():
+    model, x = small_mlp(), torch.randn(7, 5).double()
+    expected = gradient_profile(model, x)
+    with torch.no_grad():
+        measured = gradient_profile(model, x)
+    assert torch.equal(measured.sizes, expected.sizes)
+
+
+@pytest.mark.parametrize("form", ["tuple", "list", "dict"])
+def test_inputs_may_be_a_tuple_a_list_or_a_dict(form):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.core = SigmoidCore(3)
+
+        def forward(self, a, b):
+            return {"logits": self.core(a + b), "count": torch.tensor(3)}
+
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    inputs = {"tuple": (a, b), "list": [a, b], "dict": {"a": a, "b": b}}[form]
+    assert gradient_profile(Sum(), inputs).names == ("core",)
+
+
+# --- nothing is disturbed --------------------------------------------------------------------------------------------
+
+
+def test_weights_gradients_buffers_modes_hooks_and_the_random_generator_are_as_they_were():
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), SigmoidCore(6), nn.Dropout(0.5), nn.Linear(6, 6), SigmoidCore(6)
+    )
+    model[3].eval()
+    model[4].weight.grad = torch.randn(6, 6)
+    modes = [m.training for m in model.modules()]
+    state, gradient = copy.deepcopy(model.state_dict()), model[4].weight.grad.clone()
+    generator = torch.get_rng_state()
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    gradient_profile(model, x)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(model.state_dict()[name], t) for name, t in state.items())
+    assert torch.equal(model[4].weight.grad, gradient)
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "4.weight")
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert x.grad is None
+    assert not x.requires_grad
+
+
+def test_dropout_is_off_while_it_measures():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.9), SigmoidCore(6), nn.Linear(6, 2))
+    x = torch.randn(5, 4)
+    without = nn.Sequential(model[0], model[2], model[3])
+    assert torch.equal(gradient_profile(model, x).sizes, gradient_profile(without, x).sizes)
+
+
+def test_an_error_in_the_middle_leaves_modes_hooks_and_generator_as_they_were():
+    class Broken(nn.Module):
+        def forward(self, x):
+            torch.rand(3)
+            raise KeyError("broken")
+
+    model = nn.Sequential(nn.Linear(4, 6), SigmoidCore(6), Broken())
+    generator = torch.get_rng_state()
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(KeyError, match="broken"):
+        gradient_profile(model, x)
+    assert all(m.training for m in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_cores_is_an_error_that_names_what_it_has():
+    message = "the model has no cores, only Linear, Sigmoid: use sigmoidcore.SigmoidCore in place"
+    with pytest.raises(ValueError, match=message):
+        gradient_profile(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), ()])
+def test_an_empty_batch_is_an_error_that_names_its_shape(shape):
+    with pytest.raises(ValueError, match="hold no samples: give a batch of at least one") as error:
+        gradient_profile(small_mlp(), torch.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_inputs_are_an_error_that_counts_them(value):
+    x = torch.zeros(3, 5)
+    x[1, 2] = x[2, 0] = value
+    with pytest.raises(ValueError, match=r"inputs hold 2 non-finite value\(s\) of 15: remove or impute"):
+        gradient_profile(small_mlp(), x)
+
+
+def test_inputs_of_a_wrong_shape_are_an_error_that_names_the_shape():
+    with pytest.raises(ValueError, match=r"the model does not run on inputs of shape \(3, 7\)"):
+        gradient_profile(small_mlp(), torch.zeros(3, 7).double())
+
+
+def test_a_core_that_does_not_fit_its_layer_is_an_error_that_names_both_numbers():
+    model = nn.Sequential(nn.Linear(5, 6), SigmoidCore(4))
+    with pytest.raises(ValueError, match=r"SigmoidCore has 4 features in dimension -1, but .* shape \(3, 6\)"):
+        gradient_profile(model, torch.zeros(3, 5))
+
+
+def test_a_core_used_twice_is_an_error_that_names_it():
+    core = SigmoidCore(5)
+    model = nn.Sequential(nn.Linear(5, 5), core, nn.Linear(5, 5), core)
+    with pytest.raises(ValueError, match="core '1' runs 2 times a forward pass: give every place a core of its own"):
+        gradient_profile(model, torch.zeros(3, 5))
+
+
+def test_cores_that_forward_does_not_use_are_an_error():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.core = nn.Linear(5, 5), SigmoidCore(5)
+
+        def forward(self, x):
+            return self.linear(x)
+
+    with pytest.raises(ValueError, match="no core of the model ran in the forward pass: check that forward uses them"):
+        gradient_profile(Idle(), torch.zeros(3, 5))
+
+
+def test_targets_and_loss_fn_come_together_or_not_at_all():
+    with pytest.raises(ValueError, match="targets is given without loss_fn: give both, or neither"):
+        gradient_profile(small_mlp(), torch.zeros(3, 5).double(), torch.zeros(3))
+    with pytest.raises(ValueError, match="loss_fn is given without targets: give both, or neither"):
+        gradient_profile(small_mlp(), torch.zeros(3, 5).double(), loss_fn=nn.MSELoss())
+
+
+@pytest.mark.parametrize("inputs", [[[1.0, 2.0]], "text", 3, None, ()], ids=str)
+def test_inputs_that_are_no_tensors_are_an_error_that_names_their_type(inputs):
+    message = f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
+    with pytest.raises(ValueError, match=message):
+        gradient_profile(small_mlp(), inputs)
+
+
+def test_a_loss_that_is_no_scalar_is_an_error_that_names_its_shape():
+    with pytest.raises(ValueError, match=r"loss_fn .*scalar.*\(3, 3\)"):
+        gradient_profile(small_mlp(), torch.zeros(3, 5).double(), 0, lambda output, _: output)
+
+
+def test_an_output_that_is_detached_from_the_cores_is_an_error_that_says_so():
+    class Detached(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    with pytest.raises(ValueError, match="gradient"):
+        gradient_profile(Detached(nn.Linear(5, 5), SigmoidCore(5)), torch.zeros(3, 5))
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_prints_as_a_table_with_bars_on_a_log_axis():
+    profile = Profile(("layers.0", "layers.10", "end"), torch.tensor([1e-4, 1e-2, 1.0], dtype=torch.float64))
+    assert str(profile) == (
+        "gradient profile of 3 cores, spread 1e+04\n"
+        "  layers.0   1.000e-04  █\n"
+        "  layers.10  1.000e-02  ████████████████\n"
+        "  end        1.000e+00  ██████████████████████████████"
+    )
+
+
+def test_a_level_profile_prints_bars_of_the_full_length():
+    profile = Profile(("1", "3"), torch.tensor([2.0, 2.0], dtype=torch.float64))
+    assert str(profile).splitlines()[1:] == [f"  {name}  2.000e+00  {'█' * 30}" for name in ("1", "3")]
+
+
+def test_gradients_of_0_and_nan_print_without_a_bar():
+    profile = Profile(("a", "b", "c"), torch.tensor([0.0, math.nan, 1.0], dtype=torch.float64))
+    assert str(profile) == (
+        f"gradient profile of 3 cores, spread nan\n  a  0.000e+00\n  b        nan\n  c  1.000e+00  {'█' * 30}"
+    )
+    assert str(Profile(("a",), torch.zeros(1))) == "gradient profile of 1 cores, spread inf\n  a  0.000e+00"
+
+
+@pytest.mark.parametrize("count", [12, 13, 100, 5000])
+def test_thousands_of_layers_print_in_twelve_lines_with_the_first_and_the_last(count):
+    names = tuple(str(i) for i in range(count))
+    lines = str(Profile(names, torch.logspace(0, -200, count, dtype=torch.float64))).splitlines()
+    assert len(lines) == 1 + 12
+    assert max(map(len, lines)) < 80
+    assert lines[1].split()[0] == "0"
+    assert lines[-1].split()[0] == str(count - 1)
+
+
+def test_a_profile_is_frozen():
+    profile = Profile(("a",), torch.ones(1))
+    with pytest.raises(AttributeError):
+        profile.names = ("b",)
+
+
+def test_gradient_size_and_profile_agree_on_a_single_linear_layer():
+    # d (sum of outputs) / d x of the only core, by hand: slope/4 at z = 0.
+    model = nn.Sequential(SigmoidCore(3, alpha=8.0))
+    profile = gradient_profile(model, torch.zeros(5, 3), 0, lambda output, _: output.sum())
+    assert float(profile.sizes[0]) == pytest.approx(float(gradient_size(torch.full((5, 3), 2.0))))
+    assert float(profile.sizes[0]) == pytest.approx(2 * math.sqrt(3))
