@@ -83,6 +83,7 @@ class Report:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self.key = tuple(key)
+        self.seeds = list(seeds)
         self.only = _parsed_filters(options.only, self.key)
         self.path = options.output or RESULTS / f"{name}{_suffix(options)}.json"
         self.content: dict[str, Any] = {

@@ -21,8 +21,6 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--epochs-10000", type=int, default=20, help="epochs at 10,000 layers")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     depths = [10, 100] if options.quick else [10, 100, 1000, 10_000]
     report = Report(

@@ -67,8 +67,6 @@ def huge_weights(split: Split) -> nn.Module:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     report = Report(
         "hostile_inputs",

@@ -38,8 +38,6 @@ def accuracies(split: Split, method: str, width: int, depth: int, factor: float,
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     report = Report(
         "learning_rate",

@@ -17,8 +17,6 @@ from sigmoidcore.training import digits, train
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     pairs = 2 if options.quick else 7
     report = Report(

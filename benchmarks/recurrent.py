@@ -74,8 +74,6 @@ def step_times(data: tuple[Tensor, ...], repeats: int) -> dict[str, float]:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     epochs = 3 if options.quick else 30
     report = Report(
         "recurrent",

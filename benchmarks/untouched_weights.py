@@ -37,8 +37,6 @@ def faster_last_layer(model: nn.Module, lr: float) -> list[dict[str, Any]]:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     report = Report(
         "untouched_weights",

@@ -380,7 +380,7 @@ class _Solver:
         else:
             weights = tangential_weights(signal)
             start = core.alpha.mean().item() * size
-            row_size = 1.0 if self._leaf is None else self._row_size(name, x, signal, start)
+            row_size = 1.0 if self._leaf is None else self._row_size(name, self._leaf, x, signal, start)
             solved, reached = slope_for_gain(signal, target * size / row_size, weights=weights)
             if reached < 0.99 * target * size / row_size:
                 self.note(
@@ -394,13 +394,16 @@ class _Solver:
         self.levels.append(float(saturation_level(signal)) * alpha * size)
         return x
 
-    def _row_size(self, name: str, x: Tensor, signal: Tensor, alpha: float) -> float:
+    def _row_size(self, name: str, leaf: Tensor, x: Tensor, signal: Tensor, alpha: float) -> float:
         """Root mean square size of the Jacobian rows from the last core's output to `x`, weighed as a gradient is."""
         derivative = local_derivative(signal, alpha)
         signs = torch.randint(0, 2, x.shape, generator=self._generator).mul_(2).sub_(1).to(x.device, x.dtype)
         cotangent = derivative.mul_(signs)
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(x, self._leaf, cotangent, allow_unused=True, retain_graph=True)
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+                x, leaf, cotangent, allow_unused=True, retain_graph=True
+            )
+        gradient = gradients[0]
         if gradient is None:
             self.note(f"core '{name}' is not fed by the core before it: its segment is taken to have rows of size 1")
             return 1.0

@@ -96,7 +96,7 @@ class Equalizer:
         tolerance: float = 2.0,
         floor: float = 0.05,
     ) -> None:
-        if every != "auto" and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        if every != "auto" and (type(every) is not int or every < 1):
             raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
         if not 1 < tolerance < math.inf:
             raise ValueError(f"tolerance must be a factor above 1, got {tolerance}; 2 is the usual choice")
@@ -192,7 +192,7 @@ class Equalizer:
             x = args[0]
             if torch.is_grad_enabled() and x.requires_grad:
                 seen = _Pass(x.detach())
-                x.register_hook(seen.take)
+                x.register_hook(seen.take)  # type: ignore[no-untyped-call]
                 self._seen.setdefault(name, []).append(seen)
 
         return forward_hook

@@ -91,9 +91,9 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
                 [(o * _signs(o, generator)).sum().to(torch.float32) for o in floating_tensors(outputs)]
             ).sum()
         check_once(taps)
-        if loss.dim():
+        if loss.dim() > 0:
             raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
-        if not loss.requires_grad:
+        if not bool(loss.requires_grad):
             raise ValueError(
                 "no gradient comes back from the outputs to the cores: check that forward does not detach them"
             )

@@ -37,10 +37,10 @@ def demo(
         Path | None, typer.Option("--output", metavar="FOLDER", help="Where figures go.", show_default="runs/demo-N")
     ] = None,
     epochs: Annotated[
-        int, typer.Option("--epochs", min=1, help="Passes over the 1,400 digits, for each network.")
+        int, typer.Option("--epochs", metavar="N", min=1, help="Passes over the 1,400 digits, for each network.")
     ] = 10,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of weights and of the order of samples.")
+        int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of weights and of the order of samples.")
     ] = 0,
 ) -> int:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""

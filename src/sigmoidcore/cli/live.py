@@ -37,7 +37,7 @@ _INDENT = 3
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command, which has things to save, and not end the process as rich would."""
-        raise  # noqa: PLE0704
+        raise
 
 
 class Screen:

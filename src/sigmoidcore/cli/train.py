@@ -26,9 +26,15 @@ class Data(StrEnum):
     fashion_mnist = "fashion-mnist"
 
 
-def _positive(value: float) -> float:
+def _rate(value: float) -> float:
     if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value} is not a positive number.")
+        raise typer.BadParameter(f"{value} is not a positive number; 0.03 is the usual choice.")
+    return value
+
+
+def _level(value: float) -> float:
+    if not 0 < value <= 100:
+        raise typer.BadParameter(f"{value} is not above 0 and at most 100; 0.5 is the usual choice, 3 is a lot.")
     return value
 
 
@@ -40,18 +46,19 @@ def _cadence(value: str) -> str:
 
 def train(
     data: Annotated[Data, typer.Option("--data", help="What to learn.")] = Data.digits,
-    depth: Annotated[int, typer.Option("--depth", min=1, help="Hidden layers.")] = 100,
-    width: Annotated[int, typer.Option("--width", min=1, help="Neurons of a hidden layer.")] = 64,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training samples.")] = 10,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples a step.")] = 100,
+    depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, help="Hidden layers.")] = 100,
+    width: Annotated[int, typer.Option("--width", metavar="N", min=1, help="Neurons of a hidden layer.")] = 64,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Passes over the training samples.")] = 10,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Samples a step.")] = 100,
     lr: Annotated[
-        float, typer.Option("--lr", callback=_positive, help="Learning rate, the same for any depth.")
+        float, typer.Option("--lr", callback=_rate, metavar="X", help="Learning rate, the same for any depth.")
     ] = 0.03,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of weights and of the order of samples.")
+        int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of weights and of the order of samples.")
     ] = 0,
     saturation: Annotated[
-        float, typer.Option("--saturation", callback=_positive, help="Standard deviation of z at the first core.")
+        float,
+        typer.Option("--saturation", callback=_level, metavar="X", help="Standard deviation of z at the first core."),
     ] = 0.5,
     no_equalize: Annotated[
         bool, typer.Option("--no-equalize", help="Prepare the slopes, then leave them alone.")
@@ -60,7 +67,10 @@ def train(
         str, typer.Option("--every", callback=_cadence, metavar="STEPS", help="How often the gradient is looked at.")
     ] = "auto",
     threads: Annotated[
-        int, typer.Option("--threads", min=1, help="Processor cores to use; more than one pays for wide layers.")
+        int,
+        typer.Option(
+            "--threads", metavar="N", min=1, help="Processor cores to use; more than one pays for wide layers."
+        ),
     ] = 1,
     output: Annotated[
         Path | None,

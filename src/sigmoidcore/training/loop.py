@@ -105,7 +105,7 @@ def train(
         for epoch in range(epochs):
             model.train()
             total = torch.zeros(())
-            for rows in torch.randperm(count, generator=generator).split(batch_size):
+            for rows in torch.split(torch.randperm(count, generator=generator), batch_size):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
                 loss = nn.functional.cross_entropy(model(split.train_x[rows]), split.train_y[rows])
@@ -140,7 +140,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Percentage of samples whose largest output is their class; the model's mode is kept."""
     mode = model.training
     model.eval()
-    right = (model(x).argmax(1) == y).float().mean().item() * 100
+    right = float((model(x).argmax(1) == y).float().mean()) * 100
     model.train(mode)
     return right
 
