@@ -1,7 +1,7 @@
-"""Overhead: a training run with the Equalizer at its default cadence over the same run without; the time of `prepare`.
+"""Overhead: a training run with the Equalizer at its default cadence over one without; the time of `prepare`.
 
-Digits, width 64, depths 100 and 1,000, batch 100. Runs with and without alternate, 140 steps each at depth 100 and 28 at
-1,000; the ratio is the median over pairs. `prepare` is counted in training steps (forward, backward, Adam).
+Digits, width 64, depths 100 and 1,000, batch 100. Runs with and without alternate, 140 steps each at depth 100
+and 28 at 1,000; the ratio is the median over pairs. `prepare` is counted in training steps (forward, backward, Adam).
 """
 
 import statistics

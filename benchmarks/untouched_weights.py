@@ -1,9 +1,9 @@
 """Untouched weights: PyTorch's default initialisation, and `calibrate` only.
 
 Digits, width 64, Adam, batch 100, 10 epochs, 5 seeds. Random weights that are not orthogonal lose the signal's
-directions with depth (their products tend to rank 1), which no slope brings back. Three ways are tried: equal rates lr / L
-in all layers; the rule's rates, which go to the layers that still see several directions; and these with a faster
-last layer, which makes up for its small default weights.
+directions with depth (their products tend to rank 1), which no slope brings back. Three ways are tried: equal rates
+lr / L in all layers; the rule's rates, which go to the layers that still see several directions; and these with a
+faster last layer, which makes up for its small default weights.
 """
 
 import statistics
@@ -26,7 +26,7 @@ def equal_rates(model: nn.Module, lr: float) -> list[dict[str, Any]]:
 def faster_last_layer(model: nn.Module, lr: float) -> list[dict[str, Any]]:
     """The rule, but default weights are large already: no larger factor for the first layer, and 0.1 for the last."""
     groups = sc.depth_scaled_lr(model, lr)
-    first, last = (next(iter(layer.parameters())) for layer in (list(model)[0], list(model)[-1]))
+    first, last = (next(iter(layer.parameters())) for layer in (model[0], model[-1]))
     for group in groups:
         if any(p is first for p in group["params"]):
             group["lr"] *= HIDDEN / FIRST

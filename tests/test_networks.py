@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, SigmoidCore, depth_scaled_lr, prepare
+from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr, prepare
 
 ROUNDING = 0.05
 """Rates are rounded to two digits, so that equal layers share a group."""
@@ -70,6 +70,10 @@ def test_with_another_activation_the_same_seed_gives_the_same_weights():
 def test_a_slice_of_an_mlp_is_a_part_of_the_network_as_with_nn_sequential():
     model, x = MLP(7, 6, 3, 2), torch.randn(4, 7)
     assert torch.equal(model[-1](model[:-1](x)), model(x))
+    for part in (model[:-1], model[2:], model[::2]):
+        assert type(part) is nn.Sequential
+    assert list(model[2:4]) == [model[2], model[3]]
+    assert list(model[:0]) == []
 
 
 @pytest.mark.parametrize("name", ["in_features", "width", "depth", "out_features"])
@@ -81,6 +85,9 @@ def test_a_size_below_1_is_an_error_that_names_it(name, value):
 
 
 # --- depth_scaled_lr -------------------------------------------------------------------------------------------------
+
+FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 200
+"""The constants that the docstring states."""
 
 
 def size(weight):
@@ -104,12 +111,14 @@ def hidden_weights(model, depth):
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 10, 100])
 @pytest.mark.parametrize("lr", [0.03, 0.1])
-def test_orthogonal_64_by_64_layers_get_lr_over_depth_and_the_last_twice_lr(depth, lr):
+def test_orthogonal_64_by_64_layers_get_a_constant_times_lr_over_depth_and_the_last_a_quarter_of_lr(depth, lr):
     found = rates(orthogonal(MLP(64, 64, depth, 10)), lr)
     for layer in range(depth):
-        assert found[f"{2 * layer}.weight"] == pytest.approx(lr / depth, rel=ROUNDING)
+        # 50 / 64 = 0.78125; 400 / 64 = 6.25; 16 / 64 = 0.25
+        expected = (0.78125 if layer else 6.25) * lr / depth
+        assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING)
         assert found[f"{2 * layer}.bias"] == found[f"{2 * layer}.weight"]
-    assert found[f"{2 * depth}.weight"] == found[f"{2 * depth}.bias"] == pytest.approx(2 * lr, rel=ROUNDING)
+    assert found[f"{2 * depth}.weight"] == found[f"{2 * depth}.bias"] == pytest.approx(0.25 * lr, rel=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +131,10 @@ def test_rates_are_those_computed_by_hand_for_other_shapes_and_for_untouched_wei
     directions = [participation(weights[: layer + 1]) - 1 for layer in range(depth)]
     for layer, weight in enumerate(weights):
         share = min(0.1, directions[layer] / sum(directions))
-        expected = 0.01 * share * 64 / math.sqrt(weight.size) * size(torch.tensor(weight))
+        factor = HIDDEN if layer else FIRST
+        expected = 0.01 * share * factor / math.sqrt(weight.size) * size(torch.tensor(weight))
         assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING, abs=0)
-    assert found[f"{2 * depth}.weight"] == pytest.approx(0.01 * 128 / width, rel=ROUNDING, abs=0)
+    assert found[f"{2 * depth}.weight"] == pytest.approx(0.01 * LAST / width, rel=ROUNDING, abs=0)
 
 
 @pytest.mark.parametrize("depth", [3, 10, 50])
@@ -132,19 +142,54 @@ def test_rates_are_those_computed_by_hand_for_other_shapes_and_for_untouched_wei
 def test_no_share_is_above_a_tenth_and_their_sum_is_1_or_what_the_largest_shares_leave_of_it(depth, untouched):
     model = MLP(64, 64, depth, 10) if untouched else orthogonal(MLP(64, 64, depth, 10))
     found = rates(model, lr=1.0)
-    shares = [found[f"{2 * i}.weight"] / size(model[2 * i].weight.detach()) for i in range(depth)]
+    factors = [FIRST / 64] + [HIDDEN / 64] * (depth - 1)
+    shares = [found[f"{2 * i}.weight"] / size(model[2 * i].weight.detach()) / factors[i] for i in range(depth)]
     assert max(shares) <= max(0.1, 1 / depth) * (1 + ROUNDING)
     assert sum(shares) <= 1 + ROUNDING
     if not untouched:
         assert sum(shares) == pytest.approx(1.0, rel=ROUNDING)
 
 
-def test_a_wide_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one():
+def test_a_wide_first_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one():
     for fan_out, fan_in in ((256, 256), (32, 784), (784, 32)):
         model = orthogonal(nn.Sequential(nn.Linear(fan_in, fan_out), SigmoidCore(fan_out), nn.Linear(fan_out, 5)))
         rate = rates(model)["0.weight"]
         change = float(torch.linalg.matrix_norm(rate * torch.ones(fan_out, fan_in), 2))
-        assert change == pytest.approx(0.03 * 64, rel=ROUNDING)
+        assert change == pytest.approx(0.03 * FIRST, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("width", [16, 64, 256])
+def test_a_wide_hidden_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one(width):
+    rate = rates(orthogonal(MLP(width, width, 4, 5)))["4.weight"]
+    change = float(torch.linalg.matrix_norm(rate * torch.ones(width, width), 2))
+    assert change == pytest.approx(0.03 / 4 * HIDDEN, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("depth", [1, 10, 100])
+@pytest.mark.parametrize("width", [16, 256])
+def test_the_last_layers_rate_follows_its_number_of_inputs_alone(depth, width):
+    model = MLP(8, width, depth, 3)
+    assert rates(model)[f"{2 * depth}.weight"] == pytest.approx(0.03 * LAST / width, rel=ROUNDING)
+
+
+@pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
+def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_and_with_its_width(steps, hidden):
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = RNN(3, hidden), nn.Linear(hidden, 10)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][-1])
+
+    model = Classifier()
+    untouched = rates(model)
+    assert untouched["rnn.weight_hh"] == pytest.approx(0.03 * RECURRENT / hidden, rel=ROUNDING)
+    model.rnn.solve(torch.randn(steps, 20, 3), None, None)
+    found = rates(model)
+    for name in ("weight_ih", "weight_hh", "bias"):
+        assert found[f"rnn.{name}"] == pytest.approx(0.03 / steps * RECURRENT / hidden, rel=ROUNDING)
+    assert found["head.weight"] == found["head.bias"] == pytest.approx(0.03 * LAST / hidden, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e-2, 37.0, 1e6])
@@ -164,14 +209,14 @@ def test_unlike_columns_give_the_rate_of_the_smaller_ones():
     with torch.no_grad():
         model[0].weight[:, 0], model[0].weight[:, 1] = 1.0, 1e6
     # Harmonic mean of 8 and 8e6, of two columns: 8 sqrt(2); fan_in over the smaller dimension is 1.
-    assert rates(model)["0.weight"] == pytest.approx(0.03 * 64 / math.sqrt(128) * 8 * math.sqrt(2), rel=ROUNDING)
+    assert rates(model)["0.weight"] == pytest.approx(0.03 * FIRST / math.sqrt(128) * 8 * math.sqrt(2), rel=ROUNDING)
 
 
 def test_columns_of_zero_are_left_out():
     model = orthogonal(nn.Sequential(nn.Linear(64, 64), SigmoidCore(64), nn.Linear(64, 10)))
     with torch.no_grad():
         model[0].weight[:, :32] = 0.0
-    assert rates(model)["0.weight"] == pytest.approx(0.03, rel=ROUNDING)
+    assert rates(model)["0.weight"] == pytest.approx(0.03 * FIRST / 64, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("layer", [0, 2, 4, 6])

@@ -384,7 +384,8 @@ class _Solver:
             solved, reached = slope_for_gain(signal, target * size / row_size, weights=weights)
             if reached < 0.99 * target * size / row_size:
                 self.note(
-                    f"no slope gives core '{name}' a gain of {target:.3g}; the largest is {reached * row_size / size:.3g}"
+                    f"no slope gives core '{name}' a gain of {target:.3g}; "
+                    f"the largest is {reached * row_size / size:.3g}"
                 )
             alpha = solved / size
         if x.shape[0] > 1:

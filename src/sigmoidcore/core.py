@@ -58,7 +58,7 @@ class SigmoidCore(nn.Module):
         Input and output: any shape, with `num_features` entries in dimension `dim`.
 
     Raises:
-        ValueError: `alpha` is not positive, `num_features` is not positive, or the input has another number of features.
+        ValueError: `alpha` or `num_features` is not positive, or the input has another number of features.
 
     Example:
         >>> core = SigmoidCore(3)

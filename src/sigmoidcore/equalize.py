@@ -216,11 +216,12 @@ class Equalizer:
         sizes = sizes.to("cpu", torch.float64)
         logs = sizes.log()
         slopes = neurons = 0
+        if bool(torch.isfinite(sizes).all()):
+            neurons = sum(self._open_neurons(core, passes[name]) for name, core in self._cores.items())
         if bool(torch.isfinite(logs).all()):
             slopes = self._level_layers(logs)
-            neurons = sum(self._open_neurons(core, passes[name]) for name, core in self._cores.items())
             self._set_interval(logs)
-        else:
+        else:  # not finite, or exactly 0: a profile with a hole cannot be levelled, and is looked at again soon
             self._interval = 1 if self.every == "auto" else self.every
             self._before = None
         self._next = self._step + self._interval

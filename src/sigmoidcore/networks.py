@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.gain import slope_for_gain
 
-SOLVES = 6
-"""Passes over the sequences in which a recurrent layer finds its slope and size."""
+SOLVES = 25
+"""Most passes over the sequences in which a recurrent layer finds its slope and size."""
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""
-HIDDEN, FIRST, LAST, RECURRENT = 50.0, 400.0, 16.0, 200.0
+HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 550.0, 128.0
 """Measured constants of the rates (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
 
 
@@ -161,8 +161,8 @@ class RNN(nn.Module):
         """Set shift and slope from one batch of sequences, for `calibrate` and `prepare`.
 
         The shift is the mean of what the inputs alone bring: a shift by the mean of x itself would change, through the
-        state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. With fresh weights, the
-        size of W_ih makes the root mean square over time of z the saturation level.
+        state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. With
+        fresh weights, the size of W_ih makes the root mean square over time of z the saturation level.
 
         Args:
             inputs: as for forward.
@@ -178,20 +178,23 @@ class RNN(nn.Module):
             self.bias.zero_()
         self.steps.fill_(inputs.shape[1 if self.batch_first else 0])
         row_size = float(torch.linalg.matrix_norm(self.weight_hh)) / math.sqrt(self.hidden_size)
-        level = 0.0
+        alpha, level, seen = float(self.slope), 0.0, list[Tensor]()
         driven = nn.functional.linear(inputs.flatten(0, 1), self.weight_ih, self.bias)
         self.shift.copy_(driven.mean(0))
         for _ in range(SOLVES):
-            seen: list[Tensor] = []
+            seen.clear()
             with self.steps_of(lambda _, x: seen.append(x)):
                 self.forward(inputs)  # not self(inputs): that would run the hooks that called us
             signal = torch.cat(seen) - self.shift
+            before = alpha
             alpha, _ = slope_for_gain(signal, 1 / row_size)
             self.slope.fill_(alpha)
             level = float((alpha * signal).square().mean().sqrt())
-            if orthogonal is not None and saturation is not None and level > 0:
-                self.weight_ih.mul_(saturation / level)
-                self.shift.mul_(saturation / level)
+            scale = saturation / level if orthogonal is not None and saturation is not None and level > 0 else 1.0
+            if abs(scale - 1) < 0.01 and abs(alpha / before - 1) < 1e-3:
+                break
+            self.weight_ih.mul_(scale)
+            self.shift.mul_(scale)
         return alpha, level
 
     def _unrolled(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -230,7 +233,8 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     The first layer has 400 in place of 50: `prepare` made its weights small, for the saturation level, and it may
     change by the size that they would have otherwise. The last layer does not multiply anything that follows, and
     what it reads is bounded: its rate is lr * 16 / fan_in, at any depth. In a recurrent layer of cores all steps share
-    the weights: its rate is lr / steps * 200 / hidden_size, with the number of steps that it was prepared for.
+    the weights: its rate is lr / steps * 550 / hidden_size, with the number of steps that it was prepared for, and
+    the last layer has 128 in place of 16. A bias has its weight's rate, with a size of at most 1.
 
     Args:
         model: a model of Linear layers and cores, prepared or calibrated: rates follow the weights it has now.
@@ -259,17 +263,19 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     if not rates:
         raise ValueError("the model has no parameters that require a gradient: nothing to train")
 
-    def set_rate(module: nn.Module, rate: float) -> None:
-        rates.update((p, rate) for p in module.parameters(recurse=False) if p in rates)
+    def set_rate(module: nn.Module, rate: float, size: float = 1.0) -> None:
+        for parameter in module.parameters(recurse=False):
+            if parameter in rates:
+                rates[parameter] = rate * (size if parameter.dim() > 1 else min(size, 1.0))
 
     for linear, share in zip(hidden, _shares(hidden), strict=True):
         factor = FIRST if linear is hidden[0] else HIDDEN
-        set_rate(linear, lr * share * factor / math.sqrt(linear.weight.numel()) * _size(linear.weight))
+        set_rate(linear, lr * share * factor / math.sqrt(linear.weight.numel()), _size(linear.weight))
+    recurrent = [m for m in model.modules() if isinstance(m, RNN)]
     for linear in last:
-        set_rate(linear, lr * LAST / linear.in_features)
-    for module in model.modules():
-        if isinstance(module, RNN):
-            set_rate(module, lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size)
+        set_rate(linear, lr * (LAST_RECURRENT if recurrent else LAST) / linear.in_features)
+    for module in recurrent:
+        set_rate(module, lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size)
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter, rate in rates.items():
         groups.setdefault(float(f"{rate:.2g}"), []).append(parameter)
@@ -298,9 +304,12 @@ def _shares(linears: list[nn.Linear]) -> list[float]:
 
 @torch.no_grad()
 def _size(weight: Tensor) -> float:
-    """Typical singular value of a weight; the columns enter by a harmonic mean, columns of 0 are left out."""
-    columns = torch.linalg.vector_norm(weight.to(torch.float64), dim=0)
-    columns = columns[columns > 0]
-    if not len(columns) or not bool(torch.isfinite(columns).all()):
-        return 1.0
-    return float(columns.pow(-2).mean().rsqrt()) * math.sqrt(weight.shape[1] / min(weight.shape))
+    """Typical singular value of a weight, that of its smaller columns or rows: harmonic means; zeros are left out."""
+    sizes = []
+    for dim in (0, 1):
+        lines = torch.linalg.vector_norm(weight.to(torch.float64), dim=dim)
+        lines = lines[lines > 0]
+        if not len(lines) or not bool(torch.isfinite(lines).all()):
+            return 1.0
+        sizes.append(float(lines.pow(-2).mean().rsqrt()) * math.sqrt(weight.shape[1 - dim] / min(weight.shape)))
+    return min(sizes)

@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from sigmoidcore.article import Fit, sigmoid_core
@@ -252,8 +252,10 @@ def learning_curves(results: Mapping[str, Result]) -> Figure:
             )
     if any(value > 0 for result in results.values() for value in result.losses):
         losses.set_yscale("log")
-        losses.yaxis.set_major_formatter(LogFormatter())
-        losses.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        low, high = losses.get_ylim()
+        labelled = (2, 5) if high / low < 1000 else ()
+        losses.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        losses.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
         losses.tick_params(which="minor", colors=_INK, labelsize=9)
     accuracies.set_ylim(-3, 103)
     epochs_run = max(len(result.losses) for result in results.values())
@@ -266,6 +268,10 @@ def learning_curves(results: Mapping[str, Result]) -> Figure:
     handles, labels = losses.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9, frameon=False, labelcolor=_INK)
     return figure
+
+
+def _first_digit(value: float) -> int:
+    return int(f"{value:.0e}"[0])
 
 
 def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, steps: int | None = None) -> Figure:

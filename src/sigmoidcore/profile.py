@@ -93,11 +93,11 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
         check_once(taps)
         if loss.dim() > 0:
             raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
-        if not bool(loss.requires_grad):
+        if not loss.requires_grad:
             raise ValueError(
                 "no gradient comes back from the outputs to the cores: check that forward does not detach them"
             )
-        gradients = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
     sizes = [torch.zeros(()) if g is None else gradient_size(g.detach()) for g in gradients]
     return Profile(tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 

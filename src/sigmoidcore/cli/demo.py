@@ -109,7 +109,7 @@ def _hundred_layers(
     )
     screen.say()
     screen.say(
-        "Numbers below 1e-38 are rounded to 0 for both: processors are ten times slower on them, and the plain "
+        "Numbers below 1e-38 are rounded to 0 for both: processors may be slow on them, and some of the plain "
         "network's gradients are such numbers."
     )
     for name in (PLAIN, CORE):

@@ -1,6 +1,7 @@
 """What both commands share: errors in one line, a Ctrl-C that keeps what is there, training that is watched."""
 
 import copy
+import math
 import signal
 import statistics
 import threading
@@ -179,6 +180,7 @@ class Watched:
             FloatingPointError: the loss is not finite.
         """
         self._own_samples = self.observe is not None or not equalize
+        self.record.steps = epochs * math.ceil(len(self.split.train_x) / batch_size)
         self._measure(0)
         try:
             with screen.training(self.record.name, epochs) as meter:
@@ -202,7 +204,7 @@ class Watched:
 
     def _on_step(self, progress: Progress, meter: Meter) -> None:
         record = self.record
-        record.done, record.steps = progress.step, progress.steps
+        record.done = progress.step
         if progress.accuracy is None:  # The last step of an epoch holds the evaluation as well.
             record.step_seconds.append(time.perf_counter() - self._resumed)
         self._take_samples(progress)
@@ -334,7 +336,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Take denormal numbers as 0 for a while: vanished gradients are some, and CPUs are ten times slower on them."""
+    """Take denormal numbers as 0 for a while: some vanished gradients are such, and a CPU may be slow on them."""
     torch.set_flush_denormal(True)
     try:
         yield

@@ -58,7 +58,7 @@ def train(
     ] = 0,
     saturation: Annotated[
         float,
-        typer.Option("--saturation", callback=_level, metavar="X", help="Standard deviation of z at the first core."),
+        typer.Option("--saturation", callback=_level, metavar="X", help="Deviation of z at the first core."),
     ] = 0.5,
     no_equalize: Annotated[
         bool, typer.Option("--no-equalize", help="Prepare the slopes, then leave them alone.")
@@ -68,9 +68,7 @@ def train(
     ] = "auto",
     threads: Annotated[
         int,
-        typer.Option(
-            "--threads", metavar="N", min=1, help="Processor cores to use; more than one pays for wide layers."
-        ),
+        typer.Option("--threads", metavar="N", min=1, help="Processor cores; several pay for wide layers."),
     ] = 1,
     output: Annotated[
         Path | None,
@@ -149,7 +147,9 @@ def _train(screen: Screen, run: Run, ctrl_c: CtrlC, split: Split, options: Mappi
     if record.result.accuracies and not isinstance(error, BrokenPipeError):
         _table(screen, record, epochs)
     if stopped:
-        done = f"after step {record.done} of {record.steps}" if record.steps else "before the first step"
+        if not record.done:
+            raise session.interrupted(f"interrupted before the first step; what there was is in {run.folder}")
+        done = f"after step {record.done:,} of {record.steps:,}"
         raise session.interrupted(f"interrupted {done}; metrics, figures and weights are in {run.folder}")
     if error is not None:
         raise session.explain(error, run) from error

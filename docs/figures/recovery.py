@@ -1,0 +1,116 @@
+"""Draws recovery.png and writes recovery.json, beside this script: a network with a saturated layer, and its recovery.
+
+10 layers x 64 on digits, prepared; then all neurons of the fifth layer are driven into saturation: by offset (z + 14),
+or by scale (z x 200). Five seeds each, with an Equalizer that looks at every tenth step and without one. Half a minute.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sigmoidcore import MLP, prepare
+from sigmoidcore.gain import mean_relative_slope
+from sigmoidcore.plots import _INK, PALETTE, _figure, _style
+from sigmoidcore.training import digits, train
+from sigmoidcore.training.loop import accuracy
+
+LAYER, SEEDS, EPOCHS, FLOOR = 4, 5, 10, 0.05
+DRIVES = {"offset": 14.0, "scale": 200.0}
+SPLIT = digits()
+
+
+@torch.no_grad()
+def drive(model: MLP, how: str) -> None:
+    """Move all z of the layer away from 0, or widen them."""
+    linear, core = model[2 * LAYER], model[2 * LAYER + 1]
+    if how == "offset":
+        linear.bias += DRIVES[how] / core.slope
+    else:
+        for tensor in (linear.weight, linear.bias, core.shift):
+            tensor *= DRIVES[how]
+
+
+@torch.no_grad()
+def saturated(model: MLP) -> float:
+    """Percentage of the layer's neurons whose mean relative slope over the training set is below the floor."""
+    core, x = model[2 * LAYER + 1], model[: 2 * LAYER + 1](SPLIT.train_x)
+    return 100 * float((mean_relative_slope(core.slope * (x - core.shift)) < FLOOR).float().mean())
+
+
+def measure(how: str, equalize: bool, seed: int) -> dict[str, list[float]]:
+    """Accuracy and share before training and after each epoch."""
+    torch.manual_seed(seed)
+    model = MLP(64, 64, 10, 10)
+    prepare(model, SPLIT.train_x[:500])
+    drive(model, how)
+    shares, first = [saturated(model)], accuracy(model, SPLIT.test_x, SPLIT.test_y)
+    result = train(
+        model,
+        SPLIT,
+        epochs=EPOCHS,
+        seed=seed,
+        equalize=equalize,
+        every=10,
+        on_step=lambda p: shares.append(saturated(model)) if p.accuracy is not None else None,
+    )
+    return {
+        "accuracy": [round(v, 2) for v in [first, *result.accuracies]],
+        "saturated": [round(v, 2) for v in shares],
+    }
+
+
+def draw(runs: dict[str, dict[str, list[dict[str, list[float]]]]]) -> Figure:
+    """A panel for each way of saturation: medians over the seeds, and in a lighter shade their range."""
+    figure = _figure(9.0, 4.4)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (how, cases) in zip(panels, runs.items(), strict=True):
+        for results, colour, marker in zip(cases.values(), ("blue", "vermilion"), "so", strict=True):
+            for kind, line in (("accuracy", "-"), ("saturated", "--")):
+                values = np.array([r[kind] for r in results])
+                epochs, middle = np.arange(values.shape[1]), np.median(values, axis=0)
+                axes.fill_between(epochs, values.min(0), values.max(0), color=PALETTE[colour], alpha=0.15, linewidth=0)
+                axes.plot(epochs, middle, line, color=PALETTE[colour], linewidth=2, marker=marker, markersize=4)
+        what = f"z + {DRIVES[how]:g}" if how == "offset" else f"z × {DRIVES[how]:g}"
+        label = "percent" if axes is panels[0] else ""
+        _style(axes, f"Saturated by {how} ({what})", "epoch (0: before training)", label)
+        axes.set_ylim(-3, 103)
+        axes.set_xticks(range(0, EPOCHS + 1, 2))
+    handles = [
+        Line2D([], [], color=PALETTE[colour], linestyle=line, marker=marker, markersize=4, linewidth=2, label=label)
+        for colour, marker, case in (("blue", "s", "with Equalizer"), ("vermilion", "o", "without"))
+        for line, label in (("-", f"test accuracy, {case}"), ("--", f"neurons saturated in the driven layer, {case}"))
+    ]
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=2,
+        fontsize=9,
+        frameon=False,
+        labelcolor=_INK,
+        handlelength=3,
+        alignment="left",
+    )
+    legend.set_title("Lines: medians of 5 seeds; shades: their range", prop={"size": 9})
+    return figure
+
+
+torch.set_num_threads(1)
+runs = {
+    how: {
+        case: [measure(how, case == "with Equalizer", seed) for seed in range(SEEDS)]
+        for case in ("with Equalizer", "without")
+    }
+    for how in DRIVES
+}
+path = Path(__file__).with_suffix(".png")
+draw(runs).savefig(path, dpi=200)
+facts = {"layer": LAYER + 1, "layers": 10, "width": 64, "every": 10, "floor": FLOOR, "drives": DRIVES, "seeds": SEEDS}
+path.with_suffix(".json").write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+for how, cases in runs.items():
+    for case, results in cases.items():
+        ends = {kind: [r[kind][-1] for r in results] for kind in ("accuracy", "saturated")}
+        print(f"{how}, {case}: " + "; ".join(f"{k} {np.median(v):.1f} {sorted(v)}" for k, v in ends.items()))
