@@ -365,7 +365,7 @@ def test_wrong_inputs_are_an_error_that_names_them_and_change_nothing(verb, inpu
 def test_a_saturation_that_is_not_positive_and_finite_is_an_error_that_names_it(x, verb, u):
     model = MLP(64, 32, 4, 10)
     before = state(model)
-    with pytest.raises(ValueError, match=f"saturation must be a positive finite number, got {u}; 0.5 is the usual"):
+    with pytest.raises(ValueError, match=f"saturation must be a positive number up to 100, got {u}; 0.5 is the usual"):
         verb(model, x, saturation=u)
     assert unchanged(model, before)
 

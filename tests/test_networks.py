@@ -86,14 +86,18 @@ def test_a_size_below_1_is_an_error_that_names_it(name, value):
 
 # --- depth_scaled_lr -------------------------------------------------------------------------------------------------
 
-FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 200
+FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 550
 """The constants that the docstring states."""
 
 
 def size(weight):
-    """sqrt(fan_in / min) over the root mean square of the inverse column norms: 1 for orthogonal weights."""
-    inverse = [1 / math.sqrt(sum(v * v for v in column)) for column in weight.t().tolist() if any(column)]
-    return math.sqrt(len(inverse) / sum(v * v for v in inverse)) * math.sqrt(weight.shape[1] / min(weight.shape))
+    """The smaller, for columns and rows, of sqrt(number / min) over the RMS of their inverse norms; 1 if orthogonal."""
+    sizes = []
+    for lines in (weight.t().tolist(), weight.tolist()):
+        inverse = [1 / math.sqrt(sum(v * v for v in line)) for line in lines if any(line)]
+        mean = math.sqrt(len(inverse) / sum(v * v for v in inverse))
+        sizes.append(mean * math.sqrt(len(lines) / min(weight.shape)))
+    return min(sizes)
 
 
 def participation(weights):
@@ -117,7 +121,7 @@ def test_orthogonal_64_by_64_layers_get_a_constant_times_lr_over_depth_and_the_l
         # 50 / 64 = 0.78125; 400 / 64 = 6.25; 16 / 64 = 0.25
         expected = (0.78125 if layer else 6.25) * lr / depth
         assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING)
-        assert found[f"{2 * layer}.bias"] == found[f"{2 * layer}.weight"]
+        assert found[f"{2 * layer}.bias"] == pytest.approx(expected, rel=ROUNDING)
     assert found[f"{2 * depth}.weight"] == found[f"{2 * depth}.bias"] == pytest.approx(0.25 * lr, rel=ROUNDING)
 
 
@@ -193,15 +197,20 @@ def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_a
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e-2, 37.0, 1e6])
-def test_hidden_weights_times_c_get_rates_times_c_and_the_last_keeps_its_rate(factor):
+def test_hidden_weights_times_c_get_rates_times_c_biases_at_most_that_of_size_1_and_the_last_keeps_its_rate(factor):
     model = MLP(20, 30, 12, 4)
     before = rates(model)
     with torch.no_grad():
         for p in model.parameters():
             p *= factor
     for name, rate in rates(model).items():
-        expected = before[name] * (1 if name.startswith("24.") else factor)
-        assert rate == pytest.approx(expected, rel=2 * ROUNDING, abs=0)
+        if name.endswith("weight") or name.startswith("24."):
+            expected = before[name] * (1 if name.startswith("24.") else factor)
+            assert rate == pytest.approx(expected, rel=2 * ROUNDING, abs=0)
+        else:
+            weight = model.get_parameter(name.replace("bias", "weight"))
+            unit = rates(model)[name.replace("bias", "weight")] / size(weight.detach())
+            assert rate == pytest.approx(unit * min(1.0, size(weight.detach())), rel=2 * ROUNDING, abs=0)
 
 
 def test_unlike_columns_give_the_rate_of_the_smaller_ones():
@@ -216,7 +225,7 @@ def test_columns_of_zero_are_left_out():
     model = orthogonal(nn.Sequential(nn.Linear(64, 64), SigmoidCore(64), nn.Linear(64, 10)))
     with torch.no_grad():
         model[0].weight[:, :32] = 0.0
-    assert rates(model)["0.weight"] == pytest.approx(0.03 * FIRST / 64, rel=ROUNDING)
+    assert rates(model)["0.weight"] == pytest.approx(0.03 * FIRST / 64 * math.sqrt(0.5), rel=ROUNDING)
 
 
 @pytest.mark.parametrize("layer", [0, 2, 4, 6])

@@ -39,6 +39,7 @@ from sigmoidcore.profile import (
 LEVEL_ENOUGH = 1.02
 """A profile within 2 % is not corrected further: another batch differs by as much."""
 MOST_PASSES = 4
+MOST_SATURATED = 100.0
 NOTES = 5
 NOT_LEVEL = 1.5
 """A profile that is less level than this after all passes is said to be so."""
@@ -170,8 +171,10 @@ def _calibrate(
     fresh_weights: bool,
 ) -> Calibration:
     started = time.perf_counter()
-    if saturation is not None and not 0 < saturation < math.inf:
-        raise ValueError(f"saturation must be a positive finite number, got {saturation}; 0.5 is the usual choice")
+    if saturation is not None and not 0 < saturation <= MOST_SATURATED:
+        raise ValueError(
+            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation}; 0.5 is the usual choice"
+        )
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     before = gradient_profile(model, inputs, targets, loss_fn)
