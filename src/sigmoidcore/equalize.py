@@ -68,7 +68,7 @@ class Equalizer:
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
 
     Attributes:
-        history: the last 10,000 `Sample`s.
+        history: the last 10,000 samples, each a `Sample`.
 
     Raises:
         ValueError: an argument is out of range, or the model has no cores.
