@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The benchmarks are scripts, not a package: tests import what the scripts share as the scripts do.
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-# The networks here are narrow: a second thread wins nothing, and on a busy machine waiting for it costs a factor of ten.
+# The networks here are narrow: a second thread wins nothing, and on a busy machine it costs a factor of ten.
 torch.set_num_threads(1)
 
 
