@@ -5,6 +5,7 @@ y = sigmoid(z). The batch is dimension 0; every other dimension belongs to one s
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -213,7 +214,9 @@ def slope_for_gain(x: Tensor, target: float = 1.0, *, weights: Tensor | None = N
     return _first_slope_that_reaches(evaluate, floor, target)
 
 
-def _first_slope_that_reaches(evaluate, floor: float, target: float) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+def _first_slope_that_reaches(
+    evaluate: Callable[[float], tuple[float, float]], floor: float, target: float
+) -> tuple[float, float]:
     """Scan upward from the lower bound, by a tenth at a time up to a factor of 1e6, then bisect the first crossing."""
     grid = [floor + 0.1 * k for k in range(140)]
     errors = [evaluate(g)[0] for g in grid]
