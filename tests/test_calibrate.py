@@ -591,3 +591,12 @@ def test_the_report_prints_one_line_a_fact_then_the_profile(x):
 def test_the_report_of_hundreds_of_cores_prints_in_a_few_lines_whatever_there_is_to_note():
     report = prepare(MLP(4, 8, 300, 2), torch.ones(10, 4))
     assert len(str(report).splitlines()) < 30
+
+
+def test_the_output_scale_of_a_core_is_part_of_its_gain() -> None:
+    torch.manual_seed(0)
+    layers = [
+        m for i in range(20) for m in (nn.Linear(8 if i == 0 else 16, 16), SigmoidCore(16, centered=True, scale=2.0))
+    ]
+    model = nn.Sequential(*layers, nn.Linear(16, 2))
+    assert prepare(model, torch.randn(200, 8)).after.spread < 1.1

@@ -464,3 +464,41 @@ def test_a_copy_computes_the_same_and_shares_nothing(copied, trainable):
     other.set_shift(5.0)
     torch.testing.assert_close(core.alpha.detach(), torch.tensor([0.5, 2.0, 4.0]))
     assert core.shift.tolist() == pytest.approx([0.0, -1.0, 0.3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_centered_core_of_slope_and_scale_2_is_tanh_bit_for_bit(dtype: torch.dtype) -> None:
+    x = torch.linspace(-30, 30, 1001, dtype=dtype)
+    core = SigmoidCore(alpha=2.0, centered=True, scale=2.0).to(dtype)
+    assert torch.equal(core(x), torch.tanh(x))
+    assert "scale=2" in repr(core)
+
+
+def test_scale_multiplies_the_output() -> None:
+    x = torch.randn(20, dtype=torch.float64)
+    assert torch.allclose(SigmoidCore(scale=3.0).double()(x), 3 * torch.sigmoid(x), rtol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_a_scale_that_is_not_positive_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="scale must be a positive finite number"):
+        SigmoidCore(scale=scale)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_state_dict_of_the_plain_model_makes_the_core_the_plain_activation_again(trainable: bool) -> None:
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid())
+    model = nn.Sequential(nn.Linear(3, 4), SigmoidCore(4, trainable=trainable))
+    model[1].set_slope(7.0)
+    model[1].set_shift(2.0)
+    state = plain.state_dict()
+    model.load_state_dict(state, strict=True)
+    x = torch.randn(5, 3)
+    assert torch.equal(model(x), plain(x))
+    assert list(state) == ["0.weight", "0.bias"]
+
+
+def test_half_a_state_of_a_core_is_still_refused() -> None:
+    core = SigmoidCore()
+    with pytest.raises(RuntimeError, match="shift"):
+        core.load_state_dict({"slope": torch.tensor(2.0)}, strict=True)

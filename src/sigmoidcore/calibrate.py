@@ -365,7 +365,7 @@ class _Solver:
             self.note(f"the samples of the batch do not differ at core '{name}': its slope is set for z near 0")
         signal = signal / size
         first = self._leaf is None
-        target = math.exp(self.log_targets.get(name, 0.0))
+        target = math.exp(self.log_targets.get(name, 0.0)) / core.scale
         scale = 1.0
         if first and self.saturation is not None and not alike:
             if self.fresh_weights and self._linears and self._linears[-1][1] is x:
@@ -387,8 +387,8 @@ class _Solver:
             solved, reached = slope_for_gain(signal, target * size / row_size, weights=weights)
             if reached < 0.99 * target * size / row_size:
                 self.note(
-                    f"no slope gives core '{name}' a gain of {target:.3g}; "
-                    f"the largest is {reached * row_size / size:.3g}"
+                    f"no slope gives core '{name}' a gain of {target * core.scale:.3g}; "
+                    f"the largest is {reached * core.scale * row_size / size:.3g}"
                 )
             alpha = solved / size
         if x.shape[0] > 1:

@@ -12,9 +12,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def sigmoid_core(
-    x: Tensor, alpha: Tensor | float = 1.0, shift: Tensor | float = 0.0, *, centered: bool = False
+    x: Tensor, alpha: Tensor | float = 1.0, shift: Tensor | float = 0.0, *, centered: bool = False, scale: float = 1.0
 ) -> Tensor:
-    """y = sigmoid(alpha (x - shift)), or that less 1/2 if `centered`; plain differentiable PyTorch.
+    """y = scale * sigmoid(alpha (x - shift)), with sigmoid less 1/2 if `centered`; plain differentiable PyTorch.
 
     The article's equation x' = alpha x, with the shift as its second way to adjust the input.
 
@@ -23,17 +23,20 @@ def sigmoid_core(
         alpha: slope, a positive number or a tensor that broadcasts against `x`.
         shift: mu, likewise.
         centered: subtract 1/2, computed as tanh(z/2)/2, which loses nothing near z = 0.
+        scale: constant factor of the output; tanh is a centered core of slope 2 and scale 2, bit for bit.
 
     Returns:
-        Outputs in [0, 1], or [-1/2, 1/2] if centered; the broadcast shape.
+        Outputs in [0, scale], or [-scale/2, scale/2] if centered; the broadcast shape.
 
     Example:
         >>> sigmoid_core(torch.tensor([-1.0, 1.0]), alpha=4.0, shift=1.0)
         tensor([3.3535e-04, 5.0000e-01])
     """
     if centered:
-        return torch.tanh((x - shift) * (alpha * 0.5)) * 0.5
-    return torch.sigmoid((x - shift) * alpha)
+        y, scale = torch.tanh((x - shift) * (alpha * 0.5)), scale * 0.5
+    else:
+        y = torch.sigmoid((x - shift) * alpha)
+    return y if scale == 1 else y * scale
 
 
 class SigmoidCore(nn.Module):
@@ -49,6 +52,10 @@ class SigmoidCore(nn.Module):
         alpha: slope at the start, positive.
         centered: the output is sigmoid(z) - 1/2 = tanh(z/2)/2.
         trainable: the slope is a parameter (its logarithm, so that it stays positive), trained with the weights.
+        scale: constant factor of the output; a centered core of slope 2 and scale 2 is `nn.Tanh`, bit for bit.
+
+    A state dict without slope and shift, that of the plain model before `convert`, sets them to what they were at the
+    start, so that the core is the plain activation again.
 
     Attributes:
         slope: buffer, shape [num_features] or []; with `trainable` it is absent and `log_slope` is the parameter.
@@ -58,7 +65,7 @@ class SigmoidCore(nn.Module):
         Input and output: any shape, with `num_features` entries in dimension `dim`.
 
     Raises:
-        ValueError: `alpha` or `num_features` is not positive, or the input has another number of features.
+        ValueError: `alpha`, `scale` or `num_features` is not positive, or the input has another number of features.
 
     Example:
         >>> core = SigmoidCore(3)
@@ -79,16 +86,20 @@ class SigmoidCore(nn.Module):
         alpha: float = 1.0,
         centered: bool = False,
         trainable: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         if num_features is not None and num_features < 1:
             raise ValueError(f"num_features must be at least 1, or None for one slope a layer, got {num_features}")
-        if not torch.finfo(torch.float32).tiny <= alpha <= torch.finfo(torch.float32).max:
-            raise ValueError(f"alpha must be a positive finite number, got {alpha} (float32 holds 1e-38 to 3e38)")
+        for what, value in (("alpha", alpha), ("scale", scale)):
+            if not torch.finfo(torch.float32).tiny <= value <= torch.finfo(torch.float32).max:
+                raise ValueError(f"{what} must be a positive finite number, got {value} (float32 holds 1e-38 to 3e38)")
         self.num_features = num_features
         self.dim = dim
         self.centered = centered
         self.trainable = trainable
+        self.scale = float(scale)
+        self.initial_slope = float(alpha)
         shape = () if num_features is None else (num_features,)
         dtype = torch.get_default_dtype()
         slope = torch.full(shape, float(alpha), dtype=torch.float32 if dtype in _HALF else dtype)
@@ -106,7 +117,7 @@ class SigmoidCore(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the core; see the class."""
         alpha, shift = self.align(x)
-        return sigmoid_core(x, alpha, shift, centered=self.centered)
+        return sigmoid_core(x, alpha, shift, centered=self.centered, scale=self.scale)
 
     def align(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and shift in the dtype of `x` and in a shape that broadcasts against it."""
@@ -158,7 +169,19 @@ class SigmoidCore(nn.Module):
         if self.dim != -1:
             parts.append(f"dim={self.dim}")
         parts += [f"{name}=True" for name in ("centered", "trainable") if getattr(self, name)]
+        if self.scale != 1:
+            parts.append(f"scale={self.scale:g}")
         return ", ".join(parts)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; a plain activation has no slope and shift, and stands for those of the start."""
+        name = "log_slope" if self.trainable else "slope"
+        if not any(prefix + key in state_dict for key in (name, "shift")):
+            shift = torch.zeros_like(self.shift, device="cpu" if self.shift.is_meta else None)
+            slope = torch.full_like(shift, self.initial_slope)
+            state_dict[prefix + name] = slope.log() if self.trainable else slope
+            state_dict[prefix + "shift"] = shift
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move with the model, but keep slope and shift in float32 when the model is cast to half precision."""
