@@ -181,7 +181,7 @@ class SigmoidCore(nn.Module):
             slope = torch.full_like(shift, self.initial_slope)
             state_dict[prefix + name] = slope.log() if self.trainable else slope
             state_dict[prefix + "shift"] = shift
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move with the model, but keep slope and shift in float32 when the model is cast to half precision."""
