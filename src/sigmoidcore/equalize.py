@@ -18,6 +18,10 @@ LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
+OPEN = 0.8
+"""Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""
+STALE = 0.01
+"""A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
 
@@ -53,7 +57,11 @@ class Equalizer:
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
-    saturated then, its slope is lowered until the mean relative slope is back at the floor.
+    saturated then, its slope is lowered until its mean relative slope is 0.8. (Back at the floor only, it would still
+    be nearly shut, and the next steps would shut it again.)
+
+    Where more than 1 % of all neurons had to be opened, the step's gradients are dropped (set to None): they belong to
+    a function that the network no longer is, and an optimizer like Adam would remember their size for long.
 
     A step that is not sampled costs nothing: hooks are in place for sampled steps only. Gradients of several
     backward passes before one step (accumulation) are joined. A gradient scaler's factor cancels out. Clipping does
@@ -114,6 +122,7 @@ class Equalizer:
         self._cores = {n: m for n, m in tapped_modules(model).items() if isinstance(m, SigmoidCore)}
         if not self._cores:
             raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
+        self._neurons = sum(core.shift.numel() for core in self._cores.values())
         self._step = 0
         self._next = 0
         self._interval = 1
@@ -202,7 +211,9 @@ class Equalizer:
             # Only passes that a gradient came back through belong to this step: evaluations in between do not.
             passes = {name: [p for p in seen if p.size is not None] for name, seen in self._seen.items()}
             if passes and all(passes.get(name) for name in self._cores):
-                self._look(passes)
+                opened = self._look(passes)
+                if opened > STALE * self._neurons:
+                    optimizer.zero_grad()
             self._disarm()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -211,7 +222,8 @@ class Equalizer:
             self._arm()
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, "list[_Pass]"]) -> None:
+    def _look(self, passes: dict[str, "list[_Pass]"]) -> int:
+        """Take a sample and apply both rules; returns the number of neurons opened."""
         sizes = torch.stack([torch.linalg.vector_norm(torch.stack([p.size for p in passes[n]])) for n in self._cores])  # type: ignore[misc]
         sizes = sizes.to("cpu", torch.float64)
         logs = sizes.log()
@@ -227,6 +239,7 @@ class Equalizer:
         self._next = self._step + self._interval
         thin = range(0, len(logs), max(1, math.ceil(len(logs) / 64)))
         self.history.append(Sample(self._step, spread(sizes), tuple(float(logs[i]) for i in thin), slopes, neurons))
+        return neurons
 
     def _level_layers(self, logs: Tensor) -> int:
         """The layer rule; returns the number of slopes changed."""
@@ -251,7 +264,10 @@ class Equalizer:
         if count:
             x, alpha, shift = x[:, shut], alpha.clone(), shift.clone()
             shift[shut] = x.mean(0)
-            alpha[shut] = slope_for_floor(x - shift[shut], alpha[shut], self.floor)
+            x -= shift[shut]
+            wide = shut.clone()
+            wide[shut] = mean_relative_slope(alpha[shut] * x) < self.floor
+            alpha[wide] = slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
             if not bool(torch.isfinite(shift).all() and torch.isfinite(alpha).all()):
                 return 0
             core.set_shift(shift.reshape(core.shift.shape))

@@ -15,7 +15,7 @@ SOLVES = 25
 """Most passes over the sequences in which a recurrent layer finds its slope and size."""
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""
-HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 550.0, 128.0
+HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
 """Measured constants of the rates (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
 
 
@@ -227,13 +227,13 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     which is 0.8 lr / L for orthogonal 64 x 64 weights. Shares are equal as long as the signal keeps its directions. In
     weights that are not orthogonal it loses them with depth, and where all samples lie along one line, all
     updates point the same way and learn nothing. So share_l is proportional to D_l - 1, where D_l is the
-    participation ratio of the singular values of W_l ... W_1 (their effective number), and no layer has more than a
-    tenth, or 1/L in networks of less than 10 layers.
+    participation ratio of the singular values of W_l ... W_1 (their effective number), all with rows of size 1, since
+    a slope can undo the size of a row; and no layer has more than a tenth, or 1/L in networks of less than 10 layers.
 
     The first layer has 400 in place of 50: `prepare` made its weights small, for the saturation level, and it may
     change by the size that they would have otherwise. The last layer does not multiply anything that follows, and
     what it reads is bounded: its rate is lr * 16 / fan_in, at any depth. In a recurrent layer of cores all steps share
-    the weights: its rate is lr / steps * 550 / hidden_size, with the number of steps that it was prepared for, and
+    the weights: its rate is lr / steps * 370 / hidden_size, with the number of steps that it was prepared for, and
     the last layer has 128 in place of 16. A bias has its weight's rate, with a size of at most 1.
 
     Args:
@@ -289,17 +289,21 @@ def _shares(linears: list[nn.Linear]) -> list[float]:
     directions = []
     for linear in linears:
         weight = linear.weight.to(torch.float64)
-        if product is None or product.shape[0] != weight.shape[1]:
-            sizes = torch.linalg.vector_norm(weight, dim=0)
-            product = weight / torch.where(sizes > 0, sizes, 1.0)
-        else:
-            product = weight @ product
+        fits = product is not None and product.shape[0] == weight.shape[1]
+        if not fits:  # it reads features, whose sizes its columns make up for
+            weight = _over(weight, torch.linalg.vector_norm(weight, dim=0))
+        weight = _over(weight, torch.linalg.vector_norm(weight, dim=1, keepdim=True))  # a slope may undo these
+        product = weight @ product if fits and product is not None else weight
         product = product / torch.linalg.matrix_norm(product).clamp_min(torch.finfo(torch.float64).tiny)
         gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
         ratio = float(gram.square().sum())
         directions.append(max(1 / ratio - 1, 1e-3) if math.isfinite(ratio) and ratio > 0 else 1e-3)
     most, total = max(SHARE, 1 / max(1, len(linears))), sum(directions)
     return [min(most, d / total) for d in directions]
+
+
+def _over(weight: Tensor, sizes: Tensor) -> Tensor:
+    return weight / torch.where(sizes > 0, sizes, 1.0)
 
 
 @torch.no_grad()
