@@ -6,7 +6,6 @@ signal (`gain.tangential_weights`). Then measure the profile; where it is not le
 that makes up for it, and go forward again: every slope is solved for the signal that really arrives.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +20,10 @@ from sigmoidcore.solve import Solver
 
 LEVEL_ENOUGH = 1.1
 """A profile within a tenth is not corrected further: another batch differs by nearly as much."""
-MOST_PASSES = 4
+MOST_PASSES = 8
 MOST_SATURATED = 100.0
 NOTES = 5
 """Notes that are printed; all are in `Calibration.notes`."""
-NOT_LEVEL = 1.5
-"""A profile that is less level than this after all passes is said to be so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +162,7 @@ def _calibrate(
     before = gradient_profile(model, inputs, targets, loss_fn)
     solver = Solver(model, saturation, fresh_weights)
     with _restored_on_error(model), undisturbed(model, inputs):
+        untouched = solver.settings()
         solver.go_forward(inputs)
         after = gradient_profile(model, inputs, targets, loss_fn)
         passes = 1
@@ -178,12 +176,12 @@ def _calibrate(
                 solver.restore(settings)
                 after = kept
                 break
-    if not math.isfinite(after.spread):
-        solver.note("the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer")
-    elif solver.free_spread(after) > NOT_LEVEL:
-        solver.note(f"the profile is level to a factor of {solver.free_spread(after):.3g} only")
-    if not solver.leveled_all:
-        solver.note("the saturation level fixes the first core's slope, and so its gradient size")
+        if not fresh_weights and saturation is None and solver.free_spread(after) > solver.free_spread(before):
+            solver.restore(untouched)
+            solver.measure(inputs)
+            after = before
+            solver.note("no pass made the profile more level: all slopes are as they were")
+    solver.conclude(after)
     return Calibration(
         before=before,
         after=after,

@@ -178,15 +178,11 @@ class RNN(nn.Module):
             self.bias.zero_()
         self.steps.fill_(inputs.shape[1 if self.batch_first else 0])
         row_size = float(torch.linalg.matrix_norm(self.weight_hh)) / math.sqrt(self.hidden_size)
-        alpha, level, seen = float(self.slope), 0.0, list[Tensor]()
+        alpha, level = float(self.slope), 0.0
         driven = nn.functional.linear(inputs.flatten(0, 1), self.weight_ih, self.bias)
         self.shift.copy_(driven.mean(0))
         for _ in range(SOLVES):
-            seen.clear()
-            with self.steps_of(lambda _, x: seen.append(x)):
-                self.forward(inputs)  # not self(inputs): that would run the hooks that called us
-            signal = torch.cat(seen) - self.shift
-            before = alpha
+            signal, before = self._centred(inputs), alpha
             alpha, _ = slope_for_gain(signal, 1 / row_size)
             self.slope.fill_(alpha)
             level = float((alpha * signal).square().mean().sqrt())
@@ -196,6 +192,19 @@ class RNN(nn.Module):
             self.weight_ih.mul_(scale)
             self.shift.mul_(scale)
         return alpha, level
+
+    @torch.no_grad()
+    def measure(self, inputs: Tensor) -> tuple[float, float]:
+        """Slope and saturation level over one batch of sequences, as they are."""
+        alpha = float(self.slope)
+        return alpha, float((alpha * self._centred(inputs)).square().mean().sqrt())
+
+    def _centred(self, inputs: Tensor) -> Tensor:
+        """The preactivations of all steps less the shift, shape [steps * batch, hidden_size]."""
+        seen: list[Tensor] = []
+        with self.steps_of(lambda _, x: seen.append(x)):
+            self.forward(inputs)  # not self(inputs): that would run the hooks of a solver that called us
+        return torch.cat(seen) - self.shift
 
     def _unrolled(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same in a Python loop."""

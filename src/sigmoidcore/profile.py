@@ -209,7 +209,8 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
     if isinstance(module, SigmoidCore):
 
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            # A view of its own: if x goes on elsewhere too (a skip connection), what comes back there does not count.
+            x = args[0].view_as(args[0]) if args[0].requires_grad else args[0].detach().requires_grad_()
             taps.append((name, x))
             return (x, *args[1:])
 

@@ -1,5 +1,6 @@
 """The solver behind `calibrate` and `prepare`: sets the cores' shifts and slopes while a batch goes forward."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,9 +12,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, spread, tangential_weights
+from sigmoidcore.networks import RNN
 from sigmoidcore.profile import Inputs, Profile, run, tapped_modules
-from sigmoidcore.weights import NORMS, WEIGHTED, make_orthogonal, orthogonal_, scale_to_features, scale_to_unit_outputs
+from sigmoidcore.weights import WEIGHTED, make_orthogonal, orthogonal_, scale_to_features, scale_to_unit_outputs
 
+NOT_LEVEL = 1.5
+"""A profile that is less level than this after all passes is said to be so."""
+NEARLY_BINARY = 3.0
+"""A first core above this level passes on little more than the signs of its inputs."""
 SMALLEST = 1e-5
 """Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""
 
@@ -23,7 +29,9 @@ class Solver:
 
     A core's output is cut off from what made it, so that the autograd graph behind the next core's input is that of
     one segment: its sources, the cores that feed it, are the leaves of that graph, and one vector-Jacobian product
-    gives the size of its rows.
+    gives the size of its rows. Where a core has several sources (branches, residual sums), the gain is that to all of
+    them together. Behind a normalisation the gain does not depend on the sources' slopes, and cannot be 1 by choice:
+    the slope there is that of the saturation level.
 
     Args:
         model: a model with cores.
@@ -41,6 +49,7 @@ class Solver:
         self.saturation = saturation
         self.fresh_weights = fresh_weights
         self.cores = tapped_modules(model)
+        self._solves = True
         self.notes: list[str] = []
         self.slopes: dict[str, float] = {}
         self.levels: dict[str, float] = {}
@@ -64,25 +73,25 @@ class Solver:
                     stack.enter_context(_hooks(core, self._before_recurrent(name), self._after_recurrent(name)))
             if self.fresh_weights:
                 for module in self.model.modules():
-                    if isinstance(module, (*WEIGHTED, *NORMS)):
+                    if isinstance(module, WEIGHTED):
                         stack.enter_context(_hooks(module, self._before_weighted, self._after_weighted))
             run(self.model, inputs)
-            if self._last_weighted is not None and isinstance(self._last_weighted[0], WEIGHTED):
+            if self._last_weighted is not None:
                 scale_to_unit_outputs(*self._last_weighted)
+
+    def measure(self, inputs: Inputs) -> None:
+        """One forward pass that changes nothing and takes slopes and levels as they are."""
+        self._solves = False
+        self.go_forward(inputs)
 
     def can_correct(self, profile: Profile, enough: float) -> bool:
         """Whether the profile is finite and not as level as `enough` yet."""
         return any(name in self.cores for name in profile.names) and enough < self.free_spread(profile) < math.inf
 
     def free_spread(self, profile: Profile) -> float:
-        """The spread over the layers that this solver may level: all whose slope no saturation level has fixed."""
-        free = [i for i, name in enumerate(profile.names) if name not in self._fixed]
+        """The spread over the layers that this solver can level: not those whose slope a saturation level has fixed."""
+        free = [i for i, name in enumerate(profile.names) if name not in self._fixed | self._normalised]
         return spread(profile.sizes[free]) if free else 1.0
-
-    @property
-    def leveled_all(self) -> bool:
-        """Whether no core's slope was fixed by a saturation level."""
-        return not self._fixed
 
     def correct(self, profile: Profile) -> None:
         """Ask each core for the gain that would have given it the gradient size of the cores that it feeds."""
@@ -96,7 +105,7 @@ class Solver:
             for source in sources:
                 fed.setdefault(source, []).append(name)
         for name, readers in fed.items():
-            if isinstance(self.cores[name], SigmoidCore) and name not in self._fixed:
+            if isinstance(self.cores[name], SigmoidCore) and name not in self._fixed | self._normalised:
                 wanted = sum(logs[reader] for reader in readers) / len(readers)
                 self._log_targets[name] = self._log_targets.get(name, 0.0) + wanted - logs[name]
 
@@ -111,6 +120,29 @@ class Solver:
         for tensor, copy in zip(self._changed(), tensors, strict=True):
             tensor.copy_(copy)
 
+    def conclude(self, profile: Profile) -> None:
+        """Note what this profile leaves to be wished for."""
+        if not math.isfinite(profile.spread):
+            self.note("the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer")
+        elif self.free_spread(profile) > NOT_LEVEL:
+            self.note(
+                f"the profile is level to a factor of {self.free_spread(profile):.3g} only; a lower saturation, or "
+                "fresh weights by `prepare`, may do better"
+            )
+        first = next((name for name, sources in self._sources.items() if not sources), None)
+        if first is not None and self.levels[first] > NEARLY_BINARY:
+            self.note(
+                f"gain 1 makes the first core '{first}' nearly binary (level {self.levels[first]:.3g}); "
+                "saturation=1 would keep what its inputs say"
+            )
+        if self._fixed:
+            self.note("the saturation level fixes the first core's slope, and so its gradient size")
+        if self._normalised:
+            self.note(
+                f"{len(self._normalised)} cores read what a normalisation has scaled, which undoes the size that a "
+                "slope gives: theirs set the saturation level only"
+            )
+
     def note(self, text: str) -> None:
         """Say something in the report, once."""
         if text not in self.notes:
@@ -121,6 +153,7 @@ class Solver:
         self.slopes, self.levels = {}, {}
         self._sources: dict[str, list[str]] = {}
         self._fixed: set[str] = set()
+        self._normalised: set[str] = set()
         self._leaves = WeakTensorKeyDictionary()
         self._last_weighted: tuple[nn.Module, Tensor] | None = None
 
@@ -147,12 +180,14 @@ class Solver:
             x = args[0].detach()
             if not bool(torch.isfinite(x).all()):
                 raise _not_finite(name, x)
+            assert isinstance(layer, RNN)
             orthogonal = None
             if self.fresh_weights and layer not in self._fresh:
                 self._fresh.add(layer)
-                orthogonal = lambda weight: orthogonal_(weight, self._rng)  # noqa: E731
-            self._sources[name] = self._sources_of(args[0])
-            self.slopes[name], self.levels[name] = layer.solve(x, self.saturation, orthogonal)  # type: ignore[operator]
+                orthogonal = functools.partial(orthogonal_, generator=self._rng)
+            self._sources[name] = [self._leaves[leaf] for leaf in self._behind(args[0])[0]]
+            found = layer.solve(x, self.saturation, orthogonal) if self._solves else layer.measure(x)
+            self.slopes[name], self.levels[name] = found
             self._last_weighted = None
 
         return before
@@ -161,9 +196,10 @@ class Solver:
         return lambda _, args, output: (self._cut(name, output[0]), *(h.detach() for h in output[1:]))
 
     def _before_weighted(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if layer not in self._fresh and isinstance(layer, WEIGHTED):
-            make_orthogonal(layer, self._rng)
-            if not self._leaves_behind(args[0]):
+        if layer not in self._fresh:
+            reads_inputs = not self._behind(args[0])[0]
+            make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
+            if reads_inputs:
                 scale_to_features(layer, args[0])
         self._fresh.add(layer)
 
@@ -176,14 +212,11 @@ class Solver:
         self._leaves[leaf] = name
         return leaf
 
-    def _sources_of(self, x: Tensor) -> list[str]:
-        """The cores that feed a tensor: the leaves of the autograd graph behind it."""
-        return [self._leaves[leaf] for leaf in self._leaves_behind(x)]
-
-    def _leaves_behind(self, x: Tensor) -> list[Tensor]:
+    def _behind(self, x: Tensor) -> tuple[list[Tensor], bool]:
+        """The leaves of the autograd graph behind a tensor, and whether a normalisation stands between them and it."""
         if x in self._leaves:
-            return [x]
-        found, seen, waiting = [], set(), [x.grad_fn]
+            return [x], False
+        leaves, normalised, seen, waiting = [], False, set(), [x.grad_fn]
         while waiting:
             node = waiting.pop()
             if node is None or node in seen:
@@ -191,21 +224,26 @@ class Solver:
             seen.add(node)
             leaf = getattr(node, "variable", None)
             if leaf is None:
+                normalised = normalised or "Norm" in node.name()
                 waiting.extend(n for n, _ in node.next_functions)
             elif leaf in self._leaves:
-                found.append(leaf)
-        return found
+                leaves.append(leaf)
+        return leaves, normalised
 
     @torch.no_grad()
     def _solve(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:
         """Set shift and slope of one core; return its input (scaled, if the first layer's weights were)."""
-        leaves = self._leaves_behind(x)
+        leaves, normalised = self._behind(x)
         self._sources[name] = [self._leaves[leaf] for leaf in leaves]
         signal, mean, size, alike = self._centred(name, core, x)
+        if not self._solves:
+            self.slopes[name] = core.alpha.mean().item()
+            self.levels[name] = 0.0 if alike else self.slopes[name] * size
+            return x
         target = math.exp(self._log_targets.get(name, 0.0)) / core.scale
         if not leaves and self.saturation is not None and not alike:
             weighted = self._last_weighted
-            if weighted is not None and weighted[1] is x and weighted[0].weight is not None:
+            if weighted is not None and weighted[1] is x:
                 alpha = target / float(local_derivative(signal * self.saturation, 1.0).square().mean().sqrt())
                 scale = self.saturation / (alpha * size)
                 for parameter in weighted[0].parameters(recurse=False):
@@ -214,6 +252,9 @@ class Solver:
             else:
                 alpha = self.saturation / size
                 self._fixed.add(name)
+        elif leaves and normalised and not alike:
+            alpha = (self.saturation or 1.0) / size
+            self._normalised.add(name)
         else:
             rows = self._row_size(name, leaves, x, signal) if leaves else 1.0
             wanted = target * size / rows

@@ -7,17 +7,17 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 """The layers that `prepare` gives fresh weights."""
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""Layers with a size of their own: before a first core, `prepare` scales it as it does that of a weighted layer."""
 BAND = 10.0
 """Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
 
 
 @torch.no_grad()
-def make_orthogonal(layer: nn.Module, generator: torch.Generator) -> None:
+def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_inputs: bool = False) -> None:
     """Orthogonal weights and a zero bias, in place, for one layer of `WEIGHTED`.
 
-    A convolution gets a delta-orthogonal kernel, per group: an orthogonal matrix at its centre, and 0 elsewhere.
+    A convolution gets a delta-orthogonal kernel, per group: an orthogonal matrix at its centre, and 0 elsewhere, which
+    passes a feature map on without blurring it. One with a stride would lose the pixels between, and one that reads
+    the inputs, of few channels, would see points instead of patches: their whole kernels are orthogonal.
 
     Source:
         Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Xiao et al. (2018), arXiv 1806.05393.
@@ -26,13 +26,13 @@ def make_orthogonal(layer: nn.Module, generator: torch.Generator) -> None:
     assert isinstance(weight, Tensor)
     if isinstance(layer, nn.Linear):
         orthogonal_(weight, generator)
-    else:
-        groups = layer.groups
-        assert isinstance(groups, int)
-        centre = weight.zero_()
-        for size in reversed(weight.shape[2:]):
-            centre = centre[..., size // 2]
-        for group in centre.chunk(groups):
+    elif isinstance(layer, CONVOLUTIONS + TRANSPOSED):
+        centre = weight
+        if max(layer.stride) == 1 and not reads_inputs:
+            weight.zero_()
+            for size in reversed(weight.shape[2:]):
+                centre = centre[..., size // 2]
+        for group in centre.chunk(layer.groups):
             orthogonal_(group, generator)
     if isinstance(bias, Tensor):
         bias.zero_()
