@@ -183,9 +183,8 @@ def test_weights_are_orthogonal_the_first_up_to_its_columns_scales_the_last_up_t
     prepare(model, inputs)
     deviations = inputs.double().std(0)
     middle = deviations.median()
-    excess = deviations / deviations.clamp(
-        middle / 10, middle * 10
-    )  # what is out of the band, and only that, is undone
+    # What is out of the band, and only that, is undone.
+    excess = deviations / deviations.clamp(middle / 2, middle * 2)
     first, *hidden, last = [m.weight.detach().double() for m in linears(model)]
     for weight in hidden:
         torch.testing.assert_close(weight @ weight.T, torch.eye(32).double(), rtol=0, atol=1e-5)

@@ -7,7 +7,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 """The layers that `prepare` gives fresh weights."""
-BAND = 10.0
+BAND = 2.0
 """Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
 
 
