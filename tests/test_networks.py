@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr, prepare
+from sigmoidcore import MLP, RNN, ConvNet, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
+from sigmoidcore.weights import make_orthogonal
 
 ROUNDING = 0.05
 """Rates are rounded to two digits, so that equal layers share a group."""
@@ -248,7 +249,7 @@ def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers_and_
     groups = depth_scaled_lr(model)
     grouped = [p for group in groups for p in group["params"]]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
-    assert rates(model)["0.weight"] == rates(model)["3.weight"] == rates(model)["2.1.log_slope"] == 0.03 / 4
+    assert rates(model)["3.weight"] == rates(model)["2.1.log_slope"] == 0.03 / 5  # four Linears, one convolution
     assert len({group["lr"] for group in groups}) == len(groups)
 
 
@@ -297,3 +298,50 @@ def test_a_model_with_nothing_to_train_is_an_error():
     for model in (nn.Sequential(SigmoidCore(3)), MLP(2, 2, 1, 1).requires_grad_(False)):
         with pytest.raises(ValueError, match="no parameters that require a gradient: nothing to train"):
             depth_scaled_lr(model)
+
+
+# --- ConvNet ---------------------------------------------------------------------------------------------------------
+
+
+def test_convnet_has_depth_convolutions_and_halves_from_the_second_on():
+    model = ConvNet(3, 6, 5, 10, image_size=15, halvings=2)
+    strides = [layer.stride for layer in model if isinstance(layer, nn.Conv2d)]
+    assert strides == [(1, 1), (2, 2), (2, 2), (1, 1), (1, 1)]
+    assert sum(isinstance(layer, SigmoidCore) for layer in model) == 5
+    assert model(torch.randn(2, 3, 15, 15)).shape == (2, 10)
+
+
+def test_convnet_takes_another_activation():
+    model = ConvNet(1, 4, 3, 2, image_size=8, activation=lambda channels: nn.ReLU())
+    assert sum(isinstance(layer, nn.ReLU) for layer in model) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"channels": 0}, "channels"), ({"depth": 0}, "depth"), ({"halvings": 3}, "halvings"), ({"halvings": -1}, "halv")],
+)
+def test_convnet_refuses_sizes_that_make_no_network(change, named):
+    sizes = {"in_channels": 1, "channels": 4, "depth": 3, "out_features": 2, "image_size": 8, "halvings": 1} | change
+    with pytest.raises(ValueError, match=named):
+        ConvNet(**sizes)
+
+
+@pytest.mark.parametrize("depth", [3, 40])
+def test_prepare_levels_a_convnet(depth):
+    model = ConvNet(1, 8, depth, 10, image_size=12)
+    assert prepare(model, torch.randn(60, 1, 12, 12)).after.spread <= 1.12
+    assert gradient_profile(model, torch.randn(60, 1, 12, 12)).spread <= 1.3
+
+
+def test_a_convolutions_rate_falls_with_the_taps_of_its_kernel():
+    """Adam moves all taps by the same: the same change of the function needs a rate smaller by their root."""
+
+    def rate(size: int) -> float:
+        layers = [nn.Conv2d(8, 8, size, padding=size // 2) for _ in range(4)]
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 36, 2))
+        for layer in layers:
+            make_orthogonal(layer, torch.Generator().manual_seed(0))
+        return rates(model)["2.weight"]
+
+    assert rate(1) == pytest.approx(3 * rate(3), rel=ROUNDING)
+    assert rate(1) == pytest.approx(5 * rate(5), rel=ROUNDING)

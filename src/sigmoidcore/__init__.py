@@ -10,7 +10,7 @@ from sigmoidcore import networks
 from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalize import Equalizer
-from sigmoidcore.networks import MLP, RNN, depth_scaled_lr
+from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr
 from sigmoidcore.profile import Profile, gradient_profile
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "MLP",
     "RNN",
     "Calibration",
+    "ConvNet",
     "Equalizer",
     "Profile",
     "SigmoidCore",

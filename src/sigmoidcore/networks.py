@@ -1,7 +1,7 @@
 """Networks of cores: an MLP of any depth, a recurrent layer, and the learning rate that suits them at every depth."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.gain import slope_for_gain
+from sigmoidcore.weights import TRANSPOSED, WEIGHTED
 
 SOLVES = 25
 """Most passes over the sequences in which a recurrent layer finds its slope and size."""
@@ -52,14 +53,7 @@ class MLP(nn.Sequential):
         *,
         activation: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        for name, value in [
-            ("in_features", in_features),
-            ("width", width),
-            ("depth", depth),
-            ("out_features", out_features),
-        ]:
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        _check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
         make = activation or (lambda features: SigmoidCore(features, alpha=4.0, centered=True))
         layers: list[nn.Module] = []
         for layer in range(depth):
@@ -70,6 +64,60 @@ class MLP(nn.Sequential):
         """A layer, or for a slice the part of the network, as an `nn.Sequential`."""
         layers = list(self.children())
         return nn.Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+class ConvNet(nn.Sequential):
+    """A plain convolutional network: `depth` times a 3 x 3 convolution and an activation, then Linear. No skips.
+
+    Call `sigmoidcore.prepare(model, inputs)` before training.
+
+    Args:
+        in_channels: of the images.
+        channels: of every hidden layer.
+        depth: number of convolutions.
+        out_features: number of outputs.
+        image_size: height and width of the images.
+        halvings: how many layers, from the second on, halve height and width by a stride of 2.
+        activation: makes the activation of a layer from its channels; default: a centered `SigmoidCore` of slope 4.
+
+    Shape:
+        Input [batch, in_channels, image_size, image_size], output [batch, out_features].
+
+    Raises:
+        ValueError: a size is smaller than 1, or there are fewer layers or pixels than halvings.
+
+    Example:
+        >>> ConvNet(1, 8, 4, 10, image_size=14)(torch.zeros(5, 1, 14, 14)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        depth: int,
+        out_features: int,
+        *,
+        image_size: int,
+        halvings: int = 1,
+        activation: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        _check_sizes(
+            in_channels=in_channels, channels=channels, depth=depth, out_features=out_features, image_size=image_size
+        )
+        if not 0 <= halvings < depth or image_size < 2**halvings:
+            raise ValueError(
+                f"halvings must be at least 0, less than the depth ({depth}), and leave pixels of an image of size "
+                f"{image_size}, got {halvings}"
+            )
+        make = activation or (lambda features: SigmoidCore(features, dim=1, alpha=4.0, centered=True))
+        layers: list[nn.Module] = []
+        size = image_size
+        for layer in range(depth):
+            stride = 2 if 1 <= layer <= halvings else 1
+            size = -(-size // stride)
+            layers += [nn.Conv2d(channels if layer else in_channels, channels, 3, stride, padding=1), make(channels)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * size * size, out_features))
 
 
 class RNN(nn.Module):
@@ -246,7 +294,8 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     the last layer has 128 in place of 16. A bias has its weight's rate, with a size of at most 1.
 
     Args:
-        model: a model of Linear layers and cores, prepared or calibrated: rates follow the weights it has now.
+        model: a model of Linear layers, convolutions and cores, prepared or calibrated: rates follow the weights it has
+            now. In a convolution, fan_in counts the taps of the kernel, too.
         lr: the total change a step; 0.03 at any depth, a third or three times as much works as well.
 
     Returns:
@@ -266,8 +315,8 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     """
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive finite number, got {lr}")
-    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    hidden, last = linears[:-1], linears[-1:]
+    layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
+    hidden, last = layers[:-1], layers[-1:]
     rates = {p: lr / max(1, len(hidden)) for p in model.parameters() if p.requires_grad}
     if not rates:
         raise ValueError("the model has no parameters that require a gradient: nothing to train")
@@ -277,12 +326,13 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
             if parameter in rates:
                 rates[parameter] = rate * (size if parameter.dim() > 1 else min(size, 1.0))
 
-    for linear, share in zip(hidden, _shares(hidden), strict=True):
-        factor = FIRST if linear is hidden[0] else HIDDEN
-        set_rate(linear, lr * share * factor / math.sqrt(linear.weight.numel()), _size(linear.weight))
+    for layer, share in zip(hidden, _shares(hidden), strict=True):
+        weight = _matrices(layer)
+        factor = FIRST if layer is hidden[0] else HIDDEN
+        set_rate(layer, lr * share * factor / math.sqrt(weight.numel()), _size(weight))
     recurrent = [m for m in model.modules() if isinstance(m, RNN)]
-    for linear in last:
-        set_rate(linear, lr * (LAST_RECURRENT if recurrent else LAST) / linear.in_features)
+    for layer in last:
+        set_rate(layer, lr * (LAST_RECURRENT if recurrent else LAST) / _matrices(layer)[0].numel())
     for module in recurrent:
         set_rate(module, lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size)
     groups: dict[float, list[nn.Parameter]] = {}
@@ -291,13 +341,29 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
 
 
-@torch.no_grad()
-def _shares(linears: list[nn.Linear]) -> list[float]:
-    """Shares proportional to the effective number of directions of the signal, less one; at most a tenth each."""
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _matrices(layer: nn.Module) -> Tensor:
+    """The weight of a layer of `WEIGHTED` in float64, shape [out, in, taps of the kernel]; of a Linear [out, in, 1]."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().to(torch.float64).reshape(*weight.shape[:2], -1)
+    return weight.transpose(0, 1) if isinstance(layer, TRANSPOSED) else weight
+
+
+def _shares(layers: Sequence[nn.Module]) -> list[float]:
+    """Shares proportional to the effective number of directions of the signal, less one; at most a tenth each.
+
+    A convolution counts as what it does to a feature map that is the same everywhere: the sum of its taps.
+    """
     product: Tensor | None = None
     directions = []
-    for linear in linears:
-        weight = linear.weight.to(torch.float64)
+    for layer in layers:
+        weight = _matrices(layer).sum(2)
         fits = product is not None and product.shape[0] == weight.shape[1]
         if not fits:  # it reads features, whose sizes its columns make up for
             weight = _over(weight, torch.linalg.vector_norm(weight, dim=0))
@@ -307,7 +373,7 @@ def _shares(linears: list[nn.Linear]) -> list[float]:
         gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
         ratio = float(gram.square().sum())
         directions.append(max(1 / ratio - 1, 1e-3) if math.isfinite(ratio) and ratio > 0 else 1e-3)
-    most, total = max(SHARE, 1 / max(1, len(linears))), sum(directions)
+    most, total = max(SHARE, 1 / max(1, len(layers))), sum(directions)
     return [min(most, d / total) for d in directions]
 
 
@@ -315,14 +381,16 @@ def _over(weight: Tensor, sizes: Tensor) -> Tensor:
     return weight / torch.where(sizes > 0, sizes, 1.0)
 
 
-@torch.no_grad()
 def _size(weight: Tensor) -> float:
-    """Typical singular value of a weight, that of its smaller columns or rows: harmonic means; zeros are left out."""
+    """Typical singular value of a weight [out, in, taps], that of its smaller columns or rows: harmonic means.
+
+    Zeros are left out.
+    """
     sizes = []
     for dim in (0, 1):
-        lines = torch.linalg.vector_norm(weight.to(torch.float64), dim=dim)
+        lines = torch.linalg.vector_norm(weight, dim=(dim, 2))
         lines = lines[lines > 0]
         if not len(lines) or not bool(torch.isfinite(lines).all()):
             return 1.0
-        sizes.append(float(lines.pow(-2).mean().rsqrt()) * math.sqrt(weight.shape[1 - dim] / min(weight.shape)))
+        sizes.append(float(lines.pow(-2).mean().rsqrt()) * math.sqrt(weight.shape[1 - dim] / min(weight.shape[:2])))
     return min(sizes)
