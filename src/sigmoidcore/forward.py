@@ -35,6 +35,7 @@ class TracedForward:
         self.function = _compiled(source, names)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the class's forward would return, with cores at their places."""
         for owner, name, value in self.fixed:
             now = getattr(owner, name, None)
             if now is not value and not (type(now) is type(value) and isinstance(value, _PLAIN) and now == value):

@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.networks import RNN
 from sigmoidcore.forward import TracedForward
+from sigmoidcore.networks import RNN
 
 
 class UntraceableError(ValueError):
@@ -78,10 +78,15 @@ def trace_part(model: nn.Module, name: str, *, with_defaults: bool) -> Part:
     return Part(name, graph, tracer.calls, tracer.untraced)
 
 
+def is_whole(module: nn.Module) -> bool:
+    """Whether a module is a node of the graph: one of PyTorch's own layers, or a core."""
+    return isinstance(module, SigmoidCore | RNN) or fx.Tracer().is_leaf_module(module, "")
+
+
 def said(error: BaseException) -> str:
-    """The first line of an error."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    """The first sentence of an error."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(". ")[0].rstrip(".")
 
 
 class Tracer(fx.Tracer):
@@ -109,7 +114,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """PyTorch's own layers, and cores."""
-        return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
+        return is_whole(m)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -117,7 +122,7 @@ class Tracer(fx.Tracer):
         """Go into the module, or around it."""
         name = self.path_of_module(m)
         self.calls[name] += 1
-        if not self.is_leaf_module(m, name) and name not in self.untraced:
+        if name not in self.untraced and not self.is_leaf_module(m, name):
             first = len(self.graph.nodes)
             self._owners.append(name)
             try:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore.forward import TracedForward
@@ -28,15 +27,15 @@ class OwnForward:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        numbers: type | tuple[()] = float
+        live: tuple[type, ...] = (Tensor, float)
         try:
-            self.graph, self.fixed = _own_graph(module, numbers, with_defaults=False)
+            self.graph, self.fixed = _own_graph(module, live, with_defaults=False)
         except UntraceableError:
-            numbers = ()  # the forward needs their values
-            self.graph, self.fixed = _own_graph(module, numbers, with_defaults=False)
+            live = (Tensor,)  # the forward needs their values
+            self.graph, self.fixed = _own_graph(module, live, with_defaults=False)
         if any(node.op == "placeholder" and node.args for node in self.graph.nodes):
             try:
-                default, _ = _own_graph(module, numbers, with_defaults=True)
+                default, _ = _own_graph(module, live, with_defaults=True)
             except UntraceableError:
                 default = fx.Graph()
             if _path(default) != _path(self.graph):
@@ -71,13 +70,13 @@ class _OwnTracer(Tracer):
 
 
 def _own_graph(
-    module: nn.Module, numbers: type | tuple[()], *, with_defaults: bool
+    module: nn.Module, live: tuple[type, ...], *, with_defaults: bool
 ) -> tuple[fx.Graph, list[tuple[nn.Module, str, Any]]]:
     tracer = _OwnTracer(with_defaults)
     fixed: dict[tuple[nn.Module, str], Any] = {}
     try:
         with as_it_was(module) as changed:
-            with _reads_of(module, tracer, fixed, numbers):
+            with _reads_of(module, tracer, fixed, live):
                 graph = tracer.trace(module)
             if changed():
                 raise UntraceableError("it sets attributes or draws random numbers")
@@ -88,7 +87,7 @@ def _own_graph(
 
 @contextmanager
 def _reads_of(
-    module: nn.Module, tracer: Tracer, fixed: dict[tuple[nn.Module, str], Any], numbers: type | tuple[()]
+    module: nn.Module, tracer: Tracer, fixed: dict[tuple[nn.Module, str], Any], live: tuple[type, ...]
 ) -> Iterator[None]:
     """While tracing, make nodes of the attributes that may change from call to call, and note the others."""
     prefixes = {id(m): f"{name}." if name else "" for name, m in module.named_modules()}
@@ -97,7 +96,7 @@ def _reads_of(
         value = object.__getattribute__(owner, name)
         if name in _INTERNAL or id(owner) not in prefixes or name not in object.__getattribute__(owner, "__dict__"):
             return value
-        if name == "training" or isinstance(value, Tensor) or isinstance(value, numbers):
+        if name == "training" or isinstance(value, live):
             return tracer.create_proxy("get_attr", prefixes[id(owner)] + name, (), {})
         fixed[owner, name] = value
         return value
