@@ -1,6 +1,6 @@
 """Convert: the hidden sigmoids and tanhs of a model become cores; the function that it computes does not change."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -80,6 +80,10 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
     for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
         core.parent.__dict__.pop(core.key, None)
         core.parent._modules[core.key] = core.module
+        if isinstance(
+            core.parent, nn.TransformerDecoderLayer
+        ):  # it takes relu on copying if the attribute is not there
+            core.parent.__dict__[core.key] = core.module
     for owner, forward in forwards:
         owner.__dict__["forward"] = forward
     return Conversion(tuple(a for choice in choices for a in choice.report()), tuple(unseen.items()))
@@ -120,7 +124,8 @@ class _Choice:
         core.training = parent.training
         if site.module is not None:  # who watches the activation goes on watching it
             core.training = site.module.training
-            core.__dict__.update({k: v for k, v in site.module.__dict__.items() if "hook" in k})
+            hooks = {k: v for k, v in site.module.__dict__.items() if "hook" in k}
+            core.__dict__.update({k: copy(v) for k, v in hooks.items()} if self.cores else hooks)
         self.cores.append(_Core(parent, key, name, core))
 
     def report(self) -> list[Activation]:
@@ -196,22 +201,28 @@ def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, 
             by_owner[site.owner].append(choice)
         else:
             _place(model, choice)
-    return [pair for owner, group in by_owner.items() if (pair := _rewrite_one(model, owner, group)) is not None]
+    calls = Counter(choice.site.owner for choice in choices if choice.site.index is not None)
+    pairs = [_rewrite_one(model, owner, group, calls[owner]) for owner, group in by_owner.items()]
+    return [pair for pair in pairs if pair is not None]
 
 
 def _place(model: nn.Module, choice: _Choice) -> None:
     """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
     site = choice.site
-    use = site.uses[0] if site.uses and len({use.features for use in site.uses}) == 1 else None
-    if use is None and site.uses:
-        use = replace(site.uses[0], features=None)
     for name in site.names:
-        choice.add(model, name, use)
+        choice.add(model, name, _common(site))
     if len(site.uses) == 1:
         for core in choice.cores[1:]:
             core.module = choice.cores[0].module
     elif len(site.uses) > len(site.names):
-        choice.why += f"; {len(site.names)} core(s) for {len(site.uses)} places: calibrate needs one for each"
+        choice.why += f"; {len(site.names)} core(s) for {len(site.uses)} places, calibrate needs one for each"
+
+
+def _common(site: Site) -> Use | None:
+    """What holds for all uses of a site."""
+    if len({use.features for use in site.uses}) > 1:
+        return replace(site.uses[0], features=None)
+    return site.uses[0] if site.uses else None
 
 
 def _needs_call_sites(site: Site) -> bool:
@@ -219,37 +230,44 @@ def _needs_call_sites(site: Site) -> bool:
     return len(site.names) == 1 and len(site.uses) > 1 and len({(use.owner, use.call) for use in site.uses}) == 1
 
 
-def _rewrite_one(model: nn.Module, owner: str, choices: list[_Choice]) -> tuple[nn.Module, TracedForward] | None:
-    """The forward of one module in which the choices' calls are calls of cores."""
+def _rewrite_one(
+    model: nn.Module, owner: str, choices: list[_Choice], calls: int
+) -> tuple[nn.Module, TracedForward] | None:
+    """The forward of one module in which the choices' calls are calls of cores; it makes `calls` functional ones."""
     module = model.get_submodule(owner)
-    pairs: list[tuple[fx.Node, str]] = []
     try:
         if isinstance(module, nn.Sequential):
             raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
         own = OwnForward(module)
-        functions = own.calls(lambda node: function_of(node) is not None)
-        for choice in choices:
-            site = choice.site
-            key = site.name.removeprefix(f"{owner}." if owner else "")
-            if site.index is not None:
-                nodes = functions[site.index : site.index + 1]
-                same = [f"{function_of(node)}()" for node in nodes] == [site.kind]
-            else:
-                nodes = own.calls(lambda node, key=key: node.op == "call_module" and node.target == key)  # type: ignore[misc]
-                same = len(nodes) == len(site.uses)
-            if not same:
-                raise UntraceableError("it does not make the same calls each time")
-            keys = [key, *(f"{key}_{i}" for i in range(1, len(nodes)))]
-            for node, core, use in zip(nodes, keys, site.uses, strict=False):
-                if core != key and hasattr(module, core):
-                    raise UntraceableError(f"the name '{core}' is taken")
-                pairs.append((node, core))
-                choice.add(model, join(owner, core), use)
-        return module, own.replaced(module, pairs)
+        if len(own.calls(lambda node: function_of(node) is not None)) != calls:
+            raise UntraceableError("it does not make the same calls each time")
+        pairs = [pair for choice in choices for pair in _call_sites(model, module, own, choice)]
     except UntraceableError as error:
         for choice in choices:
             _not_rewritten(model, choice, str(error))
         return None
+    return module, own.replaced(module, pairs)
+
+
+def _call_sites(model: nn.Module, module: nn.Module, own: OwnForward, choice: _Choice) -> list[tuple[fx.Node, str]]:
+    """The nodes of one site in its owner's forward, each with the name of its core, which is made."""
+    site = choice.site
+    key = site.name.removeprefix(f"{site.owner}." if site.owner else "")
+    if site.index is not None:
+        if len(site.uses) > 1:
+            choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
+        choice.add(model, site.name, _common(site))
+        return [(own.calls(lambda node: function_of(node) is not None)[site.index], key)]
+    nodes = own.calls(lambda node: node.op == "call_module" and node.target == key)
+    keys = [key, *(f"{key}_{i}" for i in range(1, len(nodes)))]
+    taken = [name for name in keys[1:] if hasattr(module, name)]
+    if len(nodes) != len(site.uses) or taken:
+        raise UntraceableError(
+            f"the name '{taken[0]}' is taken" if taken else "it does not make the same calls each time"
+        )
+    for name, use in zip(keys, site.uses, strict=True):
+        choice.add(model, join(site.owner, name), use)
+    return list(zip(nodes, keys, strict=True))
 
 
 def _not_rewritten(model: nn.Module, choice: _Choice, why: str) -> None:
@@ -257,6 +275,7 @@ def _not_rewritten(model: nn.Module, choice: _Choice, why: str) -> None:
     if choice.site.index is None:
         choice.cores.clear()
         _place(model, choice)
+        choice.why += f" (the forward cannot be rewritten: {why})"
     else:
         module = "nn.Tanh()" if choice.site.kind == "tanh()" else "nn.Sigmoid()"
         choice.leave(f"the forward that calls it cannot be rewritten: {why}; make it a module, {module}")

@@ -26,7 +26,7 @@ _LAYERS = words(
 )
 _ABOUT = words("size dim ndim numel nelement stride shape dtype device is_cuda requires_grad")
 """What is asked about a tensor, not read from it."""
-_SUMS = words("add iadd sub isub")
+_ALIGNED = words("add iadd sub isub mul imul div truediv neg")
 _ELEMENTWISE = words("dropout relu sigmoid tanh relu6 leaky_relu elu selu gelu silu hardtanh softsign hardsigmoid")
 _CONVOLUTIONS: dict[type[nn.Module], int] = {
     nn.Conv1d: -2,
@@ -203,7 +203,7 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
                 found = known.get(node.all_input_nodes[0]) if node.all_input_nodes else None
         elif name_of(node) in _ELEMENTWISE and node.all_input_nodes:
             found = known.get(node.all_input_nodes[0])
-        elif name_of(node) in _SUMS:
+        elif name_of(node) in _ALIGNED:
             each = {known.get(value) if isinstance(value, fx.Node) else "number" for value in node.args[:2]} - {
                 "number"
             }

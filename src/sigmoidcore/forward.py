@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -50,6 +50,12 @@ class TracedForward:
         """That of the class's forward, for those who ask which arguments a model takes."""
         signature = inspect.signature(type(self.module).forward)
         return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    @property
+    def __code__(self) -> CodeType:
+        """The compiled code, which torch.export asks for."""
+        code: CodeType = self.function.__code__
+        return code
 
     def __getstate__(self) -> dict[str, Any]:
         names = {k: _Module(v.__name__) if isinstance(v, ModuleType) else v for k, v in self.names.items()}

@@ -54,7 +54,9 @@ class OwnForward:
             node.replace_all_uses_with(core)
             self.graph.erase_node(node)
         code = self.graph.python_code("self")
-        return TracedForward(module, code.src, dict(code.globals), self.fixed)
+        before = module.__dict__.get("forward")
+        fixed = before.fixed if isinstance(before, TracedForward) else []
+        return TracedForward(module, code.src, dict(code.globals), [*fixed, *self.fixed])
 
 
 class _OwnTracer(Tracer):

@@ -215,7 +215,8 @@ def _module_sites(
         found = uses.get(module, [])
         why = ""
         if not found and name and isinstance(layer := model.get_submodule(parent), _FEEDFORWARD):
-            found = [_feedforward(layer, parent)]
+            found = [_feedforward(layer, parent)] if layer.activation is module else []
+            why = "" if found else "its layer calls another function of that name"
         elif not found:
             why = callers.get(name) or "it does not run in the forward as traced"
             why = "it is the model itself" if not name else why
