@@ -594,6 +594,42 @@ def test_a_module_under_several_names_gets_a_core_for_each_name_if_asked_for():
     sc.calibrate(model, torch.randn(50, 3))
 
 
+def test_a_list_does_not_get_an_entry_more_for_an_activation_of_it_that_is_called_twice():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)])
+
+        def forward(self, x):
+            first, act, last = self.layers
+            return last(act(first(act(first(x)))))
+
+    model = Net()
+    report = unchanged(model, torch.randn(2, 3), include="layers.1")
+    assert len(model.layers) == 3
+    assert why(report, "layers.1") == (
+        "asked for; 1 core(s) for 2 places, calibrate needs one for each "
+        "(the forward cannot be rewritten: ModuleList would take the core for one more of its entries)"
+    )
+
+
+def test_an_activation_that_another_module_calls_gets_its_cores_where_it_is():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.b, self.c = Residual(nn.Linear(3, 3)), nn.Linear(3, 3), nn.Linear(3, 1)
+            self.inner.act, self.inner.act_1 = nn.Tanh(), None
+
+        def forward(self, x):
+            return self.c(self.inner.act(self.b(self.inner.act(self.inner(x)))))
+
+    model = Net()
+    assert "'inner.act_1' is taken" in unchanged(model, torch.randn(2, 3), include="inner.act").activations[0].why
+    model = Net()
+    del model.inner.act_1
+    assert unchanged(model, torch.randn(2, 3), include="inner.act").converted == ("inner.act", "inner.act_1")
+
+
 def test_two_names_for_one_place_are_no_two_places():
     class Net(nn.Module):
         def __init__(self):
@@ -1001,7 +1037,7 @@ def test_an_error_half_way_leaves_the_model_as_it_was(monkeypatch):
         sc.convert(model)
     assert [(m, dict(m.__dict__), dict(m._modules)) for m in model.modules()] == before
     monkeypatch.undo()
-    assert len(sc.convert(model, include="4.act").converted) == 6
+    assert len(sc.convert(model, include="4.act").converted) == 7
 
 
 # --- the report ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from sigmoidcore.graph import UntraceableError
 from sigmoidcore.networks import RNN
 from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.selection import Names, select
-from sigmoidcore.sites import Site, Use, find, function_of, join
+from sigmoidcore.sites import Site, Use, find, function_of
 
 _TANH = {"alpha": 2.0, "centered": True, "scale": 2.0}
 _EXACT: dict[str, dict[str, Any]] = {"Sigmoid": {}, "sigmoid()": {}, "Tanh": _TANH, "tanh()": _TANH}
@@ -239,9 +239,16 @@ def _rewrite_one(
         if isinstance(module, nn.Sequential):
             raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
         own = OwnForward(module)
-        if len(own.calls(lambda node: function_of(node) is not None)) != calls:
+        functions = own.calls(lambda node: function_of(node) is not None)
+        if len(functions) != calls:
             raise UntraceableError("it does not make the same calls each time")
-        pairs = [pair for choice in choices for pair in _call_sites(model, module, own, choice)]
+        pairs: list[tuple[fx.Node, str]] = []
+        for choice in choices:
+            index = choice.site.index
+            if index is None:
+                pairs += _cores_for_calls(model, own, choice)
+            else:
+                pairs.append((functions[index], _core_for_function(model, choice)))
     except UntraceableError as error:
         for choice in choices:
             _not_rewritten(model, choice, str(error))
@@ -249,25 +256,32 @@ def _rewrite_one(
     return module, own.replaced(module, pairs)
 
 
-def _call_sites(model: nn.Module, module: nn.Module, own: OwnForward, choice: _Choice) -> list[tuple[fx.Node, str]]:
-    """The nodes of one site in its owner's forward, each with the name of its core, which is made."""
+def _core_for_function(model: nn.Module, choice: _Choice) -> str:
+    """Make the core of a functional call; its name in the owner."""
     site = choice.site
-    key = site.name.removeprefix(f"{site.owner}." if site.owner else "")
-    if site.index is not None:
-        if len(site.uses) > 1:
-            choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
-        choice.add(model, site.name, _common(site))
-        return [(own.calls(lambda node: function_of(node) is not None)[site.index], key)]
-    nodes = own.calls(lambda node: node.op == "call_module" and node.target == key)
-    keys = [key, *(f"{key}_{i}" for i in range(1, len(nodes)))]
-    taken = [name for name in keys[1:] if hasattr(module, name)]
-    if len(nodes) != len(site.uses) or taken:
-        raise UntraceableError(
-            f"the name '{taken[0]}' is taken" if taken else "it does not make the same calls each time"
-        )
-    for name, use in zip(keys, site.uses, strict=True):
-        choice.add(model, join(site.owner, name), use)
-    return list(zip(nodes, keys, strict=True))
+    if len(site.uses) > 1:
+        choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
+    choice.add(model, site.name, _common(site))
+    return _split(site.name)[1]
+
+
+def _cores_for_calls(model: nn.Module, own: OwnForward, choice: _Choice) -> list[tuple[fx.Node, str]]:
+    """Make a core for each call of a module that its owner calls several times; the calls, each with its core's name."""
+    site = choice.site
+    prefix = f"{site.owner}." if site.owner else ""
+    nodes = own.calls(lambda node: node.op == "call_module" and prefix + str(node.target) == site.name)
+    names = [site.name, *(f"{site.name}_{i}" for i in range(1, len(nodes)))]
+    parent = model.get_submodule(_split(site.name)[0])
+    taken = [name for name in names[1:] if hasattr(parent, _split(name)[1])]
+    if taken:
+        raise UntraceableError(f"the name '{taken[0]}' is taken")
+    if len(nodes) != len(site.uses):
+        raise UntraceableError("it does not make the same calls each time")
+    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise UntraceableError(f"{type(parent).__name__} would take the core for one more of its entries")
+    for name, use in zip(names, site.uses, strict=True):
+        choice.add(model, name, use)
+    return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
 
 
 def _not_rewritten(model: nn.Module, choice: _Choice, why: str) -> None:

@@ -66,7 +66,6 @@ def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
         part: the part of the model.
         model: the module of that part.
     """
-    below = set(_below(node))
     fates: dict[Fate, str] = {}
     seen, waiting = {node}, [node]
     while waiting:
@@ -74,7 +73,7 @@ def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
         for user in value.users:
             if user in seen or _is_about(user):
                 continue
-            found, where = _at(user, value, node, below, part, model)
+            found, where = _at(user, value, node, part, model)
             if found is None:
                 seen.add(user)
                 waiting.append(user)
@@ -86,9 +85,7 @@ def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
     return Fate.UNUSED, ""
 
 
-def _at(
-    user: fx.Node, value: fx.Node, source: fx.Node, below: set[fx.Node], part: Part, model: nn.Module
-) -> tuple[Fate | None, str]:
+def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Fate | None, str]:
     """What a node does with the value; None: it passes it on."""
     if user.op == "output":
         return Fate.OUTPUT, ""
@@ -107,7 +104,7 @@ def _at(
         signals = [other for other in others if any(n.op == "placeholder" for n in _above(other))]
         if others and not signals:  # weights of the model itself
             return (Fate.HIDDEN if name in _CONTRACTIONS else None), ""
-        if any(other is not source and other not in below for other in signals):
+        if signals and not {source, *_below(source)}.issuperset(signals):
             return Fate.GATE, ""
     return None, ""
 
