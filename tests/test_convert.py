@@ -428,6 +428,27 @@ def test_a_sequential_with_a_forward_of_its_own_does_not_get_a_layer_more():
     assert "Sequential" in why(report, "tanh")
 
 
+def test_in_a_graph_module_modules_are_converted_and_calls_are_left():
+    model = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Functional()).eval())
+    report = unchanged(model, torch.randn(2, 3))
+    assert report.converted == ("1",)
+    assert "GraphModule" in why(report, "tanh")
+    x = torch.randn(2, 3)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+def test_a_model_that_was_compiled_before_runs_with_its_cores():
+    model = Functional().eval()
+    compiled = torch.compile(model, backend="eager")
+    x = torch.randn(2, 4)
+    before = compiled(x)
+    assert sc.convert(model).converted == ("tanh", "sigmoid", "tanh_1")
+    assert torch.equal(compiled(x), before)
+    model.tanh.set_slope(5.0)
+    assert not torch.equal(compiled(x), before)
+    assert torch.equal(compiled(x), model(x))
+
+
 def test_a_forward_set_on_the_instance_stays():
     model = Functional()
     model.forward = lambda x: model.d(torch.tanh(x.repeat(1, 2)))

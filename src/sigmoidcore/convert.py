@@ -238,6 +238,8 @@ def _rewrite_one(
     try:
         if isinstance(module, nn.Sequential):
             raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
+        if isinstance(module, fx.GraphModule):
+            raise UntraceableError("a GraphModule writes its own from its graph")
         own = OwnForward(module)
         functions = own.calls(lambda node: function_of(node) is not None)
         if len(functions) != calls:
@@ -266,7 +268,7 @@ def _core_for_function(model: nn.Module, choice: _Choice) -> str:
 
 
 def _cores_for_calls(model: nn.Module, own: OwnForward, choice: _Choice) -> list[tuple[fx.Node, str]]:
-    """Make a core for each call of a module that its owner calls several times; the calls, each with its core's name."""
+    """Make a core for each call of a module that its owner calls several times; the calls with their cores' names."""
     site = choice.site
     prefix = f"{site.owner}." if site.owner else ""
     nodes = own.calls(lambda node: node.op == "call_module" and prefix + str(node.target) == site.name)
