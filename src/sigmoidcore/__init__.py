@@ -2,12 +2,14 @@
 
     import sigmoidcore as sc
 
-The public names, one verb a module: `prepare`, `calibrate`, `Equalizer`; the core itself: `SigmoidCore`,
+The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`; the core itself: `SigmoidCore`,
 `sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; the learning-rate rule: `depth_scaled_lr`.
 """
 
 from sigmoidcore import networks
 from sigmoidcore.calibrate import Calibration, calibrate, prepare
+from sigmoidcore.conversion import Activation, Conversion
+from sigmoidcore.convert import convert
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalize import Equalizer
 from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr
@@ -18,12 +20,15 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "RNN",
+    "Activation",
     "Calibration",
     "ConvNet",
+    "Conversion",
     "Equalizer",
     "Profile",
     "SigmoidCore",
     "calibrate",
+    "convert",
     "depth_scaled_lr",
     "gradient_profile",
     "networks",

@@ -1,0 +1,356 @@
+"""Convert: the hidden sigmoids and tanhs of a model become cores; the function that it computes does not change."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sigmoidcore.conversion import Activation, Conversion, few
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.flow import Fate
+from sigmoidcore.forward import TracedForward
+from sigmoidcore.graph import UntraceableError
+from sigmoidcore.networks import RNN
+from sigmoidcore.rewrite import OwnForward
+from sigmoidcore.selection import Names, select
+from sigmoidcore.sites import Site, Use, find, function_of
+
+_TANH = {"alpha": 2.0, "centered": True, "scale": 2.0}
+_EXACT: dict[str, dict[str, Any]] = {"Sigmoid": {}, "sigmoid()": {}, "Tanh": _TANH, "tanh()": _TANH}
+_NEAREST: dict[str, Callable[[Any], dict[str, Any] | None]] = {
+    "Hardsigmoid": lambda module: {"alpha": 2 / 3},
+    "Hardtanh": lambda module: _like_hardtanh(module.min_val, module.max_val),
+    "Softsign": lambda module: _TANH,
+}
+"""The core with the same range and the same derivative at 0."""
+
+
+def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None) -> Conversion:
+    """Make cores of a model's hidden sigmoids and tanhs, in place; the function that it computes does not change.
+
+    `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
+    of a core that is added to the module which makes it; that module's forward is written anew from its trace. The
+    model keeps its class, parameters, hooks and modes, and loads checkpoints of the plain model with `strict=True`.
+
+    Left alone are activations that reach the model's output, that multiply another signal (gates), that are used in
+    several places, or whose use is not known since a forward cannot be traced. The report says which and why.
+
+    Args:
+        model: any module. Optional arguments of its forward are taken to have their defaults.
+        include: activations to convert although they would be left: names as in the report, patterns (`"head.*"`), or
+            types of modules, which stand for the activations of that type and for all inside modules of that type.
+            A module that is used in several places gets a core for each.
+        exclude: activations to leave alone, likewise.
+        nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
+            with the same range and the same derivative at 0, likewise: **their function changes**.
+
+    Returns:
+        A frozen, printable report. The model itself is changed.
+
+    Raises:
+        TypeError: `model` is no module.
+        ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
+            both `include` and `exclude`. The model is then as it was.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1), nn.Sigmoid())
+        >>> print(sc.convert(model))
+        converted 1 of 2 activations
+          converted  1  Tanh     hidden
+          left       3  Sigmoid  its result reaches the model's output
+        >>> model[1]
+        SigmoidCore(16, centered=True, scale=2)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    sites, unseen = find(model)
+    asked = {
+        "include": select(model, sites, "include", include),
+        "exclude": select(model, sites, "exclude", exclude),
+        "nearest": select(model, sites, "nearest", nearest),
+    }
+    held = _held_elsewhere(model, sites)
+    choices = [_judge(site, {what for what, by in asked.items() if site in by}, held) for site in sites]
+    forwards = _rewrite(model, choices)
+    _check_answered(asked, choices)
+    for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
+        core.parent.__dict__.pop(core.key, None)
+        core.parent._modules[core.key] = core.module
+        if isinstance(
+            core.parent, nn.TransformerDecoderLayer
+        ):  # it takes relu on copying if the attribute is not there
+            core.parent.__dict__[core.key] = core.module
+    for owner, forward in forwards:
+        owner.__dict__["forward"] = forward
+    return Conversion(tuple(a for choice in choices for a in choice.report()), tuple(unseen.items()))
+
+
+@dataclass
+class _Core:
+    """A core and where it goes."""
+
+    parent: nn.Module
+    key: str
+    name: str
+    module: SigmoidCore
+
+
+@dataclass
+class _Choice:
+    """What is to be done with one site: `like` are the core's arguments, None if it is left."""
+
+    site: Site
+    like: dict[str, Any] | None
+    why: str
+    cores: list[_Core] = field(default_factory=list)
+
+    def leave(self, why: str) -> None:
+        self.like, self.why, self.cores = None, why, []
+
+    def add(self, model: nn.Module, name: str, use: Use | None) -> None:
+        """A core of that name, on the device and in the dtype of what it reads."""
+        assert self.like is not None
+        site, parent_name, key = self.site, *_split(name)
+        parent = model.get_submodule(parent_name)
+        features, dim = use.features if use and use.features else (None, -1)
+        core = SigmoidCore(features, dim=dim, **self.like)
+        weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
+        if weight is not None:
+            core = core.to(weight.device, weight.dtype)
+        core.training = parent.training
+        if site.module is not None:  # who watches the activation goes on watching it
+            core.training = site.module.training
+            hooks = {k: v for k, v in site.module.__dict__.items() if "hook" in k}
+            core.__dict__.update({k: copy(v) for k, v in hooks.items()} if self.cores else hooks)
+        self.cores.append(_Core(parent, key, name, core))
+
+    def report(self) -> list[Activation]:
+        """A line for the site, or for each of its cores."""
+        kind, exact = self.site.kind, self.site.kind not in _NEAREST
+        if not self.cores:
+            return [Activation(self.site.name, kind, False, self.why)]
+        rows = {}
+        for core in self.cores:
+            what = self.why if exact else f"{self.why}; the nearest core, another function"
+            what += "" if core.module.num_features else "; one slope, for its number of features is not known"
+            rows[id(core.module)] = Activation(core.name, kind, True, what, exact)
+        return list(rows.values())
+
+
+def _judge(site: Site, asked: set[str], held: set[nn.Module]) -> _Choice:
+    """Whether a site becomes a core, and why."""
+    like = _EXACT.get(site.kind)
+    if "exclude" in asked:
+        return _Choice(site, None, "excluded")
+    if like is None:
+        if site.kind not in _NEAREST or "nearest" not in asked:
+            return _Choice(site, None, _no_core(site))
+        like = _NEAREST[site.kind](site.module)
+        if like is None:
+            return _Choice(site, None, "no core has its range, which is not symmetric about 0")
+    if site.writes:
+        return _Choice(site, None, "it overwrites a tensor: call the function that returns a new one")
+    if site.module in held:
+        return _Choice(site, None, "it is called from a plain list or dict: make that an nn.ModuleList or ModuleDict")
+    if not site.name or (site.module is not None and "" in site.names):
+        return _Choice(site, None, "it is the model itself: use SigmoidCore() in its place")
+    if "include" in asked:
+        return _Choice(site, like, "asked for")
+    why = _why_left(site)
+    return _Choice(site, None, why) if why else _Choice(site, like, "hidden")
+
+
+def _no_core(site: Site) -> str:
+    if isinstance(site.module, SigmoidCore | RNN):
+        return "is a core already"
+    if isinstance(site.module, nn.RNNBase | nn.RNNCellBase):
+        return "a recurrent layer computes its activations itself"
+    return "is no sigmoid; nearest= makes it the nearest core" if site.kind in _NEAREST else "is no sigmoid"
+
+
+def _why_left(site: Site) -> str:
+    """The reason to leave a site alone, "" if it is hidden."""
+    places = len(site.uses) if site.uses else len(site.names)
+    if places > 1:
+        return f"is used in {places} places; include= gives each a core of its own"
+    if not site.uses:
+        return f"what reads it is not known: {site.why}; name it in include= if a layer does"
+    fate, why = site.uses[0].fate, site.uses[0].why
+    if fate is Fate.UNSEEN:
+        return f"{why}; name it in include= if a layer reads it"
+    return {
+        Fate.OUTPUT: "its result reaches the model's output",
+        Fate.GATE: "its result multiplies another signal",
+        Fate.UNUSED: "its result is not used",
+        Fate.HIDDEN: "",
+    }[fate]
+
+
+def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, TracedForward]]:
+    """Make the cores of all choices, and the forwards that call them where an attribute does not."""
+    by_owner: dict[str, list[_Choice]] = defaultdict(list)
+    for choice in choices:
+        if choice.like is None:
+            continue
+        site = choice.site
+        if site.index is not None or _needs_call_sites(site):
+            by_owner[site.owner].append(choice)
+        else:
+            _place(model, choice)
+    calls = Counter(choice.site.owner for choice in choices if choice.site.index is not None)
+    pairs = [_rewrite_one(model, owner, group, calls[owner]) for owner, group in by_owner.items()]
+    return [pair for pair in pairs if pair is not None]
+
+
+def _place(model: nn.Module, choice: _Choice) -> None:
+    """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
+    site = choice.site
+    for name in site.names:
+        choice.add(model, name, _common(site))
+    if len(site.uses) == 1:
+        for core in choice.cores[1:]:
+            core.module = choice.cores[0].module
+    elif len(site.uses) > len(site.names):
+        choice.why += f"; {len(site.names)} core(s) for {len(site.uses)} places, calibrate needs one for each"
+
+
+def _common(site: Site) -> Use | None:
+    """What holds for all uses of a site."""
+    if len({use.features for use in site.uses}) > 1:
+        return replace(site.uses[0], features=None)
+    return site.uses[0] if site.uses else None
+
+
+def _needs_call_sites(site: Site) -> bool:
+    """Whether one module of one name is called several times by one forward: each call can have a core."""
+    return len(site.names) == 1 and len(site.uses) > 1 and len({(use.owner, use.call) for use in site.uses}) == 1
+
+
+def _rewrite_one(
+    model: nn.Module, owner: str, choices: list[_Choice], calls: int
+) -> tuple[nn.Module, TracedForward] | None:
+    """The forward of one module in which the choices' calls are calls of cores; it makes `calls` functional ones."""
+    module = model.get_submodule(owner)
+    try:
+        if isinstance(module, nn.Sequential):
+            raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
+        if isinstance(module, fx.GraphModule):
+            raise UntraceableError("a GraphModule writes its own from its graph")
+        own = OwnForward(module)
+        functions = own.calls(lambda node: function_of(node) is not None)
+        if len(functions) != calls:
+            raise UntraceableError("it does not make the same calls each time")
+        pairs: list[tuple[fx.Node, str]] = []
+        for choice in choices:
+            index = choice.site.index
+            if index is None:
+                pairs += _cores_for_calls(model, own, choice)
+            else:
+                pairs.append((functions[index], _core_for_function(model, choice)))
+    except UntraceableError as error:
+        for choice in choices:
+            _not_rewritten(model, choice, str(error))
+        return None
+    return module, own.replaced(module, pairs)
+
+
+def _core_for_function(model: nn.Module, choice: _Choice) -> str:
+    """Make the core of a functional call; its name in the owner."""
+    site = choice.site
+    if len(site.uses) > 1:
+        choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
+    choice.add(model, site.name, _common(site))
+    return _split(site.name)[1]
+
+
+def _cores_for_calls(model: nn.Module, own: OwnForward, choice: _Choice) -> list[tuple[fx.Node, str]]:
+    """Make a core for each call of a module that its owner calls several times; the calls with their cores' names."""
+    site = choice.site
+    prefix = f"{site.owner}." if site.owner else ""
+    nodes = own.calls(lambda node: node.op == "call_module" and prefix + str(node.target) == site.name)
+    names = [site.name, *(f"{site.name}_{i}" for i in range(1, len(nodes)))]
+    parent = model.get_submodule(_split(site.name)[0])
+    taken = [name for name in names[1:] if hasattr(parent, _split(name)[1])]
+    if taken:
+        raise UntraceableError(f"the name '{taken[0]}' is taken")
+    if len(nodes) != len(site.uses):
+        raise UntraceableError("it does not make the same calls each time")
+    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise UntraceableError(f"{type(parent).__name__} would take the core for one more of its entries")
+    for name, use in zip(names, site.uses, strict=True):
+        choice.add(model, name, use)
+    return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
+
+
+def _not_rewritten(model: nn.Module, choice: _Choice, why: str) -> None:
+    """A functional call is left; a module that was asked for is one core for all its places."""
+    if choice.site.index is None:
+        choice.cores.clear()
+        _place(model, choice)
+        choice.why += f" (the forward cannot be rewritten: {why})"
+    else:
+        module = "nn.Tanh()" if choice.site.kind == "tanh()" else "nn.Sigmoid()"
+        choice.leave(f"the forward that calls it cannot be rewritten: {why}; make it a module, {module}")
+
+
+def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[_Choice]) -> None:
+    """Raise a ValueError if something that was asked for is not done."""
+    both = [site.name for site in asked["include"] if site in asked["exclude"]]
+    if both:
+        raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
+    whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
+    for choice in choices:
+        if choice.site in asked["include"]:
+            done = choice.like is not None or isinstance(choice.site.module, SigmoidCore)
+            whys[asked["include"][choice.site]].append(
+                (done, f"'{choice.site.name}' ({choice.site.kind}) {choice.why}")
+            )
+    for found in whys.values():
+        if not any(done for done, _ in found):
+            raise ValueError(f"include: {found[0][1]}")
+    others = [site for site in asked["nearest"] if site.kind not in _NEAREST]
+    if others and len(others) == len(asked["nearest"]):
+        raise ValueError(
+            f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(_NEAREST)} have a nearest core"
+        )
+
+
+def _held_elsewhere(model: nn.Module, sites: list[Site]) -> set[nn.Module]:
+    """Activations that are not called by their name, but from a plain list or dict which would not get the core."""
+    held: set[int] = set()
+    for module in model.modules():
+        for name, value in module.__dict__.items():
+            if name != "_modules" and isinstance(value, list | tuple | dict):
+                values = value.values() if isinstance(value, dict) else value
+                held.update(id(v) for v in values if isinstance(v, nn.Module))
+    doubtful = [site for site in sites if id(site.module) in held and site.name]
+    others = {site.module: copy(site.module) for site in doubtful}
+    slots = [(model.get_submodule(parent), key) for site in doubtful for parent, key in map(_split, site.names)]
+    before: list[nn.Module] = [getattr(parent, key) for parent, key in slots]
+    try:  # put a copy in its place: is that one called?
+        for (parent, key), module in zip(slots, before, strict=True):
+            parent._modules[key] = others[module]
+        called = {site.module for site in find(model)[0] if site.uses} if slots else set()
+    finally:
+        for (parent, key), module in zip(slots, before, strict=True):
+            parent._modules[key] = module
+    return {site.module for site in doubtful if site.module and others[site.module] not in called}
+
+
+def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:
+    """A floating weight or buffer near a module."""
+    tensors = (t for m in (parent, model) for t in (*m.parameters(), *m.buffers()))
+    return next((t for t in tensors if t.is_floating_point()), None)
+
+
+def _split(name: str) -> tuple[str, str]:
+    parent, _, key = name.rpartition(".")
+    return parent, key
+
+
+def _like_hardtanh(low: float, high: float) -> dict[str, Any] | None:
+    return {"alpha": 2 / high, "centered": True, "scale": 2 * high} if high > 0 and low == -high else None
