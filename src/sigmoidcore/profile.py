@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.eager import eager
 from sigmoidcore.gain import gradient_size, spread
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -182,10 +183,10 @@ def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
 
 @contextmanager
 def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Evaluation mode, with the modes and the random generators as they were afterwards."""
+    """Evaluation mode, uncompiled, with the modes and the random generators as they were afterwards."""
     modes = {module: module.training for module in model.modules()}
     devices = {t.device.index or 0 for t in floating_tensors(inputs, all_types=True) if t.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)):
+    with torch.random.fork_rng(devices=sorted(devices)), eager():
         model.eval()
         try:
             yield
