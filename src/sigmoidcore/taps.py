@@ -124,7 +124,7 @@ class Pass:
         What comes back later through the same graph is then taken for a micro-batch of its own.
         """
         if self._gradient is not None:
-            self._sizes.append(gradient_size(self._gradient).to(torch.float32))
+            self._sizes.append(gradient_size(self._gradient))
             self._gradient = None
 
     def sizes(self) -> list[Tensor]:
