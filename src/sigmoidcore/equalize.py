@@ -83,7 +83,8 @@ class Equalizer:
 
     Raises:
         ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
-            does not belong to `process_group`.
+            does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
+            on all ranks.
 
     Warns:
         RuntimeWarning: ten steps in a row were to be sampled, and to some core no gradient came back.
@@ -139,6 +140,7 @@ class Equalizer:
         self._next = 0
         self._interval = 1
         self._unseen = 0
+        self._compared = False
         self._before: Tensor | None = None
         self._hooks = [
             optimizer.register_step_pre_hook(_untraced(self._before_step)),
@@ -217,6 +219,7 @@ class Equalizer:
             self._taps.detach()
             skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
             if self._all_saw(passes) and self._ranks.all(not skipped, self._device):
+                self._compare_ranks()
                 self._look(passes)
 
     def _all_saw(self, passes: dict[str, list[Pass]]) -> bool:
@@ -236,6 +239,19 @@ class Equalizer:
                 stacklevel=2,
             )
         return False
+
+    @torch.no_grad()
+    def _compare_ranks(self) -> None:
+        """Raise a ValueError, on all ranks, if they did not start from the same slopes and shifts; once."""
+        if self._compared or self._ranks.count == 1:
+            return
+        parts = [part.flatten() for core in self._cores.values() for part in (core.alpha, core.shift)]
+        if not self._ranks.same(torch.cat([part.to(self._device) for part in parts])):
+            raise ValueError(
+                "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
+                "DistributedDataParallel is made, or broadcast the model's state afterwards"
+            )
+        self._compared = True
 
     @property
     def _device(self) -> torch.device:

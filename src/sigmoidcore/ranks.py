@@ -19,8 +19,8 @@ class Ranks:
     the same conclusions. What is exchanged are sums in float64, never samples. Of a sampled step: 16 bytes for whether
     all ranks can look, 16 L for the gradient profile of L cores, 8 (N + L) for the mean relative slopes of their N
     neurons; and for a core with K saturated neurons 16 (K + 1) if the shift opens them, 8 (43 K + 42) if their slopes
-    are searched for too. The search sums 41 times; gathered samples would be more bytes from 86 samples a rank on, and
-    without bound for convolutions and sequences.
+    are searched for too; once, at the first sample, 32 N + 8 to see that the slopes are equal. The search sums 41
+    times; gathered samples would be more bytes from 86 samples a rank on, and without bound for convolutions.
 
     Args:
         group: the process group; None: the default group, or one process where there is none.
@@ -47,6 +47,14 @@ class Ranks:
         """Whether the flag is set on every rank."""
         count = self.count
         return flag if count == 1 else self._sum(torch.tensor([float(flag)]), device).item() == count
+
+    def same(self, values: Tensor) -> bool:
+        """Whether a tensor is the same on every rank, bit for bit; nan is not the same as itself."""
+        if self.count == 1:
+            return True
+        both = torch.cat([values.flatten(), -values.flatten()])
+        largest = self._sum(both, values.device, "MAX").to(both.dtype)
+        return self.all(torch.equal(largest, both), values.device)
 
     def sizes(self, sizes: Tensor, samples: Sequence[int], device: torch.device) -> Tensor:
         """Gradient sizes over the joined batch, whose loss is the mean of the ranks' losses.

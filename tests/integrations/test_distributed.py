@@ -4,9 +4,11 @@ import inspect
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -345,6 +347,44 @@ def test_the_bytes_that_are_exchanged_are_those_that_the_documentation_names(ran
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@on_ranks
+def from_unlike_slopes(rank: int) -> bool:
+    model, optimizer = build(), idle()
+    model[1].slope[3] += 1e-9 * rank
+    x, y = batch(0, mine(rank))
+    with Equalizer(model, optimizer):
+        nn.functional.cross_entropy(model(x), y).backward()
+        with pytest.raises(ValueError, match="slopes and shifts are not the same on all ranks"):
+            optimizer.step()
+    return True
+
+
+def test_ranks_that_do_not_start_from_the_same_slopes_are_refused_on_all_of_them(ranks: Any) -> None:
+    assert ranks(from_unlike_slopes) == [True, True]
+
+
+@on_ranks
+def documented(rank: int) -> list[int]:
+    """The code of docs/pytorch.md, each rank with its own data."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "pytorch.md"
+    code = re.findall(r"^```python\n(.+?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    torch.manual_seed(7)
+    names: dict[str, Any] = {"inputs": torch.randn(100, 8)}
+    exec(code[0], names)
+    torch.manual_seed(rank)
+    names["batches"] = [(torch.randn(20, 8), torch.randint(0, 3, (20,))) for _ in range(4)]
+    made: list[Equalizer] = []
+    names["sc"] = SimpleNamespace(Equalizer=lambda *args: made.append(Equalizer(*args)) or made[0])
+    exec(code[-1], names)
+    return [sample.step for sample in made[0].history]
+
+
+def test_the_code_of_the_documentation_runs(ranks: Any) -> None:
+    first, second = ranks(documented)
+    assert first == second
+    assert first[:2] == [0, 1]
 
 
 @on_ranks
