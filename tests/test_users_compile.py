@@ -235,6 +235,16 @@ def test_a_stance_that_the_user_sets_while_a_step_is_sampled_is_left_alone():
     torch.compiler.set_stance("default")
 
 
+def test_a_model_that_is_compiled_on_a_sampled_step_all_the_same_has_one_graph_without_hooks_in_it():
+    model, counter = build(), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    with Equalizer(model, torch.optim.SGD(model.parameters(), lr=0.0)):
+        torch.compiler.set_stance("default")
+        torch.testing.assert_close(compiled(batches()[0][0]), model(batches()[0][0]))
+    assert counter.frame_count == 1
+    assert not counters["graph_break"]
+
+
 def test_a_stance_of_ours_that_comes_back_after_the_users_does_not_stay():
     equalizer = watched()
     with torch.compiler.set_stance("eager_on_recompile"):
