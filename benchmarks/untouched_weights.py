@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-import sigmoidcore.training.loop as loop
 from _report import Report, arguments
 from sigmoidcore.networks import FIRST, HIDDEN
-from sigmoidcore.training import digits
+from sigmoidcore.training import digits, train
 
 
 def equal_rates(model: nn.Module, lr: float) -> list[dict[str, Any]]:
@@ -41,27 +40,31 @@ def main() -> None:
     report = Report(
         "untouched_weights",
         options,
-        key=("depth", "saturation", "rates"),
+        key=("depth", "saturation", "lr", "rates"),
         seeds=[0, 1] if options.quick else [0, 1, 2, 3, 4],
-        settings={"width": 64, "batch": 100, "epochs": 10, "lr": 0.03},
+        settings={"width": 64, "batch": 100, "epochs": 10},
     )
     ways = {"equal": equal_rates, "rule": sc.depth_scaled_lr, "faster last layer": faster_last_layer}
     split = digits()
     x, y = split.train_x[:512], split.train_y[:512]
     for depth in (30,) if options.quick else (30, 100):
-        for saturation in (1.0, 2.0):
+        for saturation, lr in ((0.5, 0.03), (0.5, 0.045), (1.0, 0.03), (2.0, 0.03)):
             for name, rates in ways.items():
-                if not report.wants(depth=depth, saturation=saturation, rates=name):
+                if not report.wants(depth=depth, saturation=saturation, lr=lr, rates=name):
                     continue
-                loop.depth_scaled_lr = rates
                 found = []
                 for seed in report.seeds:
                     torch.manual_seed(seed)
                     model = sc.MLP(64, 64, depth, 10)
                     sc.calibrate(model, x, targets=y, loss_fn=nn.functional.cross_entropy, saturation=saturation)
-                    found.append(round(loop.train(model, split, seed=seed).accuracies[-1], 2))
+                    found.append(round(train(model, split, seed=seed, lr=lr, rates=rates).accuracies[-1], 2))
                 report.add(
-                    depth=depth, saturation=saturation, rates=name, accuracy=statistics.median(found), accuracies=found
+                    depth=depth,
+                    saturation=saturation,
+                    lr=lr,
+                    rates=name,
+                    accuracy=statistics.median(found),
+                    accuracies=found,
                 )
     report.finish()
 

@@ -213,7 +213,7 @@ def test_runs_get_a_folder_of_their_own_and_a_finished_one_is_kept(capsys, tmp_p
 
 
 def test_a_run_that_fails_exits_with_1_says_why_and_keeps_what_there_was(capsys, tmp_path):
-    assert main(["train", "--depth", "3", "--lr", "1e30", "--output", "run"]) == 1
+    assert main(["train", "--depth", "3", "--lr", "1e36", "--output", "run"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "the loss is not finite" in error

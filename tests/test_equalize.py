@@ -373,7 +373,7 @@ def test_neurons_saturated_by_offset_get_the_batch_mean_as_their_shift_and_open_
 
 
 @pytest.mark.parametrize("floor", [0.05, 0.2])
-def test_neurons_saturated_by_scale_get_the_smaller_slope_at_which_they_are_at_the_floor(model, batch, floor):
+def test_neurons_saturated_by_scale_get_the_smaller_slope_at_which_they_are_open_again(model, batch, floor):
     drive(model, 3, "scale", 400.0, slice(DRIVEN))
     assert bool((openness(model, 3, batch[0])[:DRIVEN] < floor).all())
     before, optimizer = snapshot(model), idle()
@@ -383,8 +383,7 @@ def test_neurons_saturated_by_scale_get_the_smaller_slope_at_which_they_are_at_t
     assert equalizer.history[0].neurons == DRIVEN
     assert bool((core.slope[:DRIVEN] < before["7.slope"][:DRIVEN]).all())
     after = openness(model, 3, batch[0])
-    assert bool((after >= floor * (1 - 1e-4)).all())
-    torch.testing.assert_close(after[:DRIVEN], torch.full((DRIVEN,), floor), rtol=1e-3, atol=0)
+    torch.testing.assert_close(after[:DRIVEN], torch.full((DRIVEN,), 0.8), rtol=1e-3, atol=0)
     core.slope[:DRIVEN], core.shift[:DRIVEN] = before["7.slope"][:DRIVEN], before["7.shift"][:DRIVEN]
     assert_same(model, before)
 
@@ -547,8 +546,8 @@ def trained(split, how, size, equalize):
     return result.accuracies, float(saturated.float().mean())
 
 
-# Measured, seed 0, after 10 epochs: by offset 98.0 % with the Equalizer and 77.1 % without, by scale 95.7 and 90.9 %.
-# After the first epoch: by offset 94.0 and 10.1 %, by scale 88.9 and 82.9 %. docs/figures/recovery.py.
+# Measured, seed 0, after 10 epochs: by offset 97.2 % with the Equalizer and 83.9 % without, by scale 97.2 and 86.4 %.
+# After the first epoch: by offset 90.4 and 10.1 %, by scale 91.4 and 62.2 %. docs/figures/recovery.py.
 @pytest.mark.parametrize(("how", "size", "first_epoch"), [("offset", 14.0, 85.0), ("scale", 200.0, 80.0)])
 def test_with_an_equalizer_a_network_with_a_saturated_layer_recovers_and_at_most_a_twentieth_of_it_stays_saturated(
     split, how, size, first_epoch
@@ -564,3 +563,15 @@ def test_without_an_equalizer_neurons_stay_saturated_and_the_accuracy_is_worse(s
     accuracies, saturated = trained(split, how, size, equalize=False)
     assert accuracies[-1] < final
     assert saturated > stay
+
+
+def test_a_step_that_opened_many_neurons_changes_no_weights_for_its_gradients_are_of_another_function(model, batch):
+    drive(model, 2, "offset", 14.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    with Equalizer(model, optimizer) as equalizer:
+        step(model, optimizer, batch)
+        assert equalizer.history[0].neurons > 0.01 * sum(core.shift.numel() for core in equalizer._cores.values())
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        step(model, optimizer, batch)
+    assert not any(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))

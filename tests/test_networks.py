@@ -86,7 +86,7 @@ def test_a_size_below_1_is_an_error_that_names_it(name, value):
 
 # --- depth_scaled_lr -------------------------------------------------------------------------------------------------
 
-FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 550
+FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 370
 """The constants that the docstring states."""
 
 
@@ -101,10 +101,11 @@ def size(weight):
 
 
 def participation(weights):
-    """(sum s^2)^2 / sum s^4 over the singular values s of W_l ... W_1, the first with columns of size 1."""
-    product = weights[0] / np.linalg.norm(weights[0], axis=0)
-    for weight in weights[1:]:
-        product = weight @ product
+    """(sum s^2)^2 / sum s^4 over the singular values s of W_l ... W_1: rows of size 1, the first's columns before."""
+    first, *rest = weights
+    product = np.eye(first.shape[1])
+    for weight in [first / np.linalg.norm(first, axis=0), *rest]:
+        product = weight / np.linalg.norm(weight, axis=1, keepdims=True) @ product
     squares = np.linalg.svd(product, compute_uv=False) ** 2
     return float(squares.sum() ** 2 / (squares**2).sum())
 

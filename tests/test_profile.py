@@ -104,7 +104,10 @@ class ResidualSum(nn.Module):
 
 
 class TwoBranches(nn.Module):
-    """Two cores side by side, a third that takes their product, and one core whose preactivation is used twice."""
+    """Two cores side by side, and a third that takes their product, past which its preactivation goes on, too.
+
+    Only the gradient that comes back through a core is its own.
+    """
 
     def __init__(self):
         super().__init__()
@@ -115,8 +118,9 @@ class TwoBranches(nn.Module):
         a, b = self.left(h), self.right(h)
         y = self.cores[0](a) * self.cores[1](b)
         c = self.end(y)
-        self.seen += [a, b, c]
-        return self.cores[2](c) + c
+        read = c.view_as(c)
+        self.seen += [a, b, read]
+        return self.cores[2](read) + c
 
 
 @pytest.mark.parametrize("make", [ResidualSum, TwoBranches])

@@ -21,6 +21,10 @@ LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
+OPEN = 0.8
+"""Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""
+STALE = 0.01
+"""A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
 PATIENCE = 10
@@ -58,7 +62,11 @@ class Equalizer:
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
-    saturated then, its slope is lowered until the mean relative slope is back at the floor.
+    saturated then, its slope is lowered until its mean relative slope is 0.8. (Back at the floor only, it would still
+    be nearly shut, and the next steps would shut it again.)
+
+    Where more than 1 % of all neurons had to be opened, the step's gradients are dropped (set to None): they belong to
+    a function that the network no longer is, and an optimizer like Adam would remember their size for long.
 
     A step that is not sampled costs nothing: hooks are in place for sampled steps only. Gradients of several
     backward passes before one step (accumulation) are joined. Clipping does not disturb it, nor does a step that a
@@ -136,6 +144,7 @@ class Equalizer:
         self._ranks = Ranks(process_group)
         self._scaler = scaler
         self._taps = Taps(self._cores, model.parameters)
+        self._neurons = sum(core.shift.numel() for core in self._cores.values())
         self._step = 0
         self._next = 0
         self._interval = 1
@@ -205,22 +214,25 @@ class Equalizer:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not _has_closure(args, kwargs):
-            self._look_once(optimizer)
+            opened = self._look_once(optimizer)
+            if opened > STALE * self._neurons:
+                optimizer.zero_grad()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
         self._step += 1
         self._attach_if_due()
 
-    def _look_once(self, optimizer: torch.optim.Optimizer) -> None:
-        """Look if the step is sampled, and stop watching."""
+    def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
+        """Look if the step is sampled, and stop watching; returns the number of neurons opened."""
         if self._taps.attached:
             passes = self._taps.counted()
             self._taps.detach()
             skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
             if self._all_saw(passes) and self._ranks.all(not skipped, self._device):
                 self._compare_ranks()
-                self._look(passes)
+                return self._look(passes)
+        return 0
 
     def _all_saw(self, passes: dict[str, list[Pass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -258,7 +270,8 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[Pass]]) -> None:
+    def _look(self, passes: dict[str, list[Pass]]) -> int:
+        """Take a sample and apply both rules; returns the number of neurons opened."""
         samples = [sum(len(p.x) for p in seen) for seen in passes.values()]
         sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
         if self._scaler is not None:
@@ -276,6 +289,7 @@ class Equalizer:
         self._next = self._step + self._interval
         thin = range(0, len(logs), max(1, math.ceil(len(logs) / 64)))
         self.history.append(Sample(self._step, spread(sizes), tuple(float(logs[i]) for i in thin), slopes, neurons))
+        return neurons
 
     def _level_layers(self, logs: Tensor) -> int:
         """The layer rule; returns the number of slopes changed."""
@@ -311,7 +325,10 @@ class Equalizer:
                 core.shift.reshape(-1).clone(),
             )
             shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
-            alpha[shut] = self._ranks.slope_for_floor(x - shift[shut], alpha[shut], self.floor)
+            x -= shift[shut]
+            wide = shut.clone()
+            wide[shut] = self._ranks.means([mean_relative_slope(alpha[shut] * x)], [len(x)])[0] < self.floor
+            alpha[wide] = self._ranks.slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
             if not bool(torch.isfinite(shift).all() and torch.isfinite(alpha).all()):
                 return 0
             core.set_shift(shift.reshape(core.shift.shape))

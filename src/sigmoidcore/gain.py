@@ -162,7 +162,9 @@ def gain(derivative: Tensor, row_size: Tensor | float = 1.0, weights: Tensor | N
     return _root_mean_square(scaled if weights is None else scaled * weights.sqrt())
 
 
-def slope_for_gain(x: Tensor, target: float = 1.0, *, weights: Tensor | None = None) -> tuple[float, float]:
+def slope_for_gain(
+    x: Tensor, target: float = 1.0, *, weights: Tensor | None = None, start: float | None = None
+) -> tuple[float, float]:
     """The slope of a layer for which sqrt(mean(d^2 weights)) equals `target`: one slope for all neurons.
 
     sigma' <= 1/4 makes 4 target a lower bound; Newton's method in log alpha goes up from there, with
@@ -174,9 +176,10 @@ def slope_for_gain(x: Tensor, target: float = 1.0, *, weights: Tensor | None = N
         x: centred preactivations x - mu, shape [batch, ...], finite.
         target: wanted root mean square of the local derivative; positive.
         weights: weights of the neurons, mean 1, the shape of `x`; default 1.
+        start: a slope that is probably near, such as that of the layer before; saves steps.
 
     Returns:
-        The slope, and the gain that it reaches (`target` to a relative 1e-6, or less where no slope reaches it).
+        The slope, and the gain that it reaches (`target` to a relative 1e-5, or less where no slope reaches it).
 
     Raises:
         ValueError: `target` is not a positive finite number, or `x` is empty.
@@ -190,27 +193,31 @@ def slope_for_gain(x: Tensor, target: float = 1.0, *, weights: Tensor | None = N
         raise ValueError(f"target must be a positive finite number, got {target}")
     if x.numel() == 0:
         raise ValueError("x is empty: give at least one sample")
-    unit = torch.ones_like(x) if weights is None else weights
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    squares, products = torch.empty_like(x), torch.empty_like(x)
 
     def evaluate(log_alpha: float) -> tuple[float, float]:
         """log(gain / target) and its derivative by log alpha."""
-        z = x * math.exp(log_alpha)
-        tanh = torch.tanh(z / 2)
-        squares = (1 - tanh.square()).square_().mul_(unit)
-        mean, tilt = torch.stack([squares.mean(), (squares * z.mul_(tanh)).mean()]).tolist()
+        torch.mul(x, math.exp(log_alpha) / 2, out=products)
+        torch.tanh(products, out=squares)
+        products.mul_(squares)
+        squares.square_().neg_().add_(1).square_()
+        if weights is not None:
+            squares.mul_(weights)
+        mean, tilt = torch.stack([squares.mean(), torch.dot(squares.flatten(), products.flatten())]).tolist()
         if mean <= 0 or not math.isfinite(mean):
             return -math.inf, 0.0
-        return log_alpha + 0.5 * math.log(mean) - floor, 1 - tilt / mean
+        return log_alpha + 0.5 * math.log(mean) - floor, 1 - 2 * tilt / (mean * x.numel())
 
     floor = math.log(4 * target)
-    log_alpha = floor
+    log_alpha = floor if start is None else max(floor, math.log(start))
     for _ in range(12):
         error, tilt = evaluate(log_alpha)
-        if abs(error) < 1e-6:
-            return math.exp(log_alpha), target * math.exp(error)
         if tilt < 0.1 or not math.isfinite(error):
             break
         log_alpha = max(floor, log_alpha - error / tilt)
+        if abs(error) < 1e-3 * tilt**2:  # Newton's method leaves the square of this
+            return math.exp(log_alpha), target
     return _first_slope_that_reaches(evaluate, floor, target)
 
 

@@ -15,7 +15,7 @@ SOLVES = 25
 """Most passes over the sequences in which a recurrent layer finds its slope and size."""
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""
-HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 550.0, 128.0
+HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
 """Measured constants of the rates (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
 
 
@@ -178,15 +178,11 @@ class RNN(nn.Module):
             self.bias.zero_()
         self.steps.fill_(inputs.shape[1 if self.batch_first else 0])
         row_size = float(torch.linalg.matrix_norm(self.weight_hh)) / math.sqrt(self.hidden_size)
-        alpha, level, seen = float(self.slope), 0.0, list[Tensor]()
+        alpha, level = float(self.slope), 0.0
         driven = nn.functional.linear(inputs.flatten(0, 1), self.weight_ih, self.bias)
         self.shift.copy_(driven.mean(0))
         for _ in range(SOLVES):
-            seen.clear()
-            with self.steps_of(lambda _, x: seen.append(x)):
-                self.forward(inputs)  # not self(inputs): that would run the hooks that called us
-            signal = torch.cat(seen) - self.shift
-            before = alpha
+            signal, before = self._centred(inputs), alpha
             alpha, _ = slope_for_gain(signal, 1 / row_size)
             self.slope.fill_(alpha)
             level = float((alpha * signal).square().mean().sqrt())
@@ -196,6 +192,19 @@ class RNN(nn.Module):
             self.weight_ih.mul_(scale)
             self.shift.mul_(scale)
         return alpha, level
+
+    @torch.no_grad()
+    def measure(self, inputs: Tensor) -> tuple[float, float]:
+        """Slope and saturation level over one batch of sequences, as they are."""
+        alpha = float(self.slope)
+        return alpha, float((alpha * self._centred(inputs)).square().mean().sqrt())
+
+    def _centred(self, inputs: Tensor) -> Tensor:
+        """The preactivations of all steps less the shift, shape [steps * batch, hidden_size]."""
+        seen: list[Tensor] = []
+        with self.steps_of(lambda _, x: seen.append(x)):
+            self.forward(inputs)  # not self(inputs): that would run the hooks of a solver that called us
+        return torch.cat(seen) - self.shift
 
     def _unrolled(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same in a Python loop."""
@@ -227,13 +236,13 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     which is 0.8 lr / L for orthogonal 64 x 64 weights. Shares are equal as long as the signal keeps its directions. In
     weights that are not orthogonal it loses them with depth, and where all samples lie along one line, all
     updates point the same way and learn nothing. So share_l is proportional to D_l - 1, where D_l is the
-    participation ratio of the singular values of W_l ... W_1 (their effective number), and no layer has more than a
-    tenth, or 1/L in networks of less than 10 layers.
+    participation ratio of the singular values of W_l ... W_1 (their effective number), all with rows of size 1, since
+    a slope can undo the size of a row; and no layer has more than a tenth, or 1/L in networks of less than 10 layers.
 
     The first layer has 400 in place of 50: `prepare` made its weights small, for the saturation level, and it may
     change by the size that they would have otherwise. The last layer does not multiply anything that follows, and
     what it reads is bounded: its rate is lr * 16 / fan_in, at any depth. In a recurrent layer of cores all steps share
-    the weights: its rate is lr / steps * 550 / hidden_size, with the number of steps that it was prepared for, and
+    the weights: its rate is lr / steps * 370 / hidden_size, with the number of steps that it was prepared for, and
     the last layer has 128 in place of 16. A bias has its weight's rate, with a size of at most 1.
 
     Args:
@@ -289,17 +298,21 @@ def _shares(linears: list[nn.Linear]) -> list[float]:
     directions = []
     for linear in linears:
         weight = linear.weight.to(torch.float64)
-        if product is None or product.shape[0] != weight.shape[1]:
-            sizes = torch.linalg.vector_norm(weight, dim=0)
-            product = weight / torch.where(sizes > 0, sizes, 1.0)
-        else:
-            product = weight @ product
+        fits = product is not None and product.shape[0] == weight.shape[1]
+        if not fits:  # it reads features, whose sizes its columns make up for
+            weight = _over(weight, torch.linalg.vector_norm(weight, dim=0))
+        weight = _over(weight, torch.linalg.vector_norm(weight, dim=1, keepdim=True))  # a slope may undo these
+        product = weight @ product if fits and product is not None else weight
         product = product / torch.linalg.matrix_norm(product).clamp_min(torch.finfo(torch.float64).tiny)
         gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
         ratio = float(gram.square().sum())
         directions.append(max(1 / ratio - 1, 1e-3) if math.isfinite(ratio) and ratio > 0 else 1e-3)
     most, total = max(SHARE, 1 / max(1, len(linears))), sum(directions)
     return [min(most, d / total) for d in directions]
+
+
+def _over(weight: Tensor, sizes: Tensor) -> Tensor:
+    return weight / torch.where(sizes > 0, sizes, 1.0)
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
     """Measure the gradient profile of a model on one batch: one forward and one backward pass.
 
     Nothing is changed: neither weights nor their `.grad`, buffers, modes or the state of the random generators.
-    The model runs in evaluation mode.
+    The model runs in evaluation mode, but a BatchNorm in training mode normalises by the batch, as in training.
 
     Args:
         model: a model with at least one core.
@@ -183,16 +183,25 @@ def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
 
 @contextmanager
 def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Evaluation mode, uncompiled, with the modes and the random generators as they were afterwards."""
+    """Evaluation mode, uncompiled; the modes, random generators and running statistics are as they were afterwards.
+
+    A BatchNorm that is in training mode stays there: training will use the statistics of its batches, too.
+    """
     modes = {module: module.training for module in model.modules()}
+    norms = [m for m in modes if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    running = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     devices = {t.device.index or 0 for t in floating_tensors(inputs, all_types=True) if t.is_cuda}
     with torch.random.fork_rng(devices=sorted(devices)), eager():
         model.eval()
+        for norm in norms:
+            norm.training = True
         try:
             yield
         finally:
             for module, mode in modes.items():
                 module.training = mode
+            for buffer, copy in running:
+                buffer.copy_(copy)
 
 
 @contextmanager
@@ -201,7 +210,8 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
     if isinstance(module, SigmoidCore):
 
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            # A view of its own: if x goes on elsewhere too (a skip connection), what comes back there does not count.
+            x = args[0].view_as(args[0]) if args[0].requires_grad else args[0].detach().requires_grad_()
             taps.append((name, x))
             return (x, *args[1:])
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,12 @@ def train(
     seed: int = 0,
     equalize: bool = True,
     every: int | Literal["auto"] = "auto",
+    rates: Callable[[nn.Module, float], list[dict[str, Any]]] = depth_scaled_lr,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Train a classifier with cross-entropy.
 
-    The rate is `depth_scaled_lr(model, lr)` for the first half of the steps, then falls linearly to 0.
+    The rates are `rates(model, lr)` for the first half of the steps, then fall linearly to 0.
 
     Args:
         model: maps [batch, features] to [batch, classes].
@@ -81,6 +82,7 @@ def train(
         seed: fixes the order of the samples.
         equalize: whether an Equalizer watches and corrects.
         every: the Equalizer's cadence.
+        rates: gives the optimizer's parameter groups, each with its rate, from the model and `lr`.
         on_step: called after every step.
 
     Returns:
@@ -92,8 +94,8 @@ def train(
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
-    optimizer = torch.optim.Adam(depth_scaled_lr(model, lr), fused=True)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer = torch.optim.Adam(rates(model, lr), fused=True)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     equalizer = Equalizer(model, optimizer, every=every) if equalize else None
     generator = torch.Generator().manual_seed(seed)
     count = len(split.train_x)
@@ -106,8 +108,8 @@ def train(
             model.train()
             total = torch.zeros(())
             for rows in torch.split(torch.randperm(count, generator=generator), batch_size):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * min(1.0, 2 * (1 - step / steps))
                 loss = nn.functional.cross_entropy(model(split.train_x[rows]), split.train_y[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

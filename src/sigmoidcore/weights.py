@@ -1,0 +1,88 @@
+"""Fresh weights for depth: orthogonal matrices and kernels, and the scales of the first and the last layer."""
+
+import torch
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+"""The layers that `prepare` gives fresh weights."""
+BAND = 2.0
+"""Features whose deviations are within this factor of the typical one keep their relative size: it is the user's."""
+
+
+@torch.no_grad()
+def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_inputs: bool = False) -> None:
+    """Orthogonal weights and a zero bias, in place, for one layer of `WEIGHTED`.
+
+    A convolution gets a delta-orthogonal kernel, per group: an orthogonal matrix at its centre, and 0 elsewhere, which
+    passes a feature map on without blurring it. One with a stride would lose the pixels between, and one that reads
+    the inputs, of few channels, would see points instead of patches: their whole kernels are orthogonal.
+
+    Source:
+        Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Xiao et al. (2018), arXiv 1806.05393.
+    """
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    if isinstance(layer, nn.Linear):
+        orthogonal_(weight, generator)
+    elif isinstance(layer, CONVOLUTIONS + TRANSPOSED):
+        centre = weight
+        if max(layer.stride) == 1 and not reads_inputs:
+            weight.zero_()
+            for size in reversed(weight.shape[2:]):
+                centre = centre[..., size // 2]
+        for group in centre.chunk(layer.groups):
+            orthogonal_(group, generator)
+    if isinstance(bias, Tensor):
+        bias.zero_()
+
+
+@torch.no_grad()
+def orthogonal_(weight: Tensor, generator: torch.Generator) -> None:
+    """Orthonormal rows or columns, drawn evenly; made in float32 or better on the CPU, whatever the weight is."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, dtype=dtype), generator=generator))
+
+
+@torch.no_grad()
+def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
+    """Divide the columns of a first layer by how far the features' deviations are out of the band around the typical.
+
+    Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
+
+    Args:
+        layer: the layer, one of `WEIGHTED`.
+        inputs: what it reads, shape [batch, ..., features], or [batch, channels, ...] for a convolution.
+    """
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    flat = (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2).to(torch.float64)
+    if flat.shape[0] < 2:
+        return
+    largest = flat.abs().amax(0)
+    deviation = flat.std(0)
+    size = torch.where(deviation > 1e-6 * largest, deviation, largest)
+    if not bool((size > 0).any()):
+        return
+    typical = size[size > 0].log().median().exp()
+    excess = torch.where(size > 0, size / size.clamp(typical / BAND, typical * BAND), 1.0).to(weight.dtype)
+    if isinstance(layer, TRANSPOSED):
+        weight.div_(excess.reshape(-1, *[1] * (weight.dim() - 1)))
+    elif isinstance(layer, CONVOLUTIONS):  # a group reads its own channels
+        groups = excess.reshape(layer.groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
+        weight.div_(groups.expand(-1, weight.shape[0] // layer.groups, *groups.shape[2:]).flatten(0, 1))
+    else:
+        weight.div_(excess)
+
+
+@torch.no_grad()
+def scale_to_unit_outputs(layer: nn.Module, output: Tensor) -> None:
+    """Scale a last layer so that its outputs have standard deviation 1 over the batch."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if output.shape[0] < 2:
+        return
+    size = float(torch.linalg.vector_norm(output - output.mean(0), dtype=torch.float64)) / output.numel() ** 0.5
+    if size > 1e-5 * float(output.abs().amax()):
+        weight.div_(size)
