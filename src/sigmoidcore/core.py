@@ -1,5 +1,6 @@
 """SigmoidCore: a sigmoid with an adjustable input slope and shift."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -102,12 +103,35 @@ class SigmoidCore(nn.Module):
         self.initial_slope = float(alpha)
         shape = () if num_features is None else (num_features,)
         dtype = torch.get_default_dtype()
-        slope = torch.full(shape, float(alpha), dtype=torch.float32 if dtype in _HALF else dtype)
+        slope = torch.empty(shape, dtype=torch.float32 if dtype in _HALF else dtype)
         if trainable:
-            self.log_slope = nn.Parameter(slope.log())
+            self.log_slope = nn.Parameter(slope)
         else:
             self.register_buffer("slope", slope)
-        self.register_buffer("shift", torch.zeros_like(slope))
+        self.register_buffer("shift", torch.empty_like(slope))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set slope and shift to those of the start: `alpha` and 0.
+
+        A model made on the meta device has memory without values after `to_empty`; as for PyTorch's own layers, this
+        gives it some.
+
+        Example:
+            >>> with torch.device("meta"):
+            ...     core = SigmoidCore(2, alpha=3.0)
+            >>> core = core.to_empty(device="cpu")
+            >>> core.reset_parameters()
+            >>> core.slope, core.shift
+            (tensor([3., 3.]), tensor([0., 0.]))
+        """
+        start = torch.full_like(self.shift, self.initial_slope)
+        if self.trainable:
+            self.log_slope.copy_(start.log())
+        else:
+            self.slope.copy_(start)
+        self.shift.zero_()
 
     @property
     def alpha(self) -> Tensor:
@@ -172,6 +196,13 @@ class SigmoidCore(nn.Module):
         if self.scale != 1:
             parts.append(f"scale={self.scale:g}")
         return ", ".join(parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `copy` and `pickle` take: an Equalizer that watches this core does not watch its copies."""
+        state = self.__dict__.copy()
+        staying = {k: hook for k, hook in self._forward_hooks.items() if not getattr(hook, "stays_behind", False)}
+        state["_forward_hooks"] = OrderedDict(staying)
+        return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load; a plain activation has no slope and shift, and stands for those of the start."""

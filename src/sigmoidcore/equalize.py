@@ -1,18 +1,21 @@
 """Equalize: during training, change slopes where the gradient leaves the band, and open neurons that have saturated."""
 
 import math
+import warnings
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.gain import gradient_size, mean_relative_slope, slope_for_floor, spread
+from sigmoidcore.gain import mean_relative_slope, spread
 from sigmoidcore.profile import tapped_modules
+from sigmoidcore.ranks import Ranks
+from sigmoidcore.taps import Pass, Taps
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
@@ -24,6 +27,8 @@ STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
+PATIENCE = 10
+"""Steps in a row that were to be sampled and showed nothing, after which it says so."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,11 @@ class Equalizer:
     a function that the network no longer is, and an optimizer like Adam would remember their size for long.
 
     A step that is not sampled costs nothing: hooks are in place for sampled steps only. Gradients of several
-    backward passes before one step (accumulation) are joined. A gradient scaler's factor cancels out. Clipping does
-    not disturb it. A profile that is not finite is counted and never moves a slope.
+    backward passes before one step (accumulation) are joined. Clipping does not disturb it, nor does a step that a
+    gradient scaler skips. A profile that is not finite is counted and never moves a slope.
+
+    With `torch.compile`, sampled steps run uncompiled and all others compiled; nothing is compiled again. Across the
+    ranks of `torch.distributed` the statistics are summed before anything moves: all ranks make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.
@@ -74,12 +82,20 @@ class Equalizer:
             speed last seen, at most doubling the interval each time, and at least every 100 steps.
         tolerance: half width of the band, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
+        scaler: the `torch.amp.GradScaler` of the training, if there is one: the history then has unscaled gradients.
+            What is changed does not depend on it, for the factor is the same in every layer.
+        process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
 
     Attributes:
         history: the last 10,000 samples, each a `Sample`.
 
     Raises:
-        ValueError: an argument is out of range, or the model has no cores.
+        ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
+            does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
+            on all ranks.
+
+    Warns:
+        RuntimeWarning: ten steps in a row were to be sampled, and to some core no gradient came back.
 
     Example:
         >>> import sigmoidcore as sc
@@ -103,6 +119,8 @@ class Equalizer:
         every: int | Literal["auto"] = "auto",
         tolerance: float = 2.0,
         floor: float = 0.05,
+        scaler: torch.amp.GradScaler | None = None,
+        process_group: "torch.distributed.ProcessGroup | None" = None,
     ) -> None:
         if every != "auto" and (type(every) is not int or every < 1):
             raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
@@ -110,11 +128,6 @@ class Equalizer:
             raise ValueError(f"tolerance must be a factor above 1, got {tolerance}; 2 is the usual choice")
         if not 0 < floor < 1:
             raise ValueError(f"floor must be between 0 and 1, got {floor}; 0.05 is the usual choice")
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            raise NotImplementedError(
-                "Equalizer does not sum its statistics across ranks yet, and slopes must not drift apart: "
-                "train in one process, or without it"
-            )
         self.every = every
         self.tolerance = tolerance
         self.floor = floor
@@ -122,18 +135,27 @@ class Equalizer:
         self._cores = {n: m for n, m in tapped_modules(model).items() if isinstance(m, SigmoidCore)}
         if not self._cores:
             raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
+        sharded = next((n for n, c in self._cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
+        if sharded is not None:
+            raise ValueError(
+                f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
+                "name them in ignored_params of fully_shard, or make the cores without trainable=True"
+            )
+        self._ranks = Ranks(process_group)
+        self._scaler = scaler
+        self._taps = Taps(self._cores, model.parameters)
         self._neurons = sum(core.shift.numel() for core in self._cores.values())
         self._step = 0
         self._next = 0
         self._interval = 1
+        self._unseen = 0
+        self._compared = False
         self._before: Tensor | None = None
-        self._seen: dict[str, list[_Pass]] = {}
-        self._taps: list[RemovableHandle] = []
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(_untraced(self._before_step)),
+            optimizer.register_step_post_hook(_untraced(self._after_step)),
         ]
-        self._arm()
+        self._attach_if_due()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
@@ -165,12 +187,12 @@ class Equalizer:
         self.history = deque(
             (Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]), maxlen=REMEMBERED
         )
-        self._disarm()
-        self._arm()
+        self._taps.detach()
+        self._attach_if_due()
 
     def remove(self) -> None:
         """Detach from the optimizer and the model; slopes and shifts stay as they are."""
-        self._disarm()
+        self._taps.detach()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -185,51 +207,79 @@ class Equalizer:
         """Detach."""
         self.remove()
 
-    def _arm(self) -> None:
-        """Put hooks on the cores if the step to come is sampled."""
-        self._seen = {}
+    def _attach_if_due(self) -> None:
+        """Watch the cores if the step to come is sampled."""
         if self._step >= self._next:
-            self._taps = [core.register_forward_hook(self._tap(name)) for name, core in self._cores.items()]
-
-    def _disarm(self) -> None:
-        for tap in self._taps:
-            tap.remove()
-        self._taps, self._seen = [], {}
-
-    def _tap(self, name: str) -> Any:
-        def forward_hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x = args[0]
-            if torch.is_grad_enabled() and x.requires_grad:
-                seen = _Pass(x.detach())
-                x.register_hook(seen.take)  # type: ignore[no-untyped-call]
-                self._seen.setdefault(name, []).append(seen)
-
-        return forward_hook
+            self._taps.attach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if self._taps:
-            # Only passes that a gradient came back through belong to this step: evaluations in between do not.
-            passes = {name: [p for p in seen if p.size is not None] for name, seen in self._seen.items()}
-            if passes and all(passes.get(name) for name in self._cores):
-                opened = self._look(passes)
-                if opened > STALE * self._neurons:
-                    optimizer.zero_grad()
-            self._disarm()
+        if not _has_closure(args, kwargs):
+            opened = self._look_once(optimizer)
+            if opened > STALE * self._neurons:
+                optimizer.zero_grad()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._look_once(optimizer)  # forward and backward pass were in the closure
         self._step += 1
-        if not self._taps:
-            self._arm()
+        self._attach_if_due()
+
+    def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
+        """Look if the step is sampled, and stop watching; returns the number of neurons opened."""
+        if self._taps.attached:
+            passes = self._taps.counted()
+            self._taps.detach()
+            skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
+            if self._all_saw(passes) and self._ranks.all(not skipped, self._device):
+                self._compare_ranks()
+                return self._look(passes)
+        return 0
+
+    def _all_saw(self, passes: dict[str, list[Pass]]) -> bool:
+        """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
+        missing = [name for name, seen in passes.items() if not seen]
+        if self._ranks.all(not missing, self._device):
+            self._unseen = 0
+            return True
+        self._unseen += 1
+        if self._unseen == PATIENCE and missing:
+            warnings.warn(
+                f"{PATIENCE} steps in a row were to be sampled, and no gradient came back to {len(missing)} of "
+                f"{len(passes)} cores, the first of them '{missing[0]}': the Equalizer changes nothing. It sees "
+                "forward passes that run module by module and whose gradients come from backward(): not those inside "
+                "transforms of torch.func or replayed CUDA graphs. Use every core, or leave the Equalizer out",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return False
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, "list[_Pass]"]) -> int:
+    def _compare_ranks(self) -> None:
+        """Raise a ValueError, on all ranks, if they did not start from the same slopes and shifts; once."""
+        if self._compared or self._ranks.count == 1:
+            return
+        parts = [part.flatten() for core in self._cores.values() for part in (core.alpha, core.shift)]
+        if not self._ranks.same(torch.cat([part.to(self._device) for part in parts])):
+            raise ValueError(
+                "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
+                "DistributedDataParallel is made, or broadcast the model's state afterwards"
+            )
+        self._compared = True
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._cores.values())).shift.device
+
+    @torch.no_grad()
+    def _look(self, passes: dict[str, list[Pass]]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened."""
-        sizes = torch.stack([torch.linalg.vector_norm(torch.stack([p.size for p in passes[n]])) for n in self._cores])  # type: ignore[misc]
-        sizes = sizes.to("cpu", torch.float64)
+        samples = [sum(len(p.x) for p in seen) for seen in passes.values()]
+        sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
+        if self._scaler is not None:
+            sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
         slopes = neurons = 0
         if bool(torch.isfinite(sizes).all()):
-            neurons = sum(self._open_neurons(core, passes[name]) for name, core in self._cores.items())
+            neurons = self._open_saturated(passes)
         if bool(torch.isfinite(logs).all()):
             slopes = self._level_layers(logs)
             self._set_interval(logs)
@@ -252,22 +302,33 @@ class Equalizer:
             cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
         return len(moved)
 
-    def _open_neurons(self, core: SigmoidCore, passes: "list[_Pass]") -> int:
+    def _open_saturated(self, passes: dict[str, list[Pass]]) -> int:
         """The neuron rule; returns the number of neurons opened."""
-        dim = core.dim % passes[0].x.dim()
-        per_neuron = core.num_features is not None
-        x = torch.cat([(p.x.movedim(dim, -1).flatten(0, -2) if per_neuron else p.x.reshape(-1, 1)) for p in passes])
-        x = x.to(core.shift.dtype)
-        alpha, shift = core.alpha.reshape(-1), core.shift.reshape(-1)
-        shut = mean_relative_slope(alpha * (x - shift)) < self.floor
+        means, rows = [], []
+        for name, core in self._cores.items():
+            x = _rows(core, passes[name])
+            means.append(mean_relative_slope(core.alpha.reshape(-1) * (x - core.shift.reshape(-1))))
+            rows.append(len(x))
+        means = self._ranks.means(means, rows)
+        return sum(
+            self._open_neurons(core, passes[name], mean < self.floor)
+            for (name, core), mean in zip(self._cores.items(), means, strict=True)
+        )
+
+    def _open_neurons(self, core: SigmoidCore, passes: list[Pass], shut: Tensor) -> int:
+        """Move the shifts of the neurons that are shut, and lower their slopes if that is not enough."""
         count = int(shut.sum())
         if count:
-            x, alpha, shift = x[:, shut], alpha.clone(), shift.clone()
-            shift[shut] = x.mean(0)
+            x, alpha, shift = (
+                _rows(core, passes)[:, shut],
+                core.alpha.reshape(-1).clone(),
+                core.shift.reshape(-1).clone(),
+            )
+            shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
             x -= shift[shut]
             wide = shut.clone()
-            wide[shut] = mean_relative_slope(alpha[shut] * x) < self.floor
-            alpha[wide] = slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
+            wide[shut] = self._ranks.means([mean_relative_slope(alpha[shut] * x)], [len(x)])[0] < self.floor
+            alpha[wide] = self._ranks.slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
             if not bool(torch.isfinite(shift).all() and torch.isfinite(alpha).all()):
                 return 0
             core.set_shift(shift.reshape(core.shift.shape))
@@ -287,12 +348,29 @@ class Equalizer:
         self._before = logs
 
 
-class _Pass:
-    """One forward pass through one core: its preactivations and, once the backward pass has come by, their gradient."""
+def _untraced(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, which a compiled `optimizer.step` calls and does not compile."""
+    untraced: Callable[..., None] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return untraced
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-        self.size: Tensor | None = None
 
-    def take(self, gradient: Tensor) -> None:
-        self.size = gradient_size(gradient.detach().to(torch.float32))
+def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `optimizer.step` was given a closure; the first argument is the optimizer."""
+    return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
+
+
+def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
+    """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
+    sizes = [[size for seen in passes_of_core for size in seen.sizes()] for passes_of_core in passes]
+    home = sizes[0][0].device
+    flat = torch.stack([s.to(home) for of_core in sizes for s in of_core]).to("cpu", torch.float64)
+    parts = torch.split(flat, [len(of_core) for of_core in sizes])
+    return torch.stack([torch.linalg.vector_norm(part) for part in parts])
+
+
+def _rows(core: SigmoidCore, passes: list[Pass]) -> Tensor:
+    """Preactivations of a core, in the dtype of its slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
+    dim = core.dim % passes[0].x.dim()
+    per_neuron = core.num_features is not None
+    x = torch.cat([(p.x.movedim(dim, -1).flatten(0, -2) if per_neuron else p.x.reshape(-1, 1)) for p in passes])
+    return x.to(core.shift.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.eager import eager
 from sigmoidcore.gain import gradient_size, spread
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -182,7 +183,7 @@ def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
 
 @contextmanager
 def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Evaluation mode; the modes, random generators and running statistics are as they were afterwards.
+    """Evaluation mode, uncompiled; the modes, random generators and running statistics are as they were afterwards.
 
     A BatchNorm that is in training mode stays there: training will use the statistics of its batches, too.
     """
@@ -190,7 +191,7 @@ def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     norms = [m for m in modes if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     running = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     devices = {t.device.index or 0 for t in floating_tensors(inputs, all_types=True) if t.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)):
+    with torch.random.fork_rng(devices=sorted(devices)), eager():
         model.eval()
         for norm in norms:
             norm.training = True

@@ -1,0 +1,64 @@
+"""Compiled code runs uncompiled for a while: `torch.compile` does not notice hooks that come and go."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class Eager:
+    """Counts who needs compiled code to run uncompiled, and gives the compiler its stance back when nobody does.
+
+    The stance is PyTorch's own and holds for the process: what is compiled stays in its cache, and is not compiled
+    again. A stance that the user sets in the meantime is the user's, and is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._holders = 0
+        self._ours: Any = None
+
+    def hold(self) -> None:
+        """Run everything uncompiled from here on."""
+        self._holders += 1
+        if self._holders == 1:
+            stance = torch.compiler.set_stance("force_eager")
+            if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
+                stance.__exit__(None, None, None)
+            else:
+                self._ours = stance
+
+    def release(self) -> None:
+        """Take one `hold` back."""
+        self._holders -= 1
+        if self._holders == 0:
+            now = torch.compiler.set_stance("force_eager")
+            now.__exit__(None, None, None)
+            if self._is_ours(now.prev):
+                self._ours.__exit__(None, None, None)
+
+    def _is_ours(self, stance: Any) -> bool:
+        return self._ours is not None and stance is self._ours.stance
+
+
+_EAGER = Eager()
+hold, release = _EAGER.hold, _EAGER.release
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Whatever is compiled runs uncompiled inside, so that hooks are seen.
+
+    Example:
+        >>> @torch.compile
+        ... def compiling():
+        ...     return torch.compiler.is_compiling()
+        >>> with eager():
+        ...     compiling()
+        False
+    """
+    hold()
+    try:
+        yield
+    finally:
+        release()

@@ -1,0 +1,128 @@
+"""Statistics over all processes that train one model together, so that the slopes are the same on every rank."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+
+from sigmoidcore.gain import mean_relative_slope, slope_for_floor
+
+HALVINGS = 40
+"""Steps of the bisection for a slope, as many as in one process."""
+
+
+class Ranks:
+    """The processes of a group. In one process every statistic is the one that was given, bit for bit.
+
+    Every method is a collective: all ranks call it together, and all get the same numbers, from which they then draw
+    the same conclusions. What is exchanged are sums in float64, never samples. Of a sampled step: 16 bytes for whether
+    all ranks can look, 16 L for the gradient profile of L cores, 8 (N + L) for the mean relative slopes of their N
+    neurons; and for a core with K saturated neurons 16 (K + 1), and 8 (42 S + 41) where S of them are still shut then
+    and their slopes are searched for; once, at the first sample, 32 N + 8 to see that the slopes are equal. The search
+    sums 41 times; gathered samples would be more bytes from 86 samples a rank on, and without bound for convolutions.
+
+    Args:
+        group: the process group; None: the default group, or one process where there is none.
+
+    Raises:
+        ValueError: this process does not belong to the group.
+    """
+
+    def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
+        self._group = group
+        if self.count < 1:
+            raise ValueError(
+                "this process does not belong to process_group: make the Equalizer on the group's ranks only"
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of ranks; -1 if this process is none of them."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return 1
+        return distributed.get_world_size(self._group)
+
+    def all(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set on every rank."""
+        count = self.count
+        return flag if count == 1 else self._sum(torch.tensor([float(flag)]), device).item() == count
+
+    def same(self, values: Tensor) -> bool:
+        """Whether a tensor is the same on every rank, bit for bit; nan is not the same as itself."""
+        if self.count == 1:
+            return True
+        both = torch.cat([values.flatten(), -values.flatten()])
+        largest = self._sum(both, values.device, "MAX").to(both.dtype)
+        return self.all(torch.equal(largest, both), values.device)
+
+    def sizes(self, sizes: Tensor, samples: Sequence[int], device: torch.device) -> Tensor:
+        """Gradient sizes over the joined batch, whose loss is the mean of the ranks' losses.
+
+        Args:
+            sizes: gradient sizes of this rank's own loss, shape [cores], float64, on the CPU.
+            samples: number of samples that each was measured on.
+            device: where this rank's tensors are.
+
+        Returns:
+            ``sqrt(sum_r n_r g_r^2 / sum_r n_r) / R`` for R ranks, [cores], on the CPU.
+        """
+        if self.count == 1:
+            return sizes
+        number = torch.tensor(samples, dtype=torch.float64)
+        squares, number = self._sum(torch.cat([sizes.square() * number, number]), device).chunk(2)
+        return (squares / number).sqrt() / self.count
+
+    def means(self, means: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+        """Means over the rows of all ranks.
+
+        Args:
+            means: this rank's means, each of any shape.
+            rows: number of rows that each was taken over.
+
+        Returns:
+            Means of the same shapes and dtypes.
+        """
+        if self.count == 1:
+            return list(means)
+        device = means[0].device
+        number = torch.tensor(rows, dtype=torch.float64, device=device)
+        sums = [m.to(device, torch.float64).flatten() * n for m, n in zip(means, number, strict=True)]
+        *totals, number = torch.split(self._sum(torch.cat([*sums, number]), device), [*map(len, sums), len(rows)])
+        return [(t / n).reshape(m.shape).to(m) for t, n, m in zip(totals, number, means, strict=True)]
+
+    def slope_for_floor(self, x: Tensor, alpha: Tensor, floor: float) -> Tensor:
+        """`gain.slope_for_floor` over the rows of all ranks: the same bisection, each mean taken over all of them.
+
+        Args:
+            x: this rank's centred preactivations, shape [rows, neurons].
+            alpha: present slopes, [neurons], the same on all ranks.
+            floor: between 0 and 1.
+
+        Returns:
+            Slopes, [neurons], the same on all ranks.
+        """
+        if self.count == 1:
+            return slope_for_floor(x, alpha, floor)
+        alpha = alpha.to(x.dtype)
+
+        def shut(slope: Tensor) -> Tensor:
+            return self.means([mean_relative_slope(slope * x)], [len(x)])[0] < floor
+
+        closed = shut(alpha)
+        if not bool(closed.any()):
+            return alpha
+        largest = self._sum(x.abs().amax(0), x.device, "MAX").to(x.dtype).clamp_min(torch.finfo(x.dtype).tiny)
+        low, high = torch.minimum(alpha, 2 * math.sqrt(1 - floor) / largest).log(), alpha.log()
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            too_steep = shut(middle.exp())
+            low, high = torch.where(too_steep, low, middle), torch.where(too_steep, middle, high)
+        return torch.where(closed, low.exp(), alpha)
+
+    def _sum(self, values: Tensor, device: torch.device, op: str = "SUM") -> Tensor:
+        """Sum (or "MAX") over the ranks in float64, on the device that the backend takes; returned to where it was."""
+        wanted = "cpu" if "gloo" in distributed.get_backend(self._group) else device
+        total = values.to(wanted, torch.float64, copy=True)
+        distributed.all_reduce(total, op=getattr(distributed.ReduceOp, op), group=self._group)
+        return total.to(values.device)

@@ -1,0 +1,107 @@
+"""Taps: what they keep of a sampled step, and for how long."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from sigmoidcore import MLP, SigmoidCore
+from sigmoidcore.taps import Pass, Taps
+
+ROWS = 37
+"""A number that no other tensor has for its rows."""
+
+
+@pytest.fixture
+def model():
+    return MLP(8, 16, 3, 3)
+
+
+@pytest.fixture
+def taps(model):
+    taps = Taps({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
+    taps.attach()
+    yield taps
+    taps.detach()
+
+
+def alive(kind):
+    gc.collect()
+    return sum(type(o) is kind for o in gc.get_objects())
+
+
+def kept():
+    """Tensors of the shape of a core's preactivations that are alive: those themselves, and their gradients."""
+    gc.collect()
+    return sum(type(o) is torch.Tensor and o.shape == (ROWS, 16) for o in gc.get_objects())
+
+
+def forward_and_backward(model):
+    model(torch.randn(ROWS, 8)).square().mean().backward()
+
+
+def test_attached_twice_it_sees_a_pass_once_and_detached_twice_it_does_no_harm(model, taps):
+    taps.attach()
+    forward_and_backward(model)
+    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
+    taps.detach()
+    taps.detach()
+    assert not taps.attached
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_a_core_that_no_gradient_came_back_to_has_an_empty_list(model, taps):
+    model(torch.randn(ROWS, 8))
+    assert taps.counted() == {"1": [], "3": [], "5": []}
+
+
+def test_a_forward_pass_without_gradients_is_not_kept(model, taps):
+    with torch.no_grad():
+        model(torch.randn(ROWS, 8))
+    assert alive(Pass) == 0
+
+
+def test_a_pass_inside_a_transform_of_torch_func_is_not_kept(model, taps):
+    x = torch.randn(ROWS, 8)
+    torch.func.vmap(model)(x)
+    torch.func.vmap(torch.func.grad(lambda row: model(row).sum()))(x)
+    assert alive(Pass) == 0
+
+
+def test_the_next_micro_batch_frees_the_gradients_of_the_last(model, taps):
+    forward_and_backward(model)
+    assert kept() == 3 + 3
+    model(torch.randn(5, 8))
+    assert kept() == 3
+    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
+
+
+def test_a_gradient_that_comes_back_through_an_older_micro_batch_is_one_of_its_own(model, taps):
+    loss = model(torch.randn(ROWS, 8)).square().mean()
+    loss.backward(retain_graph=True)
+    model(torch.randn(5, 8))
+    loss.backward()
+    first, second = taps.counted()["1"][0].sizes()
+    assert float(first) > 0
+    assert torch.equal(first, second)
+
+
+def test_nothing_is_kept_after_the_step_where_something_keeps_the_nodes_of_the_parameters(model, taps):
+    # As DistributedDataParallel does, for its own hooks.
+    nodes = [torch.autograd.graph.get_gradient_edge(p).node for p in model.parameters()]
+    forward_and_backward(model)
+    assert alive(Pass) == 3
+    taps.detach()
+    assert len(nodes) == 8
+    assert alive(Pass) == 0
+
+
+def test_a_core_right_after_the_input_and_one_after_frozen_layers_are_seen():
+    model = nn.Sequential(SigmoidCore(8), nn.Linear(8, 8), nn.Linear(8, 4), SigmoidCore(4), nn.Linear(4, 1))
+    model[2].requires_grad_(False)
+    taps = Taps({"0": model[0], "3": model[3]}, model.parameters)
+    taps.attach()
+    model(torch.randn(5, 8, requires_grad=True)).sum().backward()
+    assert [len(passes) for passes in taps.counted().values()] == [1, 1]
+    taps.detach()
