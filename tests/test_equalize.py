@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, prepare
+from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.training import digits, train
 
@@ -575,3 +575,22 @@ def test_a_step_that_opened_many_neurons_changes_no_weights_for_its_gradients_ar
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
         step(model, optimizer, batch)
     assert not any(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_what_a_skip_connection_carries_past_a_core_is_not_counted_as_in_the_profile():
+    class Stream(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.core, self.last = nn.Linear(4, 4), SigmoidCore(4, centered=True), nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.first(x)
+            return h + 1e-3 * self.last(self.core(h))
+
+    model, x = Stream().double(), torch.randn(8, 4).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with Equalizer(model, optimizer) as equalizer:
+        model(x).square().sum().backward()
+        optimizer.step()
+    expected = gradient_profile(model, x, 0, lambda y, _: y.square().sum()).sizes
+    assert equalizer.history[0].log_sizes[0] == pytest.approx(float(expected.log()[0]), rel=1e-9)

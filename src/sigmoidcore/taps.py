@@ -53,7 +53,7 @@ class Taps:
     def attach(self) -> None:
         """Watch from the next forward pass on."""
         if not self.attached:
-            self._handles = [core.register_forward_hook(_Tap(self, name)) for name, core in self._cores.items()]
+            self._handles = [core.register_forward_pre_hook(_Tap(self, name)) for name, core in self._cores.items()]
             eager.hold()
             self._release = weakref.finalize(self, eager.release)  # also when it is dropped, still attached
             self._release.atexit = False
@@ -148,7 +148,11 @@ class Pass:
 
 
 class _Tap:
-    """A forward hook that stays behind when its core is copied or pickled: see `SigmoidCore.__getstate__`."""
+    """A forward pre-hook that stays behind when its core is copied or pickled: see `SigmoidCore.__getstate__`.
+
+    It hands the core a view of its own: where the preactivations go on past the core (a skip connection), the gradient
+    that comes back there is none of the core's, and no slope could change it.
+    """
 
     stays_behind = True
 
@@ -156,9 +160,14 @@ class _Tap:
         self._taps = taps
         self._name = name
 
-    def __call__(self, core: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if not torch.compiler.is_compiling():
-            self._taps.see(self._name, args[0])
+    def __call__(self, core: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        x = args[0]
+        if torch.compiler.is_compiling():
+            return None
+        if torch.is_grad_enabled() and x.requires_grad:
+            x = x.view_as(x)
+        self._taps.see(self._name, x)
+        return (x, *args[1:])
 
 
 def _nearest_leaf(node: Node) -> Node:
