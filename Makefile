@@ -25,7 +25,7 @@ demo: setup ## train a deep network of sigmoids, with and without Sigmoid Core
 test: setup ## run the tests
 	.venv/bin/python -m pytest
 
-test-integrations: setup ## run the tests that need git, a package registry or other frameworks
+test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
 	.venv/bin/python -m pytest tests/integrations
 
 lint: setup ## check style and format
@@ -77,6 +77,10 @@ clean: ## remove what was built (.venv and runs/ stay)
 	fi
 	.venv/bin/python -m pip install -e ".[dev]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
 	@touch .venv/.installed
+
+.venv/.installed-integrations: .venv/.installed tests/integrations/requirements.txt
+	.venv/bin/python -m pip install -e ".[dev]" -r tests/integrations/requirements.txt
+	@touch .venv/.installed-integrations
 
 .venv/.installed-docs: .venv/.installed
 	.venv/bin/python -m pip install -e ".[docs]"
