@@ -2,7 +2,7 @@
 
     import sigmoidcore as sc
 
-The public names, one verb a module: `prepare`, `calibrate`, `Equalizer`; the core itself: `SigmoidCore`,
+The public names, one verb a module: `prepare`, `calibrate`, `Equalizer`, `fold`; the core itself: `SigmoidCore`,
 `sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; the learning-rate rule: `depth_scaled_lr`.
 """
 
@@ -10,6 +10,7 @@ from sigmoidcore import networks
 from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalize import Equalizer
+from sigmoidcore.fold import fold
 from sigmoidcore.networks import MLP, RNN, depth_scaled_lr
 from sigmoidcore.profile import Profile, gradient_profile
 
@@ -24,6 +25,7 @@ __all__ = [
     "SigmoidCore",
     "calibrate",
     "depth_scaled_lr",
+    "fold",
     "gradient_profile",
     "networks",
     "prepare",
