@@ -18,7 +18,8 @@ REGISTRY_HOSTS = re.compile(
 )
 MACHINE_PATHS = re.compile(r"(?<![\w.~/])/(?:work|root|home|Users|opt)/\w")
 LOCK_FILES = re.compile(
-    r"(?:^|/)(?:[^/]*\.lock|pylock[^/]*\.toml|conda-lock\.yml|package-lock\.json|requirements[^/]*\.txt)$"
+    r"(?:^|/)(?:[^/]*\.lock|pylock[^/]*\.toml|conda-lock\.yml|package-lock\.json"
+    r"|(?<!/integrations/)requirements[^/]*\.txt)$"
 )
 
 
@@ -62,10 +63,21 @@ def test_every_requirement_is_a_range_with_a_lower_bound(project: dict[str, Any]
         *project["dependencies"],
         *(text for extra in project["optional-dependencies"].values() for text in extra),
     ]
+    assert_ranges(requirements, project["name"])
+
+
+def test_what_the_integration_tests_need_are_ranges_too(root: Path, project: dict[str, Any]) -> None:
+    files = sorted((root / "tests" / "integrations").glob("requirements*.txt"))
+    assert files
+    for file in files:
+        assert_ranges(file.read_text().splitlines(), project["name"])
+
+
+def assert_ranges(requirements: list[str], project: str) -> None:
     for text in requirements:
         requirement = Requirement(text)
         assert requirement.url is None, text
-        if requirement.name == project["name"]:
+        if requirement.name == project:
             continue  # one extra that stands for others
         operators = {specifier.operator for specifier in requirement.specifier}
         assert ">=" in operators, f"{text}: has no lower bound"

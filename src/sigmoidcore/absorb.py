@@ -117,7 +117,7 @@ class Plan:
             return None if core in self.kept_before else (core, self.affine[core].has_offset)
         demand = asked[user]
         way = passage(user, self.modules) if demand is not None else None
-        if demand is None or way is None or way.data.count(node) != 1 or node in _others(user, way.data):
+        if demand is None or demand[0] in self.kept_before or way is None or node not in way.data:
             return None
         return (demand[0], demand[1] and not (way.adds and node is not way.data[0]))
 
@@ -143,8 +143,8 @@ class Plan:
 
     def _passes(self, node: fx.Node, demand: Demand) -> bool:
         way = passage(node, self.modules)
-        if way is None or (demand[1] and not way.offset):
-            return False
+        if way is None or (demand[1] and not way.offset) or len(node.all_input_nodes) != len(_all_inputs(node)):
+            return False  # or an input is used twice, of which an offset could go into one use only
         dim = self.affine[demand[0]].dim
         if dim is None:
             return True
@@ -210,10 +210,16 @@ def _nodes(values: tuple[object, ...]) -> tuple[fx.Node, ...]:
     return tuple(value for value in values if isinstance(value, fx.Node))
 
 
-def _others(node: fx.Node, data: tuple[fx.Node, ...]) -> list[fx.Node]:
-    """The inputs of a node that are not its data; one that is both counts as another."""
+def _all_inputs(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node, as often as they occur."""
     inputs: list[fx.Node] = []
     fx.map_arg((node.args, node.kwargs), inputs.append)
+    return inputs
+
+
+def _others(node: fx.Node, data: tuple[fx.Node, ...]) -> list[fx.Node]:
+    """The inputs of a node that are not its data; one that is both counts as another."""
+    inputs = _all_inputs(node)
     for one in data:
         inputs.remove(one)
     return inputs

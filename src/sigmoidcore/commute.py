@@ -191,8 +191,10 @@ def _single(offset: bool) -> Callable[[fx.Node], Passage | None]:
 def _joined(node: fx.Node) -> Passage | None:
     """Concatenation."""
     tensors = node.args[0] if node.args else None
-    if not isinstance(tensors, list | tuple) or "out" in node.kwargs:
+    if "out" in node.kwargs or not isinstance(tensors, list | tuple | fx.Node):
         return None
+    if isinstance(tensors, fx.Node):  # what chunk or split gives
+        return Passage((tensors,), offset=True)
     data = tuple(t for t in tensors if isinstance(t, fx.Node))
     return Passage(data, offset=True) if data and len(data) == len(tensors) else None
 

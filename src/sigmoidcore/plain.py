@@ -129,10 +129,10 @@ def with_constants(act: nn.Module, kept: Affine | None, factor: float, like: Ten
         swapped = dim is not None and dim >= 0  # the number of dimensions is not known before it runs
         value = graph.call_method("transpose", (value, dim, -1)) if swapped else value
         if kept.has_offset:
-            shift = kept.core.shift.reshape(*kept.core.shift.shape, *trailing)
+            shift = kept.core.shift.reshape((*kept.core.shift.shape, *trailing))
             value = graph.call_function(torch.sub, (value, constant("shift", shift)))
         if bool((kept.gain != 1).any()):
-            gain = kept.gain.reshape(*kept.gain.shape, *trailing)
+            gain = kept.gain.reshape((*kept.gain.shape, *trailing))
             value = graph.call_function(torch.mul, (value, constant("gain", gain)))
         value = graph.call_method("transpose", (value, dim, -1)) if swapped else value
     value = graph.call_module("act", (value,))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.graph import UntraceableError
@@ -70,6 +70,12 @@ class _Tracer(fx.Tracer):
         if isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name):
             return True
         return self.around and not has_cores(m)
+
+    def create_arg(self, a: Any) -> Any:
+        """A tensor that was computed from a parameter would be taken for a constant."""
+        if isinstance(a, Tensor) and a.grad_fn is not None:
+            raise UntraceableError("it computes with a parameter that it does not read as an attribute of a module")
+        return super().create_arg(a)
 
 
 _GIVEN = object()
