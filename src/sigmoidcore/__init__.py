@@ -2,8 +2,9 @@
 
     import sigmoidcore as sc
 
-The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`; the core itself: `SigmoidCore`,
-`sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; the learning-rate rule: `depth_scaled_lr`.
+The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`, `fold`; the core itself:
+`SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`, `ConvNet`, `RNN`; the learning-rate rule:
+`depth_scaled_lr`.
 """
 
 from sigmoidcore import networks
@@ -12,6 +13,7 @@ from sigmoidcore.conversion import Activation, Conversion
 from sigmoidcore.convert import convert
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalize import Equalizer
+from sigmoidcore.fold import fold
 from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr
 from sigmoidcore.profile import Profile, gradient_profile
 
@@ -30,6 +32,7 @@ __all__ = [
     "calibrate",
     "convert",
     "depth_scaled_lr",
+    "fold",
     "gradient_profile",
     "networks",
     "prepare",

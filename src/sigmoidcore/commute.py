@@ -1,0 +1,266 @@
+"""What commutes with a constant: operations that let it pass, and layers that take it into their weights.
+
+Let f > 0 and b be numbers. An operation g lets a **factor** pass if g(f x) = f g(x), and an **offset** if
+g(x + b) = g(x) + b. Every convolution, pooling, sum and reordering does the first; the second needs weights that add
+up to 1 for every output, so that an average without padding does it, and dropout in training does not. A factor or an
+offset for each feature passes along the axis of features only, and only what keeps that axis as it is.
+
+Everything that is not in these tables is taken to commute with nothing.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS: dict[type[nn.Module], int] = {
+    **{nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3},
+    **dict(zip(TRANSPOSED, (1, 2, 3), strict=True)),
+}
+INSTANCE_NORMS: dict[type[nn.Module], int] = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
+BATCH_NORMS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+NORMS = {nn.LayerNorm, nn.GroupNorm, *INSTANCE_NORMS, *BATCH_NORMS}
+RECURRENT = {nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell}
+PRODUCERS: set[type[nn.Module]] = {nn.Linear, nn.Bilinear, *CONVOLUTIONS, *NORMS}
+"""Layers that take a factor and an offset of their output into weight and bias, exact types only."""
+CONSUMERS: set[type[nn.Module]] = {nn.Linear, nn.Bilinear, *CONVOLUTIONS, *RECURRENT}
+"""Layers that take a factor of their input into their weights; a norm does not: its epsilon is not scaled."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How a constant passes an operation.
+
+    Attributes:
+        data: the inputs that it passes from; they must all carry the same factor.
+        offset: whether an offset passes, too.
+        axes: the dimensions of features that stay as they are; None: all of them. Empty: only one constant for all
+            features passes.
+        adds: the operation adds its inputs: an offset of the result is one of the first input.
+    """
+
+    data: tuple[fx.Node, ...]
+    offset: bool = False
+    axes: frozenset[int] | None = frozenset()
+    adds: bool = False
+
+
+def passage(node: fx.Node, modules: Mapping[str, nn.Module]) -> Passage | None:
+    """How a constant passes this node of a graph; None: not at all."""
+    if node.op == "call_module":
+        first = node.args[0] if node.args else None
+        rule = _module_rule(modules[str(node.target)])
+        return Passage((first,), *rule) if rule is not None and isinstance(first, fx.Node) else None
+    if node.op == "call_function":
+        rule_of = _FUNCTIONS.get(node.target)
+    elif node.op == "call_method":
+        rule_of = _METHODS.get(str(node.target))
+    else:
+        rule_of = None
+    return None if rule_of is None else rule_of(node)
+
+
+def is_insensitive(node: fx.Node) -> bool:
+    """Whether a node reads shapes and types of its inputs only, not values."""
+    if node.op == "call_function":
+        if node.target is getattr:
+            return node.args[1] in _FACTS
+        return node.target in (torch.zeros_like, torch.ones_like, torch.empty_like)
+    return node.op == "call_method" and node.target in _ASKING
+
+
+def output_axes(layer: nn.Module, reads_images: bool) -> set[int]:
+    """The dimensions along which the output of a producer has its features.
+
+    A dimension counted from the front is that of a batch: [batch, channels, ...].
+
+    Args:
+        layer: one of `PRODUCERS`.
+        reads_images: whether its input certainly has dimensions after the channels; a BatchNorm1d takes both.
+    """
+    kind = type(layer)
+    if isinstance(layer, nn.LayerNorm):
+        return set(range(-len(layer.normalized_shape), 0))
+    if kind is nn.BatchNorm1d:
+        return {1} if reads_images else {1, -1}
+    if kind is nn.GroupNorm:
+        return {1}
+    for kinds in (CONVOLUTIONS, INSTANCE_NORMS, BATCH_NORMS):
+        if kind in kinds:
+            return {1, -1 - kinds[kind]}
+    return {-1}
+
+
+def output_features(layer: nn.Module, axis: int) -> int:
+    """The number of features of a producer's output along that dimension."""
+    if isinstance(layer, nn.LayerNorm):
+        return int(layer.normalized_shape[axis])
+    names = ("out_features", "out_channels", "num_features", "num_channels")
+    return next(int(getattr(layer, name)) for name in names if hasattr(layer, name))
+
+
+def spread_over_weight(layer: nn.Module, values: Tensor, axis: int | None) -> Tensor:
+    """Values of the output's features, shape [features] or [], in the layout of the layer's weight.
+
+    The weight of a transposed convolution is [in, out/groups, ...]: output g * (out/groups) + j of group g is column j
+    of that group's rows. All others have the output's features first, a LayerNorm has them at their own place.
+    """
+    if values.dim() == 0:
+        return values
+    if isinstance(layer, nn.LayerNorm) and axis is not None:
+        return values.reshape(-1, *[1] * (-1 - axis)).expand(layer.normalized_shape)
+    if isinstance(layer, TRANSPOSED):
+        rows = layer.in_channels // layer.groups
+        columns = values.reshape(layer.groups, 1, -1).expand(-1, rows, -1)
+        return columns.reshape(layer.in_channels, -1, *[1] * len(layer.kernel_size))
+    ranks = {nn.Linear: 2, nn.Bilinear: 3}
+    rank = CONVOLUTIONS[type(layer)] + 2 if type(layer) in CONVOLUTIONS else ranks.get(type(layer), 1)
+    return values.reshape(-1, *[1] * (rank - 1))
+
+
+Rule = tuple[bool, frozenset[int] | None]
+_ANY: Rule = (True, None)
+_FACTOR: Rule = (False, None)
+_SHAPE: Rule = (True, frozenset())
+
+
+def _channels(dims: int, offset: bool = True) -> Rule:
+    return offset, frozenset((1, -1 - dims))
+
+
+_RULES: dict[type[nn.Module], Rule] = {
+    nn.Identity: _ANY,
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _FACTOR),
+    **dict.fromkeys((nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), _SHAPE),
+    **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), (True, frozenset((1,)))),
+    **{kind: _channels(k + 1) for k, kind in enumerate((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d))},
+    **{
+        kind: _channels(k + 1)
+        for k, kind in enumerate((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d))
+    },
+    **{kind: _channels(k + 1) for k, kind in enumerate((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d))},
+    **{
+        kind: _channels(k + 1)
+        for k, kind in enumerate((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d))
+    },
+    **{kind: _channels(k + 1, offset=False) for k, kind in enumerate((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d))},
+    **{kind: _channels(k + 1) for k, kind in enumerate((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d))},
+    **{
+        kind: _channels(k + 1) for k, kind in enumerate((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d))
+    },
+    **{kind: _channels(k + 1) for k, kind in enumerate((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d))},
+}
+
+
+def _module_rule(module: nn.Module) -> Rule | None:
+    rule = _RULES.get(type(module))
+    if rule is None or has_hooks(module) or getattr(module, "return_indices", False):
+        return None
+    if isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d):
+        padded = module.count_include_pad and torch.as_tensor(module.padding).any()
+        if padded or getattr(module, "divisor_override", None):
+            return False, rule[1]  # the weights of an average do not add up to 1 at the border
+    return rule
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something of the user's runs with the module, and may change or keep what passes."""
+    return any(
+        getattr(module, name, None)
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
+
+
+def _single(offset: bool) -> Callable[[fx.Node], Passage | None]:
+    """An operation on its first argument; the others say how."""
+
+    def rule(node: fx.Node) -> Passage | None:
+        first = node.args[0] if node.args else None
+        if not isinstance(first, fx.Node) or node.kwargs.get("return_indices") or "out" in node.kwargs:
+            return None
+        return Passage((first,), offset)
+
+    return rule
+
+
+def _joined(node: fx.Node) -> Passage | None:
+    """Concatenation."""
+    tensors = node.args[0] if node.args else None
+    if "out" in node.kwargs or not isinstance(tensors, list | tuple | fx.Node):
+        return None
+    if isinstance(tensors, fx.Node):  # what chunk or split gives
+        return Passage((tensors,), offset=True)
+    data = tuple(t for t in tensors if isinstance(t, fx.Node))
+    return Passage(data, offset=True) if data and len(data) == len(tensors) else None
+
+
+def _sum_of_two(node: fx.Node) -> Passage | None:
+    """x + y or x - y."""
+    data = tuple(a for a in node.args if isinstance(a, fx.Node))
+    return Passage(data, True, None, adds=True) if len(data) == 2 == len(node.args) and not node.kwargs else None
+
+
+def _times_number(node: fx.Node) -> Passage | None:
+    """x * 2, 2 * x."""
+    data = tuple(a for a in node.args if isinstance(a, fx.Node))
+    numbers = [a for a in node.args if isinstance(a, int | float)]
+    return Passage(data, False, None) if len(data) == 1 == len(numbers) and not node.kwargs else None
+
+
+def _over_number(node: fx.Node) -> Passage | None:
+    """x / 2."""
+    divided = len(node.args) == 2 and isinstance(node.args[0], fx.Node) and isinstance(node.args[1], int | float)
+    return _times_number(node) if divided else None
+
+
+def _padded(node: fx.Node) -> Passage | None:
+    """F.pad: a constant must be 0."""
+    names = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | dict(node.kwargs)
+    constant = names.get("mode", "constant") == "constant"
+    if constant and names.get("value") not in (None, 0, 0.0):
+        return None
+    data = names.get("input")
+    return Passage((data,), not constant) if isinstance(data, fx.Node) else None
+
+
+def _attribute(node: fx.Node) -> Passage | None:
+    data, name = node.args
+    return Passage((data,), True) if name in ("T", "mT") and isinstance(data, fx.Node) else None
+
+
+_REORDERING = (
+    *("flatten", "reshape", "squeeze", "unsqueeze", "transpose", "permute", "movedim", "moveaxis", "swapaxes"),
+    *("swapdims", "t", "clone", "chunk", "split", "unbind", "narrow", "select", "unflatten", "roll", "flip"),
+)
+_FACTS = frozenset(("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda"))
+_ASKING = frozenset(("size", "dim", "numel", "new_zeros", "new_ones", "new_empty", "new_full", "is_floating_point"))
+_FUNCTIONS: dict[Any, Callable[[fx.Node], Passage | None]] = {
+    **{getattr(torch, name): _single(True) for name in _REORDERING},
+    operator.getitem: _single(True),
+    getattr: _attribute,
+    torch.mean: _single(True),
+    torch.sum: _single(False),
+    **{f: _single(False) for f in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.interpolate)},
+    **{f: _single(False) for f in (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)},
+    **{f: _single(False) for f in (F.max_pool1d, F.max_pool2d, F.max_pool3d)},
+    **{f: _single(True) for f in (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)},
+    **{f: _single(True) for f in (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)},
+    F.pad: _padded,
+    **{f: _joined for f in (torch.cat, torch.concat, torch.stack)},
+    **{f: _sum_of_two for f in (operator.add, torch.add, operator.sub, torch.sub)},
+    **{f: _times_number for f in (operator.mul, torch.mul)},
+    **{f: _over_number for f in (operator.truediv, torch.div)},
+}
+_METHODS: dict[str, Callable[[fx.Node], Passage | None]] = {
+    **{name: _single(True) for name in (*_REORDERING, "view", "contiguous", "expand", "repeat", "mean", "detach")},
+    "sum": _single(False),
+    "add": _sum_of_two,
+    "sub": _sum_of_two,
+    "mul": _times_number,
+    "div": _over_number,
+}

@@ -1,0 +1,162 @@
+"""Fold: slopes and shifts go into the weights; what is left is a plain network of sigmoids or tanhs.
+
+`variants` traces the forward, `commute` knows what a constant may pass, `absorb` decides where each constant goes,
+`plain` has the layers that result.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from sigmoidcore.absorb import Plan
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.graph import UntraceableError
+from sigmoidcore.networks import RNN
+from sigmoidcore.plain import folded_rnn, rewrite, with_constants, with_states
+from sigmoidcore.variants import has_cores, variants
+
+NAMES = 5
+"""Most parts that an error names."""
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of a model in which plain PyTorch layers compute the same.
+
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered, every `RNN` an `nn.RNN`. Slope and shift
+    go into the layer before, the factor that a tanh lacks goes into the layers behind. Where this is not possible
+    (the core reads an input of the model, what it gives is added to something else, a weight is shared), the constant
+    stays, as an operation of a small `torch.fx.GraphModule` in place of the core. Modules keep their names, so that
+    `plain.load_state_dict(sc.fold(converted).state_dict())` works where nothing stayed and no bias had to be added.
+
+    Args:
+        model: any module with cores; it is not changed. Its forward must be one that `torch.fx` can follow.
+
+    Returns:
+        The copy, on the same devices, with the same dtypes, modes and `requires_grad`, without gradients. The outputs
+        are the same up to rounding: weights are computed in float64 and rounded once. A layer gets a bias if it has
+        none and a shift needs one. It can be trained further, pickled and exported; no module in it is sigmoidcore's.
+
+    Raises:
+        UntraceableError: the forward branches on values; the error names the parts of the model that can be folded.
+        ValueError: a slope or shift is not finite or on the meta device, weights would overflow their dtype, the
+            forward reads a slope, or a module is of a class that has no plain counterpart.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), SigmoidCore(3, alpha=4.0, centered=True), nn.Linear(3, 2))
+        >>> fold(model)
+        Sequential(
+          (0): Linear(in_features=4, out_features=3, bias=True)
+          (1): Tanh()
+          (2): Linear(in_features=3, out_features=2, bias=True)
+        )
+        >>> x = torch.randn(5, 4)
+        >>> torch.allclose(fold(model)(x), model(x), atol=1e-6)
+        True
+
+    Source:
+        sigmoid(z) - 1/2 = tanh(z/2)/2; docs/fold.md.
+    """
+    if isinstance(model, SigmoidCore | RNN):
+        return next(fold(nn.Sequential(model)).children())
+    _check_classes(model)
+    try:
+        graphs = variants(copy.deepcopy(model))  # a forward may leave something in its module
+    except UntraceableError as error:
+        raise UntraceableError(f"{error}; {_remedy(model)}") from error
+    folded = copy.deepcopy(model)
+    for parameter in folded.parameters():
+        parameter.grad = None
+    with torch.no_grad():
+        _rewrite_all(Plan(folded, graphs))
+    for module in folded.modules():
+        if type(module).__module__.startswith("sigmoidcore."):
+            module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
+    _check_replaced(folded)
+    return folded
+
+
+def _rewrite_all(plan: Plan) -> None:
+    """Change the weights and put the plain modules in place of the cores."""
+    for layer in {*plan.outputs, *plan.inputs}:
+        if not isinstance(layer, RNN):
+            affine, with_offset = plan.affine_behind(layer)
+            rewrite(layer, plan.names[layer], affine, with_offset, plan.factor_before(layer))
+    plain: dict[nn.Module, nn.Module] = {core: _plain_core(plan, core) for core in plan.affine}
+    plain |= {m: _plain_rnn(plan, m) for m in plan.factor if isinstance(m, RNN)}
+    for parent in list(plan.names):
+        for name, child in parent._modules.items():
+            if child is not None and child in plain:
+                parent._modules[name] = plain[child].train(child.training)
+
+
+def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
+    affine = plan.affine[core]
+    kept = affine if core in plan.kept_before and not affine.is_identity else None
+    factor = plan.factor[core] if core in plan.kept_behind else 1.0
+    act = nn.Tanh() if core.centered else nn.Sigmoid()
+    if kept is None and factor == 1 and core not in plan.named:
+        return act
+    return with_constants(act, kept, factor, core.shift)
+
+
+def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
+    states = set(plan.states[layer]) or {"none"}
+    if {"none", "doubled"} <= states:
+        raise ValueError(
+            f"the RNN '{plan.names[layer]}' runs both with and without an initial state, which has to be doubled: "
+            "give it zeros in place of none"
+        )
+    rnn = folded_rnn(layer, plan.factor_before(layer), plan.names[layer])
+    doubled, halved = "doubled" in states, layer in plan.kept_behind
+    if not doubled and not halved and layer not in plan.named:
+        return rnn
+    return with_states(rnn, states != {"none"}, doubled, halved)
+
+
+def _check_classes(model: nn.Module) -> None:
+    """Raise a ValueError if there is a module that cannot be made plain."""
+    for name, module in model.named_modules():
+        cls = type(module)
+        own = next((kind.forward for kind in (SigmoidCore, RNN) if isinstance(module, kind)), nn.Sequential.forward)
+        ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.partition(".")[0] == "sigmoidcore"
+        if ours and cls.forward is not own:
+            raise ValueError(f"'{name}' is a {cls.__name__} with a forward of its own, which has no plain counterpart")
+        if "forward" in module.__dict__:
+            raise ValueError(f"the forward of '{name}' was set on the instance, not by its class: give it a class")
+
+
+def _check_replaced(folded: nn.Module) -> None:
+    """Raise a ValueError if the forward of the folded model still reaches a core."""
+    try:
+        variants(copy.deepcopy(folded))
+    except UntraceableError as error:
+        raise ValueError(
+            f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
+            "keep its modules in an nn.ModuleList"
+        ) from error
+
+
+def _remedy(model: nn.Module) -> str:
+    parts = list(_foldable_parts(model, ""))
+    if not parts:
+        return "move what cannot be traced into a module of its own that has no cores"
+    more = f" and {len(parts) - NAMES} more" if len(parts) > NAMES else ""
+    return (
+        f"its parts {', '.join(repr(p) for p in parts[:NAMES])}{more} can be folded by themselves, if it runs them "
+        "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
+    )
+
+
+def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
+    """The largest modules with cores whose forward can be traced."""
+    for name, child in model.named_children():
+        if not has_cores(child):
+            continue
+        try:
+            if not isinstance(child, SigmoidCore | RNN):
+                variants(copy.deepcopy(child))
+            yield prefix + name
+        except UntraceableError:
+            yield from _foldable_parts(child, f"{prefix}{name}.")

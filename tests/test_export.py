@@ -1,0 +1,160 @@
+"""Models of cores and folded ones leave PyTorch's Python: torch.export, safetensors, checkpoints of plain models."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore import RNN, SigmoidCore
+
+# PyTorch says this of every recurrent layer: its list of weights is made anew while it is exported.
+pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights:UserWarning")
+
+
+class LastStep(nn.Module):
+    """A recurrent layer, and a linear reading of its last output."""
+
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0][:, -1])
+
+
+class Residual(nn.Module):
+    """A sum that a factor cannot pass, so that it stays."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.linear, self.act, self.out = nn.Linear(8, 8), act, nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out(self.act(self.linear(x)) + x)
+
+
+def tanh_core(features, dim=-1):
+    """What stands for an nn.Tanh."""
+    return SigmoidCore(features, dim=dim, alpha=2.0, centered=True, scale=2.0)
+
+
+def mlp(hidden):
+    return nn.Sequential(nn.Linear(8, 16), hidden(16, -1), nn.Linear(16, 16), hidden(16, -1), nn.Linear(16, 3))
+
+
+def convnet(hidden):
+    layers = [nn.Conv2d(2, 4, 3, padding=1), hidden(4, 1), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3, padding=1), hidden(4, 1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 3))
+
+
+PLAIN = {"mlp": lambda: mlp(lambda n, dim: nn.Tanh()), "convnet": lambda: convnet(lambda n, dim: nn.Tanh())}
+PLAIN["rnn"] = lambda: LastStep(nn.RNN(3, 8, batch_first=True))
+CORES = {"mlp": lambda: mlp(tanh_core), "convnet": lambda: convnet(tanh_core)}
+CORES["rnn"] = lambda: LastStep(RNN(3, 8, batch_first=True))
+CORES["residual"] = lambda: Residual(tanh_core(8))
+INPUTS = {"mlp": (16, 8), "convnet": (16, 2, 8, 8), "rnn": (16, 6, 3), "residual": (16, 8)}
+
+
+def calibrated(name):
+    """A model whose slopes and shifts are not those of the plain one, in evaluation mode, and inputs."""
+    model, x = CORES[name]().eval(), torch.randn(INPUTS[name])
+    sc.calibrate(model, x)
+    return model, x
+
+
+def exported(model, x):
+    return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def operations(program):
+    return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("name", CORES)
+def test_torch_export_takes_any_batch_and_gives_the_same(name, folded):
+    model, x = calibrated(name)
+    program = exported(sc.fold(model) if folded else model, x).module()
+    for batch in (x, x[:3]):
+        torch.testing.assert_close(program(batch), model(batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_folded_model_exports_to_the_operations_of_the_plain_one(name):
+    model, x = calibrated(name)
+    plain = operations(exported(PLAIN[name]().eval(), x))
+    assert operations(exported(sc.fold(model), x)) == plain
+    assert operations(exported(model, x)) != plain
+
+
+def test_slopes_of_an_exported_model_are_in_its_state_dict():
+    model, x = calibrated("mlp")
+    state = exported(model, x).state_dict
+    assert torch.equal(state["1.slope"], model[1].slope)
+    assert torch.equal(state["3.shift"], model[3].shift)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_an_exported_model_loads_where_sigmoidcore_cannot_be_imported(name, tmp_path: Path):
+    model, x = calibrated(name)
+    torch.export.save(exported(sc.fold(model), x), tmp_path / "model.pt2")
+    torch.save((x, model(x).detach()), tmp_path / "values.pt")
+    code = (
+        "import sys, torch\n"
+        "sys.modules['sigmoidcore'] = None\n"
+        "model = torch.export.load(sys.argv[1] + '/model.pt2').module()\n"
+        "x, y = torch.load(sys.argv[1] + '/values.pt')\n"
+        "print(float((model(x).detach() - y).abs().max()))"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 1e-5
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_safetensors_hold_slopes_and_shifts(name, tmp_path: Path):
+    model, x = calibrated(name)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert any(key.endswith("slope") for key in stored)
+    assert any(key.endswith("shift") for key in stored)
+    again = CORES[name]().eval()
+    assert not torch.allclose(again(x), model(x), atol=1e-3)
+    again.load_state_dict(stored, strict=True)
+    assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_safetensors_hold_a_folded_model(name, tmp_path: Path):
+    model, x = calibrated(name)
+    folded = sc.fold(model)
+    safetensors.torch.save_model(folded, str(tmp_path / "model.safetensors"))
+    again = sc.fold(calibrated(name)[0])
+    with torch.no_grad():
+        for p in again.parameters():
+            p.zero_()
+    safetensors.torch.load_model(again, str(tmp_path / "model.safetensors"), strict=True)
+    assert torch.equal(again(x), folded(x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
+def test_the_checkpoint_of_the_plain_model_makes_the_cores_plain_again(name, tmp_path: Path):
+    plain, (cores, x) = PLAIN[name](), calibrated(name)
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    cores.load_state_dict(torch.load(tmp_path / "plain.pt"), strict=True)
+    assert torch.equal(cores(x), plain(x))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_checkpoint_of_a_folded_model_loads_into_the_plain_one(name, tmp_path: Path):
+    plain, (cores, x) = PLAIN[name](), calibrated(name)
+    torch.save(sc.fold(cores).state_dict(), tmp_path / "folded.pt")
+    plain.load_state_dict(torch.load(tmp_path / "folded.pt"), strict=True)
+    torch.testing.assert_close(plain(x), cores(x), rtol=1e-5, atol=1e-5)

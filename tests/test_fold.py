@@ -1,0 +1,986 @@
+"""fold: the copy is plain PyTorch and computes the same; what stays as a constant is where it has to."""
+
+import copy
+import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+import sigmoidcore as sc
+from sigmoidcore import RNN, SigmoidCore
+from sigmoidcore.graph import UntraceableError
+
+CENTERED = [(True, 1.0), (False, 1.0), (True, 2.0), (False, 3.0)]
+
+
+def core(features=None, *, dim=-1, centered=True, scale=1.0, trainable=False):
+    """A core with nothing at its default."""
+    made = SigmoidCore(features, dim=dim, centered=centered, scale=scale, trainable=trainable)
+    made.set_slope(torch.rand(made.shift.shape) * 4 + 0.3)
+    made.set_shift(torch.randn(made.shift.shape))
+    return made
+
+
+def kept(folded):
+    """The constants that stayed: the names of the modules, with the names of their buffers."""
+    return {n: sorted(dict(m.named_buffers())) for n, m in folded.named_modules() if isinstance(m, fx.GraphModule)}
+
+
+def assert_same(a, b, tolerance):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def assert_folds(model, *inputs, stays=None):
+    """In float32 and float64, training and evaluation: same outputs, plain modules, the model as it was."""
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        model = model.to(dtype)
+        arguments = [x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs]
+        for training in (True, False):
+            model.train(training)
+            before = copy.deepcopy(model.state_dict())
+            folded = sc.fold(model)
+            assert all(not type(m).__module__.startswith("sigmoidcore") for m in folded.modules())
+            assert all(m.training == training for m in folded.modules() if not isinstance(m, fx.GraphModule))
+            assert kept(folded) == (stays or {})
+            torch.manual_seed(1)
+            expected = copy.deepcopy(model)(*arguments)
+            torch.manual_seed(1)
+            assert_same(folded(*arguments), expected, tolerance)
+            after = model.state_dict()
+            assert all(torch.equal(before[name], after[name]) for name in before)
+            assert {p.dtype for p in folded.parameters()} <= {dtype}
+    return folded
+
+
+def randomized(model):
+    """Weights and statistics away from what they are made with."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        for m in model.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
+                m.running_mean.normal_()
+                m.running_var.uniform_(0.5, 2)
+    return model
+
+
+class Net(nn.Module):
+    """Modules by name, and a forward given as a function of the network and its inputs."""
+
+    def __init__(self, run, **modules):
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *inputs):
+        return self.run(self, *inputs)
+
+
+class One(Net):
+    """The same with one input, which tracing wants to know."""
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+class Two(Net):
+    def forward(self, x, y):
+        return self.run(self, x, y)
+
+
+# --- the identity ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("centered", "scale"), CENTERED)
+def test_a_folded_core_is_the_formula_in_numbers(centered, scale):
+    linear, act = nn.Linear(1, 1).double(), SigmoidCore(1, centered=centered, scale=scale).double()
+    act.set_slope(1.7)
+    act.set_shift(0.4)
+    model = nn.Sequential(linear, act, nn.Linear(1, 1).double())
+    folded = sc.fold(model)
+    for x in (-2.0, 0.3, 5.0):
+        w, b, v, c = (p.item() for p in (linear.weight, linear.bias, model[2].weight, model[2].bias))
+        y = scale * (1 / (1 + math.exp(-1.7 * (w * x + b - 0.4))) - (0.5 if centered else 0.0))
+        assert folded(torch.tensor([[x]], dtype=torch.float64)).item() == pytest.approx(v * y + c, abs=1e-14)
+    assert type(folded[1]) is (nn.Tanh if centered else nn.Sigmoid)
+    assert folded[0].weight.item() == pytest.approx(1.7 * w * (0.5 if centered else 1), abs=1e-15)
+    assert folded[2].weight.item() == pytest.approx(v * scale * (0.5 if centered else 1), abs=1e-15)
+    assert folded[2].bias.item() == c
+
+
+@pytest.mark.parametrize(
+    ("made", "plain"),
+    [
+        (lambda: SigmoidCore(16, alpha=2.0, centered=True, scale=2.0), nn.Tanh),
+        (lambda: SigmoidCore(16), nn.Sigmoid),
+        (lambda: SigmoidCore(), nn.Sigmoid),
+    ],
+)
+def test_what_was_never_calibrated_folds_to_the_plain_model_bit_for_bit(made, plain):
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), made(), nn.BatchNorm1d(16), nn.Linear(16, 16), made())
+    folded = sc.fold(model)
+    assert [type(m) for m in folded] == [nn.Linear, plain, nn.BatchNorm1d, nn.Linear, plain]
+    expected = {k: v for k, v in model.state_dict().items() if "slope" not in k and "shift" not in k}
+    assert list(folded.state_dict()) == list(expected)
+    assert all(torch.equal(v, expected[k]) for k, v in folded.state_dict().items())
+    x = torch.randn(5, 8)
+    assert torch.equal(folded.eval()(x), model.eval()(x))
+
+
+def test_a_model_without_cores_is_copied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    folded = sc.fold(model)
+    assert folded is not model
+    assert all(torch.equal(a, b) for a, b in zip(folded.parameters(), model.parameters(), strict=True))
+
+
+def test_folding_twice_is_folding_once():
+    once = sc.fold(nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), core(4)))
+    twice = sc.fold(once)
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    assert all(torch.equal(v, twice.state_dict()[k]) for k, v in once.state_dict().items())
+
+
+@pytest.mark.parametrize("depth", [1, 30])
+def test_a_prepared_mlp_folds_to_a_sequential_of_linears_and_tanhs(depth):
+    model = sc.MLP(8, 16, depth, 3)
+    sc.prepare(model, torch.randn(100, 8))
+    folded = assert_folds(model, torch.randn(50, 8))
+    assert type(folded) is nn.Sequential
+    assert [type(m) for m in folded] == [nn.Linear, nn.Tanh] * depth + [nn.Linear]
+
+
+# --- layers before a core --------------------------------------------------------------------------------------------
+
+X1, X2, X3 = torch.randn(3, 4, 9), torch.randn(3, 4, 7, 8), torch.randn(2, 4, 5, 6, 5)
+BEFORE = {
+    "linear": (nn.Linear(5, 6), core(6), torch.randn(3, 5)),
+    "linear, sequences": (nn.Linear(5, 6), core(6), torch.randn(3, 6, 5)),
+    "linear, one slope": (nn.Linear(5, 6), core(), torch.randn(3, 5)),
+    "conv1d": (nn.Conv1d(4, 6, 3), core(6, dim=1), X1),
+    "conv1d, from the back": (nn.Conv1d(4, 6, 3), core(6, dim=-2), X1),
+    "conv1d without a batch": (nn.Conv1d(4, 6, 3), core(6, dim=-2), X1[0]),
+    "conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2), core(6, dim=1), X2),
+    "conv2d, groups": (nn.Conv2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
+    "conv2d, one slope": (nn.Conv2d(4, 6, 3), core(), X2),
+    "conv3d": (nn.Conv3d(4, 6, 3, padding="same"), core(6, dim=1), X3),
+    "transposed 1d": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=1), X1),
+    "transposed 2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), core(6, dim=1), X2),
+    "transposed 2d, groups": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=1), X2),
+    "transposed 3d, groups": (nn.ConvTranspose3d(4, 8, 2, groups=4), core(8, dim=1), X3),
+    "batch norm": (nn.BatchNorm1d(4), core(4), torch.randn(5, 4)),
+    "batch norm 1d": (nn.BatchNorm1d(4), core(4, dim=1), X1),
+    "batch norm 2d": (nn.BatchNorm2d(4), core(4, dim=1), X2),
+    "batch norm 3d": (nn.BatchNorm3d(4), core(4, dim=-4), X3),
+    "layer norm": (nn.LayerNorm(8), core(8), X2),
+    "layer norm, one slope": (nn.LayerNorm((7, 8)), core(), X2),
+    "layer norm of images": (nn.LayerNorm((7, 8)), core(7, dim=-2), X2),
+    "layer norm without bias": (nn.LayerNorm((7, 8), bias=False), core(7, dim=-2), X2),
+    "group norm": (nn.GroupNorm(2, 4), core(4, dim=1), X2),
+    "instance norm": (nn.InstanceNorm2d(4, affine=True), core(4, dim=1), X2),
+}
+NO_BIAS = {
+    "linear": (nn.Linear(5, 6, bias=False), core(6), torch.randn(3, 5)),
+    "conv2d": (nn.Conv2d(4, 6, 3, bias=False), core(6, dim=1), X2),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, bias=False, groups=2), core(6, dim=1), X2),
+    "one shift": (nn.Conv2d(4, 6, 3, bias=False), core(), X2),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_a_layer_takes_in_slope_and_shift(case):
+    layer, act, x = BEFORE[case]
+    assert_folds(randomized(nn.Sequential(layer, act)), x, stays={"1": ["factor"]})
+
+
+@pytest.mark.parametrize("case", NO_BIAS)
+def test_a_layer_gets_a_bias_for_the_shift(case):
+    layer, act, x = NO_BIAS[case]
+    folded = assert_folds(nn.Sequential(layer, act), x, stays={"1": ["factor"]})
+    assert isinstance(folded[0].bias, nn.Parameter)
+    act.set_shift(0.0)
+    assert sc.fold(nn.Sequential(layer, act))[0].bias is None
+
+
+def test_bilinear_takes_in_slope_and_shift_and_two_factors():
+    def run(net, x, y):
+        return net.out(net.act2(net.bi(net.act0(net.a(x)), net.act1(net.b(y)))))
+
+    model = Two(
+        run,
+        **{"a": nn.Linear(3, 4), "b": nn.Linear(3, 5), "bi": nn.Bilinear(4, 5, 6), "out": nn.Linear(6, 2)},
+        **{"act0": core(4), "act1": core(5, scale=3.0), "act2": core(6)},
+    )
+    assert_folds(model, torch.randn(7, 3), torch.randn(7, 3))
+
+
+def test_a_bilinear_form_of_one_core_with_itself_takes_the_factor_twice():
+    model = One(
+        lambda net, x: net.out(net.bi(*[net.act(net.a(x))] * 2)),
+        **{"a": nn.Linear(3, 4), "act": core(4), "bi": nn.Bilinear(4, 4, 6), "out": nn.Linear(6, 2)},
+    )
+    folded = assert_folds(model, torch.randn(7, 3))
+    assert_same(folded.bi.weight, model.bi.weight / 4, 1e-6)
+
+
+# --- what lies between -----------------------------------------------------------------------------------------------
+
+BETWEEN = {
+    "identity": (nn.Identity(), True),
+    "average pool": (nn.AvgPool2d(2), True),
+    "average pool, ceil": (nn.AvgPool2d(2, ceil_mode=True), True),
+    "average pool, padding not counted": (nn.AvgPool2d(3, padding=1, count_include_pad=False), True),
+    "average pool, padding counted": (nn.AvgPool2d(3, padding=1), False),
+    "average pool, other divisor": (nn.AvgPool2d(2, divisor_override=3), False),
+    "adaptive average": (nn.AdaptiveAvgPool2d(3), True),
+    "max pool": (nn.MaxPool2d(3, padding=1), True),
+    "adaptive max": (nn.AdaptiveMaxPool2d(2), True),
+    "upsample": (nn.Upsample(scale_factor=2, mode="bilinear"), True),
+    "upsample, nearest": (nn.Upsample(scale_factor=2), True),
+    "zero padding": (nn.ZeroPad2d(1), False),
+    "reflection padding": (nn.ReflectionPad2d(1), True),
+    "replication padding": (nn.ReplicationPad2d(1), True),
+    "circular padding": (nn.CircularPad2d(1), True),
+    "dropout": (nn.Dropout(0.5), False),
+    "dropout of channels": (nn.Dropout2d(0.5), False),
+}
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_slope_and_shift_go_through_what_commutes_with_them(case):
+    between, passes = BETWEEN[case]
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), between, core(4, dim=1), nn.Conv2d(4, 2, 2))
+    assert_folds(model, torch.randn(3, 2, 9, 9), stays={} if passes else {"2": ["gain", "shift"]})
+    model[2].set_shift(0.0)
+    assert_folds(model, torch.randn(3, 2, 9, 9))
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_the_factor_goes_through_all_of_them(case):
+    between, _ = BETWEEN[case]
+    assert_folds(
+        nn.Sequential(nn.Conv2d(2, 4, 3), core(4, dim=1), between, nn.Conv2d(4, 2, 2)), torch.randn(3, 2, 9, 9)
+    )
+
+
+SHAPES = {
+    "flatten": lambda h: torch.flatten(h, 1),
+    "view": lambda h: h.view(h.size(0), -1),
+    "reshape": lambda h: h.reshape(h.shape[0], -1),
+    "permute": lambda h: h.permute(0, 2, 3, 1).flatten(1),
+    "transpose": lambda h: torch.transpose(h, 1, 2).contiguous().view(h.size(0), -1),
+    "mean": lambda h: h.mean((2, 3)).repeat(1, 36),
+    "chunk and cat": lambda h: torch.cat(h.chunk(2, 1)[::-1], 1).flatten(1),
+    "slice": lambda h: torch.cat([h[:, 2:], h[:, :2]], 1).flatten(1),
+    "pad": lambda h: F.pad(h[..., 1:], (1, 0)).flatten(1),
+    "number": lambda h: (2 * h / 3).flatten(1),
+    "pool": lambda h: F.interpolate(F.avg_pool2d(h, 2), scale_factor=2).flatten(1),
+    "dropout": lambda h: F.dropout(h, 0.5).flatten(1),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_the_factor_goes_through_functions_and_methods(case):
+    model = One(
+        lambda net, x: net.out(SHAPES[case](net.act(net.conv(x)))),
+        **{"conv": nn.Conv2d(2, 4, 3, padding=1), "act": core(4, dim=1), "out": nn.Linear(144, 2)},
+    )
+    assert_folds(model, torch.randn(3, 2, 6, 6))
+
+
+@pytest.mark.parametrize("case", [c for c in SHAPES if c not in ("pad", "number", "pool", "dropout")])
+def test_one_slope_for_a_layer_goes_back_through_what_only_moves_values(case):
+    model = One(
+        lambda net, x: net.out(net.act(SHAPES[case](net.conv(x)))),
+        **{"conv": nn.Conv2d(2, 4, 3, padding=1), "act": core(), "out": nn.Linear(144, 2)},
+    )
+    # A value that goes two ways to the same core still has one weight.
+    assert_folds(model, torch.randn(3, 2, 6, 6), stays={})
+
+
+def test_slopes_of_features_do_not_go_through_a_reshape():
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), core(28), nn.Linear(28, 2))
+    assert_folds(model, torch.randn(3, 2, 9), stays={"2": ["gain", "shift"]})
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_slopes_along_a_dimension_that_is_not_the_features_stay(dim):
+    model = nn.Sequential(nn.Linear(5, 6), core(6, dim=1), nn.Linear(6, 6))
+    assert_folds(model, torch.randn(3, 6, 5), stays={"1": ["gain", "shift"]})
+    square = nn.Sequential(nn.Conv1d(6, 6, 1), nn.BatchNorm1d(6), core(6, dim=dim), nn.Conv1d(6, 2, 1))
+    assert_folds(randomized(square), torch.randn(3, 6, 6), stays={} if dim == 1 else {"2": ["gain", "shift"]})
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(("centered", "scale"), CENTERED)
+def test_every_padding_of_a_convolution_is_exact(mode, centered, scale):
+    def conv(a, b):
+        return nn.Conv2d(a, b, 3, padding=1, padding_mode=mode)
+
+    act = core(4, dim=1, centered=centered, scale=scale)
+    model = nn.Sequential(conv(2, 4), act, conv(4, 4), core(4, dim=1), conv(4, 3))
+    assert_folds(model, torch.randn(2, 2, 6, 6))
+
+
+# --- who cannot take in, and who must agree --------------------------------------------------------------------------
+
+
+def test_a_core_on_an_input_keeps_slope_and_shift():
+    assert_folds(nn.Sequential(core(4), nn.Linear(4, 2)), torch.randn(3, 4), stays={"0": ["gain", "shift"]})
+
+
+def test_a_core_that_gives_the_output_keeps_its_factor():
+    assert_folds(nn.Sequential(nn.Linear(4, 4), core(4)), torch.randn(3, 4), stays={"1": ["factor"]})
+    assert_folds(nn.Sequential(nn.Linear(4, 4), core(4, centered=False)), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 1, -3])
+def test_a_core_alone_is_exact_and_keeps_everything(dim):
+    assert_same(sc.fold(act := core(4, dim=dim))(x := torch.randn(4, 4, 4)), act(x), 0)
+
+
+def test_a_residual_sum_keeps_the_factor_and_the_layers_take_the_slopes():
+    model = One(
+        lambda net, x: net.out(net.act1(net.b(h := net.act0(net.a(x)))) + h + x),
+        **{"a": nn.Linear(4, 4), "act0": core(4), "b": nn.Linear(4, 4), "act1": core(4), "out": nn.Linear(4, 2)},
+    )
+    assert_folds(model, torch.randn(3, 4), stays={"act0": ["factor"], "act1": ["factor"]})
+
+
+def test_a_sum_of_cores_of_one_scale_passes_the_factor_on():
+    model = One(
+        lambda net, x: net.out(net.act0(net.a(x)) - net.act1(net.b(x))),
+        **{"a": nn.Linear(4, 4), "act0": core(4), "b": nn.Linear(4, 4), "act1": core(4), "out": nn.Linear(4, 2)},
+    )
+    assert_folds(model, torch.randn(3, 4))
+    model.act1.scale = 3.0
+    assert_folds(model, torch.randn(3, 4), stays={"act0": ["factor"], "act1": ["factor"]})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_before_a_core_is_two_layers_that_take_in_one_slope(sign):
+    model = Two(
+        lambda net, x, h: net.out(net.act(net.a(x) + net.b(h) if sign > 0 else net.a(x) - net.b(h))),
+        **{"a": nn.Linear(4, 5), "b": nn.Linear(3, 5), "act": core(5), "out": nn.Linear(5, 2)},
+    )
+    assert_folds(model, torch.randn(6, 4), torch.randn(6, 3))
+
+
+def test_a_value_added_to_itself_before_a_core_keeps_the_slope():
+    model = One(lambda net, x: net.b(net.act((h := net.a(x)) + h)), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["gain", "shift"]})
+
+
+def test_concatenated_branches_pass_one_factor_and_keep_several():
+    def run(net, x):
+        return net.out(torch.cat([net.act0(net.a(x)), F.max_pool2d(net.act1(net.b(x)), 3, 1, 1)], 1))
+
+    modules = {"a": nn.Conv2d(2, 3, 1), "b": nn.Conv2d(2, 4, 3, padding=1), "out": nn.Conv2d(7, 2, 3)}
+    model = One(run, **modules, act0=core(3, dim=1), act1=core(4, dim=1))
+    assert_folds(model, torch.randn(2, 2, 6, 6))
+    model.act1 = core(4, dim=1, centered=False)
+    assert_folds(model, torch.randn(2, 2, 6, 6), stays={"act0": ["factor"]})
+
+
+def test_all_consumers_take_the_factor_in_or_none_does():
+    def run(net, x):
+        h = net.act(net.a(x))
+        return net.b(h), net.c(h).sum(), *([h * x] if net.also else [])
+
+    model = One(run, a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2), c=nn.Linear(4, 3))
+    model.also = False
+    folded = assert_folds(model, torch.randn(3, 4))
+    assert_same(folded.b.weight, model.b.weight / 2, 0)
+    assert_same(folded.c.weight, model.c.weight / 2, 0)
+    model.also = True
+    folded = assert_folds(model, torch.randn(3, 4), stays={"act": ["factor"]})
+    assert torch.equal(folded.b.weight, model.b.weight)
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda net, h: F.linear(h, net.b.weight),
+        lambda net, h: h @ net.b.weight.T,
+        lambda net, h: h * torch.sigmoid(h),
+        lambda net, h: F.layer_norm(h, (4,)),
+        lambda net, h: h + 1,
+        lambda net, h: F.pad(h, (1, 1), value=1.0),
+        lambda net, h: h.relu() * 2,
+    ],
+)
+def test_functional_consumers_keep_the_factor(reads):
+    model = One(lambda net, x: reads(net, net.act(net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 4))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor"]})
+
+
+def test_a_preactivation_that_is_read_elsewhere_keeps_its_layer():
+    model = One(
+        lambda net, x: net.b(net.act(h := net.a(x))) + h,
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4)},
+    )
+    folded = assert_folds(model, torch.randn(3, 4), stays={"act": ["gain", "shift"]})
+    assert torch.equal(folded.a.weight, model.a.weight)
+
+
+def test_asking_for_a_shape_is_no_use_of_a_value():
+    model = One(
+        lambda net, x: net.b(net.act(h := net.a(x)) + torch.zeros_like(h).sum() * h.size(0))[: h.shape[0]],
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4)},
+    )
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor"]})
+    model.run = lambda net, x: net.b(net.act(h := net.a(x)).view(h.size(0), h.shape[1]))
+    assert_folds(model, torch.randn(3, 4))
+
+
+def test_a_norm_behind_a_core_keeps_the_factor_because_of_its_epsilon():
+    for norm in (nn.LayerNorm(4, eps=0.1), nn.BatchNorm1d(4, eps=0.1)):
+        assert_folds(nn.Sequential(nn.Linear(4, 4), core(4), norm), torch.randn(5, 4), stays={"1": ["factor"]})
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers_of_pytorch_take_the_factor_into_their_input_weights(kind):
+    layer = kind(4, 3, num_layers=2, bidirectional=True)
+    model = One(lambda net, x: net.layer(net.act(net.a(x)))[0], a=nn.Linear(4, 4), act=core(4), layer=layer)
+    assert_folds(model, torch.randn(5, 2, 4))
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_recurrent_cells_take_the_factor_into_their_input_weights(kind):
+    model = One(lambda net, x: net.cell(net.act(net.a(x)))[0], a=nn.Linear(4, 4), act=core(4), cell=kind(4, 3))
+    assert_folds(model, torch.randn(5, 4))
+
+
+def test_an_initial_state_of_a_cell_keeps_the_factor():
+    model = Two(
+        lambda net, x, y: net.cell(y, net.act(net.a(x))),
+        **{"a": nn.Linear(4, 3), "act": core(3), "cell": nn.GRUCell(4, 3)},
+    )
+    assert_folds(model, torch.randn(5, 4), torch.randn(5, 4), stays={"act": ["factor"]})
+
+
+# --- sharing ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_core_used_everywhere_goes_into_every_layer():
+    act = core()
+    assert_folds(nn.Sequential(nn.Linear(4, 5), act, nn.Linear(5, 6), act, nn.Linear(6, 2)), torch.randn(3, 4))
+
+
+def test_a_recurrence_unrolled_in_python_shares_its_weights_and_folds():
+    def run(net, x):
+        h = net.act(net.a(x[0]))
+        for step in (1, 2, 3):
+            h = net.act(net.a(x[step]) + net.b(h))
+        return net.out(h)
+
+    model = One(run, a=nn.Linear(4, 5), b=nn.Linear(5, 5, bias=False), act=core(5), out=nn.Linear(5, 2))
+    folded = assert_folds(model, torch.randn(4, 3, 4))
+    assert folded.b.bias is None
+
+
+def test_a_layer_before_two_different_cores_keeps_its_weight():
+    modules = {"a": nn.Linear(4, 4), "act0": core(4), "act1": core(4), "b": nn.Linear(4, 2)}
+    model = One(lambda net, x: net.b(net.act0(net.a(x))) + net.b(net.act1(net.a(x))), **modules)
+    folded = assert_folds(model, torch.randn(3, 4), stays={n: ["gain", "shift"] for n in ("act0", "act1")})
+    assert torch.equal(folded.a.weight, model.a.weight)
+
+
+def test_a_layer_that_reads_a_core_and_an_input_keeps_its_weight():
+    model = One(lambda net, x: net.b(net.act(net.b(x))), b=nn.Linear(4, 4), act=core(4))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor", "gain", "shift"]})
+
+
+def test_tied_weights_stay_tied_and_are_not_touched():
+    tied = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    folded = assert_folds(tied, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"], "3": ["gain", "shift"]})
+    assert folded[2].weight is folded[0].weight
+
+
+def test_two_parameters_that_are_views_of_one_memory_are_untied_in_the_copy():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+    model[2].weight = nn.Parameter(model[0].weight.data.T)
+    folded = sc.fold(model)
+    assert kept(folded) == {}
+    assert_same(folded(x := torch.randn(3, 4)), model(x), 1e-6)
+
+
+def test_an_autoencoder_that_uses_its_weight_twice_keeps_it():
+    model = One(lambda net, x: F.linear(net.act(net.enc(x)), net.enc.weight.t()), enc=nn.Linear(4, 3), act=core(3))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor", "gain", "shift"]})
+
+
+def test_a_weight_that_is_read_through_a_list_is_refused():
+    model = One(lambda net, x: F.linear(net.act(net.a(x)), net.kept[0].t()), a=nn.Linear(4, 4), act=core(4))
+    model.kept = [model.a.weight]
+    with pytest.raises(UntraceableError, match="a parameter that it does not read as an attribute"):
+        sc.fold(model)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_weight_that_is_computed_is_not_touched(norm):
+    x = torch.randn(3, 4)
+    with torch.no_grad():  # the old one leaves a computed weight, which only then can be copied
+        model = nn.Sequential(norm(nn.Linear(4, 4)), core(4), norm(nn.Linear(4, 2))).eval()
+        model(x)
+    folded = sc.fold(model)
+    assert kept(folded) == {"1": ["factor", "gain", "shift"]}
+    assert_same(folded(x), model(x), 1e-6)
+
+
+def test_a_layer_with_a_hook_is_not_touched():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    seen = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    folded = sc.fold(model)
+    assert kept(folded) == {"1": ["gain", "shift"]}
+    x = torch.randn(3, 4)
+    assert_same(folded(x), model(x), 1e-6)
+    assert_same(seen[0], seen[1], 0)
+
+
+def test_a_subclass_of_a_layer_is_not_touched():
+    class Other(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
+    model = nn.Sequential(Other(4, 4), core(4), Other(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"]})
+
+
+# --- all ways through a forward --------------------------------------------------------------------------------------
+
+
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 4), core(4), nn.Linear(4, 4)
+        self.c, self.act2 = nn.Linear(4, 4), core(4)
+
+    def forward(self, x, mask=None, early=False):
+        h = self.act(self.a(x))
+        if early:
+            return self.b(h)
+        if mask is not None:
+            h = h * mask
+        h = self.act2(self.c(h))
+        return self.b(h) if self.training else (self.b(h), h)
+
+
+def test_a_branch_that_is_taken_in_one_way_only_counts():
+    model = Optional()
+    folded = sc.fold(model)
+    assert kept(folded) == {"act": ["factor"], "act2": ["factor"]}
+    x, mask = torch.randn(3, 4), torch.rand(3, 4)
+    for training in (True, False):
+        model.train(training), folded.train(training)
+        for given in ({}, {"mask": mask}, {"early": True}):
+            assert_same(folded(x, **given), model(x, **given), 1e-6)
+
+
+def test_a_model_that_keeps_what_it_computed_is_not_disturbed():
+    def run(net, x):
+        net.last = net.a(x)
+        return net.b(net.act(net.last))
+
+    model = One(run, a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    folded = sc.fold(model)
+    assert not hasattr(model, "last")
+    assert not hasattr(folded, "last")
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else self.a(-x)
+
+
+def test_a_module_without_cores_need_not_be_traceable():
+    inner = Branching()
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), inner, core(4), nn.Linear(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"4": ["gain", "shift"]})
+    model = nn.Sequential(inner.a, core(4), inner, nn.Linear(4, 2))  # its layer is also called from outside
+    assert_folds(model, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"]})
+
+
+def test_an_untraceable_model_is_refused_with_the_parts_that_can_be_folded():
+    class Outer(Branching):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+            self.more = nn.ModuleList([core(4)])
+
+        def forward(self, x):
+            h = self.net(super().forward(x))
+            return self.more[0](h)
+
+    model = Outer()
+    with pytest.raises(UntraceableError, match=r"Outer cannot be traced .*'net', 'more.0' can be folded by themselves"):
+        sc.fold(model)
+    x = torch.randn(3, 4)
+    expected = model(x)
+    for part in ("net", "more.0"):
+        model.set_submodule(part, sc.fold(model.get_submodule(part)))
+    assert_same(model(x), expected, 1e-6)
+    assert all(not isinstance(m, SigmoidCore) for m in model.modules())
+
+
+def test_a_forward_with_too_many_optional_arguments_is_refused():
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = core(4)
+
+        def forward(self, x, a=None, b=None, c=None, d=None, e=None, f=None):
+            return self.act(x)
+
+    with pytest.raises(UntraceableError, match="6 optional arguments, which make 128 ways"):
+        sc.fold(Many())
+
+
+def test_a_forward_that_reads_a_slope_is_refused():
+    model = One(lambda net, x: net.act(net.a(x)) * net.act.slope, a=nn.Linear(4, 4), act=core(4))
+    with pytest.raises(ValueError, match=r"the forward reads 'act\.slope'"):
+        sc.fold(model)
+
+
+def test_a_core_in_a_list_is_refused():
+    model = One(lambda net, x: net.b(net.order[1](net.order[0](x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    model.order = [model.a, model.act]
+    with pytest.raises(ValueError, match=r"an attribute that is not a submodule.*nn\.ModuleList"):
+        sc.fold(model)
+
+
+def test_a_forward_set_on_the_instance_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    model.forward = lambda x: x
+    with pytest.raises(ValueError, match="set on the instance"):
+        sc.fold(model)
+
+
+def test_a_core_with_a_forward_of_its_own_is_refused():
+    class Squared(SigmoidCore):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
+    with pytest.raises(ValueError, match="'1' is a Squared with a forward of its own"):
+        sc.fold(nn.Sequential(nn.Linear(4, 4), Squared(4)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_refused(value):
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    model[1].slope[2] = value
+    with pytest.raises(ValueError, match=rf"the slope of core '1' is {value} in 1 of 4 places"):
+        sc.fold(model)
+    layer = RNN(3, 4)
+    layer.shift[0] = value
+    with pytest.raises(ValueError, match=rf"the shift of RNN '0' is {value} in 1 of 4 places"):
+        sc.fold(layer)
+
+
+def test_a_model_on_the_meta_device_is_refused():
+    with pytest.raises(ValueError, match="the slope of core '1' is on the meta device"):
+        sc.fold(nn.Sequential(nn.Linear(4, 4), core(4)).to("meta"))
+
+
+def test_weights_that_overflow_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), SigmoidCore(4, alpha=1e8)).half()
+    with pytest.raises(ValueError, match=r"the folded weight of '0' does not fit torch\.float16"):
+        sc.fold(model)
+
+
+# --- recurrent layers of cores ---------------------------------------------------------------------------------------
+
+
+def recurrent(batch_first=False, inputs=3, hidden=5):
+    layer = RNN(inputs, hidden, batch_first=batch_first)
+    with torch.no_grad():
+        layer.weight_hh.normal_()
+        layer.bias.normal_()
+        layer.shift.normal_()
+        layer.slope.fill_(2.7)
+    return layer
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_recurrent_layer_becomes_nn_rnn_and_the_next_layer_takes_the_half(batch_first):
+    model = One(lambda net, x: net.out(net.rnn(x)[0][:, -1]), rnn=recurrent(batch_first), out=nn.Linear(5, 2))
+    folded = assert_folds(model, torch.randn(4, 6, 3))
+    assert type(folded.rnn) is nn.RNN
+    assert folded.rnn.batch_first == batch_first
+    assert set(folded.state_dict()) == set(nn.ModuleDict({"rnn": nn.RNN(3, 5), "out": nn.Linear(5, 2)}).state_dict())
+    assert {n for n, p in folded.named_parameters() if not p.requires_grad} == {"rnn.bias_hh_l0"}
+
+
+def test_stacked_recurrent_layers_read_each_other_and_a_core():
+    model = One(
+        lambda net, x: net.out(net.second(net.first(net.act(net.a(x)))[0])[0]),
+        **{"a": nn.Linear(3, 3), "act": core(3), "first": recurrent(), "second": recurrent(inputs=5)},
+        out=nn.Linear(5, 2),
+    )
+    assert_folds(model, torch.randn(4, 6, 3))
+
+
+def test_outputs_and_states_that_leave_the_model_are_halved():
+    model = One(lambda net, x: net.rnn(x), rnn=recurrent())
+    folded = assert_folds(model, torch.randn(4, 6, 3), stays={"rnn": []})
+    assert type(folded.rnn.rnn) is nn.RNN
+
+
+def test_an_initial_state_that_is_given_is_doubled():
+    model = Two(lambda net, x, y: net.out(net.rnn(x, y)[0]), rnn=recurrent(), out=nn.Linear(5, 2))
+    assert_folds(model, torch.randn(4, 6, 3), torch.rand(1, 6, 5) - 0.5, stays={"rnn": []})
+
+
+def test_the_last_state_of_one_layer_starts_another_without_a_constant():
+    model = One(
+        lambda net, x: net.out(net.second(x, net.first(x)[1])[0]),
+        **{"first": recurrent(), "second": recurrent(), "out": nn.Linear(5, 2)},
+    )
+    folded = assert_folds(model, torch.randn(4, 6, 3))
+    assert type(folded.second) is nn.RNN
+
+
+def test_arguments_by_name_keep_their_names():
+    model = Two(lambda net, x, y: net.out(net.rnn(x, state=y)[0]), rnn=recurrent(), out=nn.Linear(5, 2))
+    assert_folds(model, torch.randn(4, 6, 3), torch.rand(1, 6, 5) - 0.5, stays={"rnn": []})
+    model = One(lambda net, x: net.b(net.act(x=net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"act": []})
+
+
+def test_a_layer_with_and_without_a_state_is_refused():
+    model = Two(lambda net, x, y: net.rnn(x)[0] + net.rnn(x, y)[0], rnn=recurrent())
+    with pytest.raises(ValueError, match="the RNN 'rnn' runs both with and without an initial state"):
+        sc.fold(model)
+
+
+def test_a_recurrent_layer_alone_is_folded():
+    layer, x = recurrent(), torch.randn(4, 6, 3)
+    assert_same(sc.fold(layer)(x), layer(x), 1e-6)
+
+
+# --- a copy that can be used -----------------------------------------------------------------------------------------
+
+
+def test_a_trained_slope_folds_as_it_is_now():
+    model = nn.Sequential(nn.Linear(4, 5), core(5, trainable=True), nn.Linear(5, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    x = torch.randn(3, 4)
+    before = sc.fold(model)(x)
+    model(x).sum().backward()
+    optimizer.step()
+    assert_folds(model, x)
+    assert not torch.allclose(sc.fold(model)(x), before, atol=1e-3)
+
+
+def test_gradients_flow_and_are_those_of_the_weights_that_were_folded():
+    model = nn.Sequential(nn.Linear(4, 5), core(5), nn.Linear(5, 2)).double()
+    folded = sc.fold(model)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    for net in (model, folded):
+        net(x).square().sum().backward()
+    gain = model[1].slope[:, None] / 2  # W' = gain W, so dL/dW = gain dL/dW'
+    assert_same(model[0].weight.grad, gain * folded[0].weight.grad, 1e-12)
+    assert_same(model[2].weight.grad, folded[2].weight.grad / 2, 1e-12)
+
+
+def test_a_folded_model_can_be_trained_further():
+    model = sc.fold(nn.Sequential(nn.Linear(4, 16), core(16), nn.Linear(16, 1)))
+    x = torch.randn(64, 4)
+    y = torch.sin(x.sum(1, keepdim=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_requires_a_gradient_does_so_in_the_copy_and_no_gradient_is_copied():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 2))
+    model[0].weight.requires_grad_(False)
+    model(torch.randn(3, 4)).sum().backward()
+    folded = sc.fold(model)
+    flags = {name: p.requires_grad for name, p in folded.named_parameters()}
+    assert {name for name, flag in flags.items() if not flag} == {"0.weight", "0.bias"}
+    assert all(p.grad is None for p in folded.parameters())
+    assert model[2].weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dtype):
+    wide = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.Linear(5, 2))
+    model = copy.deepcopy(wide).to(dtype)
+    folded = sc.fold(model)
+    x = torch.randn(64, 4).to(dtype)
+    assert {p.dtype for p in folded.parameters()} == {dtype}
+    assert folded(x).dtype == dtype
+    exact = wide(x.float())
+    error, own = ((net(x).float() - exact).abs().max().item() for net in (folded, model))
+    assert error < 3 * own + 1e-3
+
+
+def test_autocast_gives_the_same_dtype_as_before():
+    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5))
+    x = torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = model(x), sc.fold(model)(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert_same(found.float(), expected.float(), 2e-2)
+
+
+def test_the_checkpoint_of_a_plain_model_goes_into_a_model_of_cores_and_back_through_fold():
+    def network(make):
+        return nn.Sequential(nn.Linear(4, 8), make(8), nn.Linear(8, 8), make(8), nn.Linear(8, 2))
+
+    plain = network(lambda n: nn.Tanh())
+    cores = network(lambda n: SigmoidCore(n, alpha=2.0, centered=True, scale=2.0))
+    cores.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.randn(50, 4)
+    assert torch.equal(cores(x), plain(x))
+    sc.calibrate(cores, x)
+    assert not torch.allclose(cores(x), plain(x), atol=1e-3)
+    plain.load_state_dict(sc.fold(cores).state_dict(), strict=True)
+    assert_same(plain(x), cores(x), 1e-5)
+
+
+def test_a_checkpoint_with_a_constant_that_stayed_does_not_go_into_the_plain_model():
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*1\.factor"):
+        nn.Sequential(nn.Linear(4, 4), nn.Tanh()).load_state_dict(sc.fold(model).state_dict(), strict=True)
+
+
+def test_the_random_generator_is_not_used():
+    model = nn.Sequential(nn.Linear(3, 3), core(3), nn.Linear(3, 3), recurrent())
+    state = torch.get_rng_state()
+    sc.fold(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_folded_model_is_copied_and_pickled_with_its_constants():
+    model = One(_residual, a=nn.Linear(4, 4), act=core(4), out=nn.Linear(4, 2))
+    x = torch.randn(3, 4)
+    folded = sc.fold(model)
+    for again in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        assert torch.equal(again(x), folded(x))
+
+
+def _residual(net, x):
+    return net.out(net.act(net.a(x)) + x)
+
+
+def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
+    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.LayerNorm(5), sc.MLP(5, 6, 3, 2), core(2))
+    rnn = nn.Sequential(recurrent())
+    x, sequences = torch.randn(3, 4), torch.randn(4, 6, 3)
+    folded = sc.fold(model)
+    torch.save((folded, x, folded(x), sc.fold(rnn), sequences, rnn(sequences)), tmp_path / "model.pt")
+    code = (
+        "import sys, torch\n"
+        "sys.modules['sigmoidcore'] = None\n"
+        "model, x, y, rnn, s, r = torch.load(sys.argv[1], weights_only=False)\n"
+        "assert torch.equal(model(x), y)\n"
+        "torch.testing.assert_close(rnn(s), r)\n"
+        "print('same', sorted(m for m in sys.modules if m.startswith('sigmoidcore')))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.pt")], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "same ['sigmoidcore']"
+
+
+# --- networks that nobody thought of ---------------------------------------------------------------------------------
+
+
+class Random(nn.Module):
+    """A random graph of layers, cores (some used twice), sums, products, concatenations and shape operations."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.pick = pick = torch.Generator().manual_seed(seed)
+        self.layers = nn.ModuleList(nn.Linear(6, 6, bias=i % 2 == 0) for i in range(20))
+        self.layers.append(nn.Sequential(nn.Linear(6, 6), nn.Identity(), nn.Dropout(0.5)))
+        self.layers.append(nn.BatchNorm1d(6))
+        self.layers.append(nn.LayerNorm(6))
+        self.cores = nn.ModuleList(
+            core(6 if i % 2 else None, centered=i % 4 != 3, scale=(1.0, 1.0, 2.0)[i % 3]) for i in range(12)
+        )
+        self.cut = nn.Linear(12, 6)
+        self.both = nn.Bilinear(6, 6, 6)
+        self.out = nn.Linear(6, 3)
+        self.plan = [tuple(torch.randint(1000, (4,), generator=pick).tolist()) for _ in range(14)]
+        del self.pick
+
+    def forward(self, x):
+        seen = [x]
+        for what, first, second, which in self.plan:
+            # Mostly chains, as in real networks: the last value, or one of all before.
+            a = seen[-1] if first % 8 else seen[first % len(seen)]
+            b = seen[second % len(seen)]
+            kind = what % 14
+            if kind < 4:
+                a = self.layers[which % len(self.layers)](a)
+            elif kind < 9:
+                a = self.cores[which % len(self.cores)](self.layers[(which + second) % 20](a) if which % 5 else a)
+            elif kind == 9:
+                a = a + b if which % 2 else a - b
+            elif kind == 10:
+                a = self.cut(torch.cat([a, b], -1))
+            elif kind == 11:
+                a = a * b if which % 3 == 0 else a * 0.5
+            elif kind == 12:
+                a = a.view(a.size(0), 2, 3).transpose(1, 2).flatten(1)
+            else:
+                a = self.both(a, b)
+            seen.append(a)
+        return self.out(seen[-1]), seen[len(seen) // 2] if self.plan[0][0] % 2 else None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks_compute_the_same(seed):
+    model = randomized(Random(seed)).double()
+    x = torch.randn(7, 6, dtype=torch.float64)
+    for training in (False, True):
+        model.train(training)
+        folded = sc.fold(model)
+        results = []
+        for net in (copy.deepcopy(model), folded):
+            torch.manual_seed(1)
+            results.append([y for y in net(x) if y is not None])
+        for found, expected in zip(*results, strict=True):
+            scale = float(expected.detach().abs().max())
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * scale)
+
+
+def test_random_networks_keep_some_constants_and_take_others_in():
+    plain = stayed = 0
+    for seed in range(60):
+        model = Random(seed)
+        used = set()
+        for c in model.cores:
+            c.register_forward_hook(lambda module, args, output, used=used: used.add(module))
+        model(torch.randn(7, 6))
+        folded = sc.fold(model)
+        for before, after in zip(model.cores, folded.cores, strict=True):
+            if before in used:
+                plain += type(after) in (nn.Tanh, nn.Sigmoid)
+                stayed += isinstance(after, fx.GraphModule)
+    assert plain > 50
+    assert stayed > 50
