@@ -374,6 +374,14 @@ def test_a_sum_before_a_core_is_two_layers_that_take_in_one_slope(sign):
     assert_folds(model, torch.randn(6, 4), torch.randn(6, 3))
 
 
+def test_a_sum_of_different_numbers_of_dimensions_keeps_the_slope():
+    model = Two(
+        lambda net, x, y: net.b(net.act(net.a(x) + net.c(y))),
+        **{"a": nn.Conv2d(2, 4, 1), "c": nn.Conv1d(2, 4, 1), "act": core(4, dim=1), "b": nn.Conv2d(4, 2, 1)},
+    )
+    assert_folds(model, torch.randn(3, 2, 4, 4), torch.randn(4, 2, 4), stays={"act": ["gain", "shift"]})
+
+
 def test_a_value_added_to_itself_before_a_core_keeps_the_slope():
     model = One(lambda net, x: net.b(net.act((h := net.a(x)) + h)), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
     assert_folds(model, torch.randn(3, 4), stays={"act": ["gain", "shift"]})
@@ -549,6 +557,17 @@ def test_a_layer_with_a_hook_is_not_touched():
     assert_same(seen[0], seen[1], 0)
 
 
+@pytest.mark.parametrize("place", [1, 3])
+def test_what_lies_between_with_a_hook_passes_nothing(place):
+    layers = [nn.Linear(4, 4), nn.Identity(), core(4), nn.Identity(), nn.Linear(4, 2)]
+    model = nn.Sequential(*layers)
+    assert kept(sc.fold(model)) == {}
+    model[place].register_forward_hook(lambda module, args, output: output + 1)
+    folded = sc.fold(model)
+    assert kept(folded) == {"2": ["gain", "shift"] if place == 1 else ["factor"]}
+    assert_same(folded(x := torch.randn(3, 4)), model(x), 1e-6)
+
+
 def test_a_subclass_of_a_layer_is_not_touched():
     class Other(nn.Linear):
         def forward(self, x):
@@ -586,6 +605,55 @@ def test_a_branch_that_is_taken_in_one_way_only_counts():
         model.train(training), folded.train(training)
         for given in ({}, {"mask": mask}, {"early": True}):
             assert_same(folded(x, **given), model(x, **given), 1e-6)
+
+
+class Extra(nn.Module):
+    """Gives its hidden layer, too, when it is asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 4), core(4), nn.Linear(4, 4)
+
+    def hidden(self, x):
+        return self.act(self.a(x))
+
+
+class ExtraInTraining(Extra):
+    def forward(self, x):
+        h = self.hidden(x)
+        return (self.b(h), h) if self.training else self.b(h)
+
+
+class ExtraInEvaluation(Extra):
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.b(h) if self.training else (self.b(h), h)
+
+
+class ExtraByFlag(Extra):
+    def forward(self, x, also=False):
+        h = self.hidden(x)
+        return (self.b(h), h) if also else self.b(h)
+
+
+class ExtraByArgument(Extra):
+    def forward(self, x, other=None):
+        h = self.hidden(x)
+        return self.b(h) if other is None else (self.b(h), h + other)
+
+
+class ExtraWithoutArgument(Extra):
+    def forward(self, x, other=None):
+        h = self.hidden(x)
+        return (self.b(h), h) if other is None else self.b(h) + other
+
+
+@pytest.mark.parametrize("kind", Extra.__subclasses__())
+@pytest.mark.parametrize("training", [True, False])
+def test_every_way_through_a_forward_is_followed_whatever_the_mode_is_now(kind, training):
+    folded = sc.fold(kind().train(training))
+    assert kept(folded) == {"act": ["factor"]}
+    assert folded.training == training
 
 
 def test_a_model_that_keeps_what_it_computed_is_not_disturbed():

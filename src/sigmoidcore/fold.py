@@ -66,8 +66,6 @@ def fold(model: nn.Module) -> nn.Module:
     except UntraceableError as error:
         raise UntraceableError(f"{error}; {_remedy(model)}") from error
     folded = copy.deepcopy(model)
-    for parameter in folded.parameters():
-        parameter.grad = None
     with torch.no_grad():
         _rewrite_all(Plan(folded, graphs))
     for module in folded.modules():
