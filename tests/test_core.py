@@ -502,3 +502,16 @@ def test_half_a_state_of_a_core_is_still_refused() -> None:
     core = SigmoidCore()
     with pytest.raises(RuntimeError, match="shift"):
         core.load_state_dict({"slope": torch.tensor(2.0)}, strict=True)
+
+
+def test_slopes_and_shifts_beyond_float16_give_no_nan_there():
+    core = SigmoidCore(2, alpha=1e6, centered=True)
+    core.set_shift(torch.tensor([0.0, 1e6]))
+    output = core(torch.tensor([[0.0, 1.0], [1e-3, -1.0]], dtype=torch.float16))
+    assert output.dtype == torch.float16
+    assert output.tolist() == [[0.0, -0.5], [0.5, -0.5]]
+
+
+def test_a_trained_slope_beyond_float16_stays_finite_when_the_model_is_cast():
+    core = SigmoidCore(alpha=1e5, trainable=True).half()
+    assert bool(torch.isfinite(core.alpha).all())

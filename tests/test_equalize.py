@@ -594,3 +594,27 @@ def test_what_a_skip_connection_carries_past_a_core_is_not_counted_as_in_the_pro
         optimizer.step()
     expected = gradient_profile(model, x, 0, lambda y, _: y.square().sum()).sizes
     assert equalizer.history[0].log_sizes[0] == pytest.approx(float(expected.log()[0]), rel=1e-9)
+
+
+def test_forward_passes_without_a_backward_pass_do_not_pile_up(model, batch):
+    optimizer = idle()
+    with Equalizer(model, optimizer, every=1) as equalizer:
+        for _ in range(50):
+            model(batch[0])
+        assert all(len(passes) <= 8 for passes in equalizer._taps._passes.values())
+        step(model, optimizer, batch)
+        assert len(equalizer.history) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": "x"}, {"interval": 0}, {"next": -1}, {"history": [{"foo": 1}]}, {"history": [1]}]
+)
+def test_a_state_that_is_none_is_refused_and_changes_nothing(model, batch, change):
+    optimizer = idle()
+    with Equalizer(model, optimizer, every=1) as equalizer:
+        step(model, optimizer, batch)
+        before = equalizer.state_dict()
+        with pytest.raises(ValueError, match="no state of an Equalizer"):
+            equalizer.load_state_dict({**before, "step": 40, **change})
+        assert equalizer.state_dict()["step"] == before["step"]
+        assert len(equalizer.history) == 1

@@ -314,3 +314,124 @@ def test_the_gradient_of_every_branch_of_a_fan_out_counts():
     assert left == pytest.approx(right, rel=0.1)
     assert stem == pytest.approx(math.sqrt((left**2 + right**2) / 2), rel=0.1)
     assert spread(report.after.sizes) <= 1.1
+
+
+# --- models that do unusual things -----------------------------------------------------------------------------------
+
+
+class InPlace(nn.Module):
+    """A residual network that adds in place, before or after its cores."""
+
+    def __init__(self, after: bool, in_place: bool) -> None:
+        super().__init__()
+        self.after, self.in_place = after, in_place
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.linears = nn.ModuleList(nn.Linear(16, 16) for _ in range(5))
+        self.cores = nn.ModuleList(core(16, -1) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        for linear, act in zip(self.linears, self.cores, strict=True):
+            branch = act(linear(h)) if self.after else linear(act(h))
+            if self.in_place and self.after:
+                branch += h
+                h = branch
+            elif self.in_place:
+                h += branch
+            else:
+                h = h + branch
+        return self.last(h)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("verb", [calibrate, prepare])
+def test_additions_in_place_give_the_profile_and_the_slopes_of_those_out_of_place(after, verb):
+    x, found = vectors(100), []
+    for in_place in (False, True):
+        torch.manual_seed(1)
+        model = InPlace(after, in_place)
+        report = verb(model, x)
+        found.append((report.before.sizes, report.after.sizes, report.slopes))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    for plain, changed in zip(*found, strict=True):  # up to the order in which the sources of a sum are found
+        torch.testing.assert_close(plain, changed, rtol=0.02, atol=0)
+    assert bool((found[1][1] > 0).all())
+
+
+@pytest.mark.parametrize("verb", [calibrate, prepare])
+def test_activation_checkpoints_are_to_be_switched_off_while_slopes_are_set(verb):
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self:
+                x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+            return x
+
+    blocks = [nn.Sequential(nn.Linear(8, 8), core(8, -1), nn.Linear(8, 8), core(8, -1)) for _ in range(4)]
+    x = vectors(100)
+    profile = gradient_profile(Checkpointed(*blocks), x)
+    torch.testing.assert_close(profile.sizes, gradient_profile(nn.Sequential(*blocks), x).sizes)
+    with pytest.raises(ValueError, match="switch checkpoints off while slopes are set"):
+        verb(Checkpointed(*blocks), x)
+
+
+@pytest.mark.parametrize(
+    "parametrized",
+    [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm],
+    ids=["weight norm", "spectral norm"],
+)
+def test_prepare_refuses_weights_that_are_computed_and_changes_nothing(parametrized):
+    model = nn.Sequential(parametrized(nn.Linear(8, 8)), core(8, -1), nn.Linear(8, 2))
+    before = [t.clone() for t in model.state_dict().values()]
+    with pytest.raises(ValueError, match=r"the weight of layer '0' .* prepare first and parametrize then"):
+        prepare(model, vectors(50))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before, strict=True))
+
+
+def test_weight_norm_is_no_normalisation_of_the_signal():
+    weight_norm = torch.nn.utils.parametrizations.weight_norm
+    layers = [m for i in range(10) for m in (weight_norm(nn.Linear(16 if i else 8, 16)), core(16, -1))]
+    report = calibrate(nn.Sequential(*layers, nn.Linear(16, 2)), vectors(200))
+    assert report.after.spread <= 1.1
+    assert not any("normalisation" in note for note in report.notes)
+
+
+def test_every_head_gets_outputs_of_standard_deviation_1():
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = nn.Sequential(nn.Linear(8, 16), core(16, -1), nn.Linear(16, 16), core(16, -1))
+            self.first, self.second = nn.Linear(16, 3), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.trunk(x)
+            return self.first(h), self.second(h)
+
+    model, x = Heads(), vectors(200)
+    prepare(model, x)
+    for output in (head.detach() for head in model(x)):
+        assert float((output - output.mean(0)).square().mean().sqrt()) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(("depth", "noted"), [(10, False), (11, True)])
+def test_a_deep_network_of_cores_that_are_not_centered_is_noted(depth, noted):
+    layers = [m for i in range(depth) for m in (nn.Linear(16 if i else 8, 16), SigmoidCore(16))]
+    report = prepare(nn.Sequential(*layers, nn.Linear(16, 2)), vectors(100))
+    assert any("not centered" in note and "centered=True" in note for note in report.notes) is noted
+
+
+def test_an_unbatched_input_and_a_wrong_dtype_are_named():
+    model = nn.Sequential(nn.Linear(8, 8), core(8, -1), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"does not run on inputs of shape \(5, 8\) int64.*dtype"):
+        calibrate(model, torch.ones(5, 8, dtype=torch.int64))
+
+
+def test_outputs_and_losses_without_a_number_to_derive_are_named():
+    class Classes(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).argmax(1)
+
+    layers = nn.Linear(8, 8), core(8, -1), nn.Linear(8, 2)
+    with pytest.raises(ValueError, match="without a floating-point tensor: give targets and a loss_fn"):
+        gradient_profile(Classes(*layers), vectors(5))
+    with pytest.raises(ValueError, match=r"leave out \.item\(\)"):
+        gradient_profile(nn.Sequential(*layers), vectors(5), 0, lambda output, _: output.sum().item())

@@ -136,7 +136,10 @@ class SigmoidCore(nn.Module):
     @property
     def alpha(self) -> Tensor:
         """The slope, shape [num_features] or []; differentiable if it is trained."""
-        return self.log_slope.clamp(-LARGEST_LOG, LARGEST_LOG).exp() if self.trainable else self.slope
+        if not self.trainable:
+            return self.slope
+        log_slope = self.log_slope.float() if self.log_slope.dtype in _HALF else self.log_slope
+        return log_slope.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the core; see the class."""
@@ -157,6 +160,9 @@ class SigmoidCore(nn.Module):
                 shape = (self.num_features, *[1] * trailing)
                 alpha, shift = alpha.reshape(shape), shift.reshape(shape)
         if x.is_floating_point() and alpha.dtype != x.dtype:
+            if x.dtype == torch.float16:  # whose largest number is 65504: an infinite slope would make 0 a nan
+                largest = torch.finfo(torch.float16).max
+                alpha, shift = alpha.clamp(max=largest), shift.clamp(-largest, largest)
             alpha, shift = alpha.to(x.dtype), shift.to(x.dtype)
         return alpha, shift
 

@@ -171,7 +171,8 @@ class Equalizer:
         """Go on from `state_dict()`.
 
         Raises:
-            ValueError: the state is not one of an Equalizer, or of a model with another number of cores.
+            ValueError: the state is not one of an Equalizer, or of a model with another number of cores; nothing is
+                changed then.
         """
         missing = {"step", "next", "interval", "before", "history"} - set(state)
         if missing:
@@ -182,11 +183,18 @@ class Equalizer:
                 f"the state is that of a model with {before.shape[0]} cores, this one has {len(self._cores)}: "
                 "load it into an Equalizer of the same model"
             )
-        self._step, self._next, self._interval = state["step"], state["next"], state["interval"]
+        counts = state["step"], state["next"], state["interval"]
+        if not all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True)):
+            raise ValueError(f"this is no state of an Equalizer: step, next and interval are {counts}")
+        try:
+            history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"this is no state of an Equalizer: its history does not hold samples ({error})"
+            ) from error
+        self._step, self._next, self._interval = counts
         self._before = None if before is None else before.clone()
-        self.history = deque(
-            (Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]), maxlen=REMEMBERED
-        )
+        self.history = deque(history, maxlen=REMEMBERED)
         self._taps.detach()
         self._attach_if_due()
 
@@ -246,7 +254,8 @@ class Equalizer:
                 f"{PATIENCE} steps in a row were to be sampled, and no gradient came back to {len(missing)} of "
                 f"{len(passes)} cores, the first of them '{missing[0]}': the Equalizer changes nothing. It sees "
                 "forward passes that run module by module and whose gradients come from backward(): not those inside "
-                "transforms of torch.func or replayed CUDA graphs. Use every core, or leave the Equalizer out",
+                "transforms of torch.func or replayed CUDA graphs, and nothing before frozen parameters "
+                "(requires_grad=False). Use every core, or give the Equalizer the part of the model that trains",
                 RuntimeWarning,
                 stacklevel=2,
             )

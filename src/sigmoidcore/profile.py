@@ -85,18 +85,23 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
             stack.enter_context(_tap(name, module, taps))
         outputs = run(model, inputs)
         if loss_fn is not None:
-            loss = loss_fn(outputs, targets)
+            loss: Any = loss_fn(outputs, targets)
         else:
             generator = torch.Generator().manual_seed(0)
-            loss = torch.stack(
-                [(o * _signs(o, generator)).sum().to(torch.float32) for o in floating_tensors(outputs)]
-            ).sum()
+            loss = sum((o * _signs(o, generator)).sum().to(torch.float32) for o in floating_tensors(outputs))
         check_once(taps)
+        if not isinstance(loss, Tensor):
+            raise ValueError(
+                f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
+                if loss_fn is None
+                else f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()"
+            )
         if loss.dim() > 0:
             raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
         if not loss.requires_grad:
             raise ValueError(
-                "no gradient comes back from the outputs to the cores: check that forward does not detach them"
+                "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
+                "that this does not run in torch.inference_mode()"
             )
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
     sizes = [torch.zeros(()) if g is None else gradient_size(g.detach()) for g in gradients]
@@ -129,10 +134,12 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
         if isinstance(inputs, Tensor):
             return model(inputs)
         return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    except RuntimeError as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in floating_tensors(inputs, all_types=True))
+    except (RuntimeError, IndexError) as error:
+        tensors = floating_tensors(inputs, all_types=True)
+        kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
         raise ValueError(
-            f"the model does not run on inputs of shape {shapes}: {error}; give one batch as the model takes it"
+            f"the model does not run on inputs of shape {kinds}: {error}; give one batch of the shape and dtype that "
+            "the model takes in training"
         ) from error
 
 
@@ -210,8 +217,9 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
     if isinstance(module, SigmoidCore):
 
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            # A view of its own: if x goes on elsewhere too (a skip connection), what comes back there does not count.
-            x = args[0].view_as(args[0]) if args[0].requires_grad else args[0].detach().requires_grad_()
+            # A copy of its own: x may go on elsewhere, too (a skip connection), where what comes back does not count,
+            # and may be changed in place there.
+            x = args[0].clone() if args[0].requires_grad else args[0].detach().requires_grad_()
             taps.append((name, x))
             return (x, *args[1:])
 

@@ -13,6 +13,8 @@ from sigmoidcore import eager
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import gradient_size
 
+AHEAD = 8
+"""Forward passes that may wait for a backward pass; of more, which evaluations with gradients make, the oldest go."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -84,6 +86,10 @@ class Taps:
             passes = self._passes.setdefault(name, [])
             for earlier in passes:
                 earlier.settle()
+            waiting = [p for p in passes if not p.counts]
+            if len(waiting) >= AHEAD:
+                passes.remove(waiting[0])
+                waiting[0].let_go()
             passes.append(Pass(x))
 
     def _emptied(self) -> bool:
@@ -150,8 +156,8 @@ class Pass:
 class _Tap:
     """A forward pre-hook that stays behind when its core is copied or pickled: see `SigmoidCore.__getstate__`.
 
-    It hands the core a view of its own: where the preactivations go on past the core (a skip connection), the gradient
-    that comes back there is none of the core's, and no slope could change it.
+    It hands the core a copy of its own: where the preactivations go on past the core (a skip connection), the gradient
+    that comes back there is none of the core's, and they may be changed in place there.
     """
 
     stays_behind = True
@@ -165,7 +171,7 @@ class _Tap:
         if torch.compiler.is_compiling():
             return None
         if torch.is_grad_enabled() and x.requires_grad:
-            x = x.view_as(x)
+            x = x.clone()
         self._taps.see(self._name, x)
         return (x, *args[1:])
 
