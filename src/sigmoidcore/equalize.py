@@ -318,10 +318,12 @@ class Equalizer:
             x = _rows(core, passes[name])
             means.append(mean_relative_slope(core.alpha.reshape(-1) * (x - core.shift.reshape(-1))))
             rows.append(len(x))
-        means = self._ranks.means(means, rows)
+        shut = [mean < self.floor for mean in self._ranks.means(means, rows)]
+        if not bool(torch.cat([closed.to(self._device) for closed in shut]).any()):  # one look at the device, not one for every core
+            return 0
         return sum(
-            self._open_neurons(core, passes[name], mean < self.floor)
-            for (name, core), mean in zip(self._cores.items(), means, strict=True)
+            self._open_neurons(core, passes[name], closed)
+            for (name, core), closed in zip(self._cores.items(), shut, strict=True)
         )
 
     def _open_neurons(self, core: SigmoidCore, passes: list[Pass], shut: Tensor) -> int:
@@ -334,7 +336,7 @@ class Equalizer:
                 core.shift.reshape(-1).clone(),
             )
             shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
-            x -= shift[shut]
+            x = x - shift[shut]
             wide = shut.clone()
             wide[shut] = self._ranks.means([mean_relative_slope(alpha[shut] * x)], [len(x)])[0] < self.floor
             alpha[wide] = self._ranks.slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
@@ -381,5 +383,5 @@ def _rows(core: SigmoidCore, passes: list[Pass]) -> Tensor:
     """Preactivations of a core, in the dtype of its slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
     dim = core.dim % passes[0].x.dim()
     per_neuron = core.num_features is not None
-    x = torch.cat([(p.x.movedim(dim, -1).flatten(0, -2) if per_neuron else p.x.reshape(-1, 1)) for p in passes])
-    return x.to(core.shift.dtype)
+    parts = [(p.x.movedim(dim, -1).flatten(0, -2) if per_neuron else p.x.reshape(-1, 1)) for p in passes]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(core.shift.dtype)

@@ -102,6 +102,9 @@ def gradient_size(gradient: Tensor) -> Tensor:
 
 def _root_mean_square(x: Tensor) -> Tensor:
     """Root mean square, safe against overflow and underflow of the squares."""
+    if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
+        size: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64) / math.sqrt(x.numel())
+        return size.to(x.dtype)
     largest = x.abs().amax()
     safe = torch.where(largest > 0, largest, 1)
     return largest * (x / safe).square().mean().sqrt()
