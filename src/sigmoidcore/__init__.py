@@ -3,10 +3,11 @@
     import sigmoidcore as sc
 
 The public names, one verb a module: `prepare`, `calibrate`, `Equalizer`; the core itself: `SigmoidCore`,
-`sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; the learning-rate rule: `depth_scaled_lr`.
+`sigmoid_core`; `gradient_profile`; networks: `MLP`, `RNN`; PyTorch's recurrent layers as cores: `recurrent`; the
+learning-rate rule: `depth_scaled_lr`.
 """
 
-from sigmoidcore import networks
+from sigmoidcore import networks, recurrent
 from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.equalize import Equalizer
@@ -27,5 +28,6 @@ __all__ = [
     "gradient_profile",
     "networks",
     "prepare",
+    "recurrent",
     "sigmoid_core",
 ]
