@@ -121,8 +121,9 @@ def unroll(
         state: before the first step.
         weights: with the slopes in them.
         reverse: from the last step to the first.
-        alive: [steps, batch, 1], boolean: whether a sequence still goes on; after its end it keeps its state.
-        on_step: gets each step's number and memory [batch, hidden], in the order in which they run.
+        alive: [steps, batch, 1], boolean: whether a sequence still goes on; after its end it keeps its state. At least
+            one goes on at every step.
+        on_step: gets each step's number and memory, [sequences that go on, hidden], in the order in which they run.
 
     Returns:
         Outputs [steps, batch, features], 0 after a sequence's end, and the last state.
@@ -132,10 +133,13 @@ def unroll(
         driven.requires_grad_()  # so that the memory of frozen weights has a gradient, too
     outputs: list[Tensor] = []
     for step in reversed(range(len(inputs))) if reverse else range(len(inputs)):
-        new = cell.step(driven[step], state, weights)
-        if alive is not None:
-            new = tuple(torch.where(alive[step], n, s) for n, s in zip(new, state, strict=True))
-        state = new
-        on_step(step, state[-1])
-        outputs.append(state[0] if alive is None else state[0] * alive[step])
+        if alive is None:
+            state = new = cell.step(driven[step], state, weights)
+            outputs.append(new[0])
+        else:
+            rows = (alive[step].squeeze(-1),)
+            new = cell.step(driven[step][rows], tuple(s[rows] for s in state), weights)
+            state = tuple(s.index_put(rows, n) for s, n in zip(state, new, strict=True))
+            outputs.append(torch.zeros_like(state[0]).index_put(rows, new[0]))
+        on_step(step, new[-1])
     return torch.stack(outputs[::-1] if reverse else outputs), state

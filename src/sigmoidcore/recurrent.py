@@ -57,7 +57,7 @@ class RecurrentCores(nn.RNNBase):
     def steps_of(self, on_step: Callable[[Any, Tensor], None]) -> Iterator[None]:
         """Within, forward runs step by step and hands every step's name and memory to `on_step`.
 
-        The memory is h_t, or c_t for an LSTM, [batch, hidden_size].
+        The memory is h_t, or c_t for an LSTM, [batch, hidden_size]; of packed sequences, those that still go on.
         """
         self._on_step = on_step
         try:

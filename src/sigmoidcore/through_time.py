@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 from sigmoidcore.cells import Cell, Weights, fold, unroll
 from sigmoidcore.gain import gradient_size
 
-SEQUENCES = 32
+SEQUENCES = 64
 """Sequences that are run step by step, spread evenly over the batch."""
 LEVEL = 0.03
 """A tilt of this size, 3 % over the whole sequence, is level."""
@@ -94,8 +94,7 @@ def solve(
     """
     wanted = _wanted_means(cell, weights, len(inputs))
     start = _rows(cell, weights, cell.slopes)
-    few = slice(None, None, -(-inputs.shape[1] // SEQUENCES))
-    inputs_few, alive_few = inputs[:, few], None if alive is None else alive[:, few]
+    inputs_few, alive_few = _few(inputs, alive)
 
     def try_out(weights: Weights, slope: Tensor, shift: Tensor, scale: float = 1.0) -> Found:
         folded = fold(cell, weights, slope, shift)
@@ -233,6 +232,15 @@ def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Fo
         seen[middle] = multiplied(middle)
         low, high = (middle, high) if seen[middle].tilt > 0 else (low, middle)
     return min(seen.items(), key=lambda item: abs(item[1].tilt))
+
+
+def _few(inputs: Tensor, alive: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """At most `SEQUENCES` sequences, evenly spread over the batch, as far as the longest of them goes."""
+    few = slice(None, None, -(-inputs.shape[1] // SEQUENCES))
+    if alive is None:
+        return inputs[:, few], None
+    steps = alive[:, few].any(1).squeeze(-1)
+    return inputs[steps][:, few], alive[steps][:, few]
 
 
 def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
