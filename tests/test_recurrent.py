@@ -309,6 +309,23 @@ def test_a_training_step_moves_weights_and_no_slope():
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), before.buffers(), strict=True))
 
 
+@pytest.mark.parametrize("kind", PLAIN)
+def test_exported_it_computes_the_same(kind):
+    layer = disturbed(kind, num_layers=2, bidirectional=True).eval()
+    inputs = sequences(layer)
+    program = torch.export.export(layer, (inputs,))
+    assert_same(program.module()(inputs), layer(inputs))
+
+
+def test_compiled_with_the_graph_break_that_pytorch_makes_at_its_own_layers_it_follows_its_slopes():
+    layer = disturbed("lstm")
+    inputs = sequences(layer)
+    compiled = torch.compile(layer, backend="eager")
+    for _ in range(2):
+        assert_same(compiled(inputs), layer(inputs))
+        layer.slope_l0.mul_(1.5)
+
+
 # --- the gradient through time ---------------------------------------------------------------------------------------
 
 
@@ -484,21 +501,21 @@ def test_cores_before_and_after_a_recurrent_layer_are_calibrated_with_it():
         def __init__(self):
             super().__init__()
             self.before = nn.Sequential(nn.Linear(FEATURES, 32), sc.SigmoidCore(32, centered=True))
-            self.layer = CoreLSTM(32, 48)
+            self.layer = CoreLSTM(32, 48, batch_first=True)
             self.after = sc.MLP(48, 32, 5, 4)
 
         def forward(self, x):
             return self.after(self.layer(self.before(x))[1][0][-1])  # reads the last state, not the outputs
 
-    model, inputs = Model(), torch.randn(40, 100, FEATURES)
+    model, inputs = Model(), torch.randn(100, 40, FEATURES)
     report = sc.calibrate(model, inputs)
     deep = [i for i, name in enumerate(report.after.names) if name.startswith("after")]
     time = [i for i, name in enumerate(report.after.names) if name.startswith("layer")]
-    assert len(deep) == 5
-    assert sc.Profile((), report.after.sizes[deep]).spread < 1.2
-    assert sc.Profile((), report.after.sizes[time]).spread < 2
     sizes = report.after.sizes
-    assert float(sizes[time].square().sum().sqrt() / sizes[0]) == pytest.approx(1, abs=0.5)  # as the solver reckons
+    assert len(deep) == 5
+    assert sc.Profile((), sizes[deep]).spread < 1.3
+    assert sc.Profile((), sizes[time]).spread < 2
+    assert float(sizes[time].square().sum().sqrt() / sizes[0]) == pytest.approx(1, abs=0.1)  # all its steps together
 
 
 @pytest.mark.parametrize("factor", [0.0, 1e-6, 1e3, 1e6])
@@ -600,6 +617,7 @@ def test_weights_that_are_not_finite_are_an_error_and_change_nothing(kind):
 def test_saturation_without_fresh_weights_is_said_to_have_no_effect():
     report = sc.calibrate(model_of("gru"), torch.randn(20, 30, FEATURES), saturation=0.5)
     assert any("only `prepare` gives it a saturation level" in note for note in report.notes)
+    assert sc.prepare(model_of("gru"), torch.randn(20, 30, FEATURES), saturation=0.5).notes == ()
 
 
 def test_the_base_class_is_what_all_three_have_in_common():

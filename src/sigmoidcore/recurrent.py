@@ -83,8 +83,6 @@ class RecurrentCores(nn.RNNBase):
             ValueError: see `through_time.solve`.
         """
         notes = []
-        if orthogonal is None and saturation is not None:
-            notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
 
         def set_one(suffix: str, inputs: Tensor, alive: Tensor | None) -> None:
             if orthogonal is not None:

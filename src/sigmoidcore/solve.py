@@ -204,6 +204,8 @@ class Solver:
             self._sources[name] = [self._leaves[leaf] for leaf in self._behind(data)[0]]
             found = layer.solve(args[0], self.saturation, orthogonal) if self._solves else layer.measure(args[0])
             self.slopes[name], self.levels[name], *notes = found
+            if self.saturation is not None and not self.fresh_weights:
+                notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
             for note in notes:
                 self.note(f"layer '{name}': {note}")
             self._last_weighted = None
