@@ -12,11 +12,14 @@ from torch import nn
 
 from sigmoidcore.absorb import Plan
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
 from sigmoidcore.networks import RNN
 from sigmoidcore.plain import folded_rnn, rewrite, with_constants, with_states
 from sigmoidcore.variants import has_cores, variants
 
+_FUNCTIONS = {"tanh()": nn.Tanh, "sigmoid()": nn.Sigmoid}
+_MODULE_INSTEAD = "make that call a module of its own, such as nn.Tanh(), before convert, or leave it out with exclude="
 NAMES = 5
 """Most parts that an error names."""
 
@@ -68,6 +71,8 @@ def fold(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(model)
     with torch.no_grad():
         _rewrite_all(Plan(folded, graphs))
+    for name, module in folded.named_modules():
+        _give_back_forward(module, name)
     for module in folded.modules():
         if type(module).__module__.startswith("sigmoidcore."):
             module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
@@ -121,8 +126,31 @@ def _check_classes(model: nn.Module) -> None:
         ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.partition(".")[0] == "sigmoidcore"
         if ours and cls.forward is not own:
             raise ValueError(f"'{name}' is a {cls.__name__} with a forward of its own, which has no plain counterpart")
-        if "forward" in module.__dict__:
+        own_forward = module.__dict__.get("forward")
+        if isinstance(own_forward, TracedForward):
+            own_forward.check()
+        elif own_forward is not None:
             raise ValueError(f"the forward of '{name}' was set on the instance, not by its class: give it a class")
+
+
+def _give_back_forward(module: nn.Module, name: str) -> None:
+    """In place of the forward that `convert` wrote, that of the class: what it calls is what the cores have become."""
+    forward = module.__dict__.get("forward")
+    if not isinstance(forward, TracedForward):
+        return
+    for core, was in forward.added.items():
+        now = type(module.get_submodule(core))
+        plain = _FUNCTIONS[was] if was in _FUNCTIONS else type(module.get_submodule(was))
+        if now is not plain or now not in _FUNCTIONS.values():
+            call, place = was if was in _FUNCTIONS else f"self.{was}", f"{name}.{core}" if name else core
+            raise ValueError(
+                f"'{place}' cannot become the {call} that the forward of {type(module).__name__} calls: its constants "
+                f"stay, since no layer can take them in (docs/fold.md says when); {_MODULE_INSTEAD}"
+            )
+    for core in [core for core, was in forward.added.items() if core != was]:
+        parent, _, key = core.rpartition(".")
+        del module.get_submodule(parent)._modules[key]
+    del module.__dict__["forward"]
 
 
 def _check_replaced(folded: nn.Module) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import Tracer, UntraceableError, as_it_was, said, seen_as
+from sigmoidcore.sites import function_of
 
 _INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
 
@@ -47,6 +48,9 @@ class OwnForward:
 
     def replaced(self, module: nn.Module, cores: Sequence[tuple[fx.Node, str]]) -> TracedForward:
         """The forward in which each of these nodes is a call of the submodule named beside it."""
+        before = module.__dict__.get("forward")
+        fixed, added = (before.fixed, before.added) if isinstance(before, TracedForward) else ([], {})
+        added = added | {name: _called(node) for node, name in cores}
         for node, name in cores:
             with self.graph.inserting_before(node):
                 value = node.args[0] if node.args else next(iter(node.kwargs.values()))
@@ -54,9 +58,7 @@ class OwnForward:
             node.replace_all_uses_with(core)
             self.graph.erase_node(node)
         code = self.graph.python_code("self")
-        before = module.__dict__.get("forward")
-        fixed = before.fixed if isinstance(before, TracedForward) else []
-        return TracedForward(module, code.src, dict(code.globals), [*fixed, *self.fixed])
+        return TracedForward(module, code.src, dict(code.globals), [*fixed, *self.fixed], added)
 
 
 class _OwnTracer(Tracer):
@@ -111,6 +113,11 @@ def _reads_of(
                 classes[cls] = type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__})
             stack.enter_context(seen_as(m, classes[cls]))
         yield
+
+
+def _called(node: fx.Node) -> str:
+    """What a node calls: the name of a module, or of a function as in the report."""
+    return str(node.target) if node.op == "call_module" else f"{function_of(node)}()"
 
 
 def _path(graph: fx.Graph) -> list[tuple[str, Any]]:
