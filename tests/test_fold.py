@@ -1065,28 +1065,101 @@ def test_a_converted_model_that_is_folded_is_pickled_without_sigmoidcore():
     assert torch.equal(pickle.loads(pickled)(x), folded(x))
 
 
-def test_a_call_whose_constants_stay_is_refused_with_the_way_out():
-    class Skip(Functional):
+class Skipping(Functional):
+    """What the tanh reads is read by the sum, too, so slope and shift stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate, self.unread = 0.3, nn.Linear(2, 2)
+        self.register_buffer("offset", torch.ones(8), persistent=False)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.d(F.dropout(torch.tanh(h), self.rate, self.training) + h + self.offset)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward(whole):
+    model = Skipping() if whole else nn.Sequential(Skipping(), nn.Tanh(), nn.Linear(2, 1))
+    sc.convert(model)
+    assert not kept(sc.fold(model))
+    unsettled(model).eval()
+    folded, x = sc.fold(model), torch.randn(9, 4)
+    part = folded if whole else folded[0]
+    assert isinstance(part, fx.GraphModule)
+    assert sorted(dict(part.tanh.named_buffers())) == ["gain", "shift"]
+    assert dict(folded.named_parameters()).keys() == dict(model.named_parameters()).keys()
+    assert not part.training
+    again = pickle.loads(pickle.dumps(folded))
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+    for plain in (folded, copy.deepcopy(folded), again):
+        assert all(not type(m).__module__.startswith("sigmoidcore") for m in plain.modules())
+        for training in (False, True, False):
+            torch.manual_seed(2)
+            expected = model.train(training)(x)
+            torch.manual_seed(2)
+            assert_same(plain.train(training)(x), expected, 1e-5)
+    assert not torch.equal(again.train()(x), again(x))
+    exact = model.double().eval()
+    assert_same(sc.fold(exact)(x.double()), exact(x.double()), 1e-12)
+
+
+def test_one_block_in_two_places_becomes_one_graph_module_with_its_hooks():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
         def forward(self, x):
             h = self.a(x)
-            return self.d(torch.tanh(h) + h)
+            return torch.tanh(h) + h
 
-    model = nn.Sequential(Skip())
-    sc.convert(model)
-    assert type(sc.fold(model)[0]) is Skip
-    unsettled(model)
-    with pytest.raises(
-        ValueError, match=r"'0\.tanh' cannot become the tanh\(\) that the forward of Skip .* stay.* nn\.Tanh\(\)"
-    ):
-        sc.fold(model)
+    block, seen = Block(), []
+    model = nn.Sequential(block, nn.Sequential(block), nn.Linear(4, 1))
+    sc.convert(model, include="0.tanh")
+    block.register_forward_hook(lambda module, args, result: seen.append(1))
+    folded = sc.fold(unsettled(model))
+    seen.clear()
+    x = torch.randn(5, 4)
+    assert_same(folded(x), model(x), 1e-5)
+    assert len(seen) == 4
+    assert isinstance(folded[0], fx.GraphModule)
+    assert folded[0] is folded[1][0]
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (lambda net, y: F.batch_norm(y, net.mean, net.var, training=net.training), "reads 'training' for something"),
+        (lambda net, y: F.dropout(y, 0.5, training=net.a.training), "reads 'training' for something"),
+        (lambda net, y: F.dropout(y, net.rate * 2, training=net.training), "computes the rate of a dropout"),
+    ],
+)
+def test_where_a_constant_stays_and_the_mode_cannot_be_read_it_is_refused(run, reason):
+    class Mode(Skipping):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(8))
+            self.register_buffer("var", torch.ones(8))
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.d(run(self, torch.tanh(h) + h))
+
+    model = nn.Sequential(Mode())
+    assert sc.convert(model).converted == ("0.tanh",)
+    assert type(sc.fold(model)[0]) is Mode
+    with pytest.raises(ValueError, match=rf"stays in the forward of '0' \(Mode\).*{reason}.*nn\.Tanh\(\)"):
+        sc.fold(unsettled(model))
 
 
 def test_a_core_that_was_put_in_place_of_that_of_a_call_is_no_such_call():
     model = Functional()
     sc.convert(model)
     model.tanh = SigmoidCore(8)
-    with pytest.raises(ValueError, match=r"'tanh' cannot become the tanh\(\)"):
-        sc.fold(model)
+    folded, x = sc.fold(model.eval()), torch.randn(5, 4)
+    assert isinstance(folded, fx.GraphModule)
+    assert_same(folded(x), model(x), 1e-6)
 
 
 def test_a_converted_model_that_was_changed_so_that_it_does_not_run_is_not_folded():
