@@ -137,9 +137,8 @@ def test_every_branch_of_googlenet_with_sigmoids_becomes_cores():
     assert len(calibration.after.names) == 57
     assert calibration.after.spread < calibration.before.spread / 100
     assert any("a normalisation has scaled" in note for note in calibration.notes)
-    losses, equalizer = train(changed.train(), x, torch.randn(8, 10))
-    assert min(losses[1:]) < losses[0]  # while the profile is not level yet, the Equalizer changes the function
-    assert equalizer.history[-1].spread < equalizer.history[0].spread
+    _, equalizer = train(changed.train(), x, torch.randn(8, 10))  # ten steps level the profile, and learn nothing yet
+    assert equalizer.history[-1].spread < equalizer.history[0].spread / 10
     folded = folds(changed, x)
     assert {name for name, _ in folded.named_modules()} == {name for name, _ in model.named_modules()}
     assert [type(m) for m in folded.modules()] == [type(m) for m in model.modules()]
