@@ -172,6 +172,11 @@ BEFORE = {
     "conv2d, groups": (nn.Conv2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
     "conv2d, one slope": (nn.Conv2d(4, 6, 3), core(), X2),
     "conv3d": (nn.Conv3d(4, 6, 3, padding="same"), core(6, dim=1), X3),
+    "conv3d, from the back": (nn.Conv3d(4, 6, 3), core(6, dim=-4), X3),
+    "conv3d without a batch": (nn.Conv3d(4, 6, 3), core(6, dim=-4), X3[0]),
+    "transposed 1d, from the back": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=-2), X1),
+    "transposed 2d, from the back": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
+    "transposed 3d, from the back": (nn.ConvTranspose3d(4, 8, 2, groups=4), core(8, dim=-4), X3),
     "transposed 1d": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=1), X1),
     "transposed 2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), core(6, dim=1), X2),
     "transposed 2d, groups": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=1), X2),
@@ -972,6 +977,207 @@ def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path
         [sys.executable, "-c", code, str(tmp_path / "model.pt")], capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "same ['sigmoidcore']"
+
+
+# --- models that were converted ---------------------------------------------------------------------------------------
+
+
+def unsettled(model):
+    """Slopes and shifts away from the start."""
+    for m in model.modules():
+        if isinstance(m, SigmoidCore):
+            m.set_slope(torch.rand(m.shift.shape) * 4 + 0.3)
+            m.set_shift(torch.randn(m.shift.shape))
+    return model
+
+
+class Functional(nn.Module):
+    """Functional calls in each spelling, a dropout that asks for the mode, and a layer that reads them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = F.dropout(torch.tanh(self.a(x)), 0.3, training=self.training)
+        return self.d(F.relu(F.tanh(self.c(self.b(x).sigmoid()))))
+
+
+class Reusing(nn.Module):
+    """One activation that its forward calls twice; it asks for the mode as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.act = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 1), nn.Tanh()
+
+    def forward(self, x):
+        return self.c(self.act(self.b(F.dropout(self.act(self.a(x)), 0.3, self.training))))
+
+
+@pytest.mark.parametrize(("dims", "kind"), [(d, k) for d in (1, 2, 3) for k in ("Conv", "ConvTranspose")])
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_convolution_takes_in_the_slopes_of_a_converted_activation_with_and_without_a_batch(dims, kind, batch):
+    conv, pool = getattr(nn, f"{kind}{dims}d"), getattr(nn, f"AvgPool{dims}d")
+    model = nn.Sequential(conv(2, 6, 3), nn.Tanh(), conv(6, 4, 1), pool(2), nn.Sigmoid(), conv(4, 1, 1))
+    x = torch.randn(3, 2, *[7] * dims)
+    sc.convert(model)
+    assert (model[1].dim, model[4].num_features) == (-1 - dims, 4)
+    assert_folds(unsettled(model), x if batch else x[0])
+
+
+@pytest.mark.parametrize("made", [Functional, Reusing, lambda: nn.Sequential(Functional(), nn.Tanh(), nn.Linear(2, 1))])
+def test_a_converted_model_folds_to_the_plain_one_with_the_forward_of_its_class(made):
+    plain = made()
+    model = copy.deepcopy(plain)
+    report = sc.convert(model, include="act" if isinstance(plain, Reusing) else None)
+    assert len(report.converted) >= 2
+    x = torch.randn(9, 4)
+    for settle in (lambda m: m, unsettled):
+        folded = assert_folds(settle(model).float(), x)
+        assert all("forward" not in m.__dict__ for m in folded.modules())
+        assert [type(m) for m in folded.modules()] == [type(m) for m in plain.modules()]
+        plain.load_state_dict(folded.state_dict(), strict=True)
+        assert torch.equal(plain.eval()(x), folded.eval()(x))
+        assert_same(plain(x), model.eval()(x), 1e-5)
+
+
+def test_a_model_that_was_converted_twice_folds_to_the_forward_of_its_class():
+    class Both(Reusing):
+        def forward(self, x):
+            return super().forward(torch.tanh(self.a(x))[:, :4])
+
+    plain = Both()
+    model = copy.deepcopy(plain)
+    assert sc.convert(model).converted == ("tanh",)
+    assert sc.convert(model, include="act").converted == ("act", "act_1")
+    model.act_1.set_slope(3.0)  # the other two share the layer before them
+    folded = assert_folds(model, x := torch.randn(9, 4))
+    assert [name for name, _ in folded.named_modules()] == [name for name, _ in plain.named_modules()]
+    assert_same(folded.eval()(x), model.eval()(x), 1e-5)
+
+
+def test_a_converted_model_that_is_folded_is_pickled_without_sigmoidcore():
+    model, x = Functional(), torch.randn(9, 4)
+    sc.convert(model)
+    folded = sc.fold(unsettled(model).eval())
+    pickled = pickle.dumps(folded)
+    assert b"sigmoidcore" not in pickled
+    assert torch.equal(pickle.loads(pickled)(x), folded(x))
+
+
+class Skipping(Functional):
+    """What the tanh reads is read by the sum, too, so slope and shift stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate, self.unread = 0.3, nn.Linear(2, 2)
+        self.register_buffer("offset", torch.ones(8), persistent=False)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.d(F.dropout(torch.tanh(h), self.rate, self.training) + h + self.offset)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward(whole):
+    model = Skipping() if whole else nn.Sequential(Skipping(), nn.Tanh(), nn.Linear(2, 1))
+    sc.convert(model)
+    assert not kept(sc.fold(model))
+    unsettled(model).eval()
+    folded, x = sc.fold(model), torch.randn(9, 4)
+    part = folded if whole else folded[0]
+    assert isinstance(part, fx.GraphModule)
+    assert sorted(dict(part.tanh.named_buffers())) == ["gain", "shift"]
+    assert dict(folded.named_parameters()).keys() == dict(model.named_parameters()).keys()
+    assert not part.training
+    again = pickle.loads(pickle.dumps(folded))
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+    for plain in (folded, copy.deepcopy(folded), again):
+        assert all(not type(m).__module__.startswith("sigmoidcore") for m in plain.modules())
+        for training in (False, True, False):
+            torch.manual_seed(2)
+            expected = model.train(training)(x)
+            torch.manual_seed(2)
+            assert_same(plain.train(training)(x), expected, 1e-5)
+    assert not torch.equal(again.train()(x), again(x))
+    exact = model.double().eval()
+    assert_same(sc.fold(exact)(x.double()), exact(x.double()), 1e-12)
+
+
+def test_one_block_in_two_places_becomes_one_graph_module_with_its_hooks():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.a(x)
+            return torch.tanh(h) + h
+
+    block, seen = Block(), []
+    model = nn.Sequential(block, nn.Sequential(block), nn.Linear(4, 1))
+    sc.convert(model, include="0.tanh")
+    block.register_forward_hook(lambda module, args, result: seen.append(1))
+    folded = sc.fold(unsettled(model))
+    seen.clear()
+    x = torch.randn(5, 4)
+    assert_same(folded(x), model(x), 1e-5)
+    assert len(seen) == 4
+    assert isinstance(folded[0], fx.GraphModule)
+    assert folded[0] is folded[1][0]
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (lambda net, y: F.batch_norm(y, net.mean, net.var, training=net.training), "reads 'training' for something"),
+        (lambda net, y: F.dropout(y, 0.5, training=net.a.training), "reads 'training' for something"),
+        (lambda net, y: F.dropout(y, net.rate * 2, training=net.training), "computes the rate of a dropout"),
+    ],
+)
+def test_where_a_constant_stays_and_the_mode_cannot_be_read_it_is_refused(run, reason):
+    class Mode(Skipping):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(8))
+            self.register_buffer("var", torch.ones(8))
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.d(run(self, torch.tanh(h) + h))
+
+    model = nn.Sequential(Mode())
+    assert sc.convert(model).converted == ("0.tanh",)
+    assert type(sc.fold(model)[0]) is Mode
+    with pytest.raises(ValueError, match=rf"stays in the forward of '0' \(Mode\).*{reason}.*nn\.Tanh\(\)"):
+        sc.fold(unsettled(model))
+
+
+def test_a_core_that_was_put_in_place_of_that_of_a_call_is_no_such_call():
+    model = Functional()
+    sc.convert(model)
+    model.tanh = SigmoidCore(8)
+    folded, x = sc.fold(model.eval()), torch.randn(5, 4)
+    assert isinstance(folded, fx.GraphModule)
+    assert_same(folded(x), model(x), 1e-6)
+
+
+def test_a_converted_model_that_was_changed_so_that_it_does_not_run_is_not_folded():
+    class Net(Functional):
+        transform = None
+
+        def __init__(self):
+            super().__init__()
+            self.transform = None
+
+        def forward(self, x):
+            return super().forward(x if self.transform is None else self.transform(x))
+
+    model = Net()
+    sc.convert(model)
+    model.transform = torch.neg
+    with pytest.raises(RuntimeError, match=r"Net\.transform is .*set it before convert"):
+        sc.fold(model)
 
 
 # --- networks that nobody thought of ---------------------------------------------------------------------------------

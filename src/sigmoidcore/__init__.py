@@ -3,11 +3,11 @@
     import sigmoidcore as sc
 
 The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`, `fold`; the core itself:
-`SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`, `ConvNet`, `RNN`; the learning-rate rule:
-`depth_scaled_lr`.
+`SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`, `ConvNet`, `RNN`; PyTorch's recurrent
+layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr`.
 """
 
-from sigmoidcore import networks
+from sigmoidcore import networks, recurrent
 from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.conversion import Activation, Conversion
 from sigmoidcore.convert import convert
@@ -36,5 +36,6 @@ __all__ = [
     "gradient_profile",
     "networks",
     "prepare",
+    "recurrent",
     "sigmoid_core",
 ]

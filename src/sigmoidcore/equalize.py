@@ -319,7 +319,9 @@ class Equalizer:
             means.append(mean_relative_slope(core.alpha.reshape(-1) * (x - core.shift.reshape(-1))))
             rows.append(len(x))
         shut = [mean < self.floor for mean in self._ranks.means(means, rows)]
-        if not bool(torch.cat([closed.to(self._device) for closed in shut]).any()):  # one look at the device, not one for every core
+        if not bool(
+            torch.cat([closed.to(self._device) for closed in shut]).any()
+        ):  # one look at the device, not one for every core
             return 0
         return sum(
             self._open_neurons(core, passes[name], closed)

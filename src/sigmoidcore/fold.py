@@ -12,11 +12,14 @@ from torch import nn
 
 from sigmoidcore.absorb import Plan
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
 from sigmoidcore.networks import RNN
 from sigmoidcore.plain import folded_rnn, rewrite, with_constants, with_states
+from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.variants import has_cores, variants
 
+_FUNCTIONS = {"tanh()": nn.Tanh, "sigmoid()": nn.Sigmoid}
 NAMES = 5
 """Most parts that an error names."""
 
@@ -68,6 +71,7 @@ def fold(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(model)
     with torch.no_grad():
         _rewrite_all(Plan(folded, graphs))
+    folded = _without_traced_forwards(folded)
     for module in folded.modules():
         if type(module).__module__.startswith("sigmoidcore."):
             module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
@@ -121,8 +125,49 @@ def _check_classes(model: nn.Module) -> None:
         ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.partition(".")[0] == "sigmoidcore"
         if ours and cls.forward is not own:
             raise ValueError(f"'{name}' is a {cls.__name__} with a forward of its own, which has no plain counterpart")
-        if "forward" in module.__dict__:
+        own_forward = module.__dict__.get("forward")
+        if isinstance(own_forward, TracedForward):
+            own_forward.check()
+        elif own_forward is not None:
             raise ValueError(f"the forward of '{name}' was set on the instance, not by its class: give it a class")
+
+
+def _without_traced_forwards(folded: nn.Module) -> nn.Module:
+    """In place of the forwards that `convert` wrote, those of the classes; where a constant stayed, a GraphModule."""
+    names = {module: name for name, module in folded.named_modules()}
+    for owner in reversed(names):  # what is inside first
+        forward = owner.__dict__.get("forward")
+        if not isinstance(forward, TracedForward):
+            continue
+        if _is_the_class_again(owner, forward):
+            for core in [core for core, was in forward.added.items() if core != was]:
+                place, _, key = core.rpartition(".")
+                del owner.get_submodule(place)._modules[key]
+            del owner.__dict__["forward"]
+            continue
+        try:
+            plain = OwnForward(owner).as_module(owner)
+        except UntraceableError as error:
+            raise ValueError(
+                f"a slope or shift stays in the forward of '{names[owner]}' ({type(owner).__name__}), which cannot be "
+                f"written without sigmoidcore: {error}; make its functional calls modules, such as nn.Tanh(), before "
+                "convert, or leave them out with exclude="
+            ) from error
+        for parent in list(folded.modules()):
+            for key, child in parent._modules.items():
+                if child is owner:
+                    parent._modules[key] = plain
+        folded = plain if owner is folded else folded
+    return folded
+
+
+def _is_the_class_again(owner: nn.Module, forward: TracedForward) -> bool:
+    """Whether what the class's forward calls is what the added cores have become."""
+    plain = {core: type(owner.get_submodule(core)) for core in forward.added}
+    return all(
+        kind in _FUNCTIONS.values() and kind is (_FUNCTIONS.get(was) or type(owner.get_submodule(was)))
+        for (core, kind), was in zip(plain.items(), forward.added.values(), strict=True)
+    )
 
 
 def _check_replaced(folded: nn.Module) -> None:

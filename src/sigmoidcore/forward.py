@@ -20,22 +20,35 @@ class TracedForward:
         source: the code of a function `forward(self, ...)`.
         names: the global names that the code reads.
         fixed: attributes that the code was written for, as (owner, name, value): it refuses to run if they change.
+        added: the cores that the code calls where the class's forward does something else, by name: the function
+            ("tanh()") or the name of the module that the class's forward calls there.
 
     Raises:
         RuntimeError: when called, if one of the fixed attributes has another value now.
     """
 
     def __init__(
-        self, module: nn.Module, source: str, names: dict[str, Any], fixed: list[tuple[nn.Module, str, Any]]
+        self,
+        module: nn.Module,
+        source: str,
+        names: dict[str, Any],
+        fixed: list[tuple[nn.Module, str, Any]],
+        added: dict[str, str],
     ) -> None:
         self.module = module
         self.source = source
         self.names = names
         self.fixed = fixed
+        self.added = added
         self.function = _compiled(source, names)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the class's forward would return, with cores at their places."""
+        self.check()
+        return self.function(self.module, *args, **kwargs)
+
+    def check(self) -> None:
+        """Raise a RuntimeError if a fixed attribute has another value now."""
         for owner, name, value in self.fixed:
             now = getattr(owner, name, None)
             if now is not value and not (type(now) is type(value) and isinstance(value, _PLAIN) and now == value):
@@ -43,7 +56,6 @@ class TracedForward:
                     f"{type(owner).__name__}.{name} is {now!r}, but convert has written the forward of "
                     f"{type(self.module).__name__} for {value!r}: set it before convert"
                 )
-        return self.function(self.module, *args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:

@@ -103,13 +103,7 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of the forward that the module really has, if it was rewritten."""
-        own = root.__dict__.get("forward")
-        if own is None:
-            return super().trace(root, concrete_args)
-        if not isinstance(own, TracedForward):
-            raise UntraceableError("it was set on the instance, not by its class")
-        cls = type(root)
-        with seen_as(root, type(cls.__name__, (cls,), {"forward": own.function, "__module__": cls.__module__})):
+        with with_its_own_forward(root):
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -195,6 +189,24 @@ def seen_as(module: nn.Module, cls: type) -> Iterator[None]:
         yield
     finally:
         module.__class__ = before
+
+
+@contextmanager
+def with_its_own_forward(module: nn.Module) -> Iterator[None]:
+    """`fx.Tracer.trace` asks the class for the forward: for a while, give the module a class with the one it has.
+
+    Raises:
+        UntraceableError: it was set on the instance, by someone else than `convert`.
+    """
+    own = module.__dict__.get("forward")
+    if own is None:
+        yield
+        return
+    if not isinstance(own, TracedForward):
+        raise UntraceableError("it was set on the instance, not by its class")
+    cls = type(module)
+    with seen_as(module, type(cls.__name__, (cls,), {"forward": own.function, "__module__": cls.__module__})):
+        yield
 
 
 @contextmanager

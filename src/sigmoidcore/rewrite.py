@@ -1,5 +1,6 @@
 """Rewrite the forward of a module so that a functional call, or a second use of a module, is a core of its own."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import Tracer, UntraceableError, as_it_was, said, seen_as
+from sigmoidcore.sites import function_of
 
 _INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
 
@@ -47,6 +49,9 @@ class OwnForward:
 
     def replaced(self, module: nn.Module, cores: Sequence[tuple[fx.Node, str]]) -> TracedForward:
         """The forward in which each of these nodes is a call of the submodule named beside it."""
+        before = module.__dict__.get("forward")
+        fixed, added = (before.fixed, before.added) if isinstance(before, TracedForward) else ([], {})
+        added = added | {name: _called(node) for node, name in cores}
         for node, name in cores:
             with self.graph.inserting_before(node):
                 value = node.args[0] if node.args else next(iter(node.kwargs.values()))
@@ -54,9 +59,60 @@ class OwnForward:
             node.replace_all_uses_with(core)
             self.graph.erase_node(node)
         code = self.graph.python_code("self")
-        before = module.__dict__.get("forward")
-        fixed = before.fixed if isinstance(before, TracedForward) else []
-        return TracedForward(module, code.src, dict(code.globals), [*fixed, *self.fixed])
+        return TracedForward(module, code.src, dict(code.globals), [*fixed, *self.fixed], added)
+
+    def as_module(self, module: nn.Module) -> fx.GraphModule:
+        """A plain module with this forward, and with all that `module` has registered: it needs no sigmoidcore to load.
+
+        Raises:
+            UntraceableError: the forward reads `training` for something else than dropout. A GraphModule that is
+                pickled keeps the mode in which it was.
+        """
+        for node in self.calls(lambda n: n.op == "get_attr" and str(n.target).rpartition(".")[2] == "training"):
+            for user in list(node.users):
+                name = _free_name(module, "dropout")
+                module.add_module(name, _dropout(user, node, module).train(module.training))
+                with self.graph.inserting_before(user):
+                    value = user.args[0] if user.args else user.kwargs["input"]
+                    user.replace_all_uses_with(self.graph.call_module(name, (value,)))
+                self.graph.erase_node(user)
+            self.graph.erase_node(node)
+        graph = fx.Graph()  # self.graph knows its tracer, with which a GraphModule would be unpickled
+        graph.output(graph.graph_copy(self.graph, {}))
+        made = fx.GraphModule(module, graph, type(module).__name__)
+        for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            made.__dict__[kind] = module.__dict__[kind]
+        made.__dict__.update({k: v for k, v in module.__dict__.items() if "hook" in k})
+        made.training = module.training
+        return made
+
+
+_DROPOUTS: dict[Any, Callable[[float, bool], nn.Module]] = {
+    nn.functional.dropout: nn.Dropout,
+    nn.functional.dropout1d: nn.Dropout1d,
+    nn.functional.dropout2d: nn.Dropout2d,
+    nn.functional.dropout3d: nn.Dropout3d,
+    nn.functional.alpha_dropout: nn.AlphaDropout,
+}
+
+
+def _dropout(node: fx.Node, training: fx.Node, module: nn.Module) -> nn.Module:
+    """The module for a call of a dropout that asks for the mode of the module whose forward calls it."""
+    kind = _DROPOUTS.get(node.target)
+    given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | dict(node.kwargs)
+    if kind is None or training.target != "training" or given.get("training") is not training:
+        raise UntraceableError("it reads 'training' for something else than dropout of its own")
+    p = given.get("p", 0.5)
+    if isinstance(p, fx.Node):
+        p = getattr(module, str(p.target)) if p.op == "get_attr" else None
+    if not isinstance(p, float | int):
+        raise UntraceableError("it computes the rate of a dropout")
+    return kind(p, bool(given.get("inplace", False)))
+
+
+def _free_name(module: nn.Module, name: str) -> str:
+    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+    return next(n for n in names if not hasattr(module, n))
 
 
 class _OwnTracer(Tracer):
@@ -111,6 +167,11 @@ def _reads_of(
                 classes[cls] = type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__})
             stack.enter_context(seen_as(m, classes[cls]))
         yield
+
+
+def _called(node: fx.Node) -> str:
+    """What a node calls: the name of a module, or of a function as in the report."""
+    return str(node.target) if node.op == "call_module" else f"{function_of(node)}()"
 
 
 def _path(graph: fx.Graph) -> list[tuple[str, Any]]:

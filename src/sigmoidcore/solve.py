@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, spread, tangential_weights
 from sigmoidcore.networks import RNN
 from sigmoidcore.profile import Inputs, Profile, floating_tensors, run, tapped_modules
+from sigmoidcore.recurrent import RecurrentCores
 from sigmoidcore.weights import WEIGHTED, make_orthogonal, orthogonal_, scale_to_features, scale_to_unit_outputs
 
 NOT_LEVEL = 1.5
@@ -99,8 +101,17 @@ class Solver:
         return any(name in self.cores for name in profile.names) and enough < self.free_spread(profile) < math.inf
 
     def free_spread(self, profile: Profile) -> float:
-        """The spread over the layers that this solver can level: not those whose slope a saturation level has fixed."""
-        free = [i for i, name in enumerate(profile.names) if name not in self._fixed | self._normalised]
+        """The spread over the cores that this solver can level.
+
+        Not those whose slope a saturation level has fixed, nor the steps of a recurrent layer: its own solver levels
+        them for a loss at its end, and where a loss reads every step, a level gradient gathers on the way back.
+        """
+        left = self._fixed | self._normalised
+        free = [
+            i
+            for i, name in enumerate(profile.names)
+            if name not in left and not isinstance(self._layer_of(name), RecurrentCores)
+        ]
         return spread(profile.sizes[free]) if free else 1.0
 
     def correct(self, profile: Profile) -> None:
@@ -140,7 +151,8 @@ class Solver:
                 "fresh weights by `prepare`, may do better"
             )
         first = next((name for name, sources in self._sources.items() if not sources), None)
-        if first is not None and self.levels[first] > NEARLY_BINARY:
+        is_core = first is not None and isinstance(self.cores[first], SigmoidCore)
+        if first is not None and is_core and self.levels[first] > NEARLY_BINARY:
             self.note(
                 f"gain 1 makes the first core '{first}' nearly binary (level {self.levels[first]:.3g}); "
                 "saturation=1 would keep what its inputs say"
@@ -163,6 +175,10 @@ class Solver:
         """Say something in the report, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def _layer_of(self, name: str) -> nn.Module:
+        """The core, or the recurrent layer whose step it is, of a name in a profile."""
+        return self.cores[name if name in self.cores else name.rpartition("[")[0]]
 
     def _start_anew(self) -> None:
         """Forget what belongs to one pass."""
@@ -198,24 +214,28 @@ class Solver:
         return lambda _, args, output: self._cut(name, output)
 
     def _before_recurrent(self, name: str) -> Callable[..., Any]:
-        def before(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].detach()
-            if not bool(torch.isfinite(x).all()):
-                raise _not_finite(name, x)
-            assert isinstance(layer, RNN)
+        def before(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            data = args[0].data if isinstance(args[0], PackedSequence) else args[0]
+            if not bool(torch.isfinite(data).all()):
+                raise _not_finite(name, data)
+            assert isinstance(layer, RNN | RecurrentCores)
             orthogonal = None
             if self.fresh_weights and layer not in self._fresh:
                 self._fresh.add(layer)
                 orthogonal = functools.partial(orthogonal_, generator=self._rng)
-            self._sources[name] = [self._leaves[leaf] for leaf in self._behind(args[0])[0]]
-            found = layer.solve(x, self.saturation, orthogonal) if self._solves else layer.measure(x)
-            self.slopes[name], self.levels[name] = found
+            self._sources[name] = [self._leaves[leaf] for leaf in self._behind(data)[0]]
+            found = layer.solve(args[0], self.saturation, orthogonal) if self._solves else layer.measure(args[0])
+            self.slopes[name], self.levels[name], *notes = found
+            if self.saturation is not None and not self.fresh_weights:
+                notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
+            for note in notes:
+                self.note(f"layer '{name}': {note}")
             self._last_weighted = None
 
         return before
 
     def _after_recurrent(self, name: str) -> Callable[..., Any]:
-        return lambda _, args, output: (self._cut(name, output[0]), *(h.detach() for h in output[1:]))
+        return lambda _, args, output: self._cut_all(name, output)
 
     def _before_weighted(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         if layer not in self._fresh:
@@ -233,6 +253,12 @@ class Solver:
         leaf = output.detach().requires_grad_()
         self._leaves[leaf] = name
         return leaf.clone()  # what reads it may change it in place
+
+    def _cut_all(self, name: str, output: Any) -> Any:
+        """Outputs and last states of a recurrent layer, which the model may read either of."""
+        if isinstance(output, PackedSequence):
+            return output._replace(data=self._cut(name, output.data))
+        return self._cut(name, output) if isinstance(output, Tensor) else tuple(self._cut_all(name, o) for o in output)
 
     def _behind(self, x: Tensor) -> tuple[list[Tensor], bool]:
         """The leaves of the autograd graph behind a tensor, and whether a normalisation stands between them and it."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.graph import UntraceableError
+from sigmoidcore.graph import UntraceableError, with_its_own_forward
 from sigmoidcore.networks import RNN
 
 MOST_VARIANTS = 64
@@ -65,6 +65,11 @@ class _Tracer(fx.Tracer):
     def __init__(self, around: bool) -> None:
         super().__init__()
         self.around = around
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of the forward that the module really has, if `convert` has written it anew."""
+        with with_its_own_forward(root):
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name):

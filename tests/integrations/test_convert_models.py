@@ -1,14 +1,17 @@
 """convert on models that nobody here wrote: their function stays bit for bit, and what is hidden becomes a core."""
 
 import copy
+import math
 import os
+import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
+from sigmoidcore.graph import UntraceableError
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
@@ -43,17 +46,45 @@ def whys(report, kind):
     return {a.why for a in report.activations if a.kind == kind}
 
 
-def train(model, inputs, targets, steps=5):
-    """One epoch on made data; the losses before and after."""
+def train(model, inputs, targets, steps=5, batches=2, take=lambda output: output):
+    """Epochs on a few made batches with an Equalizer that looks at each step; mean losses by epoch."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
-    for _ in range(steps):
-        loss = nn.functional.mse_loss(model(inputs), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
+    with sc.Equalizer(model, optimizer, every=1) as equalizer:
+        for _ in range(steps):
+            epoch = []
+            for x, y in zip(inputs.chunk(batches), targets.chunk(batches), strict=True):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(take(model(x)).as_subclass(torch.Tensor), y)
+                loss.backward()
+                optimizer.step()
+                epoch.append(float(loss.detach()))
+            losses.append(sum(epoch) / batches)
+    assert len(equalizer.history) == steps * batches
+    assert all(math.isfinite(loss) for loss in losses)
+    return losses, equalizer
+
+
+def folds(model, inputs, take=lambda output: output):
+    """The folded copy computes the same and has nothing of sigmoidcore.
+
+    The outputs of an untrained deep network hardly depend on the inputs: float64 tells a right copy from a wrong one.
+    """
+    model.eval()
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        exact = copy.deepcopy(model).to(dtype)
+        folded, x = sc.fold(exact), inputs.to(dtype)
+        with torch.no_grad():
+            expected, found = take(exact(x)), take(folded(x))
+        assert float(expected.std(0).max()) > 1e-7
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert all(not type(m).__module__.startswith("sigmoidcore") for m in folded.modules())
+    assert all("forward" not in m.__dict__ for m in folded.modules())
+    return folded
+
+
+def graph_modules(folded):
+    return [name for name, module in folded.named_modules() if isinstance(module, fx.GraphModule)]
 
 
 def with_sigmoids(model):
@@ -79,6 +110,10 @@ def test_the_gates_of_squeeze_excite_are_left_alone(name, gate, count):
     assert not any(isinstance(m, SigmoidCore) for m in changed.modules())
     report = sc.convert(copy.deepcopy(model), nearest="*scale_activation") if gate == "Hardsigmoid" else report
     assert whys(report, gate) == {"its result multiplies another signal"}
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(sc.fold(changed)(x), model(x))
+    with pytest.raises(ValueError, match="the model has no cores"):
+        sc.calibrate(changed, x)
 
 
 def test_every_branch_of_googlenet_with_sigmoids_becomes_cores():
@@ -89,46 +124,75 @@ def test_every_branch_of_googlenet_with_sigmoids_becomes_cores():
         def forward(self, x):
             return torch.sigmoid(self.bn(self.conv(x)))
 
-    model = torchvision.models.googlenet(weights=None, init_weights=True, aux_logits=False)
+    model = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=False, num_classes=10)
     for module in model.modules():
         if type(module) is BasicConv2d:
             module.__class__ = SigmoidConv2d
-    x = torch.randn(4, 3, 64, 64)
+    x = torch.randn(8, 3, 64, 64)
     changed, report = converted_like(model.eval(), x)
     assert len(report.converted) == 57
     assert report.left == report.unseen == ()
     assert changed.inception3a.branch1.sigmoid.num_features == 64
     calibration = sc.calibrate(changed, x)
     assert len(calibration.after.names) == 57
-    changed.train()
-    losses = train(changed, x, torch.randn(4, 1000))
-    assert losses[-1] < losses[0]
+    assert calibration.after.spread < calibration.before.spread / 100
+    assert any("a normalisation has scaled" in note for note in calibration.notes)
+    _, equalizer = train(changed.train(), x, torch.randn(8, 10))  # ten steps level the profile, and learn nothing yet
+    assert equalizer.history[-1].spread < equalizer.history[0].spread / 10
+    folded = folds(changed, x)
+    assert {name for name, _ in folded.named_modules()} == {name for name, _ in model.named_modules()}
+    assert [type(m) for m in folded.modules()] == [type(m) for m in model.modules()]
 
 
 def test_the_reused_activations_of_a_torchvision_resnet_get_a_core_for_each_call_if_asked_for():
     import torchvision
 
-    model = with_sigmoids(torchvision.models.resnet18(weights=None)).eval()
-    x = torch.randn(2, 3, 64, 64)
+    model = with_sigmoids(torchvision.models.resnet18(weights=None, num_classes=10)).eval()
+    x = torch.randn(8, 3, 64, 64)
     assert converted_like(model, x)[1].converted == ("relu",)
     changed, report = converted_like(model, x, include="*.relu")
     assert len(report.converted) == 17
-    assert len(sc.calibrate(changed, x).after.names) == 17
+    calibration = sc.calibrate(changed, x)
+    assert len(calibration.after.names) == 17
+    assert calibration.after.spread < calibration.before.spread / 100
+    losses, _ = train(changed.train(), x, torch.randn(8, 10))
+    assert losses[-1] < losses[0]
+    folded = folds(changed, x)
+    assert graph_modules(folded) == [f"layer{i}.{j}{k}" for i in (1, 2, 3, 4) for j in (0, 1) for k in ("", ".relu_1")]
+    torch.testing.assert_close(pickle.loads(pickle.dumps(folded))(x), folded(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("name", "gates"), [("resnet18", 0), ("seresnet18", 8)])
 def test_timms_resnet_with_sigmoids_that_work_in_place_becomes_cores(name, gates):
     import timm
 
-    model = timm.create_model(name, pretrained=False, act_layer="sigmoid").eval()
-    x = torch.randn(4, 3, 64, 64)
+    options = {"pretrained": False, "act_layer": "sigmoid", "num_classes": 10}
+    model = timm.create_model(name, zero_init_last=False, **options).eval()
+    x = torch.randn(8, 3, 64, 64)
     changed, report = converted_like(model, x)
     assert len(report.converted) == 17
     assert sum(a.why == "its result multiplies another signal" for a in report.activations) == gates
-    assert len(sc.calibrate(changed, x).after.names) == 17
-    changed.train()
-    losses = train(changed, x, torch.randn(4, 1000))
+    calibration = sc.calibrate(changed, x)
+    assert len(calibration.after.names) == 17
+    assert calibration.after.spread < calibration.before.spread / 100
+    losses, _ = train(changed.train(), x, torch.randn(8, 10))
     assert losses[-1] < losses[0]
+    folded = folds(changed, x)
+    assert graph_modules(folded) == [
+        f"layer{i}.{j}.act2{k}" for i in (1, 2, 3, 4) for j in (0, 1) for k in ("", ".sigmoid")
+    ]
+    assert type(folded.layer1[0].act1) is type(model.layer1[0].act1)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(folded))(x), folded(x), rtol=0, atol=0)
+
+
+def test_a_branch_that_timm_starts_at_zero_has_no_gradient_and_the_report_says_so():
+    import timm
+
+    model = timm.create_model("resnet18", pretrained=False, act_layer="sigmoid", num_classes=10)
+    sc.convert(model)
+    calibration = sc.calibrate(model, torch.randn(4, 3, 64, 64))
+    assert calibration.after.spread == math.inf
+    assert any("a gradient is 0" in note for note in calibration.notes)
 
 
 def test_deepxdes_fnn_is_converted_prepared_and_trained():
@@ -139,8 +203,13 @@ def test_deepxdes_fnn_is_converted_prepared_and_trained():
     changed, report = converted_like(model, x)
     assert report.converted == ("tanh", "tanh_1", "tanh_2", "tanh_3", "tanh_4", "tanh_5")
     assert sc.prepare(changed, x, saturation=1.5).after.spread < 1.1
-    losses = train(changed, x, x.prod(1, keepdim=True), steps=50)
+    losses, equalizer = train(changed, x, x.prod(1, keepdim=True), steps=20)
     assert losses[-1] < losses[0]
+    assert max(sample.spread for sample in equalizer.history) < 10
+    folded = folds(changed, x)
+    assert type(folded) is type(model)
+    model.load_state_dict(folded.state_dict(), strict=True)
+    torch.testing.assert_close(model(x), changed(x), rtol=1e-5, atol=1e-5)
     changed.apply_output_transform(lambda x, y: x[:, :1] * y)
     with pytest.raises(RuntimeError, match="_output_transform"):
         changed(x)
@@ -157,8 +226,12 @@ def test_pinas_feed_forward_is_converted_prepared_and_trained():
     assert len(report.converted) == 5
     assert report.left == report.unseen == ()
     assert sc.prepare(changed, x, saturation=1.5).after.spread < 1.1
-    losses = train(changed, x, x.prod(1, keepdim=True), steps=50)
+    losses, equalizer = train(changed, x, x.prod(1, keepdim=True), steps=20)
     assert losses[-1] < losses[0]
+    assert max(sample.spread for sample in equalizer.history) < 10
+    folded = folds(changed, x)
+    model.load_state_dict(folded.state_dict(), strict=True)
+    torch.testing.assert_close(model(x), changed(x), rtol=1e-5, atol=1e-5)
 
 
 def tiny_bert(cls):
@@ -190,7 +263,9 @@ def test_the_pooler_of_a_bert_classifier_is_converted_if_asked_for_and_can_be_sa
     changed, report = converted_like(model, ids, take=lambda o: o.logits, include="bert.pooler.activation")
     assert report.converted == ("bert.pooler.activation",)
     assert changed.bert.pooler.activation.num_features == 32
-    sc.calibrate(changed, {"input_ids": ids})
+    calibration = sc.calibrate(changed, {"input_ids": ids})
+    assert calibration.after.names == ("bert.pooler.activation",)
+    assert calibration.after.spread == 1  # of one core
     changed.save_pretrained(tmp_path)
     again = transformers.BertForSequenceClassification(changed.config).eval()
     sc.convert(again, include="bert.pooler.activation")
@@ -198,3 +273,21 @@ def test_the_pooler_of_a_bert_classifier_is_converted_if_asked_for_and_can_be_sa
 
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     assert torch.equal(again(ids).logits, changed(ids).logits)
+
+
+def test_a_bert_classifier_is_trained_and_its_pooler_folded_by_itself():
+    model, ids = tiny_bert("BertForSequenceClassification"), torch.randint(0, 50, (8, 7))
+    sc.convert(model, include="bert.pooler.activation")
+    sc.calibrate(model, {"input_ids": ids})
+    losses, _ = train(model.train(), ids, torch.randn(8, 3), steps=20, take=lambda output: output.logits)
+    assert losses[-1] < losses[0]
+    model.eval()
+    with pytest.raises(UntraceableError, match=r"its parts 'bert\.pooler' can be folded by themselves"):
+        sc.fold(model)
+    folded = copy.deepcopy(model)
+    folded.set_submodule("bert.pooler", sc.fold(folded.get_submodule("bert.pooler")))
+    assert type(folded.bert.pooler.activation) is nn.Tanh
+    torch.testing.assert_close(folded(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+    plain = tiny_bert("BertForSequenceClassification")
+    plain.load_state_dict(folded.state_dict(), strict=True)
+    torch.testing.assert_close(plain(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,145 @@
+"""One step of PyTorch's recurrent layers, and a sequence step by step. Tensors in, tensors out; no modules.
+
+The fused kernels do not show what happens between two steps. This loop computes the same, and hands every step's memory
+to who wants to see it. The memory is what carries a gradient through time: h of `nn.RNN` and `nn.GRU`, and c of
+`nn.LSTM`, whose h is a function of c, so that all that comes back to h comes back to c as well.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+State = tuple[Tensor, ...]
+"""(h,) or (h, c), each [batch, features]: the output is the first, the memory is the last."""
+
+
+class Weights(NamedTuple):
+    """Of one layer in one direction, with the slopes and shifts in them.
+
+    Attributes:
+        ih: [gates * hidden, features].
+        hh: [gates * hidden, hidden], or [gates * hidden, projected].
+        bias_ih: [gates * hidden].
+        bias_hh: [gates * hidden].
+        hr: [projected, hidden], or None without a projection.
+    """
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
+    hr: Tensor | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of recurrent layer.
+
+    Attributes:
+        slopes: of each gate as PyTorch computes it: 1 is a sigmoid, 2 (with scale 2 and centered) a tanh.
+        leaks: +1 for a gate that keeps the memory, -1 for a gate that lets new in, 0 for the others.
+        states: tensors of the state: 1, h, or 2, h and c.
+        step: the new state from what the inputs bring (W_ih u + b_ih, [batch, gates * hidden]), state and weights.
+        resets: whether the bias of the last gate's W_hh is multiplied by another gate, and so no part of its mean.
+    """
+
+    slopes: tuple[float, ...]
+    leaks: tuple[int, ...]
+    states: int
+    step: Callable[[Tensor, State, Weights], State]
+    resets: bool = False
+
+
+def _rnn(driven: Tensor, state: State, weights: Weights) -> State:
+    return (torch.tanh(driven + linear(state[0], weights.hh, weights.bias_hh)),)
+
+
+def _lstm(driven: Tensor, state: State, weights: Weights) -> State:
+    i, f, g, o = (driven + linear(state[0], weights.hh, weights.bias_hh)).chunk(4, -1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return (h if weights.hr is None else linear(h, weights.hr)), c
+
+
+def _gru(driven: Tensor, state: State, weights: Weights) -> State:
+    (h,) = state
+    (r, z, n), (r_h, z_h, n_h) = driven.chunk(3, -1), linear(h, weights.hh, weights.bias_hh).chunk(3, -1)
+    new = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
+    return (new + torch.sigmoid(z + z_h) * (h - new),)
+
+
+CELLS = {
+    "RNN_TANH": Cell(slopes=(2,), leaks=(0,), states=1, step=_rnn),
+    "LSTM": Cell(slopes=(1, 1, 2, 1), leaks=(-1, 1, 0, 0), states=2, step=_lstm),
+    "GRU": Cell(slopes=(1, 1, 2), leaks=(0, 1, 0), states=1, step=_gru, resets=True),
+}
+"""By the `mode` of PyTorch's layer; gates in the order of the rows of its weights."""
+
+
+def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
+    """Slopes and shifts into the rows: a gate is sigmoid(slope (W u + b - shift)) or tanh(slope / 2 (W u + b - shift)).
+
+    With the slopes and shifts of the start every weight keeps its bits.
+
+    Args:
+        cell: the kind of layer.
+        weights: as they are trained.
+        slope: [gates * hidden].
+        shift: [gates * hidden].
+    """
+    gates = slope.to(weights.ih.dtype).chunk(len(cell.slopes))
+    row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])
+    column = row.unsqueeze(1)
+    return Weights(
+        ih=column * weights.ih,
+        hh=column * weights.hh,
+        bias_ih=row * (weights.bias_ih - shift.to(weights.ih.dtype)),
+        bias_hh=row * weights.bias_hh,
+        hr=weights.hr,
+    )
+
+
+def unroll(
+    cell: Cell,
+    inputs: Tensor,
+    state: State,
+    weights: Weights,
+    *,
+    reverse: bool = False,
+    alive: Tensor | None = None,
+    on_step: Callable[[int, Tensor], None] = lambda step, memory: None,
+) -> tuple[Tensor, State]:
+    """A sequence step by step.
+
+    Args:
+        cell: the kind of layer.
+        inputs: [steps, batch, features].
+        state: before the first step.
+        weights: with the slopes in them.
+        reverse: from the last step to the first.
+        alive: [steps, batch, 1], boolean: whether a sequence still goes on; after its end it keeps its state. At least
+            one goes on at every step.
+        on_step: gets each step's number and memory, [sequences that go on, hidden], in the order in which they run.
+
+    Returns:
+        Outputs [steps, batch, features], 0 after a sequence's end, and the last state.
+    """
+    driven = linear(inputs, weights.ih, weights.bias_ih)
+    if torch.is_grad_enabled() and not driven.requires_grad:
+        driven.requires_grad_()  # so that the memory of frozen weights has a gradient, too
+    outputs: list[Tensor] = []
+    for step in reversed(range(len(inputs))) if reverse else range(len(inputs)):
+        if alive is None:
+            state = new = cell.step(driven[step], state, weights)
+            outputs.append(new[0])
+        else:
+            rows = (alive[step].squeeze(-1),)
+            new = cell.step(driven[step][rows], tuple(s[rows] for s in state), weights)
+            state = tuple(s.index_put(rows, n) for s, n in zip(state, new, strict=True))
+            outputs.append(torch.zeros_like(state[0]).index_put(rows, new[0]))
+        on_step(step, new[-1])
+    return torch.stack(outputs[::-1] if reverse else outputs), state
