@@ -144,7 +144,10 @@ class Solver:
     def conclude(self, profile: Profile) -> None:
         """Note what this profile leaves to be wished for."""
         if not math.isfinite(profile.spread):
-            self.note("the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer")
+            self.note(
+                "the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer, and that "
+                "no weight on the way is 0 (as residual branches that start at 0 have)"
+            )
         elif self.free_spread(profile) > NOT_LEVEL:
             self.note(
                 f"the profile is level to a factor of {self.free_spread(profile):.3g} only; a lower saturation, or "
