@@ -168,7 +168,7 @@ def _no_core(site: Site) -> str:
     if isinstance(site.module, SigmoidCore | RNN):
         return "is a core already"
     if isinstance(site.module, nn.RNNBase | nn.RNNCellBase):
-        return "a recurrent layer computes its activations itself"
+        return "a recurrent layer; sigmoidcore.recurrent.converted makes it one of cores"
     return "is no sigmoid; nearest= makes it the nearest core" if site.kind in _NEAREST else "is no sigmoid"
 
 

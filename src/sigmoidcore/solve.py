@@ -145,8 +145,8 @@ class Solver:
         """Note what this profile leaves to be wished for."""
         if not math.isfinite(profile.spread):
             self.note(
-                "the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer, and that "
-                "no weight on the way is 0 (as residual branches that start at 0 have)"
+                "the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer, and "
+                "that no weight on the way is 0 (as residual branches that start at 0 have)"
             )
         elif self.free_spread(profile) > NOT_LEVEL:
             self.note(
