@@ -1,3 +1,4 @@
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The benchmarks are scripts, not a package: tests import what the scripts share as the scripts do.
 sys.path.insert(0, str(ROOT / "benchmarks"))
+
+# A shell ignores SIGINT in what it runs in the background, and so would these tests and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The networks here are narrow: a second thread wins nothing, and on a busy machine it costs a factor of ten.
 torch.set_num_threads(1)

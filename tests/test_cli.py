@@ -25,9 +25,7 @@ from sigmoidcore.profile import Profile
 from sigmoidcore.training import digits, train
 from sigmoidcore.training.run import read_metrics
 
-# A shell ignores SIGINT in the commands that it runs in the background, and so would all that they start.
-INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-COMMAND = [sys.executable, "-c", INTERRUPTIBLE + "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
 SMALL = ["train", "--depth", "3", "--width", "16", "--epochs", "2"]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
