@@ -1258,3 +1258,28 @@ def test_random_networks_keep_some_constants_and_take_others_in():
                 stayed += isinstance(after, fx.GraphModule)
     assert plain > 50
     assert stayed > 50
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_of_cores_in_a_model_becomes_pytorchs_own(kind):
+    class LastStep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = sc.recurrent.converted(kind(3, 8, batch_first=True))
+            self.hidden, self.core, self.out = (
+                nn.Linear(8, 8),
+                SigmoidCore(8, centered=True, alpha=3.0),
+                nn.Linear(8, 2),
+            )
+
+        def forward(self, x):
+            return self.out(self.core(self.hidden(self.layer(x)[0][:, -1])))
+
+    model, x = LastStep().double(), torch.randn(20, 6, 3, dtype=torch.float64)
+    sc.calibrate(model, x)
+    folded = sc.fold(model)
+    assert type(folded.layer) is kind
+    assert type(folded.core) is nn.Tanh
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
+    assert isinstance(model.layer, sc.recurrent.RecurrentCores)
+    assert type(sc.fold(model.layer)) is kind

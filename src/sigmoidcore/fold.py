@@ -10,12 +10,14 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from sigmoidcore import recurrent
 from sigmoidcore.absorb import Plan
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
 from sigmoidcore.networks import RNN
 from sigmoidcore.plain import folded_rnn, rewrite, with_constants, with_states
+from sigmoidcore.recurrent import RecurrentCores
 from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.variants import has_cores, variants
 
@@ -27,7 +29,8 @@ NAMES = 5
 def fold(model: nn.Module) -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
-    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered, every `RNN` an `nn.RNN`. Slope and shift
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered, every `RNN` and every
+    recurrent layer of cores PyTorch's own. Slope and shift
     go into the layer before, the factor that a tanh lacks goes into the layers behind. Where this is not possible
     (the core reads an input of the model, what it gives is added to something else, a weight is shared), the constant
     stays, as an operation of a small `torch.fx.GraphModule` in place of the core. Modules keep their names, so that
@@ -63,6 +66,10 @@ def fold(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, SigmoidCore | RNN):
         return next(fold(nn.Sequential(model)).children())
+    if isinstance(model, RecurrentCores):
+        return recurrent.folded(model)
+    if any(isinstance(module, RecurrentCores) for module in model.modules()):
+        model = _with_plain_recurrent_layers(copy.deepcopy(model))
     _check_classes(model)
     try:
         graphs = variants(copy.deepcopy(model))  # a forward may leave something in its module
@@ -77,6 +84,16 @@ def fold(model: nn.Module) -> nn.Module:
             module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
     _check_replaced(folded)
     return folded
+
+
+def _with_plain_recurrent_layers(model: nn.Module) -> nn.Module:
+    """The model, with PyTorch's layers in place of recurrent layers of cores; in place."""
+    plain = {module: recurrent.folded(module) for module in model.modules() if isinstance(module, RecurrentCores)}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, RecurrentCores):
+                parent._modules[name] = plain[child].train(child.training)
+    return model
 
 
 def _rewrite_all(plan: Plan) -> None:
