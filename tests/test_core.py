@@ -3,12 +3,12 @@
 import copy
 import io
 import math
-import pickle
 
 import mpmath as mp
 import pytest
 import torch
 import torch._dynamo
+from copies import COPIES
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -432,17 +432,6 @@ def test_a_core_made_on_the_meta_device_takes_memory_and_state_later(trainable):
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
-def by_pickle(core):
-    return pickle.loads(pickle.dumps(core))
-
-
-def by_torch_save(core):
-    file = io.BytesIO()
-    torch.save(core, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
 def by_state_dict(core):
     other = SigmoidCore(core.num_features, dim=core.dim, alpha=9.0, centered=core.centered, trainable=core.trainable)
     file = io.BytesIO()
@@ -452,7 +441,7 @@ def by_state_dict(core):
     return other
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle, by_torch_save, by_state_dict])
+@pytest.mark.parametrize("copied", [*COPIES, by_state_dict])
 @pytest.mark.parametrize("trainable", [False, True])
 def test_a_copy_computes_the_same_and_shares_nothing(copied, trainable):
     core = filled(SigmoidCore(3, dim=1, centered=True, trainable=trainable))

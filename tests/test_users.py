@@ -1,14 +1,12 @@
 """What PyTorch users do in training, with an Equalizer attached, checked against gradients by hand."""
 
-import copy
 import gc
-import io
 import math
-import pickle
 from functools import partial
 
 import pytest
 import torch
+from copies import COPIES
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
@@ -335,18 +333,7 @@ def test_a_skipped_step_with_checkpoints_is_not_joined_with_the_next(model, batc
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
-def by_pickle(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def by_torch_save(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle, by_torch_save])
+@pytest.mark.parametrize("copied", COPIES)
 def test_a_copy_made_on_a_sampled_step_computes_the_same_and_is_not_watched(model, batch, copied):
     optimizer = idle(model)
     cores(model)[0].register_forward_hook(counting := Counting())

@@ -243,7 +243,14 @@ def _first_slope_that_reaches(
     return math.exp(high), target * math.exp(evaluate(high)[0])
 
 
-def slope_for_floor(x: Tensor, alpha: Tensor, floor: float) -> Tensor:
+def slope_for_floor(
+    x: Tensor,
+    alpha: Tensor,
+    floor: float,
+    *,
+    mean: Callable[[Tensor], Tensor] = lambda mean: mean,
+    largest: Callable[[Tensor], Tensor] = lambda largest: largest,
+) -> Tensor:
     """Per neuron, the largest slope, at most `alpha`, at which the mean relative slope is at least `floor`.
 
     The relative slope falls with the size of z, so its batch mean falls with the slope: bisection in log alpha.
@@ -252,6 +259,8 @@ def slope_for_floor(x: Tensor, alpha: Tensor, floor: float) -> Tensor:
         x: centred preactivations, shape [batch, neurons].
         alpha: present slopes, shape [neurons], positive.
         floor: between 0 and 1.
+        mean: makes means over these rows, [neurons], those over the rows of all processes.
+        largest: the same for largest values.
 
     Returns:
         Slopes, shape [neurons]; equal to `alpha` where the neuron is above the floor already.
@@ -266,12 +275,18 @@ def slope_for_floor(x: Tensor, alpha: Tensor, floor: float) -> Tensor:
     if not 0 < floor < 1:
         raise ValueError(f"floor must be between 0 and 1, got {floor}")
     alpha = alpha.to(x.dtype)
-    closed = mean_relative_slope(alpha * x) < floor
+
+    def shut(slope: Tensor) -> Tensor:
+        return mean(mean_relative_slope(slope * x)) < floor
+
+    closed = shut(alpha)
+    if not bool(closed.any()):
+        return alpha
     # sech^2(z/2) >= 1 - z^2/4: at alpha |x| <= 2 sqrt(1 - floor) for all samples the neuron is open.
-    low = torch.minimum(alpha, 2 * math.sqrt(1 - floor) / x.abs().amax(0).clamp_min(torch.finfo(x.dtype).tiny)).log()
-    high = alpha.log()
+    widest = largest(x.abs().amax(0)).clamp_min(torch.finfo(x.dtype).tiny)
+    low, high = torch.minimum(alpha, 2 * math.sqrt(1 - floor) / widest).log(), alpha.log()
     for _ in range(40):
         middle = (low + high) / 2
-        shut = mean_relative_slope(middle.exp() * x) < floor
-        low, high = torch.where(shut, low, middle), torch.where(shut, middle, high)
+        too_steep = shut(middle.exp())
+        low, high = torch.where(too_steep, low, middle), torch.where(too_steep, middle, high)
     return torch.where(closed, low.exp(), alpha)

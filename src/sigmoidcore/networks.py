@@ -1,8 +1,7 @@
 """Networks of cores: an MLP of any depth, a recurrent layer, and the learning rate that suits them at every depth."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.gain import slope_for_gain
+from sigmoidcore.profile import Stepwise
 from sigmoidcore.weights import TRANSPOSED, WEIGHTED
 
 SOLVES = 25
@@ -120,7 +120,7 @@ class ConvNet(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(channels * size * size, out_features))
 
 
-class RNN(nn.Module):
+class RNN(Stepwise, nn.Module):
     """A recurrent layer of centered cores, run by PyTorch's own fused tanh kernel.
 
     x_t = W_ih u_t + W_hh y_{t-1} + b,  y_t = sigmoid(alpha (x_t - mu)) - 1/2. A centered core is tanh(z/2)/2, so with
@@ -174,7 +174,6 @@ class RNN(nn.Module):
         self.register_buffer("slope", torch.tensor(4.0))
         self.register_buffer("shift", torch.zeros(hidden_size))
         self.register_buffer("steps", torch.tensor(0))
-        self._on_step: Callable[[int, Tensor], None] | None = None
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over all steps; see the class."""
@@ -192,15 +191,6 @@ class RNN(nn.Module):
         weights = [half * self.weight_ih, half / 2 * self.weight_hh, bias, torch.zeros_like(bias)]
         output, last = torch.rnn_tanh(inputs, 2 * state, weights, True, 1, 0.0, self.training, False, self.batch_first)
         return output / 2, last / 2
-
-    @contextmanager
-    def steps_of(self, on_step: Callable[[int, Tensor], None]) -> Iterator[None]:
-        """Within, forward runs step by step and hands every step's number and preactivations to `on_step`."""
-        self._on_step = on_step
-        try:
-            yield
-        finally:
-            self._on_step = None
 
     @torch.no_grad()
     def solve(

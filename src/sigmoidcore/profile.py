@@ -18,6 +18,21 @@ LossFn = Callable[[Any, Any], Tensor]
 BARS = 12
 
 
+class Stepwise:
+    """A recurrent layer of cores that can run step by step, and hand what it computes to who asks for it."""
+
+    _on_step: Callable[[Any, Tensor], None] | None = None
+
+    @contextmanager
+    def steps_of(self, on_step: Callable[[Any, Tensor], None]) -> Iterator[None]:
+        """Within, forward runs step by step and hands every step's name and a tensor of its to `on_step`."""
+        self._on_step = on_step
+        try:
+            yield
+        finally:
+            self._on_step = None
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """Gradient sizes g_1 ... g_L, input to loss.
@@ -114,10 +129,8 @@ def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: there are none.
     """
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, SigmoidCore) or hasattr(module, "steps_of")
+    found: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | Stepwise)
     }
     if not found:
         kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
@@ -229,7 +242,8 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
         finally:
             handle.remove()
     else:
-        with module.steps_of(lambda t, x: taps.append((f"{name}[{t}]", x))):  # type: ignore[operator]
+        assert isinstance(module, Stepwise)
+        with module.steps_of(lambda t, x: taps.append((f"{name}[{t}]", x))):
             yield
 
 

@@ -1,15 +1,11 @@
 """Statistics over all processes that train one model together, so that the slopes are the same on every rank."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
 
-from sigmoidcore.gain import mean_relative_slope, slope_for_floor
-
-HALVINGS = 40
-"""Steps of the bisection for a slope, as many as in one process."""
+from sigmoidcore.gain import slope_for_floor
 
 
 class Ranks:
@@ -92,7 +88,7 @@ class Ranks:
         return [(t / n).reshape(m.shape).to(m) for t, n, m in zip(totals, number, means, strict=True)]
 
     def slope_for_floor(self, x: Tensor, alpha: Tensor, floor: float) -> Tensor:
-        """`gain.slope_for_floor` over the rows of all ranks: the same bisection, each mean taken over all of them.
+        """`gain.slope_for_floor` over the rows of all ranks.
 
         Args:
             x: this rank's centred preactivations, shape [rows, neurons].
@@ -104,21 +100,13 @@ class Ranks:
         """
         if self.count == 1:
             return slope_for_floor(x, alpha, floor)
-        alpha = alpha.to(x.dtype)
-
-        def shut(slope: Tensor) -> Tensor:
-            return self.means([mean_relative_slope(slope * x)], [len(x)])[0] < floor
-
-        closed = shut(alpha)
-        if not bool(closed.any()):
-            return alpha
-        largest = self._sum(x.abs().amax(0), x.device, "MAX").to(x.dtype).clamp_min(torch.finfo(x.dtype).tiny)
-        low, high = torch.minimum(alpha, 2 * math.sqrt(1 - floor) / largest).log(), alpha.log()
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            too_steep = shut(middle.exp())
-            low, high = torch.where(too_steep, low, middle), torch.where(too_steep, middle, high)
-        return torch.where(closed, low.exp(), alpha)
+        return slope_for_floor(
+            x,
+            alpha,
+            floor,
+            mean=lambda mean: self.means([mean], [len(x)])[0],
+            largest=lambda largest: self._sum(largest, x.device, "MAX").to(x.dtype),
+        )
 
     def _sum(self, values: Tensor, device: torch.device, op: str = "SUM") -> Tensor:
         """Sum (or "MAX") over the ranks in float64, on the device that the backend takes; returned to where it was."""

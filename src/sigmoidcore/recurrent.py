@@ -4,8 +4,7 @@ Slopes and shifts are folded into the rows of the weights for each call, which P
 with several layers, both directions, projections, packed sequences and dropout, like the plain layer.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -14,12 +13,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from sigmoidcore import through_time
 from sigmoidcore.cells import CELLS, Cell, State, Weights, fold, unroll
+from sigmoidcore.profile import Stepwise
 
 _HALF = (torch.float16, torch.bfloat16)
 _Layer = TypeVar("_Layer", bound=nn.RNNBase)
 
 
-class RecurrentCores(nn.RNNBase):
+class RecurrentCores(Stepwise, nn.RNNBase):
     """What `CoreRNN`, `CoreLSTM` and `CoreGRU` have in common; use one of these.
 
     Arguments, parameters, inputs and outputs are those of PyTorch's layer. As constructed it computes the same, bit for
@@ -39,7 +39,6 @@ class RecurrentCores(nn.RNNBase):
 
     _plain: type[nn.RNNBase]
     """The layer of PyTorch."""
-    _on_step: Callable[[Any, Tensor], None] | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,18 +51,6 @@ class RecurrentCores(nn.RNNBase):
         if self._on_step is not None:
             return self._unrolled(input, hx)
         return self._plain.forward(self._folded(), input, hx)
-
-    @contextmanager
-    def steps_of(self, on_step: Callable[[Any, Tensor], None]) -> Iterator[None]:
-        """Within, forward runs step by step and hands every step's name and memory to `on_step`.
-
-        The memory is h_t, or c_t for an LSTM, [batch, hidden_size]; of packed sequences, those that still go on.
-        """
-        self._on_step = on_step
-        try:
-            yield
-        finally:
-            self._on_step = None
 
     @torch.no_grad()
     def solve(
@@ -137,7 +124,6 @@ class RecurrentCores(nn.RNNBase):
 
     def _add_cores(self) -> None:
         """Register slopes and shifts, as they are at the start."""
-        self._on_step = None
         for layer in range(self.num_layers):
             for suffix in self._suffixes(layer):
                 weight = self._of("weight_hh", suffix)

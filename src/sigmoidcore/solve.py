@@ -25,7 +25,7 @@ NEARLY_BINARY = 3.0
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the autograd nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
 SHALLOW = 10
-"""More cores than this that are not centered are said to be so: digits, 20 layers, 59 % in place of 97 %."""
+"""More cores than this that are not centered are said to be so."""
 SMALLEST = 1e-5
 """Preactivations that differ from sample to sample by less than this part of their size are taken to be all alike."""
 
@@ -84,12 +84,11 @@ class Solver:
                     if isinstance(module, WEIGHTED):
                         stack.enter_context(_hooks(module, self._before_weighted, self._after_weighted))
             outputs = floating_tensors(run(self.model, inputs))
-            heads = [self._outputs[output] for output in outputs if output in self._outputs]
-            if heads:
-                for layer, output in heads:
-                    scale_to_unit_outputs(layer, output)
-            elif self._last_weighted is not None:
-                scale_to_unit_outputs(*self._last_weighted)
+            heads = [(self._outputs[output], output) for output in outputs if output in self._outputs]
+            if not heads and self._last_weighted is not None:
+                heads = [self._last_weighted]
+            for layer, output in heads:
+                scale_to_unit_outputs(layer, output)
 
     def measure(self, inputs: Inputs) -> None:
         """One forward pass that changes nothing and takes slopes and levels as they are."""
@@ -249,7 +248,8 @@ class Solver:
         self._fresh.add(layer)
 
     def _after_weighted(self, layer: nn.Module, args: Any, output: Tensor) -> None:
-        self._last_weighted = self._outputs[output] = layer, output
+        self._last_weighted = layer, output
+        self._outputs[output] = layer  # and not the output, too: it would keep itself alive to the end of the pass
 
     def _cut(self, name: str, output: Tensor) -> Tensor:
         """The output of a core as a leaf of the next segment."""
