@@ -120,7 +120,7 @@ class ConvNet(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(channels * size * size, out_features))
 
 
-class RNN(Stepwise, nn.Module):
+class RNN(Stepwise):
     """A recurrent layer of centered cores, run by PyTorch's own fused tanh kernel.
 
     x_t = W_ih u_t + W_hh y_{t-1} + b,  y_t = sigmoid(alpha (x_t - mu)) - 1/2. A centered core is tanh(z/2)/2, so with

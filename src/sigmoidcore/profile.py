@@ -18,7 +18,7 @@ LossFn = Callable[[Any, Any], Tensor]
 BARS = 12
 
 
-class Stepwise:
+class Stepwise(nn.Module):
     """A recurrent layer of cores that can run step by step, and hand what it computes to who asks for it."""
 
     _on_step: Callable[[Any, Tensor], None] | None = None
