@@ -1,13 +1,14 @@
 """Taps: what they keep of a sampled step, and for how long."""
 
 import gc
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from sigmoidcore import MLP, SigmoidCore
-from sigmoidcore.taps import Pass, Taps
+from sigmoidcore.taps import Pass, Taps, sizes
 
 ROWS = 37
 """A number that no other tensor has for its rows."""
@@ -82,9 +83,48 @@ def test_a_gradient_that_comes_back_through_an_older_micro_batch_is_one_of_its_o
     loss.backward(retain_graph=True)
     model(torch.randn(5, 8))
     loss.backward()
-    first, second = taps.counted()["1"][0].sizes()
+    seen = taps.counted()["1"][0]
+    joined = sizes([[seen]])
+    first, second = seen._sizes
     assert float(first) > 0
     assert torch.equal(first, second)
+    assert float(joined) == pytest.approx(math.sqrt(2) * float(first))
+
+
+def test_the_gradient_of_another_loss_by_the_input_does_not_count_when_the_step_goes_through_another_pass(model, taps):
+    x = torch.randn(ROWS, 8, requires_grad=True)
+    torch.autograd.grad(model(x).sum(), x)  # as attacks and saliency maps do
+    torch.autograd.grad(model(x).sum(), list(model.parameters()))
+    assert all(not passes for passes in taps.counted().values())
+    forward_and_backward(model)
+    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
+
+
+def test_gradients_by_some_parameters_count_where_they_come_by(model, taps):
+    model(torch.randn(ROWS, 8)).square().mean().backward(inputs=[model[2].weight, model[2].bias])
+    assert [len(passes) for passes in taps.counted().values()] == [0, 1, 0]
+
+
+def test_preactivations_that_were_changed_in_place_are_known_and_copied_when_asked(model, taps):
+    changed = []
+
+    class Adds(nn.Module):
+        def forward(self, x):
+            y = model[1](x)
+            changed.append(x.clone())
+            x.add_(1)
+            return y
+
+    layers = nn.Sequential(model[0], Adds(), *model[2:])
+    forward_and_backward(layers)
+    assert [seen[0].changed for seen in taps.counted().values()] == [True, False, False]
+    taps.detach()
+    taps.copy("1")
+    taps.attach()
+    forward_and_backward(layers)
+    seen = taps.counted()["1"][0]
+    assert not seen.changed
+    assert torch.equal(seen.x, changed[-1])
 
 
 def test_nothing_is_kept_after_the_step_where_something_keeps_the_nodes_of_the_parameters(model, taps):

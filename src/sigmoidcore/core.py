@@ -206,8 +206,8 @@ class SigmoidCore(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What `copy` and `pickle` take: an Equalizer that watches this core does not watch its copies."""
         state = self.__dict__.copy()
-        hooks = self._forward_pre_hooks.items()
-        state["_forward_pre_hooks"] = OrderedDict((k, h) for k, h in hooks if not getattr(h, "stays_behind", False))
+        hooks = self._forward_hooks.items()
+        state["_forward_hooks"] = OrderedDict((k, h) for k, h in hooks if not getattr(h, "stays_behind", False))
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

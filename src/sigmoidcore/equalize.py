@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -15,10 +15,14 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, spread
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
+from sigmoidcore.stacks import together
 from sigmoidcore.taps import Pass, Taps
+from sigmoidcore.taps import sizes as sizes_of
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
+GROWTH = 4
+"""The automatic cadence makes the interval at most so many times as long as the last one."""
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
 OPEN = 0.8
@@ -79,7 +83,7 @@ class Equalizer:
         model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
         every: "auto" or a number of steps. Auto looks again before the profile has moved by half the band at the
-            speed last seen, at most doubling the interval each time, and at least every 100 steps.
+            speed last seen, at most after four times the last interval, and at least every 100 steps.
         tolerance: half width of the band, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
         scaler: the `torch.amp.GradScaler` of the training, if there is one: the history then has unscaled gradients.
@@ -150,6 +154,7 @@ class Equalizer:
         self._interval = 1
         self._unseen = 0
         self._compared = False
+        self._lost = False
         self._before: Tensor | None = None
         self._hooks = [
             optimizer.register_step_pre_hook(_untraced(self._before_step)),
@@ -281,12 +286,13 @@ class Equalizer:
     @torch.no_grad()
     def _look(self, passes: dict[str, list[Pass]]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened."""
-        samples = [sum(len(p.x) for p in seen) for seen in passes.values()]
-        sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
+        samples = [sum(p.batch for p in seen) for seen in passes.values()]
+        sizes = self._ranks.sizes(sizes_of(passes.values()), samples, self._device)
         if self._scaler is not None:
             sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
         slopes = neurons = 0
+        self._lost = False
         if bool(torch.isfinite(sizes).all()):
             neurons = self._open_saturated(passes)
         if bool(torch.isfinite(logs).all()):
@@ -295,9 +301,9 @@ class Equalizer:
         else:  # not finite, or exactly 0: a profile with a hole cannot be levelled, and is looked at again soon
             self._interval = 1 if self.every == "auto" else self.every
             self._before = None
-        self._next = self._step + self._interval
-        thin = range(0, len(logs), max(1, math.ceil(len(logs) / 64)))
-        self.history.append(Sample(self._step, spread(sizes), tuple(float(logs[i]) for i in thin), slopes, neurons))
+        self._next = self._step + (1 if self._lost else self._interval)
+        thin = logs[:: max(1, math.ceil(len(logs) / 64))]
+        self.history.append(Sample(self._step, spread(sizes), tuple(thin.tolist()), slopes, neurons))
         return neurons
 
     def _level_layers(self, logs: Tensor) -> int:
@@ -313,39 +319,39 @@ class Equalizer:
 
     def _open_saturated(self, passes: dict[str, list[Pass]]) -> int:
         """The neuron rule; returns the number of neurons opened."""
-        means, rows = [], []
-        for name, core in self._cores.items():
-            x = _rows(core, passes[name])
-            means.append(mean_relative_slope(core.alpha.reshape(-1) * (x - core.shift.reshape(-1))))
-            rows.append(len(x))
-        shut = [mean < self.floor for mean in self._ranks.means(means, rows)]
-        if not bool(
-            torch.cat([closed.to(self._device) for closed in shut]).any()
-        ):  # one look at the device, not one for every core
+        for name, seen in passes.items():
+            if any(p.changed for p in seen):  # on every rank, for all run the same model
+                self._taps.copy(name)
+                self._lost = True
+        if self._lost:
             return 0
+        cores = list(self._cores.values())
+        x = [seen[0].x if len(seen) == 1 else torch.cat([p.x for p in seen]) for seen in passes.values()]
+        alpha, shift = [core.alpha.reshape(-1) for core in cores], [core.shift.reshape(-1) for core in cores]
+        means = self._ranks.means(together(_mean_relative_slopes, x, alpha, shift), [len(rows) for rows in x])
+        home = self._device
+        if not bool((torch.cat([mean.to(home) for mean in means]) < self.floor).any()):
+            return 0  # one look at the device, not one for every core
         return sum(
-            self._open_neurons(core, passes[name], closed)
-            for (name, core), closed in zip(self._cores.items(), shut, strict=True)
+            self._open_neurons(core, rows, mean < self.floor) for core, rows, mean in zip(cores, x, means, strict=True)
         )
 
-    def _open_neurons(self, core: SigmoidCore, passes: list[Pass], shut: Tensor) -> int:
+    def _open_neurons(self, core: SigmoidCore, x: Tensor, shut: Tensor) -> int:
         """Move the shifts of the neurons that are shut, and lower their slopes if that is not enough."""
         count = int(shut.sum())
-        if count:
-            x, alpha, shift = (
-                _rows(core, passes)[:, shut],
-                core.alpha.reshape(-1).clone(),
-                core.shift.reshape(-1).clone(),
-            )
-            shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
-            x = x - shift[shut]
-            wide = shut.clone()
-            wide[shut] = self._ranks.means([mean_relative_slope(alpha[shut] * x)], [len(x)])[0] < self.floor
-            alpha[wide] = self._ranks.slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
-            if not bool(torch.isfinite(shift).all() and torch.isfinite(alpha).all()):
-                return 0
-            core.set_shift(shift.reshape(core.shift.shape))
-            core.set_slope(alpha.reshape(core.shift.shape))
+        if not count:
+            return 0
+        x = x[:, shut]
+        alpha, shift = core.alpha.reshape(-1).clone(), core.shift.reshape(-1).clone()
+        shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
+        x = x - shift[shut]
+        wide = shut.clone()
+        wide[shut] = self._ranks.means([mean_relative_slope(alpha[shut] * x)], [len(x)])[0] < self.floor
+        alpha[wide] = self._ranks.slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
+        if not bool(torch.isfinite(shift).all() and torch.isfinite(alpha).all()):
+            return 0
+        core.set_shift(shift.reshape(core.shift.shape))
+        core.set_slope(alpha.reshape(core.shift.shape))
         return count
 
     def _set_interval(self, logs: Tensor) -> None:
@@ -357,7 +363,7 @@ class Equalizer:
             moved = (logs - logs.median()) - (self._before - self._before.median())
             speed = float(moved.abs().max()) / self._interval
             steps = 0.5 * math.log(self.tolerance) / max(speed, 1e-12)
-            self._interval = int(max(1, min(LONGEST, 2 * self._interval, steps)))
+            self._interval = int(max(1, min(LONGEST, GROWTH * self._interval, steps)))
         self._before = logs
 
 
@@ -372,18 +378,10 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
 
 
-def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
-    """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
-    sizes = [[size for seen in passes_of_core for size in seen.sizes()] for passes_of_core in passes]
-    home = sizes[0][0].device
-    flat = torch.stack([s.to(home) for of_core in sizes for s in of_core]).to("cpu", torch.float64)
-    parts = torch.split(flat, [len(of_core) for of_core in sizes])
-    return torch.stack([torch.linalg.vector_norm(part) for part in parts])
+def _mean_relative_slopes(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
+    """`gain.mean_relative_slope` of several cores: x [cores, rows, neurons], the others and the result without rows.
 
-
-def _rows(core: SigmoidCore, passes: list[Pass]) -> Tensor:
-    """Preactivations of a core, in the dtype of its slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
-    dim = core.dim % passes[0].x.dim()
-    per_neuron = core.num_features is not None
-    parts = [(p.x.movedim(dim, -1).flatten(0, -2) if per_neuron else p.x.reshape(-1, 1)) for p in passes]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(core.shift.dtype)
+    From s = 4 (y - y^2) in place: an absolute precision of 1e-7 is enough to see who is below the floor.
+    """
+    y = (x - shift.unsqueeze(1)).mul_(alpha.unsqueeze(1)).sigmoid_()
+    return torch.addcmul(y, y, y, value=-1).mean(1).mul_(4)

@@ -1,17 +1,19 @@
 """What a sampled step shows: the preactivations that reach the cores, and the gradients that come back to them."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import gradient_size
+from sigmoidcore.stacks import together
 
 AHEAD = 8
 """Forward passes that may wait for a backward pass; of more, which evaluations with gradients make, the oldest go."""
@@ -23,9 +25,9 @@ class Taps:
 
     A pass counts if its gradient belongs to the step to come, whichever way the user trains:
 
-    - The gradient of a core's preactivation counts once the same backward pass has arrived at a parameter before the
-      core: that is what `backward()` does. `torch.autograd.grad` does not: derivatives by the inputs (physics-informed
-      losses, gradient penalties) are on the way to the loss, and are no gradients of it.
+    - The gradient of a core's preactivation counts if the same backward pass goes into the `.grad` of a parameter
+      before the core: that is what `backward()` does. `torch.autograd.grad` does not: derivatives by the inputs
+      (physics-informed losses, gradient penalties) are on the way to the loss, and are no gradients of it.
     - Several backward passes through one graph add up, as they do in `.grad`.
     - What was seen before `zero_grad` is forgotten at the next forward pass: its step was skipped, by a gradient scaler
       or by the user.
@@ -44,6 +46,7 @@ class Taps:
         self._parameters = parameters
         self._passes: dict[str, list[Pass]] = {}
         self._first: str | None = None
+        self._copied: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._release: weakref.finalize[[], Taps] | None = None
 
@@ -55,7 +58,9 @@ class Taps:
     def attach(self) -> None:
         """Watch from the next forward pass on."""
         if not self.attached:
-            self._handles = [core.register_forward_pre_hook(_Tap(self, name)) for name, core in self._cores.items()]
+            self._handles = [
+                core.register_forward_hook(_Tap(self, name), prepend=True) for name, core in self._cores.items()
+            ]
             eager.hold()
             self._release = weakref.finalize(self, eager.release)  # also when it is dropped, still attached
             self._release.atexit = False
@@ -70,19 +75,23 @@ class Taps:
         self._handles, self._first = [], None
         self._forget()
 
+    def copy(self, name: str) -> None:
+        """Copy the preactivations of a core from now on: the model changes them in place after the core has run."""
+        self._copied.add(name)
+
     def counted(self) -> "dict[str, list[Pass]]":
         """The passes that a gradient of this step came back through, by core; a core without any is an empty list."""
         return {name: [p for p in self._passes.get(name, []) if p.counts] for name in self._cores}
 
-    def see(self, name: str, x: Tensor) -> None:
-        """Take note of a forward pass through a core."""
+    def see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
+        """Take note of a forward pass through a core, from its input and output."""
         if torch._C._are_functorch_transforms_active():
             return
         if self._first is None:
             self._first = name
         if name == self._first and any(p.counts for p in self._passes.get(name, [])) and self._emptied():
             self._forget()
-        if torch.is_grad_enabled() and x.requires_grad:
+        if y.requires_grad and x.requires_grad:
             passes = self._passes.setdefault(name, [])
             for earlier in passes:
                 earlier.settle()
@@ -90,7 +99,7 @@ class Taps:
             if len(waiting) >= AHEAD:
                 passes.remove(waiting[0])
                 waiting[0].let_go()
-            passes.append(Pass(x))
+            passes.append(Pass(core, x, y, copy=name in self._copied))
 
     def _emptied(self) -> bool:
         """Whether no parameter holds a gradient, as after `zero_grad`."""
@@ -107,22 +116,50 @@ class Taps:
 class Pass:
     """One forward pass through one core.
 
-    Attributes:
-        x: the preactivations, without their graph.
+    Args:
+        core: the core.
+        x: the preactivations.
+        y: what the core made of them, before anything else is done with it.
+        copy: keep a copy of the preactivations.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x.detach()
-        self._arrived: Tensor | None = None
+    __slots__ = ("_gradient", "_handle", "_index", "_leaf", "_sizes", "_version", "_x", "core")
+
+    def __init__(self, core: SigmoidCore, x: Tensor, y: Tensor, *, copy: bool) -> None:
+        self.core = core
+        self._x = x.detach().clone() if copy else x.detach()
+        self._version = self._x._version
         self._gradient: Tensor | None = None
         self._sizes: list[Tensor] = []
-        leaf = _nearest_leaf(get_gradient_edge(x).node)
-        self._handles = [x.register_hook(self._arrive), leaf.register_hook(self._count)]  # type: ignore[no-untyped-call]
+        before = get_gradient_edge(x)
+        entry, self._index = _entry(y.grad_fn, before)
+        self._leaf = _nearest_leaf(before.node)
+        self._handle = entry.register_hook(self._arrive)
 
     @property
     def counts(self) -> bool:
         """Whether a gradient has come back."""
         return self._gradient is not None or bool(self._sizes)
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return len(self._x)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model has changed the preactivations in place since: they are no longer what the core saw."""
+        return self._x._version != self._version
+
+    @property
+    def x(self) -> Tensor:
+        """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
+        x, core = self._x, self.core
+        if core.num_features is None:
+            x = x.reshape(-1, 1)
+        elif x.dim() != 2 or core.dim % 2 != 1:
+            x = x.movedim(core.dim, -1).flatten(0, -2)
+        return x if x.dtype == core.shift.dtype else x.to(core.shift.dtype)
 
     def settle(self) -> None:
         """Reduce the gradient to its size: the next micro-batch wants the memory.
@@ -133,32 +170,36 @@ class Pass:
             self._sizes.append(gradient_size(self._gradient))
             self._gradient = None
 
-    def sizes(self) -> list[Tensor]:
-        """The sizes of the gradients that have come back, 0-dim tensors: one, or one each time it was settled."""
-        self.settle()
-        return self._sizes
-
     def let_go(self) -> None:
-        """Stop listening: what keeps a parameter's node, as `DistributedDataParallel` does, would keep this."""
-        for handle in self._handles:
-            handle.remove()
+        """Stop listening, for the graph may be kept."""
+        self._handle.remove()
 
-    def _arrive(self, gradient: Tensor) -> None:
-        gradient = gradient.detach()
-        self._arrived = gradient.to(torch.float32) if gradient.dtype in _HALF else gradient
+    def _arrive(self, gradients: tuple[Tensor | None, ...], _: Any) -> None:
+        gradient = gradients[self._index]
+        if gradient is not None and _accumulates(self._leaf):
+            gradient = gradient.detach()
+            gradient = gradient.float() if gradient.dtype in _HALF else gradient
+            self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
-    def _count(self, *_: Any) -> None:
-        if self._arrived is not None:
-            self._gradient = self._arrived if self._gradient is None else self._gradient + self._arrived
-            self._arrived = None
+
+def sizes(passes: Iterable[Sequence[Pass]]) -> Tensor:
+    """Gradient size of every core, those of several passes joined: [cores], float64, on the CPU."""
+    passes = list(passes)
+    fresh = [(p, p._gradient) for of_core in passes for p in of_core if p._gradient is not None]
+    found = together(partial(gradient_size, batch_dim=1), [gradient for _, gradient in fresh])
+    for (seen, _), size in zip(fresh, found, strict=True):
+        seen._sizes.append(size)
+        seen._gradient = None
+    every = [[size for p in of_core for size in p._sizes] for of_core in passes]
+    home = every[0][0].device
+    flat = torch.stack([size.to(home) for of_core in every for size in of_core]).to("cpu", torch.float64)
+    if len(flat) == len(every):
+        return flat
+    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, [len(e) for e in every])])
 
 
 class _Tap:
-    """A forward pre-hook that stays behind when its core is copied or pickled: see `SigmoidCore.__getstate__`.
-
-    It hands the core a copy of its own: where the preactivations go on past the core (a skip connection), the gradient
-    that comes back there is none of the core's, and they may be changed in place there.
-    """
+    """A forward hook that stays behind when its core is copied or pickled: see `SigmoidCore.__getstate__`."""
 
     stays_behind = True
 
@@ -166,14 +207,29 @@ class _Tap:
         self._taps = taps
         self._name = name
 
-    def __call__(self, core: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        x = args[0]
-        if torch.compiler.is_compiling():
-            return None
-        if torch.is_grad_enabled() and x.requires_grad:
-            x = x.clone()
-        self._taps.see(self._name, x)
-        return (x, *args[1:])
+    def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], y: Tensor) -> None:
+        if not torch.compiler.is_compiling():
+            self._taps.see(self._name, core, args[0], y)
+
+
+def _entry(node: Node | None, before: GradientEdge) -> tuple[Node, int]:
+    """The node of a core's graph that hands a gradient on to what was before the core, and at which place."""
+    front = [] if node is None else [node]
+    while front:
+        for node in front:
+            for i, following in enumerate(node.next_functions):
+                if following[0] is before.node and following[1] == before.output_nr:
+                    return node, i
+        front = [n for node in front for n, _ in node.next_functions if n is not None]
+    raise RuntimeError("a core's output requires a gradient, but does not depend on its input: report this")
+
+
+def _accumulates(leaf: Node) -> bool:
+    """Whether the backward pass that is running puts a gradient into this leaf's `.grad`."""
+    try:
+        return torch._C._will_engine_execute_node(leaf)
+    except RuntimeError:  # `torch.autograd.grad` by that very leaf
+        return False
 
 
 def _nearest_leaf(node: Node) -> Node:
