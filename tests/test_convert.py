@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from converting import unchanged, why
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,36 +16,6 @@ from torch._dynamo.testing import CompileCounter
 
 import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
-
-
-def flat(values):
-    """The tensors in nested tuples, lists and dicts."""
-    if isinstance(values, torch.Tensor):
-        return [values]
-    return [t for v in (values.values() if isinstance(values, dict) else values) for t in flat(v)]
-
-
-def unchanged(model, *inputs, **options):
-    """Convert; outputs and all gradients are the same bit for bit, and the plain state dict loads strictly."""
-    plain = copy.deepcopy(model)
-    results = []
-    report = sc.convert(model, **options)
-    for network in (plain, model):
-        torch.manual_seed(1)
-        outputs = flat(network(*inputs))
-        sum(o.square().sum() for o in outputs).backward()
-        results.append([*outputs, *(p.grad for _, p in sorted(network.named_parameters()))])
-        network.zero_grad()
-    assert len(results[0]) == len(results[1])
-    for before, after in zip(*results, strict=True):
-        assert before is after is None or (before.dtype == after.dtype and torch.equal(before, after))
-    model.load_state_dict(plain.state_dict(), strict=True)
-    return report
-
-
-def why(report, name):
-    (found,) = [a for a in report.activations if a.name == name]
-    return found.why
 
 
 def cores(model):
@@ -113,10 +84,10 @@ class Residual(nn.Module):
 def test_every_activation_is_in_the_report_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.GELU(), nn.LSTM(3, 3))
     report = sc.convert(model)
-    assert [(a.name, a.kind, a.why) for a in report.activations] == [
-        ("1", "ReLU", "is no sigmoid"),
-        ("3", "GELU", "is no sigmoid"),
-        ("4", "LSTM", "a recurrent layer; sigmoidcore.recurrent.converted makes it one of cores"),
+    assert [(a.name, a.kind, a.converted, a.why) for a in report.activations] == [
+        ("1", "ReLU", False, "is no sigmoid"),
+        ("3", "GELU", False, "is no sigmoid"),
+        ("4", "LSTM", True, "a slope for every gate row"),
     ]
 
 

@@ -226,7 +226,7 @@ def test_an_error_in_the_middle_leaves_modes_hooks_and_generator_as_they_were():
 
 
 def test_a_model_without_cores_is_an_error_that_names_what_it_has():
-    message = "the model has no cores, only Linear, Sigmoid: use sigmoidcore.SigmoidCore in place"
+    message = "the model has no cores, only Linear, Sigmoid: make cores of its hidden sigmoids"
     with pytest.raises(ValueError, match=message):
         gradient_profile(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), torch.randn(2, 4))
 

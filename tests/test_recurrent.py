@@ -277,6 +277,18 @@ def test_on_the_meta_device_and_materialised_from_a_plain_state_dict():
 
 
 @pytest.mark.parametrize("kind", PLAIN)
+def test_reset_gives_memory_without_values_new_weights_and_the_slopes_of_the_start(kind):
+    layer = CORES[kind](FEATURES, HIDDEN, num_layers=2, device="meta").to_empty(device="cpu")
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        tensor.data.fill_(math.nan)
+    torch.manual_seed(4)
+    layer.reset_parameters()
+    torch.manual_seed(4)
+    plain, inputs = PLAIN[kind](FEATURES, HIDDEN, num_layers=2), torch.randn(STEPS, BATCH, FEATURES)
+    assert_same(layer(inputs), plain(inputs))
+
+
+@pytest.mark.parametrize("kind", PLAIN)
 def test_functional_call_takes_the_parameters_given(kind):
     layer, other = disturbed(kind), disturbed(kind)
     inputs = sequences(layer)

@@ -1,4 +1,4 @@
-"""The report of `convert`: what was done with every activation, and why."""
+"""The report of `convert`: what was done with every activation and recurrent layer, and why."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ NAMES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Activation:
-    """What `convert` did with one activation.
+    """What `convert` did with one activation, or one recurrent layer.
 
     Attributes:
         name: its name in the model; a functional call is named as its core is, or would be.
         kind: class of the module, or "tanh()" for a functional call.
-        converted: whether it is a core now.
+        converted: whether it is a core, or a layer of cores, now.
         why: the reason.
         exact: the core computes the same function; False for the nearest core of another kind.
     """
@@ -31,7 +31,7 @@ class Conversion:
     """What `convert` did with a model; `print` it.
 
     Attributes:
-        activations: every activation that was found, in the order of the model's modules.
+        activations: every activation and recurrent layer that was found, in the order of the model's modules.
         unseen: modules whose forward could not be traced, with the reason: functional calls in them were not seen.
     """
 

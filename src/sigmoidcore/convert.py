@@ -1,7 +1,6 @@
-"""Convert: the hidden sigmoids and tanhs of a model become cores; the function that it computes does not change."""
+"""Convert: hidden sigmoids, tanhs and recurrent layers become cores; the function that a model computes stays."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,40 +9,36 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore.conversion import Activation, Conversion, few
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.flow import Fate
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
-from sigmoidcore.networks import RNN
+from sigmoidcore.judge import NEAREST, is_core, judge, places, recurrent_layer
+from sigmoidcore.recurrent import RecurrentCores, converted
 from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.selection import Names, select
 from sigmoidcore.sites import Site, Use, find, function_of
 
-_TANH = {"alpha": 2.0, "centered": True, "scale": 2.0}
-_EXACT: dict[str, dict[str, Any]] = {"Sigmoid": {}, "sigmoid()": {}, "Tanh": _TANH, "tanh()": _TANH}
-_NEAREST: dict[str, Callable[[Any], dict[str, Any] | None]] = {
-    "Hardsigmoid": lambda module: {"alpha": 2 / 3},
-    "Hardtanh": lambda module: _like_hardtanh(module.min_val, module.max_val),
-    "Softsign": lambda module: _TANH,
-}
-"""The core with the same range and the same derivative at 0."""
-
 
 def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None) -> Conversion:
-    """Make cores of a model's hidden sigmoids and tanhs, in place; the function that it computes does not change.
+    """Make cores of a model's hidden sigmoids, tanhs and recurrent layers, in place; its function does not change.
 
     `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
-    of a core that is added to the module which makes it; that module's forward is written anew from its trace. The
-    model keeps its class, parameters, hooks and modes, and loads checkpoints of the plain model with `strict=True`.
+    of a core that is added to the module which makes it; that module's forward is written anew from its trace.
+    `nn.RNN` (tanh), `nn.LSTM` and `nn.GRU` become layers of cores with the same parameters, see
+    `sigmoidcore.recurrent`. The model keeps its class, parameters, hooks and modes, and loads checkpoints of the plain
+    model with `strict=True`.
 
     Left alone are activations that reach the model's output, that multiply another signal (gates), that are used in
-    several places, or whose use is not known since a forward cannot be traced. The report says which and why.
+    several places, or whose use is not known since a forward cannot be traced. A recurrent layer has the same range
+    whatever its slopes are, so it is left for one of these reasons only: that it is used in several places. The report
+    says what was left and why.
 
     Args:
         model: any module. Optional arguments of its forward are taken to have their defaults.
-        include: activations to convert although they would be left: names as in the report, patterns (`"head.*"`), or
-            types of modules, which stand for the activations of that type and for all inside modules of that type.
-            A module that is used in several places gets a core for each.
-        exclude: activations to leave alone, likewise.
+        include: activations and recurrent layers to convert although they would be left: names as in the report,
+            patterns (`"head.*"`), or types of modules, which stand for those of that type and for all inside modules
+            of that type. An activation that is used in several places gets a core for each; a recurrent layer stays
+            one.
+        exclude: activations and recurrent layers to leave alone, likewise.
         nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
             with the same range and the same derivative at 0, likewise: **their function changes**.
 
@@ -74,7 +69,7 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         "nearest": select(model, sites, "nearest", nearest),
     }
     held = _held_elsewhere(model, sites)
-    choices = [_judge(site, {what for what, by in asked.items() if site in by}, held) for site in sites]
+    choices = [_Choice(site, *judge(site, {what for what, by in asked.items() if site in by}, held)) for site in sites]
     forwards = _rewrite(model, choices)
     _check_answered(asked, choices)
     for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
@@ -86,6 +81,7 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
             core.parent.__dict__[core.key] = core.module
     for owner, forward in forwards:
         owner.__dict__["forward"] = forward
+    _follow_layers(model, choices)
     return Conversion(tuple(a for choice in choices for a in choice.report()), tuple(unseen.items()))
 
 
@@ -96,12 +92,12 @@ class _Core:
     parent: nn.Module
     key: str
     name: str
-    module: SigmoidCore
+    module: SigmoidCore | RecurrentCores
 
 
 @dataclass
 class _Choice:
-    """What is to be done with one site: `like` are the core's arguments, None if it is left."""
+    """What is to be done with one site: `like` are the core's arguments (none for a layer), None if it is left."""
 
     site: Site
     like: dict[str, Any] | None
@@ -130,64 +126,16 @@ class _Choice:
 
     def report(self) -> list[Activation]:
         """A line for the site, or for each of its cores."""
-        kind, exact = self.site.kind, self.site.kind not in _NEAREST
+        kind, exact = self.site.kind, self.site.kind not in NEAREST
         if not self.cores:
             return [Activation(self.site.name, kind, False, self.why)]
-        rows = {}
+        rows: dict[int, Activation] = {}
         for core in self.cores:
             what = self.why if exact else f"{self.why}; the nearest core, another function"
-            what += "" if core.module.num_features else "; one slope, for its number of features is not known"
-            rows[id(core.module)] = Activation(core.name, kind, True, what, exact)
+            if isinstance(core.module, SigmoidCore) and core.module.num_features is None:
+                what += "; one slope, for its number of features is not known"
+            rows.setdefault(id(core.module), Activation(core.name, kind, True, what, exact))
         return list(rows.values())
-
-
-def _judge(site: Site, asked: set[str], held: set[nn.Module]) -> _Choice:
-    """Whether a site becomes a core, and why."""
-    like = _EXACT.get(site.kind)
-    if "exclude" in asked:
-        return _Choice(site, None, "excluded")
-    if like is None:
-        if site.kind not in _NEAREST or "nearest" not in asked:
-            return _Choice(site, None, _no_core(site))
-        like = _NEAREST[site.kind](site.module)
-        if like is None:
-            return _Choice(site, None, "no core has its range, which is not symmetric about 0")
-    if site.writes:
-        return _Choice(site, None, "it overwrites a tensor: call the function that returns a new one")
-    if site.module in held:
-        return _Choice(site, None, "it is called from a plain list or dict: make that an nn.ModuleList or ModuleDict")
-    if not site.name or (site.module is not None and "" in site.names):
-        return _Choice(site, None, "it is the model itself: use SigmoidCore() in its place")
-    if "include" in asked:
-        return _Choice(site, like, "asked for")
-    why = _why_left(site)
-    return _Choice(site, None, why) if why else _Choice(site, like, "hidden")
-
-
-def _no_core(site: Site) -> str:
-    if isinstance(site.module, SigmoidCore | RNN):
-        return "is a core already"
-    if isinstance(site.module, nn.RNNBase | nn.RNNCellBase):
-        return "a recurrent layer; sigmoidcore.recurrent.converted makes it one of cores"
-    return "is no sigmoid; nearest= makes it the nearest core" if site.kind in _NEAREST else "is no sigmoid"
-
-
-def _why_left(site: Site) -> str:
-    """The reason to leave a site alone, "" if it is hidden."""
-    places = len(site.uses) if site.uses else len(site.names)
-    if places > 1:
-        return f"is used in {places} places; include= gives each a core of its own"
-    if not site.uses:
-        return f"what reads it is not known: {site.why}; name it in include= if a layer does"
-    fate, why = site.uses[0].fate, site.uses[0].why
-    if fate is Fate.UNSEEN:
-        return f"{why}; name it in include= if a layer reads it"
-    return {
-        Fate.OUTPUT: "its result reaches the model's output",
-        Fate.GATE: "its result multiplies another signal",
-        Fate.UNUSED: "its result is not used",
-        Fate.HIDDEN: "",
-    }[fate]
 
 
 def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, TracedForward]]:
@@ -197,7 +145,9 @@ def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, 
         if choice.like is None:
             continue
         site = choice.site
-        if site.index is not None or _needs_call_sites(site):
+        if recurrent_layer(site) is not None:
+            _place_layer(model, choice)
+        elif site.index is not None or _needs_call_sites(site):
             by_owner[site.owner].append(choice)
         else:
             _place(model, choice)
@@ -216,6 +166,31 @@ def _place(model: nn.Module, choice: _Choice) -> None:
             core.module = choice.cores[0].module
     elif len(site.uses) > len(site.names):
         choice.why += f"; {len(site.names)} core(s) for {len(site.uses)} places, calibrate needs one for each"
+
+
+def _place_layer(model: nn.Module, choice: _Choice) -> None:
+    """One layer of cores for a recurrent layer, under all of its names."""
+    site, layer = choice.site, recurrent_layer(choice.site)
+    assert layer is not None
+    made = converted(layer)
+    for name in site.names:
+        parent, key = _split(name)
+        choice.cores.append(_Core(model.get_submodule(parent), key, name, made))
+    if places(site) > 1:
+        choice.why += f"; 1 layer for {places(site)} places, calibrate needs one for each"
+
+
+def _follow_layers(model: nn.Module, choices: list[_Choice]) -> None:
+    """Forwards that were written anew may have read sizes of a recurrent layer: those of the layer of cores now."""
+    layers: dict[nn.Module, nn.Module] = {}
+    for choice in choices:
+        layer = recurrent_layer(choice.site)
+        if layer is not None and choice.cores:
+            layers[layer] = choice.cores[0].module
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, TracedForward):
+            forward.follow(layers)
 
 
 def _common(site: Site) -> Use | None:
@@ -305,17 +280,17 @@ def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[_Choice]) -
     whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
     for choice in choices:
         if choice.site in asked["include"]:
-            done = choice.like is not None or isinstance(choice.site.module, SigmoidCore)
+            done = choice.like is not None or is_core(choice.site.module)
             whys[asked["include"][choice.site]].append(
                 (done, f"'{choice.site.name}' ({choice.site.kind}) {choice.why}")
             )
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
-    others = [site for site in asked["nearest"] if site.kind not in _NEAREST]
+    others = [site for site in asked["nearest"] if site.kind not in NEAREST]
     if others and len(others) == len(asked["nearest"]):
         raise ValueError(
-            f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(_NEAREST)} have a nearest core"
+            f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(NEAREST)} have a nearest core"
         )
 
 
@@ -350,7 +325,3 @@ def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:
 def _split(name: str) -> tuple[str, str]:
     parent, _, key = name.rpartition(".")
     return parent, key
-
-
-def _like_hardtanh(low: float, high: float) -> dict[str, Any] | None:
-    return {"alpha": 2 / high, "centered": True, "scale": 2 * high} if high > 0 and low == -high else None

@@ -17,6 +17,7 @@ from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
 from sigmoidcore.networks import RNN
 from sigmoidcore.plain import folded_rnn, rewrite, with_constants, with_states
+from sigmoidcore.profile import Stepwise
 from sigmoidcore.recurrent import RecurrentCores
 from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.variants import has_cores, variants
@@ -45,7 +46,8 @@ def fold(model: nn.Module) -> nn.Module:
         none and a shift needs one. It can be trained further, pickled and exported; no module in it is sigmoidcore's.
 
     Raises:
-        UntraceableError: the forward branches on values; the error names the parts of the model that can be folded.
+        UntraceableError: the forward branches on values, and the model has other cores than recurrent layers; the error
+            names the parts of the model that can be folded.
         ValueError: a slope or shift is not finite or on the meta device, weights would overflow their dtype, the
             forward reads a slope, or a module is of a class that has no plain counterpart.
 
@@ -68,13 +70,16 @@ def fold(model: nn.Module) -> nn.Module:
         return next(fold(nn.Sequential(model)).children())
     if isinstance(model, RecurrentCores):
         return recurrent.folded(model)
+    given = model
     if any(isinstance(module, RecurrentCores) for module in model.modules()):
         model = _with_plain_recurrent_layers(copy.deepcopy(model))
     _check_classes(model)
     try:
         graphs = variants(copy.deepcopy(model))  # a forward may leave something in its module
     except UntraceableError as error:
-        raise UntraceableError(f"{error}; {_remedy(model)}") from error
+        if model is given or has_cores(model):
+            raise UntraceableError(f"{error}; {_remedy(given)}") from error
+        graphs = []  # each recurrent layer is plain by itself, whatever the forward does with it
     folded = copy.deepcopy(model)
     with torch.no_grad():
         _rewrite_all(Plan(folded, graphs))
@@ -82,17 +87,17 @@ def fold(model: nn.Module) -> nn.Module:
     for module in folded.modules():
         if type(module).__module__.startswith("sigmoidcore."):
             module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
-    _check_replaced(folded)
+    if graphs:
+        _check_replaced(folded)
     return folded
 
 
 def _with_plain_recurrent_layers(model: nn.Module) -> nn.Module:
-    """The model, with PyTorch's layers in place of recurrent layers of cores; in place."""
-    plain = {module: recurrent.folded(module) for module in model.modules() if isinstance(module, RecurrentCores)}
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if isinstance(child, RecurrentCores):
-                parent._modules[name] = plain[child].train(child.training)
+    """The model, with its recurrent layers of cores become PyTorch's: whoever holds one of them holds the plain one."""
+    for layer in [module for module in model.modules() if isinstance(module, RecurrentCores)]:
+        plain = recurrent.folded(layer)
+        layer.__class__ = type(plain)  # type: ignore[assignment]
+        layer.__dict__ = plain.__dict__
     return model
 
 
@@ -215,7 +220,7 @@ def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
         if not has_cores(child):
             continue
         try:
-            if not isinstance(child, SigmoidCore | RNN):
+            if not isinstance(child, SigmoidCore | Stepwise):
                 variants(copy.deepcopy(child))
             yield prefix + name
         except UntraceableError:

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -56,6 +56,10 @@ class TracedForward:
                     f"{type(owner).__name__}.{name} is {now!r}, but convert has written the forward of "
                     f"{type(self.module).__name__} for {value!r}: set it before convert"
                 )
+
+    def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
+        """Ask the modules that stand in the place of others now for the fixed attributes of those."""
+        self.fixed = [(replaced.get(owner, owner), name, value) for owner, name, value in self.fixed]
 
     @property
     def __signature__(self) -> inspect.Signature:

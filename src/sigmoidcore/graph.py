@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
-from sigmoidcore.networks import RNN
+from sigmoidcore.profile import Stepwise
 
 
 class UntraceableError(ValueError):
@@ -80,7 +80,7 @@ def trace_part(model: nn.Module, name: str, *, with_defaults: bool) -> Part:
 
 def is_whole(module: nn.Module) -> bool:
     """Whether a module is a node of the graph: one of PyTorch's own layers, or a core."""
-    return isinstance(module, SigmoidCore | RNN) or fx.Tracer().is_leaf_module(module, "")
+    return isinstance(module, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(module, "")
 
 
 def said(error: BaseException) -> str:
@@ -184,11 +184,11 @@ def _in_isinstance(frame: Any) -> bool:
 def seen_as(module: nn.Module, cls: type) -> Iterator[None]:
     """Give a module another class for a while."""
     before = type(module)
-    module.__class__ = cls
+    object.__setattr__(module, "__class__", cls)  # a recurrent layer reads attributes of its own on setting one
     try:
         yield
     finally:
-        module.__class__ = before
+        object.__setattr__(module, "__class__", before)
 
 
 @contextmanager

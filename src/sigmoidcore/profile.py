@@ -135,8 +135,8 @@ def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:
     if not found:
         kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
         raise ValueError(
-            f"the model has no cores, only {', '.join(kinds)}: use sigmoidcore.SigmoidCore in place of its hidden "
-            "sigmoids, or build it with sigmoidcore.MLP"
+            f"the model has no cores, only {', '.join(kinds)}: make cores of its hidden sigmoids, tanhs and recurrent "
+            "layers with sigmoidcore.convert, or build it with sigmoidcore.MLP"
         )
     return found
 
@@ -195,7 +195,8 @@ def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise ValueError(
-            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place a core of its own"
+            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place a core of its own, "
+            "or none (convert leaves alone what exclude= names)"
         )
     if not names:
         raise ValueError("no core of the model ran in the forward pass: check that forward uses them")

@@ -46,6 +46,16 @@ class RecurrentCores(Stepwise, nn.RNNBase):
             raise ValueError(f"{_RELU}; use nonlinearity='tanh'")
         self._add_cores()
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new weights, as PyTorch's layer does, and set slopes and shifts to those of the start."""
+        super().reset_parameters()
+        for name, buffer in self._buffers.items():  # none yet while the layer is made
+            if buffer is not None and name.startswith("slope_"):
+                buffer.copy_(self._slope_at_start(buffer.device, buffer.dtype))
+            elif buffer is not None and name.startswith("shift_"):
+                buffer.zero_()
+
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run over all steps, as the layer of PyTorch does."""
         if self._on_step is not None:
@@ -320,14 +330,44 @@ _KINDS: dict[type[nn.RNNBase], type[RecurrentCores]] = {kind._plain: kind for ki
 _RELU = "an nn.RNN with relu has no sigmoids, and its outputs no bound: it cannot be made of cores"
 
 
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether a module is a recurrent layer or cell of PyTorch's, a quantized one or of a subclass, too."""
+    return any(
+        base.__name__ in ("RNNBase", "RNNCellBase") and base.__module__.startswith("torch.")
+        for base in type(module).__mro__
+    )
+
+
+def why_not(layer: nn.Module) -> str:
+    """The reason for which a layer cannot be made of cores, and what to do instead; "" if it can."""
+    if isinstance(layer, RecurrentCores):
+        return "it is made of cores already"
+    if not is_recurrent(layer):
+        return "only nn.RNN, nn.LSTM and nn.GRU can"
+    if type(layer).__module__.startswith("torch.ao."):
+        return "its weights are quantized; convert first, and quantize what fold gives"
+    if not isinstance(layer, nn.RNNBase):
+        return "a cell does not see its sequence; use nn.RNN, nn.LSTM or nn.GRU, which run over it"
+    if type(layer) not in _KINDS:
+        return "its forward need not be that of its base class; take off parametrizations, or convert the plain layer"
+    if "forward" in layer.__dict__:
+        return "its forward was set on the instance; convert first"
+    if any(name not in layer._parameters for name in layer._flat_weights_names):
+        return "its weights are computed from other parameters (weight_norm, pruning); take that off first"
+    return "" if layer.mode in CELLS else _RELU
+
+
 def converted(layer: nn.Module) -> RecurrentCores:
     """A recurrent layer of cores that computes the same, with the same parameters (not copies), hooks and mode.
+
+    `sigmoidcore.convert` does this to every such layer of a model; this is for a layer by itself.
 
     Args:
         layer: an `nn.RNN` with tanh, an `nn.LSTM` or an `nn.GRU`; use the result in its place.
 
     Raises:
-        TypeError: another type of module; a cell or a subclass, whose forward need not be that of the layer.
+        TypeError: another type of module; a cell or a subclass, whose forward need not be that of the layer; weights
+            that are quantized or computed from others.
         ValueError: an `nn.RNN` with relu.
 
     Example:
@@ -336,14 +376,15 @@ def converted(layer: nn.Module) -> RecurrentCores:
         >>> torch.equal(layer(inputs)[0], plain(inputs)[0])
         True
     """
-    kind = _KINDS.get(type(layer))  # type: ignore[arg-type]
-    if kind is None:
-        raise TypeError(f"{type(layer).__name__} cannot be made of cores: {_why_not(layer)}")
+    why = why_not(layer)
+    if why == _RELU:
+        raise ValueError(why)
+    if why:
+        raise TypeError(f"{type(layer).__name__} cannot be made of cores: {why}")
     assert isinstance(layer, nn.RNNBase)
-    if layer.mode not in CELLS:
-        raise ValueError(_RELU)
-    made = object.__new__(kind)
+    made = object.__new__(_KINDS[type(layer)])
     made.__dict__.update(layer.__dict__)
+    made.__dict__.pop("_compiled_call_impl", None)  # of layer.compile(): it would run the plain layer
     for name in ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"):
         made.__dict__[name] = made.__dict__[name].copy()
     made._add_cores()
@@ -395,14 +436,3 @@ _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 def _is_reverse(suffix: str) -> bool:
     return suffix.endswith("_reverse")
-
-
-def _why_not(layer: nn.Module) -> str:
-    """In words, what to do instead."""
-    if isinstance(layer, RecurrentCores):
-        return "it is made of cores already"
-    if isinstance(layer, nn.RNNCellBase):
-        return "a cell does not see its sequence; use nn.RNN, nn.LSTM or nn.GRU, which run over it"
-    if isinstance(layer, nn.RNNBase):
-        return "its forward need not be that of its base class; take off parametrizations, or convert the plain layer"
-    return "only nn.RNN, nn.LSTM and nn.GRU can"

@@ -1,4 +1,4 @@
-"""Every activation of a model: where it is, what it is, and what becomes of its result."""
+"""Every activation and recurrent layer of a model: where it is, what it is, and what becomes of its result."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ from torch.nn.modules import activation as activations
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.flow import Fate, fate, features, features_of, overwrites_what_is_read, weight_above, words
 from sigmoidcore.graph import Part, UntraceableError, is_whole, said, trace_part
-from sigmoidcore.networks import RNN
+from sigmoidcore.profile import Stepwise
+from sigmoidcore.recurrent import is_recurrent
 
 _CORES: dict[object, str] = {
     torch.sigmoid: "sigmoid",
@@ -28,7 +29,6 @@ _OTHERS = words(
     "logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
 )
 _FEEDFORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-_ACTIVATIONS = (SigmoidCore, RNN, nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Use:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One activation: a module, or a functional call in a forward.
+    """One activation or recurrent layer: a module, or a functional call in a forward.
 
     Attributes:
         names: its names in the model, the first is the one to show; a functional call has the name its core would get.
@@ -147,7 +147,7 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
             waiting += children(place, model.get_submodule(place), why)
         for target in {str(node.target) for node in part.graph.nodes if node.op == "call_module"} - set(part.untraced):
             whole = module.get_submodule(target)
-            if not isinstance(whole, _ACTIVATIONS):
+            if not is_activation(whole):
                 why = f"{type(whole).__name__} calls it, whose forward is not looked into"
                 waiting += children(join(name, target), whole, why)
     return parts, untraced, callers
@@ -199,7 +199,7 @@ def _read(
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is one of PyTorch's activations, a recurrent layer or a core."""
     own = type(module).__module__ == activations.__name__ and not isinstance(module, nn.MultiheadAttention)
-    return own or isinstance(module, _ACTIVATIONS)
+    return own or isinstance(module, SigmoidCore | Stepwise) or is_recurrent(module)
 
 
 def _module_sites(

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.graph import UntraceableError, with_its_own_forward
-from sigmoidcore.networks import RNN
+from sigmoidcore.profile import Stepwise
 
 MOST_VARIANTS = 64
 
@@ -54,7 +54,7 @@ def variants(model: nn.Module) -> list[fx.Graph]:
 
 def has_cores(module: nn.Module) -> bool:
     """Whether there is a core in a module, or it is one."""
-    return any(isinstance(m, SigmoidCore | RNN) for m in module.modules())
+    return any(isinstance(m, SigmoidCore | Stepwise) for m in module.modules())
 
 
 class _Tracer(fx.Tracer):
@@ -72,7 +72,7 @@ class _Tracer(fx.Tracer):
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name):
+        if isinstance(m, SigmoidCore | Stepwise) or super().is_leaf_module(m, module_qualified_name):
             return True
         return self.around and not has_cores(m)
 
