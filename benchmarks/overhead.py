@@ -1,7 +1,8 @@
 """Overhead: a training run with the Equalizer at its default cadence over one without; the time of `prepare`.
 
-Digits, width 64, depths 100 and 1,000, batch 100. Runs of 10 epochs (140 steps) with and without alternate; the ratio is
-the median over pairs. `prepare` sees one batch of 100, too, and is counted in training steps (forward, backward, Adam).
+Digits, width 64, depths 100 and 1,000, batch 100. Runs of 10 epochs (140 steps) with and without alternate; the ratio
+is the median over pairs. `prepare` sees one batch of 100, too, and is counted in training steps (forward, backward,
+Adam).
 """
 
 import statistics
