@@ -117,11 +117,11 @@ def hidden_weights(model, depth):
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 10, 100])
 @pytest.mark.parametrize("lr", [0.03, 0.1])
-def test_orthogonal_64_by_64_layers_get_a_constant_times_lr_over_depth_and_the_last_a_quarter_of_lr(depth, lr):
+def test_orthogonal_layers_get_a_constant_times_lr_over_depth_from_10_on_and_the_last_a_quarter_of_lr(depth, lr):
     found = rates(orthogonal(MLP(64, 64, depth, 10)), lr)
     for layer in range(depth):
         # 50 / 64 = 0.78125; 400 / 64 = 6.25; 16 / 64 = 0.25
-        expected = (0.78125 if layer else 6.25) * lr / depth
+        expected = (0.78125 if layer else 6.25) * lr / max(10, depth)
         assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING)
         assert found[f"{2 * layer}.bias"] == pytest.approx(expected, rel=ROUNDING)
     assert found[f"{2 * depth}.weight"] == found[f"{2 * depth}.bias"] == pytest.approx(0.25 * lr, rel=ROUNDING)
@@ -150,10 +150,10 @@ def test_no_share_is_above_a_tenth_and_their_sum_is_1_or_what_the_largest_shares
     found = rates(model, lr=1.0)
     factors = [FIRST / 64] + [HIDDEN / 64] * (depth - 1)
     shares = [found[f"{2 * i}.weight"] / size(model[2 * i].weight.detach()) / factors[i] for i in range(depth)]
-    assert max(shares) <= max(0.1, 1 / depth) * (1 + ROUNDING)
+    assert max(shares) <= 0.1 * (1 + ROUNDING)
     assert sum(shares) <= 1 + ROUNDING
     if not untouched:
-        assert sum(shares) == pytest.approx(1.0, rel=ROUNDING)
+        assert sum(shares) == pytest.approx(min(1.0, 0.1 * depth), rel=ROUNDING)
 
 
 def test_a_wide_first_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one():
@@ -161,14 +161,14 @@ def test_a_wide_first_layer_with_orthogonal_weights_changes_by_the_same_spectral
         model = orthogonal(nn.Sequential(nn.Linear(fan_in, fan_out), SigmoidCore(fan_out), nn.Linear(fan_out, 5)))
         rate = rates(model)["0.weight"]
         change = float(torch.linalg.matrix_norm(rate * torch.ones(fan_out, fan_in), 2))
-        assert change == pytest.approx(0.03 * FIRST, rel=ROUNDING)
+        assert change == pytest.approx(0.003 * FIRST, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_a_wide_hidden_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one(width):
     rate = rates(orthogonal(MLP(width, width, 4, 5)))["4.weight"]
     change = float(torch.linalg.matrix_norm(rate * torch.ones(width, width), 2))
-    assert change == pytest.approx(0.03 / 4 * HIDDEN, rel=ROUNDING)
+    assert change == pytest.approx(0.003 * HIDDEN, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("depth", [1, 10, 100])
@@ -220,14 +220,14 @@ def test_unlike_columns_give_the_rate_of_the_smaller_ones():
     with torch.no_grad():
         model[0].weight[:, 0], model[0].weight[:, 1] = 1.0, 1e6
     # Harmonic mean of 8 and 8e6, of two columns: 8 sqrt(2); fan_in over the smaller dimension is 1.
-    assert rates(model)["0.weight"] == pytest.approx(0.03 * FIRST / math.sqrt(128) * 8 * math.sqrt(2), rel=ROUNDING)
+    assert rates(model)["0.weight"] == pytest.approx(0.003 * FIRST / math.sqrt(128) * 8 * math.sqrt(2), rel=ROUNDING)
 
 
 def test_columns_of_zero_are_left_out():
     model = orthogonal(nn.Sequential(nn.Linear(64, 64), SigmoidCore(64), nn.Linear(64, 10)))
     with torch.no_grad():
         model[0].weight[:, :32] = 0.0
-    assert rates(model)["0.weight"] == pytest.approx(0.03 * FIRST / 64 * math.sqrt(0.5), rel=ROUNDING)
+    assert rates(model)["0.weight"] == pytest.approx(0.003 * FIRST / 64 * math.sqrt(0.5), rel=ROUNDING)
 
 
 @pytest.mark.parametrize("layer", [0, 2, 4, 6])

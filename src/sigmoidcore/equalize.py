@@ -27,6 +27,8 @@ REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
 OPEN = 0.8
 """Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""
+STEEPER = 0.5
+"""Mean relative slope of a layer from which on its slope may be raised; a saturated one would only saturate more."""
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
 MOST = math.log(2)
@@ -62,15 +64,17 @@ class Equalizer:
 
     **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
     +-log(tolerance) counts; the slope of layer l is divided by exp(excess_l - excess_{l+1}), at most by 2 a sample.
-    Inside the band nothing is touched.
+    Inside the band nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised:
+    its gradient is small because it is saturated, and it would only saturate more.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
     saturated then, its slope is lowered until its mean relative slope is 0.8. (Back at the floor only, it would still
     be nearly shut, and the next steps would shut it again.)
 
-    Where more than 1 % of all neurons had to be opened, the step's gradients are dropped (set to None): they belong to
-    a function that the network no longer is, and an optimizer like Adam would remember their size for long.
+    Where more than 1 % of all neurons had to be opened, no slope follows the profile, and the step's gradients are
+    dropped (set to None): they belong to a function that the network no longer is, and an optimizer like Adam would
+    remember their size for long.
 
     A step that is not sampled costs nothing: hooks are in place for sampled steps only. Gradients of several
     backward passes before one step (accumulation) are joined. Clipping does not disturb it, nor does a step that a
@@ -154,7 +158,6 @@ class Equalizer:
         self._interval = 1
         self._unseen = 0
         self._compared = False
-        self._lost = False
         self._before: Tensor | None = None
         self._hooks = [
             optimizer.register_step_pre_hook(_untraced(self._before_step)),
@@ -228,7 +231,7 @@ class Equalizer:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not _has_closure(args, kwargs):
             opened = self._look_once(optimizer)
-            if opened > STALE * self._neurons:
+            if self._stale(opened):
                 optimizer.zero_grad()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -242,10 +245,17 @@ class Equalizer:
             passes = self._taps.counted()
             self._taps.detach()
             skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
-            if self._all_saw(passes) and self._ranks.all(not skipped, self._device):
+            if self._all_saw(passes) and self._ranks.all(not skipped, self._device) and not self._changed(passes):
                 self._compare_ranks()
                 return self._look(passes)
         return 0
+
+    def _changed(self, passes: dict[str, list[Pass]]) -> bool:
+        """Whether the model changes preactivations in place behind a core: the next step is looked at, with copies."""
+        names = [name for name, seen in passes.items() if any(p.changed for p in seen)]
+        for name in names:
+            self._taps.copy(name)
+        return bool(names)  # the same on every rank, for all run the same model
 
     def _all_saw(self, passes: dict[str, list[Pass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -292,48 +302,51 @@ class Equalizer:
             sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
         slopes = neurons = 0
-        self._lost = False
         if bool(torch.isfinite(sizes).all()):
-            neurons = self._open_saturated(passes)
-        if bool(torch.isfinite(logs).all()):
-            slopes = self._level_layers(logs)
+            x = [seen[0].x if len(seen) == 1 else torch.cat([p.x for p in seen]) for seen in passes.values()]
+            openness = self._openness(x)
+            neurons = self._open_saturated(x, openness)
+        if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
+            slopes = self._level_layers(logs, openness)
             self._set_interval(logs)
-        else:  # not finite, or exactly 0: a profile with a hole cannot be levelled, and is looked at again soon
+        else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
             self._interval = 1 if self.every == "auto" else self.every
             self._before = None
-        self._next = self._step + (1 if self._lost else self._interval)
+        self._next = self._step + self._interval
         thin = logs[:: max(1, math.ceil(len(logs) / 64))]
         self.history.append(Sample(self._step, spread(sizes), tuple(thin.tolist()), slopes, neurons))
         return neurons
 
-    def _level_layers(self, logs: Tensor) -> int:
+    def _openness(self, x: list[Tensor]) -> list[Tensor]:
+        """Mean relative slope of every neuron of each core, from its preactivations on all ranks."""
+        cores = self._cores.values()
+        alpha, shift = [core.alpha.reshape(-1) for core in cores], [core.shift.reshape(-1) for core in cores]
+        return self._ranks.means(together(_mean_relative_slopes, x, alpha, shift), [len(rows) for rows in x])
+
+    def _stale(self, opened: int) -> bool:
+        """Whether so many neurons were opened that the gradients of this step are of another function."""
+        return opened > STALE * self._neurons
+
+    def _level_layers(self, logs: Tensor, openness: list[Tensor]) -> int:
         """The layer rule; returns the number of slopes changed."""
         errors = logs - logs.median()
         excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
         change = (excess - torch.cat([excess[1:], excess.new_zeros(1)])).clamp(-MOST, MOST)
-        moved = change.nonzero().flatten().tolist()
-        cores = list(self._cores.values())
-        for i in moved:
-            cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
-        return len(moved)
+        cores, moved = list(self._cores.values()), 0
+        for i in change.nonzero().flatten().tolist():
+            if change[i] > 0 or openness[i].mean() >= STEEPER:
+                cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
+                moved += 1
+        return moved
 
-    def _open_saturated(self, passes: dict[str, list[Pass]]) -> int:
+    def _open_saturated(self, x: list[Tensor], openness: list[Tensor]) -> int:
         """The neuron rule; returns the number of neurons opened."""
-        for name, seen in passes.items():
-            if any(p.changed for p in seen):  # on every rank, for all run the same model
-                self._taps.copy(name)
-                self._lost = True
-        if self._lost:
-            return 0
-        cores = list(self._cores.values())
-        x = [seen[0].x if len(seen) == 1 else torch.cat([p.x for p in seen]) for seen in passes.values()]
-        alpha, shift = [core.alpha.reshape(-1) for core in cores], [core.shift.reshape(-1) for core in cores]
-        means = self._ranks.means(together(_mean_relative_slopes, x, alpha, shift), [len(rows) for rows in x])
         home = self._device
-        if not bool((torch.cat([mean.to(home) for mean in means]) < self.floor).any()):
+        if not bool((torch.cat([mean.to(home) for mean in openness]) < self.floor).any()):
             return 0  # one look at the device, not one for every core
         return sum(
-            self._open_neurons(core, rows, mean < self.floor) for core, rows, mean in zip(cores, x, means, strict=True)
+            self._open_neurons(core, rows, mean < self.floor)
+            for core, rows, mean in zip(self._cores.values(), x, openness, strict=True)
         )
 
     def _open_neurons(self, core: SigmoidCore, x: Tensor, shut: Tensor) -> int:

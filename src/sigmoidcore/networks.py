@@ -275,7 +275,8 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     weights that are not orthogonal it loses them with depth, and where all samples lie along one line, all
     updates point the same way and learn nothing. So share_l is proportional to D_l - 1, where D_l is the
     participation ratio of the singular values of W_l ... W_1 (their effective number), all with rows of size 1, since
-    a slope can undo the size of a row; and no layer has more than a tenth, or 1/L in networks of less than 10 layers.
+    a slope can undo the size of a row; and no layer has more than a tenth: in networks of less than 10 layers it is
+    not the sum that limits the rate, but what one layer can bear.
 
     The first layer has 400 in place of 50: `prepare` made its weights small, for the saturation level, and it may
     change by the size that they would have otherwise. The last layer does not multiply anything that follows, and
@@ -363,8 +364,8 @@ def _shares(layers: Sequence[nn.Module]) -> list[float]:
         gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
         ratio = float(gram.square().sum())
         directions.append(max(1 / ratio - 1, 1e-3) if math.isfinite(ratio) and ratio > 0 else 1e-3)
-    most, total = max(SHARE, 1 / max(1, len(layers))), sum(directions)
-    return [min(most, d / total) for d in directions]
+    total = sum(directions)
+    return [min(SHARE, d / total) for d in directions]
 
 
 def _over(weight: Tensor, sizes: Tensor) -> Tensor:
