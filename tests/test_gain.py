@@ -500,12 +500,3 @@ def test_nothing_is_non_finite_from_1e_minus_30_to_1e30(scale, dtype, batch):
         gain(x, 1 / scale),
     ):
         assert bool(torch.isfinite(result).all())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sizes_of_several_gradients_in_one_tensor_are_those_of_each(dtype):
-    gradients = torch.randn(3, 2, 5, 4, 6, dtype=dtype) * 10.0 ** torch.tensor([-30.0, 0.0, 30.0]).reshape(
-        3, 1, 1, 1, 1
-    )
-    expected = torch.stack([torch.stack([gradient_size(g) for g in pair]) for pair in gradients])
-    torch.testing.assert_close(gradient_size(gradients.to(dtype), batch_dim=2), expected)

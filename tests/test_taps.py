@@ -1,14 +1,14 @@
 """Taps: what they keep of a sampled step, and for how long."""
 
 import gc
-import math
 
 import pytest
 import torch
 from torch import nn
 
 from sigmoidcore import MLP, SigmoidCore
-from sigmoidcore.taps import Pass, Taps, sizes
+from sigmoidcore.gain import mean_relative_slope
+from sigmoidcore.taps import Pass, Taps
 
 ROWS = 37
 """A number that no other tensor has for its rows."""
@@ -33,7 +33,7 @@ def alive(kind):
 
 
 def kept():
-    """Tensors of the shape of a core's preactivations that are alive: those themselves, and their gradients."""
+    """Tensors of the shape of a core's preactivations that are alive: those, their gradients, and the outputs."""
     gc.collect()
     return sum(type(o) is torch.Tensor and o.shape == (ROWS, 16) for o in gc.get_objects())
 
@@ -70,9 +70,9 @@ def test_a_pass_inside_a_transform_of_torch_func_is_not_kept(model, taps):
     assert alive(Pass) == 0
 
 
-def test_the_next_micro_batch_frees_the_gradients_of_the_last(model, taps):
+def test_the_next_micro_batch_frees_the_gradients_and_outputs_of_the_last(model, taps):
     forward_and_backward(model)
-    assert kept() == 3 + 3
+    assert kept() == 3 + 3 + 3
     model(torch.randn(5, 8))
     assert kept() == 3
     assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
@@ -84,11 +84,9 @@ def test_a_gradient_that_comes_back_through_an_older_micro_batch_is_one_of_its_o
     model(torch.randn(5, 8))
     loss.backward()
     seen = taps.counted()["1"][0]
-    joined = sizes([[seen]])
-    first, second = seen._sizes
+    first, second = seen.norms()
     assert float(first) > 0
     assert torch.equal(first, second)
-    assert float(joined) == pytest.approx(math.sqrt(2) * float(first))
 
 
 def test_the_gradient_of_another_loss_by_the_input_does_not_count_when_the_step_goes_through_another_pass(model, taps):
@@ -144,4 +142,30 @@ def test_a_core_right_after_the_input_and_one_after_frozen_layers_are_seen():
     taps.attach()
     model(torch.randn(5, 8, requires_grad=True)).sum().backward()
     assert [len(passes) for passes in taps.counted().values()] == [1, 1]
+    taps.detach()
+
+
+@pytest.mark.parametrize("options", [{}, {"centered": True}, {"scale": 3.0}, {"centered": True, "scale": 2.0}])
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(("features", "dim", "shape"), [(6, -1, (9, 6)), (6, 1, (9, 6, 4)), (None, -1, (9, 6))])
+def test_the_gradient_and_the_openness_are_those_of_autograd_and_of_the_formula(
+    options, trainable, features, dim, shape
+):
+    core = SigmoidCore(features, dim=dim, alpha=1.5, trainable=trainable, **options).double()
+    core.set_shift(torch.randn(core.shift.shape))
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    taps = Taps({"core": core}, lambda: [x])
+    taps.attach()
+    h = 2 * x
+    (core(h).square().sum() + 10 * h.sum()).backward()
+    (seen,) = taps.counted()["core"]
+    own = h.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(core(own).square().sum(), own)
+    torch.testing.assert_close(seen.norms()[0], torch.linalg.vector_norm(gradient))
+    alpha, shift = core.align(own)
+    z = (alpha * (own - shift)).detach()
+    expected = mean_relative_slope(z, None if features is None else dim).reshape(-1)
+    moment, factor, constant = seen.openness()
+    torch.testing.assert_close(moment * factor + constant, expected)
+    assert seen.rows * len(expected) == x.numel()
     taps.detach()

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -15,14 +15,12 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, spread
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
-from sigmoidcore.stacks import together
 from sigmoidcore.taps import Pass, Taps
-from sigmoidcore.taps import sizes as sizes_of
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
 GROWTH = 4
-"""The automatic cadence makes the interval at most so many times as long as the last one."""
+"""The automatic cadence makes the interval at most so many times as long as the last one, or as short."""
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
 OPEN = 0.8
@@ -33,6 +31,8 @@ STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
+MUCH = 0.1
+"""A change of a slope (in logarithms) from which on it looks again soon, for it may not have been enough."""
 PATIENCE = 10
 """Steps in a row that were to be sampled and showed nothing, after which it says so."""
 
@@ -86,8 +86,9 @@ class Equalizer:
     Args:
         model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
-        every: "auto" or a number of steps. Auto looks again before the profile has moved by half the band at the
-            speed last seen, at most after four times the last interval, and at least every 100 steps.
+        every: "auto" or a number of steps. Auto looks again before the profile can have moved to the edge of the
+            band, at the speed last seen; at most after four times the last interval, after a quarter of it where it has
+            corrected much, and at least every 100 steps.
         tolerance: half width of the band, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
         scaler: the `torch.amp.GradScaler` of the training, if there is one: the history then has unscaled gradients.
@@ -251,7 +252,7 @@ class Equalizer:
         return 0
 
     def _changed(self, passes: dict[str, list[Pass]]) -> bool:
-        """Whether the model changes preactivations in place behind a core: the next step is looked at, with copies."""
+        """Whether the model changes in place what a core takes or makes; the next step is then looked at, on copies."""
         names = [name for name, seen in passes.items() if any(p.changed for p in seen)]
         for name in names:
             self._taps.copy(name)
@@ -297,18 +298,18 @@ class Equalizer:
     def _look(self, passes: dict[str, list[Pass]]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened."""
         samples = [sum(p.batch for p in seen) for seen in passes.values()]
-        sizes = self._ranks.sizes(sizes_of(passes.values()), samples, self._device)
+        sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
         if self._scaler is not None:
             sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
         slopes = neurons = 0
         if bool(torch.isfinite(sizes).all()):
-            x = [seen[0].x if len(seen) == 1 else torch.cat([p.x for p in seen]) for seen in passes.values()]
-            openness = self._openness(x)
-            neurons = self._open_saturated(x, openness)
+            rows = [sum(p.rows for p in seen) for seen in passes.values()]
+            openness = self._ranks.means(_openness(passes.values(), self._device), rows)
+            neurons = self._open_saturated(passes, openness)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
-            slopes = self._level_layers(logs, openness)
-            self._set_interval(logs)
+            slopes, change = self._level_layers(logs, openness)
+            self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
         else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
             self._interval = 1 if self.every == "auto" else self.every
             self._before = None
@@ -317,44 +318,37 @@ class Equalizer:
         self.history.append(Sample(self._step, spread(sizes), tuple(thin.tolist()), slopes, neurons))
         return neurons
 
-    def _openness(self, x: list[Tensor]) -> list[Tensor]:
-        """Mean relative slope of every neuron of each core, from its preactivations on all ranks."""
-        cores = self._cores.values()
-        alpha, shift = [core.alpha.reshape(-1) for core in cores], [core.shift.reshape(-1) for core in cores]
-        return self._ranks.means(together(_mean_relative_slopes, x, alpha, shift), [len(rows) for rows in x])
-
     def _stale(self, opened: int) -> bool:
         """Whether so many neurons were opened that the gradients of this step are of another function."""
         return opened > STALE * self._neurons
 
-    def _level_layers(self, logs: Tensor, openness: list[Tensor]) -> int:
-        """The layer rule; returns the number of slopes changed."""
+    def _level_layers(self, logs: Tensor, openness: list[Tensor]) -> tuple[int, float]:
+        """The layer rule; returns the number of slopes changed, and the largest change (its logarithm's size)."""
         errors = logs - logs.median()
         excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
         change = (excess - torch.cat([excess[1:], excess.new_zeros(1)])).clamp(-MOST, MOST)
-        cores, moved = list(self._cores.values()), 0
+        cores, moved = list(self._cores.values()), [0.0]
         for i in change.nonzero().flatten().tolist():
             if change[i] > 0 or openness[i].mean() >= STEEPER:
                 cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
-                moved += 1
-        return moved
+                moved.append(abs(float(change[i])))
+        return len(moved) - 1, max(moved)
 
-    def _open_saturated(self, x: list[Tensor], openness: list[Tensor]) -> int:
+    def _open_saturated(self, passes: dict[str, list[Pass]], openness: list[Tensor]) -> int:
         """The neuron rule; returns the number of neurons opened."""
-        home = self._device
-        if not bool((torch.cat([mean.to(home) for mean in openness]) < self.floor).any()):
-            return 0  # one look at the device, not one for every core
+        if not bool((torch.cat(openness) < self.floor).any()):  # one look at the device, not one for every core
+            return 0
         return sum(
-            self._open_neurons(core, rows, mean < self.floor)
-            for core, rows, mean in zip(self._cores.values(), x, openness, strict=True)
+            self._open_neurons(core, passes[name], (mean < self.floor).to(core.shift.device))
+            for (name, core), mean in zip(self._cores.items(), openness, strict=True)
         )
 
-    def _open_neurons(self, core: SigmoidCore, x: Tensor, shut: Tensor) -> int:
+    def _open_neurons(self, core: SigmoidCore, passes: list[Pass], shut: Tensor) -> int:
         """Move the shifts of the neurons that are shut, and lower their slopes if that is not enough."""
         count = int(shut.sum())
         if not count:
             return 0
-        x = x[:, shut]
+        x = torch.cat([p.x[:, shut] for p in passes])
         alpha, shift = core.alpha.reshape(-1).clone(), core.shift.reshape(-1).clone()
         shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
         x = x - shift[shut]
@@ -367,17 +361,24 @@ class Equalizer:
         core.set_slope(alpha.reshape(core.shift.shape))
         return count
 
-    def _set_interval(self, logs: Tensor) -> None:
-        """Look again before the profile has moved by half the band, at the speed seen since the last look."""
+    def _set_interval(self, logs: Tensor, corrected: bool) -> None:
+        """Look again before the profile has moved to the edge of the band, at the speed seen since the last look.
+
+        Where much was corrected, after a quarter of the last interval: it may not have been enough.
+
+        The speed is that of all layers, root mean square: single layers differ from batch to batch.
+        """
         if self.every != "auto":
             self._interval = self.every
             return
+        errors = logs - logs.median()
         if self._before is not None:
-            moved = (logs - logs.median()) - (self._before - self._before.median())
-            speed = float(moved.abs().max()) / self._interval
-            steps = 0.5 * math.log(self.tolerance) / max(speed, 1e-12)
-            self._interval = int(max(1, min(LONGEST, GROWTH * self._interval, steps)))
-        self._before = logs
+            speed = float((errors - self._before).square().mean().sqrt()) / self._interval
+            band = math.log(self.tolerance)
+            room = max(band - float(errors.abs().max()), band / 2)
+            most = self._interval / GROWTH if corrected else self._interval * GROWTH
+            self._interval = int(max(1, min(LONGEST, most, room / max(speed, 1e-12))))
+        self._before = errors
 
 
 def _untraced(hook: Callable[..., None]) -> Callable[..., None]:
@@ -391,10 +392,30 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
 
 
-def _mean_relative_slopes(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
-    """`gain.mean_relative_slope` of several cores: x [cores, rows, neurons], the others and the result without rows.
+def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
+    """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
+    norms = [[norm for seen in of_core for norm in seen.norms()] for of_core in passes]
+    home = norms[0][0].device
+    flat = torch.stack([norm.to(home) for of_core in norms for norm in of_core]).to("cpu", torch.float64)
+    batches = [seen.batch for of_core in passes for seen in of_core for _ in seen.norms()]
+    flat /= torch.tensor(batches, dtype=torch.float64).sqrt()
+    if len(flat) == len(norms):
+        return flat
+    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, [len(n) for n in norms])])
 
-    From s = 4 (y - y^2) in place: an absolute precision of 1e-7 is enough to see who is below the floor.
-    """
-    y = (x - shift.unsqueeze(1)).mul_(alpha.unsqueeze(1)).sigmoid_()
-    return torch.addcmul(y, y, y, value=-1).mean(1).mul_(4)
+
+def _openness(passes: Iterable[list[Pass]], home: torch.device) -> list[Tensor]:
+    """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
+    sums, factors, constants = [], [], []
+    for of_core in passes:
+        rows = sum(seen.rows for seen in of_core)
+        for seen in of_core:
+            moment, factor, constant = seen.openness()
+            sums.append(moment.to(home))
+            factors.append(factor * seen.rows / rows)
+            constants.append(constant * seen.rows / rows)
+    counts = [len(moment) for moment in sums]
+    scale, shift = (torch.tensor(c).repeat_interleave(torch.tensor(counts)).to(home) for c in (factors, constants))
+    parts = iter(torch.split(torch.cat(sums) * scale + shift, counts))
+    of_cores = [[next(parts) for _ in of_core] for of_core in passes]
+    return [of_core[0] if len(of_core) == 1 else torch.stack(of_core).sum(0) for of_core in of_cores]

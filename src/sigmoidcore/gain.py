@@ -83,38 +83,35 @@ def saturation_level(z: Tensor) -> Tensor:
     return _root_mean_square(z)
 
 
-def gradient_size(gradient: Tensor, batch_dim: int = 0) -> Tensor:
+def gradient_size(gradient: Tensor) -> Tensor:
     """Gradient size g: root mean square over the batch of the L2 norm, per sample, of d loss / d x.
 
     Args:
-        gradient: shape [..., batch, ...].
-        batch_dim: the dimension of the batch, counted from the first; those before it are kept.
+        gradient: shape [batch, ...].
 
     Returns:
-        Shape `gradient.shape[:batch_dim]`, a 0-dim tensor by default. Of a loss that is a mean over the batch, it is
-        smaller by the batch size than of a sum, in every layer alike: the profile's shape is the same.
+        A 0-dim tensor. Of a loss that is a mean over the batch, it is smaller by the batch size than of a sum, in
+        every layer alike: the profile's shape is the same.
 
     Example:
         >>> gradient_size(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
         tensor(5.)
     """
-    size = _norm(gradient, tuple(range(batch_dim, gradient.dim())))
-    return (size / math.sqrt(gradient.shape[batch_dim])).to(gradient.dtype)
+    return (norm(gradient) / math.sqrt(len(gradient))).to(gradient.dtype)
+
+
+def norm(x: Tensor) -> Tensor:
+    """L2 norm of all numbers, safe against overflow and underflow of the squares: 0-dim, float64 except on MPS."""
+    if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
+        size: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
+        return size
+    largest = x.abs().amax()
+    safe = torch.where(largest > 0, largest, 1)
+    return largest * (x / safe).square().sum().sqrt()
 
 
 def _root_mean_square(x: Tensor) -> Tensor:
-    return (_norm(x, tuple(range(x.dim()))) / math.sqrt(x.numel())).to(x.dtype)
-
-
-def _norm(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Root of the sum of squares over these dimensions, safe against overflow and underflow of the squares."""
-    if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
-        norm: Tensor = torch.linalg.vector_norm(x, dim=dims, dtype=torch.float64)
-        return norm
-    largest = x.abs().amax(dims, keepdim=True)
-    safe = torch.where(largest > 0, largest, 1)
-    scaled: Tensor = torch.linalg.vector_norm(x / safe, dim=dims)
-    return largest.squeeze(dims) * scaled
+    return (norm(x) / math.sqrt(x.numel())).to(x.dtype)
 
 
 def spread(sizes: Tensor) -> float:

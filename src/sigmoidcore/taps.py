@@ -1,19 +1,17 @@
 """What a sampled step shows: the preactivations that reach the cores, and the gradients that come back to them."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.gain import gradient_size
-from sigmoidcore.stacks import together
+from sigmoidcore.gain import norm
 
 AHEAD = 8
 """Forward passes that may wait for a backward pass; of more, which evaluations with gradients make, the oldest go."""
@@ -76,7 +74,7 @@ class Taps:
         self._forget()
 
     def copy(self, name: str) -> None:
-        """Copy the preactivations of a core from now on: the model changes them in place after the core has run."""
+        """Copy what a core takes and makes from now on: the model changes it in place after the core has run."""
         self._copied.add(name)
 
     def counted(self) -> "dict[str, list[Pass]]":
@@ -89,17 +87,27 @@ class Taps:
             return
         if self._first is None:
             self._first = name
-        if name == self._first and any(p.counts for p in self._passes.get(name, [])) and self._emptied():
+        passes = self._passes.get(name)
+        if passes and name == self._first and any(p.counts for p in passes) and self._emptied():
             self._forget()
-        if y.requires_grad and x.requires_grad:
-            passes = self._passes.setdefault(name, [])
-            for earlier in passes:
-                earlier.settle()
-            waiting = [p for p in passes if not p.counts]
-            if len(waiting) >= AHEAD:
-                passes.remove(waiting[0])
-                waiting[0].let_go()
-            passes.append(Pass(core, x, y, copy=name in self._copied))
+            passes = None
+        if not (y.requires_grad and x.requires_grad):
+            return
+        if passes is None:
+            passes = self._passes[name] = []
+        else:
+            self._make_room(passes)
+        first = self._passes.get(self._first)
+        leaf = first[-1].leaf if first else None  # the search is worth it once
+        passes.append(Pass(core, x, y, copy=name in self._copied, leaf=leaf))
+
+    def _make_room(self, passes: "list[Pass]") -> None:
+        for earlier in passes:
+            earlier.settle()
+        waiting = [p for p in passes if not p.counts]
+        if len(waiting) >= AHEAD:
+            passes.remove(waiting[0])
+            waiting[0].let_go()
 
     def _emptied(self) -> bool:
         """Whether no parameter holds a gradient, as after `zero_grad`."""
@@ -116,59 +124,99 @@ class Taps:
 class Pass:
     """One forward pass through one core.
 
+    Nothing is computed before the step: one kind of operation for all cores in turn takes a third of the time that it
+    takes between the operations of the model.
+
     Args:
         core: the core.
         x: the preactivations.
         y: what the core made of them, before anything else is done with it.
-        copy: keep a copy of the preactivations.
+        copy: keep copies of both.
+        leaf: a node that most likely accumulates into `.grad` in the backward passes of this step; None: look for one.
     """
 
-    __slots__ = ("_gradient", "_handle", "_index", "_leaf", "_sizes", "_version", "_x", "core")
+    __slots__ = (
+        "_before",
+        "_gradient",
+        "_handle",
+        "_index",
+        "_moment",
+        "_norms",
+        "_versions",
+        "_x",
+        "_y",
+        "core",
+        "leaf",
+    )
 
-    def __init__(self, core: SigmoidCore, x: Tensor, y: Tensor, *, copy: bool) -> None:
+    def __init__(self, core: SigmoidCore, x: Tensor, y: Tensor, *, copy: bool, leaf: Node | None = None) -> None:
         self.core = core
-        self._x = x.detach().clone() if copy else x.detach()
-        self._version = self._x._version
+        x_, y_ = x.detach(), y.detach()
+        self._x, self._y = (x_.clone(), y_.clone()) if copy else (x_, y_)
+        self._versions = self._x._version, self._y._version
+        self._moment: Tensor | None = None
         self._gradient: Tensor | None = None
-        self._sizes: list[Tensor] = []
-        before = get_gradient_edge(x)
-        entry, self._index = _entry(y.grad_fn, before)
-        self._leaf = _nearest_leaf(before.node)
+        self._norms: list[Tensor] = []
+        self._before = x.grad_fn or get_gradient_edge(x).node
+        self.leaf = _nearest_leaf(self._before) if leaf is None else leaf
+        entry, self._index = _entry(y.grad_fn, self._before, x.output_nr)
         self._handle = entry.register_hook(self._arrive)
 
     @property
     def counts(self) -> bool:
         """Whether a gradient has come back."""
-        return self._gradient is not None or bool(self._sizes)
+        return self._gradient is not None or bool(self._norms)
 
     @property
     def batch(self) -> int:
         """Number of samples."""
-        return len(self._x)
+        return self._x.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """Number of samples, times positions, that a neuron has seen, or the layer if it has one slope."""
+        return self._x.numel() // (self.core.num_features or 1)
 
     @property
     def changed(self) -> bool:
-        """Whether the model has changed the preactivations in place since: they are no longer what the core saw."""
-        return self._x._version != self._version
+        """Whether the model has changed input or output in place since: they are not what the core saw and made."""
+        return (self._x._version, self._y._version) != self._versions
 
     @property
     def x(self) -> Tensor:
         """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
-        x, core = self._x, self.core
-        if core.num_features is None:
-            x = x.reshape(-1, 1)
-        elif x.dim() != 2 or core.dim % 2 != 1:
-            x = x.movedim(core.dim, -1).flatten(0, -2)
-        return x if x.dtype == core.shift.dtype else x.to(core.shift.dtype)
+        return self._in_rows(self._x).to(self.core.shift.dtype)
+
+    def openness(self) -> tuple[Tensor, float, float]:
+        """Mean relative slope of every neuron, [neurons] or [1], as a tensor, its factor, and what is added then.
+
+        With y = sigmoid(z) it is 4 y (1 - y), and 1 - (2y)^2 of a centered y: to 1e-7 in float32, and to 0.02 a sample
+        in bfloat16, whose roundings average out. (The factors of all cores are multiplied at once.)
+        """
+        moment = self._summed() if self._moment is None else self._moment
+        if self.core.centered:
+            return moment, -4 / (self.core.scale**2 * self.rows), 1.0
+        return moment, 4 / (self.core.scale * self.rows), 0.0
 
     def settle(self) -> None:
-        """Reduce the gradient to its size: the next micro-batch wants the memory.
+        """Reduce the gradient and the output to numbers: the next micro-batch wants the memory.
 
         What comes back later through the same graph is then taken for a micro-batch of its own.
         """
         if self._gradient is not None:
-            self._sizes.append(gradient_size(self._gradient))
+            self._norms.append(norm(self._gradient))
             self._gradient = None
+            if self._moment is None and not self.changed:
+                self._moment = self._summed()
+                self._y = self._y.new_empty(0)
+                self._versions = self._versions[0], self._y._version
+
+    def norms(self) -> list[Tensor]:
+        """L2 norms of the gradients that have come back, 0-dim tensors: one, or one each time it was settled."""
+        if self._gradient is not None:
+            self._norms.append(norm(self._gradient))
+            self._gradient = None
+        return self._norms
 
     def let_go(self) -> None:
         """Stop listening, for the graph may be kept."""
@@ -176,26 +224,25 @@ class Pass:
 
     def _arrive(self, gradients: tuple[Tensor | None, ...], _: Any) -> None:
         gradient = gradients[self._index]
-        if gradient is not None and _accumulates(self._leaf):
+        if gradient is not None and (_accumulates(self.leaf) or _accumulates(_nearest_leaf(self._before))):
             gradient = gradient.detach()
-            gradient = gradient.float() if gradient.dtype in _HALF else gradient
             self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
+    def _summed(self) -> Tensor:
+        """Sum over the rows of y^2 if the core is centered, else of y - y^2, with y / scale for y."""
+        y = self._in_rows(self._y)
+        y = y.float() if y.dtype in _HALF else y
+        if self.core.centered:
+            return y.square().sum(0)
+        return torch.addcmul(y, y, y, value=-1 / self.core.scale).sum(0)
 
-def sizes(passes: Iterable[Sequence[Pass]]) -> Tensor:
-    """Gradient size of every core, those of several passes joined: [cores], float64, on the CPU."""
-    passes = list(passes)
-    fresh = [(p, p._gradient) for of_core in passes for p in of_core if p._gradient is not None]
-    found = together(partial(gradient_size, batch_dim=1), [gradient for _, gradient in fresh])
-    for (seen, _), size in zip(fresh, found, strict=True):
-        seen._sizes.append(size)
-        seen._gradient = None
-    every = [[size for p in of_core for size in p._sizes] for of_core in passes]
-    home = every[0][0].device
-    flat = torch.stack([size.to(home) for of_core in every for size in of_core]).to("cpu", torch.float64)
-    if len(flat) == len(every):
-        return flat
-    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, [len(e) for e in every])])
+    def _in_rows(self, values: Tensor) -> Tensor:
+        core = self.core
+        if core.num_features is None:
+            return values.reshape(-1, 1)
+        if values.dim() == 2 and core.dim % 2 == 1:
+            return values
+        return values.movedim(core.dim, -1).flatten(0, -2)
 
 
 class _Tap:
@@ -212,16 +259,18 @@ class _Tap:
             self._taps.see(self._name, core, args[0], y)
 
 
-def _entry(node: Node | None, before: GradientEdge) -> tuple[Node, int]:
-    """The node of a core's graph that hands a gradient on to what was before the core, and at which place."""
-    front = [] if node is None else [node]
-    while front:
-        for node in front:
-            for i, following in enumerate(node.next_functions):
-                if following[0] is before.node and following[1] == before.output_nr:
-                    return node, i
-        front = [n for node in front for n, _ in node.next_functions if n is not None]
-    raise RuntimeError("a core's output requires a gradient, but does not depend on its input: report this")
+def _entry(node: Node | None, before: Node, output: int) -> tuple[Node, int]:
+    """The node of a core's graph that hands a gradient on to an output of the node before, and at which place.
+
+    In a core the preactivations, and what is made of them, are the first operand of every operation.
+    """
+    while node is not None:
+        following = node.next_functions
+        for i, (after, number) in enumerate(following):
+            if after is before and number == output:
+                return node, i
+        node = following[0][0] if following else None
+    raise RuntimeError("a core's output requires a gradient, but does not come from its input: report this")
 
 
 def _accumulates(leaf: Node) -> bool:
