@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
+from sigmoidcore import MLP, Equalizer, SigmoidCore, calibrate, depth_scaled_lr, gradient_profile, prepare
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.training import digits, train
 
@@ -642,3 +642,85 @@ def test_neurons_whose_preactivations_are_changed_in_place_behind_the_core_are_o
         step(model, optimizer, batch)
     assert [(s.step, s.neurons) for s in equalizer.history] == [(1, DRIVEN)]
     torch.testing.assert_close(core.shift[:DRIVEN], x[:, :DRIVEN].mean(0))
+
+
+class Branches(nn.Module):
+    """Cores 0 to 3: the first feeds the second and the third, which are joined for the last."""
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        self.cores = nn.ModuleList(SigmoidCore(8, centered=True) for _ in range(4))
+        self.norm = nn.LayerNorm(8) if norm else nn.Identity()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        a, b, c, d = (lambda x, i=i: self.cores[i](self.linears[i](x)) for i in range(4))
+        x = self.norm(a(x))
+        return self.head(d(b(x) + c(x)))
+
+
+@pytest.mark.parametrize(
+    "factors", [(1 / 5, 1, 1 / 4, 1), (1, 1, 1 / 9, 1), (1, 1 / 8, 1, 1), (1 / 8, 1, 1, 1), (2, 1 / 4, 1, 1)]
+)
+def test_in_a_graph_the_excess_of_what_a_core_feeds_is_the_mean(factors, batch):
+    model = Branches()
+    calibrate(model, batch[0])
+    for core, factor in zip(model.cores, factors, strict=True):
+        core.slope.mul_(factor)
+    before = [core.slope.clone() for core in model.cores]
+    optimizer = idle()
+    with Equalizer(model, optimizer, tolerance=1.2) as equalizer:
+        step(model, optimizer, batch)
+    logs = np.array(equalizer.history[0].log_sizes)
+    errors = logs - np.sort(logs)[1]  # torch's median is the lower one
+    excess = np.sign(errors) * np.maximum(np.abs(errors) - math.log(1.2), 0)
+    behind = np.array([(excess[1] + excess[2]) / 2, excess[3], excess[3], 0.0])
+    change = np.clip(excess - behind, -math.log(2), math.log(2))
+    assert abs(change).max() > 0.05
+    with torch.no_grad():
+        for core, slope, by, name in zip(model.cores, before, change, range(4), strict=True):
+            expected = slope * math.exp(-by)
+            torch.testing.assert_close(core.slope, expected, msg=lambda m, name=name: f"core {name}: {m}")
+
+
+def test_a_core_that_feeds_others_through_a_normalisation_only_keeps_its_slope(batch):
+    model = Branches(norm=True)
+    calibrate(model, batch[0])
+    model.cores[0].slope.div_(9)
+    model.cores[3].slope.mul_(6)
+    before, optimizer = [core.slope.clone() for core in model.cores], idle()
+    with Equalizer(model, optimizer, tolerance=1.2) as equalizer:
+        for _ in range(5):
+            step(model, optimizer, batch)
+    assert sum(sample.slopes for sample in equalizer.history) > 0
+    assert torch.equal(model.cores[0].slope, before[0])
+
+
+def test_a_residual_stream_comes_back_into_the_band(batch):
+    class Stream(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = nn.ModuleList(
+                nn.Sequential(nn.Linear(8, 8), SigmoidCore(8, centered=True)) for _ in range(12)
+            )
+            self.outside = nn.ModuleList(nn.Linear(8, 8) for _ in range(12))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            for inside, outside in zip(self.inside, self.outside, strict=True):
+                x = x + outside(inside(x))
+            return self.head(x)
+
+    torch.manual_seed(0)
+    model, optimizer = Stream(), idle()
+    calibrate(model, batch[0])
+    for i in (2, 7):
+        model.inside[i][1].slope.mul_(6)
+    model.inside[5][1].slope.div_(6)
+    with Equalizer(model, optimizer, every=1) as equalizer:
+        for _ in range(12):
+            step(model, optimizer, batch)
+    assert equalizer.history[0].spread > 10
+    assert equalizer.history[-1].spread < 4.2
+    assert equalizer.history[-1].spread <= min(s.spread for s in equalizer.history) + 0.2

@@ -1,14 +1,16 @@
 """Taps: what they keep of a sampled step, and for how long."""
 
 import gc
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope
-from sigmoidcore.taps import Pass, Taps
+from sigmoidcore.taps import Pass, Taps, consumers
 
 ROWS = 37
 """A number that no other tensor has for its rows."""
@@ -40,6 +42,10 @@ def kept():
 
 def forward_and_backward(model):
     model(torch.randn(ROWS, 8)).square().mean().backward()
+
+
+def forward_and_backward_of(function, x):
+    function(x).square().mean().backward()
 
 
 def test_attached_twice_it_sees_a_pass_once_and_detached_twice_it_does_no_harm(model, taps):
@@ -169,3 +175,81 @@ def test_the_gradient_and_the_openness_are_those_of_autograd_and_of_the_formula(
     torch.testing.assert_close(moment * factor + constant, expected)
     assert seen.rows * len(expected) == x.numel()
     taps.detach()
+
+
+class Graph(nn.Module):
+    """Cores a to f: a feeds b and c, these are joined for d, d goes through a LayerNorm to e, and past it to f."""
+
+    def __init__(self):
+        super().__init__()
+        self.linears = nn.ModuleDict({name: nn.Linear(4, 4) for name in "abcdef"})
+        self.cores = nn.ModuleDict({name: SigmoidCore(4, centered=True) for name in "abcdef"})
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x):
+        def layer(name, x):
+            return self.cores[name](self.linears[name](x))
+
+        a = layer("a", x)
+        d = layer("d", layer("b", a) * 2 + layer("c", torch.relu(a)))
+        return layer("e", self.norm(d)) + layer("f", d + self.norm(d))
+
+
+def test_consumers_are_the_cores_that_a_core_feeds_and_whether_always_through_a_normalisation():
+    model = Graph()
+    taps = Taps(dict(model.cores.items()), model.parameters)
+    taps.attach()
+    for _ in range(2):  # micro-batches
+        forward_and_backward_of(model, torch.randn(5, 4))
+    assert consumers(taps.counted()) == {
+        "a": {"b": False, "c": False},
+        "b": {"d": False},
+        "c": {"d": False},
+        "d": {"e": True, "f": False},
+        "e": {},
+        "f": {},
+    }
+    taps.detach()
+
+
+def test_in_a_residual_stream_a_core_feeds_all_that_read_the_stream_after_it():
+    layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), SigmoidCore(4), nn.Linear(4, 4)) for _ in range(4))
+
+    def forward(x):
+        for layer in layers:
+            x = x + layer(x)
+        return x
+
+    taps = Taps({str(i): layer[1] for i, layer in enumerate(layers)}, layers.parameters)
+    taps.attach()
+    forward_and_backward_of(forward, torch.randn(5, 4))
+    expected = {str(i): {str(k): False for k in range(i + 1, 4)} for i in range(4)}
+    assert consumers(taps.counted()) == expected
+    taps.detach()
+
+
+def test_the_graph_of_a_pass_that_no_gradient_comes_back_to_is_not_kept():
+    model = MLP(8, 16, 3, 3)
+    taps = Taps({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
+    taps.attach()
+    big = torch.randn(ROWS, 8)
+    saved = weakref.ref(big)
+    model(big * 1)
+    del big
+    output = model(torch.randn(ROWS, 8))
+    graph = weakref.ref(output)
+    del output
+    gc.collect()
+    assert graph() is None
+    assert saved() is None
+    taps.detach()
+
+
+def test_a_pass_inside_a_backward_pass_is_known(model, taps):
+    x = torch.randn(ROWS, 8, requires_grad=True)
+    checkpoint(model, x, use_reentrant=True).square().mean().backward()
+    assert [seen[0].again for seen in taps.counted().values()] == [True, True, True]
+    taps.detach()
+    taps.attach()
+    checkpoint(model, x, use_reentrant=False).square().mean().backward()
+    assert [seen[0].again for seen in taps.counted().values()] == [False, False, False]

@@ -15,7 +15,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, spread
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
-from sigmoidcore.taps import Pass, Taps
+from sigmoidcore.taps import Pass, Taps, consumers
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
@@ -64,8 +64,10 @@ class Equalizer:
 
     **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
     +-log(tolerance) counts; the slope of layer l is divided by exp(excess_l - excess_{l+1}), at most by 2 a sample.
-    Inside the band nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised:
-    its gradient is small because it is saturated, and it would only saturate more.
+    Where a core feeds several (branches, residual streams), l+1 is their mean; where it feeds none but through a
+    normalisation, which undoes the size that a slope gives, its slope is left alone. Inside the band nothing is
+    touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is small
+    because it is saturated, and it would only saturate more.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
@@ -159,6 +161,7 @@ class Equalizer:
         self._interval = 1
         self._unseen = 0
         self._compared = False
+        self._fed: list[list[tuple[int, bool]]] | None = None
         self._before: Tensor | None = None
         self._hooks = [
             optimizer.register_step_pre_hook(_untraced(self._before_step)),
@@ -308,7 +311,7 @@ class Equalizer:
             openness = self._ranks.means(_openness(passes.values(), self._device), rows)
             neurons = self._open_saturated(passes, openness)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
-            slopes, change = self._level_layers(logs, openness)
+            slopes, change = self._level_layers(logs, openness, passes)
             self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
         else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
             self._interval = 1 if self.every == "auto" else self.every
@@ -322,17 +325,42 @@ class Equalizer:
         """Whether so many neurons were opened that the gradients of this step are of another function."""
         return opened > STALE * self._neurons
 
-    def _level_layers(self, logs: Tensor, openness: list[Tensor]) -> tuple[int, float]:
+    def _level_layers(self, logs: Tensor, openness: list[Tensor], passes: dict[str, list[Pass]]) -> tuple[int, float]:
         """The layer rule; returns the number of slopes changed, and the largest change (its logarithm's size)."""
         errors = logs - logs.median()
         excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
-        change = (excess - torch.cat([excess[1:], excess.new_zeros(1)])).clamp(-MOST, MOST)
+        if not bool(excess.any()):
+            return 0, 0.0
+        change = (excess - self._excess_behind(excess, passes)).clamp(-MOST, MOST)
         cores, moved = list(self._cores.values()), [0.0]
         for i in change.nonzero().flatten().tolist():
             if change[i] > 0 or openness[i].mean() >= STEEPER:
                 cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
                 moved.append(abs(float(change[i])))
         return len(moved) - 1, max(moved)
+
+    def _excess_behind(self, excess: Tensor, passes: dict[str, list[Pass]]) -> Tensor:
+        """The mean excess of the cores that each core feeds, [cores]; 0 if there are none.
+
+        Where all that a core feeds is behind a normalisation, its own excess: its slope would change nothing there.
+        """
+        if self._fed is None:
+            self._fed = self._consumers(passes)
+        behind = torch.zeros_like(excess)
+        for i, fed in enumerate(self._fed):
+            level = [k for k, normalised in fed if not normalised]
+            if level:
+                behind[i] = excess[level].mean()
+            elif fed:
+                behind[i] = excess[i]
+        return behind
+
+    def _consumers(self, passes: dict[str, list[Pass]]) -> list[list[tuple[int, bool]]]:
+        """What each core feeds, and whether through a normalisation; the next core, where the graphs are in pieces."""
+        if any(p.again for seen in passes.values() for p in seen):
+            return [[(i, False)] for i in range(1, len(passes))] + [[]]
+        places = {name: i for i, name in enumerate(self._cores)}
+        return [[(places[n], norm) for n, norm in fed.items()] for fed in consumers(passes).values()]
 
     def _open_saturated(self, passes: dict[str, list[Pass]], openness: list[Tensor]) -> int:
         """The neuron rule; returns the number of neurons opened."""

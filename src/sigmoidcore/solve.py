@@ -16,14 +16,13 @@ from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, s
 from sigmoidcore.networks import RNN
 from sigmoidcore.profile import Inputs, Profile, floating_tensors, run, tapped_modules
 from sigmoidcore.recurrent import RecurrentCores
+from sigmoidcore.taps import NORMS
 from sigmoidcore.weights import WEIGHTED, make_orthogonal, orthogonal_, scale_to_features, scale_to_unit_outputs
 
 NOT_LEVEL = 1.5
 """A profile that is less level than this after all passes is said to be so."""
 NEARLY_BINARY = 3.0
 """A first core above this level passes on little more than the signs of its inputs."""
-NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
-"""In the names of the autograd nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
 SHALLOW = 10
 """More cores than this that are not centered are said to be so."""
 SMALLEST = 1e-5

@@ -1,7 +1,8 @@
 """What a sampled step shows: the preactivations that reach the cores, and the gradients that come back to them."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from sigmoidcore.gain import norm
 
 AHEAD = 8
 """Forward passes that may wait for a backward pass; of more, which evaluations with gradients make, the oldest go."""
+NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
+"""In the names of the autograd nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -133,19 +136,26 @@ class Pass:
         y: what the core made of them, before anything else is done with it.
         copy: keep copies of both.
         leaf: a node that most likely accumulates into `.grad` in the backward passes of this step; None: look for one.
+
+    Attributes:
+        again: whether it ran inside a backward pass, as those of reentrant activation checkpoints do.
+        before: the node that made the preactivations, once a gradient has come back: a graph that is never used is not
+            kept.
+        entry: the node of the core's own graph that the gradient came back through, likewise.
     """
 
     __slots__ = (
-        "_before",
         "_gradient",
         "_handle",
-        "_index",
         "_moment",
         "_norms",
         "_versions",
         "_x",
         "_y",
+        "again",
+        "before",
         "core",
+        "entry",
         "leaf",
     )
 
@@ -157,10 +167,13 @@ class Pass:
         self._moment: Tensor | None = None
         self._gradient: Tensor | None = None
         self._norms: list[Tensor] = []
-        self._before = x.grad_fn or get_gradient_edge(x).node
-        self.leaf = _nearest_leaf(self._before) if leaf is None else leaf
-        entry, self._index = _entry(y.grad_fn, self._before, x.output_nr)
-        self._handle = entry.register_hook(self._arrive)
+        self.again = torch._C._current_graph_task_id() != -1
+        self.before: Node | None = None
+        self.entry: Node | None = None
+        before = x.grad_fn or get_gradient_edge(x).node
+        self.leaf = _nearest_leaf(before) if leaf is None else leaf
+        entry, place = _entry(y.grad_fn, before, x.output_nr)
+        self._handle = entry.register_hook(partial(self._arrive, before, place))
 
     @property
     def counts(self) -> bool:
@@ -219,12 +232,13 @@ class Pass:
         return self._norms
 
     def let_go(self) -> None:
-        """Stop listening, for the graph may be kept."""
+        """Stop listening: the graph, which may be kept, keeps this pass no longer."""
         self._handle.remove()
 
-    def _arrive(self, gradients: tuple[Tensor | None, ...], _: Any) -> None:
-        gradient = gradients[self._index]
-        if gradient is not None and (_accumulates(self.leaf) or _accumulates(_nearest_leaf(self._before))):
+    def _arrive(self, before: Node, place: int, gradients: tuple[Tensor | None, ...], _: Any) -> None:
+        gradient = gradients[place]
+        if gradient is not None and (_accumulates(self.leaf) or _accumulates(_nearest_leaf(before))):
+            self.before, self.entry = before, torch._C._current_autograd_node()
             gradient = gradient.detach()
             self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
@@ -243,6 +257,40 @@ class Pass:
         if values.dim() == 2 and core.dim % 2 == 1:
             return values
         return values.movedim(core.dim, -1).flatten(0, -2)
+
+
+def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]]:
+    """Which cores each core feeds, without another core in between, and whether always through a normalisation.
+
+    Args:
+        passes: the passes of the cores that a gradient has come back through, by name.
+
+    Returns:
+        For every core the cores that it feeds; what it feeds is empty for one that the loss reads.
+    """
+    made = {p.entry: name for name, of_core in passes.items() for p in of_core}
+    found: dict[str, dict[str, bool]] = {name: {} for name in passes}
+    for name, of_core in passes.items():
+        for seen in of_core:
+            for source, normalised in _sources(seen.before, made):
+                found[source][name] = found[source].get(name, True) and normalised
+    return found
+
+
+def _sources(node: Node | None, made: "Mapping[Node | None, str]") -> "set[tuple[str, bool]]":
+    """The cores that are met first on the way back from a node, each with whether a normalisation was on the way."""
+    waiting, visited, found = [(node, False)], set(), set()
+    while waiting:
+        at = node, normalised = waiting.pop()
+        if node is None or at in visited:
+            continue
+        visited.add(at)
+        if node in made:
+            found.add((made[node], normalised))
+        elif not hasattr(node, "variable"):
+            normalised = normalised or any(name in node.name() for name in NORMS)
+            waiting.extend((before, normalised) for before, _ in node.next_functions)
+    return found
 
 
 class _Tap:
