@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sigmoidcore import MLP, Profile, SigmoidCore, gradient_profile
+from sigmoidcore import MLP, Profile, SigmoidCore, calibrate, gradient_profile
 from sigmoidcore.gain import gradient_size
 
 
@@ -353,3 +353,34 @@ def test_gradient_size_and_profile_agree_on_a_single_linear_layer():
     profile = gradient_profile(model, torch.zeros(5, 3), 0, lambda output, _: output.sum())
     assert float(profile.sizes[0]) == pytest.approx(float(gradient_size(torch.full((5, 3), 2.0))))
     assert float(profile.sizes[0]) == pytest.approx(2 * math.sqrt(3))
+
+
+def test_the_profile_does_not_depend_on_the_layout_in_which_the_layers_work():
+    class Sequences(nn.Module):
+        def __init__(self, layout):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layout = layout
+            self.steps = nn.Sequential(nn.Linear(6, 16), SigmoidCore(16, centered=True), nn.Linear(16, 16), nn.Tanh())
+            self.head = nn.Sequential(nn.Linear(16, 16), SigmoidCore(16, centered=True), nn.Linear(16, 2))
+
+        def forward(self, x):
+            if self.layout == "batch first":
+                h = self.steps(x)
+            elif self.layout == "time first":
+                h = self.steps(x.transpose(0, 1)).transpose(0, 1)
+            else:
+                h = self.steps(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            return self.head(h.mean(1))
+
+    x = torch.randn(20, 9, 6)
+    sizes = [gradient_profile(Sequences(layout), x).sizes for layout in ("batch first", "time first", "all rows")]
+    torch.testing.assert_close(sizes[1], sizes[0])
+    torch.testing.assert_close(sizes[2], sizes[0])
+    slopes = []
+    for layout in ("batch first", "time first", "all rows"):
+        model = Sequences(layout)
+        calibrate(model, x)
+        slopes.append(model.head[1].slope.clone())
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=0.02, atol=0)
+    torch.testing.assert_close(slopes[2], slopes[0], rtol=0.02, atol=0)

@@ -1,6 +1,7 @@
 """Taps: what they keep of a sampled step, and for how long."""
 
 import gc
+import inspect
 import weakref
 
 import pytest
@@ -253,3 +254,57 @@ def test_a_pass_inside_a_backward_pass_is_known(model, taps):
     taps.attach()
     checkpoint(model, x, use_reentrant=False).square().mean().backward()
     assert [seen[0].again for seen in taps.counted().values()] == [False, False, False]
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("skipped", [1, 3])
+def test_what_was_seen_before_zero_grad_is_forgotten_wherever_it_stands(model, taps, between, skipped):
+    for _ in range(skipped):
+        forward_and_backward(model)
+    if not between:
+        model.zero_grad()
+    loss = model(torch.randn(5, 8)).square().mean()
+    if between:
+        model.zero_grad()
+    loss.backward()
+    assert [[seen.samples for seen in passes] for passes in taps.counted().values()] == [[5], [5], [5]]
+
+
+def test_many_passes_of_a_core_before_one_backward_pass_all_count():
+    model = MLP(8, 16, 1, 3)
+    taps = Taps({"1": model[1]}, model.parameters)
+    taps.attach()
+    x = torch.randn(100, 5, 8)
+    sum(model(rows) for rows in x).square().mean().backward()
+    assert len(taps.counted()["1"]) == 100
+    taps.detach()
+
+
+def test_a_backward_pass_into_the_input_alone_does_not_count_and_one_into_all_parameters_does():
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), SigmoidCore(8), nn.Linear(8, 2))
+    taps = Taps({"1": model[1]}, model.parameters)
+    taps.attach()
+    x = torch.randn(5, 8, requires_grad=True)
+    model(x).sum().backward(inputs=[x])
+    assert taps.counted() == {"1": []}
+    model(x).sum().backward(inputs=list(model.parameters()))
+    assert len(taps.counted()["1"]) == 1
+    taps.detach()
+
+
+def test_the_number_of_samples_is_that_of_the_core_that_ran_first():
+    model = nn.ModuleList([nn.Linear(8, 6), SigmoidCore(6), nn.Linear(6, 4), SigmoidCore(4)])
+    taps = Taps({"1": model[1], "3": model[3]}, model.parameters)
+    taps.attach()
+    h = model[1](model[0](torch.randn(5, 7, 8)))
+    model[3](model[2](h.flatten(0, 1))).square().mean().backward()
+    assert [seen[0].samples for seen in taps.counted().values()] == [5, 5]
+    taps.detach()
+
+
+def test_a_core_that_is_called_by_keyword_is_seen(model, taps):
+    x = model[0](torch.randn(ROWS, 8))
+    hooked = dict.fromkeys(["x", "input"])
+    name = next(n for n in hooked if n in inspect.signature(SigmoidCore.forward).parameters)
+    model[2:](model[1](**{name: x})).square().mean().backward()
+    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]

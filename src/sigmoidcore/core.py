@@ -206,8 +206,9 @@ class SigmoidCore(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What `copy` and `pickle` take: an Equalizer that watches this core does not watch its copies."""
         state = self.__dict__.copy()
-        hooks = self._forward_hooks.items()
-        state["_forward_hooks"] = OrderedDict((k, h) for k, h in hooks if not getattr(h, "stays_behind", False))
+        left = {key for key, hook in self._forward_hooks.items() if getattr(hook, "stays_behind", False)}
+        for name in ("_forward_hooks", "_forward_hooks_with_kwargs"):
+            state[name] = OrderedDict((key, value) for key, value in state[name].items() if key not in left)
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

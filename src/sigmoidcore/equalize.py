@@ -300,7 +300,7 @@ class Equalizer:
     @torch.no_grad()
     def _look(self, passes: dict[str, list[Pass]]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened."""
-        samples = [sum(p.batch for p in seen) for seen in passes.values()]
+        samples = [sum(p.samples for p in seen) for seen in passes.values()]
         sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
         if self._scaler is not None:
             sizes = sizes / self._scaler.get_scale()
@@ -425,7 +425,7 @@ def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
     norms = [[norm for seen in of_core for norm in seen.norms()] for of_core in passes]
     home = norms[0][0].device
     flat = torch.stack([norm.to(home) for of_core in norms for norm in of_core]).to("cpu", torch.float64)
-    batches = [seen.batch for of_core in passes for seen in of_core for _ in seen.norms()]
+    batches = [seen.samples for of_core in passes for seen in of_core for _ in seen.norms()]
     flat /= torch.tensor(batches, dtype=torch.float64).sqrt()
     if len(flat) == len(norms):
         return flat

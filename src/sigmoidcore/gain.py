@@ -83,11 +83,13 @@ def saturation_level(z: Tensor) -> Tensor:
     return _root_mean_square(z)
 
 
-def gradient_size(gradient: Tensor) -> Tensor:
+def gradient_size(gradient: Tensor, samples: int | None = None) -> Tensor:
     """Gradient size g: root mean square over the batch of the L2 norm, per sample, of d loss / d x.
 
     Args:
         gradient: shape [batch, ...].
+        samples: the number of samples, where the first dimension does not count them: time comes first, or all
+            positions of a sequence are rows of their own.
 
     Returns:
         A 0-dim tensor. Of a loss that is a mean over the batch, it is smaller by the batch size than of a sum, in
@@ -97,7 +99,7 @@ def gradient_size(gradient: Tensor) -> Tensor:
         >>> gradient_size(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
         tensor(5.)
     """
-    return (norm(gradient) / math.sqrt(len(gradient))).to(gradient.dtype)
+    return (norm(gradient) / math.sqrt(len(gradient) if samples is None else samples)).to(gradient.dtype)
 
 
 def norm(x: Tensor) -> Tensor:

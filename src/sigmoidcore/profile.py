@@ -119,7 +119,8 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
                 "that this does not run in torch.inference_mode()"
             )
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
-    sizes = [torch.zeros(()) if g is None else gradient_size(g.detach()) for g in gradients]
+    samples = len(floating_tensors(inputs, all_types=True)[0])  # of all cores alike, in whatever layout they work
+    sizes = [torch.zeros(()) if g is None else gradient_size(g.detach(), samples) for g in gradients]
     return Profile(tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 
 
@@ -230,14 +231,17 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
     """Append the preactivations of a core, or of every step of a recurrent layer, to `taps` as it runs."""
     if isinstance(module, SigmoidCore):
 
-        def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def before(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             # A copy of its own: x may go on elsewhere, too (a skip connection), where what comes back does not count,
             # and may be changed in place there.
-            x = args[0].clone() if args[0].requires_grad else args[0].detach().requires_grad_()
+            (x,) = (*args, *kwargs.values())
+            x = x.clone() if x.requires_grad else x.detach().requires_grad_()
             taps.append((name, x))
-            return (x, *args[1:])
+            return (x,), {}
 
-        handle = module.register_forward_pre_hook(before)
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
         try:
             yield
         finally:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
@@ -14,10 +14,12 @@ from sigmoidcore import eager
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norm
 
-AHEAD = 8
-"""Forward passes that may wait for a backward pass; of more, which evaluations with gradients make, the oldest go."""
+ROOM = 8
+"""From so many passes of a core that wait for a gradient on, those are dropped whose graph is gone."""
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the autograd nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+NONE = -1
+"""The number of no backward pass."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -30,8 +32,8 @@ class Taps:
       before the core: that is what `backward()` does. `torch.autograd.grad` does not: derivatives by the inputs
       (physics-informed losses, gradient penalties) are on the way to the loss, and are no gradients of it.
     - Several backward passes through one graph add up, as they do in `.grad`.
-    - What was seen before `zero_grad` is forgotten at the next forward pass: its step was skipped, by a gradient scaler
-      or by the user.
+    - What was seen before `zero_grad` is forgotten at the next forward pass, or when the next gradient arrives: its
+      step was skipped, by a gradient scaler or by the user.
     - Forward passes without a gradient coming back (evaluations, the recomputed ones of activation checkpoints) do not
       count; neither do those inside a transform of `torch.func`, whose tensors must not be kept.
 
@@ -48,6 +50,7 @@ class Taps:
         self._passes: dict[str, list[Pass]] = {}
         self._first: str | None = None
         self._copied: set[str] = set()
+        self._room: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
         self._release: weakref.finalize[[], Taps] | None = None
 
@@ -60,7 +63,8 @@ class Taps:
         """Watch from the next forward pass on."""
         if not self.attached:
             self._handles = [
-                core.register_forward_hook(_Tap(self, name), prepend=True) for name, core in self._cores.items()
+                core.register_forward_hook(_Tap(self, name), prepend=True, with_kwargs=True)
+                for name, core in self._cores.items()
             ]
             eager.hold()
             self._release = weakref.finalize(self, eager.release)  # also when it is dropped, still attached
@@ -86,7 +90,7 @@ class Taps:
 
     def see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
         """Take note of a forward pass through a core, from its input and output."""
-        if torch._C._are_functorch_transforms_active():
+        if torch._C._are_functorch_transforms_active() or not (y.requires_grad and x.requires_grad):
             return
         if self._first is None:
             self._first = name
@@ -94,23 +98,35 @@ class Taps:
         if passes and name == self._first and any(p.counts for p in passes) and self._emptied():
             self._forget()
             passes = None
-        if not (y.requires_grad and x.requires_grad):
-            return
         if passes is None:
             passes = self._passes[name] = []
         else:
-            self._make_room(passes)
+            self._make_room(name, passes)
         first = self._passes.get(self._first)
-        leaf = first[-1].leaf if first else None  # the search is worth it once
-        passes.append(Pass(core, x, y, copy=name in self._copied, leaf=leaf))
+        arrived = partial(self._forget_what_was_emptied, name)
+        passes.append(Pass(core, x, y, arrived, copy=name in self._copied, first=first[-1] if first else None))
 
-    def _make_room(self, passes: "list[Pass]") -> None:
+    def _make_room(self, name: str, passes: "list[Pass]") -> None:
         for earlier in passes:
             earlier.settle()
-        waiting = [p for p in passes if not p.counts]
-        if len(waiting) >= AHEAD:
-            passes.remove(waiting[0])
-            waiting[0].let_go()
+        if len(passes) >= self._room.get(name, ROOM):
+            passes[:] = [p for p in passes if p.counts or p.waits]
+            self._room[name] = max(ROOM, 2 * len(passes))
+
+    def _forget_what_was_emptied(self, name: str, arriving: "Pass", before: Node) -> None:
+        """Forget gradients of a core whose `.grad` has been emptied since, when the next one arrives.
+
+        That is where `zero_grad` stands between the forward and the backward pass.
+        """
+        passes = self._passes.get(name, [])
+        earlier = [p for p in passes if p.counts and p is not arriving and p.backward != _backward()]
+        if earlier:
+            leaf: Tensor = _nearest_leaf(before).variable  # type: ignore[attr-defined]
+            ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
+            if ours and (leaf.grad is None or not bool(leaf.grad.any())):
+                for seen in earlier:
+                    passes.remove(seen)
+                    seen.let_go()
 
     def _emptied(self) -> bool:
         """Whether no parameter holds a gradient, as after `zero_grad`."""
@@ -134,46 +150,68 @@ class Pass:
         core: the core.
         x: the preactivations.
         y: what the core made of them, before anything else is done with it.
+        arrived: called with this pass and the node before it when a gradient arrives that counts.
         copy: keep copies of both.
-        leaf: a node that most likely accumulates into `.grad` in the backward passes of this step; None: look for one.
+        first: the latest pass of the core that ran first in this step, for what all passes have in common.
 
     Attributes:
+        leaf: a node that most likely accumulates into `.grad` in the backward passes of this step.
+        samples: number of samples of the batch: rows of the core that ran first.
         again: whether it ran inside a backward pass, as those of reentrant activation checkpoints do.
+        backward: the number of the latest backward pass that a gradient came back in.
         before: the node that made the preactivations, once a gradient has come back: a graph that is never used is not
             kept.
         entry: the node of the core's own graph that the gradient came back through, likewise.
     """
 
     __slots__ = (
+        "_arrived",
         "_gradient",
         "_handle",
+        "_hook",
         "_moment",
         "_norms",
         "_versions",
         "_x",
         "_y",
         "again",
+        "backward",
         "before",
         "core",
         "entry",
         "leaf",
+        "samples",
     )
 
-    def __init__(self, core: SigmoidCore, x: Tensor, y: Tensor, *, copy: bool, leaf: Node | None = None) -> None:
+    def __init__(
+        self,
+        core: SigmoidCore,
+        x: Tensor,
+        y: Tensor,
+        arrived: "Callable[[Pass, Node], None]",
+        *,
+        copy: bool,
+        first: "Pass | None",
+    ) -> None:
         self.core = core
+        self._arrived = arrived
         x_, y_ = x.detach(), y.detach()
         self._x, self._y = (x_.clone(), y_.clone()) if copy else (x_, y_)
         self._versions = self._x._version, self._y._version
         self._moment: Tensor | None = None
         self._gradient: Tensor | None = None
         self._norms: list[Tensor] = []
-        self.again = torch._C._current_graph_task_id() != -1
+        self.again = _backward() != NONE
+        self.backward = NONE
         self.before: Node | None = None
         self.entry: Node | None = None
         before = x.grad_fn or get_gradient_edge(x).node
-        self.leaf = _nearest_leaf(before) if leaf is None else leaf
+        self.leaf: Node = _nearest_leaf(before) if first is None else first.leaf
+        self.samples: int = x.shape[0] if first is None or first.core is core else first.samples
         entry, place = _entry(y.grad_fn, before, x.output_nr)
-        self._handle = entry.register_hook(partial(self._arrive, before, place))
+        hook = partial(self._arrive, before, place)
+        self._hook = weakref.ref(hook)
+        self._handle = entry.register_hook(hook)
 
     @property
     def counts(self) -> bool:
@@ -181,9 +219,9 @@ class Pass:
         return self._gradient is not None or bool(self._norms)
 
     @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return self._x.shape[0]
+    def waits(self) -> bool:
+        """Whether a gradient can still come back: its graph is there."""
+        return self._hook() is not None
 
     @property
     def rows(self) -> int:
@@ -238,6 +276,8 @@ class Pass:
     def _arrive(self, before: Node, place: int, gradients: tuple[Tensor | None, ...], _: Any) -> None:
         gradient = gradients[place]
         if gradient is not None and (_accumulates(self.leaf) or _accumulates(_nearest_leaf(before))):
+            self._arrived(self, before)
+            self.backward = _backward()
             self.before, self.entry = before, torch._C._current_autograd_node()
             gradient = gradient.detach()
             self._gradient = gradient if self._gradient is None else self._gradient + gradient
@@ -302,9 +342,10 @@ class _Tap:
         self._taps = taps
         self._name = name
 
-    def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], y: Tensor) -> None:
+    def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
         if not torch.compiler.is_compiling():
-            self._taps.see(self._name, core, args[0], y)
+            (x,) = args or kwargs.values()
+            self._taps.see(self._name, core, x, y)
 
 
 def _entry(node: Node | None, before: Node, output: int) -> tuple[Node, int]:
@@ -321,6 +362,11 @@ def _entry(node: Node | None, before: Node, output: int) -> tuple[Node, int]:
     raise RuntimeError("a core's output requires a gradient, but does not come from its input: report this")
 
 
+def _backward() -> int:
+    """The number of the backward pass that is running, or NONE."""
+    return torch._C._current_graph_task_id()
+
+
 def _accumulates(leaf: Node) -> bool:
     """Whether the backward pass that is running puts a gradient into this leaf's `.grad`."""
     try:
@@ -330,13 +376,20 @@ def _accumulates(leaf: Node) -> bool:
 
 
 def _nearest_leaf(node: Node) -> Node:
-    """The nearest node before this one, itself included, that accumulates into the `.grad` of a leaf."""
-    front, seen = [node], {node}
+    """The nearest node before this one, itself included, that accumulates into the `.grad` of a parameter.
+
+    Where there is none, that of another leaf.
+    """
+    front, seen, other = [node], {node}, None
     while front:
         for node in front:
             if hasattr(node, "variable"):
-                return node
+                if isinstance(node.variable, nn.Parameter):
+                    return node
+                other = other or node
         front = [before for node in front for before, _ in node.next_functions if before is not None]
         front = [n for n in dict.fromkeys(front) if n not in seen]
         seen.update(front)
-    raise RuntimeError("a preactivation requires a gradient, but depends on no leaf: report this")
+    if other is None:
+        raise RuntimeError("a preactivation requires a gradient, but depends on no leaf: report this")
+    return other
