@@ -328,7 +328,7 @@ def test_gradients_of_0_and_nan_print_without_a_bar():
     assert str(profile) == (
         f"gradient profile of 3 cores, spread nan\n  a  0.000e+00\n  b        nan\n  c  1.000e+00  {'█' * 30}"
     )
-    assert str(Profile(("a",), torch.zeros(1))) == "gradient profile of 1 cores, spread inf\n  a  0.000e+00"
+    assert str(Profile(("a",), torch.zeros(1))) == "gradient profile of 1 core, spread inf\n  a  0.000e+00"
 
 
 @pytest.mark.parametrize("count", [12, 13, 100, 5000])
@@ -375,6 +375,7 @@ def test_the_profile_does_not_depend_on_the_layout_in_which_the_layers_work():
 
     x = torch.randn(20, 9, 6)
     sizes = [gradient_profile(Sequences(layout), x).sizes for layout in ("batch first", "time first", "all rows")]
+    sizes = [size / size[0] for size in sizes]
     torch.testing.assert_close(sizes[1], sizes[0])
     torch.testing.assert_close(sizes[2], sizes[0])
     slopes = []

@@ -62,7 +62,7 @@ class Calibration:
         ]
         if len(self.notes) > NOTES:
             rows.append(("", f"and {len(self.notes) - NOTES} more notes, see .notes"))
-        head = f"calibrated {len(self.after.names)} cores"
+        head = f"calibrated {len(self.slopes)} core{'s' if len(self.slopes) > 1 else ''}"
         return "\n".join([head, *(f"  {key:<16}  {value}" for key, value in rows), str(self.after)])
 
 

@@ -59,7 +59,10 @@ class Profile:
         low, high = (min(known), max(known)) if known else (0.0, 0.0)
         low = min(low, high - 1)
         width = max(len(self.names[i]) for i in shown)
-        lines = [f"gradient profile of {count} cores, spread {self.spread:.4g}"]
+        steps = sum(name.endswith("]") for name in self.names)
+        cores = count - steps
+        parts = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((cores, "core"), (steps, "recurrent step")) if n]
+        lines = [f"gradient profile of {' and '.join(parts)}, spread {self.spread:.4g}"]
         for i in shown:
             log = logs[i]
             bar = "" if log is None else "█" * round(1 + 29 * (log - low) / (high - low))
@@ -69,6 +72,9 @@ class Profile:
 
 def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:
     """Measure the gradient profile of a model on one batch: one forward and one backward pass.
+
+    All cores are taken to see the samples of the first one, or of the recurrent layers if there are any, also where
+    they have time first, or a row for every step; a step of a recurrent layer has those whose sequences last so long.
 
     Nothing is changed: neither weights nor their `.grad`, buffers, modes or the state of the random generators.
     The model runs in evaluation mode, but a BatchNorm in training mode normalises by the batch, as in training.
@@ -118,9 +124,13 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
                 "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
                 "that this does not run in torch.inference_mode()"
             )
+        steps = [name not in tapped for name, _ in taps]
+        samples = max((len(x) for (_, x), step in zip(taps, steps, strict=True) if step), default=len(taps[0][1]))
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
-    samples = len(floating_tensors(inputs, all_types=True)[0])  # of all cores alike, in whatever layout they work
-    sizes = [torch.zeros(()) if g is None else gradient_size(g.detach(), samples) for g in gradients]
+    sizes = [
+        torch.zeros(()) if g is None else gradient_size(g.detach(), None if step else samples)
+        for g, step in zip(gradients, steps, strict=True)
+    ]
     return Profile(tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 
 
