@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from sigmoidcore.contexts import Contexts, tracing_in
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import Tracer, UntraceableError, as_it_was, said, seen_as
 from sigmoidcore.sites import function_of
@@ -25,7 +26,8 @@ class OwnForward:
 
     Raises:
         UntraceableError: its forward branches on values, on `self.training` or on optional arguments, draws random
-            numbers of its own, sets attributes, or makes tensors: a rewritten forward would not do the same.
+            numbers of its own, sets attributes, makes tensors, or switches gradients or autocast: a rewritten forward
+            would not do the same.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,6 +37,9 @@ class OwnForward:
         except UntraceableError:
             live = (Tensor,)  # the forward needs their values
             self.graph, self.fixed = _own_graph(module, live, with_defaults=False)
+        without, _ = _own_graph(module, live, with_defaults=False, grad=False, autocast=True)
+        if _calls(without) != _calls(self.graph):
+            raise UntraceableError("it asks whether gradients or autocast are on")
         if any(node.op == "placeholder" and node.args for node in self.graph.nodes):
             try:
                 default, _ = _own_graph(module, live, with_defaults=True)
@@ -116,10 +121,18 @@ def _free_name(module: nn.Module, name: str) -> str:
 
 
 class _OwnTracer(Tracer):
-    """Modules are leaves; tensors that the forward makes are refused."""
+    """Modules are leaves; tensors that the forward makes, and contexts that it switches, are refused."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self.contexts = Contexts()
+        return super().trace(root, concrete_args)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self.contexts.check()
+        return super().create_node(*args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter | fx.Proxy):
@@ -128,13 +141,13 @@ class _OwnTracer(Tracer):
 
 
 def _own_graph(
-    module: nn.Module, live: tuple[type, ...], *, with_defaults: bool
+    module: nn.Module, live: tuple[type, ...], *, with_defaults: bool, grad: bool = True, autocast: bool = False
 ) -> tuple[fx.Graph, list[tuple[nn.Module, str, Any]]]:
     tracer = _OwnTracer(with_defaults)
     fixed: dict[tuple[nn.Module, str], Any] = {}
     try:
         with as_it_was(module) as changed:
-            with _reads_of(module, tracer, fixed, live):
+            with _reads_of(module, tracer, fixed, live), tracing_in(grad, autocast):
                 graph = tracer.trace(module)
             if changed():
                 raise UntraceableError("it sets attributes or draws random numbers")
@@ -177,3 +190,8 @@ def _called(node: fx.Node) -> str:
 def _path(graph: fx.Graph) -> list[tuple[str, Any]]:
     """What a forward does, whatever the values are."""
     return [(node.op, node.target) for node in graph.nodes]
+
+
+def _calls(graph: fx.Graph) -> list[tuple[str, Any, str, str]]:
+    """What a forward does, and with which values."""
+    return [(node.op, node.target, str(node.args), str(node.kwargs)) for node in graph.nodes]
