@@ -1,14 +1,18 @@
 """convert: the function stays bit for bit; hidden activations become cores, all others are left with a reason."""
 
 import copy
+import dataclasses
 import inspect
 import io
 import pickle
+import types
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from converting import unchanged, why
+from copies import COPIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -237,6 +241,112 @@ def test_a_rewritten_forward_refuses_to_run_when_what_it_was_written_for_has_cha
     sc.convert(copy.deepcopy(model))  # it may be converted again, but not be tricked by that
     with pytest.raises(RuntimeError, match="transform"):
         model(torch.randn(2, 4))
+
+
+class Reads(nn.Module):
+    """Reads something of its own in a forward that is written anew."""
+
+    def __init__(self, own, read):
+        super().__init__()
+        self.a, self.b, self.own, self.read = nn.Linear(4, 4), nn.Linear(4, 2), own, read
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)) * self.read(self.own))
+
+
+class Config:
+    def __init__(self):
+        self.factor, self.inner, self.calls = 2.0, types.SimpleNamespace(factor=2.0), 0
+
+    @property
+    def doubled(self):
+        return self.factor * 2
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    factor: float = 2.0
+
+
+OWN = {
+    "list": (lambda: [1.0, 2.0], lambda o: o[1], lambda o: o.__setitem__(1, 5.0), r"own\[1\] is 5.0.* for 2.0"),
+    "nested": (lambda: {"k": [2.0]}, lambda o: o["k"][0], lambda o: o["k"].append(5.0), r"own\['k'\]\[1\] is 5.0"),
+    "namespace": (lambda: types.SimpleNamespace(k=2.0), lambda o: o.k, lambda o: setattr(o, "k", 5.0), r"own\.k is 5"),
+    "object": (Config, lambda o: o.factor, lambda o: setattr(o, "factor", 5.0), r"Config\.factor is 5.0"),
+    "property": (Config, lambda o: o.doubled, lambda o: setattr(o, "factor", 5.0), r"Config\.factor is 5.0"),
+    "inner": (Config, lambda o: o.inner.factor, lambda o: setattr(o.inner, "factor", 5.0), r"inner\.factor is 5.0"),
+    "in a list": (lambda: [Config()], lambda o: o[0].factor, lambda o: setattr(o[0], "factor", 5.0), r"factor is 5"),
+    "slots": (Slotted, lambda o: o.factor, lambda o: setattr(o, "factor", 5.0), r"own\.factor is 5.0"),
+    "array": (lambda: np.ones(2), lambda o: float(o[1]), lambda o: o.__setitem__(1, 5.0), "own is"),
+}
+
+
+@pytest.mark.parametrize("make_copy", [lambda m: m, *COPIES[:1]])
+@pytest.mark.parametrize("own", OWN)
+def test_a_rewritten_forward_refuses_to_run_when_what_is_in_its_attributes_has_changed(own, make_copy):
+    make, read, change, message = OWN[own]
+    model = Reads(make(), read)
+    assert unchanged(model, torch.randn(3, 4)).converted == ("tanh",)
+    model = make_copy(model)
+    model(torch.randn(3, 4))
+    change(model.own)
+    with pytest.raises(RuntimeError, match=message):
+        model(torch.randn(3, 4))
+
+
+def test_what_a_rewritten_forward_does_not_read_may_change():
+    model = Reads(Config(), lambda own: own.factor)
+    assert type(model.own) is Config
+    sc.convert(model)
+    assert type(model.own) is Config
+    model.own.calls += 1
+    model(torch.randn(3, 4))
+
+
+def test_a_value_that_the_class_has_for_all_is_fixed_as_well():
+    class Scaled(Functional):
+        scale = 2.0
+
+        def forward(self, x):
+            return super().forward(x * self.scale)
+
+    model = Scaled()
+    assert "tanh" in sc.convert(model).converted
+    model.scale = 3.0
+    with pytest.raises(RuntimeError, match=r"Scaled\.scale is 3.0.* for 2.0"):
+        model(torch.randn(2, 4))
+
+
+def test_a_list_of_very_many_entries_is_not_compared_at_each_call():
+    model = Reads([1.0] * 5000, lambda own: own[7])
+    assert "'own', which has too many entries" in why(sc.convert(model), "tanh")
+
+
+def test_the_contents_of_attributes_do_not_break_a_compiled_graph():
+    model = Reads({"k": [1.0, 2.0]}, lambda own: own["k"][1])
+    sc.convert(model)
+    x = torch.randn(3, 4)
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize("hold", [lambda log: {"h": log}, lambda log: types.SimpleNamespace(deep=[{"h": (log,)}])])
+def test_tracing_leaves_nothing_in_collections_however_deep_they_are(hold):
+    class Marks(Functional):
+        def __init__(self):
+            super().__init__()
+            self.log = []
+            self.held = hold(self.log)
+            del self.log
+
+        def forward(self, x):
+            held = self.held["h"] if isinstance(self.held, dict) else self.held.deep[0]["h"][0]
+            held.append(x)
+            return super().forward(x)
+
+    model = Marks()
+    log = model.held["h"] if isinstance(model.held, dict) else model.held.deep[0]["h"][0]
+    assert "sets attributes" in why(sc.convert(model), "tanh")
+    assert log == []
 
 
 class Branches(nn.Module):
