@@ -93,6 +93,10 @@ class OwnForward:
         for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             made.__dict__[kind] = module.__dict__[kind]
         made.__dict__.update({k: v for k, v in module.__dict__.items() if "hook" in k})
+        for node in self.calls(lambda n: n.op == "get_attr"):
+            value = module.__dict__.get(str(node.target))
+            if isinstance(value, Tensor) and str(node.target) not in made._buffers:
+                made.register_buffer(str(node.target), value, persistent=False)
         made.training = module.training
         return made
 
