@@ -110,6 +110,13 @@ def test_every_activation_is_in_the_report_once():
         ([nn.Linear(4, 5), nn.ReLU(), nn.Identity()], (3, 4), 5, -1),
         ([nn.Conv2d(2, 5, 3), nn.Flatten()], (3, 2, 4, 4), None, -1),
         ([nn.Linear(4, 6), nn.Unflatten(-1, (2, 3))], (3, 4), None, -1),
+        ([nn.Linear(4, 6), nn.MaxPool1d(2)], (3, 4), None, -1),
+        ([nn.Linear(4, 6), nn.BatchNorm1d(6), nn.AvgPool1d(2)], (3, 4), None, -1),
+        ([nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.MaxPool1d(2)], (3, 2, 9), 5, 1),
+        ([nn.Conv1d(2, 3, 3), nn.Flatten(), nn.BatchNorm1d(9), nn.MaxPool1d(3)], (3, 2, 5), None, -1),
+        ([nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)], (3, 2, 9, 9), 5, 1),
+        ([nn.Conv1d(2, 5, 3), nn.MaxPool1d(2)], (2, 9), 5, -2),
+        ([nn.Conv1d(2, 4, 3), nn.MaxPool2d(2)], (3, 2, 9), None, -1),
     ],
 )
 def test_the_producing_layer_gives_the_number_of_features(layers, shape, features, dim):
@@ -129,6 +136,38 @@ def test_the_producing_layer_gives_the_number_of_features(layers, shape, feature
     core = model.body[-1]
     assert isinstance(core, SigmoidCore)
     assert (core.num_features, core.dim) == (features, dim)
+
+
+def test_a_sum_that_broadcasts_has_no_number_of_features_whichever_way_it_is_written():
+    class Sum(nn.Module):
+        def __init__(self, add):
+            super().__init__()
+            self.a, self.row, self.b, self.add = nn.Linear(4, 1), nn.Parameter(torch.randn(8)), nn.Linear(8, 2), add
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.add(self.a(x), self.row)))
+
+    for add in (torch.add, lambda a, b: torch.add(a, other=b), lambda a, b: torch.sub(input=a, other=b)):
+        model = Sum(add)
+        unchanged(model, torch.randn(3, 4))
+        assert model.tanh.num_features is None
+
+
+def test_an_activation_that_is_called_with_the_name_of_its_argument_is_left_with_the_reason():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(self.act(input=self.a(x)))
+
+    model = Named()
+    assert "called with input=" in why(unchanged(model, torch.randn(3, 4)), "act")
+    x = torch.randn(3, 4)
+    expected = model(x)
+    model.act = SigmoidCore(4, alpha=2.0, centered=True, scale=2.0)  # it has the arguments of nn.Tanh
+    assert torch.equal(model(x), expected)
 
 
 def test_converting_twice_changes_nothing_more_even_after_training():

@@ -831,7 +831,7 @@ def test_the_last_state_of_one_layer_starts_another_without_a_constant():
 def test_arguments_by_name_keep_their_names():
     model = Two(lambda net, x, y: net.out(net.rnn(x, state=y)[0]), rnn=recurrent(), out=nn.Linear(5, 2))
     assert_folds(model, torch.randn(4, 6, 3), torch.rand(1, 6, 5) - 0.5, stays={"rnn": []})
-    model = One(lambda net, x: net.b(net.act(x=net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    model = One(lambda net, x: net.b(net.act(input=net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
     assert_folds(model, torch.randn(3, 4), stays={"act": []})
 
 

@@ -44,6 +44,8 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
             return None, "no core has its range, which is not symmetric about 0"
     if site.writes:
         return None, "it overwrites a tensor: call the function that returns a new one"
+    if layer is None and site.index is None and any(use.by_name for use in site.uses):
+        return None, "it is called with input=, and what measures a core reads the first argument: leave the name out"
     if site.module in held:
         return None, "it is called from a plain list or dict: make that an nn.ModuleList or ModuleDict"
     if not site.name or (site.module is not None and "" in site.names):
