@@ -994,15 +994,22 @@ def test_including_what_has_no_core_is_an_error_with_the_reason():
         sc.convert(Branches("constant"), include="tanh")
 
 
-@pytest.mark.parametrize("wrong", [3, [None], [nn.Tanh()]])
+@pytest.mark.parametrize("wrong", [3, 0, 2.5, nn.Tanh(), [None], [nn.Tanh()]])
 def test_a_choice_of_another_type_is_an_error(wrong):
-    with pytest.raises(TypeError, match=r"names, patterns and types of modules|not iterable"):
+    with pytest.raises(TypeError, match="include takes names, patterns and types of modules, got"):
         sc.convert(deep(), include=wrong)
 
 
 def test_what_is_no_module_is_an_error():
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, got builtin"):
         sc.convert(torch.tanh)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_a_model_of_torch_jit_is_an_error_that_says_when_to_convert():
+    model = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 4))
+    with pytest.raises(TypeError, match=r"convert first, then use torch\.jit"):
+        sc.convert(model)
 
 
 def test_an_activation_that_is_the_model_cannot_be_replaced():

@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore.conversion import Activation, Conversion, few
@@ -46,7 +47,8 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         A frozen, printable report. The model itself is changed.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, or one of `torch.jit`; `include`, `exclude` or `nearest` holds something else
+            than names, patterns and types.
         ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
             both `include` and `exclude`. The model is then as it was.
 
@@ -62,6 +64,10 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"a {type(model).__name__} has no forward in Python any more: convert first, then use torch.jit"
+        )
     sites, unseen = find(model)
     asked = {
         "include": select(model, sites, "include", include),
