@@ -806,6 +806,8 @@ def test_a_block_that_runs_twice_is_left_and_keeps_one_core_if_asked_for():
 
     report = unchanged(Twins(), torch.randn(2, 3))
     assert report.left == ("encoder.sigmoid", "encoder.act")
+    for name in report.left:
+        assert why(report, name) == "is used in 2 places; include= makes it 1 core(s), which calibrate refuses"
     report = unchanged(Twins(), torch.randn(2, 3), include="encoder.*")
     assert report.converted == ("encoder.sigmoid", "encoder.act")
     assert all("for 2 places, calibrate needs one for each" in a.why for a in report.activations)
