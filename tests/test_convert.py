@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import inspect
 import io
+import logging
 import pickle
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -340,6 +342,23 @@ def test_what_a_rewritten_forward_does_not_read_may_change():
     assert type(model.own) is Config
     model.own.calls += 1
     model(torch.randn(3, 4))
+
+
+OWNER = Config()
+
+
+def test_tools_of_python_that_a_module_holds_are_no_data_of_it():
+    class Logs(Functional):
+        def __init__(self):
+            super().__init__()
+            self.logger = logging.getLogger("a test of convert")
+            self.owner = weakref.proxy(OWNER)
+
+        def forward(self, x):
+            self.logger.debug("forward")
+            return super().forward(x)
+
+    assert "tanh" in sc.convert(Logs()).converted
 
 
 def test_a_value_that_the_class_has_for_all_is_fixed_as_well():

@@ -1,11 +1,12 @@
 """What is in the lists, dicts and objects of a model: to undo what a forward does to them, and to see a change."""
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ PLAIN = (bool, int, float, complex, str, bytes, range, slice, torch.device)
 """Of these, another one that is equal is as good."""
 _DEEP, _MANY = 6, 1000
 """How deep, and into collections of how many entries, it is looked for what a forward may change."""
+
+_TOOLS = (sys.stdlib_module_names - {"types", "argparse", "collections"}) | {"torch", "numpy"}
+"""Modules whose objects (functions, locks, loggers, weak references) are not data of a model."""
 
 # --- to see a change -----------------------------------------------------------------------------------------------
 
@@ -92,7 +96,7 @@ def as_it_was(model: nn.Module) -> Iterator[Callable[[], bool]]:
 
     Yields whether it has done something.
     """
-    saved = [(held, held.copy()) for held in _held(model)]
+    saved = [(held, _copy(held)) for held in _held(model)]
     generators = random.getstate(), np.random.get_state()  # noqa: NPY002
 
     def changed() -> bool:
@@ -113,11 +117,10 @@ def as_it_was(model: nn.Module) -> Iterator[Callable[[], bool]]:
 
 
 def parts_of(value: Any) -> Any:
-    """The collection that a value is, or that holds its attributes; None if it is neither."""
+    """The collection that a value is, or that holds its attributes; None if there is none, or it is a tool."""
     if isinstance(value, dict | list | set | deque | tuple):
         return value
-    others = Tensor, nn.Module, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType
-    if isinstance(value, others) or type(value).__module__.partition(".")[0] in ("torch", "numpy"):
+    if type(value).__module__.partition(".")[0] in _TOOLS or isinstance(value, Tensor | nn.Module | type):
         return None
     attributes = getattr(value, "__dict__", None)
     return attributes if isinstance(attributes, dict) else None
@@ -127,15 +130,20 @@ def _held(model: nn.Module) -> list[Any]:
     """The attributes of the modules, and the collections and objects in them."""
     found: dict[int, Any] = {}
     waiting: list[tuple[Any, int]] = [(m.__dict__, 0) for m in model.modules()]
+    most = len(waiting) + 10 * _MANY
     while waiting:
         parts, depth = waiting.pop()
         if id(parts) in found:
             continue
         found[id(parts)] = parts
-        if depth < _DEEP and len(parts) <= _MANY:
+        if depth < _DEEP and len(parts) <= _MANY and len(found) <= most:
             inner = (parts_of(v) for v in (parts.values() if isinstance(parts, dict) else parts))
             waiting += [(v, depth + 1) for v in inner if v is not None]
     return [parts for parts in found.values() if not isinstance(parts, tuple)]
+
+
+def _copy(held: Any) -> Any:
+    return dict(held) if isinstance(held, dict) else set(held) if isinstance(held, set) else list(held)
 
 
 def _same(now: Any, then: Any) -> bool:

@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sigmoidcore.graph import UntraceableError
 
-_DEVICES = ("cpu", "cuda")
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class Contexts:
