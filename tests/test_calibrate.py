@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sigmoidcore import MLP, Calibration, SigmoidCore, calibrate, gradient_profile, prepare
 from sigmoidcore.gain import spread
+from sigmoidcore.recurrent import CoreLSTM
 from sigmoidcore.training import digits
 
 
@@ -631,3 +632,19 @@ def test_a_batch_norm_normalises_by_the_batch_if_training_will(x, training):
     gradient_profile(model, 100 * x)
     assert (abs(seen[0] - 1) < 0.01) is training
     assert model.training is training
+
+
+def test_layers_may_be_called_with_the_names_of_their_arguments():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.a, self.act, self.b = CoreLSTM(4, 8), nn.Linear(8, 8), SigmoidCore(8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.b(self.act(self.a(input=self.lstm(hx=None, input=x)[0])))
+
+    model = seeded(0, Named)
+    weight = model.a.weight.detach().clone()
+    assert len(calibrate(model, torch.randn(6, 20, 4)).slopes) > 1
+    prepare(model, torch.randn(6, 20, 4))
+    assert not torch.equal(model.a.weight, weight)

@@ -1,14 +1,20 @@
 """convert: the function stays bit for bit; hidden activations become cores, all others are left with a reason."""
 
 import copy
+import dataclasses
 import inspect
 import io
+import logging
 import pickle
+import types
+import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from converting import unchanged, why
+from copies import COPIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -106,6 +112,13 @@ def test_every_activation_is_in_the_report_once():
         ([nn.Linear(4, 5), nn.ReLU(), nn.Identity()], (3, 4), 5, -1),
         ([nn.Conv2d(2, 5, 3), nn.Flatten()], (3, 2, 4, 4), None, -1),
         ([nn.Linear(4, 6), nn.Unflatten(-1, (2, 3))], (3, 4), None, -1),
+        ([nn.Linear(4, 6), nn.MaxPool1d(2)], (3, 4), None, -1),
+        ([nn.Linear(4, 6), nn.BatchNorm1d(6), nn.AvgPool1d(2)], (3, 4), None, -1),
+        ([nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.MaxPool1d(2)], (3, 2, 9), 5, 1),
+        ([nn.Conv1d(2, 3, 3), nn.Flatten(), nn.BatchNorm1d(9), nn.MaxPool1d(3)], (3, 2, 5), None, -1),
+        ([nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)], (3, 2, 9, 9), 5, 1),
+        ([nn.Conv1d(2, 5, 3), nn.MaxPool1d(2)], (2, 9), 5, -2),
+        ([nn.Conv1d(2, 4, 3), nn.MaxPool2d(2)], (3, 2, 9), None, -1),
     ],
 )
 def test_the_producing_layer_gives_the_number_of_features(layers, shape, features, dim):
@@ -125,6 +138,38 @@ def test_the_producing_layer_gives_the_number_of_features(layers, shape, feature
     core = model.body[-1]
     assert isinstance(core, SigmoidCore)
     assert (core.num_features, core.dim) == (features, dim)
+
+
+def test_a_sum_that_broadcasts_has_no_number_of_features_whichever_way_it_is_written():
+    class Sum(nn.Module):
+        def __init__(self, add):
+            super().__init__()
+            self.a, self.row, self.b, self.add = nn.Linear(4, 1), nn.Parameter(torch.randn(8)), nn.Linear(8, 2), add
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.add(self.a(x), self.row)))
+
+    for add in (torch.add, lambda a, b: torch.add(a, other=b), lambda a, b: torch.sub(input=a, other=b)):
+        model = Sum(add)
+        unchanged(model, torch.randn(3, 4))
+        assert model.tanh.num_features is None
+
+
+def test_an_activation_that_is_called_with_the_name_of_its_argument_is_left_with_the_reason():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(self.act(input=self.a(x)))
+
+    model = Named()
+    assert "called with input=" in why(unchanged(model, torch.randn(3, 4)), "act")
+    x = torch.randn(3, 4)
+    expected = model(x)
+    model.act = SigmoidCore(4, alpha=2.0, centered=True, scale=2.0)  # it has the arguments of nn.Tanh
+    assert torch.equal(model(x), expected)
 
 
 def test_converting_twice_changes_nothing_more_even_after_training():
@@ -237,6 +282,129 @@ def test_a_rewritten_forward_refuses_to_run_when_what_it_was_written_for_has_cha
     sc.convert(copy.deepcopy(model))  # it may be converted again, but not be tricked by that
     with pytest.raises(RuntimeError, match="transform"):
         model(torch.randn(2, 4))
+
+
+class Reads(nn.Module):
+    """Reads something of its own in a forward that is written anew."""
+
+    def __init__(self, own, read):
+        super().__init__()
+        self.a, self.b, self.own, self.read = nn.Linear(4, 4), nn.Linear(4, 2), own, read
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)) * self.read(self.own))
+
+
+class Config:
+    def __init__(self):
+        self.factor, self.inner, self.calls = 2.0, types.SimpleNamespace(factor=2.0), 0
+
+    @property
+    def doubled(self):
+        return self.factor * 2
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    factor: float = 2.0
+
+
+OWN = {
+    "list": (lambda: [1.0, 2.0], lambda o: o[1], lambda o: o.__setitem__(1, 5.0), r"own\[1\] is 5.0.* for 2.0"),
+    "nested": (lambda: {"k": [2.0]}, lambda o: o["k"][0], lambda o: o["k"].append(5.0), r"own\['k'\]\[1\] is 5.0"),
+    "namespace": (lambda: types.SimpleNamespace(k=2.0), lambda o: o.k, lambda o: setattr(o, "k", 5.0), r"own\.k is 5"),
+    "object": (Config, lambda o: o.factor, lambda o: setattr(o, "factor", 5.0), r"Config\.factor is 5.0"),
+    "property": (Config, lambda o: o.doubled, lambda o: setattr(o, "factor", 5.0), r"Config\.factor is 5.0"),
+    "inner": (Config, lambda o: o.inner.factor, lambda o: setattr(o.inner, "factor", 5.0), r"inner\.factor is 5.0"),
+    "in a list": (lambda: [Config()], lambda o: o[0].factor, lambda o: setattr(o[0], "factor", 5.0), r"factor is 5"),
+    "slots": (Slotted, lambda o: o.factor, lambda o: setattr(o, "factor", 5.0), r"own\.factor is 5.0"),
+    "array": (lambda: np.ones(2), lambda o: float(o[1]), lambda o: o.__setitem__(1, 5.0), "own is"),
+}
+
+
+@pytest.mark.parametrize("make_copy", [lambda m: m, *COPIES[:1]])
+@pytest.mark.parametrize("own", OWN)
+def test_a_rewritten_forward_refuses_to_run_when_what_is_in_its_attributes_has_changed(own, make_copy):
+    make, read, change, message = OWN[own]
+    model = Reads(make(), read)
+    assert unchanged(model, torch.randn(3, 4)).converted == ("tanh",)
+    model = make_copy(model)
+    model(torch.randn(3, 4))
+    change(model.own)
+    with pytest.raises(RuntimeError, match=message):
+        model(torch.randn(3, 4))
+
+
+def test_what_a_rewritten_forward_does_not_read_may_change():
+    model = Reads(Config(), lambda own: own.factor)
+    assert type(model.own) is Config
+    sc.convert(model)
+    assert type(model.own) is Config
+    model.own.calls += 1
+    model(torch.randn(3, 4))
+
+
+OWNER = Config()
+
+
+def test_tools_of_python_that_a_module_holds_are_no_data_of_it():
+    class Logs(Functional):
+        def __init__(self):
+            super().__init__()
+            self.logger = logging.getLogger("a test of convert")
+            self.owner = weakref.proxy(OWNER)
+
+        def forward(self, x):
+            self.logger.debug("forward")
+            return super().forward(x)
+
+    assert "tanh" in sc.convert(Logs()).converted
+
+
+def test_a_value_that_the_class_has_for_all_is_fixed_as_well():
+    class Scaled(Functional):
+        scale = 2.0
+
+        def forward(self, x):
+            return super().forward(x * self.scale)
+
+    model = Scaled()
+    assert "tanh" in sc.convert(model).converted
+    model.scale = 3.0
+    with pytest.raises(RuntimeError, match=r"Scaled\.scale is 3.0.* for 2.0"):
+        model(torch.randn(2, 4))
+
+
+def test_a_list_of_very_many_entries_is_not_compared_at_each_call():
+    model = Reads([1.0] * 5000, lambda own: own[7])
+    assert "'own', which has too many entries" in why(sc.convert(model), "tanh")
+
+
+def test_the_contents_of_attributes_do_not_break_a_compiled_graph():
+    model = Reads({"k": [1.0, 2.0]}, lambda own: own["k"][1])
+    sc.convert(model)
+    x = torch.randn(3, 4)
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize("hold", [lambda log: {"h": log}, lambda log: types.SimpleNamespace(deep=[{"h": (log,)}])])
+def test_tracing_leaves_nothing_in_collections_however_deep_they_are(hold):
+    class Marks(Functional):
+        def __init__(self):
+            super().__init__()
+            self.log = []
+            self.held = hold(self.log)
+            del self.log
+
+        def forward(self, x):
+            held = self.held["h"] if isinstance(self.held, dict) else self.held.deep[0]["h"][0]
+            held.append(x)
+            return super().forward(x)
+
+    model = Marks()
+    log = model.held["h"] if isinstance(model.held, dict) else model.held.deep[0]["h"][0]
+    assert "sets attributes" in why(sc.convert(model), "tanh")
+    assert log == []
 
 
 class Branches(nn.Module):
@@ -657,6 +825,8 @@ def test_a_block_that_runs_twice_is_left_and_keeps_one_core_if_asked_for():
 
     report = unchanged(Twins(), torch.randn(2, 3))
     assert report.left == ("encoder.sigmoid", "encoder.act")
+    for name in report.left:
+        assert why(report, name) == "is used in 2 places; include= makes it 1 core(s), which calibrate refuses"
     report = unchanged(Twins(), torch.randn(2, 3), include="encoder.*")
     assert report.converted == ("encoder.sigmoid", "encoder.act")
     assert all("for 2 places, calibrate needs one for each" in a.why for a in report.activations)
@@ -845,15 +1015,22 @@ def test_including_what_has_no_core_is_an_error_with_the_reason():
         sc.convert(Branches("constant"), include="tanh")
 
 
-@pytest.mark.parametrize("wrong", [3, [None], [nn.Tanh()]])
+@pytest.mark.parametrize("wrong", [3, 0, 2.5, nn.Tanh(), [None], [nn.Tanh()]])
 def test_a_choice_of_another_type_is_an_error(wrong):
-    with pytest.raises(TypeError, match=r"names, patterns and types of modules|not iterable"):
+    with pytest.raises(TypeError, match="include takes names, patterns and types of modules, got"):
         sc.convert(deep(), include=wrong)
 
 
 def test_what_is_no_module_is_an_error():
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, got builtin"):
         sc.convert(torch.tanh)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_a_model_of_torch_jit_is_an_error_that_says_when_to_convert():
+    model = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 4))
+    with pytest.raises(TypeError, match=r"convert first, then use torch\.jit"):
+        sc.convert(model)
 
 
 def test_an_activation_that_is_the_model_cannot_be_replaced():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import sigmoidcore as sc
 from sigmoidcore import RNN, SigmoidCore
@@ -831,7 +831,7 @@ def test_the_last_state_of_one_layer_starts_another_without_a_constant():
 def test_arguments_by_name_keep_their_names():
     model = Two(lambda net, x, y: net.out(net.rnn(x, state=y)[0]), rnn=recurrent(), out=nn.Linear(5, 2))
     assert_folds(model, torch.randn(4, 6, 3), torch.rand(1, 6, 5) - 0.5, stays={"rnn": []})
-    model = One(lambda net, x: net.b(net.act(x=net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    model = One(lambda net, x: net.b(net.act(input=net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
     assert_folds(model, torch.randn(3, 4), stays={"act": []})
 
 
@@ -1248,9 +1248,10 @@ def test_random_networks_keep_some_constants_and_take_others_in():
     for seed in range(60):
         model = Random(seed)
         used = set()
-        for c in model.cores:
-            c.register_forward_hook(lambda module, args, output, used=used: used.add(module))
+        hooks = [c.register_forward_hook(lambda module, args, output, used=used: used.add(module)) for c in model.cores]
         model(torch.randn(7, 6))
+        for hook in hooks:
+            hook.remove()
         folded = sc.fold(model)
         for before, after in zip(model.cores, folded.cores, strict=True):
             if before in used:
@@ -1283,3 +1284,149 @@ def test_a_recurrent_layer_of_cores_in_a_model_becomes_pytorchs_own(kind):
     torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
     assert isinstance(model.layer, sc.recurrent.RecurrentCores)
     assert type(sc.fold(model.layer)) is kind
+
+
+# --- transformer layers, hooks, and what cannot be copied ------------------------------------------------------------
+
+
+class Decoding(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.layer = nn.TransformerDecoderLayer(8, 2, 16, activation=activation, batch_first=True, dropout=0.0)
+        self.a, self.act, self.end = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)
+
+    def forward(self, x, memory):
+        return self.end(self.act(self.a(self.layer(x, memory))))
+
+
+@pytest.mark.parametrize("change", [lambda model: None, unsettled])
+@pytest.mark.parametrize("activation", [torch.tanh, nn.Tanh()])
+def test_a_folded_decoder_layer_holds_no_core_in_any_attribute(activation, change):
+    model = Decoding(activation).eval()
+    assert "layer.activation" in sc.convert(model).converted
+    change(model)
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    folded = sc.fold(model)
+    assert folded.layer.activation is folded.layer._modules["activation"]
+    assert b"sigmoidcore" not in pickle.dumps(folded.layer)
+    for plain in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        assert_same(plain(x, memory), model(x, memory), 1e-5)
+
+
+def test_the_tanh_of_a_decoder_layer_that_was_left_stays_a_tanh():
+    model = Decoding(nn.Tanh()).eval()
+    sc.convert(model, exclude="layer.*")
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    folded = sc.fold(model)
+    for plain in (folded, copy.deepcopy(folded)):
+        assert_same(plain(x, memory), model(x, memory), 1e-6)
+    assert "activation" not in model.layer.__dict__
+
+
+def test_a_decoder_layer_that_computes_relu_whatever_its_activation_is_still_does():
+    model = copy.deepcopy(Decoding(nn.Tanh()).eval())  # copying makes it relu, in PyTorch 2
+    sc.convert(model)
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    assert_same(sc.fold(model)(x, memory), model(x, memory), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.TransformerDecoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
+        lambda: nn.Transformer(8, 2, 1, 1, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
+    ],
+)
+def test_a_transformer_layer_by_itself_folds_as_it_does_in_a_model(make):
+    model = make().eval()
+    assert sc.convert(model).converted
+    unsettled(model)
+    inputs = [torch.randn(2, 3, 8)] * (1 if isinstance(model, nn.TransformerEncoderLayer) else 2)
+    folded = sc.fold(model)
+    assert type(folded) is type(model)
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+    assert_same(folded(*inputs), model(*inputs), 1e-5)
+
+
+def test_a_list_that_nobody_reads_does_not_bring_a_core_into_the_copy():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    model.order = {"acts": [model[1]]}
+    with pytest.raises(ValueError, match=r"'order' of the model holds a core .*nn\.ModuleList"):
+        sc.fold(model)
+
+
+def doubles(module, args, result):
+    return result * 2
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid])
+def test_a_core_with_hooks_keeps_its_constants_and_its_hooks(act):
+    model = nn.Sequential(nn.Linear(4, 4), act(), nn.Linear(4, 2))
+    seen = []
+    model[1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model[1].register_forward_hook(doubles)
+    sc.convert(model)
+    unsettled(model)
+    folded, x = sc.fold(model), torch.randn(5, 4)
+    assert_same(folded(x), model(x), 1e-5)
+    assert torch.equal(*seen)
+
+
+def test_a_hook_on_the_core_of_a_call_stays():
+    model = One(lambda net, x: net.b(torch.tanh(net.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    sc.convert(model)
+    model.tanh.register_forward_hook(doubles)
+    x = torch.randn(5, 4)
+    assert_same(sc.fold(model)(x), model(x), 1e-6)
+
+
+def test_hooks_of_recurrent_layers_stay_or_are_refused():
+    model = nn.GRU(4, 8)
+    model.register_forward_hook(lambda module, args, result: (result[0] * 2, result[1]))
+    made, x = sc.recurrent.converted(model), torch.randn(3, 2, 4)
+    assert_same(sc.fold(made)(x)[0], made(x)[0], 1e-6)
+    rnn = nn.Sequential(RNN(4, 8))
+    rnn[0].register_forward_hook(doubles)
+    with pytest.raises(ValueError, match="the RNN '0' has hooks"):
+        sc.fold(rnn)
+
+
+def test_a_tensor_that_is_no_buffer_stays_where_a_graph_module_is_made():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.factors = nn.Linear(4, 4), nn.Linear(4, 4), torch.rand(4)
+
+        def forward(self, x):
+            return x + self.b(torch.tanh((x + self.a(x)) * self.factors))
+
+    model = nn.Sequential(Scaled(), nn.Linear(4, 2))
+    sc.convert(model)
+    folded, x = sc.fold(unsettled(model)), torch.randn(5, 4)
+    assert isinstance(folded[0], fx.GraphModule)
+    assert "0.factors" not in folded.state_dict()
+    for plain in (folded, pickle.loads(pickle.dumps(folded))):
+        assert_same(plain(x), model(x), 1e-5)
+
+
+def test_a_compiled_model_is_refused_with_the_name_of_the_model_in_it():
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    with pytest.raises(ValueError, match=r"compiled: fold model\._orig_mod"):
+        sc.fold(torch.compile(model, backend="eager"))
+
+
+@pytest.mark.parametrize(
+    "compute", [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), torch.nn.utils.weight_norm]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_a_weight_that_was_computed_with_gradients_is_named_with_the_remedy(compute):
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    compute(model[0])
+    x = torch.randn(3, 4)
+    model(x)
+    with pytest.raises(ValueError, match=r"'weight' of layer '0' was computed with gradients.*torch\.no_grad"):
+        sc.fold(model)
+    with torch.no_grad():
+        model(x)
+    assert_same(sc.fold(model)(x), model(x), 1e-5)

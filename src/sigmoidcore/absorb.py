@@ -62,8 +62,8 @@ class Plan:
             self.modules[str(n.target)] for g in self.graphs for n in g.nodes if n.op == "call_module" and n.kwargs
         }
         called = {self.modules[str(n.target)] for g in self.graphs for n in g.nodes if n.op == "call_module"}
-        self.kept_before |= {core for core in self.affine if core not in called}
-        self.kept_behind |= {module for module in self.factor if module not in called}
+        self.kept_before |= {core for core in self.affine if core not in called or has_hooks(core)}
+        self.kept_behind |= {module for module in self.factor if module not in called or has_hooks(module)}
         kept = -1
         while kept != len(self.kept_before) + len(self.kept_behind):
             kept = len(self.kept_before) + len(self.kept_behind)

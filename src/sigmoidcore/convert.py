@@ -5,13 +5,14 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore.conversion import Activation, Conversion, few
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
-from sigmoidcore.judge import NEAREST, is_core, judge, places, recurrent_layer
+from sigmoidcore.judge import NEAREST, called_several_times, is_core, judge, places, recurrent_layer
 from sigmoidcore.recurrent import RecurrentCores, converted
 from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.selection import Names, select
@@ -36,8 +37,8 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         model: any module. Optional arguments of its forward are taken to have their defaults.
         include: activations and recurrent layers to convert although they would be left: names as in the report,
             patterns (`"head.*"`), or types of modules, which stand for those of that type and for all inside modules
-            of that type. An activation that is used in several places gets a core for each; a recurrent layer stays
-            one.
+            of that type. An activation that one forward calls several times gets a core for each call. It gets one
+            for all if it is in a module that runs several times, as a recurrent layer does.
         exclude: activations and recurrent layers to leave alone, likewise.
         nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
             with the same range and the same derivative at 0, likewise: **their function changes**.
@@ -46,7 +47,8 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         A frozen, printable report. The model itself is changed.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, or one of `torch.jit`; `include`, `exclude` or `nearest` holds something else
+            than names, patterns and types.
         ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
             both `include` and `exclude`. The model is then as it was.
 
@@ -62,6 +64,10 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"a {type(model).__name__} has no forward in Python any more: convert first, then use torch.jit"
+        )
     sites, unseen = find(model)
     asked = {
         "include": select(model, sites, "include", include),
@@ -147,7 +153,7 @@ def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, 
         site = choice.site
         if recurrent_layer(site) is not None:
             _place_layer(model, choice)
-        elif site.index is not None or _needs_call_sites(site):
+        elif site.index is not None or called_several_times(site):
             by_owner[site.owner].append(choice)
         else:
             _place(model, choice)
@@ -198,11 +204,6 @@ def _common(site: Site) -> Use | None:
     if len({use.features for use in site.uses}) > 1:
         return replace(site.uses[0], features=None)
     return site.uses[0] if site.uses else None
-
-
-def _needs_call_sites(site: Site) -> bool:
-    """Whether one module of one name is called several times by one forward: each call can have a core."""
-    return len(site.names) == 1 and len(site.uses) > 1 and len({(use.owner, use.call) for use in site.uses}) == 1
 
 
 def _rewrite_one(

@@ -141,10 +141,10 @@ class SigmoidCore(nn.Module):
         log_slope = self.log_slope.float() if self.log_slope.dtype in _HALF else self.log_slope
         return log_slope.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the core; see the class."""
-        alpha, shift = self.align(x)
-        return sigmoid_core(x, alpha, shift, centered=self.centered, scale=self.scale)
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the core; see the class. Its argument has the name that it has in `nn.Sigmoid`."""
+        alpha, shift = self.align(input)
+        return sigmoid_core(input, alpha, shift, centered=self.centered, scale=self.scale)
 
     def align(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and shift in the dtype of `x` and in a shape that broadcasts against it."""

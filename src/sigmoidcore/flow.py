@@ -41,6 +41,7 @@ _DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _POOLS = tuple(
     getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
 )
+_IMAGE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -196,18 +197,40 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
         if node.op == "call_module" and str(node.target) not in part.untraced:
             module = model.get_submodule(str(node.target))
             found = features_of(module)
-            if found is None and _keeps_features(module):
-                found = known.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+            if found is None and _keeps_features(module) and node.all_input_nodes:
+                found = known.get(node.all_input_nodes[0])
+                if isinstance(module, _POOLS) and found and not _pools_others(node, module, found[1], model):
+                    found = None
         elif name_of(node) in _ELEMENTWISE and node.all_input_nodes:
             found = known.get(node.all_input_nodes[0])
         elif name_of(node) in _ALIGNED:
-            each = {known.get(value) if isinstance(value, fx.Node) else "number" for value in node.args[:2]} - {
-                "number"
-            }
+            operands = [*node.args[:2], *(node.kwargs[name] for name in ("input", "other") if name in node.kwargs)]
+            each = {known.get(value) if isinstance(value, fx.Node) else "number" for value in operands} - {"number"}
             found = each.pop() if len(each) == 1 else None  # type: ignore[assignment]
         if found is not None:
             known[node] = found
     return known
+
+
+def _pools_others(node: fx.Node, pool: nn.Module, dim: int, model: nn.Module) -> bool:
+    """Whether a pooling surely pools other dimensions than that of the features; it pools the last ones."""
+    pooled = _dimensions(pool)
+    if dim < 0:
+        return dim < -pooled
+    while node.all_input_nodes:  # behind a norm: is its input [batch, features], or are there dimensions to pool?
+        node = node.all_input_nodes[0]
+        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, tuple(_CONVOLUTIONS) + _IMAGE_NORMS):
+            return _dimensions(module) >= pooled
+        if module is None or not (_keeps_features(module) or isinstance(module, nn.BatchNorm1d | nn.GroupNorm)):
+            return False
+    return False
+
+
+def _dimensions(module: nn.Module) -> int:
+    """Of how many dimensions besides batch and features a module is, as its name says (`Conv2d`)."""
+    kind = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
+    return int(kind.__name__[-2])
 
 
 def _keeps_features(module: nn.Module) -> bool:

@@ -5,13 +5,15 @@
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from sigmoidcore import recurrent
 from sigmoidcore.absorb import Plan
+from sigmoidcore.commute import has_hooks
+from sigmoidcore.contents import contents
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
@@ -49,7 +51,8 @@ def fold(model: nn.Module) -> nn.Module:
         UntraceableError: the forward branches on values, and the model has other cores than recurrent layers; the error
             names the parts of the model that can be folded.
         ValueError: a slope or shift is not finite or on the meta device, weights would overflow their dtype, the
-            forward reads a slope, or a module is of a class that has no plain counterpart.
+            forward reads a slope, a module is of a class that has no plain counterpart, the model is compiled, or a
+            weight was computed with gradients, so that PyTorch does not copy it.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), SigmoidCore(3, alpha=4.0, centered=True), nn.Linear(3, 2))
@@ -66,21 +69,21 @@ def fold(model: nn.Module) -> nn.Module:
     Source:
         sigmoid(z) - 1/2 = tanh(z/2)/2; docs/fold.md.
     """
-    if isinstance(model, SigmoidCore | RNN):
-        return next(fold(nn.Sequential(model)).children())
     if isinstance(model, RecurrentCores):
         return recurrent.folded(model)
+    if isinstance(model, SigmoidCore | RNN) or fx.Tracer().is_leaf_module(model, ""):  # as in a model: not looked into
+        return next(fold(nn.Sequential(model)).children())
     given = model
     if any(isinstance(module, RecurrentCores) for module in model.modules()):
-        model = _with_plain_recurrent_layers(copy.deepcopy(model))
+        model = _with_plain_recurrent_layers(_copied(model))
     _check_classes(model)
     try:
-        graphs = variants(copy.deepcopy(model))  # a forward may leave something in its module
+        graphs = variants(_copied(model))  # a forward may leave something in its module
     except UntraceableError as error:
         if model is given or has_cores(model):
             raise UntraceableError(f"{error}; {_remedy(given)}") from error
         graphs = []  # each recurrent layer is plain by itself, whatever the forward does with it
-    folded = copy.deepcopy(model)
+    folded = _copied(model)
     with torch.no_grad():
         _rewrite_all(Plan(folded, graphs))
     folded = _without_traced_forwards(folded)
@@ -89,7 +92,58 @@ def fold(model: nn.Module) -> nn.Module:
             module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
     if graphs:
         _check_replaced(folded)
+    _check_nothing_is_held(folded)
     return folded
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy that computes the same.
+
+    A copy of a decoder layer takes relu if its activation is a submodule and no attribute: PyTorch's `__setstate__`.
+
+    Raises:
+        ValueError: a tensor cannot be copied since it was computed with gradients.
+    """
+    try:
+        made = copy.deepcopy(model)
+    except RuntimeError as error:
+        for name, module in model.named_modules():
+            for key, value in (*module.__dict__.items(), *module._buffers.items()):
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    raise ValueError(
+                        f"'{key}' of layer '{name}' was computed with gradients, so PyTorch does not copy it: run the "
+                        "model once under torch.no_grad() before it is folded, or make the weight permanent "
+                        "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
+                    ) from error
+        raise
+    for layer, before in zip(made.modules(), model.modules(), strict=True):
+        if isinstance(layer, nn.TransformerDecoderLayer) and "activation" not in before.__dict__:
+            layer.__dict__["activation"] = layer._modules["activation"]
+    return made
+
+
+def _replace(model: nn.Module, plain: Mapping[nn.Module, nn.Module]) -> None:
+    """Put modules in the place of others, also where an attribute is one that is a submodule besides."""
+    for parent in list(model.modules()):
+        for held in (parent._modules, parent.__dict__):
+            for key, value in held.items():
+                if isinstance(value, nn.Module) and value in plain:
+                    held[key] = plain[value]
+
+
+def _shown(name: str) -> str:
+    return f"'{name}'" if name else "the model"
+
+
+def _check_nothing_is_held(folded: nn.Module) -> None:
+    """Raise a ValueError if a core is held by something else than the modules, which would be saved with the model."""
+    for name, module in folded.named_modules():
+        for key, value in module.__dict__.items():
+            if key != "_modules" and any(isinstance(v, SigmoidCore | Stepwise) for _, v in contents(value)):
+                raise ValueError(
+                    f"'{key}' of {_shown(name)} holds a core in an attribute that is not a "
+                    "submodule, such as a list: keep its modules in an nn.ModuleList"
+                )
 
 
 def _with_plain_recurrent_layers(model: nn.Module) -> nn.Module:
@@ -109,10 +163,11 @@ def _rewrite_all(plan: Plan) -> None:
             rewrite(layer, plan.names[layer], affine, with_offset, plan.factor_before(layer))
     plain: dict[nn.Module, nn.Module] = {core: _plain_core(plan, core) for core in plan.affine}
     plain |= {m: _plain_rnn(plan, m) for m in plan.factor if isinstance(m, RNN)}
-    for parent in list(plan.names):
-        for name, child in parent._modules.items():
-            if child is not None and child in plain:
-                parent._modules[name] = plain[child].train(child.training)
+    for module, made in plain.items():
+        made.train(module.training)
+        # who watches it sees what it saw: a core with hooks keeps its constants
+        made.__dict__.update({k: v for k, v in module.__dict__.items() if "hook" in k})
+    _replace(plan.model, plain)
 
 
 def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
@@ -132,6 +187,8 @@ def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
             f"the RNN '{plan.names[layer]}' runs both with and without an initial state, which has to be doubled: "
             "give it zeros in place of none"
         )
+    if has_hooks(layer):
+        raise ValueError(f"the RNN '{plan.names[layer]}' has hooks, which would see other values: remove them first")
     rnn = folded_rnn(layer, plan.factor_before(layer), plan.names[layer])
     doubled, halved = "doubled" in states, layer in plan.kept_behind
     if not doubled and not halved and layer not in plan.named:
@@ -142,6 +199,11 @@ def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
     for name, module in model.named_modules():
+        if "_orig_mod" in module._modules:
+            raise ValueError(
+                f"{_shown(name)} is compiled: fold model._orig_mod, that is the model that was "
+                "given to torch.compile, and compile the copy"
+            )
         cls = type(module)
         own = next((kind.forward for kind in (SigmoidCore, RNN) if isinstance(module, kind)), nn.Sequential.forward)
         ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.partition(".")[0] == "sigmoidcore"
@@ -175,16 +237,15 @@ def _without_traced_forwards(folded: nn.Module) -> nn.Module:
                 f"written without sigmoidcore: {error}; make its functional calls modules, such as nn.Tanh(), before "
                 "convert, or leave them out with exclude="
             ) from error
-        for parent in list(folded.modules()):
-            for key, child in parent._modules.items():
-                if child is owner:
-                    parent._modules[key] = plain
+        _replace(folded, {owner: plain})
         folded = plain if owner is folded else folded
     return folded
 
 
 def _is_the_class_again(owner: nn.Module, forward: TracedForward) -> bool:
     """Whether what the class's forward calls is what the added cores have become."""
+    if any(has_hooks(owner.get_submodule(core)) for core, was in forward.added.items() if core != was):
+        return False
     plain = {core: type(owner.get_submodule(core)) for core in forward.added}
     return all(
         kind in _FUNCTIONS.values() and kind is (_FUNCTIONS.get(was) or type(owner.get_submodule(was)))
@@ -195,7 +256,7 @@ def _is_the_class_again(owner: nn.Module, forward: TracedForward) -> bool:
 def _check_replaced(folded: nn.Module) -> None:
     """Raise a ValueError if the forward of the folded model still reaches a core."""
     try:
-        variants(copy.deepcopy(folded))
+        variants(_copied(folded))
     except UntraceableError as error:
         raise ValueError(
             f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
@@ -221,7 +282,7 @@ def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
             continue
         try:
             if not isinstance(child, SigmoidCore | Stepwise):
-                variants(copy.deepcopy(child))
+                variants(_copied(child))
             yield prefix + name
         except UntraceableError:
             yield from _foldable_parts(child, f"{prefix}{name}.")

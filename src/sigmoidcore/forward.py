@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from sigmoidcore.contents import contents, difference
+
 
 class TracedForward:
     """The forward of a module as `convert` has written it anew: its functional sigmoids are calls of cores.
@@ -19,7 +21,7 @@ class TracedForward:
         module: whose forward it is.
         source: the code of a function `forward(self, ...)`.
         names: the global names that the code reads.
-        fixed: attributes that the code was written for, as (owner, name, value): it refuses to run if they change.
+        fixed: attributes that the code was written for, as (owner, name, contents): it refuses to run if they change.
         added: the cores that the code calls where the class's forward does something else, by name: the function
             ("tanh()") or the name of the module that the class's forward calls there.
 
@@ -32,7 +34,7 @@ class TracedForward:
         module: nn.Module,
         source: str,
         names: dict[str, Any],
-        fixed: list[tuple[nn.Module, str, Any]],
+        fixed: list[tuple[Any, str, tuple[tuple[str, Any], ...]]],
         added: dict[str, str],
     ) -> None:
         self.module = module
@@ -49,17 +51,21 @@ class TracedForward:
 
     def check(self) -> None:
         """Raise a RuntimeError if a fixed attribute has another value now."""
-        for owner, name, value in self.fixed:
-            now = getattr(owner, name, None)
-            if now is not value and not (type(now) is type(value) and isinstance(value, _PLAIN) and now == value):
+        for owner, name, then in self.fixed:
+            found = difference(contents(getattr(owner, name, None)), then)
+            if found is not None:
+                where, now, was = found
                 raise RuntimeError(
-                    f"{type(owner).__name__}.{name} is {now!r}, but convert has written the forward of "
-                    f"{type(self.module).__name__} for {value!r}: set it before convert"
+                    f"{type(owner).__name__}.{name}{where} is {now!r}, but convert has written the forward of "
+                    f"{type(self.module).__name__} for {was!r}: set it before convert"
                 )
 
     def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
         """Ask the modules that stand in the place of others now for the fixed attributes of those."""
-        self.fixed = [(replaced.get(owner, owner), name, value) for owner, name, value in self.fixed]
+        self.fixed = [
+            (replaced.get(owner, owner) if isinstance(owner, nn.Module) else owner, name, then)
+            for owner, name, then in self.fixed
+        ]
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -80,9 +86,6 @@ class TracedForward:
     def __setstate__(self, state: dict[str, Any]) -> None:
         names = {k: importlib.import_module(v) if isinstance(v, _Module) else v for k, v in state["names"].items()}
         self.__dict__.update(state, names=names, function=_compiled(state["source"], names))
-
-
-_PLAIN = (bool, int, float, complex, str, bytes, tuple)
 
 
 class _Module(str):

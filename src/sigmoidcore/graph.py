@@ -1,7 +1,6 @@
 """The data flow of a model as a graph, for the verbs that must know what reads what (`convert`, `fold`)."""
 
 import dis
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import fx, nn
 
+from sigmoidcore.contents import as_it_was
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.profile import Stepwise
@@ -181,14 +179,14 @@ def _in_isinstance(frame: Any) -> bool:
 
 
 @contextmanager
-def seen_as(module: nn.Module, cls: type) -> Iterator[None]:
-    """Give a module another class for a while."""
-    before = type(module)
-    object.__setattr__(module, "__class__", cls)  # a recurrent layer reads attributes of its own on setting one
+def seen_as(thing: Any, cls: type) -> Iterator[None]:
+    """Give a module, or another object, another class for a while."""
+    before = type(thing)
+    object.__setattr__(thing, "__class__", cls)  # a recurrent layer reads attributes of its own on setting one
     try:
         yield
     finally:
-        object.__setattr__(module, "__class__", before)
+        object.__setattr__(thing, "__class__", before)
 
 
 @contextmanager
@@ -207,48 +205,3 @@ def with_its_own_forward(module: nn.Module) -> Iterator[None]:
     cls = type(module)
     with seen_as(module, type(cls.__name__, (cls,), {"forward": own.function, "__module__": cls.__module__})):
         yield
-
-
-@contextmanager
-def as_it_was(model: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Undo what a forward does to its modules and to the random generators; yields whether it has done something."""
-    saved = [(m.__dict__, _copy(m.__dict__)) for m in model.modules()]
-    generators = random.getstate(), np.random.get_state()  # noqa: NPY002
-
-    def changed() -> bool:
-        moved = random.getstate() != generators[0] or not torch.equal(torch.get_rng_state(), before)
-        return moved or any(not _same(now, then) for now, then in saved)
-
-    with torch.random.fork_rng(devices=[]):
-        before = torch.get_rng_state()
-        try:
-            yield changed
-        finally:
-            for now, then in saved:
-                if not _same(now, then):
-                    _restore(now, then)
-            random.setstate(generators[0])
-            np.random.set_state(generators[1])  # noqa: NPY002
-
-
-def _copy(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and what is in it if it is a dict or a list."""
-    return {k: (v, v.copy() if isinstance(v, dict | list) else None) for k, v in attributes.items()}
-
-
-def _same(now: dict[str, Any], then: dict[str, tuple[Any, Any]]) -> bool:
-    def contents(value: Any) -> list[int]:
-        return [id(v) for v in (value.values() if isinstance(value, dict) else value)]
-
-    return now.keys() == then.keys() and all(
-        now[k] is v and (kept is None or contents(v) == contents(kept)) for k, (v, kept) in then.items()
-    )
-
-
-def _restore(now: dict[str, Any], then: dict[str, tuple[Any, Any]]) -> None:
-    for value, kept in then.values():
-        if kept is not None:
-            value.clear()
-            value.update(kept) if isinstance(kept, dict) else value.extend(kept)
-    now.clear()
-    now.update({k: v for k, (v, _) in then.items()})

@@ -44,6 +44,8 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
             return None, "no core has its range, which is not symmetric about 0"
     if site.writes:
         return None, "it overwrites a tensor: call the function that returns a new one"
+    if layer is None and site.index is None and any(use.by_name for use in site.uses):
+        return None, "it is called with input=, and what measures a core reads the first argument: leave the name out"
     if site.module in held:
         return None, "it is called from a plain list or dict: make that an nn.ModuleList or ModuleDict"
     if not site.name or (site.module is not None and "" in site.names):
@@ -72,6 +74,11 @@ def places(site: Site) -> int:
     return len(site.uses) if site.uses else len(site.names)
 
 
+def called_several_times(site: Site) -> bool:
+    """Whether one module of one name is called several times by one forward: each call can have a core."""
+    return len(site.names) == 1 and len(site.uses) > 1 and len({(use.owner, use.call) for use in site.uses}) == 1
+
+
 def _layer_like(layer: nn.Module) -> dict[str, Any] | None:
     return None if why_not(layer) else {}
 
@@ -88,7 +95,11 @@ def _no_core(site: Site) -> str:
 def _why_left(site: Site) -> str:
     """The reason to leave an activation alone, "" if it is hidden."""
     if places(site) > 1:
-        return f"is used in {places(site)} places; include= gives each a core of its own"
+        each = site.index is None and (called_several_times(site) or len(site.names) == places(site))
+        what = (
+            "gives each a core of its own" if each else f"makes it {len(site.names)} core(s), which calibrate refuses"
+        )
+        return f"is used in {places(site)} places; include= {what}"
     if not site.uses:
         return f"what reads it is not known: {site.why}; name it in include= if a layer does"
     fate, why = site.uses[0].fate, site.uses[0].why

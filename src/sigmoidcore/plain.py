@@ -117,7 +117,7 @@ def with_constants(act: nn.Module, kept: Affine | None, factor: float, like: Ten
     root = nn.Module()
     root.act = act
     graph = fx.Graph()
-    value = x = graph.placeholder("x")
+    value = x = graph.placeholder("input")
 
     def constant(name: str, tensor: Tensor) -> fx.Node:
         root.register_buffer(name, tensor.detach().to(like.dtype).to(like.device, copy=True))

@@ -5,6 +5,7 @@ with several layers, both directions, projections, packed sequences and dropout,
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeVar
 
 import torch
@@ -420,6 +421,10 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
         **options,
     )
     plain.dropout = layer.dropout
+    for hooks in [name for name in layer.__dict__ if "hook" in name]:
+        plain.__dict__[hooks] = copy(layer.__dict__[hooks])
+    for key in [k for k, hook in layer._forward_hooks.items() if getattr(hook, "stays_behind", False)]:
+        del plain._forward_hooks[key]
     with torch.no_grad():
         for suffix in suffixes:
             for name, tensor in zip(_NAMES, layer._effective(suffix), strict=True):

@@ -3,15 +3,21 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from inspect import getattr_static
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from sigmoidcore.contents import PLAIN, as_it_was, contents, parts_of
+from sigmoidcore.contexts import Contexts, tracing_in
 from sigmoidcore.forward import TracedForward
-from sigmoidcore.graph import Tracer, UntraceableError, as_it_was, said, seen_as
+from sigmoidcore.graph import Tracer, UntraceableError, said, seen_as
 from sigmoidcore.sites import function_of
 
 _INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
+_MOST = 1000
+"""Entries of a list or dict that are compared at each call."""
+Contents = tuple[tuple[str, Any], ...]
 
 
 class OwnForward:
@@ -25,7 +31,8 @@ class OwnForward:
 
     Raises:
         UntraceableError: its forward branches on values, on `self.training` or on optional arguments, draws random
-            numbers of its own, sets attributes, or makes tensors: a rewritten forward would not do the same.
+            numbers of its own, sets attributes, makes tensors, or switches gradients or autocast: a rewritten forward
+            would not do the same.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,6 +42,9 @@ class OwnForward:
         except UntraceableError:
             live = (Tensor,)  # the forward needs their values
             self.graph, self.fixed = _own_graph(module, live, with_defaults=False)
+        without, _ = _own_graph(module, live, with_defaults=False, grad=False, autocast=True)
+        if _calls(without) != _calls(self.graph):
+            raise UntraceableError("it asks whether gradients or autocast are on")
         if any(node.op == "placeholder" and node.args for node in self.graph.nodes):
             try:
                 default, _ = _own_graph(module, live, with_defaults=True)
@@ -83,6 +93,10 @@ class OwnForward:
         for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             made.__dict__[kind] = module.__dict__[kind]
         made.__dict__.update({k: v for k, v in module.__dict__.items() if "hook" in k})
+        for node in self.calls(lambda n: n.op == "get_attr"):
+            value = module.__dict__.get(str(node.target))
+            if isinstance(value, Tensor) and str(node.target) not in made._buffers:
+                made.register_buffer(str(node.target), value, persistent=False)
         made.training = module.training
         return made
 
@@ -116,10 +130,18 @@ def _free_name(module: nn.Module, name: str) -> str:
 
 
 class _OwnTracer(Tracer):
-    """Modules are leaves; tensors that the forward makes are refused."""
+    """Modules are leaves; tensors that the forward makes, and contexts that it switches, are refused."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self.contexts = Contexts()
+        return super().trace(root, concrete_args)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self.contexts.check()
+        return super().create_node(*args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter | fx.Proxy):
@@ -128,45 +150,93 @@ class _OwnTracer(Tracer):
 
 
 def _own_graph(
-    module: nn.Module, live: tuple[type, ...], *, with_defaults: bool
-) -> tuple[fx.Graph, list[tuple[nn.Module, str, Any]]]:
+    module: nn.Module, live: tuple[type, ...], *, with_defaults: bool, grad: bool = True, autocast: bool = False
+) -> tuple[fx.Graph, list[tuple[Any, str, Contents]]]:
     tracer = _OwnTracer(with_defaults)
-    fixed: dict[tuple[nn.Module, str], Any] = {}
+    fixed: dict[tuple[int, str], tuple[Any, Any]] = {}
     try:
         with as_it_was(module) as changed:
-            with _reads_of(module, tracer, fixed, live):
+            with _reads_of(module, tracer, fixed, live), tracing_in(grad, autocast):
                 graph = tracer.trace(module)
             if changed():
                 raise UntraceableError("it sets attributes or draws random numbers")
     except Exception as error:  # a forward may raise anything when it is given a proxy
         raise UntraceableError(said(error)) from error
-    return graph, [(owner, name, value) for (owner, name), value in fixed.items()]
+    found = [(owner, name, contents(value)) for (_, name), (owner, value) in fixed.items()]
+    for _, name, inside in found:
+        if len(inside) > _MOST:
+            raise UntraceableError(f"it reads '{name}', which has too many entries to see when one changes")
+    return graph, found
 
 
 @contextmanager
 def _reads_of(
-    module: nn.Module, tracer: Tracer, fixed: dict[tuple[nn.Module, str], Any], live: tuple[type, ...]
+    module: nn.Module, tracer: Tracer, fixed: dict[tuple[int, str], tuple[Any, Any]], live: tuple[type, ...]
 ) -> Iterator[None]:
-    """While tracing, make nodes of the attributes that may change from call to call, and note the others."""
+    """While tracing, make nodes of the attributes that may change from call to call, and note the others.
+
+    What is read from an object that is no module, such as a configuration, is noted as well.
+    """
     prefixes = {id(m): f"{name}." if name else "" for name, m in module.named_modules()}
+    classes: dict[type, type] = {}
+    watched: set[int] = set()
 
     def read(owner: nn.Module, name: str) -> Any:
         value = object.__getattribute__(owner, name)
-        if name in _INTERNAL or id(owner) not in prefixes or name not in object.__getattribute__(owner, "__dict__"):
+        if name in _INTERNAL or id(owner) not in prefixes or not _is_data(owner, name):
             return value
-        if name == "training" or isinstance(value, live):
+        own = name in object.__getattribute__(owner, "__dict__")
+        if own and (name == "training" or isinstance(value, live)):
             return tracer.create_proxy("get_attr", prefixes[id(owner)] + name, (), {})
-        fixed[owner, name] = value
+        return note(owner, name, value)
+
+    def note(owner: Any, name: str, value: Any) -> Any:
+        fixed[id(owner), name] = owner, value
+        watch(value)
         return value
 
+    def watch(value: Any) -> None:
+        """Note what is read from the objects in a value."""
+        parts = None if id(value) in watched else parts_of(value)
+        if parts is None:
+            return
+        watched.add(id(value))
+        if parts is value:
+            for inner in value.values() if isinstance(value, dict) else value:
+                watch(inner)
+            return
+        cls: Any = type(value)
+
+        def read_from(owner: Any, name: str) -> Any:
+            found = cls.__getattribute__(owner, name)
+            return note(owner, name, found) if _is_data(owner, name) else found
+
+        try:
+            classes.setdefault(cls, _reading(cls, read_from))
+            stack.enter_context(seen_as(value, classes[cls]))
+        except TypeError:
+            pass  # a class that has no subclasses; of those that hold data, `contents` knows what is in them
+
     with ExitStack() as stack:
-        classes: dict[type, type] = {}
         for m in list(module.modules()):
             cls = type(m)
             if cls not in classes:
-                classes[cls] = type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__})
+                classes[cls] = _reading(cls, read)
             stack.enter_context(seen_as(m, classes[cls]))
         yield
+
+
+def _reading(cls: type, read: Callable[[Any, str], Any]) -> type:
+    """A class like another, with a way of its own to read attributes."""
+    return type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__, "__slots__": ()})
+
+
+def _is_data(owner: Any, name: str) -> bool:
+    """Whether an attribute is one of the object, or a value that its class has for all."""
+    if name in object.__getattribute__(owner, "__dict__"):
+        return True
+    value = None if name.startswith("__") else getattr_static(type(owner), name, None)
+    return isinstance(value, PLAIN) or (value is not owner and isinstance(value, list | dict | tuple | set))
 
 
 def _called(node: fx.Node) -> str:
@@ -177,3 +247,8 @@ def _called(node: fx.Node) -> str:
 def _path(graph: fx.Graph) -> list[tuple[str, Any]]:
     """What a forward does, whatever the values are."""
     return [(node.op, node.target) for node in graph.nodes]
+
+
+def _calls(graph: fx.Graph) -> list[tuple[str, Any, str, str]]:
+    """What a forward does, and with which values."""
+    return [(node.op, node.target, str(node.args), str(node.kwargs)) for node in graph.nodes]

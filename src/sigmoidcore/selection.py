@@ -15,7 +15,8 @@ Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
 
 def select(model: nn.Module, sites: list[Site], what: str, names: Names) -> dict[Site, Any]:
     """The sites that are meant, with the entry that means them."""
-    entries: list[Any] = [names] if isinstance(names, str | type) else list(names or ())
+    single = isinstance(names, str | type) or not (names is None or isinstance(names, Iterable))
+    entries: list[Any] = [names] if single else list(names or ())  # type: ignore[arg-type]
     found: dict[Site, Any] = {}
     for entry in entries:
         if isinstance(entry, str):

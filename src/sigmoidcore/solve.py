@@ -196,7 +196,7 @@ class Solver:
         return list({id(t): t for m in modules for t in [*m.buffers(), *m.parameters()]}.values())
 
     def _before_core(self, name: str) -> Callable[..., Any]:
-        def before(core: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def before(core: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
             assert isinstance(core, SigmoidCore)
             if torch._C._current_graph_task_id() != -1:  # a backward pass is going on
                 raise ValueError(
@@ -207,7 +207,7 @@ class Solver:
                 raise ValueError(f"core '{name}' runs more than once a forward pass: give every place its own core")
             x = self._solve(name, core, args[0])
             self._last_weighted = None
-            return (x, *args[1:])
+            return (x, *args[1:]), kwargs
 
         return before
 
@@ -215,8 +215,9 @@ class Solver:
         return lambda _, args, output: self._cut(name, output)
 
     def _before_recurrent(self, name: str) -> Callable[..., Any]:
-        def before(layer: nn.Module, args: tuple[Any, ...]) -> None:
-            data = args[0].data if isinstance(args[0], PackedSequence) else args[0]
+        def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = _first(args, kwargs)
+            data = given.data if isinstance(given, PackedSequence) else given
             if not bool(torch.isfinite(data).all()):
                 raise _not_finite(name, data)
             assert isinstance(layer, RNN | RecurrentCores)
@@ -225,7 +226,7 @@ class Solver:
                 self._fresh.add(layer)
                 orthogonal = functools.partial(orthogonal_, generator=self._rng)
             self._sources[name] = [self._leaves[leaf] for leaf in self._behind(data)[0]]
-            found = layer.solve(args[0], self.saturation, orthogonal) if self._solves else layer.measure(args[0])
+            found = layer.solve(given, self.saturation, orthogonal) if self._solves else layer.measure(given)
             self.slopes[name], self.levels[name], *notes = found
             if self.saturation is not None and not self.fresh_weights:
                 notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
@@ -238,12 +239,13 @@ class Solver:
     def _after_recurrent(self, name: str) -> Callable[..., Any]:
         return lambda _, args, output: self._cut_all(name, output)
 
-    def _before_weighted(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _before_weighted(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if layer not in self._fresh:
-            reads_inputs = not self._behind(args[0])[0]
+            given = _first(args, kwargs)
+            reads_inputs = not self._behind(given)[0]
             make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
             if reads_inputs:
-                scale_to_features(layer, args[0])
+                scale_to_features(layer, given)
         self._fresh.add(layer)
 
     def _after_weighted(self, layer: nn.Module, args: Any, output: Tensor) -> None:
@@ -363,6 +365,11 @@ class Solver:
         return self._signs[x.shape]
 
 
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer reads, handed over by position or by name."""
+    return args[0] if args else kwargs.get("input", kwargs.get("inputs"))
+
+
 def _check_weights(model: nn.Module) -> None:
     computed = [
         name
@@ -386,7 +393,7 @@ def _not_finite(name: str, x: Tensor) -> ValueError:
 
 @contextmanager
 def _hooks(module: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[None]:
-    handles = module.register_forward_pre_hook(before), module.register_forward_hook(after)
+    handles = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
     try:
         yield
     finally:
