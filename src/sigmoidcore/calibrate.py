@@ -118,7 +118,8 @@ def prepare(
     generator: `torch.manual_seed` fixes them.
 
     Args:
-        model: a model of Linear layers and cores, untrained: **its weights are replaced**.
+        model: a model of Linear layers, convolutions, recurrent layers and cores, untrained: **its weights are
+            replaced**, but for those with `requires_grad=False`.
         inputs: one batch of a few hundred samples, see `calibrate`.
         targets: see `calibrate`.
         loss_fn: see `calibrate`.

@@ -222,7 +222,7 @@ class Solver:
                 raise _not_finite(name, data)
             assert isinstance(layer, RNN | RecurrentCores)
             orthogonal = None
-            if self.fresh_weights and layer not in self._fresh:
+            if self.fresh_weights and layer not in self._fresh and not self._keeps_weights(layer):
                 self._fresh.add(layer)
                 orthogonal = functools.partial(orthogonal_, generator=self._rng)
             self._sources[name] = [self._leaves[leaf] for leaf in self._behind(data)[0]]
@@ -240,7 +240,7 @@ class Solver:
         return lambda _, args, output: self._cut_all(name, output)
 
     def _before_weighted(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if layer not in self._fresh:
+        if layer not in self._fresh and not self._keeps_weights(layer):
             given = _first(args, kwargs)
             reads_inputs = not self._behind(given)[0]
             make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
@@ -248,7 +248,17 @@ class Solver:
                 scale_to_features(layer, given)
         self._fresh.add(layer)
 
+    def _keeps_weights(self, layer: nn.Module) -> bool:
+        """Whether a layer is frozen: somebody has trained it."""
+        frozen = any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
+        if frozen:
+            self.note("weights with requires_grad=False were kept as they are; unfreeze what is to be drawn afresh")
+        return frozen
+
     def _after_weighted(self, layer: nn.Module, args: Any, output: Tensor) -> None:
+        if self._keeps_weights(layer):
+            self._last_weighted = None
+            return
         self._last_weighted = layer, output
         self._outputs[output] = layer  # and not the output, too: it would keep itself alive to the end of the pass
 
