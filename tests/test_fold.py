@@ -1349,6 +1349,11 @@ def test_a_transformer_layer_by_itself_folds_as_it_does_in_a_model(make):
     assert_same(folded(*inputs), model(*inputs), 1e-5)
 
 
+def test_a_module_list_does_not_run_so_its_parts_are_folded_by_themselves():
+    with pytest.raises(UntraceableError, match="its parts '0' can be folded by themselves"):
+        sc.fold(nn.ModuleList([nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))]))
+
+
 def test_a_list_that_nobody_reads_does_not_bring_a_core_into_the_copy():
     model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
     model.order = {"acts": [model[1]]}

@@ -71,7 +71,7 @@ def fold(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, RecurrentCores):
         return recurrent.folded(model)
-    if isinstance(model, SigmoidCore | RNN) or fx.Tracer().is_leaf_module(model, ""):  # as in a model: not looked into
+    if isinstance(model, SigmoidCore | RNN) or _is_of_pytorch(model):  # as in a model, where it is not looked into
         return next(fold(nn.Sequential(model)).children())
     given = model
     if any(isinstance(module, RecurrentCores) for module in model.modules()):
@@ -94,6 +94,12 @@ def fold(model: nn.Module) -> nn.Module:
         _check_replaced(folded)
     _check_nothing_is_held(folded)
     return folded
+
+
+def _is_of_pytorch(model: nn.Module) -> bool:
+    """Whether a model is a layer of PyTorch's that runs cores, such as a transformer layer."""
+    runs = type(model).forward is not nn.Module.forward  # a ModuleList does not
+    return runs and has_cores(model) and fx.Tracer().is_leaf_module(model, "")
 
 
 def _copied(model: nn.Module) -> nn.Module:
