@@ -64,10 +64,10 @@ class Equalizer:
 
     **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
     +-log(tolerance) counts; the slope of layer l is divided by exp(excess_l - excess_{l+1}), at most by 2 a sample.
-    Where a core feeds several (branches, residual streams), l+1 is their mean; where it feeds none but through a
-    normalisation, which undoes the size that a slope gives, its slope is left alone. Inside the band nothing is
-    touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is small
-    because it is saturated, and it would only saturate more.
+    Where a core feeds several (branches, residual streams), l+1 is their mean. Inside the band nothing is touched, and
+    the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is small because it is
+    saturated, and it would only saturate more. A core that feeds others only through a normalisation, which undoes the
+    size that a slope gives, gets a lower one only if it is saturated.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
@@ -331,29 +331,29 @@ class Equalizer:
         excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
         if not bool(excess.any()):
             return 0, 0.0
-        change = (excess - self._excess_behind(excess, passes)).clamp(-MOST, MOST)
+        if self._fed is None:
+            self._fed = self._consumers(passes)
+        behind, normalised = self._excess_behind(excess, self._fed)
+        change = (excess - behind).clamp(-MOST, MOST)
         cores, moved = list(self._cores.values()), [0.0]
         for i in change.nonzero().flatten().tolist():
-            if change[i] > 0 or openness[i].mean() >= STEEPER:
+            open_enough = bool(openness[i].mean() >= STEEPER)
+            if open_enough if change[i] < 0 else not (open_enough and i in normalised):
                 cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
                 moved.append(abs(float(change[i])))
         return len(moved) - 1, max(moved)
 
-    def _excess_behind(self, excess: Tensor, passes: dict[str, list[Pass]]) -> Tensor:
-        """The mean excess of the cores that each core feeds, [cores]; 0 if there are none.
-
-        Where all that a core feeds is behind a normalisation, its own excess: its slope would change nothing there.
-        """
-        if self._fed is None:
-            self._fed = self._consumers(passes)
-        behind = torch.zeros_like(excess)
-        for i, fed in enumerate(self._fed):
-            level = [k for k, normalised in fed if not normalised]
-            if level:
-                behind[i] = excess[level].mean()
-            elif fed:
-                behind[i] = excess[i]
-        return behind
+    @staticmethod
+    def _excess_behind(excess: Tensor, fed: list[list[tuple[int, bool]]]) -> tuple[Tensor, set[int]]:
+        """The mean excess of the cores that each core feeds, 0 if there are none; and who feeds through norms only."""
+        behind, normalised = torch.zeros_like(excess), set()
+        for i, those in enumerate(fed):
+            plain = [k for k, through_norm in those if not through_norm]
+            if those:
+                behind[i] = excess[plain or [k for k, _ in those]].mean()
+            if those and not plain:
+                normalised.add(i)
+        return behind, normalised
 
     def _consumers(self, passes: dict[str, list[Pass]]) -> list[list[tuple[int, bool]]]:
         """What each core feeds, and whether through a normalisation; the next core, where the graphs are in pieces."""
