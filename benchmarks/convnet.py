@@ -3,10 +3,11 @@
 Fashion-MNIST, the first 4,000 training and 2,000 test images, halved to 14 x 14 by averaging, one mean and deviation
 for all pixels. 3 x 3 convolutions, 16 channels, the second with a stride of 2 (the rest run on 7 x 7), Flatten, Linear;
 Adam, batch 100, 5 epochs, the rate constant for half of the steps and then falling linearly to 0, 3 seeds (2 at depth
-200). Sigmoid Core and plain sigmoids take the rule's rates at 0.03, Sigmoid Core the best of three saturation levels, every
-other method the best of three rates; both are found at depth 20 with seed 0. ResNet: blocks h + conv(act(norm(conv(act(norm(h)))))) with ReLU and BatchNorm. DenseNet:
-each layer reads the joined outputs of all layers of its block, growth 4, BatchNorm and ReLU before each convolution, a
-1 x 1 transition to 16 channels every 10 layers.
+200). Sigmoid Core and plain sigmoids take the rule's rates at 0.03, Sigmoid Core the best of three saturation levels,
+every other method the best of three rates; both are found at depth 20 with seed 0. ResNet: blocks
+h + conv(act(norm(conv(act(norm(h)))))) with ReLU and BatchNorm. DenseNet: each layer reads the joined outputs of all
+layers of its block, growth 4, BatchNorm and ReLU before each convolution, a 1 x 1 transition to 16 channels every 10
+layers.
 """
 
 import dataclasses
