@@ -92,7 +92,7 @@ def log_profile(model, batch):
 def test_it_attaches_to_the_optimizers_step_and_remove_leaves_no_hook_behind(model, batch):
     optimizer = idle()
     equalizer = Equalizer(model, optimizer)
-    assert hooks(model, optimizer) == (DEPTH, 2)
+    assert hooks(model, optimizer) == (2 * DEPTH, 2)
     for _ in range(3):
         step(model, optimizer, batch)
     assert equalizer.history
@@ -124,7 +124,7 @@ def test_a_number_samples_exactly_those_steps_and_other_steps_have_no_hooks_on_t
     optimizer = idle()
     with Equalizer(model, optimizer, every=every) as equalizer:
         for number in range(2 * every + 2):
-            assert hooks(model, optimizer)[0] == (DEPTH if number % every == 0 else 0)
+            assert hooks(model, optimizer)[0] == (2 * DEPTH if number % every == 0 else 0)
             step(model, optimizer, batch)
     assert [s.step for s in equalizer.history] == list(range(0, 2 * every + 2, every))
 

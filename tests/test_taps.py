@@ -308,3 +308,21 @@ def test_a_core_that_is_called_by_keyword_is_seen(model, taps):
     name = next(n for n in hooked if n in inspect.signature(SigmoidCore.forward).parameters)
     model[2:](model[1](**{name: x})).square().mean().backward()
     assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_the_graph_of_a_very_deep_network_is_freed_without_recursion(comes_back):
+    model = MLP(2, 2, 10_000, 2)  # recursion through so many layers would overflow the stack
+    taps = Taps({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
+    taps.attach()
+    output = model(torch.randn(3, 2))
+    if comes_back:
+        output.square().mean().backward()
+    del output
+    gc.collect()
+    counted = taps.counted()
+    assert sum(map(len, counted.values())) == (10_000 if comes_back else 0)
+    taps.detach()
+    del counted
+    gc.collect()
+    assert alive(Pass) == 0

@@ -206,9 +206,10 @@ class SigmoidCore(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What `copy` and `pickle` take: an Equalizer that watches this core does not watch its copies."""
         state = self.__dict__.copy()
-        left = {key for key, hook in self._forward_hooks.items() if getattr(hook, "stays_behind", False)}
-        for name in ("_forward_hooks", "_forward_hooks_with_kwargs"):
-            state[name] = OrderedDict((key, value) for key, value in state[name].items() if key not in left)
+        for kind in ("_forward_hooks", "_forward_pre_hooks"):
+            left = {key for key, hook in state[kind].items() if getattr(hook, "stays_behind", False)}
+            for name in (kind, f"{kind}_with_kwargs"):
+                state[name] = OrderedDict((key, value) for key, value in state[name].items() if key not in left)
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

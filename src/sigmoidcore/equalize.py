@@ -15,7 +15,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, spread
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
-from sigmoidcore.taps import Pass, Taps, consumers
+from sigmoidcore.taps import FOLLOWED, Pass, Taps, consumers
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
@@ -356,8 +356,8 @@ class Equalizer:
         return behind, normalised
 
     def _consumers(self, passes: dict[str, list[Pass]]) -> list[list[tuple[int, bool]]]:
-        """What each core feeds, and whether through a normalisation; the next core, where the graphs are in pieces."""
-        if any(p.again for seen in passes.values() for p in seen):
+        """What each core feeds, and whether through a norm; the next core, where the graph cannot be followed."""
+        if len(passes) > FOLLOWED or any(p.again for seen in passes.values() for p in seen):
             return [[(i, False)] for i in range(1, len(passes))] + [[]]
         places = {name: i for i, name in enumerate(self._cores)}
         return [[(places[n], norm) for n, norm in fed.items()] for fed in consumers(passes).values()]

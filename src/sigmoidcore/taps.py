@@ -18,6 +18,8 @@ ROOM = 8
 """From so many passes of a core that wait for a gradient on, those are dropped whose graph is gone."""
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the autograd nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+FOLLOWED = 1000
+"""Models of more cores are taken for chains: see `_ViewTap` on touching every node of a deep graph."""
 NONE = -1
 """The number of no backward pass."""
 _HALF = (torch.float16, torch.bfloat16)
@@ -62,10 +64,9 @@ class Taps:
     def attach(self) -> None:
         """Watch from the next forward pass on."""
         if not self.attached:
-            self._handles = [
-                core.register_forward_hook(_Tap(self, name), prepend=True, with_kwargs=True)
-                for name, core in self._cores.items()
-            ]
+            for name, core in self._cores.items():
+                self._handles.append(core.register_forward_pre_hook(_ViewTap(), with_kwargs=True))
+                self._handles.append(core.register_forward_hook(_Tap(self, name), prepend=True, with_kwargs=True))
             eager.hold()
             self._release = weakref.finalize(self, eager.release)  # also when it is dropped, still attached
             self._release.atexit = False
@@ -104,7 +105,17 @@ class Taps:
             self._make_room(name, passes)
         first = self._passes.get(self._first)
         arrived = partial(self._forget_what_was_emptied, name)
-        passes.append(Pass(core, x, y, arrived, copy=name in self._copied, first=first[-1] if first else None))
+        passes.append(
+            Pass(
+                core,
+                x,
+                y,
+                arrived,
+                copy=name in self._copied,
+                keep_node=len(self._cores) <= FOLLOWED,
+                first=first[-1] if first else None,
+            )
+        )
 
     def _make_room(self, name: str, passes: "list[Pass]") -> None:
         for earlier in passes:
@@ -113,7 +124,7 @@ class Taps:
             passes[:] = [p for p in passes if p.counts or p.waits]
             self._room[name] = max(ROOM, 2 * len(passes))
 
-    def _forget_what_was_emptied(self, name: str, arriving: "Pass", before: Node) -> None:
+    def _forget_what_was_emptied(self, name: str, arriving: "Pass") -> None:
         """Forget gradients of a core whose `.grad` has been emptied since, when the next one arrives.
 
         That is where `zero_grad` stands between the forward and the backward pass.
@@ -121,7 +132,7 @@ class Taps:
         passes = self._passes.get(name, [])
         earlier = [p for p in passes if p.counts and p is not arriving and p.backward != _backward()]
         if earlier:
-            leaf: Tensor = _nearest_leaf(before).variable  # type: ignore[attr-defined]
+            leaf: Tensor = _nearest_leaf(torch._C._current_autograd_node()).variable  # type: ignore[attr-defined]
             ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
             if ours and (leaf.grad is None or not bool(leaf.grad.any())):
                 for seen in earlier:
@@ -150,8 +161,9 @@ class Pass:
         core: the core.
         x: the preactivations.
         y: what the core made of them, before anything else is done with it.
-        arrived: called with this pass and the node before it when a gradient arrives that counts.
+        arrived: called with this pass when a gradient arrives that counts.
         copy: keep copies of both.
+        keep_node: keep the node that the core reads, for `consumers`.
         first: the latest pass of the core that ran first in this step, for what all passes have in common.
 
     Attributes:
@@ -159,9 +171,8 @@ class Pass:
         samples: number of samples of the batch: rows of the core that ran first.
         again: whether it ran inside a backward pass, as those of reentrant activation checkpoints do.
         backward: the number of the latest backward pass that a gradient came back in.
-        before: the node that made the preactivations, once a gradient has come back: a graph that is never used is not
-            kept.
-        entry: the node of the core's own graph that the gradient came back through, likewise.
+        entry: the node that the core reads, if it is to be kept, once a gradient has come back: a graph that is never
+            used is not kept.
     """
 
     __slots__ = (
@@ -169,6 +180,7 @@ class Pass:
         "_gradient",
         "_handle",
         "_hook",
+        "_keep_node",
         "_moment",
         "_norms",
         "_versions",
@@ -176,7 +188,6 @@ class Pass:
         "_y",
         "again",
         "backward",
-        "before",
         "core",
         "entry",
         "leaf",
@@ -188,9 +199,10 @@ class Pass:
         core: SigmoidCore,
         x: Tensor,
         y: Tensor,
-        arrived: "Callable[[Pass, Node], None]",
+        arrived: "Callable[[Pass], None]",
         *,
         copy: bool,
+        keep_node: bool,
         first: "Pass | None",
     ) -> None:
         self.core = core
@@ -203,15 +215,13 @@ class Pass:
         self._norms: list[Tensor] = []
         self.again = _backward() != NONE
         self.backward = NONE
-        self.before: Node | None = None
         self.entry: Node | None = None
-        before = x.grad_fn or get_gradient_edge(x).node
-        self.leaf: Node = _nearest_leaf(before) if first is None else first.leaf
+        self._keep_node = keep_node
+        self.leaf: Node = _nearest_leaf(get_gradient_edge(x).node) if first is None else first.leaf
         self.samples: int = x.shape[0] if first is None or first.core is core else first.samples
-        entry, place = _entry(y.grad_fn, before, x.output_nr)
-        hook = partial(self._arrive, before, place)
+        hook = partial(self._arrive)
         self._hook = weakref.ref(hook)
-        self._handle = entry.register_hook(hook)
+        self._handle = x.register_hook(hook)  # type: ignore[no-untyped-call]
 
     @property
     def counts(self) -> bool:
@@ -273,14 +283,18 @@ class Pass:
         """Stop listening: the graph, which may be kept, keeps this pass no longer."""
         self._handle.remove()
 
-    def _arrive(self, before: Node, place: int, gradients: tuple[Tensor | None, ...], _: Any) -> None:
-        gradient = gradients[place]
-        if gradient is not None and (_accumulates(self.leaf) or _accumulates(_nearest_leaf(before))):
-            self._arrived(self, before)
-            self.backward = _backward()
-            self.before, self.entry = before, torch._C._current_autograd_node()
-            gradient = gradient.detach()
-            self._gradient = gradient if self._gradient is None else self._gradient + gradient
+    def _arrive(self, gradient: Tensor) -> None:
+        entry = None
+        if not _accumulates(self.leaf):
+            entry = torch._C._current_autograd_node()
+            if not _accumulates(_nearest_leaf(entry)):
+                return
+        self._arrived(self)
+        self.backward = _backward()
+        if self._keep_node:
+            self.entry = entry or torch._C._current_autograd_node()
+        gradient = gradient.detach()
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
     def _summed(self) -> Tensor:
         """Sum over the rows of y^2 if the core is centered, else of y - y^2, with y / scale for y."""
@@ -312,25 +326,44 @@ def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]
     found: dict[str, dict[str, bool]] = {name: {} for name in passes}
     for name, of_core in passes.items():
         for seen in of_core:
-            for source, normalised in _sources(seen.before, made):
+            for source, normalised in _sources(seen.entry, made):
                 found[source][name] = found[source].get(name, True) and normalised
     return found
 
 
 def _sources(node: Node | None, made: "Mapping[Node | None, str]") -> "set[tuple[str, bool]]":
     """The cores that are met first on the way back from a node, each with whether a normalisation was on the way."""
-    waiting, visited, found = [(node, False)], set(), set()
+    waiting = [] if node is None else [(before, False) for before, _ in node.next_functions]
+    visited: set[tuple[Node, bool]] = set()
+    found: set[tuple[str, bool]] = set()
     while waiting:
         at = node, normalised = waiting.pop()
         if node is None or at in visited:
             continue
-        visited.add(at)
+        visited.add((node, normalised))
         if node in made:
             found.add((made[node], normalised))
         elif not hasattr(node, "variable"):
             normalised = normalised or any(name in node.name() for name in NORMS)
             waiting.extend((before, normalised) for before, _ in node.next_functions)
     return found
+
+
+class _ViewTap:
+    """A forward pre-hook that hands a core a view of its own, for a hook on what comes back through the core alone.
+
+    What goes on past it (a skip connection) is no gradient of the core's. The hook is one on a tensor: nodes of a graph
+    that Python has touched are freed recursively, and 10,000 layers of them would overflow the stack.
+    """
+
+    stays_behind = True
+
+    def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+        (x,) = args or kwargs.values()
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if transformed or not (torch.is_grad_enabled() and x.requires_grad):
+            return None
+        return (x.view_as(x),), {}
 
 
 class _Tap:
@@ -346,20 +379,6 @@ class _Tap:
         if not torch.compiler.is_compiling():
             (x,) = args or kwargs.values()
             self._taps.see(self._name, core, x, y)
-
-
-def _entry(node: Node | None, before: Node, output: int) -> tuple[Node, int]:
-    """The node of a core's graph that hands a gradient on to an output of the node before, and at which place.
-
-    In a core the preactivations, and what is made of them, are the first operand of every operation.
-    """
-    while node is not None:
-        following = node.next_functions
-        for i, (after, number) in enumerate(following):
-            if after is before and number == output:
-                return node, i
-        node = following[0][0] if following else None
-    raise RuntimeError("a core's output requires a gradient, but does not come from its input: report this")
 
 
 def _backward() -> int:
