@@ -155,7 +155,7 @@ def test_a_sum_that_broadcasts_has_no_number_of_features_whichever_way_it_is_wri
         assert model.tanh.num_features is None
 
 
-def test_an_activation_that_is_called_with_the_name_of_its_argument_is_left_with_the_reason():
+def test_an_activation_that_is_called_with_the_name_of_its_argument_becomes_a_core_that_is_measured():
     class Named(nn.Module):
         def __init__(self):
             super().__init__()
@@ -164,12 +164,28 @@ def test_an_activation_that_is_called_with_the_name_of_its_argument_is_left_with
         def forward(self, x):
             return self.b(self.act(input=self.a(x)))
 
-    model = Named()
-    assert "called with input=" in why(unchanged(model, torch.randn(3, 4)), "act")
-    x = torch.randn(3, 4)
-    expected = model(x)
-    model.act = SigmoidCore(4, alpha=2.0, centered=True, scale=2.0)  # it has the arguments of nn.Tanh
-    assert torch.equal(model(x), expected)
+    model, x = Named(), torch.randn(30, 4)
+    assert unchanged(model, x).converted == ("act",)
+    sc.prepare(model, x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with sc.Equalizer(model, optimizer) as equalizer:
+        model(x).sum().backward()
+        optimizer.step()
+    assert len(equalizer.history) == 1
+
+
+@pytest.mark.parametrize("rule", [lambda s, x: torch.where(s > 0.5, x, 0.0 * x), lambda s, x: x * torch.round(s)])
+def test_a_hard_gate_is_left(rule):
+    class Hard(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.gate, self.b = nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(rule(self.gate(self.a(x)), x))
+
+    report = unchanged(Hard(), torch.randn(5, 4))
+    assert why(report, "gate") == "its result is compared or rounded, and no gradient comes back"
 
 
 def test_converting_twice_changes_nothing_more_even_after_training():

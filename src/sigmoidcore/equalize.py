@@ -190,6 +190,8 @@ class Equalizer:
         if missing:
             raise ValueError(f"this is no state of an Equalizer: it lacks {', '.join(sorted(missing))}")
         before = state["before"]
+        if not (before is None or isinstance(before, Tensor)):
+            raise ValueError(f"this is no state of an Equalizer: before is a {type(before).__name__}")
         if before is not None and before.shape != (len(self._cores),):
             raise ValueError(
                 f"the state is that of a model with {before.shape[0]} cores, this one has {len(self._cores)}: "
@@ -308,10 +310,10 @@ class Equalizer:
         slopes = neurons = 0
         if bool(torch.isfinite(sizes).all()):
             rows = [sum(p.rows for p in seen) for seen in passes.values()]
-            openness = self._ranks.means(_openness(passes.values(), self._device), rows)
-            neurons = self._open_saturated(passes, openness)
+            relative = self._ranks.means(_mean_relative_slopes(passes.values(), self._device), rows)
+            neurons = self._open_saturated(passes, relative)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
-            slopes, change = self._level_layers(logs, openness, passes)
+            slopes, change = self._level_layers(logs, relative, passes)
             self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
         else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
             self._interval = 1 if self.every == "auto" else self.every
@@ -325,7 +327,7 @@ class Equalizer:
         """Whether so many neurons were opened that the gradients of this step are of another function."""
         return opened > STALE * self._neurons
 
-    def _level_layers(self, logs: Tensor, openness: list[Tensor], passes: dict[str, list[Pass]]) -> tuple[int, float]:
+    def _level_layers(self, logs: Tensor, relative: list[Tensor], passes: dict[str, list[Pass]]) -> tuple[int, float]:
         """The layer rule; returns the number of slopes changed, and the largest change (its logarithm's size)."""
         errors = logs - logs.median()
         excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
@@ -337,7 +339,7 @@ class Equalizer:
         change = (excess - behind).clamp(-MOST, MOST)
         cores, moved = list(self._cores.values()), [0.0]
         for i in change.nonzero().flatten().tolist():
-            open_enough = bool(openness[i].mean() >= STEEPER)
+            open_enough = bool(relative[i].mean() >= STEEPER)
             if open_enough if change[i] < 0 else not (open_enough and i in normalised):
                 cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
                 moved.append(abs(float(change[i])))
@@ -362,13 +364,13 @@ class Equalizer:
         places = {name: i for i, name in enumerate(self._cores)}
         return [[(places[n], norm) for n, norm in fed.items()] for fed in consumers(passes).values()]
 
-    def _open_saturated(self, passes: dict[str, list[Pass]], openness: list[Tensor]) -> int:
+    def _open_saturated(self, passes: dict[str, list[Pass]], relative: list[Tensor]) -> int:
         """The neuron rule; returns the number of neurons opened."""
-        if not bool((torch.cat(openness) < self.floor).any()):  # one look at the device, not one for every core
+        if not bool((torch.cat(relative) < self.floor).any()):  # one look at the device, not one for every core
             return 0
         return sum(
             self._open_neurons(core, passes[name], (mean < self.floor).to(core.shift.device))
-            for (name, core), mean in zip(self._cores.items(), openness, strict=True)
+            for (name, core), mean in zip(self._cores.items(), relative, strict=True)
         )
 
     def _open_neurons(self, core: SigmoidCore, passes: list[Pass], shut: Tensor) -> int:
@@ -432,13 +434,13 @@ def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, [len(n) for n in norms])])
 
 
-def _openness(passes: Iterable[list[Pass]], home: torch.device) -> list[Tensor]:
+def _mean_relative_slopes(passes: Iterable[list[Pass]], home: torch.device) -> list[Tensor]:
     """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
     sums, factors, constants = [], [], []
     for of_core in passes:
         rows = sum(seen.rows for seen in of_core)
         for seen in of_core:
-            moment, factor, constant = seen.openness()
+            moment, factor, constant = seen.mean_relative_slope()
             sums.append(moment.to(home))
             factors.append(factor * seen.rows / rows)
             constants.append(constant * seen.rows / rows)

@@ -26,6 +26,9 @@ _LAYERS = words(
 )
 _ABOUT = words("size dim ndim numel nelement stride shape dtype device is_cuda requires_grad")
 """What is asked about a tensor, not read from it."""
+_COMPARISONS = words(
+    "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
+)
 _ALIGNED = words("add iadd sub isub mul imul div truediv neg")
 _ELEMENTWISE = words("dropout relu sigmoid tanh relu6 leaky_relu elu selu gelu silu hardtanh softsign hardsigmoid")
 _CONVOLUTIONS: dict[type[nn.Module], int] = {
@@ -52,6 +55,7 @@ class Fate(Enum):
     OUTPUT = "reaches the output"
     GATE = "multiplies another signal"
     UNSEEN = "goes where the data flow is not known"
+    COMPARED = "is compared or rounded"
     UNUSED = "is not used"
 
 
@@ -80,7 +84,7 @@ def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
                 waiting.append(user)
             else:
                 fates.setdefault(found, where)
-    for found in (Fate.OUTPUT, Fate.GATE, Fate.UNSEEN, Fate.HIDDEN):
+    for found in (Fate.OUTPUT, Fate.GATE, Fate.UNSEEN, Fate.HIDDEN, Fate.COMPARED):
         if found in fates:
             return found, fates[found]
     return Fate.UNUSED, ""
@@ -100,6 +104,8 @@ def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Mo
     name = name_of(user)
     if name in _LAYERS:
         return Fate.HIDDEN, ""
+    if name in _COMPARISONS:
+        return Fate.COMPARED, ""
     if name in _PRODUCTS:
         others = [other for other in user.all_input_nodes if other is not value]
         signals = [other for other in others if any(n.op == "placeholder" for n in _above(other))]

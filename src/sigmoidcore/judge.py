@@ -44,8 +44,6 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
             return None, "no core has its range, which is not symmetric about 0"
     if site.writes:
         return None, "it overwrites a tensor: call the function that returns a new one"
-    if layer is None and site.index is None and any(use.by_name for use in site.uses):
-        return None, "it is called with input=, and what measures a core reads the first argument: leave the name out"
     if site.module in held:
         return None, "it is called from a plain list or dict: make that an nn.ModuleList or ModuleDict"
     if not site.name or (site.module is not None and "" in site.names):
@@ -108,6 +106,7 @@ def _why_left(site: Site) -> str:
     return {
         Fate.OUTPUT: "its result reaches the model's output",
         Fate.GATE: "its result multiplies another signal",
+        Fate.COMPARED: "its result is compared or rounded, and no gradient comes back",
         Fate.UNUSED: "its result is not used",
         Fate.HIDDEN: "",
     }[fate]

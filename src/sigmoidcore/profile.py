@@ -175,6 +175,11 @@ def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:
     return [t for child in children for t in floating_tensors(child, all_types)]
 
 
+def given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer reads, as its hooks see it: handed over by position or by name."""
+    return args[0] if args else kwargs.get("input", kwargs.get("inputs"))
+
+
 def check_inputs(inputs: Inputs) -> None:
     """Raise a ValueError if the batch is no tensor, empty or not finite."""
     tensors = floating_tensors(inputs, all_types=True)
@@ -246,7 +251,7 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             # A copy of its own: x may go on elsewhere, too (a skip connection), where what comes back does not count,
             # and may be changed in place there.
-            (x,) = (*args, *kwargs.values())
+            x = given(args, kwargs)
             x = x.clone() if x.requires_grad else x.detach().requires_grad_()
             taps.append((name, x))
             return (x,), {}

@@ -42,7 +42,6 @@ class Use:
         weight: the nearest weight that it depends on, for device and dtype.
         owner: name of the module whose forward makes the call.
         call: how often that forward had been called.
-        by_name: the tensor is handed over by the name of the argument.
     """
 
     fate: Fate
@@ -51,7 +50,6 @@ class Use:
     weight: Tensor | None
     owner: str
     call: int
-    by_name: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +185,6 @@ def _read(
             weight=weight_above(node, root),
             owner=join(part.name, node.meta["owner"]),
             call=node.meta["call"],
-            by_name=not node.args,
         )
         if module is not None:
             uses[module].append(use)

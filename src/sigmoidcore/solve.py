@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sigmoidcore.autograd import NONE, backward_pass, normalises
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, spread, tangential_weights
 from sigmoidcore.networks import RNN
-from sigmoidcore.profile import Inputs, Profile, floating_tensors, run, tapped_modules
+from sigmoidcore.profile import Inputs, Profile, floating_tensors, given, run, tapped_modules
 from sigmoidcore.recurrent import RecurrentCores
-from sigmoidcore.taps import NORMS
 from sigmoidcore.weights import WEIGHTED, make_orthogonal, orthogonal_, scale_to_features, scale_to_unit_outputs
 
 NOT_LEVEL = 1.5
@@ -198,16 +198,16 @@ class Solver:
     def _before_core(self, name: str) -> Callable[..., Any]:
         def before(core: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
             assert isinstance(core, SigmoidCore)
-            if torch._C._current_graph_task_id() != -1:  # a backward pass is going on
+            if backward_pass() != NONE:
                 raise ValueError(
                     f"core '{name}' runs again in an activation checkpoint, whose two passes must be alike: switch "
                     "checkpoints off while slopes are set"
                 )
             if name in self._sources:
                 raise ValueError(f"core '{name}' runs more than once a forward pass: give every place its own core")
-            x = self._solve(name, core, args[0])
+            x = self._solve(name, core, given(args, kwargs))
             self._last_weighted = None
-            return (x, *args[1:]), kwargs
+            return (x,), {}
 
         return before
 
@@ -216,8 +216,8 @@ class Solver:
 
     def _before_recurrent(self, name: str) -> Callable[..., Any]:
         def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = _first(args, kwargs)
-            data = given.data if isinstance(given, PackedSequence) else given
+            sequences = given(args, kwargs)
+            data = sequences.data if isinstance(sequences, PackedSequence) else sequences
             if not bool(torch.isfinite(data).all()):
                 raise _not_finite(name, data)
             assert isinstance(layer, RNN | RecurrentCores)
@@ -226,7 +226,7 @@ class Solver:
                 self._fresh.add(layer)
                 orthogonal = functools.partial(orthogonal_, generator=self._rng)
             self._sources[name] = [self._leaves[leaf] for leaf in self._behind(data)[0]]
-            found = layer.solve(given, self.saturation, orthogonal) if self._solves else layer.measure(given)
+            found = layer.solve(sequences, self.saturation, orthogonal) if self._solves else layer.measure(sequences)
             self.slopes[name], self.levels[name], *notes = found
             if self.saturation is not None and not self.fresh_weights:
                 notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
@@ -241,11 +241,11 @@ class Solver:
 
     def _before_weighted(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if layer not in self._fresh and not self._keeps_weights(layer):
-            given = _first(args, kwargs)
-            reads_inputs = not self._behind(given)[0]
+            x = given(args, kwargs)
+            reads_inputs = not self._behind(x)[0]
             make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
             if reads_inputs:
-                scale_to_features(layer, given)
+                scale_to_features(layer, x)
         self._fresh.add(layer)
 
     def _keeps_weights(self, layer: nn.Module) -> bool:
@@ -284,7 +284,7 @@ class Solver:
             seen.add(node)
             leaf = getattr(node, "variable", None)
             if leaf is None:
-                normalised = normalised or any(norm in node.name() for norm in NORMS)
+                normalised = normalised or normalises(node)
                 waiting.extend(n for n, _ in node.next_functions)
             elif leaf in self._leaves:
                 leaves.append(leaf)
@@ -373,11 +373,6 @@ class Solver:
             signs = torch.randint(0, 2, x.shape, generator=generator).mul_(2).sub_(1)
             self._signs[x.shape] = signs.to(x.device, x.dtype)
         return self._signs[x.shape]
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a layer reads, handed over by position or by name."""
-    return args[0] if args else kwargs.get("input", kwargs.get("inputs"))
 
 
 def _check_weights(model: nn.Module) -> None:

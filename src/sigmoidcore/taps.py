@@ -6,22 +6,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
+from sigmoidcore.autograd import NONE, accumulates, backward_pass, met_first, nearest_leaf
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norm
+from sigmoidcore.profile import given
 
 ROOM = 8
 """From so many passes of a core that wait for a gradient on, those are dropped whose graph is gone."""
-NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
-"""In the names of the autograd nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
 FOLLOWED = 1000
 """Models of more cores are taken for chains: see `_ViewTap` on touching every node of a deep graph."""
-NONE = -1
-"""The number of no backward pass."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -130,9 +128,9 @@ class Taps:
         That is where `zero_grad` stands between the forward and the backward pass.
         """
         passes = self._passes.get(name, [])
-        earlier = [p for p in passes if p.counts and p is not arriving and p.backward != _backward()]
+        earlier = [p for p in passes if p.counts and p is not arriving and p.backward != backward_pass()]
         if earlier:
-            leaf: Tensor = _nearest_leaf(torch._C._current_autograd_node()).variable  # type: ignore[attr-defined]
+            leaf: Tensor = nearest_leaf(torch._C._current_autograd_node()).variable  # type: ignore[attr-defined]
             ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
             if ours and (leaf.grad is None or not bool(leaf.grad.any())):
                 for seen in earlier:
@@ -140,7 +138,10 @@ class Taps:
                     seen.let_go()
 
     def _emptied(self) -> bool:
-        """Whether no parameter holds a gradient, as after `zero_grad`."""
+        """Whether no parameter holds a gradient, as after `zero_grad` before a forward pass.
+
+        (When a gradient arrives it is too late for this question: the layers behind have theirs by then.)
+        """
         gradients = (p.grad for p in self._parameters() if p.grad is not None)
         return not any(bool((g.to_local() if hasattr(g, "to_local") else g).any()) for g in gradients)
 
@@ -148,14 +149,14 @@ class Taps:
         for passes in self._passes.values():
             for seen in passes:
                 seen.let_go()
-        self._passes = {}
+        self._passes, self._room = {}, {}
 
 
 class Pass:
     """One forward pass through one core.
 
-    Nothing is computed before the step: one kind of operation for all cores in turn takes a third of the time that it
-    takes between the operations of the model.
+    Nothing is computed before the step: one kind of operation for all cores in turn takes much less time than the same
+    between the operations of the model.
 
     Args:
         core: the core.
@@ -213,13 +214,13 @@ class Pass:
         self._moment: Tensor | None = None
         self._gradient: Tensor | None = None
         self._norms: list[Tensor] = []
-        self.again = _backward() != NONE
+        self.again = backward_pass() != NONE
         self.backward = NONE
         self.entry: Node | None = None
         self._keep_node = keep_node
-        self.leaf: Node = _nearest_leaf(get_gradient_edge(x).node) if first is None else first.leaf
+        self.leaf: Node = nearest_leaf(get_gradient_edge(x).node) if first is None else first.leaf
         self.samples: int = x.shape[0] if first is None or first.core is core else first.samples
-        hook = partial(self._arrive)
+        hook = partial(self._arrive)  # an object of its own, which lives as long as the graph: see `waits`
         self._hook = weakref.ref(hook)
         self._handle = x.register_hook(hook)  # type: ignore[no-untyped-call]
 
@@ -248,7 +249,7 @@ class Pass:
         """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
         return self._in_rows(self._x).to(self.core.shift.dtype)
 
-    def openness(self) -> tuple[Tensor, float, float]:
+    def mean_relative_slope(self) -> tuple[Tensor, float, float]:
         """Mean relative slope of every neuron, [neurons] or [1], as a tensor, its factor, and what is added then.
 
         With y = sigmoid(z) it is 4 y (1 - y), and 1 - (2y)^2 of a centered y: to 1e-7 in float32, and to 0.02 a sample
@@ -264,13 +265,10 @@ class Pass:
 
         What comes back later through the same graph is then taken for a micro-batch of its own.
         """
-        if self._gradient is not None:
-            self._norms.append(norm(self._gradient))
-            self._gradient = None
-            if self._moment is None and not self.changed:
-                self._moment = self._summed()
-                self._y = self._y.new_empty(0)
-                self._versions = self._versions[0], self._y._version
+        if self.norms() and self._moment is None and not self.changed:
+            self._moment = self._summed()
+            self._y = self._y.new_empty(0)
+            self._versions = self._versions[0], self._y._version
 
     def norms(self) -> list[Tensor]:
         """L2 norms of the gradients that have come back, 0-dim tensors: one, or one each time it was settled."""
@@ -285,21 +283,22 @@ class Pass:
 
     def _arrive(self, gradient: Tensor) -> None:
         entry = None
-        if not _accumulates(self.leaf):
+        if not accumulates(self.leaf):
             entry = torch._C._current_autograd_node()
-            if not _accumulates(_nearest_leaf(entry)):
+            if not accumulates(nearest_leaf(entry)):
                 return
         self._arrived(self)
-        self.backward = _backward()
+        self.backward = backward_pass()
         if self._keep_node:
             self.entry = entry or torch._C._current_autograd_node()
         gradient = gradient.detach()
-        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+        if self._gradient is not None:
+            gradient = _summable(self._gradient) + _summable(gradient)
+        self._gradient = gradient
 
     def _summed(self) -> Tensor:
         """Sum over the rows of y^2 if the core is centered, else of y - y^2, with y / scale for y."""
-        y = self._in_rows(self._y)
-        y = y.float() if y.dtype in _HALF else y
+        y = _summable(self._in_rows(self._y))
         if self.core.centered:
             return y.square().sum(0)
         return torch.addcmul(y, y, y, value=-1 / self.core.scale).sum(0)
@@ -322,31 +321,17 @@ def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]
     Returns:
         For every core the cores that it feeds; what it feeds is empty for one that the loss reads.
     """
-    made = {p.entry: name for name, of_core in passes.items() for p in of_core}
+    cores = {p.entry: name for name, of_core in passes.items() for p in of_core if p.entry is not None}
     found: dict[str, dict[str, bool]] = {name: {} for name in passes}
-    for name, of_core in passes.items():
-        for seen in of_core:
-            for source, normalised in _sources(seen.entry, made):
-                found[source][name] = found[source].get(name, True) and normalised
+    for entry, name in cores.items():
+        for source, normalised in met_first(entry, cores):
+            found[source][name] = found[source].get(name, True) and normalised
     return found
 
 
-def _sources(node: Node | None, made: "Mapping[Node | None, str]") -> "set[tuple[str, bool]]":
-    """The cores that are met first on the way back from a node, each with whether a normalisation was on the way."""
-    waiting = [] if node is None else [(before, False) for before, _ in node.next_functions]
-    visited: set[tuple[Node, bool]] = set()
-    found: set[tuple[str, bool]] = set()
-    while waiting:
-        at = node, normalised = waiting.pop()
-        if node is None or at in visited:
-            continue
-        visited.add((node, normalised))
-        if node in made:
-            found.add((made[node], normalised))
-        elif not hasattr(node, "variable"):
-            normalised = normalised or any(name in node.name() for name in NORMS)
-            waiting.extend((before, normalised) for before, _ in node.next_functions)
-    return found
+def _summable(values: Tensor) -> Tensor:
+    """In float32, if half precision would not hold their sum."""
+    return values.float() if values.dtype in _HALF else values
 
 
 class _ViewTap:
@@ -359,7 +344,7 @@ class _ViewTap:
     stays_behind = True
 
     def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-        (x,) = args or kwargs.values()
+        x = given(args, kwargs)
         transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         if transformed or not (torch.is_grad_enabled() and x.requires_grad):
             return None
@@ -377,38 +362,4 @@ class _Tap:
 
     def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
         if not torch.compiler.is_compiling():
-            (x,) = args or kwargs.values()
-            self._taps.see(self._name, core, x, y)
-
-
-def _backward() -> int:
-    """The number of the backward pass that is running, or NONE."""
-    return torch._C._current_graph_task_id()
-
-
-def _accumulates(leaf: Node) -> bool:
-    """Whether the backward pass that is running puts a gradient into this leaf's `.grad`."""
-    try:
-        return torch._C._will_engine_execute_node(leaf)
-    except RuntimeError:  # `torch.autograd.grad` by that very leaf
-        return False
-
-
-def _nearest_leaf(node: Node) -> Node:
-    """The nearest node before this one, itself included, that accumulates into the `.grad` of a parameter.
-
-    Where there is none, that of another leaf.
-    """
-    front, seen, other = [node], {node}, None
-    while front:
-        for node in front:
-            if hasattr(node, "variable"):
-                if isinstance(node.variable, nn.Parameter):
-                    return node
-                other = other or node
-        front = [before for node in front for before, _ in node.next_functions if before is not None]
-        front = [n for n in dict.fromkeys(front) if n not in seen]
-        seen.update(front)
-    if other is None:
-        raise RuntimeError("a preactivation requires a gradient, but depends on no leaf: report this")
-    return other
+            self._taps.see(self._name, core, given(args, kwargs), y)

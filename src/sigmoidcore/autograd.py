@@ -1,0 +1,76 @@
+"""Questions to PyTorch's autograd: about the graph behind a tensor, and about the backward pass that is running."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.autograd.graph import Node
+
+NONE = -1
+"""The number of no backward pass."""
+_NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
+"""In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+
+
+def backward_pass() -> int:
+    """The number of the backward pass that is running, or NONE."""
+    return torch._C._current_graph_task_id()
+
+
+def accumulates(leaf: Node) -> bool:
+    """Whether the backward pass that is running puts a gradient into this leaf's `.grad`."""
+    try:
+        return torch._C._will_engine_execute_node(leaf)
+    except RuntimeError:  # `torch.autograd.grad` by that very leaf
+        return False
+
+
+def normalises(node: Node) -> bool:
+    """Whether a node is that of a normalisation by the signal, which undoes the size of what it reads."""
+    return any(name in node.name() for name in _NORMS)
+
+
+def nearest_leaf(node: Node) -> Node:
+    """The nearest node before this one, itself included, that accumulates into the `.grad` of a parameter.
+
+    Where there is none, that of another leaf.
+    """
+    front, seen, other = [node], {node}, None
+    while front:
+        for node in front:
+            if hasattr(node, "variable"):
+                if isinstance(node.variable, nn.Parameter):
+                    return node
+                other = other or node
+        front = [before for node in front for before, _ in node.next_functions if before is not None]
+        front = [n for n in dict.fromkeys(front) if n not in seen]
+        seen.update(front)
+    if other is None:
+        raise RuntimeError("a preactivation requires a gradient, but depends on no leaf: report this")
+    return other
+
+
+def met_first(node: Node, among: Mapping[Node, str]) -> set[tuple[str, bool]]:
+    """Which of some nodes are met first on the ways back from a node, and whether a normalisation was on the way.
+
+    Args:
+        node: where the ways begin; it is not met itself.
+        among: the nodes to look for, with their names.
+
+    Returns:
+        (name, whether behind a normalisation), both if there are ways with and without.
+    """
+    waiting = [(before, False) for before, _ in node.next_functions]
+    visited: set[tuple[Node, bool]] = set()
+    found: set[tuple[str, bool]] = set()
+    while waiting:
+        at, normalised = waiting.pop()
+        if at is None or (at, normalised) in visited:
+            continue
+        visited.add((at, normalised))
+        if at in among:
+            found.add((among[at], normalised))
+        elif not hasattr(at, "variable"):
+            behind = normalised or normalises(at)
+            waiting.extend((before, behind) for before, _ in at.next_functions)
+    return found
