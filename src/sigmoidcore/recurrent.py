@@ -59,6 +59,13 @@ class RecurrentCores(Stepwise, nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run over all steps, as the layer of PyTorch does."""
+        if (
+            torch.compiler.is_dynamo_compiling()
+        ):  # which breaks its graph at recurrent layers, and 2.15 reads them wrong
+            return torch.compiler.disable(self._run_whole)(input, hx)
+        return self._run_whole(input, hx)
+
+    def _run_whole(self, input: Any, hx: Any) -> Any:
         if self._on_step is not None:
             return self._unrolled(input, hx)
         return self._plain.forward(self._folded(), input, hx)
