@@ -1,10 +1,13 @@
 """Compiled code runs uncompiled for a while: `torch.compile` does not notice hooks that come and go."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class Eager:
@@ -62,3 +65,14 @@ def eager() -> Iterator[None]:
         yield
     finally:
         release()
+
+
+def uncompiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function, which compiled code calls and does not compile.
+
+    Example:
+        >>> torch.compile(uncompiled(torch.compiler.is_compiling))()
+        False
+    """
+    disable: Callable[[Callable[_P, _R]], Callable[_P, _R]] = torch.compiler.disable
+    return disable(function)

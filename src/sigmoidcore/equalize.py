@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.eager import uncompiled
 from sigmoidcore.gain import mean_relative_slope, spread
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
@@ -164,8 +165,8 @@ class Equalizer:
         self._fed: list[list[tuple[int, bool]]] | None = None
         self._before: Tensor | None = None
         self._hooks = [
-            optimizer.register_step_pre_hook(_untraced(self._before_step)),
-            optimizer.register_step_post_hook(_untraced(self._after_step)),
+            optimizer.register_step_pre_hook(uncompiled(self._before_step)),
+            optimizer.register_step_post_hook(uncompiled(self._after_step)),
         ]
         self._attach_if_due()
 
@@ -409,12 +410,6 @@ class Equalizer:
             most = self._interval / GROWTH if corrected else self._interval * GROWTH
             self._interval = int(max(1, min(LONGEST, most, room / max(speed, 1e-12))))
         self._before = errors
-
-
-def _untraced(hook: Callable[..., None]) -> Callable[..., None]:
-    """The hook, which a compiled `optimizer.step` calls and does not compile."""
-    untraced: Callable[..., None] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
-    return untraced
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from sigmoidcore import through_time
 from sigmoidcore.cells import CELLS, Cell, State, Weights, fold, unroll
+from sigmoidcore.eager import uncompiled
 from sigmoidcore.profile import Stepwise
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -59,10 +60,8 @@ class RecurrentCores(Stepwise, nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run over all steps, as the layer of PyTorch does."""
-        if (
-            torch.compiler.is_dynamo_compiling()
-        ):  # which breaks its graph at recurrent layers, and 2.15 reads them wrong
-            return torch.compiler.disable(self._run_whole)(input, hx)
+        if torch.compiler.is_dynamo_compiling():  # it breaks its graph at recurrent layers, and 2.15 reads them wrong
+            return uncompiled(self._run_whole)(input, hx)
         return self._run_whole(input, hx)
 
     def _run_whole(self, input: Any, hx: Any) -> Any:
