@@ -1,0 +1,1 @@
+"""Diagnose: measure any network, say in words what is wrong and what to do."""

@@ -1,0 +1,101 @@
+"""The diagnosis of a network: what was measured, what is wrong, and what to do. Others show it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.measurement import Measurement
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from sigmoidcore.diagnosis.mend import Mending
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What was diagnosed, for `Diagnosis.mend`; what is not known is None."""
+
+    model: nn.Module
+    inputs: Any = None
+    targets: Any = None
+    loss_fn: Callable[[Any, Any], Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What `diagnose` or a `Monitor` found; `print` it.
+
+    Attributes:
+        measurement: the latest.
+        findings: worst first.
+        history: earlier measurements, if a `Monitor` made them, the latest included; else empty.
+        subject: the model and its batch, or None for a diagnosis that was read from a file.
+    """
+
+    measurement: Measurement
+    findings: tuple[Finding, ...]
+    history: tuple[Measurement, ...] = ()
+    subject: Subject | None = field(default=None, repr=False)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there are neither errors nor warnings."""
+        return all(f.severity is Severity.NOTE for f in self.findings)
+
+    @property
+    def layers(self) -> "pandas.DataFrame":
+        """A row for each layer: needs pandas (extra `tables`)."""
+        from sigmoidcore.diagnosis.table import layers
+
+        return layers(self.measurement)
+
+    def __str__(self) -> str:
+        """Fits a terminal of 80 columns, however many layers there are: findings first, then the worst layers."""
+        from sigmoidcore.diagnosis.text import told
+
+        return told(self)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """JSON with a version number, described in docs/diagnosis-schema.json; also written to `path`, if given."""
+        from sigmoidcore.diagnosis.record import to_json
+
+        return to_json(self, path)
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> "Diagnosis":
+        """Read what `to_json` gave, from a `Path` or from the text itself."""
+        from sigmoidcore.diagnosis.record import from_json
+
+        return from_json(source)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one self-contained page that needs no network; returns its path."""
+        from sigmoidcore.diagnosis.page import to_html
+
+        return to_html(self, path)
+
+    def plot(self) -> "Figure":
+        """Profile, saturation and activations over depth: needs matplotlib (extra `plots`)."""
+        from sigmoidcore.diagnosis.plots import overview
+
+        return overview(self)
+
+    def mend(self, **options: Any) -> "Mending":
+        """Apply what can be applied; see `mend.mend`."""
+        from sigmoidcore.diagnosis.mend import mend
+
+        return mend(self, **options)
+
+
+def judged(measurements: Sequence[Measurement], subject: Subject | None = None) -> Diagnosis:
+    """The diagnosis of one measurement, or of the measurements of a training, latest last."""
+    from sigmoidcore.diagnosis.rules import find
+
+    history = tuple(measurements) if len(measurements) > 1 else ()
+    return Diagnosis(measurements[-1], find(measurements), history, subject)

@@ -1,0 +1,39 @@
+"""What the rules say of a measurement."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad a finding is. A network with errors or warnings is called broken; notes are facts worth knowing."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing.
+
+    Attributes:
+        rule: stable identifier, such as "SC101"; docs/rules.md has a section for each.
+        name: of the rule, such as "vanishing gradient".
+        severity: see `Severity`.
+        layers: names of the layers (or, for rules about weights, of the parameters) that it is about, worst first.
+        value: the worst number.
+        threshold: what it was compared with.
+        message: what is wrong, one or two sentences with names and numbers.
+        remedy: what to do, in words.
+        call: the exact call by which Sigmoid Core can mend it, or None.
+    """
+
+    rule: str
+    name: str
+    severity: Severity
+    layers: tuple[str, ...]
+    value: float
+    threshold: float
+    message: str
+    remedy: str
+    call: str | None = None
