@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.eager import uncompiled
-from sigmoidcore.gain import mean_relative_slope, spread
+from sigmoidcore.gain import spread
+from sigmoidcore.neurons import open_neurons
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
 from sigmoidcore.taps import FOLLOWED, Pass, Taps, consumers
@@ -24,8 +25,6 @@ GROWTH = 4
 """The automatic cadence makes the interval at most so many times as long as the last one, or as short."""
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
-OPEN = 0.8
-"""Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""
 STEEPER = 0.5
 """Mean relative slope of a layer from which on its slope may be raised; a saturated one would only saturate more."""
 STALE = 0.01
@@ -369,28 +368,13 @@ class Equalizer:
         """The neuron rule; returns the number of neurons opened."""
         if not bool((torch.cat(relative) < self.floor).any()):  # one look at the device, not one for every core
             return 0
-        return sum(
-            self._open_neurons(core, passes[name], (mean < self.floor).to(core.shift.device))
-            for (name, core), mean in zip(self._cores.items(), relative, strict=True)
-        )
-
-    def _open_neurons(self, core: SigmoidCore, passes: list[Pass], shut: Tensor) -> int:
-        """Move the shifts of the neurons that are shut, and lower their slopes if that is not enough."""
-        count = int(shut.sum())
-        if not count:
-            return 0
-        x = torch.cat([p.x[:, shut] for p in passes])
-        alpha, shift = core.alpha.reshape(-1).clone(), core.shift.reshape(-1).clone()
-        shift[shut] = self._ranks.means([x.mean(0)], [len(x)])[0]
-        x = x - shift[shut]
-        wide = shut.clone()
-        wide[shut] = self._ranks.means([mean_relative_slope(alpha[shut] * x)], [len(x)])[0] < self.floor
-        alpha[wide] = self._ranks.slope_for_floor(x[:, wide[shut]], alpha[wide], max(OPEN, self.floor))
-        if not bool(torch.isfinite(shift).all() and torch.isfinite(alpha).all()):
-            return 0
-        core.set_shift(shift.reshape(core.shift.shape))
-        core.set_slope(alpha.reshape(core.shift.shape))
-        return count
+        opened = 0
+        for (name, core), mean in zip(self._cores.items(), relative, strict=True):
+            shut = (mean < self.floor).to(core.shift.device)
+            if bool(shut.any()):
+                x = torch.cat([p.x[:, shut] for p in passes[name]])
+                opened += open_neurons(core, x, shut, self.floor, self._ranks)
+        return opened
 
     def _set_interval(self, logs: Tensor, corrected: bool) -> None:
         """Look again before the profile has moved to the edge of the band, at the speed seen since the last look.
