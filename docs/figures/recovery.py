@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from sigmoidcore import MLP, prepare
 from sigmoidcore.gain import mean_relative_slope
-from sigmoidcore.plots import _INK, PALETTE, _figure, _style
+from sigmoidcore.style import INK, PALETTE, new_figure, style_axes
 from sigmoidcore.training import digits, train
 from sigmoidcore.training.loop import accuracy
 
@@ -65,7 +65,7 @@ def measure(how: str, equalize: bool, seed: int) -> dict[str, list[float]]:
 
 def draw(runs: dict[str, dict[str, list[dict[str, list[float]]]]]) -> Figure:
     """A panel for each way of saturation: medians over the seeds, and in a lighter shade their range."""
-    figure = _figure(9.0, 4.4)
+    figure = new_figure(9.0, 4.4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (how, cases) in zip(panels, runs.items(), strict=True):
         for results, colour, marker in zip(cases.values(), ("blue", "vermilion"), "so", strict=True):
@@ -76,7 +76,7 @@ def draw(runs: dict[str, dict[str, list[dict[str, list[float]]]]]) -> Figure:
                 axes.plot(epochs, middle, line, color=PALETTE[colour], linewidth=2, marker=marker, markersize=4)
         what = f"z + {DRIVES[how]:g}" if how == "offset" else f"z × {DRIVES[how]:g}"
         label = "percent" if axes is panels[0] else ""
-        _style(axes, f"Saturated by {how} ({what})", "epoch (0: before training)", label)
+        style_axes(axes, f"Saturated by {how} ({what})", "epoch (0: before training)", label)
         axes.set_ylim(-3, 103)
         axes.set_xticks(range(0, EPOCHS + 1, 2))
     handles = [
@@ -90,7 +90,7 @@ def draw(runs: dict[str, dict[str, list[dict[str, list[float]]]]]) -> Figure:
         ncols=2,
         fontsize=9,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         handlelength=3,
         alignment="left",
     )

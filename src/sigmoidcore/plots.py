@@ -11,10 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
@@ -22,29 +19,10 @@ from matplotlib.transforms import blended_transform_factory
 from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalize import Sample
 from sigmoidcore.profile import Profile
+from sigmoidcore.style import FAINT, INK, NOTHING, PALETTE, ROW, SMALL_AND_LARGE, new_figure, style_axes
 from sigmoidcore.training.loop import Result
 
-__all__ = ["PALETTE", "article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
-
-# --- style -----------------------------------------------------------------------------------------------------------
-
-PALETTE = {
-    "black": "#000000",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermilion": "#D55E00",
-    "purple": "#CC79A7",
-}
-"""Okabe and Ito's eight colours, told apart with any colour vision (jfly.uni-koeln.de/color, 2008)."""
-
-_INK = "#222222"
-_FAINT = "#D9D9D9"
-_NOTHING = "#9A9A9A"
-_ROW = 0.045
-"""Height, as a share of the axes, of a row of marks for layers that a log axis has no place for."""
+__all__ = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
 
 # Colour, line and marker change together: curves can be told apart in black and white too.
 _CURVES = (
@@ -66,30 +44,6 @@ _PAIRS = (
     (PALETTE["green"], "-", "P"),
     (PALETTE["black"], ":", "X"),
 )
-_SMALL_AND_LARGE = LinearSegmentedColormap.from_list(
-    "small_and_large", [PALETTE["blue"], "white", PALETTE["vermilion"]]
-)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty white figure, in inches, that fits its labels by itself."""
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03)
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
-
-
-def _style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """What every panel has in common: title at the left, labelled axes, no box, a faint grid behind the data."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=10)
-    axes.set_xlabel(x_label, fontsize=10, color=_INK)
-    axes.set_ylabel(y_label, fontsize=10, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.grid(True, color=_FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def article_fit(fit: Fit) -> Figure:
@@ -101,7 +55,7 @@ def article_fit(fit: Fit) -> Figure:
         >>> [axes.get_xlabel() for axes in figure.axes]
         ['preactivation x', 'epoch']
     """
-    figure = _figure(9.0, 3.8)
+    figure = new_figure(9.0, 3.8)
     curves, losses = figure.subplots(1, 2, width_ratios=(3, 2))
 
     margin = 0.1 * (np.ptp(fit.x) or 10.0)
@@ -113,8 +67,8 @@ def article_fit(fit: Fit) -> Figure:
     )
     curves.plot(fit.x, fit.y, "o", color=PALETTE["black"], markersize=7, label="ground truth", zorder=3, clip_on=False)
     curves.set_xlim(x[0], x[-1])
-    curves.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=_INK)
-    _style(curves, "Ground truth and Sigmoid Core", "preactivation x", "output y")
+    curves.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK)
+    style_axes(curves, "Ground truth and Sigmoid Core", "preactivation x", "output y")
 
     epochs = np.arange(fit.loss.size)
     losses.semilogy(epochs, fit.loss, color=PALETTE["blue"], linewidth=2)
@@ -127,10 +81,10 @@ def article_fit(fit: Fit) -> Figure:
             textcoords="offset points",
             ha="left" if epoch == 0 else "right",
             fontsize=9,
-            color=_INK,
+            color=INK,
         )
-    _style(losses, "Training", "epoch", "mean squared error")
-    losses.grid(True, which="minor", axis="y", color=_FAINT, linewidth=0.3)
+    style_axes(losses, "Training", "epoch", "mean squared error")
+    losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
     return figure
 
 
@@ -155,7 +109,7 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     """
     if not profiles:
         raise ValueError("there are no profiles to draw: give at least one by its name")
-    figure = _figure(9.0, 4.6)
+    figure = new_figure(9.0, 4.6)
     axes = figure.subplots()
     axes.set_yscale("log")
     sizes = {name: profile.sizes.numpy() for name, profile in profiles.items()}
@@ -169,7 +123,7 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
         facts = [f"spread {profiles[name].spread:.4g}"]
         for names, marked, word in ((vanished, values == 0, "vanished"), (odd, ~np.isfinite(values), "not finite")):
             if marked.any():
-                height = (names.index(name) + 0.5) * _ROW
+                height = (names.index(name) + 0.5) * ROW
                 at = np.full(int(marked.sum()), height if names is vanished else 1 - height)
                 axes.plot(layers[marked], at, "x", color=colour, markersize=4, transform=beside)
                 facts.append(f"{word} in {int(marked.sum())} of {len(values)} layers")
@@ -187,24 +141,24 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     longest = max(len(values) for values in sizes.values())
     axes.set_xlim(1 - 0.02 * longest, 1.02 * longest)
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
-    _style(
+    style_axes(
         axes,
         "Gradient size in every layer",
         f"layer (1 is next to the input, {longest} next to the loss)",
         "gradient size",
     )
-    room = (high / low) ** (_ROW / 2)
+    room = (high / low) ** (ROW / 2)
     low, high = (band[0] * room if vanished else band[0]), (band[1] / room if odd else band[1])
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
     axes.minorticks_off()
-    for names, place, text in ((vanished, len(vanished) * _ROW / 2, "0"), (odd, 1 - len(odd) * _ROW / 2, "not finite")):
+    for names, place, text in ((vanished, len(vanished) * ROW / 2, "0"), (odd, 1 - len(odd) * ROW / 2, "not finite")):
         if names:
-            half = len(names) * _ROW / 2
-            patch = Rectangle((0, place - half), 1, 2 * half, color=_FAINT, alpha=0.5, linewidth=0, zorder=0)
+            half = len(names) * ROW / 2
+            patch = Rectangle((0, place - half), 1, 2 * half, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
             patch.set_transform(axes.transAxes)
             axes.add_patch(patch)
-            axes.text(-0.008, place, text, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=_INK)
-    figure.legend(loc="outside lower left", fontsize=9, frameon=False, labelcolor=_INK)
+            axes.text(-0.008, place, text, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
+    figure.legend(loc="outside lower left", fontsize=9, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -214,8 +168,8 @@ def _limits(sizes: np.ndarray, rows_below: int, rows_above: int) -> tuple[float,
     least, most = (math.log10(known.min()), math.log10(known.max())) if known.size else (-1.0, 0.0)
     margin = max((3 - (most - least)) / 2, 0.05 * (most - least))
     least, most = least - margin, most + margin
-    decade = (most - least) / (1 - _ROW * (rows_below + rows_above))
-    return 10 ** (least - decade * _ROW * rows_below), 10 ** (most + decade * _ROW * rows_above), (10**least, 10**most)
+    decade = (most - least) / (1 - ROW * (rows_below + rows_above))
+    return 10 ** (least - decade * ROW * rows_below), 10 ** (most + decade * ROW * rows_above), (10**least, 10**most)
 
 
 def learning_curves(results: Mapping[str, Result]) -> Figure:
@@ -234,7 +188,7 @@ def learning_curves(results: Mapping[str, Result]) -> Figure:
     """
     if not results:
         raise ValueError("there are no results to draw: give at least one by its name")
-    figure = _figure(9.0, 4.0)
+    figure = new_figure(9.0, 4.0)
     losses, accuracies = figure.subplots(1, 2)
     for (name, result), (colour, line, marker) in zip(results.items(), itertools.cycle(_CURVES)):
         for axes, values in ((losses, result.losses), (accuracies, result.accuracies)):
@@ -256,17 +210,17 @@ def learning_curves(results: Mapping[str, Result]) -> Figure:
         labelled = (2, 5) if high / low < 1000 else ()
         losses.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         losses.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
-        losses.tick_params(which="minor", colors=_INK, labelsize=9)
+        losses.tick_params(which="minor", colors=INK, labelsize=9)
     accuracies.set_ylim(-3, 103)
     epochs_run = max(len(result.losses) for result in results.values())
     for axes in (losses, accuracies):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0.7, max(2, epochs_run) + 0.3)
-    _style(losses, "Training loss", "epoch", "cross-entropy")
-    _style(accuracies, "Test accuracy", "epoch", "percent")
-    losses.grid(True, which="minor", axis="y", color=_FAINT, linewidth=0.3)
+    style_axes(losses, "Training loss", "epoch", "cross-entropy")
+    style_axes(accuracies, "Test accuracy", "epoch", "percent")
+    losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
     handles, labels = losses.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9, frameon=False, labelcolor=_INK)
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -300,9 +254,9 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
     sizes = np.concatenate([np.abs(table[np.isfinite(table)]) for table in relative.values()])
     limit = float(np.clip(sizes.max(initial=0), 0.5, 3.0))
 
-    figure = _figure(9.0 if len(histories) > 1 else 7.0, 4.2)
+    figure = new_figure(9.0 if len(histories) > 1 else 7.0, 4.2)
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-    colours = _SMALL_AND_LARGE.with_extremes(bad=_NOTHING)
+    colours = SMALL_AND_LARGE.with_extremes(bad=NOTHING)
     for axes, (name, table) in zip(panels, relative.items(), strict=True):
         at = np.array([sample.step for sample in histories[name]], dtype=float)
         end = at[-1] + max(1.0, np.diff(at).max(initial=1.0))
@@ -313,8 +267,8 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
             edges, rows, np.ma.masked_invalid(table), cmap=colours, vmin=-limit, vmax=limit, rasterized=True
         )
         above = blended_transform_factory(axes.transData, axes.transAxes)
-        axes.plot(at, np.full(len(at), 1.012), "|", color=_INK, markersize=4, transform=above, clip_on=False)
-        _style(
+        axes.plot(at, np.full(len(at), 1.012), "|", color=INK, markersize=4, transform=above, clip_on=False)
+        style_axes(
             axes,
             name,
             "step (marks at the top: samples)",
@@ -326,15 +280,15 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     bar = figure.colorbar(mesh, ax=list(panels), extend="both" if sizes.max(initial=0) > limit else "neither", pad=0.02)
-    bar.set_label("gradient size over the median, log10", fontsize=10, color=_INK)
-    bar.ax.tick_params(colors=_INK, labelsize=9)
+    bar.set_label("gradient size over the median, log10", fontsize=10, color=INK)
+    bar.ax.tick_params(colors=INK, labelsize=9)
     if any(not np.isfinite(table).all() for table in relative.values()):
         figure.legend(
-            handles=[Patch(facecolor=_NOTHING, label="no gradient: 0, or not finite")],
+            handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")],
             loc="outside lower left",
             fontsize=9,
             frameon=False,
-            labelcolor=_INK,
+            labelcolor=INK,
         )
     return figure
 

@@ -1,0 +1,44 @@
+"""The style of all figures: colours, an empty figure, and what every panel has in common. Needs matplotlib."""
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+PALETTE = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+}
+"""Okabe and Ito's eight colours, told apart with any colour vision (jfly.uni-koeln.de/color, 2008)."""
+
+INK = "#222222"
+FAINT = "#D9D9D9"
+NOTHING = "#9A9A9A"
+ROW = 0.045
+"""Height, as a share of the axes, of a row of marks for layers that a log axis has no place for."""
+
+SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE["blue"], "white", PALETTE["vermilion"]])
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure, in inches, that fits its labels by itself."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03)
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """What every panel has in common: title at the left, labelled axes, no box, a faint grid behind the data."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
+    axes.set_xlabel(x_label, fontsize=10, color=INK)
+    axes.set_ylabel(y_label, fontsize=10, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(True, color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
