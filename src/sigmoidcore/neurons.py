@@ -36,3 +36,12 @@ def open_neurons(core: SigmoidCore, x: Tensor, shut: Tensor, floor: float, ranks
     core.set_shift(shift.reshape(core.shift.shape))
     core.set_slope(alpha.reshape(core.shift.shape))
     return int(shut.sum())
+
+
+def in_rows(core: SigmoidCore, values: Tensor) -> Tensor:
+    """What a core reads or makes, as [rows, neurons], or [rows, 1] if the layer has one slope."""
+    if core.num_features is None:
+        return values.reshape(-1, 1)
+    if values.dim() == 2 and core.dim % 2 == 1:
+        return values
+    return values.movedim(core.dim, -1).flatten(0, -2)

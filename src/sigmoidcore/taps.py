@@ -14,6 +14,7 @@ from sigmoidcore import eager
 from sigmoidcore.autograd import NONE, accumulates, backward_pass, met_first, nearest_leaf
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norm
+from sigmoidcore.neurons import in_rows
 from sigmoidcore.profile import given
 
 ROOM = 8
@@ -247,7 +248,7 @@ class Pass:
     @property
     def x(self) -> Tensor:
         """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
-        return self._in_rows(self._x).to(self.core.shift.dtype)
+        return in_rows(self.core, self._x).to(self.core.shift.dtype)
 
     def mean_relative_slope(self) -> tuple[Tensor, float, float]:
         """Mean relative slope of every neuron, [neurons] or [1], as a tensor, its factor, and what is added then.
@@ -298,18 +299,10 @@ class Pass:
 
     def _summed(self) -> Tensor:
         """Sum over the rows of y^2 if the core is centered, else of y - y^2, with y / scale for y."""
-        y = _summable(self._in_rows(self._y))
+        y = _summable(in_rows(self.core, self._y))
         if self.core.centered:
             return y.square().sum(0)
         return torch.addcmul(y, y, y, value=-1 / self.core.scale).sum(0)
-
-    def _in_rows(self, values: Tensor) -> Tensor:
-        core = self.core
-        if core.num_features is None:
-            return values.reshape(-1, 1)
-        if values.dim() == 2 and core.dim % 2 == 1:
-            return values
-        return values.movedim(core.dim, -1).flatten(0, -2)
 
 
 def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]]:
