@@ -2,9 +2,9 @@
 
     import sigmoidcore as sc
 
-The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`, `fold`; the core itself:
-`SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`, `ConvNet`, `RNN`; PyTorch's recurrent
-layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr`.
+The public names, one verb a module: `convert`, `prepare`, `calibrate`, `Equalizer`, `diagnose` (and `Monitor`), `fold`;
+the core itself: `SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `MLP`, `ConvNet`, `RNN`; PyTorch's
+recurrent layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr`.
 """
 
 from sigmoidcore import networks, recurrent
@@ -12,6 +12,9 @@ from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.conversion import Activation, Conversion
 from sigmoidcore.convert import convert
 from sigmoidcore.core import SigmoidCore, sigmoid_core
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.monitor import Monitor
+from sigmoidcore.diagnosis.probe import diagnose
 from sigmoidcore.equalize import Equalizer
 from sigmoidcore.fold import fold
 from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr
@@ -26,12 +29,15 @@ __all__ = [
     "Calibration",
     "ConvNet",
     "Conversion",
+    "Diagnosis",
     "Equalizer",
+    "Monitor",
     "Profile",
     "SigmoidCore",
     "calibrate",
     "convert",
     "depth_scaled_lr",
+    "diagnose",
     "fold",
     "gradient_profile",
     "networks",

@@ -108,9 +108,30 @@ class Ranks:
             largest=lambda largest: self._sum(largest, x.device, "MAX").to(x.dtype),
         )
 
+    def total(self, values: Tensor, device: torch.device, op: str = "SUM") -> Tensor:
+        """Sum (or "MAX") over the ranks of numbers that each has, in float64; `device` is where the model is.
+
+        Example:
+            >>> Ranks().total(torch.tensor([1.0, 2.0]), torch.device("cpu"))
+            tensor([1., 2.], dtype=torch.float64)
+        """
+        return values.to(torch.float64) if self.count == 1 else self._sum(values, device, op)
+
     def _sum(self, values: Tensor, device: torch.device, op: str = "SUM") -> Tensor:
         """Sum (or "MAX") over the ranks in float64, on the device that the backend takes; returned to where it was."""
         wanted = "cpu" if "gloo" in distributed.get_backend(self._group) else device
         total = values.to(wanted, torch.float64, copy=True)
         distributed.all_reduce(total, op=getattr(distributed.ReduceOp, op), group=self._group)
         return total.to(values.device)
+
+
+class Alone(Ranks):
+    """One process by itself, whether or not others run beside it."""
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def count(self) -> int:
+        """One."""
+        return 1

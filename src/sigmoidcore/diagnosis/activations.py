@@ -1,0 +1,130 @@
+"""The activations that the probe knows: by the name of the function, how open a neuron is at each of its values.
+
+The *relative slope* is the size of the local derivative over the largest that the activation has anywhere: 4 sigma'(x)
+for a sigmoid, 1 or 0 for ReLU. From the output where it tells, for the input may be gone by then.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Slope = Callable[[Tensor, Mapping[str, Any]], Tensor]
+"""Relative slopes, the shape of the tensor, from input or output and the other arguments of the call."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One kind of activation.
+
+    Attributes:
+        slope: gives the relative slopes.
+        by_output: from the output; otherwise from the input.
+        flat: a part of it has derivative 0: a neuron that stays there is dead.
+        shuts: its derivative may come near 0 without being it: a neuron may be saturated. False for the ReLU family.
+        options: names of the arguments after the input, in order, as far as `slope` needs them.
+    """
+
+    slope: Slope
+    by_output: bool = False
+    flat: bool = False
+    shuts: bool = True
+    options: tuple[str, ...] = ()
+
+
+def _gelu(x: Tensor, _: Mapping[str, Any]) -> Tensor:
+    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    below: Tensor = torch.special.ndtr(x)
+    slope: Tensor = (below + x * density).abs()
+    return slope / GELU_STEEPEST
+
+
+def _silu(x: Tensor, _: Mapping[str, Any]) -> Tensor:
+    y = torch.sigmoid(x)
+    return (y * (1 + x * (1 - y))).abs() / SILU_STEEPEST
+
+
+def _mish(x: Tensor, _: Mapping[str, Any]) -> Tensor:
+    inner = torch.tanh(functional.softplus(x))
+    slope: Tensor = (inner + x * (1 - inner.square()) * torch.sigmoid(x)).abs()
+    return slope / MISH_STEEPEST
+
+
+def _hardswish(x: Tensor, _: Mapping[str, Any]) -> Tensor:
+    slope: Tensor = torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6)).abs()
+    return slope / 1.5
+
+
+def _elu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+    alpha = float(given.get("alpha", 1.0))
+    return torch.where(y > 0, 1.0, y + alpha).abs() / max(1.0, abs(alpha))
+
+
+def _between(low: float, high: float) -> Slope:
+    def slope(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+        return ((y > given.get("min_val", low)) & (y < given.get("max_val", high))).to(torch.float32)
+
+    return slope
+
+
+def _positive(y: Tensor, _: Mapping[str, Any]) -> Tensor:
+    return (y > 0).to(torch.float32)
+
+
+def _leaky(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+    below = abs(float(given.get("negative_slope", 0.01)))
+    slope: Tensor = torch.where(y > 0, 1.0, below)
+    return slope / max(1.0, below)
+
+
+GELU_STEEPEST = 1.1289042
+"""Largest derivative of GELU, at x = sqrt(2)."""
+SILU_STEEPEST = 1.0998393
+"""Largest derivative of SiLU, at x = 2.3994."""
+MISH_STEEPEST = 1.0884982
+"""Largest derivative of Mish, at x = 1.4906."""
+
+_RELU = Activation(_positive, by_output=True, flat=True, shuts=False)
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "sigmoid": Activation(lambda y, _: 4 * y * (1 - y), by_output=True),
+    "tanh": Activation(lambda y, _: 1 - y.square(), by_output=True),
+    "softsign": Activation(lambda y, _: (1 - y.abs()).square(), by_output=True),
+    "hardsigmoid": Activation(_between(0.0, 1.0), by_output=True, flat=True),
+    "hardtanh": Activation(_between(-1.0, 1.0), by_output=True, flat=True, options=("min_val", "max_val")),
+    "relu6": Activation(_between(0.0, 6.0), by_output=True, flat=True),
+    "relu": _RELU,
+    "leaky_relu": Activation(_leaky, by_output=True, shuts=False, options=("negative_slope",)),
+    "elu": Activation(_elu, by_output=True, options=("alpha",)),
+    "celu": Activation(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
+    "selu": Activation(lambda x, _: torch.where(x > 0, 1 / 1.6732632423543772, torch.exp(x.clamp(max=0)))),
+    "softplus": Activation(lambda x, g: torch.sigmoid(x * g.get("beta", 1.0)), options=("beta",)),
+    "log_sigmoid": Activation(lambda x, _: torch.sigmoid(-x)),
+    "gelu": Activation(_gelu),
+    "silu": Activation(_silu),
+    "mish": Activation(_mish),
+    "hardswish": Activation(_hardswish, flat=True),
+    "threshold": Activation(
+        lambda x, g: (x > g["threshold"]).to(torch.float32), flat=True, shuts=False, options=("threshold",)
+    ),
+}
+"""By the function's name without underscores at its ends, which in-place ones have."""
+
+
+def relative_slopes(activation: Activation, values: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Relative slopes, float32, from what the activation was given or gave.
+
+    Args:
+        activation: its kind.
+        values: input or output, as `by_output` says; any shape and floating dtype.
+        args: arguments of the call after the input.
+        kwargs: its named ones.
+    """
+    given = {**dict(zip(activation.options, args, strict=False)), **kwargs}
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    return activation.slope(values, given)

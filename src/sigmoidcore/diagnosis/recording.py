@@ -1,0 +1,211 @@
+"""One forward pass that is being measured, and what comes back through it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from sigmoidcore.autograd import accumulates, nearest_leaf
+from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
+from sigmoidcore.diagnosis.statistics import (
+    Sums,
+    by_sample,
+    dot_product_weights,
+    keys_allowed,
+    see_attention,
+    see_output,
+    see_slopes,
+    squared_size,
+    step_squares,
+)
+from sigmoidcore.diagnosis.tracker import (
+    ATTENTION,
+    DOT_PRODUCT,
+    RECURRENT,
+    Frame,
+    Row,
+    Tracker,
+    attention_weights,
+    tensors,
+)
+
+ATTENDED = 4
+"""Samples whose attention weights are looked at."""
+
+
+class Recording:
+    """Takes statistics of every layer of a forward pass as it runs, and of the gradients that come back.
+
+    Nothing of the pass is kept but numbers. The hooks are on tensors, and go with the graph.
+
+    Args:
+        names: the model's modules by identity.
+        parameters: names of its parameters by identity.
+        stack: the modules that are running.
+        samples: of the batch; 0: the length of what the first layer reads.
+        most: samples that statistics across samples are taken from; None: all.
+        arrived: is called when a gradient arrives that counts.
+
+    Attributes:
+        tracker: the mode that sees the pass; enter it while the model runs.
+        sums: statistics by row.
+        inputs: statistics of the model's inputs.
+        notes: what could not be seen.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        parameters: Mapping[int, str],
+        stack: list[Frame],
+        *,
+        samples: int,
+        most: int | None,
+        arrived: Callable[["Recording"], None],
+    ) -> None:
+        self.tracker = Tracker(names, parameters, stack, self)
+        self.sums: list[Sums] = []
+        self.inputs = Sums()
+        self.samples = samples
+        self.notes: dict[str, None] = {}
+        self._most = most
+        self._arrived = arrived
+        self._leaf: Node | None = None
+        self._slopes: tuple[Tensor, bool] | None = None
+        self._steps: Steps | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether any gradient has come back."""
+        return any(s.arrivals for s in self.sums)
+
+    @torch.no_grad()
+    def see_inputs(self, values: Any) -> None:
+        """Take note of the model's inputs."""
+        for tensor in tensors(values):
+            if tensor.is_floating_point():
+                see_output(self.inputs, tensor.detach(), self.samples, self._most)
+
+    def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """See the input of an activation; give a recurrent layer an input that tells what comes back to it."""
+        if function in RECURRENT:
+            return self._before_recurrent(args)
+        activation = ACTIVATIONS[function]
+        x = args[0] if args else kwargs.get("input")
+        if not activation.by_output and isinstance(x, Tensor) and x.numel():
+            self._slopes = self._relative(activation, x.detach(), args[1:], kwargs), activation.flat
+        return args
+
+    @torch.no_grad()
+    def after(self, row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
+        """Take the statistics of a layer, and listen to its gradient."""
+        sums = Sums()
+        self.sums.append(sums)
+        output = outputs[0].detach()
+        if not self.samples:
+            first = next(tensors((args, kwargs)), output)
+            self.samples = len(first) if first.dim() else 1
+        row.data.update(shape=tuple(output.shape), dtype=output.dtype)
+        see_output(sums, output, self.samples, self._most)
+        activation = ACTIVATIONS.get(row.function)
+        if activation is not None and output.numel():
+            if activation.by_output:
+                self._slopes = self._relative(activation, output, args[1:], kwargs), activation.flat
+            if self._slopes is not None:
+                see_slopes(sums, self._slopes[0], row.dim, self._slopes[1])
+            row.data["shuts"] = activation.shuts
+        self._slopes = None
+        self._see_attention(row, sums, args, kwargs, output)
+        if self._steps is not None:
+            self._steps.sums, self._steps = sums, None
+        for value in outputs:
+            if value.requires_grad:
+                value.register_hook(partial(self._arrive, sums))  # type: ignore[no-untyped-call]
+
+    def _relative(
+        self, activation: Activation, values: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        with torch.no_grad():
+            return relative_slopes(activation, by_sample(values, self.samples, self._most), args, kwargs)
+
+    def _see_attention(
+        self, row: Row, sums: Sums, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
+        try:
+            if row.function == "softmax":
+                scores = args[0] if args else kwargs["input"]
+                if scores.shape != output.shape:
+                    return
+                dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+                if dim is not None and scores.dim() > 1 and dim % scores.dim() == scores.dim() - 1:
+                    see_attention(sums, output[:ATTENDED], keys_allowed(scores.detach()[:ATTENDED]))
+            elif row.function == ATTENTION:
+                see_attention(sums, attention_weights(args, kwargs, ATTENDED))
+            elif row.function == DOT_PRODUCT:
+                names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                weights, allowed = dot_product_weights(
+                    given["query"].detach(),
+                    given["key"].detach(),
+                    given.get("attn_mask"),
+                    bool(given.get("is_causal")),
+                    given.get("scale"),
+                    ATTENDED,
+                )
+                see_attention(sums, weights, allowed)
+        except (RuntimeError, TypeError, AssertionError, IndexError) as error:
+            self.notes[f"the attention weights of {row.name} were not seen: {str(error).splitlines()[0]}"] = None
+
+    def _before_recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled() or not args:
+            return args
+        x = args[0]
+        packed = args[1] if isinstance(args[1], Tensor) and not args[1].is_floating_point() else None
+        steps = Steps(packed, 1 if packed is None and args[-1] is True and x.dim() == 3 else 0)
+        x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        x.register_hook(partial(self._arrive_steps, steps))
+        self._steps = steps
+        return (x, *args[1:])
+
+    def _counts(self) -> bool:
+        """Whether the gradient that arrives is on its way into the `.grad` of a parameter."""
+        if self._leaf is not None and accumulates(self._leaf):
+            return True
+        leaf = nearest_leaf(torch._C._current_autograd_node())
+        if accumulates(leaf):
+            self._leaf = leaf
+            return True
+        return False
+
+    @torch.no_grad()
+    def _arrive(self, sums: Sums, gradient: Tensor) -> None:
+        if not self._counts():
+            return
+        self._arrived(self)
+        size, nonfinite = squared_size(gradient)
+        sums.gradient = sums.gradient + size
+        sums.nonfinite_gradient = sums.nonfinite_gradient + nonfinite
+        sums.samples = float(self.samples)
+        sums.arrivals += 1
+
+    @torch.no_grad()
+    def _arrive_steps(self, steps: "Steps", gradient: Tensor) -> None:
+        if steps.sums is None or not self._counts():
+            return
+        squares, samples = step_squares(gradient, steps.batch_sizes, steps.time_dim)
+        if steps.sums.steps is None:
+            steps.sums.steps, steps.sums.step_samples = squares, samples
+        else:
+            steps.sums.steps = steps.sums.steps + squares
+
+
+class Steps:
+    """How the input of a recurrent layer counts its steps, and where what comes back to them goes."""
+
+    def __init__(self, batch_sizes: Tensor | None, time_dim: int) -> None:
+        self.batch_sizes = batch_sizes
+        self.time_dim = time_dim
+        self.sums: Sums | None = None

@@ -1,0 +1,344 @@
+"""Follows one forward pass, function by function: which layers there are, what feeds what, which weights they use.
+
+A `TorchFunctionMode` sees every call of PyTorch that the model makes, from its modules and from its own code alike;
+module hooks say in which module it happened. It computes nothing: it tells a listener what came in and out of a layer.
+"""
+
+import inspect
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from sigmoidcore.diagnosis.activations import ACTIVATIONS
+from sigmoidcore.diagnosis.measurement import Role
+
+RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+ATTENTION = "multi_head_attention_forward"
+DOT_PRODUCT = "scaled_dot_product_attention"
+PRODUCTS = frozenset({"matmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "rmatmul"})
+WEIGHTED = (
+    PRODUCTS
+    | RECURRENT
+    | {ATTENTION, "linear", "bilinear", "addmm", "addmv", "mv", "embedding", "embedding_bag"}
+    | {f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)}
+    | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+)
+"""Functions that make a layer of a weight that they are given."""
+_CHANNELS_SECOND = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_shuffle", "interpolate")
+_FEATURES_LAST = frozenset({"linear", "bilinear", "matmul", "addmm", "bmm", "embedding", "layer_norm", "rms_norm"})
+_KEEP_PLACES = frozenset(
+    {"to", "type", "type_as", "float", "half", "bfloat16", "double", "dropout", "alpha_dropout", "clone", "contiguous"}
+)
+_MOVES = _KEEP_PLACES | {
+    *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "T", "mT"),
+    *("t", "transpose", "permute", "movedim", "swapaxes", "repeat_interleave"),
+}
+"""Functions whose result holds the same numbers as their first argument, elsewhere or in another shape."""
+_MULTIPLIES = frozenset({"mul", "multiply", "rmul"})
+LOSSES = frozenset(
+    {
+        *("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"),
+        *("l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
+        *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),
+    }
+)
+
+
+@dataclass
+class Row:
+    """A layer while its pass is running; `measurement.Layer` has the meaning of the fields."""
+
+    index: int
+    name: str
+    module: str
+    kind: str
+    function: str
+    role: Role
+    sources: int
+    weights: tuple[str, ...]
+    dim: int
+    gate: bool = False
+    attends: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    """What the listener keeps about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What is known of a tensor.
+
+    Attributes:
+        sources: the layers that it comes from with no other layer in between, as bits.
+        weights: the parameters that it is made of, if it is made of parameters only, or of them and the model's inputs.
+        producer: the layer whose output it is, moved or reshaped at most; -1: of none.
+        dim: the dimension that counts its features.
+    """
+
+    sources: int = 0
+    weights: tuple[str, ...] = ()
+    producer: int = -1
+    dim: int = -1
+
+
+_UNKNOWN = Flow()
+
+
+class Listener(Protocol):
+    """Is told what happens in a pass."""
+
+    def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A recurrent layer or an activation is going to run; returns the arguments that it gets."""
+
+    def after(self, row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
+        """A layer has run."""
+
+
+class Tracker(TorchFunctionMode):
+    """Follows one forward pass while it is entered.
+
+    Args:
+        names: the model's modules by identity.
+        parameters: names of its parameters by identity.
+        stack: the modules that are running, outermost first.
+        listener: is told of every layer.
+
+    Attributes:
+        rows: the layers so far.
+        used: names of the parameters that anything in the pass took.
+        loss_function: name of the last loss function that was called.
+        loss_reads: the layer whose output it got, or -1.
+    """
+
+    def __init__(
+        self, names: Mapping[int, str], parameters: Mapping[int, str], stack: "list[Frame]", listener: Listener
+    ) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self.used: set[str] = set()
+        self.loss_function: str | None = None
+        self.loss_reads = -1
+        self._names = names
+        self._parameters = dict(parameters)
+        self._stack = stack
+        self._listener = listener
+        self._flows: dict[int, tuple[weakref.ref[Tensor], Flow]] = {}
+        self._times: Counter[str] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the function, and see what it was."""
+        kwargs = kwargs or {}
+        name = _name(func)
+        if not name or torch._C._are_functorch_transforms_active():
+            return func(*args, **kwargs)
+        if name in RECURRENT or name in ACTIVATIONS:
+            args = self._listener.before(name, args, kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
+            self._follow(func, name, args, kwargs, result)
+        elif name == "setitem" and isinstance(args[-1], Tensor):
+            target, value = self._flow(args[0]), self._flow(args[-1])
+            self._set(args[0], Flow(target.sources | value.sources, target.weights, -1, target.dim))
+        return result
+
+    def knows(self, values: Any) -> bool:
+        """Whether one of these tensors came out of a layer of this pass: what reads it goes on with the pass."""
+        return any(self._flow(t).sources for t in tensors(values))
+
+    def _follow(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        outputs = [t for t in tensors(result) if t.is_floating_point()]
+        if not outputs:
+            return
+        given = list(tensors((args, kwargs)))
+        flows = [self._flow(t) for t in given]
+        sources = 0
+        for flow in flows:
+            sources |= flow.sources
+        weights = tuple(dict.fromkeys(w for flow in flows for w in flow.weights))
+        if name in LOSSES:
+            self.loss_function, self.loss_reads = name, flows[0].producer
+        dim = self._feature_dim(name, given, flows, outputs[0])
+        if (name in WEIGHTED and weights) or name == DOT_PRODUCT:
+            self._note_attention(name, flows)
+            role: Role = "weights" if weights else "attention"
+            self._add(func, name, role, sources, weights, dim, args, kwargs, outputs)
+        elif (name in ACTIVATIONS or name == "softmax") and (sources or not weights):
+            self._add(func, name, "activation", sources, (), dim, args, kwargs, outputs)
+        else:
+            if name in _MULTIPLIES:
+                self._note_gate(given, flows)
+            self._note_attention(name, flows)
+            producer = flows[0].producer if name in _MOVES and flows else -1
+            flow = Flow(sources, () if sources else weights, producer, dim)
+            for output in outputs:
+                self._set(output, flow)
+
+    def _add(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        role: Role,
+        sources: int,
+        weights: tuple[str, ...],
+        dim: int,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        outputs: list[Tensor],
+    ) -> None:
+        module, called, kind = self._place(name)
+        self._times[called] += 1
+        times = self._times[called]
+        unique = f"{called}@{times}" if times > 1 else called
+        row = Row(len(self.rows), unique, module, kind, name, role, sources, weights, dim)
+        self.rows.append(row)
+        for output in outputs:
+            self._set(output, Flow(1 << row.index, (), row.index, dim))
+        self._listener.after(row, args, kwargs, outputs)
+
+    def _place(self, function: str) -> tuple[str, str, str]:
+        """The module that is running, the layer's name, and its kind."""
+        if not self._stack:
+            return "", function, f"{function}()"
+        frame = self._stack[-1]
+        if frame.plain or (function == ATTENTION and frame.name):
+            frame.plain = False  # a second layer in the same call is named by its function
+            return frame.name, frame.name, frame.kind
+        return frame.name, f"{frame.name}.{function}" if frame.name else function, f"{function}()"
+
+    def _note_gate(self, given: list[Tensor], flows: list[Flow]) -> None:
+        """An activation's output that multiplies another signal is a gate."""
+        if len(given) < 2:
+            return
+        for one, other in (flows[:2], flows[1::-1]):
+            if one.producer >= 0 and self.rows[one.producer].role == "activation" and other.sources:
+                self.rows[one.producer].gate = True
+
+    def _note_attention(self, name: str, flows: list[Flow]) -> None:
+        """A softmax that a product reads is attention."""
+        if name in PRODUCTS:
+            for flow in flows:
+                if flow.producer >= 0 and self.rows[flow.producer].function == "softmax":
+                    self.rows[flow.producer].attends = True
+
+    def _feature_dim(self, name: str, given: list[Tensor], flows: list[Flow], output: Tensor) -> int:
+        if name in _FEATURES_LAST or name in RECURRENT:
+            return -1
+        if any(part in name for part in _CHANNELS_SECOND):
+            return 1 if output.dim() > 2 else -1
+        if name in _MOVES and name not in _KEEP_PLACES:
+            return -1
+        like = next((f for t, f in zip(given, flows, strict=True) if t.dim() == output.dim() and f.dim != -1), None)
+        return like.dim if like else -1
+
+    def _flow(self, tensor: Tensor) -> Flow:
+        found = self._flows.get(id(tensor))
+        if found is not None and found[0]() is tensor:
+            return found[1]
+        if isinstance(tensor, nn.Parameter):
+            name = self._parameters.get(id(tensor)) or self._name_of(tensor)
+            if name:
+                self.used.add(name)
+                return Flow(0, (name,) if tensor.dim() > 1 else ())
+        return _UNKNOWN
+
+    def _name_of(self, parameter: nn.Parameter) -> str | None:
+        """The name of a parameter that took another's place for the pass, as those of FSDP do."""
+        for frame in reversed(self._stack):
+            for name, own in frame.module.named_parameters(recurse=frame is self._stack[-1]):
+                if own is parameter:
+                    found = f"{frame.name}.{name}" if frame.name else name
+                    self._parameters[id(parameter)] = found
+                    return found
+        return None
+
+    def _set(self, tensor: Tensor, flow: Flow) -> None:
+        self._flows[id(tensor)] = (weakref.ref(tensor), flow)
+
+
+@dataclass
+class Frame:
+    """A module that is running.
+
+    Attributes:
+        module: itself.
+        name: its name in the model.
+        kind: its class.
+        plain: the next layer is the module itself: a layer of PyTorch's or ours, whose forward is one function.
+    """
+
+    module: nn.Module
+    name: str
+    kind: str
+    plain: bool
+
+
+def frame_of(module: nn.Module, name: str) -> Frame:
+    """The frame of a module that begins to run."""
+    own = any(
+        c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in type(module).__mro__ if c is not nn.Module
+    )
+    leaf = all(child == "parametrizations" for child in module._modules)
+    return Frame(module, name, type(module).__name__, own and leaf)
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from tensors(value)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from tensors(value)
+
+
+def arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    bound = inspect.signature(func).bind(*args, **kwargs)
+    return dict(bound.arguments)
+
+
+def attention_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any], samples: int) -> Tensor:
+    """Weights of `functional.multi_head_attention_forward` on its first samples, [samples, heads, queries, keys]."""
+    given = arguments(functional.multi_head_attention_forward, args, kwargs)
+    query: Tensor = given["query"]
+    if query.dim() == 3:
+        for name in ("query", "key", "value"):
+            given[name] = given[name][:, :samples]
+        if given.get("key_padding_mask") is not None:
+            given["key_padding_mask"] = given["key_padding_mask"][:samples]
+        mask = given.get("attn_mask")
+        if mask is not None and mask.dim() == 3:
+            given["attn_mask"] = mask[: samples * given["num_heads"]]
+    given.update(training=False, need_weights=True, average_attn_weights=False)
+    _, weights = functional.multi_head_attention_forward(**given)
+    assert weights is not None
+    return weights if weights.dim() == 4 else weights.unsqueeze(0)
+
+
+_NAMES: dict[Any, str] = {}
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """Name of a function without underscores at its ends; "" for questions that give no new tensor."""
+    found = _NAMES.get(func)
+    if found is None:
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # an attribute of a tensor
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+            found = name if name in _MOVES else ""
+        else:
+            found = "" if name in ("__set__", "dim", "size", "stride", "numel") else name.strip("_")
+        _NAMES[func] = found
+    return found
