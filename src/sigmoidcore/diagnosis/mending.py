@@ -1,0 +1,98 @@
+"""The report of `mend`: what was done to a model, what was left and why, and its diagnosis before and after."""
+
+import textwrap
+from dataclasses import dataclass
+
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.findings import Severity
+
+WIDTH = 80
+SHOWN = 12
+"""Changes that are printed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that was done.
+
+    Attributes:
+        what: "converted", "opened", "calibrated" or "rates".
+        where: names of the layers, or how many there are.
+        how: from what to what.
+    """
+
+    what: str
+    where: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A finding that is there still.
+
+    Attributes:
+        rule: its identifier, such as "SC202".
+        where: the layers.
+        why: why nothing was done, or why it did not help.
+    """
+
+    rule: str
+    where: str
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Mending:
+    """What `Diagnosis.mend` did; `print` it.
+
+    Attributes:
+        before: the diagnosis of the model as it was, on this batch.
+        after: of the model as it is now, on the same batch.
+        done: what was done. Empty: the model is as it was.
+        left: what was left, and why.
+        notes: what else there is to know.
+    """
+
+    before: Diagnosis
+    after: Diagnosis
+    done: tuple[Change, ...]
+    left: tuple[Left, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What was done, what was left and why, then before and after; at most 80 columns but for names."""
+        lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
+        for change in self.done[:SHOWN]:
+            lines += _wrapped(f"  {change.what:<10}  ", f"{change.where}: {change.how}")
+        if len(self.done) > SHOWN:
+            lines.append(f"  {'':<10}  and {len(self.done) - SHOWN} more, see .done")
+        for left in self.left:
+            lines += _wrapped(f"  {'left':<10}  ", " ".join(p for p in (left.rule, f"{left.where}:", left.why) if p))
+        for note in self.notes:
+            lines += _wrapped(f"  {'note':<10}  ", note)
+        lines += _wrapped("  before      ", summary(self.before))
+        if self.done:
+            lines += _wrapped("  after       ", summary(self.after))
+        return "\n".join(lines)
+
+
+def summary(diagnosis: Diagnosis) -> str:
+    """One line: findings, loss, spread."""
+    findings = [f"{f.rule} {f.name}" for f in diagnosis.findings if f.severity is not Severity.NOTE]
+    said = ", ".join(findings) if findings else "healthy"
+    measurement = diagnosis.measurement
+    if measurement.loss is not None:
+        said += f"; loss {measurement.loss:.4g}"
+    profile = measurement.profile
+    return f"{said}; spread {profile.spread:.3g}" if len(profile.names) > 1 else said
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

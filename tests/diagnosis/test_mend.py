@@ -1,0 +1,517 @@
+"""Mend: what is changed, that nothing else is, and that what does not help is put back."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.mending import Change
+from sigmoidcore.recurrent import CoreLSTM
+
+CROSS_ENTROPY = nn.functional.cross_entropy
+
+
+def mlp(activation, depth, width=32, features=8, classes=4):
+    layers = [nn.Linear(features, width), activation()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(width, width), activation()]
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def batch(samples=200, features=8, classes=4):
+    return torch.randn(samples, features), torch.randint(classes, (samples,))
+
+
+def deep_sigmoids():
+    model = mlp(nn.Sigmoid, 30)
+    return model, sc.diagnose(model, *batch(), CROSS_ENTROPY)
+
+
+def saturated_by_offset(activation=nn.Tanh):
+    """The first 24 of the 32 neurons of the second layer are shut."""
+    model = mlp(activation, 3)
+    with torch.no_grad():
+        model[2].bias[:24] += 20
+    return model, sc.diagnose(model, *batch(), CROSS_ENTROPY)
+
+
+def rules(diagnosis):
+    return {f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE}
+
+
+def state(model):
+    """All that must be as it was after a mending that was put back."""
+    return (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        str(model),
+        {name: module.training for name, module in model.named_modules()},
+        [(id(module), sorted(module.__dict__)) for module in model.modules()],
+    )
+
+
+def assert_same(before, after):
+    assert list(before[0]) == list(after[0])
+    assert all(torch.equal(a, b) for a, b in zip(before[0].values(), after[0].values(), strict=True))
+    assert before[1:] == after[1:]
+
+
+# --- what is mended --------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_vanishes_in_30_sigmoids_is_level_afterwards_and_no_weight_has_changed():
+    model, diagnosis = deep_sigmoids()
+    assert "SC101" in rules(diagnosis)
+    weights = copy.deepcopy(dict(model.named_parameters()))
+    mending = diagnosis.mend()
+    assert "SC101" not in rules(mending.after)
+    assert [change.what for change in mending.done] == ["converted", "calibrated"]
+    assert mending.done[0].how == "30 Sigmoid -> 30 cores, the same function"
+    assert mending.before.measurement.profile.spread > 1e10
+    assert sc.gradient_profile(model, *batch(), CROSS_ENTROPY).spread < 3
+    assert all(torch.equal(weights[name], p) for name, p in model.named_parameters())
+
+
+def test_only_the_saturated_neurons_of_the_activation_that_is_named_are_opened():
+    model, diagnosis = saturated_by_offset()
+    assert "SC201" in rules(diagnosis)
+    mending = diagnosis.mend()
+    assert [type(layer) for layer in model[1::2]] == [nn.Tanh, sc.SigmoidCore, nn.Tanh]
+    core = model[3]
+    assert torch.equal(core.slope, torch.full((32,), 2.0))
+    assert bool((core.shift[:24] > 19).all())
+    assert torch.equal(core.shift[24:], torch.zeros(8))
+    assert mending.after.healthy
+    assert mending.done == (
+        Change("converted", "3", "1 Tanh -> 1 core, the same function"),
+        Change("opened", "3", "24 of 32 neurons opened"),
+    )
+    assert mending.left == ()
+
+
+def test_neurons_saturated_by_scale_get_a_smaller_slope():
+    model = mlp(nn.Sigmoid, 2)
+    with torch.no_grad():
+        model[2].weight[:20] *= 1000
+    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
+    assert "SC201" in rules(diagnosis)
+    diagnosis.mend()
+    assert bool((model[3].slope[:20] < 0.5).all())
+    assert torch.equal(model[3].slope[20:], torch.ones(12))
+    assert isinstance(model[1], nn.Sigmoid)
+
+
+@pytest.mark.parametrize("depth", [4, 10, 30])
+def test_a_vanishing_gradient_that_saturated_neurons_have_hidden_is_mended_with_them(depth):
+    model = mlp(nn.Sigmoid, depth)
+    with torch.no_grad():
+        model[-3].bias += 20
+    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
+    assert rules(diagnosis) == {"SC201"}
+    mending = diagnosis.mend()
+    assert mending.after.healthy
+    assert mending.done[-1].what == "calibrated"
+
+
+class Twice(nn.Module):
+    """Calls tanh twice, by name; the second one is shut."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.second.bias.fill_(-30)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def test_of_two_calls_of_a_function_the_one_that_is_saturated_becomes_a_core():
+    model = Twice()
+    mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
+    (name, core), *others = [(n, m) for n, m in model.named_modules() if isinstance(m, sc.SigmoidCore)]
+    assert (name, others) == ("tanh_1", [])
+    assert bool((core.shift < -25).all())
+    assert mending.after.healthy
+
+
+def test_cores_that_are_there_already_are_opened_as_they_are():
+    model, _ = saturated_by_offset()
+    sc.convert(model)
+    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
+    mending = diagnosis.mend()
+    assert [change.what for change in mending.done] == ["opened"]
+    assert torch.equal(model[1].shift, torch.zeros(32))
+
+
+def test_what_is_mended_once_is_not_mended_again():
+    _, diagnosis = saturated_by_offset()
+    again = diagnosis.mend().after.mend()
+    assert again.done == ()
+    assert "nothing was mended: the model is as it was" in str(again)
+
+
+def test_a_batch_of_its_own_and_a_loss_of_the_outputs_alone_will_do():
+    model = mlp(nn.Sigmoid, 20)
+    inputs, _ = batch()
+    diagnosis = sc.diagnose(model, inputs, None, lambda outputs, _: outputs.square().mean())
+    other, _ = batch()
+    mending = diagnosis.mend(inputs=other, loss_fn=lambda outputs, _: outputs.square().mean())
+    assert mending.after.subject.inputs is other
+    assert [change.what for change in mending.done] == ["converted", "calibrated"]
+
+
+class Remembers(nn.Module):
+    """Keeps what its last hidden layer made, for a penalty in the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep, self.last = mlp(nn.Sigmoid, 20)[:-1], nn.Linear(32, 4)
+
+    def forward(self, x):
+        self.hidden = self.deep(x)
+        return self.last(self.hidden)
+
+
+def test_a_loss_that_asks_the_model_itself_sees_the_mended_one():
+    model = Remembers()
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(float(model.hidden.detach().square().mean()))
+        return CROSS_ENTROPY(outputs, targets) + model.hidden.square().mean()
+
+    mending = sc.diagnose(model, *batch(), loss).mend()
+    assert [change.what for change in mending.done] == ["converted", "calibrated"]
+    assert seen[-1] != seen[0]
+    assert seen[-1] == pytest.approx(float(model.hidden.detach().square().mean()))
+
+
+# --- what is left ----------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_relus_has_nothing_that_could_be_mended_and_the_report_says_so():
+    model = mlp(nn.ReLU, 30)
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight *= 0.3
+    before = state(model)
+    mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
+    assert mending.done == ()
+    assert "SC101" in {left.rule for left in mending.left}
+    assert "no hidden sigmoid or tanh whose slope could be set: ReLU is no sigmoid" in " ".join(str(mending).split())
+    assert_same(before, state(model))
+
+
+class Gated(nn.Module):
+    """A gate that is always open."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.to_gate, self.gate, self.last = (
+            nn.Linear(8, 16),
+            nn.Linear(8, 16),
+            nn.Sigmoid(),
+            nn.Linear(16, 4),
+        )
+        with torch.no_grad():
+            self.to_gate.bias.fill_(30)
+
+    def forward(self, x):
+        return self.last(self.inside(x) * self.gate(self.to_gate(x)))
+
+
+def test_a_gate_is_never_made_a_core():
+    model = Gated()
+    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
+    named = Finding("SC201", "saturated neurons", Severity.WARNING, ("gate",), 1.0, 0.5, "shut", "open them", None)
+    diagnosis.mend()
+    assert isinstance(model.gate, nn.Sigmoid)
+    from sigmoidcore.diagnosis.opening import as_cores
+
+    cores, new, left = as_cores(model, diagnosis.measurement, named.layers)
+    assert (cores, new, left) == ({}, (), {"gate": "its result multiplies another signal"})
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.last(self.lstm(x)[0][:, -1])
+
+
+def test_an_lstm_keeps_its_class_or_becomes_one_of_cores_with_the_same_parameters():
+    model = Reader()
+    weights = [p.clone() for p in model.parameters()]
+    parameters = [id(p) for p in model.parameters()]
+    diagnosis = sc.diagnose(model, torch.randn(64, 100, 8), torch.randint(4, (64,)), CROSS_ENTROPY)
+    mending = diagnosis.mend()
+    assert isinstance(model.lstm, CoreLSTM) == bool(mending.done)
+    assert [id(p) for p in model.parameters()] == parameters
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+
+
+def test_a_finding_that_this_batch_does_not_show_is_said_to_be_so():
+    model, diagnosis = saturated_by_offset()
+    with torch.no_grad():
+        model[2].bias[:24] -= 20
+    mending = diagnosis.mend()
+    assert mending.done == ()
+    assert [(left.rule, left.why) for left in mending.left] == [("SC201", "it is not there on this batch")]
+
+
+# --- what does not help is put back ----------------------------------------------------------------------------------
+
+
+def test_what_does_not_help_is_put_back_with_the_structure_of_the_model():
+    model = mlp(nn.ReLU, 30)
+    model[31] = nn.Tanh()  # a core is level with itself, and the gradient goes on vanishing before and after it
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight *= 0.3
+    before = state(model)
+    mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
+    assert mending.done == ()
+    assert mending.after is mending.before
+    assert "converted and calibrated, and put back, for it did not help" in " ".join(str(mending).split())
+    assert_same(before, state(model))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interruption_puts_the_model_back(monkeypatch, error):
+    model, diagnosis = deep_sigmoids()
+    before = state(model)
+
+    def interrupted(model, *args, **kwargs):
+        next(m for m in model.modules() if isinstance(m, sc.SigmoidCore)).set_slope(7.0)
+        raise error
+
+    monkeypatch.setattr("sigmoidcore.diagnosis.mend.calibrate", interrupted)
+    with pytest.raises(error):
+        diagnosis.mend()
+    assert_same(before, state(model))
+
+
+def test_slopes_and_shifts_of_cores_that_were_there_are_put_back(monkeypatch):
+    model, _ = deep_sigmoids()
+    sc.convert(model)
+    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
+    before = state(model)
+
+    def worse(model, *args, **kwargs):
+        for core in model[1::2]:
+            core.set_slope(0.5)
+            core.set_shift(1.0)
+        raise ValueError("the preactivations of core '1' are not finite")
+
+    monkeypatch.setattr("sigmoidcore.diagnosis.mend.calibrate", worse)
+    mending = diagnosis.mend()
+    assert "the preactivations of core '1' are not finite" in " ".join(str(mending).split())
+    assert_same(before, state(model))
+
+
+def test_a_forward_that_was_written_anew_is_put_back(monkeypatch):
+    model = Twice()
+    before = state(model)
+    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
+    monkeypatch.setattr("sigmoidcore.diagnosis.mend._better", lambda *args: False)
+    outputs = model(diagnosis.subject.inputs)
+    mending = diagnosis.mend()
+    assert "opened, and put back" in " ".join(str(mending).split())
+    assert_same(before, state(model))
+    assert torch.equal(model(diagnosis.subject.inputs), outputs)
+    assert "forward" not in model.__dict__
+
+
+# --- what is not touched ---------------------------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """A part that is mended beside all that must not be touched."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.dropout = nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.deep = mlp(nn.Sigmoid, 20)
+
+    def forward(self, x):
+        return self.deep(self.dropout(self.norm(x)))
+
+
+def test_gradients_modes_running_statistics_hooks_and_random_generators_stay():
+    model = Mixed().train()
+    model.deep[0].eval()
+    calls = []
+    handle = model.deep[1].register_forward_hook(lambda *args: calls.append(1))
+    inputs, targets = batch()
+    CROSS_ENTROPY(model(inputs), targets).backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    same = [p.grad for p in model.parameters()]
+    statistics = {n: b.clone() for n, b in model.norm.named_buffers()}
+    modes = {n: m.training for n, m in model.named_modules()}
+    diagnosis = sc.diagnose(model, inputs, targets, CROSS_ENTROPY)
+    generator = torch.get_rng_state()
+    mending = diagnosis.mend()
+    assert [change.what for change in mending.done] == ["converted", "calibrated"]
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(p.grad is g for p, g in zip(model.parameters(), same, strict=True))
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert all(torch.equal(b, statistics[n]) for n, b in model.norm.named_buffers())
+    assert {n: m.training for n, m in model.named_modules()} == modes
+    calls.clear()
+    model(inputs)
+    assert calls == [1]
+    handle.remove()
+    model(inputs)
+    assert calls == [1]
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_diagnosis_that_was_read_from_a_file_has_no_model_to_mend():
+    _, diagnosis = saturated_by_offset()
+    with pytest.raises(ValueError, match="has no model"):
+        dataclasses.replace(diagnosis, subject=None).mend()
+
+
+def test_a_diagnosis_without_a_batch_asks_for_one():
+    _, diagnosis = saturated_by_offset()
+    subject = dataclasses.replace(diagnosis.subject, inputs=None, targets=None)
+    with pytest.raises(ValueError, match=r"has no batch.*inputs="):
+        dataclasses.replace(diagnosis, subject=subject).mend()
+    inputs, targets = batch()
+    mending = dataclasses.replace(diagnosis, subject=subject).mend(inputs=inputs, targets=targets)
+    assert mending.done
+    assert mending.after.measurement.loss_function == "cross_entropy"
+
+
+def test_targets_without_their_inputs_are_refused():
+    _, diagnosis = saturated_by_offset()
+    with pytest.raises(ValueError, match="targets are given without the inputs"):
+        diagnosis.mend(targets=torch.zeros(3))
+
+
+def test_inputs_that_are_not_finite_are_refused_and_nothing_is_changed():
+    model, diagnosis = deep_sigmoids()
+    before = state(model)
+    inputs, targets = batch()
+    inputs[3, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"1 non-finite value"):
+        diagnosis.mend(inputs=inputs, targets=targets)
+    assert_same(before, state(model))
+
+
+# --- the optimizer's rates -------------------------------------------------------------------------------------------
+
+
+def found_updates(model) -> Diagnosis:
+    """A diagnosis as a Monitor's, that found updates too large."""
+    inputs, targets = batch()
+    diagnosis = sc.diagnose(model, inputs, targets, CROSS_ENTROPY)
+    name = next(name for name, _ in model.named_parameters())
+    finding = Finding(
+        "SC301", "updates too small or large", Severity.WARNING, (name,), 0.5, 0.1, "large", "lower lr", None
+    )
+    return dataclasses.replace(diagnosis, findings=(finding,))
+
+
+def trained(model, make, steps=3):
+    optimizer = make(model)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        inputs, targets = batch()
+        CROSS_ENTROPY(model(inputs), targets).backward()
+        optimizer.step()
+    return optimizer
+
+
+def grouped(model):
+    """Two groups, with options of their own, and a parameter of another model."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    biases = [p for p in model.parameters() if p.dim() == 1]
+    other = nn.Parameter(torch.zeros(2))
+    return torch.optim.AdamW(
+        [{"params": [*weights, other], "weight_decay": 0.5}, {"params": biases, "betas": (0.5, 0.9)}], lr=1.0
+    )
+
+
+def test_rates_are_those_of_the_rule_and_groups_keep_their_options_and_their_memory():
+    model = sc.MLP(8, 32, 10, 4)
+    optimizer = trained(model, grouped)
+    diagnosis = found_updates(model)
+    memory = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+    mending = diagnosis.mend(optimizer=optimizer)
+    assert mending.done[-1].what == "rates"
+    assert mending.done[-1].how.startswith("1 -> ")
+    rule = {p: group["lr"] for group in sc.depth_scaled_lr(model) for p in group["params"]}
+    of = {p: group for group in optimizer.param_groups for p in group["params"]}
+    assert len(of) == len(rule) + 1
+    for parameter, group in of.items():
+        assert group["lr"] == rule.get(parameter, 1.0)
+        if parameter.dim() > 1:
+            assert (group["weight_decay"], group["betas"]) == (0.5, (0.9, 0.999))
+        elif parameter in rule:
+            assert (group["weight_decay"], group["betas"]) == (0.01, (0.5, 0.9))
+    assert all(torch.equal(v, memory[p][k]) for p, s in optimizer.state.items() for k, v in s.items())
+    inputs, targets = batch()
+    CROSS_ENTROPY(model(inputs), targets).backward()
+    optimizer.step()
+
+
+def test_rates_that_are_tensors_stay_tensors():
+    model = sc.MLP(8, 32, 3, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.5), capturable=False, foreach=False)
+    found_updates(model).mend(optimizer=optimizer)
+    assert all(isinstance(g["lr"], torch.Tensor) and g["lr"].item() < 0.5 for g in optimizer.param_groups)
+
+
+def with_scheduler(model):
+    optimizer = torch.optim.Adam(model.parameters())
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("activation", "make", "why"),
+    [
+        (nn.Tanh, lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "this is SGD"),
+        (nn.ReLU, lambda model: torch.optim.Adam(model.parameters()), "'1' is a ReLU"),
+        (nn.Tanh, with_scheduler, "a learning-rate scheduler holds the optimizer's rates"),
+        (nn.Tanh, lambda model: torch.optim.Adam([nn.Parameter(torch.ones(1))]), "no parameter of this model"),
+        (nn.Tanh, lambda model: None, "give optimizer="),
+    ],
+)
+def test_where_the_rule_says_nothing_rates_stay_and_the_report_says_why(activation, make, why):
+    model = mlp(activation, 3)
+    optimizer = make(model)
+    before = None if optimizer is None else [dict(group) for group in optimizer.param_groups]
+    mending = found_updates(model).mend(optimizer=optimizer)
+    assert mending.done == ()
+    (left,) = [left for left in mending.left if left.rule == "SC301"]
+    assert why in left.why
+    assert before is None or [dict(group) for group in optimizer.param_groups] == before
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_fits_80_columns_and_says_before_and_after():
+    _, diagnosis = deep_sigmoids()
+    lines = str(diagnosis.mend()).split("\n")
+    assert lines[0] == "mended"
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("  before") and "SC101" in line for line in lines)
+    assert any(line.startswith("  after") for line in lines)
+
+
+def test_the_report_is_frozen():
+    _, diagnosis = saturated_by_offset()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        diagnosis.mend().done = ()
