@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 import sigmoidcore
+from sigmoidcore.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +99,7 @@ class Run:
                 "threads": torch.get_num_threads(),
             },
         }
-        _write(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write_whole(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         run = cls(folder)
         run.log("run", format=FORMAT, name=name, started=started)
         return run
@@ -119,7 +120,7 @@ class Run:
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         metadata = {"format": "pt", **{key: str(value) for key, value in shape.items()}}
-        return _write(self.folder / _WEIGHTS, save(tensors, metadata=metadata))
+        return write_whole(self.folder / _WEIGHTS, save(tensors, metadata=metadata))
 
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write figures/NAME.png."""
@@ -130,7 +131,7 @@ class Run:
 
     def save_report(self, text: str) -> Path:
         """Write report.txt."""
-        return _write(self.folder / _REPORT, text.encode())
+        return write_whole(self.folder / _REPORT, text.encode())
 
     def close(self) -> None:
         """Close metrics.jsonl."""
@@ -198,20 +199,6 @@ def _remove_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for figure in (folder / _FIGURES).glob("*.png"):
         figure.unlink()
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Write all or nothing: a reader finds the old file or the new one, never half of it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def _as_json(value: Any) -> Any:
