@@ -1,0 +1,82 @@
+"""The layers as a table: a row each, types that keep what was not measured apart from nan."""
+
+import math
+import sys
+from dataclasses import fields, replace
+
+import pandas
+import pytest
+from made_up import changed, stack
+
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.table import first_weights, layers
+
+
+def test_the_columns_are_the_fields_of_a_layer_and_three_of_its_weight():
+    table = layers(stack(3))
+    assert [table.index.name, *table.columns] == [
+        *(field.name for field in fields(Layer)),
+        "weight_size",
+        "weight_gradient",
+        "update",
+    ]
+    assert list(table.index) == [f"net.{i}" for i in range(5)]
+
+
+def test_a_diagnosis_has_the_table_of_its_latest_measurement():
+    assert Diagnosis(stack(3), ()).layers.equals(layers(stack(3)))
+
+
+def test_numbers_that_may_be_unknown_are_nullable_and_others_are_not():
+    types = layers(stack(3)).dtypes.astype(str)
+    assert types["gradient"] == types["saturated"] == types["update"] == "Float64"
+    assert types["neurons"] == "Int64"
+    assert types["rms"] == "float64"
+    assert types["nonfinite"] == "int64"
+    assert types["gate"] == "bool"
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_the_types_do_not_depend_on_what_is_in_the_table(depth):
+    few = Measurement(stack(3).layers[:depth], (), 1)
+    assert layers(few).dtypes.equals(layers(stack(20)).dtypes)
+    assert len(layers(few)) == depth
+
+
+def test_what_is_not_known_is_na_and_nan_is_a_number_that_was_measured():
+    measurement = changed(changed(stack(3), 0, gradient=None), 2, gradient=math.nan)
+    gradient = layers(measurement)["gradient"]
+    assert gradient["net.0"] is pandas.NA
+    assert math.isnan(gradient["net.2"])
+    assert gradient.isna().tolist() == [True, False, False, False, False]
+
+
+def test_tuples_stay_tuples_also_where_all_have_one_length():
+    table = layers(stack(3))
+    assert table["shape"].tolist() == [(64, 8)] * 5
+    assert table["weights"]["net.2"] == ("net.2.weight",)
+    assert table["histogram"]["net.2"] is None
+
+
+def test_of_several_weights_the_first_matrix_stands_for_the_layer_or_else_the_first():
+    names = ("bias", "weight", "other")
+    layer = Layer("a", "a", "Linear", "weights", weights=names)
+    weights = (Weight("bias", (8,), size=1.0), Weight("weight", (8, 8), size=2.0), Weight("other", (8, 8), size=3.0))
+    assert first_weights(Measurement((layer,), weights, 1))[0].name == "weight"
+    assert first_weights(Measurement((layer,), weights[:1], 1))[0].name == "bias"
+    assert first_weights(Measurement((layer,), (), 1)) == [None]
+
+
+def test_the_weight_of_a_layer_is_in_its_row():
+    weights = (replace(stack(3).weights[0], update=1e-3, gradient=None), *stack(3).weights[1:])
+    row = layers(replace(stack(3), weights=weights)).loc["net.0"]
+    assert row["weight_size"] == 2.5
+    assert row["weight_gradient"] is pandas.NA
+    assert row["update"] == 1e-3
+
+
+def test_without_pandas_the_error_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'pip install "sigmoid-core\[tables\]"'):
+        layers(stack(3))

@@ -1,0 +1,228 @@
+"""A diagnosis in words: what is printed is kept in golden/, a file for each test; GOLDEN=write writes them anew."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import changed, dead, frozen, stack, vanishing
+
+from sigmoidcore.diagnosis.columns import columns
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.listing import ROWS, WHOLE, number, scientific
+from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.text import told
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def is_as_kept(request):
+    """Compare a printed diagnosis with the file that has the name of the test."""
+
+    def compare(diagnosis):
+        text, path = str(diagnosis) + "\n", GOLDEN / f"{request.node.name.removeprefix('test_')}.txt"
+        assert all(columns(line) <= 80 for line in text.splitlines())
+        if os.environ.get("GOLDEN") == "write":
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
+
+
+def rows(text):
+    """Lines of the table, without its heading."""
+    lines = text.split("gradient profile, input to loss")[1].split("\n\n")[0].splitlines()
+    return lines[2:]
+
+
+def test_a_healthy_network_is_said_to_be_so(is_as_kept):
+    is_as_kept(Diagnosis(stack(4, 1.1, "ReLU"), ()))
+
+
+def test_a_short_network_shows_every_layer(is_as_kept):
+    is_as_kept(Diagnosis(stack(8), (vanishing("net.0", "net.2", "net.4", "net.6", "net.8"), dead("net.5"))))
+
+
+def test_of_a_thousand_layers_the_worst_are_shown_and_some_between_them(is_as_kept):
+    found = (vanishing(*(f"net.{i}" for i in range(0, 1900, 2))), dead("net.7", "net.1301"))
+    is_as_kept(Diagnosis(stack(1000), found))
+
+
+def test_notes_do_not_make_a_network_broken(is_as_kept):
+    is_as_kept(Diagnosis(stack(2, 1.0), (frozen("net.0.weight"),)))
+
+
+def test_long_names_keep_their_ends_and_their_number(is_as_kept):
+    name = "encoder.layers.{}.feed_forward.projection.inner"
+    names = [name.format(i) for i in (0, 2, 4)]
+    is_as_kept(Diagnosis(stack(30, 1.2, name=name), (vanishing(*names, call=f"sc.convert(model, include={names})"),)))
+
+
+def test_wide_characters_and_escapes_do_not_break_the_columns(is_as_kept):
+    measurement = stack(4, 1.2, name="层{}.感知机")
+    measurement = changed(measurement, 1, name="e\u0301\x1b[31m", kind="Сигмоида")
+    is_as_kept(Diagnosis(measurement, (vanishing("层0.感知机"),)))
+
+
+def test_numbers_that_are_zero_not_finite_or_not_known_are_told_apart(is_as_kept):
+    measurement = stack(4)
+    measurement = changed(measurement, 0, gradient=None)
+    measurement = changed(measurement, 1, gradient=0.0, gain=0.0, saturated=0.001, relative_slope=1e-9)
+    measurement = changed(measurement, 2, gradient=math.nan, gain=math.nan, nonfinite=123_456_789)
+    measurement = changed(measurement, 3, gradient=math.inf, gain=math.inf, nonfinite=12, saturated=0.999)
+    found = Finding(
+        "SC401",
+        "non-finite numbers",
+        Severity.ERROR,
+        ("net.2", "net.3"),
+        math.nan,
+        0.0,
+        "123456789 numbers of 'net.2' are not finite; it is the first of them.",
+        "Lower the learning rate.",
+    )
+    is_as_kept(Diagnosis(replace(measurement, loss=math.nan), (found,)))
+
+
+def test_recurrent_layers_show_the_gradient_through_time(is_as_kept):
+    layers = (
+        Layer("rnn", "rnn", "LSTM", "weights", gradient=1.0, steps=tuple(1e-12 * 2.0**i for i in range(40))),
+        Layer("gru", "gru", "GRU", "weights", (0,), gradient=1.0, gain=1.0, steps=(0.0, math.nan, 1e-3, 1e-2)),
+        Layer("one", "one", "RNN", "weights", (1,), gradient=2.0, gain=0.5, steps=(0.5,)),
+        Layer("head", "head", "Linear", "weights", (2,), gradient=2.0, gain=1.0),
+    )
+    is_as_kept(Diagnosis(Measurement(layers, (), 32), ()))
+
+
+def test_attention_shows_its_entropy(is_as_kept):
+    layers = (
+        Layer("query", "query", "Linear", "weights", (), ("query.weight",), gradient=0.5, spread=0.02),
+        Layer("softmax()", "", "softmax()", "attention", (0,), gradient=0.4, entropy=0.05, sharp=0.75, spread=0.04),
+        Layer("", "", "NonDynamicallyQuantizableLinear", "weights", (1,), gradient=0.6, spread=0.3),
+    )
+    weights = (Weight("query.weight", (8, 8), size=1.0, gradient=0.1, update=1.2e-5),)
+    is_as_kept(Diagnosis(Measurement(layers, weights, 32), ()))
+
+
+def test_a_training_says_over_which_steps(is_as_kept):
+    measurement = replace(stack(2, 1.0), step=12_000, ranks=2)
+    history = (*(replace(measurement, step=100 * i) for i in range(120)), measurement)
+    is_as_kept(Diagnosis(measurement, (), history))
+
+
+def test_what_was_not_seen_is_said_last(is_as_kept):
+    notes = ("'body' has a custom autograd function, which is not seen: " + "it counts for what is behind it. " * 3,)
+    is_as_kept(Diagnosis(replace(stack(2, 1.0), notes=notes + ("another",) * 9, step=3), ()))
+
+
+def test_no_layers_are_not_called_healthy(is_as_kept):
+    is_as_kept(Diagnosis(Measurement((), (), 1), ()))
+
+
+def test_many_findings_are_counted_after_the_tenth(is_as_kept):
+    is_as_kept(Diagnosis(stack(2, 1.0), (dead("net.1"),) * 25 + (frozen("net.0.weight"),) * 5))
+
+
+def test_layers_that_got_no_gradient_have_no_bars(is_as_kept):
+    layers = [replace(layer, gradient=None, gain=None) for layer in stack(2).layers]
+    is_as_kept(Diagnosis(replace(stack(2), layers=tuple(layers)), ()))
+
+
+def test_a_call_of_many_lines_is_left_in_the_finding():
+    names = [f"encoder.layers.{i}.feed_forward.projection.inner" for i in range(100)]
+    text = told(Diagnosis(stack(2), (dead("net.1"), vanishing("net.0", call=f"sc.convert(model, include={names})"))))
+    assert "# 105 lines long: print(diagnosis.findings[1].call)" in text
+
+
+@pytest.mark.parametrize("depth", [1, 2, 10, 11, 20, 333, 5000])
+def test_a_longer_network_fills_the_table_and_a_shorter_one_is_shown_whole(depth):
+    count = 2 * depth - 1
+    text = told(Diagnosis(stack(depth, 1.1), ()))
+    assert len(rows(text)) in ([count] if count <= WHOLE else [ROWS - 1, ROWS])
+
+
+def test_the_layers_that_a_finding_names_first_are_in_the_table():
+    names = ["net.1234", "net.77", "net.500"]
+    text = told(Diagnosis(stack(1000, 1.1), (vanishing(*names, "net.9", "net.10"),)))
+    for name in names:
+        (row,) = [row for row in rows(text) if f" {name} " in row]
+        assert row.endswith("SC101")
+
+
+def test_a_finding_about_a_parameter_marks_the_layer_that_uses_it():
+    text = told(Diagnosis(stack(2), (frozen("net.2.weight"),)))
+    assert [row.endswith("SC502") for row in rows(text)] == [False, False, True]
+
+
+@pytest.mark.parametrize("depth", [3, 300])
+def test_rows_are_in_the_order_in_which_the_layers_ran(depth):
+    found = [int(row.split("net.")[1].split()[0]) for row in rows(told(Diagnosis(stack(depth), (dead("net.4"),))))]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"), (0.0, "0"), (-0.0, "0"), (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"), (1.0, "1.00"),
+        (0.0123, "0.01"), (0.00999, "1e-02"), (999.0, "999.00"), (1234.0, "1e+03"), (5e-324, "5e-324"),
+    ],
+)  # fmt: skip
+def test_a_number_has_two_decimals_or_a_power_of_ten(value, text):
+    assert number(value) == text
+
+
+def test_a_gradient_has_three_digits():
+    assert [scientific(value) for value in (None, 0.0, math.nan, 0.00123, 5e-324)] == [
+        "-",
+        "0",
+        "nan",
+        "1.23e-03",
+        "4.94e-324",
+    ]
+
+
+numbers = st.one_of(st.none(), st.floats(), st.floats(0, 1))
+names = st.text(alphabet=st.characters(codec=None), max_size=60)
+layers = st.builds(
+    Layer,
+    names,
+    names,
+    names,
+    st.sampled_from(["weights", "activation", "attention"]),
+    gradient=numbers,
+    gain=numbers,
+    nonfinite=st.integers(0, 10**12),
+    spread=numbers,
+    relative_slope=numbers,
+    saturated=numbers,
+    dead=numbers,
+    entropy=numbers,
+    sharp=numbers,
+    steps=st.none() | st.lists(st.floats(0), max_size=64).map(tuple),
+)
+findings = st.builds(
+    Finding,
+    names,
+    names,
+    st.sampled_from(Severity),
+    st.lists(names, max_size=6).map(tuple),
+    st.floats(),
+    st.floats(),
+    names,
+    names,
+    st.none() | names,
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(layers, max_size=24), st.lists(findings, max_size=3), st.lists(names, max_size=3))
+def test_whatever_was_measured_fits_80_columns_and_no_line_is_longer_or_ends_in_spaces(layers, findings, notes):
+    measurement = Measurement(tuple(layers), (), 8, loss=math.nan, loss_function="x" * 200, notes=tuple(notes))
+    for line in told(Diagnosis(measurement, tuple(findings))).split("\n"):
+        assert columns(line) <= 80
+        assert line == line.rstrip()
+        assert line.isprintable()
