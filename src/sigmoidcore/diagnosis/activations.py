@@ -61,7 +61,8 @@ def _hardswish(x: Tensor, _: Mapping[str, Any]) -> Tensor:
 
 def _elu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
     alpha = float(given.get("alpha", 1.0))
-    return torch.where(y > 0, 1.0, y + alpha).abs() / max(1.0, abs(alpha))
+    slope: Tensor = torch.where(y > 0, 1.0, y + alpha).abs()
+    return slope / max(1.0, abs(alpha))
 
 
 def _between(low: float, high: float) -> Slope:
@@ -81,6 +82,27 @@ def _leaky(y: Tensor, given: Mapping[str, Any]) -> Tensor:
     return slope / max(1.0, below)
 
 
+def _rrelu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+    return _leaky(y, {"negative_slope": (given.get("lower", 1 / 8) + given.get("upper", 1 / 3)) / 2})
+
+
+def _prelu(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+    below = given["weight"].detach().abs().to(x.dtype)
+    if below.numel() > 1 and x.dim() > 1:
+        below = below.reshape(-1, *[1] * (x.dim() - 2))  # channels are in dimension 1
+    slope: Tensor = torch.where(x > 0, 1.0, below)
+    return slope / below.clamp_min(1.0)
+
+
+def _softplus(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+    scaled = x * given.get("beta", 1.0)
+    return torch.where(scaled > given.get("threshold", 20.0), 1.0, torch.sigmoid(scaled))
+
+
+def _shrink(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+    return (x.abs() > given.get("lambd", 0.5)).to(torch.float32)
+
+
 GELU_STEEPEST = 1.1289042
 """Largest derivative of GELU, at x = sqrt(2)."""
 SILU_STEEPEST = 1.0998393
@@ -88,26 +110,33 @@ SILU_STEEPEST = 1.0998393
 MISH_STEEPEST = 1.0884982
 """Largest derivative of Mish, at x = 1.4906."""
 
-_RELU = Activation(_positive, by_output=True, flat=True, shuts=False)
+_SIGMOID = Activation(lambda y, _: 4 * y * (1 - y), by_output=True)
+_SHRINK = Activation(_shrink, flat=True, shuts=False, options=("lambd",))
 
 ACTIVATIONS: Mapping[str, Activation] = {
-    "sigmoid": Activation(lambda y, _: 4 * y * (1 - y), by_output=True),
+    "sigmoid": _SIGMOID,
+    "special_expit": _SIGMOID,
     "tanh": Activation(lambda y, _: 1 - y.square(), by_output=True),
     "softsign": Activation(lambda y, _: (1 - y.abs()).square(), by_output=True),
     "hardsigmoid": Activation(_between(0.0, 1.0), by_output=True, flat=True),
     "hardtanh": Activation(_between(-1.0, 1.0), by_output=True, flat=True, options=("min_val", "max_val")),
     "relu6": Activation(_between(0.0, 6.0), by_output=True, flat=True),
-    "relu": _RELU,
+    "relu": Activation(_positive, by_output=True, flat=True, shuts=False),
     "leaky_relu": Activation(_leaky, by_output=True, shuts=False, options=("negative_slope",)),
+    "rrelu": Activation(_rrelu, by_output=True, shuts=False, options=("lower", "upper")),
+    "prelu": Activation(_prelu, shuts=False, options=("weight",)),
     "elu": Activation(_elu, by_output=True, options=("alpha",)),
     "celu": Activation(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
     "selu": Activation(lambda x, _: torch.where(x > 0, 1 / 1.6732632423543772, torch.exp(x.clamp(max=0)))),
-    "softplus": Activation(lambda x, g: torch.sigmoid(x * g.get("beta", 1.0)), options=("beta",)),
+    "softplus": Activation(_softplus, options=("beta", "threshold")),
     "log_sigmoid": Activation(lambda x, _: torch.sigmoid(-x)),
     "gelu": Activation(_gelu),
     "silu": Activation(_silu),
     "mish": Activation(_mish),
     "hardswish": Activation(_hardswish, flat=True),
+    "hardshrink": _SHRINK,
+    "softshrink": _SHRINK,
+    "tanhshrink": Activation(lambda x, _: torch.tanh(x).square()),
     "threshold": Activation(
         lambda x, g: (x > g["threshold"]).to(torch.float32), flat=True, shuts=False, options=("threshold",)
     ),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sigmoidcore.diagnosis.measurement import BINS, SHUT, STEPS, Layer, Measurement
 from sigmoidcore.diagnosis.recording import Recording
-from sigmoidcore.diagnosis.statistics import Sums
+from sigmoidcore.diagnosis.statistics import SCALARS, VECTORS, Sums
 from sigmoidcore.diagnosis.tracker import Row
 from sigmoidcore.diagnosis.weights import Weights, fetch
 from sigmoidcore.ranks import Alone, Ranks
@@ -40,33 +40,14 @@ def conclude(
     joined = _Joined(recordings)
     rows, sums = joined.rows, [*joined.sums, joined.inputs]
     device = next((p.device for p in weights.parameters.values()), torch.device("cpu"))
-    scalars = [getattr(s, name) for s in sums for name in Sums.SCALARS]
-    numbers = torch.tensor(fetch(scalars), dtype=torch.float64).reshape(len(sums), len(Sums.SCALARS))
-    extremes = [v for s in sums for v in (-s.low, s.high, s.largest)]
-    limits = torch.tensor(fetch(extremes), dtype=torch.float64).reshape(len(sums), 3)
     notes = list(dict.fromkeys(note for r in recordings for note in r.notes))
-    same = torch.tensor([_fingerprint(rows, sums)], dtype=torch.float64)
-    together = ranks.same(same.to(device))
+    together = ranks.same(torch.tensor([_fingerprint(rows, sums)], dtype=torch.float64, device=device))
     if not together:
         notes.append("the ranks ran different layers: numbers of layers are those of this rank alone")
-    alone = ranks if together else Alone()
-    numbers = alone.total(numbers, device)
-    limits = alone.total(limits, device, "MAX")
-    vectors = {name: _vectors(sums, name, alone, device) for name in Sums.VECTORS}
-    opened = _vectors(sums, "open", alone, device, "MAX")
-    factor = 1.0 / (scale * (ranks.count if together else 1))
-    histograms = _histograms(sums, limits, alone, device)
-    described = [
-        _Facts(
-            dict(zip(Sums.SCALARS, numbers[i].tolist(), strict=True)),
-            {name: vectors[name][i] for name in Sums.VECTORS},
-            opened[i],
-            limits[i].tolist(),
-            histograms[i],
-        )
-        for i in range(len(sums))
-    ]
-    layers = [_layer(row, facts, factor) for row, facts in zip(rows, described[:-1], strict=True)]
+    over = _Over(ranks if together else Alone(), device)
+    facts = _facts(sums, over)
+    factor = 1.0 / (scale * over.count)
+    layers = [_layer(row, of_row, factor) for row, of_row in zip(rows, facts[:-1], strict=True)]
     layers = _with_gains(layers)
     used = {name for r in recordings for name in r.tracker.used}
     found = weights.conclude(used, scale, ranks)
@@ -77,9 +58,9 @@ def conclude(
             f"the gradients that reach {len(hidden)} layers were not seen, the first of them {hidden[0]}: they run in "
             "reentrant activation checkpoints (use use_reentrant=False), or a function of the user's own hides them"
         )
-    inputs = described[-1]
+    inputs = facts[-1]
     last = recordings[-1].tracker if recordings else None
-    samples = sum(r.samples for r in recordings) * (ranks.count if together else 1)
+    samples = int(over.total(torch.tensor([float(sum(r.samples for r in recordings))])))
     return Measurement(
         layers=tuple(layers),
         weights=found,
@@ -105,6 +86,9 @@ class _Joined:
         self.sums: list[Sums] = []
         self.inputs = Sums()
         places: dict[str, int] = {}
+        if len(recordings) == 1:
+            self.rows, self.sums, self.inputs = recordings[0].tracker.rows, recordings[0].sums, recordings[0].inputs
+            return
         for recording in recordings:
             self.inputs.add(recording.inputs)
             own: list[int] = []  # where the rows of this pass are among all
@@ -118,22 +102,35 @@ class _Joined:
                 self.sums[place].add(sums)
 
 
+class _Over:
+    """The ranks that numbers are taken over."""
+
+    def __init__(self, ranks: Ranks, device: torch.device) -> None:
+        self.ranks = ranks
+        self.count = ranks.count
+        self._device = device
+
+    def total(self, values: Tensor, op: str = "SUM") -> Tensor:
+        return self.ranks.total(values, self._device, op)
+
+
+@dataclasses.dataclass
 class _Facts:
     """The numbers of one layer, over all passes and ranks."""
 
-    def __init__(
-        self,
-        scalars: dict[str, float],
-        vectors: dict[str, Tensor | None],
-        opened: Tensor | None,
-        limits: list[float],
-        histogram: tuple[int, ...] | None,
-    ) -> None:
-        self.scalars = scalars
-        self.vectors = vectors
-        self.opened = opened
-        self.low, self.high, self.largest = -limits[0], limits[1], limits[2]
-        self.histogram = histogram
+    scalars: dict[str, float]
+    heads: Tensor | None
+    steps: Tensor | None
+    step_samples: Tensor | None
+    largest: float
+    neurons: int | None = None
+    relative_slope: float | None = None
+    saturated: float | None = None
+    dead: float | None = None
+    slopes: tuple[int, ...] | None = None
+    histogram: tuple[int, ...] | None = None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def rms(self) -> float:
@@ -145,17 +142,86 @@ class _Facts:
         if not several or not self.scalars["seen"]:
             return None
         squares = seen * several / self.scalars["seen"]
-        return math.sqrt(self.scalars["deviations"] / squares) if squares > 0 else 0.0 if squares == 0 else math.nan
+        return math.sqrt(max(0.0, self.scalars["deviations"]) / squares) if squares > 0 else 0.0 * squares
+
+
+def _facts(sums: Sequence[Sums], over: _Over) -> list[_Facts]:
+    """Everything at once: a number at a time would take longer than the training step."""
+    scalars = torch.tensor(fetch([getattr(s, name) for s in sums for name in SCALARS]), dtype=torch.float64)
+    scalars = over.total(scalars).reshape(len(sums), len(SCALARS))
+    largest = over.total(torch.tensor(fetch([s.largest for s in sums]), dtype=torch.float64), "MAX").tolist()
+    vectors = {name: _vectors(sums, name, over) for name in VECTORS}
+    facts = [
+        _Facts(
+            dict(zip(SCALARS, numbers, strict=True)),
+            vectors["heads"][i],
+            vectors["steps"][i],
+            vectors["step_samples"][i],
+            largest[i],
+        )
+        for i, numbers in enumerate(scalars.tolist())
+    ]
+    _add_neurons(facts, vectors["slopes"], _vectors(sums, "open", over, "MAX"))
+    _add_histograms(facts, sums, over)
+    return facts
+
+
+def _add_neurons(facts: list[_Facts], slopes: list[Tensor | None], opened: list[Tensor | None]) -> None:
+    present = [i for i, s in enumerate(slopes) if s is not None and len(s) and facts[i].scalars["rows"]]
+    if present:
+        lengths = torch.tensor([len(slopes[i]) for i in present])  # type: ignore[arg-type]
+        rows = torch.tensor([facts[i].scalars["rows"] for i in present], dtype=torch.float64)
+        of = torch.repeat_interleave(torch.arange(len(present)), lengths)
+        means = torch.cat([slopes[i] for i in present]) / rows[of]  # type: ignore[misc]
+        counts = _counts(means, of, len(present))
+        average = _by_row(means, of, len(present)) / lengths
+        shut = _by_row((means < SHUT).double(), of, len(present)) / lengths
+        for i, n, mean, share, histogram in zip(
+            present, lengths.tolist(), average.tolist(), shut.tolist(), counts.tolist(), strict=True
+        ):
+            fact = facts[i]
+            fact.neurons, fact.relative_slope, fact.saturated, fact.slopes = n, mean, share, tuple(histogram)
+    for fact, most in zip(facts, opened, strict=True):
+        if most is not None and len(most):
+            fact.dead = float((most <= 0).double().mean())
+
+
+def _add_histograms(facts: list[_Facts], sums: Sequence[Sums], over: _Over) -> None:
+    kept = [torch.cat(s.kept) if len(s.kept) > 1 else s.kept[0] if s.kept else torch.zeros(0) for s in sums]
+    lengths = torch.tensor([len(k) for k in kept])
+    if len({(k.device, k.dtype) for k in kept}) > 1:
+        kept = [k.to("cpu", torch.float32) for k in kept]
+    values = torch.cat(kept).cpu()
+    of = torch.repeat_interleave(torch.arange(len(kept)), lengths)
+    if not bool(torch.isfinite(values).all()):
+        finite = torch.isfinite(values)
+        values, of = values[finite], of[finite]
+    limits = torch.full((2, len(kept)), -math.inf, dtype=values.dtype)
+    limits[0].scatter_reduce_(0, of, -values, "amax")
+    limits[1].scatter_reduce_(0, of, values, "amax")
+    limits = over.total(limits, "MAX")
+    low, width = -limits[0], (limits[1] + limits[0]).clamp_min(0)
+    width = torch.where(width > 0, width, 1.0)
+    scaled = (values - low[of].to(values)) / width[of].to(values)
+    counts = over.total(_counts(scaled, of, len(kept)).double())
+    for fact, least, most, histogram in zip(facts, low.tolist(), limits[1].tolist(), counts.tolist(), strict=True):
+        if math.isfinite(least):
+            fact.low, fact.high, fact.histogram = least, most, tuple(int(c) for c in histogram)
+
+
+def _counts(values: Tensor, of: Tensor, rows: int) -> Tensor:
+    """Histograms [rows, BINS] over [0, 1] of the values of each row."""
+    places = (values * BINS).nan_to_num(0.0).clamp(0, BINS - 1).long() + of * BINS
+    return torch.bincount(places, minlength=rows * BINS).reshape(rows, BINS)
+
+
+def _by_row(values: Tensor, of: Tensor, rows: int) -> Tensor:
+    return torch.zeros(rows, dtype=values.dtype).index_add_(0, of, values)
 
 
 def _layer(row: Row, facts: _Facts, factor: float) -> Layer:
     numbers = facts.scalars
-    slopes, opened = facts.vectors["slopes"], facts.opened
-    means = None if slopes is None or not numbers["rows"] else slopes / numbers["rows"]
-    heads = facts.vectors["heads"]
-    attends = row.attends or row.function != "softmax"
-    knows_attention = heads is not None and numbers["queries"] > 0 and attends
-    seen = math.isfinite(facts.low) and math.isfinite(facts.high)
+    attends = facts.heads is not None and numbers["queries"] > 0 and (row.attends or row.function != "softmax")
     dtype = str(row.data["dtype"]).removeprefix("torch.")
     return Layer(
         name=row.name,
@@ -175,24 +241,24 @@ def _layer(row: Row, facts: _Facts, factor: float) -> Layer:
         spread=facts.spread,
         largest=facts.largest if dtype in ("float16", "bfloat16") else None,
         rows=int(numbers["rows"]),
-        neurons=None if means is None else len(means),
-        relative_slope=None if means is None else float(means.mean()),
-        saturated=None if means is None or not row.data["shuts"] else float((means < SHUT).double().mean()),
-        dead=None if opened is None else float((opened <= 0).double().mean()),
-        slopes=None if means is None else _counts(means, 0.0, 1.0),
-        entropy=numbers["entropy"] / numbers["queries"] if knows_attention else None,
-        sharp=float((heads / numbers["looks"] < SHUT).double().mean())
-        if knows_attention and heads is not None
+        neurons=facts.neurons,
+        relative_slope=facts.relative_slope,
+        saturated=facts.saturated if row.data.get("shuts") else None,
+        dead=facts.dead,
+        slopes=facts.slopes,
+        entropy=numbers["entropy"] / numbers["queries"] if attends else None,
+        sharp=float((facts.heads / numbers["looks"] < SHUT).double().mean())
+        if attends and facts.heads is not None
         else None,
         steps=_steps(facts, factor),
         histogram=facts.histogram,
-        low=facts.low if seen else None,
-        high=facts.high if seen else None,
+        low=facts.low,
+        high=facts.high,
     )
 
 
 def _steps(facts: _Facts, factor: float) -> tuple[float, ...] | None:
-    squares, samples = facts.vectors["steps"], facts.vectors["step_samples"]
+    squares, samples = facts.steps, facts.step_samples
     if squares is None or samples is None or not len(squares):
         return None
     sizes = ((squares / samples.clamp_min(1)).sqrt() * factor).tolist()
@@ -203,48 +269,24 @@ def _steps(facts: _Facts, factor: float) -> tuple[float, ...] | None:
 def _with_gains(layers: list[Layer]) -> list[Layer]:
     result = []
     for layer in layers:
-        before = [layers[i].gradient for i in layer.sources]
-        known = [g for g in before if g is not None]
-        gain = max(known) / layer.gradient if known and layer.gradient else None
-        result.append(dataclasses.replace(layer, gain=gain) if gain is not None else layer)
+        known = [g for g in (layers[i].gradient for i in layer.sources) if g is not None]
+        if known and layer.gradient:
+            layer = dataclasses.replace(layer, gain=max(known) / layer.gradient)
+        result.append(layer)
     return result
 
 
-def _vectors(
-    sums: Sequence[Sums], name: str, ranks: Ranks, device: torch.device, op: str = "SUM"
-) -> list[Tensor | None]:
+def _vectors(sums: Sequence[Sums], name: str, over: _Over, op: str = "SUM") -> list[Tensor | None]:
     """One kind of vector of all layers, over the ranks, on the CPU in float64."""
     present = [(i, v) for i, s in enumerate(sums) if (v := getattr(s, name)) is not None]
     result: list[Tensor | None] = [None] * len(sums)
-    if not present:
-        return result
-    flat = torch.cat([v.detach().to("cpu", torch.float64) for _, v in present])
-    parts = torch.split(ranks.total(flat, device, op), [len(v) for _, v in present])
-    for (i, _), part in zip(present, parts, strict=True):
-        result[i] = part
+    if present:
+        flat = torch.cat([v for _, v in present]) if len({(v.device, v.dtype) for _, v in present}) == 1 else None
+        flat = torch.cat([v.to("cpu", torch.float64) for _, v in present]) if flat is None else flat
+        parts = torch.split(over.total(flat.to("cpu", torch.float64), op), [len(v) for _, v in present])
+        for (i, _), part in zip(present, parts, strict=True):
+            result[i] = part
     return result
-
-
-def _histograms(
-    sums: Sequence[Sums], limits: Tensor, ranks: Ranks, device: torch.device
-) -> list[tuple[int, ...] | None]:
-    counts = torch.zeros(len(sums), BINS, dtype=torch.float64)
-    for i, s in enumerate(sums):
-        low, high = -float(limits[i, 0]), float(limits[i, 1])
-        if s.kept and math.isfinite(low) and math.isfinite(high):
-            values = torch.cat([k.detach().to("cpu", torch.float64) for k in s.kept])
-            counts[i] = torch.tensor(_counts(values[torch.isfinite(values)], low, high), dtype=torch.float64)
-    counts = ranks.total(counts, device)
-    return [tuple(int(c) for c in row) if sum(row) else None for row in counts.tolist()]
-
-
-def _counts(values: Tensor, low: float, high: float) -> tuple[int, ...]:
-    """Histogram in `BINS` bins; all in the first if there is no width."""
-    if high <= low:
-        return (len(values), *[0] * (BINS - 1))
-    places = ((values - low) * (BINS / (high - low))).floor().clamp(0, BINS - 1)
-    places = places[torch.isfinite(places)]
-    return tuple(torch.bincount(places.long(), minlength=BINS).tolist())
 
 
 def _root(squares: float, count: float) -> float:
@@ -255,7 +297,7 @@ def _fingerprint(rows: Sequence[Row], sums: Sequence[Sums]) -> float:
     """A number that is the same where layers and vectors are the same."""
     value = 0
     for row, of_row in zip(rows, sums, strict=False):
-        lengths = [len(v) for name in (*Sums.VECTORS, "open") if (v := getattr(of_row, name)) is not None]
+        lengths = [len(v) for name in (*VECTORS, "open") if (v := getattr(of_row, name)) is not None]
         for byte in f"{row.name}/{lengths}".encode():
             value = (value * 257 + byte) % 999_999_937
     return float(value)

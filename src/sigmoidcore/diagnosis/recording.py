@@ -32,6 +32,8 @@ from sigmoidcore.diagnosis.tracker import (
     tensors,
 )
 
+SEEN = frozenset({"softmax", ATTENTION, DOT_PRODUCT})
+"""Functions that have attention weights."""
 ATTENDED = 4
 """Samples whose attention weights are looked at."""
 
@@ -87,7 +89,9 @@ class Recording:
         """Take note of the model's inputs."""
         for tensor in tensors(values):
             if tensor.is_floating_point():
-                see_output(self.inputs, tensor.detach(), self.samples, self._most)
+                sums = Sums()
+                see_output(sums, tensor.detach(), self.samples, self._most)
+                self.inputs.add(sums)
 
     def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """See the input of an activation; give a recurrent layer an input that tells what comes back to it."""
@@ -96,7 +100,8 @@ class Recording:
         activation = ACTIVATIONS[function]
         x = args[0] if args else kwargs.get("input")
         if not activation.by_output and isinstance(x, Tensor) and x.numel():
-            self._slopes = self._relative(activation, x.detach(), args[1:], kwargs), activation.flat
+            with torch.no_grad():
+                self._slopes = self._relative(activation, x.detach(), args[1:], kwargs), activation.flat
         return args
 
     @torch.no_grad()
@@ -118,7 +123,8 @@ class Recording:
                 see_slopes(sums, self._slopes[0], row.dim, self._slopes[1])
             row.data["shuts"] = activation.shuts
         self._slopes = None
-        self._see_attention(row, sums, args, kwargs, output)
+        if row.function in SEEN:
+            self._see_attention(row, sums, args, kwargs, output)
         if self._steps is not None:
             self._steps.sums, self._steps = sums, None
         for value in outputs:
@@ -128,8 +134,7 @@ class Recording:
     def _relative(
         self, activation: Activation, values: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Tensor:
-        with torch.no_grad():
-            return relative_slopes(activation, by_sample(values, self.samples, self._most), args, kwargs)
+        return relative_slopes(activation, by_sample(values, self.samples, self._most), args, kwargs)
 
     def _see_attention(
         self, row: Row, sums: Sums, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
@@ -186,9 +191,9 @@ class Recording:
             return
         self._arrived(self)
         size, nonfinite = squared_size(gradient)
-        sums.gradient = sums.gradient + size
-        sums.nonfinite_gradient = sums.nonfinite_gradient + nonfinite
-        sums.samples = float(self.samples)
+        if sums.arrivals:  # several outputs, or several backward passes through one graph
+            size, nonfinite = sums.gradient + size, sums.nonfinite_gradient + nonfinite
+        sums.gradient, sums.nonfinite_gradient, sums.samples = size, nonfinite, float(self.samples)
         sums.arrivals += 1
 
     @torch.no_grad()

@@ -15,7 +15,9 @@ from sigmoidcore.gain import norm
 LARGEST_SUBSET = 2**20
 """Numbers of one layer that statistics across samples are taken from, if there are enough samples."""
 FEWEST_SAMPLES = 16
-KEPT = 512
+SMALL = 2**16
+"""Numbers that are few enough to be summed in float32."""
+KEPT = 200
 """Numbers of one layer that are kept for its histogram."""
 QUERIES = 2**20
 """Attention weights that are computed anew at most, where PyTorch's kernel does not show them."""
@@ -24,9 +26,9 @@ _HALF = (torch.float16, torch.bfloat16)
 Number = Tensor | float
 
 
-@dataclass
+@dataclass(slots=True)
 class Sums:
-    """Statistics of one layer; all but the last fields can be added.
+    """Statistics of one layer, of one pass; `add` joins several.
 
     Attributes:
         count: numbers of the output.
@@ -46,12 +48,10 @@ class Sums:
         looks: times that attention weights were seen.
         arrivals: gradients that have come back.
         slopes: by neuron, sum over the rows of the relative slope.
-        open: by neuron, largest relative slope.
         heads: by head, sum over the looks of the mean entropy over its largest.
         steps: by time step, sum of the squares of the derivative by what is read.
         step_samples: by time step, samples.
-        low: smallest number seen.
-        high: largest.
+        open: by neuron, largest relative slope.
         largest: largest absolute value, in half precision.
         kept: some of the numbers.
     """
@@ -73,35 +73,35 @@ class Sums:
     looks: float = 0.0
     arrivals: float = 0.0
     slopes: Tensor | None = None
-    open: Tensor | None = None
     heads: Tensor | None = None
     steps: Tensor | None = None
     step_samples: Tensor | None = None
-    low: Number = math.inf
-    high: Number = -math.inf
+    open: Tensor | None = None
     largest: Number = 0.0
     kept: list[Tensor] = field(default_factory=list)
 
-    SCALARS = (
-        *("count", "squares", "nonfinite", "seen", "total", "seen_squares", "deviations", "several", "samples"),
-        *("gradient", "nonfinite_gradient", "rows", "entropy", "queries", "looks", "arrivals"),
-    )
-    VECTORS = ("slopes", "heads", "steps", "step_samples")
-    """They are added, like the scalars."""
-    EXTREMES = ("low", "high", "largest")
-
     def add(self, other: "Sums") -> None:
         """Take another pass of the same layer in."""
-        for name in self.SCALARS:
+        for name in SCALARS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in self.VECTORS:
+        for name in VECTORS:
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs if mine is None else mine if theirs is None else _joined(mine, theirs))
-        if self.open is not None and other.open is not None and self.open.shape == other.open.shape:
+        if self.open is None or other.open is None:
+            self.open = other.open if self.open is None else self.open
+        elif self.open.shape == other.open.shape:
             self.open = torch.maximum(self.open, other.open)
-        self.low = _least(self.low, other.low)
-        self.high, self.largest = -_least(-self.high, -other.high), -_least(-self.largest, -other.largest)
-        self.kept += other.kept
+        self.largest = largest_of(self.largest, other.largest)
+        self.kept = self.kept + other.kept
+
+
+SCALARS = (
+    *("count", "squares", "nonfinite", "seen", "total", "seen_squares", "deviations", "several", "samples"),
+    *("gradient", "nonfinite_gradient", "rows", "entropy", "queries", "looks", "arrivals"),
+)
+"""Fields of `Sums` that are added."""
+VECTORS = ("slopes", "heads", "steps", "step_samples")
+"""Likewise."""
 
 
 def _joined(one: Tensor, other: Tensor) -> Tensor:
@@ -111,23 +111,41 @@ def _joined(one: Tensor, other: Tensor) -> Tensor:
     return one + functional.pad(other, (0, len(one) - len(other)))
 
 
-def _least(one: Number, other: Number) -> Number:
+def largest_of(one: Number, other: Number) -> Number:
+    """The larger of two numbers that are not negative."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.minimum(one, other)
+        return torch.maximum(one, other)
     if isinstance(one, Tensor):
-        return one.clamp(max=float(other))
-    return other.clamp(max=one) if isinstance(other, Tensor) else min(one, other)
+        return one.clamp(min=float(other))
+    return other.clamp(min=one) if isinstance(other, Tensor) else max(one, other)
 
 
-def squared_size(x: Tensor) -> tuple[Tensor, Number]:
-    """Sum of the squares in float64, and how many numbers are not finite.
+def squared_size(x: Tensor) -> tuple[Number, Number]:
+    """Sum of the squares, and how many numbers are not finite.
 
-    On a CPU these are counted only if there are any; elsewhere always, so that nothing has to wait for the answer.
+    On a CPU both are numbers at once, and what is not finite is counted only if there is any; elsewhere both stay on
+    the device, so that nothing has to wait for the answer.
     """
-    size = norm(x)
-    if x.device.type == "cpu" and math.isfinite(float(size)):
-        return size.square(), 0.0
-    return size.square(), (~torch.isfinite(x)).sum()
+    if not x.is_cpu:
+        return norm(x).square(), (~torch.isfinite(x)).sum()
+    size = size_on_cpu(x)
+    return size * size, 0.0 if math.isfinite(size) else float((~torch.isfinite(x)).sum())
+
+
+def size_on_cpu(x: Tensor) -> float:
+    """L2 norm of a tensor on the CPU; in the dtype of `x` where that is precise, which is faster than in float64."""
+    if x.numel() <= SMALL and x.dtype not in _HALF:
+        size: float = torch.linalg.vector_norm(x).item()
+        if 1e-15 < size < 1e15:
+            return size
+    return float(norm(x))
+
+
+def _square(x: Tensor) -> Number:
+    if x.is_cpu:
+        size = size_on_cpu(x)
+        return size * size
+    return norm(x).square()
 
 
 def by_sample(x: Tensor, samples: int, most: int | None) -> Tensor:
@@ -150,7 +168,7 @@ def by_sample(x: Tensor, samples: int, most: int | None) -> Tensor:
 
 
 def see_output(sums: Sums, output: Tensor, samples: int, most: int | None) -> None:
-    """Add a layer's output.
+    """Take the statistics of a layer's output.
 
     Args:
         sums: of the layer.
@@ -158,37 +176,31 @@ def see_output(sums: Sums, output: Tensor, samples: int, most: int | None) -> No
         samples: of this pass.
         most: samples that are looked at for what is said across samples; None: all.
     """
-    if output.numel() == 0:
+    count = output.numel()
+    if not count:
         return
-    size, nonfinite = squared_size(output)
-    sums.count += output.numel()
-    sums.squares = sums.squares + size
-    sums.nonfinite = sums.nonfinite + nonfinite
+    squares, sums.nonfinite = squared_size(output)
+    sums.count, sums.squares = float(count), squares
     some = by_sample(output, samples, most)
     if some.dtype in _HALF:
-        sums.largest = -_least(-sums.largest, -some.abs().amax())
-    if some.dtype != torch.float64:
-        some = some.float()
-    odd = isinstance(nonfinite, Tensor)  # or may be, where nobody has asked yet
-    finite = torch.nan_to_num(some, 0.0, 0.0, 0.0) if odd else some
-    low, high = torch.aminmax(finite)
-    sums.low, sums.high = _least(sums.low, low), -_least(-sums.high, -high)
-    flat = finite.reshape(-1)
-    sums.kept.append(flat[:: max(1, -(-flat.numel() // KEPT))])
-    count = len(some)
-    if count != samples and samples and count % samples == 0:
-        some = some.reshape(samples, -1)
-    some = some.reshape(len(some), -1)
-    n = some.numel()
-    # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
-    apart = some - some[:1]
-    means = apart.mean(0)
-    sums.seen += n
-    sums.total = sums.total + _wide(some.mean()) * n
-    sums.seen_squares = sums.seen_squares + _mean_square(some) * n
-    if len(some) > 1:
-        sums.several += n
-        sums.deviations = sums.deviations + (_mean_square(apart) - _mean_square(means)).clamp_min(0) * n
+        sums.largest = some.abs().amax()
+    seen = some.numel()
+    rows = len(some)
+    if rows != samples and samples and rows % samples == 0:
+        rows = samples
+    flat = some.reshape(rows, -1)
+    if flat.dtype in _HALF:
+        flat = flat.float()
+    sums.kept.append(flat.reshape(-1)[:: max(1, -(-seen // KEPT))].clone())
+    sums.seen = float(seen)
+    mean = flat.mean()
+    sums.total = (mean.item() if mean.is_cpu else _wide(mean)) * seen
+    sums.seen_squares = squares if seen == count else _square(flat)
+    if rows > 1:
+        # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
+        apart = flat - flat[:1]
+        sums.several = float(seen)
+        sums.deviations = _square(apart) - _square(apart.mean(0)) * rows
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -196,12 +208,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.double()
 
 
-def _mean_square(x: Tensor) -> Tensor:
-    return norm(x).square() / x.numel()
-
-
 def see_slopes(sums: Sums, slopes: Tensor, dim: int, flat: bool) -> None:
-    """Add the relative slopes of an activation's neurons.
+    """Take the relative slopes of an activation's neurons.
 
     Args:
         sums: of the layer.
@@ -210,18 +218,13 @@ def see_slopes(sums: Sums, slopes: Tensor, dim: int, flat: bool) -> None:
         flat: whether neurons that are never open are to be counted.
     """
     slopes = slopes.movedim(dim, -1).flatten(0, -2) if slopes.dim() > 1 else slopes.reshape(-1, 1)
-    total = slopes.sum(0)
-    if sums.slopes is not None and sums.slopes.shape != total.shape:
-        return
-    sums.rows += len(slopes)
-    sums.slopes = total if sums.slopes is None else sums.slopes + total
+    sums.rows, sums.slopes = float(len(slopes)), slopes.sum(0)
     if flat:
-        most = slopes.amax(0)
-        sums.open = most if sums.open is None else torch.maximum(sums.open, most)
+        sums.open = slopes.amax(0)
 
 
 def see_attention(sums: Sums, weights: Tensor, allowed: Tensor | None = None) -> None:
-    """Add attention weights.
+    """Take attention weights.
 
     Args:
         sums: of the layer.
@@ -236,14 +239,10 @@ def see_attention(sums: Sums, weights: Tensor, allowed: Tensor | None = None) ->
     relative = torch.where(allowed > 1, entropy / allowed.clamp_min(2).log(), torch.nan).squeeze(-1)
     known = torch.isfinite(relative)
     relative = relative.nan_to_num(0.0)
-    sums.queries += float(known.numel()) if bool(known.all()) else float(known.sum())
-    sums.entropy = sums.entropy + _wide(relative.sum())
+    sums.queries, sums.entropy = float(known.sum()), _wide(relative.sum())
     heads = (0, *range(2, relative.dim())) if weights.dim() == 4 else tuple(range(relative.dim()))
     means = relative.sum(heads) / known.sum(heads).clamp_min(1)
-    means = means.reshape(-1)
-    sums.looks += 1
-    if sums.heads is None or sums.heads.shape == means.shape:
-        sums.heads = means if sums.heads is None else sums.heads + means
+    sums.heads, sums.looks = means.reshape(-1), 1.0
 
 
 def keys_allowed(scores: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import inspect
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -156,11 +157,25 @@ class Tracker(TorchFunctionMode):
     def _follow(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
-        outputs = [t for t in tensors(result) if t.is_floating_point()]
+        if isinstance(result, Tensor):
+            outputs = [result] if result.is_floating_point() else []
+        else:
+            outputs = [t for t in tensors(result) if t.is_floating_point()]
         if not outputs:
             return
-        given = list(tensors((args, kwargs)))
+        given = list(tensors((args, kwargs)) if kwargs else tensors(args))
         flows = [self._flow(t) for t in given]
+        if _is_plain(name) and len(outputs) == 1:
+            known = [(t, f) for t, f in zip(given, flows, strict=True) if f is not _UNKNOWN]
+            if not known:
+                return
+            if len(known) == 1:  # x * slope: what is known of x is known of it, but for its maker
+                tensor, flow = known[0]
+                dim = flow.dim if tensor.dim() == outputs[0].dim() else -1
+                self._set(
+                    outputs[0], flow if (flow.producer, flow.dim) == (-1, dim) else replace(flow, producer=-1, dim=dim)
+                )
+                return
         sources = 0
         for flow in flows:
             sources |= flow.sources
@@ -295,12 +310,13 @@ def tensors(values: Any) -> Iterator[Tensor]:
     """The tensors in nested tuples, lists and dicts, in order."""
     if isinstance(values, Tensor):
         yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from tensors(value)
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from tensors(value)
+        return
+    children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
+    for child in children:
+        if isinstance(child, Tensor):
+            yield child
+        elif isinstance(child, tuple | list | dict):
+            yield from tensors(child)
 
 
 def arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,6 +341,13 @@ def attention_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any], samples:
     _, weights = functional.multi_head_attention_forward(**given)
     assert weights is not None
     return weights if weights.dim() == 4 else weights.unsqueeze(0)
+
+
+@cache
+def _is_plain(name: str) -> bool:
+    """Whether nothing is to be known of a function but what went into it."""
+    special = WEIGHTED | LOSSES | _MOVES | _FEATURES_LAST | {"softmax", DOT_PRODUCT} | ACTIVATIONS.keys()
+    return name not in special and not any(part in name for part in _CHANNELS_SECOND)
 
 
 _NAMES: dict[Any, str] = {}

@@ -1,27 +1,16 @@
 """What a step shows of the parameters: their sizes, their gradients, and how far the step moves them."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.diagnosis.measurement import Weight
-from sigmoidcore.diagnosis.statistics import Number, squared_size
+from sigmoidcore.diagnosis.statistics import SMALL, Number
+from sigmoidcore.gain import norm
 from sigmoidcore.ranks import Ranks
-
-
-@dataclass
-class Squares:
-    """Sums of squares and numbers that are not finite, by parameter; of a sharded one, of this rank's part."""
-
-    size: dict[str, Number] = field(default_factory=dict)
-    nonfinite: dict[str, Number] = field(default_factory=dict)
-
-    def see(self, name: str, values: Tensor) -> None:
-        """Take note of one."""
-        self.size[name], self.nonfinite[name] = squared_size(values)
 
 
 class Weights:
@@ -33,115 +22,114 @@ class Weights:
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-        self.gradients = Squares()
+        self._gradients: dict[str, Number] = {}
+        self._sizes: dict[str, Number] = {}
+        self._moves: dict[str, Number] = {}
         self._before: dict[str, Tensor] = {}
-        self._start = Squares()
-        self._moved = Squares()
 
     @torch.no_grad()
     def see_gradients(self) -> None:
         """Read every `.grad` that there is now."""
-        self.gradients = Squares()
-        for name, parameter in self.parameters.items():
-            gradient = getattr(parameter, "grad", None)
-            if gradient is not None:
-                self.gradients.see(name, _local(gradient))
+        self._gradients = _norms({n: _local(p.grad) for n, p in self.parameters.items() if p.grad is not None})
 
     @torch.no_grad()
     def before_step(self, moving: set[int]) -> None:
         """Keep copies of the parameters whose identities are in `moving`."""
+        self._sizes = self._now()
         self._before = {n: _local(p).clone() for n, p in self.parameters.items() if id(p) in moving and p.requires_grad}
-        for name, before in self._before.items():
-            self._start.see(name, before)
 
     @torch.no_grad()
     def after_step(self) -> None:
         """See how far each has moved since, and let the copies go."""
-        for name, before in self._before.items():
-            self._moved.see(name, _local(self.parameters[name]) - before)
+        self._moves = _norms(
+            {name: before.sub_(_local(self.parameters[name])) for name, before in self._before.items()}
+        )
         self._before = {}
 
     @torch.no_grad()
     def conclude(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
-        """The parameters as they are.
+        """The parameters as they are, or were before the step.
 
         Args:
             used: names of those that the forward pass took.
             scale: what the loss was multiplied by.
             ranks: the processes; sums over the parts of sharded parameters.
         """
-        now = Squares()
-        alike: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
-            local = _local(parameter)
-            now.see(name, local)
-            if local.dim() > 1 and len(local) > 1:
-                alike[name] = (local[0] == local[1]).all() & (local[0] != 0).any()
-        rows = [(name, which, kind) for name in self.parameters for which in _KINDS for kind in ("size", "nonfinite")]
-        squares = {"now": now, "gradients": self.gradients, "start": self._start, "moved": self._moved}
-        values = [getattr(squares[which], kind).get(name, 0.0) for name, which, kind in rows]
-        found = dict(zip(rows, self._summed(values, [name for name, _, _ in rows], ranks), strict=True))
-        same = {name for name, flag in zip(alike, fetch(list(alike.values())), strict=True) if flag}
-        made = []
-        for name, parameter in self.parameters.items():
-            size = math.sqrt(found[name, "now", "size"])
-            has, moved = name in self.gradients.size, name in self._moved.size
-            before = math.sqrt(found[name, "start", "size"])
-            change = math.sqrt(found[name, "moved", "size"]) if moved else None
-            made.append(
-                Weight(
-                    name=name,
-                    shape=tuple(parameter.shape),
-                    trains=parameter.requires_grad,
-                    used=name in used or has,
-                    size=size,
-                    gradient=math.sqrt(found[name, "gradients", "size"]) / scale if has else None,
-                    update=change / before if change is not None and before > 0 else None,
-                    nonfinite=int(found[name, "now", "nonfinite"]),
-                    nonfinite_gradient=int(found[name, "gradients", "nonfinite"]),
-                    alike=name in same and _all_alike(_local(parameter)),
-                )
+        sizes = self._over(self._sizes or self._now(), ranks)
+        gradients, moves = self._over(self._gradients, ranks), self._over(self._moves, ranks)
+        return tuple(
+            Weight(
+                name=name,
+                shape=tuple(parameter.shape),
+                trains=parameter.requires_grad,
+                used=name in used or name in gradients,
+                size=sizes[name],
+                gradient=gradients[name] / scale if name in gradients else None,
+                update=moves[name] / sizes[name] if name in moves and sizes[name] > 0 else None,
+                nonfinite=_nonfinite(parameter, sizes[name]),
+                nonfinite_gradient=_nonfinite(parameter.grad, gradients.get(name, 0.0)),
+                alike=_all_alike(_local(parameter)),
             )
-        return tuple(made)
+            for name, parameter in self.parameters.items()
+        )
 
-    def _summed(self, values: list[Number], names: list[str], ranks: Ranks) -> list[float]:
-        """The numbers, those of sharded parameters summed over the ranks."""
-        numbers = fetch(values)
-        if ranks.count == 1:
-            return numbers
-        shares = {name: _copies(parameter) for name, parameter in self.parameters.items()}
-        parts = [value / shares[name] if shares[name] else 0.0 for name, value in zip(names, numbers, strict=True)]
-        device = next(iter(self.parameters.values())).device
-        summed = ranks.total(torch.tensor(parts, dtype=torch.float64), device)
-        return [
-            total if shares[name] else mine for name, mine, total in zip(names, numbers, summed.tolist(), strict=True)
-        ]
+    def _now(self) -> dict[str, Number]:
+        return _norms({name: _local(p) for name, p in self.parameters.items()})
+
+    def _over(self, norms: dict[str, Number], ranks: Ranks) -> dict[str, float]:
+        """Norms as numbers; those of sharded parameters over the parts of all ranks."""
+        mine = dict(zip(norms, fetch(list(norms.values())), strict=True))
+        copies = {name: _copies(self.parameters[name]) for name in norms} if ranks.count > 1 else {}
+        sharded = [name for name in norms if copies.get(name)]
+        if sharded:
+            parts = torch.tensor([mine[name] ** 2 / copies[name] for name in sharded], dtype=torch.float64)
+            total = ranks.total(parts, next(iter(self.parameters.values())).device).sqrt()
+            mine.update(zip(sharded, total.tolist(), strict=True))
+        return mine
 
 
-_KINDS = ("now", "gradients", "start", "moved")
+def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
+    """L2 norms; all at once where they are small enough for the sums of squares that PyTorch's fast kernels make."""
+    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault((tensor.device, tensor.dtype), []).append(name)
+    found: dict[str, Number] = {}
+    for names in groups.values():
+        sizes = torch.stack(torch._foreach_norm([tensors[name] for name in names])).tolist()
+        for name, size in zip(names, sizes, strict=True):
+            few = tensors[name].numel() <= SMALL and tensors[name].element_size() >= 4
+            found[name] = size if few and 1e-15 < size < 1e15 else norm(tensors[name])
+    return found
 
 
-def fetch(values: list[Number]) -> list[float]:
-    """Numbers of 0-dim tensors and numbers: one transfer for each device."""
+def _nonfinite(values: Any, size: float) -> int:
+    """How many numbers of a parameter or its gradient are not finite, counted only if its size says that there are."""
+    if values is None or math.isfinite(size):
+        return 0
+    return int((~torch.isfinite(_local(values))).sum())
+
+
+def fetch(values: Sequence[Number]) -> list[float]:
+    """Numbers of 0-dim tensors and numbers: one transfer for each device and dtype."""
     result = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
-    devices: dict[torch.device, list[int]] = {}
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, value in enumerate(values):
         if isinstance(value, Tensor):
-            devices.setdefault(value.device, []).append(i)
-    for device, places in devices.items():
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        stacked = torch.stack([torch.as_tensor(values[i]).to(wide) for i in places])
-        for i, number in zip(places, stacked.tolist(), strict=True):
-            result[i] = number
+            groups.setdefault((value.device, value.dtype), []).append(i)
+    for places in groups.values():
+        found = torch.stack([values[i] for i in places]).tolist()  # type: ignore[misc]
+        for i, number in zip(places, found, strict=True):
+            result[i] = float(number)
     return result
 
 
 def _local(values: Any) -> Tensor:
     """What this rank has of a tensor: of a DTensor its part, of a sparse one its values."""
-    local: Tensor = values.to_local() if hasattr(values, "to_local") else values
-    if local.is_sparse:
-        local = local.coalesce().values()
-    return local.detach()
+    local: Tensor = values if type(values) in _WHOLE or not hasattr(values, "to_local") else values.to_local()
+    return local.detach() if local.layout is torch.strided else local.coalesce().values().detach()
+
+
+_WHOLE = (Tensor, nn.Parameter)
 
 
 def _copies(parameter: nn.Parameter) -> int:
@@ -154,4 +142,7 @@ def _copies(parameter: nn.Parameter) -> int:
 
 
 def _all_alike(weight: Tensor) -> bool:
-    return bool((weight == weight[:1]).all())
+    """Whether all rows are the same, and not 0."""
+    if weight.dim() < 2 or len(weight) < 2 or not torch.equal(weight[0], weight[1]):
+        return False
+    return bool((weight == weight[:1]).all()) and bool(weight[0].any())
