@@ -87,7 +87,7 @@ def _rrelu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
 
 
 def _prelu(x: Tensor, given: Mapping[str, Any]) -> Tensor:
-    below = given["weight"].detach().abs().to(x.dtype)
+    below: Tensor = given["weight"].detach().abs().to(x.dtype)
     if below.numel() > 1 and x.dim() > 1:
         below = below.reshape(-1, *[1] * (x.dim() - 2))  # channels are in dimension 1
     slope: Tensor = torch.where(x > 0, 1.0, below)
@@ -96,11 +96,13 @@ def _prelu(x: Tensor, given: Mapping[str, Any]) -> Tensor:
 
 def _softplus(x: Tensor, given: Mapping[str, Any]) -> Tensor:
     scaled = x * given.get("beta", 1.0)
-    return torch.where(scaled > given.get("threshold", 20.0), 1.0, torch.sigmoid(scaled))
+    slope: Tensor = torch.where(scaled > given.get("threshold", 20.0), 1.0, torch.sigmoid(scaled))
+    return slope
 
 
 def _shrink(x: Tensor, given: Mapping[str, Any]) -> Tensor:
-    return (x.abs() > given.get("lambd", 0.5)).to(torch.float32)
+    far: Tensor = x.abs() > given.get("lambd", 0.5)
+    return far.to(torch.float32)
 
 
 GELU_STEEPEST = 1.1289042
