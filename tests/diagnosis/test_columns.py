@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigmoidcore.diagnosis.columns import columns, folded, left, printable, right, shortened, wrapped
@@ -16,6 +16,7 @@ def test_wide_characters_take_two_columns_and_combining_ones_none(text, count):
     assert columns(text) == count
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_what_a_terminal_would_obey_is_written_as_an_escape(text):
     assert printable(text).isprintable()
@@ -42,16 +43,19 @@ def test_a_name_is_shortened_in_the_middle_and_keeps_its_ends_and_its_number(nam
     assert shortened(name, limit) == short
 
 
+@settings(deadline=None)
 @given(ANYTHING, st.integers(1, 30))
 def test_a_shortened_text_never_takes_more_columns_than_it_may(text, limit):
     assert columns(shortened(text, limit)) <= limit
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_padding_fills_columns_not_characters(text):
     assert columns(left(text, 200)) == columns(right(text, 200)) == max(200, columns(text))
 
 
+@settings(deadline=None)
 @given(ANYTHING, st.integers(4, 40))
 def test_wrapped_lines_fit_and_keep_every_short_word(text, limit):
     lines = wrapped(text, limit)
@@ -80,6 +84,7 @@ def test_a_call_is_folded_into_lines_that_fit_and_run_the_same(call, limit):
     assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(call))
 
 
+@settings(deadline=None)
 @given(st.lists(ANYTHING, min_size=1, max_size=4))
 def test_names_in_a_call_are_kept_whatever_characters_they_have(names):
     call = f"sc.convert(model, include={names!r})"

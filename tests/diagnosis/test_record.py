@@ -242,16 +242,19 @@ def readable_or_refused(text):
     str(diagnosis)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(places(json.loads(TEXT)), key=str)), anything)
 def test_whatever_stands_in_a_field_it_is_read_or_refused_with_a_value_error(path, value):
     readable_or_refused(edited(*path, to=value))
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(TEXT)), st.integers(0, 20), texts)
 def test_whatever_was_damaged_is_read_or_refused_with_a_value_error(start, length, text):
     readable_or_refused(TEXT[:start] + text + TEXT[start + length :])
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec=None)) | anything.map(json.dumps))
 def test_whatever_text_is_given_it_is_read_or_refused_with_a_value_error(text):
     readable_or_refused(text)

@@ -218,7 +218,7 @@ findings = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(layers, max_size=24), st.lists(findings, max_size=3), st.lists(names, max_size=3))
 def test_whatever_was_measured_fits_80_columns_and_no_line_is_longer_or_ends_in_spaces(layers, findings, notes):
     measurement = Measurement(tuple(layers), (), 8, loss=math.nan, loss_function="x" * 200, notes=tuple(notes))
