@@ -37,6 +37,8 @@ def conclude(
         scale: what the loss was multiplied by.
         seconds: time taken.
     """
+    for recording in recordings:
+        recording.flush()
     joined = _Joined(recordings)
     rows, sums = joined.rows, [*joined.sums, joined.inputs]
     device = next((p.device for p in weights.parameters.values()), torch.device("cpu"))
@@ -138,10 +140,10 @@ class _Facts:
 
     @property
     def spread(self) -> float | None:
-        several, seen = self.scalars["several"], self.scalars["seen_squares"]
-        if not several or not self.scalars["seen"]:
+        several = self.scalars["several"]
+        if not several:
             return None
-        squares = seen * several / self.scalars["seen"]
+        squares = self.scalars["squares"] * several / self.scalars["count"]
         return math.sqrt(max(0.0, self.scalars["deviations"]) / squares) if squares > 0 else 0.0 * squares
 
 
@@ -231,7 +233,7 @@ def _layer(row: Row, facts: _Facts, factor: float) -> Layer:
         sources=tuple(bits(row.sources)),
         weights=row.weights,
         gate=row.gate,
-        shape=row.data["shape"],
+        shape=tuple(row.data["shape"]),
         dtype=dtype,
         gradient=_root(numbers["gradient"], numbers["samples"]) * factor if numbers["arrivals"] else None,
         nonfinite=int(numbers["nonfinite"]),

@@ -10,14 +10,16 @@ from torch.autograd.graph import Node
 
 from sigmoidcore.autograd import accumulates, nearest_leaf
 from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
+from sigmoidcore.diagnosis.batches import Batches
 from sigmoidcore.diagnosis.statistics import (
     Sums,
-    by_sample,
     dot_product_weights,
+    first_samples,
     keys_allowed,
     see_attention,
-    see_output,
+    see_outputs,
     see_slopes,
+    see_some,
     squared_size,
     step_squares,
 )
@@ -76,7 +78,8 @@ class Recording:
         self._most = most
         self._arrived = arrived
         self._leaf: Node | None = None
-        self._slopes: tuple[Tensor, bool] | None = None
+        self._batches = Batches()
+        self._input: Tensor | None = None
         self._steps: Steps | None = None
 
     @property
@@ -88,20 +91,19 @@ class Recording:
     def see_inputs(self, values: Any) -> None:
         """Take note of the model's inputs."""
         for tensor in tensors(values):
-            if tensor.is_floating_point():
+            if tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                see_output(sums, tensor.detach(), self.samples, self._most)
+                see_outputs(tensor.detach().reshape(1, self.samples or 1, -1), [sums])
                 self.inputs.add(sums)
 
     def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """See the input of an activation; give a recurrent layer an input that tells what comes back to it."""
         if function in RECURRENT:
             return self._before_recurrent(args)
-        activation = ACTIVATIONS[function]
         x = args[0] if args else kwargs.get("input")
-        if not activation.by_output and isinstance(x, Tensor) and x.numel():
-            with torch.no_grad():
-                self._slopes = self._relative(activation, x.detach(), args[1:], kwargs), activation.flat
+        if not ACTIVATIONS[function].by_output and isinstance(x, Tensor):
+            with torch.no_grad():  # a copy: it may be changed in place
+                self._input = first_samples(x.detach(), self.samples, self._most)[0].clone()
         return args
 
     @torch.no_grad()
@@ -113,16 +115,21 @@ class Recording:
         if not self.samples:
             first = next(tensors((args, kwargs)), output)
             self.samples = len(first) if first.dim() else 1
-        row.data.update(shape=tuple(output.shape), dtype=output.dtype)
-        see_output(sums, output, self.samples, self._most)
-        activation = ACTIVATIONS.get(row.function)
-        if activation is not None and output.numel():
-            if activation.by_output:
-                self._slopes = self._relative(activation, output, args[1:], kwargs), activation.flat
-            if self._slopes is not None:
-                see_slopes(sums, self._slopes[0], row.dim, self._slopes[1])
-            row.data["shuts"] = activation.shuts
-        self._slopes = None
+        row.data.update(shape=output.shape, dtype=output.dtype)
+        if output.numel():
+            some, samples = first_samples(output, self.samples, self._most)
+            values = some.reshape(samples, -1)
+            if values.numel() == output.numel():
+                self._batches.put("whole", values, sums, see_outputs)
+            else:
+                sums.count = float(output.numel())
+                sums.squares, sums.nonfinite = squared_size(output)
+                self._batches.put("some", values, sums, see_some)
+            activation = ACTIVATIONS.get(row.function)
+            if activation is not None:
+                row.data["shuts"] = activation.shuts
+                self._see_slopes(activation, some if activation.by_output else self._input, row, sums, args[1:], kwargs)
+        self._input = None
         if row.function in SEEN:
             self._see_attention(row, sums, args, kwargs, output)
         if self._steps is not None:
@@ -131,10 +138,32 @@ class Recording:
             if value.requires_grad:
                 value.register_hook(partial(self._arrive, sums))  # type: ignore[no-untyped-call]
 
-    def _relative(
-        self, activation: Activation, values: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Tensor:
-        return relative_slopes(activation, by_sample(values, self.samples, self._most), args, kwargs)
+    def flush(self) -> None:
+        """Compute what was gathered."""
+        self._batches.flush()
+
+    def _see_slopes(
+        self,
+        activation: Activation,
+        values: Tensor | None,
+        row: Row,
+        sums: Sums,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        if values is None or not values.numel():
+            return
+        given = {**dict(zip(activation.options, args, strict=False)), **kwargs}
+        given = {name: given[name] for name in activation.options if name in given}
+        if any(isinstance(v, Tensor) for v in given.values()):
+            slopes = relative_slopes(activation, values, args, kwargs).unsqueeze(0)
+            see_slopes(slopes, [sums], row.dim, activation.flat)
+            return
+
+        def see(stack: Tensor, owners: list[Sums], dim: int = row.dim) -> None:
+            see_slopes(relative_slopes(activation, stack, (), given), owners, dim, activation.flat)
+
+        self._batches.put((row.function, row.dim, *given.items()), values, sums, see)
 
     def _see_attention(
         self, row: Row, sums: Sums, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor

@@ -17,6 +17,8 @@ LARGEST_SUBSET = 2**20
 FEWEST_SAMPLES = 16
 SMALL = 2**16
 """Numbers that are few enough to be summed in float32."""
+SAFE = 1e-15, 1e15
+"""Sizes whose squares float32 holds, with room for those of single numbers."""
 KEPT = 200
 """Numbers of one layer that are kept for its histogram."""
 QUERIES = 2**20
@@ -36,7 +38,6 @@ class Sums:
         nonfinite: those that are not finite.
         seen: numbers that the following are taken from.
         total: sum of these.
-        seen_squares: sum of their squares.
         deviations: sum of squares of what differs from the mean over the samples, feature by feature.
         several: `seen`, where there was more than one sample.
         samples: samples whose gradients are in the next ones.
@@ -61,7 +62,6 @@ class Sums:
     nonfinite: Number = 0.0
     seen: float = 0.0
     total: Number = 0.0
-    seen_squares: Number = 0.0
     deviations: Number = 0.0
     several: float = 0.0
     samples: float = 0.0
@@ -96,7 +96,7 @@ class Sums:
 
 
 SCALARS = (
-    *("count", "squares", "nonfinite", "seen", "total", "seen_squares", "deviations", "several", "samples"),
+    *("count", "squares", "nonfinite", "seen", "total", "deviations", "several", "samples"),
     *("gradient", "nonfinite_gradient", "rows", "entropy", "queries", "looks", "arrivals"),
 )
 """Fields of `Sums` that are added."""
@@ -121,106 +121,127 @@ def largest_of(one: Number, other: Number) -> Number:
 
 
 def squared_size(x: Tensor) -> tuple[Number, Number]:
-    """Sum of the squares, and how many numbers are not finite.
+    """Sum of the squares of a tensor, and how many of its numbers are not finite.
 
     On a CPU both are numbers at once, and what is not finite is counted only if there is any; elsewhere both stay on
     the device, so that nothing has to wait for the answer.
     """
     if not x.is_cpu:
         return norm(x).square(), (~torch.isfinite(x)).sum()
-    size = size_on_cpu(x)
+    if x.numel() <= SMALL and x.dtype not in _HALF:
+        size = torch.linalg.vector_norm(x).item()
+        if SAFE[0] < size < SAFE[1]:
+            return size * size, 0.0
+    size = float(norm(x))
     return size * size, 0.0 if math.isfinite(size) else float((~torch.isfinite(x)).sum())
 
 
-def size_on_cpu(x: Tensor) -> float:
-    """L2 norm of a tensor on the CPU; in the dtype of `x` where that is precise, which is faster than in float64."""
-    if x.numel() <= SMALL and x.dtype not in _HALF:
-        size: float = torch.linalg.vector_norm(x).item()
-        if 1e-15 < size < 1e15:
-            return size
-    return float(norm(x))
+def _squared_sizes(x: Tensor) -> list[Number]:
+    """Sums of the squares of many, [tensors, numbers]; in float32 where that is precise, which is faster."""
+    if not x.is_cpu:
+        wide = None if x.device.type == "mps" else torch.float64
+        return list(torch.linalg.vector_norm(x, dim=1, dtype=wide).square().unbind())
+    sizes = torch.linalg.vector_norm(x, dim=1).tolist() if x.shape[1] <= SMALL else [math.inf]
+    if not all(SAFE[0] < size < SAFE[1] for size in sizes):
+        sizes = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).tolist()
+    return [size * size for size in sizes]
 
 
-def _square(x: Tensor) -> Number:
-    if x.is_cpu:
-        size = size_on_cpu(x)
-        return size * size
-    return norm(x).square()
+def _numbers(x: Tensor) -> list[Number]:
+    return x.tolist() if x.is_cpu else list(x.unbind())
 
 
-def by_sample(x: Tensor, samples: int, most: int | None) -> Tensor:
-    """The first samples of a layer's output, sample by sample: [some samples, ...].
+def first_samples(x: Tensor, samples: int, most: int | None) -> tuple[Tensor, int]:
+    """The first samples of a layer's output, and how many they are.
 
     Args:
         x: samples first, or second where time is first, or several rows for every sample.
         samples: how many there are; where no dimension fits, rows are taken for samples.
         most: at most so many; None: all.
+
+    Returns:
+        The rows that belong to them, [rows, ...], and their number.
     """
     if x.dim() == 0:
-        return x.reshape(1, 1)
-    if len(x) != samples and x.dim() > 1 and x.shape[1] == samples:
-        x = x.movedim(1, 0)
+        return x.reshape(1, 1), 1
+    shape = x.shape
+    length = shape[0]
+    if length != samples and len(shape) > 1 and shape[1] == samples:
+        x, length = x.movedim(1, 0), samples
+    fits = samples > 0 and length % samples == 0
+    count, rows = (samples, length // samples) if fits else (length, 1)
     if most is None:
-        return x
-    one = max(1, x[:1].numel())
-    rows = len(x) // samples if samples and len(x) % samples == 0 else 1
-    return x[: rows * max(min(most, FEWEST_SAMPLES), min(most, LARGEST_SUBSET // (one * rows)))]
+        return x, count
+    one = max(1, x.numel() // count)
+    taken = min(count, max(min(most, FEWEST_SAMPLES), min(most, LARGEST_SUBSET // one)))
+    return (x, count) if taken == count else (x[: taken * rows], taken)
 
 
-def see_output(sums: Sums, output: Tensor, samples: int, most: int | None) -> None:
-    """Take the statistics of a layer's output.
+def see_outputs(stack: Tensor, owners: list[Sums]) -> None:
+    """Take the statistics of layers whose whole output this is.
 
     Args:
-        sums: of the layer.
-        output: detached; any shape, floating.
-        samples: of this pass.
-        most: samples that are looked at for what is said across samples; None: all.
+        stack: [layers, samples, numbers], floating.
+        owners: of each layer, where they go.
     """
-    count = output.numel()
-    if not count:
-        return
-    squares, sums.nonfinite = squared_size(output)
-    sums.count, sums.squares = float(count), squares
-    some = by_sample(output, samples, most)
-    if some.dtype in _HALF:
-        sums.largest = some.abs().amax()
-    seen = some.numel()
-    rows = len(some)
-    if rows != samples and samples and rows % samples == 0:
-        rows = samples
-    flat = some.reshape(rows, -1)
-    if flat.dtype in _HALF:
-        flat = flat.float()
-    sums.kept.append(flat.reshape(-1)[:: max(1, -(-seen // KEPT))].clone())
-    sums.seen = float(seen)
-    mean = flat.mean()
-    sums.total = (mean.item() if mean.is_cpu else _wide(mean)) * seen
-    sums.seen_squares = squares if seen == count else _square(flat)
-    if rows > 1:
-        # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
-        apart = flat - flat[:1]
-        sums.several = float(seen)
-        sums.deviations = _square(apart) - _square(apart.mean(0)) * rows
+    flat = stack.flatten(1)
+    count = float(flat.shape[1])
+    for sums, squares in zip(owners, _squared_sizes(flat), strict=True):
+        sums.count, sums.squares = count, squares
+    if not stack.is_cpu:
+        for sums, odd in zip(owners, (~torch.isfinite(flat)).sum(1).unbind(), strict=True):
+            sums.nonfinite = odd
+    for i, sums in enumerate(owners):
+        if isinstance(sums.squares, float) and not math.isfinite(sums.squares):
+            sums.nonfinite = float((~torch.isfinite(flat[i])).sum())
+    see_some(stack, owners)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In float64, where there is one."""
-    return x if x.device.type == "mps" else x.double()
-
-
-def see_slopes(sums: Sums, slopes: Tensor, dim: int, flat: bool) -> None:
-    """Take the relative slopes of an activation's neurons.
+def see_some(stack: Tensor, owners: list[Sums]) -> None:
+    """Take what is said across samples from some of them.
 
     Args:
-        sums: of the layer.
-        slopes: [samples, ...].
-        dim: the dimension that counts neurons.
+        stack: [layers, samples, numbers], floating.
+        owners: of each layer, where it goes.
+    """
+    if stack.dtype in _HALF:
+        for sums, largest in zip(owners, stack.abs().flatten(1).amax(1).unbind(), strict=True):
+            sums.largest = largest
+        stack = stack.float()
+    samples = stack.shape[1]
+    flat = stack.flatten(1)
+    seen = flat.shape[1]
+    kept = flat[:, :: max(1, -(-seen // KEPT))].clone().unbind()
+    for sums, mean, some in zip(owners, _numbers(flat.mean(1)), kept, strict=True):
+        sums.seen, sums.total = float(seen), mean * seen
+        sums.kept.append(some)
+    if samples > 1:
+        # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
+        apart = stack - stack[:, :1]
+        whole, common = _squared_sizes(apart.flatten(1)), _squared_sizes(apart.mean(1))
+        for sums, squares, of_mean in zip(owners, whole, common, strict=True):
+            sums.several, sums.deviations = float(seen), squares - of_mean * samples
+
+
+def see_slopes(slopes: Tensor, owners: list[Sums], dim: int, flat: bool) -> None:
+    """Take the relative slopes of activations.
+
+    Args:
+        slopes: [layers, rows, ...].
+        owners: of each layer, where they go.
+        dim: the dimension of one layer's output that counts neurons.
         flat: whether neurons that are never open are to be counted.
     """
-    slopes = slopes.movedim(dim, -1).flatten(0, -2) if slopes.dim() > 1 else slopes.reshape(-1, 1)
-    sums.rows, sums.slopes = float(len(slopes)), slopes.sum(0)
+    if slopes.dim() == 2:
+        slopes = slopes.unsqueeze(-1)
+    elif slopes.dim() > 3 or dim not in (-1, 1):
+        slopes = slopes.movedim(dim if dim < 0 else dim + 1, -1).flatten(1, -2)
+    rows = float(slopes.shape[1])
+    for sums, total in zip(owners, slopes.sum(1).unbind(), strict=True):
+        sums.rows, sums.slopes = rows, total
     if flat:
-        sums.open = slopes.amax(0)
+        for sums, most in zip(owners, slopes.amax(1).unbind(), strict=True):
+            sums.open = most
 
 
 def see_attention(sums: Sums, weights: Tensor, allowed: Tensor | None = None) -> None:
@@ -239,7 +260,7 @@ def see_attention(sums: Sums, weights: Tensor, allowed: Tensor | None = None) ->
     relative = torch.where(allowed > 1, entropy / allowed.clamp_min(2).log(), torch.nan).squeeze(-1)
     known = torch.isfinite(relative)
     relative = relative.nan_to_num(0.0)
-    sums.queries, sums.entropy = float(known.sum()), _wide(relative.sum())
+    sums.queries, sums.entropy = float(known.sum()), relative.sum()
     heads = (0, *range(2, relative.dim())) if weights.dim() == 4 else tuple(range(relative.dim()))
     means = relative.sum(heads) / known.sum(heads).clamp_min(1)
     sums.heads, sums.looks = means.reshape(-1), 1.0
@@ -292,7 +313,8 @@ def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) ->
         batch_sizes: samples of each step, on the CPU, if it is packed.
         time_dim: the dimension that counts steps.
     """
-    squares = _wide(gradient).square()
+    wide = torch.float32 if gradient.device.type == "mps" else torch.float64
+    squares = gradient.to(wide).square()
     if batch_sizes is None:
         moved = squares.movedim(time_dim, 0).flatten(1)
         samples = gradient.shape[1 - time_dim] if gradient.dim() == 3 else 1
