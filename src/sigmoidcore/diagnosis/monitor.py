@@ -1,6 +1,9 @@
 """Monitor: watch a whole training, a step now and then, with bounded memory."""
 
+import warnings
 import weakref
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,9 +11,13 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from sigmoidcore.autograd import NONE, backward_pass
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
 from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.optimizers import Optimizers
 from sigmoidcore.diagnosis.probe import Probe
+from sigmoidcore.diagnosis.skips import attempted, listen
+from sigmoidcore.diagnosis.thinned import Thinned
 from sigmoidcore.eager import uncompiled
 from sigmoidcore.ranks import Ranks
 
@@ -29,6 +36,9 @@ class Monitor:
     With `torch.compile` sampled steps run uncompiled and all others compiled. Across the ranks of `torch.distributed`
     numbers are those of all ranks together.
 
+    A step that a gradient scaler skips is not measured, nor is one whose gradients are emptied before an optimizer has
+    used them. Only the tenth of them in a row is: a network whose gradients are never finite would else not be seen.
+
     Memory is bounded: when `keep` measurements are there, every second one is dropped, and later ones are kept half as
     often.
 
@@ -36,15 +46,16 @@ class Monitor:
         model: any module.
         every: measure one step of so many.
         keep: measurements that are kept at most, evenly over the whole training; the latest is always among them.
-        scaler: the `torch.amp.GradScaler` of the training, if there is one.
+        scaler: the `torch.amp.GradScaler` of the training, if there is one: sizes of gradients are then unscaled, and
+            steps that it skips are noticed.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
-
-    Attributes:
-        measurements: by step, the latest last.
 
     Raises:
         ValueError: `every` or `keep` is too small, the model has no parameters, or this process does not belong to
             `process_group`.
+
+    Warns:
+        RuntimeWarning: ten steps in a row were to be measured, and no gradient came back to the model.
 
     Example:
         >>> import sigmoidcore as sc
@@ -79,36 +90,42 @@ class Monitor:
         self.model = model
         self.every = every
         self.keep = keep
-        self.measurements: list[Measurement] = []
+        self._measured = Thinned(keep)
         self._ranks = Ranks(process_group)
-        self._probe = Probe(model, most=SAMPLES, ranks=self._ranks)
         self._scaler = scaler
         self._step = 0
         self._skipped = 0
-        self._stride = 1
-        self._taken = 0
-        self._watched: weakref.ref[torch.optim.Optimizer] | None = None
-        self._others: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        # PyTorch's hooks on all optimizers would keep a monitor alive that nobody else has any more.
+        self._unseen = 0
+        self._optimizers = Optimizers(model)
+        self._stepping = False
+        self._stepped: int | None = None
+        self._called = False
+        # PyTorch's hooks on all optimizers, and those of the probe, would keep a monitor alive that nobody else has.
         me = weakref.ref(self)
-
-        def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            monitor = me()
-            if monitor is not None:
-                monitor._before_step(optimizer, args, kwargs)
-
-        def after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            monitor = me()
-            if monitor is not None:
-                monitor._after_step(optimizer)
-
+        self._probe = Probe(
+            model,
+            most=SAMPLES,
+            ranks=self._ranks,
+            begins=_weakly(me, Monitor._before_forward),
+            dropped=_weakly(me, Monitor._count_skipped),
+        )
         handles = [
-            register_optimizer_step_pre_hook(uncompiled(before)),
-            register_optimizer_step_post_hook(uncompiled(after)),
+            register_optimizer_step_pre_hook(uncompiled(_weakly(me, Monitor._before_step))).remove,
+            register_optimizer_step_post_hook(uncompiled(_weakly(me, Monitor._after_step))).remove,
+            self._probe.detach,
         ]
-        self._remove = weakref.finalize(self, _remove, handles)
+        if scaler is not None:
+            handles.append(listen(scaler, _weakly(me, Monitor._before_update)))
+        self._remove = weakref.finalize(self, _call, handles)
         self._remove.atexit = False
         self._probe.attach()
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """By step, the latest last."""
+        if self._stepped is not None and self._ranks.count == 1:
+            self._take()  # nobody has to agree
+        return self._measured.kept
 
     def diagnosis(self) -> Diagnosis:
         """What the rules say of the training so far.
@@ -122,10 +139,29 @@ class Monitor:
             )
         return judged(self.measurements, Subject(self.model))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on later: the step, and what was measured, in numbers and texts only."""
+        return {"step": self._step, "measurements": self._measured.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`.
+
+        Raises:
+            ValueError: the state is not one of a Monitor; nothing is changed then.
+        """
+        step = state.get("step")
+        if type(step) is not int or step < 0:
+            raise ValueError(f"this is no state of a Monitor: its step is {step!r}")
+        self._measured.load_state_dict(state.get("measurements"))
+        self._step = step
+        self._probe.detach()
+        self._start_over()
+
     def remove(self) -> None:
         """Stop watching; what was measured stays."""
+        if self._remove.alive and self._stepped is not None and self._ranks.count == 1:
+            self._take()
         self._remove()
-        self._probe.detach()
         self._probe.forget()
 
     def __enter__(self) -> Self:
@@ -136,49 +172,137 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop watching."""
+        if error is not None:
+            self._stepped = None  # half a step
         self.remove()
 
-    def _is_ours(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the optimizer is the one that counts: the first that moves any of the model's parameters."""
-        if self._watched is not None and self._watched() is optimizer:
-            return True
-        if optimizer in self._others:
-            return False
-        own = {id(p) for p in self.model.parameters()}
-        moves = any(id(p) in own for group in optimizer.param_groups for p in group["params"])
-        if moves and (self._watched is None or self._watched() is None):
-            self._watched = weakref.ref(optimizer)
-            return True
-        self._others.add(optimizer)
-        return False
+    def _before_forward(self) -> None:
+        """A forward pass begins: whatever belongs to the last step has happened."""
+        if self._stepped is not None:
+            self._take()
+        elif self._stepping:  # in a closure: its last evaluation counts
+            if self._probe.emptied():
+                self._probe.forget()
+        elif self._optimizers.stepped:  # another than the one that counts
+            self._probe.forget()
+            self._optimizers.stepped.clear()
+        elif self._probe.emptied():
+            self._skip()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if self._probe.attached and self._is_ours(optimizer):
-            self._probe.weights.before_step({id(p) for group in optimizer.param_groups for p in group["params"]})
+        if self._probe.attached and self._optimizers.are_ours(optimizer):
+            self._stepping = True
+            self._probe.weights.before_step(_moved(optimizer), in_backward=backward_pass() != NONE)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._is_ours(optimizer):
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._optimizers.are_ours(optimizer):
             return
-        if self._probe.attached and self._probe.seen:
-            self._probe.weights.after_step()
+        self._stepping = False
+        counts = self._optimizers.count(optimizer)
+        self._called = self._called or counts
+        if self._probe.attached:
+            if bool(getattr(optimizer, "found_inf", False)):  # a fused optimizer skips the step by itself
+                if counts:
+                    self._skip()
+                return
+            self._probe.weights.after_step(_moved(optimizer))
+            self._optimizers.stepped.add(optimizer)
+        if counts:
+            self._stepped = self._step if self._probe.attached else None
+            self._step += 1
+            self._skipped = 0
+        if self._stepped is not None and backward_pass() == NONE:
+            self._take_if_whole()
+        elif counts:
+            self._attach_if_due()
+
+    def _before_update(self) -> None:
+        """The scaler has stepped, or not."""
+        assert self._scaler is not None
+        if not self._called and attempted(self._scaler, self._optimizers.counting):
+            self._skip()
+        self._called = False
+
+    def _count_skipped(self) -> None:
+        self._skipped += 1
+
+    def _skip(self) -> None:
+        """No optimizer has used the gradients that were seen."""
+        self._count_skipped()
+        if self._probe.attached and self._skipped >= PATIENCE and (self._scaler is not None or self._ranks.count == 1):
+            if self._all(self._probe.seen):
+                self._keep(f"{self._skipped} steps in a row were skipped; this is the last of them")
+        elif self._probe.attached:
+            self._probe.forget()
+        elif self._skipped == PATIENCE - 1:
+            self._probe.attach()
+
+    def _take_if_whole(self) -> None:
+        """Measure the step, unless other optimizers have parameters to move yet; they do before the next forward pass.
+
+        All ranks decide alike, for they sum up what they have seen.
+        """
+        if not self._all(self._probe.seen):
+            self._unseen += 1
+            self._stepped = None
+            self._optimizers.stepped.clear()
+            self._probe.forget()
+            if self._unseen == PATIENCE:
+                warnings.warn(_UNSEEN, RuntimeWarning, stacklevel=2)
+            if self._unseen >= PATIENCE:
+                self._probe.detach()
+                self._attach_if_due()
+        elif self._all(self._probe.weights.moved):
             self._take()
-        self._step += 1
+
+    def _take(self) -> None:
+        self._keep()
+        self._attach_if_due()
+
+    def _keep(self, *notes: str) -> None:
+        scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+        step = self._step if self._stepped is None else self._stepped
+        measurement = self._probe.conclude(step=step, scale=scale)
+        self._measured.add(replace(measurement, notes=(*measurement.notes, *notes)))
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._stepped = None
+        self._unseen = 0
+        self._optimizers.stepped.clear()
+        self._probe.forget()
+
+    def _attach_if_due(self) -> None:
         if self._step % self.every == 0:
             self._probe.attach()
 
-    def _take(self) -> None:
-        scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
-        measurement = self._probe.conclude(step=self._step, scale=scale)
-        if self._taken % self._stride and self.measurements:
-            self.measurements[-1] = measurement  # the latest is always there, the one before it only if it is due
-        else:
-            self.measurements.append(measurement)
-        self._taken += 1
-        if len(self.measurements) > self.keep:
-            self.measurements = [*self.measurements[:-1:2], self.measurements[-1]]
-            self._stride *= 2
+    def _all(self, flag: bool) -> bool:
+        return self._ranks.all(flag, next(self.model.parameters()).device)
 
 
-def _remove(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()
+_UNSEEN = (
+    f"{PATIENCE} steps in a row were to be measured, and no gradient came back to the model: the Monitor measures "
+    "nothing. It sees forward passes that run module by module and whose gradients come from backward(): not those "
+    "inside transforms of torch.func or replayed CUDA graphs, and not those of a copy of the model. Give it the very "
+    "model that trains"
+)
+
+
+def _weakly(me: "weakref.ref[Monitor]", method: Callable[..., None]) -> Callable[..., None]:
+    """The method, as long as the monitor is there."""
+
+    def call(*args: Any) -> None:
+        monitor = me()
+        if monitor is not None:
+            method(monitor, *args)
+
+    return call
+
+
+def _moved(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _call(functions: list[Callable[[], Any]]) -> None:
+    for function in functions:
+        function()

@@ -5,7 +5,7 @@ What is measured is in `measurement`, how a pass is followed in `tracker`, and w
 
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,27 +38,40 @@ class Probe:
     are made of it meanwhile know nothing of the probe. Compiled code runs uncompiled while it is attached.
 
     What counts: forward passes with gradients enabled through which a gradient came back on its way into the `.grad` of
-    a parameter. Several of them (micro-batches) are joined.
+    a parameter. Several of them (micro-batches) are joined. Those whose gradients were emptied again are forgotten when
+    the next gradient arrives: their step was skipped.
 
     Args:
         model: any module.
         most: samples of a batch that statistics across samples are taken from; None: all.
         ranks: the processes that train together.
+        begins: is called when a forward pass with gradients begins, before it is looked at.
+        dropped: is called when passes were forgotten because their gradients were emptied.
     """
 
-    def __init__(self, model: nn.Module, *, most: int | None, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        most: int | None,
+        ranks: Ranks,
+        begins: Callable[[], None] = lambda: None,
+        dropped: Callable[[], None] = lambda: None,
+    ) -> None:
         self.model = model
         self._most = most
         self._ranks = ranks
+        self._begins = begins
+        self._dropped = dropped
         self._handles: list[RemovableHandle] = []
         self._release: weakref.finalize[[], Probe] | None = None
         self._names: dict[int, str] = {}
         self._parameters: dict[int, str] = {}
         self._stack: list[Frame] = []
-        self._depth = 0
         self._running: Recording | None = None
         self._recordings: list[Recording] = []
         self._backward = NONE
+        self._fresh: list[Recording] = []
         self._weights = Weights(model)
 
     @property
@@ -75,9 +88,9 @@ class Probe:
         """Watch from the next forward pass on."""
         if self.attached:
             return
-        self._names = {id(module): name for name, module in self.model.named_modules()}
-        self._parameters = {id(p): name for name, p in self.model.named_parameters()}
         self._weights = Weights(self.model)
+        if not self._names:
+            self._see_names()
         self._handles = [
             module_hooks.register_module_forward_pre_hook(self._enter),
             module_hooks.register_module_forward_hook(self._leave, always_call=True),
@@ -97,8 +110,21 @@ class Probe:
 
     def forget(self) -> None:
         """Drop what was seen."""
-        self._recordings = []
+        self._recordings, self._fresh = [], []
         self._backward = NONE
+        self._weights.forget_gradients()
+
+    def emptied(self) -> bool:
+        """Whether the gradients of all passes that a gradient came back through were emptied since.
+
+        If those of some were only, these are forgotten.
+        """
+        counted = [r for r in self._recordings if r.counts]
+        emptied = [r for r in counted if self._weights.emptied(r.tracker.used)]
+        if len(emptied) == len(counted):
+            return bool(counted)
+        self._recordings = [r for r in self._recordings if r not in emptied]
+        return False
 
     @property
     def seen(self) -> bool:
@@ -118,8 +144,10 @@ class Probe:
         """
         self.detach()
         counted = [r for r in self._recordings if r.counts] or self._recordings
-        self.forget()
-        return conclude(counted, self._weights, self._ranks, step=step, loss=loss, scale=scale, seconds=seconds)
+        try:
+            return conclude(counted, self._weights, self._ranks, step=step, loss=loss, scale=scale, seconds=seconds)
+        finally:
+            self.forget()
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -137,7 +165,12 @@ class Probe:
         if not self._stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or a checkpoint that is computed again
+            self._forget_what_an_error_ended()
+            self._begins()
+            if not self.attached:
+                return
             self._begin_pass(args)
+            name = self._names.get(id(module), name)
         self._stack.append(frame_of(module, name))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
@@ -148,6 +181,8 @@ class Probe:
 
     def _begin_pass(self, args: tuple[Any, ...]) -> None:
         last = self._recordings[-1] if self._recordings else None
+        if last is None:
+            self._see_names()
         if last is None or not last.tracker.knows(args):
             if len(self._recordings) >= MOST_PASSES:
                 self._recordings = [r for r in self._recordings if r.counts][-MOST_PASSES // 2 :]
@@ -170,13 +205,43 @@ class Probe:
             running, self._running = self._running, None
             running.tracker.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
+    def _see_names(self) -> None:
+        """Take the modules and parameters as they are: wrappers may have come since, or other parameters."""
+        self._names.clear()
+        self._names.update((id(module), name) for name, module in self.model.named_modules())
+        self._parameters = {id(p): name for name, p in self.model.named_parameters()}
+        if self._parameters.keys() != {id(p) for p in self._weights.parameters.values()}:
+            self._weights = Weights(self.model)
+
     def _gradient_arrived(self, recording: Recording) -> None:
         """Read the parameters' gradients when the backward pass is over: all micro-batches so far, before clipping."""
+        if recording in self._fresh or recording not in self._recordings:
+            return
         if backward_pass() != self._backward:
             self._backward = backward_pass()
-            # Twice: DistributedDataParallel puts the mean over the ranks in place in such a callback, too.
+            self._forget_what_was_emptied(recording)
+            # Three times over: DistributedDataParallel puts the mean over the ranks in place in such a callback of
+            # such a callback, too.
             queue = Variable._execution_engine.queue_callback
-            queue(lambda: queue(self._weights.see_gradients))
+            queue(lambda: queue(lambda: queue(self._see_gradients)))
+        self._fresh.append(recording)
+
+    def _see_gradients(self) -> None:
+        self._fresh = []
+        self._weights.see_gradients()
+
+    def _forget_what_an_error_ended(self) -> None:
+        """Passes whose backward pass has not come to its end."""
+        self._recordings = [r for r in self._recordings if r not in self._fresh]
+        self._fresh = []
+
+    def _forget_what_was_emptied(self, arriving: Recording) -> None:
+        """That is where `zero_grad` stands between the forward and the backward pass."""
+        earlier = [r for r in self._recordings if r.counts and r is not arriving]
+        emptied = [r for r in earlier if self._weights.emptied(r.tracker.used)]
+        if emptied:
+            self._recordings = [r for r in self._recordings if r not in emptied]
+            self._dropped()
 
 
 def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Diagnosis:

@@ -1,7 +1,7 @@
 """What a step shows of the parameters: their sizes, their gradients, and how far the step moves them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,28 +23,57 @@ class Weights:
     def __init__(self, model: nn.Module) -> None:
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self._gradients: dict[str, Number] = {}
+        self._bad: dict[str, int] = {}
+        self._used_up: set[str] = set()
         self._sizes: dict[str, Number] = {}
         self._moves: dict[str, Number] = {}
         self._before: dict[str, Tensor] = {}
 
+    @property
+    def moved(self) -> bool:
+        """Whether a step has moved every parameter that has a gradient."""
+        return all(name in self._moves for name in self._gradients)
+
+    @torch.no_grad()
+    def emptied(self, names: Container[str]) -> bool:
+        """Whether the gradients of some parameters were there after the last backward pass, and are not any more.
+
+        The first one that had any tells: in a backward pass that has just begun, nothing has come back to it yet.
+        """
+        for name, parameter in self.parameters.items():
+            if name in names and float(self._gradients.get(name, 0.0)) != 0:
+                return parameter.grad is None or not bool(_local(parameter.grad).any())
+        return False
+
+    def forget_gradients(self) -> None:
+        """Drop what was seen of them: they were emptied."""
+        self._gradients, self._bad, self._used_up = {}, {}, set()
+
     @torch.no_grad()
     def see_gradients(self) -> None:
-        """Read every `.grad` that there is now."""
-        self._gradients = _norms({n: _local(p.grad) for n, p in self.parameters.items() if p.grad is not None})
+        """Read every `.grad` that there is now; those that optimizers have used up before are kept as they were."""
+        self._see({name: p for name, p in self.parameters.items() if name not in self._used_up})
 
     @torch.no_grad()
-    def before_step(self, moving: set[int]) -> None:
-        """Keep copies of the parameters whose identities are in `moving`."""
-        self._sizes = self._now()
-        self._before = {n: _local(p).clone() for n, p in self.parameters.items() if id(p) in moving and p.requires_grad}
+    def before_step(self, moving: set[int], *, in_backward: bool = False) -> None:
+        """Keep copies of the parameters whose identities are in `moving`.
+
+        Args:
+            moving: of one optimizer.
+            in_backward: it steps in the backward pass, and may empty the gradients.
+        """
+        own = {name: p for name, p in self.parameters.items() if id(p) in moving and p.requires_grad}
+        self._sizes = self._sizes or self._now()
+        self._before.update((name, _local(p).clone()) for name, p in own.items() if name not in self._moves)
+        if in_backward:
+            self._see(own)
+            self._used_up.update(own)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, moving: set[int]) -> None:
         """See how far each has moved since, and let the copies go."""
-        self._moves = _norms(
-            {name: before.sub_(_local(self.parameters[name])) for name, before in self._before.items()}
-        )
-        self._before = {}
+        own = [name for name in self._before if id(self.parameters[name]) in moving]
+        self._moves |= _norms({name: self._before.pop(name).sub_(_local(self.parameters[name])) for name in own})
 
     @torch.no_grad()
     def conclude(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
@@ -57,21 +86,34 @@ class Weights:
         """
         sizes = self._over(self._sizes or self._now(), ranks)
         gradients, moves = self._over(self._gradients, ranks), self._over(self._moves, ranks)
+        bad = {name: float(_nonfinite(_local(p), sizes[name])) for name, p in self.parameters.items()}
+        bad_gradients = {name: float(self._bad.get(name, 0)) for name in self.parameters}
+        if ranks.count > 1:
+            bad, bad_gradients = self._summed(bad, ranks), self._summed(bad_gradients, ranks)
+        used, alike = self._agreed(used | set(gradients), ranks)
         return tuple(
             Weight(
                 name=name,
                 shape=tuple(parameter.shape),
                 trains=parameter.requires_grad,
-                used=name in used or name in gradients,
+                used=name in used,
                 size=sizes[name],
                 gradient=gradients[name] / scale if name in gradients else None,
                 update=moves[name] / sizes[name] if name in moves and sizes[name] > 0 else None,
-                nonfinite=_nonfinite(parameter, sizes[name]),
-                nonfinite_gradient=_nonfinite(parameter.grad, gradients.get(name, 0.0)),
-                alike=_all_alike(_local(parameter)),
+                nonfinite=round(bad[name]),
+                nonfinite_gradient=round(bad_gradients[name]),
+                alike=name in alike,
             )
             for name, parameter in self.parameters.items()
         )
+
+    def _see(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        seen = {name: _local(p.grad) for name, p in parameters.items() if p.grad is not None}
+        norms = _norms(seen)
+        sizes = fetch(list(norms.values()))
+        bad = {name: _nonfinite(seen[name], size) for name, size in zip(norms, sizes, strict=True)}
+        self._gradients = {n: size for n, size in self._gradients.items() if n not in parameters} | norms
+        self._bad = {n: count for n, count in self._bad.items() if n not in parameters} | bad
 
     def _now(self) -> dict[str, Number]:
         return _norms({name: _local(p) for name, p in self.parameters.items()})
@@ -79,13 +121,33 @@ class Weights:
     def _over(self, norms: dict[str, Number], ranks: Ranks) -> dict[str, float]:
         """Norms as numbers; those of sharded parameters over the parts of all ranks."""
         mine = dict(zip(norms, fetch(list(norms.values())), strict=True))
-        copies = {name: _copies(self.parameters[name]) for name in norms} if ranks.count > 1 else {}
-        sharded = [name for name in norms if copies.get(name)]
-        if sharded:
-            parts = torch.tensor([mine[name] ** 2 / copies[name] for name in sharded], dtype=torch.float64)
-            total = ranks.total(parts, next(iter(self.parameters.values())).device).sqrt()
-            mine.update(zip(sharded, total.tolist(), strict=True))
-        return mine
+        if ranks.count == 1:
+            return mine
+        squares = self._summed({name: size**2 for name, size in mine.items()}, ranks)
+        return {name: math.sqrt(squares[name]) if _copies(self.parameters[name]) else mine[name] for name in mine}
+
+    def _summed(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
+        """Numbers of parameters; those of sharded ones summed over the parts of all ranks."""
+        copies = {name: _copies(self.parameters[name]) for name in mine}
+        sharded = [name for name in mine if copies[name]]
+        if not sharded:
+            return mine
+        parts = torch.tensor([mine[name] / copies[name] for name in sharded], dtype=torch.float64)
+        return mine | dict(zip(sharded, ranks.total(parts, self._device).tolist(), strict=True))
+
+    def _agreed(self, used: set[str], ranks: Ranks) -> tuple[set[str], set[str]]:
+        """Names of the parameters that are used on any rank, and of those whose rows are alike on all of them."""
+        if ranks.count == 1:
+            return used, {name for name, p in self.parameters.items() if _all_alike(_local(p))}
+        mine = [[float(name in used), *_rows(p)] for name, p in self.parameters.items()]
+        largest = ranks.total(torch.tensor(mine, dtype=torch.float64), self._device, "MAX").tolist()
+        names = list(zip(self.parameters, largest, strict=True))
+        alike = {name for name, (_, unlike, *at) in names if not unlike and at[0] == -at[1] and at[2] == -at[3] != 0}
+        return {name for name, (is_used, *_) in names if is_used}, alike
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
 
 
 def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
@@ -98,7 +160,10 @@ def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
         sizes = torch.stack(torch._foreach_norm([tensors[name] for name in names])).tolist()
         for name, size in zip(names, sizes, strict=True):
             few = tensors[name].numel() <= SMALL and tensors[name].element_size() >= 4
-            found[name] = size if few and 1e-15 < size < 1e15 else norm(tensors[name])
+            sure = (few and 1e-15 < size < 1e15) or not tensors[
+                name
+            ].numel()  # a rank may have no part of a sharded one
+            found[name] = size if sure else norm(tensors[name])
     return found
 
 
@@ -139,6 +204,26 @@ def _copies(parameter: nn.Parameter) -> int:
         return 0
     sizes = parameter.device_mesh.shape  # type: ignore[attr-defined]
     return math.prod(size for size, place in zip(sizes, placements, strict=True) if not place.is_shard())
+
+
+def _rows(parameter: nn.Parameter) -> list[float]:
+    """Whether the rows that this rank has are unlike, and what its first row is: two sums, with both signs.
+
+    The largest of these over all ranks says whether all rows are alike; of a rank without rows, it says nothing.
+    """
+    local, placements = _local(parameter), getattr(parameter, "placements", ())
+    by_row = any(p.is_shard(0) for p in placements)
+    if parameter.dim() < 2 or len(parameter) < 2 or not (by_row or _all_alike(local)):
+        return [1.0, 0.0, 0.0, 0.0, 0.0]
+    if not len(local):
+        return [0.0, *[-math.inf] * 4]
+    if len(local) > 1 and not _all_alike(local):
+        return [1.0, 0.0, 0.0, 0.0, 0.0]
+    if not by_row:
+        return [0.0, 1.0, -1.0, 1.0, -1.0]
+    row = local[0].double().flatten()
+    first, second = float(row.sum()), float(row.square().sum())
+    return [0.0, first, -first, second, -second]
 
 
 def _all_alike(weight: Tensor) -> bool:
