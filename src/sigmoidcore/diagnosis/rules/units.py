@@ -1,0 +1,255 @@
+"""SC201 to SC204: neurons that pass nothing on, samples that become one point, attention that sees one key."""
+
+import math
+
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measurement import SHUT
+from sigmoidcore.diagnosis.rules.evidence import SIGMOIDS, Evidence, is_zero
+from sigmoidcore.diagnosis.rules.rule import Found, Rule
+from sigmoidcore.diagnosis.rules.words import listed, named, number, share
+
+ROWS = 32
+"""With fewer rows nothing is said: a neuron that is open for a tenth of the samples is shut for 32 of them with 3 %."""
+SATURATED = 0.5
+HALF_DEAD, DEAD = 0.5, 0.9
+COLLAPSED, SAME = 1e-3, 1e-6
+ALL_SHARP = 1.0
+
+
+def saturated(evidence: Evidence) -> tuple[int, ...]:
+    """Hidden activations with saturated neurons, in order; gates only if every neuron of theirs is."""
+    return tuple(
+        i
+        for i, layer in enumerate(evidence.layers)
+        if _seen(evidence, i)
+        and (_shut(evidence, i) > SATURATED if i in evidence.hidden else layer.gate and _shut(evidence, i) == 1)
+    )
+
+
+def _shut(evidence: Evidence, i: int) -> float:
+    """Share of the neurons that are saturated without being dead, which is another rule."""
+    layer = evidence.layers[i]
+    return (layer.saturated or 0.0) - (layer.dead or 0.0)
+
+
+def dead(evidence: Evidence, above: float = DEAD) -> tuple[int, ...]:
+    """Hidden activations with dead units, in order."""
+    return tuple(i for i in evidence.hidden if (evidence.layers[i].dead or 0) >= above and _seen(evidence, i))
+
+
+def _seen(evidence: Evidence, i: int) -> bool:
+    return evidence.layers[i].rows >= ROWS
+
+
+def kept(evidence: Evidence) -> tuple[float, ...]:
+    """Of each layer: what the saturated and the dead activations after it leave of the gradient; 1: all of it."""
+    through = [1.0] * len(evidence.layers)
+    for i in {*saturated(evidence), *dead(evidence)}:
+        layer = evidence.layers[i]
+        through[i] = 0.0 if layer.dead == 1 else min(1.0, layer.gain) if layer.gain is not None else 1.0
+    found = [1.0] * len(through)
+    for i in reversed(range(len(found))):
+        found[i] = max((found[c] * through[c] for c in evidence.consumers[i]), default=1.0)
+    return tuple(found)
+
+
+def _saturated(evidence: Evidence) -> Found | None:
+    found = sorted(saturated(evidence), key=lambda i: -_shut(evidence, i))
+    if not found:
+        return None
+    layers = [evidence.layers[i] for i in found]
+    names, worst = tuple(layer.name for layer in layers), layers[0]
+    others = [layer.name for layer in evidence.layers if layer.role == "activation"]
+    slope = "" if worst.relative_slope is None else f" (mean relative slope {number(worst.relative_slope)})"
+    value = _shut(evidence, found[0])
+    most = f"{share(value)} of the neurons of {named(worst.name)} are saturated{slope}"
+    message = f"{most}." if len(names) == 1 else f"Most neurons of {listed(names, others)} are saturated; {most}."
+    can = [layer for layer in layers if layer.kind in SIGMOIDS]
+    convert = "" if all(layer.kind == "SigmoidCore" for layer in can) else "sc.convert(model); "
+    return Found(
+        names,
+        value,
+        SATURATED,
+        message,
+        call=f"{convert}sc.calibrate(model, inputs)" if can else None,
+    )
+
+
+def _dead(evidence: Evidence) -> Found | None:
+    found = sorted(dead(evidence, HALF_DEAD), key=lambda i: -(evidence.layers[i].dead or 0))
+    if not found:
+        return None
+    worst = evidence.layers[found[0]]
+    value = worst.dead or 0
+    names = tuple(evidence.layers[i].name for i in found if value < DEAD or (evidence.layers[i].dead or 0) >= DEAD)
+    message = f"{share(value)} of the units of {named(worst.name)} let no gradient through for any of {worst.rows} rows"
+    if len(names) > 1:
+        others = [layer.name for layer in evidence.layers if layer.role == "activation"]
+        message += f"; in all it is about {listed(names, others)}"
+    severity = Severity.ERROR if value == 1 else Severity.WARNING if value >= DEAD else Severity.NOTE
+    return Found(names, value, DEAD if value >= DEAD else HALF_DEAD, f"{message}.", severity)
+
+
+def _collapse(evidence: Evidence) -> Found | None:
+    if evidence.now.samples < 2:
+        return None
+    reads = evidence.now.input_spread or 1.0
+    found: list[int] = []
+    state = [True] * len(evidence.layers)
+    for i in reversed(range(len(state))):
+        layer = evidence.layers[i]
+        ends = all(state[c] for c in evidence.consumers[i])
+        if layer.spread is None or not math.isfinite(layer.spread) or not layer.rms > 0:
+            state[i] = ends and bool(evidence.consumers[i])
+            continue
+        least = COLLAPSED if evidence.feeds_weights[i] else SAME
+        state[i] = ends and layer.spread < (COLLAPSED if evidence.consumers[i] else 1.0) * reads
+        if ends and layer.spread < least * reads and not _starts_at_zero(evidence, i):
+            found.append(i)
+    if not found:
+        return None
+    if evidence.now.input_spread == 0:
+        text = "All samples of the inputs are the same, and so are those of every layer."
+        return Found((), 0.0, COLLAPSED, text, remedy="Look at what loads the data.")
+    found.reverse()
+    first = evidence.layers[found[0]]
+    names = tuple(evidence.layers[i].name for i in found)
+    spread = first.spread or 0
+    same = "all samples are the same point" if spread < SAME else "all samples are nearly the same point"
+    return Found(
+        names,
+        spread / reads,
+        COLLAPSED,
+        f"From {named(first.name)} on, {same}: there they differ by {number(spread)} of their size, and by "
+        f"{number(reads)} in the inputs.",
+    )
+
+
+def _starts_at_zero(evidence: Evidence, i: int) -> bool:
+    """Whether it gives its bias because its weight is 0 still."""
+    return any(is_zero(evidence.weights[w]) for w in evidence.layers[i].weights if w in evidence.weights)
+
+
+def _sharp(evidence: Evidence) -> Found | None:
+    found = [
+        layer
+        for i, layer in enumerate(evidence.layers)
+        if (layer.sharp or 0) >= ALL_SHARP and not layer.gate and evidence.feeds_weights[i]
+    ]
+    if not found:
+        return None
+    found.sort(key=lambda layer: 0 if layer.entropy is None else layer.entropy)
+    names = tuple(layer.name for layer in found)
+    value = found[0].entropy or 0.0
+    return Found(
+        names,
+        value,
+        SHUT,
+        f"All heads of {listed(names)} look at one key only: their mean entropy is {number(value)} of its largest.",
+    )
+
+
+SATURATION = Rule(
+    id="SC201",
+    name="saturated neurons",
+    severity=Severity.WARNING,
+    formula=r"share of neurons with $\overline{s} < \text{shut}$ is above $\text{share}$, where $\overline{s}$ is a "
+    r"neuron's mean relative slope over the batch ($s = 4\sigma'(z)$ for a sigmoid)",
+    thresholds={"shut": SHUT, "share": SATURATED, "rows at least": ROWS},
+    source=(
+        "The floor 0.05 is that of the `Equalizer`; a share of a half is SageMaker Debugger's (SaturatedActivation), "
+        "whose bounds for the input, -23 and 17, are where nothing is left at all."
+    ),
+    why=(
+        "A saturated neuron says the same to nearly all samples and passes next to no gradient on. It explains a"
+        " gradient that vanishes there, which is then not reported as well. Gates and outputs may be saturated, and"
+        " are left alone."
+    ),
+    remedy=(
+        "Shift and scale what the activation reads: `convert` and `calibrate` do it. Or draw smaller weights, scale"
+        " the inputs, or put a normalisation before it; and lower a learning rate that brought it there."
+    ),
+    check=_saturated,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+with torch.no_grad():
+    model[2].bias.add_(20)
+""",
+    hidden_by=("SC401",),
+)
+
+DEAD_UNITS = Rule(
+    id="SC202",
+    name="dead units",
+    severity=Severity.WARNING,
+    formula=r"share of units whose derivative is 0 for every row of the batch is at least $\text{dead}$",
+    thresholds={"dead": DEAD, "error at": 1.0, "note from": HALF_DEAD, "rows at least": ROWS},
+    source=(
+        "SageMaker Debugger (DeadRelu) names layers from a half on. Deep plain ReLU networks with weights as He et al."
+        " draw them come close to a half by themselves, for there a unit is on for all samples or off for all: from a"
+        " half to nine tenths it is a note."
+    ),
+    why=(
+        "A unit that is off for all samples gets no gradient and cannot come back. If all are, nothing before the"
+        " layer learns."
+    ),
+    remedy=(
+        "Lower the learning rate, which is what usually kills units; start biases at 0; or use an activation that is "
+        "never flat, such as LeakyReLU, GELU or SiLU."
+    ),
+    check=_dead,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+with torch.no_grad():
+    model[2].bias.sub_(20)
+""",
+    hidden_by=("SC401", "SC502"),
+)
+
+COLLAPSE = Rule(
+    id="SC203",
+    name="inputs collapse to one point",
+    severity=Severity.WARNING,
+    formula=r"$\mathrm{spread}_l < \text{collapsed} \cdot \mathrm{spread}_\text{inputs}$ for layer $l$ and all that "
+    r"follows it; the spread is the standard deviation across samples over the root mean square",
+    thresholds={"collapsed": COLLAPSED},
+    source=(
+        "Arithmetic: the part that tells samples apart is a thousandth of the part that they share, so the Hessian "
+        "of the next layer's weights has a condition number of a million."
+    ),
+    why=(
+        "The network says the same to every input, however level its gradient is. Paths that are the same for all"
+        " samples by design (embeddings of positions, learned queries) join others and are left alone, and so are"
+        " outputs."
+    ),
+    remedy=(
+        "Put a normalisation (BatchNorm) before the activations, draw larger weights and smaller biases, or centre"
+        " what the layers read: centered cores do, see `convert` and `calibrate`."
+    ),
+    check=_collapse,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+with torch.no_grad():
+    model[0].bias.add_(10_000)
+""",
+    hidden_by=("SC401", "SC101", "SC201", "SC202", "SC502", "SC503"),
+)
+
+SHARP_ATTENTION = Rule(
+    id="SC204",
+    name="attention collapsed to one key",
+    severity=Severity.WARNING,
+    formula=r"for every head of a layer, $H / H_\text{max} < \text{shut}$, with the mean entropy $H$ of its attention "
+    "over the queries",
+    thresholds={"shut": SHUT},
+    source=(
+        "Zhai et al. (2023, arXiv 2303.06296) saw training diverge where the entropy of attention collapses. The"
+        " number is the floor of the relative slope: at this entropy, a softmax passes as little on as a saturated"
+        " sigmoid. Single heads with one key are common in trained transformers: all heads of the layer must be so."
+    ),
+    why="A softmax that gives everything to one key passes no gradient on to queries and keys.",
+    remedy="Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate.",
+    check=_sharp,
+    example="",
+    hidden_by=("SC401",),
+)
