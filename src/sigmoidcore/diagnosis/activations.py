@@ -67,7 +67,8 @@ def _elu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
 
 def _between(low: float, high: float) -> Slope:
     def slope(y: Tensor, given: Mapping[str, Any]) -> Tensor:
-        return ((y > given.get("min_val", low)) & (y < given.get("max_val", high))).to(torch.float32)
+        inside: Tensor = (y > given.get("min_val", low)) & (y < given.get("max_val", high))
+        return inside.to(torch.float32)
 
     return slope
 

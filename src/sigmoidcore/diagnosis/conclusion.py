@@ -49,8 +49,12 @@ def conclude(
     over = _Over(ranks if together else Alone(), device)
     facts = _facts(sums, over)
     factor = 1.0 / (scale * over.count)
-    layers = [_layer(row, of_row, factor) for row, of_row in zip(rows, facts[:-1], strict=True)]
-    layers = _with_gains(layers)
+    gradients = [_gradient(of_row, factor) for of_row in facts[:-1]]
+    layers = []
+    for row, of_row, gradient in zip(rows, facts, gradients, strict=False):
+        before = [g for g in (gradients[i] for i in bits(row.sources)) if g is not None]
+        gain = max(before) / gradient if before and gradient else None
+        layers.append(_layer(row, of_row, gradient, gain, factor))
     used = {name for r in recordings for name in r.tracker.used}
     found = weights.conclude(used, scale, ranks)
     trained = {w.name for w in found if w.gradient is not None}
@@ -221,7 +225,12 @@ def _by_row(values: Tensor, of: Tensor, rows: int) -> Tensor:
     return torch.zeros(rows, dtype=values.dtype).index_add_(0, of, values)
 
 
-def _layer(row: Row, facts: _Facts, factor: float) -> Layer:
+def _gradient(facts: _Facts, factor: float) -> float | None:
+    numbers = facts.scalars
+    return _root(numbers["gradient"], numbers["samples"]) * factor if numbers["arrivals"] else None
+
+
+def _layer(row: Row, facts: _Facts, gradient: float | None, gain: float | None, factor: float) -> Layer:
     numbers = facts.scalars
     attends = facts.heads is not None and numbers["queries"] > 0 and (row.attends or row.function != "softmax")
     dtype = str(row.data["dtype"]).removeprefix("torch.")
@@ -235,13 +244,13 @@ def _layer(row: Row, facts: _Facts, factor: float) -> Layer:
         gate=row.gate,
         shape=tuple(row.data["shape"]),
         dtype=dtype,
-        gradient=_root(numbers["gradient"], numbers["samples"]) * factor if numbers["arrivals"] else None,
+        gradient=_root(numbers["gradient"], numbers["samples"]) * factor / row.scale if numbers["arrivals"] else None,
         nonfinite=int(numbers["nonfinite"]),
         nonfinite_gradient=int(numbers["nonfinite_gradient"]),
-        mean=numbers["total"] / numbers["seen"] if numbers["seen"] else math.nan,
-        rms=facts.rms,
+        mean=row.scale * numbers["total"] / numbers["seen"] if numbers["seen"] else math.nan,
+        rms=row.scale * facts.rms,
         spread=facts.spread,
-        largest=facts.largest if dtype in ("float16", "bfloat16") else None,
+        largest=row.scale * facts.largest if dtype in ("float16", "bfloat16") else None,
         rows=int(numbers["rows"]),
         neurons=facts.neurons,
         relative_slope=facts.relative_slope,
@@ -254,8 +263,8 @@ def _layer(row: Row, facts: _Facts, factor: float) -> Layer:
         else None,
         steps=_steps(facts, factor),
         histogram=facts.histogram,
-        low=facts.low,
-        high=facts.high,
+        low=None if facts.low is None else row.scale * facts.low,
+        high=None if facts.high is None else row.scale * facts.high,
     )
 
 
@@ -266,16 +275,6 @@ def _steps(facts: _Facts, factor: float) -> tuple[float, ...] | None:
     sizes = ((squares / samples.clamp_min(1)).sqrt() * factor).tolist()
     count = min(STEPS, len(sizes))
     return tuple(sizes[round(i * (len(sizes) - 1) / max(1, count - 1))] for i in range(count))
-
-
-def _with_gains(layers: list[Layer]) -> list[Layer]:
-    result = []
-    for layer in layers:
-        known = [g for g in (layers[i].gradient for i in layer.sources) if g is not None]
-        if known and layer.gradient:
-            layer = dataclasses.replace(layer, gain=max(known) / layer.gradient)
-        result.append(layer)
-    return result
 
 
 def _vectors(sums: Sequence[Sums], name: str, over: _Over, op: str = "SUM") -> list[Tensor | None]:

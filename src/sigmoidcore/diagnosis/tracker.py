@@ -27,7 +27,7 @@ PRODUCTS = frozenset({"matmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "
 WEIGHTED = (
     PRODUCTS
     | RECURRENT
-    | {ATTENTION, "linear", "bilinear", "addmm", "addmv", "mv", "embedding", "embedding_bag"}
+    | {ATTENTION, "linear", "bilinear", "addmm", "embedding", "embedding_bag"}
     | {f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)}
     | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 )
@@ -40,9 +40,11 @@ _KEEP_PLACES = frozenset(
 _MOVES = _KEEP_PLACES | {
     *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "T", "mT"),
     *("t", "transpose", "permute", "movedim", "swapaxes", "repeat_interleave"),
+    *("getitem", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
 }
-"""Functions whose result holds the same numbers as their first argument, elsewhere or in another shape."""
-_MULTIPLIES = frozenset({"mul", "multiply", "rmul"})
+"""Functions whose result holds the numbers of their first argument, or some of them, elsewhere or in another shape."""
+_SCALES = {"mul": 1, "div": -1, "truediv": -1}
+_MULTIPLIES = frozenset({"mul", "multiply", "rmul", "imul"})
 LOSSES = frozenset(
     {
         *("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"),
@@ -67,6 +69,8 @@ class Row:
     dim: int
     gate: bool = False
     attends: bool = False
+    scale: float = 1.0
+    """What a core multiplies its sigmoid by: the layer's output is so many times the function's."""
     data: dict[str, Any] = field(default_factory=dict)
     """What the listener keeps about it."""
 
@@ -80,12 +84,14 @@ class Flow:
         weights: the parameters that it is made of, if it is made of parameters only, or of them and the model's inputs.
         producer: the layer whose output it is, moved or reshaped at most; -1: of none.
         dim: the dimension that counts its features.
+        made: it is made of parameters only.
     """
 
     sources: int = 0
     weights: tuple[str, ...] = ()
     producer: int = -1
     dim: int = -1
+    made: bool = False
 
 
 _UNKNOWN = Flow()
@@ -165,16 +171,25 @@ class Tracker(TorchFunctionMode):
             return
         given = list(tensors((args, kwargs)) if kwargs else tensors(args))
         flows = [self._flow(t) for t in given]
+        if self._stack and self._stack[-1].parametrizes:
+            weights = tuple(dict.fromkeys(w for flow in flows for w in flow.weights))
+            for output in outputs:
+                self._set(output, Flow(0, weights, made=True))
+            return
         if _is_plain(name) and len(outputs) == 1:
             known = [(t, f) for t, f in zip(given, flows, strict=True) if f is not _UNKNOWN]
             if not known:
                 return
             if len(known) == 1:  # x * slope: what is known of x is known of it, but for its maker
                 tensor, flow = known[0]
+                if name in _SCALES and self._scales(flow, name, args):
+                    self._set(outputs[0], flow)
+                    return
                 dim = flow.dim if tensor.dim() == outputs[0].dim() else -1
-                self._set(
-                    outputs[0], flow if (flow.producer, flow.dim) == (-1, dim) else replace(flow, producer=-1, dim=dim)
-                )
+                made = flow.made and len(given) == 1
+                if (flow.producer, flow.dim, flow.made) != (-1, dim, made):
+                    flow = replace(flow, producer=-1, dim=dim, made=made)
+                self._set(outputs[0], flow)
                 return
         sources = 0
         for flow in flows:
@@ -183,18 +198,20 @@ class Tracker(TorchFunctionMode):
         if name in LOSSES:
             self.loss_function, self.loss_reads = name, flows[0].producer
         dim = self._feature_dim(name, given, flows, outputs[0])
-        if (name in WEIGHTED and weights) or name == DOT_PRODUCT:
+        made = bool(flows) and all(f.made for f in flows)
+        if name == DOT_PRODUCT:
+            self._add(func, name, "attention", sources, (), dim, args, kwargs, outputs)
+        elif name in WEIGHTED and weights and not (made and name in PRODUCTS):
             self._note_attention(name, flows)
-            role: Role = "weights" if weights else "attention"
-            self._add(func, name, role, sources, weights, dim, args, kwargs, outputs)
-        elif (name in ACTIVATIONS or name == "softmax") and (sources or not weights):
+            self._add(func, name, "weights", sources, weights, dim, args, kwargs, outputs)
+        elif (name in ACTIVATIONS or name == "softmax") and not made:
             self._add(func, name, "activation", sources, (), dim, args, kwargs, outputs)
         else:
             if name in _MULTIPLIES:
                 self._note_gate(given, flows)
             self._note_attention(name, flows)
             producer = flows[0].producer if name in _MOVES and flows else -1
-            flow = Flow(sources, () if sources else weights, producer, dim)
+            flow = Flow(sources, () if sources else weights, producer, dim, made)
             for output in outputs:
                 self._set(output, flow)
 
@@ -227,8 +244,18 @@ class Tracker(TorchFunctionMode):
         frame = self._stack[-1]
         if frame.plain or (function == ATTENTION and frame.name):
             frame.plain = False  # a second layer in the same call is named by its function
-            return frame.name, frame.name, frame.kind
+            return frame.name, frame.name or function, frame.kind
         return frame.name, f"{frame.name}.{function}" if frame.name else function, f"{function}()"
+
+    def _scales(self, flow: Flow, name: str, args: tuple[Any, ...]) -> bool:
+        """Whether a core multiplies its own sigmoid by a number; the number is noted then."""
+        if flow.producer < 0 or not self._stack or not isinstance(args[-1], int | float):
+            return False
+        row, frame = self.rows[flow.producer], self._stack[-1]
+        if row.module != frame.name or not type(frame.module).__module__.startswith("sigmoidcore"):
+            return False
+        row.scale = float(args[-1]) ** _SCALES[name]
+        return True
 
     def _note_gate(self, given: list[Tensor], flows: list[Flow]) -> None:
         """An activation's output that multiplies another signal is a gate."""
@@ -251,7 +278,7 @@ class Tracker(TorchFunctionMode):
         if any(part in name for part in _CHANNELS_SECOND):
             return 1 if output.dim() > 2 else -1
         if name in _MOVES and name not in _KEEP_PLACES:
-            return -1
+            return _moved(flows[0].dim, given[0], output)
         like = next((f for t, f in zip(given, flows, strict=True) if t.dim() == output.dim() and f.dim != -1), None)
         return like.dim if like else -1
 
@@ -263,7 +290,7 @@ class Tracker(TorchFunctionMode):
             name = self._parameters.get(id(tensor)) or self._name_of(tensor)
             if name:
                 self.used.add(name)
-                return Flow(0, (name,) if tensor.dim() > 1 else ())
+                return Flow(0, (name,) if tensor.dim() > 1 else (), made=True)
         return _UNKNOWN
 
     def _name_of(self, parameter: nn.Parameter) -> str | None:
@@ -289,12 +316,14 @@ class Frame:
         name: its name in the model.
         kind: its class.
         plain: the next layer is the module itself: a layer of PyTorch's or ours, whose forward is one function.
+        parametrizes: it computes a weight of another module.
     """
 
     module: nn.Module
     name: str
     kind: str
     plain: bool
+    parametrizes: bool
 
 
 def frame_of(module: nn.Module, name: str) -> Frame:
@@ -303,7 +332,7 @@ def frame_of(module: nn.Module, name: str) -> Frame:
         c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in type(module).__mro__ if c is not nn.Module
     )
     leaf = all(child == "parametrizations" for child in module._modules)
-    return Frame(module, name, type(module).__name__, own and leaf)
+    return Frame(module, name, type(module).__name__, own and leaf, "parametrizations" in name.split("."))
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
@@ -348,6 +377,16 @@ def _is_plain(name: str) -> bool:
     """Whether nothing is to be known of a function but what went into it."""
     special = WEIGHTED | LOSSES | _MOVES | _FEATURES_LAST | {"softmax", DOT_PRODUCT} | ACTIVATIONS.keys()
     return name not in special and not any(part in name for part in _CHANNELS_SECOND)
+
+
+def _moved(dim: int, before: Tensor, after: Tensor) -> int:
+    """Where the dimension of the features is after a move: the one with the same stride, if it is a view; else last."""
+    if not before.dim() or before.layout != torch.strided or before.is_nested:
+        return -1
+    size, stride = before.shape[dim], before.stride(dim)
+    places = [i for i in range(after.dim()) if after.stride(i) == stride and 1 < after.shape[i] <= size]
+    place = next((i for i in places if after.shape[i] == size), places[0] if places else -1)
+    return -1 if place == after.dim() - 1 else place
 
 
 _NAMES: dict[Any, str] = {}
