@@ -49,7 +49,7 @@ def conclude(
     over = _Over(ranks if together else Alone(), device)
     facts = _facts(sums, over)
     factor = 1.0 / (scale * over.count)
-    gradients = [_gradient(of_row, factor) for of_row in facts[:-1]]
+    gradients = [_gradient(row, of_row, factor) for row, of_row in zip(rows, facts, strict=False)]
     layers = []
     for row, of_row, gradient in zip(rows, facts, gradients, strict=False):
         before = [g for g in (gradients[i] for i in bits(row.sources)) if g is not None]
@@ -225,9 +225,9 @@ def _by_row(values: Tensor, of: Tensor, rows: int) -> Tensor:
     return torch.zeros(rows, dtype=values.dtype).index_add_(0, of, values)
 
 
-def _gradient(facts: _Facts, factor: float) -> float | None:
+def _gradient(row: Row, facts: _Facts, factor: float) -> float | None:
     numbers = facts.scalars
-    return _root(numbers["gradient"], numbers["samples"]) * factor if numbers["arrivals"] else None
+    return _root(numbers["gradient"], numbers["samples"]) * factor / row.scale if numbers["arrivals"] else None
 
 
 def _layer(row: Row, facts: _Facts, gradient: float | None, gain: float | None, factor: float) -> Layer:
@@ -244,7 +244,8 @@ def _layer(row: Row, facts: _Facts, gradient: float | None, gain: float | None, 
         gate=row.gate,
         shape=tuple(row.data["shape"]),
         dtype=dtype,
-        gradient=_root(numbers["gradient"], numbers["samples"]) * factor / row.scale if numbers["arrivals"] else None,
+        gradient=gradient,
+        gain=gain,
         nonfinite=int(numbers["nonfinite"]),
         nonfinite_gradient=int(numbers["nonfinite_gradient"]),
         mean=row.scale * numbers["total"] / numbers["seen"] if numbers["seen"] else math.nan,
