@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None: those of the process.
 
     Returns:
-        The exit code: 0; 1 if a run failed; 2 if the input was wrong; 130 after Ctrl-C.
+        The exit code: 0; 1 if a run failed, or a diagnosis found what it was told to fail on; 2 if the input was wrong;
+        130 after Ctrl-C.
     """
     missing = [package for name, package in NEEDS.items() if importlib.util.find_spec(name) is None]
     if missing:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _app() -> "typer.Typer":
     import typer
 
-    from sigmoidcore.cli import demo, train
+    from sigmoidcore.cli import demo, diagnose, train
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -85,6 +86,7 @@ def _app() -> "typer.Typer":
 
     app.command("demo")(demo.demo)
     app.command("train")(train.train)
+    app.command("diagnose")(diagnose.diagnose)
     return app
 
 
