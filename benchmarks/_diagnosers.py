@@ -1,0 +1,245 @@
+"""Sigmoid Core and its peers, each asked in the way that its documentation says what is wrong with a network.
+
+All say a list of `Said`: one finding each, with the rules of ours that it may stand for, and the layers that it names.
+
+**Sigmoid Core** gets one batch (`sc.diagnose`), or the training of the case (`sc.Monitor` at every step). Errors and
+warnings count, notes do not.
+
+**torch-audit** (`audit_dynamic` with its wrappers) sees a training and audits every step of it; by default it would see
+step 0 only. Findings of severity WARN and above count, of the rules that are about whether a network learns: non-finite
+numbers, gradients, activations, data, layers that are not called. Advice on speed and style (alignment to 8, channels
+last, AMP, biases before norms, even kernels, weight decay) is no claim that a network is broken, and is left out.
+
+**torchmortem** (`Autopsy`, its default sampling) sees the same training. WARNING and CRITICAL count, INFO does not.
+
+**SageMaker Debugger**: `_sagemaker_rules` on the same training. It is scored twice: with and without
+`PoorWeightInitialization`, which calls most networks broken.
+
+The training is the case's own, if it has one; else `STEPS` steps on the one batch, by the case's optimizer (Adam, 1e-3,
+if it names none). A tool that raises an error says nothing, and its row has the error.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import sigmoidcore as sc
+from _sagemaker_rules import fired, recorded
+from catalogue.case import (
+    ALIKE,
+    COLLAPSED,
+    DEAD,
+    EXPLODING,
+    EXPLODING_TIME,
+    NO_GRADIENT,
+    NONFINITE,
+    SATURATED,
+    SHARP,
+    UNDERFLOW,
+    UPDATES_LARGE,
+    UPDATES_SMALL,
+    VANISHING,
+    VANISHING_TIME,
+    ZERO_GRADIENT,
+    Case,
+)
+from sigmoidcore.diagnosis.findings import Severity
+
+STEPS = 25
+"""Enough for every detector of torchmortem that a training of one batch can set off."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """One finding.
+
+    Attributes:
+        rule: the tool's own name of it.
+        rules: identifiers of ours that it may stand for; empty: it calls the network broken for another reason.
+        layers: names of modules or parameters.
+    """
+
+    rule: str
+    rules: frozenset[str]
+    layers: tuple[str, ...] = ()
+
+
+Tool = Callable[[Case, int], list[Said]]
+
+
+def sigmoid_core(case: Case, steps: int) -> list[Said]:
+    model, inputs, targets, loss_fn = case.problem()
+    if case.steps:
+        monitor = sc.Monitor(model, every=1)
+        optimizer = case.optimizer(model.parameters())
+        for _ in range(case.steps):
+            optimizer.zero_grad()
+            loss_fn(model(inputs), targets).backward()
+            optimizer.step()
+        diagnosis = monitor.diagnosis()
+    else:
+        diagnosis = sc.diagnose(model, inputs, targets, loss_fn)
+    counted = [f for f in diagnosis.findings if f.severity is not Severity.NOTE]
+    return [Said(f.rule, frozenset({f.rule}), f.layers) for f in counted]
+
+
+_GONE = (VANISHING, VANISHING_TIME, NO_GRADIENT, UNDERFLOW)
+_TORCH_AUDIT = {
+    "TA100": {NONFINITE},
+    "TA102": {EXPLODING, EXPLODING_TIME, UPDATES_LARGE},
+    "TA103": {*_GONE, ZERO_GRADIENT, DEAD},
+    "TA104": {NO_GRADIENT},
+    "TA105": {DEAD},
+    "TA300": set(),
+    "TA301": {SATURATED, NONFINITE},
+    "TA302": {COLLAPSED},
+    "TA303": set(),
+    "TA304": set(),
+    "TA305": set(),
+    "TA405": {DEAD},
+    "TA500": {NO_GRADIENT},
+    "TA501": set(),
+}
+"""The rules that count, and what they may stand for: `torch-audit --list-rules`."""
+
+
+def torch_audit(case: Case, steps: int) -> list[Said]:
+    from torch_audit import audit_dynamic
+    from torch_audit.core import Severity as Level
+
+    model, inputs, targets, loss_fn = case.problem()
+    optimizer = case.optimizer(model.parameters())
+    with audit_dynamic(model, optimizer=optimizer, every_n_steps=1) as auditor:
+        for _ in range(case.steps or steps):
+            optimizer.zero_grad()
+            auditor.backward(loss_fn(auditor.forward(inputs), targets))
+            auditor.optimizer_step()
+    found = auditor.finish(report=False).findings
+    said = [
+        Said(f.rule_id, frozenset(_TORCH_AUDIT[f.rule_id]), (f.module_path,) if f.module_path else ())
+        for f in found
+        if f.severity >= Level.WARN and f.rule_id in _TORCH_AUDIT
+    ]
+    return list(dict.fromkeys(said))
+
+
+_TORCHMORTEM = {
+    "Vanishing gradients detected": {*_GONE, ZERO_GRADIENT},
+    "Exploding gradients detected": {EXPLODING, EXPLODING_TIME},
+    "Gradient stalling": {*_GONE, ZERO_GRADIENT, DEAD},
+    "Dead units": {DEAD},
+    "Activation saturation": {SATURATED, SHARP},
+    "Update ratio too low": {UPDATES_SMALL, VANISHING},
+    "Update ratio too high": {UPDATES_LARGE},
+    "Weight norm explosion": {UPDATES_LARGE, EXPLODING},
+    "Stagnant weight norms": {UPDATES_SMALL, NO_GRADIENT, NO_GRADIENT},
+    "Training divergence detected": {UPDATES_LARGE, NONFINITE},
+    "Loss plateau detected": {UPDATES_SMALL},
+    "Rank collapse": {COLLAPSED, ALIKE},
+}
+"""By the beginning of the title; what is not here calls the network broken without saying why."""
+
+
+def torchmortem(case: Case, steps: int) -> list[Said]:
+    from torchmortem import Autopsy
+    from torchmortem.types import Severity as Level
+
+    logging.getLogger("torchmortem").setLevel(logging.CRITICAL)
+    model, inputs, targets, loss_fn = case.problem()
+    optimizer = case.optimizer(model.parameters())
+    with Autopsy(model, optimizer=optimizer) as autopsy:
+        for _ in range(case.steps or steps):
+            optimizer.zero_grad()
+            loss = loss_fn(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            autopsy.step(loss=loss.item())
+    report = autopsy.get_report()
+    assert report is not None
+    said = []
+    for finding in report.findings:
+        if finding.severity >= Level.WARNING:
+            rules = next((r for title, r in _TORCHMORTEM.items() if finding.title.startswith(title)), set())
+            said.append(Said(finding.title.partition(" in ")[0], frozenset(rules), tuple(finding.affected_layers)))
+    return said
+
+
+_SAGEMAKER = {
+    "VanishingGradient": {*_GONE, ZERO_GRADIENT, DEAD},
+    "ExplodingTensor": {NONFINITE},
+    "SaturatedActivation": {SATURATED},
+    "DeadRelu": {DEAD},
+    "PoorWeightInitialization": {VANISHING, EXPLODING, VANISHING_TIME, EXPLODING_TIME, ALIKE, COLLAPSED},
+    "WeightUpdateRatio": {UPDATES_SMALL, UPDATES_LARGE},
+    "UnchangedTensor": {UPDATES_SMALL, NO_GRADIENT},
+    "LossNotDecreasing": {UPDATES_SMALL, UPDATES_LARGE},
+}
+
+
+def sagemaker(case: Case, steps: int) -> list[Said]:
+    model, inputs, targets, loss_fn = case.problem()
+    optimizer = case.optimizer(model.parameters())
+    trial = recorded(model, inputs, targets, loss_fn, optimizer, case.steps or steps)
+    return [Said(f.rule, frozenset(_SAGEMAKER[f.rule]), f.names) for f in fired(trial)]
+
+
+def sagemaker_without_initialization(case: Case, steps: int) -> list[Said]:
+    return [said for said in sagemaker(case, steps) if said.rule != "PoorWeightInitialization"]
+
+
+TOOLS: dict[str, Tool] = {
+    "sigmoid-core": sigmoid_core,
+    "torch-audit": torch_audit,
+    "torchmortem": torchmortem,
+    "sagemaker": sagemaker,
+    "sagemaker-without-initialization": sagemaker_without_initialization,
+}
+
+
+def asked(tool: str, case: Case, steps: int) -> tuple[list[Said], str | None]:
+    """What the tool says of the case, and the error that it ended with: "not installed" for one that is missing."""
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            return TOOLS[tool](case, steps), None
+    except ModuleNotFoundError as error:
+        return [], "not installed" if error.name in ("torch_audit", "torchmortem") else f"{error}"
+    except Exception as error:  # a tool that falls over is a result
+        return [], f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+
+def matches(named: str, right: str) -> bool:
+    """Whether two names are of the same layer, whichever of it they name: module, function in it, or parameter."""
+
+    def module(name: str) -> str:
+        name = name.partition("@")[0]
+        head, _, last = name.rpartition(".")
+        return head if last in _PARTS or last.startswith(("weight_", "bias_")) else name
+
+    return module(named) == module(right)
+
+
+_PARTS = {"weight", "bias", "in_proj_weight", "in_proj_bias", "relu", "gelu", "tanh", "sigmoid", "softmax"}
+
+
+def grade(case: Case, said: list[Said], strict: bool) -> dict[str, Any]:
+    """Whether the network was called broken, with the right rule, and with the right layer.
+
+    Args:
+        case: what was diagnosed.
+        said: what the tool said of it.
+        strict: the right layer must be the first name of the finding, exactly as the case spells it; else it is enough
+            that a finding of the right kind names it at all.
+    """
+    right = [s for s in said if s.rules.intersection(case.rules)]
+    if not case.layers:
+        layer = any(not s.layers for s in right)
+    elif strict:
+        layer = any(s.layers[:1] and s.layers[0] in case.layers for s in right)
+    else:
+        layer = any(matches(named, one) for s in right for named in s.layers for one in case.layers)
+    return {"called_broken": bool(said), "right_rule": bool(right), "right_layer": layer}

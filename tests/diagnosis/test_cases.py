@@ -1,0 +1,85 @@
+import collections
+
+import pytest
+import torch
+
+import sigmoidcore as sc
+from catalogue import BROKEN, HEALTHY
+from catalogue.case import Case
+from sigmoidcore.diagnosis.findings import Finding, Severity
+
+QUICK = {
+    kind: [pytest.param(case, id=case.name) for cases in catalogue.values() for case in cases if not case.slow]
+    for kind, catalogue in (("broken", BROKEN), ("healthy", HEALTHY))
+}
+
+
+def said(case: Case) -> list[Finding]:
+    """The errors and warnings."""
+    model, inputs, targets, loss_fn = case.problem()
+    if not case.steps:
+        found = sc.diagnose(model, inputs, targets, loss_fn).findings
+    else:
+        monitor = sc.Monitor(model, every=1)
+        optimizer = case.optimizer(model.parameters())
+        for _ in range(case.steps):
+            optimizer.zero_grad()
+            loss_fn(model(inputs), targets).backward()
+            optimizer.step()
+        found = monitor.diagnosis().findings
+    return [f for f in found if f.severity is not Severity.NOTE]
+
+
+@pytest.mark.parametrize("case", QUICK["broken"])
+def test_a_broken_network_is_named_with_the_right_rule_and_the_right_layer(case: Case) -> None:
+    found = said(case)
+    right = [f for f in found if f.rule in case.rules]
+    assert right, f"{case.cause}: wants {case.rules}, got {[(f.rule, f.layers[:3]) for f in found]}"
+    if case.layers:
+        first = [f.layers[:1] for f in right]
+        assert any(layers and layers[0] in case.layers for layers in first), f"wants one of {case.layers}, got {first}"
+    else:
+        assert any(not f.layers for f in right)
+
+
+@pytest.mark.parametrize("case", QUICK["healthy"])
+def test_a_healthy_network_is_not_called_broken(case: Case) -> None:
+    assert [(f.rule, f.layers[:3], f.message) for f in said(case)] == []
+
+
+def test_there_are_at_least_thirty_broken_and_thirty_healthy_networks_of_every_family() -> None:
+    for catalogue in (BROKEN, HEALTHY):
+        assert sum(map(len, catalogue.values())) >= 30
+        assert {"mlp", "conv", "residual", "recurrent", "transformer"} <= catalogue.keys()
+        assert all(len(cases) >= 6 for cases in catalogue.values())
+
+
+def test_networks_of_2_to_1000_layers_are_in_the_catalogue() -> None:
+    for catalogue in (BROKEN, HEALTHY):
+        sizes = {
+            sum(hasattr(m, "weight") for m in case.problem()[0].modules())
+            for cases in catalogue.values()
+            for case in cases
+            if "1,000" in case.name or "one score" in case.name or "32 scores" in case.name or "1000" in case.name
+        }
+        assert min(sizes) == 2
+        assert max(sizes) >= 1000
+
+
+def test_every_rule_has_several_broken_networks() -> None:
+    counts = collections.Counter(rule for cases in BROKEN.values() for case in cases for rule in case.rules)
+    assert {rule: n for rule, n in counts.items() if n < 2} == {}
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    names = [case.name for catalogue in (BROKEN, HEALTHY) for cases in catalogue.values() for case in cases]
+    assert len(names) == len(set(names))
+
+
+def test_a_case_is_the_same_every_time_and_leaves_the_global_generator_alone() -> None:
+    case = BROKEN["mlp"][0]
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, again = case.problem()[0], case.problem()[0]
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
