@@ -1,5 +1,6 @@
 """Compiled code runs uncompiled for a while: `torch.compile` does not notice hooks that come and go."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -22,9 +23,12 @@ class Eager:
         self._ours: Any = None
 
     def hold(self) -> None:
-        """Run everything uncompiled from here on."""
+        """Run everything uncompiled from here on.
+
+        Where the compiler has not been imported nothing is compiled, and its import would take seconds.
+        """
         self._holders += 1
-        if self._holders == 1:
+        if self._holders == 1 and "torch._dynamo" in sys.modules:
             stance = torch.compiler.set_stance("force_eager")
             if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
                 stance.__exit__(None, None, None)
@@ -34,11 +38,12 @@ class Eager:
     def release(self) -> None:
         """Take one `hold` back."""
         self._holders -= 1
-        if self._holders == 0:
+        if self._holders == 0 and self._ours is not None:
             now = torch.compiler.set_stance("force_eager")
             now.__exit__(None, None, None)
             if self._is_ours(now.prev):
                 self._ours.__exit__(None, None, None)
+                self._ours = None
 
     def _is_ours(self, stance: Any) -> bool:
         return self._ours is not None and stance is self._ours.stance
