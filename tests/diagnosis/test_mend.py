@@ -139,6 +139,27 @@ def test_of_two_calls_of_a_function_the_one_that_is_saturated_becomes_a_core():
     assert mending.after.healthy
 
 
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.last(self.lstm(x)[0][:, -1])
+
+
+def test_an_lstm_that_forgets_becomes_one_of_cores_with_the_same_parameters():
+    model = Reader()
+    weights = [p.clone() for p in model.parameters()]
+    parameters = [id(p) for p in model.parameters()]
+    diagnosis = sc.diagnose(model, torch.randn(64, 100, 8), torch.randint(4, (64,)), CROSS_ENTROPY)
+    assert rules(diagnosis) == {"SC103"}
+    assert diagnosis.mend().after.healthy
+    assert isinstance(model.lstm, CoreLSTM)
+    assert [id(p) for p in model.parameters()] == parameters
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+
+
 def test_cores_that_are_there_already_are_opened_as_they_are():
     model, _ = saturated_by_offset()
     sc.convert(model)
@@ -235,26 +256,6 @@ def test_a_gate_is_never_made_a_core():
 
     cores, new, left = as_cores(model, diagnosis.measurement, named.layers)
     assert (cores, new, left) == ({}, (), {"gate": "its result multiplies another signal"})
-
-
-class Reader(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
-
-    def forward(self, x):
-        return self.last(self.lstm(x)[0][:, -1])
-
-
-def test_an_lstm_keeps_its_class_or_becomes_one_of_cores_with_the_same_parameters():
-    model = Reader()
-    weights = [p.clone() for p in model.parameters()]
-    parameters = [id(p) for p in model.parameters()]
-    diagnosis = sc.diagnose(model, torch.randn(64, 100, 8), torch.randint(4, (64,)), CROSS_ENTROPY)
-    mending = diagnosis.mend()
-    assert isinstance(model.lstm, CoreLSTM) == bool(mending.done)
-    assert [id(p) for p in model.parameters()] == parameters
-    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
 
 
 def test_a_finding_that_this_batch_does_not_show_is_said_to_be_so():
@@ -412,13 +413,11 @@ def test_inputs_that_are_not_finite_are_refused_and_nothing_is_changed():
 
 
 def found_updates(model) -> Diagnosis:
-    """A diagnosis as a Monitor's, that found updates too large."""
+    """A diagnosis as a Monitor's, that found updates too small."""
     inputs, targets = batch()
     diagnosis = sc.diagnose(model, inputs, targets, CROSS_ENTROPY)
     name = next(name for name, _ in model.named_parameters())
-    finding = Finding(
-        "SC301", "updates too small or large", Severity.WARNING, (name,), 0.5, 0.1, "large", "lower lr", None
-    )
+    finding = Finding("SC301", "updates too small", Severity.WARNING, (name,), 1e-9, 1e-7, "small", "raise lr", None)
     return dataclasses.replace(diagnosis, findings=(finding,))
 
 
@@ -463,6 +462,23 @@ def test_rates_are_those_of_the_rule_and_groups_keep_their_options_and_their_mem
     inputs, targets = batch()
     CROSS_ENTROPY(model(inputs), targets).backward()
     optimizer.step()
+
+
+def test_a_monitor_that_found_updates_too_small_has_them_mended_on_a_batch_that_is_given():
+    model = mlp(nn.Tanh, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
+    inputs, targets = batch()
+    with sc.Monitor(model, every=5) as monitor:
+        for _ in range(60):
+            optimizer.zero_grad()
+            CROSS_ENTROPY(model(inputs), targets).backward()
+            optimizer.step()
+    diagnosis = monitor.diagnosis()
+    assert rules(diagnosis) == {"SC301"}
+    mending = diagnosis.mend(inputs=inputs, targets=targets, loss_fn=CROSS_ENTROPY, optimizer=optimizer)
+    assert [change.what for change in mending.done] == ["rates"]
+    assert mending.left == ()
+    assert {g["lr"] for g in optimizer.param_groups} == {g["lr"] for g in sc.depth_scaled_lr(model)}
 
 
 def test_rates_that_are_tensors_stay_tensors():

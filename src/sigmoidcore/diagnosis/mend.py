@@ -191,6 +191,7 @@ class _Work:
         groups = len(optimizer.param_groups)
         where = f"{type(optimizer).__name__}, {groups} group" + ("s" if groups > 1 else "")
         self.done.append(Change("rates", where, f"{_range(before)} -> {_range(after)}, by sc.depth_scaled_lr"))
+        self.notes.append("what new rates do is seen in the next steps: measure them with sc.Monitor")
 
     def report(self, diagnosis: Diagnosis) -> Mending:
         """The report: what is left are findings that are there now, and what was asked for and not done."""
