@@ -171,11 +171,13 @@ class Probe:
                 return
             self._begin_pass(args)
             name = self._names.get(id(module), name)
-        self._stack.append(frame_of(module, name))
+        self._stack.append(frame_of(module, name, len(self._recordings[-1].tracker.rows) if self._recordings else 0))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         if self._stack and self._stack[-1].module is module:
-            self._stack.pop()
+            frame = self._stack.pop()
+            if self._running is not None:
+                self._running.tracker.left(frame, args, result)
             if not self._stack:
                 self._end_pass()
 

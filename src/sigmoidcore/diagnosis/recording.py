@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from sigmoidcore.autograd import accumulates, nearest_leaf
@@ -26,6 +26,7 @@ from sigmoidcore.diagnosis.statistics import (
 from sigmoidcore.diagnosis.tracker import (
     ATTENTION,
     DOT_PRODUCT,
+    HIDDEN,
     RECURRENT,
     Frame,
     Row,
@@ -74,7 +75,7 @@ class Recording:
         self.sums: list[Sums] = []
         self.inputs = Sums()
         self.samples = samples
-        self.notes: dict[str, None] = {}
+        self.notes = self.tracker.notes
         self._most = most
         self._arrived = arrived
         self._leaf: Node | None = None
@@ -93,7 +94,8 @@ class Recording:
         for tensor in tensors(values):
             if tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                see_outputs(tensor.detach().reshape(1, self.samples or 1, -1), [sums])
+                some, samples = first_samples(tensor.detach(), self.samples, None)
+                see_outputs(some.reshape(1, samples, -1), [sums])
                 self.inputs.add(sums)
 
     def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -113,10 +115,12 @@ class Recording:
         self.sums.append(sums)
         output = outputs[0].detach()
         if not self.samples:
-            first = next(tensors((args, kwargs)), output)
-            self.samples = len(first) if first.dim() else 1
+            first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
+            self.samples = first.shape[1 if _time_first(row, args, first) else 0] if first.dim() else 1
         row.data.update(shape=output.shape, dtype=output.dtype)
         if output.numel():
+            if _time_first(row, args, output) and output.shape[1] == self.samples:
+                output = output.movedim(1, 0)  # also where there are as many steps
             some, samples = first_samples(output, self.samples, self._most)
             values = some.reshape(samples, -1)
             if values.numel() == output.numel():
@@ -175,13 +179,14 @@ class Recording:
                     return
                 dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
                 if dim is not None and scores.dim() > 1 and dim % scores.dim() == scores.dim() - 1:
-                    see_attention(sums, output[:ATTENDED], keys_allowed(scores.detach()[:ATTENDED]))
+                    see_attention(sums, output[:ATTENDED], keys_allowed(scores.detach()[:ATTENDED], HIDDEN))
             elif row.function == ATTENTION:
-                see_attention(sums, attention_weights(args, kwargs, ATTENDED))
+                weights, allowed = attention_weights(args, kwargs, ATTENDED)
+                see_attention(sums, weights, keys_allowed(allowed, False))
             elif row.function == DOT_PRODUCT:
                 names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
                 given = {**dict(zip(names, args, strict=False)), **kwargs}
-                weights, allowed = dot_product_weights(
+                weights, scores = dot_product_weights(
                     given["query"].detach(),
                     given["key"].detach(),
                     given.get("attn_mask"),
@@ -189,7 +194,7 @@ class Recording:
                     given.get("scale"),
                     ATTENDED,
                 )
-                see_attention(sums, weights, allowed)
+                see_attention(sums, weights, keys_allowed(scores, HIDDEN))
         except (RuntimeError, TypeError, AssertionError, IndexError) as error:
             self.notes[f"the attention weights of {row.name} were not seen: {str(error).splitlines()[0]}"] = None
 
@@ -234,6 +239,12 @@ class Recording:
             steps.sums.steps, steps.sums.step_samples = squares, samples
         else:
             steps.sums.steps = steps.sums.steps + squares
+
+
+def _time_first(row: Row, args: tuple[Any, ...], values: Tensor) -> bool:
+    """Whether dimension 0 of what a layer reads or gives counts steps."""
+    steps = row.function == ATTENTION or (row.function in RECURRENT and args[-1] is not True)
+    return steps and values.dim() == 3
 
 
 class Steps:

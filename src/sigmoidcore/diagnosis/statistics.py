@@ -166,7 +166,7 @@ def first_samples(x: Tensor, samples: int, most: int | None) -> tuple[Tensor, in
         return x.reshape(1, 1), 1
     shape = x.shape
     length = shape[0]
-    if length != samples and len(shape) > 1 and shape[1] == samples:
+    if length != samples and len(shape) > 2 and shape[1] == samples:  # of two, the second counts features
         x, length = x.movedim(1, 0), samples
     fits = samples > 0 and length % samples == 0
     count, rows = (samples, length // samples) if fits else (length, 1)
@@ -244,18 +244,15 @@ def see_slopes(slopes: Tensor, owners: list[Sums], dim: int, flat: bool) -> None
             sums.open = most
 
 
-def see_attention(sums: Sums, weights: Tensor, allowed: Tensor | None = None) -> None:
+def see_attention(sums: Sums, weights: Tensor, allowed: Tensor) -> None:
     """Take attention weights.
 
     Args:
         sums: of the layer.
         weights: [..., queries, keys]; with four dimensions the second counts heads.
-        allowed: keys that a query may see, by number, [..., queries, 1]; None: those with a weight that is not 0,
-            all of them if that is one.
+        allowed: keys that a query may see, by number, [..., queries, 1].
     """
     weights = weights.float()
-    if allowed is None:
-        allowed = torch.full_like(weights[..., :1], weights.shape[-1])
     entropy = -(weights * weights.clamp_min(1e-38).log()).sum(-1, keepdim=True)
     relative = torch.where(allowed > 1, entropy / allowed.clamp_min(2).log(), torch.nan).squeeze(-1)
     known = torch.isfinite(relative)
@@ -266,9 +263,9 @@ def see_attention(sums: Sums, weights: Tensor, allowed: Tensor | None = None) ->
     sums.heads, sums.looks = means.reshape(-1), 1.0
 
 
-def keys_allowed(scores: Tensor) -> Tensor:
-    """How many keys each query may see, [..., queries, 1]: masks are large negative scores."""
-    count = (scores > -9999).sum(-1, keepdim=True)
+def keys_allowed(scores: Tensor, hidden: float) -> Tensor:
+    """How many keys each query may see, [..., queries, 1]: masks make scores that are at most `hidden`."""
+    count = (scores > hidden).sum(-1, keepdim=True)
     return torch.where(count > 0, count, scores.shape[-1])
 
 
@@ -286,7 +283,7 @@ def dot_product_weights(
         samples: at most so many.
 
     Returns:
-        The weights, and the number of keys that each query may see.
+        The weights, and the scores that they are the softmax of.
     """
     query, key = query[:samples].float(), key[:samples].float()
     if query.dim() > 2 and query.shape[-3] != key.shape[-3]:
@@ -302,7 +299,7 @@ def dot_product_weights(
         mask = mask[:samples] if mask.dim() == query.dim() and len(mask) > 1 else mask
         mask = mask[..., at, :] if mask.shape[-2] == queries else mask
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1), keys_allowed(scores)
+    return scores.softmax(-1), scores
 
 
 def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ from sigmoidcore.diagnosis.measurement import Role
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
 DOT_PRODUCT = "scaled_dot_product_attention"
+HIDDEN = -5000.0
+"""A mask is added to the scores: a score below this is one of a key that may not be seen (-1e4 in half precision)."""
 PRODUCTS = frozenset({"matmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "rmatmul"})
 WEIGHTED = (
     PRODUCTS
@@ -121,6 +123,7 @@ class Tracker(TorchFunctionMode):
         used: names of the parameters that anything in the pass took.
         loss_function: name of the last loss function that was called.
         loss_reads: the layer whose output it got, or -1.
+        notes: what was not seen, in words.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Tracker(TorchFunctionMode):
         self.used: set[str] = set()
         self.loss_function: str | None = None
         self.loss_reads = -1
+        self.notes: dict[str, None] = {}
         self._names = names
         self._parameters = dict(parameters)
         self._stack = stack
@@ -144,7 +148,10 @@ class Tracker(TorchFunctionMode):
         """Run the function, and see what it was."""
         kwargs = kwargs or {}
         name = _name(func)
-        if not name or torch._C._are_functorch_transforms_active():
+        if not name:
+            return func(*args, **kwargs)
+        if torch._C._are_functorch_transforms_active():
+            self.notes["what runs inside torch.func.vmap, grad and the like was not seen"] = None
             return func(*args, **kwargs)
         if name in RECURRENT or name in ACTIVATIONS:
             args = self._listener.before(name, args, kwargs)
@@ -159,6 +166,16 @@ class Tracker(TorchFunctionMode):
     def knows(self, values: Any) -> bool:
         """Whether one of these tensors came out of a layer of this pass: what reads it goes on with the pass."""
         return any(self._flow(t).sources for t in tensors(values))
+
+    def left(self, frame: "Frame", args: tuple[Any, ...], result: Any) -> None:
+        """A module has run: what it gives out of unseen functions comes from its last layer, or from what it read."""
+        unknown = [t for t in tensors(result) if t.is_floating_point() and self._flow(t) is _UNKNOWN]
+        if unknown:
+            sources = 1 << (len(self.rows) - 1) if len(self.rows) > frame.rows else 0
+            for tensor in () if sources else tensors(args):
+                sources |= self._flow(tensor).sources
+            for tensor in unknown if sources else ():
+                self._set(tensor, Flow(sources))
 
     def _follow(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
@@ -317,6 +334,7 @@ class Frame:
         kind: its class.
         plain: the next layer is the module itself: a layer of PyTorch's or ours, whose forward is one function.
         parametrizes: it computes a weight of another module.
+        rows: layers that had run before.
     """
 
     module: nn.Module
@@ -324,15 +342,16 @@ class Frame:
     kind: str
     plain: bool
     parametrizes: bool
+    rows: int
 
 
-def frame_of(module: nn.Module, name: str) -> Frame:
-    """The frame of a module that begins to run."""
+def frame_of(module: nn.Module, name: str, rows: int) -> Frame:
+    """The frame of a module that begins to run, after so many layers."""
     own = any(
         c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in type(module).__mro__ if c is not nn.Module
     )
     leaf = all(child == "parametrizations" for child in module._modules)
-    return Frame(module, name, type(module).__name__, own and leaf, "parametrizations" in name.split("."))
+    return Frame(module, name, type(module).__name__, own and leaf, "parametrizations" in name.split("."), rows)
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
@@ -354,11 +373,14 @@ def arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     return dict(bound.arguments)
 
 
-def attention_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any], samples: int) -> Tensor:
-    """Weights of `functional.multi_head_attention_forward` on its first samples, [samples, heads, queries, keys]."""
+def attention_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any], samples: int) -> tuple[Tensor, Tensor]:
+    """Attention weights of `functional.multi_head_attention_forward` on its first samples, and who may see what.
+
+    Returns:
+        The weights, [samples, heads, queries, keys], and whether a key may be seen, bool, which broadcasts to it.
+    """
     given = arguments(functional.multi_head_attention_forward, args, kwargs)
-    query: Tensor = given["query"]
-    if query.dim() == 3:
+    if given["query"].dim() == 3:
         for name in ("query", "key", "value"):
             given[name] = given[name][:, :samples]
         if given.get("key_padding_mask") is not None:
@@ -367,9 +389,23 @@ def attention_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any], samples:
         if mask is not None and mask.dim() == 3:
             given["attn_mask"] = mask[: samples * given["num_heads"]]
     given.update(training=False, need_weights=True, average_attn_weights=False)
-    _, weights = functional.multi_head_attention_forward(**given)
-    assert weights is not None
-    return weights if weights.dim() == 4 else weights.unsqueeze(0)
+    _, found = functional.multi_head_attention_forward(**given)
+    assert found is not None
+    weights = found if found.dim() == 4 else found.unsqueeze(0)
+    allowed = torch.ones_like(weights, dtype=torch.bool)
+    mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
+    if mask is not None:
+        allowed[..., : mask.shape[-1]] &= _may_be_seen(mask).reshape(
+            -1, *(() if mask.dim() == 2 else weights.shape[1:2]), *mask.shape[-2:]
+        )
+    if padding is not None:
+        allowed[..., : padding.shape[-1]] &= _may_be_seen(padding).reshape(-1, 1, 1, padding.shape[-1])
+    return weights, allowed
+
+
+def _may_be_seen(mask: Tensor) -> Tensor:
+    """A mask of `multi_head_attention_forward`: True, or a large negative number, hides a key."""
+    return ~mask if mask.dtype == torch.bool else mask > HIDDEN
 
 
 @cache
