@@ -65,7 +65,8 @@ def conclude(
             "reentrant activation checkpoints (use use_reentrant=False), or a function of the user's own hides them"
         )
     inputs = facts[-1]
-    last = recordings[-1].tracker if recordings else None
+    last = next((r.tracker for r in reversed(recordings) if r.tracker.loss_function), None)
+    read = last.rows[last.loss_reads].name if last and last.loss_reads >= 0 else None
     samples = int(over.total(torch.tensor([float(sum(r.samples for r in recordings))])))
     return Measurement(
         layers=tuple(layers),
@@ -74,7 +75,7 @@ def conclude(
         step=step,
         loss=loss,
         loss_function=last.loss_function if last else None,
-        loss_reads=last.loss_reads if last and last.loss_reads >= 0 else None,
+        loss_reads=next((i for i, row in enumerate(rows) if row.name == read), None),
         input_rms=inputs.rms if inputs.scalars["count"] else None,
         input_spread=inputs.spread,
         input_nonfinite=int(inputs.scalars["nonfinite"]),

@@ -5,7 +5,7 @@ What is measured is in `measurement`, how a pass is followed in `tracker`, and w
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.nn.modules import module as module_hooks
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
@@ -22,9 +23,9 @@ from sigmoidcore.diagnosis.conclusion import conclude
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.recording import Recording
-from sigmoidcore.diagnosis.tracker import Frame, frame_of, tensors
+from sigmoidcore.diagnosis.tracker import Frame, Tracker, frame_of, tensors
 from sigmoidcore.diagnosis.weights import Weights
-from sigmoidcore.profile import Inputs, LossFn, run, undisturbed
+from sigmoidcore.profile import Inputs, LossFn, floating_tensors, run, undisturbed
 from sigmoidcore.ranks import Ranks
 
 MOST_PASSES = 256
@@ -45,6 +46,9 @@ class Probe:
         model: any module.
         most: samples of a batch that statistics across samples are taken from; None: all.
         ranks: the processes that train together.
+
+    Attributes:
+        named_inputs: what the model is given by name, which hooks do not show; None: not known.
         begins: is called when a forward pass with gradients begins, before it is looked at.
         dropped: is called when passes were forgotten because their gradients were emptied.
     """
@@ -59,6 +63,7 @@ class Probe:
         dropped: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
+        self.named_inputs: Any = None
         self._most = most
         self._ranks = ranks
         self._begins = begins
@@ -69,6 +74,7 @@ class Probe:
         self._parameters: dict[int, str] = {}
         self._stack: list[Frame] = []
         self._running: Recording | None = None
+        self._following: Tracker | None = None
         self._recordings: list[Recording] = []
         self._backward = NONE
         self._fresh: list[Recording] = []
@@ -152,11 +158,15 @@ class Probe:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Follow what is called inside although no module runs: a loss function."""
-        if self._recordings:
-            with self._recordings[-1].tracker:
-                yield
-        else:
+        if not self._recordings:
             yield
+            return
+        self._following = self._recordings[-1].tracker
+        try:
+            with self._following:
+                yield
+        finally:
+            self._following = None
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         name = self._names.get(id(module))
@@ -169,7 +179,7 @@ class Probe:
             self._begins()
             if not self.attached:
                 return
-            self._begin_pass(args)
+            self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
             name = self._names.get(id(module), name)
         self._stack.append(frame_of(module, name, len(self._recordings[-1].tracker.rows) if self._recordings else 0))
 
@@ -181,11 +191,11 @@ class Probe:
             if not self._stack:
                 self._end_pass()
 
-    def _begin_pass(self, args: tuple[Any, ...]) -> None:
+    def _begin_pass(self, args: Any, name: str) -> None:
         last = self._recordings[-1] if self._recordings else None
         if last is None:
             self._see_names()
-        if last is None or not last.tracker.knows(args):
+        if last is None or not last.tracker.goes_on(args, name):
             if len(self._recordings) >= MOST_PASSES:
                 self._recordings = [r for r in self._recordings if r.counts][-MOST_PASSES // 2 :]
             last = Recording(
@@ -199,13 +209,19 @@ class Probe:
             last.see_inputs(args)
             self._recordings.append(last)
         self._running = last
-        last.tracker.__enter__()  # type: ignore[no-untyped-call]
+        if self._following is not last.tracker:  # a loss function may run the model again
+            if self._following is not None:
+                self._following.paused = True
+            last.tracker.__enter__()  # type: ignore[no-untyped-call]
 
     def _end_pass(self) -> None:
         self._stack.clear()
         if self._running is not None:
             running, self._running = self._running, None
-            running.tracker.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if self._following is not running.tracker:
+                running.tracker.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if self._following is not None:
+                self._following.paused = False
 
     def _see_names(self) -> None:
         """Take the modules and parameters as they are: wrappers may have come since, or other parameters."""
@@ -280,9 +296,12 @@ def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: Los
         ('SC101', 'vanishing gradient')
     """
     started = time.perf_counter()
+    subject = Subject(model, inputs, targets, loss_fn)
     _check(inputs, targets, loss_fn)
+    inputs, targets = _cut_off(inputs), _cut_off(targets)
     probe = Probe(model, most=None, ranks=Ranks())
-    with undisturbed(model, inputs), _own_gradients(model, inputs), torch.enable_grad():
+    probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
+    with undisturbed(model, inputs), _own_gradients(model, inputs, targets, loss_fn), torch.enable_grad():
         probe.attach()
         try:
             outputs = run(model, inputs)
@@ -294,11 +313,11 @@ def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: Los
             measurement = probe.conclude(loss=value, seconds=time.perf_counter() - started)
         finally:
             probe.detach()
-    return judged([measurement], Subject(model, inputs, targets, loss_fn))
+    return judged([measurement], subject)
 
 
 def _check(inputs: Inputs, targets: Any, loss_fn: LossFn | None) -> None:
-    given = list(tensors(inputs))
+    given = floating_tensors(inputs, all_types=True)
     if not given:
         raise ValueError(
             f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
@@ -328,10 +347,21 @@ def _loss_of(outputs: Any, targets: Any, loss_fn: LossFn | None) -> Tensor:
     return loss.reshape(())
 
 
+def _cut_off(values: Any) -> Any:
+    """Without the graph that tensors come from: the backward pass would go on into it."""
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor if tensor.is_leaf else tensor.detach().requires_grad_(tensor.requires_grad)
+
+    return tree_map_only(Tensor, cut, dict(values) if isinstance(values, Mapping) else values)
+
+
 @contextmanager
-def _own_gradients(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+def _own_gradients(model: nn.Module, inputs: Inputs, targets: Any, loss_fn: LossFn | None) -> Iterator[None]:
     """Let a backward pass fill `.grad`, as FSDP and checkpoints need it, and put back what was there."""
-    leaves = [*model.parameters(), *(t for t in tensors(inputs) if t.requires_grad and t.is_leaf)]
+    leaves = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
+    if isinstance(loss_fn, nn.Module):
+        leaves += loss_fn.parameters()
     kept = [(leaf, leaf.grad) for leaf in leaves]
     # Optimizers that step in the backward pass hang here.
     hooks = [(h, dict(h)) for leaf in leaves if (h := getattr(leaf, "_post_accumulate_grad_hooks", None))]

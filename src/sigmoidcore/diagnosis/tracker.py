@@ -124,6 +124,7 @@ class Tracker(TorchFunctionMode):
         loss_function: name of the last loss function that was called.
         loss_reads: the layer whose output it got, or -1.
         notes: what was not seen, in words.
+        paused: another one sees for a while what happens.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Tracker(TorchFunctionMode):
         self.loss_function: str | None = None
         self.loss_reads = -1
         self.notes: dict[str, None] = {}
+        self.paused = False
         self._names = names
         self._parameters = dict(parameters)
         self._stack = stack
@@ -148,7 +150,7 @@ class Tracker(TorchFunctionMode):
         """Run the function, and see what it was."""
         kwargs = kwargs or {}
         name = _name(func)
-        if not name:
+        if not name or self.paused:
             return func(*args, **kwargs)
         if torch._C._are_functorch_transforms_active():
             self.notes["what runs inside torch.func.vmap, grad and the like was not seen"] = None
@@ -163,19 +165,27 @@ class Tracker(TorchFunctionMode):
             self._set(args[0], Flow(target.sources | value.sources, target.weights, -1, target.dim))
         return result
 
-    def knows(self, values: Any) -> bool:
-        """Whether one of these tensors came out of a layer of this pass: what reads it goes on with the pass."""
-        return any(self._flow(t).sources for t in tensors(values))
+    def goes_on(self, values: Any, name: str) -> bool:
+        """Whether the pass goes on where a module reads these values: outside of any other, as parts of a model may.
+
+        It does if they come out of a layer of it, be it on ways that were not seen, through which a module runs once.
+        """
+        given = list(tensors(values))
+        if any(self._flow(t).sources for t in given):
+            return True
+        ran = any(row.module == name or row.module.startswith(f"{name}.") for row in self.rows)
+        return bool(self.rows) and bool(name) and not ran and any(t.requires_grad and not t.is_leaf for t in given)
 
     def left(self, frame: "Frame", args: tuple[Any, ...], result: Any) -> None:
         """A module has run: what it gives out of unseen functions comes from its last layer, or from what it read."""
-        unknown = [t for t in tensors(result) if t.is_floating_point() and self._flow(t) is _UNKNOWN]
+        unknown = [t for t in tensors(result) if self._flow(t) is _UNKNOWN]
         if unknown:
             sources = 1 << (len(self.rows) - 1) if len(self.rows) > frame.rows else 0
             for tensor in () if sources else tensors(args):
                 sources |= self._flow(tensor).sources
             for tensor in unknown if sources else ():
-                self._set(tensor, Flow(sources))
+                if tensor.is_floating_point():
+                    self._set(tensor, Flow(sources))
 
     def _follow(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
@@ -290,6 +300,8 @@ class Tracker(TorchFunctionMode):
                     self.rows[flow.producer].attends = True
 
     def _feature_dim(self, name: str, given: list[Tensor], flows: list[Flow], output: Tensor) -> int:
+        if name in ("matmul", "mm") and flows[0].weights and not flows[1].weights and output.dim() > 1:
+            return output.dim() - 2  # weights times columns
         if name in _FEATURES_LAST or name in RECURRENT:
             return -1
         if any(part in name for part in _CHANNELS_SECOND):
@@ -350,7 +362,7 @@ def frame_of(module: nn.Module, name: str, rows: int) -> Frame:
     own = any(
         c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in type(module).__mro__ if c is not nn.Module
     )
-    leaf = all(child == "parametrizations" for child in module._modules)
+    leaf = all(child == "parametrizations" for child, _ in module.named_children())
     return Frame(module, name, type(module).__name__, own and leaf, "parametrizations" in name.split("."), rows)
 
 

@@ -1,0 +1,780 @@
+"""Which layers the probe sees, by which names, what feeds them and which weights they use."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from measuring import layer, measured, names, sources
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
+from torch.overrides import TorchFunctionMode
+
+import sigmoidcore as sc
+from sigmoidcore.recurrent import CoreLSTM
+
+
+class Forward(nn.Module):
+    """A model of named parts and a function for its forward."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.own_forward = forward
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
+
+    def forward(self, *args, **kwargs):
+        return self.own_forward(self, *args, **kwargs)
+
+
+def rows(forward, inputs, **parts):
+    """The measurement of a forward that is written as a function."""
+    return measured(Forward(forward, **parts), inputs)
+
+
+X = torch.randn(16, 6)
+IMAGES = torch.randn(4, 3, 5, 7)
+SEQUENCES = torch.randn(16, 5, 8)
+
+
+# Names, kinds, weights
+
+
+def test_modules_have_their_own_names_and_kinds():
+    m = measured(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 8), nn.Tanh())), X)
+    assert [(row.name, row.module, row.kind, row.role) for row in m.layers] == [
+        ("0", "0", "Linear", "weights"),
+        ("1", "1", "ReLU", "activation"),
+        ("2.0", "2.0", "Linear", "weights"),
+        ("2.1", "2.1", "Tanh", "activation"),
+    ]
+    assert sources(m) == {"0": [], "1": ["0"], "2.0": ["1"], "2.1": ["2.0"]}
+    assert [row.weights for row in m.layers] == [("0.weight",), (), ("2.0.weight",), ()]
+    assert [row.shape for row in m.layers] == [(16, 8)] * 4
+
+
+def test_a_function_is_named_after_the_module_that_calls_it():
+    block = Forward(lambda s, x: functional.gelu(s.fc(x)), fc=nn.Linear(8, 8))
+    m = rows(lambda s, x: torch.tanh(s.block(functional.relu(s.fc(x)))), X, fc=nn.Linear(6, 8), block=block)
+    assert [(row.name, row.module, row.kind) for row in m.layers] == [
+        ("fc", "fc", "Linear"),
+        ("relu", "", "relu()"),
+        ("block.fc", "block.fc", "Linear"),
+        ("block.gelu", "block", "gelu()"),
+        ("tanh", "", "tanh()"),
+    ]
+
+
+def test_a_model_that_is_one_layer_has_a_name():
+    m = measured(nn.Linear(6, 3), X)
+    assert [(row.name, row.module, row.kind) for row in m.layers] == [("linear", "", "Linear")]
+
+
+@pytest.mark.parametrize(
+    ("product", "kind"),
+    [
+        (lambda s, x: x @ s.w, "matmul"),
+        (lambda s, x: torch.matmul(x, s.w) + s.b, "matmul"),
+        (lambda s, x: x.mm(s.w), "mm"),
+        (lambda s, x: torch.addmm(s.b, x, s.w), "addmm"),
+        (lambda s, x: functional.linear(x, s.w.t(), s.b), "linear"),
+        (lambda s, x: functional.linear(x, s.w.T), "linear"),
+        (lambda s, x: functional.linear(x, s.w.mT.contiguous() * 2), "linear"),
+        (lambda s, x: torch.einsum("bi,io->bo", x, s.w), "einsum"),
+        (lambda s, x: torch.tensordot(x, s.w, dims=1), "tensordot"),
+        (lambda s, x: (s.w.t() @ x.t()).t(), "matmul"),
+    ],
+)
+def test_a_product_with_a_parameter_is_a_layer(product, kind):
+    m = rows(lambda s, x: torch.tanh(product(s, x)), X, w=torch.randn(6, 8), b=torch.zeros(8))
+    assert [(row.name, row.kind, row.role, row.weights) for row in m.layers] == [
+        (kind, f"{kind}()", "weights", ("w",)),
+        ("tanh", "tanh()", "activation", ()),
+    ]
+    assert m.layers[1].neurons == 8
+    assert m.layers[1].sources == (0,)
+
+
+def test_what_is_computed_of_parameters_alone_is_no_layer():
+    def forward(s, x):
+        weight = s.w + s.up @ s.down  # a low-rank correction
+        return functional.linear(x, weight) * torch.sigmoid(s.gate) * functional.softplus(s.temperature)
+
+    m = rows(
+        forward,
+        X,
+        w=torch.randn(8, 6),
+        up=torch.randn(8, 2),
+        down=torch.randn(2, 6),
+        gate=torch.randn(8),
+        temperature=torch.zeros(()),
+    )
+    assert names(m) == ["linear"]
+    assert m.layers[0].weights == ("w", "up", "down")
+    assert all(w.used for w in m.weights)
+
+
+def test_an_activation_of_the_inputs_and_a_bias_is_a_layer():
+    m = rows(lambda s, x: torch.sigmoid(x * s.a + s.b), X, a=torch.ones(6), b=torch.zeros(6))
+    assert [(row.name, row.neurons) for row in m.layers] == [("sigmoid", 6)]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "weights"),
+    [
+        (parametrizations.weight_norm, {"1.parametrizations.weight.original0", "1.parametrizations.weight.original1"}),
+        (parametrizations.spectral_norm, {"1.parametrizations.weight.original"}),
+        (parametrizations.orthogonal, {"1.parametrizations.weight.original"}),
+    ],
+)
+def test_a_parametrized_layer_is_one_layer_of_its_original_weights(wrap, weights):
+    model = nn.Sequential(nn.Linear(6, 8), wrap(nn.Linear(8, 8)), nn.ReLU())
+    m = measured(model, X)
+    assert names(m) == ["0", "1", "2"]
+    assert set(m.layers[1].weights) == weights
+    assert sources(m)["1"] == ["0"]
+
+
+def test_layers_of_the_older_weight_and_spectral_norm_are_one_layer_each():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(
+            torch.nn.utils.weight_norm(nn.Linear(6, 8)), torch.nn.utils.spectral_norm(nn.Linear(8, 8))
+        )
+    m = measured(model, X)
+    assert names(m) == ["0", "1"]
+    assert set(m.layers[0].weights) == {"0.weight_g", "0.weight_v"}
+    assert m.layers[1].weights == ("1.weight_orig",)
+
+
+def test_a_pruned_layer_uses_its_original_weight():
+    layer_ = nn.Linear(6, 8)
+    prune.random_unstructured(layer_, "weight", 0.5)
+    assert measured(nn.Sequential(layer_, nn.ReLU()), X).layers[0].weights == ("0.weight_orig",)
+
+
+def test_tied_embeddings_are_used_by_both_layers():
+    out = nn.Linear(8, 11, bias=False)
+    emb = nn.Embedding(11, 8)
+    out.weight = emb.weight
+    m = rows(lambda s, i: s.out(torch.tanh(s.emb(i))), torch.randint(0, 11, (16, 5)), emb=emb, out=out)
+    assert [(row.name, row.kind, row.weights) for row in m.layers] == [
+        ("emb", "Embedding", ("emb.weight",)),
+        ("tanh", "tanh()", ()),
+        ("out", "Linear", ("emb.weight",)),
+    ]
+    assert [w.name for w in m.weights] == ["emb.weight"]
+
+
+def test_later_calls_of_a_shared_module_are_counted_in_their_names():
+    def forward(s, x):
+        for _ in range(3):
+            x = s.act(s.fc(x))
+        return x
+
+    m = rows(forward, X, fc=nn.Linear(6, 6), act=nn.Tanh())
+    assert names(m) == ["fc", "act", "fc@2", "act@2", "fc@3", "act@3"]
+    assert sources(m)["fc@2"] == ["act"]
+    assert {row.module for row in m.layers} == {"fc", "act"}
+
+
+def test_a_module_that_is_registered_twice_has_its_first_name():
+    shared = nn.Linear(6, 6)
+    assert names(measured(nn.Sequential(shared, nn.Tanh(), shared), X)) == ["0", "1", "0@2"]
+
+
+# What feeds what
+
+
+def test_in_a_residual_network_a_layer_reads_all_branches_of_the_stream():
+    def forward(s, x):
+        x = s.stem(x)
+        for fc in s.blocks:
+            x = x + torch.relu(fc(x))
+        return s.head(x)
+
+    m = rows(
+        forward, X, stem=nn.Linear(6, 6), blocks=nn.ModuleList(nn.Linear(6, 6) for _ in range(3)), head=nn.Linear(6, 2)
+    )
+    assert sources(m)["blocks.0"] == ["stem"]
+    assert sources(m)["blocks.2"] == ["stem", "relu", "relu@2"]
+    assert sources(m)["head"] == ["stem", "relu", "relu@2", "relu@3"]
+
+
+def test_in_a_dense_network_a_layer_reads_all_before_it():
+    def forward(s, x):
+        seen = [x]
+        for fc in s.layers:
+            seen.append(torch.relu(fc(torch.cat(seen, 1))))
+        return torch.cat(seen, 1)
+
+    m = rows(forward, X, layers=nn.ModuleList(nn.Linear(6 + 4 * i, 4) for i in range(4)))
+    assert sources(m)["layers.0"] == []
+    assert sources(m)["layers.3"] == ["relu", "relu@2", "relu@3"]
+
+
+def test_parallel_branches_have_one_source_and_meet_again():
+    def forward(s, x):
+        x = s.stem(x)
+        return s.out(torch.cat([s.one(x), torch.relu(s.three(x)), functional.max_pool2d(x, 3, 1, 1)], 1))
+
+    m = rows(
+        forward,
+        IMAGES,
+        stem=nn.Conv2d(3, 4, 3, padding=1),
+        one=nn.Conv2d(4, 4, 1),
+        three=nn.Conv2d(4, 4, 3, padding=1),
+        out=nn.Conv2d(12, 2, 1),
+    )
+    found = sources(m)
+    assert found["one"] == found["three"] == ["stem"]
+    assert found["out"] == ["stem", "one", "relu"]
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda a, b: torch.cat([a, b], 1),
+        lambda a, b: torch.stack([a, b]),
+        lambda a, b: torch.where(a > 0, a, b),
+        lambda a, b: torch.maximum(a, b),
+        lambda a, b: a.mul(b),
+        lambda a, b: torch.add(a, b, alpha=2),
+        lambda a, b: a.lerp(b, 0.5),
+        lambda a, b: torch.cat([a.chunk(2, 1)[0], b[:, 3:]], 1),
+        lambda a, b: (a.T @ b).unsqueeze(0),
+    ],
+)
+def test_what_is_made_of_two_layers_comes_from_both(joined):
+    m = rows(lambda s, x: torch.tanh(joined(s.a(x), s.b(x))), X, a=nn.Linear(6, 6), b=nn.Linear(6, 6))
+    assert sources(m)["tanh"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        lambda s, x: x.clone().mul_(2),
+        lambda s, x: functional.dropout(x, 0.5),
+        lambda s, x: functional.layer_norm(x, (6,)),
+        lambda s, x: s.norm(x),
+        lambda s, x: x.flip(1).roll(1, 1),
+        lambda s, x: x.view(4, 4, 6).transpose(0, 1).reshape(16, 6),
+        lambda s, x: x / x.norm(dim=1, keepdim=True),
+        lambda s, x: x.to(torch.float64).float(),
+        lambda s, x: x[torch.randperm(16)],
+        lambda s, x: torch.special.expm1(x),
+        lambda s, x: x.index_select(0, torch.arange(16)),
+    ],
+)
+def test_what_is_made_of_one_layer_comes_from_it(one):
+    m = rows(lambda s, x: torch.tanh(one(s, s.fc(x))), X, fc=nn.Linear(6, 6), norm=nn.BatchNorm1d(6))
+    assert sources(m)["tanh"] == ["fc"]
+
+
+def test_what_is_written_into_a_tensor_comes_out_of_it():
+    def forward(s, x):
+        out = x.new_zeros(len(x), 2, 6)
+        for t in range(2):
+            out[:, t] = s.fc(x)
+        return s.head(out)
+
+    m = rows(forward, X, fc=nn.Linear(6, 6), head=nn.Linear(6, 2))
+    assert sources(m)["head"] == ["fc", "fc@2"]
+
+
+def test_what_is_added_in_place_comes_out():
+    def forward(s, x):
+        y = s.a(x)
+        y += s.b(x)
+        y.add_(s.c(x))
+        return torch.tanh(y)
+
+    m = rows(forward, X, a=nn.Linear(6, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 6))
+    assert sources(m)["tanh"] == ["a", "b", "c"]
+
+
+def test_an_activation_in_place_follows_its_layer_and_leaves_its_numbers_alone():
+    torch.manual_seed(1)
+    apart = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 2))
+    in_place = nn.Sequential(apart[0], nn.ReLU(inplace=True), apart[2], nn.SiLU(inplace=True), apart[4])
+    assert measured(apart, X).layers == measured(in_place, X).layers
+
+
+class Doubled(torch.autograd.Function):
+    """A function of the user's own, which PyTorch does not show."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+def test_what_comes_out_of_a_module_of_unseen_functions_comes_from_what_it_read():
+    hidden = Forward(lambda s, x: Doubled.apply(x))
+    m = measured(nn.Sequential(nn.Linear(6, 6), hidden, nn.Linear(6, 2)), X)
+    assert sources(m) == {"0": [], "2": ["0"]}
+
+
+def test_what_comes_out_of_a_module_that_ends_in_unseen_functions_comes_from_its_last_layer():
+    hidden = Forward(lambda s, x: Doubled.apply(torch.tanh(s.fc(x))), fc=nn.Linear(6, 6))
+    m = measured(nn.Sequential(nn.Linear(6, 6), hidden, nn.Linear(6, 2)), X)
+    assert sources(m)["2"] == ["1.tanh"]
+
+
+# Gates and attention
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda h, g: h * g[:, :, None, None],
+        lambda h, g: g.view(4, -1, 1, 1) * h,
+        lambda h, g: h.mul_(g.unsqueeze(-1).unsqueeze(-1).expand_as(h)),
+        lambda h, g: torch.mul(h, g.reshape(4, -1, 1, 1)),
+    ],
+)
+def test_the_sigmoid_of_squeeze_and_excite_is_a_gate(scale):
+    def forward(s, x):
+        h = s.conv(x)
+        g = torch.sigmoid(s.up(torch.relu(s.down(h.mean((2, 3))))))
+        return s.out(scale(h, g))
+
+    parts = {"conv": nn.Conv2d(3, 6, 1), "down": nn.Linear(6, 3), "up": nn.Linear(3, 6), "out": nn.Conv2d(6, 2, 1)}
+    m = rows(forward, IMAGES, **parts)
+    assert [row.name for row in m.layers if row.gate] == ["sigmoid"]
+    assert sources(m)["out"] == ["conv", "sigmoid"]
+
+
+def test_the_gate_of_a_gated_linear_unit_is_one_in_every_spelling():
+    def forward(s, x):
+        a, b = s.fc(x).chunk(2, -1)
+        y = a * torch.sigmoid(b)
+        both = torch.tanh(s.fc(x))
+        y = y + both[:, :6] * both[:, 6:]
+        return y + functional.silu(s.fc(x)[:, :6]) * a
+
+    m = rows(forward, X, fc=nn.Linear(6, 12))
+    assert [row.name for row in m.layers if row.gate] == ["sigmoid", "tanh", "silu"]
+
+
+def test_an_activation_that_a_number_a_parameter_or_a_mask_multiplies_is_no_gate():
+    def forward(s, x):
+        mask = (x[:, :1] > 0).float()
+        return s.out(2 * torch.relu(s.fc(x)) * s.scale * mask / 3)
+
+    m = rows(forward, X, fc=nn.Linear(6, 8), scale=torch.ones(8), out=nn.Linear(8, 1))
+    assert not any(row.gate for row in m.layers)
+
+
+def test_a_softmax_that_a_product_reads_is_attention_and_another_is_an_activation():
+    def forward(s, x):
+        q, k, v = s.qkv(x).view(16, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        weights = functional.dropout((q @ k.transpose(-2, -1) / 2).softmax(-1), 0.1, s.training)
+        mixed = torch.einsum("bhqk,bhkd->bqhd", weights, v).reshape(16, 5, 8)
+        return torch.softmax(s.out(mixed), -1)
+
+    m = rows(forward, SEQUENCES, qkv=nn.Linear(8, 24), out=nn.Linear(8, 8))
+    assert [(row.name, row.role) for row in m.layers] == [
+        ("qkv", "weights"),
+        ("softmax", "attention"),
+        ("out", "weights"),
+        ("softmax@2", "activation"),
+    ]
+    assert m.layers[1].entropy is not None
+    assert m.layers[3].entropy is None
+    assert sources(m)["out"] == ["qkv", "softmax"]
+
+
+def test_scaled_dot_product_attention_is_a_layer_without_weights():
+    def forward(s, x):
+        q, k, v = s.qkv(x).view(16, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        return s.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    m = rows(forward, SEQUENCES, qkv=nn.Linear(8, 24), out=nn.Linear(8, 8))
+    assert [(row.kind, row.role) for row in m.layers] == [
+        ("Linear", "weights"),
+        ("scaled_dot_product_attention()", "attention"),
+        ("Linear", "weights"),
+    ]
+    assert sources(m)["out"] == ["scaled_dot_product_attention"]
+
+
+def test_attention_with_learned_queries_is_attention():
+    def forward(s, x):
+        k = s.k(x)
+        return functional.scaled_dot_product_attention(s.queries.expand(16, -1, -1), k, k)
+
+    m = rows(forward, SEQUENCES, k=nn.Linear(8, 8), queries=torch.randn(1, 3, 8))
+    assert [row.role for row in m.layers] == ["weights", "attention"]
+    assert m.layers[1].weights == ()
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu", functional.silu])
+def test_the_rows_of_a_transformer_encoder(norm_first, activation):
+    one = nn.TransformerEncoderLayer(8, 2, 16, 0.1, activation, batch_first=True, norm_first=norm_first)
+    m = measured(nn.TransformerEncoder(one, 2, enable_nested_tensor=False), SEQUENCES)
+    called = activation if isinstance(activation, str) else "silu"
+    assert names(m) == [f"layers.{i}.{part}" for i in range(2) for part in ("self_attn", "linear1", called, "linear2")]
+    assert [row.kind for row in m.layers[:4]] == ["MultiheadAttention", "Linear", f"{called}()", "Linear"]
+    assert m.layers[0].weights == ("layers.0.self_attn.in_proj_weight", "layers.0.self_attn.out_proj.weight")
+    assert m.layers[2].neurons == 16
+    found = sources(m)
+    assert found["layers.0.linear1"] == ["layers.0.self_attn"]
+    assert found["layers.1.self_attn"] == ["layers.0.self_attn", "layers.0.linear2"]
+    assert found["layers.1.linear1"] == ["layers.0.self_attn", "layers.0.linear2", "layers.1.self_attn"]
+
+
+def test_the_rows_of_a_transformer_decoder():
+    decoder = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+    m = measured(decoder, (SEQUENCES, torch.randn(16, 7, 8)))
+    assert names(m) == ["self_attn", "multihead_attn", "linear1", "relu", "linear2"]
+
+
+def test_a_frozen_encoder_in_evaluation_mode_does_not_hide_in_its_fast_path():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
+    m = measured(nn.Sequential(encoder, nn.Linear(8, 2)), SEQUENCES)
+    assert names(m) == ["0.self_attn", "0.linear1", "0.relu", "0.linear2", "1"]
+
+
+# Recurrent layers
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_recurrent_layer_is_one_row_with_its_time_steps(kind, batch_first, bidirectional):
+    rnn = kind(8, 4, 2, batch_first=batch_first, bidirectional=bidirectional)
+
+    def forward(s, x):
+        h = s.rnn(x if batch_first else x.transpose(0, 1))[0]
+        return s.out(h)
+
+    m = rows(forward, SEQUENCES, rnn=rnn, out=nn.Linear(8 if bidirectional else 4, 2))
+    assert [(row.name, row.kind, row.role) for row in m.layers] == [
+        ("rnn", kind.__name__, "weights"),
+        ("out", "Linear", "weights"),
+    ]
+    assert set(m.layers[0].weights) == {f"rnn.{n}" for n, p in rnn.named_parameters() if p.dim() > 1}
+    assert len(m.layers[0].steps) == 5
+    assert sources(m)["out"] == ["rnn"]
+
+
+def test_a_packed_sequence_is_followed():
+    def forward(s, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        h, _ = nn.utils.rnn.pad_packed_sequence(s.rnn(packed)[0], batch_first=True)
+        return s.out(h)
+
+    lengths = torch.randint(1, 6, (16,))
+    lengths[3] = 5
+    m = rows(forward, (SEQUENCES, lengths), rnn=nn.LSTM(8, 4), out=nn.Linear(4, 2))
+    assert names(m) == ["rnn", "out"]
+    assert len(m.layers[0].steps) == 5
+    assert sources(m)["out"] == ["rnn"]
+    assert m.samples == 16
+
+
+def test_a_packed_sequence_may_be_the_input():
+    packed = nn.utils.rnn.pack_sequence([torch.randn(n, 8) for n in (5, 3, 3, 1)])
+    m = measured(Forward(lambda s, x: s.rnn(x)[0].data, rnn=nn.GRU(8, 4)), (packed,))
+    assert m.samples == 4
+    assert len(m.layers[0].steps) == 5
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_a_loop_over_a_cell_has_a_row_for_every_step(kind):
+    def forward(s, x):
+        state = None
+        for t in range(5):
+            state = s.cell(x[:, t], state)
+        return state[0] if isinstance(state, tuple) else state
+
+    m = rows(forward, SEQUENCES, cell=kind(8, 4))
+    assert names(m) == ["cell", "cell@2", "cell@3", "cell@4", "cell@5"]
+    assert m.layers[4].kind == kind.__name__
+    assert m.layers[4].weights == ("cell.weight_ih", "cell.weight_hh")
+    assert sources(m)["cell@5"] == ["cell@4"]
+
+
+# Networks of cores
+
+
+def test_the_rows_of_our_own_networks():
+    m = measured(sc.MLP(6, 8, 2, 3), X)
+    assert [row.kind for row in m.layers] == ["Linear", "SigmoidCore", "Linear", "SigmoidCore", "Linear"]
+    m = measured(sc.ConvNet(1, 4, 2, 3, image_size=8), torch.randn(4, 1, 8, 8))
+    assert [row.kind for row in m.layers] == ["Conv2d", "SigmoidCore", "Conv2d", "SigmoidCore", "Linear"]
+    assert [row.neurons for row in m.layers if row.role == "activation"] == [4, 4]
+    m = measured(Forward(lambda s, x: s.rnn(x)[0], rnn=sc.RNN(8, 4, batch_first=True)), SEQUENCES)
+    assert [(row.name, row.kind, len(row.steps)) for row in m.layers] == [("rnn", "RNN", 5)]
+    assert set(m.layers[0].weights) == {"rnn.weight_ih", "rnn.weight_hh"}
+    m = measured(Forward(lambda s, x: s.rnn(x)[0], rnn=CoreLSTM(8, 4, batch_first=True)), SEQUENCES)
+    assert [(row.name, row.kind, len(row.steps)) for row in m.layers] == [("rnn", "CoreLSTM", 5)]
+    assert set(m.layers[0].weights) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+
+
+def test_converted_and_folded_networks_have_the_rows_of_the_plain_one():
+    plain = nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    expected = sources(measured(plain, X))
+    model = copy.deepcopy(plain)
+    sc.convert(model)
+    assert sources(measured(model, X)) == expected
+    assert [row.kind for row in measured(model, X).layers][1::2] == ["SigmoidCore"] * 2
+    sc.calibrate(model, X)
+    assert sources(measured(sc.fold(model), X)) == expected
+
+
+def test_the_row_of_a_core_is_its_output_and_not_that_of_the_function_inside():
+    core = sc.SigmoidCore(8, alpha=4.0, centered=True, scale=3.0)
+    model = nn.Sequential(nn.Linear(6, 8), core, nn.Linear(8, 2))
+    y = model[:2](X).detach()
+    row = measured(model, X).layers[1]
+    assert row.rms == pytest.approx(float(y.square().mean().sqrt()), rel=1e-5)
+    assert row.mean == pytest.approx(float(y.mean()), rel=1e-4)
+    assert (row.low, row.high) == pytest.approx((float(y.min()), float(y.max())), rel=1e-6)
+
+
+# The dimension of the neurons
+
+
+@pytest.mark.parametrize(
+    ("moved", "neurons"),
+    [
+        (lambda h: h, 6),
+        (lambda h: h.permute(0, 2, 3, 1), 6),
+        (lambda h: h.permute(0, 2, 3, 1).contiguous() + 1, 6),
+        (lambda h: h.permute(0, 2, 3, 1).permute(0, 3, 1, 2), 6),
+        (lambda h: h.movedim(1, -1), 6),
+        (lambda h: h.transpose(1, 2), 6),
+        (lambda h: h.flatten(2), 6),
+        (lambda h: h.flatten(2).transpose(1, 2), 6),
+        (lambda h: h.flatten(2).mT, 6),
+        (lambda h: h.flatten(1), 210),
+        (lambda h: h[:, :, 2], 6),
+        (lambda h: h[:, 1:4], 3),
+        (lambda h: h.mean((2, 3)), 6),
+        (lambda h: h.mean((2, 3), keepdim=True), 6),
+        (lambda h: functional.adaptive_avg_pool2d(h, 1).flatten(1), 6),
+        (lambda h: functional.pixel_unshuffle(h[:, :, :4, :4], 2), 24),
+        (lambda h: functional.interpolate(h, scale_factor=2), 6),
+        (lambda h: functional.group_norm(h, 2), 6),
+        (lambda h: functional.layer_norm(h.permute(0, 2, 3, 1), (6,)), 6),
+        (lambda h: torch.cat([h, h], 1), 12),
+        (lambda h: h.to(memory_format=torch.channels_last), 6),
+        (lambda h: functional.dropout2d(h, 0.1), 6),
+        (lambda h: h.unsqueeze(1), 6),
+        (lambda h: h.reshape(4, 6, 35), 6),
+    ],
+)
+def test_the_neurons_of_an_activation_after_a_convolution_are_its_channels_wherever_they_went(moved, neurons):
+    m = rows(lambda s, x: torch.relu(moved(s.conv(x))), IMAGES, conv=nn.Conv2d(3, 6, 3, padding=1))
+    assert m.layers[-1].neurons == neurons
+
+
+def test_the_neurons_of_a_block_with_channels_last():
+    def forward(s, x):
+        x = s.stem(x)
+        h = s.depthwise(x).permute(0, 2, 3, 1)
+        h = s.down(s.act(s.up(s.norm(h)))).permute(0, 3, 1, 2)
+        return torch.relu(x + h)
+
+    m = rows(
+        forward,
+        IMAGES,
+        stem=nn.Conv2d(3, 6, 1),
+        depthwise=nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        norm=nn.LayerNorm(6),
+        up=nn.Linear(6, 24),
+        act=nn.GELU(),
+        down=nn.Linear(24, 6),
+    )
+    assert {row.name: row.neurons for row in m.layers if row.neurons} == {"act": 24, "relu": 6}
+    assert sources(m)["relu"] == ["stem", "down"]
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "neurons"),
+    [
+        (nn.Sequential(nn.Conv1d(3, 5, 2), nn.Tanh()), (4, 3, 9), 5),
+        (nn.Sequential(nn.Conv3d(3, 5, 2), nn.BatchNorm3d(5), nn.Tanh()), (4, 3, 4, 4, 4), 5),
+        (nn.Sequential(nn.ConvTranspose2d(3, 5, 2, 2), nn.ReLU()), (4, 3, 4, 4), 5),
+        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.PixelShuffle(2), nn.ReLU()), (4, 3, 5, 7), 4),
+        (nn.Sequential(nn.Linear(3, 5), nn.ReLU()), (4, 9, 3), 5),
+        (nn.Sequential(nn.Linear(3, 5), nn.ReLU()), (4, 2, 9, 3), 5),
+        (nn.Sequential(nn.Conv2d(3, 5, 1), nn.Flatten(), nn.ReLU()), (4, 3, 2, 2), 20),
+        (nn.Sequential(nn.Conv2d(3, 5, 1), nn.Flatten(2), nn.ReLU()), (4, 3, 2, 2), 5),
+    ],
+)
+def test_the_neurons_of_an_activation_are_the_features_of_its_layer(net, inputs, neurons):
+    assert measured(net, torch.randn(inputs)).layers[-1].neurons == neurons
+
+
+# What models may give, take and do
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda y: {"logits": y, "hidden": [y * 2]},
+        lambda y: (y, None, "text"),
+        lambda y: [y, {"more": (y,)}],
+        lambda y: torch.return_types.max((y, torch.zeros(16, dtype=torch.long))),
+    ],
+)
+def test_a_model_may_give_dicts_and_tuples(wrapped):
+    m = rows(lambda s, x: wrapped(s.fc(x)), X, fc=nn.Linear(6, 2))
+    assert names(m) == ["fc"]
+    assert m.layers[0].gradient > 0
+
+
+def test_a_model_may_be_called_by_name():
+    model = Forward(
+        lambda s, *, x, scale: s.out(torch.relu(s.fc(input=x) * scale)), fc=nn.Linear(6, 8), out=nn.Linear(8, 2)
+    )
+    m = measured(model, {"x": X, "scale": torch.ones(16, 1)})
+    assert names(m) == ["fc", "relu", "out"]
+    assert m.samples == 16
+    assert m.input_rms is not None
+
+
+def test_a_sequence_that_is_given_by_name_has_its_own_number_of_samples():
+    model = Forward(lambda s, x: s.mha(x, x, x)[0], mha=nn.MultiheadAttention(8, 2, batch_first=True))
+    m = measured(model, {"x": SEQUENCES})
+    assert m.samples == 16
+    assert m.layers[0].gradient == pytest.approx(measured(model, SEQUENCES).layers[0].gradient)
+
+
+def test_parts_that_are_called_without_the_whole_are_followed_as_one_pass():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(4, 6)
+
+        def forward(self, x):
+            raise NotImplementedError
+
+    model = Wrapper()
+    probe = sc.diagnosis.probe.Probe(model, most=None, ranks=sc.ranks.Ranks())
+    probe.attach()
+    model.decoder(torch.relu(model.encoder(X))).square().mean().backward()
+    m = probe.conclude()
+    assert names(m) == ["encoder", "decoder"]
+    assert m.samples == 16
+    assert all(row.gradient > 0 for row in m.layers)
+
+
+def test_a_functional_call_inside_the_forward_is_followed():
+    def forward(s, x):
+        faster = {name: p - 0.1 * p.detach() for name, p in s.fc.named_parameters()}
+        return s.out(torch.relu(torch.func.functional_call(s.fc, faster, (x,))))
+
+    m = rows(forward, X, fc=nn.Linear(6, 8), out=nn.Linear(8, 2))
+    assert [(row.name, row.weights) for row in m.layers] == [
+        ("fc", ("fc.weight",)),
+        ("relu", ()),
+        ("out", ("out.weight",)),
+    ]
+
+
+def test_what_runs_in_vmap_is_not_seen_and_said():
+    block = Forward(lambda s, x: torch.vmap(lambda row: torch.tanh(s.fc(row)))(x), fc=nn.Linear(6, 8))
+    m = measured(nn.Sequential(nn.Linear(6, 6), block, nn.Linear(8, 2)), X)
+    assert names(m) == ["0", "2"]
+    assert sources(m)["2"] == ["0"]
+    assert any("vmap" in note for note in m.notes)
+    assert m.layers[0].gradient > 0
+
+
+class Counting(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **kwargs or {})
+
+
+class Tagged(torch.Tensor):
+    """A subclass that goes through every function."""
+
+
+def test_modes_of_the_users_own_inside_and_outside_see_what_they_saw_before():
+    def forward(s, x):
+        with s.inside:
+            return s.out(torch.relu(s.fc(x)))
+
+    model = Forward(forward, fc=nn.Linear(6, 8), out=nn.Linear(8, 2))
+    model.inside = Counting()
+    model(X)
+    alone, model.inside.calls = model.inside.calls, 0
+    with Counting() as outside:
+        m = measured(model, X)
+    assert names(m) == ["fc", "relu", "out"]
+    assert model.inside.calls == alone
+    assert outside.calls >= alone
+    assert torch.overrides._len_torch_function_stack() == 0
+
+
+def test_tensor_subclasses_go_through():
+    m = rows(lambda s, x: s.out(torch.relu(s.fc(x.as_subclass(Tagged)))), X, fc=nn.Linear(6, 8), out=nn.Linear(8, 2))
+    assert names(m) == ["fc", "relu", "out"]
+    assert sources(m) == {"fc": [], "relu": ["fc"], "out": ["relu"]}
+    assert all(row.gradient > 0 for row in m.layers)
+
+
+def test_sparse_tensors_go_through():
+    adjacency = torch.eye(16).to_sparse()
+    m = rows(lambda s, x: torch.relu(torch.sparse.mm(adjacency.t(), s.fc(x))), X, fc=nn.Linear(6, 8))
+    assert names(m) == ["fc", "relu"]
+    assert sources(m)["relu"] == ["fc"]
+
+
+def test_a_scripted_part_does_not_crash_and_keeps_its_source():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        part = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
+    m = measured(nn.Sequential(nn.Linear(6, 6), part, nn.Linear(6, 2)), X)
+    assert names(m)[0] == "0"
+    assert names(m)[-1] == "2"
+    assert sources(m)["2"] != []
+
+
+def test_the_loss_function_and_the_layer_that_it_reads_are_known():
+    y = torch.randint(0, 2, (16,))
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    m = measured(model, X, y, nn.CrossEntropyLoss())
+    assert (m.loss_function, m.loss_reads) == ("cross_entropy", 2)
+    m = measured(nn.Sequential(*model, nn.Softmax(-1)), X, y, functional.cross_entropy)
+    assert (m.loss_function, m.loss_reads) == ("cross_entropy", 3)
+    m = measured(model, X, y, lambda out, y: functional.cross_entropy(out[:, :2].reshape(-1, 2), y))
+    assert (m.loss_function, m.loss_reads) == ("cross_entropy", 2)
+    m = measured(model, X, y, lambda out, y: functional.cross_entropy(2 * out, y))
+    assert (m.loss_function, m.loss_reads) == ("cross_entropy", None)
+    m = measured(model, X, y, lambda out, y: (out - y[:, None]).abs().mean())
+    assert (m.loss_function, m.loss_reads) == (None, None)
+
+
+def test_a_parameter_that_nothing_took_is_not_used():
+    def forward(s, x):
+        s.detached(x).detach()
+        return s.fc(x) * s.scale.detach()
+
+    m = rows(forward, X, fc=nn.Linear(6, 2), detached=nn.Linear(6, 2), never=nn.Linear(6, 2), scale=torch.ones(2))
+    assert {w.name for w in m.weights if not w.used} == {"never.weight", "never.bias"}
+    assert {w.name for w in m.weights if w.gradient is None} == {
+        *("never.weight", "never.bias", "detached.weight", "detached.bias", "scale"),
+    }
+
+
+def test_a_layer_of_five_thousand_is_named_and_fed_like_the_first():
+    model = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(5000)])
+    m = measured(model, torch.randn(4, 2))
+    assert len(m.layers) == 5000
+    assert m.layers[4999].sources == (4998,)
+    assert layer(m, "4999").gain is not None
