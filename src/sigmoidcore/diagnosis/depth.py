@@ -294,7 +294,8 @@ def value_ticks(axis: Axis) -> list[tuple[float, str]]:
         step = _round_step(axis.high - axis.low)
         values = [k * step for k in range(math.ceil(axis.low / step), math.floor(axis.high / step) + 1)]
     else:
-        powers = [10.0**p for p in range(math.ceil(math.log10(axis.knee)), 400) if 10.0**p <= max(axis.high, -axis.low)]
+        last = math.floor(math.log10(max(axis.high, -axis.low)))
+        powers = [10.0**p for p in range(math.ceil(math.log10(axis.knee)), last + 1)]
         powers = powers[:: max(1, math.ceil(len(powers) / 3))]
         values = [v for v in (*(-p for p in reversed(powers)), 0.0, *powers) if axis.low <= v <= axis.high]
     return [(height, f"{value:.6g}") for height, value in zip(axis.height(values).tolist(), values, strict=True)]

@@ -3,28 +3,32 @@
 import base64
 import hashlib
 import html
+import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from sigmoidcore.diagnosis.columns import printable, shortened
+from sigmoidcore.diagnosis.columns import printable
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.panels import Panel, panels
 from sigmoidcore.diagnosis.rows import Table, table
-from sigmoidcore.diagnosis.wording import counted, short, shown
+from sigmoidcore.diagnosis.wording import clipped, counted, short, shown
 
-FINDINGS = 60
-"""Findings that the page tells; the others are counted."""
+LARGEST = 1_900_000
+"""Bytes of the page: what figures and findings leave of it is the table's, and layers that do not fit are left out."""
+FINDINGS = 50
+"""Findings that the page tells at most, while their HTML has fewer bytes than `TOLD`; the others are counted."""
+TOLD = 400_000
 AT_ONCE = 8
 """Layers of a finding that are seen at once; as many as `NAMED` unfold."""
-NAMED = 120
-LONGEST = 4000
-"""Columns of a message, a remedy or a call; of a longer one, the two ends."""
-NOTES = 60
+NAMED = 60
+LONGEST = 2000
+"""Characters of a message or a remedy, of a longer one the two ends; a longer call is not told but said to be there."""
+NOTES = 40
 
 _SHAPES = {
     Severity.ERROR: "\N{BLACK CIRCLE}",
@@ -59,29 +63,29 @@ def to_html(diagnosis: Diagnosis, path: str | Path) -> Path:
 
 
 def _page(diagnosis: Diagnosis) -> str:
-    measurement = diagnosis.measurement
-    drawn, rows = panels(diagnosis), table(diagnosis)
+    model = type(diagnosis.subject.model).__name__ if diagnosis.subject is not None else ""
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    model = type(diagnosis.subject.model).__name__ if diagnosis.subject is not None else ""
+    drawn = panels(diagnosis)
+    parts = {
+        "title": html.escape(f"{_verdict(diagnosis)}{f' · {shown(model)}' if model else ''}"),
+        "policy": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        "style": _asset("page.css"),
+        "script": script,
+        "state": "healthy" if diagnosis.healthy else "broken",
+        "model": f"of <b>{html.escape(shown(model))}</b>" if model else "",
+        "verdict": html.escape(_verdict(diagnosis)),
+        "facts": "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(diagnosis)),
+        "contents": _contents(drawn),
+        "findings": _findings(diagnosis),
+        "panels": "".join(map(_section, drawn)),
+        "notes": _notes(diagnosis.measurement),
+    }
+    room = LARGEST - sum(len(part.encode(errors="xmlcharrefreplace")) for part in parts.values())
+    rows = table(diagnosis, room)
     first, count = rows.first()
     return Template(_asset("page.html")).substitute(
-        title=html.escape(f"{_verdict(diagnosis)}{f' · {model}' if model else ''}"),
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        style=_asset("page.css"),
-        script=script,
-        state="healthy" if diagnosis.healthy else "broken",
-        model=f"of <b>{html.escape(shown(model))}</b>" if model else "",
-        verdict=html.escape(_verdict(diagnosis)),
-        facts="".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(diagnosis)),
-        contents=_contents(drawn),
-        findings=_findings(diagnosis, rows),
-        panels="".join(map(_section, drawn)),
-        columns=rows.head(),
-        rows=first,
-        table=_said(rows, count),
-        notes=_notes(measurement, rows),
-        data=rows.data(),
+        parts, columns=rows.head(), rows=first, table=_said(rows, count), data=rows.data()
     )
 
 
@@ -143,7 +147,7 @@ def _section(panel: Panel) -> str:
     )
 
 
-def _findings(diagnosis: Diagnosis, rows: Table) -> str:
+def _findings(diagnosis: Diagnosis) -> str:
     findings = diagnosis.findings
     if not findings:
         return '<p class="nothing">Nothing was found in what was measured.</p>'
@@ -153,10 +157,14 @@ def _findings(diagnosis: Diagnosis, rows: Table) -> str:
         for place, layer in reversed(list(enumerate(diagnosis.measurement.layers)))
         for weight in layer.weights
     }
-    told = "".join(_finding(number, finding, users | places) for number, finding in enumerate(findings[:FINDINGS]))
-    rest = len(findings) - FINDINGS
+    led, told, size = users | places, [], 0
+    for number, finding in enumerate(findings[:FINDINGS]):
+        if size < TOLD:
+            told.append(_finding(number, finding, led))
+            size += len(told[-1].encode(errors="xmlcharrefreplace"))
+    rest = len(findings) - len(told)
     more = f'<p class="nothing">{counted(rest, "more finding")}, less severe, not shown here.</p>' if rest > 0 else ""
-    return f'<ol class="findings">{told}</ol>{more}'
+    return f'<ol class="findings">{"".join(told)}</ol>{more}'
 
 
 def _finding(number: int, finding: Finding, places: dict[str, int]) -> str:
@@ -164,15 +172,17 @@ def _finding(number: int, finding: Finding, places: dict[str, int]) -> str:
     return (
         f'<li class="finding {severity}" id="finding-{number + 1}"><h3><span class="severity">'
         f'<span class="shape" aria-hidden="true">{_SHAPES[severity]}</span>{severity}</span> {_escaped(finding.name)}'
-        f' <span class="rule">{_escaped(finding.rule)}</span></h3><p>{_escaped(finding.message)}</p>'
-        f'<p class="remedy"><b>What to do</b> {_escaped(finding.remedy)}</p>'
-        f"{_call(finding.call)}{_where(finding.layers, places)}</li>"
+        f' <span class="rule">{_escaped(finding.rule)}</span></h3><p>{_prose(finding.message)}</p>'
+        f'<p class="remedy"><b>What to do</b> {_prose(finding.remedy)}</p>'
+        f"{_call(number, finding.call)}{_where(finding.layers, places)}</li>"
     )
 
 
-def _call(call: str | None) -> str:
+def _call(number: int, call: str | None) -> str:
     if call is None:
         return ""
+    if len(call) > LONGEST:  # half a call is none
+        call = f"print(diagnosis.findings[{number}].call)  # it has {len(call):,} characters"
     code = f'<pre tabindex="0" aria-label="The call that mends it"><code>{_escaped(call)}</code></pre>'
     return f'<div class="call">{code}<button type="button" class="copy" hidden>Copy</button></div>'
 
@@ -199,7 +209,12 @@ def _name(name: str, place: int | None) -> str:
 
 def _escaped(text: str) -> str:
     """A text of several lines at most, as HTML."""
-    return html.escape("\n".join(printable(line) for line in shortened(text, LONGEST).split("\n")))
+    return html.escape("\n".join(printable(line) for line in clipped(text, LONGEST).split("\n")))
+
+
+def _prose(text: str) -> str:
+    """A text in which `names` are code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _escaped(text))
 
 
 def _said(rows: Table, first: int) -> str:
@@ -213,8 +228,8 @@ def _said(rows: Table, first: int) -> str:
     return " ".join(parts)
 
 
-def _notes(measurement: Measurement, rows: Table) -> str:
-    notes = [f"<li>{_escaped(note)}</li>" for note in measurement.notes[:NOTES]]
+def _notes(measurement: Measurement) -> str:
+    notes = [f"<li>{_prose(note)}</li>" for note in measurement.notes[:NOTES]]
     if len(measurement.notes) > NOTES:
         notes.append(f"<li>and {len(measurement.notes) - NOTES:,} more</li>")
     if not notes:

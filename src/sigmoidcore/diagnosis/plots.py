@@ -265,5 +265,5 @@ def _depth_label(layers: int) -> str:
 
 
 def _depth_axis(axes: Axes, layers: int) -> None:
-    axes.set_xlim(0.5, layers + 0.5)
+    axes.set_xlim(0.5, max(1, layers) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))

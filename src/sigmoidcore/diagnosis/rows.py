@@ -16,8 +16,6 @@ from sigmoidcore.diagnosis.wording import percent, short, shown
 
 FIRST = 100
 """Rows that the page holds without its script; those are the ones that a page of the table has with it."""
-LARGEST = 1_100_000
-"""Characters of the data that the script reads; with more, layers are left out of the table."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,8 @@ class Table:
         )
 
 
-def table(diagnosis: Diagnosis) -> Table:
-    """The table of a diagnosis: every layer, unless the page would become too large."""
+def table(diagnosis: Diagnosis, room: int) -> Table:
+    """The table of a diagnosis: every layer, or as many as there is room for in characters of the script's data."""
     measurement = diagnosis.measurement
     rules: dict[int, list[int]] = {}
     for number, places in enumerate(named_layers(measurement, diagnosis.findings)):
@@ -112,12 +110,11 @@ def table(diagnosis: Diagnosis) -> Table:
     marks = tuple(printable(finding.rule) for finding in diagnosis.findings)
     columns = _columns(measurement)
     everyone = tuple(range(len(measurement.layers)))
-    whole = _table(measurement, columns, everyone, rules, marks)
-    size = len(whole.data())
-    if size <= LARGEST:
-        return whole
-    kept = _most_telling(rules, everyone, int(len(everyone) * LARGEST / size))
-    return _table(measurement, columns, kept, rules, marks)
+    made = _table(measurement, columns, everyone, rules, marks)
+    while (size := len(made.data())) > room and len(made.places) > 2:
+        most = int(0.98 * len(made.places) * room / size)
+        made = _table(measurement, columns, _most_telling(rules, made.places, most), rules, marks)
+    return made
 
 
 def _table(

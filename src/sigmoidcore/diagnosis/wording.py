@@ -2,10 +2,10 @@
 
 import math
 
-from sigmoidcore.diagnosis.columns import printable, shortened
+from sigmoidcore.diagnosis.columns import printable
 
 NAME = 160
-"""Columns of text of a name; a longer one is shortened in its middle."""
+"""Characters of a name; a longer one is shortened in its middle."""
 
 
 def short(value: float | None) -> str:
@@ -55,5 +55,20 @@ def counted(number: int, what: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A name as the page writes it, not yet escaped."""
-    return shortened(printable(name), NAME) or "(the model)"
+    r"""A name as the page writes it, not yet escaped.
+
+    Example:
+        >>> shown("encoder.0"), shown(""), shown("a\tb")
+        ('encoder.0', '(the model)', 'a\\tb')
+    """
+    return clipped(name if name.isprintable() else printable(name), NAME) or "(the model)"
+
+
+def clipped(text: str, most: int) -> str:
+    """A text, or as much of its two ends as `most` characters hold: more of the right end, where names differ.
+
+    Example:
+        >>> clipped("encoder.layers.11.linear", 12)
+        'enco….linear'
+    """
+    return text if len(text) <= most else f"{text[: most // 3]}…{text[most // 3 + 1 - most :]}"

@@ -1,0 +1,348 @@
+"""The page: what it holds, that it is safe, and that it stays small. What it does in a browser: tests/integrations."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pictured
+import pytest
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.page import AT_ONCE, FINDINGS, NAMED
+
+LIMIT = 2_000_000
+EVIL = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "</style><img src=x onerror=alert(1)>",
+    "\"onmouseover='alert(1)' x=\"",
+    "<!--",
+    "]]>",
+    "a&lt;b&amp;",
+    "\u202e\u0000\n\t\x1b[31m",
+    "\ud800",
+    "$script ${data} {0} %s",
+    "名前\U0001f600",
+]
+
+
+class Tree(HTMLParser):
+    """Elements with their attributes, and the text of each."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.open = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        element = {"tag": tag, "text": "", **dict(attributes)}
+        self.elements.append(element)
+        if tag not in ("meta", "link", "input"):
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append({"tag": tag, "text": "", **dict(attributes)})
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag=None, **wanted):
+        wanted = {name.rstrip("_").replace("_", "-"): value for name, value in wanted.items()}
+        return [
+            e
+            for e in self.elements
+            if tag in (None, e["tag"])
+            and all(value in (e.get(name) or "").split() if name == "class" else e.get(name) == value
+                    for name, value in wanted.items())
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(diagnosis):
+        path = diagnosis.to_html(tmp_path / "page.html")
+        return path.read_text(encoding="utf-8")
+
+    return write
+
+
+def parsed(text):
+    tree = Tree(text)
+    return tree, json.loads(tree.all("script", id="data")[0]["text"])
+
+
+def test_the_path_is_returned_and_the_file_replaced(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old" * 100_000)
+    assert pictured.broken().to_html(str(path)) == path
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "old" * 10 not in path.read_text(encoding="utf-8")
+
+
+def test_the_same_diagnosis_gives_the_same_page(tmp_path):
+    one, two = (pictured.broken().to_html(tmp_path / name) for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_nothing_in_the_page_refers_to_anything_outside_of_it(write):
+    text = write(replace(pictured.broken(), history=pictured.trained().history))
+    for element in Tree(text).elements:
+        for name in ("src", "href", "action", "srcset", "poster", "data"):
+            assert (element.get(name) or "#").startswith(("#", "data:,")), element
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|fetch\(|XMLHttpRequest|sendBeacon|import\(", text)
+
+
+def test_the_browser_is_told_to_run_the_pages_own_script_only_and_to_load_nothing(write):
+    tree = Tree(write(pictured.broken()))
+    (policy,) = tree.all("meta", http_equiv="Content-Security-Policy")
+    (script,) = [e for e in tree.all("script") if "type" not in e]
+    digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
+    assert policy["content"] == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_nothing_that_a_model_is_called_is_ever_code(write, name):
+    healthy = Tree(write(pictured.broken(3)))
+    diagnosis = pictured.broken(3, name=f"{{}}.{name}")
+    of_model = [layer.name for layer in diagnosis.measurement.layers]
+    findings = [
+        replace(f, message=name, remedy=name, call=name, name=name, layers=(*of_model, name))
+        for f in diagnosis.findings
+    ]
+    measured = replace(diagnosis.measurement, notes=(name,), loss_function=name)
+    measured = replace(
+        measured, layers=tuple(replace(x, kind=name, dtype=name, steps=(0.1, 0.2)) for x in measured.layers)
+    )
+    tree, data = parsed(write(replace(diagnosis, findings=tuple(findings), measurement=measured)))
+    assert {e["tag"] for e in tree.elements} <= {e["tag"] for e in healthy.elements} | {"figcaption"}
+    assert len(tree.all("script")) == 2
+    assert not [e for e in tree.elements if any(attribute.startswith("on") for attribute in e)]
+    assert len(data["names"]) == 6
+
+
+def test_a_long_name_is_shortened_in_its_middle(write):
+    _, data = parsed(write(pictured.broken(2, name="start" + "x" * 10_000 + "{}.end")))
+    assert data["names"][0].startswith("start")
+    assert data["names"][0].endswith("0.end")
+    assert len(data["names"][0]) <= 160
+
+
+def test_every_finding_is_there_with_its_severity_message_remedy_and_call(write):
+    diagnosis = pictured.broken()
+    tree = Tree(write(diagnosis))
+    told = tree.all("li", class_="finding")
+    assert [t["class"].split()[1] for t in told] == ["error", "warning", "note"]
+    for text, finding in zip(told, diagnosis.findings, strict=True):
+        for part in (finding.rule, finding.severity.value, finding.name, finding.message, finding.remedy):
+            assert part in text["text"]
+    assert [e["text"] for e in tree.all("code")] == [f.call for f in diagnosis.findings if f.call]
+
+
+def test_a_findings_layers_lead_to_their_rows_also_without_script(write):
+    tree = Tree(write(pictured.broken(10)))
+    links = tree.all("a", class_="layer")
+    rows = {row["id"] for row in tree.all("tr") if "id" in row}
+    assert len(links) > 5
+    assert {link["href"][1:] for link in links} <= rows
+
+
+def test_a_weight_leads_to_the_layer_that_uses_it_and_an_unknown_name_nowhere(write):
+    tree = Tree(write(pictured.broken(10)))
+    note = tree.all("li", class_="finding")[2]
+    assert "nowhere.weight" in note["text"]
+    assert [a["href"] for a in tree.all("a", class_="layer") if a["text"] == "layers.0.linear.weight"] == ["#layer-1"]
+    assert not [a for a in tree.all("a") if a["text"] == "nowhere.weight"]
+
+
+def test_of_thousands_of_layers_a_finding_shows_some_offers_more_and_counts_the_rest(write):
+    diagnosis = pictured.broken(2000, decay=1.01)
+    names = tuple(layer.name for layer in diagnosis.measurement.layers)
+    tree = Tree(write(replace(diagnosis, findings=(pictured.finding(*names),))))
+    assert len(tree.all("a", class_="layer")) == NAMED
+    assert tree.all("summary")[0]["text"] == f"{4000 - AT_ONCE:,} more"
+    assert f"and {4000 - NAMED:,} more, which the table marks" in tree.all("details")[0]["text"]
+
+
+def test_of_very_many_findings_the_least_severe_are_counted(write):
+    diagnosis = pictured.broken()
+    findings = tuple(pictured.finding("a", rule=f"SC{i}") for i in range(FINDINGS + 5))
+    text = write(replace(diagnosis, findings=findings))
+    assert f"SC{FINDINGS - 1}<" in text
+    assert f"SC{FINDINGS}<" not in text
+    assert "5 more findings, less severe, not shown here." in text
+
+
+def test_half_a_call_is_never_shown(write):
+    diagnosis = replace(pictured.broken(2), findings=(pictured.finding(call=f"sc.convert(model, {['a'] * 5000})"),))
+    (code,) = Tree(write(diagnosis)).all("code")
+    assert code["text"] == "print(diagnosis.findings[0].call)  # it has 25,019 characters"
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ((), "healthy: 4 layers, nothing found"),
+        ((Severity.NOTE,), "healthy: 4 layers, 1 note"),
+        ((Severity.ERROR, Severity.ERROR, Severity.NOTE), "2 errors, 1 note in 4 layers"),
+    ],
+)
+def test_the_verdict_is_the_heading_and_the_title(write, findings, said):
+    diagnosis = replace(pictured.broken(2), findings=tuple(pictured.finding("a", severity=s) for s in findings))
+    tree = Tree(write(diagnosis))
+    assert tree.all("h1")[0]["text"] == said
+    assert tree.all("title")[0]["text"] == f"{said} · Sequential"
+    assert tree.all("header")[0]["class"] == ("healthy" if diagnosis.healthy else "broken")
+
+
+def test_a_measurement_of_nothing_still_gives_a_page(write):
+    tree = Tree(write(Diagnosis(Measurement((), (), samples=0, notes=("no layers ran",)), ())))
+    assert tree.all("h1")[0]["text"] == "no layers were seen"
+    assert "no layers ran" in tree.all("section", id="notes")[0]["text"]
+    assert not tree.all("svg")
+
+
+def test_only_what_was_measured_has_a_figure(write):
+    def panels(diagnosis):
+        return [s["id"] for s in Tree(write(diagnosis)).all("section")]
+
+    plain = replace(pictured.broken(), measurement=replace(pictured.measurement(), weights=()))
+    assert panels(plain) == ["findings", "profile", "slopes", "outputs", "layers"]
+    whole = pictured.with_layer(replace(pictured.broken(), history=pictured.trained().history), 0, steps=(1.0, 2.0))
+    assert panels(whole) == [
+        "findings", "profile", "history", "slopes", "outputs", "time", "updates", "layers", "notes",
+    ]  # fmt: skip
+
+
+def test_every_figure_says_in_words_what_it_shows(write):
+    diagnosis = pictured.with_layer(pictured.broken(4), 0, gradient=0.0)
+    diagnosis = pictured.with_layer(diagnosis, 2, gradient=math.nan)
+    tree = Tree(write(diagnosis))
+    figures = tree.all(role="img")
+    assert len(figures) == 5
+    assert all(len(figure["aria-label"]) > 20 for figure in figures)
+    assert re.fullmatch(
+        r"Gradient size from \S+ \(layer 5, layers.2.linear\) to \S+ \(layer 7, layers.3.linear\); "
+        r"nan in 1 layer; 0 in 1 layer\.",
+        figures[0]["aria-label"],
+    )
+
+
+def test_a_gradient_that_a_log_axis_has_no_place_for_is_in_a_band_of_its_own_and_counted(write):
+    values = {0: math.nan, 2: math.inf, 4: 0.0, 6: None}
+    diagnosis = pictured.broken()
+    for place, value in values.items():
+        diagnosis = pictured.with_layer(diagnosis, place, gradient=value)
+    tree = Tree(write(diagnosis))
+    chart = tree.all(id="chart-profile")[0]
+    for band in ("nan", "inf", "0", "none"):
+        marks = tree.all("path", class_=f"mark-{band}")
+        assert len(marks) == 2, band  # in the figure and in the legend
+        assert band in chart["text"]
+    legend = tree.all("figcaption")[0]["text"]
+    assert "0: vanished to 0 in 1 layer" in legend
+    assert "none: no gradient came back in 1 layer" in legend
+
+
+def test_a_network_of_which_no_gradient_is_known_is_drawn_nevertheless(write):
+    diagnosis = pictured.broken(3)
+    for place in range(6):
+        diagnosis = pictured.with_layer(diagnosis, place, gradient=None, gain=None)
+    assert "none: no gradient came back in 3 layers" in Tree(write(diagnosis)).all("figcaption")[0]["text"]
+
+
+@pytest.mark.parametrize("layers", [1_000, 10_000])
+def test_a_page_of_many_layers_is_under_two_megabytes_with_every_layer_in_its_table(write, layers):
+    history = tuple(pictured.measurement(layers // 2, 1 + 0.0001 * k, seed=k, step=k) for k in range(3))
+    text = write(replace(pictured.broken(layers // 2, decay=1.001), history=history))
+    assert len(text.encode()) < LIMIT
+    _, data = parsed(text)
+    assert data["places"] is None
+    assert len(data["names"]) == layers
+    assert "Thinned: a column stands for" in text
+
+
+def test_a_table_that_would_make_the_page_too_large_is_thinned_and_says_so(write):
+    name = "a.very.long.path.to.a.module." * 8 + "{}.linear"
+    diagnosis = pictured.broken(7_000, decay=1.001, name=name)
+    text = write(diagnosis)
+    tree, data = parsed(text)
+    assert len(text.encode()) < LIMIT
+    kept = len(data["names"])
+    assert 1_000 < kept < 14_000
+    assert data["places"] == sorted(set(data["places"]))
+    assert data["places"][0] == 0
+    assert data["places"][-1] == 13_999
+    assert f"Thinned: {kept:,} of 14,000 layers are in this table" in tree.all("section", id="layers")[0]["text"]
+
+
+def test_not_even_the_noisiest_network_with_the_longest_names_makes_a_larger_page(write):
+    name = "名" * 200 + "{}.linear"
+    diagnosis = pictured.broken(500, decay=1.001, name=name)
+    names = tuple(layer.name for layer in diagnosis.measurement.layers)
+    findings = tuple(replace(pictured.finding(*names), message=name * 50, remedy=name * 50) for _ in range(80))
+    random = np.random.default_rng(0)
+    for place in range(len(names)):
+        noise = tuple(random.integers(1, 1000, 20).tolist())
+        diagnosis.measurement.layers[place].__dict__.update(histogram=noise, slopes=noise)
+    history = tuple(pictured.measurement(500, 1.001, seed=k, step=k, name=name) for k in range(64))
+    text = write(replace(diagnosis, findings=findings, history=history))
+    assert len(text.encode()) < LIMIT
+
+
+def test_steps_beyond_those_that_are_drawn_are_thinned_and_it_is_said(write):
+    text = write(pictured.trained(3, steps=200))
+    assert "Thinned: 64 of 200 measurements, evenly." in text
+
+
+def test_the_table_is_html_and_its_numbers_are_those_of_the_layers(write):
+    diagnosis = pictured.with_layer(pictured.broken(2), 0, gradient=1.234e-9, nonfinite=3)
+    tree, data = parsed(write(diagnosis))
+    heads = [h["text"] for h in tree.all("th") if h.get("scope") == "col"]
+    assert heads == [
+        "#", "layer", "kind", "gradient", "gain", "RMS", "spread", "slope", "satur. %", "update", "not finite", "found",
+    ]  # fmt: skip
+    row = tree.all("tr", id="layer-1")[0]
+    assert "layers.0.linear" in row["text"]
+    assert "1.23e-9" in row["text"]
+    assert data["cells"][0].split(" ")[0] == "1.23e-9"
+    assert "SC101" in row["text"]
+
+
+def test_without_its_script_a_long_table_shows_the_layers_that_findings_name_and_some_between(write):
+    diagnosis = pictured.broken(1000, decay=1.01)
+    diagnosis = replace(diagnosis, findings=(pictured.finding("layers.777.linear", "layers.3.act"),))
+    tree = Tree(write(diagnosis))
+    rows = [row["id"] for row in tree.all("tr") if "id" in row]
+    assert 90 <= len(rows) <= 102
+    assert {"layer-1", "layer-8", "layer-1555", "layer-2000"} <= set(rows)
+
+
+def test_the_page_of_a_real_network_names_the_layers_that_were_measured(write):
+    model = nn.Sequential(*[m for _ in range(30) for m in (nn.Linear(16, 16), nn.Sigmoid())], nn.Linear(16, 4))
+    diagnosis = sc.diagnose(model, torch.randn(32, 16), torch.randint(0, 4, (32,)), nn.functional.cross_entropy)
+    tree, data = parsed(write(diagnosis))
+    assert data["names"] == [layer.name for layer in diagnosis.measurement.layers]
+    assert len(tree.all("li", class_="finding")) == len(diagnosis.findings) > 0
+
+
+def test_a_diagnosis_read_from_its_json_gives_the_same_figures(write):
+    diagnosis = pictured.trained(5)
+    again = Diagnosis.from_json(diagnosis.to_json())
+    assert write(again) == write(diagnosis)
