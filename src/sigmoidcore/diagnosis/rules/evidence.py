@@ -146,7 +146,7 @@ class Evidence:
             state[i] = state[i] and bad(i)
             if state[i]:
                 found.append(i)
-        sound = {w for i in self.lowest if i not in set(found) for w in self.layers[i].weights}
+        sound = {w for i in self.lowest.keys() - set(found) for w in self.layers[i].weights}
         return tuple(i for i in found if not self.layers[i].weights or not sound.issuperset(self.layers[i].weights))
 
     def next_live(self, i: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ from sigmoidcore.diagnosis.rules.rule import Found, Rule
 from sigmoidcore.diagnosis.rules.words import named
 
 LOGITS, LOGS = "logits (any number)", "logarithms of probabilities"
-PROBABILITIES = {"softmax", "sigmoid", "sigmoidcore", "hardsigmoid"}
+PROBABILITIES = {"softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid"}
 EXPECTS = {
     "cross_entropy": (LOGITS, PROBABILITIES | {"relu"}),
     "binary_cross_entropy_with_logits": (LOGITS, PROBABILITIES | {"relu"}),
@@ -52,8 +52,8 @@ MISREAD = Rule(
     thresholds={},
     source="PyTorch's documentation of these functions.",
     why=(
-        "Nothing fails, and the network learns slowly or the wrong thing: a softmax of probabilities is nearly flat,"
-        " and the negative logarithm of what is no probability has no end."
+        "Nothing fails, and the network learns slowly or the wrong thing: a softmax of probabilities is nearly "
+        "flat, and the negative logarithm of what is no probability has no end."
     ),
     remedy="Give the loss what it expects.",
     check=_misread,

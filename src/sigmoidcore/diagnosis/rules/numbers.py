@@ -140,20 +140,22 @@ NONFINITE = Rule(
     thresholds={},
     source="Arithmetic. As SageMaker Debugger's ExplodingTensor.",
     why=(
-        "The first place is named: in the order of the forward pass, or, where that is finite, in the order of the"
-        " backward pass; with a `Monitor`, in the first of the latest measurements that all have such numbers. Nothing"
-        " that depends on these numbers is reported beside it. A single overflow of gradients in float16 during a"
-        " training is a note: GradScaler leaves such a step out."
+        "The first place is named: in the order of the forward pass, or, where that is finite, in the order of "
+        "the backward pass; with a `Monitor`, in the first of the latest measurements that all have such "
+        "numbers. Nothing that depends on these numbers is reported beside it. A single overflow of gradients in "
+        "float16 during a training is a note: GradScaler leaves such a step out."
     ),
     remedy=(
-        "Lower the learning rate or clip the gradient if it came with the steps; look for a logarithm or root of 0, a "
-        "division by 0, or a softmax over masked entries only if it is there from the start."
+        "Lower the learning rate or clip the gradient if it came with the steps; look for a logarithm or root of "
+        "0, a division by 0, or a softmax over masked entries only if it is there from the start."
     ),
     check=_nonfinite,
     example="""
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-with torch.no_grad():
-    model[0].weight.mul_(1e38)
+class Root(nn.Module):
+    def forward(self, x):
+        return x.sqrt()
+
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), Root(), nn.Linear(64, 10))
 """,
 )
 
@@ -166,10 +168,17 @@ NEAR_THE_END = Rule(
     source="Arithmetic: twice as much is inf.",
     why="Another batch, or some more training, and the layer gives inf.",
     remedy=(
-        "Use bfloat16, or keep this layer in float32 (`torch.autocast(..., enabled=False)` around it); scale its"
-        " inputs or its weights down."
+        "Use bfloat16, or keep this layer in float32 (`torch.autocast(..., enabled=False)` around it); scale its "
+        "inputs or its weights down."
     ),
     check=_near_the_end,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
+with torch.no_grad():
+    model[0].bias[0] = 50_000
+    model[2].weight[:, 0] = 0
+inputs = inputs.half()
+""",
 )
 
 UNDERFLOW = Rule(
@@ -177,15 +186,23 @@ UNDERFLOW = Rule(
     name="gradient underflows in float16",
     severity=Severity.WARNING,
     formula=(
-        r"$g_l / \sqrt{n_l} < \text{smallest}$, where $n_l$ is the count of numbers that layer $l$ gives for a sample"
+        r"$g_l / \sqrt{n_l} < \text{smallest}$, where $n_l$ is the count of numbers that layer $l$ gives for a "
+        "sample"
     ),
     thresholds={"smallest": gradient.SMALLEST_HALF},
     source="Micikevicius et al. (2018, arXiv 1710.03740): what is below $2^{-24}$ becomes 0 in float16.",
     why=(
-        "The gradient is lost in the number format, not in the network. If it fades over several layers before it "
-        "underflows, SC101 says so instead."
+        "The gradient is lost in the number format, not in the network. If it fades over several layers before "
+        "it underflows, SC101 says so instead."
     ),
     remedy="Scale the loss (`torch.amp.GradScaler`), or use bfloat16.",
     check=_underflow,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
+inputs = inputs.half()
+
+def loss_fn(outputs, targets):
+    return 1e-4 * nn.functional.cross_entropy(outputs, targets)
+""",
     hidden_by=("SC401", "SC101", "SC502"),
 )

@@ -158,18 +158,18 @@ NO_GRADIENT = Rule(
     name="parameters without a gradient",
     severity=Severity.WARNING,
     formula=(
-        "a parameter with `requires_grad` has `.grad` None in all measurements, while a layer that its layer feeds has"
-        " a gradient"
+        "a parameter with `requires_grad` has `.grad` None in all measurements, while a layer that its layer "
+        "feeds has a gradient"
     ),
     thresholds={},
     source="Arithmetic.",
     why=(
-        "Error: no parameter gets one. Warning: the graph is cut between two layers. Note: the loss does not depend on"
-        " the parameters, as those of a head that is not used."
+        "Error: no parameter gets one. Warning: the graph is cut between two layers. Note: the loss does not "
+        "depend on the parameters, as those of a head that is not used."
     ),
     remedy=(
-        "Look for detach(), .item(), .data, NumPy or torch.no_grad() between these layers; if it is on purpose, set "
-        "requires_grad to False."
+        "Look for detach(), .item(), .data, NumPy or torch.no_grad() between these layers; if it is on purpose, "
+        "set requires_grad to False."
     ),
     check=_no_gradient,
     example="""
@@ -193,10 +193,10 @@ ZERO_GRADIENT = Rule(
     thresholds={},
     source="Arithmetic.",
     why=(
-        "Error: every gradient is 0 while the loss is not; or it becomes 0 between two layers at once, and all layers"
-        " before get nothing; or all weights are 0 and stay so. Warning: a weight is 0 and its gradient, too. Note:"
-        " weights behind one that starts at 0 and has a gradient (it will be gone after a step), and parts that this"
-        " batch does not concern."
+        "Error: every gradient is 0 while the loss is not; or it becomes 0 between two layers at once, and all "
+        "layers before get nothing; or all weights are 0 and stay so. Warning: a weight is 0 and its gradient, "
+        "too. Note: weights behind one that starts at 0 and has a gradient (it will be gone after a step), and "
+        "parts that this batch does not concern."
     ),
     remedy="Look for what is flat between these layers: round, sign, argmax, a clamp, a factor or a mask of 0.",
     check=_zero_gradient,
@@ -218,8 +218,9 @@ ALIKE = Rule(
     thresholds={},
     source="Arithmetic: equal rows that get equal gradients stay equal.",
     why=(
-        "The layer is as good as one neuron: the symmetry between its neurons is not broken, or only by what comes"
-        " after. Embeddings and convolutions of single channels are left alone: their rows read different things."
+        "The layer is as good as one neuron: the symmetry between its neurons is not broken, or only by what "
+        "comes after. Embeddings and convolutions of single channels are left alone: their rows read different "
+        "things."
     ),
     remedy="Draw the weights at random; a constant is for biases and the weights of normalisations.",
     check=_alike,

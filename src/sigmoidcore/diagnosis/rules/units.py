@@ -103,7 +103,7 @@ def _collapse(evidence: Evidence) -> Found | None:
             state[i] = ends and bool(evidence.consumers[i])
             continue
         least = COLLAPSED if evidence.feeds_weights[i] else SAME
-        state[i] = ends and layer.spread < (COLLAPSED if evidence.consumers[i] else 1.0) * reads
+        state[i] = ends and layer.spread < COLLAPSED * reads
         if ends and layer.spread < least * reads and not _starts_at_zero(evidence, i):
             found.append(i)
     if not found:
@@ -153,21 +153,23 @@ SATURATION = Rule(
     id="SC201",
     name="saturated neurons",
     severity=Severity.WARNING,
-    formula=r"share of neurons with $\overline{s} < \text{shut}$ is above $\text{share}$, where $\overline{s}$ is a "
-    r"neuron's mean relative slope over the batch ($s = 4\sigma'(z)$ for a sigmoid)",
+    formula=(
+        r"the share of neurons with $\overline{s} < \text{shut}$ is above $\text{share}$, where $\overline{s}$ is "
+        r"a neuron's mean relative slope over the batch ($s = 4\sigma'(z)$ for a sigmoid)"
+    ),
     thresholds={"shut": SHUT, "share": SATURATED, "rows at least": ROWS},
     source=(
-        "The floor 0.05 is that of the `Equalizer`; a share of a half is SageMaker Debugger's (SaturatedActivation), "
-        "whose bounds for the input, -23 and 17, are where nothing is left at all."
+        "The floor 0.05 is that of the `Equalizer`; a share of a half is SageMaker Debugger's "
+        "(SaturatedActivation), whose bounds for the input, -23 and 17, are where nothing is left at all."
     ),
     why=(
-        "A saturated neuron says the same to nearly all samples and passes next to no gradient on. It explains a"
-        " gradient that vanishes there, which is then not reported as well. Gates and outputs may be saturated, and"
-        " are left alone."
+        "A saturated neuron says the same to nearly all samples and passes next to no gradient on. It explains a "
+        "gradient that vanishes there, which is then not reported as well. Outputs may be saturated, and gates, "
+        "unless every neuron of a gate is. Neurons in the flat part of a hard activation are dead: SC202."
     ),
     remedy=(
-        "Shift and scale what the activation reads: `convert` and `calibrate` do it. Or draw smaller weights, scale"
-        " the inputs, or put a normalisation before it; and lower a learning rate that brought it there."
+        "Shift and scale what the activation reads: `convert` and `calibrate` do it. Or draw smaller weights, "
+        "scale the inputs, or put a normalisation before it; and lower a learning rate that brought it there."
     ),
     check=_saturated,
     example="""
@@ -182,20 +184,20 @@ DEAD_UNITS = Rule(
     id="SC202",
     name="dead units",
     severity=Severity.WARNING,
-    formula=r"share of units whose derivative is 0 for every row of the batch is at least $\text{dead}$",
+    formula=r"the share of units whose derivative is 0 for every row of the batch is at least $\text{dead}$",
     thresholds={"dead": DEAD, "error at": 1.0, "note from": HALF_DEAD, "rows at least": ROWS},
     source=(
-        "SageMaker Debugger (DeadRelu) names layers from a half on. Deep plain ReLU networks with weights as He et al."
-        " draw them come close to a half by themselves, for there a unit is on for all samples or off for all: from a"
-        " half to nine tenths it is a note."
+        "SageMaker Debugger (DeadRelu) names layers from a half on. Deep plain ReLU networks with weights as He "
+        "et al. draw them come close to a half by themselves, for there a unit is on for all samples or off for "
+        "all: from a half to nine tenths it is a note."
     ),
     why=(
-        "A unit that is off for all samples gets no gradient and cannot come back. If all are, nothing before the"
-        " layer learns."
+        "A unit that is off for all samples gets no gradient and cannot come back. If all are, nothing before "
+        "the layer learns."
     ),
     remedy=(
-        "Lower the learning rate, which is what usually kills units; start biases at 0; or use an activation that is "
-        "never flat, such as LeakyReLU, GELU or SiLU."
+        "Lower the learning rate, which is what usually kills units; start biases at 0; or use an activation "
+        "that is never flat, such as LeakyReLU, GELU or SiLU."
     ),
     check=_dead,
     example="""
@@ -210,21 +212,24 @@ COLLAPSE = Rule(
     id="SC203",
     name="inputs collapse to one point",
     severity=Severity.WARNING,
-    formula=r"$\mathrm{spread}_l < \text{collapsed} \cdot \mathrm{spread}_\text{inputs}$ for layer $l$ and all that "
-    r"follows it; the spread is the standard deviation across samples over the root mean square",
-    thresholds={"collapsed": COLLAPSED},
+    formula=(
+        r"$\mathrm{spread}_l < \text{collapsed} \cdot \mathrm{spread}_\text{inputs}$ for layer $l$ and all that "
+        "follows it; the spread is the standard deviation across samples over the root mean square"
+    ),
+    thresholds={"collapsed": COLLAPSED, "for outputs": SAME},
     source=(
-        "Arithmetic: the part that tells samples apart is a thousandth of the part that they share, so the Hessian "
-        "of the next layer's weights has a condition number of a million."
+        "Arithmetic: the part that tells samples apart is a thousandth of the part that they share, so the "
+        "Hessian of the next layer's weights has a condition number of a million."
     ),
     why=(
-        "The network says the same to every input, however level its gradient is. Paths that are the same for all"
-        " samples by design (embeddings of positions, learned queries) join others and are left alone, and so are"
-        " outputs."
+        "The network says the same to every input, however level its gradient is. If the inputs are all the "
+        "same, no layer is named. Paths that are the same for all samples by design (embeddings of positions, "
+        "learned queries) join others and are left alone. Outputs may lie close together beside their mean: the "
+        "threshold is 1e-6 for them."
     ),
     remedy=(
-        "Put a normalisation (BatchNorm) before the activations, draw larger weights and smaller biases, or centre"
-        " what the layers read: centered cores do, see `convert` and `calibrate`."
+        "Put a normalisation (BatchNorm) before the activations, draw larger weights and smaller biases, or "
+        "centre what the layers read: centered cores do, see `convert` and `calibrate`."
     ),
     check=_collapse,
     example="""
@@ -239,17 +244,31 @@ SHARP_ATTENTION = Rule(
     id="SC204",
     name="attention collapsed to one key",
     severity=Severity.WARNING,
-    formula=r"for every head of a layer, $H / H_\text{max} < \text{shut}$, with the mean entropy $H$ of its attention "
-    "over the queries",
+    formula=(
+        r"for every head of a layer, $H / H_\text{max} < \text{shut}$, with the mean entropy $H$ of its attention "
+        "over the queries"
+    ),
     thresholds={"shut": SHUT},
     source=(
-        "Zhai et al. (2023, arXiv 2303.06296) saw training diverge where the entropy of attention collapses. The"
-        " number is the floor of the relative slope: at this entropy, a softmax passes as little on as a saturated"
-        " sigmoid. Single heads with one key are common in trained transformers: all heads of the layer must be so."
+        "Zhai et al. (2023, arXiv 2303.06296) saw training diverge where the entropy of attention collapses. The "
+        "number is the floor of the relative slope, and a choice. Single heads that look at one key are common "
+        "in trained transformers: all heads of the layer must be so."
     ),
     why="A softmax that gives everything to one key passes no gradient on to queries and keys.",
     remedy="Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate.",
     check=_sharp,
-    example="",
+    example="""
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        scores = 1000 * self.query(x) @ self.key(x).mT
+        return self.head((scores.softmax(-1) @ self.value(x)).mean(1))
+
+model, inputs = Attention(), torch.randn(128, 24, 16)
+""",
     hidden_by=("SC401",),
 )

@@ -71,22 +71,35 @@ TOO_SMALL = Rule(
     id="SC301",
     name="updates too small",
     severity=Severity.WARNING,
-    formula=r"$\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert < \text{still}$ over all steps that a `Monitor` "
-    "measured",
+    formula=(
+        r"$\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert < \text{still}$ over all steps that a `Monitor` "
+        "measured"
+    ),
     thresholds={"still": STILL, "measurements at least": SAMPLES},
     source=(
-        "Arithmetic: the rounding of float32, 1.2e-7. Steps of that size are rounded away, and ten thousand of them,"
-        " all in one direction, change a weight by a thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio)."
+        "Arithmetic: the rounding of float32, 1.2e-7. Steps of that size are rounded away, and ten thousand of "
+        "them, all in one direction, change a weight by a thousandth. SageMaker Debugger has 1e-8 "
+        "(WeightUpdateRatio)."
     ),
     why=(
-        "The weights stand still. The largest step counts, so that a warm-up or a decay to 0 is no fault. Only weights"
-        " with two dimensions or more that train, have a gradient and did not start at 0 are judged."
+        "The weights stand still. The largest step counts, so that a warm-up or a decay to 0 is no fault. Only "
+        "weights with two dimensions or more that train, have a gradient and did not start at 0 are judged."
     ),
     remedy=(
-        "Raise the learning rate. For networks of sigmoids and Adam, `depth_scaled_lr` knows it. Check that no"
-        " scheduler holds it at 0, and that the optimizer has these parameters."
+        "Raise the learning rate. For networks of sigmoids and Adam, `depth_scaled_lr` knows it. Check that no "
+        "scheduler holds it at 0, and that the optimizer has these parameters."
     ),
     check=_too_small,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
     hidden_by=("SC401", "SC101", "SC502"),
 )
 
@@ -95,16 +108,26 @@ TOO_LARGE = Rule(
     name="updates too large",
     severity=Severity.WARNING,
     formula=(
-        r"median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert > \text{violent}$, over the steps that a "
-        "`Monitor` measured"
+        r"the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert > \text{violent}$, over the steps "
+        "that a `Monitor` measured"
     ),
     thresholds={"violent": VIOLENT, "error above": 1.0, "measurements at least": SAMPLES},
     source=(
-        "Rule of thumb: about 1e-3 is usual in trainings that go well (Karpathy, CS231n notes); a hundred times as"
-        " much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio)."
+        "Rule of thumb: about 1e-3 is usual in trainings that go well (Karpathy, CS231n notes); a hundred times "
+        "as much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio)."
     ),
     why="Each step undoes what the steps before have learned.",
     remedy="Lower the learning rate, and warm it up. For networks of sigmoids and Adam, `depth_scaled_lr` knows it.",
     check=_too_large,
+    example="""
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
     hidden_by=("SC401", "SC102"),
 )
