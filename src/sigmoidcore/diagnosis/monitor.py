@@ -184,9 +184,9 @@ class Monitor:
             if self._probe.emptied():
                 self._probe.forget()
         elif self._optimizers.stepped:  # another than the one that counts
-            self._probe.forget()
+            self._probe.start_over()
             self._optimizers.stepped.clear()
-        elif self._probe.emptied():
+        elif self._probe.emptied() or (self._probe.seen and self._skipped >= PATIENCE - 1):
             self._skip()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -246,7 +246,7 @@ class Monitor:
             self._unseen += 1
             self._stepped = None
             self._optimizers.stepped.clear()
-            self._probe.forget()
+            self._probe.start_over()
             if self._unseen == PATIENCE:
                 warnings.warn(_UNSEEN, RuntimeWarning, stacklevel=2)
             if self._unseen >= PATIENCE:

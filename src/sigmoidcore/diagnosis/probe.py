@@ -120,6 +120,11 @@ class Probe:
         self._backward = NONE
         self._weights.forget_gradients()
 
+    def start_over(self) -> None:
+        """Drop what was seen, of steps of optimizers, too."""
+        self.forget()
+        self._weights = Weights(self.model)
+
     def emptied(self) -> bool:
         """Whether the gradients of all passes that a gradient came back through were emptied since.
 
@@ -228,7 +233,7 @@ class Probe:
         self._names.clear()
         self._names.update((id(module), name) for name, module in self.model.named_modules())
         self._parameters = {id(p): name for name, p in self.model.named_parameters()}
-        if self._parameters.keys() != {id(p) for p in self._weights.parameters.values()}:
+        if self._parameters != {id(p): name for name, p in self._weights.parameters.items()}:
             self._weights = Weights(self.model)
 
     def _gradient_arrived(self, recording: Recording) -> None:
@@ -255,11 +260,12 @@ class Probe:
 
     def _forget_what_was_emptied(self, arriving: Recording) -> None:
         """That is where `zero_grad` stands between the forward and the backward pass."""
-        earlier = [r for r in self._recordings if r.counts and r is not arriving]
-        emptied = [r for r in earlier if self._weights.emptied(r.tracker.used)]
+        emptied = [r for r in self._recordings if r.counts and self._weights.emptied(r.tracker.used)]
         if emptied:
-            self._recordings = [r for r in self._recordings if r not in emptied]
+            self._recordings = [r for r in self._recordings if r not in emptied or r is arriving]
             self._dropped()
+        if arriving in emptied:
+            arriving.forget_gradients()
 
 
 def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Diagnosis:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from sigmoidcore.autograd import accumulates, nearest_leaf
+from sigmoidcore.autograd import accumulates, in_checkpoint, nearest_leaf
 from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
+from sigmoidcore.diagnosis.apart import apart
 from sigmoidcore.diagnosis.batches import Batches
 from sigmoidcore.diagnosis.statistics import (
+    Number,
     Sums,
     dot_product_weights,
     first_samples,
@@ -82,11 +84,17 @@ class Recording:
         self._batches = Batches()
         self._input: Tensor | None = None
         self._steps: Steps | None = None
+        self._arrivals: list[Arrivals] = []
 
     @property
     def counts(self) -> bool:
         """Whether any gradient has come back."""
         return any(s.arrivals for s in self.sums)
+
+    def forget_gradients(self) -> None:
+        """What has come back was emptied."""
+        for arrivals in self._arrivals:
+            arrivals.forget()
 
     @torch.no_grad()
     def see_inputs(self, values: Any) -> None:
@@ -98,6 +106,7 @@ class Recording:
                 see_outputs(some.reshape(1, samples, -1), [sums])
                 self.inputs.add(sums)
 
+    @apart
     def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """See the input of an activation; give a recurrent layer an input that tells what comes back to it."""
         if function in RECURRENT:
@@ -108,6 +117,7 @@ class Recording:
                 self._input = first_samples(x.detach(), self.samples, self._most)[0].clone()
         return args
 
+    @apart
     @torch.no_grad()
     def after(self, row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """Take the statistics of a layer, and listen to its gradient."""
@@ -138,9 +148,11 @@ class Recording:
             self._see_attention(row, sums, args, kwargs, output)
         if self._steps is not None:
             self._steps.sums, self._steps = sums, None
-        for value in outputs:
+        arrivals = Arrivals(sums)
+        self._arrivals.append(arrivals)
+        for place, value in enumerate(outputs):
             if value.requires_grad:
-                value.register_hook(partial(self._arrive, sums))  # type: ignore[no-untyped-call]
+                value.register_hook(partial(self._arrive, arrivals, place))  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
         """Compute what was gathered."""
@@ -204,6 +216,8 @@ class Recording:
         x = args[0]
         packed = args[1] if isinstance(args[1], Tensor) and not args[1].is_floating_point() else None
         steps = Steps(packed, 1 if packed is None and args[-1] is True and x.dim() == 3 else 0)
+        if not x.requires_grad and in_checkpoint():
+            return args  # it would keep more than it keeps when it is computed again, which is an error
         x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         x.register_hook(partial(self._arrive_steps, steps))
         self._steps = steps
@@ -220,25 +234,20 @@ class Recording:
         return False
 
     @torch.no_grad()
-    def _arrive(self, sums: Sums, gradient: Tensor) -> None:
+    def _arrive(self, arrivals: "Arrivals", place: int, gradient: Tensor) -> None:
         if not self._counts():
             return
         self._arrived(self)
-        size, nonfinite = squared_size(gradient)
-        if sums.arrivals:  # several outputs, or several backward passes through one graph
-            size, nonfinite = sums.gradient + size, sums.nonfinite_gradient + nonfinite
-        sums.gradient, sums.nonfinite_gradient, sums.samples = size, nonfinite, float(self.samples)
-        sums.arrivals += 1
+        arrivals.add(place, gradient)
+        arrivals.sums.samples = float(self.samples)
+        arrivals.sums.arrivals += 1
 
     @torch.no_grad()
     def _arrive_steps(self, steps: "Steps", gradient: Tensor) -> None:
         if steps.sums is None or not self._counts():
             return
-        squares, samples = step_squares(gradient, steps.batch_sizes, steps.time_dim)
-        if steps.sums.steps is None:
-            steps.sums.steps, steps.sums.step_samples = squares, samples
-        else:
-            steps.sums.steps = steps.sums.steps + squares
+        gradient = steps.held.joined(0, gradient)
+        steps.sums.steps, steps.sums.step_samples = step_squares(gradient, steps.batch_sizes, steps.time_dim)
 
 
 def _time_first(row: Row, args: tuple[Any, ...], values: Tensor) -> bool:
@@ -247,10 +256,52 @@ def _time_first(row: Row, args: tuple[Any, ...], values: Tensor) -> bool:
     return steps and values.dim() == 3
 
 
+class Held:
+    """Gradients that came through a graph that is kept: what comes through it again adds up with them."""
+
+    def __init__(self) -> None:
+        self._gradients: dict[int, Tensor] = {}
+
+    def joined(self, place: int, gradient: Tensor) -> Tensor:
+        """What has come back to a place so far."""
+        before = self._gradients.pop(place, None)
+        if before is not None:
+            gradient = before + gradient
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            self._gradients[place] = gradient
+        return gradient
+
+
+class Arrivals:
+    """What has come back to the outputs of one layer."""
+
+    def __init__(self, sums: Sums) -> None:
+        self.sums = sums
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._held = Held()
+        self._sizes: dict[int, tuple[Number, Number]] = {}
+        self.sums.arrivals = 0.0
+        self.sums.gradient = self.sums.nonfinite_gradient = 0.0
+        self.sums.steps = self.sums.step_samples = None
+
+    def add(self, place: int, gradient: Tensor) -> None:
+        """Take the gradient of an output."""
+        self._sizes[place] = self.sums.gradient, self.sums.nonfinite_gradient = squared_size(
+            self._held.joined(place, gradient)
+        )
+        if len(self._sizes) > 1:
+            self.sums.gradient = sum(size for size, _ in self._sizes.values())
+            self.sums.nonfinite_gradient = sum(count for _, count in self._sizes.values())
+
+
 class Steps:
     """How the input of a recurrent layer counts its steps, and where what comes back to them goes."""
 
     def __init__(self, batch_sizes: Tensor | None, time_dim: int) -> None:
         self.batch_sizes = batch_sizes
         self.time_dim = time_dim
+        self.held = Held()
         self.sums: Sums | None = None

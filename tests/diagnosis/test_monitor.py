@@ -1,0 +1,1062 @@
+"""What PyTorch users do in training, with a Monitor on it: which steps are measured, and that the numbers are right."""
+
+import gc
+import itertools
+import json
+import math
+import weakref
+
+import pytest
+import torch
+from copies import COPIES
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils.checkpoint import checkpoint
+
+from sigmoidcore import MLP, Equalizer, Monitor
+from sigmoidcore.diagnosis import monitor as monitor_module
+from sigmoidcore.diagnosis.monitor import PATIENCE
+from sigmoidcore.diagnosis.thinned import Thinned
+
+ROWS = 24
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.Sigmoid(), nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 3)
+    )
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(ROWS, 8), torch.randint(0, 3, (ROWS,))
+
+
+def loss_of(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def step(model, optimizer, batch):
+    optimizer.zero_grad()
+    loss_of(model, batch).backward()
+    optimizer.step()
+
+
+def sizes(measurement):
+    """Gradient sizes by layer."""
+    return {layer.name: layer.gradient for layer in measurement.layers}
+
+
+def gradients(measurement):
+    """Gradient norms by parameter."""
+    return {weight.name: weight.gradient for weight in measurement.weights}
+
+
+def sizes_by_hand(model, loss_fn):
+    """Gradient size at the output of every module without children, from `torch.autograd.grad`."""
+    outputs = {}
+    handles = [
+        module.register_forward_hook(lambda *args, name=name: outputs.update({name: args[2]}))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    found = torch.autograd.grad(loss_fn(model), list(outputs.values()))
+    for handle in handles:
+        handle.remove()
+    return {n: g.double().square().sum().div(len(g)).sqrt().item() for n, g in zip(outputs, found, strict=True)}
+
+
+def gradients_by_hand(model, loss_fn):
+    found = torch.autograd.grad(loss_fn(model), list(model.parameters()))
+    return {n: g.double().norm().item() for (n, _), g in zip(model.named_parameters(), found, strict=True)}
+
+
+def assert_right(measurement, model, loss_fn, rel=1e-5):
+    """Layers and parameters have the gradients of `loss_fn(model)`."""
+    assert sizes(measurement) == pytest.approx(sizes_by_hand(model, loss_fn), rel=rel)
+    assert gradients(measurement) == pytest.approx(gradients_by_hand(model, loss_fn), rel=rel)
+
+
+def of_one_step(model, run, **options):
+    """What a Monitor says of one step, whose forward and backward passes are `run(optimizer)`; weights stay."""
+    optimizer = sgd(model, lr=0.0)
+    with Monitor(model, every=1, **options) as monitor:
+        run(optimizer)
+        optimizer.step()
+    model.zero_grad()
+    assert len(monitor.measurements) == 1
+    return monitor.measurements[0]
+
+
+def stance():
+    now = torch.compiler.set_stance("default")
+    now.__exit__(None, None, None)
+    return now.prev.stance
+
+
+def traces():
+    """What a measured step puts into the process."""
+    hooks = len(module_hooks._global_forward_pre_hooks) + len(module_hooks._global_forward_hooks)
+    return hooks, len(_get_current_function_mode_stack()), stance()
+
+
+NOTHING = (0, 0, "default")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing():
+    yield
+    gc.collect()
+    assert traces() == NOTHING
+
+
+# --- which steps -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (100, [0])])
+def test_one_step_of_so_many_is_measured(model, batch, every, steps):
+    optimizer = sgd(model)
+    with Monitor(model, every=every) as monitor:
+        for _ in range(7):
+            step(model, optimizer, batch)
+    assert [m.step for m in monitor.measurements] == steps
+    assert all(m.samples == ROWS and m.ranks == 1 for m in monitor.measurements)
+
+
+def test_a_step_that_is_not_measured_leaves_nothing_in_the_process_or_the_model(model, batch):
+    optimizer = sgd(model)
+    seen = []
+    with Monitor(model, every=3):
+        for _ in range(7):
+            optimizer.zero_grad()
+            outputs = model(batch[0])
+            seen.append(traces())
+            assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+            hooked = outputs.grad_fn.next_functions  # the graph of the last layer
+            assert hooked
+            nn.functional.cross_entropy(outputs, batch[1]).backward()
+            optimizer.step()
+    assert [s == NOTHING for s in seen] == [False, True, True, False, True, True, False]
+
+
+def test_a_monitor_that_is_made_between_two_steps_begins_with_the_next_one(model, batch):
+    optimizer = sgd(model)
+    step(model, optimizer, batch)
+    with Monitor(model, every=5) as monitor:
+        for _ in range(6):
+            step(model, optimizer, batch)
+    assert [m.step for m in monitor.measurements] == [0, 5]
+
+
+def test_a_monitor_that_is_made_within_a_step_measures_the_next_one(model, batch):
+    optimizer = sgd(model)
+    loss = loss_of(model, batch)
+    with Monitor(model, every=5) as monitor:
+        loss.backward()
+        optimizer.step()
+        for _ in range(6):
+            step(model, optimizer, batch)
+    assert [m.step for m in monitor.measurements] == [1, 5]
+    assert_finite(monitor.measurements[0])
+
+
+def assert_finite(measurement):
+    assert all(math.isfinite(g) for g in sizes(measurement).values())
+
+
+def test_a_monitor_that_is_removed_measures_nothing_more_and_keeps_what_it_has(model, batch):
+    optimizer = sgd(model)
+    monitor = Monitor(model, every=1)
+    step(model, optimizer, batch)
+    monitor.remove()
+    monitor.remove()
+    step(model, optimizer, batch)
+    assert [m.step for m in monitor.measurements] == [0]
+
+
+def test_a_monitor_that_is_dropped_while_it_watches_is_gone_with_all_of_its_hooks(model, batch):
+    dropped = weakref.ref(Monitor(model, every=1))
+    gc.collect()
+    assert dropped() is None
+    assert traces() == NOTHING
+    monitor = Monitor(model, every=1)
+    step(model, sgd(model), batch)
+    dropped = weakref.ref(monitor)
+    del monitor
+    gc.collect()
+    assert dropped() is None
+    assert traces() == NOTHING
+
+
+def test_an_error_inside_the_forward_pass_or_the_block_leaves_nothing_behind(model, batch):
+    optimizer = sgd(model)
+    with Monitor(model, every=1) as monitor:
+        with pytest.raises(RuntimeError, match="shapes"):
+            model(torch.randn(4, 5))
+        assert not _get_current_function_mode_stack()
+        step(model, optimizer, batch)
+        assert_right_before(monitor.measurements[0], model, batch)
+    model[1].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), Monitor(model, every=1):
+        model(batch[0])
+    assert traces() == NOTHING
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def assert_right_before(measurement, model, batch):
+    """Of a step of SGD with the rate 0.1 that was made: put it back, and compare."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * parameter.grad
+    assert_right(measurement, model, lambda network: loss_of(network, batch))
+
+
+def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_watched_only_at_the_cadence_from_then_on(
+    model, batch
+):
+    optimizer = sgd(model)
+
+    def unseen():
+        optimizer.zero_grad()
+        torch.func.vmap(model)(batch[0]).square().mean().backward()
+        optimizer.step()
+
+    with Monitor(model, every=100) as monitor:
+        for _ in range(PATIENCE - 1):
+            unseen()
+        with pytest.warns(RuntimeWarning, match="no gradient came back to the model: the Monitor measures nothing"):
+            unseen()
+        assert traces() == NOTHING
+        for _ in range(5):
+            unseen()
+    assert not monitor.measurements
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every must be a number of steps of at least 1, got 0"),
+        ({"every": 2.0}, "every must be a number of steps of at least 1, got 2.0"),
+        ({"keep": 3}, "keep must be a number of measurements of at least 4, got 3"),
+    ],
+)
+def test_wrong_arguments_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        Monitor(model, **options)
+    with pytest.raises(ValueError, match="has no parameters"):
+        Monitor(nn.ReLU())
+    with pytest.raises(ValueError, match="no step was measured yet"), Monitor(model) as monitor:
+        monitor.diagnosis()
+
+
+# --- the numbers of a plain step -------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_the_measured_step_by_an_independent_calculation(model, batch):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    batches = [(torch.randn(ROWS, 8), torch.randint(0, 3, (ROWS,))) for _ in range(4)]
+    with Monitor(model, every=3) as monitor:
+        for k, each in enumerate(batches):
+            if k == 3:
+                expected = sizes_by_hand(model, lambda network: loss_of(network, batches[3]))
+                of_weights = gradients_by_hand(model, lambda network: loss_of(network, batches[3]))
+                outputs = dict(zip("0123456", _outputs(model, batches[3][0]), strict=True))
+                before = {n: p.detach().clone() for n, p in model.named_parameters()}
+            step(model, optimizer, each)
+    measured = monitor.measurements[1]
+    assert measured.step == 3
+    assert sizes(measured) == pytest.approx(expected, rel=1e-5)
+    assert gradients(measured) == pytest.approx(of_weights, rel=1e-5)
+    updates = {n: ((p - before[n]).norm() / before[n].norm()).item() for n, p in model.named_parameters()}
+    assert {w.name: w.update for w in measured.weights} == pytest.approx(updates, rel=1e-4)
+    assert {w.name: w.size for w in measured.weights} == pytest.approx({n: b.norm().item() for n, b in before.items()})
+    layers = {layer.name: layer for layer in measured.layers}
+    for name, y in outputs.items():
+        assert layers[name].rms == pytest.approx(y.square().mean().sqrt().item(), rel=1e-5)
+        assert layers[name].mean == pytest.approx(y.mean().item(), rel=1e-4, abs=1e-6)
+        spread = y.var(0, correction=0).sum().sqrt() / y.square().mean(0).sum().sqrt()
+        assert layers[name].spread == pytest.approx(spread.item(), rel=1e-4)
+    y = outputs["3"]
+    assert layers["3"].relative_slope == pytest.approx((4 * y * (1 - y)).mean().item(), rel=1e-5)
+    assert layers["1"].dead == (outputs["1"] <= 0).all(0).double().mean().item()
+
+
+@torch.no_grad()
+def _outputs(model, x):
+    for layer in model:
+        x = layer(x)
+        yield x
+
+
+def test_gradients_of_the_parameters_are_those_before_clipping(model, batch):
+    def clipped(_):
+        loss_of(model, batch).backward()
+        assert nn.utils.clip_grad_norm_(model.parameters(), 1e-3) > 1e-3
+
+    assert_right(of_one_step(model, clipped), model, lambda network: loss_of(network, batch))
+
+
+def test_numbers_that_are_not_finite_are_counted_before_clipping_makes_all_of_them_nan(model, batch):
+    def run(_):
+        loss_of(model, batch).backward()
+        model[0].weight.register_hook(lambda g: g)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+    handle = model[0].weight.register_hook(lambda g: torch.where(torch.arange(g.numel()).view_as(g) < 5, math.nan, g))
+    measured = of_one_step(model, run)
+    handle.remove()
+    counts = {w.name: w.nonfinite_gradient for w in measured.weights}
+    assert counts == {name: 5 if name == "0.weight" else 0 for name in counts}
+
+
+# --- mixed precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_numbers_are_those_of_autocast_and_near_those_of_float32(model, batch, dtype):
+    def loss(network):
+        with torch.autocast("cpu", dtype=dtype):
+            return loss_of(network, batch)
+
+    measured = of_one_step(model, lambda _: loss(model).backward())
+    assert {layer.dtype for layer in measured.layers} == {str(dtype).removeprefix("torch.")}
+    assert_right(measured, model, loss, rel=1e-3)
+    assert_right(measured, model, lambda network: loss_of(network, batch), rel=0.1)
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+def test_with_its_scaler_gradients_are_unscaled_and_unclipped_while_the_scale_grows(model, batch, unscale):
+    optimizer, scaler = sgd(model, lr=0.0), torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+    with Monitor(model, every=1, scaler=scaler) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model, batch)).backward()
+            if unscale:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() == 2.0**14
+    assert len(monitor.measurements) == 4
+    for measured in monitor.measurements:
+        assert_right(measured, model, lambda network: loss_of(network, batch))
+
+
+def scaled(model, batch, factors, *, every=1, fused=False, given=True, zero_first=True):
+    """Steps under a scaler, whose losses are multiplied by the factors; returns the monitor."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10**6)
+    with Monitor(model, every=every, scaler=scaler if given else None) as monitor:
+        for factor in factors:
+            if zero_first:
+                optimizer.zero_grad()
+            loss = scaler.scale(loss_of(model, batch) * factor)
+            if not zero_first:
+                optimizer.zero_grad()
+            loss.backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert "update" not in vars(scaler)
+    return monitor
+
+
+@pytest.mark.parametrize("zero_first", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_that_the_scaler_skips_do_not_count_and_are_not_joined_with_the_next(
+    model, batch, fused, given, zero_first
+):
+    inf, nan = math.inf, math.nan
+    expected = sizes_by_hand(model, lambda network: loss_of(network, batch))
+    monitor = scaled(model, batch, [inf, nan, 1.0, nan, 1.0], fused=fused, given=given, zero_first=zero_first)
+    assert [m.step for m in monitor.measurements] == [0, 1]
+    factor = 1 if given else 256
+    assert sizes(monitor.measurements[0]) == pytest.approx({n: factor * g for n, g in expected.items()}, rel=1e-5)
+    assert monitor.measurements[0].samples == ROWS
+    assert all(w.update > 0 for w in monitor.measurements[0].weights)
+
+
+@pytest.mark.parametrize("zero_first", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_network_that_is_never_finite_is_measured_after_ten_skipped_steps(model, batch, fused, given, zero_first):
+    with torch.no_grad():
+        model[2].weight[0, 0] = math.nan
+    monitor = scaled(model, batch, [1.0] * 20, fused=fused, given=given, zero_first=zero_first)
+    assert [m.step for m in monitor.measurements] == [0]
+    measured = monitor.measurements[0]
+    assert any("10 steps in a row were skipped" in note for note in measured.notes)
+    assert measured.samples == ROWS
+    assert [layer.nonfinite > 0 for layer in measured.layers] == [False, False, True, True, True, True, True]
+    assert measured.weights[2].nonfinite == 1
+    assert all(w.nonfinite_gradient == math.prod(w.shape) for w in measured.weights)
+    assert all(w.update is None for w in measured.weights)
+
+
+def test_a_network_that_becomes_nan_between_two_measured_steps_is_measured_too(model, batch):
+    monitor = scaled(model, batch, [1.0] * 5 + [math.nan] * 15, every=100)
+    assert [m.step for m in monitor.measurements] == [0, 5]
+    assert any("10 steps in a row were skipped" in note for note in monitor.measurements[1].notes)
+    assert all(w.nonfinite_gradient > 0 for w in monitor.measurements[1].weights)
+
+
+def test_fewer_than_ten_skipped_steps_between_two_measured_ones_are_not_measured(model, batch):
+    factors = ([1.0] + [math.nan] * 8) * 4
+    assert [m.step for m in scaled(model, batch, factors, every=100).measurements] == [0]
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_of_a_watched_scaler_is_an_ordinary_scaler(model, copied):
+    scaler = torch.amp.GradScaler("cpu")
+    with Monitor(model, scaler=scaler), Monitor(model, scaler=scaler):
+        other = copied(scaler)
+        state = scaler.state_dict()
+    assert other.update.__func__ is torch.amp.GradScaler.update
+    assert other.update.__self__ is other
+    assert other.state_dict() == state
+    assert "update" not in vars(scaler)
+
+
+# --- several passes a step -------------------------------------------------------------------------------------------
+
+
+def micro_batches(batch):
+    return [(batch[0][rows], batch[1][rows]) for rows in torch.arange(ROWS).split(8)]
+
+
+@pytest.mark.parametrize("zero", ["before", "between", "after", "zeros"])
+def test_accumulated_micro_batches_are_the_joined_batch_wherever_the_gradients_are_emptied(model, batch, zero):
+    optimizer = sgd(model, lr=0.0)
+    parts = micro_batches(batch)
+    with Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            if zero in ("before", "zeros"):
+                optimizer.zero_grad(set_to_none=zero == "before")
+            for k, part in enumerate(parts):
+                loss = loss_of(model, part) / len(parts)
+                if zero == "between" and k == 0:
+                    optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+            if zero == "after":
+                optimizer.zero_grad()
+    assert len(monitor.measurements) == 3
+    for measured in monitor.measurements:
+        assert measured.samples == ROWS
+        assert_right(measured, model, lambda network: loss_of(network, batch))
+        joined = of_one_step(model, lambda _: loss_of(model, batch).backward())
+        for a, b in zip(measured.layers, joined.layers, strict=True):
+            assert (a.rms, a.mean) == pytest.approx((b.rms, b.mean), rel=1e-4)
+            if a.neurons is not None:
+                assert (a.rows, a.dead, a.saturated) == (b.rows, b.dead, b.saturated)
+                assert a.relative_slope == pytest.approx(b.relative_slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("between", [True, False])
+def test_a_step_that_the_user_skips_is_not_joined_with_the_next(model, batch, set_to_none, between):
+    def run(optimizer):
+        loss_of(model, (batch[0] * 3, batch[1])).mul(50).backward()
+        if not between:
+            optimizer.zero_grad(set_to_none=set_to_none)
+        loss = loss_of(model, batch)
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss.backward()
+
+    measured = of_one_step(model, run)
+    assert measured.samples == ROWS
+    assert_right(measured, model, lambda network: loss_of(network, batch))
+
+
+def test_gradients_that_were_emptied_before_a_second_pass_through_one_graph_do_not_count(model, batch):
+    def run(optimizer):
+        loss = loss_of(model, batch)
+        (30 * loss).backward(retain_graph=True)
+        optimizer.zero_grad()
+        loss.backward()
+
+    assert_right(of_one_step(model, run), model, lambda network: loss_of(network, batch))
+
+
+def test_a_loss_that_one_of_two_heads_gets_by_itself_is_not_taken_for_a_skipped_step(batch):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 2), nn.Linear(6, 3)
+
+        def forward(self, x, head):
+            return getattr(self, head)(self.body(x).tanh())
+
+    model = Heads()
+
+    def run(_):
+        model(batch[0], "first").square().mean().backward()
+        model(batch[0], "second").square().mean().backward()
+
+    measured = of_one_step(model, run)
+    by_hand = gradients_by_hand(
+        model, lambda m: m(batch[0], "first").square().mean() + m(batch[0], "second").square().mean()
+    )
+    assert gradients(measured) == pytest.approx(by_hand, rel=1e-5)
+    assert measured.samples == 2 * ROWS
+
+
+def test_evaluations_between_and_inside_steps_do_not_count(model, batch):
+    def run(optimizer):
+        with torch.no_grad():
+            model(torch.randn(50, 8))
+        model(torch.randn(7, 8))  # with gradients, but nothing comes back
+        loss = loss_of(model, batch)
+        model.eval()
+        with torch.inference_mode():
+            model(torch.randn(50, 8))
+        model(torch.randn(9, 8)).sum()
+        model.train()
+        loss.backward()
+
+    measured = of_one_step(model, run)
+    assert measured.samples == ROWS
+    assert_right(measured, model, lambda network: loss_of(network, batch))
+
+
+def test_hundreds_of_evaluations_with_gradients_inside_a_measured_step_are_not_kept(model, batch):
+    def run(_):
+        loss = loss_of(model, batch)
+        loss.backward()
+        for _ in range(600):
+            model(batch[0])
+
+    measured = of_one_step(model, run)
+    assert measured.samples == ROWS
+    assert_right(measured, model, lambda network: loss_of(network, batch))
+
+
+def test_two_backward_passes_through_one_graph_are_the_gradient_of_the_sum(model, batch):
+    def losses(network):
+        outputs = network(batch[0])
+        return nn.functional.cross_entropy(outputs, batch[1]), -3 * outputs[:, 0].mean()
+
+    def twice(_):
+        first, second = losses(model)
+        first.backward(retain_graph=True)
+        second.backward()
+
+    measured = of_one_step(model, twice)
+    assert measured.samples == ROWS
+    assert_right(measured, model, lambda network: sum(losses(network)))
+
+
+def test_a_backward_pass_through_an_old_graph_does_no_harm(model, batch):
+    optimizer = sgd(model, lr=0.0)
+    with Monitor(model, every=2) as monitor:
+        old = model[0](batch[0]).mean()  # needs no weight in its backward pass, which the step changes
+        old.backward(retain_graph=True)
+        optimizer.step()
+        old.backward(retain_graph=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss_of(model, batch).backward()
+        optimizer.step()
+    assert [m.step for m in monitor.measurements] == [0, 2]
+    assert_right(monitor.measurements[1], model, lambda network: loss_of(network, batch))
+
+
+# --- derivatives -----------------------------------------------------------------------------------------------------
+
+
+def residual(model, x):
+    """(u'' - u)^2 with derivatives by `torch.autograd.grad`: what a physics-informed loss does."""
+    x = x.clone().requires_grad_()
+    u = model(x)[:, 0]
+    first = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+    second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
+    return (second.sum(1) - u).square().mean()
+
+
+def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(batch):
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 12), nn.Sigmoid(), nn.Linear(12, 1, bias=False))
+    measured = of_one_step(model, lambda _: residual(model, batch[0]).backward())
+    assert measured.samples == ROWS
+    assert_right(measured, model, lambda network: residual(network, batch[0]))
+
+
+@pytest.mark.parametrize("by", ["parameters", "inputs"])
+def test_gradients_that_autograd_grad_takes_for_something_else_do_not_count(model, batch, by):
+    x = batch[0].clone().requires_grad_()
+
+    def look_around(_):
+        loss = loss_of(model, (x, batch[1]))
+        torch.autograd.grad(100 * loss, list(model.parameters()) if by == "parameters" else x, retain_graph=True)
+        loss.backward()
+
+    assert_right(of_one_step(model, look_around), model, lambda network: loss_of(network, batch))
+
+
+def test_torch_func_gives_the_derivatives_that_it_gives_without_a_monitor(model, batch):
+    def derivatives():
+        parameters = dict(model.named_parameters())
+        _, tangents = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
+        return (
+            torch.func.vmap(torch.func.jacrev(model))(batch[0]),
+            torch.func.grad(lambda p: torch.func.functional_call(model, p, batch[0]).sum())(parameters)["0.weight"],
+            tangents,
+        )
+
+    without = derivatives()
+    with Monitor(model):
+        watched = derivatives()
+    assert all(torch.equal(a, b) for a, b in zip(without, watched, strict=True))
+
+
+# --- optimizers ------------------------------------------------------------------------------------------------------
+
+
+def test_two_networks_that_train_against_each_other_have_a_monitor_each():
+    generator, critic = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6)), nn.Linear(6, 1)
+    of_generator, of_critic = sgd(generator, 0.0), sgd(critic, 0.0)
+    noise, real = torch.randn(10, 4), torch.randn(10, 6)
+
+    def critic_loss():
+        return critic(generator(noise).detach()).mean() - critic(real).square().mean()
+
+    def generator_loss():
+        return -critic(generator(noise)).mean()
+
+    with Monitor(generator, every=1) as first, Monitor(critic, every=1) as second:
+        for _ in range(4):
+            of_critic.zero_grad()
+            critic_loss().backward()
+            of_critic.step()
+            of_generator.zero_grad()
+            generator_loss().backward()  # goes through the critic, too
+            of_generator.step()
+    assert [m.step for m in first.measurements] == [m.step for m in second.measurements] == [0, 1, 2, 3]
+    for measured in first.measurements:
+        assert measured.samples == 10
+        assert_right(measured, generator, lambda _: generator_loss())
+    expected = gradients_by_hand(critic, lambda _: critic_loss())
+    for measured in second.measurements:
+        assert measured.samples == 20
+        assert gradients(measured) == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_networks_in_one_module_show_the_step_of_the_optimizer_that_steps_first():
+    both = nn.ModuleDict({"generator": nn.Linear(4, 6), "critic": nn.Linear(6, 1)})
+    of_critic, of_generator = sgd(both["critic"], 0.0), sgd(both["generator"], 0.0)
+    noise, real = torch.randn(10, 4), torch.randn(10, 6)
+    with Monitor(both, every=1) as monitor:
+        for _ in range(4):
+            of_critic.zero_grad()
+            loss = both["critic"](both["generator"](noise).detach()).mean() - both["critic"](real).square().mean()
+            loss.backward()
+            of_critic.step()
+            of_generator.zero_grad()
+            (-both["critic"](both["generator"](noise)).mean()).backward()
+            of_generator.step()
+    assert [m.step for m in monitor.measurements] == [0, 1, 2, 3]
+    for measured in monitor.measurements:
+        assert [layer.name for layer in measured.layers] == ["critic"]
+        assert measured.samples == 20
+
+
+def test_with_several_optimizers_a_step_is_over_when_all_of_them_have_moved_their_parameters(model, batch):
+    matrices = torch.optim.SGD([p for p in model.parameters() if p.dim() == 2], lr=0.1)
+    vectors = torch.optim.SGD([p for p in model.parameters() if p.dim() == 1], lr=0.2)
+    with Monitor(model, every=2) as monitor:
+        for _ in range(3):
+            matrices.zero_grad()
+            vectors.zero_grad()
+            loss_of(model, batch).backward()
+            matrices.step()
+            vectors.step()
+    assert [m.step for m in monitor.measurements] == [0, 2]
+    for measured in monitor.measurements:
+        for w in measured.weights:
+            assert w.update == pytest.approx((0.1 if len(w.shape) == 2 else 0.2) * w.gradient / w.size, rel=1e-4)
+
+
+def test_parameters_that_no_optimizer_moves_do_not_keep_a_step_from_being_measured(model, batch):
+    optimizer = torch.optim.SGD(model[2:].parameters(), lr=0.1)
+    with Monitor(model, every=2) as monitor:
+        for k in range(4):
+            step(model, optimizer, batch)
+            model.zero_grad()
+            assert [m.step for m in monitor.measurements] == [0, 2][: k // 2 + 1]
+    for measured in monitor.measurements:
+        assert [w.update is None for w in measured.weights] == [True, True, *[False] * 6]
+        assert all(w.gradient > 0 for w in measured.weights)
+
+
+def test_the_optimizer_of_a_second_phase_is_followed(model, batch):
+    first, second = sgd(model, 0.0), sgd(model, 0.0)  # the first one stays alive
+    with Monitor(model, every=2) as monitor:
+        for optimizer in (first, first, first, second, second, second, second):
+            step(model, optimizer, batch)
+    assert len(monitor.measurements) >= 3
+    assert_right(monitor.measurements[-1], model, lambda network: loss_of(network, batch))
+
+
+def test_optimizers_that_step_inside_the_backward_pass_are_one_step(model, batch):
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+    def in_backward(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    expected = gradients_by_hand(model, lambda network: loss_of(network, batch))
+    of_layers = sizes_by_hand(model, lambda network: loss_of(network, batch))
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(in_backward)
+    with Monitor(model, every=2) as monitor:
+        for _ in range(4):
+            loss_of(model, batch).backward()
+    assert [m.step for m in monitor.measurements] == [0, 2]
+    measured = monitor.measurements[0]
+    assert gradients(measured) == pytest.approx(expected, rel=1e-5)
+    assert sizes(measured) == pytest.approx(of_layers, rel=1e-5)
+    for w in measured.weights:
+        assert w.update == pytest.approx(0.1 * w.gradient / w.size, rel=1e-4)
+
+
+def test_a_closure_is_measured_by_its_last_evaluation(model, batch):
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1e-2, max_iter=15, tolerance_change=0.0, tolerance_grad=0.0)
+    last, evaluations = {}, []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        last.update({n: p.grad.norm().item() for n, p in model.named_parameters()})
+        evaluations.append(1)
+        return loss
+
+    with Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            before = {n: p.detach().clone() for n, p in model.named_parameters()}
+            optimizer.step(closure)
+            measured = monitor.measurements[-1]
+            assert measured.samples == ROWS
+            assert gradients(measured) == pytest.approx(last, rel=1e-5)
+            moved = {n: ((p - before[n]).norm() / before[n].norm()).item() for n, p in model.named_parameters()}
+            assert {w.name: w.update for w in measured.weights} == pytest.approx(moved, rel=1e-3)
+    assert len(evaluations) > 3 * PATIENCE
+    assert [m.step for m in monitor.measurements] == [0, 1, 2]
+    assert not any(m.notes for m in monitor.measurements)
+
+
+# --- how the forward pass runs ---------------------------------------------------------------------------------------
+
+
+def test_layers_in_checkpoints_are_seen_once_and_right(model, batch):
+    def in_segments(network):
+        hidden = checkpoint(network[:3], batch[0], use_reentrant=False)
+        hidden = checkpoint(lambda h: network[3:5](h), hidden, use_reentrant=False)
+        return nn.functional.cross_entropy(network[5:](hidden), batch[1])
+
+    class Segments(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = model
+
+        def forward(self, _):
+            return in_segments(self.layers)
+
+    whole = Segments()
+    measured = of_one_step(whole, lambda _: whole(batch[0]).backward())
+    expected = sizes_by_hand(model, lambda network: loss_of(network, batch))
+    assert sizes(measured) == pytest.approx({f"layers.{n}": g for n, g in expected.items()}, rel=1e-5)
+    assert measured.samples == ROWS
+    assert not measured.notes
+
+
+def test_layers_in_reentrant_checkpoints_are_not_seen_which_is_said_and_the_others_are_right(model, batch):
+    x = batch[0].clone().requires_grad_()
+
+    class Segments(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = model
+
+        def forward(self, x):
+            return self.layers[3:](checkpoint(self.layers[:3], x, use_reentrant=True))
+
+    whole = Segments()
+    measured = of_one_step(whole, lambda _: nn.functional.cross_entropy(whole(x), batch[1]).backward())
+    expected = sizes_by_hand(model, lambda network: loss_of(network, batch))
+    known = {n: g for n, g in sizes(measured).items() if g is not None}
+    assert known == pytest.approx({f"layers.{n}": expected[n] for n in "3456"}, rel=1e-5)
+    of_weights = gradients_by_hand(whole, lambda m: loss_of(m.layers, batch))
+    assert gradients(measured) == pytest.approx(of_weights, rel=1e-5)
+    assert any("reentrant" in note for note in measured.notes)
+
+
+def test_a_selective_checkpoint_gets_from_a_measured_step_the_gradients_that_it_gets_from_another(batch):
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    def policy(_, op, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE
+
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project, self.out = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def inside(self, x):
+            h = self.project(x).reshape(4, 6, 8).relu()
+            h = nn.functional.scaled_dot_product_attention(h, h, h)
+            return (h @ h.mT @ h).sigmoid().reshape(ROWS, 8)
+
+        def forward(self, x):
+            contexts = lambda: create_selective_checkpoint_contexts(policy)  # noqa: E731
+            return self.out(checkpoint(self.inside, x, use_reentrant=False, context_fn=contexts))
+
+    model = Attends()
+    loss_of(model, batch).backward()
+    expected = {n: p.grad.norm().item() for n, p in model.named_parameters()}
+    model.zero_grad()
+    measured = of_one_step(model, lambda _: loss_of(model, batch).backward())
+    assert gradients(measured) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_in_a_checkpoint_trains_on_a_measured_step(kind):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.out = kind(5, 7, batch_first=True), nn.Linear(7, 2)
+
+        def forward(self, x):
+            return self.out(checkpoint(lambda x: self.rnn(x)[0], x, use_reentrant=False)[:, -1])
+
+    model, x = Recurrent(), torch.randn(6, 4, 5)
+    measured = of_one_step(model, lambda _: model(x).square().mean().backward())
+    assert gradients(measured) == pytest.approx(gradients_by_hand(model, lambda m: m(x).square().mean()), rel=1e-5)
+
+
+def test_a_module_that_runs_twice_is_two_layers_with_a_gradient_each(batch):
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(8, 3))
+    outputs = []
+    handle = shared.register_forward_hook(lambda *args: outputs.append(args[2]))
+    found = torch.autograd.grad(loss_of(model, batch), outputs)
+    handle.remove()
+    measured = of_one_step(model, lambda _: loss_of(model, batch).backward())
+    known = sizes(measured)
+    assert [known["0"], known["0@2"]] == pytest.approx([g.norm().item() / math.sqrt(ROWS) for g in found], rel=1e-5)
+    assert gradients(measured) == pytest.approx(gradients_by_hand(model, lambda m: loss_of(m, batch)), rel=1e-5)
+
+
+def test_activations_in_place_have_the_numbers_of_those_that_are_not(batch):
+    def build(inplace):
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Linear(8, 16),
+            nn.ReLU(inplace=inplace),
+            nn.Linear(16, 16),
+            nn.SiLU(inplace=inplace),
+            nn.Linear(16, 16),
+            nn.Hardsigmoid(inplace=inplace),
+            nn.Linear(16, 3),
+        )
+
+    measured = [of_one_step(m, lambda _, m=m: loss_of(m, batch).backward()) for m in (build(False), build(True))]
+    for a, b in zip(measured[0].layers, measured[1].layers, strict=True):
+        assert (a.name, a.gradient, a.rms) == (b.name, pytest.approx(b.gradient, rel=1e-6), pytest.approx(b.rms))
+        assert (a.relative_slope, a.dead, a.saturated) == (b.relative_slope, b.dead, b.saturated)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_made_on_a_measured_step_computes_the_same_and_is_not_watched(model, batch, copied):
+    optimizer = sgd(model, lr=0.0)
+    with Monitor(model, every=1) as monitor:
+        loss = loss_of(model, batch)
+        other = copied(model)
+        assert torch.equal(other(batch[0]), model(batch[0]))
+        loss_of(other, batch).mul(math.nan).backward()
+        loss.backward()
+        optimizer.step()
+    assert_right(monitor.measurements[0], model, lambda network: loss_of(network, batch))
+
+
+def test_an_average_of_the_model_that_runs_inside_of_it_or_beside_it_is_not_measured(model, batch):
+    average = torch.optim.swa_utils.AveragedModel(model)
+    optimizer = sgd(model)
+    with Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            step(model, optimizer, batch)
+            average.update_parameters(model)
+            average(batch[0])
+    assert [[layer.name for layer in m.layers] for m in monitor.measurements] == [list("0123456")] * 3
+
+
+def test_a_model_that_is_wrapped_later_is_measured_under_its_names(model, batch):
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            return self.module(x)
+
+    optimizer = sgd(model, lr=0.0)
+    with Monitor(model, every=1) as monitor:
+        step(Wrapper(model), optimizer, batch)
+        model[2] = Wrapper(model[2])  # as LoRA does
+        step(model, optimizer, batch)
+    assert [layer.name for layer in monitor.measurements[0].layers] == list("0123456")
+    assert [layer.name for layer in monitor.measurements[1].layers] == ["0", "1", "2.module", "3", "4", "5", "6"]
+    assert [w.name for w in monitor.measurements[1].weights][2] == "2.module.weight"
+    assert_right(monitor.measurements[1], model, lambda network: loss_of(network, batch))
+
+
+def test_parameters_that_change_between_two_steps_are_measured_as_they_are(model, batch):
+    with Monitor(model, every=1) as monitor:
+        model[6] = nn.Linear(10, 3)
+        step(model, sgd(model, 0.0), batch)
+    assert_right(monitor.measurements[0], model, lambda network: loss_of(network, batch))
+
+
+def test_two_monitors_and_an_equalizer_at_once_see_the_same_and_leave_nothing(batch):
+    model = MLP(8, 16, 5, 3)
+    optimizer = sgd(model, lr=0.0)
+    with (
+        Monitor(model, every=1) as first,
+        Equalizer(model, optimizer, every=1, tolerance=1e9) as equalizer,
+        Monitor(model, every=2) as second,
+    ):
+        for _ in range(3):
+            step(model, optimizer, batch)
+    assert [m.step for m in first.measurements] == [0, 1, 2]
+    assert [m.step for m in second.measurements] == [0, 2]
+    assert len(equalizer.history) == 3
+    assert sizes(first.measurements[2]) == sizes(second.measurements[1])
+    alone = of_one_step(model, lambda _: loss_of(model, batch).backward())
+    assert sizes(first.measurements[2]) == pytest.approx(sizes(alone), rel=1e-5)
+    cores = [layer.gradient for layer in alone.layers if layer.role == "weights"][:5]
+    assert [math.exp(x) for x in equalizer.history[2].log_sizes] == pytest.approx(cores, rel=1e-5)
+
+
+def test_it_trains_exactly_as_without_a_monitor(model, batch):
+    def train(watched):
+        torch.manual_seed(3)
+        network = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.2), nn.ReLU(inplace=True), nn.Linear(16, 3))
+        optimizer = torch.optim.Adam(network.parameters())
+        monitor = Monitor(network, every=2) if watched else None
+        for _ in range(9):
+            step(network, optimizer, batch)
+        if monitor is not None:
+            monitor.remove()
+            assert len(monitor.measurements) == 5
+        return network.state_dict()
+
+    for name, value in train(False).items():
+        assert torch.equal(value, train(True)[name]), name
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [4, 5, 7, 64])
+def test_of_a_thousand_measurements_evenly_distant_ones_are_kept_and_the_latest(keep):
+    thinned = Thinned(keep)
+    for given in range(1000):
+        thinned.add(given)
+        assert len(thinned.kept) <= keep
+        assert thinned.kept[0] == 0
+        assert thinned.kept[-1] == given
+        distances = {b - a for a, b in itertools.pairwise(thinned.kept[:-1])}
+        assert len(distances) <= 1
+        assert len(thinned.kept) >= min(given + 1, keep // 2 + 1)
+
+
+def test_a_long_training_keeps_so_many_measurements_and_a_file_of_bounded_size():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid())
+    optimizer = sgd(model)
+    x = torch.randn(4, 2)
+    lengths = []
+    with Monitor(model, every=1, keep=8) as monitor:
+        for k in range(300):
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+            if k in (20, 299):
+                lengths.append(len(json.dumps(monitor.state_dict())))
+    steps = [m.step for m in monitor.measurements]
+    assert len(steps) <= 8
+    assert steps[0] == 0
+    assert steps[-1] == 299
+    assert len({b - a for a, b in itertools.pairwise(steps[:-1])}) == 1
+    assert lengths[1] < 2 * lengths[0]
+
+
+def test_a_measured_step_keeps_no_tensor_of_the_passes(model):
+    def kept():
+        gc.collect()
+        return sum(type(o) is torch.Tensor and o.shape[:1] == (37,) for o in gc.get_objects())
+
+    optimizer = sgd(model)
+    with Monitor(model, every=1):
+        x = torch.randn(37, 8)
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        assert kept() == 1
+        optimizer.step()
+        del x
+        assert kept() == 0
+
+
+# --- going on later --------------------------------------------------------------------------------------------------
+
+
+def test_a_monitor_goes_on_from_its_state_where_it_was(model, batch, tmp_path):
+    optimizer = sgd(model)
+    with Monitor(model, every=3, keep=4) as monitor:
+        for _ in range(20):
+            step(model, optimizer, batch)
+        torch.save(monitor.state_dict(), tmp_path / "monitor.pt")
+    state = torch.load(tmp_path / "monitor.pt", weights_only=True)
+    assert json.loads(json.dumps(state)) == state
+    with Monitor(model, every=3, keep=4) as other:
+        other.load_state_dict(state)
+        assert traces() == NOTHING  # step 20 is not measured
+        assert [m.step for m in other.measurements] == [m.step for m in monitor.measurements]
+        assert sizes(other.measurements[-1]) == pytest.approx(sizes(monitor.measurements[-1]), rel=1e-5)
+        for _ in range(20):
+            step(model, optimizer, batch)
+    with Monitor(model, every=3, keep=4) as whole:
+        for _ in range(40):
+            step(model, optimizer, batch)
+    assert [m.step for m in other.measurements] == [m.step for m in whole.measurements]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"step": -1, "measurements": {"given": 0, "stride": 1, "extra": False, "kept": []}},
+        {"step": 1, "measurements": None},
+        {"step": 1, "measurements": {"given": 0, "stride": 0, "extra": False, "kept": []}},
+        {"step": 1, "measurements": {"given": 0, "stride": 1, "extra": False, "kept": [{"layers": 3}]}},
+    ],
+)
+def test_what_is_no_state_is_refused_and_changes_nothing(model, batch, state):
+    with Monitor(model, every=3) as monitor:
+        step(model, sgd(model), batch)
+        before = monitor.state_dict()
+        with pytest.raises(ValueError, match="this is no state of a Monitor"):
+            monitor.load_state_dict(state)
+        assert monitor.state_dict() == before
+
+
+def test_patience_and_samples_are_what_the_documentation_says():
+    assert monitor_module.PATIENCE == 10
+    assert monitor_module.SAMPLES == 64
