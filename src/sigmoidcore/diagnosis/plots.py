@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sigmoidcore.diagnosis import depth
+from sigmoidcore.diagnosis import depth, thinning
 from sigmoidcore.diagnosis.measurement import BINS, SHUT, Measurement
 from sigmoidcore.diagnosis.wording import short
 
@@ -130,7 +130,7 @@ def history(diagnosis: Diagnosis) -> Figure:
     measured = depth.history(diagnosis.history, STEPS)
     layers = len(diagnosis.measurement.layers)
     extreme = np.where(measured.nonfinite, math.inf, np.where(measured.vanished, -math.inf, measured.logs))
-    table = depth.farthest(measured.at, extreme, layers, COLUMNS)
+    table = thinning.farthest(measured.at, extreme, layers, COLUMNS)
     farthest = float(np.abs(table[np.isfinite(table)]).max(initial=0))
     limit = min(max(farthest, 0.5), 3.0)
 
@@ -182,10 +182,10 @@ def _profile(axes: Axes, measurement: Measurement) -> None:
 
     floor = 10**least
     if layers <= COLUMNS:
-        drawable, width = sizes.drawable, 0.8 * depth.pitch(sizes.at)
+        drawable, width = sizes.drawable, 0.8 * thinning.pitch(sizes.at)
         axes.bar(sizes.at[drawable] + 1, sizes.values[drawable] - floor, width, floor, color=PALETTE["blue"], zorder=2)
     else:
-        smallest, largest = (np.append(v, v[-1]) for v in depth.envelope(sizes, layers, COLUMNS))
+        smallest, largest = (np.append(v, v[-1]) for v in thinning.envelope(sizes, layers, COLUMNS))
         edges = _edges(layers, len(largest) - 1)
         axes.fill_between(edges, floor, largest, step="post", color=PALETTE["sky"], alpha=0.4, linewidth=0, zorder=2)
         axes.fill_between(edges, smallest, largest, step="post", color=PALETTE["blue"], linewidth=1.2, zorder=3)
@@ -211,7 +211,7 @@ def _saturation(axes: Axes, measurement: Measurement) -> None:
     found, layers = depth.slopes(measurement), len(measurement.layers)
     if not found.at.size:
         raise ValueError("no activation was seen: there are no relative slopes to draw")
-    shares = np.sqrt(depth.averaged(found.at, found.shares, layers, COLUMNS))
+    shares = np.sqrt(thinning.averaged(found.at, found.shares, layers, COLUMNS))
     columns, rows = _edges(layers, shares.shape[1]), np.linspace(0, 1, BINS + 1)
     shut = round(SHUT * BINS)
     for first, end, colours in ((shut, BINS, _SHARES), (0, shut, _SHUT)):
@@ -236,7 +236,7 @@ def _outputs_of_activations(axes: Axes, measurement: Measurement) -> None:
 
 def _outputs(axes: Axes, measurement: Measurement, weighted: bool, title: str) -> None:
     found, layers = depth.outputs(measurement, weighted), len(measurement.layers)
-    shares = depth.averaged(found.at, found.shares, layers, COLUMNS)
+    shares = thinning.averaged(found.at, found.shares, layers, COLUMNS)
     shares = shares / np.maximum(np.nan_to_num(shares).max(axis=0), 1e-12)
     columns = _edges(layers, shares.shape[1])
     axes.pcolormesh(

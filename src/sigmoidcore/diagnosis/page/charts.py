@@ -19,6 +19,12 @@ Levels = NDArray[np.int64]
 Runs = Iterable[tuple[int, int]]
 
 
+TALL = 220
+"""Height in pixels of a log axis."""
+BAND = 16
+"""Height in pixels of a band for what a log axis has no place for."""
+
+
 @dataclass(frozen=True)
 class Tick:
     """A label beside an axis, `at` a share of its length from the left or the top."""

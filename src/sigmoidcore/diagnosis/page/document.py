@@ -14,8 +14,9 @@ from sigmoidcore.diagnosis.columns import printable
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.panels import Panel, panels
-from sigmoidcore.diagnosis.rows import Table, table
+from sigmoidcore.diagnosis.page.panel import Panel
+from sigmoidcore.diagnosis.page.panels import panels
+from sigmoidcore.diagnosis.page.rows import Table, table
 from sigmoidcore.diagnosis.wording import clipped, counted, short, shown
 
 LARGEST = 1_900_000
@@ -90,7 +91,7 @@ def _page(diagnosis: Diagnosis) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("sigmoidcore.diagnosis").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("sigmoidcore.diagnosis.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _verdict(diagnosis: Diagnosis) -> str:
