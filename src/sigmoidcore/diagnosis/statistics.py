@@ -141,7 +141,9 @@ def _squared_sizes(x: Tensor) -> list[Number]:
     if not x.is_cpu:
         wide = None if x.device.type == "mps" else torch.float64
         return list(torch.linalg.vector_norm(x, dim=1, dtype=wide).square().unbind())
-    sizes = torch.linalg.vector_norm(x, dim=1).tolist() if x.shape[1] <= SMALL else [math.inf]
+    sizes = [math.inf]
+    if x.shape[1] <= SMALL:
+        sizes = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32 if x.dtype in _HALF else None).tolist()
     if not all(SAFE[0] < size < SAFE[1] for size in sizes):
         sizes = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).tolist()
     return [size * size for size in sizes]
