@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
 from sigmoidcore.autograd import NONE, backward_pass
+from sigmoidcore.diagnosis import quiet
 from sigmoidcore.diagnosis.conclusion import conclude
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
 from sigmoidcore.diagnosis.measurement import Measurement
@@ -102,7 +103,8 @@ class Probe:
             module_hooks.register_module_forward_hook(self._leave, always_call=True),
         ]
         eager.hold()
-        self._release = weakref.finalize(self, eager.release)
+        quiet.hold()
+        self._release = weakref.finalize(self, _release)
         self._release.atexit = False
 
     def detach(self) -> None:
@@ -266,6 +268,11 @@ class Probe:
             self._dropped()
         if arriving in emptied:
             arriving.forget_gradients()
+
+
+def _release() -> None:
+    eager.release()
+    quiet.release()
 
 
 def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Diagnosis:
