@@ -37,7 +37,8 @@ def size(gradient, samples=None):
 def module_gradients(model, inputs, targets, loss_fn):
     """Outputs of the modules without children and the derivatives of the loss by them, by `retain_grad` of the outputs.
 
-    In evaluation mode; the model's own `.grad` are left with those of this pass.
+    In evaluation mode, but with the batch's own statistics in a BatchNorm that trains.
+    The model's own `.grad` are left with those of this pass.
     """
     outputs, handles = {}, []
 
@@ -52,6 +53,9 @@ def module_gradients(model, inputs, targets, loss_fn):
 
     training = model.training
     model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(training)
     for name, module in model.named_modules():
         if not list(module.children()):
             handles.append(module.register_forward_hook(keep(name)))

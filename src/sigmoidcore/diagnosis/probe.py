@@ -314,7 +314,12 @@ def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: Los
     inputs, targets = _cut_off(inputs), _cut_off(targets)
     probe = Probe(model, most=None, ranks=Ranks())
     probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
-    with undisturbed(model, inputs), _own_gradients(model, inputs, targets, loss_fn), torch.enable_grad():
+    with (
+        undisturbed(model, inputs),
+        _own_buffers(model),
+        _own_gradients(model, inputs, targets, loss_fn),
+        torch.enable_grad(),
+    ):
         probe.attach()
         try:
             outputs = run(model, inputs)
@@ -367,6 +372,21 @@ def _cut_off(values: Any) -> Any:
         return tensor if tensor.is_leaf else tensor.detach().requires_grad_(tensor.requires_grad)
 
     return tree_map_only(Tensor, cut, dict(values) if isinstance(values, Mapping) else values)
+
+
+@contextmanager
+def _own_buffers(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass writes into buffers; one of another shape stays: a cache that has grown."""
+    kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for module, name, buffer, copy in kept:
+            now = module._buffers.get(name)
+            if now is not None and now.shape == buffer.shape:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, copy):
+                    buffer.copy_(copy)
 
 
 @contextmanager
