@@ -47,6 +47,18 @@ def test_a_healthy_network_is_not_called_broken(case: Case) -> None:
     assert [(f.rule, f.layers[:3], f.message) for f in said(case)] == []
 
 
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor does not flush denormal numbers")
+@pytest.mark.parametrize(
+    "case", [case for case in BROKEN["transformer"] if "SC204" in case.rules], ids=lambda c: c.name
+)
+def test_collapsed_attention_is_found_where_denormal_numbers_are_flushed_to_zero(case: Case) -> None:
+    torch.set_flush_denormal(True)
+    try:
+        assert "SC204" in [f.rule for f in said(case)]
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_there_are_at_least_thirty_broken_and_thirty_healthy_networks_of_every_family() -> None:
     for catalogue in (BROKEN, HEALTHY):
         assert sum(map(len, catalogue.values())) >= 30
