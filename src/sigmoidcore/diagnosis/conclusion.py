@@ -33,7 +33,7 @@ def conclude(
         weights: its parameters.
         ranks: the processes that made it together.
         step: its number.
-        loss: its value.
+        loss: its value; the mean of the ranks' values is that of the measurement.
         scale: what the loss was multiplied by.
         seconds: time taken.
     """
@@ -73,7 +73,7 @@ def conclude(
         weights=found,
         samples=samples,
         step=step,
-        loss=loss,
+        loss=None if loss is None else float(over.total(torch.tensor([loss], dtype=torch.float64))) / over.count,
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, row in enumerate(rows) if row.name == read), None),
         input_rms=inputs.rms if inputs.scalars["count"] else None,

@@ -363,7 +363,13 @@ def frame_of(module: nn.Module, name: str, rows: int) -> Frame:
         c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in type(module).__mro__ if c is not nn.Module
     )
     leaf = all(child == "parametrizations" for child, _ in module.named_children())
-    return Frame(module, name, type(module).__name__, own and leaf, "parametrizations" in name.split("."), rows)
+    return Frame(module, name, _kind(type(module)), own and leaf, "parametrizations" in name.split("."), rows)
+
+
+def _kind(cls: type) -> str:
+    """Name of a class; of those that `fully_shard` and `parametrize` make of a module's class, that one's."""
+    base = cls.__bases__[-1]
+    return base.__name__ if cls.__name__ in (f"FSDP{base.__name__}", f"Parametrized{base.__name__}") else cls.__name__
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

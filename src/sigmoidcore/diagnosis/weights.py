@@ -22,10 +22,12 @@ class Weights:
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-        self._gradients: dict[str, Number] = {}
+        self._gradients: dict[str, float] = {}
         self._bad: dict[str, int] = {}
         self._used_up: set[str] = set()
-        self._sizes: dict[str, Number] = {}
+        self._sizes: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._rows: dict[str, list[float]] = {}
         self._moves: dict[str, Number] = {}
         self._before: dict[str, Tensor] = {}
 
@@ -41,7 +43,7 @@ class Weights:
         The first one that had any tells: in a backward pass that has just begun, nothing has come back to it yet.
         """
         for name, parameter in self.parameters.items():
-            if name in names and float(self._gradients.get(name, 0.0)) != 0:
+            if name in names and self._gradients.get(name, 0.0) != 0:
                 return parameter.grad is None or not bool(_local(parameter.grad).any())
         return False
 
@@ -63,7 +65,7 @@ class Weights:
             in_backward: it steps in the backward pass, and may empty the gradients.
         """
         own = {name: p for name, p in self.parameters.items() if id(p) in moving and p.requires_grad}
-        self._sizes = self._sizes or self._now()
+        self._see_sizes()
         self._before.update((name, _local(p).clone()) for name, p in own.items() if name not in self._moves)
         if in_backward:
             self._see(own)
@@ -84,9 +86,11 @@ class Weights:
             scale: what the loss was multiplied by.
             ranks: the processes; sums over the parts of sharded parameters.
         """
-        sizes = self._over(self._sizes or self._now(), ranks)
-        gradients, moves = self._over(self._gradients, ranks), self._over(self._moves, ranks)
-        bad = {name: float(_nonfinite(_local(p), sizes[name])) for name, p in self.parameters.items()}
+        self._see_sizes()
+        sizes = self._over(self._sizes, ranks)
+        moves = dict(zip(self._moves, fetch(list(self._moves.values())), strict=True))
+        gradients, moves = self._over(self._gradients, ranks), self._over(moves, ranks)
+        bad = {name: float(self._counts[name]) for name in self.parameters}
         bad_gradients = {name: float(self._bad.get(name, 0)) for name in self.parameters}
         if ranks.count > 1:
             bad, bad_gradients = self._summed(bad, ranks), self._summed(bad_gradients, ranks)
@@ -109,21 +113,21 @@ class Weights:
 
     def _see(self, parameters: Mapping[str, nn.Parameter]) -> None:
         seen = {name: _local(p.grad) for name, p in parameters.items() if p.grad is not None}
-        norms = _norms(seen)
-        sizes = fetch(list(norms.values()))
-        bad = {name: _nonfinite(seen[name], size) for name, size in zip(norms, sizes, strict=True)}
-        self._gradients = {n: size for n, size in self._gradients.items() if n not in parameters} | norms
+        sizes, bad = _sizes(seen)
+        self._gradients = {n: size for n, size in self._gradients.items() if n not in parameters} | sizes
         self._bad = {n: count for n, count in self._bad.items() if n not in parameters} | bad
 
-    def _now(self) -> dict[str, Number]:
-        return _norms({name: _local(p) for name, p in self.parameters.items()})
+    def _see_sizes(self) -> None:
+        """The parameters as they are now, if it is the first time in this step that somebody asks."""
+        if not self._sizes:
+            self._sizes, self._counts = _sizes({name: _local(p) for name, p in self.parameters.items()})
+            self._rows = {name: _rows(p) for name, p in self.parameters.items()}
 
-    def _over(self, norms: dict[str, Number], ranks: Ranks) -> dict[str, float]:
-        """Norms as numbers; those of sharded parameters over the parts of all ranks."""
-        mine = dict(zip(norms, fetch(list(norms.values())), strict=True))
+    def _over(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
+        """Norms; those of sharded parameters over the parts of all ranks."""
         if ranks.count == 1:
             return mine
-        squares = self._summed({name: size**2 for name, size in mine.items()}, ranks)
+        squares = self._summed({name: size * size for name, size in mine.items()}, ranks)
         return {name: math.sqrt(squares[name]) if _copies(self.parameters[name]) else mine[name] for name in mine}
 
     def _summed(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
@@ -137,11 +141,10 @@ class Weights:
 
     def _agreed(self, used: set[str], ranks: Ranks) -> tuple[set[str], set[str]]:
         """Names of the parameters that are used on any rank, and of those whose rows are alike on all of them."""
-        if ranks.count == 1:
-            return used, {name for name, p in self.parameters.items() if _all_alike(_local(p))}
-        mine = [[float(name in used), *_rows(p)] for name, p in self.parameters.items()]
-        largest = ranks.total(torch.tensor(mine, dtype=torch.float64), self._device, "MAX").tolist()
-        names = list(zip(self.parameters, largest, strict=True))
+        mine = [[float(name in used), *rows] for name, rows in self._rows.items()]
+        if ranks.count > 1:
+            mine = ranks.total(torch.tensor(mine, dtype=torch.float64), self._device, "MAX").tolist()
+        names = list(zip(self._rows, mine, strict=True))
         alike = {name for name, (_, unlike, *at) in names if not unlike and at[0] == -at[1] and at[2] == -at[3] != 0}
         return {name for name, (is_used, *_) in names if is_used}, alike
 
@@ -167,11 +170,12 @@ def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
     return found
 
 
-def _nonfinite(values: Any, size: float) -> int:
-    """How many numbers of a parameter or its gradient are not finite, counted only if its size says that there are."""
-    if values is None or math.isfinite(size):
-        return 0
-    return int((~torch.isfinite(_local(values))).sum())
+def _sizes(tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, int]]:
+    """L2 norms, and how many numbers are not finite, which is asked only where the norm says that there are any."""
+    norms = _norms(tensors)
+    sizes = dict(zip(norms, fetch(list(norms.values())), strict=True))
+    counts = {n: 0 if math.isfinite(s) else int((~torch.isfinite(tensors[n])).sum()) for n, s in sizes.items()}
+    return sizes, counts
 
 
 def fetch(values: Sequence[Number]) -> list[float]:
