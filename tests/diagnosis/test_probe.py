@@ -268,6 +268,23 @@ def test_samples_that_are_one_point_have_no_spread():
     assert measured(model, torch.zeros(32, 6)).input_spread == 0
 
 
+def test_what_is_said_across_samples_may_be_taken_from_the_first_of_them():
+    x = torch.randn(200, 6)
+    model = mlp(nn.Sigmoid)
+    probe = Probe(model, most=16, ranks=Ranks())
+    probe.attach()
+    functional.cross_entropy(model(x), torch.arange(200) % 3).backward()
+    row = probe.conclude().layers[1]
+    y = model[:2](x).detach().double().numpy()
+    whole = measured(model, x, torch.arange(200) % 3, functional.cross_entropy).layers[1]
+    assert (row.rows, whole.rows) == (16, 200)
+    assert row.rms == pytest.approx(whole.rms, rel=1e-6)
+    assert row.gradient == pytest.approx(whole.gradient, rel=1e-6)
+    assert row.mean == pytest.approx(y[:16].mean(), rel=1e-6)
+    assert row.spread == pytest.approx(math.sqrt(y[:16].var(0).mean()) / row.rms, rel=1e-5)
+    assert row.relative_slope == pytest.approx(4 * (y[:16] * (1 - y[:16])).mean(), rel=1e-6)
+
+
 def test_of_one_sample_no_spread_is_known():
     m = measured(mlp(nn.Tanh), X[:1], Y[:1], functional.cross_entropy)
     assert m.samples == 1
@@ -344,6 +361,15 @@ def test_what_is_not_finite_is_counted_in_inputs_outputs_gradients_and_weights()
     assert math.isfinite(row.low)
     assert math.isfinite(row.high)
     assert 0 < sum(row.histogram) <= 256 - 16
+
+
+def test_of_an_infinite_output_no_spread_is_known():
+    x = X.clone()
+    x[3, 2] = math.inf
+    m = measured(Forward(lambda s, x: torch.relu(s.one * x), one=torch.ones(())), x)
+    assert math.isnan(m.input_spread)
+    assert math.isnan(m.layers[0].spread)
+    assert (m.input_nonfinite, m.layers[0].nonfinite) == (1, 1)
 
 
 def test_an_output_without_any_finite_number_has_no_histogram():
@@ -635,7 +661,7 @@ def test_the_numbers_of_parameters_are_those_of_a_plain_backward_pass():
     assert [w.name for w in m.weights] == [n for n, _ in model.named_parameters()]
     for weight, (_, parameter) in zip(m.weights, model.named_parameters(), strict=True):
         assert weight.shape == tuple(parameter.shape)
-        assert weight.size == pytest.approx(float(parameter.double().norm()), rel=1e-6)
+        assert weight.size == pytest.approx(float(parameter.detach().double().norm()), rel=1e-6)
         assert weight.gradient == pytest.approx(float(parameter.grad.double().norm()), rel=1e-5)
         assert weight.update is None
         assert weight.trains

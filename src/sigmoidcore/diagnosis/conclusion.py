@@ -61,8 +61,9 @@ def conclude(
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
     if hidden:
         notes.append(
-            f"the gradients that reach {len(hidden)} layers were not seen, the first of them {hidden[0]}: they run in "
-            "reentrant activation checkpoints (use use_reentrant=False), or a function of the user's own hides them"
+            f"no gradient was seen at {len(hidden)} layers whose weights have one, the first of them {hidden[0]}: they "
+            "also run without gradients (torch.no_grad, detach), in reentrant activation checkpoints (use "
+            "use_reentrant=False), or behind a function of the user's own"
         )
     inputs = facts[-1]
     last = next((r.tracker for r in reversed(recordings) if r.tracker.loss_function), None)
@@ -148,8 +149,10 @@ class _Facts:
         several = self.scalars["several"]
         if not several:
             return None
-        squares = self.scalars["squares"] * several / self.scalars["count"]
-        return math.sqrt(max(0.0, self.scalars["deviations"]) / squares) if squares > 0 else 0.0 * squares
+        squares, deviations = self.scalars["squares"] * several / self.scalars["count"], self.scalars["deviations"]
+        if not math.isfinite(squares) or not math.isfinite(deviations):
+            return math.nan
+        return min(1.0, math.sqrt(max(0.0, deviations) / squares)) if squares > 0 else 0.0
 
 
 def _facts(sums: Sequence[Sums], over: _Over) -> list[_Facts]:

@@ -41,8 +41,8 @@ class Layer:
         shape: of its output, samples included.
         dtype: of its output, such as "float32".
         gradient: gradient size g (`gain.gradient_size`): root mean square over the samples of the L2 norm, per
-            sample, of the derivative of the loss by the output. Of a layer before a core that is the core's
-            preactivation. None: no gradient came back. It may be inf or nan.
+            sample, of the derivative of the loss by the output (of a recurrent layer: by its last states, too). Of a
+            layer before a core that is the core's preactivation. None: no gradient came back. It may be inf or nan.
         gain: largest gradient of its `sources` over its own: what the segment that ends here made of the gradient that
             really came (1 is level). None: unknown.
         nonfinite: numbers of the output that are not finite.
@@ -62,12 +62,13 @@ class Layer:
         dead: share of the neurons whose derivative is 0 for all rows. For activations that have a flat part (ReLU
             family, hard ones); None for others.
         slopes: histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1].
-        entropy: of attention: mean over heads and queries of the entropy over its largest, in [0, 1].
+        entropy: of attention: mean over heads and queries of the entropy over its largest, in [0, 1]; of a few
+            samples, and of the queries that may see more than one key.
         sharp: share of the heads whose mean entropy, over its largest, is below `SHUT`.
         steps: gradient size at every time step of a recurrent layer, first to last, of the derivative by what it
             reads in that step through all later steps; at most `STEPS`.
         histogram: of the output, `BINS` bins from `low` to `high`, finite values only.
-        low: smallest finite output that was seen.
+        low: smallest number in the histogram, which is made of an even part of a large output.
         high: largest one.
     """
 
@@ -144,7 +145,8 @@ class Measurement:
         step: the optimizer's step, from 0; None: outside of training.
         loss: None: not known.
         loss_function: name of the loss function that was called last, such as "cross_entropy"; None: not seen.
-        loss_reads: position of the layer whose very output that function got as its first argument; None: of none.
+        loss_reads: position of the layer whose very output, or a part of it, that function got as its first argument;
+            None: of none.
         input_rms: root mean square of the model's floating-point inputs; None: it has none.
         input_spread: as `Layer.spread`, of these.
         input_nonfinite: their numbers that are not finite.

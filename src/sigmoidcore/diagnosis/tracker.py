@@ -190,14 +190,15 @@ class Tracker(TorchFunctionMode):
     def _follow(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
-        if isinstance(result, Tensor):
-            outputs = [result] if result.is_floating_point() else []
-        else:
-            outputs = [t for t in tensors(result) if t.is_floating_point()]
-        if not outputs:
-            return
+        several = (result,) if isinstance(result, Tensor) else tensors(result)
+        outputs = [t for t in several if t.is_floating_point() or t.is_complex()]
         given = list(tensors((args, kwargs)) if kwargs else tensors(args))
         flows = [self._flow(t) for t in given]
+        if not outputs:
+            return
+        if outputs[0].is_complex():
+            self._pass_on(name, flows, outputs)
+            return
         if self._stack and self._stack[-1].parametrizes:
             weights = tuple(dict.fromkeys(w for flow in flows for w in flow.weights))
             for output in outputs:
@@ -241,6 +242,16 @@ class Tracker(TorchFunctionMode):
             flow = Flow(sources, () if sources else weights, producer, dim, made)
             for output in outputs:
                 self._set(output, flow)
+
+    def _pass_on(self, name: str, flows: list[Flow], outputs: list[Tensor]) -> None:
+        """Complex numbers: where they come from is followed, and no more."""
+        sources, weights = 0, tuple(dict.fromkeys(w for flow in flows for w in flow.weights))
+        for flow in flows:
+            sources |= flow.sources
+        if name in WEIGHTED and weights:
+            self.notes[f"layers of complex numbers are not measured, the first of them that of {weights[0]}"] = None
+        for output in outputs:
+            self._set(output, Flow(sources, () if sources else weights, made=all(f.made for f in flows)))
 
     def _add(
         self,
