@@ -14,6 +14,7 @@ TITLES = [
     "Activation checkpointing",
     "Copies and averages",
     "Large models",
+    "Monitor and diagnose",
 ]
 
 
@@ -38,16 +39,19 @@ def test_every_section_with_code_is_tested(root):
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_the_code_of_the_section_runs_and_the_equalizer_sees_it(root, title, monkeypatch):
+def test_the_code_of_the_section_runs_and_what_watches_it_sees_it(root, title, monkeypatch):
     code = blocks(root)
     names = namespace()
     exec(compile(code[""], "docs/pytorch.md", "exec"), names)
     samples = []
-    made = names["sc"].Equalizer
+    made, watched = names["sc"].Equalizer, names["sc"].Monitor
+    monitors = []
     monkeypatch.setattr(names["sc"], "Equalizer", lambda *a, **k: samples.append(made(*a, **k)) or samples[-1])
+    monkeypatch.setattr(names["sc"], "Monitor", lambda *a, **k: monitors.append(watched(*a, **k)) or monitors[-1])
     if title == "Compile":  # the compiler itself takes a while: tests/integrations
         monkeypatch.setattr(torch, "compile", lambda model, fullgraph, c=torch.compile: c(model, backend="eager"))
     with warnings.catch_warnings():
         exec(compile(code[title], "docs/pytorch.md", "exec"), names)
     assert all(equalizer.history for equalizer in samples)
     assert len(samples) == ("sc.Equalizer(" in code[title])
+    assert [[m.step for m in monitor.measurements] for monitor in monitors] == [[0, 2]] * ("sc.Monitor(" in code[title])

@@ -260,10 +260,43 @@ def fsdp(rank: int) -> list[Measurement]:
     return train(sharded(build()), mine(rank))
 
 
+@on_ranks
+def fsdp_after_the_monitor(rank: int) -> list[Measurement]:
+    model = build()
+    with Monitor(model, every=3) as monitor:
+        sharded(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(4):
+            one_step(model, [optimizer], step, rank)
+    return monitor.measurements
+
+
+@on_ranks
+def fsdp_with_two_optimizers(rank: int) -> list[Measurement]:
+    model = sharded(build())
+    of = [[p for p in model.parameters() if (p.dim() == 2) is matrices] for matrices in (True, False)]
+    optimizers = [torch.optim.SGD(parameters, lr=0.1) for parameters in of]
+    with Monitor(model, every=3) as monitor:
+        for step in range(4):
+            one_step(model, optimizers, step, rank)
+    return monitor.measurements
+
+
+def one_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, rank: int) -> None:
+    model.zero_grad()
+    x, y = batch(step, mine(rank))
+    nn.functional.cross_entropy(model(x), y).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     "work",
     [
         ddp,
+        fsdp_after_the_monitor,
+        fsdp_with_two_optimizers,
         ddp_of_the_model_inside,
         ddp_that_looks_for_unused_parameters,
         ddp_with_a_static_graph,
