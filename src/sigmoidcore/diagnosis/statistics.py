@@ -255,7 +255,8 @@ def see_attention(sums: Sums, weights: Tensor, allowed: Tensor) -> None:
         allowed: keys that a query may see, by number, [..., queries, 1].
     """
     weights = weights.float()
-    entropy = -(weights * weights.clamp_min(1e-38).log()).sum(-1, keepdim=True)
+    tiny = torch.finfo(torch.float32).tiny  # anything smaller may be flushed to 0
+    entropy = -(weights * weights.clamp_min(tiny).log()).sum(-1, keepdim=True)
     relative = torch.where(allowed > 1, entropy / allowed.clamp_min(2).log(), torch.nan).squeeze(-1)
     known = torch.isfinite(relative)
     relative = relative.nan_to_num(0.0)
