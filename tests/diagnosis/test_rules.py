@@ -550,6 +550,11 @@ def test_weights_that_are_0_and_get_no_gradient_stay_so():
     assert (finding.severity, finding.layers) == ("warning", ("1.up.weight", "1.down.weight"))
 
 
+def test_a_token_that_starts_at_0_before_a_head_that_does_is_healthy_at_the_first_step():
+    found = with_weight(chain(0.0, 0.0, 1.0), "0.weight", size=0.0)
+    assert rules(with_weight(found, "4.weight", size=0.0)) == []
+
+
 def test_a_part_that_a_batch_does_not_concern_is_a_note():
     parts = measurement(linear("stem", 1.0), linear("expert", 0.0, 0), linear("head", 1.0, 0, 1))
     assert only(parts).severity is Severity.NOTE

@@ -83,7 +83,7 @@ def _zero_gradient(evidence: Evidence) -> Found | None:
             "Look for what is flat between the last layer and the loss: a ReLU, a clamp, a round, a saturated sigmoid,"
             " a factor or a mask of 0.",
         )
-    stuck = [w.name for w in zero if is_zero(w)]
+    stuck = [w.name for w in zero if is_zero(w) and not evidence.growing]
     if stuck:
         return Found(
             tuple(stuck),

@@ -63,7 +63,11 @@ def _saturated(evidence: Evidence) -> Found | None:
     slope = "" if worst.relative_slope is None else f" (mean relative slope {number(worst.relative_slope)})"
     value = _shut(evidence, found[0])
     most = f"{share(value)} of the neurons of {named(worst.name)} are saturated{slope}"
-    message = f"{most}." if len(names) == 1 else f"Most neurons of {listed(names, others)} are saturated; {most}."
+    message = (
+        f"{most}."
+        if len(names) == 1
+        else f"Most neurons of {listed(names, others, 'activations')} are saturated; {most}."
+    )
     can = [layer for layer in layers if layer.kind in SIGMOIDS]
     convert = "" if all(layer.kind == "SigmoidCore" for layer in can) else "sc.convert(model); "
     return Found(
@@ -85,7 +89,7 @@ def _dead(evidence: Evidence) -> Found | None:
     message = f"{share(value)} of the units of {named(worst.name)} let no gradient through for any of {worst.rows} rows"
     if len(names) > 1:
         others = [layer.name for layer in evidence.layers if layer.role == "activation"]
-        message += f"; in all it is about {listed(names, others)}"
+        message += f"; in all it is about {listed(names, others, 'activations')}"
     severity = Severity.ERROR if value == 1 else Severity.WARNING if value >= DEAD else Severity.NOTE
     return Found(names, value, DEAD if value >= DEAD else HALF_DEAD, f"{message}.", severity)
 

@@ -48,7 +48,7 @@ def _too_small(evidence: Evidence) -> Found | None:
         tuple(found),
         largest[found[0]],
         STILL,
-        f"No step that was seen changed {listed(found, tuple(largest))} by more than {number(value)} of its size.",
+        f"No step that was seen changed {listed(found, tuple(largest), 'weights')} by more than {number(value)} of its size.",
     )
 
 
@@ -62,7 +62,7 @@ def _too_large(evidence: Evidence) -> Found | None:
         tuple(found),
         value,
         VIOLENT,
-        f"A step usually changes {listed(found, tuple(usual))} by up to {number(value)} of its size.",
+        f"A step usually changes {listed(found, tuple(usual), 'weights')} by up to {number(value)} of its size.",
         Severity.ERROR if value > 1 else None,
     )
 

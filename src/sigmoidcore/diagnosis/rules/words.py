@@ -26,12 +26,13 @@ def named(name: str) -> str:
     return f"`{name}`" if name else "the model itself"
 
 
-def listed(names: Sequence[str], every: Sequence[str] = ()) -> str:
+def listed(names: Sequence[str], every: Sequence[str] = (), what: str = "layers") -> str:
     """Names in a sentence: all, or a range, or the first three and how many more.
 
     Args:
         names: what to list.
         every: all names of the kind, in order; neighbours in it are written as a range.
+        what: they are.
 
     Example:
         >>> listed(["0", "2", "4", "6"], ["0", "2", "4", "6", "8"])
@@ -42,7 +43,7 @@ def listed(names: Sequence[str], every: Sequence[str] = ()) -> str:
     wanted = set(names)
     places = [i for i, name in enumerate(every) if name in wanted]
     if len(places) > SHOWN and places[-1] - places[0] + 1 == len(places):
-        return f"{named(every[places[0]])} to {named(every[places[-1]])} ({len(places)} of {len(every)} layers)"
+        return f"{named(every[places[0]])} to {named(every[places[-1]])} ({len(places)} of {len(every)} {what})"
     shown = [named(name) for name in names[:SHOWN]]
     if len(names) > SHOWN:
         return f"{', '.join(shown)} and {len(names) - SHOWN} more"
