@@ -48,7 +48,8 @@ def _too_small(evidence: Evidence) -> Found | None:
         tuple(found),
         largest[found[0]],
         STILL,
-        f"No step that was seen changed {listed(found, tuple(largest), 'weights')} by more than {number(value)} of its size.",
+        f"No step that was seen changed {listed(found, tuple(largest), 'weights')} by more than {number(value)} of its "
+        "size.",
     )
 
 
