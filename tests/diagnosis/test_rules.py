@@ -115,9 +115,9 @@ def test_a_level_chain_is_healthy():
 
 def test_errors_come_before_warnings_and_warnings_before_notes():
     broken = chain(1e-9, 1e-5, 1.0, loss_function="cross_entropy", loss_reads=3)
-    idle = Weight("idle", (3,), size=1.0, used=False)
-    found = find([replace(broken, weights=(*broken.weights, idle))])
-    assert [(f.rule, f.severity) for f in found] == [("SC101", "error"), ("SC601", "warning"), ("SC501", "note")]
+    half_dead = replace(broken.layers[1], kind="ReLU", dead=0.5, rows=100, neurons=10, saturated=None)
+    found = find([replace(broken, layers=(broken.layers[0], half_dead, *broken.layers[2:]))])
+    assert [(f.rule, f.severity) for f in found] == [("SC101", "error"), ("SC601", "warning"), ("SC202", "note")]
 
 
 # --- SC101, SC102 -----------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_the_reference_is_the_sink_that_a_layer_leads_to():
 
 
 def test_a_head_that_gets_no_gradient_is_no_reference():
-    assert rules(measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("unused", None, 0))) == []
+    assert rules(measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("unused", None, 0))) == ["SC501"]
 
 
 def test_where_sigmoids_are_the_call_makes_cores_of_them():
@@ -513,9 +513,9 @@ def test_a_cut_is_seen_also_where_the_tensor_was_rebuilt_and_its_sources_are_not
     assert rules(measurement(linear("a", None), linear("b", 1.0), linear("c", 1.0, 1))) == ["SC501"]
 
 
-def test_a_head_that_the_loss_does_not_read_and_parameters_that_nothing_reads_are_notes():
+def test_a_head_that_the_loss_does_not_read_and_parameters_that_nothing_reads_are_warnings():
     found = measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("unused", None, 0))
-    assert only(found).severity is Severity.NOTE
+    assert only(found).severity is Severity.WARNING
     assert "the loss does not depend on" in only(found).message
     idle = replace(chain(1.0), weights=(Weight("0.weight", (2, 2), gradient=1.0), Weight("idle", (2, 2), used=False)))
     assert "the forward pass does not use" in only(idle).message

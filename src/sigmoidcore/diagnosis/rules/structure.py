@@ -42,9 +42,8 @@ def _no_gradient(evidence: Evidence) -> Found | None:
         len(missing),
         0,
         f"{listed(missing)} should train and {'gets' if len(missing) == 1 else 'get'} no gradient: {what}.",
-        Severity.NOTE,
-        "Nothing, if that is what you want: set requires_grad to False and save memory. DDP needs "
-        "find_unused_parameters=True.",
+        remedy="Use them, or, if they are to stay as they are, set requires_grad to False: that says so and saves memory. "
+        "DDP needs find_unused_parameters=True.",
     )
 
 
@@ -157,19 +156,17 @@ NO_GRADIENT = Rule(
     id="SC501",
     name="parameters without a gradient",
     severity=Severity.WARNING,
-    formula=(
-        "a parameter with `requires_grad` has `.grad` None in all measurements, while a layer that its layer "
-        "feeds has a gradient"
-    ),
+    formula=("a parameter with `requires_grad` has `.grad` None in all measurements"),
     thresholds={},
     source="Arithmetic.",
     why=(
-        "Error: no parameter gets one. Warning: the graph is cut between two layers. Note: the loss does not "
-        "depend on the parameters, as those of a head that is not used."
+        "The graph is cut between two layers, or the loss does not depend on the parameters, as on those of a head "
+        "that is not used: it should train, and does not. Error: no parameter gets one. In a training, a gradient at any "
+        "measured step is enough."
     ),
     remedy=(
-        "Look for detach(), .item(), .data, NumPy or torch.no_grad() between these layers; if it is on purpose, "
-        "set requires_grad to False."
+        "Look for detach(), .item(), .data, NumPy or torch.no_grad() between these layers, and for a part that is not "
+        "called; if it is on purpose, set requires_grad to False."
     ),
     check=_no_gradient,
     example="""
