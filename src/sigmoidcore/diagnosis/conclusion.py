@@ -171,29 +171,27 @@ def _facts(sums: Sequence[Sums], over: _Over) -> list[_Facts]:
         )
         for i, numbers in enumerate(scalars.tolist())
     ]
-    _add_neurons(facts, vectors["slopes"], _vectors(sums, "open", over, "MAX"))
+    _add_neurons(facts, vectors["slopes"])
     _add_histograms(facts, sums, over)
     return facts
 
 
-def _add_neurons(facts: list[_Facts], slopes: list[Tensor | None], opened: list[Tensor | None]) -> None:
+def _add_neurons(facts: list[_Facts], slopes: list[Tensor | None]) -> None:
     present = [i for i, s in enumerate(slopes) if s is not None and len(s) and facts[i].scalars["rows"]]
-    if present:
-        lengths = torch.tensor([len(slopes[i]) for i in present])  # type: ignore[arg-type]
-        rows = torch.tensor([facts[i].scalars["rows"] for i in present], dtype=torch.float64)
-        of = torch.repeat_interleave(torch.arange(len(present)), lengths)
-        means = torch.cat([slopes[i] for i in present]) / rows[of]  # type: ignore[misc]
-        counts = _counts(means, of, len(present))
-        average = _by_row(means, of, len(present)) / lengths
-        shut = _by_row((means < SHUT).double(), of, len(present)) / lengths
-        for i, n, mean, share, histogram in zip(
-            present, lengths.tolist(), average.tolist(), shut.tolist(), counts.tolist(), strict=True
-        ):
-            fact = facts[i]
-            fact.neurons, fact.relative_slope, fact.saturated, fact.slopes = n, mean, share, tuple(histogram)
-    for fact, most in zip(facts, opened, strict=True):
-        if most is not None and len(most):
-            fact.dead = float((most <= 0).double().mean())
+    if not present:
+        return
+    lengths = torch.tensor([len(slopes[i]) for i in present])  # type: ignore[arg-type]
+    rows = torch.tensor([facts[i].scalars["rows"] for i in present], dtype=torch.float64)
+    of = torch.repeat_interleave(torch.arange(len(present)), lengths)
+    means = torch.cat([slopes[i] for i in present]) / rows[of]  # type: ignore[misc]
+    counts = _counts(means, of, len(present))
+    shares = [_by_row(x, of, len(present)) / lengths for x in (means, (means < SHUT).double(), (means == 0).double())]
+    for i, n, mean, shut, dead, histogram in zip(
+        present, lengths.tolist(), *(share.tolist() for share in shares), counts.tolist(), strict=True
+    ):
+        fact = facts[i]
+        fact.neurons, fact.relative_slope, fact.saturated, fact.dead = n, mean, shut, dead
+        fact.slopes = tuple(histogram)
 
 
 def _add_histograms(facts: list[_Facts], sums: Sequence[Sums], over: _Over) -> None:
@@ -260,7 +258,7 @@ def _layer(row: Row, facts: _Facts, gradient: float | None, gain: float | None, 
         neurons=facts.neurons,
         relative_slope=facts.relative_slope,
         saturated=facts.saturated if row.data.get("shuts") else None,
-        dead=facts.dead,
+        dead=facts.dead if row.data.get("flat") else None,
         slopes=facts.slopes,
         entropy=numbers["entropy"] / numbers["queries"] if attends else None,
         sharp=float((facts.heads / numbers["looks"] < SHUT).double().mean())
@@ -303,7 +301,7 @@ def _fingerprint(rows: Sequence[Row], sums: Sequence[Sums]) -> float:
     """A number that is the same where layers and vectors are the same."""
     value = 0
     for row, of_row in zip(rows, sums, strict=False):
-        lengths = [len(v) for name in (*VECTORS, "open") if (v := getattr(of_row, name)) is not None]
+        lengths = [len(v) for name in VECTORS if (v := getattr(of_row, name)) is not None]
         for byte in f"{row.name}/{lengths}".encode():
             value = (value * 257 + byte) % 999_999_937
     return float(value)

@@ -24,6 +24,7 @@ from sigmoidcore.diagnosis.statistics import (
     see_some,
     squared_size,
     step_squares,
+    thinned,
 )
 from sigmoidcore.diagnosis.tracker import (
     ATTENTION,
@@ -132,6 +133,8 @@ class Recording:
             if _time_first(row, args, output) and output.shape[1] == self.samples:
                 output = output.movedim(1, 0)  # also where there are as many steps
             some, samples = first_samples(output, self.samples, self._most)
+            if self._most is not None:
+                some = thinned(some, row.dim)
             values = some.reshape(samples, -1)
             if values.numel() == output.numel():
                 self._batches.put("whole", values, sums, see_outputs)
@@ -141,7 +144,7 @@ class Recording:
                 self._batches.put("some", values, sums, see_some)
             activation = ACTIVATIONS.get(row.function)
             if activation is not None:
-                row.data["shuts"] = activation.shuts
+                row.data.update(shuts=activation.shuts, flat=activation.flat)
                 self._see_slopes(activation, some if activation.by_output else self._input, row, sums, args[1:], kwargs)
         self._input = None
         if row.function in SEEN:
@@ -169,15 +172,17 @@ class Recording:
     ) -> None:
         if values is None or not values.numel():
             return
+        if self._most is not None:
+            values = thinned(values, row.dim)
         given = {**dict(zip(activation.options, args, strict=False)), **kwargs}
         given = {name: given[name] for name in activation.options if name in given}
         if any(isinstance(v, Tensor) for v in given.values()):
             slopes = relative_slopes(activation, values, args, kwargs).unsqueeze(0)
-            see_slopes(slopes, [sums], row.dim, activation.flat)
+            see_slopes(slopes, [sums], row.dim)
             return
 
         def see(stack: Tensor, owners: list[Sums], dim: int = row.dim) -> None:
-            see_slopes(relative_slopes(activation, stack, (), given), owners, dim, activation.flat)
+            see_slopes(relative_slopes(activation, stack, (), given), owners, dim)
 
         self._batches.put((row.function, row.dim, *given.items()), values, sums, see)
 
