@@ -2,39 +2,16 @@
 
 import gzip
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore.training.data.split import Split
+
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts it."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """A classification set of images. Pixels are float32, with mean 0 and standard deviation 1 over the training set.
-
-    Mean and deviation are those of all pixels together: pixels have one unit, and a pixel at the border that is hardly
-    ever set does not become as loud as one in the middle.
-
-    Attributes:
-        name: of the set.
-        train_x: shape [samples, features].
-        train_y: class numbers, shape [samples], int64.
-        test_x: like train_x, scaled with the training set's mean and deviation.
-        test_y: like train_y.
-        classes: number of classes.
-    """
-
-    name: str
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    classes: int
 
 
 def digits() -> Split:
