@@ -28,3 +28,25 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
         (True, [0, 1, 2, 3, 4])
     """
     return torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
+
+
+def reshuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """The numbers 0 to `count` - 1, shuffled once for each epoch so far by one generator: in memory, with few samples.
+
+    It is the order of a loop that keeps one generator, made again from seed and epoch alone.
+
+    Args:
+        count: of samples.
+        seed: of the run, at least 0.
+        epoch: from 0.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(3)
+        >>> orders = [torch.randperm(5, generator=generator) for _ in range(2)]
+        >>> torch.equal(reshuffled(5, 3, 1), orders[1])
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epoch):
+        torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=generator)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.order import shuffled
+from sigmoidcore.training.data.order import reshuffled
 from sigmoidcore.training.data.task import Kind, Task, task
 
 
@@ -72,7 +72,7 @@ class Split:
 
     def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, from number `start` on, in an order that seed and epoch decide alone."""
-        rows = shuffled(len(self.train_x), seed, epoch)
+        rows = reshuffled(len(self.train_x), seed, epoch)
         for batch in torch.split(rows[start * batch_size :], batch_size):
             if len(batch):
                 yield self.train_x[batch], self.train_y[batch]
