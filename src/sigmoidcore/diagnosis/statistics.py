@@ -124,19 +124,24 @@ def squared_size(x: Tensor) -> tuple[Number, Number]:
     """
     if not x.is_cpu:
         return norm(x).square(), (~torch.isfinite(x)).sum()
-    if not x.is_contiguous():
-        x = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))  # in the order in which they lie
-    (size,) = sizes_on_cpu(x.reshape(1, -1))
+    size = size_on_cpu(x)
     return size * size, 0.0 if math.isfinite(size) else float((~torch.isfinite(x)).sum())
 
 
-def sizes_on_cpu(x: Tensor) -> list[float]:
-    """L2 norms of many, [tensors, numbers]; float32 is four times as fast, and used as far as it is precise.
+def size_on_cpu(x: Tensor) -> float:
+    """L2 norm; float32 is four times as fast as float64, and used as far as it is precise.
 
     Example:
-        >>> sizes_on_cpu(torch.full((2, 10_000), 1e30))
-        [1.0000000150474662e+32, 1.0000000150474662e+32]
+        >>> size_on_cpu(torch.full((1000, 1000), 1e30))
+        1.0000000150474662e+33
     """
+    if not x.is_contiguous():
+        x = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))  # in the order in which they lie
+    return _sizes_on_cpu(x.reshape(1, -1))[0]
+
+
+def _sizes_on_cpu(x: Tensor) -> list[float]:
+    """L2 norms of many, [tensors, numbers]."""
     norm_of, narrow = torch.linalg.vector_norm, torch.float32 if x.dtype in _HALF else None
     if x.shape[1] <= SMALL:
         sizes = norm_of(x, dim=1, dtype=narrow).tolist()
@@ -153,7 +158,7 @@ def sizes_on_cpu(x: Tensor) -> list[float]:
 def _squared_sizes(x: Tensor) -> list[Number]:
     """Sums of the squares of many, [tensors, numbers]."""
     if x.is_cpu:
-        return [size * size for size in sizes_on_cpu(x)]
+        return [size * size for size in _sizes_on_cpu(x)]
     wide = None if x.device.type == "mps" else torch.float64
     return list(torch.linalg.vector_norm(x, dim=1, dtype=wide).square().unbind())
 

@@ -1,14 +1,14 @@
 """What a step shows of the parameters: their sizes, their gradients, and how far the step moves them."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.diagnosis.measurement import Weight
-from sigmoidcore.diagnosis.statistics import SMALL, Number
+from sigmoidcore.diagnosis.statistics import SAFE, SMALL, Number, size_on_cpu
 from sigmoidcore.gain import norm
 from sigmoidcore.ranks import Ranks
 
@@ -75,7 +75,8 @@ class Weights:
     def after_step(self, moving: set[int]) -> None:
         """See how far each has moved since, and let the copies go."""
         own = [name for name in self._before if id(self.parameters[name]) in moving]
-        self._moves |= _norms({name: self._before.pop(name).sub_(_local(self.parameters[name])) for name in own})
+        now = {name: _local(self.parameters[name]) for name in own}
+        self._moves |= _distances({name: self._before.pop(name) for name in own}, now)
 
     @torch.no_grad()
     def conclude(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
@@ -90,10 +91,7 @@ class Weights:
         sizes = self._over(self._sizes, ranks)
         moves = dict(zip(self._moves, fetch(list(self._moves.values())), strict=True))
         gradients, moves = self._over(self._gradients, ranks), self._over(moves, ranks)
-        bad = {name: float(self._counts[name]) for name in self.parameters}
-        bad_gradients = {name: float(self._bad.get(name, 0)) for name in self.parameters}
-        if ranks.count > 1:
-            bad, bad_gradients = self._summed(bad, ranks), self._summed(bad_gradients, ranks)
+        bad, bad_gradients = self._counted(self._counts, ranks), self._counted(self._bad, ranks)
         used, alike = self._agreed(used | set(gradients), ranks)
         return tuple(
             Weight(
@@ -104,8 +102,8 @@ class Weights:
                 size=sizes[name],
                 gradient=gradients[name] / scale if name in gradients else None,
                 update=moves[name] / sizes[name] if name in moves and sizes[name] > 0 else None,
-                nonfinite=round(bad[name]),
-                nonfinite_gradient=round(bad_gradients[name]),
+                nonfinite=bad.get(name, 0),
+                nonfinite_gradient=bad_gradients.get(name, 0),
                 alike=name in alike,
             )
             for name, parameter in self.parameters.items()
@@ -120,8 +118,10 @@ class Weights:
     def _see_sizes(self) -> None:
         """The parameters as they are now, if it is the first time in this step that somebody asks."""
         if not self._sizes:
-            self._sizes, self._counts = _sizes({name: _local(p) for name, p in self.parameters.items()})
-            self._rows = {name: _rows(p) for name, p in self.parameters.items()}
+            local = {name: _local(p) for name, p in self.parameters.items()}
+            self._sizes, self._counts = _sizes(local)
+            unlike = {name for name in _unlike(local) if type(self.parameters[name]) in _WHOLE}
+            self._rows = {name: _UNLIKE if name in unlike else _rows(p) for name, p in self.parameters.items()}
 
     def _over(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
         """Norms; those of sharded parameters over the parts of all ranks."""
@@ -139,6 +139,13 @@ class Weights:
         parts = torch.tensor([mine[name] / copies[name] for name in sharded], dtype=torch.float64)
         return mine | dict(zip(sharded, ranks.total(parts, self._device).tolist(), strict=True))
 
+    def _counted(self, mine: Mapping[str, int], ranks: Ranks) -> Mapping[str, int]:
+        """Counts of parameters that are not 0; those of sharded ones over the parts of all ranks."""
+        if ranks.count == 1:
+            return mine
+        everything = self._summed({name: float(mine.get(name, 0)) for name in self.parameters}, ranks)
+        return {name: round(count) for name, count in everything.items()}
+
     def _agreed(self, used: set[str], ranks: Ranks) -> tuple[set[str], set[str]]:
         """Names of the parameters that are used on any rank, and of those whose rows are alike on all of them."""
         mine = [[float(name in used), *rows] for name, rows in self._rows.items()]
@@ -155,41 +162,68 @@ class Weights:
 
 def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
     """L2 norms; all at once where they are small enough for the sums of squares that PyTorch's fast kernels make."""
-    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-    for name, tensor in tensors.items():
-        groups.setdefault((tensor.device, tensor.dtype), []).append(name)
     found: dict[str, Number] = {}
-    for names in groups.values():
-        sizes = torch.stack(torch._foreach_norm([tensors[name] for name in names])).tolist()
-        for name, size in zip(names, sizes, strict=True):
-            few = tensors[name].numel() <= SMALL and tensors[name].element_size() >= 4
-            sure = (few and 1e-15 < size < 1e15) or not tensors[
-                name
-            ].numel()  # a rank may have no part of a sharded one
-            found[name] = size if sure else norm(tensors[name])
+    few = {name: t for name, t in tensors.items() if t.numel() <= SMALL and t.element_size() >= 4}
+    for names in _groups(few):
+        sizes = torch.stack(torch._foreach_norm([few[name] for name in names])).tolist()
+        found.update((n, size) for n, size in zip(names, sizes, strict=True) if SAFE[0] < size < SAFE[1])
+    for name in tensors.keys() - found.keys():
+        tensor = tensors[name]
+        found[name] = size_on_cpu(tensor) if tensor.is_cpu else norm(tensor)
+    return {name: found[name] for name in tensors}
+
+
+def _distances(before: dict[str, Tensor], now: dict[str, Tensor]) -> dict[str, Number]:
+    """L2 norms of differences; what was before is overwritten."""
+    large = {n: t for n, t in before.items() if t.is_cpu and t.numel() > PIECE and t.is_contiguous()}
+    for names in _groups({name: t for name, t in before.items() if name not in large}):
+        torch._foreach_sub_([before[name] for name in names], [now[name] for name in names])
+    found = _norms({name: t for name, t in before.items() if name not in large})
+    for name, tensor in large.items():
+        pieces = zip(tensor.flatten().split(PIECE), now[name].flatten().split(PIECE), strict=True)
+        found[name] = math.hypot(*(size_on_cpu(one.sub_(other)) for one, other in pieces))
     return found
 
 
 def _sizes(tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, int]]:
-    """L2 norms, and how many numbers are not finite, which is asked only where the norm says that there are any."""
+    """L2 norms, and how many numbers are not finite, of those of which the norm says that there are any."""
     norms = _norms(tensors)
     sizes = dict(zip(norms, fetch(list(norms.values())), strict=True))
-    counts = {n: 0 if math.isfinite(s) else int((~torch.isfinite(tensors[n])).sum()) for n, s in sizes.items()}
-    return sizes, counts
+    odd = [name for name, size in sizes.items() if not math.isfinite(size)]
+    return sizes, {name: int((~torch.isfinite(tensors[name])).sum()) for name in odd}
+
+
+def _unlike(tensors: dict[str, Tensor]) -> set[str]:
+    """Those whose first two rows do not begin with the same number: asked at once, for a question takes its time."""
+    several = {name: t for name, t in tensors.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
+    unlike = tensors.keys() - several.keys()
+    for names in _groups(several):
+        begin = [t.as_strided((2,), (t.stride(0),)) for t in map(several.__getitem__, names)]
+        first, second = torch.stack(begin, 1)
+        unlike.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
+    return unlike
+
+
+def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
+    """Names of tensors that one call may take together."""
+    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault((tensor.device, tensor.dtype), []).append(name)
+    return groups.values()
 
 
 def fetch(values: Sequence[Number]) -> list[float]:
     """Numbers of 0-dim tensors and numbers: one transfer for each device and dtype."""
-    result = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, value in enumerate(values):
         if isinstance(value, Tensor):
             groups.setdefault((value.device, value.dtype), []).append(i)
+    result = list(values)
     for places in groups.values():
         found = torch.stack([values[i] for i in places]).tolist()  # type: ignore[misc]
         for i, number in zip(places, found, strict=True):
             result[i] = float(number)
-    return result
+    return result  # type: ignore[return-value]
 
 
 def _local(values: Any) -> Tensor:
@@ -199,6 +233,10 @@ def _local(values: Any) -> Tensor:
 
 
 _WHOLE = (Tensor, nn.Parameter)
+_UNLIKE = [1.0, 0.0, 0.0, 0.0, 0.0]
+"""Of a parameter whose rows differ: see `_rows`."""
+PIECE = 2**18
+"""Numbers of a parameter that are compared with those before while they are in the processor's cache."""
 
 
 def _copies(parameter: nn.Parameter) -> int:
@@ -218,11 +256,11 @@ def _rows(parameter: nn.Parameter) -> list[float]:
     local, placements = _local(parameter), getattr(parameter, "placements", ())
     by_row = any(p.is_shard(0) for p in placements)
     if parameter.dim() < 2 or len(parameter) < 2 or not (by_row or _all_alike(local)):
-        return [1.0, 0.0, 0.0, 0.0, 0.0]
+        return _UNLIKE
     if not len(local):
         return [0.0, *[-math.inf] * 4]
     if len(local) > 1 and not _all_alike(local):
-        return [1.0, 0.0, 0.0, 0.0, 0.0]
+        return _UNLIKE
     if not by_row:
         return [0.0, 1.0, -1.0, 1.0, -1.0]
     row = local[0].double().flatten()
