@@ -7,6 +7,8 @@ from pathlib import Path
 def write_whole(path: Path, data: bytes) -> Path:
     """Write all or nothing: a reader finds the old file or the new one, never half of it.
 
+    A link in the file's place is replaced, not followed. When it returns, the file is on the disk.
+
     Args:
         path: of the file; its folder must exist.
         data: what will be in it.
@@ -20,11 +22,52 @@ def write_whole(path: Path, data: bytes) -> Path:
     # Processes that write the same file, ranks for example, each have a part of their own.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        part.unlink(missing_ok=True)
+        write_synced(part, data)
         part.replace(path)
+        sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet, and wait until the disk has it.
+
+    Raises:
+        FileExistsError: it is there.
+        OSError: it cannot be written; a part of it may be left.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, where the system can tell."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_no_link(path: Path, flags: int) -> int:
+    """Open a regular file by its own name: a link in its place is an error, so nobody is led out of the folder.
+
+    Args:
+        path: of the file.
+        flags: as for `os.open`.
+
+    Returns:
+        A file descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or it is a link, a folder or a device.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(f"{path} is no regular file: a run's folder holds no links")
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

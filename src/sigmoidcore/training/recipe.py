@@ -1,0 +1,97 @@
+"""How a network is trained: all that decides it beside the network and the data."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from sigmoidcore.networks import depth_scaled_lr
+
+Schedule = Callable[[int, int], float]
+"""Of the steps done and the steps in all: the share of the peak rate for the next step."""
+
+
+def hold_then_fall(step: int, steps: int) -> float:
+    """The peak rate for the first half of the steps, then a linear fall to 0.
+
+    Example:
+        >>> [hold_then_fall(step, 8) for step in (0, 4, 6)]
+        [1.0, 1.0, 0.5]
+    """
+    return min(1.0, 2 * (1 - step / steps))
+
+
+def cosine(step: int, steps: int) -> float:
+    """From the peak rate to 0 along half a cosine.
+
+    Example:
+        >>> [round(cosine(step, 8), 3) for step in (0, 4, 6)]
+        [1.0, 0.5, 0.146]
+    """
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def warmed_up(schedule: Schedule, warm_up: int) -> Schedule:
+    """The schedule, with a rise in a line over the first `warm_up` steps.
+
+    Example:
+        >>> [warmed_up(hold_then_fall, 4)(step, 80) for step in (0, 1, 3, 4)]
+        [0.25, 0.5, 1.0, 1.0]
+    """
+
+    def warm(step: int, steps: int) -> float:
+        return min(1.0, (step + 1) / max(1, warm_up)) * schedule(step, steps)
+
+    return warm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training samples.
+        batch_size: samples a step, over all processes together.
+        lr: total rate, see `depth_scaled_lr`.
+        seed: fixes the order of the samples.
+        equalize: whether an Equalizer watches and corrects.
+        every: the Equalizer's cadence.
+        rates: gives the optimizer's parameter groups, each with its rate, from the model and `lr`.
+        weight_decay: of AdamW.
+        schedule: of the rates.
+        clip: the largest size of the gradient of all parameters together; None: whatever it is.
+        accumulate: parts of a batch that are passed through the network one after the other, to save memory.
+        patience: epochs without a better metric after which training ends; None: it goes on.
+        class_weights: of the loss, [classes]; None: all alike.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    epochs: int = 10
+    batch_size: int = 100
+    lr: float = 0.03
+    seed: int = 0
+    equalize: bool = True
+    every: int | Literal["auto"] = "auto"
+    rates: Callable[[nn.Module, float], list[dict[str, Any]]] = depth_scaled_lr
+    weight_decay: float = 0.0
+    schedule: Schedule = hold_then_fall
+    clip: float | None = None
+    accumulate: int = 1
+    patience: int | None = None
+    class_weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
+        if not 1 <= self.accumulate <= self.batch_size:
+            raise ValueError(f"accumulate must be from 1 to batch_size ({self.batch_size}), got {self.accumulate}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be a number of epochs of at least 1, got {self.patience}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip must be a positive number, got {self.clip}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")

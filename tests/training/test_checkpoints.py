@@ -1,0 +1,241 @@
+"""Checkpoints are whole or not there; damage is seen, and the one before is used; nothing in them is run."""
+
+import hashlib
+import json
+import math
+import os
+import pickle
+import struct
+
+import pytest
+import torch
+
+from sigmoidcore.training.checkpoints import Checkpoints, DamagedError, _sum_of, read_tensors
+from sigmoidcore.training.state import State
+
+
+def state(step, score=None):
+    generator = torch.Generator().manual_seed(step)
+    weights = {"0.weight": torch.randn(8, 4, generator=generator), "0.alpha": torch.tensor(float(step))}
+    tensors = {"random.torch": torch.get_rng_state(), "optimizer.0.weight/step": torch.tensor(3.0)}
+    return State(step, score, weights, tensors, {"losses": [0.1, math.nan, -math.inf], "steps": 9})
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return Checkpoints(tmp_path / "checkpoints")
+
+
+def steps(checkpoints):
+    return [int(path.name.removeprefix("step-")) for path in checkpoints.paths()]
+
+
+def test_what_is_saved_comes_back_bit_for_bit(checkpoints):
+    saved = state(7, 0.5)
+    checkpoints.save(saved, b"x = 1\n")
+    read = checkpoints.read()
+    assert read.damaged == ()
+    assert read.config == b"x = 1\n"
+    assert (read.state.step, read.state.score) == (7, 0.5)
+    assert read.state.values["losses"][0] == 0.1
+    assert math.isnan(read.state.values["losses"][1])
+    assert read.state.values["losses"][2] == -math.inf
+    for before, after in ((saved.weights, read.state.weights), (saved.tensors, read.state.tensors)):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) and before[key].dtype == after[key].dtype for key in before)
+
+
+def test_a_folder_without_checkpoints_has_none(checkpoints):
+    assert checkpoints.read() is None
+    assert checkpoints.best() is None
+
+
+def test_the_two_latest_and_the_best_are_kept(checkpoints):
+    for step, score in [
+        (0, None),
+        (5, 80.0),
+        (10, 91.0),
+        (12, None),
+        (15, 91.0),
+        (20, math.nan),
+        (25, 89.0),
+        (26, None),
+    ]:
+        checkpoints.save(state(step, score))
+    assert steps(checkpoints) == [10, 25, 26]
+    assert checkpoints.best().name == "step-000000010"
+    assert sorted(p.name for p in checkpoints.folder.iterdir()) == [p.name for p in checkpoints.paths()]
+
+
+def test_a_checkpoint_of_the_same_step_replaces_the_one_before(checkpoints):
+    checkpoints.save(state(3))
+    checkpoints.save(state(3, 50.0))
+    assert checkpoints.read().state.score == 50.0
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "training.safetensors", "state.json", "config.toml", "manifest.json"]
+)
+def test_a_bit_that_flips_anywhere_is_seen_and_the_checkpoint_before_is_used(checkpoints, name):
+    checkpoints.save(state(1), b"a = 1\n")
+    path = checkpoints.save(state(2), b"a = 1\n") / name
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), max(1, 8 * len(whole) // 97)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        if name == "manifest.json" and whole[bit // 8 : bit // 8 + 1].isspace():
+            continue  # JSON means the same without it
+        path.write_bytes(flipped)
+        read = checkpoints.read()
+        assert read.state.step == 1, bit
+        assert len(read.damaged) == 1
+        assert "step-000000002 is damaged" in read.damaged[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "training.safetensors", "state.json", "config.toml", "manifest.json"]
+)
+def test_a_file_that_is_cut_off_or_missing_is_seen_and_the_checkpoint_before_is_used(checkpoints, name):
+    checkpoints.save(state(1), b"a = 1\n")
+    path = checkpoints.save(state(2), b"a = 1\n") / name
+    whole = path.read_bytes()
+    for length in {0, 1, len(whole) // 2, len(whole) - 2}:
+        path.write_bytes(whole[:length])
+        assert checkpoints.read().state.step == 1
+    path.unlink()
+    assert checkpoints.read().state.step == 1
+
+
+def test_where_none_is_sound_it_says_so_of_each(checkpoints):
+    for step in (1, 2):
+        (checkpoints.save(state(step)) / "state.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"no checkpoint is sound: .*step-000000002 is damaged.*step-000000001"):
+        checkpoints.read()
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(checkpoints, monkeypatch):
+    checkpoints.save(state(1))
+    real, calls = os.fsync, iter(range(100))
+    for failing in range(5):
+        calls = iter(range(100))
+
+        def full(descriptor, failing=failing, calls=calls):
+            if next(calls) == failing:
+                raise OSError(28, "No space left on device")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            checkpoints.save(state(2))
+        monkeypatch.setattr(os, "fsync", real)
+        assert [p.name for p in checkpoints.folder.iterdir()] == ["step-000000001"]
+        assert checkpoints.read().state.step == 1
+
+
+def test_what_a_killed_process_left_is_no_checkpoint_and_is_removed(checkpoints):
+    path = checkpoints.save(state(1))
+    for name in (".step-000000002.17.part", ".step-000000000.17.old"):
+        path.with_name(name).mkdir()
+        (path.with_name(name) / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.read().state.step == 1
+    assert checkpoints.read().damaged == ()
+    checkpoints.clean()
+    assert [p.name for p in checkpoints.folder.iterdir()] == ["step-000000001"]
+
+
+# --- hostile folders -------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (Bomb, "ran", True))
+
+
+def resealed(path, name, data):
+    """Put a file into a checkpoint, with the checksums that it should have."""
+    (path / name).write_bytes(data)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": _sum_of(manifest)}))
+
+
+def header(length, text=b""):
+    return struct.pack("<Q", length) + text
+
+
+def tensor(rows, end):
+    text = b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (rows, end)
+    return header(len(text), text)
+
+
+HOSTILE = {
+    "a pickle": pickle.dumps(Bomb()),
+    "nothing": b"",
+    "a header of 2^63 bytes": header(2**63),
+    "a header longer than the file": header(10**6, b"{}"),
+    "a tensor longer than the file": tensor(1_000_000, 4_000_000),
+    "a tensor of 2^62 rows": tensor(2**62, 0),
+    "a header that is deep": header(20000, b"[" * 20000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "state.json"])
+def test_hostile_files_with_right_checksums_are_damage_and_run_nothing(checkpoints, name, data):
+    checkpoints.save(state(1))
+    resealed(checkpoints.save(state(2)), name, data)
+    read = checkpoints.read()
+    assert read.state.step == 1
+    assert len(read.damaged) == 1
+    assert not Bomb.ran
+
+
+def test_json_that_is_deep_is_damage(checkpoints):
+    checkpoints.save(state(1))
+    resealed(checkpoints.save(state(2)), "state.json", b"[" * 100_000)
+    assert checkpoints.read().state.step == 1
+
+
+def test_a_file_larger_than_it_can_be_is_not_read(checkpoints):
+    checkpoints.save(state(1))
+    path = checkpoints.save(state(2)) / "model.safetensors"
+    os.truncate(path, 1 << 40)  # a hole: no disk space
+    assert checkpoints.read(largest=10_000).state.step == 1
+
+
+def test_links_are_not_followed(checkpoints, tmp_path):
+    checkpoints.save(state(1))
+    path = checkpoints.save(state(2)) / "model.safetensors"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert "links" in checkpoints.read().damaged[0]
+    path.parent.rename(tmp_path / "all")
+    path.parent.symlink_to(tmp_path / "all")
+    assert steps(checkpoints) == [1]
+    checkpoints.folder.rename(tmp_path / "moved")
+    checkpoints.folder.symlink_to(tmp_path / "moved")
+    assert checkpoints.read() is None
+    with pytest.raises(OSError, match="links"):
+        checkpoints.save(state(3))
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "other.json"])
+def test_names_in_a_manifest_lead_nowhere(checkpoints, name):
+    checkpoints.save(state(1))
+    path = checkpoints.save(state(2)) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    manifest["files"][name] = manifest["files"].pop("state.json")
+    path.write_text(json.dumps({**manifest, "sha256": _sum_of(manifest)}))
+    assert "that of another checkpoint" in checkpoints.read().damaged[0]
+
+
+def test_weights_that_are_a_pickle_are_refused_by_their_first_bytes(tmp_path):
+    path = tmp_path / "model.safetensors"
+    torch.save({"a": Bomb()}, path)
+    with pytest.raises(DamagedError, match=r"model\.safetensors is no safetensors file"):
+        read_tensors(path)
+    assert not Bomb.ran
