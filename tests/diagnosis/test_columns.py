@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigmoidcore.diagnosis.columns import columns, folded, left, printable, right, shortened, wrapped
+from sigmoidcore.diagnosis.report.columns import columns, folded, left, printable, right, shortened, wrapped
 
 ANYTHING = st.text(alphabet=st.characters(codec=None))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pictured
 import pytest
 
-from sigmoidcore.diagnosis import depth
 from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.report import depth
 
 
 def measured(*layers, weights=(), step=None):

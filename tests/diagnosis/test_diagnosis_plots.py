@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis import plots
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.report import plots
 
 
 def pixels(figure):

@@ -18,7 +18,7 @@ import sigmoidcore as sc
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.page.document import AT_ONCE, FINDINGS, NAMED
+from sigmoidcore.diagnosis.report.page.document import AT_ONCE, FINDINGS, NAMED
 
 LIMIT = 2_000_000
 EVIL = [

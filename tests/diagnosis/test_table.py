@@ -10,7 +10,7 @@ from made_up import changed, stack
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.table import first_weights, layers
+from sigmoidcore.diagnosis.report.table import first_weights, layers
 
 
 def test_the_columns_are_the_fields_of_a_layer_and_three_of_its_weight():

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import changed, dead, frozen, stack, vanishing
 
-from sigmoidcore.diagnosis.columns import columns
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.listing import ROWS, WHOLE, number, scientific
 from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.text import told
+from sigmoidcore.diagnosis.report.columns import columns
+from sigmoidcore.diagnosis.report.listing import ROWS, WHOLE, number, scientific
+from sigmoidcore.diagnosis.report.text import told
 
 GOLDEN = Path(__file__).parent / "golden"
 

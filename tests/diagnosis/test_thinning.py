@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sigmoidcore.diagnosis import thinning
-from sigmoidcore.diagnosis.depth import Sizes
+from sigmoidcore.diagnosis.report import thinning
+from sigmoidcore.diagnosis.report.depth import Sizes
 
 
 @pytest.mark.parametrize("layers", [1, 2, 7, 240, 241, 480, 481, 10_000])

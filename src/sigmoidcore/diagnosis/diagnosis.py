@@ -51,13 +51,13 @@ class Diagnosis:
     @property
     def layers(self) -> "pandas.DataFrame":
         """A row for each layer: needs pandas (extra `tables`)."""
-        from sigmoidcore.diagnosis.table import layers
+        from sigmoidcore.diagnosis.report.table import layers
 
         return layers(self.measurement)
 
     def __str__(self) -> str:
         """Fits a terminal of 80 columns, however many layers there are: findings first, then the worst layers."""
-        from sigmoidcore.diagnosis.text import told
+        from sigmoidcore.diagnosis.report.text import told
 
         return told(self)
 
@@ -76,13 +76,13 @@ class Diagnosis:
 
     def to_html(self, path: str | Path) -> Path:
         """Write one self-contained page that needs no network; returns its path."""
-        from sigmoidcore.diagnosis.page import to_html
+        from sigmoidcore.diagnosis.report.page import to_html
 
         return to_html(self, path)
 
     def plot(self) -> "Figure":
         """Profile, saturation and activations over depth: needs matplotlib (extra `plots`)."""
-        from sigmoidcore.diagnosis.plots import overview
+        from sigmoidcore.diagnosis.report.plots import overview
 
         return overview(self)
 

@@ -42,8 +42,8 @@ def _no_gradient(evidence: Evidence) -> Found | None:
         len(missing),
         0,
         f"{listed(missing)} should train and {'gets' if len(missing) == 1 else 'get'} no gradient: {what}.",
-        remedy="Use them, or, if they are to stay as they are, set requires_grad to False: that says so and saves memory. "
-        "DDP needs find_unused_parameters=True.",
+        remedy="Use them, or, if they are to stay as they are, set requires_grad to False: that says so and saves "
+        "memory. DDP needs find_unused_parameters=True.",
     )
 
 
@@ -161,8 +161,8 @@ NO_GRADIENT = Rule(
     source="Arithmetic.",
     why=(
         "The graph is cut between two layers, or the loss does not depend on the parameters, as on those of a head "
-        "that is not used: it should train, and does not. Error: no parameter gets one. In a training, a gradient at any "
-        "measured step is enough."
+        "that is not used: it should train, and does not. Error: no parameter gets one. In a training, a gradient at "
+        "any measured step is enough."
     ),
     remedy=(
         "Look for detach(), .item(), .data, NumPy or torch.no_grad() between these layers, and for a part that is not "

@@ -10,14 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from sigmoidcore.diagnosis.columns import printable
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.page.panel import Panel
-from sigmoidcore.diagnosis.page.panels import panels
-from sigmoidcore.diagnosis.page.rows import Table, table
-from sigmoidcore.diagnosis.wording import clipped, counted, short, shown
+from sigmoidcore.diagnosis.report.columns import printable
+from sigmoidcore.diagnosis.report.page.panel import Panel
+from sigmoidcore.diagnosis.report.page.panels import panels
+from sigmoidcore.diagnosis.report.page.rows import Table, table
+from sigmoidcore.diagnosis.report.wording import clipped, counted, short, shown
 
 LARGEST = 1_900_000
 """Bytes of the page: what figures and findings leave of it is the table's, and layers that do not fit are left out."""
@@ -91,7 +91,7 @@ def _page(diagnosis: Diagnosis) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("sigmoidcore.diagnosis.page").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("sigmoidcore.diagnosis.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _verdict(diagnosis: Diagnosis) -> str:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from sigmoidcore.diagnosis.columns import columns, left, printable, right, shortened
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measurement import Layer, Measurement
-from sigmoidcore.diagnosis.table import first_weights
+from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened
+from sigmoidcore.diagnosis.report.table import first_weights
 
 WHOLE = 20
 """A network of at most so many layers is shown whole."""

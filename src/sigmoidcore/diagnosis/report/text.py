@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from sigmoidcore.diagnosis.columns import folded, printable, shortened, wrapped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.listing import listing
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.through_steps import through_steps
-from sigmoidcore.diagnosis.wording import counted
+from sigmoidcore.diagnosis.report.columns import folded, printable, shortened, wrapped
+from sigmoidcore.diagnosis.report.listing import listing
+from sigmoidcore.diagnosis.report.through_steps import through_steps
+from sigmoidcore.diagnosis.report.wording import counted
 
 WIDTH = 80
 FINDINGS = 10

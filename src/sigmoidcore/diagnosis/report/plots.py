@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sigmoidcore.diagnosis import depth, thinning
 from sigmoidcore.diagnosis.measurement import BINS, SHUT, Measurement
-from sigmoidcore.diagnosis.wording import short
+from sigmoidcore.diagnosis.report import depth, thinning
+from sigmoidcore.diagnosis.report.wording import short
 
 try:
     from matplotlib.axes import Axes

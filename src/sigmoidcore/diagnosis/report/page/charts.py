@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmoidcore.diagnosis.wording import power
+from sigmoidcore.diagnosis.report.wording import power
 
 Levels = NDArray[np.int64]
 Runs = Iterable[tuple[int, int]]

@@ -1,9 +1,9 @@
 """The figures of the page, in its order."""
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.page import bars, heat
-from sigmoidcore.diagnosis.page.lines import through_time
-from sigmoidcore.diagnosis.page.panel import Panel
+from sigmoidcore.diagnosis.report.page import bars, heat
+from sigmoidcore.diagnosis.report.page.lines import through_time
+from sigmoidcore.diagnosis.report.page.panel import Panel
 
 
 def panels(diagnosis: Diagnosis) -> list[Panel]:

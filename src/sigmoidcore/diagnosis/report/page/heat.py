@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 
-from sigmoidcore.diagnosis import depth, thinning
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measurement import BINS, SHUT, Measurement
-from sigmoidcore.diagnosis.page import charts
-from sigmoidcore.diagnosis.page.charts import Chart, Levels, Tick
-from sigmoidcore.diagnosis.page.panel import COLUMNS, Panel, key, scale, thinned
-from sigmoidcore.diagnosis.wording import counted, percent, short, shown
+from sigmoidcore.diagnosis.report import depth, thinning
+from sigmoidcore.diagnosis.report.page import charts
+from sigmoidcore.diagnosis.report.page.charts import Chart, Levels, Tick
+from sigmoidcore.diagnosis.report.page.panel import COLUMNS, Panel, key, scale, thinned
+from sigmoidcore.diagnosis.report.wording import counted, percent, short, shown
 
 STEPS = 64
 """Rows of the heat map over steps."""

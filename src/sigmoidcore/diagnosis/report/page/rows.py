@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sigmoidcore.diagnosis.columns import printable
-from sigmoidcore.diagnosis.depth import spread_evenly
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.listing import named_layers
 from sigmoidcore.diagnosis.measurement import Layer, Measurement
-from sigmoidcore.diagnosis.table import first_weights
-from sigmoidcore.diagnosis.wording import percent, short, shown
+from sigmoidcore.diagnosis.report.columns import printable
+from sigmoidcore.diagnosis.report.depth import spread_evenly
+from sigmoidcore.diagnosis.report.listing import named_layers
+from sigmoidcore.diagnosis.report.table import first_weights
+from sigmoidcore.diagnosis.report.wording import percent, short, shown
 
 FIRST = 100
 """Rows that the page holds without its script; those are the ones that a page of the table has with it."""

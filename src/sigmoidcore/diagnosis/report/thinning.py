@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sigmoidcore.diagnosis.depth import Floats, Ints, Sizes
+from sigmoidcore.diagnosis.report.depth import Floats, Ints, Sizes
 
 
 def pitch(at: Ints) -> int:

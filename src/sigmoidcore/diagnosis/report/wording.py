@@ -2,7 +2,7 @@
 
 import math
 
-from sigmoidcore.diagnosis.columns import printable
+from sigmoidcore.diagnosis.report.columns import printable
 
 NAME = 160
 """Characters of a name; a longer one is shortened in its middle."""

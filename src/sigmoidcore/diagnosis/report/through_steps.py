@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from sigmoidcore.diagnosis.columns import columns, left, printable, right, shortened
-from sigmoidcore.diagnosis.listing import GAP, scientific
 from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened
+from sigmoidcore.diagnosis.report.listing import GAP, scientific
 
 LAYERS = 6
 """Layers that are shown: those whose gradient changes most."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sigmoidcore.diagnosis import depth
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measurement import Layer
-from sigmoidcore.diagnosis.page import charts
-from sigmoidcore.diagnosis.page.charts import BAND, TALL, Chart, Tick
-from sigmoidcore.diagnosis.page.panel import Panel
-from sigmoidcore.diagnosis.wording import counted, short, shown
+from sigmoidcore.diagnosis.report import depth
+from sigmoidcore.diagnosis.report.page import charts
+from sigmoidcore.diagnosis.report.page.charts import BAND, TALL, Chart, Tick
+from sigmoidcore.diagnosis.report.page.panel import Panel
+from sigmoidcore.diagnosis.report.wording import counted, short, shown
 
 LINES = 6
 """Recurrent layers that are drawn; the others have a row in the table only."""

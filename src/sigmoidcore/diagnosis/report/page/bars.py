@@ -7,15 +7,15 @@ import math
 
 import numpy as np
 
-from sigmoidcore.diagnosis import depth, thinning
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.listing import named_layers
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.page import charts
-from sigmoidcore.diagnosis.page.charts import BAND, TALL, Chart, Tick
-from sigmoidcore.diagnosis.page.panel import COLUMNS, Panel, key, thinned
-from sigmoidcore.diagnosis.wording import counted, power, short, shown
+from sigmoidcore.diagnosis.report import depth, thinning
+from sigmoidcore.diagnosis.report.listing import named_layers
+from sigmoidcore.diagnosis.report.page import charts
+from sigmoidcore.diagnosis.report.page.charts import BAND, TALL, Chart, Tick
+from sigmoidcore.diagnosis.report.page.panel import COLUMNS, Panel, key, thinned
+from sigmoidcore.diagnosis.report.wording import counted, power, short, shown
 
 _MARKS = {"nan": "not a number", "inf": "infinite", "0": "vanished to 0", "none": "no gradient came back"}
 
