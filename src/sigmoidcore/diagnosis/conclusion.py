@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore.diagnosis.measurement import BINS, SHUT, STEPS, Layer, Measurement
 from sigmoidcore.diagnosis.recording import Recording
@@ -43,18 +45,14 @@ def conclude(
     rows, sums = joined.rows, [*joined.sums, joined.inputs]
     device = next((p.device for p in weights.parameters.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in recordings for note in r.notes))
-    together = ranks.same(torch.tensor([_fingerprint(rows, sums)], dtype=torch.float64, device=device))
+    together = ranks.count == 1 or ranks.same(
+        torch.tensor([_fingerprint(rows, sums)], dtype=torch.float64, device=device)
+    )
     if not together:
         notes.append("the ranks ran different layers: numbers of layers are those of this rank alone")
     over = _Over(ranks if together else Alone(), device)
-    facts = _facts(sums, over)
-    factor = 1.0 / (scale * over.count)
-    gradients = [_gradient(row, of_row, factor) for row, of_row in zip(rows, facts, strict=False)]
-    layers = []
-    for row, of_row, gradient in zip(rows, facts, gradients, strict=False):
-        before = [g for g in (gradients[i] for i in bits(row.sources)) if g is not None]
-        gain = max(before) / gradient if before and gradient else None
-        layers.append(_layer(row, of_row, gradient, gain, factor))
+    *facts, inputs = _facts(sums, over)
+    layers = _layers(rows, facts, factor=1.0 / (scale * over.count))
     used = {name for r in recordings for name in r.tracker.used}
     found = weights.conclude(used, scale, ranks)
     trained = {w.name for w in found if w.gradient is not None}
@@ -65,7 +63,6 @@ def conclude(
             "also run without gradients (torch.no_grad, detach), in reentrant activation checkpoints (use "
             "use_reentrant=False), or behind a function of the user's own"
         )
-    inputs = facts[-1]
     last = next((r.tracker for r in reversed(recordings) if r.tracker.loss_function), None)
     read = last.rows[last.loss_reads].name if last and last.loss_reads >= 0 else None
     samples = int(over.total(torch.tensor([float(sum(r.samples for r in recordings))])))
@@ -77,9 +74,9 @@ def conclude(
         loss=None if loss is None else float(over.total(torch.tensor([loss], dtype=torch.float64))) / over.count,
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, row in enumerate(rows) if row.name == read), None),
-        input_rms=inputs.rms if inputs.scalars["count"] else None,
+        input_rms=inputs.rms if inputs.count else None,
         input_spread=inputs.spread,
-        input_nonfinite=int(inputs.scalars["nonfinite"]),
+        input_nonfinite=inputs.nonfinite,
         ranks=ranks.count,
         seconds=seconds,
         notes=tuple(notes),
@@ -122,15 +119,25 @@ class _Over:
         return self.ranks.total(values, self._device, op)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Facts:
-    """The numbers of one layer, over all passes and ranks."""
+    """The numbers of one layer, over all passes and ranks; `Layer` and `Sums` have the meaning of the fields."""
 
-    scalars: dict[str, float]
-    heads: Tensor | None
-    steps: Tensor | None
-    step_samples: Tensor | None
+    count: float
+    rms: float
+    spread: float | None
+    nonfinite: int
+    mean: float
+    size: float | None
+    """Of the gradient, not unscaled."""
+    nonfinite_gradient: int
     largest: float
+    rows: float
+    entropy: float | None
+    looks: float
+    heads: Tensor | None = None
+    steps: Tensor | None = None
+    step_samples: Tensor | None = None
     neurons: int | None = None
     relative_slope: float | None = None
     saturated: float | None = None
@@ -140,135 +147,141 @@ class _Facts:
     low: float | None = None
     high: float | None = None
 
-    @property
-    def rms(self) -> float:
-        return _root(self.scalars["squares"], self.scalars["count"])
-
-    @property
-    def spread(self) -> float | None:
-        several = self.scalars["several"]
-        if not several:
-            return None
-        squares, deviations = self.scalars["squares"] * several / self.scalars["count"], self.scalars["deviations"]
-        if not math.isfinite(squares) or not math.isfinite(deviations):
-            return math.nan
-        return min(1.0, math.sqrt(max(0.0, deviations) / squares)) if squares > 0 else 0.0
-
 
 def _facts(sums: Sequence[Sums], over: _Over) -> list[_Facts]:
     """Everything at once: a number at a time would take longer than the training step."""
-    scalars = torch.tensor(fetch([getattr(s, name) for s in sums for name in SCALARS]), dtype=torch.float64)
-    scalars = over.total(scalars).reshape(len(sums), len(SCALARS))
-    largest = over.total(torch.tensor(fetch([s.largest for s in sums]), dtype=torch.float64), "MAX").tolist()
-    vectors = {name: _vectors(sums, name, over) for name in VECTORS}
-    facts = [
-        _Facts(
-            dict(zip(SCALARS, numbers, strict=True)),
-            vectors["heads"][i],
-            vectors["steps"][i],
-            vectors["step_samples"][i],
-            largest[i],
-        )
-        for i, numbers in enumerate(scalars.tolist())
-    ]
-    _add_neurons(facts, vectors["slopes"])
+    scalars = torch.tensor(fetch([number for s in sums for number in _scalars(s)]), dtype=torch.float64)
+    of = dict(zip(SCALARS, over.total(scalars).reshape(len(sums), len(SCALARS)).unbind(1), strict=True))
+    largest = over.total(torch.tensor(fetch([s.largest for s in sums]), dtype=torch.float64), "MAX")
+    squares, deviations = of["squares"] * of["several"] / of["count"], of["deviations"]
+    spread = torch.where(squares > 0, (deviations.clamp_min(0) / squares).sqrt().clamp_max(1), 0.0)
+    spread += squares - squares + deviations - deviations  # nan where one of them is not finite
+    columns = (
+        of["count"].tolist(),
+        (of["squares"] / of["count"]).sqrt().tolist(),
+        _known(spread, of["several"]),
+        of["nonfinite"].long().tolist(),
+        (of["total"] / of["seen"]).tolist(),
+        _known((of["gradient"] / of["samples"]).sqrt(), of["arrivals"]),
+        of["nonfinite_gradient"].long().tolist(),
+        largest.tolist(),
+        of["rows"].tolist(),
+        _known(of["entropy"] / of["queries"], of["queries"]),
+        of["looks"].tolist(),
+    )
+    facts = [_Facts(*numbers) for numbers in zip(*columns, strict=True)]
+    for name in ("heads", "steps", "step_samples"):
+        for i, vector in _vectors(sums, name, over):
+            setattr(facts[i], name, vector)
+    _add_neurons(facts, _vectors(sums, "slopes", over))
     _add_histograms(facts, sums, over)
     return facts
 
 
-def _add_neurons(facts: list[_Facts], slopes: list[Tensor | None]) -> None:
-    present = [i for i, s in enumerate(slopes) if s is not None and len(s) and facts[i].scalars["rows"]]
-    if not present:
+_scalars = operator.attrgetter(*SCALARS)
+
+
+def _known(values: Tensor, where: Tensor) -> list[float | None]:
+    """Numbers; None where there is nothing to take them from."""
+    return [value if there else None for value, there in zip(values.tolist(), where.tolist(), strict=True)]
+
+
+def _add_neurons(facts: list[_Facts], slopes: list[tuple[int, Tensor]]) -> None:
+    slopes = [(i, sums) for i, sums in slopes if sums.numel() and facts[i].rows]
+    if not slopes:
         return
-    lengths = torch.tensor([len(slopes[i]) for i in present])  # type: ignore[arg-type]
-    rows = torch.tensor([facts[i].scalars["rows"] for i in present], dtype=torch.float64)
-    of = torch.repeat_interleave(torch.arange(len(present)), lengths)
-    means = torch.cat([slopes[i] for i in present]) / rows[of]  # type: ignore[misc]
-    counts = _counts(means, of, len(present))
-    shares = [_by_row(x, of, len(present)) / lengths for x in (means, (means < SHUT).double(), (means == 0).double())]
-    for i, n, mean, shut, dead, histogram in zip(
-        present, lengths.tolist(), *(share.tolist() for share in shares), counts.tolist(), strict=True
-    ):
+    lengths = torch.tensor([sums.numel() for _, sums in slopes])
+    rows = torch.tensor([facts[i].rows for i, _ in slopes], dtype=torch.float64)
+    of = torch.repeat_interleave(torch.arange(len(slopes)), lengths)
+    means = torch.cat([sums for _, sums in slopes]) / rows[of]
+    columns = torch.stack([means, (means < SHUT).double(), (means == 0).double()])
+    shares = torch.zeros(3, len(slopes), dtype=torch.float64).index_add_(1, of, columns) / lengths
+    counts = _counts(means, of, len(slopes))
+    for (i, sums), mean, shut, dead, histogram in zip(slopes, *shares.tolist(), counts.tolist(), strict=True):
         fact = facts[i]
-        fact.neurons, fact.relative_slope, fact.saturated, fact.dead = n, mean, shut, dead
+        fact.neurons, fact.relative_slope, fact.saturated, fact.dead = sums.numel(), mean, shut, dead
         fact.slopes = tuple(histogram)
 
 
 def _add_histograms(facts: list[_Facts], sums: Sequence[Sums], over: _Over) -> None:
     kept = [torch.cat(s.kept) if len(s.kept) > 1 else s.kept[0] if s.kept else torch.zeros(0) for s in sums]
-    lengths = torch.tensor([len(k) for k in kept])
     if len({(k.device, k.dtype) for k in kept}) > 1:
         kept = [k.to("cpu", torch.float32) for k in kept]
-    values = torch.cat(kept).cpu()
-    of = torch.repeat_interleave(torch.arange(len(kept)), lengths)
+    kept.append(kept[0].new_full((1,), math.nan))  # one number at least: the largest of none is an error
+    values = pad_sequence(kept, batch_first=True, padding_value=math.nan)[:-1].cpu()
     if not bool(torch.isfinite(values).all()):
-        finite = torch.isfinite(values)
-        values, of = values[finite], of[finite]
-    limits = torch.full((2, len(kept)), -math.inf, dtype=values.dtype)
-    limits[0].scatter_reduce_(0, of, -values, "amax")
-    limits[1].scatter_reduce_(0, of, values, "amax")
-    limits = over.total(limits, "MAX")
-    low, width = -limits[0], (limits[1] + limits[0]).clamp_min(0)
+        values = values + (values - values)  # what is not finite becomes nan
+    limits = torch.stack([values, -values]).nan_to_num_(-math.inf, math.inf, -math.inf).amax(2)
+    most, least = over.total(limits, "MAX").to(values)
+    width = most + least
     width = torch.where(width > 0, width, 1.0)
-    scaled = (values - low[of].to(values)) / width[of].to(values)
-    counts = over.total(_counts(scaled, of, len(kept)).double())
-    for fact, least, most, histogram in zip(facts, low.tolist(), limits[1].tolist(), counts.tolist(), strict=True):
-        if math.isfinite(least):
-            fact.low, fact.high, fact.histogram = least, most, tuple(int(c) for c in histogram)
+    counts = _counts((values + least[:, None]) / width[:, None], torch.arange(len(kept) - 1)[:, None], len(kept) - 1)
+    for fact, low, high, histogram in zip(
+        facts, (-least).tolist(), most.tolist(), over.total(counts).long().tolist(), strict=True
+    ):
+        if math.isfinite(low):
+            fact.low, fact.high, fact.histogram = low, high, tuple(histogram)
 
 
 def _counts(values: Tensor, of: Tensor, rows: int) -> Tensor:
-    """Histograms [rows, BINS] over [0, 1] of the values of each row."""
-    places = (values * BINS).nan_to_num(0.0).clamp(0, BINS - 1).long() + of * BINS
-    return torch.bincount(places, minlength=rows * BINS).reshape(rows, BINS)
+    """Histograms [rows, BINS] over [0, 1] of the values of each row; nan is not counted."""
+    places = (values * BINS).clamp_(0, BINS - 1).nan_to_num_(BINS).long() + of * (BINS + 1)
+    return torch.bincount(places.flatten(), minlength=rows * (BINS + 1)).reshape(rows, BINS + 1)[:, :BINS]
 
 
-def _by_row(values: Tensor, of: Tensor, rows: int) -> Tensor:
-    return torch.zeros(rows, dtype=values.dtype).index_add_(0, of, values)
+def _layers(rows: Sequence[Row], facts: Sequence[_Facts], factor: float) -> list[Layer]:
+    sources = [tuple(bits(row.sources)) for row in rows]
+    gradients = [None if f.size is None else f.size * factor / row.scale for row, f in zip(rows, facts, strict=True)]
+    layers = []
+    for row, of_row, gradient, places in zip(rows, facts, gradients, sources, strict=True):
+        before = [g for g in (gradients[i] for i in places) if g is not None]
+        gain = max(before) / gradient if before and gradient else None
+        layers.append(_layer(row, of_row, places, gradient, gain, factor))
+    return layers
 
 
-def _gradient(row: Row, facts: _Facts, factor: float) -> float | None:
-    numbers = facts.scalars
-    return _root(numbers["gradient"], numbers["samples"]) * factor / row.scale if numbers["arrivals"] else None
-
-
-def _layer(row: Row, facts: _Facts, gradient: float | None, gain: float | None, factor: float) -> Layer:
-    numbers = facts.scalars
-    attends = facts.heads is not None and numbers["queries"] > 0 and (row.attends or row.function != "softmax")
+def _layer(
+    row: Row, facts: _Facts, sources: tuple[int, ...], gradient: float | None, gain: float | None, factor: float
+) -> Layer:
+    attends = facts.heads is not None and (row.attends or row.function != "softmax")
     dtype = str(row.data["dtype"]).removeprefix("torch.")
     return Layer(
         name=row.name,
         module=row.module,
         kind=row.kind,
         role="attention" if row.attends else row.role,
-        sources=tuple(bits(row.sources)),
+        sources=sources,
         weights=row.weights,
         gate=row.gate,
         shape=tuple(row.data["shape"]),
         dtype=dtype,
         gradient=gradient,
         gain=gain,
-        nonfinite=int(numbers["nonfinite"]),
-        nonfinite_gradient=int(numbers["nonfinite_gradient"]),
-        mean=row.scale * numbers["total"] / numbers["seen"] if numbers["seen"] else math.nan,
+        nonfinite=facts.nonfinite,
+        nonfinite_gradient=facts.nonfinite_gradient,
+        mean=row.scale * facts.mean,
         rms=row.scale * facts.rms,
         spread=facts.spread,
         largest=row.scale * facts.largest if dtype in ("float16", "bfloat16") else None,
-        rows=int(numbers["rows"]),
+        rows=int(facts.rows),
         neurons=facts.neurons,
         relative_slope=facts.relative_slope,
         saturated=facts.saturated if row.data.get("shuts") else None,
         dead=facts.dead if row.data.get("flat") else None,
         slopes=facts.slopes,
-        entropy=numbers["entropy"] / numbers["queries"] if attends else None,
-        sharp=float((facts.heads / numbers["looks"] < SHUT).double().mean())
-        if attends and facts.heads is not None
-        else None,
+        entropy=facts.entropy if attends else None,
+        sharp=_sharp(facts) if attends else None,
         steps=_steps(facts, factor),
         histogram=facts.histogram,
         low=None if facts.low is None else row.scale * facts.low,
         high=None if facts.high is None else row.scale * facts.high,
     )
+
+
+def _sharp(facts: _Facts) -> float | None:
+    if facts.heads is None or facts.entropy is None:
+        return None
+    return float((facts.heads / facts.looks < SHUT).double().mean())
 
 
 def _steps(facts: _Facts, factor: float) -> tuple[float, ...] | None:
@@ -280,21 +293,16 @@ def _steps(facts: _Facts, factor: float) -> tuple[float, ...] | None:
     return tuple(sizes[round(i * (len(sizes) - 1) / max(1, count - 1))] for i in range(count))
 
 
-def _vectors(sums: Sequence[Sums], name: str, over: _Over, op: str = "SUM") -> list[Tensor | None]:
-    """One kind of vector of all layers, over the ranks, on the CPU in float64."""
-    present = [(i, v) for i, s in enumerate(sums) if (v := getattr(s, name)) is not None]
-    result: list[Tensor | None] = [None] * len(sums)
-    if present:
-        flat = torch.cat([v for _, v in present]) if len({(v.device, v.dtype) for _, v in present}) == 1 else None
-        flat = torch.cat([v.to("cpu", torch.float64) for _, v in present]) if flat is None else flat
-        parts = torch.split(over.total(flat.to("cpu", torch.float64), op), [len(v) for _, v in present])
-        for (i, _), part in zip(present, parts, strict=True):
-            result[i] = part
-    return result
-
-
-def _root(squares: float, count: float) -> float:
-    return math.sqrt(squares / count) if count and squares >= 0 else math.nan
+def _vectors(sums: Sequence[Sums], name: str, over: _Over) -> list[tuple[int, Tensor]]:
+    """One kind of vector of all layers that have it, over the ranks, on the CPU in float64, each with its layer."""
+    present = [(i, v) for i, v in enumerate(map(operator.attrgetter(name), sums)) if v is not None]
+    if not present:
+        return []
+    vectors = [v for _, v in present]
+    if len({(v.device, v.dtype) for v in vectors}) > 1:
+        vectors = [v.to("cpu", torch.float64) for v in vectors]
+    flat = over.total(torch.cat(vectors).to("cpu", torch.float64))
+    return [(i, part) for (i, v), part in zip(present, torch.split(flat, [v.numel() for v in vectors]), strict=True)]
 
 
 def _fingerprint(rows: Sequence[Row], sums: Sequence[Sums]) -> float:

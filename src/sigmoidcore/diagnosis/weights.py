@@ -180,7 +180,7 @@ def _distances(before: dict[str, Tensor], now: dict[str, Tensor]) -> dict[str, N
         torch._foreach_sub_([before[name] for name in names], [now[name] for name in names])
     found = _norms({name: t for name, t in before.items() if name not in large})
     for name, tensor in large.items():
-        pieces = zip(tensor.flatten().split(PIECE), now[name].flatten().split(PIECE), strict=True)
+        pieces = zip(*(torch.split(t.flatten(), PIECE) for t in (tensor, now[name])), strict=True)
         found[name] = math.hypot(*(size_on_cpu(one.sub_(other)) for one, other in pieces))
     return found
 
