@@ -72,7 +72,8 @@ def test_a_slice_of_an_mlp_is_a_part_of_the_network_as_with_nn_sequential():
     model, x = MLP(7, 6, 3, 2), torch.randn(4, 7)
     assert torch.equal(model[-1](model[:-1](x)), model(x))
     for part in (model[:-1], model[2:], model[::2]):
-        assert type(part) is nn.Sequential
+        assert isinstance(part, nn.Sequential)
+        assert not isinstance(part, MLP)
     assert list(model[2:4]) == [model[2], model[3]]
     assert list(model[:0]) == []
 

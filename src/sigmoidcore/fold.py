@@ -17,7 +17,7 @@ from sigmoidcore.contents import contents
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
-from sigmoidcore.networks import RNN
+from sigmoidcore.networks import RNN, Chain
 from sigmoidcore.plain import folded_rnn, rewrite, with_constants, with_states
 from sigmoidcore.profile import Stepwise
 from sigmoidcore.recurrent import RecurrentCores
@@ -211,7 +211,8 @@ def _check_classes(model: nn.Module) -> None:
                 "given to torch.compile, and compile the copy"
             )
         cls = type(module)
-        own = next((kind.forward for kind in (SigmoidCore, RNN) if isinstance(module, kind)), nn.Sequential.forward)
+        kinds = SigmoidCore, RNN, Chain
+        own = next((kind.forward for kind in kinds if isinstance(module, kind)), nn.Sequential.forward)
         ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.partition(".")[0] == "sigmoidcore"
         if ours and cls.forward is not own:
             raise ValueError(f"'{name}' is a {cls.__name__} with a forward of its own, which has no plain counterpart")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore import stack
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.gain import slope_for_gain
 from sigmoidcore.profile import Stepwise
@@ -20,7 +21,20 @@ HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
 """Measured constants of the rates (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
 
 
-class MLP(nn.Sequential):
+class Chain(nn.Sequential):
+    """Layers one after the other, as `nn.Sequential`; hidden layers in a row are computed as one: see `stack`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply all layers."""
+        return stack.run(list(self._modules.values()), input)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer, or for a slice the part of the network."""
+        layers = list(self.children())
+        return Chain(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+class MLP(Chain):
     """A plain multilayer perceptron: `depth` times Linear and activation, then Linear. No skips, no normalisation.
 
     Call `sigmoidcore.prepare(model, inputs)` before training.
@@ -59,11 +73,6 @@ class MLP(nn.Sequential):
         for layer in range(depth):
             layers += [nn.Linear(width if layer else in_features, width), make(width)]
         super().__init__(*layers, nn.Linear(width, out_features))
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """A layer, or for a slice the part of the network, as an `nn.Sequential`."""
-        layers = list(self.children())
-        return nn.Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
 
 
 class ConvNet(nn.Sequential):
