@@ -1,17 +1,29 @@
-"""Data sets, split and scaled: scikit-learn's digits, and Fashion-MNIST from a folder of idx files."""
+"""Data sets that need no file of the user: scikit-learn's, Fashion-MNIST from Debian's package, mnist1d."""
 
-import gzip
-import struct
+import random
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore.training.data.dataset import Data
+from sigmoidcore.training.data.error import needed
+from sigmoidcore.training.data.idx import read_part
+from sigmoidcore.training.data.order import reshuffled
+from sigmoidcore.training.data.parts import InMemory
+from sigmoidcore.training.data.preprocessing import Pixels, Preprocessing
 from sigmoidcore.training.data.split import Split
+from sigmoidcore.training.data.target import Target
+from sigmoidcore.training.data.task import Kind
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts it."""
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Training samples and their classes, test samples and theirs."""
 
 
 def digits() -> Split:
@@ -22,12 +34,7 @@ def digits() -> Split:
     Raises:
         ModuleNotFoundError: scikit-learn is not installed (extra `cli` or `sklearn`).
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(x, y, test_size=397, random_state=0, stratify=y)
-    return _split("digits", train_x, train_y, test_x, test_y)
+    return _split("digits", *_digits())
 
 
 def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHION_MNIST) -> Split:
@@ -36,16 +43,88 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
     Args:
         train: number of training images, at most 60,000.
         test: number of test images, at most 10,000.
-        folder: holds the four gzipped idx files.
+        folder: holds the four idx files, gzipped or not.
 
     Raises:
         FileNotFoundError: the folder lacks a file; the message says how to get it.
+        DataError: a file cannot be read.
     """
-    parts = []
-    for part, count in (("train", train), ("t10k", test)):
-        parts.append(_read_idx(folder / f"{part}-images-idx3-ubyte.gz")[:count].reshape(-1, 784) / 255.0)
-        parts.append(_read_idx(folder / f"{part}-labels-idx1-ubyte.gz")[:count])
-    return _split("fashion-mnist", *parts)
+    train_x, train_y, test_x, test_y = _idx(folder)
+    return _split("fashion-mnist", train_x[:train], train_y[:train], test_x[:test], test_y[:test])
+
+
+def idx_folder(name: str, folder: Path) -> Data:
+    """A set of images from a folder of four idx files, with its own split.
+
+    Raises:
+        FileNotFoundError: the folder lacks a file.
+        DataError: a file cannot be read.
+    """
+    train_x, train_y, test_x, test_y = _idx(folder)
+    shape = (1, *read_part(folder, "t10k")[0].shape[1:])
+    return _data(name, shape, (train_x, train_y, test_x, test_y))
+
+
+def built_in(name: str) -> Data:
+    """A built-in set that has a split of its own: digits, fashion-mnist or mnist1d.
+
+    Raises:
+        FileNotFoundError: Fashion-MNIST is not there.
+        ModuleNotFoundError: the package that has the set is not installed.
+    """
+    if name == "digits":
+        return _data(name, (1, 8, 8), _digits())
+    if name == "fashion-mnist":
+        return idx_folder(name, FASHION_MNIST)
+    return _data(name, (40,), _mnist1d())
+
+
+def built_in_table(name: str) -> Any:
+    """A built-in table as a pandas.DataFrame; the target is the column "target"."""
+    needed("pandas", "pandas")
+    return TABLES[name]()(as_frame=True, **({"scaled": False} if name == "diabetes" else {})).frame
+
+
+def _sklearn(name: str) -> Callable[[], Any]:
+    return lambda: getattr(needed("sklearn.datasets", "scikit-learn"), name)
+
+
+TABLES: Mapping[str, Callable[[], Any]] = {
+    "wine": _sklearn("load_wine"),
+    "breast-cancer": _sklearn("load_breast_cancer"),
+    "diabetes": _sklearn("load_diabetes"),
+}
+BUILT_IN = ("digits", "fashion-mnist", "mnist1d", *TABLES)
+"""Names of the built-in sets."""
+
+
+def _digits() -> Arrays:
+    x, y = needed("sklearn.datasets", "scikit-learn").load_digits(return_X_y=True)
+    split = needed("sklearn.model_selection", "scikit-learn").train_test_split
+    train_x, test_x, train_y, test_y = split(x, y, test_size=397, random_state=0, stratify=y)
+    return train_x, train_y, test_x, test_y
+
+
+def _idx(folder: Path) -> Arrays:
+    (train_x, train_y), (test_x, test_y) = (read_part(folder, part) for part in ("train", "t10k"))
+    return (
+        train_x.reshape(len(train_x), -1) / 255.0,
+        train_y,
+        test_x.reshape(len(test_x), -1) / 255.0,
+        test_y,
+    )
+
+
+def _mnist1d() -> Arrays:
+    module = needed("mnist1d.data", "mnist1d", "mnist1d")
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:  # it seeds all generators; it is the caller's business that they stay as they are
+        made = module.make_dataset()
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+    return made["x"], made["y"], made["x_test"], made["y_test"]
 
 
 def _split(name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> Split:
@@ -60,15 +139,20 @@ def _split(name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarr
     return Split(name, features(train_x), labels(train_y), features(test_x), labels(test_y), int(train_y.max()) + 1)
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    """Read one gzipped idx file of unsigned bytes (the format of MNIST)."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: install Debian's package dataset-fashion-mnist, or give the folder of the idx files"
-        )
-    data = gzip.decompress(path.read_bytes())
-    zero, kind, dimensions = struct.unpack(">HBB", data[:4])
-    if zero != 0 or kind != 8:
-        raise ValueError(f"{path} is no idx file of unsigned bytes: its first bytes are {data[:4].hex()}")
-    shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+def _data(name: str, shape: tuple[int, ...], arrays: Arrays) -> Data:
+    split = _split(name, *arrays)
+    classes = tuple(str(number) for number in range(split.classes))
+    inputs = Pixels(shape, (float(arrays[0].mean()),), (float(arrays[0].std()),))
+    target = Target(("class",), split.kind if split.classes > 2 else Kind.TWO_CLASSES, classes)
+    return Data(
+        name,
+        InMemory(split.train_x.reshape(-1, *shape), split.train_y, reshuffled),  # as a Split does
+        InMemory(split.test_x.reshape(-1, *shape), split.test_y),
+        target.kind,
+        target.names,
+        classes,
+        (),
+        shape,
+        Preprocessing(inputs, target),
+        tuple(split.train_y.bincount(minlength=split.classes).tolist()),
+    )

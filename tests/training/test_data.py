@@ -1,0 +1,498 @@
+"""Data sets: what is found in files of every kind, how it is split, turned into numbers, and given in batches."""
+
+import gzip
+import json
+import random
+import warnings
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import feather, parquet
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from sigmoidcore.training import Split, digits
+from sigmoidcore.training.data import BUILT_IN, DataError, Kind, Preprocessing, load
+from sigmoidcore.training.data import parquet as streamed
+
+ROWS = 400
+
+
+def frame(rows=ROWS, seed=0):
+    """A table with a column of every kind, and missing values in each."""
+    generator = np.random.default_rng(seed)
+    found = pandas.DataFrame(
+        {
+            "size": generator.normal(100, 30, rows),
+            "rooms": generator.integers(1, 9, rows),
+            "colour": generator.choice(["red", "green", "blue, dark"], rows),
+            "street": generator.choice([f"street {n}" for n in range(60)], rows),
+            "garden": generator.choice([True, False], rows),
+            "built": pandas.Timestamp("1990-01-01") + pandas.to_timedelta(generator.integers(0, 12000, rows), "D"),
+            "constant": "same",
+            "nothing": np.full(rows, np.nan),
+            "id": [f"house {n}" for n in range(rows)],
+            "price": generator.normal(0, 1, rows),
+            "rent": generator.normal(5, 2, rows),
+            "sold": generator.choice(["yes", "no"], rows),
+        }
+    )
+    found["price"] += 0.03 * found["size"]
+    for column in ("size", "colour", "built", "street"):
+        found.loc[generator.choice(rows, rows // 10, replace=False), column] = None
+    return found
+
+
+def written(path, table):
+    """The table in a file whose name says of what kind it is."""
+    if path.suffix == ".parquet":
+        table.to_parquet(path, row_group_size=97)
+    elif path.suffix == ".feather":
+        feather.write_feather(table, path)
+    elif ".tsv" in path.suffixes:
+        table.to_csv(path, index=False, sep="\t")
+    else:
+        table.to_csv(path, index=False)
+    return path
+
+
+def all_of(batches):
+    """The samples of all batches."""
+    xs, ys = zip(*batches, strict=True)
+    return torch.cat(xs), torch.cat(ys)
+
+
+# --- kinds of files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.feather", "a.parquet"])
+def test_every_kind_of_file_gives_the_same_numbers_as_the_table_itself(tmp_path, name):
+    table = frame()
+    of_file = load(written(tmp_path / name, table), target="price")
+    of_table = load(table, target="price")
+    assert of_file.features == of_table.features
+    for ours, theirs in ((of_file.train, of_table.train), (of_file.test, of_table.test)):
+        torch.testing.assert_close(ours.x, theirs.x, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.y, theirs.y)
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        ("a,b\n1,x\n" + "2,ü\n1,x\n" * 9, "ü"),
+        ("\ufeffa;b\r\n1;x\r\n" + '2;"ü\n,;"\r\n1;x\r\n' * 9, "ü\n,;"),
+        ("\n\na\tb\n\n1\tx\n" + "2\tü\n1\tx\n" * 9, "ü"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_separators_line_ends_and_byte_order_marks_are_found(tmp_path, content, value, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes(gzip.compress(content.encode(encoding)))
+    data = load(path, target="b")
+    assert data.classes == ("x", value)
+    assert data.features == ("a",)
+
+
+def test_the_row_numbers_that_pandas_writes_are_not_learnt_from(tmp_path):
+    frame().to_csv(tmp_path / "a.csv")
+    assert load(tmp_path / "a.csv", target="price").features == load(frame(), target="price").features
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_sets_are_ready_to_be_learnt_from(name):
+    try:
+        data = load(name)
+    except DataError as error:
+        assert name == "fashion-mnist"
+        pytest.skip(str(error))
+    x, y = data.probes(10)
+    assert x.shape == (10, *data.shape)
+    assert len(y) == 10
+    assert data.outputs == (1 if name == "diabetes" else len(data.classes))
+    assert sum(data.class_counts) in (0, len(data.train))
+
+
+def test_digits_are_the_same_as_a_split_and_as_a_data_set():
+    split, data = digits(), load("digits").flattened()
+    for ours, theirs in zip(data.train_batches(100, 3, 1), split.train_batches(100, 3, 1), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_mnist1d_leaves_the_random_generators_as_they_were():
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    load("mnist1d")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert (np.random.get_state()[1] == before[2]).all()  # noqa: NPY002
+
+
+def test_a_matrix_has_columns_by_number_and_arrays_have_names(tmp_path):
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(50, 3)), np.arange(50) % 2
+    np.save(tmp_path / "a.npy", np.column_stack([x, y]))
+    assert load(tmp_path / "a.npy", target="3").kind is Kind.TWO_CLASSES
+    np.savez(tmp_path / "b.npz", x=x, y=y)
+    assert load(tmp_path / "b.npz").features == ("0", "1", "2")
+    np.savez(tmp_path / "c.npz", x=generator.normal(size=(50, 2, 5)), speed=x[:, :2])
+    data = load(tmp_path / "c.npz", target="speed")
+    assert (data.kind, data.shape, data.outputs) == (Kind.NUMBERS, (2, 5), 2)
+    assert data.flattened().probes(3)[0].shape == (3, 10)
+
+
+def images(folder, sizes=((8, 6),), modes=("L",), classes=("cat", "dog"), count=10):
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            width, height = sizes[number % len(sizes)]
+            pixels = generator.integers(0, 100, (height, width, 3)) + 100 * label
+            image = Image.fromarray(pixels.astype(np.uint8)).convert(modes[number % len(modes)])
+            image.save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_a_folder_of_images_has_a_class_a_folder(tmp_path):
+    folder = images(tmp_path / "pets")
+    (folder / ".hidden").mkdir()
+    (folder / "cat" / ".DS_Store").write_bytes(b"x")
+    (folder / "cat" / "._1.png").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    data = load(folder)
+    assert (data.name, data.classes, data.shape) == ("pets", ("cat", "dog"), (1, 6, 8))
+    assert (len(data.train), len(data.test), data.class_counts) == (16, 4, (8, 8))
+    x, _ = data.probes(100)
+    assert abs(float(x.mean())) < 1e-5
+    assert abs(float(x.std(unbiased=False)) - 1) < 1e-5
+
+
+def test_images_of_other_sizes_are_resized_to_the_most_frequent_one_and_colour_is_kept(tmp_path):
+    data = load(images(tmp_path / "pets", sizes=((8, 6), (8, 6), (9, 9)), modes=("L", "RGB", "RGBA")))
+    assert data.shape == (3, 6, 8)
+    assert data.notes == ("6 of 20 images are resized to 8 x 6",)
+
+
+def test_images_that_are_streamed_are_those_in_memory(tmp_path):
+    folder = images(tmp_path / "pets")
+    memory, stream = load(folder), load(folder, in_memory=0)
+    assert "batch by batch" in stream.notes[-1]
+    assert type(stream.train) is not type(memory.train)
+    for ours, theirs in zip(stream.test_batches(3), memory.test_batches(3), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes"),
+    [
+        (["yes", "no"], Kind.TWO_CLASSES, ("no", "yes")),
+        ([True, False], Kind.TWO_CLASSES, ("false", "true")),
+        ([0, 1], Kind.TWO_CLASSES, ("0", "1")),
+        ([10, 9, 2], Kind.CLASSES, ("2", "9", "10")),
+        ([1.0, 2.0], Kind.TWO_CLASSES, ("1", "2")),
+        ([0.5, 1.5], Kind.NUMBER, ()),
+        (list(range(50)), Kind.NUMBER, ()),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_the_kind_of_the_target_is_found(tmp_path, name, values, kind, classes):
+    table = pandas.DataFrame({"x": np.arange(100) % 7, "y": (values * 100)[:100]})
+    data = load(written(tmp_path / name, table), target="y")
+    assert (data.kind, tuple(c.lower() for c in data.classes)) == (kind, classes)
+    assert data.outputs == max(len(classes), 1)
+    x, y = data.probes(10)
+    assert data.loss_fn(torch.zeros(len(x), data.outputs), y).ndim == 0
+
+
+def test_the_kind_of_the_target_can_be_said(tmp_path):
+    table = pandas.DataFrame({"x": np.arange(100) % 7, "y": np.arange(100) % 5})
+    assert load(table, target="y").kind is Kind.CLASSES
+    assert load(table, target="y", kind="number").kind is Kind.NUMBER
+    table["y"] += 0.5
+    assert load(table, target="y", kind="class").classes == ("0.5", "1.5", "2.5", "3.5", "4.5")
+
+
+def test_several_targets_are_several_numbers_scaled_one_by_one():
+    data = load(frame(), target=["price", "rent"], drop=["sold"])
+    assert data.kind is Kind.NUMBERS
+    _, y = data.probes(10_000)
+    torch.testing.assert_close(y.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    back = data.preprocessing.predictions(y)
+    expected = frame()[["price", "rent"]].to_numpy()
+    assert all(np.isclose(expected, row, atol=1e-5).all(1).any() for row in back[:20])
+
+
+def test_classes_have_the_same_share_in_both_parts_and_the_seed_decides_the_split():
+    table = frame()
+    table["sold"] = ["yes"] * 40 + ["no"] * 360
+    parts = [load(table, target="sold", test_size=0.25, seed=seed) for seed in (0, 0, 1)]
+    assert all(data.class_counts == (270, 30) for data in parts)
+    assert torch.equal(parts[0].train.x, parts[1].train.x)
+    assert not torch.equal(parts[0].train.x, parts[2].train.x)
+
+
+def test_predictions_have_the_names_of_classes():
+    data = load("wine")
+    assert list(data.preprocessing.predictions(torch.eye(3)[[2, 0]])) == ["2", "0"]
+
+
+# --- numbers out of columns ------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_scikit_learns_transformers():
+    table = frame()[["size", "rooms", "colour", "sold"]]
+    data = load(table, target="sold")
+    transformers = ColumnTransformer(
+        [
+            (
+                "numbers",
+                make_pipeline(StandardScaler(), SimpleImputer(strategy="constant", fill_value=0, add_indicator=True)),
+                ["size", "rooms"],
+            ),
+            (
+                "colour",
+                make_pipeline(
+                    SimpleImputer(missing_values=None, strategy="constant", fill_value="z"),
+                    OneHotEncoder(sparse_output=False),
+                ),
+                ["colour"],
+            ),
+        ]
+    )
+    plain = table.astype({"colour": object})
+    plain.loc[plain["colour"].isna(), "colour"] = None
+    again = data.preprocessing.transform(table)
+    rows = torch.cdist(data.train.x, again).argmin(1).tolist()
+    assert len(rows) == 320
+    expected = transformers.fit(plain.iloc[rows]).transform(plain)
+    np.testing.assert_allclose(again.numpy(), expected, atol=1e-5)
+
+
+def test_only_the_training_part_decides_the_numbers():
+    table = frame()
+    one = load(table, target="price")
+    test = one.preprocessing.predictions(one.test.y)[:, 0]
+    changed = table.copy()
+    changed.loc[[int(abs(table["price"] - value).argmin()) for value in test], "rooms"] = 10**6
+    two = load(changed, target="price")
+    assert torch.equal(one.train.x, two.train.x)
+    assert one.preprocessing == two.preprocessing
+
+
+def test_what_is_of_no_use_is_left_out_and_named():
+    data = load(frame(), target="price")
+    assert data.notes == (
+        "left out, for they have no values: nothing",
+        "left out, for they are always the same: constant",
+        "left out, for they are different in every row: id",
+    )
+    assert not [name for name in data.features if name.startswith(("constant", "nothing", "id"))]
+
+
+def test_the_features_have_names():
+    data = load(frame(), target="price")
+    for name in ("size", "size is missing", "colour = red", "colour = missing", "street", "built (days)", "garden"):
+        assert name in data.features
+    assert len(data.features) == data.shape[0] == data.train.x.shape[1]
+
+
+def test_unknown_categories_are_none_of_the_known_and_a_missing_value_is_the_mean():
+    data = load(frame(), target="price")
+    row = frame().iloc[:1].copy()
+    row[["colour", "street", "size"]] = ["purple", "nowhere", np.nan]
+    x = dict(zip(data.features, data.preprocessing.transform(row)[0].tolist(), strict=True))
+    assert [x[f"colour = {c}"] for c in ("red", "green", "blue, dark", "missing")] == [0, 0, 0, 0]
+    assert x["street"] > 1
+    assert x["size"] == 0
+    assert x["size is missing"] == 1
+
+
+def test_dates_become_days_and_places_on_circles():
+    table = pandas.DataFrame({"when": pandas.date_range("2024-01-01", periods=300, freq="8h"), "y": np.arange(300) % 2})
+    data = load(table, target="y")
+    x = data.preprocessing.transform(table)
+    position = data.features.index("when (days)")
+    steps = x[1:, position] - x[:-1, position]
+    torch.testing.assert_close(steps, steps[:1].expand(299), rtol=1e-3, atol=1e-6)
+    weekly = data.features.index("when (week sin)")
+    torch.testing.assert_close(x[21:, weekly], x[:-21, weekly], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("written_as", ["%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%d %H:%M:%S", "%FT%TZ"])
+def test_dates_in_text_are_dates(tmp_path, written_as):
+    dates = pandas.date_range("2024-01-01", periods=100)
+    table = pandas.DataFrame({"when": dates, "y": np.arange(100) % 2})
+    text = table.assign(when=dates.strftime(written_as))
+    text.to_csv(tmp_path / "a.csv", index=False)
+    found = load(tmp_path / "a.csv", target="y")
+    expected = load(table, target="y")
+    assert found.features == expected.features
+    assert torch.equal(found.train.x, expected.train.x)
+
+
+@pytest.mark.parametrize("target", ["price", "sold", ["price", "rent"]])
+def test_what_json_has_kept_gives_the_same_numbers_bit_for_bit(target):
+    data = load(frame(), target=target)
+    text = data.preprocessing.to_json()
+    again = Preprocessing.from_json(text)
+    assert again == data.preprocessing
+    assert again.to_json() == text
+    new = frame(50, seed=1)
+    assert torch.equal(again.transform(new), data.preprocessing.transform(new))
+    outputs = torch.randn(5, data.outputs)
+    assert (again.predictions(outputs) == data.preprocessing.predictions(outputs)).all()
+
+
+def test_images_are_scaled_the_same_after_json(tmp_path):
+    data = load(images(tmp_path / "pets", modes=("RGB",)))
+    again = Preprocessing.from_json(data.preprocessing.to_json())
+    raw = np.random.default_rng(0).integers(0, 256, (4, *data.shape), dtype=np.uint8)
+    assert torch.equal(again.transform(raw), data.preprocessing.transform(raw))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(format=2),
+        lambda c: c.pop("inputs"),
+        lambda c: c["inputs"].update({"is": "code"}),
+        lambda c: c["inputs"]["numbers"][0].update(scale=[0.0]),
+        lambda c: c["inputs"]["numbers"][0].update(mean=[]),
+        lambda c: c["inputs"]["numbers"][0]["column"].update(role="lambda"),
+        lambda c: c["inputs"]["numbers"][0].update(missing=1),
+        lambda c: c["inputs"]["categories"][0].update(categories=[1]),
+        lambda c: c["inputs"].update(numbers=[], categories=[]),
+        lambda c: c["target"].update(kind="joy"),
+        lambda c: c["target"].update(classes=[]),
+        lambda c: c.update(target=None),
+    ],
+)
+def test_json_that_was_changed_is_refused(change):
+    content = json.loads(load(frame(), target="sold").preprocessing.to_json())
+    change(content)
+    with pytest.raises(DataError):
+        Preprocessing.from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": NaN}', "[" * 100_000])
+def test_what_is_no_json_is_refused(text):
+    with pytest.raises(DataError):
+        Preprocessing.from_json(text)
+
+
+def test_ten_thousand_columns_are_no_matter(tmp_path):
+    generator = np.random.default_rng(0)
+    table = pandas.DataFrame(generator.normal(size=(8, 10_000)).round(2)).rename(columns=str).add_prefix("c")
+    table["y"] = [0, 1] * 4
+    path = written(tmp_path / "wide.csv", table)
+    data = load(path, target="y", test_size=0.5)
+    assert data.shape == (10_000,)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "stream", "split"])
+def learnable(request, tmp_path, monkeypatch):
+    if request.param == "split":
+        return Split("a", torch.arange(97.0)[:, None], torch.arange(97) % 2, torch.ones(3, 1), torch.ones(3), 2)
+    monkeypatch.setattr(streamed, "WINDOW", 64)
+    path = written(tmp_path / "a.parquet", frame())
+    return load(path, target="price", in_memory=0 if request.param == "stream" else 2**30)
+
+
+def test_an_epoch_has_every_training_sample_once_in_an_order_of_its_own(learnable):
+    epochs = [list(learnable.train_batches(7, seed, epoch)) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert all(len(batches) == learnable.steps(7) for batches in epochs)
+    assert all(len(x) == 7 for x, _ in epochs[0][:-1])
+    values = [all_of(batches)[0] for batches in epochs]
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+    assert not torch.equal(values[0], values[3])
+    for found in values[1:]:
+        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, values[0].tolist()))
+
+
+def test_an_epoch_goes_on_at_any_batch(learnable):
+    batches = list(learnable.train_batches(7, 2, 3))
+    for start in range(0, len(batches) + 1, 5):
+        rest = list(learnable.train_batches(7, 2, 3, start))
+        assert len(rest) == len(batches) - start
+        for ours, theirs in zip(rest, batches[start:], strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+
+
+def test_what_is_streamed_is_what_is_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "WINDOW", 64)
+    table = frame()
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number in range(4):
+        written(folder / f"{number}.parquet", table.iloc[number * 100 : number * 100 + 100])
+    data = load(folder, target="price", in_memory=0)
+    assert (len(data.train), len(data.test)) == (309, 91)
+    whole = pandas.concat([pandas.read_parquet(p) for p in sorted(folder.iterdir())])
+    # The same rows, taken from memory.
+    rows = streamed.in_test(np.arange(ROWS), 0, 0.2)
+    x, y = all_of(data.test_batches(11))
+    assert torch.equal(x, data.preprocessing.transform(whole[rows]))
+    np.testing.assert_allclose(data.preprocessing.predictions(y)[:, 0], whole[rows]["price"], rtol=1e-5)
+    sizes = whole[~rows]["size"]
+    numbers = {c.column.name: c for c in data.preprocessing.inputs.numbers}
+    assert numbers["size"].mean[0] == pytest.approx(sizes.mean())
+    assert numbers["size"].scale[0] == pytest.approx(sizes.std(ddof=0))
+
+
+def test_streamed_classes_are_counted(tmp_path):
+    data = load(written(tmp_path / "a.parquet", frame()), target="sold", in_memory=0)
+    _, y = all_of(data.train_batches(50, 0, 0))
+    assert data.class_counts == tuple(y.bincount().tolist())
+
+
+def test_a_stream_that_goes_on_does_not_read_what_the_run_has_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "WINDOW", 64)
+    data = load(written(tmp_path / "a.parquet", frame()), target="price", in_memory=0)
+    read = []
+    pieces = streamed.Files.pieces
+
+    def counted(self, *arguments):
+        for rows, table in pieces(self, *arguments):
+            read.append(len(rows))
+            yield rows, table
+
+    monkeypatch.setattr(streamed.Files, "pieces", counted)
+    assert len(list(data.train_batches(10, 0, 0, 30))) == data.steps(10) - 30
+    assert sum(read) < ROWS / 4
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def test_r2_is_scikit_learns():
+    from sklearn.metrics import r2_score
+
+    outputs, targets = torch.randn(50, 3), torch.randn(50, 3)
+    data = load("diabetes")
+    assert data.metric_name == "R2"
+    assert data.metric(outputs, targets) == pytest.approx(r2_score(targets, outputs))
+    assert load("wine").metric(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(200 / 3)
+
+
+def test_no_warnings_come_from_ordinary_data(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(written(tmp_path / "a.csv", frame()), target="sold")
+        load(written(tmp_path / "a.parquet", frame()), target="sold", in_memory=0)
+    assert pa.total_allocated_bytes() >= 0
+    assert parquet.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups > 1
