@@ -1,7 +1,5 @@
 """NumPy's files: NPY with one matrix, NPZ with inputs and targets. Nothing in them is ever run."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,28 +19,23 @@ def read_arrays(path: Path) -> Mapping[str, np.ndarray]:
         DataError: the file cannot be read, or holds Python objects.
     """
     try:
-        opened = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            arrays = {"": opened}
-        else:
-            with opened as archive:
-                arrays = {name: np.asarray(archive[name]) for name in archive.files}
-    except (
-        OSError, ValueError, EOFError, KeyError, SyntaxError, TypeError, OverflowError, MemoryError, RuntimeError,
-        NotImplementedError, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+        with path.open("rb") as file:  # NumPy would leave it open where it cannot read it
+            opened = np.load(file, allow_pickle=False)
+            arrays = (
+                {"": opened} if isinstance(opened, np.ndarray) else {n: np.asarray(opened[n]) for n in opened.files}
+            )
+    except Exception as error:  # a header that is no Python, a broken archive, no memory: NumPy has a kind for each
         if "pickle" in str(error):
             raise DataError(
                 f"{path} holds Python objects, or is no file of NumPy: objects could run code and are not read; save "
-                "plain "
-                "arrays of numbers (not of dtype object) with numpy.savez"
+                "plain arrays of numbers (not of dtype object) with numpy.savez"
             ) from error
         raise DataError(f"{path} cannot be read as {path.suffix[1:]} ({short(error, 120)}): was it cut off?") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "biufSU":
             raise DataError(
-                f"array {short(name)!r} of {path} is of type {short(array.dtype)}: give arrays of numbers, "
-                "truth values or text"
+                f"array {short(name)!r} of {path} is of type {short(array.dtype)}: give arrays of numbers, truth "
+                "values or text"
             )
     return arrays
 
@@ -70,8 +63,7 @@ def inputs_and_targets(
     if x.ndim < 1 or y.ndim not in (1, 2) or len(x) != len(y):
         raise DataError(
             f"{path}: inputs {short(inputs)!r} have the shape {list(x.shape)} and targets {short(named)!r} "
-            f"{list(y.shape)}: give as "
-            "many targets as inputs, [samples] or [samples, numbers]"
+            f"{list(y.shape)}: give as many targets as inputs, [samples] or [samples, numbers]"
         )
     if not x.size or not y.size:
         raise DataError(f"{path} has arrays without samples: give a file with data in it")

@@ -88,8 +88,7 @@ def of_type(name: str, kind: Any) -> Column:
         return Column(name, Role.CATEGORY)
     raise DataError(
         f"column {short(name)!r} holds values of type {short(kind)}, and a network takes numbers, texts, dates or "
-        "truth "
-        "values: leave it out (--drop), or make columns of these kinds of it"
+        "truth values: leave it out (--drop), or make columns of these kinds of it"
     )
 
 
@@ -110,15 +109,13 @@ def _of_text(name: str, values: Any) -> Column:
         row = pc.index(pc.fill_null(pc.match_substring_regex(trimmed, _NUMBER), True), False).as_py()
         raise DataError(
             f"column {short(name)!r} has {short(values[row].as_py(), 30)!r} in row {row + 1}, and numbers elsewhere: "
-            "mend it, "
-            "leave it empty if it is not known, or leave the column out (--drop)"
+            "mend it, leave it empty if it is not known, or leave the column out (--drop)"
         )
     formats = [written for written in FORMATS if _is_date(present, written)]
     if {"%m/%d/%Y", "%d/%m/%Y"} <= set(formats):
         raise DataError(
             f"column {short(name)!r} has dates that can be read in two ways, such as {short(present[0])}: write them "
-            "as "
-            "2026-12-31"
+            "as 2026-12-31"
         )
     return Column(name, Role.DATE, formats[0]) if formats else Column(name, Role.CATEGORY)
 
@@ -144,12 +141,13 @@ def _date(values: Any, written: str) -> Any:
         return values.cast(pa.timestamp("us", "UTC"))
 
 
-def numbers(column: Column, values: Any) -> np.ndarray:
+def numbers(column: Column, values: Any, first: int = 0) -> np.ndarray:
     """The numbers that the values become, float64, shape [parts, rows]; NaN where a value is missing.
 
     Args:
         column: of the role NUMBER, BOOLEAN or DATE.
         values: pyarrow.ChunkedArray of this column, not necessarily of the type that it had when `column` was found.
+        first: number of the first row, for messages.
 
     Raises:
         DataError: a value is not of the column's kind, or infinite.
@@ -176,26 +174,24 @@ def numbers(column: Column, values: Any) -> np.ndarray:
     except (pa.ArrowException, ValueError) as error:
         raise DataError(
             f"column {short(column.name)!r} was a {column.role} in the data that was learnt from, and here "
-            f"{_odd(column, values)}:"
-            " mend the values, or leave those empty that are not known"
+            f"{_odd(column, values, first)}: mend the values, or leave those empty that are not known"
         ) from error
     infinite = np.isinf(found)
     if infinite.any():
         raise DataError(
-            f"column {short(column.name)!r} is infinite in row {int(infinite.argmax()) + 1}: leave it empty if it is "
-            "not "
-            "known, or write the largest number that makes sense"
+            f"column {short(column.name)!r} is infinite in row {first + int(infinite.argmax()) + 1}: leave it empty "
+            "if it is not known, or write the largest number that makes sense"
         )
     return np.asarray(found, dtype=np.float64).reshape(1, -1)
 
 
-def _odd(column: Column, values: Any) -> str:
+def _odd(column: Column, values: Any, first: int) -> str:
     """The first text that is no number, or else the type of all."""
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
-    if column.role is Role.NUMBER and pa.types.is_string(values.type):
+    if column.role is Role.NUMBER and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         row = pc.index(pc.fill_null(pc.match_substring_regex(values, _NUMBER), True), False).as_py()
         if row >= 0:
-            return f"row {row + 1} has {short(values[row].as_py(), 30)!r}"
+            return f"row {first + row + 1} has {short(values[row].as_py(), 30)!r}"
     return f"the values are of type {short(values.type)}"
 
 

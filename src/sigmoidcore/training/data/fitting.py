@@ -34,27 +34,29 @@ class Fitting:
         self._empty = [False for _ in self._categorical]
         self._rows = 0
 
-    def see(self, columns: Mapping[str, Any], rows: int) -> None:
-        """Take so many rows into account.
+    def see(self, columns: Mapping[str, Any], train: np.ndarray, first: int = 0) -> None:
+        """Take rows into account: those of the training part, while the others are only checked.
 
         Args:
             columns: pyarrow.ChunkedArray by name.
-            rows: how many there are.
+            train: places of the rows that are in the training part.
+            first: number of the first row, for messages.
 
         Raises:
             DataError: a value is not of its column's kind, or infinite.
         """
-        if not rows:
+        every = [numbers(c, columns[c.name], first) for c in self._numeric]
+        if not len(train):
             return
-        self._rows += rows
-        if self._numeric:
-            found = np.concatenate([numbers(c, columns[c.name]) for c in self._numeric]).T
+        self._rows += len(train)
+        if every:
+            found = np.concatenate(every)[:, train].T
             self._missing |= np.isnan(found).any(0)
             self._least = np.fmin(self._least, np.fmin.reduce(found, axis=0))
             self._most = np.fmax(self._most, np.fmax.reduce(found, axis=0))
             self._scale(found)
         for place, column in enumerate(self._categorical):
-            values = columns[column.name]
+            values = columns[column.name].take(train)
             self._empty[place] |= values.null_count > 0
             for category, count in counts(values).items():
                 if category in self._counts[place] or len(self._counts[place]) < MOST_CATEGORIES:
@@ -98,9 +100,8 @@ class Fitting:
             if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
                 largest = max(abs(self._least[parts]).max(), abs(self._most[parts]).max())
                 raise DataError(
-                    f"column {short(column.name)!r} has numbers as large as {largest:.1e}, too large to compute "
-                    "with: take their "
-                    "logarithm, or mend them"
+                    f"column {short(column.name)!r} has numbers as large as {largest:.1e}, too large to compute with: "
+                    "take their logarithm, or mend them"
                 )
             found_numbers.append(Numbers(column, tuple(mean.tolist()), tuple(scale.tolist()), missing))
         found_categories = []

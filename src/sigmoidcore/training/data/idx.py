@@ -29,8 +29,7 @@ def read_part(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(
             f"{folder}: the images of the part {part} have the shape {list(images.shape)}, its labels "
-            f"{list(labels.shape)}: they "
-            "are not of the same set; load them again"
+            f"{list(labels.shape)}: they are not of the same set; load them again"
         )
     return images, labels
 
@@ -47,8 +46,7 @@ def _read(folder: Path, part: str, what: str) -> np.ndarray:
     if path is None:
         raise FileNotFoundError(
             f"{folder / f'{part}-{what}-ubyte.gz'} is not there: install Debian's package dataset-fashion-mnist, or "
-            "give the "
-            "folder of the idx files"
+            "give the folder of the idx files"
         )
     content = path.read_bytes()
     try:

@@ -56,7 +56,9 @@ def load(
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     dropped = (drop,) if isinstance(drop, str) else tuple(drop)
     if test_size is not None and not 0 < test_size < 1:
-        raise DataError(f"test_size is the share of samples for the test, above 0 and below 1, not {test_size}")
+        raise DataError(
+            f"{test_size} is no share of the samples for the test: give a number above 0 and below 1, such as 0.2"
+        )
     wanted = Wanted(targets, dropped, test_size, seed, kind, in_memory)
     try:
         if isinstance(source, str) and source in BUILT_IN:

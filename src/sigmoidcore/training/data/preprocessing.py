@@ -234,9 +234,8 @@ class Preprocessing:
             samples = np.asarray(table)
             if samples.shape[1:] != self.inputs.shape or samples.dtype.kind not in "biuf":
                 raise DataError(
-                    f"samples of shape {list(samples.shape[1:])} and type {samples.dtype} were given where those "
-                    "that were "
-                    f"learnt from have {list(self.inputs.shape)}: give such ones"
+                    f"samples of shape {list(samples.shape[1:])} and type {samples.dtype} were given where those that "
+                    f"were learnt from have {list(self.inputs.shape)}: give such ones"
                 )
             return torch.from_numpy(self.inputs.apply(samples))
         from sigmoidcore.training.data.tables import as_table

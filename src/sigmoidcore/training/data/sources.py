@@ -8,7 +8,7 @@ import torch
 
 from sigmoidcore.training.data import images
 from sigmoidcore.training.data.arrays import inputs_and_targets, read_arrays
-from sigmoidcore.training.data.columns import Role, column, numbers, of_type
+from sigmoidcore.training.data.columns import column, of_type
 from sigmoidcore.training.data.dataset import Data
 from sigmoidcore.training.data.error import DataError, listed, needed
 from sigmoidcore.training.data.fitting import Fitting
@@ -32,16 +32,10 @@ def of_table(name: str, table: Any, wanted: Wanted, *, written: bool) -> Data:
     empty = [each for each, found in described.items() if found is None]
     train, test = target.parts(wanted)
     fitting = Fitting(columns)
-    try:
-        fitting.see(picked(table.take(train), [each.name for each in columns]), len(train))
-        fitted, notes = fitting.table()
-        preprocessing = Preprocessing(fitted, target.fitted(train))
-        parts = [_rows(preprocessing, table.take(rows)) for rows in (train, test)]
-    except DataError:
-        for each in columns:  # again, on the whole table: the message names its row, not that of a part
-            if each.role is not Role.CATEGORY:
-                numbers(each, there[each.name])
-        raise
+    fitting.see(there, train)
+    fitted, notes = fitting.table()
+    preprocessing = Preprocessing(fitted, target.fitted(train))
+    parts = [_rows(preprocessing, table.take(rows)) for rows in (train, test)]
     if empty:
         notes = (f"left out, for they have no values: {listed(empty)}", *notes)
     return _data(name, parts[0], parts[1], preprocessing, target.class_counts(train), notes)
@@ -61,14 +55,14 @@ def of_parquet(name: str, files: Files, wanted: Wanted) -> Data:
     fitting = Fitting(columns)
     for rows, piece in files.pieces(inputs):
         chosen = np.flatnonzero(~in_test(rows, wanted.seed, wanted.share))
-        fitting.see(picked(piece.take(chosen), inputs), len(chosen))
+        fitting.see(picked(piece, inputs), chosen, int(rows[0]))
     fitted, notes = fitting.table()
     preprocessing = Preprocessing(fitted, target.fitted(train_rows))
     train, test = (Stream(files, preprocessing, wanted.seed, wanted.share, part) for part in (False, True))
     if not len(train) or not len(test):
         raise DataError(
-            f"{name} has {files.rows:,} rows, of which none is in one of the parts: give another --test-size, or "
-            "more rows"
+            f"{name} has {files.rows:,} rows, of which none is in one of the parts: give another --test-size, or more "
+            "rows"
         )
     notes = (*notes, f"{files.rows:,} rows are read from the file batch by batch")
     return _data(name, train, test, preprocessing, target.class_counts(train_rows), notes)

@@ -87,7 +87,7 @@ def kind_of(names: Sequence[str], columns: Sequence[Any], wanted: str | None, wr
         DataError: it is neither, or not what was said.
     """
     if wanted not in (None, CLASS, NUMBER):
-        raise DataError(f"the kind of the target is {CLASS!r} or {NUMBER!r}, not {wanted!r}")
+        raise DataError(f"there is no kind of target {short(wanted)!r}: say {CLASS!r} or {NUMBER!r}")
     found = []
     for name, values in zip(names, columns, strict=True):
         check_complete(name, values)
@@ -150,8 +150,7 @@ def classes_of(name: str, found: Mapping[str, int]) -> tuple[str, ...]:
     if len(found) == 1:
         raise DataError(
             f"target {short(name)!r} is always {short(next(iter(found)), 30)!r}: there is nothing to learn; add rows "
-            "of another "
-            "class, or give another target"
+            "of another class, or give another target"
         )
     if len(found) > max(2, rows // 2):
         raise DataError(
@@ -184,9 +183,8 @@ def class_numbers(name: str, values: Any, classes: Sequence[str], first: int = 0
     if found.null_count:
         row = pc.index(pc.is_null(found), True).as_py()
         raise DataError(
-            f"target {short(name)!r} has {short(given[row].as_py(), 30)!r} in row {first + row + 1}, which is none "
-            "of its classes "
-            f"({listed(classes, 5)}): mend it, or train anew with it"
+            f"target {short(name)!r} has {short(given[row].as_py(), 30)!r} in row {first + row + 1}, which is none of "
+            f"its classes ({listed(classes, 5)}): mend it, or train anew with it"
         )
     return np.asarray(found.to_numpy(), dtype=np.int64)
 

@@ -83,8 +83,8 @@ def _as_utf8(path: Path, content: bytes) -> bytes:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path} is no {name} text, see line {line}: save it as UTF-8, for example by "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new.csv"
+            f"{path} is no {name} text, see line {line}: save it as UTF-8, for example by iconv -f WINDOWS-1252 -t "
+            f"UTF-8 {path.name} > new.csv"
         ) from error
     if encoding == "utf-16":
         content = text.encode("utf-8", "replace")

@@ -104,8 +104,7 @@ class Known:
             if not np.isfinite(scale):
                 raise DataError(
                     f"target {short(name)!r} has numbers as large as {abs(numbers).max():.1e}, too large to compute "
-                    "with: "
-                    "take their logarithm, or mend them"
+                    "with: take their logarithm, or mend them"
                 )
             if numbers.min() == numbers.max():
                 raise DataError(
@@ -133,8 +132,7 @@ class Known:
                 rare = self.classes[int(found.argmin())]
                 raise DataError(
                     f"class {short(rare, 30)!r} has one sample, and each class must be in both parts: add samples of "
-                    "it, or "
-                    "remove it"
+                    "it, or remove it"
                 )
         split = needed("sklearn.model_selection", "scikit-learn").train_test_split
         try:
@@ -145,8 +143,7 @@ class Known:
             groups = f" of {len(self.classes)} classes" if self.classes else ""
             raise DataError(
                 f"{rows:,} samples{groups} cannot be split with a share of {wanted.share} for the test: each class "
-                "must be "
-                "in both parts; give another --test-size, or more samples"
+                "must be in both parts; give another --test-size, or more samples"
             ) from error
         return np.asarray(train), np.asarray(test)
 

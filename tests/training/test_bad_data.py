@@ -1,0 +1,403 @@
+"""Data that cannot be used: one line that says why and what to do, whatever is wrong with it."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import feather, parquet
+
+from sigmoidcore.training.data import DataError, load
+
+GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
+QUICK = settings(
+    max_examples=300,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def refused(source, **options):
+    """The message with which the source is refused."""
+    with pytest.raises(DataError) as caught:
+        load(source, **options)
+    message = str(caught.value)
+    assert_is_helpful(message)
+    return message
+
+
+def assert_is_helpful(message):
+    """One line, with the cause and, after a colon or a semicolon, the remedy."""
+    assert "\n" not in message
+    assert 20 < len(message) < 600
+    assert ":" in message or ";" in message
+    assert message.isprintable()
+    assert "Traceback" not in message
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes a file and gives its path."""
+
+    def write(content, name="a.csv"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+# --- one by one ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "cause"),
+    [
+        (GOOD, {}, "say which column is to be learnt (--target): there are: size, colour, price"),
+        (GOOD, {"target": "prise"}, "there is no target 'prise': did you mean 'price'?"),
+        (GOOD, {"target": "Price"}, "did you mean 'price'?"),
+        (GOOD, {"target": "xyz"}, "there are: size, colour, price"),
+        (GOOD, {"target": "price", "drop": ["clour"]}, "no column to drop 'clour': did you mean 'colour'?"),
+        (GOOD, {"target": "price", "drop": ["price"]}, "'price' is the target and cannot be left out"),
+        (GOOD, {"target": "price", "drop": ["size", "colour"]}, "no column to learn from"),
+        (GOOD, {"target": ["price", "price"]}, "given twice"),
+        (GOOD, {"target": ["price", "colour"]}, "several targets must all be numbers, and 'colour' is none"),
+        (GOOD, {"target": ["price", "size"], "kind": "class"}, "several targets must all be numbers"),
+        (GOOD, {"target": "colour", "kind": "number"}, "said to be a number, and is a category"),
+        (GOOD, {"target": "colour", "kind": "joy"}, "no kind of target 'joy': say 'class' or 'number'"),
+        (GOOD, {"target": "size", "kind": "class"}, "40 different classes in 40 rows"),
+        (GOOD, {"target": "price", "test_size": 0.0}, "0.0 is no share"),
+        (GOOD, {"target": "price", "test_size": 1.5}, "1.5 is no share"),
+        (GOOD, {"target": "colour", "test_size": 0.01}, "cannot be split with a share of 0.01"),
+        ("", {"target": "a"}, "is empty"),
+        ("\n \n\n", {"target": "a"}, "is empty"),
+        ("\ufeff", {"target": "a"}, "is empty"),
+        ("a,b\n", {"target": "a"}, "column names and no rows"),
+        ("a,b\n1,2\n", {"target": "a"}, "has one row: give at least 4"),
+        ("a,b\n1,2\n1,2\n", {"target": "a"}, "has 2 rows"),
+        ("a,a\n1,2\n", {"target": "a"}, "two columns named 'a', number 1 and 2"),
+        ("a, a\n1,2\n", {"target": "a"}, "two columns named 'a'"),
+        ("a,,b\n1,2,3\n", {"target": "a"}, "no name for column 2"),
+        ("1,2\n3,4\n", {"target": "1"}, "numbers where the column names should be"),
+        (GOOD + "1,red\n", {"target": "price"}, "2 instead of 3 columns in line 42"),
+        (GOOD + "\n1,red,2,3\n", {"target": "price"}, "4 instead of 3 columns in line 43"),
+        ('a,b\n1,"x\ny"\n1,2,3\n', {"target": "a"}, "3 instead of 2 columns in line 4"),
+        (GOOD + "x,red,2\n", {"target": "price"}, "'size' has 'x' in row 41, and numbers elsewhere"),
+        (GOOD + "inf,red,2\n", {"target": "price"}, "'size' is infinite in row 41"),
+        (GOOD + "1,red,\n", {"target": "price"}, "'price' is missing in row 41:"),
+        (GOOD + "1,red,nan\n1,red,NA\n", {"target": "price"}, "'price' is missing in row 41 and 1 more"),
+        (GOOD + "1,red,-inf\n", {"target": "price"}, "'price' is infinite in row 41"),
+        (GOOD + "1e308,red,1\n-1e308,red,1\n" * 9, {"target": "price"}, "numbers as large as 1.0e+308"),
+        (GOOD + "1,red,1e308\n1,red,-1e308\n" * 9, {"target": "price"}, "numbers as large as 1.0e+308"),
+        (GOOD.replace("blue", "red"), {"target": "colour"}, "'colour' is always 'red'"),
+        (GOOD + "1,green,2\n", {"target": "colour"}, "class 'green' has one sample"),
+        ("a,b\n" + "1,1.5\n2,1.5\n" * 9, {"target": "b"}, "always 1.5"),
+        ("a,b\n" + "1,1.5\n1,2.5\n" * 9, {"target": "b"}, "no column to learn from (left out"),
+        ("a,b\n" + "".join(f"1,x{n}\n" for n in range(30)), {"target": "b"}, "30 different classes in 30 rows"),
+        ("a,b\n" + "1,2024-01-01\n1,2024-01-02\n" * 9, {"target": "b"}, "'b' is a date"),
+        ("a,b\n" + "01/02/2024,1\n03/04/2024,2\n" * 9, {"target": "b"}, "dates that can be read in two ways"),
+        (
+            GOOD.replace("40", "40").encode("utf-8") + "1,gr\u00fcn,1\n".encode("latin-1"),
+            {"target": "price"},
+            "line 42",
+        ),
+        (GOOD.encode("utf-16")[:-1], {"target": "price"}, "is no UTF-16 text"),
+        (b"a,b\n1,\x00\n", {"target": "a"}, "a zero byte in line 2"),
+        (gzip.compress(GOOD.encode())[:-20], {"target": "price"}, "cannot be unpacked"),
+        (b"\x1f\x8b" + b"x" * 40, {"target": "price"}, "cannot be unpacked"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line_with_cause_and_remedy(put, content, options, cause):
+    assert cause in refused(put(content), **options)
+
+
+def test_what_is_not_there_is_named_with_what_may_have_been_meant(put, tmp_path):
+    put(GOOD, "prices.csv")
+    assert "did you mean 'prices.csv'?" in refused(tmp_path / "price.csv", target="price")
+    assert "did you mean 'wine'?" in refused("wines")
+    assert "neither a file nor a folder" in refused(tmp_path / "no" / "where.csv")
+    assert "zero byte" in refused("a\0b.csv", target="x")
+
+
+def test_a_folder_instead_of_a_file_is_refused_and_its_files_are_named(put, tmp_path):
+    put(GOOD, "prices.csv")
+    assert "give a file in it: prices.csv" in refused(tmp_path, target="price")
+    (tmp_path / "b.csv").mkdir()
+    assert "make one folder a class in it" in refused(tmp_path / "b.csv", target="price")
+
+
+def test_a_kind_of_file_that_is_not_known_is_refused(put):
+    assert "its name must end with one of .csv" in refused(put(GOOD, "a.xlsx"), target="price")
+    assert "is named .gz and is not gzipped" in refused(put(GOOD, "a.csv.gz"), target="price")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is readable for root")
+def test_a_file_without_permission_is_refused(put):
+    path = put(GOOD)
+    path.chmod(0)
+    assert "Permission denied" in refused(path, target="price")
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    assert "cannot be read twice" in refused(tmp_path / "a.csv", target="price")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.npy", "a.npz"])
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"ARROW1", b"x" * 1000, GOOD.encode(), pickle.dumps([1, 2, 3])])
+def test_what_is_not_what_its_name_says_is_refused(put, name, content):
+    refused(put(content, name), target="price")
+
+
+class Bomb:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (99,)
+
+
+def test_python_objects_in_arrays_are_not_unpickled(put, tmp_path):
+    objects = np.array([Bomb(), 1], dtype=object)
+    np.save(tmp_path / "a.npy", objects)
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 2)), y=objects)
+    for path in (tmp_path / "a.npy", tmp_path / "a.npz", put(pickle.dumps(Bomb()), "b.npy")):
+        assert "objects could run code and are not read" in refused(path, target="y")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "cause"),
+    [
+        ({"x": np.ones((9, 2)), "y": np.arange(8)}, {}, "give as many targets as inputs"),
+        ({"x": np.ones((9, 2)), "y": np.ones((9, 2, 2))}, {}, "give as many targets as inputs"),
+        ({"x": np.ones((9, 2)), "z": np.arange(9)}, {}, "no array named y"),
+        ({"a": np.ones((9, 2)), "b": np.ones(9), "y": np.arange(9)}, {}, "no array named x"),
+        ({"x": np.ones((9, 2)), "label": np.arange(9)}, {"target": "labels"}, "did you mean 'label'?"),
+        ({"x": np.ones((9, 2)), "y": np.arange(9)}, {"target": ["x", "y"]}, "one array as --target"),
+        ({"x": np.ones((0, 2)), "y": np.ones(0)}, {}, "arrays without samples"),
+        ({"x": np.ones((9, 2)) + 1j, "y": np.arange(9)}, {}, "complex128"),
+        ({"x": np.ones((9, 2)), "y": np.arange(9.0)}, {}, "left out, for they are always the same"),
+        ({"x": np.ones((9, 2, 2)), "y": np.arange(9.0)}, {}, "inputs that are all the same"),
+        ({"x": np.full((9, 2, 2), np.nan), "y": np.arange(9.0)}, {}, "not finite in sample 1"),
+        ({"x": np.full((9, 2, 2), "a"), "y": np.arange(9.0)}, {}, "give an array of numbers"),
+        ({"x": np.random.rand(9, 2), "y": np.full(9, np.nan)}, {}, "'y' is missing in row 1"),  # noqa: NPY002
+        ({"x": np.random.rand(9, 2, 2), "y": np.arange(9.0)}, {"drop": "x"}, "has no columns"),  # noqa: NPY002
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, options, cause):
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert cause in refused(tmp_path / "a.npz", **options)
+
+
+def test_an_array_that_claims_to_be_larger_than_the_machine_is_refused(put):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**55}, 4)}}"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    refused(put(content, "a.npy"), target="3")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.npy", content)
+    refused(put(archive.getvalue(), "a.npz"))
+
+
+def test_columns_that_are_no_numbers_texts_or_dates_are_refused(tmp_path):
+    parquet.write_table(pa.table({"x": [[1, 2]] * 8, "y": [0, 1] * 4}), tmp_path / "a.parquet")
+    for in_memory in (0, 2**30):
+        assert "'x' holds values of type list<" in refused(tmp_path / "a.parquet", target="y", in_memory=in_memory)
+    feather.write_feather(pa.table({"x": [1, 2] * 4, "y": [{"a": 1}] * 8}), tmp_path / "a.feather")
+    assert "'y' holds values of type struct<" in refused(tmp_path / "a.feather", target="y")
+    mixed = pandas.DataFrame({"x": [1, "a", 2.5, None] * 4, "y": [0, 1] * 8})
+    assert "mixed kinds" in refused(mixed, target="y")
+    assert "is no table" in refused([1, 2, 3], target="y")
+    twice = pandas.DataFrame(np.ones((8, 3)), columns=["x", "x", "y"])
+    assert "two columns named 'x'" in refused(twice, target="y")
+
+
+def test_parquet_files_of_one_folder_must_have_the_same_columns(tmp_path):
+    pandas.DataFrame({"x": [1, 2], "y": [0, 1]}).to_parquet(tmp_path / "a.parquet")
+    pandas.DataFrame({"x": ["a", "b"], "y": [0, 1]}).to_parquet(tmp_path / "b.parquet")
+    assert "b.parquet has other columns than" in refused(tmp_path, target="y")
+
+
+def test_a_stream_refuses_what_memory_refuses(tmp_path):
+    table = pandas.DataFrame({"x": np.arange(50.0), "y": np.arange(50.0)})
+    for change, cause in (
+        ({"x": np.inf}, "'x' is infinite in row 31"),
+        ({"y": np.nan}, "'y' is missing in row 31"),
+        ({"y": np.inf}, "'y' is infinite in row 31"),
+    ):
+        bad = table.copy()
+        for name, value in change.items():
+            bad.loc[30, name] = value
+        bad.to_parquet(tmp_path / "a.parquet")
+        assert cause in refused(tmp_path / "a.parquet", target="y", in_memory=0)
+
+
+def test_images_that_cannot_be_read_are_refused(put, tmp_path):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        for number in range(3):
+            path = tmp_path / "pets" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4), number * 9, np.uint8)).save(path)
+    whole = path.read_bytes()
+    put(whole[:40], "pets/dog/3.png")
+    assert "3.png cannot be read as an image" in refused(tmp_path / "pets")
+    put(b"no image", "pets/dog/3.png")
+    assert "3.png cannot be read as an image" in refused(tmp_path / "pets")
+    (tmp_path / "pets" / "dog" / "3.png").unlink()
+    (tmp_path / "pets" / "fish").mkdir()
+    assert "no image is in" in refused(tmp_path / "pets")
+    put(whole, "pets/fish/1.png")
+    assert "class 'fish' has one sample" in refused(tmp_path / "pets")
+    assert "has no columns" in refused(tmp_path / "pets", target="x")
+    put(whole, "one/cat/1.png")
+    assert "has one row" in refused(tmp_path / "one")
+
+
+def idx(shape, values):
+    return b"\0\0\x08" + bytes([len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + bytes(values)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "cause"),
+    [
+        (b"", b"", "is no idx file"),
+        (idx((4, 2, 2), range(15)), idx((4,), [0, 1, 0, 1]), "15 bytes where its shape [4, 2, 2] needs 16"),
+        (idx((4, 2, 2), range(16)), idx((3,), [0, 1, 0]), "are not of the same set"),
+        (idx((4,), range(4)), idx((4,), [0, 1, 0, 1]), "are not of the same set"),
+        (gzip.compress(idx((4, 2, 2), range(16)))[:-9], idx((4,), [0, 1, 0, 1]), "cannot be unpacked"),
+        (b"\0\0\x09\x01\0\0\0\x01", b"", "is no idx file"),
+    ],
+)
+def test_idx_files_that_are_damaged_are_refused(put, tmp_path, images, labels, cause):
+    for part in ("train", "t10k"):
+        put(images, f"set/{part}-images-idx3-ubyte")
+        put(labels, f"set/{part}-labels-idx1-ubyte")
+    assert cause in refused(tmp_path / "set")
+
+
+def test_a_folder_that_lacks_an_idx_file_is_refused(put, tmp_path):
+    put(idx((4, 2, 2), range(16)), "set/train-images-idx3-ubyte")
+    assert "is not there: install Debian's package" in refused(tmp_path / "set")
+
+
+def test_new_data_that_do_not_fit_are_refused():
+    table = pandas.DataFrame({"size": np.arange(20.0), "when": pandas.date_range("2024", periods=20), "y": [0, 1] * 10})
+    preprocessing = load(table, target="y").preprocessing
+
+    def message(new):
+        with pytest.raises(DataError) as caught:
+            preprocessing.transform(new)
+        assert_is_helpful(str(caught.value))
+        return str(caught.value)
+
+    assert "no column 'size': did you mean 'sizes'?" in message(table.rename(columns={"size": "sizes"}))
+    assert "row 3 has 'large'" in message(table.assign(size=["1", "2", "large"] + ["4"] * 17))
+    assert "was a number" in message(table.assign(size=table["when"]))
+    assert "was a date" in message(table.assign(when=1.5))
+    assert "was a date" in message(table.assign(when="tomorrow"))
+    assert "infinite in row 1" in message(table.assign(size=np.inf))
+    assert "is no table" in message([1, 2])
+    images = load("digits").preprocessing
+    with pytest.raises(DataError, match=r"shape \[7, 8\]"):
+        images.transform(np.zeros((3, 7, 8)))
+
+
+# --- made up by chance -----------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["size", "colour", "price"])
+LINE = st.integers(1, 40)
+
+
+def changed(line, text):
+    """GOOD with another line."""
+    lines = GOOD.splitlines()
+    lines[line] = text
+    return "\n".join(lines) + "\n"
+
+
+DEFECTS = st.one_of(
+    st.tuples(LINE, st.integers(0, 8).filter(lambda n: n != 3)).map(
+        lambda a: changed(a[0], ",".join("1" * a[1]) or ",")
+    ),
+    LINE.map(lambda n: changed(n, "1,red,")),
+    LINE.map(lambda n: changed(n, "1,red,inf")),
+    st.tuples(LINE, st.text("abcxyz ,;!", min_size=1, max_size=9).filter(lambda t: t.strip())).map(
+        lambda a: changed(a[0], f'"{a[1]}",red,1.5')
+    ),
+    st.tuples(LINE, st.sampled_from(["-inf", "1e999", "INF"])).map(lambda a: changed(a[0], f"{a[1]},red,1.5")),
+    NAMES.map(lambda name: GOOD.replace("size", name, 1) if name != "size" else GOOD.replace("colour", name, 1)),
+    st.sampled_from(["a,,price", "a,price,", "1,2,3", "price,price,price"]).map(lambda head: changed(0, head)),
+    st.integers(0, 3).map(lambda n: "\n".join(GOOD.splitlines()[: n + 1]) + "\n"),
+    st.just(GOOD.replace("price", "cost")),
+    st.tuples(LINE, st.sampled_from(["é", "ü", "ñ", "ß"])).map(
+        lambda a: changed(a[0], f"1,{a[1]},1.5").encode("latin-1")
+    ),
+    st.tuples(LINE).map(lambda a: changed(a[0], "1,\0,1.5")),
+    st.integers(1, 60).map(lambda n: gzip.compress(GOOD.encode(), mtime=0)[:-n]),
+    st.floats(-1e6, 1e6).map(lambda x: "\n".join(["size,colour,price", *[f"{n},red,{x}" for n in range(9)]])),
+    st.binary(min_size=0, max_size=200).filter(lambda b: b"price" not in b),
+)
+
+
+@QUICK
+@given(content=DEFECTS, gzipped=st.booleans(), bom=st.booleans())
+def test_300_malformed_tables_are_refused_in_one_line_each(put, content, gzipped, bom):
+    raw = content.encode() if isinstance(content, str) else content
+    if bom and raw[:2] != b"\x1f\x8b":
+        raw = b"\xef\xbb\xbf" + raw
+    if gzipped and raw[:2] != b"\x1f\x8b":
+        raw = gzip.compress(raw, mtime=0)
+    refused(put(raw), target="price")
+
+
+def bytes_of(name):
+    table = pandas.read_csv(io.StringIO(GOOD))
+    file = io.BytesIO()
+    if name.endswith(".parquet"):
+        table.to_parquet(file)
+    elif name.endswith(".feather"):
+        feather.write_feather(table, file)
+    elif name.endswith(".npy"):
+        np.save(file, table[["size", "price"]].to_numpy())
+    elif name.endswith(".npz"):
+        np.savez_compressed(file, x=table[["size"]].to_numpy(), price=table["price"].to_numpy())
+    else:
+        file.write(GOOD.encode())
+    return file.getvalue()
+
+
+FILES = {name: bytes_of(name) for name in ("a.csv", "a.parquet", "a.feather", "a.npy", "a.npz")}
+
+
+@QUICK
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    cut=st.one_of(st.none(), st.floats(0, 1, exclude_max=True)),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=6),
+    added=st.binary(max_size=20),
+)
+def test_300_damaged_files_are_read_or_refused_in_one_line(put, name, cut, flips, added):
+    raw = bytearray(FILES[name])
+    for place, bit in flips:
+        raw[int(place * len(raw))] ^= 1 << bit
+    if cut is not None:
+        raw = raw[: int(cut * len(raw))]
+    path = put(bytes(raw) + added, name)
+    for in_memory in (0, 2**30):
+        try:
+            data = load(path, target="1" if name == "a.npy" else "price", in_memory=in_memory)
+            list(data.train_batches(7, 0, 0))
+        except DataError as error:
+            assert_is_helpful(str(error))
