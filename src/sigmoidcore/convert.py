@@ -62,6 +62,29 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         >>> model[1]
         SigmoidCore(16, centered=True, scale=2)
     """
+    plan = planned(model, include=include, exclude=exclude, nearest=nearest)
+    choices, forwards = plan.choices, plan.forwards
+    _check_answered(plan.asked, choices)
+    for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
+        core.parent.__dict__.pop(core.key, None)
+        core.parent._modules[core.key] = core.module
+        if isinstance(
+            core.parent, nn.TransformerDecoderLayer
+        ):  # it takes relu on copying if the attribute is not there
+            core.parent.__dict__[core.key] = core.module
+    for owner, forward in forwards:
+        owner.__dict__["forward"] = forward
+    _follow_layers(model, choices)
+    return plan.conversion
+
+
+def planned(model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None) -> "Plan":
+    """What `convert` would do: the cores are made, and the model is as it was. What cannot be included is left.
+
+    Raises:
+        TypeError: as `convert`.
+        ValueError: a name, pattern or type stands for no activation.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -75,20 +98,24 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         "nearest": select(model, sites, "nearest", nearest),
     }
     held = _held_elsewhere(model, sites)
-    choices = [_Choice(site, *judge(site, {what for what, by in asked.items() if site in by}, held)) for site in sites]
+    choices = [Choice(site, *judge(site, {what for what, by in asked.items() if site in by}, held)) for site in sites]
     forwards = _rewrite(model, choices)
-    _check_answered(asked, choices)
-    for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
-        core.parent.__dict__.pop(core.key, None)
-        core.parent._modules[core.key] = core.module
-        if isinstance(
-            core.parent, nn.TransformerDecoderLayer
-        ):  # it takes relu on copying if the attribute is not there
-            core.parent.__dict__[core.key] = core.module
-    for owner, forward in forwards:
-        owner.__dict__["forward"] = forward
-    _follow_layers(model, choices)
-    return Conversion(tuple(a for choice in choices for a in choice.report()), tuple(unseen.items()))
+    return Plan(choices, forwards, asked, unseen)
+
+
+@dataclass
+class Plan:
+    """What is to be done with a model: with every site, and which forwards are written anew."""
+
+    choices: list["Choice"]
+    forwards: list[tuple[nn.Module, TracedForward]]
+    asked: dict[str, dict[Site, Any]]
+    unseen: dict[str, str]
+
+    @property
+    def conversion(self) -> Conversion:
+        """The report."""
+        return Conversion(tuple(a for choice in self.choices for a in choice.report()), tuple(self.unseen.items()))
 
 
 @dataclass
@@ -102,7 +129,7 @@ class _Core:
 
 
 @dataclass
-class _Choice:
+class Choice:
     """What is to be done with one site: `like` are the core's arguments (none for a layer), None if it is left."""
 
     site: Site
@@ -111,6 +138,7 @@ class _Choice:
     cores: list[_Core] = field(default_factory=list)
 
     def leave(self, why: str) -> None:
+        """Make no core of it."""
         self.like, self.why, self.cores = None, why, []
 
     def add(self, model: nn.Module, name: str, use: Use | None) -> None:
@@ -144,9 +172,9 @@ class _Choice:
         return list(rows.values())
 
 
-def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, TracedForward]]:
+def _rewrite(model: nn.Module, choices: list[Choice]) -> list[tuple[nn.Module, TracedForward]]:
     """Make the cores of all choices, and the forwards that call them where an attribute does not."""
-    by_owner: dict[str, list[_Choice]] = defaultdict(list)
+    by_owner: dict[str, list[Choice]] = defaultdict(list)
     for choice in choices:
         if choice.like is None:
             continue
@@ -162,7 +190,7 @@ def _rewrite(model: nn.Module, choices: list[_Choice]) -> list[tuple[nn.Module, 
     return [pair for pair in pairs if pair is not None]
 
 
-def _place(model: nn.Module, choice: _Choice) -> None:
+def _place(model: nn.Module, choice: Choice) -> None:
     """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
     site = choice.site
     for name in site.names:
@@ -174,7 +202,7 @@ def _place(model: nn.Module, choice: _Choice) -> None:
         choice.why += f"; {len(site.names)} core(s) for {len(site.uses)} places, calibrate needs one for each"
 
 
-def _place_layer(model: nn.Module, choice: _Choice) -> None:
+def _place_layer(model: nn.Module, choice: Choice) -> None:
     """One layer of cores for a recurrent layer, under all of its names."""
     site, layer = choice.site, recurrent_layer(choice.site)
     assert layer is not None
@@ -186,7 +214,7 @@ def _place_layer(model: nn.Module, choice: _Choice) -> None:
         choice.why += f"; 1 layer for {places(site)} places, calibrate needs one for each"
 
 
-def _follow_layers(model: nn.Module, choices: list[_Choice]) -> None:
+def _follow_layers(model: nn.Module, choices: list[Choice]) -> None:
     """Forwards that were written anew may have read sizes of a recurrent layer: those of the layer of cores now."""
     layers: dict[nn.Module, nn.Module] = {}
     for choice in choices:
@@ -207,7 +235,7 @@ def _common(site: Site) -> Use | None:
 
 
 def _rewrite_one(
-    model: nn.Module, owner: str, choices: list[_Choice], calls: int
+    model: nn.Module, owner: str, choices: list[Choice], calls: int
 ) -> tuple[nn.Module, TracedForward] | None:
     """The forward of one module in which the choices' calls are calls of cores; it makes `calls` functional ones."""
     module = model.get_submodule(owner)
@@ -234,7 +262,7 @@ def _rewrite_one(
     return module, own.replaced(module, pairs)
 
 
-def _core_for_function(model: nn.Module, choice: _Choice) -> str:
+def _core_for_function(model: nn.Module, choice: Choice) -> str:
     """Make the core of a functional call; its name in the owner."""
     site = choice.site
     if len(site.uses) > 1:
@@ -243,7 +271,7 @@ def _core_for_function(model: nn.Module, choice: _Choice) -> str:
     return _split(site.name)[1]
 
 
-def _cores_for_calls(model: nn.Module, own: OwnForward, choice: _Choice) -> list[tuple[fx.Node, str]]:
+def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[tuple[fx.Node, str]]:
     """Make a core for each call of a module that its owner calls several times; the calls with their cores' names."""
     site = choice.site
     prefix = f"{site.owner}." if site.owner else ""
@@ -262,7 +290,7 @@ def _cores_for_calls(model: nn.Module, own: OwnForward, choice: _Choice) -> list
     return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
 
 
-def _not_rewritten(model: nn.Module, choice: _Choice, why: str) -> None:
+def _not_rewritten(model: nn.Module, choice: Choice, why: str) -> None:
     """A functional call is left; a module that was asked for is one core for all its places."""
     if choice.site.index is None:
         choice.cores.clear()
@@ -273,7 +301,7 @@ def _not_rewritten(model: nn.Module, choice: _Choice, why: str) -> None:
         choice.leave(f"the forward that calls it cannot be rewritten: {why}; make it a module, {module}")
 
 
-def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[_Choice]) -> None:
+def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[Choice]) -> None:
     """Raise a ValueError if something that was asked for is not done."""
     both = [site.name for site in asked["include"] if site in asked["exclude"]]
     if both:

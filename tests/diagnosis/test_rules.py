@@ -303,7 +303,7 @@ def test_most_neurons_saturated_is_a_finding_that_explains_the_gradient_that_van
     finding = only(shut)
     assert (finding.rule, finding.layers) == ("SC201", ("1",))
     assert finding.message == "90 % of the neurons of `1` are saturated (mean relative slope 0.01)."
-    assert finding.call == "sc.convert(model); sc.calibrate(model, inputs)"
+    assert finding.call == "diagnosis.mend()"
 
 
 def test_a_gradient_that_vanishes_elsewhere_is_reported_beside_saturated_neurons():

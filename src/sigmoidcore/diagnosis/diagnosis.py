@@ -95,7 +95,11 @@ class Diagnosis:
 
 def judged(measurements: Sequence[Measurement], subject: Subject | None = None) -> Diagnosis:
     """The diagnosis of one measurement, or of the measurements of a training, latest last."""
+    from sigmoidcore.diagnosis.calls import checked
     from sigmoidcore.diagnosis.rules import find
 
     history = tuple(measurements) if len(measurements) > 1 else ()
-    return Diagnosis(measurements[-1], find(measurements), history, subject)
+    findings = find(measurements)
+    if subject is not None:
+        findings = checked(findings, measurements[-1], subject.model)
+    return Diagnosis(measurements[-1], findings, history, subject)

@@ -12,11 +12,11 @@ from sigmoidcore.calibrate import calibrate
 from sigmoidcore.conversion import Activation, Conversion, few
 from sigmoidcore.convert import convert
 from sigmoidcore.diagnosis import opening, rates
+from sigmoidcore.diagnosis.cores import cores
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.kept import Kept
 from sigmoidcore.diagnosis.mending import Change, Left, Mending, summary
-from sigmoidcore.judge import is_core
 from sigmoidcore.profile import Inputs, LossFn, check_inputs
 
 __all__ = ["Mending", "mend"]
@@ -166,10 +166,11 @@ class _Work:
 
     def level(self, findings: list[Finding]) -> list[Change]:
         """Cores for all hidden sigmoids, and their slopes and shifts from the batch."""
-        conversion = convert(self.model)
-        if not any(is_core(module) for module in self.model.modules()):
-            self._say(findings, [_no_core(conversion)])
+        found = cores(self.model, self.now.measurement)
+        if not found.possible:
+            self._say(findings, [found.why or _no_core(convert(self.model))])
             return []
+        conversion = convert(self.model, include=found.include, exclude=found.exclude)
         inputs, targets, loss_fn = self.batch
         if loss_fn is not None and targets is None:  # a loss of the outputs alone
             targets, loss_fn = (), lambda outputs, _: self.batch[2](outputs, None)

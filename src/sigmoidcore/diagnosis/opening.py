@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from sigmoidcore.conversion import Activation, few
-from sigmoidcore.convert import convert
+from sigmoidcore.convert import convert, planned
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.measurement import SHUT, Layer, Measurement
+from sigmoidcore.flow import Fate
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.neurons import in_rows, open_neurons
 from sigmoidcore.profile import Inputs, given, run, undisturbed
@@ -35,11 +36,38 @@ def as_cores(
     Returns:
         The cores by name; which of them are new; and why some are left, by name of their layer.
     """
+    cores, wanted, left = _sorted(model, measurement, names)
+    if not wanted:
+        return cores, (), left
+    conversion = convert(model, **_asked(model, wanted))
+    whys = {activation.name: activation.why for activation in conversion.activations}
+    for site_name, name in wanted.items():
+        core = dict(model.named_modules(remove_duplicate=False)).get(site_name)
+        if isinstance(core, SigmoidCore):
+            cores[site_name] = core
+        else:
+            left[name] = whys[site_name]
+    return cores, tuple(activation for activation in conversion.activations if activation.converted), left
+
+
+def can_open(model: nn.Module, measurement: Measurement, names: Iterable[str]) -> tuple[bool, dict[str, str]]:
+    """Whether `as_cores` would find or make a core, and why some would be left. The model is not changed."""
+    cores, wanted, left = _sorted(model, measurement, names)
+    choices = {choice.site.name: choice for choice in planned(model, **_asked(model, wanted)).choices} if wanted else {}
+    left |= {name: choices[site].why for site, name in wanted.items() if not choices[site].cores}
+    return bool(cores) or any(choices[site].cores for site in wanted), left
+
+
+def _sorted(
+    model: nn.Module, measurement: Measurement, names: Iterable[str]
+) -> tuple[dict[str, SigmoidCore], dict[str, str], dict[str, str]]:
+    """Cores that there are, by name; sites that may become cores, with the layers they are; and why others may not."""
     rows = {row.name: row for row in measurement.layers}
     named = [rows[name] for name in names if name in rows]
-    cores, left = {}, {}
+    cores: dict[str, SigmoidCore] = {}
+    left: dict[str, str] = {}
     sites = find(model)[0]
-    wanted: dict[Site, str] = {}
+    wanted: dict[str, str] = {}
     for row in named:
         module = dict(model.named_modules(remove_duplicate=False)).get(row.module)
         if sum(other.module == row.module and other.kind == row.kind for other in measurement.layers) > 1 and (
@@ -53,18 +81,21 @@ def as_cores(
         elif (site := _site_of(row, sites, measurement)) is None:
             left[row.name] = "which call of the model's forward it is, is not known: make it a module"
         else:
-            wanted[site] = row.name
-    if not wanted:
-        return cores, (), left
-    conversion = convert(model, exclude=[site.name for site in sites if site not in wanted])
-    whys = {activation.name: activation.why for activation in conversion.activations}
-    for site, name in wanted.items():
-        core = dict(model.named_modules(remove_duplicate=False)).get(site.name)
-        if isinstance(core, SigmoidCore):
-            cores[site.name] = core
-        else:
-            left[name] = whys[site.name]
-    return cores, tuple(activation for activation in conversion.activations if activation.converted), left
+            wanted[site.name] = row.name
+    return cores, wanted, left
+
+
+def _asked(model: nn.Module, wanted: dict[str, str]) -> dict[str, list[str]]:
+    """What `convert` is to be told: these, and no others. What reads them was measured, where it cannot be traced."""
+    sites = find(model)[0]
+    unknown = [site.name for site in sites if site.name in wanted and _unknown(site)]
+    asked = {"exclude": [site.name for site in sites if site.name not in wanted]}
+    return asked | ({"include": unknown} if unknown else {})
+
+
+def _unknown(site: Site) -> bool:
+    """Whether `convert` does not see what reads it."""
+    return not site.uses or all(use.fate is Fate.UNSEEN for use in site.uses)
 
 
 def open_saturated(model: nn.Module, inputs: Inputs, cores: dict[str, SigmoidCore]) -> dict[str, tuple[int, int]]:

@@ -45,6 +45,7 @@ class Rule:
         remedy: in words.
         example: Python that builds a network that the rule names; "" if it takes a training.
         check: finds it, or gives None.
+        without_cores: the remedy where no core can be made; "": the same.
         hidden_by: rules whose errors and warnings explain this one, so that it is not reported beside them.
     """
 
@@ -58,6 +59,7 @@ class Rule:
     remedy: str
     check: Callable[[Evidence], Found | None] = field(repr=False)
     example: str = ""
+    without_cores: str = ""
     hidden_by: tuple[str, ...] = ()
 
     def find(self, evidence: Evidence) -> Finding | None:

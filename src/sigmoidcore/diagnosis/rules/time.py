@@ -55,6 +55,7 @@ def _vanishing(evidence: Evidence) -> Found | None:
         f"Of the gradient through time in {named(first)}, {number(value)} of the largest is left at the first steps:"
         f" what they read cannot be learned.{_others(names)}",
         call="sc.convert(model); sc.calibrate(model, inputs)" if convertible else None,
+        remedy=None if convertible else VANISHING.without_cores,
     )
 
 
@@ -125,6 +126,11 @@ VANISHING = Rule(
         "Set the slopes of the gates from a batch, before training (`convert`, `calibrate`); start the bias of "
         "an LSTM's forget gate at 1 or more; or use orthogonal recurrent weights, shorter sequences, or a loss "
         "that reads every step."
+    ),
+    without_cores=(
+        "Start the bias of an LSTM's forget gate at 1 or more; or use orthogonal recurrent weights, shorter sequences, "
+        "or a loss that reads every step. For `nn.RNN`, `nn.LSTM` and `nn.GRU`, which run over a whole sequence, "
+        "`convert` and `calibrate` set the slopes of the gates."
     ),
     check=_vanishing,
     example="""

@@ -68,15 +68,20 @@ def _saturated(evidence: Evidence) -> Found | None:
         if len(names) == 1
         else f"Most neurons of {listed(names, others, 'activations')} are saturated; {most}."
     )
-    can = [layer for layer in layers if layer.kind in SIGMOIDS]
-    convert = "" if all(layer.kind == "SigmoidCore" for layer in can) else "sc.convert(model); "
+    can = any(layer.kind in SIGMOIDS and not layer.gate for layer in layers)
     return Found(
         names,
         value,
         SATURATED,
         message,
-        call=f"{convert}sc.calibrate(model, inputs)" if can else None,
+        call=_mend(evidence) if can else None,
+        remedy=None if can else SATURATION.without_cores,
     )
+
+
+def _mend(evidence: Evidence) -> str:
+    """A `Monitor` keeps no batch."""
+    return "diagnosis.mend()" if evidence.now.step is None else "diagnosis.mend(inputs=inputs)"
 
 
 def _dead(evidence: Evidence) -> Found | None:
@@ -172,8 +177,13 @@ SATURATION = Rule(
         "unless every neuron of a gate is. Neurons in the flat part of a hard activation are dead: SC202."
     ),
     remedy=(
-        "Shift and scale what the activation reads: `convert` and `calibrate` do it. Or draw smaller weights, "
-        "scale the inputs, or put a normalisation before it; and lower a learning rate that brought it there."
+        "Shift and scale what the activation reads: `Diagnosis.mend` makes cores of these activations and does it. Or "
+        "draw smaller weights, scale the inputs, or put a normalisation before it; and lower a learning rate that "
+        "brought it there."
+    ),
+    without_cores=(
+        "Draw smaller weights and biases, scale the inputs, or put a normalisation before it; and lower a learning "
+        "rate that brought it there."
     ),
     check=_saturated,
     example="""

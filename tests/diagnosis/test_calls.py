@@ -1,0 +1,245 @@
+"""The calls of findings are run as they are printed; where none can work, the finding says why."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.diagnosis.findings import Severity
+
+
+def linears(count=12, width=32):
+    return nn.ModuleList(nn.Linear(width, width) for _ in range(count))
+
+
+class Shared(nn.Module):
+    """One activation module for all layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.act, self.head = linears(), nn.Sigmoid(), nn.Linear(32, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.act(layer(x))
+        return self.head(x)
+
+
+class Branches(nn.Module):
+    """A forward that depends on data, with a module for each activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = linears(), nn.Linear(32, 10)
+        self.acts = nn.ModuleList(nn.Sigmoid() for _ in self.layers)
+
+    def forward(self, x):
+        for layer, act in zip(self.layers, self.acts, strict=True):
+            x = act(layer(x))
+            if x.isnan().any():
+                raise ValueError("not finite")
+        return self.head(x)
+
+
+class BranchesAndShares(Shared):
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("not finite")
+        return super().forward(x)
+
+
+class BranchesAndCalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = linears(), nn.Linear(32, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+            if x.isnan().any():
+                raise ValueError("not finite")
+        return self.head(x)
+
+
+class Options(Branches):
+    """As transformers of Hugging Face: one of two arguments must be given."""
+
+    def forward(self, ids=None, embeds=None):
+        if (ids is None) == (embeds is None):
+            raise ValueError("give one of both")
+        x = embeds if ids is None else functional.one_hot(ids, 32).float()
+        for layer, act in zip(self.layers, self.acts, strict=True):
+            x = act(layer(x))
+        return self.head(x)
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tower = nn.Sequential(*(m for layer in linears() for m in (layer, nn.Sigmoid())))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.tower(x), self.tower(x.flip(0))], 1))
+
+
+class SiameseAndMore(Siamese):
+    """Both towers are followed by layers that run once."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 32), nn.Sigmoid())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.more(torch.cat([self.tower(x), self.tower(x.flip(0))], 1)))
+
+
+class SiameseThatBranches(Siamese):
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("not finite")
+        return super().forward(x)
+
+
+def normed():
+    layers = [nn.utils.parametrizations.weight_norm(layer) for layer in linears()]
+    return nn.Sequential(*(m for layer in layers for m in (layer, nn.Sigmoid())), nn.Linear(32, 10))
+
+
+def vanishing(model, inputs=None):
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 32) if inputs is None else inputs
+    return sc.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy), inputs
+
+
+def ran(call, model, inputs, diagnosis):
+    """The call as a user pastes it, on a copy."""
+    model = copy.deepcopy(model)
+    exec(call, {"sc": sc, "torch": torch, "model": model, "inputs": inputs, "diagnosis": diagnosis})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "convert"),
+    [
+        (Shared, "sc.convert(model, include=['act']); "),
+        (Branches, "sc.convert(model, include=torch.nn.Sigmoid); "),
+        (SiameseAndMore, "sc.convert(model); "),
+        (normed, "sc.convert(model); "),
+    ],
+)
+def test_the_call_works_as_it_is_printed_and_levels_the_gradient(make, convert):
+    torch.manual_seed(0)
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    diagnosis, inputs = vanishing(model)
+    finding = next(f for f in diagnosis.findings if f.rule == "SC101")
+    assert finding.call == convert + ("sc.calibrate" if make is normed else "sc.prepare") + "(model, inputs)"
+    assert not any(isinstance(m, SigmoidCore) for m in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert any(isinstance(m, SigmoidCore) for m in ran(finding.call, model, inputs, diagnosis).modules())
+
+
+def test_the_call_for_a_model_with_optional_arguments_works():
+    torch.manual_seed(0)
+    model = Options()
+    diagnosis, inputs = vanishing(model, {"embeds": torch.randn(64, 32)})
+    finding = diagnosis.findings[0]
+    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid); sc.prepare(model, inputs)"
+    ran(finding.call, model, inputs, diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Siamese, "runs 2 times in a forward pass"),
+        (SiameseThatBranches, "runs 2 times in a forward pass"),
+        (BranchesAndShares, "runs 12 times in a forward pass"),
+        (BranchesAndCalls, "so convert does not see its calls of sigmoid(): make them modules, nn.Sigmoid()"),
+    ],
+)
+def test_where_no_call_works_none_is_offered_and_the_remedy_says_why_as_mend_does(make, why):
+    torch.manual_seed(0)
+    diagnosis, _ = vanishing(make())
+    finding = next(f for f in diagnosis.findings if f.rule == "SC101")
+    assert finding.call is None
+    assert why in finding.remedy
+    assert "Sigmoid Core offers no call here" in finding.remedy
+    mending = diagnosis.mend()
+    assert not mending.done
+    assert any(why in left.why for left in mending.left)
+
+
+@pytest.mark.parametrize("make", [Shared, Branches])
+def test_mend_does_what_the_call_does(make):
+    torch.manual_seed(0)
+    mending = vanishing(make())[0].mend()
+    assert mending.done
+    assert mending.after.measurement.profile.spread < 2
+
+
+def saturated(model, inputs):
+    diagnosis = sc.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy)
+    return next(f for f in diagnosis.findings if f.rule == "SC201"), diagnosis
+
+
+def test_for_saturated_neurons_the_call_is_mend_and_it_mends():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+    with torch.no_grad():
+        model[2].bias.add_(20)
+    finding, diagnosis = saturated(model, torch.randn(64, 32))
+    assert finding.call == "diagnosis.mend()"
+    exec(finding.call, {"diagnosis": diagnosis})
+    assert isinstance(model[3], SigmoidCore)
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.value, self.head = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+        nn.init.constant_(self.gate.bias, -30.0)
+
+    def forward(self, x):
+        return self.head(torch.sigmoid(self.gate(x)) * torch.tanh(self.value(x)))
+
+
+def test_for_a_gate_that_is_shut_no_call_is_offered():
+    finding, _ = saturated(Gate(), torch.randn(64, 32))
+    assert finding.call is None
+    assert "mend" not in finding.remedy.partition("Sigmoid Core offers")[0]
+
+
+def test_a_forward_that_cannot_be_traced_does_not_fail_a_diagnosis():
+    class Counting(Branches):
+        def forward(self, x):
+            assert isinstance(x, torch.Tensor), "no tensor"
+            assert type(x).__name__ != "Proxy"
+            return super().forward(x)
+
+    assert [f.rule for f in vanishing(Counting())[0].findings if f.severity is not Severity.NOTE] == ["SC101"]
+
+
+def test_lstm_cells_are_offered_no_call_and_no_convert():
+    class Cells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(8, 32), nn.Linear(32, 10)
+            with torch.no_grad():
+                self.cell.bias_hh[32:64] -= 3  # forgets
+
+        def forward(self, x):
+            state = None
+            for t in range(x.shape[1]):
+                state = self.cell(x[:, t], state)
+            return self.head(state[0])
+
+    diagnosis = sc.diagnose(Cells(), torch.randn(64, 60, 8), torch.randint(10, (64,)), functional.cross_entropy)
+    finding = next(f for f in diagnosis.findings if f.rule == "SC103")
+    assert finding.call is None
+    assert finding.remedy.startswith("Start the bias")
