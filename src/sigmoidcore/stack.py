@@ -123,7 +123,8 @@ class Stack:
         y: Tensor
         if torch.is_grad_enabled():
             constants = factor, offset, self.factors
-            y, *_ = _Layers.apply(rows, *constants, *self.weights, *self.biases)  # type: ignore[no-untyped-call]
+            *_, last = _Layers.apply(rows, *constants, *self.weights, *self.biases)  # type: ignore[no-untyped-call]
+            y = last.squeeze(0)
         else:
             pair = [x.new_empty(rows.shape[0], offset.shape[1]) for _ in range(2)]
             buffers = (pair[i % 2] for i in range(len(self.weights)))
@@ -170,9 +171,10 @@ def _tanh_(t: Tensor) -> Tensor:
 
 
 class _Layers(torch.autograd.Function):
-    """The layers' t from the inputs, weights and biases, in blocks: all of them are outputs, for second derivatives.
+    """The layers' t from the inputs, weights and biases, in blocks; the last is one layer, and its core's output.
 
-    Its backward pass is written in differentiable operations if it is to be differentiated itself.
+    All of them are outputs, for second derivatives, and its backward pass is written in differentiable operations if it
+    is to be differentiated itself.
     """
 
     @staticmethod
@@ -187,29 +189,33 @@ class _Layers(torch.autograd.Function):
         weights = parameters[: len(parameters) // 2]
         shape = x.shape[0], offset.shape[1]
         size = max(1, BLOCK // (shape[0] * shape[1] * x.element_size()))
-        blocks = [x.new_empty(min(size, len(weights) - start), *shape) for start in range(0, len(weights), size)]
+        sizes = [min(size, len(weights) - 1 - start) for start in range(0, len(weights) - 1, size)]
+        blocks = [x.new_empty(n, *shape) for n in [*sizes, 1]]
         buffers = chain.from_iterable(block.unbind() for block in blocks)
-        y = _forward(x, factor, offset, weights, buffers) * factors[-1]
+        _forward(x, factor, offset, weights, buffers).mul_(factors[-1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *blocks, *weights)
         ctx.blocks, ctx.factor, ctx.factors = len(blocks), factor, factors
-        return y, *blocks
+        return tuple(blocks)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None, *of_blocks: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *of_blocks: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
         blocks, weights = rest[: ctx.blocks], rest[ctx.blocks :]
+        added: list[Tensor | None] = []  # the gradient that comes to every layer's t from outside
+        for gradient, block in zip(of_blocks, blocks, strict=True):
+            added += [None] * len(block) if gradient is None else gradient.unbind()
+        *before, last = ctx.factors
+        blocks[-1] = blocks[-1] / last
+        added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
-        g = None if gradient is None else gradient * ctx.factors[-1]
-        before = [1.0, *ctx.factors[:-1]]
-        found = way(g, of_blocks, x, ctx.factor, before, blocks, weights, ctx.needs_input_grad[0])
+        found = way(added, x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0])
         of_inputs, of_weights, of_biases = found
         return of_inputs, None, None, None, *of_weights, *of_biases
 
 
 def _backward(
-    gradient: Tensor | None,
-    of_blocks: Sequence[Tensor | None],
+    added: Sequence[Tensor | None],
     x: Tensor,
     factor: Sequence[Tensor | float],
     before: Sequence[float],
@@ -219,7 +225,6 @@ def _backward(
 ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
     """Gradients by the inputs, weights and biases, some layers at a time from the last to the first."""
     outputs = [t for block in blocks for t in block.unbind()]
-    added = _each_of(of_blocks, blocks)
     size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
     gradients = outputs[0].new_empty(size, *outputs[0].shape)
     slots = gradients.unbind()
@@ -227,8 +232,6 @@ def _backward(
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
     g: Tensor | None = None  # the gradient by the layer's t, times its factor
-    if gradient is not None:
-        g = gradient * factor[-1]
     end, start = len(weights), 0
     for block in reversed(blocks):
         first = end - len(block)
@@ -259,14 +262,6 @@ def _backward(
     return of_inputs, of_weights, of_biases
 
 
-def _each_of(of_blocks: Sequence[Tensor | None], blocks: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradients of every layer's outputs that have come to the blocks themselves: those of second derivatives."""
-    found: list[Tensor | None] = []
-    for gradient, block in zip(of_blocks, blocks, strict=True):
-        found += [None] * len(block) if gradient is None else gradient.unbind()
-    return found
-
-
 def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
     if a is None:
         return torch.zeros_like(like) if b is None else b
@@ -274,8 +269,7 @@ def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _differentiable_backward(
-    gradient: Tensor | None,
-    of_blocks: Sequence[Tensor | None],
+    added: Sequence[Tensor | None],
     x: Tensor,
     factor: Sequence[Tensor | float],
     before: Sequence[float],
@@ -285,10 +279,9 @@ def _differentiable_backward(
 ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
     """The same, layer by layer, in operations that can be differentiated."""
     outputs = [t for block in blocks for t in block.unbind()]
-    added = _each_of(of_blocks, blocks)
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
-    g = gradient
+    g: Tensor | None = None
     for layer in range(len(weights) - 1, -1, -1):
         at = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]) * factor[layer]
         of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x))
