@@ -1,6 +1,7 @@
 """Compiled code runs uncompiled for a while: `torch.compile` does not notice hooks that come and go."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +20,7 @@ class Eager:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # whoever holds it may be collected, and so release, while another holds
         self._holders = 0
         self._ours: Any = None
 
@@ -27,23 +29,25 @@ class Eager:
 
         Where the compiler has not been imported nothing is compiled, and its import would take seconds.
         """
-        self._holders += 1
-        if self._holders == 1 and "torch._dynamo" in sys.modules:
-            stance = torch.compiler.set_stance("force_eager")
-            if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
-                stance.__exit__(None, None, None)
-            else:
-                self._ours = stance
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1 and "torch._dynamo" in sys.modules:
+                stance = torch.compiler.set_stance("force_eager")
+                if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
+                    stance.__exit__(None, None, None)
+                else:
+                    self._ours = stance
 
     def release(self) -> None:
         """Take one `hold` back."""
-        self._holders -= 1
-        if self._holders == 0 and self._ours is not None:
-            now = torch.compiler.set_stance("force_eager")
-            now.__exit__(None, None, None)
-            if self._is_ours(now.prev):
-                self._ours.__exit__(None, None, None)
-                self._ours = None
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0 and self._ours is not None:
+                now = torch.compiler.set_stance("force_eager")
+                now.__exit__(None, None, None)
+                if self._is_ours(now.prev):
+                    self._ours.__exit__(None, None, None)
+                    self._ours = None
 
     def _is_ours(self, stance: Any) -> bool:
         return self._ours is not None and stance is self._ours.stance

@@ -4,6 +4,8 @@ import gc
 import itertools
 import json
 import math
+import sys
+import threading
 import weakref
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from copies import COPIES
 from torch import nn
 from torch.nn.modules import module as module_hooks
+from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
@@ -944,6 +947,47 @@ def test_two_monitors_and_an_equalizer_at_once_see_the_same_and_leave_nothing(ba
     assert sizes(first.measurements[2]) == pytest.approx(sizes(alone), rel=1e-5)
     cores = [layer.gradient for layer in alone.layers if layer.role == "weights"][:5]
     assert [math.exp(x) for x in equalizer.history[2].log_sizes] == pytest.approx(cores, rel=1e-5)
+
+
+def test_trainings_in_several_threads_each_make_and_remove_their_own_monitors():
+    failures = []
+
+    def train(seed):
+        generator = torch.Generator().manual_seed(seed)
+        network = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
+        optimizer = sgd(network)
+        try:
+            for _ in range(8):
+                with Monitor(network, every=2) as monitor:
+                    for _ in range(3):
+                        step(network, optimizer, (torch.randn(4, 8, generator=generator), torch.zeros(4).long()))
+                assert [m.step for m in monitor.measurements] == [0, 2]
+                assert all(weight.gradient is not None for weight in monitor.measurements[-1].weights)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=train, args=(seed,)) for seed in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failures
+
+
+def test_of_many_monitors_no_more_hooks_on_optimizers_are_left_than_of_one(model, batch):
+    def hooks():
+        return list(optimizer_hooks._global_optimizer_pre_hooks), list(optimizer_hooks._global_optimizer_post_hooks)
+
+    with Monitor(model):
+        of_one = hooks()
+        with Monitor(model):
+            step(model, sgd(model), batch)
+    assert hooks() == of_one
 
 
 def test_it_trains_exactly_as_without_a_monitor(model, batch):

@@ -9,16 +9,15 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sigmoidcore.autograd import NONE, backward_pass
+from sigmoidcore.diagnosis import steps
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.optimizers import Optimizers
 from sigmoidcore.diagnosis.probe import Probe
 from sigmoidcore.diagnosis.skips import attempted, listen
 from sigmoidcore.diagnosis.thinned import Thinned
-from sigmoidcore.eager import uncompiled
 from sigmoidcore.ranks import Ranks
 
 SAMPLES = 64
@@ -100,7 +99,7 @@ class Monitor:
         self._stepping = False
         self._stepped: int | None = None
         self._called = False
-        # PyTorch's hooks on all optimizers, and those of the probe, would keep a monitor alive that nobody else has.
+        # What hears of all optimizers' steps, and the probe's hooks, would keep a monitor alive that nobody else has.
         me = weakref.ref(self)
         self._probe = Probe(
             model,
@@ -110,8 +109,7 @@ class Monitor:
             dropped=_weakly(me, Monitor._count_skipped),
         )
         handles = [
-            register_optimizer_step_pre_hook(uncompiled(_weakly(me, Monitor._before_step))).remove,
-            register_optimizer_step_post_hook(uncompiled(_weakly(me, Monitor._after_step))).remove,
+            steps.listen(_weakly(me, Monitor._before_step), _weakly(me, Monitor._after_step)),
             self._probe.detach,
         ]
         if scaler is not None:
@@ -189,12 +187,12 @@ class Monitor:
         elif self._probe.emptied() or (self._probe.seen and self._skipped >= PATIENCE - 1):
             self._skip()
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._probe.attached and self._optimizers.are_ours(optimizer):
             self._stepping = True
             self._probe.weights.before_step(_moved(optimizer), in_backward=backward_pass() != NONE)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._optimizers.are_ours(optimizer):
             return
         self._stepping = False
