@@ -521,6 +521,33 @@ def test_a_head_that_the_loss_does_not_read_and_parameters_that_nothing_reads_ar
     assert "the forward pass does not use" in only(idle).message
 
 
+def experts(*gradients, rows=(4, 4, 4, 4)):
+    """A stem, experts beside each other, and a head."""
+    own = [linear(f"experts.{i}", g, shape=(n, 10)) for i, (g, n) in enumerate(zip(gradients, rows, strict=True)) if n]
+    found = measurement(*own, linear("head", 1.0, *range(len(own))))
+    idle = tuple(Weight(f"experts.{i}.weight", (10, 10), size=1.0, used=False) for i, n in enumerate(rows) if not n)
+    return replace(found, weights=(*found.weights, *idle))
+
+
+def test_an_expert_that_no_row_was_sent_to_is_a_note_and_after_three_measurements_a_warning():
+    found = experts(1.0, 1.0, 1.0, None, rows=(4, 4, 4, 0))
+    assert [(f.rule, f.severity, f.layers) for f in find([found])] == [("SC501", "note", ("experts.3.weight",))]
+    assert only(found, found, found).severity is Severity.WARNING
+
+
+def test_a_lonely_part_and_one_of_another_shape_are_warnings_also_beside_experts():
+    found = experts(1.0, 1.0, 1.0, None, rows=(4, 4, 4, 0))
+    other = Weight("experts.4.weight", (20, 10), size=1.0, used=False)
+    both = only(replace(found, weights=(*found.weights, other)))
+    assert (both.severity, both.layers) == (Severity.WARNING, ("experts.4.weight",))
+    assert rules(replace(found, weights=(*found.weights, replace(other, name="idle", shape=(10, 10))))) == ["SC501"]
+
+
+def test_the_gradient_of_an_expert_that_few_rows_were_sent_to_has_not_vanished():
+    assert rules(experts(1.0, 1.0, 1.0, 0.7e-3, rows=(50, 50, 27, 1))) == []
+    assert rules(experts(1.0, 1.0, 1.0, 0.7e-3, rows=(32, 32, 32, 32))) == ["SC101"]
+
+
 def test_no_gradient_at_all_is_an_error_and_frozen_parameters_are_none():
     assert only(chain(None, None)).severity is Severity.ERROR
     frozen = with_weight(chain(None, 1.0), "0.weight", trains=False)

@@ -106,10 +106,25 @@ class Evidence:
     def lowest(self) -> dict[int, float]:
         """Level of each live layer that feeds a sink, from the view in which it is largest."""
         return {
-            i: max(self.views(i)) / reference[0]
+            i: self._for_its_rows[i] * max(self.views(i)) / reference[0]
             for i, reference in enumerate(self.references)
-            if self.live[i] and reference
+            if self.live[i] and reference and self._for_its_rows[i] < math.inf
         }
+
+    @cached_property
+    def _for_its_rows(self) -> tuple[float, ...]:
+        """Of each layer: how much larger its gradient size would be if it had seen all rows: an expert sees a few."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for i, layer in enumerate(self.layers):
+            for name in kin(layer.name) if layer.role == "weights" else ():
+                groups.setdefault((name, layer.kind, layer.shape[1:]), []).append(i)
+        found = [1.0] * len(self.layers)
+        for group in groups.values():
+            rows = [self.layers[i].shape[0] if self.layers[i].shape else 1 for i in group]
+            if len(set(rows)) > 1:
+                for i, own in zip(group, rows, strict=True):
+                    found[i] = max(found[i], math.sqrt(sum(rows) / own) if own else math.inf)
+        return tuple(found)
 
     @cached_property
     def highest(self) -> dict[int, float]:
@@ -188,3 +203,14 @@ class Evidence:
 def is_zero(weight: Weight) -> bool:
     """Whether all of its numbers are 0, and it is no bias, which may well be."""
     return weight.size == 0 and not weight.name.rpartition(".")[2].startswith("bias")
+
+
+def kin(name: str) -> tuple[str, ...]:
+    """What the names of parts of the same kind have in common: the name without one of its numbers.
+
+    Example:
+        >>> kin("blocks.3.experts.12.up")
+        ('blocks.*.experts.12.up', 'blocks.3.experts.*.up')
+    """
+    parts = name.split(".")
+    return tuple(".".join([*parts[:i], "*", *parts[i + 1 :]]) for i, part in enumerate(parts) if part.isdigit())

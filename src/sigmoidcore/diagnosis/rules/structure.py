@@ -3,9 +3,12 @@
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient, units
-from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
+from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, kin
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
 from sigmoidcore.diagnosis.rules.words import listed, named
+
+SEVERAL = 3
+"""Measurements of a training after which what never gets a gradient is no matter of a batch."""
 
 
 def _no_gradient(evidence: Evidence) -> Found | None:
@@ -35,7 +38,20 @@ def _no_gradient(evidence: Evidence) -> Found | None:
             f"{listed(names)} should train and {'gets' if len(names) == 1 else 'get'} no gradient, and later layers"
             " do: the graph is cut in between.",
         )
-    unused = [w.name for w in training if w.name in without and not w.used]
+    spare = _spare(evidence, without)
+    if len(spare) == len(missing) and len(evidence.measurements) < SEVERAL:
+        return Found(
+            tuple(missing),
+            len(missing),
+            0,
+            f"{listed(missing)} {'gets' if len(missing) == 1 else 'get'} no gradient in this batch, and others "
+            "of their kind do.",
+            Severity.NOTE,
+            "Nothing, if other batches use them, as those of an expert, or if they are the last of a row of blocks "
+            "whose output nothing reads. A Monitor tells whether they ever get one. DDP needs find_unused_parameters=True.",
+        )
+    missing = [name for name in missing if name not in spare or len(evidence.measurements) >= SEVERAL]
+    unused = [w.name for w in training if w.name in set(missing) and not w.used]
     what = "the forward pass does not use them" if len(unused) == len(missing) else "the loss does not depend on them"
     return Found(
         tuple(missing),
@@ -45,6 +61,14 @@ def _no_gradient(evidence: Evidence) -> Found | None:
         remedy="Use them, or, if they are to stay as they are, set requires_grad to False: that says so and saves "
         "memory. DDP needs find_unused_parameters=True.",
     )
+
+
+def _spare(evidence: Evidence, without: set[str]) -> set[str]:
+    """Parameters beside others of their kind, in one list of modules, that do get a gradient."""
+    used = {(name, w.shape) for w in evidence.now.weights if w.gradient is not None for name in kin(w.name)}
+    return {
+        w.name for w in evidence.now.weights if w.name in without and any((n, w.shape) in used for n in kin(w.name))
+    }
 
 
 def _before_a_cut(evidence: Evidence) -> list[int]:
@@ -157,12 +181,14 @@ NO_GRADIENT = Rule(
     name="parameters without a gradient",
     severity=Severity.WARNING,
     formula=("a parameter with `requires_grad` has `.grad` None in all measurements"),
-    thresholds={},
-    source="Arithmetic.",
+    thresholds={"measurements after which it is never a note": SEVERAL},
+    source="Arithmetic; the number of measurements is a choice.",
     why=(
         "The graph is cut between two layers, or the loss does not depend on the parameters, as on those of a head "
         "that is not used: it should train, and does not. Error: no parameter gets one. In a training, a gradient at "
-        "any measured step is enough."
+        "any measured step is enough. Note: others of its kind get one, whose name differs in a number only and whose "
+        "shape is the same, as with experts of a sparse mixture that no token of this batch was sent to, or the last "
+        "of WaveNet's residual convolutions."
     ),
     remedy=(
         "Look for detach(), .item(), .data, NumPy or torch.no_grad() between these layers, and for a part that is not "
