@@ -1,5 +1,6 @@
 """What the columns of a table are (numbers, truth values, dates, categories), and what they are as numbers."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,13 +52,16 @@ class Column:
         return (self.name,)
 
 
-def column(name: str, values: Any, written: bool) -> Column | None:
-    """What a column is; None: it has no values.
+def column(name: str, values: Any, written: bool) -> tuple[Column, Any] | None:
+    """What a column is, and its values, which are text no more where they were meant to be something else.
 
     Args:
         name: of the column.
         values: pyarrow.ChunkedArray.
         written: whether the table was text, so that numbers and dates in it are text as well.
+
+    Returns:
+        None if there are no values.
 
     Raises:
         DataError: it holds what a network cannot learn from.
@@ -65,7 +69,7 @@ def column(name: str, values: Any, written: bool) -> Column | None:
     if values.null_count == len(values):
         return None
     found = of_type(name, values.type)
-    return _of_text(name, values) if written and found.role is Role.CATEGORY else found
+    return _of_text(name, values) if written and found.role is Role.CATEGORY else (found, values)
 
 
 def of_type(name: str, kind: Any) -> Column:
@@ -92,18 +96,17 @@ def of_type(name: str, kind: Any) -> Column:
     )
 
 
-def _of_text(name: str, values: Any) -> Column:
+def _of_text(name: str, values: Any) -> tuple[Column, Any]:
     """What a column of text was meant to be."""
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
+    with contextlib.suppress(pa.ArrowInvalid):
+        return Column(name, Role.NUMBER), values.cast(pa.float64())
     trimmed = pc.utf8_trim_whitespace(values)
-    try:
-        trimmed.cast(pa.float64())
-        return Column(name, Role.NUMBER)
-    except pa.ArrowInvalid:
-        pass
+    with contextlib.suppress(pa.ArrowInvalid):
+        return Column(name, Role.NUMBER), trimmed.cast(pa.float64())
     present = trimmed.drop_null()
     if pc.all(pc.match_substring_regex(pc.utf8_lower(present), "^(true|false)$")).as_py():
-        return Column(name, Role.BOOLEAN)
+        return Column(name, Role.BOOLEAN), pc.utf8_lower(trimmed).cast(pa.bool_())
     numbers = pc.match_substring_regex(present, _NUMBER)
     if pc.mean(numbers.cast(pa.float64())).as_py() >= MOSTLY:
         row = pc.index(pc.fill_null(pc.match_substring_regex(trimmed, _NUMBER), True), False).as_py()
@@ -117,7 +120,9 @@ def _of_text(name: str, values: Any) -> Column:
             f"column {short(name)!r} has dates that can be read in two ways, such as {short(present[0])}: write them "
             "as 2026-12-31"
         )
-    return Column(name, Role.DATE, formats[0]) if formats else Column(name, Role.CATEGORY)
+    if formats:
+        return Column(name, Role.DATE, formats[0]), _date(trimmed, formats[0])
+    return Column(name, Role.CATEGORY), values
 
 
 def _is_date(values: Any, written: str) -> bool:

@@ -26,16 +26,17 @@ def of_table(name: str, table: Any, wanted: Wanted, *, written: bool) -> Data:
     inputs = wanted.inputs(table.column_names)
     check_rows(name, table.num_rows)
     target = known(wanted, list(picked(table, wanted.targets).values()), written=written)
-    there = picked(table, inputs)
-    described = {each: column(each, values, written) for each, values in there.items()}
-    columns = [found for found in described.values() if found is not None]
+    described = {each: column(each, values, written) for each, values in picked(table, inputs).items()}
+    columns = [found[0] for found in described.values() if found is not None]
+    there = {each: found[1] for each, found in described.items() if found is not None}
     empty = [each for each, found in described.items() if found is None]
     train, test = target.parts(wanted)
     fitting = Fitting(columns)
     fitting.see(there, train)
     fitted, notes = fitting.table()
     preprocessing = Preprocessing(fitted, target.fitted(train))
-    parts = [_rows(preprocessing, table.take(rows)) for rows in (train, test)]
+    x = fitted.apply(there)
+    parts = [InMemory(torch.from_numpy(x[rows]), _encoded(preprocessing.target, table, rows)) for rows in (train, test)]
     if empty:
         notes = (f"left out, for they have no values: {listed(empty)}", *notes)
     return _data(name, parts[0], parts[1], preprocessing, target.class_counts(train), notes)
@@ -139,9 +140,8 @@ def of_images(path: Path, wanted: Wanted) -> Data:
     return _data(name, parts[0], parts[1], preprocessing, counts, notes)
 
 
-def _rows(preprocessing: Preprocessing, table: Any) -> InMemory:
-    target = preprocessing.target
-    return InMemory(preprocessing.transform(table), target.encoded([table.column(name) for name in target.names]))
+def _encoded(target: Target, table: Any, rows: np.ndarray) -> torch.Tensor:
+    return target.encoded([table.column(name).take(rows) for name in target.names])
 
 
 def _data(

@@ -93,7 +93,7 @@ def kind_of(names: Sequence[str], columns: Sequence[Any], wanted: str | None, wr
         check_complete(name, values)
         described = column(name, values, written)
         assert described is not None
-        found.append(described)
+        found.append(described[0])
     dates = [c.name for c in found if c.role is Role.DATE]
     if dates and wanted != CLASS:
         raise DataError(

@@ -71,7 +71,7 @@ def _unpacked(path: Path) -> bytes:
         raise DataError(
             f"{path} cannot be read: {error.strerror or short(error)}; give a file that you may read"
         ) from error
-    if not content.strip():
+    if not content or content.isspace():
         raise DataError(f"{path} is empty: give a file with column names in its first line and data below")
     return content
 
@@ -92,15 +92,15 @@ def _as_utf8(path: Path, content: bytes) -> bytes:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise DataError(f"{path} is no text, it has a zero byte in line {line}: is it another kind of file?")
     content = content.removeprefix(b"\xef\xbb\xbf")
-    if not content.strip():
+    if not content or content.isspace():
         raise DataError(f"{path} is empty: give a file with column names in its first line and data below")
     return content
 
 
 def _header(path: Path, content: bytes) -> tuple[list[str], str]:
     """The names in the first line that is not empty, and what separates them."""
-    head = content.lstrip(b"\r\n")[:BLOCK].decode(errors="ignore")
-    first = head.splitlines()[0]
+    head = content[:BLOCK].lstrip(b"\r\n").decode(errors="ignore")
+    first = head[: min(end for end in (head.find("\n"), head.find("\r"), len(head)) if end >= 0)]
     delimiter = "\t" if ".tsv" in path.suffixes else max(DELIMITERS, key=first.count)
     try:
         names = next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter))
