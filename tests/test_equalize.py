@@ -56,10 +56,11 @@ def step(model, optimizer, batch, factor=1.0):
 
 
 def hooks(model, optimizer):
-    """Number of hooks on the model's modules, and on the optimizer's step."""
+    """Number of hooks on the model's modules, watchers of its cores included, and on the optimizer's step."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return (
-        sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds),
+        sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+        + sum(len(vars(module).get("_watchers", ())) for module in model.modules()),
         len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks),
     )
 
@@ -92,7 +93,7 @@ def log_profile(model, batch):
 def test_it_attaches_to_the_optimizers_step_and_remove_leaves_no_hook_behind(model, batch):
     optimizer = idle()
     equalizer = Equalizer(model, optimizer)
-    assert hooks(model, optimizer) == (2 * DEPTH, 2)
+    assert hooks(model, optimizer) == (DEPTH, 2)
     for _ in range(3):
         step(model, optimizer, batch)
     assert equalizer.history
@@ -124,7 +125,7 @@ def test_a_number_samples_exactly_those_steps_and_other_steps_have_no_hooks_on_t
     optimizer = idle()
     with Equalizer(model, optimizer, every=every) as equalizer:
         for number in range(2 * every + 2):
-            assert hooks(model, optimizer)[0] == (2 * DEPTH if number % every == 0 else 0)
+            assert hooks(model, optimizer)[0] == (DEPTH if number % every == 0 else 0)
             step(model, optimizer, batch)
     assert [s.step for s in equalizer.history] == list(range(0, 2 * every + 2, every))
 
@@ -623,7 +624,8 @@ def test_a_state_that_is_none_is_refused_and_changes_nothing(model, batch, chang
         assert len(equalizer.history) == 1
 
 
-def test_neurons_whose_preactivations_are_changed_in_place_behind_the_core_are_opened_one_step_later(model, batch):
+@pytest.mark.parametrize(("changed", "opened"), [("preactivations", 0), ("outputs", 1)])
+def test_neurons_are_opened_also_where_the_core_s_values_are_changed_in_place_behind_it(model, batch, changed, opened):
     class Adds(nn.Module):
         def __init__(self, core):
             super().__init__()
@@ -631,16 +633,16 @@ def test_neurons_whose_preactivations_are_changed_in_place_behind_the_core_are_o
 
         def forward(self, x):
             y = self.core(x)
-            x.add_(1)
+            (x if changed == "preactivations" else y).mul_(0.5)
             return y
 
     drive(model, 3, "offset", 12.0, slice(DRIVEN))
     x, core, optimizer = model[:7](batch[0]).detach(), model[7], idle()
     model[7] = Adds(core)
     with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
-        step(model, optimizer, batch)
-        step(model, optimizer, batch)
-    assert [(s.step, s.neurons) for s in equalizer.history] == [(1, DRIVEN)]
+        for _ in range(opened + 1):
+            step(model, optimizer, batch)
+    assert [(s.step, s.neurons) for s in equalizer.history] == [(opened, DRIVEN)]  # outputs are copied from step 1 on
     torch.testing.assert_close(core.shift[:DRIVEN], x[:, :DRIVEN].mean(0))
 
 

@@ -19,6 +19,7 @@ from sigmoidcore.gain import (
     gradient_size,
     local_derivative,
     mean_relative_slope,
+    norms,
     relative_slope,
     saturation_level,
     slope_for_floor,
@@ -168,6 +169,24 @@ def test_gradient_size_is_the_root_mean_square_of_the_samples_norms(shape, dtype
 def test_sizes_are_proportional_from_1e_minus_30_to_1e30_in_float32(function, scale):
     g = torch.randn(8, 16)
     assert float(function(g * scale)) / scale == pytest.approx(float(function(g)), rel=1e-5)
+
+
+def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_order():
+    tensors = [torch.randn(7, 5, dtype=dtype) for dtype in (torch.float16, torch.bfloat16, *DTYPES)]
+    tensors += [torch.randn(6, dtype=dtype) * scale for dtype in DTYPES for scale in SCALES]
+    tensors += [torch.randn(6, dtype=torch.float64) * 1e200, torch.zeros(3), torch.tensor(-2.0), torch.zeros(0)]
+    torch.manual_seed(0)
+    tensors = [tensors[i] for i in torch.randperm(len(tensors))]
+    largest = [float(t.abs().max()) if t.numel() else 0.0 for t in tensors]
+    expected = [m and m * np.linalg.norm(t.double().numpy() / m) for t, m in zip(tensors, largest, strict=True)]
+    assert norms(tensors).tolist() == pytest.approx(expected, rel=1e-6, abs=0)
+    assert norms([]).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_norm_is_not_finite_where_a_number_is_not_and_the_others_are(value):
+    found = norms([torch.ones(4), torch.tensor([1.0, value]), torch.ones(9)])
+    assert torch.equal(torch.isfinite(found), torch.tensor([True, False, True]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

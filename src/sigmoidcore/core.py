@@ -1,6 +1,5 @@
 """SigmoidCore: a sigmoid with an adjustable input slope and shift."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 LARGEST_LOG = 80.0
 """A trained slope is between exp(-80) and exp(80): positive and finite in float32."""
 _HALF = (torch.float16, torch.bfloat16)
+Watcher = Callable[["SigmoidCore", Tensor, Tensor], None]
+"""What is called with a core, x - shift and its output."""
 
 
 def sigmoid_core(
@@ -33,10 +34,14 @@ def sigmoid_core(
         >>> sigmoid_core(torch.tensor([-1.0, 1.0]), alpha=4.0, shift=1.0)
         tensor([3.3535e-04, 5.0000e-01])
     """
+    return _of_shifted(x - shift, alpha, centered, scale)
+
+
+def _of_shifted(x: Tensor, alpha: Tensor | float, centered: bool, scale: float) -> Tensor:
     if centered:
-        y, scale = torch.tanh((x - shift) * (alpha * 0.5)), scale * 0.5
+        y, scale = torch.tanh(x * (alpha * 0.5)), scale * 0.5
     else:
-        y = torch.sigmoid((x - shift) * alpha)
+        y = torch.sigmoid(x * alpha)
     return y if scale == 1 else y * scale
 
 
@@ -78,6 +83,7 @@ class SigmoidCore(nn.Module):
     slope: Tensor
     shift: Tensor
     log_slope: nn.Parameter
+    _watchers: tuple[Watcher, ...] = ()
 
     def __init__(
         self,
@@ -144,7 +150,24 @@ class SigmoidCore(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the core; see the class. Its argument has the name that it has in `nn.Sigmoid`."""
         alpha, shift = self.align(input)
-        return sigmoid_core(input, alpha, shift, centered=self.centered, scale=self.scale)
+        shifted = input - shift
+        output = _of_shifted(shifted, alpha, self.centered, self.scale)
+        for watcher in self._watchers:
+            watcher(self, shifted, output)
+        return output
+
+    def watch(self, watcher: Watcher) -> None:
+        """Hand every forward pass to `watcher(core, x - shift, output)` from now on; copies are not watched.
+
+        The gradient of x - shift is what comes back through this core alone, whatever else is done with x.
+        """
+        self.__dict__["_watchers"] = (*self._watchers, watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Take one `watch` back."""
+        left = tuple(other for other in self.__dict__.pop("_watchers", ()) if other is not watcher)
+        if left:
+            self.__dict__["_watchers"] = left
 
     def align(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and shift in the dtype of `x` and in a shape that broadcasts against it."""
@@ -205,12 +228,7 @@ class SigmoidCore(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What `copy` and `pickle` take: an Equalizer that watches this core does not watch its copies."""
-        state = self.__dict__.copy()
-        for kind in ("_forward_hooks", "_forward_pre_hooks"):
-            left = {key for key, hook in state[kind].items() if getattr(hook, "stays_behind", False)}
-            for name in (kind, f"{kind}_with_kwargs"):
-                state[name] = OrderedDict((key, value) for key, value in state[name].items() if key not in left)
-        return state
+        return {key: value for key, value in self.__dict__.items() if key != "_watchers"}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load; a plain activation has no slope and shift, and stands for those of the start."""

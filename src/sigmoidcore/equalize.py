@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.eager import uncompiled
-from sigmoidcore.gain import spread
+from sigmoidcore.gain import norms, spread
 from sigmoidcore.neurons import open_neurons
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
-from sigmoidcore.taps import FOLLOWED, Pass, Taps, consumers
+from sigmoidcore.taps import FOLLOWED, Pass, Taps, consumers, mean_relative_slopes
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
@@ -403,28 +403,24 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
     """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
-    norms = [[norm for seen in of_core for norm in seen.norms()] for of_core in passes]
-    home = norms[0][0].device
-    flat = torch.stack([norm.to(home) for of_core in norms for norm in of_core]).to("cpu", torch.float64)
-    batches = [seen.samples for of_core in passes for seen in of_core for _ in seen.norms()]
-    flat /= torch.tensor(batches, dtype=torch.float64).sqrt()
-    if len(flat) == len(norms):
+    flat = norms([gradient for of_core in passes for seen in of_core for gradient in seen.gradients()])
+    samples = [seen.samples for of_core in passes for seen in of_core for _ in seen.gradients()]
+    flat /= torch.tensor(samples, dtype=torch.float64).sqrt()
+    counts = [sum([len(seen.gradients()) for seen in of_core]) for of_core in passes]
+    if len(flat) == len(counts):
         return flat
-    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, [len(n) for n in norms])])
+    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
 
 
 def _mean_relative_slopes(passes: Iterable[list[Pass]], home: torch.device) -> list[Tensor]:
     """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
-    sums, factors, constants = [], [], []
-    for of_core in passes:
-        rows = sum(seen.rows for seen in of_core)
-        for seen in of_core:
-            moment, factor, constant = seen.mean_relative_slope()
-            sums.append(moment.to(home))
-            factors.append(factor * seen.rows / rows)
-            constants.append(constant * seen.rows / rows)
-    counts = [len(moment) for moment in sums]
-    scale, shift = (torch.tensor(c).repeat_interleave(torch.tensor(counts)).to(home) for c in (factors, constants))
-    parts = iter(torch.split(torch.cat(sums) * scale + shift, counts))
-    of_cores = [[next(parts) for _ in of_core] for of_core in passes]
-    return [of_core[0] if len(of_core) == 1 else torch.stack(of_core).sum(0) for of_core in of_cores]
+    slopes = iter(mean_relative_slopes([seen for of_core in passes for seen in of_core]))
+    return [_joined([next(slopes).to(home) for _ in of_core], of_core) for of_core in passes]
+
+
+def _joined(means: list[Tensor], passes: list[Pass]) -> Tensor:
+    """Mean over the rows of several passes from the mean over those of each."""
+    if len(means) == 1:
+        return means[0]
+    rows = sum(seen.rows for seen in passes)
+    return torch.stack([mean * (seen.rows / rows) for mean, seen in zip(means, passes, strict=True)]).sum(0)

@@ -429,8 +429,6 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
     plain.dropout = layer.dropout
     for hooks in [name for name in layer.__dict__ if "hook" in name]:
         plain.__dict__[hooks] = copy(layer.__dict__[hooks])
-    for key in [k for k, hook in layer._forward_hooks.items() if getattr(hook, "stays_behind", False)]:
-        del plain._forward_hooks[key]
     with torch.no_grad():
         for suffix in suffixes:
             for name, tensor in zip(_NAMES, layer._effective(suffix), strict=True):

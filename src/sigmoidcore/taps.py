@@ -12,15 +12,16 @@ from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
 from sigmoidcore.autograd import NONE, accumulates, backward_pass, met_first, nearest_leaf
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, Watcher
 from sigmoidcore.gain import norm
 from sigmoidcore.neurons import in_rows
-from sigmoidcore.profile import given
 
 ROOM = 8
 """From so many passes of a core that wait for a gradient on, those are dropped whose graph is gone."""
 FOLLOWED = 1000
-"""Models of more cores are taken for chains: see `_ViewTap` on touching every node of a deep graph."""
+"""Models of more cores are taken for chains: nodes of a graph that Python has touched are freed recursively."""
+STACKED = 2**17
+"""Numbers that are stacked at most, to take statistics of several layers at once while they are in the cache."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -38,7 +39,7 @@ class Taps:
     - Forward passes without a gradient coming back (evaluations, the recomputed ones of activation checkpoints) do not
       count; neither do those inside a transform of `torch.func`, whose tensors must not be kept.
 
-    While it is attached, compiled code runs uncompiled, for `torch.compile` takes no notice of hooks that come later.
+    While it is attached, compiled code runs uncompiled, for compiled graphs have no place for those who come later.
 
     Args:
         cores: the cores to watch, by name.
@@ -47,25 +48,26 @@ class Taps:
 
     def __init__(self, cores: Mapping[str, SigmoidCore], parameters: Callable[[], Iterable[Tensor]]) -> None:
         self._cores = cores
+        self.keep_nodes = len(cores) <= FOLLOWED
         self._parameters = parameters
         self._passes: dict[str, list[Pass]] = {}
         self._first: str | None = None
         self._copied: set[str] = set()
         self._room: dict[str, int] = {}
-        self._handles: list[RemovableHandle] = []
+        self._watchers: dict[str, Watcher] = {}
         self._release: weakref.finalize[[], Taps] | None = None
 
     @property
     def attached(self) -> bool:
         """Whether the cores are watched."""
-        return bool(self._handles)
+        return bool(self._watchers)
 
     def attach(self) -> None:
         """Watch from the next forward pass on."""
         if not self.attached:
             for name, core in self._cores.items():
-                self._handles.append(core.register_forward_pre_hook(_ViewTap(), with_kwargs=True))
-                self._handles.append(core.register_forward_hook(_Tap(self, name), prepend=True, with_kwargs=True))
+                self._watchers[name] = partial(self._see, name)
+                core.watch(self._watchers[name])
             eager.hold()
             self._release = weakref.finalize(self, eager.release)  # also when it is dropped, still attached
             self._release.atexit = False
@@ -73,24 +75,26 @@ class Taps:
     def detach(self) -> None:
         """Stop watching, and forget what was seen."""
         if self.attached:
-            for handle in self._handles:
-                handle.remove()
+            for name, watcher in self._watchers.items():
+                self._cores[name].unwatch(watcher)
             if self._release is not None:
                 self._release()
-        self._handles, self._first = [], None
+        self._watchers, self._first = {}, None
         self._forget()
 
     def copy(self, name: str) -> None:
-        """Copy what a core takes and makes from now on: the model changes it in place after the core has run."""
+        """Copy what a core makes from now on: the model changes it in place after the core has run."""
         self._copied.add(name)
 
     def counted(self) -> "dict[str, list[Pass]]":
         """The passes that a gradient of this step came back through, by core; a core without any is an empty list."""
         return {name: [p for p in self._passes.get(name, []) if p.counts] for name in self._cores}
 
-    def see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
-        """Take note of a forward pass through a core, from its input and output."""
-        if torch._C._are_functorch_transforms_active() or not (y.requires_grad and x.requires_grad):
+    def _see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
+        """Take note of a forward pass through a core, from its input less its shift and its output."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return
+        if not (x.requires_grad and y.requires_grad):
             return
         if self._first is None:
             self._first = name
@@ -103,18 +107,10 @@ class Taps:
         else:
             self._make_room(name, passes)
         first = self._passes.get(self._first)
-        arrived = partial(self._forget_what_was_emptied, name)
-        passes.append(
-            Pass(
-                core,
-                x,
-                y,
-                arrived,
-                copy=name in self._copied,
-                keep_node=len(self._cores) <= FOLLOWED,
-                first=first[-1] if first else None,
-            )
-        )
+        seen = Pass(self, name, core, x, y, first[-1] if first else None)
+        if name in self._copied:
+            seen.copy()
+        passes.append(seen)
 
     def _make_room(self, name: str, passes: "list[Pass]") -> None:
         for earlier in passes:
@@ -123,19 +119,21 @@ class Taps:
             passes[:] = [p for p in passes if p.counts or p.waits]
             self._room[name] = max(ROOM, 2 * len(passes))
 
-    def _forget_what_was_emptied(self, name: str, arriving: "Pass") -> None:
+    def forget_what_was_emptied(self, name: str, arriving: "Pass") -> None:
         """Forget gradients of a core whose `.grad` has been emptied since, when the next one arrives.
 
         That is where `zero_grad` stands between the forward and the backward pass.
         """
-        passes = self._passes.get(name, [])
+        passes = self._passes.get(name, ())
+        if len(passes) < 2:
+            return
         earlier = [p for p in passes if p.counts and p is not arriving and p.backward != backward_pass()]
         if earlier:
             leaf: Tensor = nearest_leaf(torch._C._current_autograd_node()).variable  # type: ignore[attr-defined]
             ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
             if ours and (leaf.grad is None or not bool(leaf.grad.any())):
                 for seen in earlier:
-                    passes.remove(seen)
+                    self._passes[name].remove(seen)
                     seen.let_go()
 
     def _emptied(self) -> bool:
@@ -160,12 +158,11 @@ class Pass:
     between the operations of the model.
 
     Args:
+        taps: is told when a gradient arrives that counts.
+        name: that of the core.
         core: the core.
-        x: the preactivations.
+        x: the preactivations less the shift.
         y: what the core made of them, before anything else is done with it.
-        arrived: called with this pass when a gradient arrives that counts.
-        copy: keep copies of both.
-        keep_node: keep the node that the core reads, for `consumers`.
         first: the latest pass of the core that ran first in this step, for what all passes have in common.
 
     Attributes:
@@ -178,14 +175,13 @@ class Pass:
     """
 
     __slots__ = (
-        "_arrived",
         "_gradient",
         "_handle",
-        "_hook",
-        "_keep_node",
-        "_moment",
-        "_norms",
-        "_versions",
+        "_name",
+        "_settled",
+        "_slopes",
+        "_taps",
+        "_version",
         "_x",
         "_y",
         "again",
@@ -196,44 +192,40 @@ class Pass:
         "samples",
     )
 
-    def __init__(
-        self,
-        core: SigmoidCore,
-        x: Tensor,
-        y: Tensor,
-        arrived: "Callable[[Pass], None]",
-        *,
-        copy: bool,
-        keep_node: bool,
-        first: "Pass | None",
-    ) -> None:
+    def __init__(self, taps: Taps, name: str, core: SigmoidCore, x: Tensor, y: Tensor, first: "Pass | None") -> None:
+        self._taps = taps
+        self._name = name
         self.core = core
-        self._arrived = arrived
-        x_, y_ = x.detach(), y.detach()
-        self._x, self._y = (x_.clone(), y_.clone()) if copy else (x_, y_)
-        self._versions = self._x._version, self._y._version
-        self._moment: Tensor | None = None
+        self._x, self._y = x.detach(), y.detach()
+        self._version = y._version
+        self._slopes: Tensor | None = None
         self._gradient: Tensor | None = None
-        self._norms: list[Tensor] = []
+        self._settled: tuple[Tensor, ...] = ()
         self.again = backward_pass() != NONE
         self.backward = NONE
         self.entry: Node | None = None
-        self._keep_node = keep_node
-        self.leaf: Node = nearest_leaf(get_gradient_edge(x).node) if first is None else first.leaf
-        self.samples: int = x.shape[0] if first is None or first.core is core else first.samples
-        hook = partial(self._arrive)  # an object of its own, which lives as long as the graph: see `waits`
-        self._hook = weakref.ref(hook)
-        self._handle = x.register_hook(hook)  # type: ignore[no-untyped-call]
+        if first is None:
+            self.leaf: Node = nearest_leaf(get_gradient_edge(x).node)
+            self.samples: int = x.shape[0]
+        else:
+            self.leaf = first.leaf
+            self.samples = x.shape[0] if first.core is core else first.samples
+        self._handle: RemovableHandle = x.register_hook(self)  # type: ignore[no-untyped-call]
+
+    def copy(self) -> None:
+        """Keep a copy of the output: the model changes it in place."""
+        self._y = self._y.clone()
+        self._version = self._y._version
 
     @property
     def counts(self) -> bool:
         """Whether a gradient has come back."""
-        return self._gradient is not None or bool(self._norms)
+        return self._gradient is not None or bool(self._settled)
 
     @property
     def waits(self) -> bool:
         """Whether a gradient can still come back: its graph is there."""
-        return self._hook() is not None
+        return self._handle.hooks_dict_ref() is not None  # which lives as long as the graph
 
     @property
     def rows(self) -> int:
@@ -241,68 +233,62 @@ class Pass:
         return self._x.numel() // (self.core.num_features or 1)
 
     @property
+    def slopes(self) -> Tensor | None:
+        """Mean relative slopes, if it is settled: see `mean_relative_slopes`."""
+        return self._slopes
+
+    @property
     def changed(self) -> bool:
-        """Whether the model has changed input or output in place since: they are not what the core saw and made."""
-        return (self._x._version, self._y._version) != self._versions
+        """Whether the model has changed the output in place since: it is not what the core made."""
+        return self._y._version != self._version
 
     @property
     def x(self) -> Tensor:
         """Preactivations in the dtype of the slope: [rows, neurons], or [rows, 1] if the layer has one slope."""
-        return in_rows(self.core, self._x).to(self.core.shift.dtype)
-
-    def mean_relative_slope(self) -> tuple[Tensor, float, float]:
-        """Mean relative slope of every neuron, [neurons] or [1], as a tensor, its factor, and what is added then.
-
-        With y = sigmoid(z) it is 4 y (1 - y), and 1 - (2y)^2 of a centered y: to 1e-7 in float32, and to 0.02 a sample
-        in bfloat16, whose roundings average out. (The factors of all cores are multiplied at once.)
-        """
-        moment = self._summed() if self._moment is None else self._moment
-        if self.core.centered:
-            return moment, -4 / (self.core.scale**2 * self.rows), 1.0
-        return moment, 4 / (self.core.scale * self.rows), 0.0
+        shift = self.core.shift
+        return in_rows(self.core, self._x).to(shift.dtype) + shift
 
     def settle(self) -> None:
         """Reduce the gradient and the output to numbers: the next micro-batch wants the memory.
 
         What comes back later through the same graph is then taken for a micro-batch of its own.
         """
-        if self.norms() and self._moment is None and not self.changed:
-            self._moment = self._summed()
-            self._y = self._y.new_empty(0)
-            self._versions = self._versions[0], self._y._version
-
-    def norms(self) -> list[Tensor]:
-        """L2 norms of the gradients that have come back, 0-dim tensors: one, or one each time it was settled."""
         if self._gradient is not None:
-            self._norms.append(norm(self._gradient))
+            self._settled = (*self._settled, norm(self._gradient))
             self._gradient = None
-        return self._norms
+        if self._settled and self._slopes is None and not self.changed:
+            self._slopes = mean_relative_slopes([self])[0]
+            self._y = self._y.new_empty(0)
+            self._version = self._y._version
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """What has come back: gradients, of those that are settled their norms, 0-dim."""
+        return self._settled if self._gradient is None else (*self._settled, self._gradient)
 
     def let_go(self) -> None:
         """Stop listening: the graph, which may be kept, keeps this pass no longer."""
         self._handle.remove()
 
-    def _arrive(self, gradient: Tensor) -> None:
+    def __call__(self, gradient: Tensor) -> None:
+        """A gradient arrives: this is the hook on it."""
         entry = None
         if not accumulates(self.leaf):
             entry = torch._C._current_autograd_node()
             if not accumulates(nearest_leaf(entry)):
                 return
-        self._arrived(self)
+        self._taps.forget_what_was_emptied(self._name, self)
         self.backward = backward_pass()
-        if self._keep_node:
+        if self._taps.keep_nodes:
             self.entry = entry or torch._C._current_autograd_node()
-        gradient = gradient.detach()
+        if gradient.requires_grad:
+            gradient = gradient.detach()
         if self._gradient is not None:
             gradient = _summable(self._gradient) + _summable(gradient)
         self._gradient = gradient
 
-    def _summed(self) -> Tensor:
-        """Sum over the rows of y^2 if the core is centered, else of y - y^2, with y / scale for y."""
-        y = _summable(in_rows(self.core, self._y))
-        if self.core.centered:
-            return y.square().sum(0)
-        return torch.addcmul(y, y, y, value=-1 / self.core.scale).sum(0)
+    def output(self) -> Tensor:
+        """What the core made: [rows, neurons], or [rows, 1] if the layer has one slope."""
+        return in_rows(self.core, self._y)
 
 
 def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]]:
@@ -322,37 +308,34 @@ def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]
     return found
 
 
+def mean_relative_slopes(passes: Sequence[Pass]) -> list[Tensor]:
+    """Mean relative slope of every neuron over the rows of each pass, [neurons] or [1].
+
+    With y = sigmoid(z) it is 4 y (1 - y), and 1 - (2y)^2 of a centered y: to 1e-7 in float32, and to 0.02 a sample
+    in bfloat16, whose roundings average out.
+
+    Small layers of one kind are stacked: that takes half the time.
+    """
+    found: list[Any] = [seen.slopes for seen in passes]
+    outputs = {i: passes[i].output() for i, slopes in enumerate(found) if slopes is None}
+    kinds: dict[Any, list[int]] = {}
+    for i, y in outputs.items():
+        core = passes[i].core
+        kinds.setdefault((core.centered, core.scale, y.shape, y.dtype, y.device), []).append(i)
+    for (centered, scale, shape, _, _), alike in kinds.items():
+        most = max(1, STACKED // max(1, shape.numel()))
+        for first in range(0, len(alike), most):
+            places = alike[first : first + most]
+            y = _summable(torch.stack([outputs[i] for i in places]))
+            if centered:
+                slopes = 1 - y.square_().sum(1) * (4 / (scale**2 * shape[0]))
+            else:
+                slopes = y.addcmul_(y, y, value=-1 / scale).sum(1) * (4 / (scale * shape[0]))
+            for i, of_pass in zip(places, slopes.unbind(), strict=True):
+                found[i] = of_pass
+    return found
+
+
 def _summable(values: Tensor) -> Tensor:
     """In float32, if half precision would not hold their sum."""
     return values.float() if values.dtype in _HALF else values
-
-
-class _ViewTap:
-    """A forward pre-hook that hands a core a view of its own, for a hook on what comes back through the core alone.
-
-    What goes on past it (a skip connection) is no gradient of the core's. The hook is one on a tensor: nodes of a graph
-    that Python has touched are freed recursively, and 10,000 layers of them would overflow the stack.
-    """
-
-    stays_behind = True
-
-    def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-        x = given(args, kwargs)
-        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if transformed or not (torch.is_grad_enabled() and x.requires_grad):
-            return None
-        return (x.view_as(x),), {}
-
-
-class _Tap:
-    """A forward hook that stays behind when its core is copied or pickled: see `SigmoidCore.__getstate__`."""
-
-    stays_behind = True
-
-    def __init__(self, taps: Taps, name: str) -> None:
-        self._taps = taps
-        self._name = name
-
-    def __call__(self, core: SigmoidCore, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
-        if not torch.compiler.is_compiling():
-            self._taps.see(self._name, core, given(args, kwargs), y)
