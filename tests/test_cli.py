@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import io
-import json
 import math
 import os
 import pty
@@ -13,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import tomllib
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ from sigmoidcore.training import digits, train
 from sigmoidcore.training.run import read_metrics
 
 COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
+CHECKPOINT = ["config.toml", "manifest.json", "model.safetensors", "state.json", "training.safetensors"]
 SMALL = ["train", "--depth", "3", "--width", "16", "--epochs", "2"]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -162,7 +163,11 @@ def test_train_leaves_metrics_figures_weights_and_a_report(capsys, tmp_path):
     assert "\x1b" not in output
     run = tmp_path / "run"
     assert sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()) == [
-        "config.json",
+        *(f"checkpoints/step-0000000{step}/{name}" for step in (14, 28) for name in CHECKPOINT),
+        "config.toml",
+        "diagnosis.html",
+        "diagnosis.json",
+        "environment.json",
         "figures/gradient_heatmap.png",
         "figures/gradient_profiles.png",
         "figures/learning_curves.png",
@@ -179,7 +184,7 @@ def test_train_leaves_metrics_figures_weights_and_a_report(capsys, tmp_path):
     accuracy = f"{epochs[-1]['accuracy']:.1f} %"
     assert accuracy in (run / "report.txt").read_text()
     assert accuracy in output
-    assert json.loads((run / "config.json").read_text())["options"]["every"] == "5"
+    assert tomllib.loads((run / "config.toml").read_text())["options"]["every"] == "5"
 
 
 def test_train_reaches_what_the_library_reaches_with_the_same_seed(tmp_path):
@@ -245,7 +250,10 @@ def test_ctrl_c_ends_after_the_step_and_keeps_the_weights_as_that_step_left_them
 
     monkeypatch.setattr(live.Meter, "update", press_at_step_17)
     assert main([*SMALL, "--output", "run"]) == 130
-    assert "interrupted after step 17 of 28; metrics, figures and weights are in run" in capsys.readouterr().err
+    assert (
+        "interrupted after step 17 of 28; metrics, figures and weights are in run; to go on: sigmoid-core train "
+        "--resume run" in capsys.readouterr().err
+    )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def stop_at_step_17(progress):

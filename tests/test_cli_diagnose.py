@@ -359,7 +359,7 @@ def run(finished, tmp_path):
     """A copy of a finished run, to be spoiled."""
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("config.json", "model.safetensors", "metrics.jsonl"):
+    for name in ("config.toml", "model.safetensors", "metrics.jsonl"):
         (folder / name).write_bytes((finished / name).read_bytes())
     return folder
 
@@ -381,6 +381,12 @@ def test_of_a_run_the_last_weights_are_measured_on_its_data(capsys, run):
     assert measured["samples"] == 256
 
 
+def test_a_run_of_format_1_is_measured_as_well(capsys, run):
+    (run / "config.toml").unlink()
+    (run / "config.json").write_text('{"format": 1, "name": "digits-3x16-1", "options": {"data": "digits"}}')
+    assert diagnose("run") == 0
+
+
 def test_weights_that_are_not_finite_are_a_finding_and_no_failure(capsys, run):
     tensors = load_file(run / "model.safetensors")
     tensors["0.weight"][0, 0] = float("nan")
@@ -394,21 +400,20 @@ def remove_weights(run):
 
 
 def remove_config(run):
-    (run / "config.json").unlink()
+    (run / "config.toml").unlink()
 
 
 def break_config(run):
-    (run / "config.json").write_text('{"format": 1, "options": {')
+    (run / "config.toml").write_text("format = 2\n[options")
 
 
 def empty_config(run):
-    (run / "config.json").write_text("[]")
+    (run / "config.toml").write_text("")
 
 
 def other_data(run):
-    config = json.loads((run / "config.json").read_text())
-    config["options"]["data"] = "cifar"
-    (run / "config.json").write_text(json.dumps(config))
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace("digits", "cifar"))
 
 
 def cut_off(run):
@@ -432,9 +437,9 @@ def of_other_inputs(run):
     ("spoil", "cause"),
     [
         (remove_weights, "run holds no weights (model.safetensors): `sigmoid-core train` writes them when a run ends"),
-        (remove_config, "run holds no run: it has no config.json; give a folder that `sigmoid-core train` wrote"),
-        (break_config, "run/config.json is no JSON: "),
-        (empty_config, "run/config.json is not that of a run"),
+        (remove_config, "run holds no run: it has no config.toml; give a folder that `sigmoid-core train` wrote"),
+        (break_config, "run/config.toml is no TOML: "),
+        (empty_config, "run/config.toml is no config of a run: it has no format and no options; was the file edited?"),
         (other_data, "names the data set 'cifar', not one of digits, fashion-mnist"),
         (cut_off, "run/model.safetensors cannot be read: "),
         (described_as(width=None), "its metadata lack 'width'"),

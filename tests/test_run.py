@@ -1,5 +1,6 @@
 """A run's folder: it is made, kept, replaced only when asked for, and readable whatever happened."""
 
+import contextlib
 import json
 import math
 import os
@@ -12,7 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import sigmoidcore as sc
-from sigmoidcore.training.run import FORMAT, Run, holds_run, read_metrics
+from sigmoidcore.training.lock import InUseError
+from sigmoidcore.training.run import FORMAT, Config, Run, holds_run, read_config, read_metrics
+
+BEGUN = ["config.toml", "environment.json", "lock", "metrics.jsonl"]
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +26,12 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def test_the_config_holds_options_versions_and_machine(tmp_path):
     with Run.create("test", {"depth": 3, "output": None}, folder=tmp_path / "run"):
-        config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["format"] == FORMAT
-    assert config["options"] == {"depth": 3, "output": None}
-    assert config["versions"]["torch"] == torch.__version__
-    assert config["versions"]["sigmoid-core"] == sc.__version__
-    assert config["machine"]["threads"] == torch.get_num_threads()
+        config = read_config(tmp_path / "run")
+        environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert config == Config(FORMAT, "test", {"depth": 3})
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["versions"]["sigmoid-core"] == sc.__version__
+    assert environment["machine"]["threads"] == torch.get_num_threads()
 
 
 def test_runs_without_a_folder_are_numbered_and_never_share_one():
@@ -113,7 +117,7 @@ def test_weights_that_cannot_be_written_leave_the_old_ones_whole(tmp_path, monke
         with pytest.raises(OSError, match="No space"):
             run.save_weights(sc.MLP(9, 9, 9, 9))
         assert (run.folder / "model.safetensors").read_bytes() == before
-        assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors"]
+        assert sorted(p.name for p in run.folder.iterdir()) == [*BEGUN, "model.safetensors"]
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(tmp_path):
@@ -134,15 +138,15 @@ def test_overwriting_replaces_all_of_the_old_run_and_nothing_else(tmp_path):
         (run.folder / "notes.txt").write_text("mine")
     with Run.create("test", {"seed": 2}, folder=run.folder, overwrite=True):
         left = sorted(str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file())
-        assert left == ["config.json", "metrics.jsonl", "notes.txt"]
+        assert left == [*BEGUN, "notes.txt"]
         assert len(read_metrics(run.folder / "metrics.jsonl")) == 1
-        assert json.loads((run.folder / "config.json").read_text())["options"] == {"seed": 2}
+        assert read_config(run.folder).options == {"seed": 2}
 
 
 def test_a_folder_that_holds_no_run_is_never_overwritten(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "mine.png").touch()
-    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "config.toml").write_text("x = 1")
     assert not holds_run(tmp_path)
     with pytest.raises(FileExistsError, match="holds no run"):
         Run.create("test", {}, folder=tmp_path, overwrite=True)
@@ -152,4 +156,66 @@ def test_a_folder_that_holds_no_run_is_never_overwritten(tmp_path):
 def test_an_empty_folder_that_is_there_already_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
     with Run.create("test", {}, folder=tmp_path / "run") as run:
+        assert holds_run(run.folder)
+
+
+def test_a_folder_of_format_1_is_a_run_and_is_read_and_can_be_overwritten(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"format": 1, "name": "digits-3x16", "options": {"data": "digits"}}')
+    (folder / "metrics.jsonl").write_text('{"kind": "run", "format": 1}\n')
+    assert holds_run(folder)
+    assert read_config(folder) == Config(1, "digits-3x16", {"data": "digits"})
+    assert read_metrics(folder / "metrics.jsonl")[0]["format"] == 1
+    with Run.create("test", {}, folder=folder, overwrite=True):
+        assert not (folder / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "format = 2", "[" * 100_000, 'format = "2"\n[options]\n', "\x00", "x" * 2**21]
+)
+def test_a_config_that_is_none_is_said_in_one_line(tmp_path, text):
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.toml") as caught:
+        read_config(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not holds_run(tmp_path)
+
+
+def test_a_config_of_a_newer_format_is_refused(tmp_path):
+    (tmp_path / "config.toml").write_text(f"format = {FORMAT + 1}\n[options]\n")
+    with pytest.raises(ValueError, match="install a newer sigmoid-core"):
+        read_config(tmp_path)
+
+
+def test_a_run_that_is_open_is_refused_to_others(tmp_path):
+    with Run.create("test", {}, folder=tmp_path / "run") as run:
+        with pytest.raises(InUseError, match=f"in use by process {os.getpid()}"):
+            Run.create("test", {}, folder=run.folder, overwrite=True)
+        with pytest.raises(InUseError):
+            Run.reopen(run.folder)
+    Run.reopen(run.folder).close()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml", "environment.json", "lock", "figures/old.png"])
+def test_links_in_a_folder_lead_nowhere(tmp_path, name):
+    with Run.create("test", {}, folder=tmp_path / "run") as run:
+        run.save_figure("old", Figure())
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    path = run.folder / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(mine)
+    with (
+        contextlib.suppress(OSError),
+        Run.create("test", {}, folder=run.folder, overwrite=True) as again,
+    ):
+        again.save_figure("old", Figure())
+    assert mine.read_text() == "precious"
+
+
+def test_a_process_killed_before_its_run_began_leaves_a_folder_that_can_be_taken(tmp_path):
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "config.toml.17.part").write_text("half")
+    with Run.create("test", {}, folder=tmp_path) as run:
         assert holds_run(run.folder)

@@ -16,7 +16,7 @@ from sigmoidcore import article, plots
 from sigmoidcore.cli import session
 from sigmoidcore.cli.live import Screen, count, number, percent
 from sigmoidcore.cli.session import CtrlC, Record, Watched
-from sigmoidcore.training import Split, digits
+from sigmoidcore.training import Recipe, Split, digits
 from sigmoidcore.training.run import Run
 
 DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
@@ -67,7 +67,7 @@ def demo(
             outcome = "interrupted" if stopped else "failed" if error else "finished"
             run.log("end", outcome=outcome, message=str(error or ""))
             if stopped:
-                raise session.interrupted(f"interrupted; what there was is in {run.folder}")
+                raise session.interrupted(f"interrupted; what there was is in {run.folder}", ctrl_c.code)
             if error:
                 raise session.explain(error, run) from error
             report = io.StringIO()
@@ -119,7 +119,7 @@ def _hundred_layers(
         screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
         record = records[name] = Record(name, layers=DEPTH)
         watched = Watched(model, split, record, run, ctrl_c, observe=OBSERVE)
-        watched.train(screen, epochs=epochs, batch_size=BATCH, lr=RATE, seed=seed, equalize=name == CORE)
+        watched.train(screen, Recipe(epochs, BATCH, RATE, seed, equalize=name == CORE))
         reached = record.result
         screen.say(
             f"accuracy {percent(reached.accuracies[-1])}, loss {reached.losses[-1]:.3g} after {count(epochs, 'epoch')}"

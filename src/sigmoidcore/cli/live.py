@@ -21,6 +21,7 @@ from rich.text import Text
 
 from sigmoidcore.profile import Profile
 from sigmoidcore.training import Progress
+from sigmoidcore.training.data.task import Kind, Task, task
 
 REDRAW = 0.25
 """Seconds between two redraws of a terminal, at least."""
@@ -148,8 +149,9 @@ class Meter:
         self.spread = math.nan
         self.profile: Profile | None = None
         self.accuracy: float | None = None
+        self.task = task(Kind.CLASSES)
         self._started = time.monotonic()
-        self._began = (self._started, 0)
+        self._began: tuple[float, int] | None = None
         self._shown = -math.inf
 
     def update(self, progress: Progress, spread: float, profile: Profile | None) -> None:
@@ -158,14 +160,14 @@ class Meter:
         self.spread, self.profile = spread, profile
         if progress.accuracy is not None:
             self.accuracy = progress.accuracy
-        if progress.step == 1:  # The first step sets things up and says nothing of the others.
-            self._began = (now, 1)
+        if self._began is None:  # The first step sets things up and says nothing of the others.
+            self._began = (now, progress.step)
         if self._due(progress, now - self._shown):
             self._shown = now
             self._show(progress, self._left(progress, now))
 
     def _left(self, progress: Progress, now: float) -> str:
-        since, step = self._began
+        since, step = self._began or (now, progress.step)
         if progress.step == step:
             return "time left: unknown yet"
         return f"{clock((now - since) / (progress.step - step) * (progress.steps - progress.step))} left"
@@ -191,7 +193,7 @@ class _LiveMeter(Meter):
         width = self.screen.console.width - _INDENT
         cells = [
             f"loss {float(progress.loss):.3g}",
-            f"accuracy {percent(self.accuracy)}",
+            f"{self.task.metric_name} {reached(self.task, self.accuracy)}",
             f"spread {number(self.spread)}",
             left,
         ]
@@ -216,7 +218,8 @@ class _PlainMeter(Meter):
         digits = len(str(self.epochs))
         line = (
             f"epoch {progress.epoch + 1:>{digits}}/{self.epochs}  step {progress.step}/{progress.steps}  "
-            f"loss {loss:.3g}  accuracy {percent(self.accuracy)}  spread {number(self.spread)}  {left}"
+            f"loss {loss:.3g}  {self.task.metric_name} {reached(self.task, self.accuracy)}  "
+            f"spread {number(self.spread)}  {left}"
         )
         self.screen.verbatim(line)
 
@@ -267,9 +270,14 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} %"
 
 
-def count(number: int, what: str) -> str:
+def reached(task: Task, value: float | None) -> str:
+    """A metric's value, or a dash where there is none yet: an accuracy in percent, another one as it is."""
+    return percent(value) if task.unit else "-" if value is None else f"{value:.3f}"
+
+
+def count(number: int, what: str, plural: str | None = None) -> str:
     """A number of things, with their plural."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
+    return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
 def number(value: float) -> str:

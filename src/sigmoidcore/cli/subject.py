@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import importlib
-import json
 import os
 import sys
 import traceback
@@ -17,12 +16,10 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
+from sigmoidcore.cli.data import data_of_run
 from sigmoidcore.cli.session import bad_input, probes
-from sigmoidcore.training import Split, digits, fashion_mnist
-from sigmoidcore.training.run import holds_run
+from sigmoidcore.training.run import read_config
 
-DATA = {"digits": digits, "fashion-mnist": fashion_mnist}
-"""Data sets by the name that a run remembers."""
 KEYS = ("model", "inputs", "targets", "loss_fn")
 WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"
 
@@ -210,35 +207,26 @@ def _of_run(folder: Path) -> Given:
             f"{folder} holds no weights (model.safetensors): `sigmoid-core train` writes them when a run ends; give "
             "the folder of such a run"
         )
-    name = options.get("data")
-    if name not in DATA:
-        raise bad_input(f"{folder / 'config.json'} names the data set {name!r}, not one of {', '.join(DATA)}")
     model = _restored(weights)
-    try:
-        split: Split = DATA[name]()
-    except (FileNotFoundError, ValueError) as error:
-        raise bad_input(str(error)) from error
+    data = data_of_run(options)
     first = next(m for m in model.modules() if isinstance(m, nn.Linear))
-    if first.in_features != split.train_x.shape[1]:
+    if (first.in_features,) != data.shape:
         raise bad_input(
-            f"{weights} is a network of {first.in_features} inputs, but {name} has {split.train_x.shape[1]}: it is not "
+            f"{weights} is a network of {first.in_features} inputs, but {data.name} has {data.shape[0]}: it is not "
             "the network of this run"
         )
-    return Given(str(folder), model, *probes(split), nn.functional.cross_entropy)
+    return Given(str(folder), model, *probes(data), data.loss_fn)
 
 
 def _options(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise bad_input(f"{folder} holds no run: it has no config.json; give a folder that `sigmoid-core train` wrote")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise bad_input(f"{path} is no JSON: {error}; was the file edited?") from error
-    if not holds_run(folder) or not isinstance(config.get("options"), Mapping):
-        raise bad_input(f"{path} is not that of a run: it has no format and options; was the file edited?")
-    options: Mapping[str, Any] = config["options"]
-    return options
+        return read_config(folder).options
+    except FileNotFoundError as error:
+        raise bad_input(
+            f"{folder} holds no run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise bad_input(f"{error}; was the file edited?") from error
 
 
 def _restored(path: Path) -> nn.Module:

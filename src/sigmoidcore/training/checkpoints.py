@@ -154,6 +154,14 @@ class Checkpoints:
             for path in self.folder.glob(".step-*"):
                 shutil.rmtree(path, ignore_errors=True)
 
+    def remove(self) -> None:
+        """Remove all of them, and their folder if nothing else is in it."""
+        for path in self.paths():
+            self._remove(path)
+        self.clean()
+        if self.folder.is_dir() and not self.folder.is_symlink() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
     def _scores(self) -> Iterator[tuple[Path, float]]:
         for path in self.paths():
             try:

@@ -1,21 +1,29 @@
-"""A run's folder: what was asked for, what was measured, the weights and the figures; written so that nothing is lost.
+"""A run's folder: what was asked for, what was measured, checkpoints, weights and figures; nothing in it is lost.
 
-    config.json          every option, the versions, the machine
-    metrics.jsonl        one JSON object a line, flushed line by line
-    model.safetensors    the weights, slopes and shifts
+    config.toml          every option: `sigmoid-core train --config` runs it again
+    environment.json     the versions, the machine
+    metrics.jsonl        one JSON object a line
+    checkpoints/         see `checkpoints.py`
+    preprocessing.json   how the data become numbers; `sigmoidcore.training.data.Preprocessing` reads it
+    model.safetensors    the weights, slopes and shifts at the end
+    diagnosis.json       what `diagnose` says of the network at the end
+    diagnosis.html       the same as a page
     figures/*.png
     report.txt           what was printed at the end
+    lock                 while a process works on it
 
-docs/cli.md describes the lines of metrics.jsonl; `read_metrics` reads them.
+docs/runs.md describes it; `read_metrics` and `read_config` read it.
 """
 
 import datetime
+import io
 import json
-import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,90 +33,184 @@ import torch
 from torch import nn
 
 import sigmoidcore
-from sigmoidcore.files import write_whole
+from sigmoidcore.files import open_no_link, write_whole
+from sigmoidcore.training import toml
+from sigmoidcore.training.checkpoints import Checkpoints, Read
+from sigmoidcore.training.data import Preprocessing
+from sigmoidcore.training.lock import NAME as LOCK
+from sigmoidcore.training.lock import Lock
+from sigmoidcore.training.metrics import FORMAT, Metrics, read_metrics, rewind
+from sigmoidcore.training.state import State
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 1
-"""Version of config.json and metrics.jsonl; it changes when a reader of the old one would misread the new one."""
+    from sigmoidcore.diagnosis.diagnosis import Diagnosis
+
+__all__ = ["FORMAT", "Config", "Run", "holds_run", "read_config", "read_metrics"]
+
 RUNS = Path("runs")
 """Runs without a folder of their own go here."""
 
-_CONFIG, _METRICS, _WEIGHTS, _FIGURES, _REPORT = (
-    "config.json",
+_CONFIG, _ENVIRONMENT, _METRICS, _WEIGHTS, _FIGURES, _REPORT, _CHECKPOINTS = (
+    "config.toml",
+    "environment.json",
     "metrics.jsonl",
     "model.safetensors",
     "figures",
     "report.txt",
+    "checkpoints",
 )
-_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+_PREPROCESSING = "preprocessing.json"
+_DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
+_OLD_CONFIG = "config.json"
+"""Of format 1."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run was asked for.
+
+    Attributes:
+        format: version of the folder.
+        name: of the kind of run.
+        options: everything that decides the run.
+    """
+
+    format: int
+    name: str
+    options: dict[str, Any]
 
 
 class Run:
-    """An open run's folder. Make one with `Run.create`; leave it, or use it in a `with` statement.
+    """An open run's folder, held for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
 
     Attributes:
         folder: the run's folder.
+        checkpoints: of the run.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: Lock) -> None:
         self.folder = folder
-        self._metrics = (folder / _METRICS).open("a", encoding="utf-8")
+        self.checkpoints = Checkpoints(folder / _CHECKPOINTS)
+        self._lock = lock
+        self._certain: list[dict[str, Any]] = []
+        self._metrics: Metrics | None = None
 
     @classmethod
     def create(
         cls, name: str, options: Mapping[str, Any], *, folder: Path | None = None, overwrite: bool = False
     ) -> Self:
-        """Make the folder and write config.json and the first line of metrics.jsonl.
+        """Make the folder and write config.toml, environment.json and the first line of metrics.jsonl.
 
         Args:
             name: of the kind of run, such as "demo".
-            options: everything that decides the run, as JSON can hold it.
+            options: everything that decides the run, as TOML can hold it; what is None is left out.
             folder: where; None: `runs/NAME-N` with the first free number N.
             overwrite: replace the run that the folder holds; what else is in it stays.
 
         Raises:
             FileExistsError: the folder is not empty, and `overwrite` was not given or the folder holds no run.
+            InUseError: another process works on it.
             OSError: the folder cannot be made or written.
         """
         folder = _next_free(name) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(not _is_left_over(path) for path in folder.iterdir()):
             if not holds_run(folder):
                 raise FileExistsError(f"{folder} is not empty and holds no run: choose another folder")
             if not overwrite:
                 raise FileExistsError(f"{folder} holds a run already: choose another folder, or overwrite it")
+        run = cls(folder, Lock(folder))
+        with run._closed_on_error():
             _remove_run(folder)
-        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        config = {
-            "format": FORMAT,
-            "name": name,
-            "started": started,
-            "options": dict(options),
-            "versions": {
-                "sigmoid-core": sigmoidcore.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": numpy.__version__,
-            },
-            "machine": {
-                "system": platform.platform(),
-                "processor": platform.machine(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-            },
-        }
-        write_whole(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        run = cls(folder)
-        run.log("run", format=FORMAT, name=name, started=started)
+            started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            environment = {
+                "started": started,
+                "versions": {
+                    "sigmoid-core": sigmoidcore.__version__,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "numpy": numpy.__version__,
+                },
+                "machine": {
+                    "system": platform.platform(),
+                    "processor": platform.machine(),
+                    "cores": os.cpu_count(),
+                    "threads": torch.get_num_threads(),
+                },
+            }
+            write_whole(folder / _ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
+            config = {"format": FORMAT, "name": name, "options": dict(options)}
+            write_whole(folder / _CONFIG, toml.written(config, _COMMENT).encode())
+            run.begin(name=name, started=started)
         return run
 
+    @classmethod
+    def reopen(cls, folder: Path) -> Self:
+        """Take a run's folder to go on with it; `begin` or `go_on` comes next.
+
+        Raises:
+            FileNotFoundError: it holds no run.
+            InUseError: another process works on it.
+            OSError: the folder cannot be written.
+        """
+        run = cls(folder, Lock(folder))
+        with run._closed_on_error():
+            if not holds_run(folder) and not run.checkpoints.paths():
+                raise FileNotFoundError(f"{folder} holds no run")
+            run.checkpoints.clean()
+        return run
+
+    def begin(self, **values: Any) -> None:
+        """Begin metrics.jsonl with its first line; what was in it is gone."""
+        (self.folder / _METRICS).unlink(missing_ok=True)
+        self._metrics = Metrics(self.folder / _METRICS)
+        self.log("run", format=FORMAT, **values)
+
+    def go_on(self, read: Read) -> tuple[str, ...]:
+        """Go on from a checkpoint: lines of metrics.jsonl that were written after it are taken back.
+
+        Args:
+            read: from `checkpoints.read()`.
+
+        Returns:
+            A sentence for everything that is damaged, and was restored from the checkpoint.
+
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: the checkpoint is not one of a run.
+        """
+        said = list(read.damaged)
+        if _bytes(self.folder / _CONFIG) != read.config:
+            said.append(f"{self.folder / _CONFIG} is not what it was: it was restored from the checkpoint")
+            write_whole(self.folder / _CONFIG, read.config)
+        try:
+            self._certain = [dict(row) for row in read.state.values["rows"]]
+            damage = rewind(self.folder / _METRICS, read.state.values["metrics"], self._certain)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the checkpoint of {self.folder} is not one of a run: {error}") from error
+        self._metrics = Metrics(self.folder / _METRICS)
+        self.log("resume", step=read.state.step, version=sigmoidcore.__version__)
+        return (*said, damage) if damage else tuple(said)
+
     def log(self, kind: str, **values: Any) -> None:
-        """Append a line to metrics.jsonl, flushed. Numbers that are not finite become "inf", "-inf" or "nan"."""
-        line = json.dumps({"kind": kind, **{key: _as_json(value) for key, value in values.items()}}, allow_nan=False)
-        self._metrics.write(line + "\n")
-        self._metrics.flush()
+        """Append a line to metrics.jsonl. Numbers that are not finite become "inf", "-inf" or "nan"."""
+        assert self._metrics is not None
+        self._metrics.log(kind, **values)
+        if kind in ("run", "epoch"):
+            self._certain.append({"kind": kind, **values})
+
+    def save_checkpoint(self, state: State) -> Path:
+        """Write a checkpoint from which this run can go on, metrics included.
+
+        Raises:
+            OSError: it cannot be written; those that were there are there still.
+            ModuleNotFoundError: safetensors is not installed (extra `cli`).
+        """
+        assert self._metrics is not None
+        values = {**state.values, "metrics": self._metrics.mark(), "rows": self._certain}
+        return self.checkpoints.save(replace(state, values=values), _bytes(self.folder / _CONFIG))
 
     def save_weights(self, model: nn.Module, **shape: int) -> Path:
         """Write model.safetensors, all of it or nothing; `shape` goes into its metadata, to build the model again.
@@ -122,20 +224,35 @@ class Run:
         metadata = {"format": "pt", **{key: str(value) for key, value in shape.items()}}
         return write_whole(self.folder / _WEIGHTS, save(tensors, metadata=metadata))
 
+    def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
+        """Write preprocessing.json, all of it or nothing."""
+        return write_whole(self.folder / _PREPROCESSING, preprocessing.to_json().encode())
+
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write figures/NAME.png."""
-        path = self.folder / _FIGURES / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=150)
-        return path
+        folder = self.folder / _FIGURES
+        if folder.is_symlink():
+            raise OSError(f"{folder} is a link: a run's folder holds no links")
+        folder.mkdir(exist_ok=True)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=150, format="png")
+        return write_whole(folder / f"{name}.png", drawn.getvalue())
+
+    def save_diagnosis(self, diagnosis: "Diagnosis") -> Path:
+        """Write diagnosis.json and diagnosis.html; returns the page."""
+        text, page = (self.folder / name for name in _DIAGNOSIS)
+        diagnosis.to_json(text)
+        return diagnosis.to_html(page)
 
     def save_report(self, text: str) -> Path:
         """Write report.txt."""
         return write_whole(self.folder / _REPORT, text.encode())
 
     def close(self) -> None:
-        """Close metrics.jsonl."""
-        self._metrics.close()
+        """Close metrics.jsonl, and let the folder go."""
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.release()
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -147,36 +264,81 @@ class Run:
         """Close."""
         self.close()
 
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl; numbers that are not finite are numbers again.
 
-    A last line that a killed run left unfinished is left out.
+_COMMENT = "To run this again: sigmoid-core train --config config.toml"
+
+
+def read_config(folder: Path) -> Config:
+    """What a run was asked for, from its folder of any format.
 
     Raises:
-        ValueError: a line is no JSON object, or the format is newer than this package.
+        FileNotFoundError: the folder holds no config.
+        ValueError: it cannot be read, or its format is newer than this package.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON: {line[:60]!r}; was the file edited?") from error
-        rows.append({key: value if key == "kind" else _from_json(value) for key, value in row.items()})
-    if rows and rows[0].get("format", FORMAT) > FORMAT:
-        raise ValueError(
-            f"{path} has format {rows[0]['format']}, this package reads up to {FORMAT}: install a newer sigmoid-core"
-        )
-    return rows
+    path = folder / _CONFIG
+    if path.exists():
+        return as_config(_bytes(path), path)
+    path = folder / _OLD_CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run")
+    try:
+        return _as_config(json.loads(_bytes(path)), path)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no config of a run: {error}") from error
+
+
+def as_config(data: bytes, path: Path) -> Config:
+    """The config that a config.toml holds; nothing in it is run.
+
+    Raises:
+        ValueError: it is none; the message is one line and names `path`.
+    """
+    return _as_config(toml.read(data, path), path)
 
 
 def holds_run(folder: Path) -> bool:
     """Whether a run left this folder."""
     try:
-        return "format" in json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        read_config(folder)
+    except (OSError, ValueError):
         return False
+    return True
+
+
+def _as_config(found: Any, path: Path) -> Config:
+    if (
+        not isinstance(found, dict)
+        or type(found.get("format")) is not int
+        or not isinstance(found.get("options"), dict)
+    ):
+        raise ValueError(f"{path} is no config of a run: it has no format and no options")
+    if found["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {found['format']}, this package reads up to {FORMAT}: install a newer sigmoid-core"
+        )
+    return Config(found["format"], str(found.get("name", "")), found["options"])
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a small file, or nothing if it is not there."""
+    try:
+        with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
+            return file.read(toml.LARGEST + 1)
+    except FileNotFoundError:
+        return b""
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a process that was killed before its run began has left it."""
+    return path.name == LOCK or path.name.endswith(".part")
 
 
 def _next_free(name: str) -> Path:
@@ -195,19 +357,19 @@ def _next_free(name: str) -> Path:
 
 
 def _remove_run(folder: Path) -> None:
-    for name in (_CONFIG, _METRICS, _WEIGHTS, _REPORT):
+    for name in (
+        _CONFIG,
+        _OLD_CONFIG,
+        _ENVIRONMENT,
+        _METRICS,
+        _WEIGHTS,
+        _PREPROCESSING,
+        _REPORT,
+        *_DIAGNOSIS,
+        "metrics.damaged.jsonl",
+    ):
         (folder / name).unlink(missing_ok=True)
-    for figure in (folder / _FIGURES).glob("*.png"):
-        figure.unlink()
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, str):
-        return _NOT_FINITE.get(value, value)
-    return [_from_json(item) for item in value] if isinstance(value, list) else value
+    if not (folder / _FIGURES).is_symlink():
+        for figure in (folder / _FIGURES).glob("*.png"):
+            figure.unlink()
+    Checkpoints(folder / _CHECKPOINTS).remove()

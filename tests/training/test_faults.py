@@ -1,0 +1,290 @@
+"""Nothing is lost: runs that are killed, fill the disk, are damaged, or are shared by two processes."""
+
+import contextlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sigmoidcore.cli import live, main
+from sigmoidcore.training.run import read_config, read_metrics
+
+COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
+TRAIN = ["train", "--depth", "3", "--width", "8", "--epochs", "3", "--every", "4", "--save-every", "5"]
+STEPS = 42
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own_without_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sigmoidcore.cli.session.save_figures", lambda run, records: [])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights and the metrics of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*TRAIN, "--output", str(folder)]) == 0
+    return load_file(folder / "model.safetensors"), metrics(folder)
+
+
+def metrics(folder):
+    """What a run wrote, without the times and what tells of interruptions."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "started")}
+        for row in rows
+        if row["kind"] in ("sample", "epoch", "end")
+    ]
+
+
+def same(folder, whole):
+    weights, rows = whole
+    reached = load_file(folder / "model.safetensors")
+    assert reached.keys() == weights.keys()
+    assert all(torch.equal(reached[name], weights[name]) for name in weights)
+    assert metrics(folder) == rows
+
+
+def stop_at(monkeypatch, step, number=signal.SIGINT):
+    """Send a signal when the run comes to this step."""
+    update = live.Meter.update
+
+    def press(meter, progress, *others):
+        if progress.step == step:
+            signal.raise_signal(number)
+        update(meter, progress, *others)
+
+    monkeypatch.setattr(live.Meter, "update", press)
+
+
+@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGINT, 130, 17), (signal.SIGTERM, 143, 28)])
+def test_ctrl_c_and_sigterm_save_and_exit_with_their_code_and_the_run_goes_on_bit_for_bit(
+    monkeypatch, capsys, tmp_path, whole, number, code, step
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        assert main([*TRAIN, "--output", "run"]) == code
+    assert "to go on: sigmoid-core train --resume run" in capsys.readouterr().err
+    assert main(["train", "--resume", "run"]) == 0
+    assert f"goes on after step {step}\n" in capsys.readouterr().out
+    same(tmp_path / "run", whole)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_is_stopped_again_and_again_at_any_steps_ends_as_one_that_was_not(
+    monkeypatch, capsys, tmp_path, whole, seed
+):
+    stops = sorted(random.Random(seed).sample(range(1, STEPS + 1), 4))
+    arguments = [*TRAIN, "--output", "run"]
+    for step in stops:
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            assert main(arguments) == 130
+        arguments = ["train", "--resume", "run"]
+    assert main(arguments) == 0
+    same(tmp_path / "run", whole)
+    resumed = [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "resume"]
+    assert resumed == stops
+
+
+def test_a_finished_run_that_goes_on_changes_nothing(capsys, tmp_path, whole):
+    assert main([*TRAIN, "--output", "run"]) == 0
+    assert main(["train", "--resume", "run"]) == 0
+    same(tmp_path / "run", whole)
+
+
+def test_a_config_runs_the_same_again(capsys, tmp_path, whole):
+    assert main([*TRAIN, "--output", "first"]) == 0
+    assert main(["train", "--config", "first/config.toml", "--output", "second"]) == 0
+    same(tmp_path / "second", whole)
+    assert read_config(tmp_path / "first").options == read_config(tmp_path / "second").options
+    assert main(["train", "--config", "first/config.toml", "--epochs", "1", "--output", "third"]) == 0
+    assert read_config(tmp_path / "third").options == {**read_config(tmp_path / "first").options, "epochs": 1}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_killed_at_any_moment_goes_on_and_ends_as_one_that_was_not(tmp_path, whole, seed):
+    rng = random.Random(seed)
+    process = subprocess.Popen(
+        [*COMMAND, *TRAIN, "--output", "run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    target = rng.randrange(1, STEPS)
+    while process.poll() is None and reached(tmp_path / "run") < target:
+        time.sleep(0.002)
+    time.sleep(rng.random() / 50)
+    process.kill()
+    process.wait()
+    assert main(["train", "--resume", "run"]) == 0
+    same(tmp_path / "run", whole)
+
+
+def reached(folder):
+    with contextlib.suppress(OSError, ValueError):
+        return max((row.get("step", 0) for row in read_metrics(folder / "metrics.jsonl")), default=0)
+    return 0
+
+
+@pytest.mark.parametrize("size", [2_500, 20_000])
+def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_when_there_is_room(
+    capsys, tmp_path, whole, size
+):
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most[1]))
+    try:
+        code = main([*TRAIN, "--output", "run"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert code == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["train", "--resume", "run"]) == 0
+    same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [("model.safetensors", "flipped"), ("state.json", "cut off"), ("manifest.json", "missing")]
+)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(monkeypatch, capsys, tmp_path, whole, damage, name):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 23)
+        assert main([*TRAIN, "--output", "run"]) == 130
+    capsys.readouterr()
+    hurt(tmp_path / "run" / "checkpoints" / "step-000000023" / name, damage)
+    assert main(["train", "--resume", "run"]) == 0
+    output, error = capsys.readouterr()
+    assert "step-000000023 is damaged" in error
+    assert "goes on after step 20\n" in output
+    same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "missing"])
+def test_a_damaged_config_is_said_and_restored(monkeypatch, capsys, tmp_path, whole, damage):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 23)
+        assert main([*TRAIN, "--output", "run"]) == 130
+    config = (tmp_path / "run" / "config.toml").read_bytes()
+    hurt(tmp_path / "run" / "config.toml", damage)
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 0
+    assert "config.toml is not what it was: it was restored from the checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.toml").read_bytes() == config
+    same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "missing"])
+def test_damaged_metrics_are_said_and_the_epochs_restored(monkeypatch, capsys, tmp_path, whole, damage):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 23)
+        assert main([*TRAIN, "--output", "run"]) == 130
+    hurt(tmp_path / "run" / "metrics.jsonl", damage)
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 0
+    assert "metrics.jsonl is damaged" in capsys.readouterr().err
+    rows = [row for row in metrics(tmp_path / "run") if row["kind"] == "epoch"]
+    assert rows == [row for row in whole[1] if row["kind"] == "epoch"]
+
+
+def hurt(path, damage):
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut off":
+        path.write_bytes(data[: len(data) // 3])
+    else:
+        data[len(data) // 3] ^= 4
+        path.write_bytes(data)
+
+
+def test_where_no_checkpoint_is_sound_it_says_so(monkeypatch, capsys, tmp_path):
+    assert main([*TRAIN, "--output", "run"]) == 0
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        hurt(path / "model.safetensors", "flipped")
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no checkpoint is sound" in error
+
+
+def test_a_second_process_on_the_folder_is_refused(tmp_path, capsys):
+    arguments = [*TRAIN, "--epochs", "100000", "--output", "run"]
+    with subprocess.Popen(COMMAND + arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while reached(tmp_path / "run") < 14:
+            time.sleep(0.01)
+        for second in (["train", "--resume", "run"], [*TRAIN, "--output", "run", "--overwrite"]):
+            assert main(second) == 2
+            assert f"run is in use by process {process.pid} on " in capsys.readouterr().err
+        process.kill()
+    assert (tmp_path / "run" / "lock").exists()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(capsys, tmp_path):
+    assert main(["train", "--depth", "3", "--lr", "1e36", "--save-every", "1", "--output", "run"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "not finite" in error
+    assert "use a smaller lr" in error
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept
+    for name in kept:
+        weights = load_file(tmp_path / "run" / "checkpoints" / name / "model.safetensors")
+        assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+# --- what cannot go on -----------------------------------------------------------------------------------------------
+
+
+def test_with_resume_no_other_option_is_taken(capsys, tmp_path):
+    assert main([*TRAIN, "--output", "run"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "run", "--epochs", "7"]) == 2
+    assert "--epochs cannot be given" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", "has no format and no options"),
+        ("format = 2\n[options]\ndepth = 'many'\n", "'many' for depth, which is not of its type"),
+        ("format = 2\n[options]\ndepth = 2.5\n", "2.5 for depth, which is not of its type"),
+        ("format = 2\n[options]\ndepth = true\n", "True for depth, which is not of its type"),
+        ("format = 2\n[options]\ndepth = 0\n", "--depth"),
+        ("format = 2\n[options]\nequalize = 'no'\n", "'no' for equalize"),
+        ("format = 2\n[options]\ndata = 'cifar'\n", "cifar"),
+        ("format = 2\n[options]\noutput = '/tmp/elsewhere'\n", "the option 'output'"),
+        ("format = 2\n[options]\n__import__ = 'os'\n", "the option '__import__'"),
+        ("format = 3\n[options]\n", "install a newer sigmoid-core"),
+        ("format = 2\n[options]\ndepth = " + "[" * 5000, "is no TOML"),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_wrong_is_one_line_and_exit_code_2(capsys, tmp_path, text, cause):
+    (tmp_path / "config.toml").write_text(text)
+    assert main(["train", "--config", "config.toml"]) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.count("\n") == 1
+    assert cause in error
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file", "."])
+def test_a_folder_that_holds_no_run_cannot_go_on(capsys, tmp_path, place):
+    (tmp_path / "file").touch()
+    assert main(["train", "--resume", place]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+def test_a_run_of_format_1_cannot_go_on_and_says_why(capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"format": 1, "name": "digits-3x16", "options": {"data": "digits"}}')
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert "was made by an older version, without checkpoints: begin a new one" in capsys.readouterr().err
