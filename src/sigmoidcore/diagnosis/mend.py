@@ -80,7 +80,7 @@ def mend(
     """
     model, batch = _subject(diagnosis, inputs, targets, loss_fn)
     check_inputs(batch[0])
-    work = _Work(model, batch)
+    work = _Work(model, batch, training=diagnosis.subject is not None and diagnosis.subject.training)
     work.attempt(SATURATED, work.open_saturated)
     work.attempt(LEVEL + work.hiding, work.level)
     updates = [f for f in diagnosis.findings if f.rule in UPDATES]
@@ -113,9 +113,10 @@ def _subject(diagnosis: Diagnosis, inputs: Any, targets: Any, loss_fn: Any) -> t
 class _Work:
     """A model that is being mended: how it is, what was done, and why not more."""
 
-    def __init__(self, model: nn.Module, batch: _Batch) -> None:
+    def __init__(self, model: nn.Module, batch: _Batch, *, training: bool) -> None:
         self.model = model
         self.batch = batch
+        self.training = training
         self.before = self.now = self._diagnosed()
         self.done: list[Change] = []
         self.notes: list[str] = []
@@ -125,7 +126,7 @@ class _Work:
 
     def attempt(self, rules: tuple[str, ...], step: Callable[[list[Finding]], list[Change]]) -> None:
         """Take a step if one of the rules found something, and take it back if it does not help."""
-        findings = [f for f in self.now.findings if f.rule in rules]
+        findings = [f for f in self.now.findings if f.rule in rules and f.severity is not Severity.NOTE]
         if not findings:
             return
         kept, notes = Kept(self.model), list(self.notes)
@@ -221,10 +222,10 @@ class _Work:
         )
 
     def _diagnosed(self) -> Diagnosis:
-        from sigmoidcore.diagnosis.probe import diagnose
+        from sigmoidcore.diagnosis.diagnose import diagnose
 
         inputs, targets, loss_fn = self.batch
-        return diagnose(self.model, inputs, targets, loss_fn)
+        return diagnose(self.model, inputs, targets, loss_fn, training=self.training)
 
     def _say(self, findings: Iterable[Finding], whys: Iterable[str]) -> None:
         for finding in findings:

@@ -9,7 +9,7 @@ from sigmoidcore.diagnosis.rules.evidence import GATED, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
 from sigmoidcore.diagnosis.rules.words import listed, named, number
 
-VANISHED, GONE = 1e-3, 1e-6
+SMALL, VANISHED, GONE = 1e-3, 1e-4, 1e-6
 EXPLODED, BURST = 1e3, 1e6
 SMALLEST_HALF = 2.0**-24
 """The smallest number above 0 in float16."""
@@ -20,7 +20,7 @@ STEEP = 0.1
 def lost(evidence: Evidence) -> tuple[int, ...]:
     """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
     kept = units.kept(evidence)
-    return tuple(i for i in evidence.fallen(VANISHED) if kept[i] > 0 and evidence.lowest[i] < VANISHED * kept[i])
+    return tuple(i for i in evidence.fallen(SMALL) if kept[i] > 0 and evidence.lowest[i] < SMALL * kept[i])
 
 
 def fades(evidence: Evidence) -> bool:
@@ -54,14 +54,15 @@ def _vanishing(evidence: Evidence) -> Found | None:
     level = evidence.lowest[worst[0]]
     where, at = _where(evidence, worst, falls=True)
     names = _named_first(evidence, worst, at)
+    severity = Severity.ERROR if level < GONE else None if level < VANISHED else Severity.NOTE
     much = "less than 1e-30" if level < 1e-30 else f"down to {number(level)}"
     return Found(
         names,
         level,
-        VANISHED,
+        SMALL if severity is Severity.NOTE else VANISHED,
         f"The gradient that reaches {listed(names, evidence.weighted)} is {much} of that at the layers that feed the "
         f"loss. {where}",
-        Severity.ERROR if level < GONE else None,
+        severity,
         *_remedy(evidence),
     )
 
@@ -144,11 +145,17 @@ VANISHING = Rule(
         r"next layer gives ($g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$), whichever is larger; "
         r"$g_\text{sink}$ the smallest of the sinks that layer $l$ leads to"
     ),
-    thresholds={"vanished": VANISHED, "error below": GONE},
+    thresholds={"vanished": VANISHED, "error below": GONE, "note below": SMALL},
     source=(
-        "AUTOTRAINER (Xiaoyu Zhang et al., 2021) compares the first layer with the last by 1e-3, too. PyTorch's "
-        "default weights get there with four hidden layers of sigmoids, ten of ReLU or fourteen of tanh. 1e-6 is "
-        "its square, and a choice."
+        "Trainings. Plain networks of width 64 with PyTorch's default weights and ten classes, three seeds, Adam at "
+        "1e-3, 1,000 steps at most, have 90 % right after\n\n"
+        "| hidden layers | level of the first | steps |\n|---|---|---|\n"
+        "| 7 ReLU | 2e-3 | 100 |\n| 9 ReLU | 3e-4 | 100 to 150 |\n| 10 ReLU | 1e-4 | 150 |\n"
+        "| 12 ReLU | 2e-5 | 150 to 250 |\n| 16 ReLU | 5e-7 | 500 to 550 |\n| 3 sigmoid | 3e-3 | 200 |\n"
+        "| 4 sigmoid | 4e-4 | 350 to 500 |\n| 5 sigmoid | 5e-5 | never |\n| 12 tanh | 1e-3 | 100 to 150 |\n"
+        "| 16 tanh | 8e-5 | 100, 400, never |\n\n"
+        "Above 1e-4 all learn; below it takes long, or does not happen. AUTOTRAINER (Xiaoyu Zhang et al., 2021) "
+        "compares the first layer with the last by 1e-3, which is a note here. 1e-6 is a choice."
     ),
     why=(
         "Layers near the inputs get next to no gradient: they stay as they were drawn. Left alone are branches "

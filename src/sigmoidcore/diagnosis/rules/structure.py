@@ -48,7 +48,8 @@ def _no_gradient(evidence: Evidence) -> Found | None:
             "of their kind do.",
             Severity.NOTE,
             "Nothing, if other batches use them, as those of an expert, or if they are the last of a row of blocks "
-            "whose output nothing reads. A Monitor tells whether they ever get one. DDP needs find_unused_parameters=True.",
+            "whose output nothing reads. A Monitor tells whether they ever get one. DDP needs "
+            "find_unused_parameters=True.",
         )
     missing = [name for name in missing if name not in spare or len(evidence.measurements) >= SEVERAL]
     unused = [w.name for w in training if w.name in set(missing) and not w.used]
