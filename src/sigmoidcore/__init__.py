@@ -14,7 +14,7 @@ from sigmoidcore.convert import convert
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.diagnosis.probe import diagnose
+from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.equalize import Equalizer
 from sigmoidcore.fold import fold
 from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr

@@ -1,11 +1,11 @@
 """Questions to PyTorch's autograd: about the graph behind a tensor, and about the backward pass that is running."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils import checkpoint
 
@@ -59,6 +59,26 @@ def nearest_leaf(node: Node) -> Node:
     if other is None:
         raise RuntimeError("a preactivation requires a gradient, but depends on no leaf: report this")
     return other
+
+
+def leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The leaves of the graph behind a tensor, into whose `.grad` its backward pass accumulates.
+
+    Example:
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> [leaf is weight for leaf in leaves((weight * 3).sum())]
+        [True]
+    """
+    front = [tensor.grad_fn] if tensor.grad_fn is not None else []
+    seen = set(front)
+    while front:
+        node = front.pop()
+        if hasattr(node, "variable"):
+            yield node.variable
+        for before, _ in node.next_functions:
+            if before is not None and before not in seen:
+                seen.add(before)
+                front.append(before)
 
 
 def met_first(node: Node, among: Mapping[Node, str]) -> set[tuple[str, bool]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,18 +220,19 @@ def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
 
 @contextmanager
 def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Evaluation mode, uncompiled; the modes, random generators and running statistics are as they were afterwards.
+    """Evaluation mode, uncompiled; the modes, random generators and running statistics are as they were afterwards."""
+    with unchanged(model, inputs), evaluating(model):
+        yield
 
-    A BatchNorm that is in training mode stays there: training will use the statistics of its batches, too.
-    """
+
+@contextmanager
+def unchanged(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Uncompiled; modes, random generators and running statistics are as they were afterwards."""
     modes = {module: module.training for module in model.modules()}
-    norms = [m for m in modes if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    norms = [m for m in modes if m.training and _is_batch_norm(m)]
     running = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     devices = {t.device.index or 0 for t in floating_tensors(inputs, all_types=True) if t.is_cuda}
     with torch.random.fork_rng(devices=sorted(devices)), eager():
-        model.eval()
-        for norm in norms:
-            norm.training = True
         try:
             yield
         finally:
@@ -239,6 +240,26 @@ def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
                 module.training = mode
             for buffer, copy in running:
                 buffer.copy_(copy)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, within `unchanged`; a model that refuses it, as exported ones do, stays as it is.
+
+    A BatchNorm that is in training mode stays there: training will use the statistics of its batches, too.
+    """
+    norms = [m for m in model.modules() if m.training and _is_batch_norm(m)]
+    with suppress(NotImplementedError):
+        model.eval()
+    for norm in norms:
+        norm.training = True
+    yield
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    """Whether it normalises by the batch while it trains, in TorchScript, too."""
+    scripted = isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in str(module.original_name)
+    return scripted or isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sigmoidcore import Monitor
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.probe import diagnose
+from sigmoidcore.diagnosis.diagnose import diagnose
 
 pytestmark = pytest.mark.integration
 

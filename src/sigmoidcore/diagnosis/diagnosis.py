@@ -25,6 +25,8 @@ class Subject:
     inputs: Any = None
     targets: Any = None
     loss_fn: Callable[[Any, Any], Any] | None = None
+    training: bool = False
+    """Whether the model ran in training mode."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from sigmoidcore.diagnosis import steps
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.optimizers import Optimizers
-from sigmoidcore.diagnosis.probe import Probe
+from sigmoidcore.diagnosis.probe import Probe, scripted
 from sigmoidcore.diagnosis.skips import attempted, listen
 from sigmoidcore.diagnosis.thinned import Thinned
 from sigmoidcore.ranks import Ranks
@@ -246,7 +246,7 @@ class Monitor:
             self._optimizers.stepped.clear()
             self._probe.start_over()
             if self._unseen == PATIENCE:
-                warnings.warn(_UNSEEN, RuntimeWarning, stacklevel=2)
+                warnings.warn(_unseen(self.model), RuntimeWarning, stacklevel=2)
             if self._unseen >= PATIENCE:
                 self._probe.detach()
                 self._attach_if_due()
@@ -280,10 +280,20 @@ class Monitor:
 
 _UNSEEN = (
     f"{PATIENCE} steps in a row were to be measured, and no gradient came back to the model: the Monitor measures "
-    "nothing. It sees forward passes that run module by module and whose gradients come from backward(): not those "
-    "inside transforms of torch.func or replayed CUDA graphs, and not those of a copy of the model. Give it the very "
-    "model that trains"
+    "nothing. "
 )
+
+
+def _unseen(model: nn.Module) -> str:
+    """Why that may be."""
+    names = scripted(model)
+    if names:
+        return f"{_UNSEEN}It does not see into TorchScript ({', '.join(names)}): give it the modules as they are"
+    return (
+        f"{_UNSEEN}It sees forward passes that run module by module and whose gradients come from backward(): not "
+        "those inside transforms of torch.func or replayed CUDA graphs, and not those of a copy of the model. Give it "
+        "the very model that trains"
+    )
 
 
 def _weakly(me: "weakref.ref[Monitor]", method: Callable[..., None]) -> Callable[..., None]:

@@ -3,9 +3,9 @@
 What is measured is in `measurement`, how a pass is followed in `tracker`, and what is computed in `statistics`.
 """
 
-import time
+import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,19 +14,16 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.nn.modules import module as module_hooks
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
 from sigmoidcore.autograd import NONE, backward_pass
 from sigmoidcore.diagnosis import quiet
 from sigmoidcore.diagnosis.conclusion import conclude
-from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.recording import Recording
-from sigmoidcore.diagnosis.tracker import Frame, Tracker, frame_of, tensors
+from sigmoidcore.diagnosis.tracker import Frame, Tracker, frame_of
 from sigmoidcore.diagnosis.weights import Weights
-from sigmoidcore.profile import Inputs, LossFn, floating_tensors, run, undisturbed
 from sigmoidcore.ranks import Ranks
 
 MOST_PASSES = 256
@@ -72,6 +69,7 @@ class Probe:
         self._handles: list[RemovableHandle] = []
         self._release: weakref.finalize[[], Probe] | None = None
         self._names: dict[int, str] = {}
+        self._scripted: list[str] = []
         self._parameters: dict[int, str] = {}
         self._stack: list[Frame] = []
         self._running: Recording | None = None
@@ -158,9 +156,12 @@ class Probe:
         self.detach()
         counted = [r for r in self._recordings if r.counts] or self._recordings
         try:
-            return conclude(counted, self._weights, self._ranks, step=step, loss=loss, scale=scale, seconds=seconds)
+            found = conclude(counted, self._weights, self._ranks, step=step, loss=loss, scale=scale, seconds=seconds)
         finally:
             self.forget()
+        if found.layers or found.notes or all(weight.gradient is None for weight in found.weights):
+            return found
+        return dataclasses.replace(found, notes=(_NO_LAYERS,))
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -213,6 +214,8 @@ class Probe:
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
+            if self._scripted:
+                last.notes[_SCRIPTED.format(", ".join(self._scripted))] = None
             last.see_inputs(args)
             self._recordings.append(last)
         self._running = last
@@ -232,6 +235,7 @@ class Probe:
 
     def _see_names(self) -> None:
         """Take the modules and parameters as they are: wrappers may have come since, or other parameters."""
+        self._scripted = scripted(self.model)
         self._names.clear()
         self._names.update((id(module), name) for name, module in self.model.named_modules())
         self._parameters = {id(p): name for name, p in self.model.named_parameters()}
@@ -275,140 +279,21 @@ def _release() -> None:
     quiet.release()
 
 
-def diagnose(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Diagnosis:
-    """Measure a network on one batch, and say in words what is wrong and what to do.
-
-    One forward and one backward pass. Any network will do: with or without cores, convolutional, recurrent,
-    transformers. Functions that a forward calls by name are seen as modules are. Nothing is changed: neither weights
-    nor their `.grad`, buffers, modes, nor the state of the random generators. The model runs in evaluation mode, but a
-    BatchNorm in training mode normalises by the batch.
-
-    Under `torch.distributed` all ranks call it together, each with its own batch, and get the numbers of all batches.
-
-    Args:
-        model: any module.
-        inputs: one batch: a tensor (batch first), a tuple for `model(*inputs)` or a dict for `model(**inputs)`; 32
-            samples or more, or the rules about dead units keep silent.
-        targets: second argument of `loss_fn`.
-        loss_fn: `loss_fn(outputs, targets)` gives a scalar; without it, the gradient is that of random cotangents on
-            the outputs (fixed seed), and nothing is said of the loss.
-
-    Returns:
-        A frozen, printable diagnosis: `print(d)`, `d.findings`, `d.layers`, `d.to_json()`, `d.to_html(path)`,
-        `d.plot()`, `d.mend()`.
-
-    Raises:
-        ValueError: empty inputs; inputs that the model does not take; `targets` without `loss_fn`; a loss that is no
-            scalar.
-
-    Example:
-        >>> import sigmoidcore as sc
-        >>> model = nn.Sequential(*[layer for _ in range(30) for layer in (nn.Linear(16, 16), nn.Sigmoid())])
-        >>> d = sc.diagnose(model, torch.randn(64, 16))
-        >>> d.findings[0].rule, d.findings[0].name
-        ('SC101', 'vanishing gradient')
-    """
-    started = time.perf_counter()
-    subject = Subject(model, inputs, targets, loss_fn)
-    _check(inputs, targets, loss_fn)
-    inputs, targets = _cut_off(inputs), _cut_off(targets)
-    probe = Probe(model, most=None, ranks=Ranks())
-    probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
-    with (
-        undisturbed(model, inputs),
-        _own_buffers(model),
-        _own_gradients(model, inputs, targets, loss_fn),
-        torch.enable_grad(),
-    ):
-        probe.attach()
-        try:
-            outputs = run(model, inputs)
-            with probe.following():
-                loss = _loss_of(outputs, targets, loss_fn)
-            if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
-            value = float(loss.detach()) if loss_fn is not None else None
-            measurement = probe.conclude(loss=value, seconds=time.perf_counter() - started)
-        finally:
-            probe.detach()
-    return judged([measurement], subject)
+_SCRIPTED = "what runs inside TorchScript: {}; measure the modules as they are before torch.jit.script or trace"
+_NO_LAYERS = (
+    "any layer, although parameters get gradients: what Python code calls of PyTorch is seen, and not what C++, Triton "
+    "or a torch.autograd.Function does by itself"
+)
 
 
-def _check(inputs: Inputs, targets: Any, loss_fn: LossFn | None) -> None:
-    given = floating_tensors(inputs, all_types=True)
-    if not given:
-        raise ValueError(
-            f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
-        )
-    empty = next((t for t in given if t.numel() == 0), None)
-    if empty is not None:
-        raise ValueError(f"inputs of shape {tuple(empty.shape)} hold no samples: give a batch of at least one")
-    if targets is not None and loss_fn is None:
-        raise ValueError("targets is given without loss_fn: give both, or neither for random cotangents")
-
-
-def _loss_of(outputs: Any, targets: Any, loss_fn: LossFn | None) -> Tensor:
-    if loss_fn is None:
-        floating = [t for t in tensors(outputs) if t.is_floating_point()]
-        if not floating:
-            raise ValueError(
-                f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
-            )
-        generator = torch.Generator().manual_seed(0)
-        signs = [(torch.randint(0, 2, t.shape, generator=generator) * 2 - 1).to(t.device, t.dtype) for t in floating]
-        return torch.stack([(t * s).sum().float() for t, s in zip(floating, signs, strict=True)]).sum()
-    loss: Any = loss_fn(outputs, targets)
-    if not isinstance(loss, Tensor):
-        raise ValueError(f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()")
-    if loss.numel() != 1:
-        raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
-    return loss.reshape(())
-
-
-def _cut_off(values: Any) -> Any:
-    """Without the graph that tensors come from: the backward pass would go on into it."""
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor if tensor.is_leaf else tensor.detach().requires_grad_(tensor.requires_grad)
-
-    return tree_map_only(Tensor, cut, dict(values) if isinstance(values, Mapping) else values)
-
-
-@contextmanager
-def _own_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes into buffers; one of another shape stays: a cache that has grown."""
-    kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
-    try:
-        yield
-    finally:
-        for module, name, buffer, copy in kept:
-            now = module._buffers.get(name)
-            if now is not None and now.shape == buffer.shape:
-                module._buffers[name] = buffer
-                if not torch.equal(buffer, copy):
-                    buffer.copy_(copy)
-
-
-@contextmanager
-def _own_gradients(model: nn.Module, inputs: Inputs, targets: Any, loss_fn: LossFn | None) -> Iterator[None]:
-    """Let a backward pass fill `.grad`, as FSDP and checkpoints need it, and put back what was there."""
-    leaves = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
-    if isinstance(loss_fn, nn.Module):
-        leaves += loss_fn.parameters()
-    kept = [(leaf, leaf.grad) for leaf in leaves]
-    # Optimizers that step in the backward pass hang here.
-    hooks = [(h, dict(h)) for leaf in leaves if (h := getattr(leaf, "_post_accumulate_grad_hooks", None))]
-    for leaf, _ in kept:
-        leaf.grad = None
-    for held, _ in hooks:
-        held.clear()
-    try:
-        yield
-    finally:
-        for leaf, gradient in kept:
-            leaf.grad = gradient
-        for held, before in hooks:
-            held.update(before)
+def scripted(model: nn.Module) -> list[str]:
+    """The modules that are TorchScript, but not the parts of these, as they are called in a sentence."""
+    names: list[str] = []
+    for name, module in model.named_modules():
+        inside = names and (not names[-1] or name.startswith(f"{names[-1]}."))
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            names.append(name)
+    return [f"'{name}'" if name else "the model" for name in names]
 
 
 def batch_size(values: Any) -> int:

@@ -101,6 +101,7 @@ class Recording:
     def see_inputs(self, values: Any) -> None:
         """Take note of the model's inputs."""
         for tensor in tensors(values):
+            self.tracker.given.add(id(tensor))
             if tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
                 some, samples = first_samples(tensor.detach(), self.samples, None)

@@ -124,6 +124,7 @@ class Tracker(TorchFunctionMode):
         loss_function: name of the last loss function that was called.
         loss_reads: the layer whose output it got, or -1.
         notes: what was not seen, in words.
+        given: the model's inputs, by identity.
         paused: another one sees for a while what happens.
     """
 
@@ -136,6 +137,7 @@ class Tracker(TorchFunctionMode):
         self.loss_function: str | None = None
         self.loss_reads = -1
         self.notes: dict[str, None] = {}
+        self.given: set[int] = set()
         self.paused = False
         self._names = names
         self._parameters = dict(parameters)
@@ -143,6 +145,7 @@ class Tracker(TorchFunctionMode):
         self._listener = listener
         self._flows: dict[int, tuple[weakref.ref[Tensor], Flow]] = {}
         self._times: Counter[str] = Counter()
+        self._strays: dict[int, str] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -229,7 +232,7 @@ class Tracker(TorchFunctionMode):
         made = bool(flows) and all(f.made for f in flows)
         if name == DOT_PRODUCT:
             self._add(func, name, "attention", sources, (), dim, args, kwargs, outputs)
-        elif name in WEIGHTED and weights and not (made and name in PRODUCTS):
+        elif name in WEIGHTED and (weights or self._note_strays(name, given)) and not (made and name in PRODUCTS):
             self._note_attention(name, flows)
             self._add(func, name, "weights", sources, weights, dim, args, kwargs, outputs)
         elif (name in ACTIVATIONS or name == "softmax") and not made:
@@ -309,6 +312,21 @@ class Tracker(TorchFunctionMode):
             for flow in flows:
                 if flow.producer >= 0 and self.rows[flow.producer].function == "softmax":
                     self.rows[flow.producer].attends = True
+
+    def _note_strays(self, name: str, given: list[Tensor]) -> bool:
+        """Whether a function got weights that train and are none of the model's: those of layers in a list."""
+        if not self._stack or not torch.is_grad_enabled():
+            return False
+        own = [t for t in given if t.requires_grad and t.is_leaf and t.dim() > 1 and id(t) not in self.given]
+        strays = [t for t in own if isinstance(t, nn.Parameter)] or own
+        if not strays:
+            return False
+        self.notes.pop(_strays(self._strays), None)
+        for stray in strays:
+            where = f"the forward of '{self._stack[-1].name}'" if self._stack[-1].name else "the model's own forward"
+            self._strays.setdefault(id(stray), f"{tuple(stray.shape)}, which {name} takes in {where}")
+        self.notes[_strays(self._strays)] = None
+        return True
 
     def _feature_dim(self, name: str, given: list[Tensor], flows: list[Flow], output: Tensor) -> int:
         if name in ("matmul", "mm") and flows[0].weights and not flows[1].weights and output.dim() > 1:
@@ -437,6 +455,17 @@ def _may_be_seen(mask: Tensor) -> Tensor:
     return ~mask if mask.dtype == torch.bool else mask > HIDDEN
 
 
+def _strays(found: Mapping[int, str]) -> str:
+    """What is said of weights that are no parameters of the model."""
+    first = next(iter(found.values()), "")
+    several = f"{len(found)} weights that train and are no parameters of the model, the first of shape {first}"
+    one = f"a weight that trains and is no parameter of the model, of shape {first}"
+    return (one if len(found) == 1 else several) + (
+        ": no optimizer is given it by model.parameters(); keep layers in nn.ModuleList or nn.ModuleDict, not in a "
+        "list or dict, and tensors in nn.Parameter"
+    )
+
+
 @cache
 def _is_plain(name: str) -> bool:
     """Whether nothing is to be known of a function but what went into it."""
@@ -466,6 +495,7 @@ def _name(func: Callable[..., Any]) -> str:
             name = getattr(getattr(func, "__self__", None), "__name__", "")
             found = name if name in _MOVES else ""
         else:
-            found = "" if name in ("__set__", "dim", "size", "stride", "numel") else name.strip("_")
+            # An operator of ATen, as exported models call them, is named `linear.default`.
+            found = "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
         _NAMES[func] = found
     return found

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.diagnosis.probe import diagnose
+from sigmoidcore.diagnosis.diagnose import diagnose
 
 _REMEDY = "use a smaller lr, clip the gradient, or prepare the model before training"
 

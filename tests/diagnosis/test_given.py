@@ -1,0 +1,269 @@
+"""What `diagnose` is given: what can be measured in which mode, and what is said of what cannot."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from measuring import measured, mlp, names
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+
+X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(32) % 3
+
+
+class Forward(nn.Module):
+    """A model with a function for its forward."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.own_forward = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args, **kwargs):
+        return self.own_forward(self, *args, **kwargs)
+
+
+def gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+# --- what cannot be measured -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "kind", "said"),
+    [
+        (lambda x: x, X, TypeError, "model must be a torch.nn.Module, got function: make what it does the forward"),
+        (nn.Linear, X, TypeError, r"model is the class Linear: give a model of it, Linear\(...\)"),
+        (mlp(nn.Tanh).to("meta"), X, ValueError, "'0.weight' of the model is on the device meta, .* to_empty"),
+        (mlp(nn.Tanh), X.to("meta"), ValueError, "inputs are on the device meta"),
+        (mlp(nn.Tanh), (X, Y), TypeError, r"forward does not take these inputs .* inputs is a tuple of 2, .* targets"),
+        (mlp(nn.Tanh), {"x": X}, TypeError, r"it is called as forward\(x=...\)"),
+        (nn.Bilinear(6, 6, 2), X, TypeError, r"called as forward\(inputs\); give a tuple"),
+        (
+            mlp(nn.Tanh),
+            torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y)),
+            ValueError,
+            r"inputs is a DataLoader: .* next\(iter\(loader\)\)",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_with_cause_and_remedy(model, inputs, kind, said):
+    with pytest.raises(kind, match=said):
+        sc.diagnose(model, inputs)
+
+
+def test_an_error_inside_a_model_that_takes_its_inputs_is_its_own():
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        sc.diagnose(Forward(lambda s, x: s.fc(x) + "text", fc=nn.Linear(6, 3)), X)
+    assert "does not take" not in str(caught.value)
+
+
+def test_a_loss_function_that_returns_nothing_is_told_to():
+    with pytest.raises(ValueError, match="loss_fn gives None: let it return the loss"):
+        sc.diagnose(mlp(nn.Tanh), X, Y, lambda outputs, targets: None)
+
+
+def test_the_outputs_in_a_dataclass_are_seen_without_a_loss():
+    @dataclass
+    class Outputs:
+        logits: torch.Tensor
+        labels: torch.Tensor
+
+    model = Forward(lambda s, x: Outputs(s.fc(x), Y), fc=nn.Linear(6, 3))
+    assert measured(model, X).weights[0].gradient > 0
+
+
+# --- inference mode --------------------------------------------------------------------------------------------------
+
+
+def test_inference_mode_around_it_or_in_the_inputs_changes_nothing():
+    model = mlp(nn.Tanh)
+    wanted = measured(model, X, Y, functional.cross_entropy)
+    with torch.inference_mode():
+        x, y = X.clone(), Y.clone()
+        around = measured(model, x, y, functional.cross_entropy)
+    outside = measured(model, x, y, functional.cross_entropy)
+    for m in (around, outside):
+        assert m.layers == wanted.layers
+        assert m.weights == wanted.weights
+
+
+def test_weights_of_inference_mode_are_refused():
+    with torch.inference_mode():
+        model = mlp(nn.Tanh)
+    with pytest.raises(ValueError, match=r"'0.weight' of the model was made in torch.inference_mode\(\)"):
+        sc.diagnose(model, X)
+
+
+# --- modes -----------------------------------------------------------------------------------------------------------
+
+
+def detector():
+    """Gives a loss in training mode, and boxes in evaluation mode."""
+
+    def forward(self, x):
+        return {"loss": self.drop(self.norm(self.fc(x))).square().mean()} if self.training else [{"boxes": Y}]
+
+    return Forward(forward, fc=nn.Linear(6, 4), norm=nn.BatchNorm1d(4), drop=nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_model_runs_in_training_mode_if_asked_and_nothing_is_changed(mode):
+    model = detector().train(mode)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    d = sc.diagnose(model, X, None, lambda outputs, _: outputs["loss"], training=True)
+    assert names(d.measurement) == ["fc"]
+    assert all(weight.gradient is not None for weight in d.measurement.weights)
+    assert d.subject.training
+    assert all(module.training is mode for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_in_training_mode_dropout_drops_and_frozen_norms_stay_frozen():
+    seen = {}
+    model = Forward(lambda s, x: s.norm(s.drop(s.fc(x))), fc=nn.Linear(6, 4), norm=nn.BatchNorm1d(4), drop=nn.Dropout())
+    model.norm.eval()
+    for part in (model.norm, model.drop):
+        part.register_forward_hook(lambda module, args, output: seen.update({type(module).__name__: module.training}))
+    sc.diagnose(model, X, training=True)
+    assert seen == {"BatchNorm1d": False, "Dropout": True}
+
+
+def test_an_error_of_the_model_or_the_loss_says_in_which_mode_the_model_ran():
+    with pytest.raises(TypeError) as caught:
+        sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"])
+    assert caught.value.__notes__ == ["the model ran in evaluation mode; training=True runs it as in training"]
+    with pytest.raises(KeyError) as caught:
+        sc.diagnose(detector(), X, None, lambda outputs, _: outputs["other"], training=True)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_an_exported_model_which_refuses_modes_is_measured_as_it_is():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(-1))
+    exported = torch.export.export(model, (X,)).module()
+    wanted = measured(model, X)
+    for training in (False, True):
+        m = sc.diagnose(exported, X, training=training).measurement
+        assert [row.gradient for row in m.layers] == pytest.approx([row.gradient for row in wanted.layers])
+        assert [row.weights for row in m.layers] == [row.weights for row in wanted.layers]
+
+
+# --- what is not seen, and what is no part of the model --------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_of_torchscript_the_weights_are_measured_and_what_is_not_seen_is_named(how):
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    wanted = {w.name: w.gradient for w in measured(model, X, Y, functional.cross_entropy).weights}
+    scripted = torch.jit.script(model) if how == "script" else torch.jit.trace(model, X)
+    before = {name: value.clone() for name, value in scripted.state_dict().items()}
+    d = sc.diagnose(scripted, X, Y, functional.cross_entropy)
+    assert not d.findings
+    assert {w.name: w.gradient for w in d.measurement.weights} == pytest.approx(wanted, rel=1e-4)
+    assert d.measurement.notes == (
+        "what runs inside TorchScript: the model; measure the modules as they are before torch.jit.script or trace",
+    )
+    assert all(torch.equal(value, before[name]) for name, value in scripted.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_parts_that_are_torchscript_are_named():
+    one, other = (torch.jit.script(mlp(nn.Tanh)) for _ in range(2))
+    d = sc.diagnose(Pair(one, other), X)
+    assert names(d.measurement) == ["head"]
+    assert "TorchScript: 'one', 'other';" in d.measurement.notes[0]
+    assert all(weight.gradient is not None for weight in d.measurement.weights)
+
+
+class Pair(nn.Module):
+    """Two parts and a head."""
+
+    def __init__(self, one, other):
+        super().__init__()
+        self.one, self.other, self.head = one, other, nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.one(x) + self.other(x))
+
+
+def test_a_model_of_which_no_layer_was_seen_says_so_if_its_parameters_get_gradients():
+    class Opaque(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x)
+            return (x.detach()[:, :, None] * weight.detach()).sum(1)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return None, ctx.saved_tensors[0].T @ gradient
+
+    model = Forward(lambda s, x: Opaque.apply(x, s.weight), weight=nn.Parameter(torch.randn(6, 3)))
+    d = sc.diagnose(model, X)
+    assert not d.measurement.layers
+    assert not d.findings
+    assert "any layer, although parameters get gradients" in d.measurement.notes[0]
+
+
+class Listed(nn.Module):
+    """Layers in a list, which PyTorch does not know of."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        self.matrix = torch.ones(8, 4, requires_grad=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(x @ self.matrix)
+
+
+def test_layers_in_a_list_are_layers_and_it_is_said_that_they_are_no_part_of_the_model():
+    model = Listed()
+    m = measured(model, X)
+    assert [name for name in names(m) if "tanh" not in name] == ["linear", "linear@2", "matmul", "head"]
+    assert all(row.gradient is not None for row in m.layers)
+    assert m.notes == (
+        "3 weights that train and are no parameters of the model, the first of shape (8, 6), which linear takes in the "
+        "model's own forward: no optimizer is given it by model.parameters(); keep layers in nn.ModuleList or "
+        "nn.ModuleDict, not in a list or dict, and tensors in nn.Parameter",
+    )
+
+
+def test_what_is_no_part_of_the_model_keeps_its_gradient():
+    model = Listed()
+    kept = torch.ones_like(model.layers[0].weight)
+    model.layers[0].weight.grad = kept
+    measured(model, X)
+    assert model.layers[0].weight.grad is kept
+    assert torch.equal(kept, torch.ones_like(kept))
+    assert model.layers[1].weight.grad is None
+    assert model.matrix.grad is None
+
+
+def test_inputs_that_require_a_gradient_and_teachers_are_no_weights_of_the_model():
+    x = X.clone().requires_grad_()
+    assert not measured(Forward(lambda s, x: s.fc(x @ x.T), fc=nn.Linear(32, 3)), x).notes
+    teacher = nn.Linear(6, 6)
+
+    def forward(self, x):
+        with torch.no_grad():
+            target = teacher(x)
+        return self.fc(x) - target
+
+    assert not measured(Forward(forward, fc=nn.Linear(6, 6)), X).notes
+    assert not measured(mlp(nn.Tanh), X, Y, lambda outputs, _: nn.Linear(3, 1)(outputs).mean()).notes
+
+
+def test_what_was_measured_in_training_mode_is_mended_in_training_mode():
+    mending = sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"], training=True).mend()
+    assert names(mending.before.measurement) == ["fc"]
