@@ -254,17 +254,28 @@ class Training:
             started = time.perf_counter()
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step of the optimizer; returns the loss."""
-        loss = self._loss(self.model(x), y)
-        if not math.isfinite(float(loss.detach())):
-            raise FloatingPointError(self._why(x, y))
+        """One step of the optimizer, on a batch in as many parts as the recipe says; returns the loss."""
+        parts = self.recipe.accumulate
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = []
+        for inputs, targets in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+            if not len(inputs):  # the last batch of an epoch may have fewer samples than parts
+                continue
+            loss = self._loss(self.model(inputs), targets)
+            if not math.isfinite(float(loss.detach())):
+                raise FloatingPointError(self._why(inputs, targets))
+            loss = loss * (len(inputs) / len(x))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
-        return loss.detach()
+        return torch.stack(losses).sum()
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.data.loss_fn(outputs, targets)
+        if self.recipe.class_weights is None:
+            return self.data.loss_fn(outputs, targets)
+        return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights)
 
     def _why(self, x: Tensor, y: Tensor) -> str:
         if self.equalizer is not None:

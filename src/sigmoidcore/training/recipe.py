@@ -1,13 +1,25 @@
 """How a network is trained: all that decides it beside the network and the data."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sigmoidcore.networks import depth_scaled_lr
+
+READ = 10_000
+"""Samples that are counted at once."""
+
+
+class Batches(Protocol):
+    """Data that can be read in batches."""
+
+    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, from number `start` on, in an order that seed and epoch decide alone."""
+
 
 Schedule = Callable[[int, int], float]
 """Of the steps done and the steps in all: the share of the peak rate for the next step."""
@@ -47,6 +59,31 @@ def warmed_up(schedule: Schedule, warm_up: int) -> Schedule:
     return warm
 
 
+def balanced(data: "Batches", classes: int) -> Tensor:
+    """Weights of the classes, inversely proportional to their training samples; over these their mean is 1.
+
+    A class without samples has the weight 0.
+
+    Args:
+        data: read once.
+        classes: how many there are.
+
+    Returns:
+        Shape [classes], float32.
+
+    Example:
+        >>> from sigmoidcore.training import Split
+        >>> x, y = torch.zeros(4, 1), torch.tensor([0, 0, 0, 1])
+        >>> balanced(Split("uneven", x, y, x, y, classes=2), 2)
+        tensor([0.6667, 2.0000])
+    """
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for _, targets in data.train_batches(READ, 0, 0):
+        counts += torch.bincount(targets, minlength=classes)
+    weights = counts.sum() / ((counts > 0).sum() * counts.clamp_min(1))
+    return weights.where(counts > 0, 0.0).to(torch.float32)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
@@ -64,7 +101,8 @@ class Recipe:
         clip: the largest size of the gradient of all parameters together; None: whatever it is.
         accumulate: parts of a batch that are passed through the network one after the other, to save memory.
         patience: epochs without a better metric after which training ends; None: it goes on.
-        class_weights: of the loss, [classes]; None: all alike.
+        class_weights: of the loss, [classes]; None: all alike. The loss is then a cross-entropy, and its mean over
+            a batch is weighted.
 
     Raises:
         ValueError: a number is out of range.
