@@ -166,6 +166,16 @@ class Meter:
             self._shown = now
             self._show(progress, self._left(progress, now))
 
+    def _opened(self, progress: Progress) -> list[str]:
+        """How many saturated neurons the Equalizer has opened so far; nothing where it has opened none."""
+        history = progress.equalizer.history if progress.equalizer is not None else ()
+        opened = sum(sample.neurons for sample in history)
+        return [f"{count(opened, 'saturated neuron')} opened"] if opened else []
+
+    def _speed(self, progress: Progress, now: float) -> list[str]:
+        since, step = self._began or (now, progress.step)
+        return [f"{(progress.step - step) / (now - since):.3g} steps/s"] if progress.step > step and now > since else []
+
     def _left(self, progress: Progress, now: float) -> str:
         since, step = self._began or (now, progress.step)
         if progress.step == step:
@@ -195,6 +205,8 @@ class _LiveMeter(Meter):
             f"loss {float(progress.loss):.3g}",
             f"{self.task.metric_name} {reached(self.task, self.accuracy)}",
             f"spread {number(self.spread)}",
+            *self._opened(progress),
+            *self._speed(progress, time.monotonic()),
             left,
         ]
         head = Text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", style="bold")
