@@ -103,7 +103,10 @@ def test_without_the_extra_the_command_says_how_to_install_it():
         (["train", "--width", "-3"], "--width"),
         (["train", "--epochs", "many"], "--epochs"),
         (["train", "--batch-size", "0"], "--batch-size"),
-        (["train", "--data", "cifar"], "'cifar' is not one of 'digits', 'fashion-mnist'"),
+        (
+            ["train", "--data", "cifar"],
+            "cifar is neither a file nor a folder nor a built-in set: built in are: digits, ",
+        ),
         (["train", "--lr", "nan"], "nan is not a positive number; 0.03 is the usual choice"),
         (["train", "--lr", "-1"], "-1.0 is not a positive number"),
         (["train", "--saturation", "0"], "0.0 is not above 0"),
@@ -125,12 +128,7 @@ def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(capsys, tmp_pat
 
 
 def test_a_data_set_that_is_not_there_is_bad_input_and_the_message_says_how_to_get_it(capsys, monkeypatch, tmp_path):
-    def missing():
-        from sigmoidcore.training import fashion_mnist
-
-        return fashion_mnist(folder=tmp_path / "nowhere")
-
-    monkeypatch.setattr("sigmoidcore.cli.train.fashion_mnist", missing)
+    monkeypatch.setattr("sigmoidcore.training.data.builtin.FASHION_MNIST", tmp_path / "nowhere")
     assert main(["train", "--data", "fashion-mnist"]) == 2
     error = capsys.readouterr().err
     assert "nowhere" in error
@@ -173,6 +171,7 @@ def test_train_leaves_metrics_figures_weights_and_a_report(capsys, tmp_path):
         "figures/learning_curves.png",
         "metrics.jsonl",
         "model.safetensors",
+        "preprocessing.json",
         "report.txt",
     ]
     rows = read_metrics(run / "metrics.jsonl")

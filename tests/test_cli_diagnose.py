@@ -440,7 +440,7 @@ def of_other_inputs(run):
         (remove_config, "run holds no run: it has no config.toml; give a folder that `sigmoid-core train` wrote"),
         (break_config, "run/config.toml is no TOML: "),
         (empty_config, "run/config.toml is no config of a run: it has no format and no options; was the file edited?"),
-        (other_data, "names the data set 'cifar', not one of digits, fashion-mnist"),
+        (other_data, "cifar is neither a file nor a folder nor a built-in set: built in are: digits, fashion-mnist"),
         (cut_off, "run/model.safetensors cannot be read: "),
         (described_as(width=None), "its metadata lack 'width'"),
         (described_as(width="wide"), "does not fit the network that its metadata describe: invalid literal"),
@@ -460,9 +460,9 @@ def test_a_run_that_cannot_be_read_is_one_line_with_cause_and_remedy_and_exit_co
 
 
 def test_a_run_whose_data_are_not_there_says_how_to_get_them(capsys, monkeypatch, run):
-    def missing():
+    def missing(name):
         raise FileNotFoundError("train-images is not there: install it")
 
-    monkeypatch.setattr("sigmoidcore.cli.subject.DATA", {"digits": missing})
+    monkeypatch.setattr("sigmoidcore.training.data.loading.built_in", missing)
     assert diagnose("run") == 2
     assert "train-images is not there: install it" in capsys.readouterr().err

@@ -172,11 +172,12 @@ def _limits(sizes: np.ndarray, rows_below: int, rows_above: int) -> tuple[float,
     return 10 ** (least - decade * ROW * rows_below), 10 ** (most + decade * ROW * rows_above), (10**least, 10**most)
 
 
-def learning_curves(results: Mapping[str, Result]) -> Figure:
-    """Training loss and test accuracy after each epoch; an epoch that did not end is not drawn.
+def learning_curves(results: Mapping[str, Result], metric: str = "accuracy") -> Figure:
+    """Training loss and test metric after each epoch; an epoch that did not end is not drawn.
 
     Args:
         results: by the name that the legend shows; at least one.
+        metric: its name: accuracy, which is in percent, or another one.
 
     Raises:
         ValueError: there are no results.
@@ -211,13 +212,15 @@ def learning_curves(results: Mapping[str, Result]) -> Figure:
         losses.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         losses.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
         losses.tick_params(which="minor", colors=INK, labelsize=9)
-    accuracies.set_ylim(-3, 103)
+    percent = metric == "accuracy"
+    if percent:
+        accuracies.set_ylim(-3, 103)
     epochs_run = max(len(result.losses) for result in results.values())
     for axes in (losses, accuracies):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0.7, max(2, epochs_run) + 0.3)
-    style_axes(losses, "Training loss", "epoch", "cross-entropy")
-    style_axes(accuracies, "Test accuracy", "epoch", "percent")
+    style_axes(losses, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
+    style_axes(accuracies, f"Test {metric}", "epoch", "percent" if percent else metric)
     losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
     handles, labels = losses.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9, frameon=False, labelcolor=INK)

@@ -401,3 +401,18 @@ def test_300_damaged_files_are_read_or_refused_in_one_line(put, name, cut, flips
             list(data.train_batches(7, 0, 0))
         except DataError as error:
             assert_is_helpful(str(error))
+
+
+@settings(QUICK, max_examples=60)
+@given(content=DEFECTS)
+def test_the_command_line_exits_with_2_in_one_line_and_leaves_no_file(put, tmp_path, monkeypatch, capsys, content):
+    from sigmoidcore.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    path = put(content)
+    assert main(["train", "--data", str(path), "--target", "price", "--output", "run"]) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith("sigmoid-core: ")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [path]

@@ -20,6 +20,7 @@ from sigmoidcore.cli.live import Screen, count, number, reached
 from sigmoidcore.cli.session import CtrlC, Record, Watched
 from sigmoidcore.training import Recipe, State
 from sigmoidcore.training.data import BUILT_IN, Data
+from sigmoidcore.training.recipe import balanced, cosine, hold_then_fall, warmed_up
 from sigmoidcore.training.run import Run
 
 
@@ -28,6 +29,13 @@ class TargetKind(StrEnum):
 
     classes = "class"
     number = "number"
+
+
+class Fall(StrEnum):
+    """How the rates fall to 0."""
+
+    linear = "linear"
+    cosine = "cosine"
 
 
 def _rate(value: float) -> float:
@@ -45,6 +53,18 @@ def _level(value: float) -> float:
 def _cadence(value: str) -> str:
     if value != "auto" and not (value.isascii() and value.isdigit() and int(value) > 0):
         raise typer.BadParameter(f"{value!r} is neither 'auto' nor a number of steps of at least 1.")
+    return value
+
+
+def _at_least_0(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{value} is not a number of at least 0.")
+    return value
+
+
+def _above_0(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is not a positive number; 1 is a usual choice.")
     return value
 
 
@@ -108,6 +128,29 @@ def train(
     every: Annotated[
         str, typer.Option("--every", callback=_cadence, metavar="STEPS", help="How often the gradient is looked at.")
     ] = "auto",
+    weight_decay: Annotated[
+        float, typer.Option("--weight-decay", callback=_at_least_0, metavar="X", help="Of AdamW.")
+    ] = 0.0,
+    schedule: Annotated[
+        Fall, typer.Option("--schedule", help="How rates fall to 0: in a line over the second half, or a cosine.")
+    ] = Fall.linear,
+    warm_up: Annotated[
+        int, typer.Option("--warm-up", metavar="STEPS", min=0, help="Steps in which the rates rise to their peak.")
+    ] = 0,
+    clip: Annotated[
+        float | None,
+        typer.Option("--clip", callback=_above_0, metavar="X", help="Largest size of the whole gradient."),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", metavar="N", min=1, help="Parts that a batch is computed in, to save memory.")
+    ] = 1,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", metavar="N", min=1, help="Epochs without a better metric that end the training."),
+    ] = None,
+    class_weights: Annotated[
+        bool, typer.Option("--class-weights", help="Count a class the more, the fewer samples it has.")
+    ] = False,
     threads: Annotated[
         int,
         typer.Option("--threads", metavar="N", min=1, help="Processor cores; several pay for wide layers."),
@@ -132,6 +175,8 @@ def train(
 ) -> int:
     """Train a plain network of sigmoids of any depth; metrics, figures and weights go into a folder."""
     options = options_of(context)
+    if accumulate > batch_size:
+        raise session.bad_input(f"--accumulate {accumulate} is more than the {batch_size} samples of a batch: lower it")
     screen = Screen.of_stdout()
     resumed = context.obj if isinstance(context.obj, Resumed) else None
     if resumed is not None:
@@ -141,6 +186,8 @@ def train(
         if resumed is not None:
             with resumed.run:
                 return _go_on(screen, resumed, ctrl_c, split, options)
+        if class_weights and not split.kind.is_class:
+            raise session.bad_input("--class-weights is for classes, and the target is a number: leave it out")
         name = f"{data_options.file_name(split)}-{depth}x{width}"
         run = session.create_run(name, options, output, overwrite)
         with run:
@@ -169,7 +216,7 @@ def _train(
     screen.heading(
         f"{split.name}: {features} inputs, {count(depth, 'layer')} of {width} sigmoids, {data_options.outputs(split)}"
     )
-    screen.verbatim(data_options.learnt(split), style="dim")
+    screen.say(data_options.learnt(split))
     for note in split.notes:
         screen.say(note)
     screen.verbatim(f"into {run.folder}", style="dim")
@@ -186,7 +233,7 @@ def _train(
             screen.say(f"goes on after step {state.step:,}")
         ctrl_c.check()
         Watched(model, split, record, run, ctrl_c, saves=_cadence_of(options["save_every"])).train(
-            screen, _recipe(options), state
+            screen, _recipe(options, split), state
         )
     except KeyboardInterrupt:
         stopped = True
@@ -245,7 +292,8 @@ def _prepare(screen: Screen, model: nn.Module, split: Data, saturation: float) -
         screen.say(note)
 
 
-def _recipe(options: Mapping[str, Any]) -> Recipe:
+def _recipe(options: Mapping[str, Any], split: Data) -> Recipe:
+    fall = cosine if options["schedule"] == Fall.cosine else hold_then_fall
     return Recipe(
         epochs=options["epochs"],
         batch_size=options["batch_size"],
@@ -253,6 +301,12 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
         seed=options["seed"],
         equalize=options["equalize"],
         every="auto" if options["every"] == "auto" else int(options["every"]),
+        weight_decay=options["weight_decay"],
+        schedule=warmed_up(fall, options["warm_up"]) if options["warm_up"] else fall,
+        clip=options["clip"],
+        accumulate=options["accumulate"],
+        patience=options["patience"],
+        class_weights=balanced(split, split.outputs) if options["class_weights"] else None,
     )
 
 
@@ -267,7 +321,8 @@ def _cadence_of(save_every: str) -> Callable[[int, bool], bool]:
 def _table(screen: Screen, record: Record, epochs: int) -> None:
     result = record.result
     screen.heading(f"{count(record.layers, 'layer')}, {len(result.accuracies)} of {count(epochs, 'epoch')}")
-    rows = [["steps", f"{record.done:,} of {record.steps:,}"]]
+    early = ", no better any more" if record.stopped_early else ""
+    rows = [["steps", f"{record.done:,} of {record.steps:,}{early}"]]
     if result.accuracies:
         task = record.task
         rows += [

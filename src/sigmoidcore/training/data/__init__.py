@@ -3,7 +3,7 @@
 from sigmoidcore.training.data.builtin import BUILT_IN, FASHION_MNIST, digits, fashion_mnist
 from sigmoidcore.training.data.dataset import Data
 from sigmoidcore.training.data.error import DataError
-from sigmoidcore.training.data.load import load
+from sigmoidcore.training.data.loading import load
 from sigmoidcore.training.data.preprocessing import Preprocessing
 from sigmoidcore.training.data.split import Split
 from sigmoidcore.training.data.task import Kind, Task

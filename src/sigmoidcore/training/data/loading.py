@@ -88,9 +88,9 @@ def _of_path(path: Path, wanted: Wanted) -> Data:
         raise DataError("a name of a file has no zero byte in it: give another one")
     if not path.exists():
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError(
-            f"{path} is neither a file nor a folder nor a built-in set: {nearest(path.name, [*BUILT_IN, *there])}"
-        )
+        hint = nearest(path.name, [*BUILT_IN, *there])
+        hint = hint if hint.startswith("did you mean") else f"built in are: {', '.join(BUILT_IN)}"
+        raise DataError(f"{path} is neither a file nor a folder nor a built-in set: {hint}")
     if path.is_dir():
         return _of_folder(path, wanted)
     if not path.is_file():
