@@ -124,6 +124,17 @@ def _zero_gradient(evidence: Evidence) -> Found | None:
         following = [evidence.layers[c].name for c in evidence.next_live(lost[-1])]
         after = f" and {named(following[0])}" if following else ""
         layers = tuple(evidence.layers[i].name for i in reversed(lost))
+        flat = [a.name for i in evidence.consumers[lost[-1]] if (a := evidence.layers[i]).dead == 1]
+        if flat:
+            return Found(
+                (flat[0], *layers),
+                0.0,
+                0.0,
+                f"The gradient becomes exactly 0 at {named(flat[0])}: none of its units lets any through for any of "
+                f"these {evidence.layers[evidence.consumers[lost[-1]][0]].rows} rows.",
+                Severity.ERROR,
+                units.DEAD_UNITS.remedy,
+            )
         return Found(
             layers,
             0.0,
@@ -164,6 +175,9 @@ def _alike(evidence: Evidence) -> Found | None:
                 continue
             if len(weight.shape) > 2 and weight.shape[1] == 1 and layer.sources:
                 continue  # one channel each: they read different ones
+            others = [evidence.weights[w] for w in layer.weights if w in evidence.weights]
+            if any(other.shape == weight.shape and not other.alike and other.size > 0 for other in others):
+                continue  # it is a part of what multiplies only, as the deviations of a Bayesian layer are
             found[name] = None
     if not found:
         return None
