@@ -89,6 +89,11 @@ def _nonfinite(evidence: Evidence) -> Found | None:
     remedy = None
     if begun.input_nonfinite:
         remedy = "Remove or impute these samples."
+    elif text.startswith("The loss"):
+        remedy = (
+            "Look at the targets and the loss: a mean over nothing (all targets ignored or masked, an empty batch), "
+            "labels that are not finite, a logarithm or root of 0, a division by 0."
+        )
     elif half:
         remedy = "float16 ends at 65504: use bfloat16, or keep this layer in float32; scale the loss with GradScaler."
     return Found(names, count, 0, text + since, remedy=remedy)

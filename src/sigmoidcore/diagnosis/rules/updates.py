@@ -4,6 +4,7 @@ from statistics import median
 
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measurement import Weight
+from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
 from sigmoidcore.diagnosis.rules.words import listed, number
@@ -41,9 +42,17 @@ def _too_small(evidence: Evidence) -> Found | None:
         if len(updates) >= SAMPLES and evidence.weights[name].gradient
     }
     found = sorted((name for name, update in largest.items() if update < STILL), key=lambda name: largest[name])
+    if len(found) < len(largest):  # a gradient that has vanished explains its own weights, and not all of them
+        lost = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
+        found = [name for name in found if name not in lost]
     if not found:
         return None
     value = max(largest[name] for name in found)
+    if value == 0 and len(found) == len(largest):
+        text = (
+            f"All weights stand still: no step that was seen changed {listed(found, tuple(largest), 'weights')} at all."
+        )
+        return Found(tuple(found), 0.0, STILL, text)
     return Found(
         tuple(found),
         largest[found[0]],
@@ -84,7 +93,8 @@ TOO_SMALL = Rule(
     ),
     why=(
         "The weights stand still. The largest step counts, so that a warm-up or a decay to 0 is no fault. Only "
-        "weights with two dimensions or more that train, have a gradient and did not start at 0 are judged."
+        "weights with two dimensions or more that train, have a gradient and did not start at 0 are judged. Those of "
+        "layers that SC101 names are left out, unless all others stand still, too."
     ),
     remedy=(
         "Raise the learning rate. For networks of sigmoids and Adam, `depth_scaled_lr` knows it. Check that no "
@@ -101,7 +111,7 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
-    hidden_by=("SC401", "SC101", "SC502"),
+    hidden_by=("SC401", "SC502"),
 )
 
 TOO_LARGE = Rule(
