@@ -369,8 +369,9 @@ def test_outputs_close_together_beside_their_mean_are_healthy_and_equal_ones_are
 
 
 def test_a_collapse_is_relative_to_the_inputs():
-    assert rules(spreads(1e-4, 1e-4, 1e-4, input_spread=1e-4)) == []
-    assert rules(spreads(1e-4, 1e-8, 1e-8, input_spread=1e-4)) == ["SC203"]
+    assert rules(spreads(0.03, 0.03, 0.03, input_spread=0.03)) == []
+    assert rules(spreads(1e-4, 1e-4, 1e-4, input_spread=1e-4)) == ["SC205"]
+    assert rules(spreads(1e-4, 1e-8, 1e-8, input_spread=1e-4)) == ["SC203", "SC205"]
 
 
 def test_inputs_that_are_all_the_same_are_not_the_fault_of_a_layer():
@@ -384,6 +385,73 @@ def test_attention_is_collapsed_if_all_heads_look_at_one_key():
     found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
     assert rules(found) == ["SC204"]
     assert rules(changed(found, 1, sharp=0.75)) == []
+
+
+def test_sharp_attention_of_a_network_that_has_learned_is_a_note():
+    heads = linear("attention", 1.0, 0, kind="MultiheadAttention", entropy=0.01, sharp=1.0)
+    found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1), loss=0.01, loss_function="cross_entropy")
+    assert only(found).severity is Severity.NOTE
+    assert rules(replace(found, loss=0.5)) == ["SC204"]
+    assert rules(replace(found, loss=8.0), replace(found, loss=0.5)) == []
+
+
+@pytest.mark.parametrize(("spread", "first", "broken"), [(0.01, 0.01, True), (0.03, 0.03, False), (0.01, 0.9, False)])
+def test_inputs_far_from_0_are_a_finding_unless_the_first_layers_take_the_offset_away(spread, first, broken):
+    found = spreads(first, first, first, input_spread=spread)
+    assert rules(found) == (["SC205"] if broken else [])
+    assert rules(replace(found, samples=31)) == []
+
+
+@pytest.mark.parametrize("kind", ["Softplus", "softplus()", "ELU", "CELU", "SELU", "LogSigmoid", "logsigmoid()"])
+def test_activations_that_work_at_their_flat_end_are_not_called_saturated(kind):
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind=kind, saturated=1.0)) == []
+
+
+def test_most_units_of_a_hardtanh_dead_is_a_warning_as_a_saturated_tanh_is():
+    half = {"dead": 0.66, "saturated": 0.66}
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Hardtanh", **half)) == ["SC202"]
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="ReLU", dead=0.66)) == []
+
+
+def test_what_a_shut_gate_multiplies_is_explained_by_it():
+    gate = activation("gate", 1e-9, 0, kind="Sigmoid", saturated=1.0, gate=True, gain=1e-12, rms=1e-13)
+    value = activation("tanh", 1e-13, 1, kind="Tanh", gate=True)
+    found = measurement(linear("g", 1e-21), linear("a", 1e-13), gate, value, linear("head", 1.0, 2, 3))
+    assert rules(found) == ["SC201"]
+
+
+def test_an_all_dead_activation_is_named_with_few_rows_too_and_gets_the_remedy_for_dead_units():
+    found = changed(chain(0.0, 1.0, 1.0), 1, dead=1.0, rows=8)
+    finding = only(found)
+    assert (finding.rule, finding.severity, finding.layers) == ("SC502", "error", ("1", "0"))
+    assert "kills units" in finding.remedy
+    assert "round" not in finding.remedy
+
+
+def test_a_normalisation_whose_weight_is_0_before_dead_units_is_named():
+    found = with_weight(changed(chain(1.0, 1.0, 1.0), 1, dead=1.0), "0.weight", size=0.0, shape=(10,))
+    (finding,) = (f for f in find([found]) if f.rule == "SC202")
+    assert "`0.weight` before it is 0" in finding.message
+
+
+def test_deviations_of_a_bayesian_layer_may_be_alike():
+    found = changed(chain(1.0, 1.0, 1.0), 0, weights=("0.mean", "0.rho"))
+    mean, rho = Weight("0.mean", (10, 10), size=1.0, gradient=1.0), Weight("0.rho", (10, 10), size=1.0, alike=True)
+    both = replace(found, weights=(*found.weights[1:], mean, replace(rho, gradient=1.0)))
+    assert rules(both) == []
+    assert rules(with_weight(both, "0.mean", alike=True)) == ["SC503"]
+
+
+def test_a_loss_that_is_not_finite_although_all_layers_are_says_to_look_at_the_targets():
+    assert "targets" in only(chain(1.0, 1.0, loss=math.nan, loss_function="cross_entropy")).remedy
+
+
+def test_a_softmax_before_a_log_softmax_is_named():
+    soft, log = (activation(n, 1.0, i, kind=k) for i, (n, k) in enumerate([("1", "Softmax"), ("2", "LogSoftmax")]))
+    found = measurement(linear("0", 1.0), soft, log, loss_function="nll_loss", loss_reads=2)
+    assert rules(found) == ["SC601"]
+    assert "Leave `1` out" in only(found).remedy
+    assert rules(changed(found, 1, kind="ReLU")) == []
 
 
 def test_a_sharp_softmax_at_the_output_is_healthy():
@@ -413,6 +481,15 @@ def test_updates_that_rounding_takes_are_too_small():
 )
 def test_warm_up_decay_and_two_measurements_are_healthy(updates):
     assert rules(*training(*updates)) == []
+
+
+def test_beside_a_vanished_gradient_weights_that_all_stand_still_are_said_to():
+    lost = [chain(1e-9, 1.0, 1.0, step=i) for i in range(3)]
+    still = [replace(m, weights=tuple(replace(w, update=0.0) for w in m.weights)) for m in lost]
+    assert rules(*still) == ["SC101", "SC301"]
+    assert "All weights stand still" in find(still)[1].message
+    moving = [with_weight(with_weight(m, "2.weight", update=1e-3), "4.weight", update=1e-3) for m in still]
+    assert rules(*moving) == ["SC101"]
 
 
 def test_a_weight_that_no_optimizer_has_is_too_small_an_update_unless_its_size_changes():

@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     units.DEAD_UNITS,
     units.COLLAPSE,
     units.SHARP_ATTENTION,
+    units.OFFSET_INPUTS,
     updates.TOO_SMALL,
     updates.TOO_LARGE,
     numbers.NONFINITE,
