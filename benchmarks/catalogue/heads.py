@@ -88,6 +88,27 @@ class TwoOutputs(nn.Module):
         return self.first(h), self.second(h)
 
 
+class Experts(nn.Module):
+    """A sparse mixture: each sample goes to one of many experts, and to some of them none."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.router = nn.Linear(32, count)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)) for _ in range(count)
+        )
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, best = self.router(x).softmax(-1).max(-1)
+        mixed = x
+        for i, expert in enumerate(self.experts):
+            rows = (best == i).nonzero()[:, 0]
+            if len(rows):
+                mixed = mixed.index_add(0, rows, weight[rows, None] * expert(x[rows]))
+        return self.head(mixed)
+
+
 def first_only(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
     return cross_entropy(outputs[0], targets)
 
@@ -210,6 +231,9 @@ HEALTHY = (
     Case("unused head, frozen", "unused on purpose", lambda: (Spare(frozen=True), *classes(), cross_entropy)),
     Case(
         "second output frozen, not in the loss", "on purpose", lambda: (TwoOutputs(frozen=True), *classes(), first_only)
+    ),
+    Case(
+        "one of 64 experts for each sample", "some get no sample", lambda: (Experts(64), *classes(128), cross_entropy)
     ),
     Case("two heads, both in the loss", "two branches", lambda: (TwoOutputs(), *classes(), both)),
     Case("sigmoid and BCE", "a sigmoid at the end belongs to this loss", partial(with_loss, nn.Sigmoid(), binary, 1)),

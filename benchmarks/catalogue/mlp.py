@@ -13,6 +13,7 @@ from catalogue.case import (
     COLLAPSED,
     DEAD,
     EXPLODING,
+    OFFSET,
     SATURATED,
     VANISHING,
     ZERO_GRADIENT,
@@ -120,6 +121,12 @@ def zero_head(model: nn.Sequential) -> None:
 def unnormalised(activation: Callable[[], nn.Module]) -> Problem:
     model, inputs, targets, loss_fn = mlp(activation, 4, xavier)
     return model, (127 + 50 * inputs).clamp(0, 255), targets, loss_fn
+
+
+def far_off(by: float, activation: Callable[[], nn.Module] = nn.ReLU, first: nn.Module | None = None) -> Problem:
+    """All inputs have the same large part."""
+    model, inputs, targets, loss_fn = mlp(activation, 2)
+    return model if first is None else nn.Sequential(first, *model), inputs + by, targets, loss_fn
 
 
 def too_large_a_step() -> Problem:
@@ -293,6 +300,13 @@ BROKEN = (
         (COLLAPSED,),
         ("4", "5"),
     ),
+    Case("ReLU, inputs + 1,000", "not normalised: samples differ by a thousandth", partial(far_off, 1e3), (OFFSET,)),
+    Case(
+        "GELU, inputs + 200",
+        "not normalised: samples differ by half a hundredth",
+        partial(far_off, 200.0, nn.GELU),
+        (OFFSET,),
+    ),
     Case(
         "constant weights in layer 2 of 4",
         "all of its neurons compute, and learn, the same",
@@ -317,6 +331,15 @@ BROKEN = (
 )
 
 HEALTHY = (
+    Case("inputs + 1,000 before a BatchNorm", "it takes them away", lambda: far_off(1e3, first=nn.BatchNorm1d(32))),
+    Case("inputs + 10", "samples differ by a tenth of their size", partial(far_off, 10.0)),
+    Case("ReLU, default weights, depth 9", "a level of 3e-4, and it learns", partial(mlp, nn.ReLU, 9)),
+    Case("sigmoid, depth 4", "a level of 4e-4, and it learns", partial(mlp, nn.Sigmoid, 4)),
+    Case(
+        "softplus, bias - 5",
+        "at its flat end, where it works",
+        partial(mlp, nn.Softplus, 2, he, change=offset(0, -5.0)),
+    ),
     Case("sigmoid, depth 3", "the published depth at which plain sigmoids still learn", partial(mlp, nn.Sigmoid, 3)),
     Case("sigmoid, depth 2, Xavier", "two layers", partial(mlp, nn.Sigmoid, 2, xavier)),
     *(

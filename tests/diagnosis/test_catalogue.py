@@ -124,6 +124,12 @@ def test_the_samples_differ_by_less_than_a_thousandth_of_their_size(case: Case) 
         assert y.var(0, correction=0).mean().sqrt() < 1e-3 * y.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("case", only(rules.OFFSET))
+def test_the_inputs_differ_by_less_than_a_fiftieth_of_their_size(case: Case) -> None:
+    inputs = case.problem()[1]
+    assert inputs.var(0, correction=0).mean().sqrt() < 0.02 * inputs.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("case", only(rules.NONFINITE))
 def test_a_number_is_not_finite(case: Case) -> None:
     seen = Seen(case)
