@@ -15,6 +15,7 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report.columns import columns
 from sigmoidcore.diagnosis.report.listing import ROWS, WHOLE, number, scientific
+from sigmoidcore.diagnosis.report.terminal import NARROWEST, WIDEST
 from sigmoidcore.diagnosis.report.text import told
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -226,3 +227,17 @@ def test_whatever_was_measured_fits_80_columns_and_no_line_is_longer_or_ends_in_
         assert columns(line) <= 80
         assert line == line.rstrip()
         assert line.isprintable()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(layers, max_size=24),
+    st.lists(findings, max_size=3),
+    st.lists(names, max_size=7),
+    st.integers(NARROWEST, WIDEST),
+)
+def test_whatever_was_measured_fits_any_terminal(layers, findings, notes, width):
+    measurement = Measurement(tuple(layers), (), 8, loss=math.nan, loss_function="x" * 200, notes=tuple(notes))
+    for line in told(Diagnosis(measurement, tuple(findings)), width).split("\n"):
+        assert columns(line) <= width
+        assert line == line.rstrip()

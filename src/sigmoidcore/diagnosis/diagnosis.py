@@ -1,7 +1,7 @@
 """The diagnosis of a network: what was measured, what is wrong, and what to do. Others show it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,12 @@ class Subject:
     """Whether the model ran in training mode."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
     """What `diagnose` or a `Monitor` found; `print` it.
+
+    For `mend`, it holds the model and the batch, which live as long as it does: `dataclasses.replace(d, subject=None)`
+    is the same without them.
 
     Attributes:
         measurement: the latest.
@@ -43,7 +46,7 @@ class Diagnosis:
     measurement: Measurement
     findings: tuple[Finding, ...]
     history: tuple[Measurement, ...] = ()
-    subject: Subject | None = field(default=None, repr=False)
+    subject: Subject | None = None
 
     @property
     def healthy(self) -> bool:
@@ -58,10 +61,28 @@ class Diagnosis:
         return layers(self.measurement)
 
     def __str__(self) -> str:
-        """Fits a terminal of 80 columns, however many layers there are: findings first, then the worst layers."""
+        """Findings first, then the worst layers, as standard output can show it, however many layers there are.
+
+        It is as wide as the terminal, from 40 to 100 columns, and has 80 where none is; in ASCII, if the encoding of
+        standard output has no bars.
+        """
+        from sigmoidcore.diagnosis.report.terminal import width, writable
         from sigmoidcore.diagnosis.report.text import told
 
-        return told(self)
+        return writable(told(self, width()))
+
+    def __repr__(self) -> str:
+        """One line: what was found."""
+        from sigmoidcore.diagnosis.report.terminal import writable
+        from sigmoidcore.diagnosis.report.text import verdict
+
+        return writable(f"<Diagnosis: {verdict(self)}>")
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from sigmoidcore.diagnosis.report.notebook import to_notebook
+
+        return to_notebook(self)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """JSON with a version number, described in docs/diagnosis-schema.json; also written to `path`, if given."""

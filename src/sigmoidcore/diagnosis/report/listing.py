@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measurement import Layer, Measurement
-from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened
+from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened, wrapped
 from sigmoidcore.diagnosis.report.table import first_weights
 
 WHOLE = 20
@@ -22,6 +22,8 @@ KIND_WIDTH = 14
 RULE_WIDTH = 6
 NAME_WIDTH = 20
 """Columns of a name, at least, before columns of numbers are left out in its favour."""
+NARROW = 10
+"""Likewise, before bars and kinds are."""
 ALIKE = 0.1
 """The spread across samples is a column if it is below this somewhere."""
 
@@ -61,26 +63,31 @@ def listing(measurement: Measurement, findings: Sequence[Finding], width: int) -
 
     def taken() -> int:
         """By all but the names and the bars."""
-        texts: list[Sequence[str]] = [places, ["kind", *kinds], marks, *cells.values()]
+        texts: list[Sequence[str]] = [places, ["kind", *kinds] if kinds else [], marks, *cells.values()]
         widths = [max(map(columns, column)) + len(GAP) for column in texts if column]
         return sum(widths) + len(GAP) + (BAR_WIDTHS[0] + len(GAP)) * drawn
 
     wanted = max(map(columns, ["layer", *names]))
     while len(cells) > 1 and width - taken() < min(wanted, NAME_WIDTH):
         cells.popitem()
+    drawn = drawn and width - taken() >= min(wanted, NARROW)
+    kinds = kinds if width - taken() >= min(wanted, NARROW) else []
     free = width - taken()
     names = [shortened(name, free) for name in names]
     bar = min(BAR_WIDTHS[1], BAR_WIDTHS[0] + free - max(map(columns, ["layer", *names])))
 
     table = [_aligned(right, ["#", *places])] if places else []
-    table += [_aligned(left, ["layer", *names]), _aligned(left, ["kind", *kinds])]
+    table.append(_aligned(left, ["layer", *names]))
+    if kinds:
+        table.append(_aligned(left, ["kind", *kinds]))
     for column, texts in cells.items():
         table.append(_aligned(right, texts))
         if column.head == "gradient" and drawn:
             table.append(_aligned(left, ["", *_bars(layers, shown, bar)]))
     if marks:
         table.append(_aligned(left, marks))
-    return [_heading(measurement, len(shown)), *((GAP + GAP.join(row)).rstrip() for row in zip(*table, strict=True))]
+    heading = wrapped(_heading(measurement, len(shown)), width)
+    return [*heading, *((GAP + GAP.join(row)).rstrip() for row in zip(*table, strict=True))]
 
 
 def number(value: float | None) -> str:

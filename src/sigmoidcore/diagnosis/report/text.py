@@ -8,10 +8,10 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.report.columns import folded, printable, shortened, wrapped
 from sigmoidcore.diagnosis.report.listing import listing
+from sigmoidcore.diagnosis.report.terminal import USUAL
 from sigmoidcore.diagnosis.report.through_steps import through_steps
 from sigmoidcore.diagnosis.report.wording import counted
 
-WIDTH = 80
 FINDINGS = 10
 """So many findings are told; the others are counted."""
 NAMES = 4
@@ -25,11 +25,12 @@ _INDENT = "  "
 _REMEDY = "→ "
 
 
-def told(diagnosis: Diagnosis) -> str:
-    """Lines of at most 80 columns, however many layers and findings there are and whatever their names.
+def told(diagnosis: Diagnosis, width: int = USUAL) -> str:
+    """Lines of at most so many columns, however many layers and findings there are and whatever their names.
 
     Args:
         diagnosis: what was measured and found.
+        width: of a line, 40 or more.
 
     Returns:
         Plain text without colours: the verdict; what was found, worst first, with its remedy and the call to copy;
@@ -38,28 +39,37 @@ def told(diagnosis: Diagnosis) -> str:
     measurement = diagnosis.measurement
     findings = diagnosis.findings
     blocks = [
-        _head(diagnosis),
-        *(_finding(i, finding) for i, finding in enumerate(findings[:FINDINGS])),
-        _more(findings[FINDINGS:]),
-        listing(measurement, findings, WIDTH) if measurement.layers else [],
-        through_steps(measurement, WIDTH),
-        _notes(measurement.notes),
+        _head(diagnosis, width),
+        *(_finding(i, finding, width) for i, finding in enumerate(findings[:FINDINGS])),
+        _more(findings[FINDINGS:], width),
+        listing(measurement, findings, width) if measurement.layers else [],
+        through_steps(measurement, width),
+        _notes(measurement.notes, width),
     ]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
 
 
-def _head(diagnosis: Diagnosis) -> list[str]:
+def verdict(diagnosis: Diagnosis) -> str:
+    """One line: what was found, and in how many layers."""
     count = len(diagnosis.measurement.layers)
     layers = counted(count, "layer") if count else "no layers"
     kinds = Counter(finding.severity for finding in diagnosis.findings)
     found = ", ".join(counted(kinds[severity], severity.value) for severity in Severity if kinds[severity])
     if not diagnosis.healthy:
-        verdict = f"{found} in {layers}"
-    elif count:
-        verdict = f"healthy: {layers}, {found or 'nothing found'}"
-    else:
-        verdict = f"no layers were seen, {found or 'nothing found'}"
-    return [verdict, *wrapped(", ".join(_facts(diagnosis.measurement)), WIDTH), *_training(diagnosis)]
+        return f"{found} in {layers}"
+    if count:
+        return f"healthy: {layers}, {found or 'nothing found'}"
+    return f"no layers were seen, {found or 'nothing found'}"
+
+
+def facts(diagnosis: Diagnosis) -> str:
+    """One line: what was measured on, the loss, the spread of the profile."""
+    return ", ".join(_facts(diagnosis.measurement))
+
+
+def _head(diagnosis: Diagnosis, width: int) -> list[str]:
+    lines = [verdict(diagnosis), facts(diagnosis), *_training(diagnosis)]
+    return [part for line in lines for part in wrapped(line, width)]
 
 
 def _facts(measurement: Measurement) -> list[str]:
@@ -85,9 +95,9 @@ def _training(diagnosis: Diagnosis) -> list[str]:
     return [f"measured {len(diagnosis.history):,} times{span}; the numbers below are of the last"]
 
 
-def _finding(index: int, finding: Finding) -> list[str]:
-    width = WIDTH - len(_INDENT)
-    lines = wrapped(f"{finding.rule} {finding.severity.value}: {finding.name}", WIDTH)
+def _finding(index: int, finding: Finding, width: int) -> list[str]:
+    lines = wrapped(f"{finding.rule} {finding.severity.value}: {finding.name}", width)
+    width -= len(_INDENT)
     lines += [_INDENT + line for line in wrapped(finding.message, width)]
     if len(finding.layers) > 1:
         lines += [_INDENT + line for line in wrapped("in " + _few(finding.layers), width)]
@@ -96,12 +106,12 @@ def _finding(index: int, finding: Finding) -> list[str]:
     if finding.call is not None:
         call = folded(finding.call, width - 2 * len(_INDENT))
         if len(call) > CALL_LINES:
-            call = [f"# {len(call)} lines long: print(diagnosis.findings[{index}].call)"]
+            call = wrapped(f"# {len(call)} lines long: print(diagnosis.findings[{index}].call)", width - 4)
         lines += ["", *(3 * _INDENT + line for line in call)]
     return lines
 
 
-def _more(findings: Sequence[Finding]) -> list[str]:
+def _more(findings: Sequence[Finding], width: int) -> list[str]:
     """How many findings of each rule were not told."""
     if not findings:
         return []
@@ -109,18 +119,19 @@ def _more(findings: Sequence[Finding]) -> list[str]:
     each = ", ".join(f"{count:,} x {rule}" for rule, count in rules.most_common(NAMES))
     rest = f", {len(rules) - NAMES} more rules" if len(rules) > NAMES else ""
     text = f"and {counted(len(findings), 'more finding')}: {each}{rest}; all are in diagnosis.findings"
-    return wrapped(text, WIDTH)
+    return wrapped(text, width)
 
 
-def _notes(notes: Sequence[str]) -> list[str]:
+def _notes(notes: Sequence[str], width: int) -> list[str]:
     if not notes:
         return []
     lines = ["not seen:"]
     for note in notes[:NOTES]:
-        first, *others = wrapped(note, WIDTH - 4) or [""]
+        first, *others = wrapped(note, width - 4) or [""]
         lines += [f"  - {first}", *(f"    {line}" for line in others)]
     if len(notes) > NOTES:
-        lines.append(f"  - and {len(notes) - NOTES:,} more in diagnosis.measurement.notes")
+        first, *others = wrapped(f"and {len(notes) - NOTES:,} more in diagnosis.measurement.notes", width - 4)
+        lines += [f"  - {first}", *(f"    {line}" for line in others)]
     return lines
 
 

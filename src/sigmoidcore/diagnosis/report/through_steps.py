@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened
+from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened, wrapped
 from sigmoidcore.diagnosis.report.listing import GAP, scientific
 
 LAYERS = 6
 """Layers that are shown: those whose gradient changes most."""
-BARS = 32
+FEWEST_BARS, BARS = 6, 32
 ZERO, NOT_FINITE = "_", "!"
 
 _HEIGHTS = "▁▂▃▄▅▆▇█"
@@ -25,7 +25,7 @@ def through_steps(measurement: Measurement, width: int) -> list[str]:
     of = f", {len(shown)} of {len(recurrent):,} layers" if len(shown) < len(recurrent) else ""
     rows = [(layer.name or "(the model)", layer.steps or ()) for layer in shown]
     firsts, lasts = [scientific(steps[0]) for _, steps in rows], [scientific(steps[-1]) for _, steps in rows]
-    bars = [_bars(steps) for _, steps in rows]
+    bars = [_bars(steps, max(FEWEST_BARS, min(BARS, width - 48))) for _, steps in rows]
     widths = [max(map(columns, texts)) for texts in (firsts, bars, lasts)]
     room = width - sum(widths) - 4 * len(GAP)
     names = [shortened(printable(name), room) for name, _ in rows]
@@ -34,7 +34,7 @@ def through_steps(measurement: Measurement, width: int) -> list[str]:
         GAP.join(["", left(name, longest), right(first, widths[0]), left(bar, widths[1]), right(last, widths[2])])
         for name, first, bar, last in zip(names, firsts, bars, lasts, strict=True)
     ]
-    return [f"gradient through time, first step to last{of}:", *lines]
+    return [*wrapped(f"gradient through time, first step to last{of}:", width), *lines]
 
 
 def _decades(steps: Sequence[float]) -> float:
@@ -44,9 +44,9 @@ def _decades(steps: Sequence[float]) -> float:
     return math.log10(max(steps)) - math.log10(min(steps))
 
 
-def _bars(steps: Sequence[float]) -> str:
+def _bars(steps: Sequence[float], most: int) -> str:
     """A character a step, or a few steps; the axis is the layer's own and one decade long at least."""
-    count = min(BARS, len(steps))
+    count = min(most, len(steps))
     thinned = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
     logs = [math.log10(step) for step in thinned if 0 < step < math.inf]
     high = max(logs, default=0.0)
