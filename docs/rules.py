@@ -55,6 +55,8 @@ TAIL = """
 Nothing is said of these, though they are common. The measurements do not hold what would tell.
 
 - A softmax or log-softmax over the dimension of the batch: its `dim` is not measured.
+- A softmax before a log-softmax: of a log-softmax nothing is measured. Before `cross_entropy`, which has its own, SC601
+  sees one.
 - One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, which
   trains to 94 %) and Friedman's second set (0.997, which does not): scale features before.
 - Targets that do not belong to the inputs, a metric that is computed wrongly, leaks from the training to the test set.

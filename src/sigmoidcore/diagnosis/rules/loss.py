@@ -1,8 +1,6 @@
 """SC601: the loss gets something else than it expects."""
 
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Layer
-from sigmoidcore.diagnosis.rules import units
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
 from sigmoidcore.diagnosis.rules.words import named
@@ -26,15 +24,6 @@ def _misread(evidence: Evidence) -> Found | None:
     layer = now.layers[now.loss_reads]
     kind = "weights" if layer.role == "weights" else layer.kind.removesuffix("()").replace("_", "").lower()
     expected, wrong = EXPECTS[now.loss_function]
-    if kind == "logsoftmax" and (before := _probabilities(evidence, layer)):
-        return Found(
-            (layer.name,),
-            1.0,
-            0.0,
-            f"{named(layer.name)} takes the logarithm of a softmax of what {named(before)} gives, and that "
-            "is probabilities already.",
-            remedy=f"Leave {named(before)} out.",
-        )
     if kind not in wrong:
         return None
     given = "a layer without any log_softmax" if kind == "weights" else f"a {layer.kind.removesuffix('()')}"
@@ -54,18 +43,11 @@ def _misread(evidence: Evidence) -> Found | None:
     )
 
 
-def _probabilities(evidence: Evidence, layer: Layer) -> str:
-    """The softmax or sigmoid that a layer reads and nothing else, or ""."""
-    names = [evidence.layers[s].name for s in layer.sources if units.plain(evidence.layers[s].kind) in PROBABILITIES]
-    return names[0] if len(layer.sources) == len(names) == 1 else ""
-
-
 MISREAD = Rule(
     id="SC601",
     name="loss gets the wrong kind of number",
     severity=Severity.WARNING,
     formula="; ".join(f"`{name}` reads {', '.join(sorted(wrong))}" for name, (_, wrong) in EXPECTS.items())
-    + "; a log_softmax that a loss reads, and that reads a softmax or sigmoid"
     + ' ("weights": a layer with weights, and no log_softmax after it)',
     thresholds={},
     source="PyTorch's documentation of these functions.",

@@ -121,15 +121,13 @@ def _dead(evidence: Evidence) -> Found | None:
         plain(evidence.layers[i].kind) in TWO_SIDED and (evidence.layers[i].dead or 0) > SATURATED for i in found
     )
     severity = Severity.ERROR if value == 1 else Severity.WARNING if value >= DEAD or both else Severity.NOTE
-    zero = [w for s in worst.sources for w in evidence.layers[s].weights if _is_zero(evidence, w)]
+    zero = [w.name for w in evidence.now.weights if w.trains and len(w.shape) == 1 and is_zero(w) and w.gradient == 0]
     if zero and value == 1:
-        message += f": {listed(zero)} before it {'is' if len(zero) == 1 else 'are'} 0"
+        message += f". {listed(zero)} {'is' if len(zero) == 1 else 'are'} 0, as that of a normalisation before it"
     remedy = "Start the weight of a normalisation at 1, or put what starts at 0 last in a block." if zero else None
-    return Found(names, value, DEAD if value >= DEAD else HALF_DEAD, f"{message}.", severity, remedy)
-
-
-def _is_zero(evidence: Evidence, name: str) -> bool:
-    return name in evidence.weights and is_zero(evidence.weights[name])
+    return Found(
+        names, value, DEAD if value >= DEAD else HALF_DEAD, f"{message}.", severity, remedy if value == 1 else None
+    )
 
 
 def _collapse(evidence: Evidence) -> Found | None:
