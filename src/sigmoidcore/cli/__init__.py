@@ -13,6 +13,9 @@ NEEDS = {
     "typer": "typer",
     "rich": "rich",
     "matplotlib": "matplotlib",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "PIL": "pillow",
     "sklearn": "scikit-learn",
     "safetensors": "safetensors",
 }
