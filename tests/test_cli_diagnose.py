@@ -107,6 +107,25 @@ def dislikes():
     return Dislikes(), torch.ones(5, 3)
 
 
+class Detector(nn.Module):
+    """Gives its loss in training mode only."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return {"loss": self.fc(x).square().mean()} if self.training else []
+
+
+def detector():
+    return Detector(), torch.randn(64, 8), None, lambda outputs, _: outputs["loss"]
+
+
+def nothing():
+    return nn.Sequential(nn.Identity()), torch.ones(5, 2)
+
+
 def no_scalar():
     return model, torch.ones(5, 2), torch.ones(5, 2), lambda outputs, targets: outputs - targets
 '''
@@ -208,6 +227,16 @@ def test_a_file_that_cannot_be_written_is_bad_input_before_anything_is_run(capsy
     error = capsys.readouterr().err
     assert cause in error
     assert "made" not in error
+
+
+def test_a_page_on_standard_output_is_refused_before_anything_is_run(capsys):
+    assert diagnose("project.networks:make", "--html", "-") == 2
+    assert "--html - would mix the page with the report: give the name of a file" in capsys.readouterr().err
+
+
+def test_a_model_runs_in_training_mode_if_asked(capsys):
+    assert diagnose("project.networks:detector", "--training", "--fail-on", "never") == 0
+    assert "1 layer" in capsys.readouterr().out
 
 
 def test_an_output_without_unicode_gets_ascii(monkeypatch):
@@ -320,6 +349,8 @@ def test_in_a_terminal_a_line_turns_and_is_gone_in_the_end():
         ("project.networks:leaves", "raised SystemExit: no data here"),
         ("project.networks:shapes", "the model does not run on inputs of shape (5, 3) float32"),
         ("project.networks:dislikes", "measuring raised ValueError: I do not like x (at 'raise ValueError("),
+        ("project.networks:detector", "ran in evaluation mode; --training runs it as in training"),
+        ("project.networks:nothing", "no layers of the model were seen: nothing that it calls has weights"),
         ("project.networks:no_scalar", "loss_fn must give a scalar, got shape (5, 2)"),
     ],
 )  # fmt: skip

@@ -137,6 +137,16 @@ def test_nothing_that_a_model_is_called_is_ever_code(write, name):
     assert len(data["names"]) == 6
 
 
+def test_a_name_with_a_backtick_or_a_line_break_is_one_piece_of_code_in_a_message(write):
+    name = "odd`na`me\nof two lines"
+    diagnosis = pictured.broken(2, name=f"{{}}.{name}")
+    layer = diagnosis.measurement.layers[0].name
+    finding = replace(diagnosis.findings[0], message=f"`{layer}` feeds `other`, 5 `` 6.", layers=(layer,))
+    tree = Tree(write(replace(diagnosis, findings=(finding,))))
+    written = layer.replace("\n", "\\n")
+    assert [e["text"] for e in tree.all("code")][:2] == [written, "other"]
+
+
 def test_a_long_name_is_shortened_in_its_middle(write):
     _, data = parsed(write(pictured.broken(2, name="start" + "x" * 10_000 + "{}.end")))
     assert data["names"][0].startswith("start")

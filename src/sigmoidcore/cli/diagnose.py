@@ -20,14 +20,13 @@ from sigmoidcore.cli.session import bad_input, interrupted
 from sigmoidcore.cli.subject import Given, given, raised_here, said
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
 
 WAIT = 5.0
 """Where no terminal is, seconds until a line says what takes so long."""
 NEVER = "never"
 SEVERITIES = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING)}
-PLAIN = str.maketrans({"█": "#", "→": "->"} | dict.fromkeys("▏▎▍▌", " ") | dict.fromkeys("▋▊▉", "#"))
-"""What stands for bars and arrows in ASCII."""
 
 
 def _condition(values: list[str] | None) -> list[str] | None:
@@ -59,6 +58,10 @@ def diagnose(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write one page that opens without a network.")
     ] = None,
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Run the model in training mode, dropout and all; nothing of it is changed."),
+    ] = False,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,6 +75,8 @@ def diagnose(
     ] = None,
 ) -> int:
     """Find where a network loses its gradient, on one batch; with an exit code for CI."""
+    if str(html) == "-":
+        raise bad_input("--html - would mix the page with the report: give the name of a file, such as report.html")
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
     _check_writable(files)
     try:
@@ -79,16 +84,16 @@ def diagnose(
             waiting.begin(f"getting {target}")
             subject = given(target)
             waiting.begin(f"measuring {_size(subject.model)}")
-            diagnosis = _diagnosed(subject)
+            diagnosis = _diagnosed(subject, training)
             waiting.begin("writing")
             text = diagnosis.to_json() if json == "-" else str(diagnosis)
             _write(diagnosis, html, json)
     except KeyboardInterrupt as error:
         raise interrupted("interrupted") from error
-    _print(text)
+    print(writable(text))
     if json != "-":
         for file in files:
-            _print(f"written: {file}")
+            print(writable(f"written: {file}"))
     return int(any(_fails(finding, fail_on or ["error"]) for finding in diagnosis.findings))
 
 
@@ -100,15 +105,23 @@ def _fails(finding: Finding, conditions: Sequence[str]) -> bool:
     )
 
 
-def _diagnosed(subject: Given) -> Diagnosis:
+def _diagnosed(subject: Given, training: bool) -> Diagnosis:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # for what the model prints
-            return sc.diagnose(subject.model, subject.inputs, subject.targets, subject.loss_fn)
+            diagnosis = sc.diagnose(subject.model, subject.inputs, subject.targets, subject.loss_fn, training=training)
     except Exception as error:
-        reason = (
-            str(error) if isinstance(error, ValueError) and raised_here(error) else f"measuring raised {said(error)}"
-        )
-        raise bad_input(f"{subject.name}: {reason}") from error
+        ours = isinstance(error, ValueError | TypeError) and raised_here(error)
+        reasons = [str(error) if ours else f"measuring raised {said(error)}", *getattr(error, "__notes__", ())]
+        raise bad_input(f"{subject.name}: {_for_the_command('; '.join(reasons))}") from error
+    if not diagnosis.measurement.layers and not diagnosis.findings:
+        why = diagnosis.measurement.notes or ("nothing that it calls has weights or is an activation",)
+        raise bad_input(f"{subject.name}: no layers of the model were seen: {'; '.join(why)}")
+    return diagnosis
+
+
+def _for_the_command(reason: str) -> str:
+    """With the option in place of the argument."""
+    return reason.replace("training=True runs", "--training runs")
 
 
 def _size(model: nn.Module) -> str:
@@ -134,16 +147,6 @@ def _write(diagnosis: Diagnosis, html: Path | None, json: str | None) -> None:
             diagnosis.to_json(json)
     except OSError as error:
         raise bad_input(f"cannot write {error.filename}: {error.strerror or error}; give another name") from error
-
-
-def _print(text: str) -> None:
-    """On standard output, also where that has no characters for bars and arrows."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
-    print(text)
 
 
 class _Waiting:

@@ -5,7 +5,7 @@ import hashlib
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -173,8 +173,8 @@ def _finding(number: int, finding: Finding, places: dict[str, int]) -> str:
     return (
         f'<li class="finding {severity}" id="finding-{number + 1}"><h3><span class="severity">'
         f'<span class="shape" aria-hidden="true">{_SHAPES[severity]}</span>{severity}</span> {_escaped(finding.name)}'
-        f' <span class="rule">{_escaped(finding.rule)}</span></h3><p>{_prose(finding.message)}</p>'
-        f'<p class="remedy"><b>What to do</b> {_prose(finding.remedy)}</p>'
+        f' <span class="rule">{_escaped(finding.rule)}</span></h3><p>{_prose(finding.message, places)}</p>'
+        f'<p class="remedy"><b>What to do</b> {_prose(finding.remedy, places)}</p>'
         f"{_call(number, finding.call)}{_where(finding.layers, places)}</li>"
     )
 
@@ -213,9 +213,14 @@ def _escaped(text: str) -> str:
     return html.escape("\n".join(printable(line) for line in clipped(text, LONGEST).split("\n")))
 
 
-def _prose(text: str) -> str:
-    """A text in which `names` are code."""
-    return re.sub("`([^`]+)`", r"<code>\1</code>", _escaped(text))
+def _prose(text: str, names: Iterable[str]) -> str:
+    """A text in which `names` are code, those with a backtick in them, too."""
+    odd = sorted({name for name in names if "`" in name}, key=len, reverse=True)
+    quoted = "|".join([*map(re.escape, odd), "[^`]+"])
+    parts = re.split(f"`({quoted})`", clipped(text, LONGEST))
+    return "".join(
+        f"<code>{html.escape(printable(part))}</code>" if i % 2 else _escaped(part) for i, part in enumerate(parts)
+    )
 
 
 def _said(rows: Table, first: int) -> str:
@@ -230,7 +235,7 @@ def _said(rows: Table, first: int) -> str:
 
 
 def _notes(measurement: Measurement) -> str:
-    notes = [f"<li>{_prose(note)}</li>" for note in measurement.notes[:NOTES]]
+    notes = [f"<li>{_prose(note, ())}</li>" for note in measurement.notes[:NOTES]]
     if len(measurement.notes) > NOTES:
         notes.append(f"<li>and {len(measurement.notes) - NOTES:,} more</li>")
     if not notes:
