@@ -53,7 +53,8 @@ def test_an_output_without_bars_and_arrows_can_be_printed_to(monkeypatch, encodi
     print(repr(named))
     written = stdout.buffer.getvalue().decode(encoding)
     assert "##" in written
-    assert "->" in written
+    assert "  > A sigmoid" in written
+    assert longest(written) <= 80
 
 
 def test_an_output_with_bars_and_arrows_gets_them(monkeypatch):

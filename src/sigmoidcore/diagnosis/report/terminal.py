@@ -6,11 +6,11 @@ import sys
 NARROWEST, USUAL, WIDEST = 40, 80, 100
 """Columns of text: at least, where no terminal is, and at most, for longer lines are hard to read."""
 PLAIN = str.maketrans(
-    {"█": "#", "→": "->", "…": "~"}
+    {"█": "#", "→": ">", "…": "~"}
     | dict(zip("▁▂▃▄▅▆▇", "1234567", strict=True))
     | dict(zip("▏▎▍▌▋▊▉", "    ###", strict=True))
 )
-"""What stands for bars, arrows and dots in ASCII."""
+"""What stands for bars, arrows and dots in ASCII: a character each, so that columns stay."""
 
 
 def width() -> int:
