@@ -12,9 +12,9 @@ from sigmoidcore.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.conversion import Activation, Conversion
 from sigmoidcore.convert import convert
 from sigmoidcore.core import SigmoidCore, sigmoid_core
+from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.equalize import Equalizer
 from sigmoidcore.fold import fold
 from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr

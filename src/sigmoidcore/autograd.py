@@ -20,6 +20,12 @@ def backward_pass() -> int:
     return torch._C._current_graph_task_id()
 
 
+def keeps_graph() -> bool:
+    """Whether the backward pass that is running keeps its graph, so that another may come through it."""
+    kept: bool = torch._C._autograd._get_current_graph_task_keep_graph()
+    return kept
+
+
 def accumulates(leaf: Node) -> bool:
     """Whether the backward pass that is running puts a gradient into this leaf's `.grad`."""
     try:

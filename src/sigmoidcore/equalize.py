@@ -17,7 +17,7 @@ from sigmoidcore.gain import norms, spread
 from sigmoidcore.neurons import open_neurons
 from sigmoidcore.profile import tapped_modules
 from sigmoidcore.ranks import Ranks
-from sigmoidcore.taps import FOLLOWED, Pass, Taps, consumers, mean_relative_slopes
+from sigmoidcore.taps import FOLLOWED, Seen, Taps, consumers, mean_relative_slopes
 
 LONGEST = 100
 """The automatic cadence looks at least every so many steps."""
@@ -256,14 +256,14 @@ class Equalizer:
                 return self._look(passes)
         return 0
 
-    def _changed(self, passes: dict[str, list[Pass]]) -> bool:
+    def _changed(self, passes: dict[str, list[Seen]]) -> bool:
         """Whether the model changes in place what a core takes or makes; the next step is then looked at, on copies."""
         names = [name for name, seen in passes.items() if any(p.changed for p in seen)]
         for name in names:
             self._taps.copy(name)
         return bool(names)  # the same on every rank, for all run the same model
 
-    def _all_saw(self, passes: dict[str, list[Pass]]) -> bool:
+    def _all_saw(self, passes: dict[str, list[Seen]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
         missing = [name for name, seen in passes.items() if not seen]
         if self._ranks.all(not missing, self._device):
@@ -300,7 +300,7 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[Pass]]) -> int:
+    def _look(self, passes: dict[str, list[Seen]]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened."""
         samples = [sum(p.samples for p in seen) for seen in passes.values()]
         sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
@@ -327,7 +327,7 @@ class Equalizer:
         """Whether so many neurons were opened that the gradients of this step are of another function."""
         return opened > STALE * self._neurons
 
-    def _level_layers(self, logs: Tensor, relative: list[Tensor], passes: dict[str, list[Pass]]) -> tuple[int, float]:
+    def _level_layers(self, logs: Tensor, relative: list[Tensor], passes: dict[str, list[Seen]]) -> tuple[int, float]:
         """The layer rule; returns the number of slopes changed, and the largest change (its logarithm's size)."""
         errors = logs - logs.median()
         excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
@@ -357,14 +357,14 @@ class Equalizer:
                 normalised.add(i)
         return behind, normalised
 
-    def _consumers(self, passes: dict[str, list[Pass]]) -> list[list[tuple[int, bool]]]:
+    def _consumers(self, passes: dict[str, list[Seen]]) -> list[list[tuple[int, bool]]]:
         """What each core feeds, and whether through a norm; the next core, where the graph cannot be followed."""
         if len(passes) > FOLLOWED or any(p.again for seen in passes.values() for p in seen):
             return [[(i, False)] for i in range(1, len(passes))] + [[]]
         places = {name: i for i, name in enumerate(self._cores)}
         return [[(places[n], norm) for n, norm in fed.items()] for fed in consumers(passes).values()]
 
-    def _open_saturated(self, passes: dict[str, list[Pass]], relative: list[Tensor]) -> int:
+    def _open_saturated(self, passes: dict[str, list[Seen]], relative: list[Tensor]) -> int:
         """The neuron rule; returns the number of neurons opened."""
         if not bool((torch.cat(relative) < self.floor).any()):  # one look at the device, not one for every core
             return 0
@@ -401,7 +401,7 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
 
 
-def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
+def _sizes(passes: Iterable[list[Seen]]) -> Tensor:
     """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
     flat = norms([gradient for of_core in passes for seen in of_core for gradient in seen.gradients()])
     samples = [seen.samples for of_core in passes for seen in of_core for _ in seen.gradients()]
@@ -412,13 +412,13 @@ def _sizes(passes: Iterable[list[Pass]]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
 
 
-def _mean_relative_slopes(passes: Iterable[list[Pass]], home: torch.device) -> list[Tensor]:
+def _mean_relative_slopes(passes: Iterable[list[Seen]], home: torch.device) -> list[Tensor]:
     """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
     slopes = iter(mean_relative_slopes([seen for of_core in passes for seen in of_core]))
     return [_joined([next(slopes).to(home) for _ in of_core], of_core) for of_core in passes]
 
 
-def _joined(means: list[Tensor], passes: list[Pass]) -> Tensor:
+def _joined(means: list[Tensor], passes: list[Seen]) -> Tensor:
     """Mean over the rows of several passes from the mean over those of each."""
     if len(means) == 1:
         return means[0]

@@ -9,9 +9,9 @@ which takes a matrix product and a tanh in place, and keeps t alone for the way 
 modules, to rounding; docs/performance.md has what this gives.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,23 @@ def run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
+Hear = Callable[[int, Tensor, Tensor], None]
+"""Is called with the place of the first of some layers in a row, and two tensors [layers, rows, n]: their t, after the
+gradients by their preactivations times what the layer before has as its c."""
+Listener = Callable[[Any, Tensor, Sequence[Tensor]], Hear | None]
+"""Is called when a gradient comes back: with the node, what the first layer reads, and the t of all layers."""
+
+
+class Party(Protocol):
+    """Who watches all cores of a stack: it lets the stack run as one, if its backward pass tells about each layer."""
+
+    def joins(self, watchers: Sequence[Any]) -> bool:
+        """Whether these watchers, one of every core, can do with what a `Listener` hears."""
+
+    def listener(self, watchers: Sequence[Any], stack: "Stack", x: Tensor) -> Listener:
+        """Take note of a forward pass, from what the first layer reads."""
+
+
 class Stack:
     """The hidden layers in a row that `of` has found to be such.
 
@@ -62,14 +79,22 @@ class Stack:
         slopes: alpha of every layer, [layers, n].
         shifts: mu of every layer, [layers, n].
         factors: c of every layer.
+        watchers: those of the cores, one of each and all of one party, or none.
     """
 
     def __init__(
-        self, weights: list[Tensor], biases: list[Tensor], slopes: Tensor, shifts: Tensor, factors: list[float]
+        self,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        slopes: Tensor,
+        shifts: Tensor,
+        factors: list[float],
+        watchers: Sequence[Any],
     ) -> None:
         self.weights, self.biases = weights, biases
         self.slopes, self.shifts = slopes, shifts
         self.factors = factors
+        self.watchers = watchers
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
@@ -82,6 +107,9 @@ class Stack:
             if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
                 return None
         if not (unwatched(linears) and unwatched(cores)):
+            return None
+        watchers = [watcher for core in cores for watcher in core._watchers]  # type: ignore[union-attr]
+        if watchers and not _of_one_party(watchers, len(cores)):
             return None
         weights: list[Any] = [linear._parameters["weight"] for linear in linears]
         biases: list[Any] = [linear._parameters["bias"] for linear in linears]
@@ -98,7 +126,7 @@ class Stack:
         if slopes.requires_grad or shifts.requires_grad:
             return None
         factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
-        return cls(weights, biases, slopes, shifts, factors)
+        return cls(weights, biases, slopes, shifts, factors, watchers)
 
     def takes(self, x: Tensor) -> bool:
         """Whether the first layer reads such a tensor as it is."""
@@ -122,7 +150,8 @@ class Stack:
         rows = x.flatten(0, -2)
         y: Tensor
         if torch.is_grad_enabled():
-            constants = factor, offset, self.factors
+            listener = self.watchers[0].party.listener(self.watchers, self, x) if self.watchers else None
+            constants = factor, offset, self.factors, listener
             *_, last = _Layers.apply(rows, *constants, *self.weights, *self.biases)  # type: ignore[no-untyped-call]
             y = last.squeeze(0)
         else:
@@ -130,6 +159,15 @@ class Stack:
             buffers = (pair[i % 2] for i in range(len(self.weights)))
             y = _forward(rows, factor, offset, self.weights, buffers) * self.factors[-1]
         return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _of_one_party(watchers: Sequence[Any], cores: int) -> bool:
+    """Whether every core has one watcher, and all are of one party, which can watch the stack as such."""
+    parties = {id(getattr(watcher, "party", None)) for watcher in watchers}
+    if len(watchers) != cores or len(parties) != 1:
+        return False
+    party: Party | None = getattr(watchers[0], "party", None)
+    return party is not None and party.joins(watchers)
 
 
 def _shortened(factor: Tensor) -> list[Tensor | float]:
@@ -184,6 +222,7 @@ class _Layers(torch.autograd.Function):
         factor: list[Tensor | float],
         offset: Tensor,
         factors: list[float],
+        listener: Listener | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         weights = parameters[: len(parameters) // 2]
@@ -195,7 +234,7 @@ class _Layers(torch.autograd.Function):
         _forward(x, factor, offset, weights, buffers).mul_(factors[-1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *blocks, *weights)
-        ctx.blocks, ctx.factor, ctx.factors = len(blocks), factor, factors
+        ctx.blocks, ctx.factor, ctx.factors, ctx.listener = len(blocks), factor, factors, listener
         return tuple(blocks)
 
     @staticmethod
@@ -209,9 +248,10 @@ class _Layers(torch.autograd.Function):
         blocks[-1] = blocks[-1] / last
         added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
-        found = way(added, x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0])
+        hear = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
+        found = way(added, x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], hear)
         of_inputs, of_weights, of_biases = found
-        return of_inputs, None, None, None, *of_weights, *of_biases
+        return of_inputs, None, None, None, None, *of_weights, *of_biases
 
 
 def _backward(
@@ -222,6 +262,7 @@ def _backward(
     blocks: list[Tensor],
     weights: list[Tensor],
     to_inputs: bool,
+    hear: Hear | None,
 ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
     """Gradients by the inputs, weights and biases, some layers at a time from the last to the first."""
     outputs = [t for block in blocks for t in block.unbind()]
@@ -249,6 +290,8 @@ def _backward(
                     else:
                         g = pair[layer % 2].addmm_(at, weights[layer], beta=0, alpha=a)
             here = gradients[: end - start]
+            if hear is not None:
+                hear(start, here, block[start - first : end - first])
             of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
             if start > first:
                 of_weights[:0] = torch.bmm(here.mT, block[start - first - 1 : end - first - 1]).unbind()
@@ -276,6 +319,7 @@ def _differentiable_backward(
     blocks: list[Tensor],
     weights: list[Tensor],
     to_inputs: bool,
+    hear: Hear | None,
 ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
     """The same, layer by layer, in operations that can be differentiated."""
     outputs = [t for block in blocks for t in block.unbind()]
@@ -284,6 +328,8 @@ def _differentiable_backward(
     g: Tensor | None = None
     for layer in range(len(weights) - 1, -1, -1):
         at = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]) * factor[layer]
+        if hear is not None:
+            hear(layer, at.detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
         of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x))
         of_biases.insert(0, at.sum(0) / before[layer])
         if layer or to_inputs:

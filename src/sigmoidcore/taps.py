@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +11,11 @@ from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
 from sigmoidcore.autograd import NONE, accumulates, backward_pass, met_first, nearest_leaf
-from sigmoidcore.core import SigmoidCore, Watcher
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norm
 from sigmoidcore.neurons import in_rows
+from sigmoidcore.stack import Listener, Stack
+from sigmoidcore.stack_taps import LayerPass, StackPass
 
 ROOM = 8
 """From so many passes of a core that wait for a gradient on, those are dropped whose graph is gone."""
@@ -50,11 +51,11 @@ class Taps:
         self._cores = cores
         self.keep_nodes = len(cores) <= FOLLOWED
         self._parameters = parameters
-        self._passes: dict[str, list[Pass]] = {}
+        self._passes: dict[str, list[Seen]] = {}
         self._first: str | None = None
         self._copied: set[str] = set()
         self._room: dict[str, int] = {}
-        self._watchers: dict[str, Watcher] = {}
+        self._watchers: dict[str, _Watcher] = {}
         self._release: weakref.finalize[[], Taps] | None = None
 
     @property
@@ -66,7 +67,7 @@ class Taps:
         """Watch from the next forward pass on."""
         if not self.attached:
             for name, core in self._cores.items():
-                self._watchers[name] = partial(self._see, name)
+                self._watchers[name] = _Watcher(self, name)
                 core.watch(self._watchers[name])
             eager.hold()
             self._release = weakref.finalize(self, eager.release)  # also when it is dropped, still attached
@@ -86,54 +87,75 @@ class Taps:
         """Copy what a core makes from now on: the model changes it in place after the core has run."""
         self._copied.add(name)
 
-    def counted(self) -> "dict[str, list[Pass]]":
+    def counted(self) -> "dict[str, list[Seen]]":
         """The passes that a gradient of this step came back through, by core; a core without any is an empty list."""
         return {name: [p for p in self._passes.get(name, []) if p.counts] for name in self._cores}
 
-    def _see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
+    def see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
         """Take note of a forward pass through a core, from its input less its shift and its output."""
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         if not (x.requires_grad and y.requires_grad):
             return
-        if self._first is None:
-            self._first = name
-        passes = self._passes.get(name)
-        if passes and name == self._first and any(p.counts for p in passes) and self._emptied():
-            self._forget()
-            passes = None
-        if passes is None:
-            passes = self._passes[name] = []
-        else:
-            self._make_room(name, passes)
-        first = self._passes.get(self._first)
-        seen = Pass(self, name, core, x, y, first[-1] if first else None)
+        first = self._begin([name])
+        seen = Pass(self, name, core, x, y, first)
         if name in self._copied:
             seen.copy()
-        passes.append(seen)
+        self._passes[name].append(seen)
 
-    def _make_room(self, name: str, passes: "list[Pass]") -> None:
+    def joins(self, watchers: "Sequence[_Watcher]") -> bool:
+        """Whether a stack of these cores can run as one: see `stack.Party`."""
+        return self._copied.isdisjoint([watcher.name for watcher in watchers])
+
+    def listener(self, watchers: "Sequence[_Watcher]", stack: Stack, x: Tensor) -> Listener:
+        """Take note of a forward pass through cores that are computed as one: see `stack.Party`."""
+        cores = {watcher.name: self._cores[watcher.name] for watcher in watchers}
+        first = self._begin(list(cores))
+        samples = x.shape[0] if first is None or self._first in cores else first.samples
+        leaf = None if first is None else first.leaf
+        seen = StackPass(stack, cores, x, leaf, samples, self.forget_what_was_emptied, self.keep_nodes)
+        for name, layer in seen.layers.items():
+            self._passes[name].append(layer)
+        return seen.listener()
+
+    def _begin(self, names: list[str]) -> "Seen | None":
+        """Make ready for another pass of these cores; returns the latest of the core that ran first."""
+        if self._first is None:
+            self._first = names[0]
+        if self._first in names and any(p.counts for p in self._passes.get(self._first, ())) and self._emptied():
+            self._forget()
+        for name in names:
+            passes = self._passes.setdefault(name, [])
+            if passes:
+                self._make_room(name, passes)
+        first = self._passes.get(self._first)
+        return first[-1] if first else None
+
+    def _make_room(self, name: str, passes: "list[Seen]") -> None:
         for earlier in passes:
             earlier.settle()
         if len(passes) >= self._room.get(name, ROOM):
             passes[:] = [p for p in passes if p.counts or p.waits]
             self._room[name] = max(ROOM, 2 * len(passes))
 
-    def forget_what_was_emptied(self, name: str, arriving: "Pass") -> None:
-        """Forget gradients of a core whose `.grad` has been emptied since, when the next one arrives.
+    def forget_what_was_emptied(self, arriving: "Mapping[str, Seen]") -> None:
+        """Forget gradients of cores whose `.grad` has been emptied since, when the next ones arrive.
 
         That is where `zero_grad` stands between the forward and the backward pass.
         """
-        passes = self._passes.get(name, ())
-        if len(passes) < 2:
-            return
-        earlier = [p for p in passes if p.counts and p is not arriving and p.backward != backward_pass()]
+        number = backward_pass()
+        earlier = [
+            (self._passes[name], p)
+            for name, one in arriving.items()
+            for p in self._passes.get(name, ())
+            if p is not one and p.counts and p.backward != number
+        ]
         if earlier:
             leaf: Tensor = nearest_leaf(torch._C._current_autograd_node()).variable  # type: ignore[attr-defined]
             ours = any(leaf is p for p in self._parameters())  # not one that FSDP has made for this pass
             if ours and (leaf.grad is None or not bool(leaf.grad.any())):
-                for seen in earlier:
-                    self._passes[name].remove(seen)
+                for passes, seen in earlier:
+                    passes.remove(seen)
                     seen.let_go()
 
     def _emptied(self) -> bool:
@@ -192,7 +214,7 @@ class Pass:
         "samples",
     )
 
-    def __init__(self, taps: Taps, name: str, core: SigmoidCore, x: Tensor, y: Tensor, first: "Pass | None") -> None:
+    def __init__(self, taps: Taps, name: str, core: SigmoidCore, x: Tensor, y: Tensor, first: "Seen | None") -> None:
         self._taps = taps
         self._name = name
         self.core = core
@@ -276,7 +298,7 @@ class Pass:
             entry = torch._C._current_autograd_node()
             if not accumulates(nearest_leaf(entry)):
                 return
-        self._taps.forget_what_was_emptied(self._name, self)
+        self._taps.forget_what_was_emptied({self._name: self})
         self.backward = backward_pass()
         if self._taps.keep_nodes:
             self.entry = entry or torch._C._current_autograd_node()
@@ -286,12 +308,26 @@ class Pass:
             gradient = _summable(self._gradient) + _summable(gradient)
         self._gradient = gradient
 
+    @property
+    def exit(self) -> Node | None:
+        """The node that is met first on the way back from what the core feeds."""
+        return self.entry
+
+    @property
+    def before(self) -> str | None:
+        """The core that feeds this one, where the graph does not tell."""
+        return None
+
     def output(self) -> Tensor:
         """What the core made: [rows, neurons], or [rows, 1] if the layer has one slope."""
         return in_rows(self.core, self._y)
 
 
-def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]]:
+Seen = Pass | LayerPass
+"""A pass of a core: by itself, or in a stack."""
+
+
+def consumers(passes: Mapping[str, Sequence[Seen]]) -> dict[str, dict[str, bool]]:
     """Which cores each core feeds, without another core in between, and whether always through a normalisation.
 
     Args:
@@ -300,15 +336,19 @@ def consumers(passes: Mapping[str, Sequence[Pass]]) -> dict[str, dict[str, bool]
     Returns:
         For every core the cores that it feeds; what it feeds is empty for one that the loss reads.
     """
-    cores = {p.entry: name for name, of_core in passes.items() for p in of_core if p.entry is not None}
+    exits = {p.exit: name for name, of_core in passes.items() for p in of_core if p.exit is not None}
     found: dict[str, dict[str, bool]] = {name: {} for name in passes}
-    for entry, name in cores.items():
-        for source, normalised in met_first(entry, cores):
-            found[source][name] = found[source].get(name, True) and normalised
+    for name, of_core in passes.items():
+        for seen in of_core:
+            sources = set() if seen.entry is None else met_first(seen.entry, exits)
+            if seen.before is not None:
+                sources.add((seen.before, False))
+            for source, normalised in sources:
+                found[source][name] = found[source].get(name, True) and normalised
     return found
 
 
-def mean_relative_slopes(passes: Sequence[Pass]) -> list[Tensor]:
+def mean_relative_slopes(passes: Sequence[Seen]) -> list[Tensor]:
     """Mean relative slope of every neuron over the rows of each pass, [neurons] or [1].
 
     With y = sigmoid(z) it is 4 y (1 - y), and 1 - (2y)^2 of a centered y: to 1e-7 in float32, and to 0.02 a sample
@@ -317,7 +357,7 @@ def mean_relative_slopes(passes: Sequence[Pass]) -> list[Tensor]:
     Small layers of one kind are stacked: that takes half the time.
     """
     found: list[Any] = [seen.slopes for seen in passes]
-    outputs = {i: passes[i].output() for i, slopes in enumerate(found) if slopes is None}
+    outputs = {i: seen.output() for i, seen in enumerate(passes) if isinstance(seen, Pass) and seen.slopes is None}
     kinds: dict[Any, list[int]] = {}
     for i, y in outputs.items():
         core = passes[i].core
@@ -339,3 +379,15 @@ def mean_relative_slopes(passes: Sequence[Pass]) -> list[Tensor]:
 def _summable(values: Tensor) -> Tensor:
     """In float32, if half precision would not hold their sum."""
     return values.float() if values.dtype in _HALF else values
+
+
+class _Watcher:
+    """Watches a core; see `SigmoidCore.watch`."""
+
+    __slots__ = ("name", "party")
+
+    def __init__(self, taps: Taps, name: str) -> None:
+        self.party, self.name = taps, name
+
+    def __call__(self, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
+        self.party.see(self.name, core, x, y)

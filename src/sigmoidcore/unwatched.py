@@ -33,13 +33,12 @@ def runs_plainly(x: Tensor) -> bool:
 
 
 def unwatched(modules: Iterable[nn.Module]) -> bool:
-    """Whether no module has hooks or watchers of its own, or a forward of its own."""
+    """Whether no module has hooks of its own, or a forward of its own."""
     return not any(
         m._forward_hooks
         or m._forward_pre_hooks
         or m._backward_hooks
         or m._backward_pre_hooks
         or "forward" in m.__dict__
-        or "_watchers" in m.__dict__
         for m in modules
     )

@@ -17,8 +17,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sigmoidcore import Monitor
-from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.diagnosis.diagnose import diagnose
+from sigmoidcore.diagnosis.measurement import Measurement
 
 pytestmark = pytest.mark.integration
 
