@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 import sigmoidcore as sc
 from sigmoidcore.training.lock import InUseError
+from sigmoidcore.training.network import network, network_of
 from sigmoidcore.training.run import FORMAT, Config, Run, holds_run, read_config, read_metrics
 
 BEGUN = ["config.toml", "environment.json", "lock", "metrics.jsonl"]
@@ -92,30 +91,31 @@ def test_metrics_of_a_newer_format_are_refused(tmp_path):
         read_metrics(path)
 
 
+def made(*sizes):
+    return network("mlp", **dict(zip(("in_features", "width", "depth", "out_features"), sizes, strict=True)))
+
+
 def test_weights_come_back_into_the_network_that_their_metadata_describe(tmp_path):
-    model = sc.MLP(5, 8, 3, 2)
+    before = made(5, 8, 3, 2)
     x = torch.randn(20, 5)
-    sc.prepare(model, x)
+    sc.prepare(before.model, x)
     with Run.create("test", {}, folder=tmp_path / "run") as run:
-        path = run.save_weights(model, in_features=5, width=8, depth=3, out_features=2)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    shape = {key: int(value) for key, value in metadata.items() if key != "format"}
-    again = sc.MLP(**shape)
-    again.load_state_dict(load_file(path))
-    assert torch.equal(again(x), model(x))
+        run.save_weights(before)
+    again = network_of(tmp_path / "run")
+    assert (again.architecture, again.sizes) == (before.architecture, before.sizes)
+    assert torch.equal(again.model(x), before.model(x))
 
 
 def test_weights_that_cannot_be_written_leave_the_old_ones_whole(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    model = sc.MLP(2, 2, 1, 2)
+    model = made(2, 2, 1, 2)
     with Run.create("test", {}, folder=tmp_path / "run") as run:
         before = run.save_weights(model).read_bytes()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            run.save_weights(sc.MLP(9, 9, 9, 9))
+            run.save_weights(made(9, 9, 9, 9))
         assert (run.folder / "model.safetensors").read_bytes() == before
         assert sorted(p.name for p in run.folder.iterdir()) == [*BEGUN, "model.safetensors"]
 
@@ -132,7 +132,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(tmp_path):
 def test_overwriting_replaces_all_of_the_old_run_and_nothing_else(tmp_path):
     with Run.create("test", {"seed": 1}, folder=tmp_path / "run") as run:
         run.log("epoch", epoch=1)
-        run.save_weights(sc.MLP(2, 2, 1, 2))
+        run.save_weights(made(2, 2, 1, 2))
         run.save_figure("old", Figure())
         run.save_report("old")
         (run.folder / "notes.txt").write_text("mine")

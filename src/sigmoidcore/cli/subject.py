@@ -18,6 +18,7 @@ from torch import nn
 import sigmoidcore as sc
 from sigmoidcore.cli.data import data_of_run
 from sigmoidcore.cli.session import bad_input, probes
+from sigmoidcore.training.network import WEIGHTS, NetworkError, network_of
 from sigmoidcore.training.run import read_config
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
@@ -201,21 +202,18 @@ def _a(value: Any) -> str:
 
 def _of_run(folder: Path) -> Given:
     options = _options(folder)
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise bad_input(
-            f"{folder} holds no weights (model.safetensors): `sigmoid-core train` writes them when a run ends; give "
-            "the folder of such a run"
-        )
-    model = _restored(weights)
+    try:
+        network = network_of(folder)
+    except NetworkError as error:
+        raise bad_input(str(error)) from error
     data = data_of_run(options)
-    first = next(m for m in model.modules() if isinstance(m, nn.Linear))
-    if (first.in_features,) != data.shape:
+    features = network.sizes.get("in_features")
+    if features is not None and (features,) != data.shape:
         raise bad_input(
-            f"{weights} is a network of {first.in_features} inputs, but {data.name} has {data.shape[0]}: it is not "
+            f"{folder / WEIGHTS} is a network of {features} inputs, but {data.name} has {data.shape[0]}: it is not "
             "the network of this run"
         )
-    return Given(str(folder), model, *probes(data), data.loss_fn)
+    return Given(str(folder), network.model, *probes(data), data.loss_fn)
 
 
 def _options(folder: Path) -> Mapping[str, Any]:
@@ -227,28 +225,3 @@ def _options(folder: Path) -> Mapping[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise bad_input(f"{error}; was the file edited?") from error
-
-
-def _restored(path: Path) -> nn.Module:
-    """The network that the weights' metadata describe, with these weights; nothing is allocated for a wrong shape."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise bad_input(f"{path} cannot be read: {error}; was the file cut off?") from error
-    try:
-        features, width, depth, outputs = (int(metadata[k]) for k in ("in_features", "width", "depth", "out_features"))
-        if depth > len(tensors):
-            raise ValueError(f"{depth} layers, but {len(tensors)} tensors")
-        with torch.device("meta"):
-            model = sc.MLP(features, width, depth, outputs)
-        model.load_state_dict(tensors, assign=True)
-    except KeyError as error:
-        raise bad_input(f"{path} does not say what network it is of: its metadata lack {error}") from error
-    except (RuntimeError, ValueError) as error:
-        raise bad_input(f"{path} does not fit the network that its metadata describe: {error}") from error
-    return model

@@ -20,6 +20,8 @@ from sigmoidcore.cli.live import Screen, count, number, reached
 from sigmoidcore.cli.session import CtrlC, Record, Watched
 from sigmoidcore.training import Recipe, State
 from sigmoidcore.training.data import BUILT_IN, Data
+from sigmoidcore.training.network import Network
+from sigmoidcore.training.network import network as new_network
 from sigmoidcore.training.recipe import balanced, cosine, hold_then_fall, warmed_up
 from sigmoidcore.training.run import Run
 
@@ -224,9 +226,10 @@ def _train(
     run.save_preprocessing(split.preprocessing)
     error: Exception | None = None
     stopped = False
-    model: nn.Module | None = None
+    network: Network | None = None
     try:
-        model = sc.MLP(features, width, depth, split.outputs)
+        network = new_network("mlp", in_features=features, width=width, depth=depth, out_features=split.outputs)
+        model = network.model
         if state is None:
             _prepare(screen, model, split, options["saturation"])
         else:
@@ -241,10 +244,10 @@ def _train(
         error = problem
     outcome = "interrupted" if stopped else "failed" if error else "finished"
     try:
-        if model is not None:
-            run.save_weights(model, in_features=features, width=width, depth=depth, out_features=split.outputs)
+        if network is not None:
+            run.save_weights(network)
             if outcome == "finished":
-                run.save_diagnosis(sc.diagnose(model, *session.probes(split), split.loss_fn))
+                run.save_diagnosis(sc.diagnose(network.model, *session.probes(split), split.loss_fn))
         session.save_figures(run, {record.name: record})
         report = io.StringIO()
         _table(Screen.of_file(report), record, epochs)

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy
 import torch
-from torch import nn
 
 import sigmoidcore
 from sigmoidcore.files import open_no_link, write_whole
@@ -40,6 +39,7 @@ from sigmoidcore.training.data import Preprocessing
 from sigmoidcore.training.lock import NAME as LOCK
 from sigmoidcore.training.lock import Lock
 from sigmoidcore.training.metrics import FORMAT, Metrics, read_metrics, rewind
+from sigmoidcore.training.network import WEIGHTS, Network, save_network
 from sigmoidcore.training.state import State
 
 if TYPE_CHECKING:
@@ -52,11 +52,10 @@ __all__ = ["FORMAT", "Config", "Run", "holds_run", "read_config", "read_metrics"
 RUNS = Path("runs")
 """Runs without a folder of their own go here."""
 
-_CONFIG, _ENVIRONMENT, _METRICS, _WEIGHTS, _FIGURES, _REPORT, _CHECKPOINTS = (
+_CONFIG, _ENVIRONMENT, _METRICS, _FIGURES, _REPORT, _CHECKPOINTS = (
     "config.toml",
     "environment.json",
     "metrics.jsonl",
-    "model.safetensors",
     "figures",
     "report.txt",
     "checkpoints",
@@ -212,17 +211,13 @@ class Run:
         values = {**state.values, "metrics": self._metrics.mark(), "rows": self._certain}
         return self.checkpoints.save(replace(state, values=values), _bytes(self.folder / _CONFIG))
 
-    def save_weights(self, model: nn.Module, **shape: int) -> Path:
-        """Write model.safetensors, all of it or nothing; `shape` goes into its metadata, to build the model again.
+    def save_weights(self, network: Network) -> Path:
+        """Write model.safetensors, all of it or nothing; `network_of` makes the network again.
 
         Raises:
             ModuleNotFoundError: safetensors is not installed (extra `cli`).
         """
-        from safetensors.torch import save
-
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        metadata = {"format": "pt", **{key: str(value) for key, value in shape.items()}}
-        return write_whole(self.folder / _WEIGHTS, save(tensors, metadata=metadata))
+        return save_network(self.folder / WEIGHTS, network)
 
     def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
         """Write preprocessing.json, all of it or nothing."""
@@ -362,7 +357,7 @@ def _remove_run(folder: Path) -> None:
         _OLD_CONFIG,
         _ENVIRONMENT,
         _METRICS,
-        _WEIGHTS,
+        WEIGHTS,
         _PREPROCESSING,
         _REPORT,
         *_DIAGNOSIS,

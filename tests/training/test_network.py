@@ -1,0 +1,111 @@
+"""A run's network comes back as it was, or not at all."""
+
+import contextlib
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sigmoidcore.training.network import (
+    OWN,
+    Network,
+    NetworkError,
+    checksum,
+    network,
+    network_of,
+    read_network,
+    save_network,
+)
+
+SIZES = {"in_features": 5, "width": 8, "depth": 3, "out_features": 2}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The file of a network."""
+    return save_network(tmp_path / "model.safetensors", network("mlp", **SIZES))
+
+
+def test_every_flipped_bit_is_found(saved):
+    whole = saved.read_bytes()
+    before = load_file(saved)
+    chance = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        place = chance.randrange(len(whole))
+        damaged[place] ^= 1 << chance.randrange(8)
+        saved.write_bytes(damaged)
+        with contextlib.suppress(NetworkError):
+            again = read_network(saved)  # it can be read: it was a space that fills the header up
+            assert all(torch.equal(again.model.state_dict()[name], tensor) for name, tensor in before.items())
+            assert again.sizes == SIZES
+
+
+def test_a_flipped_bit_of_a_weight_is_said_with_the_remedy(saved):
+    damaged = bytearray(saved.read_bytes())
+    damaged[-3] ^= 4
+    saved.write_bytes(damaged)
+    with pytest.raises(NetworkError, match="is damaged: it does not have its checksum; `sigmoid-core train --resume"):
+        read_network(saved)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_file_that_was_cut_off_is_said_with_the_remedy(saved, length):
+    saved.write_bytes(saved.read_bytes()[:length])
+    with pytest.raises(NetworkError, match="was the file cut off"):
+        read_network(saved)
+
+
+def test_weights_without_a_checksum_are_those_of_an_older_version(saved):
+    tensors = load_file(saved)
+    save_file(tensors, saved, {name: str(size) for name, size in SIZES.items()})
+    again = read_network(saved)
+    assert (again.architecture, again.sizes) == ("mlp", SIZES)
+
+
+def test_a_link_is_not_followed(saved, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").symlink_to(saved)
+    with pytest.raises(NetworkError, match="is no regular file"):
+        network_of(tmp_path / "run")
+
+
+def test_a_folder_without_weights_is_said(tmp_path):
+    with pytest.raises(NetworkError, match="holds no weights"):
+        network_of(tmp_path)
+
+
+def test_a_network_of_the_users_own_code_comes_back_into_the_network_that_is_given(tmp_path):
+    made = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    path = save_network(tmp_path / "model.safetensors", Network(OWN, {}, made))
+    with pytest.raises(NetworkError, match="of your own code, which this package does not make"):
+        read_network(path)
+    other = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    x = torch.randn(6, 3)
+    assert torch.equal(read_network(path, other).model(x), made(x))
+    with pytest.raises(NetworkError, match="does not fit the network that was given"):
+        read_network(path, nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "error"),
+    [("transformer", {}, "no architecture"), ("mlp", {**SIZES, "heads": 2}, "has no size 'heads'")],
+)
+def test_what_is_not_known_is_not_made(name, sizes, error):
+    with pytest.raises(ValueError, match=error):
+        network(name, **sizes)
+
+
+def test_names_dtypes_shapes_and_bytes_are_in_the_checksum():
+    base = {"a": torch.zeros(2)}
+    others = [
+        ({}, {"b": torch.zeros(2)}),
+        ({}, {"a": torch.zeros(2, dtype=torch.int32)}),
+        ({}, {"a": torch.zeros(2, 1)}),
+        ({}, {"a": torch.tensor([0.0, 1.0])}),
+        ({"x": "1"}, base),
+        ({}, {"a": torch.tensor(0.0)}),
+    ]
+    assert len({checksum({}, base), *(checksum(*other) for other in others)}) == len(others) + 1
