@@ -18,7 +18,7 @@ from sigmoidcore.cli import session
 from sigmoidcore.cli.again import Resumed, options_of, refuse_typed, take_config, take_resume
 from sigmoidcore.cli.live import Screen, count, number, reached
 from sigmoidcore.cli.session import CtrlC, Record, Watched
-from sigmoidcore.training import Recipe, State
+from sigmoidcore.training import Recipe, State, not_finite
 from sigmoidcore.training.data import BUILT_IN, Data
 from sigmoidcore.training.network import Network
 from sigmoidcore.training.network import network as new_network
@@ -244,7 +244,7 @@ def _train(
         error = problem
     outcome = "interrupted" if stopped else "failed" if error else "finished"
     try:
-        if network is not None:
+        if network is not None and not_finite.of_weights(network.model, record.done) is None:
             run.save_weights(network)
             if outcome == "finished":
                 run.save_diagnosis(sc.diagnose(network.model, *session.probes(split), split.loss_fn))

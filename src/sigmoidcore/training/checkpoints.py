@@ -48,6 +48,10 @@ class DamagedError(Exception):
     """A checkpoint is not what was written."""
 
 
+class NewerError(DamagedError):
+    """A checkpoint is sound, and of a newer format: to go on from an older one would lose what it has."""
+
+
 @dataclass(frozen=True)
 class Read:
     """What was read from a folder of checkpoints.
@@ -122,12 +126,15 @@ class Checkpoints:
             largest: bytes that a file may have at most; nothing larger is read.
 
         Raises:
+            NewerError: the latest that is sound is of a newer format.
             DamagedError: there are some, and none is sound.
         """
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
                 state, config = _read(path, largest)
+            except NewerError:
+                raise
             except DamagedError as error:
                 damaged.append(f"{path} is damaged: {error}")
             else:
@@ -213,8 +220,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or contents.pop("sha256", None) != _sum_of(contents):
         raise DamagedError("its manifest does not have its checksum")
     if contents.get("format") != FORMAT:
-        raise DamagedError(
-            f"it has format {contents.get('format')}, and this package reads {FORMAT}: install a newer sigmoid-core"
+        raise NewerError(
+            f"{path} has format {str(contents.get('format'))[:20]}, and this package reads {FORMAT}: install a newer "
+            "sigmoid-core"
         )
     if contents.get("step") != _step(path) or set(contents.get("files", ())) != set(_FILES) or "score" not in contents:
         raise DamagedError("its manifest is that of another checkpoint")

@@ -39,8 +39,12 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._descriptor = self._acquire()
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode() + b"\n")
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode() + b"\n")
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let it go, and remove the file."""

@@ -115,34 +115,14 @@ class Run:
         """
         folder = _next_free(name) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
-        if any(not _is_left_over(path) for path in folder.iterdir()):
-            if not holds_run(folder):
-                raise FileExistsError(f"{folder} is not empty and holds no run: choose another folder")
-            if not overwrite:
-                raise FileExistsError(f"{folder} holds a run already: choose another folder, or overwrite it")
+        _check_free(folder, overwrite)
         run = cls(folder, Lock(folder))
         with run._closed_on_error():
+            _check_free(folder, overwrite)  # another process may have had it meanwhile
             _remove_run(folder)
-            started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            environment = {
-                "started": started,
-                "versions": {
-                    "sigmoid-core": sigmoidcore.__version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "numpy": numpy.__version__,
-                },
-                "machine": {
-                    "system": platform.platform(),
-                    "processor": platform.machine(),
-                    "cores": os.cpu_count(),
-                    "threads": torch.get_num_threads(),
-                },
-            }
-            write_whole(folder / _ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
             config = {"format": FORMAT, "name": name, "options": dict(options)}
             write_whole(folder / _CONFIG, toml.written(config, _COMMENT).encode())
-            run.begin(name=name, started=started)
+            run.begin()
         return run
 
     @classmethod
@@ -161,11 +141,13 @@ class Run:
             run.checkpoints.clean()
         return run
 
-    def begin(self, **values: Any) -> None:
-        """Begin metrics.jsonl with its first line; what was in it is gone."""
+    def begin(self) -> None:
+        """Write environment.json and the first line of metrics.jsonl; what was in them is gone."""
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_whole(self.folder / _ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
         (self.folder / _METRICS).unlink(missing_ok=True)
         self._metrics = Metrics(self.folder / _METRICS)
-        self.log("run", format=FORMAT, **values)
+        self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
 
     def go_on(self, read: Read) -> tuple[str, ...]:
         """Go on from a checkpoint: lines of metrics.jsonl that were written after it are taken back.
@@ -322,6 +304,24 @@ def _as_config(found: Any, path: Path) -> Config:
     return Config(found["format"], str(found.get("name", "")), found["options"])
 
 
+def _environment(started: str) -> dict[str, Any]:
+    return {
+        "started": started,
+        "versions": {
+            "sigmoid-core": sigmoidcore.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
 def _bytes(path: Path) -> bytes:
     """What is in a small file, or nothing if it is not there."""
     try:
@@ -329,6 +329,15 @@ def _bytes(path: Path) -> bytes:
             return file.read(toml.LARGEST + 1)
     except FileNotFoundError:
         return b""
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if all(_is_left_over(path) for path in folder.iterdir()):
+        return
+    if not holds_run(folder):
+        raise FileExistsError(f"{folder} is not empty and holds no run: choose another folder")
+    if not overwrite:
+        raise FileExistsError(f"{folder} holds a run already: choose another folder, or overwrite it")
 
 
 def _is_left_over(path: Path) -> bool:
@@ -352,9 +361,11 @@ def _next_free(name: str) -> Path:
 
 
 def _remove_run(folder: Path) -> None:
+    Checkpoints(folder / _CHECKPOINTS).remove()
+    if not (folder / _FIGURES).is_symlink():
+        for figure in (folder / _FIGURES).glob("*.png"):
+            figure.unlink()
     for name in (
-        _CONFIG,
-        _OLD_CONFIG,
         _ENVIRONMENT,
         _METRICS,
         WEIGHTS,
@@ -362,9 +373,7 @@ def _remove_run(folder: Path) -> None:
         _REPORT,
         *_DIAGNOSIS,
         "metrics.damaged.jsonl",
+        _CONFIG,  # last: until then the folder is seen to hold a run, which can be overwritten again
+        _OLD_CONFIG,
     ):
         (folder / name).unlink(missing_ok=True)
-    if not (folder / _FIGURES).is_symlink():
-        for figure in (folder / _FIGURES).glob("*.png"):
-            figure.unlink()
-    Checkpoints(folder / _CHECKPOINTS).remove()
