@@ -10,20 +10,27 @@ written into prepared buffers.
 
 import argparse
 import copy
+import io
 import math
+import os
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import sigmoidcore as sc
 from _report import Report, arguments
+from sigmoidcore.cli.live import Screen
+from sigmoidcore.training import Recipe, Split, Training
 
 SIZES = (1000, 64, 100), (100, 256, 256), (30, 1024, 512), (10_000, 64, 100)
 GPU_SIZES = (1000, 256, 4096), (100, 4096, 4096)
@@ -284,13 +291,95 @@ def recurrent(clock: Clock, steps: int) -> dict[str, float]:
 
 
 def importing(rounds: int) -> dict[str, float]:
-    """Milliseconds that `import sigmoidcore` takes after `import torch`: median over fresh processes."""
+    """Milliseconds that `import sigmoidcore` takes after `import torch`: median over fresh processes.
+
+    Python keeps what it has compiled, as pip does when it installs; the first process, which compiles, is told apart.
+    """
     code = "import torch, time; s = time.process_time(); import sigmoidcore; print(time.process_time() - s)"
-    taken = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(rounds)
-    ]
-    return {"import_ms": milliseconds(taken)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryDirectory() as compiled:
+        environment["PYTHONPYCACHEPREFIX"] = compiled
+        command = [sys.executable, "-c", code]
+        first, *taken = [
+            float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+            for _ in range(rounds + 1)
+        ]
+    return {"import_ms": milliseconds(taken), "first_import_ms": milliseconds([first])}
+
+
+def watched(size: Size, steps: int, pairs: int) -> dict[str, float]:
+    """Trainings with an Equalizer and a Monitor at their default cadences over trainings without, step by step.
+
+    The ratio is that of the sums over all steps, and the median over the pairs.
+    """
+    ratios = []
+    for pair in range(pairs):
+        each = [_steps(size, watching=watching, steps=steps) for watching in (pair % 2 == 0, pair % 2 == 1)]
+        taken = list(zip(*each, strict=True))
+        sums = [sum(column) for column in zip(*taken, strict=True)]
+        ratios.append(sums[0] / sums[1] if pair % 2 == 0 else sums[1] / sums[0])
+    return {
+        "watched_over_not": round(statistics.median(ratios), 4),
+        "lowest": round(min(ratios), 4),
+        "highest": round(max(ratios), 4),
+        "steps": steps,
+    }
+
+
+def _steps(size: Size, *, watching: bool, steps: int) -> Iterator[float]:
+    """Train, and yield after every step what it took of the processor."""
+    model, _, x, y = networks(size, torch.device("cpu"), torch.float32)
+    sc.prepare(model, x, targets=y, loss_fn=nn.functional.cross_entropy)
+    optimizer = torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)
+    with ExitStack() as stack:
+        if watching:
+            stack.enter_context(sc.Equalizer(model, optimizer))
+            stack.enter_context(sc.Monitor(model))
+        for _ in range(steps):
+            started = time.process_time()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            yield time.process_time() - started
+
+
+def looped(clock: Clock, depth: int, steps: int) -> dict[str, float]:
+    """The training loop over a bare one, and the same with the command's live view over without."""
+    batch = 100
+    torch.manual_seed(0)
+    x, y = torch.randn(batch * steps, INPUTS), torch.randint(0, CLASSES, (batch * steps,))
+    data = Split("speed", x, y, x[:1], y[:1], classes=CLASSES)
+    model = sc.MLP(INPUTS, 64, depth, CLASSES)
+    sc.prepare(model, x[:batch])
+    recipe = Recipe(epochs=1, batch_size=batch, equalize=False)
+
+    def bare() -> None:
+        network = copy.deepcopy(model)
+        optimizer = torch.optim.AdamW(sc.depth_scaled_lr(network), weight_decay=0.0, fused=True)
+        for rows in torch.randperm(len(x)).split(batch):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError("the loss is not finite")
+
+    def trainer() -> None:
+        Training(copy.deepcopy(model), data, recipe).run()
+
+    def shown() -> None:
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+        with Screen(terminal, live=True).training("speed", 1) as meter:
+            Training(copy.deepcopy(model), data, recipe).run(lambda progress: meter.update(progress, 1.0, profile))
+
+    profile = sc.gradient_profile(model, x[:batch])
+    taken = clock.compared({"bare": bare, "trainer": trainer, "shown": shown, "bare again": bare})
+    return {
+        "trainer_over_bare": ratio(taken, "trainer", "bare"),
+        "bare_over_bare": ratio(taken, "bare again", "bare"),
+        "shown_over_not": ratio(taken, "shown", "trainer"),
+        "step_ms": round(milliseconds(taken["bare"]) / steps, 3),
+    }
 
 
 def checkpointed(clock: Clock, depth: int) -> dict[str, float]:
@@ -364,6 +453,10 @@ def main() -> None:
     row("depth", f"{depths[0]} to {depths[-1]}", lambda: by_depth(clock, depths))
     row("recurrent", 64 if quick else RNN_STEPS, lambda: recurrent(clock, 64 if quick else RNN_STEPS))
     row("import", "-", lambda: importing(2 if quick else 9))
+    for size in sizes[: 0 if on_gpu else 1 if quick else 2]:
+        row("watched", shown(size), lambda size=size: watched(size, *((20, 2) if quick else (200, 3))))  # type: ignore[misc]
+    for depth in () if on_gpu else (5,) if quick else (10, 100):
+        row("loop", f"{depth} x 64 x 100", lambda depth=depth: looped(clock, depth, 10 if quick else 100))  # type: ignore[misc]
     for depth in (25,) if quick else (100, 1000, 10_000):
         row("checkpoints", depth, lambda depth=depth: checkpointed(clock, depth))  # type: ignore[misc]
     report.finish()

@@ -59,7 +59,15 @@ def test_checkpoints_keep_less():
     assert found["kept_mib"] < found["kept_whole_mib"] / 2
 
 
-@pytest.mark.parametrize("measured", [lambda c: speed.preparing(c, SIZE), lambda c: speed.by_depth(c, (2, 4, 8))])
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda c: speed.preparing(c, SIZE),
+        lambda c: speed.by_depth(c, (2, 4, 8)),
+        lambda c: speed.watched(SIZE, 3, 2),
+        lambda c: speed.looped(c, 3, 4),
+    ],
+)
 def test_the_other_figures_are_numbers(measured):
     assert all(math.isfinite(value) for value in measured(Clock(CPU, 0.0)).values())
 
