@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from sigmoidcore.equalize import Equalizer
 from sigmoidcore.networks import depth_scaled_lr
 from sigmoidcore.training import not_finite, randomness
+from sigmoidcore.training.place import Place
+from sigmoidcore.training.processes import LostError
 from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.state import (
     MismatchError,
@@ -20,11 +22,14 @@ from sigmoidcore.training.state import (
     equalizer_tensors,
     fill,
     fill_optimizer,
+    fill_scaler,
     groups_for,
     groups_of,
     held,
+    named_groups,
     optimizer_tensors,
     over,
+    scaler_tensors,
     under,
 )
 
@@ -64,6 +69,7 @@ class Progress:
         equalizer: the run's Equalizer, or None.
         accuracy: test accuracy in percent, or the data set's other metric, after the last step of an epoch only.
         epoch_loss: mean training loss of the epoch, after its last step only.
+        stopping: whether it ends after this step because somebody asked for it.
     """
 
     epoch: int
@@ -74,6 +80,7 @@ class Progress:
     equalizer: Equalizer | None
     accuracy: float | None
     epoch_loss: float | None = None
+    stopping: bool = False
 
 
 @dataclass
@@ -102,6 +109,8 @@ class Training:
         recipe: how.
         state: of the same training, to go on from; the model then takes its weights, and the random generators of
             PyTorch, NumPy and Python their states.
+        place: where it runs, see `place_of`; None: on the CPU. The model is moved there. With several processes each
+            makes the same training, takes its share of every batch, and has the same results.
 
     Attributes:
         step: steps done.
@@ -126,21 +135,33 @@ class Training:
         True
     """
 
-    def __init__(self, model: nn.Module, data: Data, recipe: Recipe, state: State | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, data: Data, recipe: Recipe, state: State | None = None, place: Place | None = None
+    ) -> None:
         self.model = model
+        self.place = place or Place()
         self.data = data
         self.recipe = recipe
         self.batches = data.steps(recipe.batch_size)
         self.steps = recipe.epochs * self.batches
         self.step = 0
         self.result = Result()
-        self._total = torch.zeros(())
+        self._total = torch.zeros((), device=self.place.device)
+        self._asked: Callable[[], bool] = lambda: False
+        self._stopping = False
         if state is not None:
             fill(model, state.weights)
+        self.place.take(model)
         groups = recipe.rates(model, recipe.lr) if state is None else groups_for(model, state.values["groups"])
+        if self.place.processes.count > 1:  # machines may differ in the last bit, and a rate is rounded
+            groups = groups_for(model, self.place.processes.of_first(named_groups(model, groups)))
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
         self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.equalizer = Equalizer(model, self.optimizer, every=recipe.every) if recipe.equalize else None
+        self._wrapped = self.place.wrapped(model)
+        self.place.attach(self.optimizer)
+        self.equalizer = (
+            Equalizer(model, self.optimizer, every=recipe.every, scaler=self.place.scaler) if recipe.equalize else None
+        )
         if state is not None:
             self._load(state)
 
@@ -157,18 +178,22 @@ class Training:
             return False
         return len(reached) - 1 - reached.index(max(reached)) >= patience
 
-    def run(self, on_step: Callable[[Progress], None] | None = None) -> Result:
+    def run(self, on_step: Callable[[Progress], None] | None = None, asked: Callable[[], bool] | None = None) -> Result:
         """Train from where it is to the end.
 
         Args:
             on_step: called after every step; `state()` may be taken there.
+            asked: whether somebody wants it to stop; looked at in every step. Where one process is asked, all stop
+                after the same step.
 
         Returns:
             Accuracies, losses and time. Ctrl-C ends the run early and returns what there is.
 
         Raises:
             FloatingPointError: the loss is not finite; the message names the step, the layer and the remedy.
+            LostError: another process that trains this network has ended.
         """
+        self._asked = asked or self._asked
         try:
             for epoch in range(self.step // self.batches, self.recipe.epochs):
                 if self.finished:
@@ -176,9 +201,14 @@ class Training:
                 self._epoch(epoch, on_step or (lambda progress: None))
         except KeyboardInterrupt:
             self.result.interrupted = True
+        except RuntimeError as error:
+            if not self.place.processes.lost(error):
+                raise
+            raise LostError("another process of this training has ended, and the rest cannot go on") from error
         finally:
             if self.equalizer is not None:
                 self.equalizer.remove()
+            self.place.unwrap(self.model)
         return self.result
 
     def state(self) -> State:
@@ -197,6 +227,8 @@ class Training:
         }
         if self.equalizer is not None:
             tensors |= over("equalizer", equalizer_tensors(self.equalizer))
+        if self.place.scaler is not None:
+            tensors |= over("scaler", scaler_tensors(self.place.scaler))
         result = self.result
         values = {
             "steps": self.steps,
@@ -220,23 +252,25 @@ class Training:
         watched = under("equalizer", state.tensors)
         if self.equalizer is not None:
             self.equalizer.load_state_dict(equalizer_state(watched))
+        if self.place.scaler is not None:
+            fill_scaler(self.place.scaler, under("scaler", state.tensors))
         self.step = state.step
         self.result = Result(list(values["accuracies"]), list(values["losses"]), float(values["seconds"]))
-        self._total = state.tensors["total"].clone()
+        self._total = state.tensors["total"].to(self.place.device, copy=True)
         randomness.restored(under("random", state.tensors))  # last: nothing may draw between here and the next step
 
     def _epoch(self, epoch: int, on_step: Callable[[Progress], None]) -> None:
         recipe, data, result = self.recipe, self.data, self.result
         start = self.step % self.batches
         if start == 0:
-            self._total = torch.zeros(())
+            self._total = torch.zeros((), device=self.place.device)
         self.model.train()
         samples = 0
         started = time.perf_counter()
         for x, y in data.train_batches(recipe.batch_size, recipe.seed, epoch, start):
             for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                 group["lr"] = peak * recipe.schedule(self.step, self.steps)
-            loss = self._step(x, y)
+            loss, asked = self._step(x, y)
             self.step += 1
             samples += len(x)
             self._total += loss * len(x)
@@ -244,43 +278,83 @@ class Training:
             if last:
                 result.seconds += time.perf_counter() - started
                 result.losses.append(float(self._total) / (start * recipe.batch_size + samples))
-                result.accuracies.append(evaluate(self.model, data))
+                result.accuracies.append(evaluate(self.model, data, self.place))
                 started = time.perf_counter()
             seconds = time.perf_counter() - started
             result.seconds += seconds
             reached = result.accuracies[-1] if last else None
             mean = result.losses[-1] if last else None
-            on_step(Progress(epoch, self.step, self.steps, loss, result.seconds, self.equalizer, reached, mean))
+            on_step(Progress(epoch, self.step, self.steps, loss, result.seconds, self.equalizer, reached, mean, asked))
+            if asked:
+                raise KeyboardInterrupt
             started = time.perf_counter()
 
-    def _step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step of the optimizer, on a batch in as many parts as the recipe says; returns the loss."""
-        parts = self.recipe.accumulate
+    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
+        """One step of the optimizer, on a batch in as many parts as the recipe says.
+
+        Every process takes its share of the batch, so that their gradients and losses, summed, are those of the batch.
+
+        Returns:
+            The batch's loss, and whether a process was asked to stop.
+        """
+        place, processes = self.place, self.place.processes
         self.optimizer.zero_grad()
+        parts = self._parts(x, y)
         losses = []
-        for inputs, targets in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
-            if not len(inputs):  # the last batch of an epoch may have fewer samples than parts
-                continue
-            loss = self._loss(self.model(inputs), targets)
-            if not math.isfinite(float(loss.detach())):
-                raise FloatingPointError(self._why(inputs, targets))
-            loss = loss * (len(inputs) / len(x))
-            loss.backward()  # type: ignore[no-untyped-call]
+        for number, (inputs, targets, share) in enumerate(parts, 1):
+            with place.accumulating(self._wrapped, number == len(parts)):
+                loss = self._loss(self._wrapped(inputs), targets) * share
+                # DDP takes the mean over the processes.
+                place.backward(loss * processes.count if processes.count > 1 else loss)
             losses.append(loss.detach())
+        loss, asked = self._together(torch.stack(losses).sum())
+        if not math.isfinite(float(loss)):
+            raise FloatingPointError(self._why(parts, losses))
         if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        return torch.stack(losses).sum()
+            place.clip(self.model, self.recipe.clip)
+        place.step()
+        return loss, asked
+
+    def _parts(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+        """This process's share of a batch in parts, each with its share of the batch's loss."""
+        place, parts = self.place, self.recipe.accumulate
+        rows = place.processes.share(len(x))
+        if rows.start == rows.stop:  # fewer samples than processes: one that counts nothing, for all take part
+            return [(x[:1].to(place.device), y[:1].to(place.device), 0.0)]
+        found, whole = [], self._size(y)
+        for inputs, targets in zip(x[rows].tensor_split(parts), y[rows].tensor_split(parts), strict=True):
+            if len(inputs):  # the last batch of an epoch may have fewer samples than parts
+                share = self._size(targets) / whole
+                found.append((inputs.to(place.device), targets.to(place.device), share))
+        return found
+
+    def _size(self, targets: Tensor) -> float:
+        """What samples count together in the mean loss of a batch."""
+        weights = self.recipe.class_weights
+        return float(len(targets)) if weights is None else float(weights[targets].sum())
+
+    def _together(self, loss: Tensor) -> tuple[Tensor, bool]:
+        """The sum of the losses of all processes, and whether one of them was asked to stop."""
+        asked = self._asked()
+        if self.place.processes.count == 1:
+            return loss, asked
+        told = self.place.processes.total(torch.stack([loss, torch.full_like(loss, float(asked))]))
+        return told[0], bool(told[1] > 0)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.recipe.class_weights is None:
             return self.data.loss_fn(outputs, targets)
-        return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights)
+        return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights.to(outputs.device))
 
-    def _why(self, x: Tensor, y: Tensor) -> str:
+    def _why(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
+        """The sentence for a loss that is not finite, which all processes say alike."""
         if self.equalizer is not None:
             self.equalizer.remove()
-        return not_finite.of_loss(self.model, x, y, self._loss, self.step + 1)
+        wrong = [i for i, loss in enumerate(losses) if not math.isfinite(float(loss))]
+        sentence = None
+        if wrong:
+            sentence = not_finite.of_loss(self.model, *parts[wrong[0]][:2], self._loss, self.step + 1)
+        return self.place.processes.first_said(sentence) or f"the loss is not finite at step {self.step + 1}"
 
 
 def train(
@@ -325,13 +399,23 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data) -> float:
-    """The data set's metric of the test samples; the model's mode is kept."""
+def evaluate(model: nn.Module, data: Data, place: Place | None = None) -> float:
+    """The data set's metric of the test samples; the model's mode is kept.
+
+    Args:
+        model: at its place.
+        data: the data.
+        place: where the model is, and with whom the samples are shared; None: on the CPU.
+    """
+    place = place or Place()
+    processes = place.processes
     mode = model.training
     model.eval()
     outputs, targets = [], []
     for x, y in data.test_batches(EVALUATED):
-        outputs.append(model(x))
+        rows = processes.share(len(x))
+        mine = x[rows] if rows.start < rows.stop else x[:1]
+        outputs.append(processes.gathered(model(mine.to(place.device)), len(x)).cpu())
         targets.append(y)
     model.train(mode)
     return data.metric(torch.cat(outputs), torch.cat(targets))

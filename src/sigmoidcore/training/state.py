@@ -94,6 +94,12 @@ def groups_of(model: nn.Module, optimizer: torch.optim.Optimizer, peaks: Sequenc
     ]
 
 
+def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of parameters with the names of these, for `groups_for`."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [{"params": [names[id(p)] for p in group["params"]], "lr": float(group["lr"])} for group in groups]
+
+
 def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The groups that `groups_of` named, with the parameters of this model.
 
@@ -133,8 +139,25 @@ def fill_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         optimizer.state[parameter][kind] = value.to(home, copy=True)
 
 
+# --- the scaler of the gradient --------------------------------------------------------------------------------------
+
+
+def scaler_tensors(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """`GradScaler.state_dict()` in tensors."""
+    state = scaler.state_dict()
+    return {name: torch.tensor(state[name], dtype=torch.float64) for name in _SCALER if name in state}
+
+
+def fill_scaler(scaler: torch.amp.GradScaler, tensors: Mapping[str, Tensor]) -> None:
+    """Give a scaler what `scaler_tensors` has; nothing where the state is of a training without one."""
+    if tensors:
+        state = scaler.state_dict()
+        scaler.load_state_dict({name: type(state[name])(tensors[name].item()) for name in state})
+
+
 # --- the Equalizer ---------------------------------------------------------------------------------------------------
 
+_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 _NUMBERS = ("step", "slopes", "neurons")
 
 

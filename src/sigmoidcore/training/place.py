@@ -1,0 +1,202 @@
+"""Where a training runs: on which device, in which precision, and in how many processes.
+
+`Place` is one process in full precision and needs PyTorch alone. Everything else is `Accelerated`: the library
+`accelerate` wraps the network for several processes (DDP), and casts and scales for mixed precision. One process in
+full precision stays plain because accelerate's wrappers take their time at every step, which a small network feels
+(benchmarks/two_processes.py), and give nothing there.
+"""
+
+import contextlib
+import importlib.util
+import os
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.training.processes import Processes
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+class Place:
+    """One process on one device, in full precision.
+
+    Args:
+        device: where the network is.
+        processes: that train together.
+
+    Attributes:
+        device: where the network is.
+        processes: that train together.
+        scaler: of the gradient, where the precision needs one.
+
+    Example:
+        >>> place = Place()
+        >>> str(place.device), place.processes.count
+        ('cpu', 1)
+    """
+
+    scaler: torch.amp.GradScaler | None = None
+
+    def __init__(self, device: torch.device | str = "cpu", processes: Processes | None = None) -> None:
+        self.device = torch.device(device)
+        self.processes = processes or Processes()
+
+    def take(self, model: nn.Module) -> None:
+        """Move a model to the device, the same on all processes."""
+        model.to(self.device)
+        self.processes.same(model)
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """What is called in the place of the model while it trains."""
+        return model
+
+    def unwrap(self, model: nn.Module) -> None:
+        """Undo to the model itself what `wrapped` has done to it."""
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `step` be that of this optimizer."""
+        self._optimizer = optimizer
+
+    def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Around the passes of a part of a batch: gradients are exchanged with the last one."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradient of a loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def clip(self, model: nn.Module, largest: float) -> None:
+        """Shorten the gradient of all parameters together to a size."""
+        nn.utils.clip_grad_norm_(model.parameters(), largest)
+
+    def step(self) -> None:
+        """Step the optimizer."""
+        self._optimizer.step()
+
+
+class Accelerated(Place):
+    """Several processes, or mixed precision, by the library accelerate.
+
+    Args:
+        device: "cpu", "cuda" or "mps".
+        precision: "no", "bf16" or "fp16".
+        processes: that train together.
+    """
+
+    def __init__(self, device: str, precision: str, processes: Processes) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import GradientAccumulationPlugin
+
+        AcceleratorState._reset_state(True)  # what another training in this process asked for
+        # Slopes are the same on all ranks by themselves: buffers need no broadcast at every step.
+        parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=precision,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[parallel],
+        )
+        super().__init__(self._accelerator.device, processes)
+        self.scaler = self._accelerator.scaler
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model in DistributedDataParallel, or casting its inputs, or both."""
+        with warnings.catch_warnings():  # of PyTorch, about an argument that accelerate passes on
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped: nn.Module = self._accelerator.prepare_model(model)
+        return wrapped
+
+    def unwrap(self, model: nn.Module) -> None:
+        """Let the model compute in full precision again."""
+        self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        self._accelerator.free_memory()
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `step` scale where the precision needs it."""
+        self._optimizer = optimizer
+        self._prepared = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+    def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Without an exchange of gradients, but for the last part."""
+        return contextlib.nullcontext() if last else self._accelerator.no_sync(wrapped)
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradient of a loss, scaled where the precision needs it."""
+        self._accelerator.backward(loss)
+
+    def clip(self, model: nn.Module, largest: float) -> None:
+        """Shorten the unscaled gradient."""
+        self._accelerator.clip_grad_norm_(model.parameters(), largest)
+
+    def step(self) -> None:
+        """Step the optimizer, or skip the step where a scaled gradient is not finite."""
+        self._prepared.step()
+
+
+def place_of(device: str = "auto", precision: str = "no") -> Place:
+    """The place for a training; under `torchrun` and `accelerate launch`, together with the other processes.
+
+    Args:
+        device: "auto" (the first there is of CUDA, MPS and CPU), "cpu", "cuda" or "mps".
+        precision: "no" (float32), "bf16" or "fp16", of matrix products; weights and slopes stay float32.
+
+    Raises:
+        ValueError: this machine has no such device, or the precision needs another one.
+        ModuleNotFoundError: accelerate is needed and not installed (extra `accelerate`).
+
+    Example:
+        >>> place_of("cpu").device
+        device(type='cpu')
+    """
+    if device not in DEVICES or precision not in PRECISIONS:
+        raise ValueError(
+            f"device is one of {', '.join(DEVICES)} and precision one of {', '.join(PRECISIONS)}, got {device!r} and "
+            f"{precision!r}"
+        )
+    processes = Processes()
+    found = _found(device, processes.count)
+    if precision == "fp16" and found == "cpu":
+        raise ValueError("fp16 needs a GPU, and the device is the CPU: take bf16")
+    _check_launcher(precision)
+    if processes.count == 1 and precision == "no":
+        return Place(found, processes)
+    if importlib.util.find_spec("accelerate") is None:
+        what = f"{processes.count} processes" if processes.count > 1 else f"precision {precision}"
+        raise ModuleNotFoundError(
+            f'{what} need accelerate, which is not installed: pip install "sigmoid-core[accelerate]"', name="accelerate"
+        )
+    return Accelerated(found, precision, processes)
+
+
+def _found(device: str, processes: int) -> str:
+    """The device that is meant."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "mps" and there["mps"] and processes > 1:
+        raise ValueError("several processes cannot share Apple's GPU: take the device cpu, or one process")
+    if device != "auto":
+        if not there[device]:
+            raise ValueError(f"there is no device {device} here, or this PyTorch is built without it: take auto or cpu")
+        return device
+    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes") or processes > 1:
+        there["mps"] = False
+    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes"):
+        there["cuda"] = False
+    return next(name for name, is_there in there.items() if is_there)
+
+
+def _check_launcher(precision: str) -> None:
+    """Refuse what `accelerate launch` was configured for and would not be done."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        raise ValueError(
+            f"accelerate is configured for the precision {asked}, and the run for {precision}: give both the same"
+        )
+    for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(f"accelerate is configured for {what}, which a run does not use: choose MULTI_GPU there")

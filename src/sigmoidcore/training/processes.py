@@ -1,0 +1,138 @@
+"""The processes that train one network together: `torchrun` or `accelerate launch` starts them, here they talk.
+
+Each of them reads the same batches in the same order and takes its share of every one. What a process cannot know by
+itself, it asks the others: `total` and `gathered` for numbers, `of_first` for what the first one decides, `outcome` for
+what any of them may fail in.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
+
+
+class LostError(RuntimeError):
+    """Another process of the training has ended; the message is one line."""
+
+
+class ElsewhereError(RuntimeError):
+    """What `outcome` raises where another process failed; the message is that one's, and says which one it was."""
+
+
+def launched() -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are, as the launcher says; (0, 1) without one."""
+    try:
+        return int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    except ValueError:
+        return 0, 1
+
+
+class Processes:
+    """The processes of one training; made in each of them, it joins those that the launcher started.
+
+    With one process nothing is exchanged, and what is given comes back as it is.
+
+    Attributes:
+        rank: of this one, from 0.
+        count: of all.
+
+    Example:
+        >>> processes = Processes()
+        >>> processes.count, processes.share(100)
+        (1, slice(0, 100, None))
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.count = launched()
+        if self.count > 1 and not distributed.is_initialized():
+            distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes files and speaks to the user."""
+        return self.rank == 0
+
+    def share(self, samples: int) -> slice:
+        """The rows of a batch that are this process's; there may be none, and shares differ by at most 1."""
+        return slice(samples * self.rank // self.count, samples * (self.rank + 1) // self.count)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes of a tensor, which all have in the same shape and dtype."""
+        if self.count > 1:
+            values = values.clone()
+            distributed.all_reduce(values)
+        return values
+
+    def gathered(self, mine: Tensor, samples: int) -> Tensor:
+        """Rows of all processes, [samples, ...], from each one's `share`, in their order."""
+        if self.count == 1:
+            return mine
+        rows = self.share(samples)
+        whole = mine.new_zeros(samples, *mine.shape[1:])
+        whole[rows] = mine[: rows.stop - rows.start]
+        return self.total(whole)
+
+    def of_first(self, value: T) -> T:
+        """What the first process has, on all."""
+        if self.count == 1:
+            return value
+        held = [value]
+        distributed.broadcast_object_list(held, 0, device=torch.device("cpu"))
+        return held[0]
+
+    def first_said(self, value: T | None) -> T | None:
+        """The value of the first process that has one, on all."""
+        if self.count == 1:
+            return value
+        values: list[T | None] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return next((found for found in values if found is not None), None)
+
+    def outcome(self, make: Callable[[], T]) -> T:
+        """What `make` returns on this process, if it raises on none.
+
+        Raises:
+            Exception: what it raised here.
+            ElsewhereError: it raised on another process only.
+        """
+        if self.count == 1:
+            return make()
+        error: Exception | None = None
+        try:
+            made = make()
+        except Exception as problem:
+            error = problem
+        words = None if error is None else f"{error} (on process {self.rank + 1} of {self.count})"
+        said = self.first_said(words)
+        if error is not None:
+            raise error
+        if said is not None:
+            raise ElsewhereError(said)
+        return made
+
+    @torch.no_grad()
+    def same(self, model: nn.Module) -> None:
+        """Give a model the weights and buffers that it has on the first process."""
+        if self.count == 1:
+            return
+        tensors = [t for t in model.state_dict().values() if isinstance(t, Tensor) and t.numel()]
+        flat = torch.cat([t.flatten().view(torch.uint8) for t in tensors])
+        distributed.broadcast(flat, 0)
+        for tensor, part in zip(tensors, torch.split(flat, [t.nbytes for t in tensors]), strict=True):
+            tensor.copy_(part.clone().view(tensor.dtype).view_as(tensor))
+
+    def lost(self, error: BaseException) -> bool:
+        """Whether an error means that another process is gone."""
+        words = str(error)
+        signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "process group")
+        said = isinstance(error, RuntimeError) and any(sign in words for sign in signs)
+        return self.count > 1 and (said or isinstance(error, distributed.DistError))
+
+    def leave(self) -> None:
+        """Say goodbye to the others."""
+        if self.count > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
