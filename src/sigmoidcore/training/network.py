@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from sigmoidcore.files import open_no_link, write_whole
 from sigmoidcore.networks import MLP
+from sigmoidcore.training.kinds import SequenceNet, image_net, images, rows, sequences
 from sigmoidcore.training.state import MismatchError, fill
 
 WEIGHTS = "model.safetensors"
 """The file in a run's folder."""
 OWN = "own"
 """The architecture of a network that the user's own code makes."""
-_FORMAT, _ARCHITECTURE, _SUM = "format", "architecture", "sha256"
+_FORMAT, _ARCHITECTURE, _PREPROCESSING, _SUM = "format", "architecture", "preprocessing", "sha256"
 
 
 class NetworkError(ValueError):
@@ -44,11 +45,6 @@ class Architecture:
     arranged: Callable[[Tensor], Tensor]
 
 
-def rows(samples: Tensor) -> Tensor:
-    """Each sample as a row of numbers."""
-    return samples.flatten(1)
-
-
 def as_they_are(samples: Tensor) -> Tensor:
     """The samples themselves."""
     return samples
@@ -56,6 +52,10 @@ def as_they_are(samples: Tensor) -> Tensor:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(MLP, ("in_features", "width", "depth", "out_features"), rows),
+    "conv": Architecture(
+        image_net, ("in_channels", "height", "width", "channels", "depth", "out_features", "halvings"), images
+    ),
+    "rnn": Architecture(SequenceNet, ("features", "width", "depth", "out_features"), sequences),
 }
 """By name; a run of any other name is one of the user's own code."""
 
@@ -68,11 +68,13 @@ class Network:
         architecture: a name in `ARCHITECTURES`, or "own".
         sizes: that made it.
         model: itself.
+        preprocessing: SHA-256 of the preprocessing.json that makes its inputs; "" where there is none.
     """
 
     architecture: str
     sizes: Mapping[str, int]
     model: nn.Module
+    preprocessing: str = ""
 
     def arranged(self, samples: Tensor) -> Tensor:
         """Samples as a data set has them, [batch, ...], as this network takes them."""
@@ -118,6 +120,8 @@ def save_network(path: Path, network: Network) -> Path:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.model.state_dict().items()}
     described = {_ARCHITECTURE: network.architecture, **{name: str(size) for name, size in network.sizes.items()}}
+    if network.preprocessing:
+        described[_PREPROCESSING] = network.preprocessing
     metadata = {_FORMAT: "pt", **described, _SUM: checksum(described, tensors)}
     return write_whole(path, save(tensors, metadata=metadata))
 
@@ -163,10 +167,10 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
                 f"{path} is damaged: it does not have its checksum; `sigmoid-core train --resume {path.parent}` writes "
                 "it anew from the last checkpoint"
             )
-    architecture = metadata.pop(_ARCHITECTURE, "mlp")
+    architecture, preprocessing = metadata.pop(_ARCHITECTURE, "mlp"), metadata.pop(_PREPROCESSING, "")
     try:
         if architecture not in ARCHITECTURES or own is not None:
-            return _of_own_code(path, architecture, own, tensors)
+            return replace(_of_own_code(path, architecture, own, tensors), preprocessing=preprocessing)
         sizes = {name: int(value) for name, value in metadata.items()}
         if sizes.get("depth", 0) > len(tensors):
             raise ValueError(f"{sizes['depth']} layers, but {len(tensors)} tensors")
@@ -179,7 +183,7 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
         if isinstance(error, NetworkError):
             raise
         raise NetworkError(f"{path} does not fit the network that its metadata describe: {error}") from error
-    return made
+    return replace(made, preprocessing=preprocessing)
 
 
 def checksum(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

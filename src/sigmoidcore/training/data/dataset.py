@@ -1,10 +1,10 @@
 """A data set that is ready to be learnt from: `load` makes it, the training loop takes its batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from sigmoidcore.training.data.parts import Batch, Part, first
@@ -90,22 +90,32 @@ class Data:
 
     def flattened(self) -> Self:
         """The same set with each sample as a row of numbers, for a network of Linear layers."""
-        if len(self.shape) == 1:
+        return self.arranged(lambda samples: samples.flatten(1))
+
+    def arranged(self, arrange: Callable[[Tensor], Tensor]) -> Self:
+        """The same set as another network takes it.
+
+        Args:
+            arrange: samples, [batch, ...], in another shape, [batch, ...].
+        """
+        shape = tuple(arrange(torch.empty(1, *self.shape)).shape[1:])
+        if shape == self.shape:
             return self
-        return replace(self, train=_Flat(self.train), test=_Flat(self.test), shape=(prod(self.shape),))
+        return replace(self, train=_Arranged(self.train, arrange), test=_Arranged(self.test, arrange), shape=shape)
 
 
 @dataclass(frozen=True)
-class _Flat:
+class _Arranged:
     part: Part
+    arrange: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.part)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         for x, y in self.part.in_order(batch_size):
-            yield x.flatten(1), y
+            yield self.arrange(x), y
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
         for x, y in self.part.shuffled(batch_size, seed, epoch, start):
-            yield x.flatten(1), y
+            yield self.arrange(x), y
