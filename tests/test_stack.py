@@ -1,6 +1,7 @@
 """Hidden layers computed as one give the numbers of the modules, and step aside for whoever watches or transforms."""
 
 import copy
+import itertools
 import pickle
 import warnings
 
@@ -274,22 +275,47 @@ def test_a_gradient_by_slopes_is_there(model, x, calls):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "rows"),
     [
-        lambda model: model[2].requires_grad_(False),
-        lambda model: model[2].register_parameter("bias", None),
-        lambda model: setattr(model[3], "centered", False),
-        lambda model: nn.utils.parametrizations.weight_norm(model[2]),
-        lambda model: model.__setitem__(3, nn.Tanh()),
-        lambda model: setattr(model[3], "forward", torch.sin),
-        lambda model: model[2].register_parameter("weight", nn.Parameter(Scaled(model[2].weight.detach()))),
+        (lambda model: model[2].requires_grad_(False), 0),
+        (lambda model: model[2].register_parameter("bias", None), 0),
+        (lambda model: setattr(model[3], "centered", False), 0),
+        (lambda model: setattr(model[3], "forward", torch.sin), 0),
+        (lambda model: model[2].register_parameter("weight", nn.Parameter(Scaled(model[2].weight.detach()))), 0),
+        (lambda model: nn.utils.parametrizations.weight_norm(model[2]), 1),
+        (lambda model: model.__setitem__(3, nn.Tanh()), 1),
+        (lambda model: model.__setitem__(6, nn.Sequential(nn.Linear(16, 16))), 2),
     ],
 )
-def test_layers_of_another_kind_run_as_they_are(model, x, calls, change):
+def test_layers_of_another_kind_run_as_they_are(model, x, calls, change, rows):
     change(model)
     assert_close([model(x)], [nn.Sequential(*model.children())(x)])
     model(x).sum().backward()
-    assert not calls
+    assert len(calls) == 2 * rows
+
+
+@pytest.mark.parametrize("widths", [(16, 16, 8, 8, 8), (16, 8, 8, 4, 16, 16), (16, 8, 4, 16, 4), (16,), (16, 16)])
+@pytest.mark.parametrize("before", [(), (nn.Flatten(), nn.LayerNorm(5)), (nn.Identity(),)])
+def test_every_row_of_layers_of_one_width_is_computed_as_one(x, calls, widths, before):
+    torch.manual_seed(0)
+    layers = list(before)
+    for inputs, outputs in itertools.pairwise((5, *widths)):
+        layers += [nn.Linear(inputs, outputs), SigmoidCore(outputs, alpha=4.0, centered=True)]
+    model = sc.networks.Chain(*layers, nn.Dropout(), nn.Linear(widths[-1], 3)).eval()
+    assert_close([model(x)], [by_modules(model)(x)])
+    assert_close(gradients(model, x), gradients(by_modules(model), x))
+    assert len(calls) == 2 * sum(len(list(row)) > 1 for _, row in itertools.groupby(widths))
+
+
+def test_a_converted_sequential_can_be_a_chain(x, calls):
+    plain = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    before, found = plain(x), gradients(plain, x)
+    sc.convert(plain)
+    chain = sc.networks.Chain(*plain)
+    assert_close([chain(x)], [before], 1e-6)
+    assert_close(gradients(chain, x), found)
+    assert calls
+    assert list(chain.state_dict()) == list(plain.state_dict())
 
 
 def test_trained_slopes_get_their_gradients(x, calls):

@@ -22,7 +22,23 @@ HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
 
 
 class Chain(nn.Sequential):
-    """Layers one after the other, as `nn.Sequential`; hidden layers in a row are computed as one: see `stack`."""
+    """Layers one after the other, as `nn.Sequential`, which it may replace anywhere: a training step is faster.
+
+    `nn.Linear` and centered `SigmoidCore` in turns, at least two of each and of one width, are computed as one, to
+    rounding (docs/performance.md). All other layers run as they are.
+
+    Args:
+        *layers: the layers in order, or one dict of them.
+
+    Example:
+        >>> import sigmoidcore
+        >>> tanhs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+        >>> x = torch.randn(5, 4)
+        >>> expected = tanhs(x)
+        >>> _ = sigmoidcore.convert(tanhs)
+        >>> torch.allclose(Chain(*tanhs)(x), expected, atol=1e-6)
+        True
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply all layers."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore.autograd import asks_for
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.unwatched import runs_plainly, unwatched
 
@@ -34,23 +35,36 @@ _tanh_backward = torch.ops.aten.tanh_backward
 
 
 def run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers one after the other; those that are hidden layers in a row as one, where nobody watches them."""
+    """Apply layers one after the other; hidden layers in a row as one, where nobody watches them."""
+    done = 0
     if runs_plainly(x):
-        first = 0 if layers and type(layers[0]) is nn.Linear else 1  # a part of a network may begin with a core
-        last = first + 2 * ((len(layers) - first) // 2)
-        while last > first and type(layers[last - 1]) is not SigmoidCore:
-            last -= 2
-        stack = Stack.of(layers[first:last:2], layers[first + 1 : last : 2])
-        if stack is not None:
-            for layer in layers[:first]:
+        for first, last in _rows(layers):
+            for layer in layers[done:first]:
                 x = layer(x)
-            if stack.takes(x):
-                x = stack(x)
-                first = last
-            layers = layers[first:]
-    for layer in layers:
+            stack = Stack.of(layers[first:last:2], layers[first + 1 : last : 2]) if runs_plainly(x) else None
+            done = first
+            if stack is not None and stack.takes(x):
+                x, done = stack(x), last
+    for layer in layers[done:]:
         x = layer(x)
     return x
+
+
+def _rows(layers: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
+    """From where to where Linears and cores take turns, all of one width, at least twice."""
+    first = 0
+    while first + 4 <= len(layers):
+        last, width = first, getattr(layers[first], "out_features", None)
+        while (
+            last + 2 <= len(layers)
+            and type(layers[last]) is nn.Linear
+            and type(layers[last + 1]) is SigmoidCore
+            and layers[last].out_features == width
+        ):
+            last += 2
+        if last - first >= 4:
+            yield first, last
+        first = max(last, first + 1)
 
 
 Hear = Callable[[int, Tensor, Tensor], None]
@@ -98,12 +112,9 @@ class Stack:
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
-        """The stack of these layers, or None if they are no plain Linears and centered cores of one width."""
-        if len(linears) < 2:
-            return None
-        for linear, core in zip(linears, cores, strict=True):
-            if type(linear) is not nn.Linear or type(core) is not SigmoidCore:
-                return None
+        """The stack of these Linears and cores, or None if they are not plain, or the cores not centered."""
+        for core in cores:
+            assert isinstance(core, SigmoidCore)
             if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
                 return None
         if not (unwatched(linears) and unwatched(cores)):
@@ -249,9 +260,10 @@ class _Layers(torch.autograd.Function):
         added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
         hear = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
-        found = way(added, x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], hear)
-        of_inputs, of_weights, of_biases = found
-        return of_inputs, None, None, None, None, *of_weights, *of_biases
+        to_parameters = asks_for(node for node, _ in ctx.next_functions[-2 * len(weights) :])
+        to = ctx.needs_input_grad[0], to_parameters
+        of_inputs, of_parameters = way(added, x, ctx.factor, [1.0, *before], blocks, weights, to, hear)
+        return of_inputs, None, None, None, None, *of_parameters
 
 
 def _backward(
@@ -261,10 +273,20 @@ def _backward(
     before: Sequence[float],
     blocks: list[Tensor],
     weights: list[Tensor],
-    to_inputs: bool,
+    to: tuple[bool, bool],
     hear: Hear | None,
-) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
-    """Gradients by the inputs, weights and biases, some layers at a time from the last to the first."""
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients by the inputs, and by weights and biases, some layers at a time from the last to the first.
+
+    Args:
+        added: the gradient that comes to every layer's t from outside.
+        x: what the first layer reads.
+        factor, before, blocks, weights: of every layer, see `_forward`; what the layer before has as its c.
+        to: whether those by the inputs are needed, and those by weights and biases: a derivative by the inputs, as in
+            a differential equation, does without.
+        hear: is told about every layer.
+    """
+    to_inputs, to_parameters = to
     outputs = [t for block in blocks for t in block.unbind()]
     size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
     gradients = outputs[0].new_empty(size, *outputs[0].shape)
@@ -292,6 +314,9 @@ def _backward(
             here = gradients[: end - start]
             if hear is not None:
                 hear(start, here, block[start - first : end - first])
+            if not to_parameters:
+                end = start
+                continue
             of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
             if start > first:
                 of_weights[:0] = torch.bmm(here.mT, block[start - first - 1 : end - first - 1]).unbind()
@@ -302,7 +327,11 @@ def _backward(
                 of_weights[:0] = found
             end = start
     of_inputs = torch.mm(slots[0], weights[0]) if to_inputs else None
-    return of_inputs, of_weights, of_biases
+    return of_inputs, _or_none(of_weights, of_biases, 2 * len(weights))
+
+
+def _or_none(of_weights: list[Tensor], of_biases: list[Tensor], count: int) -> list[Tensor | None]:
+    return [*of_weights, *of_biases] or [None] * count
 
 
 def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
@@ -318,10 +347,11 @@ def _differentiable_backward(
     before: Sequence[float],
     blocks: list[Tensor],
     weights: list[Tensor],
-    to_inputs: bool,
+    to: tuple[bool, bool],
     hear: Hear | None,
-) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
+) -> tuple[Tensor | None, list[Tensor | None]]:
     """The same, layer by layer, in operations that can be differentiated."""
+    to_inputs, to_parameters = to
     outputs = [t for block in blocks for t in block.unbind()]
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
@@ -330,8 +360,9 @@ def _differentiable_backward(
         at = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]) * factor[layer]
         if hear is not None:
             hear(layer, at.detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
-        of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x))
-        of_biases.insert(0, at.sum(0) / before[layer])
+        if to_parameters:
+            of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x))
+            of_biases.insert(0, at.sum(0) / before[layer])
         if layer or to_inputs:
             g = at @ weights[layer]
-    return g if to_inputs else None, of_weights, of_biases
+    return g if to_inputs else None, _or_none(of_weights, of_biases, 2 * len(weights))
