@@ -4,9 +4,12 @@ import dataclasses
 import math
 import operator
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore.diagnosis.measurement import BINS, SHUT, STEPS, Layer, Measurement
@@ -15,6 +18,8 @@ from sigmoidcore.diagnosis.statistics import SCALARS, VECTORS, Sums
 from sigmoidcore.diagnosis.tracker import Row
 from sigmoidcore.diagnosis.weights import Weights, fetch
 from sigmoidcore.ranks import Alone, Ranks
+
+Array = NDArray[np.float64]
 
 
 @torch.no_grad()
@@ -65,13 +70,13 @@ def conclude(
         )
     last = next((r.tracker for r in reversed(recordings) if r.tracker.loss_function), None)
     read = last.rows[last.loss_reads].name if last and last.loss_reads >= 0 else None
-    samples = int(over.total(torch.tensor([float(sum(r.samples for r in recordings))])))
+    samples = int(over.total(np.array([sum(r.samples for r in recordings)]))[0])
     return Measurement(
         layers=tuple(layers),
         weights=found,
         samples=samples,
         step=step,
-        loss=None if loss is None else float(over.total(torch.tensor([loss], dtype=torch.float64))) / over.count,
+        loss=None if loss is None else float(over.total(np.array([loss]))[0]) / over.count,
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, row in enumerate(rows) if row.name == read), None),
         input_rms=inputs.rms if inputs.count else None,
@@ -115,8 +120,11 @@ class _Over:
         self.count = ranks.count
         self._device = device
 
-    def total(self, values: Tensor, op: str = "SUM") -> Tensor:
-        return self.ranks.total(values, self._device, op)
+    def total(self, values: NDArray[Any], op: str = "SUM") -> Array:
+        values = values.astype(np.float64, copy=False)
+        if self.count == 1:
+            return values
+        return self.ranks.total(torch.from_numpy(values), self._device, op).numpy()
 
 
 @dataclasses.dataclass(slots=True)
@@ -135,9 +143,9 @@ class _Facts:
     rows: float
     entropy: float | None
     looks: float
-    heads: Tensor | None = None
-    steps: Tensor | None = None
-    step_samples: Tensor | None = None
+    heads: Array | None = None
+    steps: Array | None = None
+    step_samples: Array | None = None
     neurons: int | None = None
     relative_slope: float | None = None
     saturated: float | None = None
@@ -149,57 +157,61 @@ class _Facts:
 
 
 def _facts(sums: Sequence[Sums], over: _Over) -> list[_Facts]:
-    """Everything at once: a number at a time would take longer than the training step."""
-    scalars = torch.tensor(fetch([number for s in sums for number in _scalars(s)]), dtype=torch.float64)
-    of = dict(zip(SCALARS, over.total(scalars).reshape(len(sums), len(SCALARS)).unbind(1), strict=True))
-    largest = over.total(torch.tensor(fetch([s.largest for s in sums]), dtype=torch.float64), "MAX")
-    squares, deviations = of["squares"] * of["several"] / of["count"], of["deviations"]
-    spread = torch.where(squares > 0, (deviations.clamp_min(0) / squares).sqrt().clamp_max(1), 0.0)
-    spread += squares - squares + deviations - deviations  # nan where one of them is not finite
-    columns = (
-        of["count"].tolist(),
-        (of["squares"] / of["count"]).sqrt().tolist(),
-        _known(spread, of["several"]),
-        of["nonfinite"].long().tolist(),
-        (of["total"] / of["seen"]).tolist(),
-        _known((of["gradient"] / of["samples"]).sqrt(), of["arrivals"]),
-        of["nonfinite_gradient"].long().tolist(),
-        largest.tolist(),
-        of["rows"].tolist(),
-        _known(of["entropy"] / of["queries"], of["queries"]),
-        of["looks"].tolist(),
-    )
-    facts = [_Facts(*numbers) for numbers in zip(*columns, strict=True)]
-    for name in ("heads", "steps", "step_samples"):
-        for i, vector in _vectors(sums, name, over):
-            setattr(facts[i], name, vector)
-    _add_neurons(facts, _vectors(sums, "slopes", over))
-    _add_histograms(facts, sums, over)
+    """Everything at once: a number at a time would take longer than the training step.
+
+    In NumPy, for the numbers are on the CPU by now, and few: a call of PyTorch's takes five times as long.
+    """
+    scalars = np.array(fetch([number for s in sums for number in _scalars(s)])).reshape(len(sums), -1)
+    of = dict(zip(SCALARS, over.total(scalars).T, strict=True))
+    largest = over.total(np.array(fetch([s.largest for s in sums])), "MAX")
+    with np.errstate(all="ignore"):
+        squares, deviations = of["squares"] * of["several"] / of["count"], of["deviations"]
+        share = np.minimum(np.sqrt(np.maximum(deviations, 0) / squares), 1)
+        # nan where one of them is not finite
+        spread = np.where(squares > 0, share, 0) + (squares - squares) + (deviations - deviations)
+        columns = (
+            of["count"].tolist(),
+            np.sqrt(of["squares"] / of["count"]).tolist(),
+            _known(spread, of["several"]),
+            of["nonfinite"].astype(int).tolist(),
+            (of["total"] / of["seen"]).tolist(),
+            _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
+            of["nonfinite_gradient"].astype(int).tolist(),
+            largest.tolist(),
+            of["rows"].tolist(),
+            _known(of["entropy"] / of["queries"], of["queries"]),
+            of["looks"].tolist(),
+        )
+        facts = [_Facts(*numbers) for numbers in zip(*columns, strict=True)]
+        for name in ("heads", "steps", "step_samples"):
+            for i, vector in _vectors(sums, name, over):
+                setattr(facts[i], name, vector)
+        _add_neurons(facts, _vectors(sums, "slopes", over))
+        _add_histograms(facts, sums, over)
     return facts
 
 
 _scalars = operator.attrgetter(*SCALARS)
 
 
-def _known(values: Tensor, where: Tensor) -> list[float | None]:
+def _known(values: Array, where: Array) -> list[float | None]:
     """Numbers; None where there is nothing to take them from."""
     return [value if there else None for value, there in zip(values.tolist(), where.tolist(), strict=True)]
 
 
-def _add_neurons(facts: list[_Facts], slopes: list[tuple[int, Tensor]]) -> None:
-    slopes = [(i, sums) for i, sums in slopes if sums.numel() and facts[i].rows]
+def _add_neurons(facts: list[_Facts], slopes: list[tuple[int, Array]]) -> None:
+    slopes = [(i, sums) for i, sums in slopes if sums.size and facts[i].rows]
     if not slopes:
         return
-    lengths = torch.tensor([sums.numel() for _, sums in slopes])
-    rows = torch.tensor([facts[i].rows for i, _ in slopes], dtype=torch.float64)
-    of = torch.repeat_interleave(torch.arange(len(slopes)), lengths)
-    means = torch.cat([sums for _, sums in slopes]) / rows[of]
-    columns = torch.stack([means, (means < SHUT).double(), (means == 0).double()])
-    shares = torch.zeros(3, len(slopes), dtype=torch.float64).index_add_(1, of, columns) / lengths
+    lengths = np.array([sums.size for _, sums in slopes])
+    of = np.repeat(np.arange(len(slopes)), lengths)
+    means = np.concatenate([sums / facts[i].rows for i, sums in slopes])
+    columns = np.stack([means, means < SHUT, means == 0])
+    shares = np.add.reduceat(columns, np.cumsum(lengths) - lengths, axis=1) / lengths
     counts = _counts(means, of, len(slopes))
     for (i, sums), mean, shut, dead, histogram in zip(slopes, *shares.tolist(), counts.tolist(), strict=True):
         fact = facts[i]
-        fact.neurons, fact.relative_slope, fact.saturated, fact.dead = sums.numel(), mean, shut, dead
+        fact.neurons, fact.relative_slope, fact.saturated, fact.dead = sums.size, mean, shut, dead
         fact.slopes = tuple(histogram)
 
 
@@ -208,25 +220,26 @@ def _add_histograms(facts: list[_Facts], sums: Sequence[Sums], over: _Over) -> N
     if len({(k.device, k.dtype) for k in kept}) > 1:
         kept = [k.to("cpu", torch.float32) for k in kept]
     kept.append(kept[0].new_full((1,), math.nan))  # one number at least: the largest of none is an error
-    values = pad_sequence(kept, batch_first=True, padding_value=math.nan)[:-1].cpu()
-    if not bool(torch.isfinite(values).all()):
-        values = values + (values - values)  # what is not finite becomes nan
-    limits = torch.stack([values, -values]).nan_to_num_(-math.inf, math.inf, -math.inf).amax(2)
-    most, least = over.total(limits, "MAX").to(values)
+    values = pad_sequence(kept, batch_first=True, padding_value=math.nan)[:-1].cpu().numpy()
+    values = np.where(np.isfinite(values), values, np.nan)
+    most = np.fmax.reduce(values, axis=1, initial=-math.inf)
+    least = np.fmax.reduce(-values, axis=1, initial=-math.inf)
+    most, least = over.total(np.stack([most, least]), "MAX").astype(values.dtype)
     width = most + least
-    width = torch.where(width > 0, width, 1.0)
-    counts = _counts((values + least[:, None]) / width[:, None], torch.arange(len(kept) - 1)[:, None], len(kept) - 1)
+    width = np.where(width > 0, width, 1)
+    counts = _counts((values + least[:, None]) / width[:, None], np.arange(len(values))[:, None], len(values))
     for fact, low, high, histogram in zip(
-        facts, (-least).tolist(), most.tolist(), over.total(counts).long().tolist(), strict=True
+        facts, (-least).tolist(), most.tolist(), over.total(counts).astype(int).tolist(), strict=True
     ):
         if math.isfinite(low):
             fact.low, fact.high, fact.histogram = low, high, tuple(histogram)
 
 
-def _counts(values: Tensor, of: Tensor, rows: int) -> Tensor:
+def _counts(values: NDArray[Any], of: NDArray[Any], rows: int) -> NDArray[Any]:
     """Histograms [rows, BINS] over [0, 1] of the values of each row; nan is not counted."""
-    places = (values * BINS).clamp_(0, BINS - 1).nan_to_num_(BINS).long() + of * (BINS + 1)
-    return torch.bincount(places.flatten(), minlength=rows * (BINS + 1)).reshape(rows, BINS + 1)[:, :BINS]
+    places = np.minimum(np.maximum(values * BINS, 0), BINS - 1)
+    places = np.where(np.isnan(places), BINS, places).astype(int) + of * (BINS + 1)
+    return np.bincount(places.ravel(), minlength=rows * (BINS + 1)).reshape(rows, BINS + 1)[:, :BINS]
 
 
 def _layers(rows: Sequence[Row], facts: Sequence[_Facts], factor: float) -> list[Layer]:
@@ -281,28 +294,29 @@ def _layer(
 def _sharp(facts: _Facts) -> float | None:
     if facts.heads is None or facts.entropy is None:
         return None
-    return float((facts.heads / facts.looks < SHUT).double().mean())
+    return float((facts.heads / facts.looks < SHUT).mean())
 
 
 def _steps(facts: _Facts, factor: float) -> tuple[float, ...] | None:
     squares, samples = facts.steps, facts.step_samples
     if squares is None or samples is None or not len(squares):
         return None
-    sizes = ((squares / samples.clamp_min(1)).sqrt() * factor).tolist()
+    sizes = (np.sqrt(squares / np.maximum(samples, 1)) * factor).tolist()
     count = min(STEPS, len(sizes))
     return tuple(sizes[round(i * (len(sizes) - 1) / max(1, count - 1))] for i in range(count))
 
 
-def _vectors(sums: Sequence[Sums], name: str, over: _Over) -> list[tuple[int, Tensor]]:
-    """One kind of vector of all layers that have it, over the ranks, on the CPU in float64, each with its layer."""
+def _vectors(sums: Sequence[Sums], name: str, over: _Over) -> list[tuple[int, Array]]:
+    """One kind of vector of all layers that have it, over the ranks, each with its layer."""
     present = [(i, v) for i, v in enumerate(map(operator.attrgetter(name), sums)) if v is not None]
     if not present:
         return []
     vectors = [v for _, v in present]
     if len({(v.device, v.dtype) for v in vectors}) > 1:
         vectors = [v.to("cpu", torch.float64) for v in vectors]
-    flat = over.total(torch.cat(vectors).to("cpu", torch.float64))
-    return [(i, part) for (i, v), part in zip(present, torch.split(flat, [v.numel() for v in vectors]), strict=True)]
+    flat = over.total(torch.cat(vectors).to("cpu", torch.float64).numpy())
+    ends = list(accumulate(v.numel() for v in vectors))
+    return [(i, flat[end - v.numel() : end]) for (i, v), end in zip(present, ends, strict=True)]
 
 
 def _fingerprint(rows: Sequence[Row], sums: Sequence[Sums]) -> float:
