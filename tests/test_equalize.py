@@ -1,5 +1,6 @@
 """Equalizer: when it looks, what it changes and by how much, and whether a network with a saturated layer recovers."""
 
+import copy
 import itertools
 import math
 
@@ -734,3 +735,49 @@ def test_a_residual_stream_comes_back_into_the_band(batch):
     assert equalizer.history[0].spread > 10
     assert equalizer.history[-1].spread < 4.2
     assert equalizer.history[-1].spread <= min(s.spread for s in equalizer.history) + 0.2
+
+
+def test_every_sample_goes_to_the_sinks(model, batch):
+    first, second, optimizer = [], [], idle()
+    with Equalizer(model, optimizer, every=2, sinks=[first.append, second.append]) as equalizer:
+        for _ in range(5):
+            step(model, optimizer, batch)
+    assert [sample.step for sample in first] == [0, 2, 4]
+    assert first == second == list(equalizer.history)
+
+
+def test_a_closure_that_looks_changes_slopes_before_the_weights_as_a_step_without_closure_does(model, batch):
+    cores(model)[2].slope.mul_(6)
+    others = copy.deepcopy(model)
+
+    def trained(model, closing):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        with Equalizer(model, optimizer, every=1) as equalizer:
+
+            def closure():
+                model.zero_grad()
+                backward(model, batch)
+                equalizer.look()
+
+            for _ in range(4):
+                if closing:
+                    optimizer.step(closure)
+                else:
+                    model.zero_grad()
+                    backward(model, batch)
+                    optimizer.step()
+        return equalizer
+
+    equalizer = trained(model, closing=True)
+    assert equalizer.history == trained(others, closing=False).history
+    assert sum(sample.slopes for sample in equalizer.history) > 0
+    assert_same(model, snapshot(others))
+
+
+def test_a_wrapper_of_an_optimizer_is_refused_with_the_remedy(model):
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    with pytest.raises(TypeError, match=r"Wrapper is a wrapper .* give the Equalizer the optimizer inside of it"):
+        Equalizer(model, Wrapper(idle()))

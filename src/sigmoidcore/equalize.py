@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -96,11 +96,13 @@ class Equalizer:
         scaler: the `torch.amp.GradScaler` of the training, if there is one: the history then has unscaled gradients.
             What is changed does not depend on it, for the factor is the same in every layer.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
+        sinks: are called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
     Attributes:
         history: the last 10,000 samples, each a `Sample`.
 
     Raises:
+        TypeError: the optimizer is a wrapper of another one and cannot have hooks.
         ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
             does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
             on all ranks.
@@ -132,6 +134,7 @@ class Equalizer:
         floor: float = 0.05,
         scaler: torch.amp.GradScaler | None = None,
         process_group: "torch.distributed.ProcessGroup | None" = None,
+        sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         if every != "auto" and (type(every) is not int or every < 1):
             raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
@@ -143,6 +146,7 @@ class Equalizer:
         self.tolerance = tolerance
         self.floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
+        self._sinks = tuple(sinks)
         self._cores = {n: m for n, m in tapped_modules(model).items() if isinstance(m, SigmoidCore)}
         if not self._cores:
             raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
@@ -155,6 +159,7 @@ class Equalizer:
         self._ranks = Ranks(process_group)
         self._scaler = scaler
         self._taps = Taps(self._cores, model.parameters)
+        self._optimizer = optimizer
         self._neurons = sum(core.shift.numel() for core in self._cores.values())
         self._step = 0
         self._next = 0
@@ -163,11 +168,26 @@ class Equalizer:
         self._compared = False
         self._fed: list[list[tuple[int, bool]]] | None = None
         self._before: Tensor | None = None
-        self._hooks = [
-            optimizer.register_step_pre_hook(uncompiled(self._before_step)),
-            optimizer.register_step_post_hook(uncompiled(self._after_step)),
-        ]
+        try:
+            self._hooks = [
+                optimizer.register_step_pre_hook(uncompiled(self._before_step)),
+                optimizer.register_step_post_hook(uncompiled(self._after_step)),
+            ]
+        except AttributeError as error:
+            raise TypeError(
+                f"{type(optimizer).__name__} is a wrapper that cannot have hooks: give the Equalizer the optimizer "
+                "inside of it, which is its attribute `optimizer` as a rule"
+            ) from error
         self._attach_if_due()
+
+    def look(self) -> None:
+        """Take the sample of this step now, if it is one; else `optimizer.step` does so before it changes anything.
+
+        For a closure that `optimizer.step` calls once: at its end, so that the slopes change before the weights do, and
+        not after them.
+        """
+        if self._stale(self._look_once(self._optimizer)):
+            self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
@@ -236,9 +256,7 @@ class Equalizer:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not _has_closure(args, kwargs):
-            opened = self._look_once(optimizer)
-            if self._stale(opened):
-                optimizer.zero_grad()
+            self.look()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
@@ -321,6 +339,8 @@ class Equalizer:
         self._next = self._step + self._interval
         thin = logs[:: max(1, math.ceil(len(logs) / 64))]
         self.history.append(Sample(self._step, spread(sizes), tuple(thin.tolist()), slopes, neurons))
+        for sink in self._sinks:
+            sink(self.history[-1])
         return neurons
 
     def _stale(self, opened: int) -> bool:

@@ -1116,3 +1116,13 @@ def test_what_is_no_state_is_refused_and_changes_nothing(model, batch, state):
 def test_patience_and_samples_are_what_the_documentation_says():
     assert monitor_module.PATIENCE == 10
     assert monitor_module.SAMPLES == 64
+
+
+def test_every_measurement_goes_to_the_sinks_those_too_that_are_dropped_later(model, batch):
+    seen, optimizer = [], sgd(model)
+    with Monitor(model, every=1, keep=4, sinks=[seen.append]) as monitor:
+        for _ in range(9):
+            step(model, optimizer, batch)
+    assert [m.step for m in seen] == list(range(9))
+    assert len(monitor.measurements) <= 4
+    assert seen[-1] is monitor.measurements[-1]

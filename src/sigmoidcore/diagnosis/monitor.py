@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -48,6 +48,7 @@ class Monitor:
         scaler: the `torch.amp.GradScaler` of the training, if there is one: sizes of gradients are then unscaled, and
             steps that it skips are noticed.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
+        sinks: are called with every new `Measurement`; see `sigmoidcore.integrations.sinks`.
 
     Raises:
         ValueError: `every` or `keep` is too small, the model has no parameters, or this process does not belong to
@@ -79,6 +80,7 @@ class Monitor:
         keep: int = 64,
         scaler: torch.amp.GradScaler | None = None,
         process_group: "torch.distributed.ProcessGroup | None" = None,
+        sinks: Iterable[Callable[[Measurement], object]] = (),
     ) -> None:
         if type(every) is not int or every < 1:
             raise ValueError(f"every must be a number of steps of at least 1, got {every!r}")
@@ -90,6 +92,7 @@ class Monitor:
         self.every = every
         self.keep = keep
         self._measured = Thinned(keep)
+        self._sinks = tuple(sinks)
         self._ranks = Ranks(process_group)
         self._scaler = scaler
         self._step = 0
@@ -261,8 +264,11 @@ class Monitor:
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
         step = self._step if self._stepped is None else self._stepped
         measurement = self._probe.conclude(step=step, scale=scale)
-        self._measured.add(replace(measurement, notes=(*measurement.notes, *notes)))
+        measurement = replace(measurement, notes=(*measurement.notes, *notes))
+        self._measured.add(measurement)
         self._start_over()
+        for sink in self._sinks:
+            sink(measurement)
 
     def _start_over(self) -> None:
         self._stepped = None

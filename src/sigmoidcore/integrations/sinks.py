@@ -1,0 +1,291 @@
+"""Sinks: where the samples of a `Monitor` and an `Equalizer` go while a model trains.
+
+A sink is any function of one argument: a `Monitor` calls it with every `Measurement`, an `Equalizer` with every
+`Sample`. Those below write a few numbers of it, and one picture of a measurement, whatever the number of layers.
+"""
+
+import csv
+import math
+import statistics
+from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.equalize import Sample
+from sigmoidcore.integrations.missing import missing
+from sigmoidcore.training.metrics import Metrics
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["CSV", "JSONL", "SCALARS", "MLflow", "Sink", "TensorBoard", "WandB", "picture", "scalars"]
+
+Sink = Callable[[Measurement | Sample], object]
+
+SCALARS = {
+    "spread": "of the gradient profile",
+    "smallest_gradient": "of the layers with weights",
+    "largest_gradient": "of the layers with weights",
+    "saturated": "largest share of saturated neurons in an activation",
+    "dead": "largest share of dead neurons in an activation",
+    "smallest_sample_spread": "across the samples: 0 where all have become one point",
+    "update": "median over the parameters of the step's change, over their size",
+    "not_finite": "numbers that are not finite, in outputs, gradients and parameters",
+    "equalizer_spread": "of the gradient profile of the cores",
+    "slopes_changed": "layers whose slope the Equalizer changed",
+    "neurons_opened": "saturated neurons that the Equalizer opened",
+}
+"""All names that `scalars` gives; the last three are of an `Equalizer`."""
+
+
+def scalars(sample: Measurement | Sample) -> dict[str, float]:
+    """The numbers that a sink writes; those that are not known are left out.
+
+    Example:
+        >>> scalars(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        {'equalizer_spread': 1.5, 'slopes_changed': 1, 'neurons_opened': 0}
+    """
+    if isinstance(sample, Sample):
+        return {"equalizer_spread": sample.spread, "slopes_changed": sample.slopes, "neurons_opened": sample.neurons}
+    found: dict[str, float] = {}
+    profile = sample.profile
+    if profile.names:
+        found["spread"] = profile.spread
+        found["smallest_gradient"], found["largest_gradient"] = float(profile.sizes.min()), float(profile.sizes.max())
+    layers = sample.layers
+    for name, choose, values in (
+        ("saturated", max, [layer.saturated for layer in layers]),
+        ("dead", max, [layer.dead for layer in layers]),
+        ("smallest_sample_spread", min, [layer.spread for layer in layers]),
+        ("update", statistics.median, [weight.update for weight in sample.weights]),
+    ):
+        known = [value for value in values if value is not None and not math.isnan(value)]
+        if known:
+            found[name] = choose(known)
+    found["not_finite"] = sum(layer.nonfinite + layer.nonfinite_gradient for layer in layers)
+    found["not_finite"] += sum(weight.nonfinite + weight.nonfinite_gradient for weight in sample.weights)
+    return found
+
+
+def picture(measurement: Measurement) -> NDArray[np.uint8]:
+    """The gradient profile, the saturation and the outputs over depth, as `Diagnosis.plot` draws them.
+
+    Returns:
+        Red, green and blue, shape [height, width, 3]; 900 wide.
+
+    Raises:
+        ImportError: matplotlib is missing (extra `plots`).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from sigmoidcore.diagnosis.report.plots import overview
+
+    canvas: Any = FigureCanvasAgg(overview(Diagnosis(measurement, ())))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+class TensorBoard:
+    """Writes `scalars` of every sample, and `picture` of every measurement, for the slider of TensorBoard.
+
+    Args:
+        writer: a `torch.utils.tensorboard.SummaryWriter`, or anything else with its `add_scalar` and `add_image`.
+        prefix: of the tags; another one for each of two models.
+        pictures: whether to draw; it takes 0.2 s a measurement.
+
+    Raises:
+        ImportError: `pictures`, and matplotlib is missing (extra `plots`).
+
+    Example:
+        >>> from unittest.mock import Mock
+        >>> writer = Mock()
+        >>> TensorBoard(writer)(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        >>> writer.add_scalar.call_args_list[0]
+        call('sigmoidcore/equalizer_spread', 1.5, 3)
+    """
+
+    def __init__(self, writer: "SummaryWriter", *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
+        self._writer: Any = writer
+        self._prefix = prefix
+        self._pictures = _drawable(pictures)
+
+    def __call__(self, sample: Measurement | Sample) -> None:
+        """Write it."""
+        for name, value in scalars(sample).items():
+            self._writer.add_scalar(f"{self._prefix}/{name}", value, sample.step)
+        if self._pictures and isinstance(sample, Measurement):
+            self._writer.add_image(f"{self._prefix}/layers", picture(sample), sample.step, dataformats="HWC")
+
+
+class WandB:
+    """Logs `scalars` of every sample, and `picture` of every measurement, to a run of Weights & Biases.
+
+    They have a step of their own, `sigmoidcore/step`: log what is yours without `step=`, for W&B drops what is logged
+    for a step before the latest.
+
+    Args:
+        run: from `wandb.init()`.
+        prefix: of the keys; another one for each of two models.
+        pictures: whether to draw; it takes 0.2 s a measurement.
+
+    Raises:
+        ImportError: wandb is missing; or `pictures`, and matplotlib is (extra `plots`).
+    """
+
+    def __init__(self, run: Any, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise missing("sigmoidcore.integrations.sinks.WandB", "wandb") from error
+        self._image = wandb.Image
+        self._run = run
+        self._prefix = prefix
+        self._pictures = _drawable(pictures)
+        run.define_metric(f"{prefix}/step", hidden=True)
+        run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
+
+    def __call__(self, sample: Measurement | Sample) -> None:
+        """Log it."""
+        row: dict[str, Any] = {"step": sample.step, **scalars(sample)}
+        if self._pictures and isinstance(sample, Measurement):
+            row["layers"] = self._image(picture(sample))
+        self._run.log({f"{self._prefix}/{name}": value for name, value in row.items()})
+
+
+class MLflow:
+    """Logs `scalars` of every sample, and `picture` of every measurement, to a run of MLflow.
+
+    Args:
+        run_id: of the run; None: the one that is active.
+        prefix: of the names; another one for each of two models.
+        pictures: whether to draw; it takes 0.2 s a measurement.
+
+    Raises:
+        ImportError: mlflow is missing; or `pictures`, and matplotlib is (extra `plots`).
+        ValueError: no run is active.
+    """
+
+    def __init__(self, run_id: str | None = None, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
+        try:
+            import mlflow
+        except ImportError as error:
+            raise missing("sigmoidcore.integrations.sinks.MLflow", "mlflow-skinny", "mlflow") from error
+        active = mlflow.active_run()
+        if run_id is None and active is None:
+            raise ValueError("no run of MLflow is active: use it inside of mlflow.start_run(), or name a run_id")
+        self._run_id: str = run_id or active.info.run_id
+        self._mlflow = mlflow
+        self._client = mlflow.MlflowClient()
+        self._prefix = prefix
+        self._pictures = _drawable(pictures)
+
+    def __call__(self, sample: Measurement | Sample) -> None:
+        """Log it."""
+        row = {f"{self._prefix}/{name}": float(value) for name, value in scalars(sample).items()}
+        self._mlflow.log_metrics(row, step=sample.step, run_id=self._run_id)
+        if self._pictures and isinstance(sample, Measurement):
+            image = picture(sample)
+            self._client.log_image(self._run_id, image, key=f"{self._prefix}/layers", step=sample.step)
+
+
+class CSV:
+    """Appends `scalars` of every sample to a table: `step`, and a column for each of `SCALARS`.
+
+    A training that goes on from a checkpoint writes the steps after it again: of two rows of a step the later counts.
+
+    Args:
+        path: of the file, which is made at the first sample.
+
+    Raises:
+        ValueError: at the first sample: the file is there and has other columns.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = CSV(Path(folder) / "samples.csv")
+        ...     table(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        ...     table.close()
+        ...     print((Path(folder) / "samples.csv").read_text().splitlines()[1])
+        3,,,,,,,,,1.5,1,0
+    """
+
+    COLUMNS = ("step", *SCALARS)
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._file: TextIOWrapper | None = None
+
+    def __call__(self, sample: Measurement | Sample) -> None:
+        """Append a row."""
+        if self._file is None:
+            self._file = self._opened()
+        csv.DictWriter(self._file, self.COLUMNS, lineterminator="\n").writerow({"step": sample.step, **scalars(sample)})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _opened(self) -> TextIOWrapper:
+        file = self._path.open("a+", newline="", encoding="utf-8")
+        file.seek(0)
+        header = file.readline()
+        expected = ",".join(self.COLUMNS) + "\n"
+        if header and header != expected:
+            file.close()
+            raise ValueError(
+                f"{self._path} has the columns {header.strip()[:60]!r}..., not those of a CSV sink: name another file"
+            )
+        if not header:
+            file.write(expected)
+        return file
+
+
+class JSONL:
+    """Appends every sample to a file of JSON, one object a line, with the gradient size of every layer.
+
+    `scalars` are in it by name, `kind` is "measurement" or "equalizer"; `layers` and `gradients` are lists of a
+    measurement, `log_sizes` is one of the Equalizer. Numbers that are not finite are "inf", "-inf" and "nan".
+    `sigmoidcore.training.run.read_metrics` reads it. Of two lines of a step the later one counts, as for `CSV`.
+
+    Args:
+        path: of the file, which is made at the first sample.
+
+    Raises:
+        OSError: at the first sample: it cannot be opened, or is a link.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._lines: Metrics | None = None
+
+    def __call__(self, sample: Measurement | Sample) -> None:
+        """Append a line."""
+        if self._lines is None:
+            self._lines = Metrics(self._path)
+        if isinstance(sample, Sample):
+            self._lines.log("equalizer", step=sample.step, **scalars(sample), log_sizes=sample.log_sizes)
+        else:
+            names, gradients = [layer.name for layer in sample.layers], [layer.gradient for layer in sample.layers]
+            self._lines.log("measurement", step=sample.step, **scalars(sample), layers=names, gradients=gradients)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+
+
+def _drawable(pictures: bool) -> bool:
+    """Whether to draw; where that is not possible, the error comes now and not in the middle of a training."""
+    if pictures:
+        import sigmoidcore.diagnosis.report.plots  # noqa: F401
+    return pictures

@@ -1,0 +1,341 @@
+"""Lightning's own Trainer, for some steps: what the callback sees and does is what it would in a plain loop."""
+
+import importlib
+import multiprocessing
+import os
+
+import lightning.pytorch as lightning
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from trainings import CLIP, STEPS, Outcome, adam, batches, cores, network, plain
+from trainings import batch as batch_of
+
+from sigmoidcore import Equalizer, Monitor
+from sigmoidcore.integrations.lightning import SigmoidCoreCallback
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
+
+
+def module_of(package, manual=False, by_step=False, dtype=torch.float64):
+    """A LightningModule of one of the packages."""
+
+    class Classifier(importlib.import_module(package).LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = network(dtype)
+            self.automatic_optimization = not manual
+
+        def training_step(self, batch, batch_idx):
+            # Lightning goes on with a batch of the epoch that is over; here a step has its own, whatever comes.
+            x, y = batch_of(self.trainer.global_step) if by_step else batch
+            loss = nn.functional.cross_entropy(self.network(x.to(dtype)).to(dtype), y)
+            if manual:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                self.clip_gradients(optimizer, CLIP, "norm")
+                optimizer.step()
+            return loss
+
+        def configure_optimizers(self):
+            return adam(self)
+
+    return Classifier()
+
+
+def trainer_of(package, *callbacks, steps=STEPS, **options):
+    options = {"gradient_clip_val": CLIP, "logger": False, "enable_checkpointing": False} | options
+    return importlib.import_module(package).Trainer(
+        max_steps=steps,
+        callbacks=list(callbacks),
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def outcome(module, callback):
+    return Outcome(module.network, callback.equalizer, callback.monitor)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_training_is_that_of_a_plain_loop(package):
+    module, callback = module_of(package), SigmoidCoreCallback(every=1, monitor_every=3)
+    trainer_of(package, callback).fit(module, batches())
+    found = outcome(module, callback)
+    found.assert_same(plain())
+    assert sum(sample.slopes for sample in found.history) > 0
+    assert sum(sample.neurons for sample in found.history) > 0
+    assert [step for step, *_ in found.measured] == [0, 3, 6, 9]
+    assert not cores(module)[0].__dict__.get("_watchers")
+    assert callback.diagnosis().history
+
+
+def test_micro_batches_are_joined():
+    module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=1, monitor_every=3)
+    trainer_of(PACKAGES[0], callback, accumulate_grad_batches=3).fit(module, batches(3 * STEPS))
+    outcome(module, callback).assert_same(plain(micro=3))
+
+
+def test_in_manual_optimization_it_is_the_same():
+    module, callback = module_of(PACKAGES[0], manual=True), SigmoidCoreCallback(every=1, monitor_every=3)
+    trainer_of(PACKAGES[0], callback, gradient_clip_val=None).fit(module, batches())
+    outcome(module, callback).assert_same(plain())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_training_goes_on_from_a_checkpoint_of_lightning_as_if_nothing_had_happened(package, tmp_path):
+    callbacks = importlib.import_module(package).callbacks
+
+    def fit(path=None):
+        module, callback = module_of(package, by_step=True), SigmoidCoreCallback(monitor_every=5)
+        saver = callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}")
+        trainer_of(package, callback, saver, steps=24, enable_checkpointing=True).fit(
+            module, batches(6), ckpt_path=path
+        )
+        return outcome(module, callback)
+
+    whole = fit()
+    assert sum(sample.slopes for sample in whole.history) > 0
+    assert [step for step, *_ in whole.measured] == [0, 5, 10, 15, 20]
+    assert len({b.step - a.step for a, b in zip(whole.history, whole.history[1:], strict=False)}) > 1  # the cadence
+    fit(tmp_path / "step=12.ckpt").assert_same(whole)
+    checkpoint = torch.load(tmp_path / "step=12.ckpt", weights_only=False)
+    state = checkpoint["callbacks"]["SigmoidCoreCallback{'module': ''}"]
+    assert state["equalizer"]["step"] == state["monitor"]["step"] == 12
+
+
+def test_a_trainer_that_fits_for_more_steps_goes_on():
+    module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=1, monitor_every=3)
+    trainer = trainer_of(PACKAGES[0], callback, steps=4)
+    trainer.fit(module, batches(4))
+    trainer.fit_loop.epoch_loop.max_steps = 8
+    trainer.fit(module, batches(4))
+    assert [sample.step for sample in callback.equalizer.history] == list(range(8))
+    assert [m.step for m in callback.monitor.measurements] == [0, 3, 6]
+
+
+def test_gradients_of_a_scaled_loss_are_unscaled_and_skipped_steps_are_no_samples():
+    from lightning.pytorch.plugins import MixedPrecision
+
+    def scaler():
+        return torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=4)
+
+    module = module_of(PACKAGES[0], dtype=torch.float32)
+    callback = SigmoidCoreCallback(every=1, monitor_every=3)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler())
+    trainer_of(PACKAGES[0], callback, plugins=[plugin], steps=-1, max_epochs=1).fit(module, batches())
+
+    model, ours = network(torch.float32), scaler()
+    optimizer, skipped = adam(model), 0
+    with Equalizer(model, optimizer, every=1, scaler=ours) as equalizer, Monitor(model, 3, scaler=ours) as monitor:
+        for x, y in batches():
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16, cache_enabled=False):
+                outputs = model(x)
+            ours.scale(nn.functional.cross_entropy(outputs.float(), y)).backward()
+            ours.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            before = ours.get_scale()
+            ours.step(optimizer)
+            ours.update()
+            skipped += ours.get_scale() < before
+    assert 0 < skipped < STEPS
+    found = outcome(module, callback)
+    assert len(found.history) == STEPS - skipped
+    assert max(found.history[0].log_sizes) < 0
+    found.assert_same(Outcome(model, equalizer, monitor))
+
+
+def test_an_optimizer_that_calls_its_closure_again_and_again_is_looked_at_once_a_step():
+    module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=1, monitor_every=3)
+    module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=1e-3, max_iter=3)
+    trainer_of(PACKAGES[0], callback, steps=4, gradient_clip_val=None).fit(module, batches(4))
+    assert [sample.step for sample in callback.equalizer.history] == [0, 1, 2, 3]
+
+
+class Pair(lightning.LightningModule):
+    """Two networks, and an optimizer each, as in adversarial training."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = network(), network()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = x.double()
+        for part, optimizer in zip((self.first, self.second), self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(part(x), y))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return adam(self.first), adam(self.second)
+
+
+def test_each_of_two_networks_with_an_optimizer_has_a_callback_of_its_own(tmp_path):
+    module = Pair()
+    parts = [SigmoidCoreCallback(every=1, monitor_every=3, module=name) for name in ("first", "second")]
+    trainer = trainer_of(PACKAGES[0], *parts, steps=2 * STEPS, gradient_clip_val=None)
+    trainer.fit(module, batches())
+    expected = plain(clip=None)
+    for model, callback in zip((module.first, module.second), parts, strict=True):
+        Outcome(model, callback.equalizer, callback.monitor).assert_same(expected)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=False)["callbacks"]
+    assert [saved[callback.state_key]["equalizer"]["step"] for callback in parts] == [STEPS, STEPS]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "2 of 2 optimizers have parameters of the module: say whose step .* optimizer=.* module="),
+        ({"optimizer": 2}, "optimizer=2, but there are 2"),
+        ({"module": "third"}, "module='third' is no part of Pair"),
+    ],
+)
+def test_where_several_optimizers_train_the_module_it_has_to_be_said_which(options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(PACKAGES[0], SigmoidCoreCallback(**options), gradient_clip_val=None).fit(Pair(), batches())
+
+
+def test_the_optimizer_that_is_named_is_looked_at():
+    module, callback = Pair(), SigmoidCoreCallback(every=1, monitor_every=None, optimizer=1)
+    trainer_of(PACKAGES[0], callback, steps=2 * STEPS, gradient_clip_val=None).fit(module, batches())
+    assert [sample.step for sample in callback.equalizer.history][-3:] == [STEPS - 3, STEPS - 2, STEPS - 1]
+    assert len(callback.equalizer.history[0].log_sizes) == 2 * len(cores(module.first))
+    assert callback.monitor is None
+
+
+class Plain(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == self.fails_at:
+            raise RuntimeError("broken")
+        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    fails_at = None
+
+    def configure_optimizers(self):
+        return adam(self)
+
+
+def test_a_network_without_cores_is_monitored_or_an_error_says_how():
+    with pytest.raises(ValueError, match=r"no cores, only Linear, ReLU.*or give every=None, to monitor only"):
+        trainer_of(PACKAGES[0], SigmoidCoreCallback()).fit(Plain(), batches())
+    callback = SigmoidCoreCallback(every=None, monitor_every=2)
+    trainer_of(PACKAGES[0], callback, steps=4).fit(Plain(), batches(4))
+    assert [m.step for m in callback.monitor.measurements] == [0, 2]
+
+
+def test_an_error_in_the_training_leaves_nothing_behind():
+    callback, module = SigmoidCoreCallback(every=None, monitor_every=1), Plain()
+    module.fails_at = 3
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer_of(PACKAGES[0], callback).fit(module, batches())
+    assert not module_hooks._global_forward_hooks
+    assert [m.step for m in callback.monitor.measurements] == [0, 1, 2]
+
+
+def test_sinks_are_called_with_the_samples_of_both():
+    seen = []
+    module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=2, monitor_every=3, sinks=[seen.append])
+    trainer_of(PACKAGES[0], callback, steps=4).fit(module, batches(4))
+    assert sorted((sample.step, type(sample).__name__) for sample in seen) == [
+        (0, "Measurement"),
+        (0, "Sample"),
+        (2, "Sample"),
+        (3, "Measurement"),
+    ]
+
+
+def test_a_compiled_module_is_seen():
+    module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=1, monitor_every=3)
+    trainer_of(PACKAGES[0], callback).fit(torch.compile(module, backend="eager"), batches())
+    outcome(module, callback).assert_same(plain())
+
+
+# --- two processes ---------------------------------------------------------------------------------------------------
+
+
+class Joined(lightning.LightningModule):
+    """Each rank takes its half of every batch; two of them do what one process does with all of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        half = len(x) // self.trainer.world_size
+        rows = slice(half * self.global_rank, half * (self.global_rank + 1))
+        return nn.functional.cross_entropy(self.network(x[rows].double()), y[rows])
+
+    def configure_optimizers(self):
+        return adam(self)
+
+
+class Keep(lightning.Callback):
+    """Writes what a rank came to, for spawned processes return nothing."""
+
+    def __init__(self, folder, ours):
+        self.folder, self.ours = folder, ours
+
+    def on_train_end(self, trainer, pl_module):
+        history = [vars(sample) for sample in self.ours.equalizer.history]
+        state = {name: tensor.clone() for name, tensor in pl_module.network.state_dict().items()}
+        sunk = len(self.ours._watch.sinks[0].samples)
+        torch.save({"history": history, "state": state, "sunk": sunk}, self.folder / f"{trainer.global_rank}.pt")
+
+
+class Gather:
+    """A sink that can be pickled."""
+
+    def __init__(self):
+        self.samples = []
+
+    def __call__(self, sample):
+        self.samples.append(sample)
+
+
+def fit_joined(folder, **options):
+    folder.mkdir()
+    callback = SigmoidCoreCallback(every=1, monitor_every=3, sinks=[Gather()])
+    options = {"use_distributed_sampler": False} | options
+    trainer_of(PACKAGES[0], callback, Keep(folder, callback), **options).fit(Joined(), batches())
+
+
+def fork(folder):
+    """In a process that has no other threads."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    fit_joined(folder, devices=2, strategy="ddp_fork")
+
+
+def test_two_ranks_of_ddp_make_the_same_changes_as_one_process_with_the_joined_batch(tmp_path):
+    fit_joined(tmp_path / "alone")
+    process = multiprocessing.get_context("spawn").Process(target=fork, args=(tmp_path / "ranks",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    alone, first, second = (
+        torch.load(tmp_path / name, weights_only=False) for name in ("alone/0.pt", "ranks/0.pt", "ranks/1.pt")
+    )
+    assert first["history"] == second["history"]
+    for name, tensor in first["state"].items():
+        assert torch.equal(tensor, second["state"][name]), name
+        torch.testing.assert_close(tensor, alone["state"][name], rtol=1e-6, atol=1e-6)
+    assert sum(sample["slopes"] for sample in alone["history"]) > 0
+    for one, joined in zip(alone["history"], first["history"], strict=True):
+        assert one["log_sizes"] == pytest.approx(joined["log_sizes"], abs=1e-6)
+    assert first["sunk"] == alone["sunk"] > 0
+    assert second["sunk"] == 0
