@@ -2,9 +2,9 @@
 
 Digits, width 64, depths 100 and 1,000, batch 100, 10 epochs (140 steps). Two trainings of the same network on the same
 batches, one with and one without, take turns step by step, so that what else the machine does slows both; the ratio is
-that of the sums over all steps, and the median over 8 pairs, in every second of which the
-other one is made and goes first. `prepare` sees one batch of 100, too, and is counted in
-training steps (forward, backward, Adam).
+that of the sums over all steps, and the median over 8 pairs, in every second of which the other one is made and goes
+first. With one thread the time is the processor's, else the clock's. `prepare` sees one batch of 100, too, and is
+counted in training steps (forward, backward, Adam).
 """
 
 import statistics
@@ -20,23 +20,28 @@ from _report import Report, arguments
 from sigmoidcore.training import digits
 
 
+def now() -> float:
+    """Seconds of the processor's time, or of the clock's where several threads share the work."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def seconds_of_steps(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]], equalizes: bool, looks: list[int]
 ) -> Iterator[float]:
     """Train, and yield after every step what it took; the Equalizer's first and last work included."""
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)
-    setup = time.perf_counter()
+    setup = now()
     with sc.Equalizer(model, optimizer) if equalizes else nullcontext() as equalizer:
-        extra = time.perf_counter() - setup
+        extra = now() - setup
         for i, (x, y) in enumerate(batches):
-            started = time.perf_counter()
+            started = now()
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("peak", group["lr"]) * min(1.0, 2 * (1 - i / len(batches)))
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            yield time.perf_counter() - started + extra
+            yield now() - started + extra
             extra = 0.0
         if equalizer is not None:
             looks.append(len(equalizer.history))
@@ -68,9 +73,9 @@ def main() -> None:
             for equalizes in (first, not first):
                 torch.manual_seed(seed)
                 model = sc.MLP(64, 64, depth, 10)
-                started = time.perf_counter()
+                started = now()
                 sc.prepare(model, x, targets=y, loss_fn=nn.functional.cross_entropy)
-                prepares.append(time.perf_counter() - started)
+                prepares.append(now() - started)
                 runs.append(seconds_of_steps(model, batches, equalizes, looks))
             taken = [pair if first else pair[::-1] for pair in zip(*runs, strict=True)]
             ratios.append(sum(pair[0] for pair in taken) / sum(pair[1] for pair in taken))
