@@ -350,3 +350,27 @@ def test_a_gradient_scaler_and_an_accumulation_work(model, x, calls):
     assert_close([p.grad for p in model.parameters()], gradients(by_modules(model), x))
     scaler.step(optimizer)
     assert len(calls) == 2
+
+
+def test_derivatives_by_the_inputs_leave_the_gradients_of_the_parameters_out(model, x, calls, monkeypatch):
+    asked = []
+    way = stack._differentiable_backward
+
+    def heard(*args):
+        asked.append(args[6])
+        return way(*args)
+
+    monkeypatch.setattr(stack, "_differentiable_backward", heard)
+    x = x.clone().requires_grad_()
+    loss = model(x).square().sum()
+    (by_inputs,) = torch.autograd.grad(loss, x, create_graph=True)
+    (by_weight,) = torch.autograd.grad(loss, model[2].weight, create_graph=True)
+    by_bias, _ = torch.autograd.grad(loss, [model[0].bias, x], create_graph=True)
+    assert asked == [(True, False), (True, True), (True, True)]
+    by_inputs.square().sum().backward()
+    found = [by_inputs, by_weight, by_bias, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+    modules = nn.Sequential(*model.children())
+    model.zero_grad()
+    expected = torch.autograd.grad(modules(x).square().sum(), [x, model[2].weight, model[0].bias], create_graph=True)
+    expected[0].square().sum().backward()
+    assert_close(found, [*expected, *(p.grad for p in model.parameters() if p.grad is not None)])

@@ -1,7 +1,7 @@
 """Questions to PyTorch's autograd: about the graph behind a tensor, and about the backward pass that is running."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 
 import torch
@@ -32,6 +32,17 @@ def accumulates(leaf: Node) -> bool:
         return torch._C._will_engine_execute_node(leaf)
     except RuntimeError:  # `torch.autograd.grad` by that very leaf
         return False
+
+
+def asks_for(nodes: Iterable[Node | None]) -> bool:
+    """Whether the backward pass that is running needs a gradient at any of these nodes; that of some inputs may not."""
+    for node in nodes:
+        try:
+            if node is not None and torch._C._will_engine_execute_node(node):
+                return True
+        except RuntimeError:  # `torch.autograd.grad` by that very leaf
+            return True
+    return False
 
 
 def in_checkpoint() -> bool:

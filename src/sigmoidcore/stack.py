@@ -278,13 +278,8 @@ def _backward(
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Gradients by the inputs, and by weights and biases, some layers at a time from the last to the first.
 
-    Args:
-        added: the gradient that comes to every layer's t from outside.
-        x: what the first layer reads.
-        factor, before, blocks, weights: of every layer, see `_forward`; what the layer before has as its c.
-        to: whether those by the inputs are needed, and those by weights and biases: a derivative by the inputs, as in
-            a differential equation, does without.
-        hear: is told about every layer.
+    `to` says whether those by the inputs are needed, and those by weights and biases: a derivative by the inputs, as
+    in a differential equation, does without.
     """
     to_inputs, to_parameters = to
     outputs = [t for block in blocks for t in block.unbind()]
@@ -301,8 +296,7 @@ def _backward(
         while end > first:
             start = max(first, end - size)
             for layer in range(end - 1, start - 1, -1):
-                more = added[layer]
-                g = _sum(g, None if more is None else more * factor[layer], outputs[layer])
+                g = _with(g, added[layer], factor[layer], outputs[layer])
                 at = slots[layer - start]
                 _tanh_backward.grad_input(g, outputs[layer], grad_input=at)
                 if layer:
@@ -334,6 +328,15 @@ def _or_none(of_weights: list[Tensor], of_biases: list[Tensor], count: int) -> l
     return [*of_weights, *of_biases] or [None] * count
 
 
+def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor) -> Tensor:
+    """What has come back, to which a times what comes from outside is added in place."""
+    if g is None:
+        return torch.zeros_like(like) if more is None else more * a
+    if more is None:
+        return g
+    return g.addcmul_(more, a) if isinstance(a, Tensor) else g.add_(more, alpha=a)
+
+
 def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
     if a is None:
         return torch.zeros_like(like) if b is None else b
@@ -357,12 +360,13 @@ def _differentiable_backward(
     of_biases: list[Tensor] = []
     g: Tensor | None = None
     for layer in range(len(weights) - 1, -1, -1):
-        at = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]) * factor[layer]
+        at, a = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]), factor[layer]
+        rows = a.unsqueeze(1) if isinstance(a, Tensor) else a
         if hear is not None:
-            hear(layer, at.detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
+            hear(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
         if to_parameters:
-            of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x))
-            of_biases.insert(0, at.sum(0) / before[layer])
+            of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x) * rows)
+            of_biases.insert(0, at.sum(0) * (a / before[layer]))
         if layer or to_inputs:
-            g = at @ weights[layer]
+            g = at @ (weights[layer] * rows)  # and not at * a: there are more samples than neurons where this is used
     return g if to_inputs else None, _or_none(of_weights, of_biases, 2 * len(weights))
