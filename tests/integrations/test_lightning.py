@@ -72,6 +72,7 @@ def test_a_training_is_that_of_a_plain_loop(package):
     assert sum(sample.slopes for sample in found.history) > 0
     assert sum(sample.neurons for sample in found.history) > 0
     assert [step for step, *_ in found.measured] == [0, 3, 6, 9]
+    assert min(found.norms) > 2 * CLIP  # before clipping
     assert not cores(module)[0].__dict__.get("_watchers")
     assert callback.diagnosis().history
 

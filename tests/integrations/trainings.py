@@ -1,5 +1,7 @@
 """The training that every framework runs here, and what a plain loop makes of it."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -50,6 +52,11 @@ class Outcome:
         self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.history = list(equalizer.history)
         self.measured = [(m.step, *gradients(m)) for m in monitor.measurements]
+
+    @property
+    def norms(self) -> list[float]:
+        """Of the gradients of all parameters, as the Monitor saw them."""
+        return [math.hypot(*(g for g in weights if g is not None)) for _, _, weights in self.measured]
 
     def assert_same(self, other: "Outcome", tolerance: float = 1e-9) -> None:
         """The same changes at the same steps, and the same numbers."""

@@ -1,0 +1,110 @@
+"""pytorch-ignite: a handler that equalizes and monitors."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.monitor import Monitor
+from sigmoidcore.equalize import Equalizer
+from sigmoidcore.integrations.missing import missing
+from sigmoidcore.integrations.sinks import Sink
+from sigmoidcore.integrations.watch import Watch
+
+try:
+    import ignite.distributed as idist
+    from ignite.engine import Engine, Events
+except ImportError as error:
+    raise missing(__name__, "pytorch-ignite") from error
+
+__all__ = ["SigmoidCoreHandler"]
+
+
+class SigmoidCoreHandler:
+    """An `Equalizer` and a `Monitor` on a trainer of ignite, from its first step to its last.
+
+    It has a `state_dict` for ignite's `Checkpoint`: give it the handler, and load into a handler before the trainer
+    runs. Gradients are read before clipping and are unscaled.
+
+    Args:
+        model: the model, wrapped or not.
+        optimizer: its optimizer; where several train it, that whose step the Equalizer looks at.
+        scaler: the `torch.amp.GradScaler` of the training, if there is one.
+        tolerance: of the Equalizer.
+        floor: of the Equalizer.
+        every: of the Equalizer: "auto" or a number of steps; None: no Equalizer.
+        monitor_every: `every` of the Monitor; None: no Monitor.
+        sinks: are called with every sample, in the process of rank 0 only.
+
+    Attributes:
+        equalizer: the latest `Equalizer`, or None.
+        monitor: the latest `Monitor`, or None.
+
+    Raises:
+        ImportError: on import: pytorch-ignite is not installed.
+        ValueError: there is nothing to do. When the trainer starts: the model has no cores.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        tolerance: float = 2.0,
+        floor: float = 0.05,
+        every: int | Literal["auto"] | None = "auto",
+        monitor_every: int | None = 100,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        self._watch = Watch(tolerance=tolerance, floor=floor, every=every, monitor_every=monitor_every, sinks=sinks)
+        self._model = model
+        self._optimizer = optimizer
+        self._scaler = scaler
+
+    def attach(self, engine: Engine) -> Self:
+        """Begin and end with this trainer; returns itself."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._watch.end)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        return self
+
+    @property
+    def equalizer(self) -> Equalizer | None:
+        """The latest, or None."""
+        return self._watch.equalizer
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The latest, or None."""
+        return self._watch.monitor
+
+    def diagnosis(self) -> Diagnosis:
+        """What the Monitor says of the training so far.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        return self._watch.diagnosis()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For ignite's `Checkpoint`."""
+        return self._watch.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From ignite's `Checkpoint.load_objects`."""
+        self._watch.load_state_dict(state_dict)
+
+    def _begin(self, engine: Engine) -> None:
+        under_way = engine.state.iteration > 0
+        self._watch.begin(
+            self._model, self._optimizer, scaler=self._scaler, main=idist.get_rank() == 0, under_way=under_way
+        )
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        """End; and raise the error, as the engine does where nobody handles it."""
+        self._watch.end()
+        if len(engine._event_handlers[Events.EXCEPTION_RAISED]) == 1:
+            raise error
