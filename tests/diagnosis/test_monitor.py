@@ -1126,3 +1126,22 @@ def test_every_measurement_goes_to_the_sinks_those_too_that_are_dropped_later(mo
     assert [m.step for m in seen] == list(range(9))
     assert len(monitor.measurements) <= 4
     assert seen[-1] is monitor.measurements[-1]
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_the_first_step_after_a_state_is_measured_if_it_is_due(model, batch, steps):
+    optimizer = sgd(model)
+    with Monitor(model, every=3) as monitor:
+        for _ in range(steps):
+            step(model, optimizer, batch)
+    with Monitor(model, every=3) as other:
+        other.load_state_dict(monitor.state_dict())
+        for _ in range(4):
+            step(model, optimizer, batch)
+    assert [m.step for m in other.measurements] == [0, 3, 6, 9][: 3 + (steps == 6)]
+
+
+def test_a_state_holds_the_step_that_is_over_although_not_all_parameters_have_moved(model, batch):
+    with Monitor(model, every=3) as monitor:
+        step(model, sgd(model[0]), batch)
+        assert len(monitor.state_dict()["measurements"]["kept"]) == 1

@@ -124,8 +124,7 @@ class Monitor:
     @property
     def measurements(self) -> list[Measurement]:
         """By step, the latest last."""
-        if self._stepped is not None and self._ranks.count == 1:
-            self._take()  # nobody has to agree
+        self._take_what_is_over()
         return self._measured.kept
 
     def diagnosis(self) -> Diagnosis:
@@ -142,6 +141,7 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on later: the step, and what was measured, in numbers and texts only."""
+        self._take_what_is_over()
         return {"step": self._step, "measurements": self._measured.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -157,11 +157,12 @@ class Monitor:
         self._step = step
         self._probe.detach()
         self._start_over()
+        self._attach_if_due()
 
     def remove(self) -> None:
         """Stop watching; what was measured stays."""
-        if self._remove.alive and self._stepped is not None and self._ranks.count == 1:
-            self._take()
+        if self._remove.alive:
+            self._take_what_is_over()
         self._remove()
         self._probe.forget()
 
@@ -254,6 +255,11 @@ class Monitor:
                 self._probe.detach()
                 self._attach_if_due()
         elif self._all(self._probe.weights.moved):
+            self._take()
+
+    def _take_what_is_over(self) -> None:
+        """Measure a step that waits for other optimizers, where no rank has to agree."""
+        if self._stepped is not None and self._ranks.count == 1:
             self._take()
 
     def _take(self) -> None:

@@ -1,0 +1,175 @@
+"""Where samples go: a few numbers and one picture, whatever the number of layers."""
+
+import csv
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sigmoidcore import MLP, Equalizer, Monitor
+from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.equalize import Sample
+from sigmoidcore.integrations.sinks import CSV, JSONL, SCALARS, MLflow, TensorBoard, WandB, picture, scalars
+from sigmoidcore.training.run import read_metrics
+
+SAMPLE = Sample(step=7, spread=1.5, log_sizes=(0.0, math.log(1.5)), slopes=2, neurons=3)
+MEASUREMENT = Measurement(
+    layers=(
+        Layer("0", "0", "Linear", "weights", gradient=0.5, spread=0.9, nonfinite_gradient=1),
+        Layer("1", "1", "Sigmoid", "activation", gradient=9.0, saturated=0.25, spread=0.2),
+        Layer("2", "2", "Linear", "weights", gradient=2.0, spread=0.8),
+        Layer("3", "3", "ReLU", "activation", saturated=None, dead=0.125, nonfinite=2),
+        Layer("4", "4", "Sigmoid", "activation", saturated=0.5),
+    ),
+    weights=(
+        Weight("0.weight", (2, 2), update=0.1),
+        Weight("2.weight", (2, 2), update=0.4, nonfinite=3),
+        Weight("2.bias", (2,), update=0.2),
+        Weight("9.bias", (2,)),
+    ),
+    samples=8,
+    step=7,
+)
+
+
+def train(*sinks, steps=5, depth=4):
+    """A network, a few steps of it measured and equalized."""
+    model = MLP(8, 16, depth, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    with Equalizer(model, optimizer, every=2, sinks=sinks), Monitor(model, every=4, sinks=sinks):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(20, 8)), torch.randint(0, 3, (20,))).backward()
+            optimizer.step()
+
+
+def test_the_scalars_of_a_measurement_are_these():
+    assert scalars(MEASUREMENT) == {
+        "spread": 4.0,
+        "smallest_gradient": 0.5,
+        "largest_gradient": 2.0,
+        "saturated": 0.5,
+        "dead": 0.125,
+        "smallest_sample_spread": 0.2,
+        "update": 0.2,
+        "not_finite": 6,
+    }
+
+
+def test_what_is_not_known_is_left_out():
+    assert scalars(Measurement((), (), samples=8)) == {"not_finite": 0}
+    unknown = replace(MEASUREMENT.layers[0], gradient=math.nan, spread=None, nonfinite_gradient=0)
+    found = scalars(Measurement((unknown,), (Weight("0.weight", (2, 2), update=math.nan),), samples=8))
+    assert math.isnan(found.pop("spread"))
+    assert math.isnan(found.pop("smallest_gradient"))
+    assert math.isnan(found.pop("largest_gradient"))
+    assert found == {"not_finite": 0}
+
+
+def test_the_names_are_those_that_are_described():
+    assert set(SCALARS) == {*scalars(MEASUREMENT), *scalars(SAMPLE)}
+
+
+@pytest.mark.parametrize("measurement", [MEASUREMENT, Measurement((), (), samples=8)])
+def test_the_picture_is_one_of_900_pixels_and_not_empty(measurement):
+    drawn = picture(measurement)
+    height, width, colours = drawn.shape
+    assert (width, colours, drawn.dtype) == (900, 3, np.uint8)
+    assert 200 < height < 1000
+    assert (drawn != 255).any()
+
+
+class Writer:
+    """Has what a SummaryWriter has."""
+
+    def __init__(self):
+        self.tags = []
+
+    def add_scalar(self, tag, value, step):
+        self.tags.append((tag, step))
+
+    def add_image(self, tag, image, step, dataformats):
+        assert dataformats == "HWC"
+        self.tags.append((tag, step))
+
+
+@pytest.mark.parametrize("depth", [4, 60])
+def test_tensorboard_gets_as_many_tags_for_a_deep_network_as_for_a_shallow_one(depth):
+    train(TensorBoard(writer := Writer()), depth=depth)
+    tags = {tag for tag, _ in writer.tags}
+    assert tags <= {"sigmoidcore/layers", *(f"sigmoidcore/{name}" for name in SCALARS)}
+    assert [step for tag, step in writer.tags if tag == "sigmoidcore/layers"] == [0, 4]
+    assert [step for tag, step in writer.tags if tag == "sigmoidcore/equalizer_spread"] == [0, 2, 4]
+
+
+def test_without_pictures_and_under_another_name():
+    TensorBoard(writer := Writer(), prefix="generator", pictures=False)(MEASUREMENT)
+    assert writer.tags == [(f"generator/{name}", 7) for name in scalars(MEASUREMENT)]
+
+
+def test_a_table_has_a_row_a_sample_and_goes_on_in_the_same_file(tmp_path):
+    path = tmp_path / "samples.csv"
+    for sample in (MEASUREMENT, SAMPLE):
+        table = CSV(path)
+        table(sample)
+        table.close()
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: float(v) for k, v in row.items() if v} for row in rows] == [
+        {"step": 7, **scalars(MEASUREMENT)},
+        {"step": 7, **scalars(SAMPLE)},
+    ]
+
+
+def test_a_file_that_is_another_table_is_left_alone(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"mine\.csv has the columns 'a,b'.*name another file"):
+        CSV(path)(SAMPLE)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_no_file_is_made_before_the_first_sample(tmp_path):
+    CSV(tmp_path / "a").close()
+    JSONL(tmp_path / "b").close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_of_json_have_every_layer_and_can_be_read_back(tmp_path):
+    lines = JSONL(tmp_path / "samples.jsonl")
+    broken = replace(MEASUREMENT.layers[0], gradient=math.nan)
+    for sample in (MEASUREMENT, SAMPLE, Measurement((broken,), (), samples=8, step=9)):
+        lines(sample)
+    lines.close()
+    first, second, third = read_metrics(tmp_path / "samples.jsonl")
+    assert first == {
+        "kind": "measurement",
+        "step": 7,
+        **scalars(MEASUREMENT),
+        "layers": ["0", "1", "2", "3", "4"],
+        "gradients": [0.5, 9.0, 2.0, None, None],
+    }
+    assert second == {"kind": "equalizer", "step": 7, **scalars(SAMPLE), "log_sizes": [0.0, math.log(1.5)]}
+    assert math.isnan(third["gradients"][0])
+
+
+@pytest.mark.parametrize(("sink", "package"), [(lambda: WandB(None), "wandb"), (MLflow, "mlflow-skinny")])
+def test_a_package_that_is_missing_is_named(sink, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package.split("-")[0], None)
+    with pytest.raises(ImportError, match=rf"sinks\.\w+ needs {package}.*missing: pip install {package}"):
+        sink()
+
+
+def test_without_matplotlib_pictures_are_an_error_at_once(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("sigmoidcore.diagnosis.report.plots", "sigmoidcore.style"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ImportError, match=r"pip install \"sigmoid-core\[plots\]\""):
+        TensorBoard(Writer())
+    TensorBoard(Writer(), pictures=False)(SAMPLE)
