@@ -16,6 +16,7 @@ GROUPS = {
 HEAD = """# What a diagnosis can find
 
 <!-- Written by docs/rules.py from sigmoidcore.diagnosis.rules; a test compares the two. -->
+<!-- all run by tests/diagnosis/test_rules.py -->
 
 `sc.diagnose` looks at one batch, `sc.Monitor` at a training ([API](api.md)). These rules make findings of what
 they measure. Thresholds are ratios, or what arithmetic gives: width, batch size, the scale of the loss and the dtype do
