@@ -1,7 +1,10 @@
 """Files that are written whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, data: bytes) -> Path:
@@ -19,16 +22,42 @@ def write_whole(path: Path, data: bytes) -> Path:
     Raises:
         OSError: the file cannot be written; what was there before is still there.
     """
+    with whole(path) as file:
+        file.write(data)
+    return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes its place when all of it is on the disk; after an error nothing of it is left.
+
+    Args:
+        path: of the file; its folder must exist. What is there stays until the end.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with whole(path) as file:
+        ...     _ = file.write(b"1 2 3")
+        ...     before = path.exists()
+        >>> before, path.read_text()
+        (False, '1 2 3')
+    """
     # Processes that write the same file, ranks for example, each have a part of their own.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.unlink(missing_ok=True)
-        write_synced(part, data)
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
         sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
-    return path
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -92,6 +92,33 @@ class Lock:
             os.close(descriptor)  # its last holder has just removed it: make a new one
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process seems to work on a folder; for people to read: only a `Lock` makes sure.
+
+    It looks at the process that `lock` names and does not try the lock, which could get in the way of its holder.
+
+    Args:
+        folder: of a run.
+    """
+    try:
+        descriptor = open_no_link(folder / NAME, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        holder = _holder(descriptor)
+    finally:
+        os.close(descriptor)
+    if holder.get("host") != socket.gethostname() or sys.platform == "win32":
+        return True
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except (KeyError, TypeError, ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
 def _take(descriptor: int) -> None:
     if sys.platform != "win32":
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

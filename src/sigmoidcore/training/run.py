@@ -16,6 +16,7 @@ docs/runs.md describes it; `read_metrics` and `read_config` read it.
 """
 
 import datetime
+import hashlib
 import io
 import json
 import os
@@ -52,7 +53,7 @@ __all__ = ["FORMAT", "Config", "Run", "holds_run", "read_config", "read_metrics"
 RUNS = Path("runs")
 """Runs without a folder of their own go here."""
 
-_CONFIG, _ENVIRONMENT, _METRICS, _FIGURES, _REPORT, _CHECKPOINTS = (
+_CONFIG, ENVIRONMENT, METRICS, _FIGURES, _REPORT, _CHECKPOINTS = (
     "config.toml",
     "environment.json",
     "metrics.jsonl",
@@ -60,7 +61,7 @@ _CONFIG, _ENVIRONMENT, _METRICS, _FIGURES, _REPORT, _CHECKPOINTS = (
     "report.txt",
     "checkpoints",
 )
-_PREPROCESSING = "preprocessing.json"
+PREPROCESSING = "preprocessing.json"
 _DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
 _OLD_CONFIG = "config.json"
 """Of format 1."""
@@ -94,6 +95,7 @@ class Run:
         self.checkpoints = Checkpoints(folder / _CHECKPOINTS)
         self._lock = lock
         self._certain: list[dict[str, Any]] = []
+        self._preprocessing = ""
         self._metrics: Metrics | None = None
 
     @classmethod
@@ -144,9 +146,9 @@ class Run:
     def begin(self) -> None:
         """Write environment.json and the first line of metrics.jsonl; what was in them is gone."""
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_whole(self.folder / _ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
-        (self.folder / _METRICS).unlink(missing_ok=True)
-        self._metrics = Metrics(self.folder / _METRICS)
+        write_whole(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
+        (self.folder / METRICS).unlink(missing_ok=True)
+        self._metrics = Metrics(self.folder / METRICS)
         self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
 
     def go_on(self, read: Read) -> tuple[str, ...]:
@@ -168,10 +170,10 @@ class Run:
             write_whole(self.folder / _CONFIG, read.config)
         try:
             self._certain = [dict(row) for row in read.state.values["rows"]]
-            damage = rewind(self.folder / _METRICS, read.state.values["metrics"], self._certain)
+            damage = rewind(self.folder / METRICS, read.state.values["metrics"], self._certain)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint of {self.folder} is not one of a run: {error}") from error
-        self._metrics = Metrics(self.folder / _METRICS)
+        self._metrics = Metrics(self.folder / METRICS)
         self.log("resume", step=read.state.step, version=sigmoidcore.__version__)
         return (*said, damage) if damage else tuple(said)
 
@@ -199,11 +201,13 @@ class Run:
         Raises:
             ModuleNotFoundError: safetensors is not installed (extra `cli`).
         """
-        return save_network(self.folder / WEIGHTS, network)
+        return save_network(self.folder / WEIGHTS, replace(network, preprocessing=self._preprocessing))
 
     def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
         """Write preprocessing.json, all of it or nothing."""
-        return write_whole(self.folder / _PREPROCESSING, preprocessing.to_json().encode())
+        content = preprocessing.to_json().encode()
+        self._preprocessing = hashlib.sha256(content).hexdigest()
+        return write_whole(self.folder / PREPROCESSING, content)
 
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write figures/NAME.png."""
@@ -366,10 +370,10 @@ def _remove_run(folder: Path) -> None:
         for figure in (folder / _FIGURES).glob("*.png"):
             figure.unlink()
     for name in (
-        _ENVIRONMENT,
-        _METRICS,
+        ENVIRONMENT,
+        METRICS,
         WEIGHTS,
-        _PREPROCESSING,
+        PREPROCESSING,
         _REPORT,
         *_DIAGNOSIS,
         "metrics.damaged.jsonl",

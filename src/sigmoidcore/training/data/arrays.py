@@ -1,6 +1,6 @@
 """NumPy's files: NPY with one matrix, NPZ with inputs and targets. Nothing in them is ever run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +68,32 @@ def inputs_and_targets(
     if not x.size or not y.size:
         raise DataError(f"{path} has arrays without samples: give a file with data in it")
     return (x[:, None] if x.ndim == 1 else x), y, named
+
+
+def inputs_of(
+    path: Path, arrays: Mapping[str, np.ndarray], targets: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The inputs, and the targets if they are there, of new data for a network that has learnt these targets.
+
+    Args:
+        path: for messages.
+        arrays: of an NPZ file.
+        targets: names of the columns that were learnt; several are those of one array with two dimensions, numbered.
+
+    Raises:
+        DataError: it is not clear which array has the inputs, or inputs and targets do not fit.
+    """
+    named = targets[0] if len(targets) == 1 else targets[0][:-1]
+    others = [name for name in arrays if name != named]
+    inputs = next((name for name in INPUTS if name in others), others[0] if len(others) == 1 else None)
+    if inputs is None:
+        raise DataError(
+            f"{path} has no array named x for the inputs: name it so when you save it; {nearest('x', arrays)}"
+        )
+    x, y = arrays[inputs], arrays.get(named)
+    if y is not None and (y.shape[:1] != x.shape[:1] or y.size != len(x) * len(targets)):
+        raise DataError(
+            f"{path}: inputs {short(inputs)!r} have the shape {list(x.shape)} and targets {short(named)!r} "
+            f"{list(y.shape)}: give as many targets as inputs, or none"
+        )
+    return (x[:, None] if x.ndim == 1 else x), y

@@ -93,6 +93,13 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
+def below(path: Path) -> list[Path]:
+    """An image, or the images of a folder: first those in itself, then those in its folders; each sorted by name."""
+    if path.is_file():
+        return [path]
+    return [*_images(path), *(image for folder in _folders(path) for image in _images(folder))]
+
+
 def _head(path: Path) -> tuple[tuple[int, int], str]:
     with _opened(path) as image:
         return image.size, image.mode

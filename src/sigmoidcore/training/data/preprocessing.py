@@ -104,15 +104,19 @@ class Table:
         """Of one row."""
         return (len(self.features),)
 
-    def apply(self, columns: Mapping[str, Any]) -> np.ndarray:
+    def apply(self, columns: Mapping[str, Any], first: int = 0) -> np.ndarray:
         """The rows as numbers, float32, [rows, features].
+
+        Args:
+            columns: pyarrow.ChunkedArray by name.
+            first: number of the first row, for messages.
 
         Raises:
             DataError: a value is not of its column's kind.
         """
         blocks = []
         if self.numbers:
-            rows = np.concatenate([numbers(c.column, columns[c.column.name]) for c in self.numbers]).T
+            rows = np.concatenate([numbers(c.column, columns[c.column.name], first) for c in self.numbers]).T
             blocks.append(self._imputer.transform(self._scaler.transform(rows)).astype(np.float32))
         hot = [c for c in self.categories if not c.ordinal]
         if hot:

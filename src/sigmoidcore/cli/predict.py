@@ -1,0 +1,58 @@
+"""`sigmoid-core predict`: what a run's network says of new data, into a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sigmoidcore.cli.live import Screen, count
+from sigmoidcore.cli.using import check_run, in_one_line
+from sigmoidcore.training.data.error import listed
+from sigmoidcore.training.trained import open_run
+
+RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run.")]
+ACCEPT = Annotated[
+    bool,
+    typer.Option("--accept-unknown", help="Take categories that were not learnt from as none of those that were."),
+]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def predict(
+    run: RUN,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            show_default=False,
+            help="A file or folder as the run has learnt from, with the target or without it.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default=False,
+            help="Where predictions go: a name that ends with .parquet, .csv, .tsv, .csv.gz, .tsv.gz or .feather.",
+        ),
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", metavar="COLUMN", help="A column of DATA that goes with them; repeat it for several."),
+    ] = None,
+    accept_unknown: ACCEPT = False,
+    overwrite: OVERWRITE = False,
+) -> int:
+    """Predict new data with a run's network, in their order; large Parquet files are read and written in pieces."""
+    check_run(run)
+    with in_one_line():
+        predicted = open_run(run).predict_into(
+            data, output, keep=keep or (), accept_unknown=accept_unknown, overwrite=overwrite
+        )
+    screen = Screen.of_stdout()
+    for note in predicted.notes:
+        screen.say(note)
+    screen.verbatim(f"{count(predicted.rows, 'prediction')} in {output}: {listed(predicted.columns)}")
+    return 0

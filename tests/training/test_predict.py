@@ -1,0 +1,381 @@
+"""What a run predicts: the same whatever the data are in, in their order, all of a file or nothing."""
+
+import os
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from made_runs import houses, made_run
+from PIL import Image
+
+from sigmoidcore.training.data import DataError
+from sigmoidcore.training.data import unseen as unseen_module
+from sigmoidcore.training.data.unseen import Unseen
+from sigmoidcore.training.network import NetworkError
+from sigmoidcore.training.prediction import predictions
+from sigmoidcore.training.trained import open_run
+
+NEW = houses(250, seed=1)
+PROBABILITIES = ["probability_no", "probability_yes"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs on classes, a number, several numbers, arrays and images."""
+    folder = tmp_path_factory.mktemp("runs")
+    houses().to_parquet(folder / "houses.parquet")
+    made_run(folder / "sold", folder / "houses.parquet", target="sold", drop=("price", "rent"))
+    made_run(folder / "price", folder / "houses.parquet", target="price")
+    made_run(folder / "both", folder / "houses.parquet", target=("price", "rent"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def sold(folder):
+    return open_run(folder / "sold")
+
+
+@pytest.fixture
+def _small_pieces(monkeypatch):
+    """Pieces of 100 rows."""
+    monkeypatch.setattr(unseen_module, "WINDOW", 100)
+    monkeypatch.setattr("sigmoidcore.training.data.parquet.WINDOW", 100)
+
+
+def test_probabilities_are_those_of_the_network_in_the_order_of_the_data(sold):
+    found = sold.predict(NEW)
+    with torch.no_grad():
+        expected = sold.model(sold.preprocessing.transform(NEW)).softmax(1).numpy()
+    assert list(found.columns) == ["prediction", *PROBABILITIES]
+    np.testing.assert_allclose(found[PROBABILITIES], expected, atol=1e-6)
+    assert found["prediction"].tolist() == [("no", "yes")[place] for place in expected.argmax(1)]
+    np.testing.assert_allclose(found[PROBABILITIES].sum(axis=1), 1, atol=1e-6)
+
+
+def test_numbers_are_in_the_unit_of_the_target(folder):
+    run = open_run(folder / "price")
+    with torch.no_grad():
+        outputs = run.model(run.preprocessing.transform(NEW)).double().numpy()[:, 0]
+    target = run.preprocessing.target
+    np.testing.assert_allclose(run.predict(NEW)["prediction"], outputs * target.scale[0] + target.mean[0], rtol=1e-6)
+
+
+def test_several_numbers_have_the_names_of_their_targets(folder):
+    assert list(open_run(folder / "both").predict(NEW).columns) == ["prediction_price", "prediction_rent"]
+
+
+@pytest.mark.usefixtures("_small_pieces")
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "parquet", "feather"])
+def test_what_the_data_are_in_and_how_they_are_read_changes_nothing(sold, ending):
+    expected = sold.predict(NEW)
+    write = {"parquet": NEW.to_parquet, "feather": NEW.to_feather}.get(ending)
+    if write is None:
+        NEW.to_csv(f"new.{ending}", index=False, sep="\t" if ending == "tsv" else ",")
+    else:
+        write(f"new.{ending}")
+    pandas.testing.assert_frame_equal(sold.predict(f"new.{ending}"), expected, atol=1e-6)
+
+
+def test_the_target_other_columns_and_their_order_do_not_matter(sold):
+    expected = sold.predict(NEW)
+    fewer = NEW[["built", "garden", "colour", "rooms", "size"]]
+    pandas.testing.assert_frame_equal(sold.predict(fewer), expected)
+    pandas.testing.assert_frame_equal(sold.predict(NEW.assign(note=[["a list"]] * len(NEW))), expected)
+
+
+@pytest.mark.usefixtures("_small_pieces")
+@pytest.mark.parametrize("ending", ["parquet", "csv", "tsv", "csv.gz", "feather"])
+def test_a_file_holds_what_is_returned(sold, ending):
+    expected = sold.predict(NEW.assign(id=range(250)), keep=["id"])
+    path = sold.predict(NEW.assign(id=range(250)), f"out.{ending}", keep=["id"])
+    read = {"parquet": pandas.read_parquet, "feather": pandas.read_feather}.get(ending, pandas.read_csv)
+    found = read(path, **({"sep": "\t"} if ending == "tsv" else {}))
+    pandas.testing.assert_frame_equal(found, expected, check_dtype=False, atol=1e-6)
+    assert os.listdir() == [f"out.{ending}"]
+
+
+@pytest.mark.usefixtures("_small_pieces")
+def test_parquet_is_written_in_row_groups(sold):
+    NEW.to_parquet("new.parquet")
+    sold.predict("new.parquet", "out.parquet")
+    assert pyarrow.parquet.ParquetFile("out.parquet").num_row_groups == 3
+
+
+def test_a_folder_of_parquet_files_is_read_in_the_order_of_their_names(sold):
+    os.mkdir("parts")
+    NEW[:100].to_parquet("parts/a.parquet")
+    NEW[100:].to_parquet("parts/b.parquet")
+    pandas.testing.assert_frame_equal(sold.predict("parts"), sold.predict(NEW), atol=1e-6)
+
+
+def test_a_piece_of_a_large_file_is_in_memory_at_a_time(sold):
+    large = pandas.concat([NEW] * 1000, ignore_index=True)
+    pa.parquet.write_table(pa.Table.from_pandas(large), "large.parquet", row_group_size=20_000)
+    whole = pa.Table.from_pandas(large).nbytes
+    before = pa.total_allocated_bytes()
+    most = rows = 0
+    for table in predictions(sold.network, sold.preprocessing, Unseen("large.parquet", sold.preprocessing)):
+        most = max(most, pa.total_allocated_bytes() - before)
+        rows += table.num_rows
+    assert rows == 250_000
+    assert most < whole / 4
+
+
+# --- what is not as it was -------------------------------------------------------------------------------------------
+
+
+def with_(column, row, value, dtype=object):
+    table = NEW.astype({column: dtype})
+    table.loc[row, column] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (NEW.drop(columns="size"), "the table has no column 'size', which was learnt from: there are: rooms,"),
+        (NEW[["rooms"]], "no column 'size', which was learnt from (nor garden, built, colour)"),
+        (
+            with_("size", 240, "big", str),
+            "column 'size' was a number in the data that was learnt from, and here row 241 has",
+        ),
+        (
+            NEW.assign(size=NEW["built"]),
+            "column 'size' was a number in the data that was learnt from, and here the val",
+        ),
+        (NEW.assign(built=3), "column 'built' was a date in the data that was learnt from, and here the values are of"),
+        (with_("size", 9, np.inf, float), "column 'size' is infinite in row 10: leave it empty"),
+        (
+            with_("colour", 7, "green"),
+            "column 'colour' has 'green' in row 8, which was not in the data that were learnt",
+        ),
+        (NEW.assign(colour=[["x"]] * 250), "column 'colour': values of type list"),
+        (NEW[:0], "the table has no rows"),
+        (np.zeros((3, 2)), "the table has no column 'size'"),
+        (np.zeros(3), "an array of shape [3] and type float64 is no table"),
+        ([1, 2], "a list is no table: give a pandas.DataFrame"),
+        ("nothing.csv", "nothing.csv is no file that is there"),
+        ("new.xlsx", "new.xlsx is of no kind that can be read: its name must end with one of .csv"),
+        ("empty.csv", "empty.csv is empty"),
+        ("empty", "empty is no file that is there, and no folder of Parquet files"),
+        ("broken.parquet", "broken.parquet cannot be read as parquet"),
+        ("pickled.npz", "pickled.npz holds Python objects"),
+    ],
+)
+@pytest.mark.usefixtures("_small_pieces")
+def test_data_that_do_not_fit_are_refused_in_one_line_and_nothing_is_left(sold, tmp_path, data, cause):
+    for name in ("new.xlsx", "empty.csv", "broken.parquet"):
+        (tmp_path / name).write_bytes(b"" if name == "empty.csv" else b"PAR1 and no more")
+    np.savez("pickled.npz", x=np.array([{}], dtype=object))
+    os.mkdir("empty")
+    before = sorted(os.listdir())
+    for output in (None, "out.parquet", "out.csv.gz"):
+        with pytest.raises(DataError) as raised:
+            sold.predict(data, output)
+        assert cause in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert sorted(os.listdir()) == before
+
+
+def test_unknown_categories_and_missing_values_are_told_of_where_they_are_accepted(folder):
+    full = houses().assign(size=100.0 + np.arange(240), colour=["red", "white", "blue"] * 80)
+    full.to_parquet("full.parquet")
+    run = open_run(made_run(folder / "full", "full.parquet", target="sold"))
+    data = full.assign(colour=["green", "grey", *["red"] * 236, None, None])
+    data.loc[:4, "size"] = np.nan
+    found = run.predict_into(data, "out.csv", accept_unknown=True)
+    assert found.notes == (
+        "column 'colour': 2 rows have values that were not learnt from, such as 'green'",
+        "column 'size': 5 rows have no value, which never was so in the data that were learnt from",
+        "column 'colour': 2 rows have no value, which never was so in the data that were learnt from",
+    )
+    hot = [n for n, name in enumerate(run.preprocessing.inputs.features) if name.startswith("colour = ")]
+    assert run.preprocessing.transform(data)[0, hot].tolist() == [0, 0, 0]
+    with pytest.warns(UserWarning, match="2 rows have values that were not learnt from"):
+        run.predict(data[:2].assign(size=1.0), accept_unknown=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"),
+    [
+        ("nowhere/out.csv", "there is no folder nowhere; make it"),
+        ("out.xlsx", "is of no kind that can be written: let its name end with one of .parquet"),
+        ("out", "is of no kind that can be written"),
+        ("a.csv", "a.csv is a folder: give the name of a file"),
+        ("there.csv", "there.csv is there already: give another name, or --overwrite"),
+        ("new.csv", "new.csv is what is read: give another name"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(sold, monkeypatch, tmp_path, output, cause):
+    monkeypatch.setattr("sigmoidcore.training.prediction.outputs_of", None)
+    os.mkdir("a.csv")
+    (tmp_path / "there.csv").write_text("mine")
+    NEW.to_csv("new.csv", index=False)
+    with pytest.raises(DataError) as raised:
+        sold.predict("new.csv", output, overwrite=output == "new.csv")
+    assert cause in str(raised.value)
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_what_was_there(sold, monkeypatch, tmp_path):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "out.parquet").write_text("mine")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        sold.predict(NEW, "out.parquet", overwrite=True)
+    assert (tmp_path / "out.parquet").read_text() == "mine"
+    assert os.listdir() == ["out.parquet"]
+
+
+def test_columns_that_go_with_the_predictions_must_be_there_and_have_names_of_their_own(sold):
+    with pytest.raises(DataError, match="no column 'ID': did you mean 'id'"):
+        sold.predict(NEW.assign(id=1), keep=["ID"])
+    with pytest.raises(DataError, match="column 'prediction' cannot be kept: the predictions have this name"):
+        sold.predict(NEW.assign(prediction=1), keep=["prediction"])
+
+
+# --- samples that are no rows ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sequences(tmp_path):
+    """A run on sequences, and some new ones."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(50, 9, (60, 12, 3)), generator.integers(0, 2, 60)
+    np.savez(tmp_path / "sequences.npz", x=x, y=y)
+    return open_run(made_run(tmp_path / "run", tmp_path / "sequences.npz", kind="rnn", depth=1)), x, y
+
+
+def test_arrays_are_taken_from_memory_and_from_files(sequences):
+    run, x, y = sequences
+    expected = run.predict(x)
+    assert expected.shape == (60, 3)
+    np.save("x.npy", x)
+    np.savez("x.npz", x=x)
+    np.savez("xy.npz", inputs=x.reshape(60, 36), y=y)
+    for data in ("x.npy", "x.npz", "xy.npz", x.astype(np.float32), torch.from_numpy(x)):
+        pandas.testing.assert_frame_equal(run.predict(data), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (
+            lambda x: x[:, :5],
+            "the array has samples of shape [5, 3] and type float64 where those that were learnt from",
+        ),
+        (lambda x: x / 255, "give them in the same unit"),
+        (lambda x: x * 255, "give them in the same unit"),
+        (lambda x: np.where(x > 60, np.nan, x), "the array has a value that is not finite in sample"),
+        (lambda x: x[:0], "the array has no samples"),
+        (lambda x: "houses.csv", "houses.csv is no array and no image, and the run has learnt from samples of shape"),
+        (lambda x: "nowhere.npz", "nowhere.npz is neither a file nor a folder"),
+        (lambda x: "digits", "the run has not learnt from digits"),
+        (lambda x: "wine", "wine is a table, and the run has learnt from samples"),
+        (lambda x: {"x": x}, "a dict has no samples"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_in_one_line(sequences, change, cause):
+    run, x, _ = sequences
+    NEW.to_csv("houses.csv", index=False)
+    with pytest.raises(DataError) as raised:
+        run.predict(change(x))
+    assert cause in str(raised.value)
+
+
+def test_a_matrix_has_columns_by_their_number_with_the_target_or_without(tmp_path):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(60, 3))
+    np.savez(tmp_path / "rows.npz", x=x, y=x @ np.ones((3, 2)))
+    run = open_run(made_run(tmp_path / "run", tmp_path / "rows.npz"))
+    expected = run.predict(x)
+    assert list(expected.columns) == ["prediction_y0", "prediction_y1"]
+    np.savez("x.npz", x=x)
+    np.save("x.npy", x)
+    for data in ("rows.npz", "x.npz", "x.npy"):
+        pandas.testing.assert_frame_equal(run.predict(data), expected)
+
+
+def test_images_go_with_the_names_of_their_files(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for n in range(6):
+            pixels = generator.integers(0, 255, (10, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{n}.png")
+    run = open_run(made_run(tmp_path / "run", tmp_path / "pets", kind="conv"))
+    found = run.predict("pets")
+    assert list(found.columns) == ["file", "prediction", "probability_cats", "probability_dogs"]
+    assert found["file"].tolist() == [f"{name}/{n}.png" for name in ("cats", "dogs") for n in range(6)]
+    pandas.testing.assert_frame_equal(
+        run.predict("pets/dogs")[found.columns[1:]], found.iloc[6:, 1:].reset_index(drop=True)
+    )
+    assert run.predict("pets/dogs/3.png").iloc[0, 2] == pytest.approx(found.iloc[9, 2], abs=1e-6)
+    assert run.evaluate("pets").samples == 12
+    with pytest.raises(DataError, match="has no images in it"):
+        run.predict(".")
+    os.rename("pets/dogs/3.png", "pets/3.png")
+    with pytest.raises(DataError, match="in the folder 'pets', which is none of the classes"):
+        run.evaluate("pets")
+
+
+def test_of_a_built_in_set_the_test_part_is_predicted(tmp_path):
+    run = open_run(made_run(tmp_path / "run", "digits"))
+    assert len(run.predict("digits")) == 397
+
+
+# --- runs that cannot be used ----------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_run_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"holds no run: it has no config\.toml"):
+        open_run(tmp_path)
+
+
+def test_damaged_files_are_found_by_their_checksums(folder, tmp_path):
+    for name, error, cause in (
+        ("model.safetensors", NetworkError, "does not have its checksum; `sigmoid-core train --resume"),
+        ("preprocessing.json", DataError, "it does not have the checksum that the network knows; `sigmoid-core train"),
+    ):
+        copy = tmp_path / name.partition(".")[0]
+        copy.mkdir()
+        for path in (folder / "sold").iterdir():
+            (copy / path.name).write_bytes(path.read_bytes())
+        content = bytearray((copy / name).read_bytes())
+        place = content.rindex(b'"mean"') + 20 if name.endswith("json") else len(content) - 3
+        content[place] ^= 1
+        (copy / name).write_bytes(content)
+        with pytest.raises(error) as raised:
+            open_run(copy).predict(NEW)
+        assert cause in str(raised.value)
+
+
+def test_a_run_without_preprocessing_is_of_an_older_version(folder, tmp_path):
+    for name in ("config.toml", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / "sold" / name).read_bytes())
+    with pytest.raises(DataError, match=r"holds no preprocessing\.json"):
+        open_run(tmp_path).predict(NEW)
+
+
+def test_outputs_that_are_not_finite_are_no_predictions(sold):
+    with torch.no_grad():
+        sold.model[0].weight[0, 0] = torch.nan
+    with pytest.raises(DataError, match="the network's output is not finite in row 1"):
+        sold.predict(NEW, "out.csv")
+    assert not os.listdir()
+
+
+def test_the_mode_of_the_model_is_kept(sold):
+    sold.model.train()
+    sold.predict(NEW)
+    assert sold.model.training
