@@ -24,7 +24,7 @@ STEPS = 42
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own_without_figures(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sigmoidcore.cli.session.save_figures", lambda run, records: [])
+    monkeypatch.setattr("sigmoidcore.cli.course.save_figures", lambda run, records: [])
 
 
 @pytest.fixture(scope="module")

@@ -41,15 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from typer.main import get_command
 
     from sigmoidcore.cli.session import Stopped
+    from sigmoidcore.training.processes import ElsewhereError, launched
 
     # typer's base of all that is wrong with the arguments; it has no public name.
     usage_error: type = typer.BadParameter.__bases__[0]
     command = get_command(_app())
+    is_first = launched()[0] == 0  # of several processes, the one that speaks for all
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = command.main(args=given, prog_name="sigmoid-core", standalone_mode=False)
     except Stopped as error:
-        return _complain(str(error), error.code)
+        return _complain(str(error), error.code) if error.own or is_first else error.code
+    except ElsewhereError as error:
+        return _complain(str(error), 2) if is_first else 2
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
     except BrokenPipeError:
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "sigmoid-core"
         message = error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
-        return _complain(f"{message} (see {path} --help)", 2)
+        return _complain(f"{message} (see {path} --help)", 2) if is_first else 2
     return code if isinstance(code, int) else 0
 
 

@@ -13,6 +13,7 @@ from sigmoidcore.cli.session import bad_input
 from sigmoidcore.training import toml
 from sigmoidcore.training.checkpoints import DamagedError, Read
 from sigmoidcore.training.lock import InUseError
+from sigmoidcore.training.processes import Processes
 from sigmoidcore.training.run import Config, Run, as_config, read_config
 
 NOT_OPTIONS = ("config", "resume", "output", "overwrite", "help")
@@ -24,11 +25,11 @@ class Resumed:
     """A run that goes on.
 
     Attributes:
-        run: its folder, held for this process.
+        run: its folder, held for this process; None on a process that is not the first.
         read: its last checkpoint, or None: it was stopped before the first.
     """
 
-    run: Run
+    run: Run | None
     read: Read | None
 
 
@@ -49,15 +50,18 @@ def take_config(context: typer.Context, file: Path | None) -> Path | None:
         Stopped: it cannot be read, or has an option that the command has not.
     """
     if file is not None:
-        try:
-            with os.fdopen(os.open(file, os.O_RDONLY), "rb") as opened:
-                config = as_config(opened.read(toml.LARGEST + 1), file)
-        except OSError as error:
-            raise bad_input(f"cannot read {file}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise bad_input(f"{error}; give the config.toml of a run") from error
-        _set_defaults(context, config, str(file))
+        _set_defaults(context, Processes().by_first(lambda: _config_of(file)), str(file))
     return file
+
+
+def _config_of(file: Path) -> Config:
+    try:
+        with os.fdopen(os.open(file, os.O_RDONLY), "rb") as opened:
+            return as_config(opened.read(toml.LARGEST + 1), file)
+    except OSError as error:
+        raise bad_input(f"cannot read {file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise bad_input(f"{error}; give the config.toml of a run") from error
 
 
 def take_resume(context: typer.Context, folder: Path | None) -> Path | None:
@@ -66,8 +70,16 @@ def take_resume(context: typer.Context, folder: Path | None) -> Path | None:
     Raises:
         Stopped: it holds no run that can go on, or another process works on it.
     """
-    if folder is None:
-        return None
+    if folder is not None:
+        runs: list[Run] = []
+        config, read = Processes().by_first(lambda: _reopened(folder, context, runs))
+        _set_defaults(context, config, str(folder))
+        context.obj = Resumed(runs[0] if runs else None, read)
+    return folder
+
+
+def _reopened(folder: Path, context: typer.Context, runs: list[Run]) -> tuple[Config, Read | None]:
+    """What a run's folder holds; `runs` gets the run, which is closed with the context."""
     if not folder.is_dir():
         raise bad_input(f"{folder} is no folder: give that of a run")
     try:
@@ -77,6 +89,7 @@ def take_resume(context: typer.Context, folder: Path | None) -> Path | None:
     except OSError as error:
         raise bad_input(f"cannot go on in {folder}: {error.strerror or error}") from error
     context.call_on_close(run.close)
+    runs.append(run)
     try:
         read = run.checkpoints.read(_memory())
         config = read_config(folder) if read is None else as_config(read.config, folder / "config.toml")
@@ -85,19 +98,17 @@ def take_resume(context: typer.Context, folder: Path | None) -> Path | None:
     if config.format < 2 or config.name == "demo":
         what = "was made by an older version, without checkpoints" if config.format < 2 else "is one of the demo"
         raise bad_input(f"the run in {folder} {what}: begin a new one")
-    _set_defaults(context, config, str(folder))
-    context.obj = Resumed(run, read)
-    return folder
+    return config, read
 
 
 def refuse_typed(context: typer.Context) -> None:
-    """With --resume, the run's own options count: nothing else may be typed but what lets code be run.
+    """With --resume, the run's own options count: only what lets code be run may be typed, and on which device.
 
     Raises:
         Stopped: something else was typed.
     """
     for name in context.params:
-        if name not in ("resume", "model") and is_typed(context, name):
+        if name not in ("resume", "model", "device") and is_typed(context, name):
             raise bad_input(
                 f"--resume goes on with the run's own options, so --{name.replace('_', '-')} cannot be given: leave it "
                 "out, or begin a new run with --config"

@@ -31,16 +31,15 @@ def share(value: float | None) -> float | None:
 def data_of(
     source: str, target: Sequence[str], drop: Sequence[str], kind: str | None, test_size: float | None, seed: int
 ) -> Data:
-    """The data set, with each sample as a row of numbers.
+    """The data set.
 
     Raises:
         Stopped: it cannot be used, with code 2.
     """
     try:
-        data = load(source, target=tuple(target), drop=tuple(drop), kind=kind, test_size=test_size, seed=seed)
+        return load(source, target=tuple(target), drop=tuple(drop), kind=kind, test_size=test_size, seed=seed)
     except ValueError as error:
         raise bad_input(str(error)) from error
-    return data.flattened()
 
 
 def data_of_run(options: Mapping[str, Any]) -> Data:

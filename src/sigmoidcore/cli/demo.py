@@ -15,7 +15,8 @@ import sigmoidcore as sc
 from sigmoidcore import article, plots
 from sigmoidcore.cli import session
 from sigmoidcore.cli.live import Screen, count, number, percent
-from sigmoidcore.cli.session import CtrlC, Record, Watched
+from sigmoidcore.cli.session import CtrlC
+from sigmoidcore.cli.watched import Record, Watched, probes, save_figures
 from sigmoidcore.training import Recipe, Split, digits
 from sigmoidcore.training.run import Run
 
@@ -63,7 +64,7 @@ def demo(
                 stopped = True
             except session.FAILURES as problem:
                 error = problem
-            session.save_figures(run, records)
+            save_figures(run, records)
             outcome = "interrupted" if stopped else "failed" if error else "finished"
             run.log("end", outcome=outcome, message=str(error or ""))
             if stopped:
@@ -135,7 +136,7 @@ def _plain(split: Split) -> tuple[nn.Module, str]:
 
 def _prepared(split: Split) -> tuple[nn.Module, str]:
     model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes)
-    inputs, targets = session.probes(split)
+    inputs, targets = probes(split)
     report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
     return model, f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and watched while it trains."
 

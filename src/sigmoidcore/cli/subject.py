@@ -10,7 +10,8 @@ from torch import nn
 
 from sigmoidcore.cli.code import a, blamed, dotted, users_code
 from sigmoidcore.cli.data import data_of_run
-from sigmoidcore.cli.session import bad_input, probes
+from sigmoidcore.cli.session import bad_input
+from sigmoidcore.cli.watched import probes
 from sigmoidcore.training.network import WEIGHTS, NetworkError, network_of
 from sigmoidcore.training.run import read_config
 
@@ -96,7 +97,7 @@ def _of_run(folder: Path) -> Given:
         network = network_of(folder)
     except NetworkError as error:
         raise bad_input(str(error)) from error
-    data = data_of_run(options)
+    data = data_of_run(options).arranged(network.arranged)
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
         raise bad_input(

@@ -1,28 +1,23 @@
 """`sigmoid-core train`: trains a network of cores and leaves a folder with its metrics, figures and weights."""
 
-import io
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from torch import nn
 
-import sigmoidcore as sc
+from sigmoidcore.cli import board, session
 from sigmoidcore.cli import data as data_options
-from sigmoidcore.cli import session
 from sigmoidcore.cli.again import Resumed, options_of, refuse_typed, take_config, take_resume
-from sigmoidcore.cli.live import Screen, count, number, reached
-from sigmoidcore.cli.session import CtrlC, Record, Watched
-from sigmoidcore.training import Recipe, State, not_finite
-from sigmoidcore.training.data import BUILT_IN, Data
-from sigmoidcore.training.network import Network
-from sigmoidcore.training.network import network as new_network
-from sigmoidcore.training.recipe import balanced, cosine, hold_then_fall, warmed_up
+from sigmoidcore.cli.course import Task, follow, lead
+from sigmoidcore.cli.live import Screen
+from sigmoidcore.cli.network import chosen
+from sigmoidcore.cli.session import CtrlC
+from sigmoidcore.training.data import BUILT_IN
+from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.run import Run
 
 
@@ -38,6 +33,32 @@ class Fall(StrEnum):
 
     linear = "linear"
     cosine = "cosine"
+
+
+class NetworkKind(StrEnum):
+    """A network of cores for a kind of data."""
+
+    mlp = "mlp"
+    conv = "conv"
+    rnn = "rnn"
+    auto = "auto"
+
+
+class Device(StrEnum):
+    """Where the network is."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(StrEnum):
+    """Of matrix products."""
+
+    no = "no"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def _rate(value: float) -> float:
@@ -110,8 +131,26 @@ def train(
             help="Of the samples that are kept for the test.",
         ),
     ] = None,
-    depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, help="Hidden layers.")] = 100,
-    width: Annotated[int, typer.Option("--width", metavar="N", min=1, help="Neurons of a hidden layer.")] = 64,
+    network: Annotated[
+        NetworkKind,
+        typer.Option("--network", help="Of cores: layers, convolutions for images, or recurrent for sequences."),
+    ] = NetworkKind.mlp,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODULE:FUNCTION",
+            help="Your own network: the function is imported from this folder and RUN, with the shape of a sample and "
+            "the number of outputs.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option("--depth", metavar="N", min=1, show_default="100; conv 20, rnn 1", help="Hidden layers."),
+    ] = None,
+    width: Annotated[
+        int, typer.Option("--width", metavar="N", min=1, help="Neurons of a hidden layer, or its channels.")
+    ] = 64,
     epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Passes over the training samples.")] = 10,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Samples a step.")] = 100,
     lr: Annotated[
@@ -124,6 +163,14 @@ def train(
         float,
         typer.Option("--saturation", callback=_level, metavar="X", help="Deviation of z at the first core."),
     ] = 0.5,
+    prepare: Annotated[
+        bool | None,
+        typer.Option(
+            "--prepare/--no-prepare",
+            show_default="yes, and no for --model",
+            help="Fresh weights and slopes for depth, before the first step.",
+        ),
+    ] = None,
     equalize: Annotated[
         bool, typer.Option("--equalize/--no-equalize", help="Watch the slopes, or leave them alone once prepared.")
     ] = True,
@@ -153,6 +200,15 @@ def train(
     class_weights: Annotated[
         bool, typer.Option("--class-weights", help="Count a class the more, the fewer samples it has.")
     ] = False,
+    device: Annotated[
+        Device, typer.Option("--device", help="Where the network is; auto: a GPU if there is one.")
+    ] = Device.auto,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of matrix products: float32, or mixed with bfloat16 or float16.")
+    ] = Precision.no,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write numbers for TensorBoard into the run's folder, too.")
+    ] = False,
     threads: Annotated[
         int,
         typer.Option("--threads", metavar="N", min=1, help="Processor cores; several pay for wide layers."),
@@ -179,164 +235,51 @@ def train(
     options = options_of(context)
     if accumulate > batch_size:
         raise session.bad_input(f"--accumulate {accumulate} is more than the {batch_size} samples of a batch: lower it")
-    screen = Screen.of_stdout()
+    if tensorboard:
+        board.check()
     resumed = context.obj if isinstance(context.obj, Resumed) else None
     if resumed is not None:
         refuse_typed(context)
-    with CtrlC() as ctrl_c, session.threads(threads):
-        split = data_options.data_of(data, target or (), drop or (), kind, test_size, seed)
-        if resumed is not None:
-            with resumed.run:
-                return _go_on(screen, resumed, ctrl_c, split, options)
-        if class_weights and not split.kind.is_class:
+    place = _place(device, precision)
+    processes = place.processes
+    with CtrlC(patient=processes.count > 1) as ctrl_c, session.threads(threads):
+        data_set = processes.outcome(
+            lambda: data_options.data_of(data, target or (), drop or (), kind, test_size, seed)
+        )
+        if class_weights and not data_set.kind.is_class:
             raise session.bad_input("--class-weights is for classes, and the target is a number: leave it out")
-        name = f"{data_options.file_name(split)}-{depth}x{width}"
-        run = session.create_run(name, options, output, overwrite)
-        with run:
-            return _train(screen, run, ctrl_c, split, options)
+        it = processes.outcome(lambda: chosen(context, options, data_set))
+        options |= it.options
+        runs: list[Run] = []
+        state = resumed.read.state if resumed is not None and resumed.read is not None else None
+        if resumed is not None:
+            processes.by_first(lambda: _go_on(resumed, runs))
+        else:
+            processes.by_first(lambda: runs.append(session.create_run(it.folder, options, output, overwrite)))
+        with contextlib.ExitStack() as stack:
+            task = Task(it.heading, it.name, it.data, it.make, options, place, ctrl_c, state)
+            return lead(task, stack.enter_context(runs[0]), Screen.of_stdout()) if runs else follow(task)
 
 
-def _go_on(screen: Screen, resumed: Resumed, ctrl_c: CtrlC, split: Data, options: Mapping[str, Any]) -> int:
+def _place(device: Device, precision: Precision) -> Place:
+    try:
+        return place_of(device.value, precision.value)
+    except ValueError as error:
+        raise session.bad_input(f"{error} (--device, --precision)") from error
+    except ModuleNotFoundError as error:
+        raise session.failed(str(error)) from error
+
+
+def _go_on(resumed: Resumed, runs: list[Run]) -> None:
+    """Let a run's folder be as it was when its last checkpoint was written; `runs` gets the run."""
     run, read = resumed.run, resumed.read
+    assert run is not None
+    runs.append(run)
     if read is None:
         run.begin()
-        return _train(screen, run, ctrl_c, split, options)
+        return
     try:
         for sentence in run.go_on(read):
             print(f"sigmoid-core: {sentence}", file=sys.stderr)
     except ValueError as error:
         raise session.bad_input(str(error)) from error
-    return _train(screen, run, ctrl_c, split, options, read.state)
-
-
-def _train(
-    screen: Screen, run: Run, ctrl_c: CtrlC, split: Data, options: Mapping[str, Any], state: State | None = None
-) -> int:
-    depth, width, epochs = options["depth"], options["width"], options["epochs"]
-    features = split.shape[0]
-    record = Record("Sigmoid Core", layers=depth, task=split.task)
-    screen.heading(
-        f"{split.name}: {features} inputs, {count(depth, 'layer')} of {width} sigmoids, {data_options.outputs(split)}"
-    )
-    screen.say(data_options.learnt(split))
-    for note in split.notes:
-        screen.say(note)
-    screen.verbatim(f"into {run.folder}", style="dim")
-    torch.manual_seed(options["seed"])
-    run.save_preprocessing(split.preprocessing)
-    error: Exception | None = None
-    stopped = False
-    network: Network | None = None
-    try:
-        network = new_network("mlp", in_features=features, width=width, depth=depth, out_features=split.outputs)
-        model = network.model
-        if state is None:
-            _prepare(screen, model, split, options["saturation"])
-        else:
-            screen.say(f"goes on after step {state.step:,}")
-        ctrl_c.check()
-        Watched(model, split, record, run, ctrl_c, saves=_cadence_of(options["save_every"])).train(
-            screen, _recipe(options, split), state
-        )
-    except KeyboardInterrupt:
-        stopped = True
-    except session.FAILURES as problem:
-        error = problem
-    outcome = "interrupted" if stopped else "failed" if error else "finished"
-    try:
-        if network is not None and not_finite.of_weights(network.model, record.done) is None:
-            run.save_weights(network)
-            if outcome == "finished":
-                run.save_diagnosis(sc.diagnose(network.model, *session.probes(split), split.loss_fn))
-        session.save_figures(run, {record.name: record})
-        report = io.StringIO()
-        _table(Screen.of_file(report), record, epochs)
-        run.save_report(report.getvalue().lstrip())
-        run.log("end", outcome=outcome, step=record.done, message=str(error or ""))
-    except OSError as problem:
-        error = error or problem  # of a full disk, the first file that did not fit is the one to tell of
-    if record.result.accuracies and not isinstance(error, BrokenPipeError):
-        _table(screen, record, epochs)
-    if stopped:
-        if not record.done:
-            raise session.interrupted(
-                f"interrupted before the first step; what there was is in {run.folder}", ctrl_c.code
-            )
-        done = f"after step {record.done:,} of {record.steps:,}"
-        raise session.interrupted(
-            f"interrupted {done}; metrics, figures and weights are in {run.folder}; to go on: sigmoid-core train "
-            f"--resume {run.folder}",
-            ctrl_c.code,
-        )
-    if error is not None:
-        raise session.explain(error, run) from error
-    screen.heading("Written")
-    screen.listing(
-        [
-            (str(run.folder / "model.safetensors"), "weights, slopes and shifts"),
-            (str(run.folder / "metrics.jsonl"), "every epoch, and every look at the gradient"),
-            (str(run.folder / "figures"), "profiles, curves, heat map"),
-            (str(run.folder / "diagnosis.html"), "what is wrong with the network, if anything"),
-            (str(run.folder / "checkpoints"), "the last two and the best, to go on from"),
-            (str(run.folder / "config.toml"), "all options, for --config"),
-        ]
-    )
-    return 0
-
-
-def _prepare(screen: Screen, model: nn.Module, split: Data, saturation: float) -> None:
-    inputs, targets = session.probes(split)
-    prepared = sc.prepare(model, inputs, targets=targets, loss_fn=split.loss_fn, saturation=saturation)
-    screen.say(
-        f"prepared in {prepared.seconds:.1f} s: spread {number(prepared.before.spread)} -> "
-        f"{number(prepared.after.spread)}"
-    )
-    for note in prepared.notes:
-        screen.say(note)
-
-
-def _recipe(options: Mapping[str, Any], split: Data) -> Recipe:
-    fall = cosine if options["schedule"] == Fall.cosine else hold_then_fall
-    return Recipe(
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        lr=options["lr"],
-        seed=options["seed"],
-        equalize=options["equalize"],
-        every="auto" if options["every"] == "auto" else int(options["every"]),
-        weight_decay=options["weight_decay"],
-        schedule=warmed_up(fall, options["warm_up"]) if options["warm_up"] else fall,
-        clip=options["clip"],
-        accumulate=options["accumulate"],
-        patience=options["patience"],
-        class_weights=balanced(split, split.outputs) if options["class_weights"] else None,
-    )
-
-
-def _cadence_of(save_every: str) -> Callable[[int, bool], bool]:
-    """Whether a checkpoint is due after so many steps, the last of an epoch or not."""
-    if save_every == "epoch":
-        return lambda step, ended: ended
-    steps = int(save_every)
-    return lambda step, ended: step % steps == 0
-
-
-def _table(screen: Screen, record: Record, epochs: int) -> None:
-    result = record.result
-    screen.heading(f"{count(record.layers, 'layer')}, {len(result.accuracies)} of {count(epochs, 'epoch')}")
-    early = ", no better any more" if record.stopped_early else ""
-    rows = [["steps", f"{record.done:,} of {record.steps:,}{early}"]]
-    if result.accuracies:
-        task = record.task
-        rows += [
-            [f"test {task.metric_name}", reached(task, result.accuracies[-1])],
-            ["training loss", f"{result.losses[-1]:.3g}"],
-        ]
-    if record.profiles:
-        rows += [["spread at start", number(record.start.spread)], ["spread at end", number(record.end.spread)]]
-    if record.step_seconds:
-        rows.append(["time per step", f"{record.milliseconds:.1f} ms"])
-    screen.table(["", record.name], rows, strong=1)
-    if record.profiles:
-        screen.say()
-        screen.profile(record.end)

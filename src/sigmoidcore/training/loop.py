@@ -350,11 +350,11 @@ class Training:
         """The sentence for a loss that is not finite, which all processes say alike."""
         if self.equalizer is not None:
             self.equalizer.remove()
-        wrong = [i for i, loss in enumerate(losses) if not math.isfinite(float(loss))]
-        sentence = None
-        if wrong:
-            sentence = not_finite.of_loss(self.model, *parts[wrong[0]][:2], self._loss, self.step + 1)
-        return self.place.processes.first_said(sentence) or f"the loss is not finite at step {self.step + 1}"
+        wrong = next((i for i, loss in enumerate(losses) if not math.isfinite(float(loss))), 0)
+        sentence = not_finite.of_loss(
+            self.model, *parts[wrong][:2], self._loss, self.step + 1
+        )  # all processes together
+        return self.place.processes.of_first(sentence)
 
 
 def train(

@@ -46,6 +46,11 @@ class Place:
         self.device = torch.device(device)
         self.processes = processes or Processes()
 
+    @property
+    def words(self) -> str:
+        """Where it is, for a line; nothing for the CPU in one process."""
+        return "" if self.device.type == "cpu" else f"on {self.device}"
+
     def take(self, model: nn.Module) -> None:
         """Move a model to the device, the same on all processes."""
         model.to(self.device)
@@ -104,6 +109,15 @@ class Accelerated(Place):
         )
         super().__init__(self._accelerator.device, processes)
         self.scaler = self._accelerator.scaler
+        self._precision = precision
+
+    @property
+    def words(self) -> str:
+        """Where it is, for a line."""
+        words = [self.device.type if self.device.type == "cpu" else str(self.device)]
+        words += [] if self._precision == "no" else [f"in {self._precision}"]
+        words += [f"with {self.processes.count} processes"] if self.processes.count > 1 else []
+        return " ".join(["on", *words])
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """The model in DistributedDataParallel, or casting its inputs, or both."""

@@ -36,6 +36,9 @@ class Processes:
 
     With one process nothing is exchanged, and what is given comes back as it is.
 
+    Raises:
+        ValueError: the processes do not meet.
+
     Attributes:
         rank: of this one, from 0.
         count: of all.
@@ -49,7 +52,13 @@ class Processes:
     def __init__(self) -> None:
         self.rank, self.count = launched()
         if self.count > 1 and not distributed.is_initialized():
-            distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
+            try:
+                distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"the {self.count} processes cannot meet ({error}): start them with torchrun, or unset RANK and "
+                    "WORLD_SIZE"
+                ) from error
 
     @property
     def is_first(self) -> bool:
@@ -83,6 +92,29 @@ class Processes:
         held = [value]
         distributed.broadcast_object_list(held, 0, device=torch.device("cpu"))
         return held[0]
+
+    def by_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on the first process, which alone calls it, on all.
+
+        Raises:
+            Exception: what it raised, on the first process.
+            ElsewhereError: the same, on the others.
+        """
+        if self.count == 1:
+            return make()
+        made: list[T] = []
+        error: Exception | None = None
+        if self.is_first:
+            try:
+                made.append(make())
+            except Exception as problem:
+                error = problem
+        made, words = self.of_first((made, str(error)))
+        if error is not None:
+            raise error
+        if not made:
+            raise ElsewhereError(words)
+        return made[0]
 
     def first_said(self, value: T | None) -> T | None:
         """The value of the first process that has one, on all."""
@@ -133,6 +165,7 @@ class Processes:
         return self.count > 1 and (said or isinstance(error, distributed.DistError))
 
     def leave(self) -> None:
-        """Say goodbye to the others."""
+        """Say goodbye to the others: each goes on by itself."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+        self.rank, self.count = 0, 1

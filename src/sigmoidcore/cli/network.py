@@ -1,0 +1,130 @@
+"""Which network `sigmoid-core train` trains: one of cores by kind of data, or what a function of the user makes."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import typer
+from torch import nn
+
+from sigmoidcore.cli.again import is_typed
+from sigmoidcore.cli.code import a, blamed, users_code
+from sigmoidcore.cli.data import file_name, outputs
+from sigmoidcore.cli.live import count
+from sigmoidcore.cli.session import bad_input
+from sigmoidcore.training.data import Data
+from sigmoidcore.training.kinds import DEPTHS, kind_for, sizes_for
+from sigmoidcore.training.network import ARCHITECTURES, OWN, Network
+from sigmoidcore.training.network import network as new_network
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A network that is to be trained.
+
+    Attributes:
+        name: of the network.
+        heading: data and network in a line.
+        folder: name of the run's folder, without its number.
+        data: as the network takes them.
+        options: what was left open, decided.
+        make: it.
+    """
+
+    name: str
+    heading: str
+    folder: str
+    data: Data
+    options: Mapping[str, Any]
+    make: Callable[[], Network]
+
+
+def chosen(context: typer.Context, options: Mapping[str, Any], data: Data) -> Chosen:
+    """The network that the options mean, for a data set.
+
+    Raises:
+        Stopped: there is none, or it is the user's own code and was not asked for on the command line; with code 2.
+    """
+    if options["model"] is not None:
+        if not is_typed(context, "model"):
+            raise bad_input(
+                f"the network of this run is made by code of your own: to run it, add --model {options['model']}"
+            )
+        return _own(options, data)
+    kind = kind_for(data.shape) if options["network"] == "auto" else options["network"]
+    depth = options["depth"] or DEPTHS[kind]
+    try:
+        sizes = sizes_for(kind, data.shape, data.outputs, options["width"], depth)
+    except ValueError as error:
+        raise bad_input(f"{data.name}: {error} (--network)") from error
+    return Chosen(
+        "Sigmoid Core",
+        f"{data.name}: {_in_words(kind, sizes)}, {outputs(data)}",
+        f"{file_name(data)}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options['width']}",
+        data.arranged(ARCHITECTURES[kind].arranged),
+        {"network": kind, "depth": depth, "prepare": options["prepare"] is not False},
+        lambda: new_network(kind, **sizes),
+    )
+
+
+def _in_words(kind: str, sizes: Mapping[str, int]) -> str:
+    depth = sizes["depth"]
+    if kind == "mlp":
+        return f"{sizes['in_features']} inputs, {count(depth, 'layer')} of {sizes['width']} sigmoids"
+    if kind == "rnn":
+        layers = count(depth, "recurrent layer")
+        return f"sequences of {count(sizes['features'], 'number')}, {layers} of {sizes['width']} sigmoids"
+    image = f"{sizes['height']} x {sizes['width']}"
+    return (
+        f"images of {image} and {count(sizes['in_channels'], 'channel')}, {count(depth, 'layer')} of "
+        f"{count(sizes['channels'], 'channel')}"
+    )
+
+
+def _own(options: Mapping[str, Any], data: Data) -> Chosen:
+    target = options["model"]
+    with users_code(target) as make:
+        if isinstance(make, nn.Module) or not callable(make):
+            what = "a model" if isinstance(make, nn.Module) else f"{a(make)}, no function"
+            raise bad_input(f"{target} is {what}: give a function of (shape, outputs) that makes a model")
+        torch.manual_seed(options["seed"])  # weights that are drawn afresh are those of this seed
+        with blamed(target):
+            _check_takes_two(make)
+            model = make(data.shape, data.outputs)
+    if not isinstance(model, nn.Module):
+        raise bad_input(f"{target} returned {a(model)}, no torch.nn.Module: let it return the model")
+    _check_outputs(target, model, data)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not parameters:
+        raise bad_input(f"{target} returned a model without parameters that require a gradient: nothing to train")
+    shape = " x ".join(map(str, data.shape))
+    return Chosen(
+        target.rpartition(":")[2],
+        f"{data.name}: inputs of {shape}, {target} with {count(parameters, 'parameter')}, {outputs(data)}",
+        f"{file_name(data)}-{target.rpartition(':')[2]}",
+        data,
+        {"network": OWN, "depth": None, "prepare": options["prepare"] is True},
+        lambda: Network(OWN, {}, model),
+    )
+
+
+def _check_takes_two(make: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(make).bind((1,), 1)
+    except TypeError as error:
+        raise TypeError(f"it is called with a sample's shape and the number of outputs, and has {error}") from error
+
+
+def _check_outputs(target: str, model: nn.Module, data: Data) -> None:
+    """Refuse a model that cannot take these data, before anything is written."""
+    inputs = data.probes(2)[0]
+    mode = model.training
+    with torch.no_grad(), blamed(f"the model of {target}, called with {list(inputs.shape)}, "):
+        found = model.eval()(inputs)
+    model.train(mode)
+    wanted = [len(inputs), data.outputs]
+    if not isinstance(found, torch.Tensor) or list(found.shape) != wanted:
+        what = list(found.shape) if isinstance(found, torch.Tensor) else a(found)
+        raise bad_input(f"the model of {target} gave {what} for a batch of {len(inputs)} samples: let it give {wanted}")
