@@ -1,0 +1,68 @@
+"""What stands in examples/ runs, and goes on from its own checkpoints as if nothing had happened."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sigmoidcore.integrations.sinks import CSV
+from sigmoidcore.training.run import read_metrics
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture
+def example(root):
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, root / "examples" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.main
+
+    return load
+
+
+def test_the_plain_loop_goes_on(example, tmp_path, capsys):
+    main = example("plain_loop")
+    main(["--folder", str(tmp_path / "whole"), "--epochs", "3", "--depth", "5"])
+    main(["--folder", str(tmp_path / "parts"), "--epochs", "2", "--depth", "5"])
+    main(["--folder", str(tmp_path / "parts"), "--epochs", "3", "--depth", "5", "--resume"])
+    whole, parts = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts"))
+    assert whole["equalizer"]["history"] == parts["equalizer"]["history"]
+    assert [m["step"] for m in parts["monitor"]["measurements"]["kept"]] == [0, 20, 40]
+    for name, tensor in whole["model"].items():
+        torch.testing.assert_close(tensor, parts["model"][name], rtol=1e-6, atol=1e-6)
+    assert "epoch 3: " in capsys.readouterr().out
+    assert (tmp_path / "whole" / "diagnosis.html").stat().st_size > 10_000
+    assert (tmp_path / "whole" / "samples.csv").read_text().startswith(",".join(CSV.COLUMNS))
+
+
+def test_the_loop_of_accelerate_goes_on_from_accelerates_checkpoints(example, tmp_path, capsys):
+    main = example("accelerate_loop")
+    options = ["--cpu", "--depth", "5", "--epochs"]
+    network, equalizer, monitor = main([*options, "3", "--folder", str(tmp_path / "whole")])
+    shutil.copytree(tmp_path / "whole" / "epoch-2", tmp_path / "parts" / "epoch-2")
+    again, *parts = main([*options, "3", "--folder", str(tmp_path / "parts"), "--resume"])
+    assert "epoch 3: " in capsys.readouterr().out
+    assert equalizer.history == parts[0].history
+    assert [m.step for m in monitor.measurements] == [m.step for m in parts[1].measurements] == [0, 20, 40]
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, again.state_dict()[name], rtol=1e-6, atol=1e-6)
+    steps = {row["step"] for row in read_metrics(tmp_path / "whole" / "samples.jsonl") if row["kind"] == "measurement"}
+    assert steps == {0, 20, 40}  # an optimizer's step is two micro-batches
+
+
+def test_two_processes_of_accelerate_train_one_network(root, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "examples/accelerate_loop.py"]
+    command += ["--cpu", "--depth", "5", "--epochs", "1", "--folder", str(tmp_path)]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert done.stdout.count("epoch 1: ") == 1
+    rows = read_metrics(tmp_path / "samples.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "measurement"] == [0]  # 7 steps, written once
