@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from sigmoidcore.cli.printable import printable
+
 if TYPE_CHECKING:
     import typer
 
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _app() -> "typer.Typer":
     import typer
 
-    from sigmoidcore.cli import demo, diagnose, train
+    from sigmoidcore.cli import demo, diagnose, evaluate, export, predict, runs, train
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -94,11 +96,15 @@ def _app() -> "typer.Typer":
     app.command("demo")(demo.demo)
     app.command("train")(train.train)
     app.command("diagnose")(diagnose.diagnose)
+    app.command("predict")(predict.predict)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("export")(export.export)
+    app.command("runs")(runs.runs)
     return app
 
 
 def _complain(message: str, code: int) -> int:
-    print("sigmoid-core: " + " ".join(message.split()), file=sys.stderr)
+    print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
     return code
 
 

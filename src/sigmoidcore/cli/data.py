@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from sigmoidcore.cli.live import count
 from sigmoidcore.cli.session import bad_input
 from sigmoidcore.training.data import BUILT_IN, Data, load
+from sigmoidcore.training.source import data_of as source_of
 
 CLASSES_SHOWN = 5
 """Names of classes that are shown before the rest is counted."""
@@ -18,7 +18,7 @@ CLASSES_SHOWN = 5
 
 def source(value: str) -> str:
     """A built-in set's name, or the whole path of what is there: a run goes on from any folder."""
-    return value if value in BUILT_IN or not Path(value).exists() else os.path.abspath(value)
+    return os.path.abspath(value) if value not in BUILT_IN and os.path.exists(value) else value
 
 
 def share(value: float | None) -> float | None:
@@ -48,15 +48,10 @@ def data_of_run(options: Mapping[str, Any]) -> Data:
     Raises:
         Stopped: it is not there any more, or the options are not of a run, with code 2.
     """
-    source, target, drop, kind, test_size, seed = (
-        options.get(name, default)
-        for name, default in (("data", ""), ("target", []), ("drop", []), ("kind", ""), ("test_size", 0.0), ("seed", 0))
-    )
-    lists = isinstance(target, list) and isinstance(drop, list)
-    numbers = isinstance(test_size, float) and isinstance(seed, int)
-    if not lists or not numbers or not all(isinstance(text, str) for text in (source, kind, *target, *drop)):
-        raise bad_input("the run's config has options about data that are of another type: was it edited?")
-    return data_of(source, target, drop, kind or None, test_size or None, seed)
+    try:
+        return source_of(options)
+    except ValueError as error:
+        raise bad_input(str(error)) from error
 
 
 def file_name(data: Data) -> str:

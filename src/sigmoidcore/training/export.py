@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.files import write_whole
 from sigmoidcore.fold import fold
+from sigmoidcore.networks import RNN
 from sigmoidcore.training.data import Preprocessing
 from sigmoidcore.training.data.error import DataError, needed, short
+from sigmoidcore.training.kinds import SequenceNet
 from sigmoidcore.training.network import Network, NetworkError
 
 CLOSE = 1e-4
@@ -44,7 +47,7 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
     inputs = network.arranged(inputs)
     model = copy.deepcopy(network.model).eval()
     try:
-        plain = fold(model).eval().requires_grad_(False)
+        plain = fold(_written_out(model)).eval().requires_grad_(False)
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
@@ -56,6 +59,16 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
             "--saturation or fewer layers"
         )
     return plain, inputs
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _written_out(model: nn.Module) -> nn.Module:
+    """A sequence network with its forward as a graph: its class is of this package, and stays behind."""
+    return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
 
 
 def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> tuple[Path, Path]:
