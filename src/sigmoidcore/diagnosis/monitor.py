@@ -165,6 +165,7 @@ class Monitor:
             self._take_what_is_over()
         self._remove()
         self._probe.forget()
+        self._probe.weights.room.clear()
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -285,6 +286,8 @@ class Monitor:
     def _attach_if_due(self) -> None:
         if self._step % self.every == 0:
             self._probe.attach()
+        else:
+            self._probe.weights.room.clear()
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)

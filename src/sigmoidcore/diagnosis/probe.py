@@ -5,7 +5,7 @@ What is measured is in `measurement`, how a pass is followed in `tracker`, and w
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,7 +77,7 @@ class Probe:
         self._recordings: list[Recording] = []
         self._backward = NONE
         self._fresh: list[Recording] = []
-        self._weights = Weights(model)
+        self._weights = Weights(dict(model.named_parameters()))
 
     @property
     def attached(self) -> bool:
@@ -93,7 +93,7 @@ class Probe:
         """Watch from the next forward pass on."""
         if self.attached:
             return
-        self._weights = Weights(self.model)
+        self._weights = Weights(self._weights.parameters, self._weights.room)
         if not self._names:
             self._see_names()
         self._handles = [
@@ -123,7 +123,7 @@ class Probe:
     def start_over(self) -> None:
         """Drop what was seen, of steps of optimizers, too."""
         self.forget()
-        self._weights = Weights(self.model)
+        self._weights = Weights(self._weights.parameters)
 
     def emptied(self) -> bool:
         """Whether the gradients of all passes that a gradient came back through were emptied since.
@@ -235,12 +235,14 @@ class Probe:
 
     def _see_names(self) -> None:
         """Take the modules and parameters as they are: wrappers may have come since, or other parameters."""
-        self._scripted = scripted(self.model)
+        modules = dict(self.model.named_modules())
+        self._scripted = _scripted(modules)
         self._names.clear()
-        self._names.update((id(module), name) for name, module in self.model.named_modules())
-        self._parameters = {id(p): name for name, p in self.model.named_parameters()}
+        self._names.update((id(module), name) for name, module in modules.items())
+        parameters = dict(self.model.named_parameters())
+        self._parameters = {id(p): name for name, p in parameters.items()}
         if self._parameters != {id(p): name for name, p in self._weights.parameters.items()}:
-            self._weights = Weights(self.model)
+            self._weights = Weights(parameters)
 
     def _gradient_arrived(self, recording: Recording) -> None:
         """Read the parameters' gradients when the backward pass is over: all micro-batches so far, before clipping."""
@@ -288,8 +290,12 @@ _NO_LAYERS = (
 
 def scripted(model: nn.Module) -> list[str]:
     """The modules that are TorchScript, but not the parts of these, as they are called in a sentence."""
+    return _scripted(dict(model.named_modules()))
+
+
+def _scripted(modules: Mapping[str, nn.Module]) -> list[str]:
     names: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         inside = names and (not names[-1] or name.startswith(f"{names[-1]}."))
         if isinstance(module, torch.jit.ScriptModule) and not inside:
             names.append(name)

@@ -1,6 +1,7 @@
 """One forward pass that is being measured, and what comes back through it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,16 +11,17 @@ from torch.autograd.graph import Node
 
 from sigmoidcore.autograd import accumulates, in_checkpoint, nearest_leaf
 from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
-from sigmoidcore.diagnosis.apart import apart
-from sigmoidcore.diagnosis.batches import Batches
+from sigmoidcore.diagnosis.apart import apart, without_gradients
+from sigmoidcore.diagnosis.batches import SMALL, Batches
 from sigmoidcore.diagnosis.statistics import (
     Number,
     Sums,
     dot_product_weights,
-    first_samples,
+    first_rows,
     keys_allowed,
+    samples_first,
     see_attention,
-    see_outputs,
+    see_sizes,
     see_slopes,
     see_some,
     squared_size,
@@ -104,23 +106,27 @@ class Recording:
             self.tracker.given.add(id(tensor))
             if tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                some, samples = first_samples(tensor.detach(), self.samples, None)
-                see_outputs(some.reshape(1, samples, -1), [sums])
+                x = samples_first(tensor.detach(), self.samples)
+                see_sizes(x.reshape(1, -1), [sums])
+                see_some(x.reshape(1, first_rows(x, self.samples, None)[1], -1), [sums])
                 self.inputs.add(sums)
 
     @apart
-    def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    def before(
+        self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool
+    ) -> tuple[Any, ...]:
         """See the input of an activation; give a recurrent layer an input that tells what comes back to it."""
         if function in RECURRENT:
             return self._before_recurrent(args)
         x = args[0] if args else kwargs.get("input")
         if not ACTIVATIONS[function].by_output and isinstance(x, Tensor):
-            with torch.no_grad():  # a copy: it may be changed in place
-                self._input = first_samples(x.detach(), self.samples, self._most)[0].clone()
+            x = samples_first(x.detach(), self.samples)
+            x = x[: first_rows(x, self.samples, self._most)[0]]
+            self._input = x.clone() if in_place else x
         return args
 
     @apart
-    @torch.no_grad()
+    @without_gradients
     def after(self, row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """Take the statistics of a layer, and listen to its gradient."""
         sums = Sums()
@@ -133,20 +139,7 @@ class Recording:
         if output.numel():
             if _time_first(row, args, output) and output.shape[1] == self.samples:
                 output = output.movedim(1, 0)  # also where there are as many steps
-            some, samples = first_samples(output, self.samples, self._most)
-            if self._most is not None:
-                some = thinned(some, row.dim)
-            values = some.reshape(samples, -1)
-            if values.numel() == output.numel():
-                self._batches.put("whole", values, sums, see_outputs)
-            else:
-                sums.count = float(output.numel())
-                sums.squares, sums.nonfinite = squared_size(output)
-                self._batches.put("some", values, sums, see_some)
-            activation = ACTIVATIONS.get(row.function)
-            if activation is not None:
-                row.data.update(shuts=activation.shuts, flat=activation.flat)
-                self._see_slopes(activation, some if activation.by_output else self._input, row, sums, args[1:], kwargs)
+            self._see_output(row, sums, output, args[1:], kwargs)
         self._input = None
         if row.function in SEEN:
             self._see_attention(row, sums, args, kwargs, output)
@@ -162,30 +155,41 @@ class Recording:
         """Compute what was gathered."""
         self._batches.flush()
 
-    def _see_slopes(
-        self,
-        activation: Activation,
-        values: Tensor | None,
-        row: Row,
-        sums: Sums,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+    def _see_output(
+        self, row: Row, sums: Sums, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        if values is None or not values.numel():
-            return
-        if self._most is not None:
-            values = thinned(values, row.dim)
-        given = {**dict(zip(activation.options, args, strict=False)), **kwargs}
-        given = {name: given[name] for name in activation.options if name in given}
-        if any(isinstance(v, Tensor) for v in given.values()):
-            slopes = relative_slopes(activation, values, args, kwargs).unsqueeze(0)
-            see_slopes(slopes, [sums], row.dim)
-            return
+        x = samples_first(output, self.samples)
+        rows, samples = first_rows(x, self.samples, self._most)
+        slopes = _Slopes.of(row, args, kwargs)
+        by_input = slopes is not None and not slopes.activation.by_output
+        alone = slopes is not None and slopes.key is None
+        if alone or x.numel() > SMALL:
+            sums.count = float(x.numel())
+            sums.squares, sums.nonfinite = squared_size(x)
+            some = self._some(x[:rows], row.dim)
+            see_some(some.reshape(1, samples, -1), [sums])
+            if slopes is not None and not by_input:
+                slopes.see(some.unsqueeze(0), [sums])
+        else:
 
-        def see(stack: Tensor, owners: list[Sums], dim: int = row.dim) -> None:
-            see_slopes(relative_slopes(activation, stack, (), given), owners, dim)
+            def see(stack: Tensor, owners: list[Sums]) -> None:
+                see_sizes(stack.flatten(1), owners)
+                some = stack[:, :rows]
+                see_some(some.reshape(len(stack), samples, -1), owners)
+                if slopes is not None and not by_input:
+                    slopes.see(some, owners)
 
-        self._batches.put((row.function, row.dim, *given.items()), values, sums, see)
+            self._batches.put((rows, samples, None if slopes is None else slopes.key), x, sums, see)
+        if slopes is not None and by_input and self._input is not None:
+            x = self._some(self._input, row.dim)
+            if alone or x.numel() > SMALL:
+                slopes.see(x.unsqueeze(0), [sums])
+            else:
+                self._batches.put(slopes.key, x, sums, slopes.see)
+
+    def _some(self, x: Tensor, dim: int) -> Tensor:
+        """What is looked at of the first samples, in one piece."""
+        return x.contiguous() if self._most is None else thinned(x, dim).contiguous()
 
     def _see_attention(
         self, row: Row, sums: Sums, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
@@ -239,7 +243,7 @@ class Recording:
             return True
         return False
 
-    @torch.no_grad()
+    @without_gradients
     def _arrive(self, arrivals: "Arrivals", place: int, gradient: Tensor) -> None:
         if not self._counts():
             return
@@ -248,12 +252,48 @@ class Recording:
         arrivals.sums.samples = float(self.samples)
         arrivals.sums.arrivals += 1
 
-    @torch.no_grad()
+    @without_gradients
     def _arrive_steps(self, steps: "Steps", gradient: Tensor) -> None:
         if steps.sums is None or not self._counts():
             return
         gradient = steps.held.joined(0, gradient)
         steps.sums.steps, steps.sums.step_samples = step_squares(gradient, steps.batch_sizes, steps.time_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slopes:
+    """How the relative slopes of one activation are taken.
+
+    Attributes:
+        activation: its kind.
+        given: its options.
+        dim: the dimension that counts neurons.
+        key: layers with the same one are computed together; None: by itself, for an option is a tensor.
+    """
+
+    activation: Activation
+    given: Mapping[str, Any]
+    dim: int
+    key: Hashable
+
+    @classmethod
+    def of(cls, row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Slopes | None":
+        """Of a layer; None if it is no activation."""
+        activation = ACTIVATIONS.get(row.function)
+        if activation is None:
+            return None
+        row.data.update(shuts=activation.shuts, flat=activation.flat)
+        given = {**dict(zip(activation.options, args, strict=False)), **kwargs}
+        given = {name: given[name] for name in activation.options if name in given}
+        alike = not any(isinstance(value, Tensor) for value in given.values())
+        return cls(activation, given, row.dim, (row.function, row.dim, *given.items()) if alike else None)
+
+    def see(self, stack: Tensor, owners: list[Sums]) -> None:
+        if self.key is None:
+            slopes = relative_slopes(self.activation, stack[0], (), self.given).unsqueeze(0)
+        else:
+            slopes = relative_slopes(self.activation, stack, (), self.given)
+        see_slopes(slopes, owners, self.dim)
 
 
 def _time_first(row: Row, args: tuple[Any, ...], values: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sigmoidcore.gain import norm
 
-LARGEST_SUBSET = 2**18
+LARGEST_SUBSET = 2**16
 """Numbers of one layer that statistics across samples are taken from, if there are enough samples and positions."""
 FEWEST_SAMPLES = 16
 SMALL = 2**16
@@ -167,30 +167,35 @@ def _numbers(x: Tensor) -> list[Number]:
     return x.tolist() if x.is_cpu else list(x.unbind())
 
 
-def first_samples(x: Tensor, samples: int, most: int | None) -> tuple[Tensor, int]:
-    """The first samples of a layer's output, and how many they are.
+def samples_first(x: Tensor, samples: int) -> Tensor:
+    """A layer's output with its samples in dimension 0, if they are in dimension 1: where time is first.
 
     Args:
-        x: samples first, or second where time is first, or several rows for every sample.
-        samples: how many there are; where no dimension fits, rows are taken for samples.
-        most: at most so many; None: all.
-
-    Returns:
-        The rows that belong to them, [rows, ...], and their number.
+        x: any shape; of two dimensions, the second counts features.
+        samples: how many there are.
     """
     if x.dim() == 0:
-        return x.reshape(1, 1), 1
+        return x.reshape(1, 1)
     shape = x.shape
-    length = shape[0]
-    if length != samples and len(shape) > 2 and shape[1] == samples:  # of two, the second counts features
-        x, length = x.movedim(1, 0), samples
+    return x.movedim(1, 0) if shape[0] != samples and len(shape) > 2 and shape[1] == samples else x
+
+
+def first_rows(x: Tensor, samples: int, most: int | None) -> tuple[int, int]:
+    """How many rows of a layer's output belong to its first samples, and how many samples these are.
+
+    Args:
+        x: samples first, perhaps several rows for each.
+        samples: how many there are; where the rows do not fit, they are taken for samples.
+        most: at most so many; None: all.
+    """
+    length = x.shape[0]
     fits = samples > 0 and length % samples == 0
     count, rows = (samples, length // samples) if fits else (length, 1)
-    if most is None:
-        return x, count
+    if most is None or count <= FEWEST_SAMPLES:
+        return count * rows, count
     one = max(1, x.numel() // count)
     taken = min(count, max(min(most, FEWEST_SAMPLES), min(most, LARGEST_SUBSET // one)))
-    return (x, count) if taken == count else (x[: taken * rows], taken)
+    return taken * rows, taken
 
 
 def thinned(x: Tensor, dim: int) -> Tensor:
@@ -204,27 +209,26 @@ def thinned(x: Tensor, dim: int) -> Tensor:
     if x.numel() <= LARGEST_SUBSET or not places:
         return x
     step = math.ceil((x.numel() / LARGEST_SUBSET) ** (1 / len(places)))
-    return x[tuple(slice(None, None, step if i in places else None) for i in range(x.dim()))]
+    evenly = slice((step - 1) // 2, None, step)  # from within the first step: else borders would be seen too often
+    return x[tuple(evenly if i in places and x.shape[i] >= step else slice(None) for i in range(x.dim()))]
 
 
-def see_outputs(stack: Tensor, owners: list[Sums]) -> None:
-    """Take the statistics of layers whose whole output this is.
+def see_sizes(stack: Tensor, owners: list[Sums]) -> None:
+    """Take the sizes of layers' whole outputs.
 
     Args:
-        stack: [layers, samples, numbers], floating.
+        stack: [layers, numbers], floating.
         owners: of each layer, where they go.
     """
-    flat = stack.flatten(1)
-    count = float(flat.shape[1])
-    for sums, squares in zip(owners, _squared_sizes(flat), strict=True):
+    count = float(stack.shape[1])
+    for sums, squares in zip(owners, _squared_sizes(stack), strict=True):
         sums.count, sums.squares = count, squares
     if not stack.is_cpu:
-        for sums, odd in zip(owners, (~torch.isfinite(flat)).sum(1).unbind(), strict=True):
+        for sums, odd in zip(owners, (~torch.isfinite(stack)).sum(1).unbind(), strict=True):
             sums.nonfinite = odd
     for i, sums in enumerate(owners):
         if isinstance(sums.squares, float) and not math.isfinite(sums.squares):
-            sums.nonfinite = float((~torch.isfinite(flat[i])).sum())
-    see_some(stack, owners)
+            sums.nonfinite = float((~torch.isfinite(stack[i])).sum())
 
 
 def see_some(stack: Tensor, owners: list[Sums]) -> None:

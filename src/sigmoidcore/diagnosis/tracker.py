@@ -102,8 +102,10 @@ _UNKNOWN = Flow()
 class Listener(Protocol):
     """Is told what happens in a pass."""
 
-    def before(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A recurrent layer or an activation is going to run; returns the arguments that it gets."""
+    def before(
+        self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool
+    ) -> tuple[Any, ...]:
+        """A recurrent layer or an activation is going to run, perhaps in place; returns the arguments that it gets."""
 
     def after(self, row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """A layer has run."""
@@ -159,7 +161,7 @@ class Tracker(TorchFunctionMode):
             self.notes["what runs inside torch.func.vmap, grad and the like was not seen"] = None
             return func(*args, **kwargs)
         if name in RECURRENT or name in ACTIVATIONS:
-            args = self._listener.before(name, args, kwargs)
+            args = self._listener.before(name, args, kwargs, in_place=_in_place(func, args, kwargs))
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(func, name, args, kwargs, result)
@@ -481,6 +483,12 @@ def _moved(dim: int, before: Tensor, after: Tensor) -> int:
     places = [i for i in range(after.dim()) if after.stride(i) == stride and 1 < after.shape[i] <= size]
     place = next((i for i in places if after.shape[i] == size), places[0] if places else -1)
     return -1 if place == after.dim() - 1 else place
+
+
+def _in_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an activation may write into its input: by its name, or because it is told so."""
+    name = getattr(func, "__name__", "").partition(".")[0]
+    return name.endswith("_") or kwargs.get("inplace") is True or any(value is True for value in args[1:])
 
 
 _NAMES: dict[Any, str] = {}

@@ -17,11 +17,13 @@ class Weights:
     """Reads the parameters of a model around one step.
 
     Args:
-        model: the model.
+        parameters: of the model, by name.
+        room: tensors to copy them into, by name, as `room` of the step before.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+    def __init__(self, parameters: Mapping[str, nn.Parameter], room: Mapping[str, Tensor] | None = None) -> None:
+        self.parameters = dict(parameters)
+        self.room: dict[str, Tensor] = dict(room or {})
         self._gradients: dict[str, float] = {}
         self._bad: dict[str, int] = {}
         self._used_up: set[str] = set()
@@ -66,7 +68,7 @@ class Weights:
         """
         own = {name: p for name, p in self.parameters.items() if id(p) in moving and p.requires_grad}
         self._see_sizes()
-        self._before.update((name, _local(p).clone()) for name, p in own.items() if name not in self._moves)
+        self._before |= self._copies({name: _local(p) for name, p in own.items() if name not in self._moves})
         if in_backward:
             self._see(own)
             self._used_up.update(own)
@@ -76,7 +78,9 @@ class Weights:
         """See how far each has moved since, and let the copies go."""
         own = [name for name in self._before if id(self.parameters[name]) in moving]
         now = {name: _local(self.parameters[name]) for name in own}
-        self._moves |= _distances({name: self._before.pop(name) for name in own}, now)
+        before = {name: self._before.pop(name) for name in own}
+        self._moves |= _distances(before, now)
+        self.room |= before
 
     @torch.no_grad()
     def conclude(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
@@ -122,6 +126,18 @@ class Weights:
             self._sizes, self._counts = _sizes(local)
             unlike = {name for name in _unlike(local) if type(self.parameters[name]) in _WHOLE}
             self._rows = {name: _UNLIKE if name in unlike else _rows(p) for name, p in self.parameters.items()}
+
+    def _copies(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies, in the room that there is: fresh memory takes longer than to copy."""
+        copies: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            room = self.room.pop(name, None)
+            if room is None or (room.shape, room.dtype, room.device) != (tensor.shape, tensor.dtype, tensor.device):
+                room = torch.empty_like(tensor)
+            copies[name] = room
+        for names in _groups(tensors):
+            torch._foreach_copy_([copies[name] for name in names], [tensors[name] for name in names])
+        return copies
 
     def _over(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
         """Norms; those of sharded parameters over the parts of all ranks."""
@@ -227,9 +243,11 @@ def fetch(values: Sequence[Number]) -> list[float]:
 
 
 def _local(values: Any) -> Tensor:
-    """What this rank has of a tensor: of a DTensor its part, of a sparse one its values."""
-    local: Tensor = values if type(values) in _WHOLE or not hasattr(values, "to_local") else values.to_local()
-    return local.detach() if local.layout is torch.strided else local.coalesce().values().detach()
+    """What this rank has of a tensor, for no backward pass: of a DTensor its part, of a sparse one its values."""
+    if type(values) not in _WHOLE and hasattr(values, "to_local"):
+        values = values.to_local()
+    local: Tensor = values if values.layout is torch.strided else values.coalesce().values()
+    return local
 
 
 _WHOLE = (Tensor, nn.Parameter)
