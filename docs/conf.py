@@ -16,6 +16,8 @@ myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
+# The frameworks of sigmoidcore.integrations, which need not be installed here.
+autodoc_mock_imports = ["ignite", "lightning", "pytorch_lightning", "transformers"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # The public names are read as users write them, whichever file they live in.

@@ -38,10 +38,6 @@ class SigmoidCoreHandler:
         monitor_every: `every` of the Monitor; None: no Monitor.
         sinks: are called with every sample, in the process of rank 0 only.
 
-    Attributes:
-        equalizer: the latest `Equalizer`, or None.
-        monitor: the latest `Monitor`, or None.
-
     Raises:
         ImportError: on import: pytorch-ignite is not installed.
         ValueError: there is nothing to do. When the trainer starts: the model has no cores.
@@ -73,12 +69,12 @@ class SigmoidCoreHandler:
 
     @property
     def equalizer(self) -> Equalizer | None:
-        """The latest, or None."""
+        """The Equalizer of the latest training, or None."""
         return self._watch.equalizer
 
     @property
     def monitor(self) -> Monitor | None:
-        """The latest, or None."""
+        """The Monitor of the latest training, or None."""
         return self._watch.monitor
 
     def diagnosis(self) -> Diagnosis:

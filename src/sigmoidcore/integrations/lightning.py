@@ -30,10 +30,7 @@ def _callbacks() -> tuple[Any, ...]:
     return tuple(found)
 
 
-_Callback: Any = type("_Callback", _callbacks(), {})
-
-
-class SigmoidCoreCallback(_Callback):  # type: ignore[misc]
+class SigmoidCoreCallback(*_callbacks()):  # type: ignore[misc]
     """An `Equalizer` and a `Monitor` on a `LightningModule`, from the first step of `trainer.fit` to the last.
 
     Lightning's checkpoints hold their state, and `trainer.fit(..., ckpt_path=...)` goes on with it. Gradients are read
@@ -49,10 +46,6 @@ class SigmoidCoreCallback(_Callback):  # type: ignore[misc]
         module: name of the part of the LightningModule that is watched; "" is all of it.
         optimizer: which of several optimizers' steps the Equalizer looks at, by its place in `configure_optimizers`;
             None: the one that has parameters of the watched part.
-
-    Attributes:
-        equalizer: the latest `Equalizer`, or None.
-        monitor: the latest `Monitor`, or None.
 
     Raises:
         ImportError: on import: neither lightning nor pytorch_lightning is installed.
@@ -79,12 +72,12 @@ class SigmoidCoreCallback(_Callback):  # type: ignore[misc]
 
     @property
     def equalizer(self) -> Equalizer | None:
-        """The latest, or None."""
+        """The Equalizer of the latest training, or None."""
         return self._watch.equalizer
 
     @property
     def monitor(self) -> Monitor | None:
-        """The latest, or None."""
+        """The Monitor of the latest training, or None."""
         return self._watch.monitor
 
     def diagnosis(self) -> Diagnosis:
@@ -97,7 +90,7 @@ class SigmoidCoreCallback(_Callback):  # type: ignore[misc]
 
     @property
     def state_key(self) -> str:
-        """Its name in a checkpoint: one for each part that is watched."""
+        """Its name in a checkpoint, one for each part that is watched."""
         return f"SigmoidCoreCallback{{'module': {self._module!r}}}"
 
     def state_dict(self) -> dict[str, Any]:

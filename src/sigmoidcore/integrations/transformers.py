@@ -42,10 +42,6 @@ class SigmoidCoreCallback(TrainerCallback, ExportableState):  # type: ignore[mis
         monitor_every: `every` of the Monitor; None: no Monitor.
         sinks: are called with every sample, in the main process only.
 
-    Attributes:
-        equalizer: the latest `Equalizer`, or None.
-        monitor: the latest `Monitor`, or None.
-
     Raises:
         ImportError: on import: transformers is not installed.
         ValueError: there is nothing to do. From `trainer.train`: the model has no cores; the checkpoint cannot be
@@ -68,12 +64,12 @@ class SigmoidCoreCallback(TrainerCallback, ExportableState):  # type: ignore[mis
 
     @property
     def equalizer(self) -> Equalizer | None:
-        """The latest, or None."""
+        """The Equalizer of the latest training, or None."""
         return self._watch.equalizer
 
     @property
     def monitor(self) -> Monitor | None:
-        """The latest, or None."""
+        """The Monitor of the latest training, or None."""
         return self._watch.monitor
 
     def diagnosis(self) -> Diagnosis:
