@@ -91,7 +91,7 @@ def _reopened(folder: Path, context: typer.Context, runs: list[Run]) -> tuple[Co
     context.call_on_close(run.close)
     runs.append(run)
     try:
-        read = run.checkpoints.read(_memory())
+        read = run.checkpoints.read(memory())
         config = read_config(folder) if read is None else as_config(read.config, folder / "config.toml")
     except (DamagedError, OSError, ValueError) as error:
         raise bad_input(f"cannot go on in {folder}: {error}") from error
@@ -149,8 +149,8 @@ def _fits(kind: Any, value: Any) -> bool:
     return type(value) is (kinds[0] if kinds[0] in (bool, int) else str)
 
 
-def _memory() -> int:
-    """Bytes of this machine's memory: no file of a checkpoint can be larger."""
+def memory() -> int:
+    """Bytes of this machine's memory: no file of a checkpoint can be larger, nor a network."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TextIO
 
 from rich import box
@@ -19,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sigmoidcore.cli.printable import printable
 from sigmoidcore.profile import Profile
 from sigmoidcore.training import Progress
 from sigmoidcore.training.data.task import Kind, Task, task
@@ -55,10 +57,11 @@ class Screen:
 
     @classmethod
     def of_stdout(cls) -> "Screen":
-        """Live if standard output is a terminal that can move its cursor. NO_COLOR and the width are respected."""
+        """Live in a notebook, and in a terminal that can move its cursor. NO_COLOR and the width are respected."""
         terminal = sys.stdout.isatty()
-        console = _Console(highlight=False, force_terminal=terminal)
-        return cls(console, live=terminal and not console.is_dumb_terminal)
+        notebook = type(sys.stdout).__module__.startswith("ipykernel.") and find_spec("ipywidgets") is not None
+        console = _Console(highlight=False, force_terminal=terminal, force_jupyter=notebook)
+        return cls(console, live=notebook or (terminal and not console.is_dumb_terminal))
 
     @classmethod
     def of_file(cls, file: TextIO) -> "Screen":
@@ -68,18 +71,18 @@ class Screen:
     def heading(self, text: str) -> None:
         """A line that begins a part, with an empty line before it."""
         self.console.print()
-        self.console.print(Text(text, style="bold"))
+        self.console.print(Text(printable(text), style="bold"))
 
     def say(self, text: str = "", style: str = "") -> None:
         """A paragraph, wrapped to the width."""
         width = max(20, self.console.width - _INDENT)
-        for line in Text(text, style=style).wrap(self.console, width):
+        for line in Text(printable(text), style=style).wrap(self.console, width):
             line.rstrip()
             self.console.print(Text(" " * _INDENT if line else "") + line)
 
     def verbatim(self, text: str, style: str = "") -> None:
         """A line that is meant to be copied, a path or a command: never cut or wrapped."""
-        self.console.print(Text(" " * _INDENT + text, style=style), soft_wrap=True)
+        self.console.print(Text(" " * _INDENT + printable(text), style=style), soft_wrap=True)
 
     def listing(self, rows: Sequence[tuple[str, str]]) -> None:
         """Paths and what they hold, beside each other, or below where the width does not suffice."""
@@ -106,7 +109,7 @@ class Screen:
             style = "bold green" if i == strong else ""
             table.add_column(column, justify="right" if i else "left", style=style, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.console.print(Padding(table, (0, 0, 0, _INDENT if self.console.width >= 60 else 0), expand=False))
 
     def profile(self, profile: Profile) -> None:

@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import nn
 
-from sigmoidcore.cli.again import is_typed
+from sigmoidcore.cli.again import is_typed, memory
 from sigmoidcore.cli.code import a, blamed, users_code
 from sigmoidcore.cli.data import file_name, outputs
 from sigmoidcore.cli.live import count
@@ -55,6 +55,7 @@ def chosen(context: typer.Context, options: Mapping[str, Any], data: Data) -> Ch
         return _own(options, data)
     kind = kind_for(data.shape) if options["network"] == "auto" else options["network"]
     depth = options["depth"] or DEPTHS[kind]
+    _check_memory(depth, options["width"])
     try:
         sizes = sizes_for(kind, data.shape, data.outputs, options["width"], depth)
     except ValueError as error:
@@ -67,6 +68,16 @@ def chosen(context: typer.Context, options: Mapping[str, Any], data: Data) -> Ch
         {"network": kind, "depth": depth, "prepare": options["prepare"] is not False},
         lambda: new_network(kind, **sizes),
     )
+
+
+def _check_memory(depth: int, width: int) -> None:
+    """Refuse what can never fit: its weights, their gradients, and the two numbers that AdamW keeps of each."""
+    least = depth * (16 * width**2 + 10_000)
+    if least > memory():
+        raise bad_input(
+            f"{count(depth, 'layer')} of {width:,} need at least {least / 2**30:,.0f} GiB of memory, and this machine "
+            f"has {memory() / 2**30:,.0f}: lower --depth or --width"
+        )
 
 
 def _in_words(kind: str, sizes: Mapping[str, int]) -> str:

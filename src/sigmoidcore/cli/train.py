@@ -20,6 +20,9 @@ from sigmoidcore.training.data import BUILT_IN
 from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.run import Run
 
+MOST = 2**31 - 1
+"""No number of steps, samples or neurons is larger."""
+
 
 class TargetKind(StrEnum):
     """What a target may be said to be."""
@@ -74,7 +77,7 @@ def _level(value: float) -> float:
 
 
 def _cadence(value: str) -> str:
-    if value != "auto" and not (value.isascii() and value.isdigit() and int(value) > 0):
+    if value != "auto" and not (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
         raise typer.BadParameter(f"{value!r} is neither 'auto' nor a number of steps of at least 1.")
     return value
 
@@ -92,7 +95,7 @@ def _above_0(value: float | None) -> float | None:
 
 
 def _saves(value: str) -> str:
-    if value != "epoch" and not (value.isascii() and value.isdigit() and int(value) > 0):
+    if value != "epoch" and not (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
         raise typer.BadParameter(f"{value!r} is neither 'epoch' nor a number of steps of at least 1.")
     return value
 
@@ -146,13 +149,19 @@ def train(
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option("--depth", metavar="N", min=1, show_default="100; conv 20, rnn 1", help="Hidden layers."),
+        typer.Option(
+            "--depth", metavar="N", min=1, max=MOST, show_default="100; conv 20, rnn 1", help="Hidden layers."
+        ),
     ] = None,
     width: Annotated[
-        int, typer.Option("--width", metavar="N", min=1, help="Neurons of a hidden layer, or its channels.")
+        int, typer.Option("--width", metavar="N", min=1, max=MOST, help="Neurons of a hidden layer, or its channels.")
     ] = 64,
-    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Passes over the training samples.")] = 10,
-    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Samples a step.")] = 100,
+    epochs: Annotated[
+        int, typer.Option("--epochs", metavar="N", min=1, max=MOST, help="Passes over the training samples.")
+    ] = 10,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=1, max=MOST, help="Samples a step.")
+    ] = 100,
     lr: Annotated[
         float, typer.Option("--lr", callback=_rate, metavar="X", help="Learning rate, the same for any depth.")
     ] = 0.03,
@@ -184,18 +193,26 @@ def train(
         Fall, typer.Option("--schedule", help="How rates fall to 0: in a line over the second half, or a cosine.")
     ] = Fall.linear,
     warm_up: Annotated[
-        int, typer.Option("--warm-up", metavar="STEPS", min=0, help="Steps in which the rates rise to their peak.")
+        int,
+        typer.Option(
+            "--warm-up", metavar="STEPS", min=0, max=MOST, help="Steps in which the rates rise to their peak."
+        ),
     ] = 0,
     clip: Annotated[
         float | None,
         typer.Option("--clip", callback=_above_0, metavar="X", help="Largest size of the whole gradient."),
     ] = None,
     accumulate: Annotated[
-        int, typer.Option("--accumulate", metavar="N", min=1, help="Parts that a batch is computed in, to save memory.")
+        int,
+        typer.Option(
+            "--accumulate", metavar="N", min=1, max=MOST, help="Parts that a batch is computed in, to save memory."
+        ),
     ] = 1,
     patience: Annotated[
         int | None,
-        typer.Option("--patience", metavar="N", min=1, help="Epochs without a better metric that end the training."),
+        typer.Option(
+            "--patience", metavar="N", min=1, max=MOST, help="Epochs without a better metric that end the training."
+        ),
     ] = None,
     class_weights: Annotated[
         bool, typer.Option("--class-weights", help="Count a class the more, the fewer samples it has.")
@@ -211,7 +228,7 @@ def train(
     ] = False,
     threads: Annotated[
         int,
-        typer.Option("--threads", metavar="N", min=1, help="Processor cores; several pay for wide layers."),
+        typer.Option("--threads", metavar="N", min=1, max=1024, help="Processor cores; several pay for wide layers."),
     ] = 1,
     save_every: Annotated[
         str,

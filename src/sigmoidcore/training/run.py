@@ -115,7 +115,7 @@ class Run:
             InUseError: another process works on it.
             OSError: the folder cannot be made or written.
         """
-        folder = _next_free(name) if folder is None else folder
+        folder = next_free(name) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
         _check_free(folder, overwrite)
         run = cls(folder, Lock(folder))
@@ -298,6 +298,7 @@ def _as_config(found: Any, path: Path) -> Config:
     if (
         not isinstance(found, dict)
         or type(found.get("format")) is not int
+        or found["format"] < 1
         or not isinstance(found.get("options"), dict)
     ):
         raise ValueError(f"{path} is no config of a run: it has no format and no options")
@@ -349,7 +350,7 @@ def _is_left_over(path: Path) -> bool:
     return path.name == LOCK or path.name.endswith(".part")
 
 
-def _next_free(name: str) -> Path:
+def next_free(name: str) -> Path:
     """Make and return `runs/NAME-N`; two runs that start at once get a number each."""
     RUNS.mkdir(parents=True, exist_ok=True)
     numbers = [int(found[1]) for p in RUNS.iterdir() if (found := re.fullmatch(re.escape(name) + r"-(\d+)", p.name))]

@@ -69,7 +69,7 @@ def load(
         raise DataError(str(error)) from error
     except OSError as error:
         raise DataError(
-            f"{source} cannot be read: {error.strerror or short(error)}; give one that you may read"
+            f"{short(source, 200)} cannot be read: {error.strerror or short(error)}; give one that you may read"
         ) from error
     return of_table("table", as_table(source), wanted, written=False)
 
@@ -90,7 +90,7 @@ def _of_path(path: Path, wanted: Wanted) -> Data:
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         hint = nearest(path.name, [*BUILT_IN, *there])
         hint = hint if hint.startswith("did you mean") else f"built in are: {', '.join(BUILT_IN)}"
-        raise DataError(f"{path} is neither a file nor a folder nor a built-in set: {hint}")
+        raise DataError(f"{short(path, 200)} is neither a file nor a folder nor a built-in set: {hint}")
     if path.is_dir():
         return _of_folder(path, wanted)
     if not path.is_file():
