@@ -7,8 +7,8 @@ Two trainings of the same network on the same batches, one watched and one not, 
 else the machine does slows both. Each is in a process of its own, for a watched step leaves marks in its process: hooks
 on all modules, and compiled code that runs uncompiled, which would slow the other one, too. A ratio is that of the sums
 over all steps; the median over the pairs stands, in every second of which the processes swap their parts and the other
-goes first. Steps come in whole numbers of the cadence, after some that warm up. Whatever a watcher does before the first
-step and after the last is left out: of a training of some length it is nothing, and wandb's takes seconds.
+goes first. Steps come in whole numbers of the cadence, after some that warm up. Whatever a watcher does before the
+first step and after the last is left out: of a training of some length it is nothing, and wandb's takes seconds.
 
 `graphs` and `breaks` are those of the watched training beyond what the other one has: graphs that were compiled, and
 breaks in them.
@@ -23,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -61,7 +62,7 @@ def convnet() -> nn.Module:
     channels = [3, 32, 32, 64, 64, 64]
     parts = [
         part
-        for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False))
+        for i, (before, after) in enumerate(pairwise(channels))
         for part in (nn.Conv2d(before, after, 3, stride=1 + i % 2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
     ]
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))

@@ -70,7 +70,8 @@ Nothing is said of these, though they are common. The measurements do not hold w
 def table() -> str:
     """A row for each rule."""
     rows = [
-        f"| [{rule.id}](#{rule.id.lower()}) | {rule.name} | {rule.severity} | {', '.join(rule.hidden_by) or '-'} |"
+        f'| <a href="#{rule.id.lower()}">{rule.id}</a> | '
+        f"{rule.name} | {rule.severity} | {', '.join(rule.hidden_by) or '-'} |"
         for rule in RULES
     ]
     return "\n".join(["| rule | name | severity | silent beside |", "|---|---|---|---|", *rows, ""])
@@ -81,7 +82,7 @@ def section(rule: Rule) -> str:
     thresholds = ", ".join(f"{name} = {value:.3g}" for name, value in rule.thresholds.items())
     severity = str(rule.severity).capitalize()
     parts = [
-        f"({rule.id.lower()})=\n### {rule.id} {rule.name}",
+        f'<a id="{rule.id.lower()}"></a>\n\n### {rule.id} {rule.name}',
         f"**{severity}** if {rule.formula}.",
         f"Thresholds: {thresholds}." if thresholds else "",
         f"*Where they come from.* {rule.source}" if thresholds else "",

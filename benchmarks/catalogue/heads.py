@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from catalogue.case import (
     COLLAPSED,
     LOSS_INPUT,
     NO_GRADIENT,
+    STRAY,
     ZERO_GRADIENT,
     Case,
     Problem,
@@ -46,6 +48,42 @@ class Weighted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.softmax(self.score(x), dim=1))
+
+
+class Kept(nn.Module):
+    """Two hidden layers, kept as `keep` likes, and a head."""
+
+    def __init__(self, keep: Callable[[list[nn.Module]], Any], *, frozen: bool = False, also: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(32, 64), nn.Linear(64, 64)]
+        for layer in layers:
+            layer.requires_grad_(not frozen)
+        self.layers = keep(layers)
+        if also:
+            self.again = nn.ModuleList(layers)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers.values() if isinstance(self.layers, dict) else self.layers:
+            x = torch.relu(layer(x))
+        return self.head(x)
+
+
+class PlainTensor(nn.Module):
+    """A matrix that is a tensor with a gradient, and no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(32, 64)
+        self.matrix = (torch.randn(64, 64) / 8).requires_grad_()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(torch.relu(self.first(x)) @ self.matrix))
+
+
+def kept(keep: Callable[[list[nn.Module]], Any], **options: bool) -> Problem:
+    return Kept(keep, **options), *classes(), cross_entropy
 
 
 class NormalisedScore(nn.Module):
@@ -156,6 +194,27 @@ def with_logits(outputs: Tensor, targets: Tensor) -> Tensor:
 
 BROKEN = (
     Case(
+        "layers in a list",
+        "a list in place of nn.ModuleList: the optimizer does not know of them",
+        partial(kept, list),
+        (STRAY,),
+        ("layers[0].weight",),
+    ),
+    Case(
+        "layers in a dict",
+        "a dict in place of nn.ModuleDict",
+        partial(kept, lambda layers: dict(zip(("first", "second"), layers, strict=True))),
+        (STRAY,),
+        ("layers['first'].weight",),
+    ),
+    Case(
+        "a tensor in place of a parameter",
+        "requires_grad alone does not make it one",
+        lambda: (PlainTensor(), *classes(), cross_entropy),
+        (STRAY,),
+        ("matrix",),
+    ),
+    Case(
         "mean over the batch",
         "mean(0), where mean(1) was meant: all samples get the mean of all",
         partial(encoded, lambda code: code.mean(0, keepdim=True).expand_as(code)),
@@ -228,6 +287,9 @@ BROKEN = (
 )
 
 HEALTHY = (
+    Case("layers in a ModuleList", "as it should be", partial(kept, nn.ModuleList)),
+    Case("layers in a list and a ModuleList", "the model has them elsewhere", partial(kept, list, also=True)),
+    Case("frozen layers in a tuple", "they are not to train", partial(kept, tuple, frozen=True)),
     Case("unused head, frozen", "unused on purpose", lambda: (Spare(frozen=True), *classes(), cross_entropy)),
     Case(
         "second output frozen, not in the loss", "on purpose", lambda: (TwoOutputs(frozen=True), *classes(), first_only)

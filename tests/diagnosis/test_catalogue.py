@@ -146,6 +146,21 @@ def test_the_named_parameters_have_no_gradient_and_others_have_one(case: Case) -
     assert any(g is not None for g in gradients.values())
 
 
+@pytest.mark.parametrize("case", only(rules.STRAY))
+def test_an_optimizer_of_the_models_parameters_does_not_move_the_named_weights_although_they_have_a_gradient(
+    case: Case,
+) -> None:
+    model, inputs, targets, loss_fn = case.problem()
+    (name,) = case.layers
+    weight = eval(f"model.{name}")
+    before = weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    loss_fn(model(inputs), targets).backward()
+    optimizer.step()
+    assert bool(weight.grad.any())
+    assert torch.equal(weight, before)
+
+
 @pytest.mark.parametrize("case", chosen(lambda case: rules.ZERO_GRADIENT in case.rules))
 def test_the_named_weights_get_a_gradient_of_exactly_zero(case: Case) -> None:
     seen = Seen(case)

@@ -227,16 +227,43 @@ class Listed(nn.Module):
         return self.head(x @ self.matrix)
 
 
-def test_layers_in_a_list_are_layers_and_it_is_said_that_they_are_no_part_of_the_model():
+def test_layers_in_a_list_are_layers_and_it_is_said_where_they_are_for_they_are_no_part_of_the_model():
     model = Listed()
     m = measured(model, X)
     assert [name for name in names(m) if "tanh" not in name] == ["linear", "linear@2", "matmul", "head"]
     assert all(row.gradient is not None for row in m.layers)
-    assert m.notes == (
-        "3 weights that train and are no parameters of the model, the first of shape (8, 6), which linear takes in the "
-        "model's own forward: no optimizer is given it by model.parameters(); keep layers in nn.ModuleList or "
-        "nn.ModuleDict, not in a list or dict, and tensors in nn.Parameter",
+    assert m.strays == ("layers[0].weight", "layers[1].weight", "matrix")
+    assert not m.notes
+
+
+def test_a_list_within_a_part_of_the_model_and_a_dict_in_it_are_looked_into():
+    model = Listed()
+    model.layers = [{"first": model.layers[0]}, (model.layers[1],)]
+    model.forward = lambda x: model.head(model.layers[1][0](model.layers[0]["first"](x)) @ model.matrix)
+    assert measured(nn.Sequential(model), X).strays == (
+        "0.layers[0]['first'].weight",
+        "0.layers[1][0].weight",
+        "0.matrix",
     )
+
+
+def test_weights_that_no_module_of_the_model_keeps_are_said_to_be_of_no_part_of_it():
+    others = [nn.Linear(6, 6), nn.Linear(6, 6)]
+    m = measured(Forward(lambda s, x: s.fc(others[1](others[0](x))), fc=nn.Linear(6, 3)), X)
+    assert not m.strays
+    assert m.notes == (
+        "2 weights that train and are no parameters of the model, the first of shape (6, 6), which linear takes in the "
+        "model's own forward: no optimizer is given it by model.parameters()",
+    )
+
+
+def test_tied_and_frozen_weights_in_a_list_are_no_strays():
+    model = Forward(lambda s, x: s.shared[1](s.shared[0](x)), fc=nn.Linear(6, 6))
+    model.shared = [model.fc, nn.Linear(6, 3).requires_grad_(False)]
+    m = measured(model, X)
+    assert [w for layer in m.layers for w in layer.weights] == ["fc.weight"]
+    assert not m.strays
+    assert not m.notes
 
 
 def test_what_is_no_part_of_the_model_keeps_its_gradient():

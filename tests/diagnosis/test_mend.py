@@ -527,6 +527,13 @@ def test_the_report_fits_80_columns_and_says_before_and_after():
     assert any(line.startswith("  after") for line in lines)
 
 
+def test_the_report_is_as_wide_as_the_terminal(monkeypatch):
+    _, diagnosis = deep_sigmoids()
+    mending = diagnosis.mend()
+    monkeypatch.setattr("sigmoidcore.diagnosis.report.terminal.width", lambda: 50)
+    assert 40 < max(map(len, str(mending).split("\n"))) <= 50
+
+
 def test_the_report_is_frozen():
     _, diagnosis = saturated_by_offset()
     with pytest.raises(dataclasses.FrozenInstanceError):

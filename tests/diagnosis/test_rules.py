@@ -738,7 +738,7 @@ def test_the_page_is_what_docs_rules_py_writes(root, written):
 
 
 def test_the_page_has_an_anchor_and_an_example_for_every_rule(written):
-    assert re.findall(r"^\((sc\d+)\)=$", written, flags=re.MULTILINE) == [i.lower() for i in IDS]
+    assert re.findall(r'^<a id="(sc\d+)"></a>$', written, flags=re.MULTILINE) == [i.lower() for i in IDS]
     assert all(rule.example for rule in RULES)
 
 

@@ -85,6 +85,7 @@ def conclude(
         ranks=ranks.count,
         seconds=seconds,
         notes=tuple(notes),
+        strays=tuple(dict.fromkeys(name for r in recordings for name in r.tracker.strays)),
     )
 
 

@@ -153,6 +153,8 @@ class Measurement:
         ranks: processes that trained together.
         seconds: time that the measurement took; None: it was part of a training step.
         notes: what was not seen, in words.
+        strays: weights that train and that a module keeps where PyTorch does not look, in a list, a dict or as a plain
+            tensor: they are no parameters of the model. Where they are, such as "layers[0].weight".
     """
 
     layers: tuple[Layer, ...]
@@ -168,6 +170,7 @@ class Measurement:
     ranks: int = 1
     seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
+    strays: tuple[str, ...] = ()
 
     @property
     def profile(self) -> Profile:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
 
-WIDTH = 80
 SHOWN = 12
 """Changes that are printed."""
 
@@ -60,20 +59,27 @@ class Mending:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What was done, what was left and why, then before and after; at most 80 columns but for names."""
+        """What was done, what was left and why, then before and after; as wide as the terminal, but for names."""
+        from sigmoidcore.diagnosis.report.terminal import width, writable
+
+        return writable("\n".join(self._lines(width())))
+
+    def _lines(self, width: int) -> list[str]:
         lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
         for change in self.done[:SHOWN]:
-            lines += _wrapped(f"  {change.what:<10}  ", f"{change.where}: {change.how}")
+            lines += _wrapped(f"  {change.what:<10}  ", f"{change.where}: {change.how}", width)
         if len(self.done) > SHOWN:
             lines.append(f"  {'':<10}  and {len(self.done) - SHOWN} more, see .done")
         for left in self.left:
-            lines += _wrapped(f"  {'left':<10}  ", " ".join(p for p in (left.rule, f"{left.where}:", left.why) if p))
+            lines += _wrapped(
+                f"  {'left':<10}  ", " ".join(p for p in (left.rule, f"{left.where}:", left.why) if p), width
+            )
         for note in self.notes:
-            lines += _wrapped(f"  {'note':<10}  ", note)
-        lines += _wrapped("  before      ", summary(self.before))
+            lines += _wrapped(f"  {'note':<10}  ", note, width)
+        lines += _wrapped("  before      ", summary(self.before), width)
         if self.done:
-            lines += _wrapped("  after       ", summary(self.after))
-        return "\n".join(lines)
+            lines += _wrapped("  after       ", summary(self.after), width)
+        return lines
 
 
 def summary(diagnosis: Diagnosis) -> str:
@@ -87,10 +93,10 @@ def summary(diagnosis: Diagnosis) -> str:
     return f"{said}; spread {profile.spread:.3g}" if len(profile.names) > 1 else said
 
 
-def _wrapped(head: str, text: str) -> list[str]:
+def _wrapped(head: str, text: str, width: int) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=head,
         subsequent_indent=" " * len(head),
         break_long_words=False,

@@ -126,6 +126,7 @@ class Tracker(TorchFunctionMode):
         loss_function: name of the last loss function that was called.
         loss_reads: the layer whose output it got, or -1.
         notes: what was not seen, in words.
+        strays: weights that train and are none of the model's, by where its modules keep them.
         given: the model's inputs, by identity.
         paused: another one sees for a while what happens.
     """
@@ -139,6 +140,7 @@ class Tracker(TorchFunctionMode):
         self.loss_function: str | None = None
         self.loss_reads = -1
         self.notes: dict[str, None] = {}
+        self.strays: dict[str, None] = {}
         self.given: set[int] = set()
         self.paused = False
         self._names = names
@@ -147,7 +149,8 @@ class Tracker(TorchFunctionMode):
         self._listener = listener
         self._flows: dict[int, tuple[weakref.ref[Tensor], Flow]] = {}
         self._times: Counter[str] = Counter()
-        self._strays: dict[int, str] = {}
+        self._unkept: dict[int, str] = {}
+        self._kept: dict[int, str] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -321,14 +324,20 @@ class Tracker(TorchFunctionMode):
             return False
         own = [t for t in given if t.requires_grad and t.is_leaf and t.dim() > 1 and id(t) not in self.given]
         strays = [t for t in own if isinstance(t, nn.Parameter)] or own
-        if not strays:
-            return False
-        self.notes.pop(_strays(self._strays), None)
         for stray in strays:
-            where = f"the forward of '{self._stack[-1].name}'" if self._stack[-1].name else "the model's own forward"
-            self._strays.setdefault(id(stray), f"{tuple(stray.shape)}, which {name} takes in {where}")
-        self.notes[_strays(self._strays)] = None
-        return True
+            if id(stray) not in self._kept:
+                self._kept[id(stray)] = kept = _kept_by(self._stack, stray)
+                if kept:
+                    self.strays[kept] = None
+                else:
+                    self._note_unkept(stray, name)
+        return bool(strays)
+
+    def _note_unkept(self, stray: Tensor, name: str) -> None:
+        self.notes.pop(_unkept(self._unkept), None)
+        where = f"the forward of '{self._stack[-1].name}'" if self._stack[-1].name else "the model's own forward"
+        self._unkept[id(stray)] = f"{tuple(stray.shape)}, which {name} takes in {where}"
+        self.notes[_unkept(self._unkept)] = None
 
     def _feature_dim(self, name: str, given: list[Tensor], flows: list[Flow], output: Tensor) -> int:
         if name in ("matmul", "mm") and flows[0].weights and not flows[1].weights and output.dim() > 1:
@@ -457,15 +466,40 @@ def _may_be_seen(mask: Tensor) -> Tensor:
     return ~mask if mask.dtype == torch.bool else mask > HIDDEN
 
 
-def _strays(found: Mapping[int, str]) -> str:
-    """What is said of weights that are no parameters of the model."""
+_OF_MODULES = frozenset(vars(nn.Module()))
+"""Attributes that every module has: what these hold, PyTorch knows."""
+
+
+def _kept_by(stack: "list[Frame]", weight: Tensor) -> str:
+    """Where one of the running modules keeps a weight although it is no parameter of it; "" if none does."""
+    for frame in reversed(stack):
+        for attribute, value in vars(frame.module).items():
+            place = None if attribute in _OF_MODULES else _place_in(value, weight)
+            if place is not None:
+                return f"{frame.name}.{attribute}{place}" if frame.name else f"{attribute}{place}"
+    return ""
+
+
+def _place_in(value: Any, weight: Tensor) -> str | None:
+    """Where a weight is in lists, dicts and modules, as it is written after their name; None: it is not."""
+    if value is weight:
+        return ""
+    if isinstance(value, nn.Module):
+        return next((f".{name}" for name, own in value.named_parameters() if own is weight), None)
+    several = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, child in several:
+        place = _place_in(child, weight)
+        if place is not None:
+            return f"[{key!r}]{place}"
+    return None
+
+
+def _unkept(found: Mapping[int, str]) -> str:
+    """What is said of weights that are no parameters of the model, and that none of its modules keeps."""
     first = next(iter(found.values()), "")
     several = f"{len(found)} weights that train and are no parameters of the model, the first of shape {first}"
     one = f"a weight that trains and is no parameter of the model, of shape {first}"
-    return (one if len(found) == 1 else several) + (
-        ": no optimizer is given it by model.parameters(); keep layers in nn.ModuleList or nn.ModuleDict, not in a "
-        "list or dict, and tensors in nn.Parameter"
-    )
+    return (one if len(found) == 1 else several) + ": no optimizer is given it by model.parameters()"
 
 
 @cache

@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     structure.NO_GRADIENT,
     structure.ZERO_GRADIENT,
     structure.ALIKE,
+    structure.STRAY,
     loss.MISREAD,
 )
 """All rules, by id."""

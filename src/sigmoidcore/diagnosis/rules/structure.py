@@ -1,4 +1,4 @@
-"""SC501 to SC503: parameters that no gradient reaches, gradients that are exactly 0, neurons that are all alike."""
+"""SC501 to SC504: parameters that no gradient reaches or that are none, gradients of exactly 0, neurons all alike."""
 
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measurement import Weight
@@ -191,6 +191,20 @@ def _alike(evidence: Evidence) -> Found | None:
     )
 
 
+def _stray(evidence: Evidence) -> Found | None:
+    strays = evidence.now.strays
+    if not strays:
+        return None
+    them, are = ("it", "trains and is no parameter") if len(strays) == 1 else ("them", "train and are no parameters")
+    return Found(
+        strays,
+        len(strays),
+        0,
+        f"{listed(strays)} {are} of the model: an optimizer of model.parameters() does not move {them}, and no "
+        f"state_dict() saves {them}.",
+    )
+
+
 NO_GRADIENT = Rule(
     id="SC501",
     name="parameters without a gradient",
@@ -266,5 +280,40 @@ ALIKE = Rule(
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
 for p in model.parameters():
     nn.init.constant_(p, 0.01)
+""",
+)
+
+STRAY = Rule(
+    id="SC504",
+    name="weights that are no parameters",
+    severity=Severity.WARNING,
+    formula="a layer takes a weight that has `requires_grad`, that `model.parameters()` lacks, and that one of the "
+    "modules that run keeps in a list, a tuple, a dict or as a plain tensor",
+    thresholds={},
+    source="Arithmetic.",
+    why=(
+        "PyTorch finds modules and parameters that are attributes of a module, and does not look into lists and dicts. "
+        "What is in there has a gradient and never moves; `to()`, `train()` and `state_dict()` leave it out. Weights "
+        'that no module of the model keeps, as those of another network that the forward calls, are under "not seen" '
+        "only. Frozen ones and those that the model has elsewhere, too, are left alone."
+    ),
+    remedy=(
+        "Keep modules in nn.ModuleList or nn.ModuleDict, tensors in nn.Parameter or nn.ParameterList, and make the "
+        "optimizer after that. If another optimizer trains them on purpose, there is nothing to do."
+    ),
+    check=_stray,
+    example="""
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(64, 64), nn.Linear(64, 64)]
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.head(x)
+
+model = Listed()
 """,
 )
