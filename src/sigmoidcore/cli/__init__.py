@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _leave_pipe()
     except OSError as error:
         return _complain(f"cannot read or write: {error}", 1)
+    except MemoryError as error:
+        return _complain(f"not enough memory ({error}): give less data, or make the network or the batch smaller", 1)
     except Exception as error:
         if not isinstance(error, usage_error):
             raise

@@ -13,6 +13,7 @@ from sigmoidcore.cli.session import bad_input
 from sigmoidcore.training import toml
 from sigmoidcore.training.checkpoints import DamagedError, Read
 from sigmoidcore.training.lock import InUseError
+from sigmoidcore.training.memory import memory
 from sigmoidcore.training.processes import Processes
 from sigmoidcore.training.run import Config, Run, as_config, read_config
 
@@ -147,11 +148,3 @@ def _fits(kind: Any, value: Any) -> bool:
     if kinds[0] is float:
         return type(value) in (int, float)
     return type(value) is (kinds[0] if kinds[0] in (bool, int) else str)
-
-
-def memory() -> int:
-    """Bytes of this machine's memory: no file of a checkpoint can be larger, nor a network."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 1 << 40

@@ -9,13 +9,14 @@ import torch
 import typer
 from torch import nn
 
-from sigmoidcore.cli.again import is_typed, memory
+from sigmoidcore.cli.again import is_typed
 from sigmoidcore.cli.code import a, blamed, users_code
 from sigmoidcore.cli.data import file_name, outputs
 from sigmoidcore.cli.live import count
 from sigmoidcore.cli.session import bad_input
 from sigmoidcore.training.data import Data
 from sigmoidcore.training.kinds import DEPTHS, kind_for, sizes_for
+from sigmoidcore.training.memory import memory
 from sigmoidcore.training.network import ARCHITECTURES, OWN, Network
 from sigmoidcore.training.network import network as new_network
 
@@ -116,7 +117,7 @@ def _own(options: Mapping[str, Any], data: Data) -> Chosen:
         f"{data.name}: inputs of {shape}, {target} with {count(parameters, 'parameter')}, {outputs(data)}",
         f"{file_name(data)}-{target.rpartition(':')[2]}",
         data,
-        {"network": OWN, "depth": None, "prepare": options["prepare"] is True},
+        {"prepare": options["prepare"] is True},
         lambda: Network(OWN, {}, model),
     )
 

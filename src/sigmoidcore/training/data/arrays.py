@@ -1,11 +1,14 @@
 """NumPy's files: NPY with one matrix, NPZ with inputs and targets. Nothing in them is ever run."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from sigmoidcore.training.data.error import DataError, nearest, short
+from sigmoidcore.training.data.packed import largest, too_large
 
 INPUTS = ("x", "X", "inputs", "data", "features", "images")
 TARGETS = ("y", "Y", "targets", "target", "labels", "label")
@@ -20,10 +23,15 @@ def read_arrays(path: Path) -> Mapping[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:  # NumPy would leave it open where it cannot read it
+            if zipfile.is_zipfile(file):
+                _check_size(path, file)
+            file.seek(0)
             opened = np.load(file, allow_pickle=False)
             arrays = (
                 {"": opened} if isinstance(opened, np.ndarray) else {n: np.asarray(opened[n]) for n in opened.files}
             )
+    except DataError:
+        raise
     except Exception as error:  # a header that is no Python, a broken archive, no memory: NumPy has a kind for each
         if "pickle" in str(error):
             raise DataError(
@@ -38,6 +46,13 @@ def read_arrays(path: Path) -> Mapping[str, np.ndarray]:
                 "values or text"
             )
     return arrays
+
+
+def _check_size(path: Path, file: BinaryIO) -> None:
+    """Refuse an archive that is small and becomes too large for memory."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > largest():
+            raise DataError(too_large(path))
 
 
 def inputs_and_targets(

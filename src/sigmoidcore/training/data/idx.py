@@ -1,14 +1,13 @@
 """The idx files of MNIST and its kind: arrays of unsigned bytes, gzipped or not."""
 
-import gzip
 import struct
-import zlib
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from sigmoidcore.training.data.error import DataError, short
+from sigmoidcore.training.data.error import DataError
+from sigmoidcore.training.data.packed import unpacked
 
 PARTS = (("train", "images-idx3"), ("train", "labels-idx1"), ("t10k", "images-idx3"), ("t10k", "labels-idx1"))
 
@@ -48,11 +47,7 @@ def _read(folder: Path, part: str, what: str) -> np.ndarray:
             f"{folder / f'{part}-{what}-ubyte.gz'} is not there: install Debian's package dataset-fashion-mnist, or "
             "give the folder of the idx files"
         )
-    content = path.read_bytes()
-    try:
-        data = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} cannot be unpacked ({short(error)}): was it cut off? copy or load it again") from error
+    data, _ = unpacked(path)
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
         raise DataError(f"{path} is no idx file of unsigned bytes: its first bytes are {data[:4].hex()}")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])

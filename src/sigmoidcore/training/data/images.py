@@ -1,5 +1,6 @@
 """A folder of images, one folder a class: found, looked at, decoded in batches."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 GREY = ("1", "L", "LA")
 AT_A_TIME = 256
 """Images that are decoded before the next are, when all are looked at."""
+NUMBERS = 2**25
+"""Fewer, where they are large: so many numbers at a time."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,9 @@ def decoded(paths: Sequence[Path], shape: Sequence[int]) -> np.ndarray:
 def fitted(paths: Sequence[Path], shape: tuple[int, ...]) -> Pixels:
     """The mean and deviation of each channel, over all images, some at a time."""
     scaler = needed("sklearn.preprocessing", "scikit-learn").StandardScaler()
-    for start in range(0, len(paths), AT_A_TIME):
-        images = decoded(paths[start : start + AT_A_TIME], shape)
+    step = max(1, min(AT_A_TIME, NUMBERS // math.prod(shape)))
+    for start in range(0, len(paths), step):
+        images = decoded(paths[start : start + step], shape)
         scaler.partial_fit(images.transpose(0, 2, 3, 1).reshape(-1, shape[0]).astype(np.float64))
     return Pixels(shape, tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()))
 

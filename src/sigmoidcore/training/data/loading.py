@@ -86,6 +86,12 @@ def _of_name(name: str, wanted: Wanted) -> Data:
 def _of_path(path: Path, wanted: Wanted) -> Data:
     if "\0" in str(path):
         raise DataError("a name of a file has no zero byte in it: give another one")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the name {short(path, 200)} is no UTF-8 text, and a run could not write it down: rename it"
+        ) from error
     if not path.exists():
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         hint = nearest(path.name, [*BUILT_IN, *there])

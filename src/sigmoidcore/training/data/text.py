@@ -1,13 +1,12 @@
 """Tables written as text, CSV and TSV, read as they stand: every column as text, and every line checked."""
 
 import csv
-import gzip
 import io
-import zlib
 from pathlib import Path
 from typing import Any
 
 from sigmoidcore.training.data.error import DataError, listed, needed, short
+from sigmoidcore.training.data.packed import unpacked
 
 MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "?", "N/A",
@@ -60,13 +59,9 @@ def read_text(path: Path) -> Any:
 
 def _unpacked(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        elif path.suffix == ".gz":
+        content, gzipped = unpacked(path)
+        if path.suffix == ".gz" and not gzipped:
             raise DataError(f"{path} is named .gz and is not gzipped: give it the name that it should have")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} cannot be unpacked ({short(error)}): was it cut off? copy or load it again") from error
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror or short(error)}; give a file that you may read"
