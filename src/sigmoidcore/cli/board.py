@@ -17,10 +17,14 @@ def check() -> None:
     Raises:
         Stopped: with code 2.
     """
-    if importlib.util.find_spec("tensorboard") is None:
+    if not _is_installed():
         raise bad_input(
             'TensorBoard is not installed: pip install "sigmoid-core[tensorboard]", or leave --tensorboard out'
         )
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec("tensorboard") is not None
 
 
 class Board:

@@ -344,7 +344,7 @@ class Training:
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.recipe.class_weights is None:
             return self.data.loss_fn(outputs, targets)
-        return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights.to(outputs.device))
+        return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights.to(outputs))
 
     def _why(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
         """The sentence for a loss that is not finite, which all processes say alike."""

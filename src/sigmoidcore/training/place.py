@@ -180,12 +180,16 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
     _check_launcher(precision)
     if processes.count == 1 and precision == "no":
         return Place(found, processes)
-    if importlib.util.find_spec("accelerate") is None:
-        what = f"{processes.count} processes" if processes.count > 1 else f"precision {precision}"
+    if not _has_accelerate():
+        what = f"{processes.count} processes need" if processes.count > 1 else f"precision {precision} needs"
         raise ModuleNotFoundError(
-            f'{what} need accelerate, which is not installed: pip install "sigmoid-core[accelerate]"', name="accelerate"
+            f'{what} accelerate, which is not installed: pip install "sigmoid-core[accelerate]"', name="accelerate"
         )
     return Accelerated(found, precision, processes)
+
+
+def _has_accelerate() -> bool:
+    return importlib.util.find_spec("accelerate") is not None
 
 
 def _found(device: str, processes: int) -> str:
