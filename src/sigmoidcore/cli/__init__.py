@@ -40,18 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f'{", ".join(missing)} {verb} not installed: pip install "sigmoid-core[cli]"', 1)
 
     import typer
-    from typer.main import get_command
 
     from sigmoidcore.cli.session import Stopped
     from sigmoidcore.training.processes import ElsewhereError, launched
 
-    # typer's base of all that is wrong with the arguments; it has no public name.
-    usage_error: type = typer.BadParameter.__bases__[0]
-    command = get_command(_app())
     is_first = launched()[0] == 0  # of several processes, the one that speaks for all
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = command.main(args=given, prog_name="sigmoid-core", standalone_mode=False)
+        return run_command(given)
     except Stopped as error:
         return _complain(str(error), error.code) if error.own or is_first else error.code
     except ElsewhereError as error:
@@ -64,13 +60,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"cannot read or write: {error}", 1)
     except MemoryError as error:
         return _complain(f"not enough memory ({error}): give less data, or make the network or the batch smaller", 1)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command; `fit` does so from Python.
+
+    Args:
+        arguments: the command's name, and what is typed behind it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Stopped: the command, or what was typed, is wrong; it says with which exit code.
+    """
+    import typer
+    from typer.main import get_command
+
+    from sigmoidcore.cli.session import bad_input
+
+    # typer's base of all that is wrong with the arguments; it has no public name.
+    usage_error: type = typer.BadParameter.__bases__[0]
+    try:
+        code = get_command(_app()).main(args=list(arguments), prog_name="sigmoid-core", standalone_mode=False)
     except Exception as error:
         if not isinstance(error, usage_error):
             raise
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "sigmoid-core"
         message = error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
-        return _complain(f"{message} (see {path} --help)", 2) if is_first else 2
+        raise bad_input(f"{message} (see {path} --help)") from error
     return code if isinstance(code, int) else 0
 
 

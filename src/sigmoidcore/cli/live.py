@@ -66,7 +66,10 @@ class Screen:
     @classmethod
     def of_file(cls, file: TextIO) -> "Screen":
         """Plain lines into a text file."""
-        return cls(Console(file=file, highlight=False, no_color=True, force_terminal=False, width=96), live=False)
+        console = Console(
+            file=file, highlight=False, no_color=True, force_terminal=False, force_jupyter=False, width=96
+        )
+        return cls(console, live=False)
 
     def heading(self, text: str) -> None:
         """A line that begins a part, with an empty line before it."""

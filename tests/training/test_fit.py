@@ -1,0 +1,101 @@
+"""What the command does, from Python."""
+
+import contextlib
+import os
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from made_runs import houses
+
+from sigmoidcore.cli import main
+from sigmoidcore.training import FitError, fit, open_run
+
+SMALL = {"depth": 3, "width": 8, "epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_is_what_the_command_does(capsys):
+    houses().to_csv("houses.csv", index=False)
+    ours = fit("houses.csv", "sold", drop=["price"], output="ours", **SMALL)
+    assert "target sold: two classes" in capsys.readouterr().out
+    typed = "train --data houses.csv --target sold --drop price --depth 3 --width 8 --epochs 2 --output theirs"
+    assert main(typed.split()) == 0
+    theirs = open_run("theirs")
+    assert ours.config == theirs.config
+    pandas.testing.assert_frame_equal(ours.metrics.drop(columns="seconds"), theirs.metrics.drop(columns="seconds"))
+    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_table_in_memory_is_kept_beside_the_run_which_can_be_made_again(capsys):
+    run = fit(houses(), ["price", "rent"], progress=False, **SMALL)
+    assert capsys.readouterr().out == ""
+    assert run.folder.parent.name == "runs"
+    assert {path.suffix for path in run.folder.parent.iterdir() if path.is_file()} == {".parquet"}
+    assert run.evaluate().samples == 48
+    again = fit(config=run.folder / "config.toml", output="again", progress=False)
+    assert torch.equal(run.model[0].weight, again.model[0].weight)
+    fit(houses(), "price", progress=False, **SMALL)
+    assert len([path for path in run.folder.parent.iterdir() if path.is_file()]) == 1
+
+
+def test_arrays_are_inputs_and_targets():
+    x = np.random.default_rng(0).normal(size=(80, 3))
+    run = fit((x, x[:, 0] > 0), output="run", progress=False, **SMALL)
+    assert run.preprocessing.target.classes == ("false", "true")
+    assert len(run.predict(x)) == 80
+
+
+def test_an_interrupted_run_goes_on(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sigmoidcore.cli.watched.Watched._on_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit("wine", output="run", progress=False, **SMALL)
+    run = fit(resume="run", progress=False)
+    assert len(run.metrics) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "cause"),
+    [
+        ("nothing.csv", {}, ValueError, "nothing.csv is neither a file nor a folder nor a built-in set"),
+        ("wine", {"colour": "red"}, ValueError, "No such option: --colour"),
+        ("wine", {"depth": "deep"}, ValueError, "for '--depth'"),
+        ("wine", {"target": "no such"}, ValueError, "there is no target 'no such'"),
+        ((np.zeros(3),), {}, ValueError, "a tuple of 1 was given as data: give (inputs, targets)"),
+        ([1, 2], {}, ValueError, "a list is no table"),
+    ],
+)
+def test_what_cannot_be_used_is_an_error_and_nothing_is_begun(data, options, error, cause):
+    with pytest.raises(error) as raised:
+        fit(data, progress=False, **options)
+    assert cause in str(raised.value)
+    assert not os.path.exists("runs") or not os.listdir("runs")
+
+
+def test_a_training_that_fails_says_what_is_kept(monkeypatch):
+    def fail(*_, **__):
+        raise FloatingPointError("the loss is not finite in step 3")
+
+    monkeypatch.setattr("sigmoidcore.cli.watched.Watched._on_step", fail)
+    with pytest.raises(FitError, match="the loss is not finite in step 3; what there was is in run"):
+        fit("wine", output="run", progress=False, **SMALL)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten_by_accident():
+    fit("wine", output="run", progress=False, **SMALL)
+    with pytest.raises(ValueError, match="holds a run already"):
+        fit("wine", output="run", progress=False, **SMALL)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("run/report.txt")
+    fit("wine", output="run", progress=False, overwrite=True, **SMALL)
+    assert os.path.exists("run/report.txt")
