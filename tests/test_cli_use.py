@@ -147,3 +147,24 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_left(trained, cap
     assert error.count("\n") == 1
     assert cause in error
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_network_of_the_users_own_code_is_made_by_it_where_it_is_named(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(shape, outputs):\n"
+        "    return nn.Sequential(nn.Linear(*shape, 4), nn.Tanh(), nn.Linear(4, outputs))\n"
+        "nothing = 3\n"
+    )
+    more = ["--target", "sold", "--drop", "price", "--model", "mine:net", "--epochs", "1", "--output", "run"]
+    assert main(["train", "--data", str(trained / "houses.csv"), *more]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 2
+    assert "of your own code, which this package does not make: give it as well (--model)" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--model", "mine:nothing"]) == 2
+    assert "mine:nothing is no function" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--model", "mine:net"]) == 0
+    assert main(["predict", "run", str(trained / "new.csv"), "-o", "out.csv", "--model", "mine:net"]) == 0
+    assert main(["export", "run", "--model", "mine:net"]) == 0
+    assert len(pandas.read_csv("out.csv")) == 100

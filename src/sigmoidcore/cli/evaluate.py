@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 from sigmoidcore.cli.live import Screen
-from sigmoidcore.cli.predict import ACCEPT, OVERWRITE, RUN
+from sigmoidcore.cli.predict import ACCEPT, MODEL, OVERWRITE, RUN
 from sigmoidcore.cli.session import bad_input
-from sigmoidcore.cli.using import check_run, in_one_line
+from sigmoidcore.cli.using import in_one_line, opened
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.files import write_whole
 from sigmoidcore.training.evaluation import ClassScore, Evaluation, interval, shown
 from sigmoidcore.training.output import check_output
-from sigmoidcore.training.trained import open_run
 
 MOST = 30
 """Classes that a terminal shows; the others are in the JSON."""
@@ -36,10 +35,11 @@ def evaluate(
         typer.Option("--figure", metavar="FILE", help="Draw the confusion matrix, or the numbers: a name in .png."),
     ] = None,
     accept_unknown: ACCEPT = False,
+    model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Measure a run's network, on its own test part or on other data, with 95 % confidence intervals."""
-    check_run(run)
+    trained = opened(run, model)
     file = None if json in (None, "-") else Path(str(json))
     with in_one_line():
         for path in (file, figure):
@@ -47,7 +47,7 @@ def evaluate(
                 check_output(path, overwrite, data)
         if figure is not None and figure.suffix.lower() != ".png":
             raise bad_input(f"{figure} is no name of a figure: let it end with .png")
-        found = open_run(run).evaluate(data, accept_unknown=accept_unknown)
+        found = trained.evaluate(data, accept_unknown=accept_unknown)
         if file is not None:
             write_whole(file, found.to_json().encode())
         if figure is not None:

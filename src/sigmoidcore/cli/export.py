@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from sigmoidcore.cli.live import Screen
-from sigmoidcore.cli.predict import OVERWRITE, RUN
-from sigmoidcore.cli.using import check_run, in_one_line
+from sigmoidcore.cli.predict import MODEL, OVERWRITE, RUN
+from sigmoidcore.cli.using import in_one_line, opened
 from sigmoidcore.training.export import beside_of
-from sigmoidcore.training.trained import open_run
 
 
 class Format(StrEnum):
@@ -36,12 +35,13 @@ def export(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", show_default="RUN.onnx, .pt2 or .safetensors, in this folder"),
     ] = None,
+    model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Write a run's network folded: plain layers, that need this package no more; and its preprocessing beside it."""
-    check_run(run)
+    trained = opened(run, model)
     with in_one_line():
-        path = open_run(run).export(format.value, output, overwrite=overwrite)
+        path = trained.export(format.value, output, overwrite=overwrite)
     screen = Screen.of_stdout()
     screen.listing([(str(path), "the network, folded"), (str(beside_of(path)), "how data become its inputs")])
     screen.verbatim(f"to load it: {LOADED[format].format(path)}")

@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from sigmoidcore.cli.live import Screen, count
-from sigmoidcore.cli.using import check_run, in_one_line
+from sigmoidcore.cli.using import in_one_line, opened
 from sigmoidcore.training.data.error import listed
-from sigmoidcore.training.trained import open_run
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run.")]
 ACCEPT = Annotated[
     bool,
     typer.Option("--accept-unknown", help="Take categories that were not learnt from as none of those that were."),
+]
+MODEL = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODULE:FUNCTION", help="Your own code that made the run's network: it is run."),
 ]
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
@@ -43,12 +46,13 @@ def predict(
         typer.Option("--keep", metavar="COLUMN", help="A column of DATA that goes with them; repeat it for several."),
     ] = None,
     accept_unknown: ACCEPT = False,
+    model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Predict new data with a run's network, in their order; large Parquet files are read and written in pieces."""
-    check_run(run)
+    trained = opened(run, model)
     with in_one_line():
-        predicted = open_run(run).predict_into(
+        predicted = trained.predict_into(
             data, output, keep=keep or (), accept_unknown=accept_unknown, overwrite=overwrite
         )
     screen = Screen.of_stdout()

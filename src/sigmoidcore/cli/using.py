@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
+from sigmoidcore.cli.code import blamed, users_code
 from sigmoidcore.cli.session import bad_input, failed
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.network import NetworkError
+from sigmoidcore.training.trained import TrainedRun, open_run, preprocessing_of
 
 
 @contextmanager
@@ -24,12 +28,24 @@ def in_one_line() -> Iterator[None]:
         raise failed(str(error)) from error
 
 
-def check_run(folder: Path) -> None:
-    """Refuse what is no folder.
+def opened(folder: Path, model: str | None) -> TrainedRun:
+    """A run, with the network that `package.module:name` makes if the user has said so: his own code, which is run.
 
     Raises:
-        Stopped: it is none, with code 2.
+        Stopped: there is no run, or no such function, with code 2.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is not there"
         raise bad_input(f"{folder} {what}: give the folder of a run, as `sigmoid-core runs` lists them")
+    with in_one_line():
+        if model is None:
+            return open_run(folder)
+        preprocessing, _ = preprocessing_of(folder)
+    with users_code(model) as make:
+        if not callable(make):
+            raise bad_input(f"{model} is no function: give one of (shape, outputs) that makes the model")
+        with blamed(model):
+            made = make(preprocessing.inputs.shape, preprocessing.target.outputs)
+    if not isinstance(made, nn.Module):
+        raise bad_input(f"{model} returned a {type(made).__name__}, no torch.nn.Module: let it return the model")
+    return open_run(folder, made)

@@ -204,7 +204,7 @@ def checksum(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
 def _of_own_code(path: Path, architecture: str, own: nn.Module | None, tensors: Mapping[str, Tensor]) -> Network:
     if own is None:
         what = "of your own code" if architecture == OWN else f"of the architecture {architecture[:60]!r}"
-        raise NetworkError(f"{path} is a network {what}, which this package does not make: give the network as well")
+        raise NetworkError(f"{path} is a network {what}, which this package does not make: give it as well (--model)")
     try:
         fill(own, tensors)
     except MismatchError as error:

@@ -109,21 +109,13 @@ class TrainedRun:
         Raises:
             DataError: it is not there, or damaged.
         """
-        path = self.folder / PREPROCESSING
-        remedy = f"`sigmoid-core train --resume {self.folder}` writes it anew"
-        if not path.exists():
-            raise DataError(f"{self.folder} holds no {PREPROCESSING}: {remedy}, if the run is not of an older version")
-        known = self.network.preprocessing
-        try:
-            with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
-                content = file.read()
-            if known not in ("", hashlib.sha256(content).hexdigest()):
-                raise DataError("it is damaged, it does not have the checksum that the network knows")
-            return Preprocessing.from_json(content.decode())
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or short(error)}") from error
-        except ValueError as error:
-            raise DataError(f"{path}: {short(error, 200)}; {remedy}") from error
+        found, checksum = preprocessing_of(self.folder)
+        if self.network.preprocessing not in ("", checksum):
+            raise DataError(
+                f"{self.folder / PREPROCESSING} is damaged: it does not have the checksum that the network knows; "
+                f"`sigmoid-core train --resume {self.folder}` writes it anew"
+            )
+        return found
 
     @property
     def metrics(self) -> Any:
@@ -259,6 +251,26 @@ class TrainedRun:
             str(data) == known or (Path(data).exists() and Path(known).exists() and Path(data).samefile(known))
         )
         return ("these are the data that the run has learnt from: most samples are not new to it",) if same else ()
+
+
+def preprocessing_of(folder: Path) -> tuple[Preprocessing, str]:
+    """A run's preprocessing, and the SHA-256 of its file.
+
+    Raises:
+        DataError: it is not there, or damaged.
+    """
+    path = folder / PREPROCESSING
+    remedy = f"`sigmoid-core train --resume {folder}` writes it anew"
+    if not path.exists():
+        raise DataError(f"{folder} holds no {PREPROCESSING}: {remedy}, if the run is not of an older version")
+    try:
+        with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
+            content = file.read()
+        return Preprocessing.from_json(content.decode()), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or short(error)}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {short(error, 200)}; {remedy}") from error
 
 
 def open_run(folder: str | Path, model: nn.Module | None = None) -> TrainedRun:
