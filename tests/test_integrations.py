@@ -28,10 +28,14 @@ def test_a_framework_that_is_missing_is_named(name, monkeypatch):
         importlib.import_module(f"sigmoidcore.integrations.{name}")
 
 
-def test_the_core_imports_no_integration():
-    code = "import sys, sigmoidcore; print([name for name in sys.modules if 'integrations' in name])"
+def test_the_core_imports_no_integration_and_sinks_import_nothing_that_they_may_not_need():
+    code = (
+        "import sys, sigmoidcore; print([name for name in sys.modules if 'integrations' in name]); "
+        "import sigmoidcore.integrations.sinks, sigmoidcore.integrations.watch; "
+        "print({'matplotlib', 'mlflow', 'pandas', 'sklearn', 'tensorboard', 'wandb'} & set(sys.modules))"
+    )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"
+    assert output.split() == ["[]", "set()"]
 
 
 def steps(model, optimizer, number):
