@@ -188,6 +188,8 @@ def test_a_device_that_is_not_there_is_bad_input(capsys, tmp_path):
     )
     assert main([*QUICK, "--precision", "fp16"]) == 2
     assert "fp16 needs a GPU" in capsys.readouterr().err
+    assert main([*QUICK, "--shard"]) == 2
+    assert "cannot of one process: start several with torchrun" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert place_of("auto").device == torch.device("cpu")
 

@@ -76,7 +76,9 @@ def network(**options: Any) -> sc.MLP:
     return model
 
 
-def trained(precision: str = "no", state: Any = None, stop: int | None = None, **recipe: Any) -> dict[str, Any]:
+def trained(
+    precision: str = "no", state: Any = None, stop: int | None = None, shard: bool = False, **recipe: Any
+) -> dict[str, Any]:
     """What a training gives, on as many processes as there are.
 
     In float64, for within 30 steps a training makes much of a difference in the last bit.
@@ -86,7 +88,7 @@ def trained(precision: str = "no", state: Any = None, stop: int | None = None, *
         model = model.double()
         data = Split(data.name, data.train_x.double(), data.train_y, data.test_x.double(), data.test_y, data.classes)
     options = {"epochs": 3, "batch_size": 10, **recipe}
-    training = Training(model, data, Recipe(**options), state, place_of("cpu", precision))
+    training = Training(model, data, Recipe(**options), state, place_of("cpu", precision, shard))
     states = []
 
     def on_step(progress: Any) -> None:
@@ -97,7 +99,7 @@ def trained(precision: str = "no", state: Any = None, stop: int | None = None, *
     return {
         "losses": result.losses,
         "accuracies": result.accuracies,
-        "model": {name: value.clone() for name, value in model.state_dict().items()},
+        "model": {name: value.clone() for name, value in training.weights().items()},
         "samples": [vars(sample) for sample in training.equalizer.history] if training.equalizer else [],
         "state": states[0] if states else None,
     }
@@ -159,6 +161,25 @@ def test_two_processes_go_on_bit_for_bit(ranks: Any) -> None:
 
 
 @on_ranks
+def sharded() -> list[dict[str, Any]]:
+    """With layers that gather their weights alone, and all together."""
+    found = [trained(stop=14, shard=True, clip=0.5)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sigmoidcore.training.place.LARGE", 100)
+        found.append(trained(state=found[0]["state"], shard=True, clip=0.5))
+    return found
+
+
+def test_with_weights_that_are_spread_over_two_processes_it_ends_where_one_ends_and_goes_on(ranks: Any) -> None:
+    alone = trained(stop=14, clip=0.5)
+    for results in zip(*ranks(sharded), strict=True):
+        assert_same_on_both(list(results))
+        assert_close({**results[0], "samples": alone["samples"]}, alone)
+    assert ranks(sharded)[0][0]["state"].weights.keys() == alone["state"].weights.keys()
+    assert_close({**trained(state=ranks(sharded)[0][0]["state"], clip=0.5), "samples": alone["samples"]}, alone)
+
+
+@on_ranks
 def in_bf16() -> dict[str, Any]:
     return trained("bf16")
 
@@ -169,6 +190,17 @@ def test_bf16_on_two_processes_keeps_slopes_alike_and_stays_near_float32(ranks: 
     alone = plain()["losses"]
     assert results[0]["losses"] == pytest.approx(alone, rel=0.05)
     assert results[0]["losses"] != pytest.approx(alone, rel=1e-5)
+
+
+@on_ranks
+def in_bf16_and_sharded() -> dict[str, Any]:
+    return trained("bf16", shard=True)
+
+
+def test_bf16_with_weights_that_are_spread_is_near_bf16_with_copies(ranks: Any) -> None:
+    results = ranks(in_bf16_and_sharded)
+    assert_same_on_both(results)
+    assert results[0]["losses"] == pytest.approx(ranks(in_bf16)[0]["losses"], rel=0.05)
 
 
 @on_ranks
@@ -328,8 +360,9 @@ def epochs_of(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "epoch"]
 
 
-def test_torchrun_trains_as_one_process_does_and_one_of_them_writes_and_speaks(tmp_path: Path) -> None:
-    two = command(*SMALL, "--output", "two", folder=tmp_path)
+@pytest.mark.parametrize("more", [[], ["--shard"]])
+def test_torchrun_trains_as_one_process_does_and_one_of_them_writes_and_speaks(tmp_path: Path, more: list[str]) -> None:
+    two = command(*SMALL, "--output", "two", *more, folder=tmp_path)
     one = command(*SMALL, "--output", "one", folder=tmp_path, launcher=[sys.executable])
     assert two.returncode == one.returncode == 0, two.stderr
     assert two.stdout.count("on cpu with 2 processes") == 1

@@ -17,7 +17,7 @@ from sigmoidcore.training.memory import memory
 from sigmoidcore.training.processes import Processes
 from sigmoidcore.training.run import Config, Run, as_config, read_config
 
-NOT_OPTIONS = ("config", "resume", "output", "overwrite", "help")
+NOT_OPTIONS = ("config", "resume", "output", "overwrite", "shard", "help")
 """What decides where a run goes, and not what it is."""
 
 
@@ -109,7 +109,7 @@ def refuse_typed(context: typer.Context) -> None:
         Stopped: something else was typed.
     """
     for name in context.params:
-        if name not in ("resume", "model", "device") and is_typed(context, name):
+        if name not in ("resume", "model", "device", "shard") and is_typed(context, name):
             raise bad_input(
                 f"--resume goes on with the run's own options, so --{name.replace('_', '-')} cannot be given: leave it "
                 "out, or begin a new run with --config"

@@ -223,6 +223,10 @@ def train(
     precision: Annotated[
         Precision, typer.Option("--precision", help="Of matrix products: float32, or mixed with bfloat16 or float16.")
     ] = Precision.no,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Of several processes: spread the weights over them (FSDP), not copy them (DDP)."),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write numbers for TensorBoard into the run's folder, too.")
     ] = False,
@@ -257,7 +261,7 @@ def train(
     resumed = context.obj if isinstance(context.obj, Resumed) else None
     if resumed is not None:
         refuse_typed(context)
-    place = _place(device, precision)
+    place = _place(device, precision, shard)
     processes = place.processes
     with CtrlC(patient=processes.count > 1) as ctrl_c, session.threads(threads):
         data_set = processes.outcome(
@@ -278,9 +282,9 @@ def train(
             return lead(task, stack.enter_context(runs[0]), Screen.of_stdout()) if runs else follow(task)
 
 
-def _place(device: Device, precision: Precision) -> Place:
+def _place(device: Device, precision: Precision, shard: bool) -> Place:
     try:
-        return place_of(device.value, precision.value)
+        return place_of(device.value, precision.value, shard)
     except ValueError as error:
         raise session.bad_input(f"{error} (--device, --precision)") from error
     except ModuleNotFoundError as error:

@@ -129,13 +129,14 @@ class Watched:
         """
         self._own_samples = self.observe is not None or not recipe.equalize
         if state is None:
-            self._measure(0)  # before the training is made: what it draws is not part of it
+            self._measure(0, self.model.state_dict())  # before the training is made: what it draws is not part of it
         training = Training(self.model, self.split, recipe, state, self.place)
         self.record.steps = training.steps
         if state is not None:
             self._recall(training, state)
         elif self.saves is not None:
             self._save(training)
+        orderly = False
         try:
             with screen.training(self.record.name, recipe.epochs) as meter:
                 meter.task = self.record.task
@@ -143,9 +144,14 @@ class Watched:
                 result = training.run(
                     lambda progress: self._on_step(progress, meter, training), lambda: self.ctrl_c.asked
                 )
+            orderly = True
+        except FloatingPointError:
+            orderly = True
+            raise
         finally:
             self.record.done = training.step
-            self._measure(self.record.done)
+            if orderly or not self.place.sharded:  # which takes all processes
+                self._measure(self.record.done, training.weights())
         self.record.stopped_early = training.stopped_early
         if result.interrupted:
             raise KeyboardInterrupt
@@ -159,7 +165,7 @@ class Watched:
         if self.board is not None:
             self.board.add(progress)
         if progress.accuracy is not None or (self.observe and progress.step % self.observe == 0):
-            self._measure(progress.step)
+            self._measure(progress.step, training.weights())
         if progress.accuracy is not None and progress.epoch_loss is not None:
             record.result.accuracies.append(progress.accuracy)
             record.result.losses.append(progress.epoch_loss)
@@ -192,9 +198,9 @@ class Watched:
             self.run.log(kind, **values)
 
     def _save(self, training: Training) -> None:
+        state = training.state()
         if self.run is None:
             return
-        state = training.state()
         record = self.record
         profiles = {}
         if record.profiles:
@@ -241,8 +247,8 @@ class Watched:
             log_sizes=[round(size, 4) for size in sample.log_sizes],
         )
 
-    def _measure(self, step: int) -> None:
-        self.twin.load_state_dict(self.model.state_dict())
+    def _measure(self, step: int, weights: Mapping[str, Any]) -> None:
+        self.twin.load_state_dict(weights)
         if step in self.record.profiles or not self._has_cores:
             return
         profile = profile_of(self.twin, self.split)

@@ -31,6 +31,7 @@ from sigmoidcore.training.state import (
     over,
     scaler_tensors,
     under,
+    whole,
 )
 
 EVALUATED = 10_000
@@ -154,10 +155,13 @@ class Training:
         self.place.take(model)
         groups = recipe.rates(model, recipe.lr) if state is None else groups_for(model, state.values["groups"])
         if self.place.processes.count > 1:  # machines may differ in the last bit, and a rate is rounded
-            groups = groups_for(model, self.place.processes.of_first(named_groups(model, groups)))
+            named = self.place.processes.of_first(named_groups(model, groups))
+            self._wrapped = self.place.wrapped(model)  # which may replace the parameters
+            groups = groups_for(model, named)
+        else:
+            self._wrapped = self.place.wrapped(model)
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
         self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._wrapped = self.place.wrapped(model)
         self.place.attach(self.optimizer)
         self.equalizer = (
             Equalizer(model, self.optimizer, every=recipe.every, scaler=self.place.scaler) if recipe.equalize else None
@@ -217,7 +221,8 @@ class Training:
         Raises:
             FloatingPointError: a weight is not finite: nobody wants to go on from here.
         """
-        sentence = not_finite.of_weights(self.model, self.step)
+        weights = held(self.model.state_dict())
+        sentence = not_finite.of_state(weights, self.step)
         if sentence is not None:
             raise FloatingPointError(sentence)
         tensors = {
@@ -239,7 +244,11 @@ class Training:
         }
         ended = self.step > 0 and self.step % self.batches == 0
         score = result.accuracies[-1] if ended and result.accuracies else None
-        return State(self.step, score, held(self.model.state_dict()), held(tensors), values)
+        return State(self.step, score, weights, held(tensors), values)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state dict, whole; processes over which it is spread call it together."""
+        return whole(self.model.state_dict())
 
     def _load(self, state: State) -> None:
         values = state.values
@@ -351,6 +360,8 @@ class Training:
         if self.equalizer is not None:
             self.equalizer.remove()
         wrong = next((i for i, loss in enumerate(losses) if not math.isfinite(float(loss))), 0)
+        if self.place.sharded:
+            return not_finite.in_words(self.step + 1)
         sentence = not_finite.of_loss(
             self.model, *parts[wrong][:2], self._loss, self.step + 1
         )  # all processes together

@@ -1,6 +1,7 @@
 """What to say when a training's numbers are not finite: the step, the layer and the remedy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,22 @@ def of_loss(
         loss_fn: of the training.
         step: its number, from 1.
     """
-    return f"the loss is not finite at step {step}: {_place(model, inputs, targets, loss_fn)}{_REMEDY}"
+    return in_words(step, _place(model, inputs, targets, loss_fn))
+
+
+def in_words(step: int, place: str = "") -> str:
+    """The sentence for a loss that is not finite at a step; `place` says where it began."""
+    return f"the loss is not finite at step {step}: {place}{_REMEDY}"
 
 
 def of_weights(model: nn.Module, step: int) -> str | None:
     """The sentence for a model of which a weight is not finite after so many steps; None if all are."""
-    for name, value in model.state_dict().items():
+    return of_state(model.state_dict(), step)
+
+
+def of_state(weights: Mapping[str, Any], step: int) -> str | None:
+    """The sentence for a state dict in which a weight is not finite after so many steps; None if all are."""
+    for name, value in weights.items():
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return f"{name} is not finite after step {step}: {_REMEDY}"
     return None

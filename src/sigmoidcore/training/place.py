@@ -20,6 +20,8 @@ from sigmoidcore.training.processes import Processes
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("no", "bf16", "fp16")
+LARGE = 4096
+"""Weights of a layer that are gathered for it alone, where they are spread over the processes."""
 
 
 class Place:
@@ -33,6 +35,7 @@ class Place:
         device: where the network is.
         processes: that train together.
         scaler: of the gradient, where the precision needs one.
+        sharded: whether the weights are spread over the processes, and not copied to each.
 
     Example:
         >>> place = Place()
@@ -41,6 +44,7 @@ class Place:
     """
 
     scaler: torch.amp.GradScaler | None = None
+    sharded = False
 
     def __init__(self, device: torch.device | str = "cpu", processes: Processes | None = None) -> None:
         self.device = torch.device(device)
@@ -117,6 +121,7 @@ class Accelerated(Place):
         words = [self.device.type if self.device.type == "cpu" else str(self.device)]
         words += [] if self._precision == "no" else [f"in {self._precision}"]
         words += [f"with {self.processes.count} processes"] if self.processes.count > 1 else []
+        words += ["that share the weights"] if self.sharded else []
         return " ".join(["on", *words])
 
     def wrapped(self, model: nn.Module) -> nn.Module:
@@ -153,12 +158,46 @@ class Accelerated(Place):
         self._prepared.step()
 
 
-def place_of(device: str = "auto", precision: str = "no") -> Place:
+class Sharded(Accelerated):
+    """Several processes over which the weights are spread, with their gradients and what AdamW remembers (FSDP2)."""
+
+    sharded = True
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model itself: large layers gather their weights when they run, all others with the model."""
+        from torch.distributed.fsdp import fully_shard
+
+        self._accelerator.prepare_model(model, evaluation_mode=True)  # for the precision
+        for module in model.modules():
+            if sum(p.numel() for p in module.parameters(recurse=False)) >= LARGE and module is not model:
+                fully_shard(module)
+        fully_shard(model)
+        return model
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `step` be that of this optimizer."""
+        Place.attach(self, optimizer)
+
+    def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """With an exchange for every part: without it, whole gradients would be kept."""
+        return contextlib.nullcontext()
+
+    def clip(self, model: nn.Module, largest: float) -> None:
+        """Shorten the gradient of all parameters together to a size."""
+        Place.clip(self, model, largest)
+
+    def step(self) -> None:
+        """Step the optimizer."""
+        Place.step(self)
+
+
+def place_of(device: str = "auto", precision: str = "no", shard: bool = False) -> Place:
     """The place for a training; under `torchrun` and `accelerate launch`, together with the other processes.
 
     Args:
         device: "auto" (the first there is of CUDA, MPS and CPU), "cpu", "cuda" or "mps".
         precision: "no" (float32), "bf16" or "fp16", of matrix products; weights and slopes stay float32.
+        shard: spread the weights over the processes instead of copying them.
 
     Raises:
         ValueError: this machine has no such device, or the precision needs another one.
@@ -178,6 +217,9 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
     if precision == "fp16" and found == "cpu":
         raise ValueError("fp16 needs a GPU, and the device is the CPU: take bf16")
     _check_launcher(precision)
+    if shard and (processes.count == 1 or precision == "fp16"):
+        why = "of one process: start several with torchrun" if processes.count == 1 else "with fp16: take bf16"
+        raise ValueError(f"--shard spreads the weights over processes, which it cannot {why}")
     if processes.count == 1 and precision == "no":
         return Place(found, processes)
     if not _has_accelerate():
@@ -185,7 +227,7 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
         raise ModuleNotFoundError(
             f'{what} accelerate, which is not installed: pip install "sigmoid-core[accelerate]"', name="accelerate"
         )
-    return Accelerated(found, precision, processes)
+    return (Sharded if shard else Accelerated)(found, precision, processes)
 
 
 def _has_accelerate() -> bool:
@@ -217,4 +259,7 @@ def _check_launcher(precision: str) -> None:
         )
     for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise ValueError(f"accelerate is configured for {what}, which a run does not use: choose MULTI_GPU there")
+            raise ValueError(
+                f"accelerate is configured for {what}, which a run does not take from there: choose MULTI_GPU in it, "
+                "and --shard here"
+            )

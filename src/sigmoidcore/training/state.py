@@ -43,6 +43,11 @@ def over(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
+def whole(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with those that are spread over several processes put together; all of these call it together."""
+    return {name: t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in tensors.items()}
+
+
 def held(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies on the CPU, each with memory of its own.
 
@@ -52,7 +57,7 @@ def held(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise MismatchError(f"{name} of the model's state dict is no tensor and cannot be saved")
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in whole(tensors).items()}
 
 
 @torch.no_grad()
@@ -136,7 +141,13 @@ def fill_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         # An optimizer that is not fused counts its steps on the CPU.
         counted = kind == "step" and not optimizer.param_groups[0].get("fused")
         home = torch.device("cpu") if counted else parameter.device
-        optimizer.state[parameter][kind] = value.to(home, copy=True)
+        value = value.to(home, copy=True)
+        if hasattr(parameter, "full_tensor") and kind != "step":  # spread over several processes
+            from torch.distributed.tensor import distribute_tensor
+
+            spread: Any = parameter
+            value = distribute_tensor(value, spread.device_mesh, spread.placements)
+        optimizer.state[parameter][kind] = value
 
 
 # --- the scaler of the gradient --------------------------------------------------------------------------------------
