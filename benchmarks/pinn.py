@@ -2,11 +2,12 @@
 
 Burgers, Helmholtz in two dimensions, Poisson with two scales, Allen-Cahn (benchmarks/pde), by networks of width 32 and
 4, 8 or 16 hidden layers: tanh and sigmoids with Glorot's weights; locally adaptive tanh (one slope a layer, one a
-neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core at its recommended saturation. Boundary
+neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core at its recommended saturation, in one
+dimension with the middles of its first neurons spread over the points. Boundary
 and initial values are exact for all, so that there is one loss and no weights between several. Adam, fresh random
 points at every step; the rate stays for half of the steps and falls to 0 in the other half.
 
-For each row the best of three rates is found with a seed that is not reported, on the same steps; then the seeds.
+For each row the best of four rates is found with a seed that is not reported, on the same steps; then the seeds.
 Time is the processor's, of one training on one thread.
 """
 
