@@ -98,6 +98,13 @@ def test_the_state_of_another_model_is_refused_and_nothing_stays_attached(traini
     assert not optimizer._optimizer_step_post_hooks
 
 
+def test_an_error_at_the_start_leaves_nothing_attached(training):
+    watch = Watch(monitor_every=0)
+    with pytest.raises(ValueError, match="every must be a number of steps"):
+        watch.begin(*training)
+    assert not training[1]._optimizer_step_pre_hooks
+
+
 def test_a_part_that_is_not_wanted_is_not_made(training):
     watch = Watch(every=None, monitor_every=1)
     watch.begin(nn.Linear(8, 3), None)

@@ -19,14 +19,14 @@ __all__ = ["SigmoidCoreCallback"]
 
 def _callbacks() -> tuple[Any, ...]:
     """The classes `Callback` of all packages of Lightning that are installed: a trainer of each takes our own."""
-    found = []
+    found, errors = [], []
     for package in ("lightning.pytorch", "pytorch_lightning"):
         try:
             found.append(importlib.import_module(package).Callback)
-        except ImportError:
-            continue
+        except ImportError as error:
+            errors.append(error)
     if not found:
-        raise missing(__name__, "lightning", "pytorch-lightning")
+        raise missing(__name__, "lightning", "pytorch-lightning") from errors[0]
     return tuple(found)
 
 

@@ -77,14 +77,14 @@ class Watch:
         state, self._state = self.state_dict() if under_way else self._state, {}
         sinks = self.sinks if main else ()
         self.equalizer = self.monitor = None
-        if self.every is not None:
-            self.equalizer = self._equalizer(model, optimizer, scaler, sinks)
-        if self.monitor_every is not None:
-            self.monitor = Monitor(model, self.monitor_every, scaler=scaler, sinks=sinks)
-        self._running = True
         try:
+            if self.every is not None:
+                self.equalizer = self._equalizer(model, optimizer, scaler, sinks)
+            if self.monitor_every is not None:
+                self.monitor = Monitor(model, self.monitor_every, scaler=scaler, sinks=sinks)
+            self._running = True
             self.load_state_dict(state)
-        except ValueError:
+        except BaseException:
             self.end()
             raise
 
