@@ -57,7 +57,11 @@ def evaluate(
     if json == "-":
         print(writable(found.to_json()))
         return 0
-    _show(Screen.of_stdout(), found)
+    screen = Screen.of_stdout()
+    _show(screen, found)
+    for path in (file, figure):
+        if path is not None:
+            screen.verbatim(f"written: {path}")
     return 0
 
 
