@@ -51,6 +51,7 @@ def test_the_network_follows_the_kind_of_data_and_the_run_knows_it(capsys, tmp_p
     assert made.architecture == kind
     assert made.model(made.arranged(torch.zeros(7, *shape))).shape == (7, 3)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["outcome"] == "finished"
+    assert main(["diagnose", "run", "--fail-on", "never"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["conv", "rnn"])

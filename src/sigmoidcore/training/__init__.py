@@ -4,6 +4,7 @@ from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, dig
 from sigmoidcore.training.evaluation import Evaluation
 from sigmoidcore.training.fit import FitError, fit
 from sigmoidcore.training.loop import Progress, Result, Training, accuracy, train
+from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.state import State
 from sigmoidcore.training.trained import TrainedRun, open_run
@@ -13,6 +14,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "FitError",
+    "Place",
     "Preprocessing",
     "Progress",
     "Recipe",
@@ -27,5 +29,6 @@ __all__ = [
     "fit",
     "load",
     "open_run",
+    "place_of",
     "train",
 ]
