@@ -14,6 +14,7 @@ from trainings import batch as batch_of
 
 from sigmoidcore import Equalizer, Monitor
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
+from sigmoidcore.integrations.sinks import TensorBoard
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
@@ -257,6 +258,20 @@ def test_sinks_are_called_with_the_samples_of_both():
         (2, "Sample"),
         (3, "Measurement"),
     ]
+
+
+def test_samples_go_where_a_logger_of_lightning_writes(tmp_path):
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path)
+    callback = SigmoidCoreCallback(every=2, monitor_every=3, sinks=[TensorBoard(logger.experiment)])
+    trainer_of(PACKAGES[0], callback, steps=4, logger=logger).fit(module_of(PACKAGES[0]), batches(4))
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert [event.step for event in events.Scalars("sigmoidcore/equalizer_spread")] == [0, 2]
+    assert [event.step for event in events.Images("sigmoidcore/layers")] == [0, 3]
 
 
 def test_a_compiled_module_is_seen():
