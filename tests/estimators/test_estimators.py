@@ -254,6 +254,13 @@ def test_a_warm_start_goes_on_and_a_cold_one_does_not(flowers):
     assert model.set_params(warm_start=False).fit(*flowers).n_iter_ == 30
 
 
+def test_a_warm_start_may_hold_samples_out_later(flowers):
+    model = SigmoidCoreClassifier((8,), warm_start=True, **{**QUICK, "max_iter": 5}).fit(*flowers)
+    model.set_params(early_stopping=True).fit(*flowers)
+    assert len(model.validation_scores_) == 5
+    assert model.set_params(early_stopping=False).partial_fit(*flowers).n_iter_ == 11
+
+
 def test_passes_of_partial_fit_learn_and_can_be_interrupted_by_a_pickle(flowers):
     X, y = flowers
     halves = [np.arange(0, 150, 2), np.arange(1, 150, 2)]
@@ -304,6 +311,7 @@ def test_a_diagnosis_is_made_when_it_is_asked_for_and_of_the_network_as_it_is(fl
     assert isinstance(model.diagnosis_, sc.Diagnosis)
     assert model.diagnosis_ is model.diagnosis_
     before = model.diagnosis_
+    assert set(model._sample[1].tolist()) == {0, 1, 2}
     assert model.fit(*flowers).diagnosis_ is not before
     assert "SC101" not in [finding.rule for finding in before.findings]
     with pytest.raises(sklearn.exceptions.NotFittedError):

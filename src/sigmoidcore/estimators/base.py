@@ -195,6 +195,8 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         order = np.arange(len(samples))
         best: tuple[float, Any] | None = None
         self._interrupted = False
+        if held_out is not None and self.validation_scores_ is None:
+            self.validation_scores_ = []
         network = self.network_.to(device=samples.device, dtype=torch.float32)
         trainer = Trainer(
             network,
@@ -229,8 +231,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
             warnings.warn("Training interrupted by user.", stacklevel=4)
         finally:
             trainer.close()
-            if incremental:
-                self._state = trainer.state()
+            self._state = trainer.state() if incremental else None
             if best is not None:
                 network.load_state_dict(best[1])
             network.to(device="cpu", dtype=torch.float64)
@@ -269,9 +270,9 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         return torch.cat(parts).to("cpu", torch.float64).numpy()
 
     def _keep_sample(self, samples: Samples) -> None:
-        """Keep some samples for a diagnosis."""
-        rows = np.arange(min(len(samples), PREPARED))
-        self._sample = samples.inputs(rows).cpu(), samples.targets[: len(rows)].cpu()
+        """Keep some samples for a diagnosis, from the first to the last: they may be sorted by class."""
+        rows = np.linspace(0, len(samples) - 1, min(len(samples), PREPARED)).astype(np.int64)
+        self._sample = samples.inputs(rows).cpu(), samples.targets.cpu()[torch.as_tensor(rows)]
         self._diagnosis: Diagnosis | None = None
 
     @property
