@@ -45,6 +45,7 @@ def test_the_network_follows_the_kind_of_data_and_the_run_knows_it(capsys, tmp_p
     assert main([*QUICK, *arrays(shape), "--network", "auto", *depth]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert words in output
+    assert f"gradient by {'step' if kind == 'rnn' else 'layer'}, 1 to {6 if kind == 'rnn' else 4}" in output
     options = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["options"]
     assert (options["network"], options["depth"]) == (kind, 4 if depth else 1)
     made = network_of(tmp_path / "run")

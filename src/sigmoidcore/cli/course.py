@@ -11,7 +11,7 @@ import sigmoidcore as sc
 from sigmoidcore.cli import data as data_options
 from sigmoidcore.cli import session
 from sigmoidcore.cli.board import FOLDER, Board
-from sigmoidcore.cli.live import Screen, count, number, reached
+from sigmoidcore.cli.live import Screen, count, number, place, reached
 from sigmoidcore.cli.session import CtrlC
 from sigmoidcore.cli.watched import Record, Watched, probes, save_figures
 from sigmoidcore.core import SigmoidCore
@@ -201,7 +201,7 @@ def _cadence_of(save_every: str) -> Callable[[int, bool], bool]:
 
 def _table(screen: Screen, record: Record, epochs: int) -> None:
     result = record.result
-    layers = f"{count(record.layers, 'layer')}, " if record.layers else ""
+    layers = f"{count(record.layers, place(record.end))}, " if record.profiles else ""
     screen.heading(f"{layers}{len(result.accuracies)} of {count(epochs, 'epoch')}")
     early = ", no better any more" if record.stopped_early else ""
     rows = [["steps", f"{record.done:,} of {record.steps:,}{early}"]]

@@ -134,7 +134,7 @@ class Screen:
 
     def profile_line(self, profile: Profile) -> Text:
         """The bars of a profile with their title, below each other where they do not fit beside each other."""
-        title = f"gradient by layer, 1 to {len(profile.names)}"
+        title = f"gradient by {place(profile)}, 1 to {len(profile.names)}"
         width = min(50, self.console.width - _INDENT - 3)
         if self.console.width >= _INDENT + len(title) + 3 + 30:
             width = min(width, self.console.width - _INDENT - len(title) - 4)
@@ -240,6 +240,11 @@ class _PlainMeter(Meter):
             f"spread {number(self.spread)}  {left}"
         )
         self.screen.verbatim(line)
+
+
+def place(profile: Profile) -> str:
+    """What a place of the profile is: a layer, or a step of a recurrent one, whose name has it in brackets."""
+    return "step" if all(name.endswith("]") for name in profile.names) else "layer"
 
 
 def bars(profile: Profile, width: int, ascii_only: bool = False) -> str:
