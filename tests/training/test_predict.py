@@ -382,3 +382,52 @@ def test_the_mode_of_the_model_is_kept(sold):
     sold.model.train()
     sold.predict(NEW)
     assert sold.model.training
+
+
+# --- what chance makes of a file -------------------------------------------------------------------------------------
+
+
+def spoiled(content, generator):
+    """A file with a few bytes lost, changed, doubled or put elsewhere."""
+    content = bytearray(content)
+    for _ in range(generator.integers(1, 4)):
+        place, length = int(generator.integers(len(content))), int(generator.integers(1, 40))
+        piece = content[place : place + length]
+        match generator.integers(5):
+            case 0:
+                del content[place : place + length]
+            case 1:
+                content[place] ^= 1 << int(generator.integers(8))
+            case 2:
+                content[place:place] = piece
+            case 3:
+                content[place:place] = generator.choice([b",", b'"', b"\n", b"\0", b"nan", b"\xff", b"inf", b"x"])
+            case _:
+                del content[place:]
+        if not content:
+            return b""
+    return bytes(content)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "feather", "csv.gz"])
+def test_a_spoiled_file_is_predicted_whole_or_refused_in_one_line(sold, tmp_path, ending):
+    write = {"parquet": NEW.to_parquet, "feather": NEW.to_feather}.get(ending, NEW[:40].to_csv)
+    write(tmp_path / f"whole.{ending}", **({"index": False} if "csv" in ending else {}))
+    whole = (tmp_path / f"whole.{ending}").read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for n in range(150):
+        data, output = tmp_path / f"{n}.{ending}", tmp_path / f"{n}.out.csv"
+        data.write_bytes(spoiled(whole, generator))
+        try:
+            rows = sold.predict_into(data, output, accept_unknown=bool(n % 2)).rows
+        except DataError as error:
+            refused += 1
+            message = str(error)
+        else:
+            message = ""
+            assert len(pandas.read_csv(output)) == rows > 0
+        assert message.isprintable()
+        assert output.exists() == (not message)
+    assert refused > 10
+    assert not list(tmp_path.glob("*.part"))

@@ -1,6 +1,7 @@
 """What a run's network says of new data: a table of predictions for each piece of them."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,20 @@ from sigmoidcore.training.data.error import DataError, needed, short
 from sigmoidcore.training.data.unseen import Unseen
 from sigmoidcore.training.network import Network
 
-BATCH = 4096
-"""Samples that go through the network at once."""
+NUMBERS = 2**20
+"""Numbers of the inputs that go through the network at once: some thousand rows of a table, or a few large images."""
+MOST = 4096
+"""Most samples that do."""
+
+
+def at_once(shape: Sequence[int]) -> int:
+    """How many samples of a shape go through a network at once.
+
+    Example:
+        >>> at_once((13,)), at_once((3, 224, 224))
+        (4096, 6)
+    """
+    return max(1, min(MOST, NUMBERS // max(1, prod(shape))))
 
 
 def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
@@ -31,7 +44,9 @@ def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
     model.eval()
     try:
         with torch.no_grad():
-            outputs = torch.cat([model(network.arranged(part)) for part in torch.split(inputs, BATCH)])
+            outputs = torch.cat(
+                [model(network.arranged(part)) for part in torch.split(inputs, at_once(inputs.shape[1:]))]
+            )
     except RuntimeError as error:
         raise DataError(
             f"the network does not take these data ({short(error, 120)}): are they those of another run?"

@@ -20,7 +20,7 @@ from sigmoidcore.training.evaluation import Evaluation, evaluated
 from sigmoidcore.training.export import FORMATS, beside_of, export, holds_the_same
 from sigmoidcore.training.network import Network, network_of
 from sigmoidcore.training.output import check_output, check_table, write_tables
-from sigmoidcore.training.prediction import names_of, predictions
+from sigmoidcore.training.prediction import at_once, names_of, predictions
 from sigmoidcore.training.progress import counted
 from sigmoidcore.training.run import METRICS, PREPROCESSING, Config, read_config, read_metrics
 from sigmoidcore.training.source import data_of
@@ -41,10 +41,6 @@ class Predicted:
     rows: int
     columns: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-READ = 10_000
-"""Samples of the run's own test part that are read at once."""
 
 
 class TrainedRun:
@@ -214,7 +210,7 @@ class TrainedRun:
             own = self.data()
             return evaluated(
                 self.folder.name, f"the test part of {own.name}", self.network, self.preprocessing,
-                own.test_batches(READ),
+                own.test_batches(at_once(own.shape)),
             )  # fmt: skip
         unseen = Unseen(data, self.preprocessing, targets=True, accept_unknown=accept_unknown)
         name = str(data) if isinstance(data, str | Path) else "the table"

@@ -17,8 +17,8 @@ from sigmoidcore.training.data.idx import has_idx, read_part
 from sigmoidcore.training.data.preprocessing import Pixels, Preprocessing
 from sigmoidcore.training.data.tables import ARRAYS, array_column, suffix
 
-AT_A_TIME = 4096
-"""Samples of an array that are scaled together."""
+NUMBERS = 2**22
+"""Numbers of an array that are scaled together."""
 FAR = 20.0
 """Samples so many times as far from the mean of those that were learnt from, or as near, are not of the same unit."""
 ENOUGH = 10
@@ -86,11 +86,12 @@ def _scaled(
             )
         columns = [array_column(values) for values in y.reshape(len(y), -1).T]
     samples = _shaped(x, pixels.shape, name)
-    for start in range(0, len(samples), AT_A_TIME):
-        chosen = samples[start : start + AT_A_TIME]
+    together = max(1, NUMBERS // max(1, int(np.prod(pixels.shape))))
+    for start in range(0, len(samples), together):
+        chosen = samples[start : start + together]
         encoded = None
         if columns is not None:
-            encoded = preprocessing.target.encoded([values.slice(start, AT_A_TIME) for values in columns], start)
+            encoded = preprocessing.target.encoded([values.slice(start, together) for values in columns], start)
         yield start, _checked(preprocessing.transform(chosen), name, start), encoded, {}
 
 
@@ -129,7 +130,7 @@ def _of_built_in(name: str, preprocessing: Preprocessing, targets: bool) -> Iter
     if not alike(data.preprocessing, preprocessing):
         raise DataError(f"the run has not learnt from {name}: give samples like those that it has learnt from")
     first = 0
-    for x, y in data.test_batches(AT_A_TIME):
+    for x, y in data.test_batches(4096):
         yield first, x, y if targets else None, {}
         first += len(x)
 
