@@ -7,14 +7,20 @@ project_copyright = author
 release = importlib.metadata.version("sigmoid-core")
 version = ".".join(release.split(".")[:2])
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are committed as they ran: docs/notebooks.py
 
-autodoc_default_options = {"members": True, "show-inheritance": True}
+# What scikit-learn adds to every estimator is described in its own documentation.
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+}
 autodoc_member_order = "bysource"
 # The frameworks of sigmoidcore.integrations, which need not be installed here.
 autodoc_mock_imports = ["ignite", "lightning", "pytorch_lightning", "transformers"]

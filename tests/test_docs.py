@@ -166,3 +166,22 @@ def test_a_translation_has_the_same_code_tables_figures_and_numbers(translation)
     original = same_in_all_languages(translation.replace(".zh-CN", ""))
     for what, found in same_in_all_languages(translation).items():
         assert found == original[what], what
+
+
+# --- notebooks: tests/integrations runs them -------------------------------------------------------------------------
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_notebook_is_committed_small_and_as_it_ran_from_top_to_bottom(path):
+    assert path.stat().st_size < 300_000
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert outputs
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []

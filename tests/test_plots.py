@@ -46,6 +46,10 @@ def test_every_figure_draws_and_is_not_blank(name, figure):
     assert 0.005 < (image < 0.9).any(axis=2).mean() < 0.9, name
 
 
+def test_a_notebook_shows_a_figure_without_pyplot():
+    assert plots.article_fit(fit(POINTS_X, POINTS_Y))._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_profile_is_drawn_on_a_log_axis_from_the_input_to_the_loss():
     axes = plots.gradient_profiles({"a": profile(1e-3, 1e-2, 1e-1)}).axes[0]
     (line,) = axes.lines

@@ -1,5 +1,7 @@
 """The style of all figures: colours, an empty figure, and what every panel has in common. Needs matplotlib."""
 
+import io
+
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -26,10 +28,19 @@ ROW = 0.045
 SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE["blue"], "white", PALETTE["vermilion"]])
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself, also where nobody has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=90)
+        return png.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure, in inches, that fits its labels by itself."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03)
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+    return Picture(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
