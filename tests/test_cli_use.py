@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas
 import pytest
 
 from sigmoidcore.cli import main
+from sigmoidcore.training.prediction import outputs_of
 from sigmoidcore.training.trained import open_run
 
 SMALL = ["--depth", "3", "--width", "8", "--epochs", "2"]
@@ -168,3 +171,17 @@ def test_the_network_of_the_users_own_code_is_made_by_it_where_it_is_named(train
     assert main(["predict", "run", str(trained / "new.csv"), "-o", "out.csv", "--model", "mine:net"]) == 0
     assert main(["export", "run", "--model", "mine:net"]) == 0
     assert len(pandas.read_csv("out.csv")) == 100
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_and_nothing_is_left(trained, tmp_path, capsys, monkeypatch, number, code):
+    def signalled(network, inputs, first=0):
+        os.kill(os.getpid(), number)
+        return outputs_of(network, inputs, first)
+
+    monkeypatch.setattr("sigmoidcore.training.prediction.outputs_of", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["predict", "runs/sold", "new.csv", "-o", str(tmp_path / "out.csv")]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -9,7 +9,7 @@ import typer
 from sigmoidcore.cli.live import Screen
 from sigmoidcore.cli.predict import ACCEPT, MODEL, OVERWRITE, RUN
 from sigmoidcore.cli.session import bad_input
-from sigmoidcore.cli.using import in_one_line, opened
+from sigmoidcore.cli.using import in_one_line, nothing_left, opened
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.files import write_whole
 from sigmoidcore.training.evaluation import ClassScore, Evaluation, interval, shown
@@ -41,19 +41,19 @@ def evaluate(
     """Measure a run's network, on its own test part or on other data, with 95 % confidence intervals."""
     trained = opened(run, model)
     file = None if json in (None, "-") else Path(str(json))
-    with in_one_line():
+    with in_one_line(), nothing_left():
         for path in (file, figure):
             if path is not None:
                 check_output(path, overwrite, data)
         if figure is not None and figure.suffix.lower() != ".png":
             raise bad_input(f"{figure} is no name of a figure: let it end with .png")
         found = trained.evaluate(data, accept_unknown=accept_unknown)
-        if file is not None:
-            write_whole(file, found.to_json().encode())
+        drawn = io.BytesIO()
         if figure is not None:
-            drawn = io.BytesIO()
             found.figure().savefig(drawn, dpi=150, format="png")
             write_whole(figure, drawn.getvalue())
+        if file is not None:
+            write_whole(file, found.to_json().encode())
     if json == "-":
         print(writable(found.to_json()))
         return 0

@@ -8,7 +8,7 @@ import typer
 
 from sigmoidcore.cli.live import Screen
 from sigmoidcore.cli.predict import MODEL, OVERWRITE, RUN
-from sigmoidcore.cli.using import in_one_line, opened
+from sigmoidcore.cli.using import in_one_line, nothing_left, opened
 from sigmoidcore.training.export import beside_of
 
 
@@ -40,7 +40,7 @@ def export(
 ) -> int:
     """Write a run's network folded: plain layers, that need this package no more; and its preprocessing beside it."""
     trained = opened(run, model)
-    with in_one_line():
+    with in_one_line(), nothing_left():
         path = trained.export(format.value, output, overwrite=overwrite)
     screen = Screen.of_stdout()
     screen.listing([(str(path), "the network, folded"), (str(beside_of(path)), "how data become its inputs")])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sigmoidcore.cli.live import Screen, count
-from sigmoidcore.cli.using import in_one_line, opened
+from sigmoidcore.cli.using import in_one_line, nothing_left, opened
 from sigmoidcore.training.data.error import listed
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run.")]
@@ -51,7 +51,7 @@ def predict(
 ) -> int:
     """Predict new data with a run's network, in their order; large Parquet files are read and written in pieces."""
     trained = opened(run, model)
-    with in_one_line():
+    with in_one_line(), nothing_left():
         predicted = trained.predict_into(
             data, output, keep=keep or (), accept_unknown=accept_unknown, overwrite=overwrite
         )

@@ -1,13 +1,16 @@
 """What the commands that use a run share: errors in one line, and what a run says of itself."""
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from torch import nn
 
 from sigmoidcore.cli.code import blamed, users_code
-from sigmoidcore.cli.session import bad_input, failed
+from sigmoidcore.cli.session import bad_input, failed, interrupted
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.network import NetworkError
 from sigmoidcore.training.trained import TrainedRun, open_run, preprocessing_of
@@ -26,6 +29,28 @@ def in_one_line() -> Iterator[None]:
         raise bad_input(str(error)) from error
     except ModuleNotFoundError as error:
         raise failed(str(error)) from error
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end what is going on so that no part of a file is left.
+
+    Raises:
+        Stopped: one of them came, with code 130 or 143.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise interrupted("ended by SIGTERM; nothing was written", 128 + number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise interrupted("interrupted; nothing was written") from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def opened(folder: Path, model: str | None) -> TrainedRun:
