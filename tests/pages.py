@@ -80,7 +80,7 @@ def blocks(page: str) -> list[Block]:
         elif comment.startswith(" python\n"):
             line = text.count("\n", 0, event.start()) + 2
             code = textwrap.dedent(comment.removeprefix(" python\n")).rstrip() + "\n"
-            found.append(Block(page, line, "python", code, hidden=True))
+            found.append(Block(page, line, "python", code, hidden=True, marks=marks))
         elif word := WORD.fullmatch(comment.strip()):
             marks = {**marks, word[1]: word[2] or ""}
             if word[1] == "all run by":
