@@ -89,24 +89,30 @@ def command_line() -> Any:
     return get_command(_app())
 
 
+def known_packages() -> set[str]:
+    """Names of all packages that an extra or the integration tests install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    integrations = (ROOT / "tests" / "integrations" / "requirements.txt").read_text(encoding="utf-8")
+    return {Requirement(line).name for line in [*listed, *integrations.splitlines()] if not line.startswith("#")}
+
+
 def of_pip(words: list[str]) -> str | None:
     if words[:1] == ["pip"]:
         words = words[1:]
     if words[:1] != ["install"]:
         return f"pip {' '.join(words)}: only installing is known"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    listed = [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
-    integrations = (ROOT / "tests" / "integrations" / "requirements.txt").read_text(encoding="utf-8")
-    listed += [line for line in integrations.splitlines() if not line.startswith("#")]
-    known = {Requirement(text).name for text in listed}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for word in words[1:]:
         if word.startswith("-"):
             continue
         requirement = Requirement(word.replace(".[", "sigmoid-core[", 1) if word.startswith(".[") else word)
         if unknown := requirement.extras - extras.keys() if requirement.name == "sigmoid-core" else set():
             return f"pyproject.toml has no extra {', '.join(unknown)}"
-        if requirement.name not in known:
+        if requirement.name not in known_packages():
             return f"{requirement.name} is in no extra and not in the requirements of the integrations"
     return None
 

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from commands import command_line, commands, complaint
+from commands import command_line, commands, complaint, known_packages
 from pages import FILE, PAGES, ROOT, TRANSLATIONS, blocks, run, run_elsewhere
 
 import sigmoidcore as sc
@@ -57,8 +57,11 @@ def test_blocks_are_of_a_language_that_is_checked():
 def test_what_is_not_run_here_has_a_reason_or_another_test_that_names_the_page():
     for block in every_block():
         for word, what in block.marks.items():
-            if word in ("not run", "needs"):
-                assert len(what) > 3, f"{block.place}: say why, or what it needs; {HOW}"
+            if word == "not run":
+                assert len(what) > 3, f"{block.place}: say why; {HOW}"
+            if word == "needs":
+                missing = set(re.split(r",? and |, ", what)) - known_packages()
+                assert not missing, f"{block.place}: add to tests/integrations/requirements.txt: {missing}; {HOW}"
             if word in ("run by", "all run by"):
                 test = ROOT / what
                 assert test.is_file(), f"{block.place}: there is no {what}"
@@ -76,6 +79,25 @@ def test_commands_exist_and_take_the_options_that_the_page_gives_them(page):
         for words in commands(block.text) if block.language in SHELL and "not run" not in block.marks else ():
             problem = None if words[-1] in files else complaint(words)  # or a file that the page itself shows
             assert problem is None, f"{block.place}: {' '.join(words)}: {problem}; {HOW}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make bread",
+        "sigmoid-core trian",
+        "sigmoid-core train --dept 3",
+        "sigmoid-core train --depth three",
+        "sigmoid-core diagnose",
+        'pip install "sigmoid-core[clli]"',
+        "pip install no-such-package",
+        "python benchmarks/no_such_script.py",
+        "no-such-program",
+    ],
+)
+def test_a_command_that_does_not_exist_or_is_typed_wrongly_is_noticed(command):
+    (words,) = commands(command)
+    assert complaint(words)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -121,6 +143,10 @@ def sections():
         for title, text in zip(found[1::2], found[2::2], strict=True)
     }
     return {match[1]: text for match, text in names.items() if match}
+
+
+def test_every_command_has_a_section():
+    assert sorted(sections()) == sorted(command_line().commands)
 
 
 @pytest.mark.parametrize("name", sections())
