@@ -123,7 +123,9 @@ def own(tmp_path):
 def test_a_function_of_the_user_makes_the_network_and_a_run_of_it_goes_on_with_it(capsys, tmp_path, name):
     arguments = ["--data", "wine", "--model", f"own:{name}", "--epochs", "2"]
     assert main([*QUICK, *arguments]) == 0
-    assert f"inputs of 13, own:{name} with" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"inputs of 13, own:{name} with" in output
+    assert ("spread" in output) == (name == "cores")  # a network without cores has none
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
         assert file.metadata()["architecture"] == "own"
     assert main(["train", "--resume", "run"]) == 2

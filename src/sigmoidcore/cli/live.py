@@ -172,6 +172,10 @@ class Meter:
             self._shown = now
             self._show(progress, self._left(progress, now))
 
+    def _spread(self) -> list[str]:
+        """The spread of the profile; nothing where there is none, as of a network without cores."""
+        return [] if self.profile is None else [f"spread {number(self.spread)}"]
+
     def _opened(self, progress: Progress) -> list[str]:
         """How many saturated neurons the Equalizer has opened so far; nothing where it has opened none."""
         history = progress.equalizer.history if progress.equalizer is not None else ()
@@ -210,7 +214,7 @@ class _LiveMeter(Meter):
         cells = [
             f"loss {float(progress.loss):.3g}",
             f"{self.task.metric_name} {reached(self.task, self.accuracy)}",
-            f"spread {number(self.spread)}",
+            *self._spread(),
             *self._opened(progress),
             *self._speed(progress, time.monotonic()),
             left,
@@ -237,7 +241,7 @@ class _PlainMeter(Meter):
         line = (
             f"epoch {progress.epoch + 1:>{digits}}/{self.epochs}  step {progress.step}/{progress.steps}  "
             f"loss {loss:.3g}  {self.task.metric_name} {reached(self.task, self.accuracy)}  "
-            f"spread {number(self.spread)}  {left}"
+            f"{'  '.join([*self._spread(), left])}"
         )
         self.screen.verbatim(line)
 
