@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from sigmoidcore.autograd import accumulates, in_checkpoint, nearest_leaf
+from sigmoidcore.autograd import NONE, accumulates, backward_pass, in_checkpoint, nearest_leaf
 from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
 from sigmoidcore.diagnosis.apart import apart, without_gradients
 from sigmoidcore.diagnosis.batches import SMALL, Batches
@@ -84,6 +84,7 @@ class Recording:
         self._most = most
         self._arrived = arrived
         self._leaf: Node | None = None
+        self._pass = NONE
         self._batches = Batches()
         self._input: Tensor | None = None
         self._steps: Steps | None = None
@@ -245,9 +246,11 @@ class Recording:
 
     @without_gradients
     def _arrive(self, arrivals: "Arrivals", place: int, gradient: Tensor) -> None:
-        if not self._counts():
-            return
-        self._arrived(self)
+        if backward_pass() != self._pass:  # of one backward pass all gradients count, or none
+            if not self._counts():
+                return
+            self._pass = backward_pass()
+            self._arrived(self)
         arrivals.add(place, gradient)
         arrivals.sums.samples = float(self.samples)
         arrivals.sums.arrivals += 1

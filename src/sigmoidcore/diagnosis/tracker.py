@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -344,7 +344,7 @@ class Tracker(TorchFunctionMode):
             return output.dim() - 2  # weights times columns
         if name in _FEATURES_LAST or name in RECURRENT:
             return -1
-        if any(part in name for part in _CHANNELS_SECOND):
+        if _has_channels(name):
             return 1 if output.dim() > 2 else -1
         if name in _MOVES and name not in _KEEP_PLACES:
             return _moved(flows[0].dim, given[0], output)
@@ -399,11 +399,16 @@ class Frame:
 
 def frame_of(module: nn.Module, name: str, rows: int) -> Frame:
     """The frame of a module that begins to run, after so many layers."""
-    own = any(
-        c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in type(module).__mro__ if c is not nn.Module
-    )
-    leaf = all(child == "parametrizations" for child, _ in module.named_children())
-    return Frame(module, name, _kind(type(module)), own and leaf, "parametrizations" in name.split("."), rows)
+    kind, own = _class(type(module))  # type: ignore[arg-type]  # a class has a hash
+    plain = own and all(child == "parametrizations" for child, _ in module.named_children())
+    return Frame(module, name, kind, plain, "parametrizations" in name.split("."), rows)
+
+
+@lru_cache(maxsize=256)
+def _class(cls: type) -> tuple[str, bool]:
+    """The kind of a module's class, and whether it is of PyTorch's or ours."""
+    own = any(c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in cls.__mro__ if c is not nn.Module)
+    return _kind(cls), own
 
 
 def _kind(cls: type) -> str:
@@ -506,7 +511,13 @@ def _unkept(found: Mapping[int, str]) -> str:
 def _is_plain(name: str) -> bool:
     """Whether nothing is to be known of a function but what went into it."""
     special = WEIGHTED | LOSSES | _MOVES | _FEATURES_LAST | {"softmax", DOT_PRODUCT} | ACTIVATIONS.keys()
-    return name not in special and not any(part in name for part in _CHANNELS_SECOND)
+    return name not in special and not _has_channels(name)
+
+
+@cache
+def _has_channels(name: str) -> bool:
+    """Whether dimension 1 of a function's result counts channels."""
+    return any(part in name for part in _CHANNELS_SECOND)
 
 
 def _moved(dim: int, before: Tensor, after: Tensor) -> int:
