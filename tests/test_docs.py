@@ -12,6 +12,7 @@ from commands import command_line, commands, complaint, known_packages
 from pages import FILE, PAGES, ROOT, TRANSLATIONS, blocks, run, run_elsewhere
 
 import sigmoidcore as sc
+from sigmoidcore.diagnosis.rules import RULES
 
 SHELL = ("bash", "sh")
 DATA = {"text": str, "json": json.loads, "toml": tomllib.loads, "csv": str, "jsonl": str}
@@ -159,6 +160,10 @@ def test_the_section_of_a_command_has_its_options_with_their_defaults(name):
         default = options[option].default if option in options else None
         if type(default) in (int, float) and re.fullmatch(r"[\d.]+", shown):
             assert float(shown) == default, option
+
+
+def test_the_readme_counts_the_rules_right():
+    assert f" {len(RULES)} rules " in text_of("README.md")
 
 
 # --- translations ----------------------------------------------------------------------------------------------------
