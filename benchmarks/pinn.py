@@ -2,27 +2,28 @@
 
 Burgers, Helmholtz in two dimensions, Poisson with two scales, Allen-Cahn (benchmarks/pde), by networks of width 32 and
 4, 8 or 16 hidden layers: tanh and sigmoids with Glorot's weights; locally adaptive tanh (one slope a layer, one a
-neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core at its recommended saturation, in one
-dimension with the middles of its first neurons spread over the points. Boundary
-and initial values are exact for all, so that there is one loss and no weights between several. Adam, fresh random
-points at every step; the rate stays for half of the steps and falls to 0 in the other half.
+neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core, in one dimension with the middles of its
+first neurons spread over the points. Boundary and initial values are exact for all, so that there is one loss and no
+weights between several. Adam, fresh random points at every step; the rate stays for half of the steps and falls to 0
+in the other half.
 
-For each row the best of four rates is found with a seed that is not reported, on the same steps; then the seeds.
-Time is the processor's, of one training on one thread.
+For each row the best of four settings is found with a seed that is not reported, on the same steps: of four rates, for
+Sigmoid Core of two rates at saturations 2 and 8. Then the seeds. Time is the processor's, of one training on one
+thread (`--threads 1`).
 """
 
 import math
 import statistics
 import time
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from _report import Report, arguments
 from pde import PROBLEMS, Problem
-from pde.methods import METHODS, SATURATION, Learner
+from pde.methods import METHODS, Learner
 from pde.problem import Array
 
 WIDTH, BATCH, STEPS = 32, 256, 3000
@@ -32,14 +33,21 @@ GRID = 10_000
 """Points, about, at which the error is measured."""
 TUNING_SEED = 100
 
-Make = Callable[[torch.Tensor, int, int, float], Learner]
 
-
-def trained(problem: Problem, make: Make, depth: int, rate: float, seed: int, steps: int, width: int = WIDTH) -> float:
+def trained(
+    problem: Problem,
+    make: Callable[..., Learner],
+    settings: Mapping[str, float],
+    *,
+    depth: int,
+    seed: int,
+    steps: int,
+    width: int = WIDTH,
+) -> float:
     """Relative L2 error after a training; infinite if the loss did not stay finite."""
     torch.manual_seed(seed)
     points = torch.Generator().manual_seed(seed)
-    learner = make(problem.unit(problem.sample(SEEN, points)), width, depth, rate)
+    learner = make(problem.unit(problem.sample(SEEN, points)), width, depth, **settings)
     model, optimizer = learner.model, learner.optimizer
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 * (1 - step / steps)))
     with learner.watching:
@@ -90,8 +98,7 @@ def main() -> None:
             "steps": steps,
             "grid": GRID,
             "tuning_seed": TUNING_SEED,
-            "saturation": SATURATION,
-            "rates": {name: method.rates for name, method in METHODS.items()},
+            "tries": {name: method.tries for name, method in METHODS.items()},
         },
     )
     for problem in PROBLEMS.values():
@@ -99,18 +106,20 @@ def main() -> None:
             for name, method in METHODS.items():
                 if not report.wants(problem=problem.name, depth=depth, method=name):
                     continue
-                tuning = [trained(problem, method.make, depth, r, TUNING_SEED, steps) for r in method.rates]
-                rate = method.rates[int(np.argmin(tuning))]
+                run = partial(trained, problem, method.make, depth=depth, steps=steps)
+                tuning = [run(settings, seed=TUNING_SEED) for settings in method.tries]
+                best = method.tries[int(np.argmin(tuning))]
                 errors, seconds = [], []
                 for seed in report.seeds:
                     started = time.process_time()
-                    errors.append(trained(problem, method.make, depth, rate, seed, steps))
+                    errors.append(run(best, seed=seed))
                     seconds.append(time.process_time() - started)
                 report.add(
                     problem=problem.name,
                     depth=depth,
                     method=name,
-                    rate=rate,
+                    rate=best["rate"],
+                    saturation=best.get("saturation"),
                     error=statistics.median(errors),
                     seconds=round(statistics.median(seconds), 2),
                     errors=errors,

@@ -76,15 +76,15 @@ class Learner:
 
 @dataclass(frozen=True)
 class Method:
-    """How a method makes a learner, and the rates that are tried for it.
+    """How a method makes a learner, and what is tried for it.
 
     Attributes:
-        rates: of Adam, or of the rule `depth_scaled_lr`; as many for every method.
-        make: from the points that the network will see [n, dimensions], width, depth and rate.
+        tries: settings for `make`, as many for every method; the rate is Adam's, or that of `depth_scaled_lr`.
+        make: from the points that the network will see [n, dimensions], width, depth and one of the settings.
     """
 
-    rates: tuple[float, ...]
-    make: Callable[[Tensor, int, int, float], Learner]
+    tries: tuple[dict[str, float], ...]
+    make: Callable[..., Learner]
 
 
 def plain(activation: Callable[[int], nn.Module], recovers: bool = False) -> Callable[..., Learner]:
@@ -103,18 +103,14 @@ def plain(activation: Callable[[int], nn.Module], recovers: bool = False) -> Cal
     return make
 
 
-def core(saturation: float) -> Callable[..., Learner]:
+def core(x: Tensor, width: int, depth: int, rate: float, saturation: float) -> Learner:
     """`prepare`, for points of one dimension `spread_centres`, the rates of the rule, and the Equalizer."""
-
-    def make(x: Tensor, width: int, depth: int, rate: float) -> Learner:
-        model = sc.MLP(x.shape[1], width, depth, 1)
-        sc.prepare(model, x, saturation=saturation)
-        if x.shape[1] == 1:
-            spread_centres(model, x)
-        optimizer = torch.optim.Adam(sc.depth_scaled_lr(model, rate), fused=True)
-        return Learner(model, optimizer, watching=sc.Equalizer(model, optimizer))
-
-    return make
+    model = sc.MLP(x.shape[1], width, depth, 1)
+    sc.prepare(model, x, saturation=saturation)
+    if x.shape[1] == 1:
+        spread_centres(model, x)
+    optimizer = torch.optim.Adam(sc.depth_scaled_lr(model, rate), fused=True)
+    return Learner(model, optimizer, watching=sc.Equalizer(model, optimizer))
 
 
 @torch.no_grad()
@@ -136,9 +132,9 @@ def spread_centres(model: sc.MLP, x: Tensor) -> None:
     model[-1].weight.div_(model(x).std())
 
 
-SATURATION = 2.0
-"""The recommended level for inputs of few dimensions."""
-RATES = (0.0003, 0.001, 0.003, 0.01)
+RATES = tuple({"rate": rate} for rate in (0.0003, 0.001, 0.003, 0.01))
+CORE = tuple({"rate": rate, "saturation": saturation} for saturation in (2.0, 8.0) for rate in (0.01, 0.03))
+"""Saturation 2 is recommended for inputs of few dimensions, 8 for solutions with fine scales."""
 
 METHODS = {
     "tanh": Method(RATES, plain(lambda width: nn.Tanh())),
@@ -147,5 +143,5 @@ METHODS = {
     "laaf, neuron": Method(RATES, plain(LocallyAdaptiveTanh, recovers=True)),
     "adaptive tanh": Method(RATES, plain(lambda width: Adaptive(torch.tanh))),
     "adaptive sigmoid": Method(RATES, plain(lambda width: Adaptive(torch.sigmoid))),
-    "sigmoid core": Method((0.003, 0.01, 0.03, 0.1), core(SATURATION)),
+    "sigmoid core": Method(CORE, core),
 }
