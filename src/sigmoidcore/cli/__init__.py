@@ -87,6 +87,8 @@ def run_command(arguments: Sequence[str]) -> int:
         if not isinstance(error, usage_error):
             raise
         context = getattr(error, "ctx", None)
+        if context is not None:
+            context.close()  # of --resume: the run's folder is let go
         path = context.command_path if context is not None else "sigmoid-core"
         message = error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
         raise bad_input(f"{message} (see {path} --help)") from error

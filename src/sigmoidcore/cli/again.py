@@ -73,8 +73,13 @@ def take_resume(context: typer.Context, folder: Path | None) -> Path | None:
     """
     if folder is not None:
         runs: list[Run] = []
-        config, read = Processes().by_first(lambda: _reopened(folder, context, runs))
-        _set_defaults(context, config, str(folder))
+        try:
+            config, read = Processes().by_first(lambda: _reopened(folder, context, runs))
+            _set_defaults(context, config, str(folder))
+        except BaseException:  # the context is not open yet, and nobody else closes the run
+            for run in runs:
+                run.close()
+            raise
         context.obj = Resumed(runs[0] if runs else None, read)
     return folder
 
@@ -85,7 +90,9 @@ def _reopened(folder: Path, context: typer.Context, runs: list[Run]) -> tuple[Co
         raise bad_input(f"{folder} is no folder: give that of a run")
     try:
         run = Run.reopen(folder)
-    except (FileNotFoundError, InUseError) as error:
+    except FileNotFoundError as error:
+        raise bad_input(f"{error}: give the folder of one") from error
+    except InUseError as error:
         raise bad_input(str(error)) from error
     except OSError as error:
         raise bad_input(f"cannot go on in {folder}: {error.strerror or error}") from error
@@ -126,9 +133,9 @@ def _set_defaults(context: typer.Context, config: Config, where: str) -> None:
     kinds = _kinds()
     for name, value in config.options.items():
         if name not in kinds:
-            raise bad_input(f"{where} has the option {name[:60]!r}, which sigmoid-core train has not")
+            raise bad_input(f"{where} has the option {name[:60]!r}, which sigmoid-core train has not: take it out")
         if not _fits(kinds[name], value):
-            raise bad_input(f"{where} has {repr(value)[:60]} for {name}, which is not of its type")
+            raise bad_input(f"{where} has {repr(value)[:60]} for {name}, which is not of its type: mend it")
     context.default_map = {**(context.default_map or {}), **config.options}
 
 

@@ -78,7 +78,7 @@ def _level(value: float) -> float:
 
 def _cadence(value: str) -> str:
     if value != "auto" and not (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
-        raise typer.BadParameter(f"{value!r} is neither 'auto' nor a number of steps of at least 1.")
+        raise typer.BadParameter(f"{value[:40]!r} is neither 'auto' nor a number of steps of at least 1.")
     return value
 
 
@@ -96,7 +96,7 @@ def _above_0(value: float | None) -> float | None:
 
 def _saves(value: str) -> str:
     if value != "epoch" and not (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
-        raise typer.BadParameter(f"{value!r} is neither 'epoch' nor a number of steps of at least 1.")
+        raise typer.BadParameter(f"{value[:40]!r} is neither 'epoch' nor a number of steps of at least 1.")
     return value
 
 

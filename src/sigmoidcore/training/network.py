@@ -225,5 +225,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             f"{path} cannot be read: {error}; was the file cut off? `sigmoid-core train --resume {path.parent}` writes "
             "it anew from the last checkpoint"
         ) from error
-    metadata.pop(_FORMAT, None)
+    written_by = metadata.pop(_FORMAT, "pt")
+    if written_by != "pt":
+        raise NetworkError(f"{path} is of the format {written_by[:20]!r} and not of PyTorch: is it damaged?")
     return metadata, tensors

@@ -1,0 +1,372 @@
+"""Nothing that is read can run code, lead out of its folder, or take all memory; two options run code, and say so."""
+
+import ast
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import load_file, save
+
+from sigmoidcore.cli import main
+from sigmoidcore.cli.printable import printable
+from sigmoidcore.training.checkpoints import Checkpoints, NewerError, _sum_of
+from sigmoidcore.training.data import packed
+
+TRAIN = ["train", "--depth", "2", "--width", "4", "--epochs", "1"]
+GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
+
+
+class Bomb:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, canary):
+        self.canary = str(canary)
+
+    def __reduce__(self):
+        return open, (self.canary, "w")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of a table that nothing is wrong with."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "table.csv").write_text(GOOD)
+    data = ["--data", str(folder / "table.csv"), "--target", "price"]
+    assert main([*TRAIN, *data, "--output", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path, monkeypatch):
+    """A copy of it in a folder of its own, where nothing may be but this copy."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sigmoidcore.cli.course.save_figures", lambda run, records: [])
+    shutil.copytree(made / "run", tmp_path / "run")
+    shutil.copy(made / "table.csv", tmp_path / "table.csv")
+    return tmp_path / "run"
+
+
+def refused(capsys, *arguments):
+    """What is said, in one line, by a command that refuses with exit code 2 and leaves nothing behind."""
+    here = sorted(path for path in os.listdir() if path != "run")
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    output, error = capsys.readouterr()
+    assert (code, output, error.count("\n")) == (2, "", 1), (output, error)
+    assert error.startswith("sigmoid-core: ")
+    assert error.strip().isprintable()
+    assert ":" in error[14:] or ";" in error
+    assert sorted(path for path in os.listdir() if path != "run") == here
+    return error
+
+
+USES = [
+    ["diagnose", "run"],
+    ["evaluate", "run"],
+    ["predict", "run", "table.csv", "-o", "out.parquet"],
+    ["export", "run", "-o", "out.safetensors"],
+]
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def header(length, text=b""):
+    return struct.pack("<Q", length) + text
+
+
+def described(data=b"", **tensors):
+    """A safetensors file of which the header says this, whatever it means."""
+    text = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+    return header(len(text), text) + data
+
+
+def of(dtype, shape, start, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def torch_saved(value):
+    file = io.BytesIO()
+    torch.save({"a": value}, file)
+    return file.getvalue()
+
+
+HOSTILE = {
+    "pickle": lambda canary: pickle.dumps(Bomb(canary)),
+    "torch.save": lambda canary: torch_saved(Bomb(canary)),
+    "huge header": lambda canary: header(2**63),
+    "header behind the end": lambda canary: header(10**6, b"{}"),
+    "overlapping": lambda canary: described(bytes(16), a=of("F32", [3], 0, 12), b=of("F32", [2], 8, 16)),
+    "dtype that is none": lambda canary: described(bytes(8), a=of("PICKLE", [2], 0, 8)),
+    "dtype of another size": lambda canary: described(bytes(8), a=of("F64", [2], 0, 8)),
+    "negative": lambda canary: described(bytes(8), a=of("F32", [-2], 0, 8)),
+    "2^62 rows": lambda canary: described(a=of("F32", [2**62], 0, 0)),
+    "deep header": lambda canary: header(50_000, b"[" * 50_000),
+    "path as name": lambda canary: save({"../../a": torch.zeros(2), "/etc/passwd": torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
+def test_weights_that_are_something_else_are_refused_by_every_command(run, capsys, tmp_path, use, make):
+    (run / "model.safetensors").write_bytes(make(tmp_path / "canary"))
+    assert "model.safetensors" in refused(capsys, *use)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_pickles_beside_the_weights_are_not_looked_at(run, capsys, tmp_path):
+    for name in ("model.pt", "pytorch_model.bin", "optimizer.pkl", "checkpoints/step-000000001.pt", "model.joblib"):
+        (run / name).write_bytes(pickle.dumps(Bomb(tmp_path / "canary")))
+    assert main(["train", "--resume", "run"]) == 0
+    assert main(["evaluate", "run"]) == 0
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_bit_that_flips_in_the_weights_is_seen_and_resume_mends_it(run, capsys):
+    whole = (run / "model.safetensors").read_bytes()
+    for place in range(8, len(whole), len(whole) // 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 4
+        (run / "model.safetensors").write_bytes(flipped)
+        refused(capsys, "export", "run", "-o", "out.safetensors")
+    assert main(["train", "--resume", "run"]) == 0
+    assert load_file(run / "model.safetensors").keys()
+    assert main(["export", "run", "-o", "out.safetensors"]) == 0
+
+
+# --- configs ---------------------------------------------------------------------------------------------------------
+
+OPTIONS = [
+    "depth = 1979-05-27", "depth = 99999999999999999999", "depth = 2000000000", "width = 1000000000", "depth = -1",
+    f"depth = {'9' * 4000}", f"depth = {'9' * 5000}", f"every = '{'9' * 5000}'", "batch_size = 9223372036854775808",
+    "lr = nan", "lr = 1e999", "threads = 1000000", "'../../x' = 1", "resume = 'run'", "overwrite = true",
+    "output = '/tmp/elsewhere'", "'__class__' = 'x'", "target = [1]", f"target = {'[' * 5000}", f"a{'.a' * 5000} = 1",
+    "data = '/dev/zero'", "data = '../table.csv'", "data = '/proc/self/environ'", f"data = '{'x' * 100_000}'",
+    r"data = '\x1b[2J.csv'", '"\\u001b[31m" = 1', r'data = "a\u0000b"', "model = 'evil:make'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option[:30])
+def test_a_hostile_config_is_refused_before_anything_is_made(run, capsys, tmp_path, option):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    (tmp_path / "config.toml").write_text(f"format = 2\n[options]\n{option}\n")
+    assert len(refused(capsys, "train", "--config", "config.toml", "--output", "new")) < 700
+    shutil.rmtree(run / "checkpoints")
+    shutil.copy(tmp_path / "config.toml", run / "config.toml")
+    before = sorted(os.listdir(run))
+    refused(capsys, "train", "--resume", "run")
+    assert sorted(os.listdir(run)) == before
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "true", "'2'", "2.0", "3", "[2]"])
+def test_a_format_that_there_is_not_is_refused(run, capsys, tmp_path, number):
+    (tmp_path / "config.toml").write_text(f"format = {number}\n[options]\n")
+    refused(capsys, "train", "--config", "config.toml")
+
+
+# --- the rest of the folder ------------------------------------------------------------------------------------------
+
+PREPROCESSING = {
+    "pickle": b"\x80\x04\x95",
+    "nothing": b"",
+    "deep": b"[" * 200_000,
+    "huge number": b'{"format": ' + b"9" * 5000 + b"}",
+    "no object": b"[1, 2]",
+    "newer": b'{"format": 99}',
+    "types": b'{"format": 1, "inputs": {"is": "table", "numbers": 3, "categories": {}}, "target": []}',
+    "code": b'{"format": 1, "inputs": {"is": "os.system", "mean": ["x"]}, "target": {"kind": "__import__"}}',
+    "huge shape": b'{"format": 1, "inputs": {"is": "pixels", "shape": [1e300], "mean": [0], "scale": [1]}}',
+}
+
+
+@pytest.mark.parametrize("content", PREPROCESSING.values(), ids=PREPROCESSING)
+@pytest.mark.parametrize("use", USES[1:3], ids=lambda use: use[0])
+def test_a_hostile_preprocessing_is_refused(run, capsys, use, content):
+    (run / "preprocessing.json").write_bytes(content)
+    refused(capsys, *use)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "lock", "model.safetensors", "preprocessing.json"])
+def test_no_link_in_a_run_is_followed(run, tmp_path, name):
+    mine = tmp_path / "mine"
+    if (run / name).exists():
+        (run / name).rename(mine)
+    else:
+        mine.write_text("precious")
+    before = mine.read_bytes()
+    (run / name).symlink_to(mine)
+    main(["train", "--resume", "run"])
+    assert mine.read_bytes() == before
+    assert not (name == "model.safetensors" and (run / name).is_symlink())  # it was written anew, in its own place
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused_and_nothing_is_lost(run, capsys):
+    path = Checkpoints(run / "checkpoints").paths()[-1]
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["format"] += 1
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": _sum_of(manifest)}))
+    before = {p: hashlib.sha256(p.read_bytes()).digest() for p in run.rglob("*") if p.is_file()}
+    assert "install a newer sigmoid-core" in refused(capsys, "train", "--resume", "run")
+    assert {p: hashlib.sha256(p.read_bytes()).digest() for p in run.rglob("*") if p.is_file()} == before
+    with pytest.raises(NewerError):
+        Checkpoints(run / "checkpoints").read()
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+def test_an_image_that_says_it_is_huge_is_refused(run, capsys, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(png(60_000, 60_000))
+    assert "cannot be read as an image" in refused(capsys, "train", "--data", "images", "--output", "new")
+
+
+def test_what_unpacks_to_more_than_there_is_room_for_is_refused(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, "memory", lambda: 4_000_000)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1_000_000, 1))
+    assert len((tmp_path / "a.csv.gz").read_bytes()) < 100_000
+    assert "is unpacked to more than" in refused(capsys, "train", "--data", "a.csv.gz", "--target", "b")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, b"\0" * 3_000_000)
+    assert "is unpacked to more than" in refused(capsys, "train", "--data", "a.npz")
+
+
+def test_pickles_in_tables_and_arrays_are_not_unpickled(run, capsys, tmp_path):
+    bomb = pickle.dumps(Bomb(tmp_path / "canary"))
+    for name in ("a.csv", "a.npy", "a.npz", "a.parquet", "a.feather", "a.pkl", "a.pt"):
+        (tmp_path / name).write_bytes(bomb)
+        refused(capsys, "train", "--data", name, "--target", "y")
+    np.save(tmp_path / "b.npy", np.array([[Bomb(tmp_path / "canary"), 1]] * 5, dtype=object))
+    assert "objects could run code" in refused(capsys, "train", "--data", "b.npy", "--target", "1")
+    extension = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": bomb}
+    schema = pa.schema([pa.field("x", pa.float64(), metadata=extension), pa.field("y", pa.int64())])
+    table = pa.table({"x": np.arange(20.0), "y": [0, 1] * 10}, schema=schema)
+    parquet.write_table(table.replace_schema_metadata({b"pandas": bomb}), tmp_path / "c.parquet")
+    assert main([*TRAIN, "--data", "c.parquet", "--target", "y", "--output", "new"]) == 0
+    assert not (tmp_path / "canary").exists()
+
+
+def test_names_with_escape_sequences_and_markup_do_nothing_to_a_terminal(run, capsys, tmp_path):
+    hostile = GOOD.replace("size", "\x1b[31m[red]size").replace("blue", "\x1b]0;x\x07").replace("red", "[/bold]")
+    (tmp_path / "\x1b[2J.csv").write_text(hostile)
+    assert main([*TRAIN, "--data", "\x1b[2J.csv", "--target", "colour", "--output", "\x1b[1m"]) == 0
+    output, error = capsys.readouterr()
+    assert "\x1b" not in output + error
+    assert "\x07" not in output + error
+    assert "[/bold]" in output
+    assert r"\x1b]0;x\x07" in output
+    refused(capsys, "train", "--data", "\x1b[2J.csv", "--target", "\x1b[31m")
+    assert printable("a\u202eb\udcffc\n") == "a\\u202eb\\udcffc\n"
+
+
+def test_a_name_that_is_no_text_is_refused(run, capsys, tmp_path):
+    name = os.fsdecode(b"a\xff.csv")
+    (tmp_path / name).write_text(GOOD)
+    assert "rename it" in refused(capsys, "train", "--data", name, "--target", "price", "--output", "new")
+
+
+# --- the doors -------------------------------------------------------------------------------------------------------
+
+
+def test_two_options_run_code_and_their_help_says_so(capsys):
+    for command in ("diagnose", "train"):
+        assert main([command, "--help"]) == 0
+        said = " ".join(capsys.readouterr().out.replace("│", " ").split()).lower()
+        assert "your own" in said
+        assert "imported from this folder and run" in said
+
+
+def test_a_run_of_code_of_ones_own_runs_it_only_where_that_is_typed(run, capsys, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import pathlib, torch\n"
+        "pathlib.Path('ran').touch()\n"
+        "def make(shape, outputs):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(outputs))\n"
+    )
+    (tmp_path / "config.toml").write_text("format = 2\n[options]\ndata = 'wine'\nmodel = 'mine:make'\nepochs = 1\n")
+    assert "to run it, add --model mine:make" in refused(capsys, "train", "--config", "config.toml")
+    assert not (tmp_path / "ran").exists()
+    assert main(["train", "--config", "config.toml", "--model", "mine:make", "--output", "new"]) in (0, 2)
+    assert (tmp_path / "ran").exists()
+    sys.modules.pop("mine", None)
+
+
+MODULES = {
+    "pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "runpy", "importlib", "code",
+    "codeop", "subprocess", "ctypes", "pty",
+}  # fmt: skip
+CALLS = {"eval", "exec", "compile", "__import__"}
+METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "read_pickle"}
+LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
+DOORS = {
+    "cli/code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
+    "forward.py": {"importlib", "import_module", "compile", "exec"},  # source that convert itself has written
+    "training/data/error.py": {"importlib", "import_module"},  # packages by names that stand in the code
+    "integrations/lightning.py": {"importlib", "import_module"},  # the same
+    "training/data/arrays.py": {"np.load(file, allow_pickle=False)"},
+}
+HARMLESS = {"importlib.util", "importlib.resources", "importlib.metadata"}
+
+
+def powers(tree):
+    """What a module uses that could run what it reads."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (name for name in names if name.split(".")[0] in MODULES and name not in HARMLESS)
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in CALLS:
+                yield called
+            elif called in LOADS:
+                yield ast.unparse(node)
+            elif isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
+                yield node.func.attr
+
+
+def test_nothing_else_in_the_package_can_run_what_it_reads(root):
+    package = root / "src" / "sigmoidcore"
+    found = {
+        path.relative_to(package).as_posix(): used
+        for path in package.rglob("*.py")
+        if (used := set(powers(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == DOORS
+
+
+def test_what_looks_for_such_things_finds_them():
+    hostile = "import pickle, yaml\nfrom joblib import load\ntorch.load(f)\nnp.load(f)\neval(s)\nos.system(s)\n"
+    assert set(powers(ast.parse(hostile))) == {
+        "pickle",
+        "yaml",
+        "joblib",
+        "torch.load(f)",
+        "np.load(f)",
+        "eval",
+        "system",
+    }
