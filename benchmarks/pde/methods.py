@@ -139,8 +139,8 @@ CORE = tuple({"rate": rate, "saturation": saturation} for saturation in (2.0, 8.
 METHODS = {
     "tanh": Method(RATES, plain(lambda width: nn.Tanh())),
     "sigmoid": Method(RATES, plain(lambda width: nn.Sigmoid())),
-    "laaf, layer": Method(RATES, plain(lambda width: LocallyAdaptiveTanh(None), recovers=True)),
-    "laaf, neuron": Method(RATES, plain(LocallyAdaptiveTanh, recovers=True)),
+    "laaf layer": Method(RATES, plain(lambda width: LocallyAdaptiveTanh(None), recovers=True)),
+    "laaf neuron": Method(RATES, plain(LocallyAdaptiveTanh, recovers=True)),
     "adaptive tanh": Method(RATES, plain(lambda width: Adaptive(torch.tanh))),
     "adaptive sigmoid": Method(RATES, plain(lambda width: Adaptive(torch.sigmoid))),
     "sigmoid core": Method(CORE, core),
