@@ -482,10 +482,11 @@ def test_a_long_epoch_says_now_and_then_that_it_goes_on(monkeypatch):
     now = 100.0
     monkeypatch.setattr(live.time, "monotonic", lambda: now)
     file = io.StringIO()
+    profile = live.Profile(("1",), torch.ones(1))
     with live.Screen.of_file(file).training("a network", epochs=1) as meter:
         for step in range(1, 61):
             now += 1.0
-            meter.update(live.Progress(0, step, 1000, torch.tensor(0.5), 0.0, None, None), 1.0, None)
+            meter.update(live.Progress(0, step, 1000, torch.tensor(0.5), 0.0, None, None), 1.0, profile)
     lines = file.getvalue().splitlines()
     assert 5 <= len(lines) <= 6
     assert lines[0].split() == [
