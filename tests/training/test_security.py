@@ -302,18 +302,18 @@ def test_two_options_run_code_and_their_help_says_so(capsys):
 
 
 def test_a_run_of_code_of_ones_own_runs_it_only_where_that_is_typed(run, capsys, tmp_path, monkeypatch):
-    (tmp_path / "typed_here.py").write_text(
+    (tmp_path / "typed.py").write_text(
         "import pathlib, torch\n"
         "pathlib.Path('ran').touch()\n"
         "def make(shape, outputs):\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(outputs))\n"
     )
-    (tmp_path / "config.toml").write_text("format = 2\n[options]\ndata = 'wine'\nmodel = 'typed_here:make'\nepochs = 1\n")
-    assert "to run it, add --model typed_here:make" in refused(capsys, "train", "--config", "config.toml")
+    (tmp_path / "config.toml").write_text("format = 2\n[options]\ndata = 'wine'\nmodel = 'typed:make'\nepochs = 1\n")
+    assert "to run it, add --model typed:make" in refused(capsys, "train", "--config", "config.toml")
     assert not (tmp_path / "ran").exists()
-    assert main(["train", "--config", "config.toml", "--model", "typed_here:make", "--output", "new"]) in (0, 2)
+    assert main(["train", "--config", "config.toml", "--model", "typed:make", "--output", "new"]) in (0, 2)
     assert (tmp_path / "ran").exists()
-    sys.modules.pop("typed_here", None)
+    sys.modules.pop("typed", None)
 
 
 MODULES = {
