@@ -80,7 +80,8 @@ def uncompiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The function, which compiled code calls and does not compile.
 
     Example:
-        >>> torch.compile(uncompiled(torch.compiler.is_compiling))()
+        >>> compiling = uncompiled(torch.compiler.is_compiling)
+        >>> torch.compile(lambda: compiling())()
         False
     """
     disable: Callable[[Callable[_P, _R]], Callable[_P, _R]] = torch.compiler.disable

@@ -114,7 +114,7 @@ def in_test(rows: np.ndarray, seed: int, share: float) -> np.ndarray:
 
     Example:
         >>> int(in_test(np.arange(10_000), 0, 0.2).sum())
-        1972
+        2035
     """
     with np.errstate(over="ignore"):
         z = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(mixed(seed))
