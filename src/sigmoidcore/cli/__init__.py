@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import typer
 
     from sigmoidcore.cli.session import Stopped
-    from sigmoidcore.training.processes import ElsewhereError, launched
+    from sigmoidcore.training.processes import ElsewhereError, launched, part
 
     is_first = launched()[0] == 0  # of several processes, the one that speaks for all
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"cannot read or write: {error}", 1)
     except MemoryError as error:
         return _complain(f"not enough memory ({error}): give less data, or make the network or the batch smaller", 1)
+    finally:
+        part()
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
+_made_here: list[bool] = []
+"""Not empty while there is a process group that `Processes` has made."""
 
 
 class LostError(RuntimeError):
@@ -54,6 +56,7 @@ class Processes:
         if self.count > 1 and not distributed.is_initialized():
             try:
                 distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
+                _made_here.append(True)
             except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"the {self.count} processes cannot meet ({error}): start them with torchrun, or unset RANK and "
@@ -168,4 +171,12 @@ class Processes:
         """Say goodbye to the others: each goes on by itself."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+            _made_here.clear()
         self.rank, self.count = 0, 1
+
+
+def part() -> None:
+    """Let go of the process group, if `Processes` has made it: a process that ends while it has one may abort."""
+    if _made_here and distributed.is_initialized():
+        distributed.destroy_process_group()
+    _made_here.clear()
