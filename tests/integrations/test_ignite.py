@@ -34,12 +34,7 @@ def test_a_training_is_that_of_a_plain_loop():
     trainer = trainer_of(model, optimizer)
     handler = SigmoidCoreHandler(model, optimizer, every=1, monitor_every=3).attach(trainer)
     trainer.run(batches(), max_epochs=1)
-    found = outcome(model, handler)
-    found.assert_same(plain())
-    assert sum(sample.slopes for sample in found.history) > 0
-    assert sum(sample.neurons for sample in found.history) > 0
-    assert [step for step, *_ in found.measured] == [0, 3, 6, 9]
-    assert min(found.norms) > 2 * CLIP  # before clipping
+    outcome(model, handler).assert_that_of_a_plain_loop()
     assert not module_hooks._global_forward_hooks
     assert handler.diagnosis().history
 

@@ -68,12 +68,7 @@ def outcome(module, callback):
 def test_a_training_is_that_of_a_plain_loop(package):
     module, callback = module_of(package), SigmoidCoreCallback(every=1, monitor_every=3)
     trainer_of(package, callback).fit(module, batches())
-    found = outcome(module, callback)
-    found.assert_same(plain())
-    assert sum(sample.slopes for sample in found.history) > 0
-    assert sum(sample.neurons for sample in found.history) > 0
-    assert [step for step, *_ in found.measured] == [0, 3, 6, 9]
-    assert min(found.norms) > 2 * CLIP  # before clipping
+    outcome(module, callback).assert_that_of_a_plain_loop()
     assert not cores(module)[0].__dict__.get("_watchers")
     assert callback.diagnosis().history
 

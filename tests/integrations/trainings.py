@@ -58,6 +58,14 @@ class Outcome:
         """Of the gradients of all parameters, as the Monitor saw them."""
         return [math.hypot(*(g for g in weights if g is not None)) for _, _, weights in self.measured]
 
+    def assert_that_of_a_plain_loop(self) -> None:
+        """`plain()`, in which something happened, and gradients were read before they were clipped."""
+        self.assert_same(plain())
+        assert sum(sample.slopes for sample in self.history) > 0
+        assert sum(sample.neurons for sample in self.history) > 0
+        assert [step for step, *_ in self.measured] == [0, 3, 6, 9]
+        assert min(self.norms) > 2 * CLIP
+
     def assert_same(self, other: "Outcome", tolerance: float = 1e-9) -> None:
         """The same changes at the same steps, and the same numbers."""
         for a, b in zip(self.history, other.history, strict=True):

@@ -6,12 +6,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.equalize import Equalizer
 from sigmoidcore.integrations.missing import missing
 from sigmoidcore.integrations.sinks import Sink
-from sigmoidcore.integrations.watch import Watch
+from sigmoidcore.integrations.watch import Watch, Watching
 
 try:
     import ignite.distributed as idist
@@ -22,7 +19,7 @@ except ImportError as error:
 __all__ = ["SigmoidCoreHandler"]
 
 
-class SigmoidCoreHandler:
+class SigmoidCoreHandler(Watching):
     """An `Equalizer` and a `Monitor` on a trainer of ignite, from its first step to its last.
 
     It has a `state_dict` for ignite's `Checkpoint`: give it the handler, and load into a handler before the trainer
@@ -66,24 +63,6 @@ class SigmoidCoreHandler:
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._watch.end)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         return self
-
-    @property
-    def equalizer(self) -> Equalizer | None:
-        """The Equalizer of the latest training, or None."""
-        return self._watch.equalizer
-
-    @property
-    def monitor(self) -> Monitor | None:
-        """The Monitor of the latest training, or None."""
-        return self._watch.monitor
-
-    def diagnosis(self) -> Diagnosis:
-        """What the Monitor says of the training so far.
-
-        Raises:
-            ValueError: nothing was measured.
-        """
-        return self._watch.diagnosis()
 
     def state_dict(self) -> dict[str, Any]:
         """For ignite's `Checkpoint`."""

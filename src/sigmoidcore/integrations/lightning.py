@@ -7,12 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.equalize import Equalizer
 from sigmoidcore.integrations.missing import missing
 from sigmoidcore.integrations.sinks import Sink
-from sigmoidcore.integrations.watch import Watch
+from sigmoidcore.integrations.watch import Watch, Watching
 
 __all__ = ["SigmoidCoreCallback"]
 
@@ -30,7 +27,7 @@ def _callbacks() -> tuple[Any, ...]:
     return tuple(found)
 
 
-class SigmoidCoreCallback(*_callbacks()):  # type: ignore[misc]
+class SigmoidCoreCallback(Watching, *_callbacks()):  # type: ignore[misc]
     """An `Equalizer` and a `Monitor` on a `LightningModule`, from the first step of `trainer.fit` to the last.
 
     Lightning's checkpoints hold their state, and `trainer.fit(..., ckpt_path=...)` goes on with it. Gradients are read
@@ -69,24 +66,6 @@ class SigmoidCoreCallback(*_callbacks()):  # type: ignore[misc]
         self._module = module
         self._optimizer = optimizer
         self._looks_at: torch.optim.Optimizer | None = None
-
-    @property
-    def equalizer(self) -> Equalizer | None:
-        """The Equalizer of the latest training, or None."""
-        return self._watch.equalizer
-
-    @property
-    def monitor(self) -> Monitor | None:
-        """The Monitor of the latest training, or None."""
-        return self._watch.monitor
-
-    def diagnosis(self) -> Diagnosis:
-        """What the Monitor says of the training so far.
-
-        Raises:
-            ValueError: nothing was measured.
-        """
-        return self._watch.diagnosis()
 
     @property
     def state_key(self) -> str:

@@ -9,12 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.equalize import Equalizer
 from sigmoidcore.integrations.missing import missing
 from sigmoidcore.integrations.sinks import Sink
-from sigmoidcore.integrations.watch import Watch
+from sigmoidcore.integrations.watch import Watch, Watching
 
 try:
     from transformers.trainer_callback import ExportableState, TrainerCallback
@@ -24,7 +21,7 @@ except ImportError as error:
 __all__ = ["SigmoidCoreCallback"]
 
 
-class SigmoidCoreCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class SigmoidCoreCallback(Watching, TrainerCallback, ExportableState):  # type: ignore[misc]
     """An `Equalizer` and a `Monitor` on the model of a `Trainer`, from its first step to its last.
 
     The Trainer's own event before a step, `on_pre_optimizer_step`, comes after clipping. So none of its events is used
@@ -61,24 +58,6 @@ class SigmoidCoreCallback(TrainerCallback, ExportableState):  # type: ignore[mis
         self._options = {"tolerance": tolerance, "floor": floor, "every": every, "monitor_every": monitor_every}
         self._watch = Watch(tolerance=tolerance, floor=floor, every=every, monitor_every=monitor_every, sinks=sinks)
         self.has_sinks = bool(self._watch.sinks)
-
-    @property
-    def equalizer(self) -> Equalizer | None:
-        """The Equalizer of the latest training, or None."""
-        return self._watch.equalizer
-
-    @property
-    def monitor(self) -> Monitor | None:
-        """The Monitor of the latest training, or None."""
-        return self._watch.monitor
-
-    def diagnosis(self) -> Diagnosis:
-        """What the Monitor says of the training so far.
-
-        Raises:
-            ValueError: nothing was measured.
-        """
-        return self._watch.diagnosis()
 
     def state(self) -> dict[str, Any]:
         """For trainer_state.json."""

@@ -149,3 +149,32 @@ class Watch:
             scaler=scaler,
             sinks=sinks,
         )
+
+
+class Watching:
+    """What the callback of every framework shows of its `Watch`.
+
+    Attributes:
+        equalizer: the `Equalizer` of the latest training, or None.
+        monitor: the `Monitor` of the latest training, or None.
+    """
+
+    _watch: Watch
+
+    @property
+    def equalizer(self) -> Equalizer | None:
+        """The Equalizer of the latest training, or None."""
+        return self._watch.equalizer
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The Monitor of the latest training, or None."""
+        return self._watch.monitor
+
+    def diagnosis(self) -> Diagnosis:
+        """What the Monitor says of the training so far.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        return self._watch.diagnosis()
