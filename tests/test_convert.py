@@ -1068,6 +1068,44 @@ def test_the_nearest_core_has_the_same_range_and_slope_at_0_and_is_named_as_a_ch
     torch.testing.assert_close(model[1](x), activation(x), rtol=0, atol=3e-5)
 
 
+class CallsSigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.second(torch.sigmoid(self.first(x)))))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_centered_makes_centered_cores_of_hidden_sigmoids_and_names_the_change(functional):
+    layers = [nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2), nn.Sigmoid()]
+    model = (CallsSigmoid() if functional else nn.Sequential(*layers)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    first, second, *rest = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    last = rest[0](torch.tanh(second(torch.sigmoid(first(x)) - 0.5)))
+    report = sc.convert(model, centered=True)
+    made = cores(model)
+    assert all(core.centered for core in made.values())
+    assert len(made) == 2
+    sigmoid = min(report.converted) if not functional else next(n for n, c in made.items() if c.scale == 1)
+    assert report.changed == (sigmoid,)
+    assert why(report, sigmoid) == "hidden; centered, so its function is less 1/2"
+    expected = last if functional else torch.sigmoid(last)  # the output keeps its range
+    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sc.fold(model)(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_centered_changes_the_nearest_core_too_and_no_recurrent_layer():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Hardsigmoid(), nn.Linear(8, 2))
+    report = sc.convert(model, nearest="1", centered=True)
+    assert model[1].centered
+    assert report.changed == ("1",)
+    recurrent = nn.Module()
+    recurrent.layer = nn.LSTM(3, 4)
+    assert sc.convert(recurrent, centered=True).changed == ()
+
+
 def test_there_is_no_nearest_core_for_a_range_that_is_not_symmetric_and_none_of_a_gate():
     model = nn.Sequential(nn.Linear(2, 3), nn.Hardtanh(-1.0, 2.0), nn.Linear(3, 1), nn.Hardsigmoid())
     report = sc.convert(model, nearest=["1", nn.Hardsigmoid])

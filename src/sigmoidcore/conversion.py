@@ -16,7 +16,8 @@ class Activation:
         kind: class of the module, or "tanh()" for a functional call.
         converted: whether it is a core, or a layer of cores, now.
         why: the reason.
-        exact: the core computes the same function; False for the nearest core of another kind.
+        exact: the core computes the same function; False for the nearest core of another kind, and for a sigmoid's
+            that is centered.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Conversion:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """Names of the activations whose function is another one now, for the nearest core was asked for."""
+        """Names of the activations whose function is another one now, as was asked for."""
         return tuple(a.name for a in self.activations if not a.exact)
 
     def __str__(self) -> str:

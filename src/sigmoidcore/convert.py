@@ -12,14 +12,21 @@ from sigmoidcore.conversion import Activation, Conversion, few
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.forward import TracedForward
 from sigmoidcore.graph import UntraceableError
-from sigmoidcore.judge import NEAREST, called_several_times, is_core, judge, places, recurrent_layer
+from sigmoidcore.judge import NEAREST, called_several_times, change, is_core, judge, places, recurrent_layer
 from sigmoidcore.recurrent import RecurrentCores, converted
 from sigmoidcore.rewrite import OwnForward
 from sigmoidcore.selection import Names, select
 from sigmoidcore.sites import Site, Use, find, function_of
 
 
-def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None) -> Conversion:
+def convert(
+    model: nn.Module,
+    *,
+    include: Names = None,
+    exclude: Names = None,
+    nearest: Names = None,
+    centered: bool = False,
+) -> Conversion:
     """Make cores of a model's hidden sigmoids, tanhs and recurrent layers, in place; its function does not change.
 
     `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
@@ -42,6 +49,8 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         exclude: activations and recurrent layers to leave alone, likewise.
         nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
             with the same range and the same derivative at 0, likewise: **their function changes**.
+        centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Before training, for depth:
+            more than some ten layers of sigmoids with a mean of 1/2 hardly train, however level their gradient is.
 
     Returns:
         A frozen, printable report. The model itself is changed.
@@ -62,7 +71,7 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         >>> model[1]
         SigmoidCore(16, centered=True, scale=2)
     """
-    plan = planned(model, include=include, exclude=exclude, nearest=nearest)
+    plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered)
     choices, forwards = plan.choices, plan.forwards
     _check_answered(plan.asked, choices)
     for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
@@ -78,7 +87,14 @@ def convert(model: nn.Module, *, include: Names = None, exclude: Names = None, n
     return plan.conversion
 
 
-def planned(model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None) -> "Plan":
+def planned(
+    model: nn.Module,
+    *,
+    include: Names = None,
+    exclude: Names = None,
+    nearest: Names = None,
+    centered: bool = False,
+) -> "Plan":
     """What `convert` would do: the cores are made, and the model is as it was. What cannot be included is left.
 
     Raises:
@@ -98,7 +114,10 @@ def planned(model: nn.Module, *, include: Names = None, exclude: Names = None, n
         "nearest": select(model, sites, "nearest", nearest),
     }
     held = _held_elsewhere(model, sites)
-    choices = [Choice(site, *judge(site, {what for what, by in asked.items() if site in by}, held)) for site in sites]
+    of_all = {"centered"} if centered else set()
+    choices = [
+        Choice(site, *judge(site, of_all | {what for what, by in asked.items() if site in by}, held)) for site in sites
+    ]
     forwards = _rewrite(model, choices)
     return Plan(choices, forwards, asked, unseen)
 
@@ -160,15 +179,16 @@ class Choice:
 
     def report(self) -> list[Activation]:
         """A line for the site, or for each of its cores."""
-        kind, exact = self.site.kind, self.site.kind not in NEAREST
+        kind = self.site.kind
         if not self.cores:
             return [Activation(self.site.name, kind, False, self.why)]
+        changed = change(kind, self.like or {})
         rows: dict[int, Activation] = {}
         for core in self.cores:
-            what = self.why if exact else f"{self.why}; the nearest core, another function"
+            what = f"{self.why}; {changed}" if changed else self.why
             if isinstance(core.module, SigmoidCore) and core.module.num_features is None:
                 what += "; one slope, for its number of features is not known"
-            rows.setdefault(id(core.module), Activation(core.name, kind, True, what, exact))
+            rows.setdefault(id(core.module), Activation(core.name, kind, True, what, not changed))
         return list(rows.values())
 
 

@@ -1,6 +1,6 @@
 """Judge: whether `convert` makes a core of an activation or a recurrent layer, and why."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from torch import nn
@@ -19,6 +19,8 @@ NEAREST: dict[str, Callable[[Any], dict[str, Any] | None]] = {
     "Softsign": lambda module: _TANH,
 }
 """The core with the same range and the same derivative at 0."""
+UNCENTERED = ("Sigmoid", "sigmoid()")
+"""Kinds that have a mean of 1/2; their core has one of 0 if it is centered."""
 
 
 def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dict[str, Any] | None, str]:
@@ -26,7 +28,7 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
 
     Args:
         site: the activation or recurrent layer.
-        asked: which of "include", "exclude" and "nearest" name it.
+        asked: which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be.
         held: the modules that are called from a plain list or dict.
 
     Returns:
@@ -42,6 +44,8 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
         like = NEAREST[site.kind](site.module)
         if like is None:
             return None, "no core has its range, which is not symmetric about 0"
+    if layer is None and "centered" in asked:
+        like = like | {"centered": True}
     if site.writes:
         return None, "it overwrites a tensor: call the function that returns a new one"
     if site.module in held:
@@ -55,6 +59,13 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
     if why:
         return None, why
     return like, "hidden" if layer is None else "a slope for every gate row"
+
+
+def change(kind: str, like: Mapping[str, Any]) -> str:
+    """In which way a core with these arguments computes another function than an activation of this kind; "" if not."""
+    if kind in NEAREST:
+        return "the nearest core, another function"
+    return "centered, so its function is less 1/2" if kind in UNCENTERED and like.get("centered") else ""
 
 
 def recurrent_layer(site: Site) -> nn.Module | None:

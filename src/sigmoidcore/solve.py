@@ -162,7 +162,8 @@ class Solver:
         if len(open_ended) > SHALLOW:
             self.note(
                 f"{len(open_ended)} cores are not centered: the mean of their outputs, 1/2, makes so deep a network "
-                "hard to train however level its gradient is; use SigmoidCore(..., centered=True)"
+                "hard to train however level its gradient is; use SigmoidCore(..., centered=True), or "
+                "sc.convert(..., centered=True)"
             )
         if self._fixed:
             self.note("the saturation level fixes the first core's slope, and so its gradient size")

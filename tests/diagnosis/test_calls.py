@@ -10,6 +10,7 @@ from torch.nn import functional
 import sigmoidcore as sc
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.training import digits, train
 
 
 def linears(count=12, width=32):
@@ -127,9 +128,9 @@ def ran(call, model, inputs, diagnosis):
 @pytest.mark.parametrize(
     ("make", "convert"),
     [
-        (Shared, "sc.convert(model, include=['act']); "),
-        (Branches, "sc.convert(model, include=torch.nn.Sigmoid); "),
-        (SiameseAndMore, "sc.convert(model); "),
+        (Shared, "sc.convert(model, include=['act'], centered=True); "),
+        (Branches, "sc.convert(model, include=torch.nn.Sigmoid, centered=True); "),
+        (SiameseAndMore, "sc.convert(model, centered=True); "),
         (normed, "sc.convert(model); "),
     ],
 )
@@ -145,12 +146,25 @@ def test_the_call_works_as_it_is_printed_and_levels_the_gradient(make, convert):
     assert any(isinstance(m, SigmoidCore) for m in ran(finding.call, model, inputs, diagnosis).modules())
 
 
+def test_the_call_rescues_thirty_layers_of_sigmoids():
+    split = digits()
+    torch.manual_seed(0)
+    layers = [m for i in range(30) for m in (nn.Linear(64, 64), nn.Sigmoid())]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    inputs, targets = split.probes(256)
+    diagnosis = sc.diagnose(model, inputs, targets, functional.cross_entropy)
+    assert diagnosis.findings[0].rule == "SC101"
+    assert train(copy.deepcopy(model), split, epochs=3, equalize=False).accuracies[-1] < 15
+    rescued = ran(diagnosis.findings[0].call, model, inputs, diagnosis)
+    assert train(rescued, split, epochs=3).accuracies[-1] > 90
+
+
 def test_the_call_for_a_model_with_optional_arguments_works():
     torch.manual_seed(0)
     model = Options()
     diagnosis, inputs = vanishing(model, {"embeds": torch.randn(64, 32)})
     finding = diagnosis.findings[0]
-    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid); sc.prepare(model, inputs)"
+    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid, centered=True); sc.prepare(model, inputs)"
     ran(finding.call, model, inputs, diagnosis)
 
 

@@ -207,8 +207,10 @@ def test_where_sigmoids_are_the_call_makes_cores_of_them():
     sigmoids = chain(*powers(0.1, 9))
     layers = tuple(replace(x, kind="Sigmoid") if x.role == "activation" else x for x in sigmoids.layers)
     assert only(sigmoids).call is None
-    assert only(replace(sigmoids, layers=layers)).call == "sc.convert(model); sc.prepare(model, inputs)"
+    assert only(replace(sigmoids, layers=layers)).call == "sc.convert(model, centered=True); sc.prepare(model, inputs)"
     assert only(replace(sigmoids, layers=layers, step=700)).call == "sc.convert(model); sc.calibrate(model, inputs)"
+    tanhs = tuple(replace(x, kind="Tanh") if x.role == "activation" else x for x in sigmoids.layers)
+    assert only(replace(sigmoids, layers=tanhs)).call == "sc.convert(model); sc.prepare(model, inputs)"
     cores = tuple(replace(x, kind="SigmoidCore") if x.role == "activation" else x for x in sigmoids.layers)
     assert only(replace(sigmoids, layers=cores)).call == "sc.prepare(model, inputs)"
 

@@ -66,7 +66,8 @@ def _levelling(finding: Finding, model: nn.Module, found: Cores) -> tuple[str | 
     verb = (finding.call or "").rpartition("; ")[2]
     if verb.startswith("sc.prepare") and not _draws(model):
         verb = verb.replace("prepare", "calibrate", 1)
-    return "; ".join(part for part in (found.call, verb) if part), ""
+    convert = found.call(anew=verb.startswith("sc.prepare"))
+    return "; ".join(part for part in (convert, verb) if part), ""
 
 
 def _draws(model: nn.Module) -> bool:

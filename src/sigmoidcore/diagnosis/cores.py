@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sigmoidcore import judge
 from sigmoidcore.convert import Choice, Plan, planned
 from sigmoidcore.diagnosis.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules.evidence import GATED, SIGMOIDS, Evidence
-from sigmoidcore.judge import is_core
 from sigmoidcore.sites import Site
 
 NAMED = 3
@@ -26,6 +26,7 @@ class Cores:
         ready: the model has cores already, and each runs once.
         why: why there is none, or why not more; "" if all that was measured can become cores.
         kind: a name of a type, such as "Tanh", that says the same as `include`.
+        uncentered: whether some that become cores are sigmoids, which have a mean of 1/2.
     """
 
     include: tuple[str, ...] = ()
@@ -34,20 +35,25 @@ class Cores:
     ready: bool = False
     why: str = ""
     kind: str = ""
+    uncentered: bool = False
 
     @property
     def possible(self) -> bool:
         """Whether there is a core to set the slope of, and none that would be refused."""
         return self.new > 0 or self.ready
 
-    @property
-    def call(self) -> str:
-        """The call of `convert`, or "" if there is nothing to convert."""
+    def call(self, anew: bool) -> str:
+        """The call of `convert`, or "" if there is nothing to convert.
+
+        Args:
+            anew: whether weights are drawn anew after it, so that no function is to be kept, and sigmoids are centered.
+        """
         if not self.new:
             return ""
         include = f", include=torch.nn.{self.kind}" if self.kind else f", include={list(self.include)}"
         exclude = f", exclude={list(self.exclude)}" if self.exclude else ""
-        return f"sc.convert(model{include if self.include else ''}{exclude})"
+        centered = ", centered=True" if anew and self.uncentered else ""
+        return f"sc.convert(model{include if self.include else ''}{exclude}{centered})"
 
 
 def cores(model: nn.Module, measurement: Measurement) -> Cores:
@@ -75,8 +81,9 @@ def cores(model: nn.Module, measurement: Measurement) -> Cores:
     kind = min(kinds) if len(kinds) == 1 and len(include) > NAMED and not min(kinds).endswith("()") else ""
     if kind and any(c.site.kind == kind and c not in new for c in asked.choices):
         kind = ""
-    ready = any(is_core(module) for module in model.modules())
-    return Cores(include, exclude, len(new), ready, _why(plan, asked, rows, twice), kind)
+    ready = any(judge.is_core(module) for module in model.modules())
+    uncentered = any(c.site.kind in judge.UNCENTERED for c in new)
+    return Cores(include, exclude, len(new), ready, _why(plan, asked, rows, twice), kind, uncentered)
 
 
 class _Rows:
@@ -138,7 +145,7 @@ def _why(plan: Plan, asked: Plan, rows: _Rows, twice: set[str]) -> str:
         if choice.site.name in twice:
             return _runs(choice.site.name, rows.runs(choice.site))
     for choice in asked.choices:
-        if not choice.cores and choice.site.kind in SIGMOIDS | GATED and not is_core(choice.site.module):
+        if not choice.cores and choice.site.kind in SIGMOIDS | GATED and not judge.is_core(choice.site.module):
             return f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
     for layer in rows.unseen(plan):
         why = next((why for name, why in plan.unseen.items() if layer.module.startswith(name)), "")

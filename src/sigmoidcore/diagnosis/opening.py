@@ -85,7 +85,7 @@ def _sorted(
     return cores, wanted, left
 
 
-def _asked(model: nn.Module, wanted: dict[str, str]) -> dict[str, list[str]]:
+def _asked(model: nn.Module, wanted: dict[str, str]) -> dict[str, Any]:
     """What `convert` is to be told: these, and no others. What reads them was measured, where it cannot be traced."""
     sites = find(model)[0]
     unknown = [site.name for site in sites if site.name in wanted and _unknown(site)]

@@ -8,6 +8,7 @@ from sigmoidcore.diagnosis.rules import units
 from sigmoidcore.diagnosis.rules.evidence import GATED, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
 from sigmoidcore.diagnosis.rules.words import listed, named, number
+from sigmoidcore.judge import UNCENTERED
 
 SMALL, VANISHED, GONE = 1e-3, 1e-4, 1e-6
 EXPLODED, BURST = 1e3, 1e6
@@ -117,20 +118,18 @@ def _remedy(evidence: Evidence) -> tuple[str | None, str | None]:
     recurrent = any(layer.kind in GATED for layer in evidence.now.weighted)
     if not kinds and not recurrent:
         return None, None
-    convert = "" if kinds == {"SigmoidCore"} and not recurrent else "sc.convert(model); "
+    converts = recurrent or kinds != {"SigmoidCore"}
     if evidence.now.step:
         return (
-            (
-                "Set the slopes of the sigmoids from a batch, which leaves the weights as they are; a lower learning"
-                " rate keeps them there."
-            ),
-            f"{convert}sc.calibrate(model, inputs)",
+            "Set the slopes of the sigmoids from a batch, which leaves the weights as they are; a lower learning rate "
+            "keeps them there.",
+            f"{'sc.convert(model); ' if converts else ''}sc.calibrate(model, inputs)",
         )
+    centered = not kinds.isdisjoint(UNCENTERED)
+    convert = f"sc.convert(model{', centered=True' if centered else ''}); " if converts else ""
     return (
-        (
-            "Before training, draw orthogonal weights and set the slopes of the sigmoids from a batch. To keep the"
-            " weights that are there, use sc.calibrate in place of sc.prepare."
-        ),
+        f"Before training, {'centre the sigmoids, ' if centered else ''}draw orthogonal weights and set the slopes of "
+        "the sigmoids from a batch. To keep the weights that are there, use sc.calibrate in place of sc.prepare.",
         f"{convert}sc.prepare(model, inputs)",
     )
 
