@@ -1,5 +1,6 @@
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,34 @@ torch.set_num_threads(1)
 def _seeded() -> None:
     """Every test starts from the same random state, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An item for every time that hidden layers were computed as one."""
+    from sigmoidcore.stack import Stack
+
+    seen: list[int] = []
+    original = Stack.__call__
+    monkeypatch.setattr(Stack, "__call__", lambda self, x: seen.append(1) or original(self, x))
+    return seen
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """Runs a command that is bad input: exit code 2, nothing on standard output, and this one line on the other."""
+
+    def run(arguments: list[str]) -> str:
+        from sigmoidcore.cli import main
+
+        capsys.readouterr()
+        code = main(arguments)
+        output, error = capsys.readouterr()
+        assert (code, output, error.count("\n")) == (2, "", 1), (output, error)
+        assert error.startswith("sigmoid-core: ")
+        return error
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -117,13 +117,8 @@ def test_without_the_extra_the_command_says_how_to_install_it():
         (["demo", "extra"], "extra"),
     ],
 )
-def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(capsys, tmp_path, arguments, cause):
-    assert main(arguments) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.startswith("sigmoid-core: ")
-    assert error.count("\n") == 1
-    assert cause in error
+def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(refused, tmp_path, arguments, cause):
+    assert cause in refused(arguments)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,15 +34,6 @@ def x():
     return torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """How often layers were computed as one."""
-    seen = []
-    original = stack.Stack.__call__
-    monkeypatch.setattr(stack.Stack, "__call__", lambda self, x: seen.append(1) or original(self, x))
-    return seen
-
-
 class Scaled(torch.Tensor):
     """A tensor of another class, as quantized and sharded weights are."""
 

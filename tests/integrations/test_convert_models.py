@@ -17,14 +17,6 @@ os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
-@pytest.fixture(autouse=True)
-def _types_stay():
-    """DeepXDE and PINA set PyTorch's default type and device for their own ends."""
-    before = torch.get_default_dtype()
-    yield
-    torch.set_default_dtype(before)
-
-
 def converted_like(model, *inputs, take=lambda output: output, **options):
     """Convert a copy; outputs and gradients are those of the model, and its checkpoint loads strictly."""
     changed = copy.deepcopy(model)

@@ -10,27 +10,9 @@ from torch import nn
 
 import sigmoidcore as sc
 from pde.methods import Adaptive, LocallyAdaptiveTanh
-from sigmoidcore import stack
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(autouse=True)
-def _types_stay():
-    """DeepXDE and PINA set PyTorch's default type for their own ends."""
-    before = torch.get_default_dtype()
-    yield
-    torch.set_default_dtype(before)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How often layers were computed as one."""
-    seen = []
-    original = stack.Stack.__call__
-    monkeypatch.setattr(stack.Stack, "__call__", lambda self, x: seen.append(1) or original(self, x))
-    return seen
 
 
 def example(root, name):

@@ -50,3 +50,12 @@ def made_run(folder: Path, source, kind="mlp", depth=3, **options):
         run.save_preprocessing(data.preprocessing)
         run.save_weights(made)
     return folder
+
+
+def house_runs(folder: Path) -> Path:
+    """A folder with runs on `houses()`: of classes, "sold", of a number, "price", and of two, "both"."""
+    houses().to_parquet(folder / "houses.parquet")
+    made_run(folder / "sold", folder / "houses.parquet", target="sold", drop=("price", "rent"))
+    made_run(folder / "price", folder / "houses.parquet", target="price")
+    made_run(folder / "both", folder / "houses.parquet", target=("price", "rent"))
+    return folder

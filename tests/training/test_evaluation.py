@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from made_runs import houses, made_run
+from made_runs import house_runs, houses, made_run
 
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.evaluation import interval, shown
@@ -19,12 +19,7 @@ NEW = houses(200, seed=2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    houses().to_parquet(folder / "houses.parquet")
-    made_run(folder / "sold", folder / "houses.parquet", target="sold", drop=("price", "rent"))
-    made_run(folder / "price", folder / "houses.parquet", target="price")
-    made_run(folder / "both", folder / "houses.parquet", target=("price", "rent"))
-    return folder
+    return house_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from made_runs import houses, made_run
+from made_runs import house_runs, houses, made_run
 from PIL import Image
 
 from sigmoidcore.training.data import DataError
@@ -25,13 +25,7 @@ PROBABILITIES = ["probability_no", "probability_yes"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs on classes, a number, several numbers, arrays and images."""
-    folder = tmp_path_factory.mktemp("runs")
-    houses().to_parquet(folder / "houses.parquet")
-    made_run(folder / "sold", folder / "houses.parquet", target="sold", drop=("price", "rent"))
-    made_run(folder / "price", folder / "houses.parquet", target="price")
-    made_run(folder / "both", folder / "houses.parquet", target=("price", "rent"))
-    return folder
+    return house_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)

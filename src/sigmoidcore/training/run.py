@@ -145,7 +145,7 @@ class Run:
 
     def begin(self) -> None:
         """Write environment.json and the first line of metrics.jsonl; what was in them is gone."""
-        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         write_whole(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
         (self.folder / METRICS).unlink(missing_ok=True)
         self._metrics = Metrics(self.folder / METRICS)
