@@ -199,7 +199,7 @@ def _started(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     try:
         return str(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["started"])
     except (OSError, ValueError, KeyError, TypeError):  # of format 1, or not there: the folder's own date
-        return datetime.datetime.fromtimestamp(os.path.getmtime(folder), datetime.UTC).isoformat(timespec="milliseconds")
+        return datetime.datetime.fromtimestamp(os.path.getmtime(folder), datetime.UTC).isoformat()
 
 
 def _metric_name(folder: Path) -> str:
