@@ -132,8 +132,8 @@ def spread_centres(model: sc.MLP, x: Tensor) -> None:
     model[-1].weight.div_(model(x).std())
 
 
-RATES = tuple({"rate": rate} for rate in (0.0003, 0.001, 0.003, 0.01))
-CORE = tuple({"rate": rate, "saturation": saturation} for saturation in (2.0, 8.0) for rate in (0.01, 0.03))
+RATES = tuple({"rate": rate} for rate in (0.0001, 0.0003, 0.001, 0.003))
+CORE = tuple({"rate": rate, "saturation": saturation} for saturation in (2.0, 8.0) for rate in (0.003, 0.01))
 """Saturation 2 is recommended for inputs of few dimensions, 8 for solutions with fine scales."""
 
 METHODS = {
