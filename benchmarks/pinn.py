@@ -8,8 +8,8 @@ weights between several. Adam, fresh random points at every step; the rate stays
 in the other half.
 
 For each row the best of four settings is found with a seed that is not reported, on the same steps: of four rates, for
-Sigmoid Core of two rates at saturations 2 and 8. Then the seeds. Time is the processor's, of one training on one
-thread (`--threads 1`).
+Sigmoid Core of saturations 2 and 8 with first outputs of deviation 0.1 and 1, at one rate. Then the seeds. Time is the
+processor's, of one training on one thread (`--threads 1`).
 """
 
 import math
@@ -120,6 +120,7 @@ def main() -> None:
                     method=name,
                     rate=best["rate"],
                     saturation=best.get("saturation"),
+                    output=best.get("output"),
                     error=statistics.median(errors),
                     seconds=round(statistics.median(seconds), 2),
                     errors=errors,

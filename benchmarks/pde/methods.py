@@ -103,12 +103,17 @@ def plain(activation: Callable[[int], nn.Module], recovers: bool = False) -> Cal
     return make
 
 
-def core(x: Tensor, width: int, depth: int, rate: float, saturation: float) -> Learner:
-    """`prepare`, for points of one dimension `spread_centres`, the rates of the rule, and the Equalizer."""
+def core(x: Tensor, width: int, depth: int, rate: float, saturation: float, output: float) -> Learner:
+    """`prepare`, for points of one dimension `spread_centres`, the rates of the rule, and the Equalizer.
+
+    `output` is the deviation of the network's first outputs.
+    """
     model = sc.MLP(x.shape[1], width, depth, 1)
     sc.prepare(model, x, saturation=saturation)
     if x.shape[1] == 1:
         spread_centres(model, x)
+    with torch.no_grad():
+        model[-1].weight.mul_(output)
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model, rate), fused=True)
     return Learner(model, optimizer, watching=sc.Equalizer(model, optimizer))
 
@@ -133,7 +138,7 @@ def spread_centres(model: sc.MLP, x: Tensor) -> None:
 
 
 RATES = tuple({"rate": rate} for rate in (0.0001, 0.0003, 0.001, 0.003))
-CORE = tuple({"rate": rate, "saturation": saturation} for saturation in (2.0, 8.0) for rate in (0.003, 0.01))
+CORE = tuple({"rate": 0.01, "saturation": level, "output": size} for level in (2.0, 8.0) for size in (0.1, 1.0))
 """Saturation 2 is recommended for inputs of few dimensions, 8 for solutions with fine scales."""
 
 METHODS = {
