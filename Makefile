@@ -23,7 +23,7 @@ demo: setup ## train a deep network of sigmoids, with and without Sigmoid Core
 	.venv/bin/sigmoid-core demo
 
 test: setup ## run the tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
 	.venv/bin/python -m pytest tests/integrations

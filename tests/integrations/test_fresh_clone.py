@@ -10,6 +10,8 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
+TESTS = ".venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope"
+
 
 def run(*command: str, cwd: Path) -> str:
     # Within `make test-integrations` the variables of that make would reach the makes in here.
@@ -41,7 +43,7 @@ def wheel(clone: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("target", "command"),
-    [("demo", ".venv/bin/sigmoid-core demo"), ("test", ".venv/bin/python -m pytest")],
+    [("demo", ".venv/bin/sigmoid-core demo"), ("test", TESTS)],
 )
 def test_make_installs_the_package_before_it_runs_it(clone: Path, target: str, command: str) -> None:
     plan = run("make", "-n", target, cwd=clone).splitlines()
@@ -55,7 +57,7 @@ def test_make_installs_nothing_a_second_time(clone: Path) -> None:
     stamp = clone / ".venv" / ".installed"
     stamp.parent.mkdir()
     stamp.touch()
-    assert run("make", "-n", "test", cwd=clone).splitlines() == [".venv/bin/python -m pytest"]
+    assert run("make", "-n", "test", cwd=clone).splitlines() == [TESTS]
 
 
 def test_make_names_the_remedy_where_there_is_no_suitable_python(clone: Path) -> None:
