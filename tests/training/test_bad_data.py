@@ -11,20 +11,12 @@ import numpy as np
 import pandas
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from malformed import DEFECTS, GOOD, QUICK
 from pyarrow import feather, parquet
 
 from sigmoidcore.training.data import DataError, load
-
-GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
-QUICK = settings(
-    max_examples=300,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 def refused(source, **options):
@@ -316,40 +308,6 @@ def test_new_data_that_do_not_fit_are_refused():
 
 # --- made up by chance -----------------------------------------------------------------------------------------------
 
-NAMES = st.sampled_from(["size", "colour", "price"])
-LINE = st.integers(1, 40)
-
-
-def changed(line, text):
-    """GOOD with another line."""
-    lines = GOOD.splitlines()
-    lines[line] = text
-    return "\n".join(lines) + "\n"
-
-
-DEFECTS = st.one_of(
-    st.tuples(LINE, st.integers(0, 8).filter(lambda n: n != 3)).map(
-        lambda a: changed(a[0], ",".join("1" * a[1]) or ",")
-    ),
-    LINE.map(lambda n: changed(n, "1,red,")),
-    LINE.map(lambda n: changed(n, "1,red,inf")),
-    st.tuples(LINE, st.text("abcxyz ,;!", min_size=1, max_size=9).filter(lambda t: t.strip())).map(
-        lambda a: changed(a[0], f'"{a[1]}",red,1.5')
-    ),
-    st.tuples(LINE, st.sampled_from(["-inf", "1e999", "INF"])).map(lambda a: changed(a[0], f"{a[1]},red,1.5")),
-    NAMES.map(lambda name: GOOD.replace("size", name, 1) if name != "size" else GOOD.replace("colour", name, 1)),
-    st.sampled_from(["a,,price", "a,price,", "1,2,3", "price,price,price"]).map(lambda head: changed(0, head)),
-    st.integers(0, 3).map(lambda n: "\n".join(GOOD.splitlines()[: n + 1]) + "\n"),
-    st.just(GOOD.replace("price", "cost")),
-    st.tuples(LINE, st.sampled_from(["é", "ü", "ñ", "ß"])).map(
-        lambda a: changed(a[0], f"1,{a[1]},1.5").encode("latin-1")
-    ),
-    st.tuples(LINE).map(lambda a: changed(a[0], "1,\0,1.5")),
-    st.integers(1, 60).map(lambda n: gzip.compress(GOOD.encode(), mtime=0)[:-n]),
-    st.floats(-1e6, 1e6).map(lambda x: "\n".join(["size,colour,price", *[f"{n},red,{x}" for n in range(9)]])),
-    st.binary(min_size=0, max_size=200).filter(lambda b: b"price" not in b),
-)
-
 
 @QUICK
 @given(content=DEFECTS, gzipped=st.booleans(), bom=st.booleans())
@@ -401,18 +359,3 @@ def test_300_damaged_files_are_read_or_refused_in_one_line(put, name, cut, flips
             list(data.train_batches(7, 0, 0))
         except DataError as error:
             assert_is_helpful(str(error))
-
-
-@settings(QUICK, max_examples=60)
-@given(content=DEFECTS)
-def test_the_command_line_exits_with_2_in_one_line_and_leaves_no_file(put, tmp_path, monkeypatch, capsys, content):
-    from sigmoidcore.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    path = put(content)
-    assert main(["train", "--data", str(path), "--target", "price", "--output", "run"]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.startswith("sigmoid-core: ")
-    assert error.count("\n") == 1
-    assert sorted(tmp_path.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """The command `sigmoid-core`: one file a command, `live` for what is shown, `session` for what the commands share."""
 
+import errno
 import importlib.util
 import os
 import sys
@@ -22,6 +23,8 @@ NEEDS = {
     "safetensors": "safetensors",
 }
 """What the command line imports, and the distribution that it comes from."""
+WRONG_NAMES = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Errors of the system that a name which was given is to blame for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _leave_pipe()
     except OSError as error:
+        if error.errno in WRONG_NAMES and error.filename is not None:
+            return _complain(f"cannot read or write {error.filename}: {error.strerror}; give another name", 2)
         return _complain(f"cannot read or write: {error}", 1)
     except MemoryError as error:
         return _complain(f"not enough memory ({error}): give less data, or make the network or the batch smaller", 1)

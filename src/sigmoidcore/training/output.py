@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sigmoidcore.files import whole
-from sigmoidcore.training.data.error import DataError, needed
+from sigmoidcore.training.data.error import DataError, needed, short
 from sigmoidcore.training.data.tables import FEATHER, PARQUET, suffix
 
 TEXT = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
@@ -61,7 +61,8 @@ def write_tables(path: Path, tables: Iterable[Any]) -> int:
         Rows.
 
     Raises:
-        DataError: the ending is not known. Whatever else is raised, on the way too: no part of the file is left.
+        DataError: the ending is not known, or such a file cannot hold the columns. Whatever else is raised, on the way
+            too: no part of the file is left.
     """
     check_table(path)
     rows = 0
@@ -69,13 +70,19 @@ def write_tables(path: Path, tables: Iterable[Any]) -> int:
         writer: Any = None
         close: Callable[[], None] = _nothing
         try:
-            for table in tables:
-                if writer is None:
-                    writer, close = _opened(suffix(path), file, table.schema)
-                writer(table)
-                rows += table.num_rows
-        finally:
-            close()
+            try:
+                for table in tables:
+                    if writer is None:
+                        writer, close = _opened(suffix(path), file, table.schema)
+                    writer(table)
+                    rows += table.num_rows
+            finally:
+                close()
+        except needed("pyarrow", "pyarrow").ArrowException as error:
+            raise DataError(
+                f"cannot write {path}, such a file does not hold all of these columns ({short(error, 120)}): keep "
+                "others, or give a name with another ending"
+            ) from error
     return rows
 
 

@@ -1,7 +1,7 @@
 """What the columns of a table are (numbers, truth values, dates, categories), and what they are as numbers."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,6 +18,8 @@ FORMATS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 """How dates in text are written; the first one that all values have."""
 MOSTLY = 0.9
 """A text column with this share of numbers is a column of numbers with mistakes in it."""
+LARGEST = 1e30
+"""Scaled numbers beyond this are too large for float32 to compute with."""
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -157,6 +159,22 @@ def numbers(column: Column, values: Any, first: int = 0) -> np.ndarray:
     Raises:
         DataError: a value is not of the column's kind, or infinite.
     """
+    found = converted(column, values, first)
+    infinite = np.isinf(found[0])
+    if infinite.any():
+        raise DataError(
+            f"column {short(column.name)!r} is infinite in row {first + int(infinite.argmax()) + 1}: leave it empty "
+            "if it is not known, or write the largest number that makes sense"
+        )
+    return found
+
+
+def converted(column: Column, values: Any, first: int = 0) -> np.ndarray:
+    """The same as `numbers`; of numbers, some may be infinite.
+
+    Raises:
+        DataError: a value is not of the column's kind.
+    """
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     types = pa.types
     if types.is_dictionary(values.type):
@@ -181,13 +199,28 @@ def numbers(column: Column, values: Any, first: int = 0) -> np.ndarray:
             f"column {short(column.name)!r} was a {column.role} in the data that was learnt from, and here "
             f"{_odd(column, values, first)}: mend the values, or leave those empty that are not known"
         ) from error
-    infinite = np.isinf(found)
-    if infinite.any():
-        raise DataError(
-            f"column {short(column.name)!r} is infinite in row {first + int(infinite.argmax()) + 1}: leave it empty "
-            "if it is not known, or write the largest number that makes sense"
-        )
     return np.asarray(found, dtype=np.float64).reshape(1, -1)
+
+
+def check_size(scaled: np.ndarray, rows: np.ndarray, names: Sequence[str], first: int) -> None:
+    """Refuse numbers that are too large to compute with beside those that were learnt from.
+
+    Args:
+        scaled: with the mean and deviation that the column had there, [rows, columns].
+        rows: as they were given.
+        names: what to call each column.
+        first: number of the first row, for messages.
+
+    Raises:
+        DataError: one is.
+    """
+    large = np.argwhere(np.abs(scaled) > LARGEST)
+    if len(large):
+        row, place = large[0]
+        raise DataError(
+            f"{names[place]} has {rows[row, place]:.1e} in row {first + row + 1}, too large to compute with: mend it, "
+            "or remove the row"
+        )
 
 
 def _odd(column: Column, values: Any, first: int) -> str:

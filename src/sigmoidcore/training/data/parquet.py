@@ -13,7 +13,7 @@ from sigmoidcore.training.data.error import DataError, needed
 from sigmoidcore.training.data.order import mixed
 from sigmoidcore.training.data.parts import Batch, rebatched
 from sigmoidcore.training.data.preprocessing import Preprocessing, Table, picked
-from sigmoidcore.training.data.tables import readable
+from sigmoidcore.training.data.tables import computable, readable
 from sigmoidcore.training.data.text import check_unique
 
 WINDOW = 65_536
@@ -74,7 +74,7 @@ class Files:
     def table(self) -> Any:
         """All of it."""
         pa = needed("pyarrow", "pyarrow")
-        tables = [readable(path, self._opened(path).read) for path in self.paths]
+        tables = [readable(path, lambda path=path: computable(self._opened(path).read())) for path in self.paths]
         return pa.concat_tables(tables).replace_schema_metadata() if len(tables) > 1 else tables[0]
 
     def pieces(
@@ -104,7 +104,7 @@ class Files:
                 dropped = min(skip, len(batch))
                 skip -= dropped
                 if dropped < len(batch):
-                    table = pa.Table.from_batches([batch.slice(dropped)])
+                    table = computable(pa.Table.from_batches([batch.slice(dropped)]))
                     yield np.arange(first + dropped, first + len(batch)), table
                 first += len(batch)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.columns import Column, Role, codes, numbers
+from sigmoidcore.training.data.columns import Column, Role, check_size, codes, numbers
 from sigmoidcore.training.data.error import DataError, nearest, needed, short
 from sigmoidcore.training.data.target import Target
 from sigmoidcore.training.data.task import Kind
@@ -112,12 +112,17 @@ class Table:
             first: number of the first row, for messages.
 
         Raises:
-            DataError: a value is not of its column's kind.
+            DataError: a value is not of its column's kind, or too large.
         """
         blocks = []
         if self.numbers:
             rows = np.concatenate([numbers(c.column, columns[c.column.name], first) for c in self.numbers]).T
-            blocks.append(self._imputer.transform(self._scaler.transform(rows)).astype(np.float32))
+            with np.errstate(over="ignore"):  # looked at below
+                scaled = self._scaler.transform(rows)
+            check_size(
+                scaled, rows, [f"column {short(c.column.name)!r}" for c in self.numbers for _ in c.column.parts], first
+            )
+            blocks.append(self._imputer.transform(scaled).astype(np.float32))
         hot = [c for c in self.categories if not c.ordinal]
         if hot:
             found = np.stack([codes(columns[c.column.name], c.categories, c.missing) for c in hot], axis=1)

@@ -36,14 +36,23 @@ def read_table(path: Path) -> Any:
         return read_text(path)
     pa = needed("pyarrow", "pyarrow")
     if ending in PARQUET:
-        table = readable(path, lambda: needed("pyarrow.parquet", "pyarrow").ParquetFile(path).read())
+        table = readable(path, lambda: computable(needed("pyarrow.parquet", "pyarrow").ParquetFile(path).read()))
     else:
-        table = readable(path, lambda: needed("pyarrow.feather", "pyarrow").read_table(path, memory_map=False))
+        read = needed("pyarrow.feather", "pyarrow").read_table
+        table = readable(path, lambda: computable(read(path, memory_map=False)))
     check_unique(path, table.column_names)
     if not table.num_rows:
         raise DataError(f"{path} has columns and no rows: give a file with data in it")
     assert isinstance(table, pa.Table)
     return table
+
+
+def computable(table: Any) -> Any:
+    """A pyarrow.Table whose texts and bytes are of the types that pyarrow computes with, not views."""
+    pa = needed("pyarrow", "pyarrow")
+    kinds = {"string_view": pa.string(), "binary_view": pa.binary()}
+    fields = [field.with_type(kinds.get(str(field.type), field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields)) if any(str(field.type) in kinds for field in table.schema) else table
 
 
 def readable(path: Path, read: Any) -> Any:
@@ -74,7 +83,7 @@ def as_table(source: Any) -> Any:
     pa = needed("pyarrow", "pyarrow")
     if isinstance(source, pa.Table):
         check_unique("the table", source.column_names)
-        return source
+        return computable(source)
     pandas = needed("pandas", "pandas")
     if not isinstance(source, pandas.DataFrame):
         raise DataError(f"a {type(source).__name__} is no table: give a pandas.DataFrame or a pyarrow.Table")

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.columns import Role, column, counts, numbers, texts
+from sigmoidcore.training.data.columns import Role, check_size, column, converted, counts, texts
 from sigmoidcore.training.data.error import DataError, listed, needed, short
 from sigmoidcore.training.data.task import Kind
 
 MOST_CLASSES = 20
 """Whole numbers with more different values than this are numbers, not classes."""
+EXACT = 2.0**53
+"""Whole numbers below this are held as they are by float64."""
 CLASS, NUMBER = "class", "number"
 """What a user may say that the target is."""
 
@@ -50,12 +52,15 @@ class Target:
             first: number of the first row, for messages.
 
         Raises:
-            DataError: a value is missing, infinite, no number or none of the classes.
+            DataError: a value is missing, infinite, too large, no number or none of the classes.
         """
         if self.kind.is_class:
             return torch.from_numpy(class_numbers(self.names[0], columns[0], self.classes, first))
         values = np.stack([finite(n, c, first) for n, c in zip(self.names, columns, strict=True)], axis=1)
-        return torch.from_numpy(_scaler(self.mean, self.scale).transform(values).astype(np.float32))
+        with np.errstate(over="ignore"):  # looked at below
+            scaled = _scaler(self.mean, self.scale).transform(values)
+        check_size(scaled, values, [f"target {short(name)!r}" for name in self.names], first)
+        return torch.from_numpy(scaled.astype(np.float32))
 
     def decoded(self, outputs: Tensor) -> np.ndarray:
         """The predictions that outputs stand for: names of classes [rows], or numbers [rows, numbers] in their unit."""
@@ -130,12 +135,14 @@ def _few_whole(values: np.ndarray) -> bool:
 def labels(values: Any, numeric: bool) -> Any:
     """Classes as text; whole numbers without a point, however they were written."""
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.string())
     if not numeric:
         return pc.utf8_trim_whitespace(texts(values))
     if pa.types.is_string(values.type):
         values = pc.utf8_trim_whitespace(values)
     values = values.cast(pa.float64(), safe=False)
-    if pc.all(pc.equal(values, pc.round(values))).as_py():
+    if pc.all(pc.and_(pc.equal(values, pc.round(values)), pc.less(pc.abs(values), EXACT))).as_py():
         return pc.round(values).cast(pa.int64()).cast(pa.string())
     return values.cast(pa.string())
 
@@ -157,10 +164,10 @@ def classes_of(name: str, found: Mapping[str, int]) -> tuple[str, ...]:
             f"target {short(name)!r} has {len(found):,} different classes in {rows:,} rows: give another target, or "
             "add rows"
         )
-    try:
-        return tuple(sorted(found, key=float))
-    except ValueError:
-        return tuple(sorted(found))
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return tuple(sorted(found, key=number))
+    return tuple(sorted(found))
 
 
 def class_numbers(name: str, values: Any, classes: Sequence[str], first: int = 0) -> np.ndarray:
@@ -198,10 +205,12 @@ def finite(name: str, values: Any, first: int = 0) -> np.ndarray:
     from sigmoidcore.training.data.columns import Column
 
     check_complete(name, values, first)
-    found: np.ndarray = numbers(Column(name, Role.NUMBER), values)[0]
-    if np.isnan(found).any():
-        row = first + int(np.isnan(found).argmax()) + 1
-        raise DataError(f"target {short(name)!r} is not a number (NaN) in row {row}: mend it, or remove the row")
+    found: np.ndarray = converted(Column(name, Role.NUMBER), values, first)[0]
+    is_finite = np.isfinite(found)
+    if not is_finite.all():
+        row = int(is_finite.argmin())
+        what = "not a number (NaN)" if np.isnan(found[row]) else "infinite"
+        raise DataError(f"target {short(name)!r} is {what} in row {first + row + 1}: mend it, or remove the row")
     return found
 
 

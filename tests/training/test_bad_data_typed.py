@@ -1,0 +1,274 @@
+"""The commands on files that cannot be used: exit code 2, one line with cause and remedy, and nothing is left."""
+
+import contextlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_runs import houses, made_run
+from malformed import BAD_TARGETS, GOOD, MALFORMED, MISFITS, NEW_TEXT, ODD, QUICK, as_file, packed
+from pyarrow import feather, parquet
+
+from sigmoidcore.cli import main
+
+OUTPUTS = st.sampled_from(["out.csv", "out.parquet", "out.csv.gz", "out.feather"])
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that has learnt which houses were sold; beside it is one of their prices."""
+    folder = tmp_path_factory.mktemp("houses")
+    houses().to_csv(folder / "houses.csv", index=False)
+    made_run(folder / "price", folder / "houses.csv", target="price", depth=1)
+    small = ["--depth", "2", "--width", "4", "--epochs", "1", "--output", str(folder / "sold")]
+    learnt = ["--target", "sold", "--drop", "price", "--drop", "rent"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sigmoidcore.cli.course.save_figures", lambda run, records: [])
+        assert main(["train", "--data", str(folder / "houses.csv"), *learnt, *small]) == 0
+    return folder / "sold"
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The data of trainings that would have begun now."""
+    found = []
+    monkeypatch.setattr("sigmoidcore.cli.train.lead", lambda task, run, screen: found.append(task.data) or 0)
+    return found
+
+
+@contextlib.contextmanager
+def placed(file, folder):
+    """The path of a file that is the only thing in a folder, before and after."""
+    path = file.put(folder)
+    try:
+        yield path
+        assert list(folder.iterdir()) == [path]
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def states(folder):
+    """Everything in a folder, and when it was changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def assert_is_helpful(error):
+    """One line, with the cause and, after a colon or a semicolon, the remedy; see the fixture `refused` for more."""
+    message = error.removeprefix("sigmoid-core: ").removesuffix("\n")
+    assert message.isprintable()
+    assert 20 < len(message) < 600
+    assert ":" in message or ";" in message
+    assert "Traceback" not in message
+    assert "Error" not in message
+
+
+def test_train_refuses_300_malformed_files_in_one_line_each_and_leaves_no_folder(tmp_path, refused):
+    seen = set()
+
+    @QUICK
+    @given(file=MALFORMED)
+    def check(file):
+        with placed(file, tmp_path) as path:
+            assert_is_helpful(refused(["train", "--data", str(path), "--target", "price", "--output", "run"]))
+        seen.add(file)
+
+    check()
+    assert len(seen) >= 250  # that are different
+
+
+def test_predict_refuses_100_files_that_do_not_fit_in_one_line_each_and_leaves_no_file(tmp_path, refused, run):
+    seen, before = set(), states(run)
+
+    @settings(QUICK, max_examples=120)
+    @given(file=MISFITS, output=OUTPUTS)
+    def check(file, output):
+        with placed(file, tmp_path) as path:
+            assert_is_helpful(refused(["predict", str(run), str(path), "-o", output]))
+        seen.add(file)
+
+    check()
+    assert len(seen) >= 100
+    assert states(run) == before
+
+
+def test_evaluate_refuses_60_files_that_do_not_fit_in_one_line_each_and_leaves_no_file(tmp_path, refused, run):
+    seen, before = set(), states(run)
+
+    @settings(QUICK, max_examples=80)
+    @given(file=BAD_TARGETS | MISFITS, output=st.sampled_from([["--json", "out.json"], ["--figure", "out.png"], []]))
+    def check(file, output):
+        with placed(file, tmp_path) as path:
+            assert_is_helpful(refused(["evaluate", str(run), str(path), *output]))
+        seen.add(file)
+
+    check()
+    assert len(seen) >= 60
+    assert states(run) == before
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300])
+def test_a_target_that_is_no_number_to_compute_with_is_refused(tmp_path, refused, run, value):
+    table = houses(12).astype({"sold": object})
+    for name, target in (("price", "price"), ("sold", "sold")):
+        table.assign(**{target: [*houses(12)[target][:11], value]}).to_csv(tmp_path / "a.csv", index=False)
+        error = refused(["evaluate", str(run.parent / name), "a.csv"])
+        assert_is_helpful(error)
+        assert f"target '{target}'" in error
+        assert "in row 12" in error
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv.gz", "parquet", "feather"])
+def test_a_column_that_a_file_cannot_hold_is_kept_in_no_half_of_it(tmp_path, refused, run, ending):
+    rows = pa.Table.from_pandas(houses(12), preserve_index=False)
+    odd = {"csv": pa.array([[1]] * 12), "tsv.gz": pa.array([b"\xff"] * 12)}.get(ending)
+    if odd is None:  # which holds nearly everything
+        odd = pa.array([(1, 2, 3)] * 12, pa.month_day_nano_interval())
+    feather.write_feather(rows.append_column("odd", odd), tmp_path / "a.feather")
+    arguments = ["predict", str(run), "a.feather", "--keep", "odd", "-o", f"out.{ending}"]
+    if ending == "feather":
+        assert main(arguments) == 0
+        assert feather.read_table(tmp_path / "out.feather")["odd"].combine_chunks() == odd
+    else:
+        assert_is_helpful(refused(arguments))
+        assert [path.name for path in tmp_path.iterdir()] == ["a.feather"]
+
+
+# --- ten thousand columns --------------------------------------------------------------------------------------------
+
+WIDE = 10_000
+
+
+def wide(rows=6, names=None, line=None, value="0.5"):
+    """A table of ten thousand columns; one line may have another last value."""
+    lines = [",".join(names or [f"c{n}" for n in range(WIDE)])]
+    for row in range(rows):
+        values = [str((row + n) % 7) for n in range(WIDE - 1)]
+        lines.append(",".join([*values, value if row == line else f"{row}.5"]))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "target", "cause"),
+    [
+        (wide(), "price", "there is no target 'price': there are: c0, c1, c2, c3, c4, c5, c6, c7 and 9,992 more"),
+        (wide(line=3, value="1,2"), "c9999", "10001 instead of 10000 columns in line 5"),
+        (wide(line=3, value="inf"), "c9999", "'c9999' is infinite in row 4"),
+        (wide(names=[*(f"c{n}" for n in range(WIDE - 1)), "c0"]), "c0", "two columns named 'c0', number 1 and 10000"),
+        (wide(rows=1), "c9999", "has one row"),
+    ],
+)
+def test_ten_thousand_columns_are_refused_like_three(tmp_path, refused, content, target, cause):
+    with placed(as_file(content), tmp_path) as path:
+        error = refused(["train", "--data", str(path), "--target", target, "--output", "run"])
+    assert_is_helpful(error)
+    assert cause in error
+
+
+def test_ten_thousand_columns_are_learnt_from(tmp_path, begun):
+    as_file(wide()).put(tmp_path)
+    assert main(["train", "--data", "a.csv", "--target", "c9999"]) == 0
+    assert begun[0].shape == (WIDE - 1,)
+
+
+# --- odd and right ---------------------------------------------------------------------------------------------------
+
+
+def test_files_that_are_odd_and_right_are_learnt_from_as_plain_ones(tmp_path, begun):
+    (tmp_path / "plain.csv").write_text(GOOD)
+    assert main(["train", "--data", "plain.csv", "--target", "price", "--output", "plain"]) == 0
+    plain = begun[0].preprocessing.to_json()
+    seen = set()
+
+    @settings(QUICK, max_examples=40)
+    @given(odd=ODD)
+    def check(odd):
+        path = odd.of(GOOD).put(tmp_path)
+        assert main(["train", "--data", str(path), "--target", "price", "--output", "odd", "--overwrite"]) == 0
+        assert begun[-1].preprocessing.to_json() == plain
+        path.unlink()
+        seen.add(odd)
+
+    check()
+    assert len(seen) >= 40
+
+
+def test_files_that_are_odd_and_right_are_predicted_as_plain_ones(tmp_path, run):
+    (tmp_path / "plain.csv").write_text(NEW_TEXT)
+    assert main(["predict", str(run), "plain.csv", "-o", "plain.out.csv"]) == 0
+    plain = (tmp_path / "plain.out.csv").read_bytes()
+
+    @settings(QUICK, max_examples=20)
+    @given(odd=ODD)
+    def check(odd):
+        path = odd.of(NEW_TEXT).put(tmp_path)
+        assert main(["predict", str(run), str(path), "-o", "out.csv", "--overwrite"]) == 0
+        assert (tmp_path / "out.csv").read_bytes() == plain
+        path.unlink()
+
+    check()
+
+
+def test_texts_that_are_views_are_learnt_from_and_predicted_as_other_texts(tmp_path, begun, run):
+    rows = pa.Table.from_pandas(houses(40), preserve_index=False)
+    views = rows.set_column(2, "colour", rows["colour"].cast(pa.string_view()))
+    for name, table in (("plain", rows), ("views", views)):
+        parquet.write_table(table, f"{name}.parquet")
+        feather.write_feather(table, f"{name}.feather")
+    for ending in ("parquet", "feather"):
+        for name in ("plain", "views"):
+            learnt = ["train", "--data", f"{name}.{ending}", "--target", "price", "--output", f"{name} {ending}"]
+            assert main(learnt) == 0
+            assert (
+                main(["predict", str(run), f"{name}.{ending}", "--keep", "colour", "-o", f"{name}.{ending}.csv"]) == 0
+            )
+        assert begun[-1].preprocessing == begun[-2].preprocessing
+        assert (tmp_path / f"plain.{ending}.csv").read_bytes() == (tmp_path / f"views.{ending}.csv").read_bytes()
+
+
+def test_classes_that_are_whole_numbers_keep_all_their_digits(tmp_path, begun):
+    large = [2**64 - 1, 2**64 - 2, 2**53 + 1]
+    parquet.write_table(pa.table({"x": range(30), "y": pa.array(large * 10, pa.uint64())}), "a.parquet")
+    assert main(["train", "--data", "a.parquet", "--target", "y", "--kind", "class"]) == 0
+    assert begun[0].classes == (str(2**53 + 1), str(2**64 - 2), str(2**64 - 1))
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+LONG = "x" * 300 + ".csv"
+"""No file system has names as long as this."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", LONG, "--target", "price"],
+        ["train", "--data", "plain.csv", "--target", "price", "--output", LONG],
+        ["train", "--resume", LONG],
+        ["train", "--config", LONG],
+        ["predict", LONG, "plain.csv", "-o", "out.csv"],
+        ["predict", "RUN", LONG, "-o", "out.csv"],
+        ["predict", "RUN", "plain.csv", "-o", LONG],
+        ["evaluate", "RUN", LONG],
+        ["evaluate", "RUN", LONG, "--json", "plain.csv", "--overwrite"],
+        ["evaluate", "RUN", "plain.csv", "--json", LONG],
+        ["export", "RUN", "-o", LONG],
+        ["diagnose", LONG],
+        ["runs", LONG],
+    ],
+)
+def test_names_that_are_too_long_are_refused_like_others_that_are_not_there(tmp_path, refused, run, arguments):
+    (tmp_path / "plain.csv").write_text(NEW_TEXT)
+    assert_is_helpful(refused([str(run) if word == "RUN" else word for word in arguments]))
+    assert [path.name for path in tmp_path.iterdir()] == ["plain.csv"]
+
+
+def test_a_file_that_was_packed_twice_is_refused(tmp_path, refused):
+    with placed(as_file(packed(packed(GOOD))), tmp_path) as path:
+        assert_is_helpful(refused(["train", "--data", str(path), "--target", "price"]))
