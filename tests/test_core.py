@@ -342,8 +342,23 @@ def test_it_compiles_as_one_graph_that_a_changed_slope_does_not_compile_again(fe
     for alpha in (1.0, 2.0, 0.1):
         core.set_slope(alpha)
         core.set_shift(alpha - 1)
-        torch.testing.assert_close(compiled(x), core(x), rtol=0, atol=0)
+        torch.testing.assert_close(compiled(x), core(x), rtol=0, atol=1e-7 if centered else 0)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_compiled_in_half_precision_a_centered_core_keeps_its_digits_near_0(dtype):
+    torch._dynamo.reset()
+    core = SigmoidCore(centered=True)
+    x = torch.linspace(-1e-3, 1e-3, 20, dtype=dtype)
+    torch.testing.assert_close(torch.compile(core, backend="eager", fullgraph=True)(x), core(x), rtol=0, atol=0)
+
+
+def test_derivatives_of_functions_can_be_compiled():
+    torch._dynamo.reset()
+    core, x = SigmoidCore(3, centered=True, alpha=2.0), torch.randn(5, 3)
+    derivative = torch.func.vmap(torch.func.grad(lambda row: core(row).sum()))
+    torch.testing.assert_close(torch.compile(derivative, backend="aot_eager", fullgraph=True)(x), derivative(x))
 
 
 def test_compiled_with_aot_autograd_it_has_the_same_gradients_after_the_slope_changed():
