@@ -27,7 +27,7 @@ def assert_same(a, b, tolerance):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def assert_folds(model, *inputs, stays=None):
+def assert_folds(model, *inputs, stays=None, activation="tanh"):
     """In float32 and float64, training and evaluation: same outputs, plain modules, the model as it was."""
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         model = model.to(dtype)
@@ -35,7 +35,7 @@ def assert_folds(model, *inputs, stays=None):
         for training in (True, False):
             model.train(training)
             before = copy.deepcopy(model.state_dict())
-            folded = sc.fold(model)
+            folded = sc.fold(model, activation=activation)
             assert all(not type(m).__module__.startswith("sigmoidcore") for m in folded.modules())
             assert all(m.training == training for m in folded.modules() if not isinstance(m, fx.GraphModule))
             assert kept(folded) == (stays or {})

@@ -3,9 +3,11 @@
 A core is f * act(a x + b), with act a sigmoid or a tanh. Going back from each core, `Plan` asks the layer that gives x
 to take in a and b; going forward, it asks the layers that read the output to take in f. It starts with everything
 taken in and keeps, at its core, what somebody concerned cannot take, until nothing changes any more (docs/fold.md).
+A centered core that is to be a sigmoid is f * (sigmoid(a x + b) - 1/2), and the layers behind take in the half, too.
 """
 
 from collections import defaultdict
+from collections.abc import Set
 
 from torch import Tensor, fx, nn
 
@@ -19,43 +21,58 @@ from sigmoidcore.commute import (
     output_axes,
     output_features,
     passage,
+    takes_in_offset,
 )
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.networks import RNN
-from sigmoidcore.plain import Affine, affine_of, weights_of_input
+from sigmoidcore.plain import NOTHING, Affine, Lack, affine_of, weights_of_input
 
 Demand = tuple[SigmoidCore, bool]
 """Whose constants, and whether the offset is among them."""
-Factor = tuple[float, frozenset[nn.Module]]
+Lacks = tuple[Lack, frozenset[nn.Module]]
 """What a value lacks until a layer takes it in, and whose it is."""
-NOTHING: Factor = (1.0, frozenset())
 
 
 class Plan:
-    """Which constants go where. It starts with all of them taken in, and keeps those for which that fails."""
+    """Which constants go where. It starts with all of them taken in, and keeps those for which that fails.
 
-    def __init__(self, model: nn.Module, graphs: list[fx.Graph]) -> None:
+    Args:
+        model: the model.
+        graphs: every way through its forward.
+        sigmoids: the centered cores that are to be sigmoids; the others are tanhs.
+    """
+
+    def __init__(self, model: nn.Module, graphs: list[fx.Graph], sigmoids: Set[SigmoidCore] = frozenset()) -> None:
         self.model = model
         self.graphs = graphs
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.names: dict[nn.Module, str] = {module: name for name, module in reversed(self.modules.items())}
         cores = [m for m in self.names if isinstance(m, SigmoidCore)]
-        self.affine = {core: affine_of(core, self.names[core]) for core in cores}
-        self.factor: dict[nn.Module, float] = {core: core.scale * (0.5 if core.centered else 1.0) for core in cores}
-        self.factor |= {m: 0.5 for m in self.names if isinstance(m, RNN)}
+        self.tanhs = {core for core in cores if core.centered and core not in sigmoids}
+        halves = {core: 0.5 if core in self.tanhs else 1.0 for core in cores}  # sigmoid(z) - 1/2 = tanh(z/2)/2
+        self.affine = {core: affine_of(core, self.names[core], half) for core, half in halves.items()}
+        self.lack: dict[nn.Module, Lack] = {
+            core: Lack(core.scale * half, 0.5 if core in sigmoids else 0.0) for core, half in halves.items()
+        }
+        self.lack |= {m: Lack(0.5) for m in self.names if isinstance(m, RNN)}
         self.pinned = _pinned(model, graphs, self.modules)
         self.kept_before: set[nn.Module] = {core for core in cores if self.affine[core].is_identity}
-        self.kept_behind: set[nn.Module] = {m for m, factor in self.factor.items() if factor == 1}
+        self.kept_behind: set[nn.Module] = {m for m, lack in self.lack.items() if lack == NOTHING}
         self._solve()
+
+    def keeps(self, core: SigmoidCore) -> bool:
+        """Whether a constant stays at a core."""
+        before = core in self.kept_before and not self.affine[core].is_identity
+        return before or (core in self.kept_behind and self.lack[core] != NOTHING)
 
     def affine_behind(self, layer: nn.Module) -> tuple[Affine | None, bool]:
         """What a layer takes in for the core that it feeds, and whether with the offset."""
         demand = next(iter(self.outputs[layer]), None)
         return (self.affine[demand[0]], demand[1]) if demand else (None, False)
 
-    def factor_before(self, layer: nn.Module) -> float:
+    def lack_before(self, layer: nn.Module) -> Lack:
         """What a layer takes in for the cores that it reads."""
-        return next((value for value, _ in self.inputs[layer]), 1.0)
+        return next((lack for lack, _ in self.inputs[layer]), NOTHING)
 
     def _solve(self) -> None:
         self.named = {
@@ -63,12 +80,12 @@ class Plan:
         }
         called = {self.modules[str(n.target)] for g in self.graphs for n in g.nodes if n.op == "call_module"}
         self.kept_before |= {core for core in self.affine if core not in called or has_hooks(core)}
-        self.kept_behind |= {module for module in self.factor if module not in called or has_hooks(module)}
+        self.kept_behind |= {module for module in self.lack if module not in called or has_hooks(module)}
         kept = -1
         while kept != len(self.kept_before) + len(self.kept_behind):
             kept = len(self.kept_before) + len(self.kept_behind)
             self.outputs: dict[nn.Module, set[Demand | None]] = defaultdict(set)
-            self.inputs: dict[nn.Module, set[Factor]] = defaultdict(set)
+            self.inputs: dict[nn.Module, set[Lacks]] = defaultdict(set)
             self.states: dict[nn.Module, dict[str, set[nn.Module]]] = defaultdict(dict)
             for graph in self.graphs:
                 self._go_back(graph)
@@ -80,15 +97,15 @@ class Plan:
         for demands in self.outputs.values():
             if len(demands) > 1:
                 self.kept_before |= {demand[0] for demand in demands if demand}
-        for factors in self.inputs.values():
-            if len({value for value, _ in factors}) > 1:
-                self._keep(*factors)
+        for lacks in self.inputs.values():
+            if len({lack for lack, _ in lacks}) > 1:
+                self._keep(*lacks)
         for name in self.states.values():
             if "doubled" in name:
                 self.kept_behind |= name.get("as it is", set())
 
-    def _keep(self, *factors: Factor) -> None:
-        for _, sources in factors:
+    def _keep(self, *lacks: Lacks) -> None:
+        for _, sources in lacks:
             self.kept_behind |= sources
 
     # --- slopes and shifts: from each core back to the layers that give its input -----------------------------------
@@ -150,46 +167,53 @@ class Plan:
             return True
         return (way.axes is None or dim in way.axes) and not (way.adds and dim >= 0)  # the inputs' ranks may differ
 
-    # --- factors: from each core on to the layers that read its output ----------------------------------------------
+    # --- factors and halves: from each core on to the layers that read its output -----------------------------------
 
     def _go_forward(self, graph: fx.Graph) -> None:
-        factors: dict[fx.Node, Factor] = {}
+        lacks: dict[fx.Node, Lacks] = {}
         for node in graph.nodes:
-            factors[node] = self._factor(node, factors)
+            lacks[node] = self._lacks(node, lacks)
 
-    def _factor(self, node: fx.Node, factors: dict[fx.Node, Factor]) -> Factor:
-        """The factor that the value of a node lacks."""
+    def _lacks(self, node: fx.Node, lacks: dict[fx.Node, Lacks]) -> Lacks:
+        """What the value of a node lacks."""
         if is_insensitive(node):
-            return NOTHING
+            return NOTHING, frozenset()
         module = self._module(node)
         layer = self._layer(node, CONSUMERS)
         data: tuple[fx.Node, ...] = ()
-        result = NOTHING
+        result: Lacks = NOTHING, frozenset()
         if layer is not None:
             data = _nodes(node.args[: 2 if isinstance(layer, nn.Bilinear) else 1])
-            self.inputs[layer].add(_product([factors[n] for n in data]))
+            self._read(layer, [lacks[n] for n in data], takes_in_offset(layer))
         elif isinstance(module, RNN):
-            data = (*_nodes(node.args[:1]), *self._state(node, module, factors))
-            self.inputs[module].add(_product([factors[n] for n in _nodes(node.args[:1])]))
+            data = (*_nodes(node.args[:1]), *self._state(node, module, lacks))
+            self._read(module, [lacks[n] for n in _nodes(node.args[:1])], False)
         elif (way := passage(node, self.modules)) is not None:
             data = way.data
-            carried = [factors[n] for n in data]
-            if len({value for value, _ in carried}) == 1:
+            carried = [lacks[n] for n in data]
+            each = {lack for lack, _ in carried}
+            if len(each) == 1 and (carried[0][0].middle == 0 or (way.offset and not way.adds)):
                 result = carried[0][0], frozenset().union(*(sources for _, sources in carried))
             else:
                 self._keep(*carried)
-        self._keep(*(factors[n] for n in _others(node, data)))
-        if module is not None and module in self.factor and module not in self.kept_behind:
-            return self.factor[module], frozenset((module,))
+        self._keep(*(lacks[n] for n in _others(node, data)))
+        if module is not None and module in self.lack and module not in self.kept_behind:
+            return self.lack[module], frozenset((module,))
         return result
 
-    def _state(self, node: fx.Node, layer: RNN, factors: dict[fx.Node, Factor]) -> tuple[fx.Node, ...]:
+    def _read(self, layer: nn.Module, lacks: list[Lacks], with_offset: bool) -> None:
+        """Note what the inputs of a layer lack; a middle goes only where an offset goes."""
+        if not with_offset:
+            self._keep(*(each for each in lacks if each[0].middle))
+        self.inputs[layer].add(_product(lacks))
+
+    def _state(self, node: fx.Node, layer: RNN, lacks: dict[fx.Node, Lacks]) -> tuple[fx.Node, ...]:
         """Note how an initial state y arrives: nn.RNN wants 2 y, which is what lacks the factor 1/2."""
         state = node.kwargs.get("state", node.args[1] if len(node.args) > 1 else None)
         if state is None:
             self.states[layer].setdefault("none", set())
-        elif isinstance(state, fx.Node) and factors[state][0] == 0.5:
-            self.states[layer].setdefault("as it is", set()).update(factors[state][1])
+        elif isinstance(state, fx.Node) and lacks[state][0] == Lack(0.5):
+            self.states[layer].setdefault("as it is", set()).update(lacks[state][1])
             return (state,)
         else:
             self.states[layer].setdefault("doubled", set())
@@ -225,11 +249,11 @@ def _others(node: fx.Node, data: tuple[fx.Node, ...]) -> list[fx.Node]:
     return inputs
 
 
-def _product(factors: list[Factor]) -> Factor:
-    value, sources = NOTHING
-    for each, of in factors:
-        value, sources = value * each, sources | of
-    return value, sources
+def _product(lacks: list[Lacks]) -> Lacks:
+    factor, middle, sources = 1.0, 0.0, frozenset[nn.Module]()
+    for lack, of in lacks:
+        factor, middle, sources = factor * lack.factor, middle + lack.middle, sources | of
+    return Lack(factor, middle), sources
 
 
 def _pinned(model: nn.Module, graphs: list[fx.Graph], modules: dict[str, nn.Module]) -> set[nn.Module]:

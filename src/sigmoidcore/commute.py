@@ -74,6 +74,14 @@ def is_insensitive(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in _ASKING
 
 
+def takes_in_offset(layer: nn.Module) -> bool:
+    """Whether a consumer takes an offset of its input into its bias: all that it sums up has the offset, no zeros."""
+    if type(layer) not in CONVOLUTIONS:
+        return type(layer) is nn.Linear
+    unpadded = layer.padding == "valid" or (layer.padding != "same" and not torch.as_tensor(layer.padding).any())
+    return type(layer) not in TRANSPOSED and (layer.padding_mode != "zeros" or unpadded)
+
+
 def output_axes(layer: nn.Module, reads_images: bool) -> set[int]:
     """The dimensions along which the output of a producer has its features.
 

@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,12 +36,22 @@ class Affine:
         return self.core.dim if self.gain.dim() else None
 
 
-def affine_of(core: SigmoidCore, name: str) -> Affine:
-    """z = alpha (x - mu) for a sigmoid; half of it for a tanh."""
+class Lack(NamedTuple):
+    """What a value t lacks to be what it stands for, factor * (t - middle)."""
+
+    factor: float = 1.0
+    middle: float = 0.0
+
+
+NOTHING = Lack()
+
+
+def affine_of(core: SigmoidCore, name: str, half: float) -> Affine:
+    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh."""
     alpha, shift = core.alpha.detach(), core.shift
     for what, value in (("slope", alpha), ("shift", shift)):
         _check_finite(what, value, f"core '{name}'")
-    gain = exact(alpha) * (0.5 if core.centered else 1.0)
+    gain = exact(alpha) * half
     return Affine(core, gain, -gain * exact(shift))
 
 
@@ -62,26 +73,28 @@ def weights_of_input(layer: nn.Module) -> list[str]:
     return [name for name in names if "_l" not in name or "_l0" in name]
 
 
-def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, factor: float) -> None:
-    """W <- a W f and b <- a b + c, computed in float64, rounded once."""
-    if affine is None:
-        if factor != 1:
-            for weight in weights_of_input(layer):
-                _set(layer, name, weight, _exact(layer, weight) * factor)
+def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, lack: Lack) -> None:
+    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once."""
+    if affine is None and lack == NOTHING:
         return
-    bias = layer._parameters.get("bias")
-    new_bias = None
-    if bias is not None or with_offset:
+    for which in weights_of_input(layer):
+        weight = lack.factor * _exact(layer, which)
+        if affine is not None:
+            weight = spread_over_weight(layer, affine.gain, affine.dim) * weight
+        _set(layer, name, which, weight)
+    old = layer._parameters.get("bias")
+    if old is None and not with_offset and lack.middle == 0:
+        return
+    shape = layer.weight.shape if isinstance(layer, nn.LayerNorm) else (output_features(layer, -1),)
+    bias = exact(torch.zeros(shape) if old is None else old)
+    if affine is not None:
         gain, offset = affine.gain, affine.offset
         if isinstance(layer, nn.LayerNorm):
             gain, offset = (spread_over_weight(layer, v, affine.dim) for v in (gain, offset))
-        shape = layer.weight.shape if isinstance(layer, nn.LayerNorm) else (output_features(layer, -1),)
-        new_bias = (0.0 if bias is None else _exact(layer, "bias")) * gain + (offset if with_offset else 0.0)
-        new_bias = new_bias.expand(shape)
-    gain = spread_over_weight(layer, affine.gain, affine.dim)
-    _set(layer, name, "weight", gain * factor * _exact(layer, "weight"))
-    if new_bias is not None:
-        _set(layer, name, "bias", new_bias)
+        bias = gain * bias + (offset if with_offset else 0.0)
+    if lack.middle != 0:
+        bias = bias - lack.middle * _exact(layer, "weight").flatten(1).sum(1)
+    _set(layer, name, "bias", bias)
 
 
 def exact(tensor: Tensor) -> Tensor:
