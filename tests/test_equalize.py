@@ -257,13 +257,14 @@ def test_inside_the_band_nothing_is_touched_bit_for_bit(model, batch):
 
 
 @pytest.mark.parametrize("tolerance", [1.2, 2.0, 5.0])
-@pytest.mark.parametrize("changes", [{2: 4.0, 5: 1 / 3}, {0: 12.0}, {3: 50.0}, {6: 1 / 9}, {1: 3.0, 2: 3.0}])
+@pytest.mark.parametrize("changes", [{2: 4.0, 5: 1 / 3}, {0: 12.0}, {3: 50.0}, {6: 9.0}, {6: 1 / 9}, {1: 3.0, 2: 3.0}])
 def test_outside_the_band_slopes_are_divided_by_what_exceeds_it_at_most_by_2(model, batch, tolerance, changes):
     for layer, factor in changes.items():
         cores(model)[layer].slope.mul_(factor)
     logs = log_profile(model, batch)
     middle = sorted(logs)[DEPTH // 2]
-    excess = [math.copysign(max(abs(g - middle) - math.log(tolerance), 0.0), g - middle) for g in logs] + [0.0]
+    excess = [math.copysign(max(abs(g - middle) - math.log(tolerance), 0.0), g - middle) for g in logs]
+    excess.append(excess[-1])  # the last core keeps its slope: it would change all layers alike
     factors = [min(2.0, max(0.5, math.exp(excess[i + 1] - excess[i]))) for i in range(DEPTH)]
     before, optimizer = snapshot(model), idle()
     with Equalizer(model, optimizer, tolerance=tolerance, floor=1e-9) as equalizer:
@@ -277,6 +278,18 @@ def test_outside_the_band_slopes_are_divided_by_what_exceeds_it_at_most_by_2(mod
         torch.testing.assert_close(core.slope, old * factors[layer], rtol=1e-3, atol=0)
         core.slope.copy_(old)
     assert_same(model, before)  # no weight, no shift
+
+
+@pytest.mark.parametrize("layer", range(DEPTH))
+def test_where_a_saturated_layer_cannot_be_mended_no_other_slope_moves_on_and_on(model, batch, layer):
+    with torch.no_grad():
+        model[2 * layer].bias += 2.0
+    start, optimizer = slopes(model), idle()
+    with Equalizer(model, optimizer, every=1, floor=1e-9) as equalizer:
+        for _ in range(20):
+            step(model, optimizer, batch)
+    assert layer == DEPTH - 1 or equalizer.history[-1].spread > 4
+    assert float((slopes(model) / start).log().abs().max()) < math.log(2)
 
 
 def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_into_the_band(model, batch):
@@ -678,7 +691,7 @@ def test_in_a_graph_the_excess_of_what_a_core_feeds_is_the_mean(factors, batch):
     logs = np.array(equalizer.history[0].log_sizes)
     errors = logs - np.sort(logs)[1]  # torch's median is the lower one
     excess = np.sign(errors) * np.maximum(np.abs(errors) - math.log(1.2), 0)
-    behind = np.array([(excess[1] + excess[2]) / 2, excess[3], excess[3], 0.0])
+    behind = np.array([(excess[1] + excess[2]) / 2, excess[3], excess[3], excess[3]])
     change = np.clip(excess - behind, -math.log(2), math.log(2))
     assert abs(change).max() > 0.05
     with torch.no_grad():

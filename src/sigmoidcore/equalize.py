@@ -64,9 +64,10 @@ class Equalizer:
 
     **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
     +-log(tolerance) counts; the slope of layer l is divided by exp(excess_l - excess_{l+1}), at most by 2 a sample.
-    Where a core feeds several (branches, residual streams), l+1 is their mean. Inside the band nothing is touched, and
-    the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is small because it is
-    saturated, and it would only saturate more. A core that feeds others only through a normalisation, which undoes the
+    Where a core feeds several (branches, residual streams), l+1 is their mean; the last core, which feeds none, keeps
+    its slope, for it would change all layers alike. Inside the band nothing is touched, and the slope of a layer whose
+    mean relative slope is below 0.5 is not raised: its gradient is small because it is saturated, and it would only
+    saturate more. A core that feeds others only through a normalisation, which undoes the
     size that a slope gives, gets a lower one only if it is saturated.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
@@ -367,8 +368,11 @@ class Equalizer:
 
     @staticmethod
     def _excess_behind(excess: Tensor, fed: list[list[tuple[int, bool]]]) -> tuple[Tensor, set[int]]:
-        """The mean excess of the cores that each core feeds, 0 if there are none; and who feeds through norms only."""
-        behind, normalised = torch.zeros_like(excess), set()
+        """The mean excess of the cores that each core feeds, its own if there are none; and who feeds norms only.
+
+        The slope of a core that feeds none changes the gradient of all before it as much as its own: it levels nothing.
+        """
+        behind, normalised = excess.clone(), set()
         for i, those in enumerate(fed):
             plain = [k for k, through_norm in those if not through_norm]
             if those:
