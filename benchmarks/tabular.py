@@ -148,12 +148,13 @@ def read(options: argparse.Namespace, samples: int) -> dict[str, tuple[str, Tabl
         except (ImportError, OSError) as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
-        if kind == "classes":  # a class of a few samples is not in every fold
-            names, counts = np.unique(y, return_counts=True)
-            kept = np.isin(y, names[counts >= 20])
-            X, y = X[kept], y[kept]
         rows = np.random.default_rng(0).permutation(len(y))[:samples]
-        found[name] = kind, (X[rows], y[rows])
+        X, y = X[rows], y[rows]
+        if kind == "classes":  # a class of a few samples is not in every fold, nor in what a fold holds out
+            names, counts = np.unique(y, return_counts=True)
+            kept = np.isin(y, names[counts >= 10])
+            X, y = X[kept], y[kept]
+        found[name] = kind, (X, y)
     return found
 
 
