@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import typer
 
     from sigmoidcore.cli.session import Stopped
-    from sigmoidcore.training.processes import ElsewhereError, launched, part
+    from sigmoidcore.training.processes import ElsewhereError, LostError, launched, part
 
     is_first = launched()[0] == 0  # of several processes, the one that speaks for all
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.code) if error.own or is_first else error.code
     except ElsewhereError as error:
         return _complain(str(error), 2) if is_first else 2
+    except LostError as error:
+        return _complain(f"{error}: start it again", 1) if is_first else 1
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
     except BrokenPipeError:

@@ -13,7 +13,6 @@ from sigmoidcore.equalize import Equalizer
 from sigmoidcore.networks import depth_scaled_lr
 from sigmoidcore.training import not_finite, randomness
 from sigmoidcore.training.place import Place
-from sigmoidcore.training.processes import LostError
 from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.state import (
     MismatchError,
@@ -199,16 +198,13 @@ class Training:
         """
         self._asked = asked or self._asked
         try:
-            for epoch in range(self.step // self.batches, self.recipe.epochs):
-                if self.finished:
-                    break
-                self._epoch(epoch, on_step or (lambda progress: None))
+            with self.place.processes.together():
+                for epoch in range(self.step // self.batches, self.recipe.epochs):
+                    if self.finished:
+                        break
+                    self._epoch(epoch, on_step or (lambda progress: None))
         except KeyboardInterrupt:
             self.result.interrupted = True
-        except RuntimeError as error:
-            if not self.place.processes.lost(error):
-                raise
-            raise LostError("another process of this training has ended, and the rest cannot go on") from error
         finally:
             if self.equalizer is not None:
                 self.equalizer.remove()
@@ -220,7 +216,12 @@ class Training:
 
         Raises:
             FloatingPointError: a weight is not finite: nobody wants to go on from here.
+            LostError: another process, over which weights are spread, has ended.
         """
+        with self.place.processes.together():
+            return self._state()
+
+    def _state(self) -> State:
         weights = held(self.model.state_dict())
         sentence = not_finite.of_state(weights, self.step)
         if sentence is not None:
@@ -248,7 +249,8 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict, whole; processes over which it is spread call it together."""
-        return whole(self.model.state_dict())
+        with self.place.processes.together():
+            return whole(self.model.state_dict())
 
     def _load(self, state: State) -> None:
         values = state.values

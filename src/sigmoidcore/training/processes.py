@@ -6,7 +6,8 @@ what any of them may fail in.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -76,7 +77,8 @@ class Processes:
         """The sum over the processes of a tensor, which all have in the same shape and dtype."""
         if self.count > 1:
             values = values.clone()
-            distributed.all_reduce(values)
+            with self.together():
+                distributed.all_reduce(values)
         return values
 
     def gathered(self, mine: Tensor, samples: int) -> Tensor:
@@ -93,7 +95,8 @@ class Processes:
         if self.count == 1:
             return value
         held = [value]
-        distributed.broadcast_object_list(held, 0, device=torch.device("cpu"))
+        with self.together():
+            distributed.broadcast_object_list(held, 0, device=torch.device("cpu"))
         return held[0]
 
     def by_first(self, make: Callable[[], T]) -> T:
@@ -124,7 +127,8 @@ class Processes:
         if self.count == 1:
             return value
         values: list[T | None] = [None] * self.count
-        distributed.all_gather_object(values, value)
+        with self.together():
+            distributed.all_gather_object(values, value)
         return next((found for found in values if found is not None), None)
 
     def outcome(self, make: Callable[[], T]) -> T:
@@ -156,15 +160,30 @@ class Processes:
             return
         tensors = [t for t in model.state_dict().values() if isinstance(t, Tensor) and t.numel()]
         flat = torch.cat([t.flatten().view(torch.uint8) for t in tensors])
-        distributed.broadcast(flat, 0)
+        with self.together():
+            distributed.broadcast(flat, 0)
         for tensor, part in zip(tensors, torch.split(flat, [t.nbytes for t in tensors]), strict=True):
             tensor.copy_(part.clone().view(tensor.dtype).view_as(tensor))
 
-    def lost(self, error: BaseException) -> bool:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what all processes do together.
+
+        Raises:
+            LostError: another one has ended meanwhile.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not self._is_of_another(error):
+                raise
+            raise LostError("another process of this training has ended, and the rest cannot go on") from error
+
+    def _is_of_another(self, error: RuntimeError) -> bool:
         """Whether an error means that another process is gone."""
         words = str(error)
         signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "process group")
-        said = isinstance(error, RuntimeError) and any(sign in words for sign in signs)
+        said = not isinstance(error, LostError) and any(sign in words for sign in signs)
         return self.count > 1 and (said or isinstance(error, distributed.DistError))
 
     def leave(self) -> None:
