@@ -381,19 +381,79 @@ def test_torchrun_trains_as_one_process_does_and_one_of_them_writes_and_speaks(t
 def test_a_process_that_is_killed_ends_the_run_with_one_message_and_the_run_goes_on_with_any_number(
     tmp_path: Path,
 ) -> None:
-    error = _stopped(tmp_path, lambda launcher: os.kill(_follower(launcher), signal.SIGKILL))
-    assert ours(error) == [
-        "sigmoid-core: another process of this training has ended, and the rest cannot go on; the last checkpoint is "
-        "kept; to go on, with any number of processes: sigmoid-core train --resume run"
-    ]
-    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert rows[-1]["outcome"] == "failed"
-    assert not (tmp_path / "run" / "lock").exists()
+    error = _stopped(tmp_path, lambda launcher: os.kill(_process(1, launcher), signal.SIGKILL))
+    _assert_that_it_was_told_and_kept(error, tmp_path)
     whole = command(*LONG, "--output", "whole", folder=tmp_path, launcher=[sys.executable])
     assert whole.returncode == 0, whole.stderr
     again = command("--resume", "run", folder=tmp_path, launcher=[sys.executable])
     assert again.returncode == 0, again.stderr
-    run, alone = epochs_of(tmp_path / "run"), epochs_of(tmp_path / "whole")
+    _assert_that_it_went_on(tmp_path)
+
+
+SPREAD = ["--shard", "--width", "64", "--epochs", "12"]
+"""At this width layers gather their weights one by one."""
+
+
+def test_with_weights_that_are_spread_a_process_that_is_killed_ends_the_run_with_one_message_and_two_go_on(
+    tmp_path: Path,
+) -> None:
+    error = _stopped(tmp_path, lambda launcher: os.kill(_process(1, launcher), signal.SIGKILL), *SPREAD)
+    _assert_that_it_was_told_and_kept(error, tmp_path)
+    again = command("--resume", "run", "--shard", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"goes on after step [1-9]", again.stdout)
+    whole = command(*LONG, *SPREAD[1:], "--output", "whole", folder=tmp_path, launcher=[sys.executable])
+    assert whole.returncode == 0, whole.stderr
+    _assert_that_it_went_on(tmp_path)
+
+
+def test_with_weights_that_are_spread_the_launcher_tells_that_the_first_is_killed_and_one_process_goes_on(
+    tmp_path: Path,
+) -> None:
+    error = _stopped(tmp_path, lambda launcher: os.kill(_process(0, launcher), signal.SIGKILL), *SPREAD)
+    assert "Signal 9 (SIGKILL)" in error
+    assert ours(error) == []
+    again = command("--resume", "run", folder=tmp_path, launcher=[sys.executable])
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"goes on after step [1-9]", again.stdout)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert rows[-1]["outcome"] == "finished"
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(1, 13))
+
+
+def test_a_process_that_is_killed_before_the_run_begins_is_told_in_one_line_and_no_folder_is_left(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "from torch import nn\n"
+        "def net(shape, outputs):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return nn.Linear(*shape, outputs)\n"
+    )
+    done = command("--model", "mine:net", "--output", "run", folder=tmp_path)
+    assert ours(done.stderr) == [
+        "sigmoid-core: another process of this training has ended, and the rest cannot go on: start it again"
+    ]
+    assert "/sigmoidcore/" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def _assert_that_it_was_told_and_kept(error: str, folder: Path) -> None:
+    assert ours(error) == [
+        "sigmoid-core: another process of this training has ended, and the rest cannot go on; the last checkpoint is "
+        "kept; to go on, with any number of processes: sigmoid-core train --resume run"
+    ]
+    assert "/sigmoidcore/" not in error  # no traceback of ours; the launcher's own is there
+    rows = read_metrics(folder / "run" / "metrics.jsonl")
+    assert rows[-1]["outcome"] == "failed"
+    assert not (folder / "run" / "lock").exists()
+
+
+def _assert_that_it_went_on(folder: Path) -> None:
+    """The run in `run` has finished, near where the one in `whole` has, to which nothing happened."""
+    run, alone = epochs_of(folder / "run"), epochs_of(folder / "whole")
     assert [row["step"] for row in run] == [row["step"] for row in alone]
     # What differs in the last bit, by the order of a sum, grows with the steps.
     assert [row["loss"] for row in run[:5]] == pytest.approx([row["loss"] for row in alone[:5]], rel=1e-3)
@@ -409,20 +469,21 @@ def test_ctrl_c_of_torchrun_stops_both_after_the_same_step_and_two_processes_go_
     again = command("--resume", "run", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"goes on after step {int(found[1])}" in again.stdout
-    assert len(epochs_of(tmp_path / "run")) == int(LONG[LONG.index("--epochs") + 1])
+    assert len(epochs_of(tmp_path / "run")) == EPOCHS
 
 
-LONG = ["--depth", "6", "--width", "24", "--epochs", "40", "--save-every", "20"]
+EPOCHS = 40
+LONG = ["--depth", "6", "--width", "24", "--epochs", str(EPOCHS), "--save-every", "20"]
 
 
-def _stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> str:
+def _stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None], *more: str) -> str:
     """Train on two processes until the second epoch is done, then stop it; what it wrote on standard error."""
     process = subprocess.Popen(
-        [*TORCHRUN, *TRAIN, *LONG, "--output", "run"],
+        [*TORCHRUN, *TRAIN, *LONG, *more, "--output", "run"],
         cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     metrics = folder / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count('"epoch"') >= 2):
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count('"kind": "epoch"') >= 2):
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read() if process.stderr else ""
     stop(process)
@@ -431,16 +492,16 @@ def _stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> str
     return error
 
 
-def _follower(launcher: subprocess.Popen[str]) -> int:
-    """The process number of the second process."""
+def _process(rank: int, launcher: subprocess.Popen[str]) -> int:
+    """The process number of one of the two processes."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int(re.search(r"PPid:\s+(\d+)", (path / "status").read_text())[1])  # type: ignore[index]
-            if parent == launcher.pid and b"\0RANK=1\0" in (path / "environ").read_bytes():
+            if parent == launcher.pid and f"\0RANK={rank}\0".encode() in (path / "environ").read_bytes():
                 return int(path.name)
         except OSError:
             continue
-    raise AssertionError("there is no second process")
+    raise AssertionError(f"there is no process of rank {rank}")
 
 
 @pytest.mark.parametrize(
@@ -469,3 +530,27 @@ def test_accelerate_launch_runs_the_same_command(tmp_path: Path) -> None:
     done = command(*SMALL, "--precision", "bf16", "--output", "run", folder=tmp_path, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert "on cpu in bf16" in done.stdout
+
+
+def test_accelerate_launch_starts_two_processes_on_the_processor_as_the_documentation_says(
+    tmp_path: Path, root: Path
+) -> None:
+    flags = ["--multi_gpu", "--num_processes", "2"]
+    page = (root / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert f"accelerate launch {' '.join(flags)} -m sigmoidcore train --device cpu" in page
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--main_process_port", "0"]
+    done = command(*SMALL, "--device", "cpu", "--output", "run", folder=tmp_path, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on cpu with 2 processes") == 1
+    assert done.stdout.count("Written") == 1
+    assert len(epochs_of(tmp_path / "run")) == 3
+
+
+def test_accelerate_launch_with_cpu_starts_one_process_which_refuses_to_train_where_two_were_meant(
+    tmp_path: Path,
+) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = command(*SMALL, "--output", "run", folder=tmp_path, launcher=launcher)
+    (line,) = ours(done.stderr)
+    assert "accelerate launch --cpu starts one process, whatever --num_processes says" in line
+    assert list(tmp_path.iterdir()) == []

@@ -126,7 +126,7 @@ class Accelerated(Place):
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """The model in DistributedDataParallel, or casting its inputs, or both."""
-        with warnings.catch_warnings():  # of PyTorch, about an argument that accelerate passes on
+        with self.processes.together(), warnings.catch_warnings():  # about an argument that accelerate passes on
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
@@ -168,10 +168,11 @@ class Sharded(Accelerated):
         from torch.distributed.fsdp import fully_shard
 
         self._accelerator.prepare_model(model, evaluation_mode=True)  # for the precision
-        for module in model.modules():
-            if sum(p.numel() for p in module.parameters(recurse=False)) >= LARGE and module is not model:
-                fully_shard(module)
-        fully_shard(model)
+        with self.processes.together():
+            for module in model.modules():
+                if sum(p.numel() for p in module.parameters(recurse=False)) >= LARGE and module is not model:
+                    fully_shard(module)
+            fully_shard(model)
         return model
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -216,7 +217,7 @@ def place_of(device: str = "auto", precision: str = "no", shard: bool = False) -
     found = _found(device, processes.count)
     if precision == "fp16" and found == "cpu":
         raise ValueError("fp16 needs a GPU, and the device is the CPU: take bf16")
-    _check_launcher(precision)
+    _check_launcher(precision, processes.count)
     if shard and (processes.count == 1 or precision == "fp16"):
         why = "of one process: start several with torchrun" if processes.count == 1 else "with fp16: take bf16"
         raise ValueError(f"--shard spreads the weights over processes, which it cannot {why}")
@@ -243,15 +244,25 @@ def _found(device: str, processes: int) -> str:
         if not there[device]:
             raise ValueError(f"there is no device {device} here, or this PyTorch is built without it: take auto or cpu")
         return device
-    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes") or processes > 1:
+    if _wants_cpu() or processes > 1:
         there["mps"] = False
-    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes"):
+    if _wants_cpu():
         there["cuda"] = False
     return next(name for name, is_there in there.items() if is_there)
 
 
-def _check_launcher(precision: str) -> None:
+def _wants_cpu() -> bool:
+    """Whether accelerate is configured for the processor."""
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+
+
+def _check_launcher(precision: str, processes: int) -> None:
     """Refuse what `accelerate launch` was configured for and would not be done."""
+    if processes == 1 and _wants_cpu() and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+        raise ValueError(
+            "accelerate launch --cpu starts one process, whatever --num_processes says, or several by MPI, which a run "
+            "does not use: give it --multi_gpu instead of --cpu, and --device cpu to the run, or use torchrun"
+        )
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", precision):
         raise ValueError(
