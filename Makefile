@@ -40,7 +40,7 @@ types: setup ## check the types
 	.venv/bin/python -m mypy
 
 doctest: setup ## run the examples in the docstrings
-	.venv/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors src
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors src
 
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	.venv/bin/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html

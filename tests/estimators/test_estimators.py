@@ -283,7 +283,7 @@ def test_the_decay_is_chosen_by_what_the_data_bear():
     noisy = SigmoidCoreRegressor((16, 16), **settings).fit(X, X[:, 0] + noise)
     clean = SigmoidCoreRegressor((16, 16), **settings).fit(X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2])
     assert noisy.weight_decay_ == 8.0
-    assert clean.weight_decay_ == 0.4
+    assert clean.weight_decay_ <= 0.4
 
 
 @pytest.mark.parametrize("decay", [0.4, "auto"])

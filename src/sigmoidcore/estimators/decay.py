@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-CANDIDATES = (8.0, 2.0, 0.4)
+CANDIDATES = (8.0, 2.0, 0.4, 0.08)
 """From the strongest on: a network that is held back much is trained soonest."""
 UNCHOSEN = 0.4
 """Where there are too few samples to choose by, or more to come."""
