@@ -20,9 +20,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import sigmoidcore as sc
-from sigmoidcore.cli import live, main, session, watched
+from sigmoidcore.cli import main
 from sigmoidcore.profile import Profile
-from sigmoidcore.training import digits, train
+from sigmoidcore.training import digits, live, session, train, watched
 from sigmoidcore.training.run import read_metrics
 
 COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
@@ -226,7 +226,7 @@ def test_a_network_that_does_not_fit_into_memory_says_so(capsys, monkeypatch):
     def no_memory(*arguments, **sizes):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
 
-    monkeypatch.setattr("sigmoidcore.cli.network.new_network", no_memory)
+    monkeypatch.setattr("sigmoidcore.training.chosen.new_network", no_memory)
     assert main([*SMALL, "--output", "run"]) == 1
     assert "not enough memory: lower the width" in capsys.readouterr().err
 

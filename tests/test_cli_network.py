@@ -237,7 +237,7 @@ def test_tensorboard_gets_its_numbers_on_request(capsys, tmp_path):
 
 
 def test_without_tensorboard_the_command_says_how_to_get_it(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sigmoidcore.cli.board._is_installed", lambda: False)
+    monkeypatch.setattr("sigmoidcore.training.board._is_installed", lambda: False)
     assert main([*QUICK, "--tensorboard"]) == 2
     assert 'pip install "sigmoid-core[tensorboard]"' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     small = ["--depth", "2", "--width", "4", "--epochs", "1", "--output", str(folder / "sold")]
     learnt = ["--target", "sold", "--drop", "price", "--drop", "rent"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigmoidcore.cli.course.save_figures", lambda run, records: [])
+        patch.setattr("sigmoidcore.training.course.save_figures", lambda run, records: [])
         assert main(["train", "--data", str(folder / "houses.csv"), *learnt, *small]) == 0
     return folder / "sold"
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 def begun(monkeypatch):
     """The data of trainings that would have begun now."""
     found = []
-    monkeypatch.setattr("sigmoidcore.cli.train.lead", lambda task, run, screen: found.append(task.data) or 0)
+    monkeypatch.setattr("sigmoidcore.training.begin.lead", lambda task, run, screen: found.append(task.data) or 0)
     return found
 
 

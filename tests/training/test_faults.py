@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sigmoidcore.cli import live, main
+from sigmoidcore.cli import main
+from sigmoidcore.training import live
 from sigmoidcore.training.run import read_config, read_metrics
 
 COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
@@ -24,7 +25,7 @@ STEPS = 42
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own_without_figures(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sigmoidcore.cli.course.save_figures", lambda run, records: [])
+    monkeypatch.setattr("sigmoidcore.training.course.save_figures", lambda run, records: [])
 
 
 @pytest.fixture(scope="module")

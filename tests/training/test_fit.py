@@ -57,11 +57,25 @@ def test_an_interrupted_run_goes_on(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sigmoidcore.cli.watched.Watched._on_step", stop)
+        patch.setattr("sigmoidcore.training.watched.Watched._on_step", stop)
         with pytest.raises(KeyboardInterrupt):
             fit("wine", output="run", progress=False, **SMALL)
     run = fit(resume="run", progress=False)
     assert len(run.metrics) == 2
+
+
+def test_a_run_that_goes_on_keeps_its_options_and_runs_code_of_the_user_where_that_is_named(tmp_path):
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\ndef net(shape, outputs):\n    return nn.Linear(*shape, outputs)\n"
+    )
+    fit("wine", model="own_net:net", epochs=1, output="run", progress=False)
+    with pytest.raises(ValueError, match="so --epochs cannot be given"):
+        fit(resume="run", model="own_net:net", epochs=3)
+    with pytest.raises(ValueError, match="so --data cannot be given"):
+        fit("wine", resume="run")
+    with pytest.raises(ValueError, match="to run it, add --model own_net:net"):
+        fit(resume="run")
+    assert len(fit(resume="run", model="own_net:net", progress=False).metrics) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,7 +100,7 @@ def test_a_training_that_fails_says_what_is_kept(monkeypatch):
     def fail(*_, **__):
         raise FloatingPointError("the loss is not finite in step 3")
 
-    monkeypatch.setattr("sigmoidcore.cli.watched.Watched._on_step", fail)
+    monkeypatch.setattr("sigmoidcore.training.watched.Watched._on_step", fail)
     with pytest.raises(FitError, match="the loss is not finite in step 3; what there was is in run"):
         fit("wine", output="run", progress=False, **SMALL)
 

@@ -21,9 +21,9 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save
 
 from sigmoidcore.cli import main
-from sigmoidcore.cli.printable import printable
 from sigmoidcore.training.checkpoints import Checkpoints, NewerError, _sum_of
 from sigmoidcore.training.data import packed
+from sigmoidcore.training.printable import printable
 
 TRAIN = ["train", "--depth", "2", "--width", "4", "--epochs", "1"]
 GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
@@ -53,7 +53,7 @@ def made(tmp_path_factory):
 def run(made, tmp_path, monkeypatch):
     """A copy of it in a folder of its own, where nothing may be but this copy."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sigmoidcore.cli.course.save_figures", lambda run, records: [])
+    monkeypatch.setattr("sigmoidcore.training.course.save_figures", lambda run, records: [])
     shutil.copytree(made / "run", tmp_path / "run")
     shutil.copy(made / "table.csv", tmp_path / "table.csv")
     return tmp_path / "run"
@@ -325,7 +325,7 @@ CALLS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "read_pickle"}
 LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
 DOORS = {
-    "cli/code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
+    "training/code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
     "forward.py": {"importlib", "import_module", "compile", "exec"},  # source that convert itself has written
     "training/data/error.py": {"importlib", "import_module"},  # packages by names that stand in the code
     "integrations/lightning.py": {"importlib", "import_module"},  # the same

@@ -1,4 +1,4 @@
-"""The command `sigmoid-core`: one file a command, `live` for what is shown, `session` for what the commands share."""
+"""The command `sigmoid-core`: one file a command, `using` for what those share that use a run."""
 
 import errno
 import importlib.util
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from sigmoidcore.cli.printable import printable
+from sigmoidcore.training.printable import printable
 
 if TYPE_CHECKING:
     import typer
@@ -44,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import typer
 
-    from sigmoidcore.cli.session import Stopped
     from sigmoidcore.training.processes import ElsewhereError, LostError, launched, part
+    from sigmoidcore.training.session import Stopped
 
     is_first = launched()[0] == 0  # of several processes, the one that speaks for all
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run_command(given)
+        return _run(given)
     except Stopped as error:
         return _complain(str(error), error.code) if error.own or is_first else error.code
     except ElsewhereError as error:
@@ -71,22 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         part()
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Run a command; `fit` does so from Python.
-
-    Args:
-        arguments: the command's name, and what is typed behind it.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        Stopped: the command, or what was typed, is wrong; it says with which exit code.
-    """
+def _run(arguments: Sequence[str]) -> int:
+    """Run a command; what was typed and is no command, or no option, is bad input like any other."""
     import typer
     from typer.main import get_command
 
-    from sigmoidcore.cli.session import bad_input
+    from sigmoidcore.training.session import bad_input
 
     # typer's base of all that is wrong with the arguments; it has no public name.
     usage_error: type = typer.BadParameter.__bases__[0]

@@ -13,12 +13,11 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore import article, plots
-from sigmoidcore.cli import session
-from sigmoidcore.cli.live import Screen, count, number, percent
-from sigmoidcore.cli.session import CtrlC
-from sigmoidcore.cli.watched import Record, Watched, probes, save_figures
-from sigmoidcore.training import Recipe, Split, digits
+from sigmoidcore.training import Recipe, Split, digits, session
+from sigmoidcore.training.live import Screen, count, number, percent
 from sigmoidcore.training.run import Run
+from sigmoidcore.training.session import CtrlC
+from sigmoidcore.training.watched import Record, Watched, probes, save_figures
 
 DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
 OBSERVE = 5

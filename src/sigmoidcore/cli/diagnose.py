@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 import sigmoidcore as sc
-from sigmoidcore.cli.code import raised_here, said
-from sigmoidcore.cli.live import count
-from sigmoidcore.cli.session import bad_input, interrupted
 from sigmoidcore.cli.subject import Given, given
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
+from sigmoidcore.training.code import raised_here, said
+from sigmoidcore.training.live import count
+from sigmoidcore.training.session import bad_input, interrupted
 
 WAIT = 5.0
 """Where no terminal is, seconds until a line says what takes so long."""

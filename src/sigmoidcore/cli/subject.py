@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sigmoidcore.cli.code import a, blamed, dotted, users_code
-from sigmoidcore.cli.data import data_of_run
-from sigmoidcore.cli.session import bad_input
-from sigmoidcore.cli.watched import probes
+from sigmoidcore.training.code import a, blamed, dotted, users_code
 from sigmoidcore.training.network import WEIGHTS, NetworkError, network_of
 from sigmoidcore.training.run import read_config
+from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.source import data_of
+from sigmoidcore.training.watched import probes
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
 WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"
@@ -97,7 +97,10 @@ def _of_run(folder: Path) -> Given:
         network = network_of(folder)
     except NetworkError as error:
         raise bad_input(str(error)) from error
-    data = data_of_run(options).arranged(network.arranged)
+    try:
+        data = data_of(options).arranged(network.arranged)
+    except ValueError as error:
+        raise bad_input(str(error)) from error
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
         raise bad_input(

@@ -1,27 +1,15 @@
 """`sigmoid-core train`: trains a network of cores and leaves a folder with its metrics, figures and weights."""
 
-import contextlib
-import math
-import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sigmoidcore.cli import board, session
-from sigmoidcore.cli import data as data_options
-from sigmoidcore.cli.again import Resumed, options_of, refuse_typed, take_config, take_resume
-from sigmoidcore.cli.course import Task, follow, lead
-from sigmoidcore.cli.live import Screen
-from sigmoidcore.cli.network import chosen
-from sigmoidcore.cli.session import CtrlC
+from sigmoidcore.training.again import Resumed, options_of, refuse, resumed
+from sigmoidcore.training.begin import begin
 from sigmoidcore.training.data import BUILT_IN
-from sigmoidcore.training.place import Place, place_of
-from sigmoidcore.training.run import Run
-
-MOST = 2**31 - 1
-"""No number of steps, samples or neurons is larger."""
+from sigmoidcore.training.options import MOST, OPTIONS, where_it_is
 
 
 class TargetKind(StrEnum):
@@ -64,40 +52,28 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
-def _rate(value: float) -> float:
-    if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value} is not a positive number; 0.03 is the usual choice.")
+def _checked(parameter: typer.CallbackParam, value: Any) -> Any:
+    """A value, if nothing is wrong with it: the callback of options that typer knows too little of."""
+    wrong = OPTIONS[parameter.name or ""].check(value) if value is not None else ""
+    if wrong:
+        raise typer.BadParameter(wrong)
     return value
 
 
-def _level(value: float) -> float:
-    if not 0 < value <= 100:
-        raise typer.BadParameter(f"{value} is not above 0 and at most 100; 0.5 is the usual choice, 3 is a lot.")
-    return value
+def _take_config(context: typer.Context, file: Path | None) -> Path | None:
+    """Let a config's options be the defaults of those that are not typed: the callback of --config."""
+    if file is not None:
+        context.default_map = {**(context.default_map or {}), **options_of(file)}
+    return file
 
 
-def _cadence(value: str) -> str:
-    if value != "auto" and not (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
-        raise typer.BadParameter(f"{value[:40]!r} is neither 'auto' nor a number of steps of at least 1.")
-    return value
-
-
-def _at_least_0(value: float) -> float:
-    if not 0 <= value < math.inf:
-        raise typer.BadParameter(f"{value} is not a number of at least 0.")
-    return value
-
-
-def _above_0(value: float | None) -> float | None:
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value} is not a positive number; 1 is a usual choice.")
-    return value
-
-
-def _saves(value: str) -> str:
-    if value != "epoch" and not (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
-        raise typer.BadParameter(f"{value[:40]!r} is neither 'epoch' nor a number of steps of at least 1.")
-    return value
+def _take_resume(context: typer.Context, folder: Path | None) -> Path | None:
+    """Take a run's folder, its last sound checkpoint and its options: the callback of --resume."""
+    if folder is not None:
+        context.obj = resumed(folder)
+        context.call_on_close(context.obj.close)
+        context.default_map = {**(context.default_map or {}), **context.obj.options}
+    return folder
 
 
 def train(
@@ -107,7 +83,7 @@ def train(
         typer.Option(
             "--data",
             metavar="SOURCE",
-            callback=data_options.source,
+            callback=where_it_is,
             help=f"What to learn: {', '.join(BUILT_IN)}; a CSV, TSV, Parquet, Feather, NPZ or NPY file; or a folder of "
             "images by class, of idx files or of Parquet files.",
         ),
@@ -128,7 +104,7 @@ def train(
         float | None,
         typer.Option(
             "--test-size",
-            callback=data_options.share,
+            callback=_checked,
             metavar="SHARE",
             show_default="0.2, or the set's own split",
             help="Of the samples that are kept for the test.",
@@ -163,14 +139,14 @@ def train(
         int, typer.Option("--batch-size", metavar="N", min=1, max=MOST, help="Samples a step.")
     ] = 100,
     lr: Annotated[
-        float, typer.Option("--lr", callback=_rate, metavar="X", help="Learning rate, the same for any depth.")
+        float, typer.Option("--lr", callback=_checked, metavar="X", help="Learning rate, the same for any depth.")
     ] = 0.03,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of split, weights and order of samples.")
     ] = 0,
     saturation: Annotated[
         float,
-        typer.Option("--saturation", callback=_level, metavar="X", help="Deviation of z at the first core."),
+        typer.Option("--saturation", callback=_checked, metavar="X", help="Deviation of z at the first core."),
     ] = 0.5,
     prepare: Annotated[
         bool | None,
@@ -184,10 +160,10 @@ def train(
         bool, typer.Option("--equalize/--no-equalize", help="Watch the slopes, or leave them alone once prepared.")
     ] = True,
     every: Annotated[
-        str, typer.Option("--every", callback=_cadence, metavar="STEPS", help="How often the gradient is looked at.")
+        str, typer.Option("--every", callback=_checked, metavar="STEPS", help="How often the gradient is looked at.")
     ] = "auto",
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", callback=_at_least_0, metavar="X", help="Of AdamW.")
+        float, typer.Option("--weight-decay", callback=_checked, metavar="X", help="Of AdamW.")
     ] = 0.0,
     schedule: Annotated[
         Fall, typer.Option("--schedule", help="How rates fall to 0: in a line over the second half, or a cosine.")
@@ -200,7 +176,7 @@ def train(
     ] = 0,
     clip: Annotated[
         float | None,
-        typer.Option("--clip", callback=_above_0, metavar="X", help="Largest size of the whole gradient."),
+        typer.Option("--clip", callback=_checked, metavar="X", help="Largest size of the whole gradient."),
     ] = None,
     accumulate: Annotated[
         int,
@@ -236,15 +212,19 @@ def train(
     ] = 1,
     save_every: Annotated[
         str,
-        typer.Option("--save-every", callback=_saves, metavar="STEPS", help="Between checkpoints; 'epoch' for epochs."),
+        typer.Option(
+            "--save-every", callback=_checked, metavar="STEPS", help="Between checkpoints; 'epoch' for epochs."
+        ),
     ] = "epoch",
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", is_eager=True, callback=take_config, help="Options of a config.toml."),
+        typer.Option(
+            "--config", metavar="FILE", is_eager=True, callback=_take_config, help="Options of a config.toml."
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", is_eager=True, callback=take_resume, help="Go on with a stopped run."),
+        typer.Option("--resume", metavar="RUN", is_eager=True, callback=_take_resume, help="Go on with a stopped run."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -253,54 +233,15 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that FOLDER holds.")] = False,
 ) -> int:
     """Train a plain network of sigmoids of any depth; metrics, figures and weights go into a folder."""
-    options = options_of(context)
-    if accumulate > batch_size:
-        raise session.bad_input(f"--accumulate {accumulate} is more than the {batch_size} samples of a batch: lower it")
-    if tensorboard:
-        board.check()
-    resumed = context.obj if isinstance(context.obj, Resumed) else None
-    if resumed is not None:
-        refuse_typed(context)
-    place = _place(device, precision, shard)
-    processes = place.processes
-    with CtrlC(patient=processes.count > 1) as ctrl_c, session.threads(threads):
-        data_set = processes.outcome(
-            lambda: data_options.data_of(data, target or (), drop or (), kind, test_size, seed)
-        )
-        if class_weights and not data_set.kind.is_class:
-            raise session.bad_input("--class-weights is for classes, and the target is a number: leave it out")
-        it = processes.outcome(lambda: chosen(context, options, data_set))
-        options |= it.options
-        runs: list[Run] = []
-        state = resumed.read.state if resumed is not None and resumed.read is not None else None
-        if resumed is not None:
-            processes.by_first(lambda: _go_on(resumed, runs))
-        else:
-            processes.by_first(lambda: runs.append(session.create_run(it.folder, options, output, overwrite)))
-        with contextlib.ExitStack() as stack:
-            task = Task(it.heading, it.name, it.data, it.make, options, place, ctrl_c, state)
-            return lead(task, stack.enter_context(runs[0]), Screen.of_stdout()) if runs else follow(task)
+    options = {name: getattr(context.params[name], "value", context.params[name]) for name in OPTIONS}
+    named = [name for name in context.params if name != "resume" and _is_typed(context, name)]
+    goes_on = context.obj if isinstance(context.obj, Resumed) else None
+    if goes_on is not None:
+        refuse(named)
+    return begin(options, own_code="model" in named, shard=shard, output=output, overwrite=overwrite, resumed=goes_on)
 
 
-def _place(device: Device, precision: Precision, shard: bool) -> Place:
-    try:
-        return place_of(device.value, precision.value, shard)
-    except ValueError as error:
-        raise session.bad_input(f"{error} (--device, --precision)") from error
-    except ModuleNotFoundError as error:
-        raise session.failed(str(error)) from error
-
-
-def _go_on(resumed: Resumed, runs: list[Run]) -> None:
-    """Let a run's folder be as it was when its last checkpoint was written; `runs` gets the run."""
-    run, read = resumed.run, resumed.read
-    assert run is not None
-    runs.append(run)
-    if read is None:
-        run.begin()
-        return
-    try:
-        for sentence in run.go_on(read):
-            print(f"sigmoid-core: {sentence}", file=sys.stderr)
-    except ValueError as error:
-        raise session.bad_input(str(error)) from error
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

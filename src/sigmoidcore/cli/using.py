@@ -9,10 +9,10 @@ from types import FrameType
 
 from torch import nn
 
-from sigmoidcore.cli.code import blamed, users_code
-from sigmoidcore.cli.session import bad_input, failed, interrupted
+from sigmoidcore.training.code import blamed, users_code
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.network import NetworkError
+from sigmoidcore.training.session import bad_input, failed, interrupted
 from sigmoidcore.training.trained import TrainedRun, open_run, preprocessing_of
 
 

@@ -3,17 +3,20 @@
 import contextlib
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sigmoidcore.files import write_whole
+from sigmoidcore.training.again import options_of, refuse, resumed
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.data.error import needed
 from sigmoidcore.training.data.tables import as_table
+from sigmoidcore.training.options import options_from, where_it_is
 from sigmoidcore.training.run import RUNS, next_free
+from sigmoidcore.training.session import Stopped
 from sigmoidcore.training.trained import TrainedRun, open_run
 
 
@@ -53,61 +56,60 @@ def fit(
         >>> run.evaluate().samples
         36
     """
-    resumed = options.get("resume")
-    if resumed is not None:
-        _run(["--resume", str(resumed)], progress)
-        return open_run(resumed)
-    given = [] if data is None else ["--data", _source(data, Path(output).parent if output else RUNS)]
-    name = Path(given[1]).name.partition(".")[0] if given else str(options.get("config", "run")).replace("/", "-")
-    folder = next_free(name) if output is None else Path(output)
+    needed("rich", "rich", "sigmoid-core[cli]")
     targets = [target] if isinstance(target, str) else list(target or ())
-    arguments = [*given, *_arguments({"target": targets, **options}), "--output", str(folder)]
+    given = {name: value for name, value in {"target": targets or None, **options}.items() if value is not None}
+    resume = given.pop("resume", None)
+    if resume is not None:
+        beside = [name for name, value in (("data", data), ("output", output)) if value is not None]
+        with _shown(progress):
+            _go_on(Path(resume), given, beside)
+        return open_run(resume)
+    config, shard, overwrite = (given.pop(name, None) for name in ("config", "shard", "overwrite"))
+    with _shown(progress):
+        known = {} if config is None else options_of(Path(config))
+        asked = options_from({**known, **given})
+    if data is not None:
+        asked["data"] = where_it_is(_source(data, Path(output).parent if output else RUNS))
+    name = str(config or "run").replace("/", "-") if data is None else Path(asked["data"]).name.partition(".")[0]
+    folder = next_free(name) if output is None else Path(output)
     try:
-        _run(arguments, progress)
+        with _shown(progress):
+            _begin(asked, own_code="model" in given, shard=bool(shard), output=folder, overwrite=bool(overwrite))
     finally:
         if output is None and not any(folder.iterdir()):
             folder.rmdir()
     return open_run(folder)
 
 
-def _run(arguments: list[str], progress: bool) -> None:
-    needed("typer", "typer", "sigmoid-core[cli]")
-    from sigmoidcore.cli import run_command
-    from sigmoidcore.cli.session import Stopped
+def _go_on(folder: Path, given: Mapping[str, Any], beside: Sequence[str]) -> None:
+    """Go on with a run, with nothing but what may be said anew."""
+    refuse([*beside, *given])
+    with contextlib.closing(resumed(folder)) as run:
+        anew = {name: value for name, value in given.items() if name != "shard"}
+        asked = options_from({**run.options, **anew})
+        _begin(asked, own_code="model" in given, shard=bool(given.get("shard")), resumed=run)
 
+
+def _begin(options: Mapping[str, Any], **others: Any) -> None:
+    from sigmoidcore.training.begin import begin  # which shows what it does with rich
+
+    begin(options, **others)
+
+
+@contextlib.contextmanager
+def _shown(progress: bool) -> Iterator[None]:
+    """What is done here is shown or not, and ends as Python's things end."""
     hidden = contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO())
     try:
         with hidden:
-            run_command(["train", *arguments])
+            yield
     except Stopped as error:
         if error.code == 2:
             raise ValueError(str(error)) from error
         if error.code > 128:
             raise KeyboardInterrupt(str(error)) from error
         raise FitError(str(error)) from error
-
-
-def _arguments(options: dict[str, Any]) -> list[str]:
-    """Options as they are typed.
-
-    Example:
-        >>> _arguments({"depth": 3, "equalize": False, "overwrite": True, "drop": ["id", "name"], "clip": None})
-        ['--depth', '3', '--no-equalize', '--overwrite', '--drop', 'id', '--drop', 'name']
-    """
-    typed: list[str] = []
-    for key, value in options.items():
-        name = f"--{key.replace('_', '-')}"
-        if isinstance(value, bool):
-            typed += [name] if value else [f"--no-{name[2:]}"] if key in _WITH_NO else []
-        elif isinstance(value, list | tuple):
-            typed += [word for item in value for word in (name, str(item))]
-        elif value is not None:
-            typed += [name, str(value)]
-    return typed
-
-
-_WITH_NO = ("equalize", "prepare")
-"""Options of which the command has a --no- as well."""
 
 
 def _source(data: Any, folder: Path) -> str:

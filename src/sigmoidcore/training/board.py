@@ -4,8 +4,8 @@ import importlib.util
 import time
 from pathlib import Path
 
-from sigmoidcore.cli.session import bad_input
-from sigmoidcore.training import Progress
+from sigmoidcore.training.loop import Progress
+from sigmoidcore.training.session import bad_input
 
 FOLDER = "tensorboard"
 """In a run's folder."""

@@ -1,4 +1,4 @@
-"""The course of `sigmoid-core train`, once it is clear what is trained on what: to a folder in which all is written."""
+"""The course of a training, once it is clear what is trained on what: to a folder in which all is written."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -8,19 +8,18 @@ from typing import Any
 import torch
 
 import sigmoidcore as sc
-from sigmoidcore.cli import data as data_options
-from sigmoidcore.cli import session
-from sigmoidcore.cli.board import FOLDER, Board
-from sigmoidcore.cli.live import Screen, count, number, place, reached
-from sigmoidcore.cli.session import CtrlC
-from sigmoidcore.cli.watched import Record, Watched, probes, save_figures
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.training import Recipe, State, not_finite
+from sigmoidcore.training import in_words, not_finite, session
+from sigmoidcore.training.board import FOLDER, Board
 from sigmoidcore.training.data import Data
+from sigmoidcore.training.live import Screen, count, number, place, reached
 from sigmoidcore.training.network import Network
 from sigmoidcore.training.place import Place
-from sigmoidcore.training.recipe import balanced, cosine, hold_then_fall, warmed_up
+from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
 from sigmoidcore.training.run import Run
+from sigmoidcore.training.session import CtrlC
+from sigmoidcore.training.state import State
+from sigmoidcore.training.watched import Record, Watched, probes, save_figures
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def lead(task: Task, run: Run, screen: Screen) -> int:
     ctrl_c, split, epochs = task.ctrl_c, task.data, task.options["epochs"]
     record = Record(task.name, layers=0, task=split.task)
     screen.heading(task.heading)
-    screen.say(data_options.learnt(split))
+    screen.say(in_words.learnt(split))
     for note in split.notes:
         screen.say(note)
     if task.place.words:

@@ -14,17 +14,19 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore import plots
-from sigmoidcore.cli.board import Board
-from sigmoidcore.cli.live import Meter, Screen
-from sigmoidcore.cli.session import CtrlC
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalize import Sample
 from sigmoidcore.profile import Profile, Stepwise
-from sigmoidcore.training import Progress, Recipe, Result, Split, State, Training
-from sigmoidcore.training.data import Data, Kind, Task
+from sigmoidcore.training.board import Board
+from sigmoidcore.training.data import Data, Kind, Split, Task
 from sigmoidcore.training.data.task import task
+from sigmoidcore.training.live import Meter, Screen
+from sigmoidcore.training.loop import Progress, Result, Training
 from sigmoidcore.training.place import Place
+from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.run import Run
+from sigmoidcore.training.session import CtrlC
+from sigmoidcore.training.state import State
 
 PROBES = 256
 """Training samples that slopes are prepared with, and that the gradient profile is measured on."""

@@ -1,4 +1,4 @@
-"""Which network `sigmoid-core train` trains: one of cores by kind of data, or what a function of the user makes."""
+"""Which network is trained: one of cores by kind of data, or what a function of the user makes."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import typer
 from torch import nn
 
-from sigmoidcore.cli.again import is_typed
-from sigmoidcore.cli.code import a, blamed, users_code
-from sigmoidcore.cli.data import file_name, outputs
-from sigmoidcore.cli.live import count
-from sigmoidcore.cli.session import bad_input
+from sigmoidcore.training.code import a, blamed, users_code
 from sigmoidcore.training.data import Data
+from sigmoidcore.training.in_words import file_name, outputs
 from sigmoidcore.training.kinds import DEPTHS, kind_for, sizes_for
+from sigmoidcore.training.live import count
 from sigmoidcore.training.memory import memory
 from sigmoidcore.training.network import ARCHITECTURES, OWN, Network
 from sigmoidcore.training.network import network as new_network
+from sigmoidcore.training.session import bad_input
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,19 @@ class Chosen:
     make: Callable[[], Network]
 
 
-def chosen(context: typer.Context, options: Mapping[str, Any], data: Data) -> Chosen:
+def chosen(options: Mapping[str, Any], data: Data, own_code: bool) -> Chosen:
     """The network that the options mean, for a data set.
 
+    Args:
+        options: of the run.
+        data: what it learns from.
+        own_code: whether code of the user may be run, for he has named it here and now.
+
     Raises:
-        Stopped: there is none, or it is the user's own code and was not asked for on the command line; with code 2.
+        Stopped: there is none, or it is the user's own code, which may not be run; with code 2.
     """
     if options["model"] is not None:
-        if not is_typed(context, "model"):
+        if not own_code:
             raise bad_input(
                 f"the network of this run is made by code of your own: to run it, add --model {options['model']}"
             )

@@ -1,4 +1,4 @@
-"""What the commands share: errors in one line, signals that keep what is there, a folder for the run."""
+"""What trainings and commands share: errors in one line, signals that keep what is there, a folder for the run."""
 
 import signal
 import threading

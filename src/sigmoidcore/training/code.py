@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sigmoidcore as sc
-from sigmoidcore.cli.session import bad_input
+from sigmoidcore.training.session import bad_input
 
 
 @contextlib.contextmanager
