@@ -498,13 +498,13 @@ def test_a_model_that_was_compiled_before_runs_with_its_cores_and_compiles_no_mo
     compiled = torch.compile(model, backend=counter)
     before = compiled(x)
     sc.convert(model)
-    assert torch.equal(compiled(x), before)
+    torch.testing.assert_close(compiled(x), before, rtol=0, atol=1e-6)
     frames = counter.frame_count
     assert frames > 0  # what is before and behind the layer
     for _ in range(2):
         model.layer.slope_l0.mul_(1.5)
-        assert not torch.equal(compiled(x), before)
-        assert torch.equal(compiled(x), model(x))
+        assert float((compiled(x) - before).detach().abs().max()) > 1e-4
+        torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-6)
     assert counter.frame_count == frames
 
 

@@ -149,11 +149,11 @@ def test_auto_looks_often_while_the_profile_moves_and_ever_less_when_it_is_calm_
     steps = [s.step for s in equalizer.history]
     gaps = np.diff(steps).tolist()
     assert gaps[:5] == [1, 4, 16, 64, 100]
-    assert max(gap for at, gap in zip(steps, gaps, strict=False) if 215 < at < 245) <= 12
+    assert max(gap for at, gap in zip(steps, gaps, strict=False) if 215 < at < 245) <= 16
     assert gaps[-1] == 100
     assert all(after <= 4 * before for before, after in itertools.pairwise(gaps))
     assert max(sample.spread for sample in equalizer.history) > 4
-    assert equalizer.history[-1].spread < 3
+    assert equalizer.history[-1].spread < 8  # just outside of the band, where it moves little at a look
 
 
 def test_auto_looks_again_before_the_profile_can_have_moved_to_the_edge_of_the_band(model, batch):
@@ -256,6 +256,11 @@ def test_inside_the_band_nothing_is_touched_bit_for_bit(model, batch):
     assert_same(model, before)
 
 
+def softened(difference):
+    """By how much a slope makes up for a difference of excesses: a tenth, and all of it from a factor of 20 on."""
+    return difference * min(1.0, max(0.1, (difference / math.log(20)) ** 2))
+
+
 @pytest.mark.parametrize("tolerance", [1.2, 2.0, 5.0])
 @pytest.mark.parametrize("changes", [{2: 4.0, 5: 1 / 3}, {0: 12.0}, {3: 50.0}, {6: 9.0}, {6: 1 / 9}, {1: 3.0, 2: 3.0}])
 def test_outside_the_band_slopes_are_divided_by_what_exceeds_it_at_most_by_2(model, batch, tolerance, changes):
@@ -265,7 +270,8 @@ def test_outside_the_band_slopes_are_divided_by_what_exceeds_it_at_most_by_2(mod
     middle = sorted(logs)[DEPTH // 2]
     excess = [math.copysign(max(abs(g - middle) - math.log(tolerance), 0.0), g - middle) for g in logs]
     excess.append(excess[-1])  # the last core keeps its slope: it would change all layers alike
-    factors = [min(2.0, max(0.5, math.exp(excess[i + 1] - excess[i]))) for i in range(DEPTH)]
+    change = [softened(excess[i + 1] - excess[i]) for i in range(DEPTH)]
+    factors = [min(2.0, max(0.5, math.exp(c))) for c in change]
     before, optimizer = snapshot(model), idle()
     with Equalizer(model, optimizer, tolerance=tolerance, floor=1e-9) as equalizer:
         step(model, optimizer, batch)
@@ -292,7 +298,7 @@ def test_where_a_saturated_layer_cannot_be_mended_no_other_slope_moves_on_and_on
     assert float((slopes(model) / start).log().abs().max()) < math.log(2)
 
 
-def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_into_the_band(model, batch):
+def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_to_the_band(model, batch):
     cores(model)[2].slope.mul_(1 / 20)
     start, optimizer = slopes(model), idle()
     with Equalizer(model, optimizer, every=1) as equalizer:
@@ -301,7 +307,26 @@ def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_into_the_band(m
         for _ in range(20):
             step(model, optimizer, batch)
     assert equalizer.history[0].spread > 10
-    assert equalizer.history[-1].spread < 4.05  # 2 above the median to 2 below
+    assert equalizer.history[-1].spread < 5  # 2 above the median to 2 below, and what is just outside
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_the_layer_rule_rests_on_steps_whose_loss_contains_derivatives(model, batch, stacked):
+    cores(model)[3].slope.mul_(20.0)
+    before, optimizer = slopes(model), idle()
+    network = model if stacked else nn.Sequential(*model.children())
+    with Equalizer(network, optimizer, every=1, floor=1e-9) as equalizer:
+        for derivative in (True, True, False):
+            at = batch[0].clone().requires_grad_()
+            output = network(at).square().sum()
+            if derivative:
+                (by_input,) = torch.autograd.grad(output, at, create_graph=True)
+                output = by_input.square().sum()
+            output.backward()
+            optimizer.step()
+            assert torch.equal(slopes(model), before) == derivative
+    assert [s.slopes > 0 for s in equalizer.history] == [False, False, True]
+    assert equalizer.history[0].spread > 4
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
@@ -692,8 +717,8 @@ def test_in_a_graph_the_excess_of_what_a_core_feeds_is_the_mean(factors, batch):
     errors = logs - np.sort(logs)[1]  # torch's median is the lower one
     excess = np.sign(errors) * np.maximum(np.abs(errors) - math.log(1.2), 0)
     behind = np.array([(excess[1] + excess[2]) / 2, excess[3], excess[3], excess[3]])
-    change = np.clip(excess - behind, -math.log(2), math.log(2))
-    assert abs(change).max() > 0.05
+    change = np.clip([softened(d) for d in excess - behind], -math.log(2), math.log(2))
+    assert abs(change).max() > 0.01
     with torch.no_grad():
         for core, slope, by, name in zip(model.cores, before, change, range(4), strict=True):
             expected = slope * math.exp(-by)
@@ -721,7 +746,7 @@ def test_a_core_that_feeds_others_through_a_normalisation_only_gets_no_lower_slo
     assert torch.equal(model.cores[0].slope, before) == norm
 
 
-def test_a_residual_stream_comes_back_into_the_band(batch):
+def test_a_residual_stream_comes_back_to_the_band(batch):
     class Stream(nn.Module):
         def __init__(self):
             super().__init__()
@@ -743,10 +768,10 @@ def test_a_residual_stream_comes_back_into_the_band(batch):
         model.inside[i][1].slope.mul_(6)
     model.inside[5][1].slope.div_(6)
     with Equalizer(model, optimizer, every=1) as equalizer:
-        for _ in range(12):
+        for _ in range(60):
             step(model, optimizer, batch)
     assert equalizer.history[0].spread > 10
-    assert equalizer.history[-1].spread < 4.2
+    assert equalizer.history[-1].spread < 5
     assert equalizer.history[-1].spread <= min(s.spread for s in equalizer.history) + 0.2
 
 

@@ -29,6 +29,10 @@ STEEPER = 0.5
 """Mean relative slope of a layer from which on its slope may be raised; a saturated one would only saturate more."""
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
+FULL = math.log(20)
+"""A difference (of logarithms, beyond the band) from which on a slope makes up for all of it at once."""
+LEAST = 0.1
+"""The share of a small difference that a slope makes up for in one sample."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
 MUCH = 0.1
@@ -63,12 +67,15 @@ class Equalizer:
     very step (nothing is computed twice) and applies two rules:
 
     **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
-    +-log(tolerance) counts; the slope of layer l is divided by exp(excess_l - excess_{l+1}), at most by 2 a sample.
-    Where a core feeds several (branches, residual streams), l+1 is their mean; the last core, which feeds none, keeps
-    its slope, for it would change all layers alike. Inside the band nothing is touched, and the slope of a layer whose
-    mean relative slope is below 0.5 is not raised: its gradient is small because it is saturated, and it would only
-    saturate more. A core that feeds others only through a normalisation, which undoes the
-    size that a slope gives, gets a lower one only if it is saturated.
+    +-log(tolerance) counts. The slope of layer l is divided by exp(p d), d = excess_l - excess_{l+1}, at most by 2 a
+    sample; the part p = (d / log 20)^2 is between 0.1 and 1: a change of slope changes the function, and what is just
+    outside of the band may be the noise of a batch. Where a core feeds several (branches, residual streams), l+1 is
+    their mean; the last core, which feeds none, keeps its slope, for it would change all layers alike. Inside the band
+    nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is
+    small because it is saturated, and it would only saturate more. A core that feeds others only through a
+    normalisation, which undoes the size that a slope gives, gets a lower one only if it is saturated. It rests where
+    the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`): much of the gradient then reaches a
+    layer by other ways than through the layers behind it.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
@@ -332,7 +339,9 @@ class Equalizer:
             relative = self._ranks.means(_mean_relative_slopes(passes.values(), self._device), rows)
             neurons = self._open_saturated(passes, relative)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
-            slopes, change = self._level_layers(logs, relative, passes)
+            change = 0.0
+            if not any(p.differentiated for seen in passes.values() for p in seen):
+                slopes, change = self._level_layers(logs, relative, passes)
             self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
         else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
             self._interval = 1 if self.every == "auto" else self.every
@@ -357,7 +366,8 @@ class Equalizer:
         if self._fed is None:
             self._fed = self._consumers(passes)
         behind, normalised = self._excess_behind(excess, self._fed)
-        change = (excess - behind).clamp(-MOST, MOST)
+        change = excess - behind
+        change = (change * (change / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
         cores, moved = list(self._cores.values()), [0.0]
         for i in change.nonzero().flatten().tolist():
             open_enough = bool(relative[i].mean() >= STEEPER)

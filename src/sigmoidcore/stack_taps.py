@@ -32,7 +32,7 @@ class StackPass:
 
     Attributes:
         layers: a pass of each core, by name.
-        leaf, samples, rows, again, backward: as of `taps.Pass`.
+        leaf, samples, rows, again, backward, differentiated: as of `taps.Pass`.
         node: the stack's node, if it is to be kept.
         arrivals: what has come back: one item, or one each time it was settled.
         slopes: mean relative slopes of every core, once a gradient has come back.
@@ -50,7 +50,7 @@ class StackPass:
     ) -> None:
         self.leaf = get_gradient_edge(stack.weights[0]).node if leaf is None else leaf
         self.samples, self.rows = samples, x.shape[:-1].numel()
-        self.again, self.backward = backward_pass() != NONE, NONE
+        self.again, self.backward, self.differentiated = backward_pass() != NONE, NONE, False
         self.node: Node | None = None
         self.arrivals: list[Arrival] = []
         self.slopes: list[Tensor | None] = [None] * len(cores)
@@ -79,6 +79,7 @@ class StackPass:
         whole = accumulates(self.leaf)
         counts = [whole or accumulates(get_gradient_edge(bias).node) for bias in self._stack.biases]
         if not any(counts):
+            self.differentiated |= torch.is_grad_enabled()
             return None
         self._arrived({name: layer for (name, layer), of in zip(self.layers.items(), counts, strict=True) if of})
         self.backward = backward_pass()
@@ -193,6 +194,11 @@ class LayerPass:
     def backward(self) -> int:
         """The number of the latest backward pass that a gradient came back in."""
         return self._pass.backward
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether the loss contains derivatives."""
+        return self._pass.differentiated
 
     @property
     def entry(self) -> Node | None:

@@ -192,6 +192,7 @@ class Pass:
         samples: number of samples of the batch: rows of the core that ran first.
         again: whether it ran inside a backward pass, as those of reentrant activation checkpoints do.
         backward: the number of the latest backward pass that a gradient came back in.
+        differentiated: whether a gradient came back that is differentiated again: the loss contains derivatives.
         entry: the node that the core reads, if it is to be kept, once a gradient has come back: a graph that is never
             used is not kept.
     """
@@ -209,6 +210,7 @@ class Pass:
         "again",
         "backward",
         "core",
+        "differentiated",
         "entry",
         "leaf",
         "samples",
@@ -225,6 +227,7 @@ class Pass:
         self._settled: tuple[Tensor, ...] = ()
         self.again = backward_pass() != NONE
         self.backward = NONE
+        self.differentiated = False
         self.entry: Node | None = None
         if first is None:
             self.leaf: Node = nearest_leaf(get_gradient_edge(x).node)
@@ -297,6 +300,7 @@ class Pass:
         if not accumulates(self.leaf):
             entry = torch._C._current_autograd_node()
             if not accumulates(nearest_leaf(entry)):
+                self.differentiated |= torch.is_grad_enabled()
                 return
         self._taps.forget_what_was_emptied({self._name: self})
         self.backward = backward_pass()
