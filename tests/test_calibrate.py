@@ -89,6 +89,32 @@ def test_without_prepare_the_same_network_has_lost_its_gradient(data):
     assert gradient_profile(model, data.train_x[:500]).spread > 1e10
 
 
+@pytest.mark.parametrize(("features", "level"), [(1, 2.0), (3, 2.0), (4, 0.5), (64, 0.5)])
+def test_the_automatic_saturation_level_is_that_of_curved_functions_where_features_are_few(features, level):
+    x, states = torch.randn(200, features), []
+    for saturation in ("auto", level):
+        torch.manual_seed(0)
+        model = MLP(features, 16, 4, 2)
+        prepare(model, x, saturation=saturation)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_images_have_the_usual_automatic_level():
+    states = []
+    for saturation in ("auto", 0.5):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv1d(2, 8, 3), SigmoidCore(8, dim=1, centered=True), nn.Flatten(), nn.Linear(8, 2))
+        prepare(model, torch.linspace(-1, 1, 600).reshape(100, 2, 3), saturation=saturation)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_another_word_than_auto_for_the_saturation_is_an_error():
+    with pytest.raises(ValueError, match=r"saturation must be .auto. or a positive number, got 'much'"):
+        prepare(MLP(2, 4, 2, 1), torch.randn(10, 2), saturation="much")
+
+
 @pytest.mark.parametrize("u", [0.1, 0.5, 1.0, 3.0])
 def test_the_first_cores_saturation_level_is_the_argument(x, u):
     model = MLP(64, 32, 6, 10)

@@ -341,6 +341,7 @@ def test_a_folded_network_predicts_the_same_from_standardised_inputs(flowers):
         ({"weight_decay": -1}, "weight_decay .* got -1"),
         ({"tol": float("nan")}, "tol .* got nan"),
         ({"saturation": 0}, "saturation must be a positive number"),
+        ({"saturation": "much"}, "saturation must be \"auto\" or a positive number, got 'much'"),
         ({"tolerance": 1}, "tolerance must be a factor above 1"),
         ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction .* got 1.5"),
         ({"early_stopping": True, "validation_fraction": 0.001}, "raise validation_fraction"),

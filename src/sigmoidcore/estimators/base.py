@@ -37,7 +37,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         self,
         hidden_layer_sizes: Any = (100,),
         *,
-        saturation: float = 0.5,
+        saturation: Any = 0.5,
         tolerance: float = 2.0,
         weight_decay: Any = "auto",
         batch_size: Any = "auto",

@@ -23,7 +23,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
 
     Args:
         hidden_layer_sizes: neurons of each hidden layer, of any widths; a number is one layer.
-        saturation: saturation level of the first layer, see `sigmoidcore.prepare`.
+        saturation: saturation level of the first layer, or "auto": see `sigmoidcore.prepare`.
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
         weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
             samples, which costs about two more trainings, and then trains on all. Below 50 samples, and in
@@ -78,7 +78,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         self,
         hidden_layer_sizes: Any = (100,),
         *,
-        saturation: float = 0.5,
+        saturation: Any = 0.5,
         tolerance: float = 2.0,
         weight_decay: Any = "auto",
         class_weight: Any = None,

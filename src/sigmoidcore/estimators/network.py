@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from sigmoidcore.networks import Chain
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def prepared(widths: Sequence[int], inputs: Tensor, saturation: float, seed: int) -> nn.Sequential:
+def prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal["auto"], seed: int) -> nn.Sequential:
     """A prepared network: Linear and a centered core for every hidden width, then Linear.
 
     PyTorch's global generator and default device play no part, and the generator is left as it is. Several threads may
