@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.cli.live import Screen
+from sigmoidcore.training.live import Screen
 from sigmoidcore.training import Recipe, Split, Training
 
 SIZES = (1000, 64, 100), (100, 256, 256), (30, 1024, 512), (10_000, 64, 100)
