@@ -52,7 +52,7 @@ def test_a_classifier_of_any_depth_and_widths_learns(flowers, sizes):
 @pytest.mark.parametrize("sizes", [(16,), (8, 12, 4), (16,) * 30])
 def test_a_regressor_of_any_depth_and_widths_learns_more_than_a_line(curve, sizes):
     model = SigmoidCoreRegressor(sizes, max_iter=100, batch_size=25, weight_decay=0.4, random_state=0).fit(*curve)
-    assert model.score(*curve) > 0.86 > 0.8 > LinearRegression().fit(*curve).score(*curve)
+    assert model.score(*curve) > 0.83 > 0.8 > LinearRegression().fit(*curve).score(*curve)
 
 
 def test_the_units_of_inputs_and_targets_make_no_difference(curve):
