@@ -256,9 +256,9 @@ def test_inside_the_band_nothing_is_touched_bit_for_bit(model, batch):
     assert_same(model, before)
 
 
-def part(excess):
-    """How much of it slopes make up for in one sample: a tenth, and all of it where it is a factor of 20 somewhere."""
-    return min(1.0, max(0.1, (max(abs(e) for e in excess) / math.log(20)) ** 2))
+def softened(difference):
+    """By how much a slope makes up for a difference of excesses: a tenth, and all of it from a factor of 20 on."""
+    return difference * min(1.0, max(0.1, (difference / math.log(20)) ** 2))
 
 
 @pytest.mark.parametrize("tolerance", [1.2, 2.0, 5.0])
@@ -270,7 +270,7 @@ def test_outside_the_band_slopes_are_divided_by_what_exceeds_it_at_most_by_2(mod
     middle = sorted(logs)[DEPTH // 2]
     excess = [math.copysign(max(abs(g - middle) - math.log(tolerance), 0.0), g - middle) for g in logs]
     excess.append(excess[-1])  # the last core keeps its slope: it would change all layers alike
-    change = [part(excess) * (excess[i + 1] - excess[i]) for i in range(DEPTH)]
+    change = [softened(excess[i + 1] - excess[i]) for i in range(DEPTH)]
     factors = [min(2.0, max(0.5, math.exp(c))) for c in change]
     before, optimizer = snapshot(model), idle()
     with Equalizer(model, optimizer, tolerance=tolerance, floor=1e-9) as equalizer:
@@ -717,7 +717,7 @@ def test_in_a_graph_the_excess_of_what_a_core_feeds_is_the_mean(factors, batch):
     errors = logs - np.sort(logs)[1]  # torch's median is the lower one
     excess = np.sign(errors) * np.maximum(np.abs(errors) - math.log(1.2), 0)
     behind = np.array([(excess[1] + excess[2]) / 2, excess[3], excess[3], excess[3]])
-    change = np.clip(part(excess) * (excess - behind), -math.log(2), math.log(2))
+    change = np.clip([softened(d) for d in excess - behind], -math.log(2), math.log(2))
     assert abs(change).max() > 0.01
     with torch.no_grad():
         for core, slope, by, name in zip(model.cores, before, change, range(4), strict=True):

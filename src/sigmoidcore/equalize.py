@@ -30,9 +30,9 @@ STEEPER = 0.5
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
 FULL = math.log(20)
-"""Largest excess of a profile (its logarithm) from which on slopes make up for all of it at once."""
+"""A difference (of logarithms, beyond the band) from which on a slope makes up for all of it at once."""
 LEAST = 0.1
-"""The part of a small excess that slopes make up for in one sample."""
+"""The share of a small difference that a slope makes up for in one sample."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
 MUCH = 0.1
@@ -67,15 +67,15 @@ class Equalizer:
     very step (nothing is computed twice) and applies two rules:
 
     **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
-    +-log(tolerance) counts. The slope of layer l is divided by exp(p (excess_l - excess_{l+1})), at most by 2 a sample.
-    The part p is the square of the largest excess of all over log 20, from 0.1 to 1: a change of slope changes the
-    function, and a profile that is just outside of the band may be the noise of a batch. Where a core feeds several
-    (branches, residual streams), l+1 is their mean; the last core, which feeds none, keeps its slope, for it would
-    change all layers alike. Inside the band nothing is touched, and the slope of a layer whose mean relative slope is
-    below 0.5 is not raised: its gradient is small because it is saturated, and it would only saturate more. A core that
-    feeds others only through a normalisation, which undoes the size that a slope gives, gets a lower one only if it is
-    saturated. The rule rests where the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`): much
-    of the gradient then reaches a layer by other ways than through the layers behind it.
+    +-log(tolerance) counts. The slope of layer l is divided by exp(p d), d = excess_l - excess_{l+1}, at most by 2 a
+    sample; the part p = (d / log 20)^2 is between 0.1 and 1: a change of slope changes the function, and what is just
+    outside of the band may be the noise of a batch. Where a core feeds several (branches, residual streams), l+1 is
+    their mean; the last core, which feeds none, keeps its slope, for it would change all layers alike. Inside the band
+    nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is
+    small because it is saturated, and it would only saturate more. A core that feeds others only through a
+    normalisation, which undoes the size that a slope gives, gets a lower one only if it is saturated. It rests where
+    the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`): much of the gradient then reaches a
+    layer by other ways than through the layers behind it.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
@@ -366,8 +366,8 @@ class Equalizer:
         if self._fed is None:
             self._fed = self._consumers(passes)
         behind, normalised = self._excess_behind(excess, self._fed)
-        part = float((excess.abs().max() / FULL).square().clamp(LEAST, 1))
-        change = (part * (excess - behind)).clamp(-MOST, MOST)
+        change = excess - behind
+        change = (change * (change / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
         cores, moved = list(self._cores.values()), [0.0]
         for i in change.nonzero().flatten().tolist():
             open_enough = bool(relative[i].mean() >= STEEPER)
