@@ -18,6 +18,7 @@ from folding import (
     Random,
     Reusing,
     Two,
+    assert_computes_the_same,
     assert_folds,
     assert_same,
     core,
@@ -1059,16 +1060,7 @@ def test_a_converted_model_that_was_changed_so_that_it_does_not_run_is_not_folde
 def test_random_networks_compute_the_same(seed):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)
-    for training in (False, True):
-        model.train(training)
-        folded = sc.fold(model)
-        results = []
-        for net in (copy.deepcopy(model), folded):
-            torch.manual_seed(1)
-            results.append([y for y in net(x) if y is not None])
-        for found, expected in zip(*results, strict=True):
-            scale = float(expected.detach().abs().max())
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * scale)
+    assert_computes_the_same(model, sc.fold, x)
 
 
 def test_random_networks_keep_some_constants_and_take_others_in():

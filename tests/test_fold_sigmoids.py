@@ -15,6 +15,7 @@ from folding import (
     Random,
     Reusing,
     Two,
+    assert_computes_the_same,
     assert_folds,
     assert_same,
     core,
@@ -541,15 +542,7 @@ def test_recurrent_layers_fold_as_ever():
 def test_random_networks_compute_the_same(seed):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)
-    for training in (False, True):
-        model.train(training)
-        results = []
-        for net in (copy.deepcopy(model), to_sigmoids(model)):
-            torch.manual_seed(1)
-            results.append([y for y in net(x) if y is not None])
-        for found, expected in zip(*results, strict=True):
-            scale = float(expected.detach().abs().max())
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * scale)
+    assert_computes_the_same(model, to_sigmoids, x)
 
 
 def test_random_networks_have_sigmoids_and_tanhs_and_keep_no_constant_that_tanhs_do_not_keep():

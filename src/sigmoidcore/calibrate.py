@@ -164,7 +164,7 @@ def prepare(
 
 def _level_for(inputs: Inputs) -> float:
     """What `saturation="auto"` stands for."""
-    tensors = list(floating_tensors(inputs))
+    tensors = floating_tensors(inputs)
     few = len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].shape[1] <= FEW
     return CURVED if few else USUAL
 
