@@ -53,6 +53,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
         action="store_true",
         help="keep the rows that the file has, if they are of this commit and these settings",
     )
+    parser.add_argument(
+        "--join",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="take the rows of another file, too, under the same condition: several processes can share the work",
+    )
     return parser
 
 
@@ -101,8 +109,9 @@ class Report:
         }
         self.seconds_before = 0.0
         self.started = time.perf_counter()
-        if options.resume and self.path.exists():
-            self._resume()
+        for path in [self.path] * options.resume + options.join:
+            if path.exists() or path in options.join:
+                self._resume(path)
 
     @property
     def rows(self) -> list[Row]:
@@ -136,8 +145,8 @@ class Report:
             raise ValueError(f"the key of a row is {self.key}, but {missing} is missing in {dict(row)}")
         return tuple(plain(row[name]) for name in self.key)
 
-    def _resume(self) -> None:
-        before = json.loads(self.path.read_text())
+    def _resume(self, path: Path) -> None:
+        before = json.loads(path.read_text())
         state = self.content["git"]
         if state["commit"] is None or state["dirty"] or before["git"]["dirty"]:
             reason = "uncommitted code cannot be told apart"
@@ -145,10 +154,10 @@ class Report:
             differing = [name for name in ("git", "seeds", "settings", "threads") if before[name] != self.content[name]]
             reason = f"{' and '.join(differing)} differ" if differing else ""
         if reason:
-            print(f"not resumed, all rows are measured again: {reason}", file=sys.stderr)
+            print(f"not resumed, all rows of {path.name} are measured again: {reason}", file=sys.stderr)
             return
-        self.rows.extend(before["rows"])
-        self.seconds_before = before["seconds"]
+        self.rows.extend(row for row in before["rows"] if self._key_of(row) not in map(self._key_of, self.rows))
+        self.seconds_before += before["seconds"]
 
     def _write(self) -> None:
         self.content["seconds"] = round(self.seconds_before + time.perf_counter() - self.started, 1)

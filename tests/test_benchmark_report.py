@@ -125,6 +125,22 @@ def test_rows_of_other_settings_or_seeds_are_not_kept(path: Path) -> None:
     assert not report(path, "--resume").wants(method="core", depth=10)
 
 
+def test_two_runs_that_shared_the_work_are_joined(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = path.with_name("other.json")
+    report(path).add(method="core", depth=10, accuracy=0.97)
+    shared = report(other)
+    shared.add(method="core", depth=10, accuracy=0.5)
+    shared.add(method="core", depth=100, accuracy=0.96)
+
+    joined = report(path, "--resume", "--join", str(other))
+    assert not joined.wants(method="core", depth=100)
+    joined.finish()
+
+    assert [row["accuracy"] for row in json.loads(path.read_text())["rows"]] == [0.97, 0.96]
+    assert report(path, "--join", str(other), width=256).wants(method="core", depth=100)
+    assert "rows of other.json" in capsys.readouterr().err
+
+
 def test_only_selects_rows_by_the_values_of_their_key(path: Path) -> None:
     running = report(path, "--only", "depth=10,100", "--only", "method=core")
     assert running.wants(method="core", depth=10)
