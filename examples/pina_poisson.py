@@ -56,7 +56,7 @@ def main(arguments=None):
     sc.prepare(model.network, inside.as_subclass(torch.Tensor), saturation=2.0)
 
     solver = PhysicsInformedSingleModelSolver(problem, model, optimizer=Rates(model))
-    watching = SigmoidCoreCallback(monitor_every=None)  # a Monitor's rules are not for losses of derivatives
+    watching = SigmoidCoreCallback()
     trainer = Trainer(
         solver, max_epochs=options.steps, accelerator="cpu", callbacks=[watching], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -1,5 +1,6 @@
 """What PyTorch users do in training, with a Monitor on it: which steps are measured, and that the numbers are right."""
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, Equalizer, Monitor
 from sigmoidcore.diagnosis import monitor as monitor_module
+from sigmoidcore.diagnosis import rules
 from sigmoidcore.diagnosis.monitor import PATIENCE
 from sigmoidcore.diagnosis.thinned import Thinned
 
@@ -1145,3 +1147,76 @@ def test_a_state_holds_the_step_that_is_over_although_not_all_parameters_have_mo
     with Monitor(model, every=3) as monitor:
         step(model, sgd(model[0]), batch)
         assert len(monitor.state_dict()["measurements"]["kept"]) == 1
+
+
+# --- physics-informed networks ----------------------------------------------------------------------------------------
+
+
+def curvature_loss(net, x):
+    """A loss of second derivatives, and of next to nothing of the output itself."""
+    u = net(x)
+    (first,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first[:, 0].sum(), x, create_graph=True)
+    return second[:, 0].square().mean() + 1e-6 * u.square().mean()
+
+
+def test_exploding_gradients_are_not_judged_where_the_loss_contains_derivatives():
+    net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
+    optimizer = sgd(net, 1e-9)
+    with Monitor(net, every=1) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            curvature_loss(net, x).backward()
+            optimizer.step()
+    assert all(m.differentiated for m in monitor.measurements)
+    fresh = Monitor(net)
+    fresh.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    fresh.remove()
+    for judged in (monitor, fresh):
+        assert "SC102" not in [found.rule for found in judged.diagnosis().findings]
+        assert any("SC102" in note for note in judged.measurements[-1].notes)
+    blind = [dataclasses.replace(m, differentiated=False) for m in monitor.measurements]
+    assert "SC102" in [found.rule for found in rules.find(blind)]  # it is the derivatives that it rests for
+
+
+def test_a_loss_of_derivatives_alone_is_not_taken_for_layers_without_gradients():
+    net, x = MLP(2, 16, 4, 1), torch.rand(64, 2, requires_grad=True)
+    optimizer = sgd(net)
+    with Monitor(net, every=1) as monitor:
+        (first,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        first.square().mean().backward()
+        optimizer.step()
+    (note,) = monitor.measurements[-1].notes
+    assert "derivatives of the outputs" in note
+
+
+def test_derivatives_in_an_evaluation_beside_the_loss_do_not_count():
+    net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
+    optimizer = sgd(net, 1e-9)
+    with Monitor(net, every=1) as monitor:
+        torch.autograd.grad(net(x).sum(), x)  # a saliency map
+        curvature_loss(net, x)  # is shown, and not learned
+        net(x).square().mean().backward()
+        optimizer.step()
+    assert not monitor.measurements[-1].differentiated
+
+
+class Labelled(torch.Tensor):
+    """As PINA's LabelTensor: a copy must have labels, and results of functions have none."""
+
+    def clone(self, *args, **kwargs):
+        raise AttributeError("'Labelled' object has no attribute '_labels'")
+
+
+def test_tensors_with_labels_are_measured_as_their_numbers(model, batch):
+    inputs, targets = batch
+    optimizer = sgd(model, 1e-30)
+    with Monitor(model, every=1) as first:
+        loss_of(model, (inputs, targets)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with Monitor(model, every=1) as second:
+        loss_of(model, (inputs.as_subclass(Labelled), targets)).backward()
+        optimizer.step()
+    assert second.measurements[-1].layers == first.measurements[-1].layers
+    assert second.measurements[-1].input_rms == first.measurements[-1].input_rms

@@ -37,6 +37,22 @@ def test_the_example_for_pina_learns_with_its_layers_computed_as_one(root, calls
     assert "spread of the gradient: " in capsys.readouterr().out
 
 
+def test_pinas_labelled_tensors_are_measured():
+    from pina import LabelTensor
+
+    net = sc.MLP(2, 16, 4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-30)
+    found = []
+    for points in (torch.rand(50, 2), LabelTensor(torch.rand(50, 2), ["x", "y"])):
+        with sc.Monitor(net, every=1) as monitor:
+            optimizer.zero_grad()
+            net(points).square().mean().backward()
+            optimizer.step()
+        found.append(monitor.measurements[-1])
+    assert all(layer.gradient is not None and np.isfinite(layer.rms) for layer in found[1].layers)
+    assert [layer.kind for layer in found[0].layers] == [layer.kind for layer in found[1].layers]
+
+
 def test_deepxdes_own_network_takes_a_core_for_every_layer_as_its_activation():
     import deepxde as dde
 

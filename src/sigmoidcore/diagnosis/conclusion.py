@@ -61,8 +61,15 @@ def conclude(
     used = {name for r in recordings for name in r.tracker.used}
     found = weights.conclude(used, scale, ranks)
     trained = {w.name for w in found if w.gradient is not None}
+    counts = np.array([sum(r.samples for r in recordings), any(r.differentiated for r in recordings)])
+    samples, differentiated = map(int, over.total(counts))
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
-    if hidden:
+    if differentiated:
+        notes.append(
+            "whether the gradient explodes (SC102): the loss contains derivatives of the outputs, and gradients reach "
+            "a layer also through these, past the layers behind it"
+        )
+    elif hidden:
         notes.append(
             f"no gradient was seen at {len(hidden)} layers whose weights have one, the first of them {hidden[0]}: they "
             "also run without gradients (torch.no_grad, detach), in reentrant activation checkpoints (use "
@@ -70,7 +77,6 @@ def conclude(
         )
     last = next((r.tracker for r in reversed(recordings) if r.tracker.loss_function), None)
     read = last.rows[last.loss_reads].name if last and last.loss_reads >= 0 else None
-    samples = int(over.total(np.array([sum(r.samples for r in recordings)]))[0])
     return Measurement(
         layers=tuple(layers),
         weights=found,
@@ -86,6 +92,7 @@ def conclude(
         seconds=seconds,
         notes=tuple(notes),
         strays=tuple(dict.fromkeys(name for r in recordings for name in r.tracker.strays)),
+        differentiated=differentiated > 0,
     )
 
 

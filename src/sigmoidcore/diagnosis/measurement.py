@@ -155,6 +155,8 @@ class Measurement:
         notes: what was not seen, in words.
         strays: weights that train and that a module keeps where PyTorch does not look, in a list, a dict or as a plain
             tensor: they are no parameters of the model. Where they are, such as "layers[0].weight".
+        differentiated: the loss contains derivatives of the outputs by something: gradients reach a layer also by ways
+            that do not lead through the layers behind it.
     """
 
     layers: tuple[Layer, ...]
@@ -171,6 +173,7 @@ class Measurement:
     seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
     strays: tuple[str, ...] = ()
+    differentiated: bool = False
 
     @property
     def profile(self) -> Profile:

@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 
 from sigmoidcore.autograd import NONE, accumulates, backward_pass, in_checkpoint, nearest_leaf
 from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
-from sigmoidcore.diagnosis.apart import apart, without_gradients
+from sigmoidcore.diagnosis.apart import apart, bare, without_gradients
 from sigmoidcore.diagnosis.batches import SMALL, Batches
 from sigmoidcore.diagnosis.statistics import (
     Number,
@@ -64,6 +64,7 @@ class Recording:
         sums: statistics by row.
         inputs: statistics of the model's inputs.
         notes: what could not be seen.
+        differentiated: a gradient came back that is differentiated again: the loss contains derivatives.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Recording:
         self.inputs = Sums()
         self.samples = samples
         self.notes = self.tracker.notes
+        self.differentiated = False
         self._most = most
         self._arrived = arrived
         self._leaf: Node | None = None
@@ -107,7 +109,7 @@ class Recording:
             self.tracker.given.add(id(tensor))
             if tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                x = samples_first(tensor.detach(), self.samples)
+                x = samples_first(bare(tensor), self.samples)
                 see_sizes(x.reshape(1, -1), [sums])
                 see_some(x.reshape(1, first_rows(x, self.samples, None)[1], -1), [sums])
                 self.inputs.add(sums)
@@ -121,7 +123,7 @@ class Recording:
             return self._before_recurrent(args)
         x = args[0] if args else kwargs.get("input")
         if not ACTIVATIONS[function].by_output and isinstance(x, Tensor):
-            x = samples_first(x.detach(), self.samples)
+            x = samples_first(bare(x), self.samples)
             x = x[: first_rows(x, self.samples, self._most)[0]]
             self._input = x.clone() if in_place else x
         return args
@@ -132,7 +134,7 @@ class Recording:
         """Take the statistics of a layer, and listen to its gradient."""
         sums = Sums()
         self.sums.append(sums)
-        output = outputs[0].detach()
+        output = bare(outputs[0])
         if not self.samples:
             first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
             self.samples = first.shape[1 if _time_first(row, args, first) else 0] if first.dim() else 1
@@ -202,7 +204,7 @@ class Recording:
                     return
                 dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
                 if dim is not None and scores.dim() > 1 and dim % scores.dim() == scores.dim() - 1:
-                    see_attention(sums, output[:ATTENDED], keys_allowed(scores.detach()[:ATTENDED], HIDDEN))
+                    see_attention(sums, output[:ATTENDED], keys_allowed(bare(scores)[:ATTENDED], HIDDEN))
             elif row.function == ATTENTION:
                 weights, allowed = attention_weights(args, kwargs, ATTENDED)
                 see_attention(sums, weights, keys_allowed(allowed, False))
@@ -210,8 +212,8 @@ class Recording:
                 names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
                 given = {**dict(zip(names, args, strict=False)), **kwargs}
                 weights, scores = dot_product_weights(
-                    given["query"].detach(),
-                    given["key"].detach(),
+                    bare(given["query"]),
+                    bare(given["key"]),
                     given.get("attn_mask"),
                     bool(given.get("is_causal")),
                     given.get("scale"),
@@ -244,14 +246,18 @@ class Recording:
             return True
         return False
 
-    @without_gradients
     def _arrive(self, arrivals: "Arrivals", place: int, gradient: Tensor) -> None:
         if backward_pass() != self._pass:  # of one backward pass all gradients count, or none
             if not self._counts():
+                self.differentiated |= torch.is_grad_enabled()
                 return
             self._pass = backward_pass()
             self._arrived(self)
-        arrivals.add(place, gradient)
+        self._add(arrivals, place, gradient)
+
+    @without_gradients
+    def _add(self, arrivals: "Arrivals", place: int, gradient: Tensor) -> None:
+        arrivals.add(place, bare(gradient))
         arrivals.sums.samples = float(self.samples)
         arrivals.sums.arrivals += 1
 

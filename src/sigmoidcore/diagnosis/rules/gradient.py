@@ -70,7 +70,7 @@ def _vanishing(evidence: Evidence) -> Found | None:
 
 def _exploding(evidence: Evidence) -> Found | None:
     risen = evidence.risen(EXPLODED)
-    if not risen:
+    if not risen or evidence.now.differentiated:
         return None
     worst = sorted(risen, key=lambda i: -evidence.highest[i])
     level = evidence.highest[worst[0]]
@@ -179,7 +179,9 @@ EXPLODING = Rule(
     severity=Severity.WARNING,
     formula=(
         r"$g_l > \text{exploded} \cdot g_\text{sink}$, for layer $l$ and for all layers before it; as SC101, with "
-        "the smaller of the two sizes and the largest sink"
+        "the smaller of the two sizes and the largest sink. It rests where the loss contains derivatives of the "
+        "outputs (physics-informed networks, gradient penalties): through these, gradients reach a layer past those "
+        "behind it"
     ),
     thresholds={"exploded": EXPLODED, "error above": BURST},
     source=(
