@@ -26,7 +26,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         saturation: saturation level of the first layer, or "auto": see `sigmoidcore.prepare`.
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
         weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
-            samples, which costs about two more trainings, and then trains on all. Below 50 samples, and in
+            samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
             `partial_fit`, "auto" is 0.4.
         class_weight: weights by class, a dict; "balanced": inversely proportional to their samples; None: all alike.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.

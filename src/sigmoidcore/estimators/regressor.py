@@ -25,7 +25,7 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         saturation: saturation level of the first layer, or "auto": see `sigmoidcore.prepare`.
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
         weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
-            samples, which costs about two more trainings, and then trains on all. Below 50 samples, and in
+            samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
             `partial_fit`, "auto" is 0.4.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
