@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP
+from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.integrations.watch import Watch
 
 FRAMEWORKS = {
@@ -99,10 +99,30 @@ def test_the_state_of_another_model_is_refused_and_nothing_stays_attached(traini
 
 
 def test_an_error_at_the_start_leaves_nothing_attached(training):
-    watch = Watch(monitor_every=0)
-    with pytest.raises(ValueError, match="every must be a number of steps"):
-        watch.begin(*training)
+    frozen = nn.Sequential(SigmoidCore(8))  # enough for an Equalizer, which begins first
+    with pytest.raises(ValueError, match="no parameters"):
+        Watch().begin(frozen, training[1])
     assert not training[1]._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.5}, "tolerance must be a factor above 1, got 0.5"),
+        ({"floor": 2}, "floor must be between 0 and 1, got 2"),
+        ({"every": 0}, 'every must be "auto" or a number of steps of at least 1, got 0'),
+        ({"monitor_every": 0}, "monitor_every must be a number of steps of at least 1, got 0"),
+        ({"monitor_every": "auto"}, "monitor_every must be a number of steps of at least 1, got 'auto'"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_before_there_is_a_training(options, message):
+    with pytest.raises(ValueError, match=message):
+        Watch(**options)
+
+
+def test_what_is_no_sink_is_refused_before_there_is_a_training():
+    with pytest.raises(TypeError, match=r"sinks hold 'samples\.csv', which is no function"):
+        Watch(sinks=["samples.csv"])
 
 
 def test_a_part_that_is_not_wanted_is_not_made(training):

@@ -39,6 +39,16 @@ def test_a_training_is_that_of_a_plain_loop():
     assert handler.diagnosis().history
 
 
+def test_what_is_no_model_or_no_optimizer_is_refused_before_there_is_a_trainer():
+    model = network()
+    with pytest.raises(TypeError, match=r"model must be a .*, got Adam: it comes first"):
+        SigmoidCoreHandler(adam(model), model)
+    with pytest.raises(TypeError, match=r"optimizer must be .*, got None"):
+        SigmoidCoreHandler(model, None)
+    with pytest.raises(ValueError, match="floor must be between 0 and 1"):
+        SigmoidCoreHandler(model, adam(model), floor=2)
+
+
 def test_micro_batches_are_joined_and_gradients_are_unscaled():
     model = network()
     optimizer, scaler = adam(model), torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=12)

@@ -202,6 +202,21 @@ def test_where_several_optimizers_train_the_module_it_has_to_be_said_which(optio
         trainer_of(PACKAGES[0], SigmoidCoreCallback(**options), gradient_clip_val=None).fit(Pair(), batches())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "a"}, "optimizer must be a place in configure_optimizers, .* got 'a'"),
+        ({"optimizer": -1}, "optimizer must be a place in configure_optimizers, counted from 0, or None, got -1"),
+        ({"module": 3}, "module must be the name of a part, .* got 3"),
+        ({"tolerance": 0.5}, "tolerance must be a factor above 1"),
+        ({"monitor_every": 0}, "monitor_every must be a number of steps"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_before_there_is_a_trainer(options, message):
+    with pytest.raises(ValueError, match=message):
+        SigmoidCoreCallback(**options)
+
+
 def test_the_optimizer_that_is_named_is_looked_at():
     module, callback = Pair(), SigmoidCoreCallback(every=1, monitor_every=None, optimizer=1)
     trainer_of(PACKAGES[0], callback, steps=2 * STEPS, gradient_clip_val=None).fit(module, batches())

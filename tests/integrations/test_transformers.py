@@ -150,6 +150,33 @@ def test_a_checkpoint_that_is_older_than_the_callback_is_gone_on_with(tmp_path):
     assert "SigmoidCoreCallback" in state["stateful_callbacks"]
 
 
+@pytest.mark.parametrize("damaged", [lambda text: text[:-40] + text[-36:], lambda text: "x" + text, lambda text: ""])
+def test_a_state_that_was_damaged_is_an_error_that_names_the_file(damaged, tmp_path):
+    callback = SigmoidCoreCallback(every=1, monitor_every=2)
+    trainer_of(tmp_path, Classifier(), callback, steps=2, save_strategy="steps", save_steps=2).train()
+    path = tmp_path / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    attributes = state["stateful_callbacks"]["SigmoidCoreCallback"]["attributes"]
+    attributes["packed"] = damaged(attributes["packed"])
+    path.write_text(json.dumps(state))
+
+    def resume():
+        trainer_of(tmp_path, Classifier(), SigmoidCoreCallback(), steps=4).train(str(path.parent))
+
+    with pytest.raises(ValueError, match=r"trainer_state\.json is damaged .*take \"SigmoidCoreCallback\" out of its"):
+        resume()
+    del state["stateful_callbacks"]["SigmoidCoreCallback"]
+    path.write_text(json.dumps(state))
+    resume()
+
+
+def test_an_argument_that_cannot_be_is_refused_before_there_is_a_trainer():
+    with pytest.raises(ValueError, match="tolerance must be a factor above 1"):
+        SigmoidCoreCallback(tolerance=0.5)
+    with pytest.raises(TypeError, match="sinks must be a list"):
+        SigmoidCoreCallback(sinks=print)
+
+
 def test_sinks_that_the_trainer_would_lose_are_an_error(tmp_path):
     for resume, options in ((None, {}), (True, {"restore_callback_states_from_checkpoint": True})):
         callback = SigmoidCoreCallback(every=4, monitor_every=4, sinks=[(seen := []).append])

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
+from sigmoidcore.arguments import check_model, check_optimizer
 from sigmoidcore.integrations.missing import missing
 from sigmoidcore.integrations.sinks import Sink
 from sigmoidcore.integrations.watch import Watch, Watching
@@ -27,17 +28,33 @@ class SigmoidCoreHandler(Watching):
 
     Args:
         model: the model, wrapped or not.
-        optimizer: its optimizer; where several train it, that whose step the Equalizer looks at.
+        optimizer: its optimizer; where several train it, that whose step the Equalizer looks at. Without an Equalizer
+            it is not used.
         scaler: the `torch.amp.GradScaler` of the training, if there is one.
-        tolerance: of the Equalizer.
-        floor: of the Equalizer.
-        every: of the Equalizer: "auto" or a number of steps; None: no Equalizer.
-        monitor_every: `every` of the Monitor; None: no Monitor.
+        tolerance: of the Equalizer, a factor above 1.
+        floor: of the Equalizer, between 0 and 1.
+        every: of the Equalizer: "auto" or a number of optimizer steps; None: no Equalizer.
+        monitor_every: `every` of the Monitor, in optimizer steps; None: no Monitor.
         sinks: are called with every sample, in the process of rank 0 only.
 
     Raises:
         ImportError: on import: pytorch-ignite is not installed.
-        ValueError: there is nothing to do. When the trainer starts: the model has no cores.
+        TypeError: the model or the optimizer is none, as where they have changed places; a sink is no function of one
+            argument.
+        ValueError: there is nothing to do, or an argument is out of range. When the trainer starts: the model has no
+            cores.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> from ignite.engine import create_supervised_trainer
+        >>> model = sc.MLP(8, 16, 10, 2)
+        >>> optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
+        >>> trainer = create_supervised_trainer(model, optimizer, nn.functional.cross_entropy)
+        >>> handler = SigmoidCoreHandler(model, optimizer, monitor_every=2).attach(trainer)
+        >>> batches = [(torch.randn(20, 8), torch.randint(0, 2, (20,))) for _ in range(4)]
+        >>> _ = trainer.run(batches, max_epochs=1)
+        >>> [measurement.step for measurement in handler.monitor.measurements]
+        [0, 2]
     """
 
     def __init__(
@@ -52,6 +69,9 @@ class SigmoidCoreHandler(Watching):
         monitor_every: int | None = 100,
         sinks: Iterable[Sink] = (),
     ) -> None:
+        check_model(model)
+        if every is not None:
+            check_optimizer(optimizer)
         self._watch = Watch(tolerance=tolerance, floor=floor, every=every, monitor_every=monitor_every, sinks=sinks)
         self._model = model
         self._optimizer = optimizer

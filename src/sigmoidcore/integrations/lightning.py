@@ -35,19 +35,29 @@ class SigmoidCoreCallback(Watching, *_callbacks()):  # type: ignore[misc]
     automatic and in manual optimization.
 
     Args:
-        tolerance: of the Equalizer.
-        floor: of the Equalizer.
-        every: of the Equalizer: "auto" or a number of steps; None: no Equalizer.
-        monitor_every: `every` of the Monitor; None: no Monitor.
+        tolerance: of the Equalizer, a factor above 1.
+        floor: of the Equalizer, between 0 and 1.
+        every: of the Equalizer: "auto" or a number of optimizer steps; None: no Equalizer.
+        monitor_every: `every` of the Monitor, in optimizer steps; None: no Monitor.
         sinks: are called with every sample, in the process of rank 0 only.
         module: name of the part of the LightningModule that is watched; "" is all of it.
-        optimizer: which of several optimizers' steps the Equalizer looks at, by its place in `configure_optimizers`;
-            None: the one that has parameters of the watched part.
+        optimizer: which of several optimizers' steps the Equalizer looks at, by its place in `configure_optimizers`,
+            from 0; None: the one that has parameters of the watched part.
 
     Raises:
         ImportError: on import: neither lightning nor pytorch_lightning is installed.
-        ValueError: there is nothing to do. From `trainer.fit`: the module has no cores, no such part, or it has to be
-            said which optimizer is meant.
+        TypeError: a sink is no function of one argument.
+        ValueError: there is nothing to do, or an argument is out of range. From `trainer.fit`: the module has no cores,
+            no such part, or it has to be said which optimizer is meant.
+
+    Example:
+        `docs/integrations.md` has the module, too.
+
+        >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
+        >>> trainer = lightning.Trainer(max_epochs=2, callbacks=[callback])  # doctest: +SKIP
+        >>> trainer.fit(module, batches)  # doctest: +SKIP
+        >>> callback.equalizer.history[0].step, callback.monitor.measurements[0].step  # doctest: +SKIP
+        (0, 0)
     """
 
     def __init__(
@@ -62,6 +72,12 @@ class SigmoidCoreCallback(Watching, *_callbacks()):  # type: ignore[misc]
         optimizer: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(module, str):
+            raise ValueError(f'module must be the name of a part, "" for all of the module, got {module!r}')
+        if optimizer is not None and (type(optimizer) is not int or optimizer < 0):
+            raise ValueError(
+                f"optimizer must be a place in configure_optimizers, counted from 0, or None, got {optimizer!r}"
+            )
         self._watch = Watch(tolerance=tolerance, floor=floor, every=every, monitor_every=monitor_every, sinks=sinks)
         self._module = module
         self._optimizer = optimizer
@@ -110,7 +126,7 @@ class SigmoidCoreCallback(Watching, *_callbacks()):  # type: ignore[misc]
 
     def _chosen(self, optimizers: list[torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:
         if self._optimizer is not None:
-            if not 0 <= self._optimizer < len(optimizers):
+            if self._optimizer >= len(optimizers):
                 raise ValueError(f"optimizer={self._optimizer}, but there are {len(optimizers)}, counted from 0")
             return optimizers[self._optimizer]
         own = {id(parameter) for parameter in model.parameters()}

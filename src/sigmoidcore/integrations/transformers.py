@@ -33,17 +33,27 @@ class SigmoidCoreCallback(Watching, TrainerCallback, ExportableState):  # type: 
     `trainer.train(resume_from_checkpoint=...)` goes on with it, without `restore_callback_states_from_checkpoint`.
 
     Args:
-        tolerance: of the Equalizer.
-        floor: of the Equalizer.
-        every: of the Equalizer: "auto" or a number of steps; None: no Equalizer.
-        monitor_every: `every` of the Monitor; None: no Monitor.
+        tolerance: of the Equalizer, a factor above 1.
+        floor: of the Equalizer, between 0 and 1.
+        every: of the Equalizer: "auto" or a number of optimizer steps; None: no Equalizer.
+        monitor_every: `every` of the Monitor, in optimizer steps; None: no Monitor.
         sinks: are called with every sample, in the main process only.
 
     Raises:
         ImportError: on import: transformers is not installed.
-        ValueError: there is nothing to do. From `trainer.train`: the model has no cores; the checkpoint cannot be
-            gone on with.
-        TypeError: from `trainer.train`: the optimizer cannot have hooks, as that of DeepSpeed.
+        TypeError: a sink is no function of one argument. From `trainer.train`: the optimizer cannot have hooks, as that
+            of DeepSpeed.
+        ValueError: there is nothing to do, or an argument is out of range. From `trainer.train`: the model has no
+            cores; the checkpoint cannot be gone on with, or its state of the callback is damaged.
+
+    Example:
+        `docs/integrations.md` has the model, too.
+
+        >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
+        >>> trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[callback])  # doctest: +SKIP
+        >>> _ = trainer.train()  # doctest: +SKIP
+        >>> callback.equalizer.history[0].step, callback.monitor.measurements[0].step  # doctest: +SKIP
+        (0, 0)
     """
 
     def __init__(
@@ -107,7 +117,13 @@ def _packed(state: dict[str, Any]) -> str:
 
 
 def _unpacked(text: str) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    try:
+        state: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    except (ValueError, zlib.error) as error:
+        raise ValueError(
+            f"the state of SigmoidCoreCallback in the checkpoint's trainer_state.json is damaged ({error}): go on "
+            'from another one; or take "SigmoidCoreCallback" out of its stateful_callbacks, and it begins anew'
+        ) from error
     before = state.get("equalizer", {}).get("before")
     if before is not None:
         state["equalizer"]["before"] = torch.tensor(before, dtype=torch.float64)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sigmoidcore.arguments import check_equalizer, check_steps, checked_sinks
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.equalize import Equalizer
@@ -28,7 +29,8 @@ class Watch:
         monitor: the latest, or None.
 
     Raises:
-        ValueError: there is nothing to do.
+        TypeError: a sink is no function of one argument.
+        ValueError: there is nothing to do, or an argument is out of range.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class Watch:
     ) -> None:
         if every is None and monitor_every is None:
             raise ValueError("every and monitor_every are both None: there is nothing to do")
+        if every is not None:
+            check_equalizer(every, tolerance, floor)
+        if monitor_every is not None:
+            check_steps("monitor_every", monitor_every)
         self.tolerance = tolerance
         self.floor = floor
         self.every = every
         self.monitor_every = monitor_every
-        self.sinks = tuple(sinks)
+        self.sinks: tuple[Sink, ...] = checked_sinks(sinks)
         self.equalizer: Equalizer | None = None
         self.monitor: Monitor | None = None
         self._state: dict[str, Any] = {}
