@@ -2,8 +2,10 @@
 
 import csv
 import math
+import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +135,76 @@ def test_a_file_that_is_another_table_is_left_alone(tmp_path):
     assert path.read_text() == "a,b\n1,2\n"
 
 
+def test_a_row_that_was_cut_off_is_dropped_and_named(tmp_path):
+    path = tmp_path / "samples.csv"
+    for step in (1, 2):
+        table = CSV(path)
+        table(replace(SAMPLE, step=step))
+        table.close()
+    whole = path.read_bytes()
+    start = whole.index(b"\n2,") + 1
+    for end in range(len(whole)):  # wherever the process was killed
+        path.write_bytes(whole[:end])
+        table = CSV(path)
+        rest = whole[whole[:end].rfind(b"\n") + 1 : end].decode()
+        if rest:
+            with pytest.warns(RuntimeWarning, match=re.escape(f"{path} was cut off")) as caught:
+                table(replace(SAMPLE, step=3))
+            assert repr(rest) in str(caught[0].message)
+        else:
+            table(replace(SAMPLE, step=3))
+        table.close()
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["step"] for row in rows] == [*(["1"] if end >= start else []), "3"]
+        assert all(row["neurons_opened"] == "3" and None not in row for row in rows)
+
+
+def test_a_line_of_json_that_was_cut_off_is_dropped_unless_its_end_alone_is_missing(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    for step in (1, 2):
+        lines = JSONL(path)
+        lines(replace(SAMPLE, step=step))
+        lines.close()
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        lines = JSONL(path)
+        if end in (0, second - 1, second, len(whole) - 1):
+            lines(replace(SAMPLE, step=3))
+        else:
+            with pytest.warns(RuntimeWarning, match=re.escape(f"the last line of {path} was cut off")):
+                lines(replace(SAMPLE, step=3))
+        lines.close()
+        before = [1, 2] if end == len(whole) - 1 else [1] if end >= second - 1 else []
+        assert [row["step"] for row in read_metrics(path)] == [*before, 3]
+
+
+def test_a_long_line_that_is_dropped_is_quoted_in_part(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"kind": "' + 1990 * "x")
+    with pytest.warns(RuntimeWarning, match=r"dropped: '\{\"kind\": \"x{290}'\.\.\. \(2,000 characters\)$"):
+        JSONL(path)(SAMPLE)
+
+
+@pytest.mark.parametrize("text", ["hello", "hello\n", "1\n", "\n{}\n", '{"a": 1', "a,b\n1,2\n", "[" * 100_000])
+def test_a_file_of_something_else_than_json_objects_is_left_alone(text, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.jsonl begins with .* no JSON object: name another file"):
+        JSONL(path)(SAMPLE)
+    assert path.read_text() == text
+
+
+def test_lines_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"kind": "cut o')
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "mine.jsonl")
+    with pytest.raises(OSError, match="no regular file"):
+        JSONL(tmp_path / "link.jsonl")(SAMPLE)
+    assert (tmp_path / "mine.jsonl").read_text() == '{"kind": "cut o'
+
+
 def test_no_file_is_made_before_the_first_sample(tmp_path):
     CSV(tmp_path / "a").close()
     JSONL(tmp_path / "b").close()
@@ -162,6 +234,34 @@ def test_a_package_that_is_missing_is_named(sink, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package.split("-")[0], None)
     with pytest.raises(ImportError, match=rf"sinks\.\w+ needs {package}.*missing: pip install {package}"):
         sink()
+
+
+@pytest.mark.parametrize(("writer", "named"), [(None, "None"), ("runs", "'runs'"), (Writer, "the class Writer")])
+def test_what_is_no_writer_of_tensorboard_is_an_error_at_once(writer, named):
+    message = rf'TensorBoard takes what has add_scalar and add_image, such as .*SummaryWriter\("runs"\), got {named}'
+    with pytest.raises(TypeError, match=message):
+        TensorBoard(writer)
+
+
+def test_a_writer_without_pictures_is_enough_for_none():
+    writer = SimpleNamespace(add_scalar=lambda tag, value, step: None)
+    with pytest.raises(TypeError, match="got SimpleNamespace"):
+        TensorBoard(writer)
+    TensorBoard(writer, pictures=False)(MEASUREMENT)
+
+
+def test_what_is_no_run_of_weights_and_biases_is_an_error_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=None))
+    with pytest.raises(
+        TypeError, match=r"WandB takes what has define_metric and log, such as wandb\.init\(\), got None"
+    ):
+        WandB(None)
+
+
+def test_what_is_no_id_of_a_run_of_mlflow_is_an_error_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(active_run=lambda: None))
+    with pytest.raises(TypeError, match=r"run_id must be .* run\.info\.run_id, got SimpleNamespace"):
+        MLflow(SimpleNamespace())
 
 
 def test_without_matplotlib_pictures_are_an_error_at_once(monkeypatch):

@@ -5,7 +5,9 @@ A sink is any function of one argument: a `Monitor` calls it with every `Measure
 """
 
 import csv
+import json
 import math
+import os
 import statistics
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -15,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigmoidcore.arguments import described
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measurement import Measurement
 from sigmoidcore.equalize import Sample
+from sigmoidcore.files import open_no_link
+from sigmoidcore.integrations.lines import drop_unfinished_line, unfinished_line
 from sigmoidcore.integrations.missing import missing
 from sigmoidcore.training.metrics import Metrics
 
@@ -43,9 +48,12 @@ SCALARS = {
 }
 """All names that `scalars` gives; the last three are of an `Equalizer`."""
 
+_BEGIN = b'{"kind": "'
+"""Of every line of a `JSONL`, also of one that was cut off."""
+
 
 def scalars(sample: Measurement | Sample) -> dict[str, float]:
-    """The numbers that a sink writes; those that are not known are left out.
+    """The numbers that a sink writes, by their names in `SCALARS`; those that are not known are left out.
 
     Example:
         >>> scalars(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
@@ -76,11 +84,21 @@ def scalars(sample: Measurement | Sample) -> dict[str, float]:
 def picture(measurement: Measurement) -> NDArray[np.uint8]:
     """The gradient profile, the saturation and the outputs over depth, as `Diagnosis.plot` draws them.
 
+    Args:
+        measurement: of a `Monitor`, or the attribute `measurement` of a `Diagnosis`.
+
     Returns:
-        Red, green and blue, shape [height, width, 3]; 900 wide.
+        Red, green and blue, shape [height, 900, 3], uint8; the height follows what there is to draw.
 
     Raises:
         ImportError: matplotlib is missing (extra `plots`).
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> import torch
+        >>> measurement = sc.diagnose(sc.MLP(8, 16, 3, 2), torch.randn(50, 8)).measurement
+        >>> picture(measurement).shape[1:], picture(measurement).dtype
+        ((900, 3), dtype('uint8'))
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -95,12 +113,14 @@ class TensorBoard:
     """Writes `scalars` of every sample, and `picture` of every measurement, for the slider of TensorBoard.
 
     Args:
-        writer: a `torch.utils.tensorboard.SummaryWriter`, or anything else with its `add_scalar` and `add_image`.
+        writer: a `torch.utils.tensorboard.SummaryWriter("runs")`, or anything else with its `add_scalar` and
+            `add_image`; Lightning's is `logger.experiment`.
         prefix: of the tags; another one for each of two models.
         pictures: whether to draw; it takes 0.2 s a measurement.
 
     Raises:
         ImportError: `pictures`, and matplotlib is missing (extra `plots`).
+        TypeError: the writer has no such methods, as a folder's name has not.
 
     Example:
         >>> from unittest.mock import Mock
@@ -111,7 +131,8 @@ class TensorBoard:
     """
 
     def __init__(self, writer: "SummaryWriter", *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
-        self._writer: Any = writer
+        methods = ("add_scalar", "add_image") if pictures else ("add_scalar",)
+        self._writer = _with_methods("TensorBoard", writer, 'torch.utils.tensorboard.SummaryWriter("runs")', *methods)
         self._prefix = prefix
         self._pictures = _drawable(pictures)
 
@@ -130,12 +151,19 @@ class WandB:
     for a step before the latest.
 
     Args:
-        run: from `wandb.init()`.
+        run: what `wandb.init()` returns; Lightning's is `logger.experiment`.
         prefix: of the keys; another one for each of two models.
         pictures: whether to draw; it takes 0.2 s a measurement.
 
     Raises:
         ImportError: wandb is missing; or `pictures`, and matplotlib is (extra `plots`).
+        TypeError: the run is none.
+
+    Example:
+        >>> with wandb.init(project="deep") as run:  # doctest: +SKIP
+        ...     WandB(run)(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        ...     run.summary["sigmoidcore/equalizer_spread"]
+        1.5
     """
 
     def __init__(self, run: Any, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
@@ -144,7 +172,7 @@ class WandB:
         except ImportError as error:
             raise missing("sigmoidcore.integrations.sinks.WandB", "wandb") from error
         self._image = wandb.Image
-        self._run = run
+        self._run = _with_methods("WandB", run, "wandb.init()", "define_metric", "log")
         self._prefix = prefix
         self._pictures = _drawable(pictures)
         run.define_metric(f"{prefix}/step", hidden=True)
@@ -162,13 +190,20 @@ class MLflow:
     """Logs `scalars` of every sample, and `picture` of every measurement, to a run of MLflow.
 
     Args:
-        run_id: of the run; None: the one that is active.
+        run_id: `info.run_id` of the run; None: the one that is active.
         prefix: of the names; another one for each of two models.
         pictures: whether to draw; it takes 0.2 s a measurement.
 
     Raises:
         ImportError: mlflow is missing; or `pictures`, and matplotlib is (extra `plots`).
+        TypeError: `run_id` is no text.
         ValueError: no run is active.
+
+    Example:
+        >>> with mlflow.start_run() as run:  # doctest: +SKIP
+        ...     MLflow()(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        >>> mlflow.get_run(run.info.run_id).data.metrics["sigmoidcore/equalizer_spread"]  # doctest: +SKIP
+        1.5
     """
 
     def __init__(self, run_id: str | None = None, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
@@ -176,6 +211,8 @@ class MLflow:
             import mlflow
         except ImportError as error:
             raise missing("sigmoidcore.integrations.sinks.MLflow", "mlflow-skinny", "mlflow") from error
+        if not isinstance(run_id, str | None):
+            raise TypeError(f"run_id must be the id of a run, as run.info.run_id, got {described(run_id)}")
         active = mlflow.active_run()
         if run_id is None and active is None:
             raise ValueError("no run of MLflow is active: use it inside of mlflow.start_run(), or name a run_id")
@@ -198,12 +235,17 @@ class CSV:
     """Appends `scalars` of every sample to a table: `step`, and a column for each of `SCALARS`.
 
     A training that goes on from a checkpoint writes the steps after it again: of two rows of a step the later counts.
+    Every row is in the file at once; one that a killed process left unfinished is dropped when the next begins.
 
     Args:
-        path: of the file, which is made at the first sample.
+        path: of the file, which is made at the first sample; its folder must exist.
 
     Raises:
+        OSError: at the first sample: it cannot be opened.
         ValueError: at the first sample: the file is there and has other columns.
+
+    Warns:
+        RuntimeWarning: at the first sample: the last row was cut off, and is dropped.
 
     Example:
         >>> import tempfile
@@ -235,18 +277,22 @@ class CSV:
             self._file = None
 
     def _opened(self) -> TextIOWrapper:
-        file = self._path.open("a+", newline="", encoding="utf-8")
-        file.seek(0)
-        header = file.readline()
         expected = ",".join(self.COLUMNS) + "\n"
-        if header and header != expected:
-            file.close()
-            raise ValueError(
-                f"{self._path} has the columns {header.strip()[:60]!r}..., not those of a CSV sink: name another file"
-            )
-        if not header:
-            file.write(expected)
-        return file
+        with self._path.open("a+b") as file:
+            file.seek(0)
+            header = file.readline()
+            if not expected.encode().startswith(header):
+                text = header.decode(errors="replace").strip()
+                raise ValueError(
+                    f"{self._path} has the columns {text[:60]!r}..., not those of a CSV sink: name another file"
+                )
+            # A last row without an end may have lost a digit, however many columns it has.
+            drop_unfinished_line(file, self._path)
+            empty = file.seek(0, os.SEEK_END) == 0
+        table = self._path.open("a", newline="", encoding="utf-8")
+        if empty:
+            table.write(expected)
+        return table
 
 
 class JSONL:
@@ -255,12 +301,27 @@ class JSONL:
     `scalars` are in it by name, `kind` is "measurement" or "equalizer"; `layers` and `gradients` are lists of a
     measurement, `log_sizes` is one of the Equalizer. Numbers that are not finite are "inf", "-inf" and "nan".
     `sigmoidcore.training.run.read_metrics` reads it. Of two lines of a step the later one counts, as for `CSV`.
+    Every line is in the file at once; one that a killed process left unfinished is dropped when the next begins.
 
     Args:
-        path: of the file, which is made at the first sample.
+        path: of the file, which is made at the first sample; its folder must exist.
 
     Raises:
         OSError: at the first sample: it cannot be opened, or is a link.
+        ValueError: at the first sample: the file is there and its first line is no JSON object.
+
+    Warns:
+        RuntimeWarning: at the first sample: the last line was cut off, and is dropped.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lines = JSONL(Path(folder) / "samples.jsonl")
+        ...     lines(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        ...     lines.close()
+        ...     row = json.loads((Path(folder) / "samples.jsonl").read_text())
+        >>> row["kind"], row["step"], row["log_sizes"]
+        ('equalizer', 3, [0.0, 0.4])
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -270,7 +331,7 @@ class JSONL:
     def __call__(self, sample: Measurement | Sample) -> None:
         """Append a line."""
         if self._lines is None:
-            self._lines = Metrics(self._path)
+            self._lines = self._opened()
         if isinstance(sample, Sample):
             self._lines.log("equalizer", step=sample.step, **scalars(sample), log_sizes=sample.log_sizes)
         else:
@@ -282,6 +343,34 @@ class JSONL:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+
+    def _opened(self) -> Metrics:
+        with os.fdopen(open_no_link(self._path, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            first = file.readline()
+            if not (_is_object(first) or first[: len(_BEGIN)] == _BEGIN[: len(first)]):
+                text = first.decode(errors="replace").strip()
+                raise ValueError(f"{self._path} begins with {text[:60]!r}, which is no JSON object: name another file")
+            if _is_object(unfinished_line(file)):  # a part of an object is none: only its end is missing
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+            drop_unfinished_line(file, self._path)
+        return Metrics(self._path)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _with_methods(sink: str, given: Any, example: str, *methods: str) -> Any:
+    """What a sink calls; where it has not the methods, the error comes now and not in the middle of a training."""
+    lacking = [name for name in methods if not callable(getattr(given, name, None))]
+    if lacking or isinstance(given, type):
+        having = " and ".join(methods)
+        raise TypeError(f"{sink} takes what has {having}, such as {example}, got {described(given)}")
+    return given
 
 
 def _drawable(pictures: bool) -> bool:
