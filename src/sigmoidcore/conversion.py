@@ -18,6 +18,13 @@ class Activation:
         why: the reason.
         exact: the core computes the same function; False for the nearest core of another kind, and for a sigmoid's
             that is centered.
+
+    Example:
+        >>> from torch import nn
+        >>> import sigmoidcore as sc
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        >>> sc.convert(model).activations[0]
+        Activation(name='1', kind='Tanh', converted=True, why='hidden', exact=True)
     """
 
     name: str
@@ -33,7 +40,16 @@ class Conversion:
 
     Attributes:
         activations: every activation and recurrent layer that was found, in the order of the model's modules.
-        unseen: modules whose forward could not be traced, with the reason: functional calls in them were not seen.
+        unseen: modules whose forward could not be traced, by name, with the reason: functional calls in them were not
+            seen.
+
+    Example:
+        >>> from torch import nn
+        >>> import sigmoidcore as sc
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1), nn.Sigmoid())
+        >>> report = sc.convert(model)
+        >>> report.converted, report.left, report.changed, report.unseen
+        (('1',), ('3',), (), ())
     """
 
     activations: tuple[Activation, ...]

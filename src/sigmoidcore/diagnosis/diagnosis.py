@@ -41,6 +41,18 @@ class Diagnosis:
         findings: worst first.
         history: earlier measurements, if a `Monitor` made them, the latest included; else empty.
         subject: the model and its batch, or None for a diagnosis that was read from a file.
+
+    Example:
+        >>> import torch
+        >>> import sigmoidcore as sc
+        >>> model = nn.Sequential(*[layer for _ in range(30) for layer in (nn.Linear(16, 16), nn.Sigmoid())])
+        >>> d = sc.diagnose(model, torch.randn(64, 16))
+        >>> d
+        <Diagnosis: 1 error in 60 layers>
+        >>> d.healthy, d.findings[0].rule, d.measurement.samples
+        (False, 'SC101', 64)
+        >>> Diagnosis.from_json(d.to_json()).findings[0].name
+        'vanishing gradient'
     """
 
     measurement: Measurement
@@ -55,7 +67,11 @@ class Diagnosis:
 
     @property
     def layers(self) -> "pandas.DataFrame":
-        """A row for each layer: needs pandas (extra `tables`)."""
+        """A row for each layer.
+
+        Raises:
+            ImportError: pandas is not installed (extra `tables`).
+        """
         from sigmoidcore.diagnosis.report.table import layers
 
         return layers(self.measurement)
@@ -85,26 +101,43 @@ class Diagnosis:
         return to_notebook(self)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """JSON with a version number, described in docs/diagnosis-schema.json; also written to `path`, if given."""
+        """JSON with a version number, described in docs/diagnosis-schema.json; also written to `path`, if given.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         from sigmoidcore.diagnosis.record import to_json
 
         return to_json(self, path)
 
     @classmethod
     def from_json(cls, source: str | Path) -> "Diagnosis":
-        """Read what `to_json` gave, from a `Path` or from the text itself."""
+        """Read what `to_json` gave, from a `Path` or from the text itself.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no diagnosis, not whole, changed, or of a newer format.
+        """
         from sigmoidcore.diagnosis.record import from_json
 
         return from_json(source)
 
     def to_html(self, path: str | Path) -> Path:
-        """Write one self-contained page that needs no network; returns its path."""
+        """Write one self-contained page that needs no network; returns its path.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         from sigmoidcore.diagnosis.report.page import to_html
 
         return to_html(self, path)
 
     def plot(self) -> "Figure":
-        """Profile, saturation and activations over depth: needs matplotlib (extra `plots`)."""
+        """Profile, saturation and activations over depth.
+
+        Raises:
+            ImportError: matplotlib is not installed (extra `plots`).
+        """
         from sigmoidcore.diagnosis.report.plots import overview
 
         return overview(self)
