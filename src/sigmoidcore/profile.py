@@ -39,7 +39,17 @@ class Profile:
 
     Attributes:
         names: the cores in the order in which they ran; the steps of a recurrent layer are named `rnn[t]`.
-        sizes: shape [L], float64, on the CPU; see `gain.gradient_size`.
+        sizes: shape [L], float64, on the CPU; see `gain.gradient_size`. They scale with the loss, all alike.
+
+    Example:
+        >>> profile = Profile(("0", "1", "2"), torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))
+        >>> profile.spread
+        4.0
+        >>> print(profile)
+        gradient profile of 3 cores, spread 4
+          0  1.000e+00  █████████████
+          1  2.000e+00  █████████████████████
+          2  4.000e+00  ██████████████████████████████
     """
 
     names: tuple[str, ...]
