@@ -1,5 +1,6 @@
 """The estimators: what they learn, what they take and give, and what they leave alone."""
 
+import copy
 import io
 import pickle
 import signal
@@ -86,6 +87,39 @@ def test_several_labels_a_sample():
     assert model.out_activation_ == "logistic"
 
 
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, sparse.coo_array])
+@pytest.mark.parametrize(
+    "settings", [{}, {"weight_decay": "auto"}, {"early_stopping": True}, {"class_weight": "balanced"}]
+)
+def test_labels_in_a_sparse_matrix_are_learnt_as_in_an_array_and_predicted_as_one(kind, settings):
+    X, y = make_multilabel_classification(80, n_classes=3, random_state=0)
+    weights = np.arange(80) % 3
+    settings = {**QUICK, "max_iter": 5, **settings}
+    dense = SigmoidCoreClassifier((8,), **settings).fit(X, y, sample_weight=weights)
+    model = SigmoidCoreClassifier((8,), **settings).fit(X, kind(y), sample_weight=weights)
+    assert same_weights(model, dense)
+    found = model.predict(X)
+    assert isinstance(found, sparse.csr_matrix)  # as from MLPClassifier
+    np.testing.assert_array_equal(found.toarray(), dense.predict(X))
+    assert model.score(X, kind(y)) == model.score(X, y) == dense.score(X, kind(y))
+
+
+def test_labels_in_a_frame_are_learnt_without_a_warning():
+    X, y = make_multilabel_classification(80, n_classes=3, random_state=0)
+    settings = {**QUICK, "max_iter": 2}
+    model = SigmoidCoreClassifier((8,), **settings).fit(X, pd.DataFrame(y))
+    assert same_weights(model, SigmoidCoreClassifier((8,), **settings).fit(X, y))
+
+
+def test_sparse_labels_may_come_bit_by_bit():
+    X, y = make_multilabel_classification(80, n_classes=3, random_state=0)
+    dense, model = (SigmoidCoreClassifier((8,), random_state=0) for _ in range(2))
+    for _ in range(2):
+        dense.partial_fit(X, y, classes=[0, 1, 2])
+        model.partial_fit(X, sparse.csr_matrix(y), classes=[0, 1, 2])
+    assert same_weights(model, dense)
+
+
 def test_several_targets_a_sample(curve):
     X, y = curve
     both = np.column_stack([y, -1000 * y])
@@ -167,9 +201,23 @@ def test_a_copy_from_joblib_or_pickle_predicts_the_same(flowers):
     file = io.BytesIO()
     joblib.dump(model, file)
     file.seek(0)
-    for copy in (joblib.load(file), pickle.loads(pickle.dumps(model))):
-        np.testing.assert_array_equal(copy.predict_proba(X), model.predict_proba(X))
-        assert str(copy.diagnosis_) == str(model.diagnosis_)
+    for copied in (joblib.load(file), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(copied.predict_proba(X), model.predict_proba(X))
+        assert str(copied.diagnosis_) == str(model.diagnosis_)
+
+
+def test_a_diagnosis_that_was_asked_for_is_copied_with_the_estimator(flowers):
+    X, y = flowers
+    model = SigmoidCoreClassifier((8, 8), **QUICK).fit(X, y)
+    printed = str(model.diagnosis_)
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    for copied in (joblib.load(file), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert str(copied.diagnosis_) == printed
+        np.testing.assert_array_equal(copied.predict_proba(X), model.predict_proba(X))
+    assert str(pickle.loads(pickle.dumps(model.diagnosis_))) == printed
+    assert not hasattr(clone(model), "network_")
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -261,6 +309,28 @@ def test_a_warm_start_may_hold_samples_out_later(flowers):
     assert model.set_params(early_stopping=False).partial_fit(*flowers).n_iter_ == 11
 
 
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_a_weight_decay_that_is_changed_counts_from_the_next_training_on_and_auto_keeps_the_last(flowers, go_on):
+    changed, unchanged = (
+        SigmoidCoreClassifier((8,), warm_start=True, **{**QUICK, "max_iter": 5}).fit(*flowers) for _ in range(2)
+    )
+    for model, decay in ((changed, 8.0), (unchanged, 0.4)):
+        getattr(model.set_params(weight_decay=decay), go_on)(*flowers)
+        assert model.weight_decay_ == decay
+    assert not same_weights(changed, unchanged)
+    for model, decay in ((changed, 8.0), (unchanged, 0.4)):
+        assert getattr(model.set_params(weight_decay="auto"), go_on)(*flowers).weight_decay_ == decay
+
+
+def test_a_learning_rate_that_is_changed_counts_from_the_next_pass_on(curve):
+    model = SigmoidCoreRegressor((8,), weight_decay=0.0, random_state=0).partial_fit(*curve)
+    before = model.predict(curve[0])
+    model.set_params(learning_rate_init=1e-12).partial_fit(*curve)
+    np.testing.assert_allclose(model.predict(curve[0]), before, rtol=1e-5)
+    model.set_params(learning_rate_init=0.03).partial_fit(*curve)
+    assert np.abs(model.predict(curve[0]) - before).max() > 0.1
+
+
 def test_passes_of_partial_fit_learn_and_can_be_interrupted_by_a_pickle(flowers):
     X, y = flowers
     halves = [np.arange(0, 150, 2), np.arange(1, 150, 2)]
@@ -284,6 +354,17 @@ def test_the_decay_is_chosen_by_what_the_data_bear():
     clean = SigmoidCoreRegressor((16, 16), **settings).fit(X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2])
     assert noisy.weight_decay_ == 8.0
     assert clean.weight_decay_ <= 0.4
+
+
+@pytest.mark.parametrize("decay", [0.4, "auto"])
+def test_ctrl_c_in_the_first_epoch_leaves_an_estimator_without_a_loss(flowers, decay, monkeypatch):
+    monkeypatch.setattr(SigmoidCoreClassifier, "_losses", lambda *given: signal.raise_signal(signal.SIGINT))
+    model = SigmoidCoreClassifier((8,), max_iter=100, weight_decay=decay, random_state=0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model.fit(*flowers)
+    assert model.loss_ is model.best_loss_ is None
+    assert model.loss_curve_ == []
+    assert model.predict(flowers[0]).shape == (150,)
 
 
 @pytest.mark.parametrize("decay", [0.4, "auto"])
@@ -336,13 +417,26 @@ def test_a_folded_network_predicts_the_same_from_standardised_inputs(flowers):
         ({"hidden_layer_sizes": (4, 0)}, r"hidden_layer_sizes .* got \(4, 0\)"),
         ({"max_iter": 0}, "max_iter .* at least 1, got 0"),
         ({"batch_size": 0}, 'batch_size must be "auto" or .* got 0'),
-        ({"learning_rate_init": 0}, "learning_rate_init .* above 0 .* got 0"),
+        ({"learning_rate_init": 0}, "learning_rate_init .* above 0, got 0"),
         ({"weight_decay": "much"}, "weight_decay .* got 'much'"),
         ({"weight_decay": -1}, "weight_decay .* got -1"),
         ({"tol": float("nan")}, "tol .* got nan"),
-        ({"saturation": 0}, "saturation must be a positive number"),
-        ({"saturation": "much"}, "saturation must be \"auto\" or a positive number, got 'much'"),
-        ({"tolerance": 1}, "tolerance must be a factor above 1"),
+        ({"weight_decay": None}, 'weight_decay must be "auto" or a finite number of at least 0, got None'),
+        ({"saturation": 0}, 'saturation must be "auto" or a number above 0, up to 100, got 0'),
+        ({"saturation": "much"}, "saturation .* got 'much'"),
+        ({"saturation": None}, "saturation .* got None"),
+        ({"saturation": True}, "saturation .* got True"),
+        ({"saturation": [1]}, r"saturation .* got \[1\]"),
+        ({"tolerance": 1}, "tolerance must be a finite factor above 1, got 1"),
+        ({"tolerance": "x"}, "tolerance .* got 'x'"),
+        ({"warm_start": "yes"}, "warm_start must be True or False, got 'yes'"),
+        ({"shuffle": None}, "shuffle must be True or False, got None"),
+        ({"early_stopping": 1}, "early_stopping must be True or False, got 1"),
+        ({"max_iter": True}, "max_iter .* got True"),
+        ({"device": "gpu"}, "device must be one .* as \"cpu\", got 'gpu': Expected one of"),
+        ({"device": "cuda:99"}, "device must be one .* got 'cuda:99'"),
+        ({"device": "meta"}, "device must be one .* got 'meta'"),
+        ({"device": None}, "device must be one .* got None"),
         ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction .* got 1.5"),
         ({"early_stopping": True, "validation_fraction": 0.001}, "raise validation_fraction"),
     ],
@@ -368,6 +462,12 @@ def test_what_partial_fit_cannot_do_is_said(flowers):
         model.partial_fit(X, y, classes=[0, 1])
     with pytest.raises(ValueError, match="several labels before"):
         model.partial_fit(X, np.eye(3, dtype=int)[y])
+    labels = np.eye(3, dtype=int)[y]
+    several = SigmoidCoreClassifier((4,)).partial_fit(X, labels, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="y has 2 labels a sample, and had 3 before"):
+        several.partial_fit(X, labels[:, :2])
+    with pytest.raises(ValueError, match="y has 1 targets a sample, and had 3 before"):
+        SigmoidCoreRegressor((4,)).partial_fit(X, labels).partial_fit(X, y)
 
 
 def test_weights_and_targets_that_say_nothing_are_refused(flowers):
@@ -376,8 +476,5 @@ def test_weights_and_targets_that_say_nothing_are_refused(flowers):
         SigmoidCoreClassifier((4,)).fit(X, y, sample_weight=np.zeros(150))
     with pytest.raises(ValueError, match="one classifier a column"):
         SigmoidCoreClassifier((4,)).fit(X, np.column_stack([y, y]))
-
-
-def test_a_loss_that_is_not_finite_names_the_remedy(flowers):
-    with pytest.raises(FloatingPointError, match="smaller"):
-        SigmoidCoreRegressor((4,), learning_rate_init=1e30, **QUICK).fit(*flowers)
+    with pytest.raises(ValueError, match=r"give y.toarray\(\)"):
+        SigmoidCoreRegressor((4,)).fit(X, sparse.csr_matrix(np.eye(3)[y]))

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import warnings
 from abc import ABCMeta, abstractmethod
 from typing import Any, Self
@@ -18,7 +19,7 @@ from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.estimators import decay
 from sigmoidcore.estimators.network import gradients, prepared
-from sigmoidcore.estimators.parameters import batch_of, check, hidden_widths
+from sigmoidcore.estimators.parameters import batch_of, check, device_of, hidden_widths
 from sigmoidcore.estimators.rates import Rates
 from sigmoidcore.estimators.samples import READ, Samples, Scaling
 from sigmoidcore.estimators.trainer import Trainer
@@ -73,11 +74,17 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
     # --- what a subclass knows -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def _learn_targets(self, y: Array, weights: Array | None, classes: Any) -> int:
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, *, incremental: bool, first: bool
+    ) -> tuple[Any, Any, Array | None, Any]:
+        """Samples, targets, weights and classes as they are to be learnt, from what the caller gave."""
+
+    @abstractmethod
+    def _learn_targets(self, y: Any, weights: Array | None, classes: Any) -> int:
         """Take note of classes or scales, from the first targets; returns the number of the network's outputs."""
 
     @abstractmethod
-    def _encoded(self, y: Array) -> Tensor:
+    def _encoded(self, y: Any) -> Tensor:
         """The targets for the loss."""
 
     @abstractmethod
@@ -85,21 +92,32 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         """The loss of every sample, [batch]."""
 
     @abstractmethod
-    def _decoded(self, outputs: Array) -> Array:
+    def _decoded(self, outputs: Array) -> Any:
         """Predictions, from the network's outputs."""
 
     @abstractmethod
-    def _scored(self, y: Array, predictions: Array, weights: Array | None) -> float:
+    def _scored(self, y: Any, predictions: Any, weights: Array | None) -> float:
         """The score of predictions; the more, the better."""
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    @gradients()
-    def _fit(self, X: Any, y: Array, weights: Array | None, *, incremental: bool, first: bool, classes: Any) -> Self:
-        """Train on samples that have been validated."""
+    def _learn(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any = None) -> Self:
+        """Check everything, and train; after an error all attributes are what they were."""
         check(self)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit has no validation samples: set early_stopping=False")
+        before = dict(vars(self))
+        try:
+            first = not hasattr(self, "network_") or not (incremental or self.warm_start)
+            X, y, weights, classes = self._checked(X, y, sample_weight, classes, incremental=incremental, first=first)
+            return self._fit(X, y, weights, incremental=incremental, first=first, classes=classes)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    @gradients()
+    def _fit(self, X: Any, y: Any, weights: Array | None, *, incremental: bool, first: bool, classes: Any) -> Self:
+        """Train on samples that have been checked. It changes no object that an attribute was before."""
         random = check_random_state(self.random_state)
         if weights is not None:
             X, y, weights = _without_zeros(X, y, weights)
@@ -107,43 +125,44 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         if self.early_stopping:
             X, y, weights, held_out = self._split(X, y, weights, self.validation_fraction, random)
         if first:
-            if not self._set_decay(X, y, weights, classes, random, incremental):
-                return self
-            self._begin(X, y, weights, classes, random)
+            self._outputs_count = self._learn_targets(y, weights, classes)
+            self._scaling = Scaling(X, weights, "X")
         widths = (X.shape[1], *hidden_widths(self.hidden_layer_sizes), self._outputs_count)
-        if widths != self._widths:
+        if not first and widths != self._widths:
             raise ValueError(
                 f"the network has the widths {self._widths}, and these parameters and samples ask for {widths}: "
                 "set warm_start=False to begin anew"
             )
+        if self.weight_decay != "auto":
+            self.weight_decay_ = float(self.weight_decay)
+        elif first and not self._choose_decay(X, y, weights, classes, random, incremental):
+            return self
+        if first:
+            self._begin(X, widths, random)
         samples = Samples(X, self._encoded(y), weights, self._scaling, torch.device(self.device))
         self._train(samples, held_out, random, incremental)
         self._keep_sample(samples)
         return self
 
-    def _begin(self, X: Any, y: Array, weights: Array | None, classes: Any, random: np.random.RandomState) -> None:
+    def _begin(self, X: Any, widths: tuple[int, ...], random: np.random.RandomState) -> None:
         """A new network, prepared with some of the samples."""
-        self._outputs_count = self._learn_targets(y, weights, classes)
-        self._widths = (X.shape[1], *hidden_widths(self.hidden_layer_sizes), self._outputs_count)
-        self._scaling = Scaling(X, weights)
+        self._widths = widths
         self._state: dict[str, Any] | None = None
-        rows = random.permutation(len(y))[:PREPARED]
+        rows = random.permutation(X.shape[0])[:PREPARED]
         inputs = torch.as_tensor(self._scaling(X[rows]), dtype=torch.float32)
-        self.network_ = prepared(self._widths, inputs, self.saturation, random.randint(_MOST_SEED))
-        self.n_layers_ = len(self._widths)
+        self.network_ = prepared(widths, inputs, self.saturation, random.randint(_MOST_SEED))
+        self.n_layers_ = len(widths)
         self.n_iter_ = 0
         self.t_ = 0
+        self.loss_: float | None = None
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
 
-    def _set_decay(
-        self, X: Any, y: Array, weights: Array | None, classes: Any, random: np.random.RandomState, incremental: bool
+    def _choose_decay(
+        self, X: Any, y: Any, weights: Array | None, classes: Any, random: np.random.RandomState, incremental: bool
     ) -> bool:
         """Set `weight_decay_`; False if that was interrupted: this is then as the training that it took place in."""
-        if self.weight_decay != "auto":
-            self.weight_decay_ = float(self.weight_decay)
-            return True
-        if incremental or len(y) < decay.FEWEST:
+        if incremental or X.shape[0] < decay.FEWEST:
             self.weight_decay_ = decay.UNCHOSEN
             return True
         X, y, weights, (held_X, held_y, held_weights) = self._split(X, y, weights, decay.HELD_OUT, random)
@@ -155,7 +174,10 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
             pilot = clone(self).set_params(
                 weight_decay=candidate, early_stopping=False, warm_start=False, verbose=False, random_state=seed
             )
-            pilot._fit(X, y, weights, incremental=False, first=True, classes=classes)
+            try:
+                pilot._fit(X, y, weights, incremental=False, first=True, classes=classes)
+            except FloatingPointError:
+                return math.inf
             if pilot._interrupted:
                 raise KeyboardInterrupt
             outputs = torch.from_numpy(pilot._run(pilot.network_, held_X, torch.device("cpu"), torch.float64))
@@ -165,26 +187,28 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         try:
             self.weight_decay_ = decay.chosen(loss_with)
         except KeyboardInterrupt:
+            if not getattr(pilot, "_interrupted", False):  # while it did not train
+                raise
             parameters = self.get_params(deep=False)
             self.__dict__.update({k: v for k, v in vars(pilot).items() if k not in parameters})
             return False
         return True
 
-    def _split(self, X: Any, y: Array, weights: Array | None, fraction: float, random: np.random.RandomState) -> Any:
+    def _split(self, X: Any, y: Any, weights: Array | None, fraction: float, random: np.random.RandomState) -> Any:
         """Samples for training, and inputs, targets and weights that are held out."""
         arrays = [X, y] if weights is None else [X, y, weights]
         parts = train_test_split(*arrays, test_size=fraction, random_state=random, stratify=self._strata(y, fraction))
         train, held_out = parts[::2], parts[1::2]
-        if len(held_out[1]) < 2:
+        if held_out[0].shape[0] < 2:
             raise ValueError(
-                f"{len(held_out[1])} of {len(y)} samples are for validation, and 2 are needed: raise "
+                f"{held_out[0].shape[0]} of {X.shape[0]} samples are for validation, and 2 are needed: raise "
                 "validation_fraction, or set early_stopping=False"
             )
         if weights is None:
             train, held_out = [*train, None], [*held_out, None]
         return *train, held_out
 
-    def _strata(self, y: Array, fraction: float) -> Array | None:
+    def _strata(self, y: Any, fraction: float) -> Array | None:
         """What samples are held out evenly of."""
         return None
 
@@ -195,9 +219,10 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         order = np.arange(len(samples))
         best: tuple[float, Any] | None = None
         self._interrupted = False
-        if held_out is not None and self.validation_scores_ is None:
-            self.validation_scores_ = []
-        network = self.network_.to(device=samples.device, dtype=torch.float32)
+        self.loss_curve_ = list(self.loss_curve_)
+        if held_out is not None:
+            self.validation_scores_ = list(self.validation_scores_ or [])
+        network = copy.deepcopy(self.network_).to(device=samples.device, dtype=torch.float32)
         trainer = Trainer(
             network,
             self._losses,
@@ -220,7 +245,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
                 if held_out is None:
                     rates.after_epoch(self.loss_)
                 else:
-                    score = self._validated(held_out, samples.device)
+                    score = self._validated(network, held_out, samples.device)
                     if best is None or score > best[0]:
                         best = score, copy.deepcopy(network.state_dict())
                     rates.after_epoch(-score)
@@ -231,17 +256,16 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
             warnings.warn("Training interrupted by user.", stacklevel=4)
         finally:
             trainer.close()
-            self._state = trainer.state() if incremental else None
-            if best is not None:
-                network.load_state_dict(best[1])
-            network.to(device="cpu", dtype=torch.float64)
-            network.eval()
+        self._state = trainer.state() if incremental else None
+        if best is not None:
+            network.load_state_dict(best[1])
+        self.network_ = network.to(device="cpu", dtype=torch.float64).eval()
         self.best_loss_ = min(self.loss_curve_, default=None) if held_out is None else None
         self.best_validation_score_ = max(self.validation_scores_ or [], default=None)
 
-    def _validated(self, held_out: Any, device: torch.device) -> float:
+    def _validated(self, network: torch.nn.Module, held_out: Any, device: torch.device) -> float:
         X, y, weights = held_out
-        predictions = self._decoded(self._run(self.network_, X, device, torch.float32))
+        predictions = self._decoded(self._run(network, X, device, torch.float32))
         score = self._scored(y, predictions, weights)
         assert self.validation_scores_ is not None
         self.validation_scores_.append(score)
@@ -255,7 +279,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         """The network's outputs, [samples, outputs], float64."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        device = torch.device(self.device)
+        device = device_of(self.device)
         if device.type == "cpu":
             return self._run(self.network_, X, device, torch.float64)
         return self._run(copy.deepcopy(self.network_).to(device, torch.float32), X, device, torch.float32)
@@ -277,14 +301,22 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
 
     @property
     def diagnosis_(self) -> Diagnosis:
-        """A diagnosis of the network as it is, on some of the training samples; made when it is first asked for."""
+        """A diagnosis of the network as it is, on some of the training samples; made when it is first asked for.
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+        """
         check_is_fitted(self)
         if self._diagnosis is None:
             inputs, targets = self._sample
             network = copy.deepcopy(self.network_).to(torch.float32)
             with gradients():
-                self._diagnosis = diagnose(network, inputs, targets, lambda o, t: self._losses(o, t).mean())
+                self._diagnosis = diagnose(network, inputs, targets, self._mean_loss)
         return self._diagnosis
+
+    def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a diagnosis: a method, since it is pickled with it."""
+        return self._losses(outputs, targets).mean()
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn wants to know of it."""
@@ -298,10 +330,6 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         return weights
 
-    def _is_new(self, incremental: bool) -> bool:
-        """Whether a network is to be made."""
-        return not hasattr(self, "network_") or not (incremental or self.warm_start)
-
 
 def _full(part: float) -> float:
     """The rate of `partial_fit`, which knows of no end."""
@@ -312,7 +340,7 @@ def _share(rates: Rates, epoch: int, part: float) -> float:
     return rates(epoch + part)
 
 
-def _without_zeros(X: Any, y: Array, weights: Array) -> tuple[Any, Array, Array]:
+def _without_zeros(X: Any, y: Any, weights: Array) -> tuple[Any, Any, Array]:
     """The samples that count."""
     counted = weights > 0
     if not counted.any():

@@ -5,11 +5,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from sigmoidcore.estimators.base import Array, SigmoidCoreEstimator
@@ -27,7 +28,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
         weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
             samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
-            `partial_fit`, "auto" is 0.4.
+            `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was chosen.
         class_weight: weights by class, a dict; "balanced": inversely proportional to their samples; None: all alike.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
@@ -49,10 +50,10 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         classes_: the classes; of several labels a sample their numbers.
         network_: the network, float64, on the CPU; it takes standardised inputs. `sigmoidcore.fold` makes it plain.
         diagnosis_: a `sigmoidcore.Diagnosis` of it on some of the training samples, made when it is asked for.
-        weight_decay_: as it was chosen.
-        loss_: of the last epoch.
+        weight_decay_: that of the last training.
+        loss_: of the last epoch; None if Ctrl-C ended the first one.
         loss_curve_: mean training loss of every epoch.
-        best_loss_: the lowest; None if `early_stopping`.
+        best_loss_: the lowest; None if `early_stopping`, or if there is none.
         validation_scores_: accuracy on the held-out samples after every epoch; None unless `early_stopping`.
         best_validation_score_: the highest.
         n_iter_: epochs.
@@ -63,15 +64,21 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         n_outputs_: classes, or labels.
         out_activation_: "softmax", or "logistic" for several labels a sample.
 
+    After an error in `fit` or `partial_fit` a fitted estimator is as it was before.
+
     Raises:
-        ValueError: from `fit`: a parameter, X or y is not what it may be.
+        ValueError: from `fit` and `partial_fit`: a parameter, X or y is not what it may be.
+        FloatingPointError: from these two: the loss or a weight is not finite.
+        NotFittedError: from all that needs a network: nothing has been learnt yet.
 
     Example:
         >>> from sklearn.datasets import load_iris
         >>> X, y = load_iris(return_X_y=True)
-        >>> model = SigmoidCoreClassifier((16, 16, 16), random_state=0).fit(X, y)
+        >>> model = SigmoidCoreClassifier((16, 16, 16), max_iter=20, random_state=0).fit(X, y)
         >>> model.score(X, y) > 0.95
         True
+        >>> model.predict(X[[0, 60, 120]]), model.predict_proba(X).shape
+        (array([0, 1, 2]), (150, 3))
     """
 
     def __init__(
@@ -119,26 +126,29 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         """Train on all samples.
 
         Args:
-            X: inputs, [samples, features], an array, a data frame or a sparse matrix.
-            y: classes, [samples], of any type; or for several labels a sample an indicator matrix, [samples, labels].
-            sample_weight: [samples]; a sample of weight 0 is left out.
+            X: inputs, [samples, features], an array, a data frame or a sparse matrix, of finite numbers.
+            y: classes, [samples], of any type; or for several labels a sample an indicator matrix, [samples, labels],
+                dense or sparse.
+            sample_weight: [samples], of at least 0; a sample of weight 0 is left out.
 
         Returns:
             Itself.
 
         Raises:
             ValueError: a parameter, X or y is not what it may be.
-            FloatingPointError: the loss is not finite; the message names the remedy.
+            FloatingPointError: the loss or a weight is not finite; the message names the cause, if it is a number in X
+                or y, or else the remedy.
 
         Warns:
             UserWarning: Ctrl-C ended the training; what there is stays.
         """
-        return self._learn(X, y, sample_weight, incremental=False, classes=None)
+        return self._learn(X, y, sample_weight, incremental=False)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One pass over these samples, at the full rate; the optimizer goes on from the pass before.
 
-        The first samples also set scales, slopes and shifts: they should stand for those to come.
+        The first samples also set scales, slopes and shifts: they should stand for those to come. A rate or a decay
+        that was changed since counts from this pass on.
 
         Args:
             X: see `fit`.
@@ -152,28 +162,84 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         Raises:
             ValueError: see `fit`; or the first call has no classes, or y has others, or early stopping or balanced
                 classes are asked for.
+            FloatingPointError: see `fit`.
         """
         return self._learn(X, y, sample_weight, incremental=True, classes=classes)
 
-    def predict(self, X: Any) -> Array:
-        """The most likely class of every sample, [samples]; or an indicator matrix, [samples, labels]."""
+    def predict(self, X: Any) -> Any:
+        """The most likely class of every sample.
+
+        Args:
+            X: see `fit`.
+
+        Returns:
+            Classes, [samples], of the dtype of `classes_`; of several labels an indicator matrix, [samples, labels],
+            int64, a CSR matrix if y was sparse in `fit`.
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+        """
         return self._decoded(self._outputs(X))
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities, [samples, classes], each row of sum 1; of several labels each by itself."""
+        """The probability of every class.
+
+        Args:
+            X: see `fit`.
+
+        Returns:
+            [samples, classes], float64, in the order of `classes_`, each row of sum 1; of several labels that of each
+            by itself, [samples, labels].
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+        """
         outputs = torch.from_numpy(self._outputs(X))
         found: Array = (outputs.sigmoid() if self._multilabel else outputs.softmax(1)).numpy()
         return found
 
     def predict_log_proba(self, X: Any) -> Array:
-        """The logarithms of `predict_proba`, without loss where these are small."""
+        """The logarithms of `predict_proba`, without loss where these are small.
+
+        Args:
+            X: see `fit`.
+
+        Returns:
+            As `predict_proba`.
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+        """
         outputs = torch.from_numpy(self._outputs(X))
         log = nn.functional.logsigmoid if self._multilabel else lambda o: o.log_softmax(1)
         found: Array = log(outputs).numpy()
         return found
 
-    def _learn(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any) -> Self:
-        first = self._is_new(incremental)
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy of `predict`; of several labels a sample the share of samples of which all are right.
+
+        Args:
+            X: see `fit`.
+            y: see `fit`.
+            sample_weight: [samples].
+
+        Returns:
+            From 0 to 1.
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+            ValueError: see `predict`; or y is of another kind than in `fit`.
+        """
+        return self._scored(y, self.predict(X), sample_weight)
+
+    # --- for the base --------------------------------------------------------------------------------------------
+
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, *, incremental: bool, first: bool
+    ) -> tuple[Any, Any, Array | None, Any]:
         X, y = validate_data(
             self,
             X,
@@ -203,21 +269,22 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
         if not first:
             self._check_known(y, classes)
-        return self._fit(X, y, weights, incremental=incremental, first=first, classes=classes)
+        return X, y, weights, classes
 
-    def _check_known(self, y: Array, classes: Any) -> None:
+    def _check_known(self, y: Any, classes: Any) -> None:
         if classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
             raise ValueError(f"classes={classes!r} is not what it was in the first call: {self.classes_!r}")
         if (y.ndim == 2) != self._multilabel:
             raise ValueError("y has one class a sample, and had several labels before, or the other way round")
+        if self._multilabel and y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {y.shape[1]} labels a sample, and had {self.n_outputs_} before")
         unknown = [] if self._multilabel else np.setdiff1d(y, self.classes_).tolist()
         if unknown:
             raise ValueError(f"y has classes that were not there before: {unknown}; there were {self.classes_!r}")
 
-    # --- for the base --------------------------------------------------------------------------------------------
-
-    def _learn_targets(self, y: Array, weights: Array | None, classes: Any) -> int:
+    def _learn_targets(self, y: Any, weights: Array | None, classes: Any) -> int:
         self._multilabel = y.ndim == 2
+        self._sparse_labels = sparse.issparse(y)
         self.classes_ = unique_labels(classes)
         if not self._multilabel:
             unknown = np.setdiff1d(y, self.classes_).tolist()
@@ -227,10 +294,10 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         self.out_activation_ = "logistic" if self._multilabel else "softmax"
         return int(self.n_outputs_)
 
-    def _encoded(self, y: Array) -> Tensor:
+    def _encoded(self, y: Any) -> Tensor:
         if self._multilabel:
-            dense = y.toarray() if hasattr(y, "toarray") else y
-            return torch.as_tensor(dense, dtype=torch.float32)
+            dense = y.toarray() if sparse.issparse(y) else y
+            return torch.from_numpy(dense.astype(np.float32))
         return torch.as_tensor(np.searchsorted(self.classes_, y), dtype=torch.int64)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -239,17 +306,16 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             return each.sum(1)
         return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
-    def _decoded(self, outputs: Array) -> Array:
-        check_is_fitted(self)
+    def _decoded(self, outputs: Array) -> Any:
         if self._multilabel:
-            return (outputs > 0).astype(np.int64)
-        found: Array = self.classes_[outputs.argmax(1)]
-        return found
+            labels = (outputs > 0).astype(np.int64)
+            return sparse.csr_matrix(labels) if self._sparse_labels else labels
+        return self.classes_[outputs.argmax(1)]
 
-    def _scored(self, y: Array, predictions: Array, weights: Array | None) -> float:
+    def _scored(self, y: Any, predictions: Any, weights: Array | None) -> float:
         return float(accuracy_score(y, predictions, sample_weight=weights))
 
-    def _strata(self, y: Array, fraction: float) -> Array | None:
+    def _strata(self, y: Any, fraction: float) -> Array | None:
         if y.ndim == 2:
             return None
         counts = np.unique(y, return_counts=True)[1]

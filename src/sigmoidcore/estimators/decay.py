@@ -16,11 +16,20 @@ def chosen(loss_with: Callable[[float], float]) -> float:
     """The candidate of the lowest loss; of equal ones the strongest.
 
     Args:
-        loss_with: the loss on held-out samples after a training with this weight decay; nan is as good as infinite.
+        loss_with: the loss on held-out samples after a training with this weight decay; infinite or nan if it diverged.
+
+    Raises:
+        FloatingPointError: the loss is finite with none.
 
     Example:
         >>> chosen(lambda decay: {8.0: 0.5, 2.0: 0.8, 0.4: 0.1, 0.08: 0.1}[decay])
         0.4
     """
     losses = {decay: loss_with(decay) for decay in CANDIDATES}
-    return min(losses, key=lambda decay: losses[decay] if not math.isnan(losses[decay]) else math.inf)
+    finite = [decay for decay in CANDIDATES if math.isfinite(losses[decay])]
+    if not finite:
+        raise FloatingPointError(
+            f"the loss is finite with none of the weight decays {', '.join(f'{decay:g}' for decay in CANDIDATES)}: "
+            "use a smaller learning_rate_init"
+        )
+    return min(finite, key=losses.__getitem__)

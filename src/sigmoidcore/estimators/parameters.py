@@ -1,13 +1,31 @@
 """Checks of the estimators' parameters: each says which one is wrong, what it is, and what it may be."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
+
+from sigmoidcore.calibrate import MOST_SATURATED
 
 WHOLE = (int, np.integer)
 REAL = (*WHOLE, float, np.floating)
+
+_SWITCHES = ("shuffle", "warm_start", "early_stopping")
+_AUTOMATIC = ("batch_size", "saturation", "weight_decay")
+_NUMBERS: dict[str, tuple[tuple[type, ...], str, Callable[[Any], bool]]] = {
+    "max_iter": (WHOLE, "a whole number of at least 1", lambda value: value >= 1),
+    "n_iter_no_change": (WHOLE, "a whole number of at least 1", lambda value: value >= 1),
+    "batch_size": (WHOLE, "a whole number of at least 1", lambda value: value >= 1),
+    "saturation": (REAL, f"a number above 0, up to {MOST_SATURATED:g}", lambda value: 0 < value <= MOST_SATURATED),
+    "tolerance": (REAL, "a finite factor above 1", lambda value: 1 < value < math.inf),
+    "learning_rate_init": (REAL, "a finite number above 0", lambda value: 0 < value < math.inf),
+    "weight_decay": (REAL, "a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "tol": (REAL, "a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "validation_fraction": (REAL, "a number between 0 and 1", lambda value: 0 < value < 1),
+}
+"""Of each number its types, what it may be, and whether a value is that."""
 
 
 def hidden_widths(sizes: Any) -> tuple[int, ...]:
@@ -21,7 +39,7 @@ def hidden_widths(sizes: Any) -> tuple[int, ...]:
         ((8, 4), (5,))
     """
     widths = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
-    if not widths or not all(isinstance(w, WHOLE) and w >= 1 for w in widths):
+    if not widths or not all(_is_a(WHOLE, w) and w >= 1 for w in widths):
         raise ValueError(
             f"hidden_layer_sizes must be numbers of neurons of at least 1, one for each hidden layer, got {sizes!r}"
         )
@@ -41,25 +59,45 @@ def batch_of(samples: int) -> int:
     return min(200, max(16, samples // 5))
 
 
+def device_of(name: Any) -> torch.device:
+    """The device that a name or a `torch.device` stands for.
+
+    Raises:
+        ValueError: PyTorch knows no such device, or this machine has none.
+
+    Example:
+        >>> device_of("cpu")
+        device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        raise ValueError(
+            f'device must be one that this machine has and PyTorch can use, as "cpu", got {name!r}: '
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return device
+
+
 def check(estimator: Any) -> None:
-    """Raise a ValueError if a parameter is out of range."""
+    """Raise a ValueError if a parameter is not what it may be."""
     hidden_widths(estimator.hidden_layer_sizes)
-    for name, least in (("max_iter", 1), ("n_iter_no_change", 1)):
+    for name in _SWITCHES:
         value = getattr(estimator, name)
-        if not isinstance(value, WHOLE) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if estimator.batch_size != "auto" and not (isinstance(estimator.batch_size, WHOLE) and estimator.batch_size >= 1):
-        raise ValueError(f'batch_size must be "auto" or a whole number of at least 1, got {estimator.batch_size!r}')
-    ranges = {
-        "learning_rate_init": (0.0, math.inf, False),
-        "weight_decay": (0.0, math.inf, True),
-        "tol": (0.0, math.inf, True),
-        "validation_fraction": (0.0, 1.0, False),
-    }
-    for name, (low, high, closed) in ranges.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+    for name, (types, what, fits) in _NUMBERS.items():
         value = getattr(estimator, name)
-        if name == "weight_decay" and isinstance(value, str) and value == "auto":
-            continue
-        if not isinstance(value, REAL) or not (low <= value if closed else low < value) or not value < high:
-            bound = f"at least {low:g}" if closed else f"above {low:g}"
-            raise ValueError(f"{name} must be a number {bound} and below {high:g}, got {value!r}")
+        if name in _AUTOMATIC:
+            if isinstance(value, str) and value == "auto":
+                continue
+            what = f'"auto" or {what}'
+        if not _is_a(types, value) or not fits(value):
+            raise ValueError(f"{name} must be {what}, got {value!r}")
+    device_of(estimator.device)
+
+
+def _is_a(types: tuple[type, ...], value: Any) -> bool:
+    """Whether a value is a number of these types; True and False are none."""
+    return isinstance(value, types) and not isinstance(value, bool)

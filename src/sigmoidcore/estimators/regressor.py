@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
@@ -26,7 +27,7 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
         weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
             samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
-            `partial_fit`, "auto" is 0.4.
+            `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was chosen.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
         max_iter: epochs, at most.
@@ -46,10 +47,10 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
     Attributes:
         network_: the network, float64, on the CPU; it takes standardised inputs. `sigmoidcore.fold` makes it plain.
         diagnosis_: a `sigmoidcore.Diagnosis` of it on some of the training samples, made when it is asked for.
-        weight_decay_: as it was chosen.
-        loss_: of the last epoch.
+        weight_decay_: that of the last training.
+        loss_: of the last epoch; None if Ctrl-C ended the first one.
         loss_curve_: mean training loss of every epoch.
-        best_loss_: the lowest; None if `early_stopping`.
+        best_loss_: the lowest; None if `early_stopping`, or if there is none.
         validation_scores_: R2 on the held-out samples after every epoch; None unless `early_stopping`.
         best_validation_score_: the highest.
         n_iter_: epochs.
@@ -60,31 +61,38 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         n_outputs_: targets.
         out_activation_: "identity".
 
+    After an error in `fit` or `partial_fit` a fitted estimator is as it was before.
+
     Raises:
-        ValueError: from `fit`: a parameter, X or y is not what it may be.
+        ValueError: from `fit` and `partial_fit`: a parameter, X or y is not what it may be.
+        FloatingPointError: from these two: the loss or a weight is not finite.
+        NotFittedError: from all that needs a network: nothing has been learnt yet.
 
     Example:
         >>> from sklearn.datasets import make_friedman1
         >>> X, y = make_friedman1(300, random_state=0)
-        >>> model = SigmoidCoreRegressor((16, 16, 16), random_state=0).fit(X, y)
-        >>> model.score(X, y) > 0.9
+        >>> model = SigmoidCoreRegressor((16, 16, 16), max_iter=20, random_state=0).fit(X, y)
+        >>> model.score(X, y) > 0.8
         True
+        >>> model.predict(X).shape
+        (300,)
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all samples.
 
         Args:
-            X: inputs, [samples, features], an array, a data frame or a sparse matrix.
-            y: targets, [samples] or [samples, outputs].
-            sample_weight: [samples]; a sample of weight 0 is left out.
+            X: inputs, [samples, features], an array, a data frame or a sparse matrix, of finite numbers.
+            y: targets, [samples] or [samples, outputs], finite numbers.
+            sample_weight: [samples], of at least 0; a sample of weight 0 is left out.
 
         Returns:
             Itself.
 
         Raises:
             ValueError: a parameter, X or y is not what it may be.
-            FloatingPointError: the loss is not finite; the message names the remedy.
+            FloatingPointError: the loss or a weight is not finite; the message names the cause, if it is a number in X
+                or y, or else the remedy.
 
         Warns:
             UserWarning: Ctrl-C ended the training; what there is stays.
@@ -94,7 +102,8 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One pass over these samples, at the full rate; the optimizer goes on from the pass before.
 
-        The first samples also set scales, slopes and shifts: they should stand for those to come.
+        The first samples also set scales, slopes and shifts: they should stand for those to come. A rate or a decay
+        that was changed since counts from this pass on.
 
         Args:
             X: see `fit`.
@@ -106,15 +115,49 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
 
         Raises:
             ValueError: see `fit`; or early stopping is asked for.
+            FloatingPointError: see `fit`.
         """
         return self._learn(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> Array:
-        """The predicted targets, [samples] or [samples, outputs]."""
+    def predict(self, X: Any) -> Any:
+        """The predicted targets.
+
+        Args:
+            X: see `fit`.
+
+        Returns:
+            [samples] or [samples, outputs], float64, in the units of y.
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+        """
         return self._decoded(self._outputs(X))
 
-    def _learn(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
-        first = self._is_new(incremental)
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R2 of `predict`, the mean of all outputs.
+
+        Args:
+            X: see `fit`.
+            y: see `fit`.
+            sample_weight: [samples].
+
+        Returns:
+            At most 1.
+
+        Raises:
+            NotFittedError: nothing has been learnt yet.
+            ValueError: see `predict`; or y has another shape than in `fit`.
+        """
+        return self._scored(y, self.predict(X), sample_weight)
+
+    # --- for the base --------------------------------------------------------------------------------------------
+
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, *, incremental: bool, first: bool
+    ) -> tuple[Any, Any, Array | None, Any]:
+        if sparse.issparse(y):
+            raise ValueError("y is a sparse matrix: targets are numbers in an array, so give y.toarray()")
         X, y = validate_data(
             self,
             X,
@@ -127,12 +170,13 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        return self._fit(X, y, self._weights(X, sample_weight), incremental=incremental, first=first, classes=None)
-
-    # --- for the base --------------------------------------------------------------------------------------------
+        columns = _columns(y).shape[1]
+        if not first and columns != self.n_outputs_:
+            raise ValueError(f"y has {columns} targets a sample, and had {self.n_outputs_} before")
+        return X, y, self._weights(X, sample_weight), None
 
     def _learn_targets(self, y: Array, weights: Array | None, classes: Any) -> int:
-        self._target_scaling = Scaling(_columns(y), weights)
+        self._target_scaling = Scaling(_columns(y), weights, "y")
         self._one_column = y.ndim == 1
         self.n_outputs_ = 1 if self._one_column else y.shape[1]
         self.out_activation_ = "identity"
@@ -144,7 +188,7 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets.to(outputs.dtype)).square().mean(1) / 2
 
-    def _decoded(self, outputs: Array) -> Array:
+    def _decoded(self, outputs: Array) -> Any:
         found = self._target_scaling.undone(outputs)
         return found[:, 0] if self._one_column else found
 

@@ -19,17 +19,29 @@ class Scaling:
     Args:
         X: [samples, features], an array or a sparse matrix.
         weights: of the samples, [samples], or None.
+        name: of the matrix, for errors.
+
+    Raises:
+        ValueError: numbers are so large that their variance is not finite.
 
     Example:
-        >>> Scaling(np.array([[1.0, 5.0], [3.0, 5.0]]), None)(np.array([[3.0, 6.0]]))
+        >>> Scaling(np.array([[1.0, 5.0], [3.0, 5.0]]), None, "X")(np.array([[3.0, 6.0]]))
         array([[1., 1.]])
     """
 
-    def __init__(self, X: Any, weights: "np.ndarray[Any, Any] | None") -> None:
+    def __init__(self, X: Any, weights: "np.ndarray[Any, Any] | None", name: str) -> None:
         # A sparse matrix is not centred as a whole, which would make it dense, but its means are known.
-        scaler = StandardScaler(with_mean=not sparse.issparse(X)).fit(X, sample_weight=weights)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaler = StandardScaler(with_mean=not sparse.issparse(X)).fit(X, sample_weight=weights)
         self.mean = np.asarray(scaler.mean_, dtype=np.float64)
         self.deviation = np.asarray(scaler.scale_, dtype=np.float64)
+        known = np.isfinite(self.mean) & np.isfinite(self.deviation)
+        if not known.all():
+            column = int(known.argmin())
+            raise ValueError(
+                f"column {column} of {name} holds numbers up to {abs(X[:, [column]]).max():.2g}, too large for their "
+                "variance to be finite: correct them, leave them out, or take another unit"
+            )
 
     def __call__(self, X: Any) -> "np.ndarray[Any, Any]":
         """The samples less the mean, over the deviation; dense, float64."""

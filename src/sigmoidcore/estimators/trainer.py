@@ -1,6 +1,5 @@
 """One epoch after another: AdamW by the depth rule, and an Equalizer."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.equalize import Equalizer
+from sigmoidcore.estimators import diverged
 from sigmoidcore.estimators.samples import Samples
+from sigmoidcore.gain import norms
 from sigmoidcore.networks import depth_scaled_lr
-from sigmoidcore.training import not_finite
 from sigmoidcore.training.state import fill_optimizer, groups_for, groups_of, optimizer_tensors
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -42,9 +42,12 @@ class Trainer:
     ) -> None:
         self.network = network
         self.loss_fn = loss_fn
+        self.lr = lr
+        self.weight_decay = weight_decay
         groups = depth_scaled_lr(network, lr) if state is None else groups_for(network, state["groups"])
         self.optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
-        self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        changed = 1.0 if state is None else lr / state["lr"]
+        self._peaks = [float(group["lr"]) * changed for group in self.optimizer.param_groups]
         if state is not None:
             fill_optimizer(network, self.optimizer, state["optimizer"])
         self.equalizer = Equalizer(network, self.optimizer, tolerance=tolerance)
@@ -55,6 +58,7 @@ class Trainer:
         """All that is needed to go on, beside the network's own state; tensors on the CPU."""
         kept = {name: value.cpu() for name, value in optimizer_tensors(self.network, self.optimizer).items()}
         return {
+            "lr": self.lr,
             "groups": groups_of(self.network, self.optimizer, self._peaks),
             "optimizer": kept,
             "equalizer": self.equalizer.state_dict(),
@@ -75,7 +79,7 @@ class Trainer:
             The mean loss.
 
         Raises:
-            FloatingPointError: the loss is not finite; the message names the remedy.
+            FloatingPointError: the loss or a weight is not finite; the message names the remedy.
         """
         total = torch.zeros((), device=samples.device)
         done = 0
@@ -90,11 +94,10 @@ class Trainer:
             self.optimizer.step()
             total += loss.detach() * len(inputs)
             done += len(inputs)
-        mean = float(total) / len(samples)
-        if not math.isfinite(mean):
-            why = not_finite.of_weights(self.network, self.equalizer.state_dict()["step"])
-            raise FloatingPointError(why or f"the loss is {mean}: use a smaller learning_rate_init")
-        return mean
+        numbers = [total, *(parameter.detach() for parameter in self.network.parameters())]
+        if not bool(norms(numbers).isfinite().all()):
+            raise FloatingPointError(diverged.in_words(samples, self.lr, self.weight_decay))
+        return float(total) / len(samples)
 
     def close(self) -> None:
         """Take the Equalizer off the network."""
