@@ -170,6 +170,13 @@ def test_a_sample_of_weight_3_counts_as_three():
     np.testing.assert_allclose(regressor.predict(X), 0.75, atol=0.02)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e300, 1e308])
+def test_only_the_ratios_of_weights_count(flowers, size):
+    settings = {**QUICK, "max_iter": 3}
+    weighted = SigmoidCoreClassifier((8,), **settings).fit(*flowers, sample_weight=np.full(150, size))
+    assert same_weights(weighted, SigmoidCoreClassifier((8,), **settings).fit(*flowers, sample_weight=np.ones(150)))
+
+
 def test_balanced_classes_have_the_same_weight():
     X = np.zeros((80, 1))
     y = np.array([0] * 60 + [1] * 20)

@@ -341,8 +341,9 @@ def _share(rates: Rates, epoch: int, part: float) -> float:
 
 
 def _without_zeros(X: Any, y: Any, weights: Array) -> tuple[Any, Any, Array]:
-    """The samples that count."""
+    """The samples that count, and their weights, the largest of which is 1: the sum of those given may be infinite."""
     counted = weights > 0
     if not counted.any():
         raise ValueError("all sample weights are 0: there is nothing to learn from")
+    weights = weights / weights.max()
     return (X, y, weights) if counted.all() else (X[counted], y[counted], weights[counted])
