@@ -52,7 +52,7 @@ def main(arguments=None):
     # The initial values and those at the ends are exact: no losses of theirs, and no weights between losses.
     network.apply_output_transform(lambda at, u: -torch.sin(np.pi * at[:, :1]) + at[:, 1:] * (1 - at[:, :1] ** 2) * u)
     sc.prepare(network.network, torch.as_tensor(data.train_x_all), saturation=2.0)
-    optimizer = torch.optim.Adam(sc.depth_scaled_lr(network), fused=True)
+    optimizer = torch.optim.Adam(sc.depth_scaled_lr(network), betas=(0.9, 0.99), fused=True)
     model = dde.Model(data, network)
     model.compile(optimizer, decay=("cosine", options.steps, 0.0))
     points = dde.callbacks.PDEPointResampler(period=100)

@@ -34,7 +34,7 @@ class Rates(TorchOptimizer):
     """Adam with the rates of `depth_scaled_lr`. PINA makes its optimizers itself, from the parameters that it finds."""
 
     def __init__(self, model):
-        super().__init__(torch.optim.Adam, fused=True)
+        super().__init__(torch.optim.Adam, betas=(0.9, 0.99), fused=True)
         self.model = model
 
     def hook(self, parameters):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sigmoidcore import MLP, Equalizer, Monitor
 from sigmoidcore.arguments import check_equalizer, check_model, check_optimizer, check_steps, checked_sinks
 from sigmoidcore.integrations.sinks import CSV
 
@@ -84,3 +85,25 @@ def test_what_is_no_list_of_sinks_is_an_error_that_shows_one(sinks, named):
 def test_what_is_no_sink_is_an_error_that_says_how_to_make_one(sink, message):
     with pytest.raises(TypeError, match=message):
         checked_sinks([print, sink])
+
+
+def test_the_equalizer_and_the_monitor_refuse_them_before_they_attach():
+    model = MLP(4, 8, 3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    for options in ({"every": 0}, {"tolerance": 1}, {"floor": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+            Equalizer(model, optimizer, **options)
+    with pytest.raises(ValueError, match="every must be a number of steps"):
+        Monitor(model, 0)
+    with pytest.raises(TypeError, match=r"model must be .*, got Adam"):
+        Equalizer(optimizer, model)
+    with pytest.raises(TypeError, match=r"optimizer must be .*, got None"):
+        Equalizer(model, None)
+    with pytest.raises(TypeError, match=r"model must be .*, got Adam"):
+        Monitor(optimizer)
+    for sinks in (CSV("never written.csv"), ["samples.csv"], [CSV], None):
+        with pytest.raises(TypeError, match="sinks "):
+            Equalizer(model, optimizer, sinks=sinks)
+        with pytest.raises(TypeError, match="sinks "):
+            Monitor(model, sinks=sinks)
+    assert not optimizer._optimizer_step_pre_hooks

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, Equalizer, SigmoidCore, calibrate, depth_scaled_lr, gradient_profile, prepare
+from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, depth_scaled_lr, gradient_profile, prepare
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.training import digits, train
 
@@ -327,6 +327,71 @@ def test_the_layer_rule_rests_on_steps_whose_loss_contains_derivatives(model, ba
             assert torch.equal(slopes(model), before) == derivative
     assert [s.slopes > 0 for s in equalizer.history] == [False, False, True]
     assert equalizer.history[0].spread > 4
+
+
+def by_jacrev(model, x):
+    return torch.func.vmap(torch.func.jacrev(lambda one: model(one.unsqueeze(0)).sum()))(x)
+
+
+def in_forward_mode(model, x):
+    with torch.autograd.forward_ad.dual_level():
+        return torch.autograd.forward_ad.unpack_dual(model(torch.autograd.forward_ad.make_dual(x, x))).tangent
+
+
+@pytest.mark.parametrize("derivatives", [by_jacrev, in_forward_mode])
+def test_the_layer_rule_rests_where_a_transform_or_forward_mode_has_taken_derivatives(model, batch, derivatives):
+    cores(model)[3].slope.mul_(20.0)
+    before, optimizer = slopes(model), idle()
+    with Equalizer(model, optimizer, every=1, floor=1e-9) as equalizer:
+        for derivative in (True, False):
+            optimizer.zero_grad()
+            more = derivatives(model, batch[0]).square().sum() if derivative else 0.0
+            (model(batch[0]).square().sum() + more).backward()
+            optimizer.step()
+            assert torch.equal(slopes(model), before) == derivative
+    assert [sample.slopes > 0 for sample in equalizer.history] == [False, True]
+    monitored = torch.optim.SGD(model.parameters(), lr=0.0)
+    with Monitor(model, every=1) as monitor:
+        (model(batch[0]).square().sum() + derivatives(model, batch[0]).square().sum()).backward()
+        monitored.step()
+    assert monitor.measurements[-1].differentiated
+
+
+def test_a_vmap_without_derivatives_gives_the_layer_rule_no_rest(model, batch):
+    cores(model)[3].slope.mul_(20.0)
+    optimizer = idle()
+    with Equalizer(model, optimizer, every=1, floor=1e-9) as equalizer:
+        torch.func.vmap(model)(batch[0].unsqueeze(0))
+        step(model, optimizer, batch)
+    assert equalizer.history[-1].slopes > 0
+
+
+class Labelled(torch.Tensor):
+    """As PINA's LabelTensor: a copy must have labels, and results of functions have none."""
+
+    def clone(self, *args, **kwargs):
+        raise AttributeError("'Labelled' object has no attribute '_labels'")
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_tensors_with_labels_are_read_as_their_numbers(model, batch, stacked):
+    x = batch[0].as_subclass(Labelled)
+    profiles = [gradient_profile(model, inputs).sizes for inputs in (x, batch[0])]
+    assert torch.equal(*profiles)
+    twins = [copy.deepcopy(model) for _ in range(2)]
+    for set_slopes in (calibrate, prepare):
+        for twin, inputs in zip(twins, (x, batch[0]), strict=True):
+            torch.manual_seed(0)
+            set_slopes(twin, inputs)
+        assert all(torch.equal(*pair) for pair in zip(*(t.state_dict().values() for t in twins), strict=True))
+    network = model if stacked else nn.Sequential(*model.children())
+    optimizer, samples = idle(), []
+    for inputs in (x, batch[0]):
+        with Equalizer(network, optimizer, every=1) as equalizer:
+            network(inputs).square().sum().backward()
+            optimizer.step()
+        samples.append(equalizer.history[-1])
+    assert samples[0].log_sizes == pytest.approx(samples[1].log_sizes, abs=1e-5)  # with labels, not computed as one
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])

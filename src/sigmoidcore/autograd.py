@@ -6,11 +6,13 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.utils import checkpoint
 
 NONE = -1
 """The number of no backward pass."""
+_DERIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
 _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
 
@@ -24,6 +26,32 @@ def keeps_graph() -> bool:
     """Whether the backward pass that is running keeps its graph, so that another may come through it."""
     kept: bool = torch._C._autograd._get_current_graph_task_keep_graph()
     return kept
+
+
+def bare(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, and without what a subclass adds in Python: labels of columns, units.
+
+    Computing with those may fail, for they need not suit what comes out, or be lost on the way.
+
+    Example:
+        >>> class Labelled(Tensor):
+        ...     def clone(self):
+        ...         raise AttributeError("the labels are lost")
+        >>> bare(torch.zeros(2).as_subclass(Labelled)).clone()
+        tensor([0., 0.])
+    """
+    if type(tensor) in (Tensor, nn.Parameter):
+        return tensor.detach()
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.detach(tensor)
+
+
+def in_transform() -> bool:
+    """Whether `torch.func` differentiates what runs, or forward mode does: its derivatives leave no graph behind."""
+    if forward_ad._current_level >= 0:
+        return True
+    stack = torch._C._functorch.get_interpreter_stack() if torch._C._are_functorch_transforms_active() else None
+    return any(transform.key() in _DERIVES for transform in stack or ())
 
 
 def accumulates(leaf: Node) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore.arguments import check_equalizer, check_model, check_optimizer, checked_sinks
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.eager import uncompiled
 from sigmoidcore.gain import norms, spread
@@ -74,8 +75,8 @@ class Equalizer:
     nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is
     small because it is saturated, and it would only saturate more. A core that feeds others only through a
     normalisation, which undoes the size that a slope gives, gets a lower one only if it is saturated. It rests where
-    the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`): much of the gradient then reaches a
-    layer by other ways than through the layers behind it.
+    the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`, `torch.func.grad`, forward mode): much
+    of the gradient then reaches a layer by other ways than through the layers behind it.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
@@ -110,7 +111,8 @@ class Equalizer:
         history: the last 10,000 samples, each a `Sample`.
 
     Raises:
-        TypeError: the optimizer is a wrapper of another one and cannot have hooks.
+        TypeError: the model or the optimizer is none, the optimizer is a wrapper of another one and cannot have hooks,
+            or a sink is no function of one argument.
         ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
             does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
             on all ranks.
@@ -144,17 +146,14 @@ class Equalizer:
         process_group: "torch.distributed.ProcessGroup | None" = None,
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
-        if every != "auto" and (type(every) is not int or every < 1):
-            raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
-        if not 1 < tolerance < math.inf:
-            raise ValueError(f"tolerance must be a factor above 1, got {tolerance}; 2 is the usual choice")
-        if not 0 < floor < 1:
-            raise ValueError(f"floor must be between 0 and 1, got {floor}; 0.05 is the usual choice")
+        check_model(model)
+        check_optimizer(optimizer)
+        check_equalizer(every, tolerance, floor)
         self.every = every
         self.tolerance = tolerance
         self.floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
-        self._sinks = tuple(sinks)
+        self._sinks = checked_sinks(sinks)
         self._cores = {n: m for n, m in tapped_modules(model).items() if isinstance(m, SigmoidCore)}
         if not self._cores:
             raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
@@ -274,12 +273,12 @@ class Equalizer:
     def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
         """Look if the step is sampled, and stop watching; returns the number of neurons opened."""
         if self._taps.attached:
-            passes = self._taps.counted()
+            passes, differentiated = self._taps.counted(), self._taps.differentiated
             self._taps.detach()
             skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
             if self._all_saw(passes) and self._ranks.all(not skipped, self._device) and not self._changed(passes):
                 self._compare_ranks()
-                return self._look(passes)
+                return self._look(passes, differentiated)
         return 0
 
     def _changed(self, passes: dict[str, list[Seen]]) -> bool:
@@ -326,8 +325,13 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[Seen]]) -> int:
-        """Take a sample and apply both rules; returns the number of neurons opened."""
+    def _look(self, passes: dict[str, list[Seen]], differentiated: bool) -> int:
+        """Take a sample and apply both rules; returns the number of neurons opened.
+
+        Args:
+            passes: those that count, by core.
+            differentiated: whether the loss of this rank contains derivatives.
+        """
         samples = [sum(p.samples for p in seen) for seen in passes.values()]
         sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
         if self._scaler is not None:
@@ -340,7 +344,7 @@ class Equalizer:
             neurons = self._open_saturated(passes, relative)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
             change = 0.0
-            if not any(p.differentiated for seen in passes.values() for p in seen):
+            if self._ranks.all(not differentiated, self._device):
                 slopes, change = self._level_layers(logs, relative, passes)
             self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
         else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon

@@ -281,9 +281,10 @@ def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterat
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             # A copy of its own: x may go on elsewhere, too (a skip connection), where what comes back does not count,
-            # and may be changed in place there.
+            # and may be changed in place there. Without a subclass's labels, which a copy may lack.
             x = given(args, kwargs)
-            x = x.clone() if x.requires_grad else x.detach().requires_grad_()
+            with torch._C.DisableTorchFunctionSubclass():
+                x = Tensor.clone(x) if x.requires_grad else Tensor.detach(x).requires_grad_()
             taps.append((name, x))
             return (x,), {}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigmoidcore.autograd import NONE, backward_pass, normalises
+from sigmoidcore.autograd import NONE, backward_pass, bare, normalises
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, spread, tangential_weights
 from sigmoidcore.networks import RNN
@@ -246,7 +246,7 @@ class Solver:
             reads_inputs = not self._behind(x)[0]
             make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
             if reads_inputs:
-                scale_to_features(layer, x)
+                scale_to_features(layer, bare(x))
         self._fresh.add(layer)
 
     def _keeps_weights(self, layer: nn.Module) -> bool:
@@ -265,7 +265,7 @@ class Solver:
 
     def _cut(self, name: str, output: Tensor) -> Tensor:
         """The output of a core as a leaf of the next segment."""
-        leaf = output.detach().requires_grad_()
+        leaf = bare(output).requires_grad_()
         self._leaves[leaf] = name
         return leaf.clone()  # what reads it may change it in place
 
@@ -337,7 +337,7 @@ class Solver:
 
     def _centred(self, name: str, core: SigmoidCore, x: Tensor) -> tuple[Tensor, Tensor, float, bool]:
         """The preactivations less their mean, over their size; the mean; the size; whether all samples are alike."""
-        signal = x.detach()
+        signal = bare(x)
         dim = core.dim % x.dim()
         mean = signal.mean([i for i in range(x.dim()) if core.num_features is None or i != dim], keepdim=True)
         largest = float(torch.linalg.vector_norm(signal, math.inf))

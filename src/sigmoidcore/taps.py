@@ -10,7 +10,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
-from sigmoidcore.autograd import NONE, accumulates, backward_pass, met_first, nearest_leaf
+from sigmoidcore.autograd import NONE, accumulates, backward_pass, bare, in_transform, met_first, nearest_leaf
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norm
 from sigmoidcore.neurons import in_rows
@@ -55,6 +55,7 @@ class Taps:
         self._first: str | None = None
         self._copied: set[str] = set()
         self._room: dict[str, int] = {}
+        self._transformed = False
         self._watchers: dict[str, _Watcher] = {}
         self._release: weakref.finalize[[], Taps] | None = None
 
@@ -80,7 +81,7 @@ class Taps:
                 self._cores[name].unwatch(watcher)
             if self._release is not None:
                 self._release()
-        self._watchers, self._first = {}, None
+        self._watchers, self._first, self._transformed = {}, None, False
         self._forget()
 
     def copy(self, name: str) -> None:
@@ -91,8 +92,14 @@ class Taps:
         """The passes that a gradient of this step came back through, by core; a core without any is an empty list."""
         return {name: [p for p in self._passes.get(name, []) if p.counts] for name in self._cores}
 
+    @property
+    def differentiated(self) -> bool:
+        """Whether the loss contains derivatives: see `Pass`; or a transform or forward mode has taken some."""
+        return self._transformed or any(p.differentiated for seen in self._passes.values() for p in seen if p.counts)
+
     def see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
         """Take note of a forward pass through a core, from its input less its shift and its output."""
+        self._transformed |= torch.is_grad_enabled() and in_transform()
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         if not (x.requires_grad and y.requires_grad):
@@ -220,7 +227,7 @@ class Pass:
         self._taps = taps
         self._name = name
         self.core = core
-        self._x, self._y = x.detach(), y.detach()
+        self._x, self._y = bare(x), bare(y)
         self._version = y._version
         self._slopes: Tensor | None = None
         self._gradient: Tensor | None = None

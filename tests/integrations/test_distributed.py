@@ -402,3 +402,31 @@ def refused(rank: int) -> bool:
 
 def test_sharded_trained_slopes_and_a_group_of_others_are_refused(ranks: Any) -> None:
     assert ranks(refused) == [True, True]
+
+
+@on_ranks
+def derivatives_of_one(rank: int) -> list[Any]:
+    model = build()
+    start = [module.alpha.clone() for module in model.modules() if isinstance(module, SigmoidCore)]
+    moved = []
+    optimizer = idle()
+    with Equalizer(model, optimizer, every=1, floor=1e-9) as equalizer:
+        for step in range(2):
+            model.zero_grad()
+            x, _ = batch(step, slice(rank * ROWS, (rank + 1) * ROWS))
+            x.requires_grad_()
+            loss = model(x).square().sum()
+            if rank == 0 and step == 0:
+                loss = loss + torch.autograd.grad(loss, x, create_graph=True)[0].square().sum()
+            loss.backward()
+            optimizer.step()
+            moved.append(equalizer.history[-1].slopes)
+    ends = [module.alpha for module in model.modules() if isinstance(module, SigmoidCore)]
+    return [*moved, [float((end / begin).log().abs().max()) for begin, end in zip(start, ends, strict=True)]]
+
+
+def test_all_ranks_rest_where_the_loss_of_one_contains_derivatives(ranks: Any) -> None:
+    first, second = ranks(derivatives_of_one)
+    assert first == second
+    assert first[0] == 0
+    assert first[1] > 0

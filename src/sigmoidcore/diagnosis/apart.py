@@ -5,7 +5,6 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 _P = ParamSpec("_P")
@@ -55,21 +54,3 @@ def without_gradients(function: Callable[_P, _R]) -> Callable[_P, _R]:
             torch._C._set_grad_enabled(True)
 
     return unrecorded
-
-
-def bare(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, and without what a subclass adds in Python: labels of columns, units.
-
-    Computing with those may fail, for they need not suit what comes out, or be lost on the way.
-
-    Example:
-        >>> class Labelled(Tensor):
-        ...     def clone(self):
-        ...         raise AttributeError("the labels are lost")
-        >>> bare(torch.zeros(2).as_subclass(Labelled)).clone()
-        tensor([0., 0.])
-    """
-    if type(tensor) in (Tensor, nn.Parameter):
-        return tensor.detach()
-    with torch._C.DisableTorchFunctionSubclass():
-        return Tensor.detach(tensor)

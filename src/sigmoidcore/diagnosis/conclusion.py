@@ -32,6 +32,7 @@ def conclude(
     loss: float | None,
     scale: float,
     seconds: float | None,
+    differentiated: bool,
 ) -> Measurement:
     """The measurement of one step.
 
@@ -43,6 +44,7 @@ def conclude(
         loss: its value; the mean of the ranks' values is that of the measurement.
         scale: what the loss was multiplied by.
         seconds: time taken.
+        differentiated: whether the loss contains derivatives of the outputs.
     """
     for recording in recordings:
         recording.flush()
@@ -61,10 +63,9 @@ def conclude(
     used = {name for r in recordings for name in r.tracker.used}
     found = weights.conclude(used, scale, ranks)
     trained = {w.name for w in found if w.gradient is not None}
-    counts = np.array([sum(r.samples for r in recordings), any(r.differentiated for r in recordings)])
-    samples, differentiated = map(int, over.total(counts))
+    samples, ranks_differentiated = map(int, over.total(np.array([sum(r.samples for r in recordings), differentiated])))
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
-    if differentiated:
+    if ranks_differentiated:
         notes.append(
             "whether the gradient explodes (SC102): the loss contains derivatives of the outputs, and gradients reach "
             "a layer also through these, past the layers behind it"
@@ -92,7 +93,7 @@ def conclude(
         seconds=seconds,
         notes=tuple(notes),
         strays=tuple(dict.fromkeys(name for r in recordings for name in r.tracker.strays)),
-        differentiated=differentiated > 0,
+        differentiated=ranks_differentiated > 0,
     )
 
 

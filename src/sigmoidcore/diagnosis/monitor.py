@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from sigmoidcore.arguments import check_model, check_steps, checked_sinks
 from sigmoidcore.autograd import NONE, backward_pass
 from sigmoidcore.diagnosis import steps
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
@@ -51,6 +52,7 @@ class Monitor:
         sinks: are called with every new `Measurement`; see `sigmoidcore.integrations.sinks`.
 
     Raises:
+        TypeError: the model is none, or a sink is no function of one argument.
         ValueError: `every` or `keep` is too small, the model has no parameters, or this process does not belong to
             `process_group`.
 
@@ -82,8 +84,8 @@ class Monitor:
         process_group: "torch.distributed.ProcessGroup | None" = None,
         sinks: Iterable[Callable[[Measurement], object]] = (),
     ) -> None:
-        if type(every) is not int or every < 1:
-            raise ValueError(f"every must be a number of steps of at least 1, got {every!r}")
+        check_model(model)
+        check_steps("every", every)
         if type(keep) is not int or keep < 4:
             raise ValueError(f"keep must be a number of measurements of at least 4, got {keep!r}")
         if next(model.parameters(), None) is None:
@@ -92,7 +94,7 @@ class Monitor:
         self.every = every
         self.keep = keep
         self._measured = Thinned(keep)
-        self._sinks = tuple(sinks)
+        self._sinks = checked_sinks(sinks)
         self._ranks = Ranks(process_group)
         self._scaler = scaler
         self._step = 0

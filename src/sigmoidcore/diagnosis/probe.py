@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore import eager
-from sigmoidcore.autograd import NONE, backward_pass
+from sigmoidcore.autograd import NONE, backward_pass, in_transform
 from sigmoidcore.diagnosis import quiet
 from sigmoidcore.diagnosis.conclusion import conclude
 from sigmoidcore.diagnosis.measurement import Measurement
@@ -76,6 +76,7 @@ class Probe:
         self._following: Tracker | None = None
         self._recordings: list[Recording] = []
         self._backward = NONE
+        self._transformed = False
         self._fresh: list[Recording] = []
         self._weights = Weights(dict(model.named_parameters()))
 
@@ -117,7 +118,7 @@ class Probe:
     def forget(self) -> None:
         """Drop what was seen."""
         self._recordings, self._fresh = [], []
-        self._backward = NONE
+        self._backward, self._transformed = NONE, False
         self._weights.forget_gradients()
 
     def start_over(self) -> None:
@@ -155,8 +156,12 @@ class Probe:
         """
         self.detach()
         counted = [r for r in self._recordings if r.counts] or self._recordings
+        differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
-            found = conclude(counted, self._weights, self._ranks, step=step, loss=loss, scale=scale, seconds=seconds)
+            found = conclude(
+                counted, self._weights, self._ranks,
+                step=step, loss=loss, scale=scale, seconds=seconds, differentiated=differentiated,
+            )  # fmt: skip
         finally:
             self.forget()
         if found.layers or found.notes or all(weight.gradient is None for weight in found.weights):
@@ -178,7 +183,10 @@ class Probe:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         name = self._names.get(id(module))
-        if name is None or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if name is None or torch.compiler.is_compiling():
+            return
+        self._transformed |= torch.is_grad_enabled() and in_transform()
+        if torch._C._are_functorch_transforms_active():
             return
         if not self._stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from sigmoidcore.autograd import NONE, accumulates, backward_pass, in_checkpoint, nearest_leaf
+from sigmoidcore.autograd import NONE, accumulates, backward_pass, bare, in_checkpoint, nearest_leaf
 from sigmoidcore.diagnosis.activations import ACTIVATIONS, Activation, relative_slopes
-from sigmoidcore.diagnosis.apart import apart, bare, without_gradients
+from sigmoidcore.diagnosis.apart import apart, without_gradients
 from sigmoidcore.diagnosis.batches import SMALL, Batches
 from sigmoidcore.diagnosis.statistics import (
     Number,
