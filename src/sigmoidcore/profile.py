@@ -201,11 +201,17 @@ def check_inputs(inputs: Inputs) -> None:
         if tensor.dim() == 0 or tensor.numel() == 0:
             raise ValueError(f"inputs of shape {tuple(tensor.shape)} hold no samples: give a batch of at least one")
         if tensor.is_floating_point():
-            bad = int((~torch.isfinite(tensor)).sum())
+            numbers = tensor if tensor.layout is torch.strided else _values(tensor)
+            bad = int((~torch.isfinite(numbers)).sum())
             if bad:
                 raise ValueError(
                     f"inputs hold {bad} non-finite value(s) of {tensor.numel()}: remove or impute those samples"
                 )
+
+
+def _values(sparse: Tensor) -> Tensor:
+    """The numbers of a sparse or jagged tensor that it holds, in one piece."""
+    return sparse.coalesce().values() if sparse.layout is torch.sparse_coo else sparse.values()
 
 
 def check_loss(targets: Any, loss_fn: LossFn | None) -> None:

@@ -18,7 +18,7 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from sigmoidcore import MLP, Equalizer, Monitor
+from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, diagnose, gradient_profile, prepare
 from sigmoidcore.diagnosis import monitor as monitor_module
 from sigmoidcore.diagnosis import rules
 from sigmoidcore.diagnosis.monitor import PATIENCE
@@ -1220,3 +1220,76 @@ def test_tensors_with_labels_are_measured_as_their_numbers(model, batch):
         optimizer.step()
     assert second.measurements[-1].layers == first.measurements[-1].layers
     assert second.measurements[-1].input_rms == first.measurements[-1].input_rms
+
+
+# --- tensors that are no plain arrays of numbers ----------------------------------------------------------------------
+
+
+class Graph(nn.Module):
+    """A network on a graph, whose edges are a sparse matrix: given, or kept as a buffer."""
+
+    def __init__(self, edges=None):
+        super().__init__()
+        self.first, self.core, self.last = nn.Linear(4, 8), SigmoidCore(8, centered=True), nn.Linear(8, 2)
+        self.register_buffer("edges", edges)
+
+    def forward(self, x, edges=None):
+        edges = self.edges if edges is None else edges
+        return torch.sparse.mm(edges, self.last(self.core(torch.sparse.mm(edges, self.first(x)))))
+
+
+@pytest.fixture
+def edges():
+    return (torch.rand(30, 30) < 0.2).float()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_inputs_are_left_out_and_said_to_be(edges, layout):
+    net, x = Graph(), torch.randn(30, 4)
+    sparse = edges.to_sparse(layout=layout)
+    prepare(net, (x, sparse))
+    found = []
+    for given in (sparse, edges):
+        optimizer = sgd(net, 0.0)
+        with Monitor(net, every=1) as monitor:
+            net(x, given).square().mean().backward()
+            optimizer.step()
+        found.append(monitor.measurements[-1])
+    assert found[0].notes == ("an input of the model: it is a sparse tensor",)
+    for layer, other in zip(found[0].layers, found[1].layers, strict=True):
+        assert layer.gradient == pytest.approx(other.gradient, rel=1e-5)
+        assert layer.rms == pytest.approx(other.rms, rel=1e-5)
+    assert diagnose(net, (x, sparse)).measurement.notes[0] == "an input of the model: it is a sparse tensor"
+
+
+def test_a_sparse_buffer_is_no_obstacle(edges):
+    net, x = Graph(edges.to_sparse()), torch.randn(30, 4)
+    assert [layer.name for layer in diagnose(net, x).measurement.layers] == ["first", "core", "last"]
+    assert net.edges.is_sparse
+    assert gradient_profile(net, x).sizes.shape == (1,)
+
+
+def test_a_sparse_input_with_numbers_that_are_not_finite_is_refused(edges):
+    bad = edges.clone()
+    bad[0, 0] = math.nan
+    with pytest.raises(ValueError, match="1 non-finite"):
+        prepare(Graph(), (torch.randn(30, 4), bad.to_sparse()))
+
+
+def test_nested_tensors_inside_a_model_are_left_out_and_said_to_be():
+    class Ragged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.inside, self.last = nn.Linear(2, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            x = self.before(x)
+            ragged = torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 3, 8]))
+            return self.last(self.inside(ragged).values())
+
+    measured = diagnose(Ragged(), torch.randn(8, 2)).measurement
+    assert any(note == "what inside makes: it is a nested tensor" for note in measured.notes)
+    assert {layer.name: layer.gradient is None for layer in measured.layers} == {
+        "before": False, "inside": True, "last": False,
+    }  # fmt: skip

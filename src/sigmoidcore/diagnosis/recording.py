@@ -27,6 +27,7 @@ from sigmoidcore.diagnosis.statistics import (
     squared_size,
     step_squares,
     thinned,
+    unmeasured,
 )
 from sigmoidcore.diagnosis.tracker import (
     ATTENTION,
@@ -107,7 +108,9 @@ class Recording:
         """Take note of the model's inputs."""
         for tensor in tensors(values):
             self.tracker.given.add(id(tensor))
-            if tensor.is_floating_point() and tensor.numel():
+            if kind := unmeasured(tensor):
+                self.notes[f"an input of the model: it is a {kind} tensor"] = None
+            elif tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
                 x = samples_first(bare(tensor), self.samples)
                 see_sizes(x.reshape(1, -1), [sums])
@@ -122,7 +125,7 @@ class Recording:
         if function in RECURRENT:
             return self._before_recurrent(args)
         x = args[0] if args else kwargs.get("input")
-        if not ACTIVATIONS[function].by_output and isinstance(x, Tensor):
+        if not ACTIVATIONS[function].by_output and isinstance(x, Tensor) and not unmeasured(x):
             x = samples_first(bare(x), self.samples)
             x = x[: first_rows(x, self.samples, self._most)[0]]
             self._input = x.clone() if in_place else x
@@ -134,6 +137,10 @@ class Recording:
         """Take the statistics of a layer, and listen to its gradient."""
         sums = Sums()
         self.sums.append(sums)
+        if kind := unmeasured(outputs[0]):
+            self.notes[f"what {row.name} makes: it is a {kind} tensor"] = None
+            row.data.update(shape=(), dtype=outputs[0].dtype)
+            return
         output = bare(outputs[0])
         if not self.samples:
             first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)

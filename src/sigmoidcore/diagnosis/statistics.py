@@ -167,6 +167,15 @@ def _numbers(x: Tensor) -> list[Number]:
     return x.tolist() if x.is_cpu else list(x.unbind())
 
 
+def unmeasured(tensor: Tensor) -> str | None:
+    """What kind of tensor it is, if no statistics are taken of it: its numbers have no places, or are elsewhere."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return "sparse"
+    return "distributed" if hasattr(tensor, "to_local") else None
+
+
 def samples_first(x: Tensor, samples: int) -> Tensor:
     """A layer's output with its samples in dimension 0, if they are in dimension 1: where time is first.
 

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def own_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes into buffers; one of another shape stays: a cache that has grown."""
+    """Put back what a forward pass writes into buffers; one of another shape stays: a cache that has grown.
+
+    Of a sparse one, which no layer writes into, the buffer itself is put back and not its numbers.
+    """
     kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
     try:
         yield
@@ -20,7 +23,7 @@ def own_buffers(model: nn.Module) -> Iterator[None]:
             if now is not None and now.shape == buffer.shape:
                 if now is not buffer:
                     module._buffers[name] = buffer
-                if not torch.equal(buffer, copy):
+                if buffer.layout is torch.strided and not torch.equal(buffer, copy):
                     buffer.copy_(copy)
 
 
