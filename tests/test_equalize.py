@@ -310,6 +310,23 @@ def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_to_the_band(mod
     assert equalizer.history[-1].spread < 5  # 2 above the median to 2 below, and what is just outside
 
 
+def test_the_neuron_rule_rests_on_steps_whose_loss_contains_derivatives(model, batch):
+    drive(model, 3, "offset", 9.0)
+    before, optimizer = snapshot(model), idle()
+    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
+        for derivative in (True, False):
+            at = batch[0].clone().requires_grad_()
+            output = model(at).square().sum()
+            if derivative:
+                (by_input,) = torch.autograd.grad(output, at, create_graph=True)
+                output = output + by_input.square().sum()
+            output.backward()
+            optimizer.step()
+            if derivative:
+                assert_same(model, before)
+    assert [sample.neurons > 0 for sample in equalizer.history] == [False, True]
+
+
 @pytest.mark.parametrize("stacked", [True, False])
 def test_the_layer_rule_rests_on_steps_whose_loss_contains_derivatives(model, batch, stacked):
     cores(model)[3].slope.mul_(20.0)

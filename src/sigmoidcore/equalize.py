@@ -74,14 +74,16 @@ class Equalizer:
     their mean; the last core, which feeds none, keeps its slope, for it would change all layers alike. Inside the band
     nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is
     small because it is saturated, and it would only saturate more. A core that feeds others only through a
-    normalisation, which undoes the size that a slope gives, gets a lower one only if it is saturated. It rests where
-    the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`, `torch.func.grad`, forward mode): much
-    of the gradient then reaches a layer by other ways than through the layers behind it.
+    normalisation, which undoes the size that a slope gives, gets a lower one only if it is saturated.
 
     **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
     saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
     saturated then, its slope is lowered until its mean relative slope is 0.8. (Back at the floor only, it would still
     be nearly shut, and the next steps would shut it again.)
+
+    Both rest where the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`, `torch.func.grad`,
+    forward mode). Much of the gradient then reaches a layer by other ways than through the layers behind it, and a
+    neuron that is steep at a few points and flat at all others is no fault: a solution with a jump needs it.
 
     Where more than 1 % of all neurons had to be opened, no slope follows the profile, and the step's gradients are
     dropped (set to None): they belong to a function that the network no longer is, and an optimizer like Adam would
@@ -338,13 +340,14 @@ class Equalizer:
             sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
         slopes = neurons = 0
-        if bool(torch.isfinite(sizes).all()):
+        rests = not self._ranks.all(not differentiated, self._device)
+        if bool(torch.isfinite(sizes).all()) and not rests:
             rows = [sum(p.rows for p in seen) for seen in passes.values()]
             relative = self._ranks.means(_mean_relative_slopes(passes.values(), self._device), rows)
             neurons = self._open_saturated(passes, relative)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
             change = 0.0
-            if self._ranks.all(not differentiated, self._device):
+            if not rests:
                 slopes, change = self._level_layers(logs, relative, passes)
             self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
         else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
