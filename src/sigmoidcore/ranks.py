@@ -12,11 +12,12 @@ class Ranks:
     """The processes of a group. In one process every statistic is the one that was given, bit for bit.
 
     Every method is a collective: all ranks call it together, and all get the same numbers, from which they then draw
-    the same conclusions. What is exchanged are sums in float64, never samples. Of a sampled step: 16 bytes for whether
-    all ranks can look, 16 L for the gradient profile of L cores, 8 (N + L) for the mean relative slopes of their N
-    neurons; and for a core with K saturated neurons 16 (K + 1), and 8 (42 S + 41) where S of them are still shut then
-    and their slopes are searched for; once, at the first sample, 32 N + 8 to see that the slopes are equal. The search
-    sums 41 times; gathered samples would be more bytes from 86 samples a rank on, and without bound for convolutions.
+    the same conclusions. What is exchanged are sums in float64, never samples. Of a sampled step: 24 bytes for whether
+    all ranks can look and may act, 16 L for the gradient profile of L cores, 8 (N + L) for the mean relative slopes of
+    their N neurons; and for a core with K saturated neurons 16 (K + 1), and 8 (42 S + 41) where S of them are still
+    shut then and their slopes are searched for; once, at the first sample, 32 N + 8 to see that the slopes are equal.
+    The search sums 41 times; gathered samples would be more bytes from 86 samples a rank on, and without bound for
+    convolutions.
 
     Args:
         group: the process group; None: the default group, or one process where there is none.

@@ -324,13 +324,13 @@ def exchanged() -> dict[str, list[int]]:
 def test_a_step_exchanges_the_bytes_that_the_documentation_names(ranks: Any) -> None:
     parameters = sum(p.numel() for p in network().parameters())
     neurons = LAYERS * WIDTH
-    look = 16 + 16 * LAYERS + 8 * (neurons + LAYERS)
+    look = 24 + 16 * LAYERS + 8 * (neurons + LAYERS)
     for found in ranks(exchanged):
         assert found["gradients"] == [4 * parameters] * 2
         assert found["others"] == [8]  # the loss, and whether to stop
         assert found["looked"] == [8 + look + 32 * neurons + 8]  # the first look compares the slopes
     page = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert "16 + 16 L + 8 (N + L)" in page
+    assert "24 + 16 L + 8 (N + L)" in page
     assert "32 N + 8" in page
 
 
