@@ -109,9 +109,10 @@ class Report:
         }
         self.seconds_before = 0.0
         self.started = time.perf_counter()
-        for path in [self.path] * options.resume + options.join:
-            if path.exists() or path in options.join:
-                self._resume(path)
+        if options.resume and self.path.exists():
+            self._take_rows(self.path)
+        for path in options.join:
+            self._take_rows(path)
 
     @property
     def rows(self) -> list[Row]:
@@ -145,7 +146,7 @@ class Report:
             raise ValueError(f"the key of a row is {self.key}, but {missing} is missing in {dict(row)}")
         return tuple(plain(row[name]) for name in self.key)
 
-    def _resume(self, path: Path) -> None:
+    def _take_rows(self, path: Path) -> None:
         before = json.loads(path.read_text())
         state = self.content["git"]
         if state["commit"] is None or state["dirty"] or before["git"]["dirty"]:

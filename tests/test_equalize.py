@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from labelled import Labelled
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, depth_scaled_lr, gradient_profile, prepare
@@ -381,13 +382,6 @@ def test_a_vmap_without_derivatives_gives_the_layer_rule_no_rest(model, batch):
         torch.func.vmap(model)(batch[0].unsqueeze(0))
         step(model, optimizer, batch)
     assert equalizer.history[-1].slopes > 0
-
-
-class Labelled(torch.Tensor):
-    """As PINA's LabelTensor: a copy must have labels, and results of functions have none."""
-
-    def clone(self, *args, **kwargs):
-        raise AttributeError("'Labelled' object has no attribute '_labels'")
 
 
 @pytest.mark.parametrize("stacked", [True, False])

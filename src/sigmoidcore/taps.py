@@ -99,8 +99,10 @@ class Taps:
 
     def see(self, name: str, core: SigmoidCore, x: Tensor, y: Tensor) -> None:
         """Take note of a forward pass through a core, from its input less its shift and its output."""
+        if torch.compiler.is_compiling():
+            return
         self._transformed |= torch.is_grad_enabled() and in_transform()
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch._C._are_functorch_transforms_active():
             return
         if not (x.requires_grad and y.requires_grad):
             return

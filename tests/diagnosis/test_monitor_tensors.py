@@ -1,0 +1,156 @@
+"""Losses of derivatives, and tensors that are no plain arrays: what of them is measured, and what is said."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from labelled import Labelled
+from torch import nn
+
+from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, gradient_profile, prepare
+from sigmoidcore.diagnosis import rules
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+# --- losses of derivatives ----------------------------------------------------------------------------------------
+
+
+def curvature_loss(net, x):
+    """A loss of second derivatives, and of next to nothing of the output itself."""
+    u = net(x)
+    (first,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first[:, 0].sum(), x, create_graph=True)
+    return second[:, 0].square().mean() + 1e-6 * u.square().mean()
+
+
+def test_exploding_gradients_are_not_judged_where_the_loss_contains_derivatives():
+    net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
+    optimizer = sgd(net, 1e-9)
+    with Monitor(net, every=1) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            curvature_loss(net, x).backward()
+            optimizer.step()
+    assert all(m.differentiated for m in monitor.measurements)
+    fresh = Monitor(net)
+    fresh.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    fresh.remove()
+    for judged in (monitor, fresh):
+        assert "SC102" not in [found.rule for found in judged.diagnosis().findings]
+        assert any("SC102" in note for note in judged.measurements[-1].notes)
+    blind = [dataclasses.replace(m, differentiated=False) for m in monitor.measurements]
+    assert "SC102" in [found.rule for found in rules.find(blind)]  # it is the derivatives that it rests for
+
+
+def test_a_loss_of_derivatives_alone_is_not_taken_for_layers_without_gradients():
+    net, x = MLP(2, 16, 4, 1), torch.rand(64, 2, requires_grad=True)
+    optimizer = sgd(net)
+    with Monitor(net, every=1) as monitor:
+        (first,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        first.square().mean().backward()
+        optimizer.step()
+    (note,) = monitor.measurements[-1].notes
+    assert "derivatives of the outputs" in note
+
+
+def test_derivatives_in_an_evaluation_beside_the_loss_do_not_count():
+    net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
+    optimizer = sgd(net, 1e-9)
+    with Monitor(net, every=1) as monitor:
+        torch.autograd.grad(net(x).sum(), x)  # a saliency map
+        curvature_loss(net, x)  # is shown, and not learned
+        net(x).square().mean().backward()
+        optimizer.step()
+    assert not monitor.measurements[-1].differentiated
+
+
+def test_tensors_with_labels_are_measured_as_their_numbers():
+    model, inputs = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh()), torch.randn(24, 8)
+    optimizer = sgd(model, 1e-30)
+    with Monitor(model, every=1) as first:
+        model(inputs).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with Monitor(model, every=1) as second:
+        model(inputs.as_subclass(Labelled)).square().mean().backward()
+        optimizer.step()
+    assert second.measurements[-1].layers == first.measurements[-1].layers
+    assert second.measurements[-1].input_rms == first.measurements[-1].input_rms
+
+
+# --- tensors that are no plain arrays of numbers ----------------------------------------------------------------------
+
+
+class Graph(nn.Module):
+    """A network on a graph, whose edges are a sparse matrix: given, or kept as a buffer."""
+
+    def __init__(self, edges=None):
+        super().__init__()
+        self.first, self.core, self.last = nn.Linear(4, 8), SigmoidCore(8, centered=True), nn.Linear(8, 2)
+        self.register_buffer("edges", edges)
+
+    def forward(self, x, edges=None):
+        edges = self.edges if edges is None else edges
+        return torch.sparse.mm(edges, self.last(self.core(torch.sparse.mm(edges, self.first(x)))))
+
+
+@pytest.fixture
+def edges():
+    return (torch.rand(30, 30) < 0.2).float()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_inputs_are_left_out_and_said_to_be(edges, layout):
+    net, x = Graph(), torch.randn(30, 4)
+    sparse = edges.to_sparse(layout=layout)
+    prepare(net, (x, sparse))
+    found = []
+    for given in (sparse, edges):
+        optimizer = sgd(net, 0.0)
+        with Monitor(net, every=1) as monitor:
+            net(x, given).square().mean().backward()
+            optimizer.step()
+        found.append(monitor.measurements[-1])
+    assert found[0].notes == ("an input of the model: it is a sparse tensor",)
+    for layer, other in zip(found[0].layers, found[1].layers, strict=True):
+        assert layer.gradient == pytest.approx(other.gradient, rel=1e-5)
+        assert layer.rms == pytest.approx(other.rms, rel=1e-5)
+    assert diagnose(net, (x, sparse)).measurement.notes[0] == "an input of the model: it is a sparse tensor"
+
+
+def test_a_sparse_buffer_is_no_obstacle(edges):
+    net, x = Graph(edges.to_sparse()), torch.randn(30, 4)
+    assert [layer.name for layer in diagnose(net, x).measurement.layers] == ["first", "core", "last"]
+    assert net.edges.is_sparse
+    assert gradient_profile(net, x).sizes.shape == (1,)
+
+
+def test_a_sparse_input_with_numbers_that_are_not_finite_is_refused(edges):
+    bad = edges.clone()
+    bad[0, 0] = math.nan
+    with pytest.raises(ValueError, match="1 non-finite"):
+        prepare(Graph(), (torch.randn(30, 4), bad.to_sparse()))
+
+
+def test_nested_tensors_inside_a_model_are_left_out_and_said_to_be():
+    class Ragged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.inside, self.last = nn.Linear(2, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            x = self.before(x)
+            ragged = torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 3, 8]))
+            return self.last(self.inside(ragged).values())
+
+    measured = diagnose(Ragged(), torch.randn(8, 2)).measurement
+    assert any(note == "what inside makes: it is a nested tensor" for note in measured.notes)
+    assert {layer.name: layer.gradient is None for layer in measured.layers} == {
+        "before": False, "inside": True, "last": False,
+    }  # fmt: skip
