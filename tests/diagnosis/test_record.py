@@ -92,7 +92,8 @@ def test_whatever_is_written_is_strict_json_of_the_schema_and_comes_back(diagnos
 
 
 def test_a_diagnosis_comes_back_as_it_was_but_for_the_seventh_digit():
-    exact = Diagnosis(changed(BROKEN.measurement, 0, gradient=1.25, gain=math.inf, steps=(0.0, -0.0)), BROKEN.findings)
+    numbers = {"gradient": 1.25, "gain": math.inf, "mean": -0.25, "steps": (0.0, -0.0)}
+    exact = Diagnosis(changed(BROKEN.measurement, 0, **numbers), BROKEN.findings)
     again = from_json(to_json(exact))
     assert again.findings == exact.findings
     assert again.measurement.layers[0] == exact.measurement.layers[0]
