@@ -387,8 +387,9 @@ def test_ctrl_c_ends_training_and_keeps_what_there_is(flowers, decay, monkeypatc
 
     monkeypatch.setattr(SigmoidCoreClassifier, "_losses", interrupting)
     model = SigmoidCoreClassifier((8,), max_iter=100, weight_decay=decay, random_state=0)
-    with pytest.warns(UserWarning, match="interrupted"):
+    with pytest.warns(UserWarning, match="interrupted") as warned:
         model.fit(*flowers)
+    assert [warning.filename for warning in warned] == [__file__]
     assert model.n_iter_ == len(model.loss_curve_) == 1  # of 6 and 5 steps an epoch, the second was interrupted
     assert model.predict(flowers[0]).shape == (150,)
     assert model.get_params()["weight_decay"] == decay

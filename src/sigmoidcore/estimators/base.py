@@ -110,13 +110,16 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         try:
             first = not hasattr(self, "network_") or not (incremental or self.warm_start)
             X, y, weights, classes = self._checked(X, y, sample_weight, classes, incremental=incremental, first=first)
-            return self._fit(X, y, weights, incremental=incremental, first=first, classes=classes)
+            self._fit(X, y, weights, incremental=incremental, first=first, classes=classes)
         except BaseException:
             self.__dict__ = before
             raise
+        if self._interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        return self
 
     @gradients()
-    def _fit(self, X: Any, y: Any, weights: Array | None, *, incremental: bool, first: bool, classes: Any) -> Self:
+    def _fit(self, X: Any, y: Any, weights: Array | None, *, incremental: bool, first: bool, classes: Any) -> None:
         """Train on samples that have been checked. It changes no object that an attribute was before."""
         random = check_random_state(self.random_state)
         if weights is not None:
@@ -136,13 +139,12 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         if self.weight_decay != "auto":
             self.weight_decay_ = float(self.weight_decay)
         elif first and not self._choose_decay(X, y, weights, classes, random, incremental):
-            return self
+            return
         if first:
             self._begin(X, widths, random)
         samples = Samples(X, self._encoded(y), weights, self._scaling, torch.device(self.device))
         self._train(samples, held_out, random, incremental)
         self._keep_sample(samples)
-        return self
 
     def _begin(self, X: Any, widths: tuple[int, ...], random: np.random.RandomState) -> None:
         """A new network, prepared with some of the samples."""
@@ -253,7 +255,6 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
                     break
         except KeyboardInterrupt:
             self._interrupted = True
-            warnings.warn("Training interrupted by user.", stacklevel=4)
         finally:
             trainer.close()
         self._state = trainer.state() if incremental else None
