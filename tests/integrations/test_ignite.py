@@ -114,3 +114,30 @@ def test_an_error_in_the_training_leaves_nothing_behind_and_is_raised_unless_som
     assert not module_hooks._global_forward_hooks
     assert not optimizer._optimizer_step_pre_hooks
     assert [m.step for m in handler.monitor.measurements] == [0, 1]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_is_raised_where_several_handlers_watch_a_training_and_all_are_taken_off(error):
+    models = [network(), network()]
+    optimizers = [adam(model) for model in models]
+
+    def update(engine, rows):
+        if engine.state.iteration == 3:
+            raise error
+        x, y = rows
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x.double()), y).backward()
+            optimizer.step()
+
+    trainer = Engine(update)
+    handlers = [
+        SigmoidCoreHandler(model, optimizer, every=1, monitor_every=1).attach(trainer)
+        for model, optimizer in zip(models, optimizers, strict=True)
+    ]
+    with pytest.raises(error):
+        trainer.run(batches(), max_epochs=1)
+    assert not module_hooks._global_forward_hooks
+    for optimizer, handler in zip(optimizers, handlers, strict=True):
+        assert not optimizer._optimizer_step_pre_hooks
+        assert [sample.step for sample in handler.equalizer.history] == [0, 1]

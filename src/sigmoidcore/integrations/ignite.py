@@ -99,7 +99,9 @@ class SigmoidCoreHandler(Watching):
         )
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        """End; and raise the error, as the engine does where nobody handles it."""
+        """End; where only handlers of this class are told of the error, the last raises it, as the engine would."""
         self._watch.end()
-        if len(engine._event_handlers[Events.EXCEPTION_RAISED]) == 1:
+        handlers = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
+        ours = all(getattr(handler, "__func__", None) is SigmoidCoreHandler._fail for handler in handlers)
+        if ours and handlers[-1] == self._fail:
             raise error
