@@ -48,6 +48,8 @@ class Rates:
         self._done += 1
         self._unimproved = self._unimproved + 1 if value > self.best - self.tol else 0
         self.best = min(self.best, value)
+        if self._done - 1 < self._begin <= self._done:  # the fall has just begun by itself: what follows counts
+            self._unimproved = 0
         if self._unimproved > self.patience:
             if self._done < self._begin:
                 self._begin, self._end = self._done, min(2.0 * self._done, self.epochs)
