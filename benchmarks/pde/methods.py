@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 
-BETA1, BETA2 = (0.9, 0.97), 0.99
-"""Of Adam, for all methods: the first as PyTorch has it, and more. The points are new at every step, and a few of them
-near a jump make large gradients: a larger first beta averages over more of them. With a second beta of 0.999, PyTorch's
-default, errors were larger for tanh and for Sigmoid Core (tried by hand)."""
+BETAS = (0.9, 0.99)
+"""Of Adam, for all methods: the points are new at every step, and a few of them near a jump make large gradients. With
+0.999, PyTorch's default, errors were larger for tanh and for Sigmoid Core (tried by hand)."""
 LARGER = 10.0
 """n of locally adaptive activations: their slope is n a, and a begins as 1/n."""
 
@@ -84,8 +83,7 @@ class Method:
 
     Attributes:
         tries: settings for `make`, as many for every method; the rate is Adam's, or that of `depth_scaled_lr`.
-        make: from the points that the network will see [n, dimensions], width, depth, one of the settings and Adam's
-            first beta.
+        make: from the points that the network will see [n, dimensions], width, depth and one of the settings.
     """
 
     tries: tuple[dict[str, float], ...]
@@ -95,22 +93,20 @@ class Method:
 def plain(activation: Callable[[int], nn.Module], recovers: bool = False) -> Callable[..., Learner]:
     """Glorot's weights, zero biases, one rate for all parameters."""
 
-    def make(x: Tensor, width: int, depth: int, rate: float, beta1: float = BETA1[0]) -> Learner:
+    def make(x: Tensor, width: int, depth: int, rate: float) -> Learner:
         layers = sc.MLP(x.shape[1], width, depth, 1, activation=activation).children()
         model = nn.Sequential(*layers)
         for layer in model:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(beta1, BETA2), fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=BETAS, fused=True)
         return Learner(model, optimizer, (lambda: slope_recovery(model)) if recovers else lambda: 0.0)
 
     return make
 
 
-def core(
-    x: Tensor, width: int, depth: int, rate: float, saturation: float, output: float, beta1: float = BETA1[0]
-) -> Learner:
+def core(x: Tensor, width: int, depth: int, rate: float, saturation: float, output: float) -> Learner:
     """`prepare`, for points of one dimension `spread_centres`, the rates of the rule, and the Equalizer.
 
     `output` is the deviation of the network's first outputs.
@@ -121,7 +117,7 @@ def core(
         spread_centres(model, x)
     with torch.no_grad():
         model[-1].weight.mul_(output)
-    optimizer = torch.optim.Adam(sc.depth_scaled_lr(model, rate), betas=(beta1, BETA2), fused=True)
+    optimizer = torch.optim.Adam(sc.depth_scaled_lr(model, rate), betas=BETAS, fused=True)
     return Learner(model, optimizer, watching=sc.Equalizer(model, optimizer))
 
 
