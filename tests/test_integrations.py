@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sigmoidcore import MLP, SigmoidCore
-from sigmoidcore.integrations.watch import Watch
+from sigmoidcore.integrations.watch import Watch, Watching
 
 FRAMEWORKS = {
     "lightning": (["lightning", "lightning.pytorch", "pytorch_lightning"], "lightning"),
@@ -145,3 +145,17 @@ def test_sinks_are_called_in_the_main_process_only(training):
         steps(*training, 1)
         watch.end()
         assert len(seen) == 2 * main
+
+
+def test_a_callback_that_is_removed_leaves_nothing_behind_and_keeps_what_was_seen(training):
+    callback = Watching()
+    callback._watch = Watch(every=1, monitor_every=1)
+    callback.remove()  # before a training there is nothing to take off
+    callback._watch.begin(*training)
+    steps(*training, 2)
+    for _ in range(2):
+        callback.remove()
+        assert not training[1]._optimizer_step_pre_hooks
+        assert not training[1]._optimizer_step_post_hooks
+    assert [sample.step for sample in callback.equalizer.history] == [0, 1]
+    assert callback.diagnosis().measurement.step == 1

@@ -61,7 +61,7 @@ def names(folder):
     }
 
 
-@pytest.mark.parametrize("name", ["lightning", "transformers", "ignite", "sinks"])
+@pytest.mark.parametrize("name", ["lightning", "transformers", "ignite", "watch", "sinks"])
 def test_the_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for variable, value in {
@@ -80,4 +80,4 @@ def test_the_examples_run(name, tmp_path, monkeypatch):
         runner = doctest.DocTestRunner(Shown(), verbose=False)
         runner.run(test)
         assert runner.summarize(verbose=False).failed == 0, test.name
-    assert run == {"lightning": 3, "transformers": 3, "ignite": 0, "sinks": 3}[name]
+    assert run == {"lightning": 3, "transformers": 3, "ignite": 0, "watch": 5, "sinks": 3}[name]

@@ -190,6 +190,39 @@ def test_sinks_that_the_trainer_would_lose_are_an_error(tmp_path):
                 trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("again", [False, True])
+def test_after_an_error_the_callback_is_taken_off_by_remove_or_by_the_next_training(error, again, tmp_path):
+    class Fails(Classifier):
+        calls = 0
+
+        def forward(self, x, labels):
+            self.calls += 1
+            if self.calls == 3:
+                raise error
+            return super().forward(x, labels)
+
+    model, callback = Fails(), SigmoidCoreCallback(every=1, monitor_every=1)
+    trainer = trainer_of(tmp_path, model, callback, steps=4)
+    optimizer = trainer.optimizer
+    with pytest.raises(error):
+        trainer.train()
+    assert optimizer._optimizer_step_pre_hooks  # the Trainer has told nobody
+    first = callback.equalizer
+    if again:
+        trainer.train()
+        assert [sample.step for sample in callback.equalizer.history] == [0, 1, 2, 3]
+        assert [m.step for m in callback.monitor.measurements] == [0, 1, 2, 3]
+    else:
+        callback.remove()
+        assert [m.step for m in callback.monitor.measurements] == [0, 1]
+    assert [sample.step for sample in first.history] == [0, 1]
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    assert not module_hooks._global_forward_hooks
+    assert not any(core.__dict__.get("_watchers") for core in cores(model))
+
+
 def test_two_callbacks_are_an_error(tmp_path):
     trainer = trainer_of(tmp_path, Classifier(), SigmoidCoreCallback(), SigmoidCoreCallback())
     with pytest.raises(ValueError, match="several SigmoidCoreCallbacks: one is enough"):

@@ -163,6 +163,19 @@ class Watching:
     Attributes:
         equalizer: the `Equalizer` of the latest training, or None.
         monitor: the `Monitor` of the latest training, or None.
+
+    Example:
+        The Trainer tells no callback of an error; here both are taken off, whatever happens.
+
+        >>> from sigmoidcore.integrations.transformers import SigmoidCoreCallback  # doctest: +SKIP
+        >>> callback = SigmoidCoreCallback(monitor_every=50)  # doctest: +SKIP
+        >>> trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[callback])  # doctest: +SKIP
+        >>> try:  # doctest: +SKIP
+        ...     _ = trainer.train()
+        ... finally:
+        ...     callback.remove()
+        >>> callback.equalizer.history[0].step, callback.diagnosis().measurement.step  # doctest: +SKIP
+        (0, 0)
     """
 
     _watch: Watch
@@ -184,3 +197,11 @@ class Watching:
             ValueError: nothing was measured.
         """
         return self._watch.diagnosis()
+
+    def remove(self) -> None:
+        """Take both off the training, as at its end; what was seen stays.
+
+        For a training that ended in an error of which its framework tells no callback. The next training does so by
+        itself.
+        """
+        self._watch.end()
