@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 import signal
 
@@ -447,6 +448,10 @@ def test_a_folded_network_predicts_the_same_from_standardised_inputs(flowers):
         ({"device": None}, "device must be one .* got None"),
         ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction .* got 1.5"),
         ({"early_stopping": True, "validation_fraction": 0.001}, "raise validation_fraction"),
+        ({"class_weight": {0: 1, 1: -1, 2: 1}}, "class_weight .* at least 0, got -1 for class 1"),
+        ({"class_weight": {0: math.nan, 1: 1, 2: 1}}, "class_weight .* got nan for class 0"),
+        ({"class_weight": {0: 1, 1: 1, 2: math.inf}}, "class_weight .* got inf for class 2"),
+        ({"class_weight": {0: 1, 1: 1, 2: "much"}}, "class_weight .* got 'much' for class 2"),
     ],
 )
 def test_a_parameter_out_of_range_is_named_with_its_value(flowers, parameters, message):
@@ -471,11 +476,45 @@ def test_what_partial_fit_cannot_do_is_said(flowers):
     with pytest.raises(ValueError, match="several labels before"):
         model.partial_fit(X, np.eye(3, dtype=int)[y])
     labels = np.eye(3, dtype=int)[y]
+    with pytest.raises(ValueError, match=r"3 labels a sample, and classes=\[0, 1\] names 2: give one class for each"):
+        SigmoidCoreClassifier((4,)).partial_fit(X, labels, classes=[0, 1])
     several = SigmoidCoreClassifier((4,)).partial_fit(X, labels, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="y has 2 labels a sample, and had 3 before"):
         several.partial_fit(X, labels[:, :2])
     with pytest.raises(ValueError, match="y has 1 targets a sample, and had 3 before"):
         SigmoidCoreRegressor((4,)).partial_fit(X, labels).partial_fit(X, y)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.coo_array])
+@pytest.mark.parametrize("signs", [(-1, 1), (0, 2), (0.0, -1.0)])
+def test_an_indicator_matrix_of_other_numbers_than_0_and_1_is_refused(kind, signs):
+    X, y = make_multilabel_classification(80, n_classes=3, random_state=0)
+    message = "several labels a sample, but holds (-1|2): an indicator matrix holds 0 and 1 only"
+    if kind is not np.asarray and 0 not in signs:  # for scikit-learn no indicator matrix at all
+        message = "several classes a sample in several columns"
+    model = SigmoidCoreClassifier((4,), **QUICK)
+    for learn in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            learn(X, kind(np.choose(y, signs)))
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X, kind(y), classes=[0, 1, 2]).partial_fit(X, kind(np.choose(y, signs)))
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.float64])
+def test_an_indicator_matrix_may_have_any_dtype(kind):
+    X, y = make_multilabel_classification(80, n_classes=3, random_state=0)
+    settings = {**QUICK, "max_iter": 2}
+    model = SigmoidCoreClassifier((4,), **settings).fit(X, y.astype(kind))
+    assert same_weights(model, SigmoidCoreClassifier((4,), **settings).fit(X, y))
+
+
+def test_weights_of_the_classes_of_each_label_are_checked():
+    X, y = make_multilabel_classification(80, n_classes=2, random_state=0)
+    with pytest.raises(ValueError, match="got nan for class 1"):
+        SigmoidCoreClassifier((4,), class_weight=[{0: 1, 1: 1}, {0: 1, 1: math.nan}]).fit(X, y)
+    with pytest.raises(ValueError, match="class_weight"):
+        SigmoidCoreClassifier((4,), class_weight="much").fit(X, y)
+    SigmoidCoreClassifier((4,), class_weight=[{0: 1, 1: 2}, {0: 0, 1: 1}], **QUICK).fit(X, y)
 
 
 def test_weights_and_targets_that_say_nothing_are_refused(flowers):

@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from sigmoidcore.estimators.base import Array, SigmoidCoreEstimator
+from sigmoidcore.estimators.parameters import check_class_weight
 
 
 class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ignore[misc]
@@ -29,7 +30,8 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
             samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
             `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was chosen.
-        class_weight: weights by class, a dict; "balanced": inversely proportional to their samples; None: all alike.
+        class_weight: weights by class, a dict, of several labels a list of these; "balanced": inversely proportional to
+            their samples; None: all alike.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
         max_iter: epochs, at most.
@@ -254,8 +256,11 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             y = column_or_1d(y, warn=True)
         if type_of_target(y).startswith("multiclass-multioutput"):
             raise ValueError("y has several classes a sample in several columns: fit one classifier a column")
+        if y.ndim == 2:
+            _check_labels(y, classes if first else None)
         weights = self._weights(X, sample_weight)
         if self.class_weight is not None:
+            check_class_weight(self.class_weight)
             if incremental and self.class_weight == "balanced":
                 raise ValueError(
                     'class_weight="balanced" needs all samples at once; give partial_fit a dict, which '
@@ -328,3 +333,17 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _check_labels(y: Any, classes: Any) -> None:
+    """Raise a ValueError if an indicator matrix is none, or has not a column for each class, where these are given."""
+    unknown = np.setdiff1d(y.data if sparse.issparse(y) else y, [0, 1])
+    if len(unknown):
+        raise ValueError(
+            f"y has several labels a sample, but holds {unknown[0]:g}: an indicator matrix holds 0 and 1 only"
+        )
+    named = y.shape[1] if classes is None else len(unique_labels(classes))
+    if named != y.shape[1]:
+        raise ValueError(
+            f"y has {y.shape[1]} labels a sample, and classes={classes!r} names {named}: give one class for each column"
+        )

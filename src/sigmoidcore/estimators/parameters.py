@@ -98,6 +98,20 @@ def check(estimator: Any) -> None:
     device_of(estimator.device)
 
 
+def check_class_weight(given: Any) -> None:
+    """Raise a ValueError if a weight of a class cannot be one; the rest is for `sklearn.utils.compute_sample_weight`.
+
+    Args:
+        given: "balanced", a dict of weights by class, or a list of them, one for each label.
+    """
+    for weights in given if isinstance(given, list) else [given]:
+        for name, weight in weights.items() if isinstance(weights, dict) else ():
+            if not _is_a(REAL, weight) or not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"class_weight must have finite numbers of at least 0, got {weight!r} for class {name!r}"
+                )
+
+
 def _is_a(types: tuple[type, ...], value: Any) -> bool:
     """Whether a value is a number of these types; True and False are none."""
     return isinstance(value, types) and not isinstance(value, bool)
