@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
-from trainings import CLIP, STEPS, Outcome, adam, batches, cores, network, plain
+from trainings import CLIP, RATE, STEPS, Outcome, adam, batches, cores, network, plain
 from trainings import batch as batch_of
 
 from sigmoidcore import Equalizer, Monitor
@@ -147,6 +147,58 @@ def test_gradients_of_a_scaled_loss_are_unscaled_and_skipped_steps_are_no_sample
     assert len(found.history) == STEPS - skipped
     assert max(found.history[0].log_sizes) < 0
     found.assert_same(Outcome(model, equalizer, monitor))
+
+
+class AsMade(lightning.LightningModule):
+    """In float32, as a user makes it; Lightning changes the type of it and of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network(torch.float32)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=RATE)  # Adam's squares are 0 in float16
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "autocast"),
+    [
+        ("64-true", torch.float64, None),
+        ("32-true", torch.float32, None),
+        ("16-true", torch.float16, None),
+        ("bf16-true", torch.bfloat16, None),
+        ("bf16-mixed", torch.float32, torch.bfloat16),
+    ],
+)
+def test_in_every_precision_a_training_is_that_of_a_plain_loop(precision, dtype, autocast):
+    module, callback = AsMade(), SigmoidCoreCallback(every=1, monitor_every=3)
+    trainer_of(PACKAGES[0], callback, steps=6, precision=precision).fit(module, batches(6))
+    found = outcome(module, callback)
+
+    model = network(torch.float32).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    with Equalizer(model, optimizer, every=1) as equalizer, Monitor(model, 3) as monitor:
+        for x, y in batches(6):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", autocast, enabled=autocast is not None, cache_enabled=False):
+                nn.functional.cross_entropy(model(x.to(dtype)), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+    expected = Outcome(model, equalizer, monitor)
+
+    tolerance = max(5 * torch.finfo(autocast or dtype).eps, 1e-4)
+    assert next(module.network.parameters()).dtype == dtype
+    assert sum(sample.slopes for sample in found.history) > 0
+    assert min(found.norms) > 2 * CLIP
+    for a, b in zip(found.history, expected.history, strict=True):
+        assert (a.step, a.slopes, a.neurons) == (b.step, b.slopes, b.neurons)
+        assert a.log_sizes == pytest.approx(b.log_sizes, abs=tolerance)
+    for (step, layers, _), other in zip(found.measured, expected.measured, strict=True):
+        assert step == other[0]
+        assert layers == pytest.approx(other[1], rel=tolerance)
 
 
 def test_an_optimizer_that_calls_its_closure_again_and_again_is_looked_at_once_a_step():

@@ -31,8 +31,8 @@ class SigmoidCoreCallback(Watching, *_callbacks()):  # type: ignore[misc]
     """An `Equalizer` and a `Monitor` on a `LightningModule`, from the first step of `trainer.fit` to the last.
 
     Lightning's checkpoints hold their state, and `trainer.fit(..., ckpt_path=...)` goes on with it. Gradients are read
-    before clipping and are unscaled, whatever `precision`, `gradient_clip_val` and `accumulate_grad_batches` say, in
-    automatic and in manual optimization.
+    before clipping and are unscaled, whatever `gradient_clip_val` and `accumulate_grad_batches` say, in automatic and
+    in manual optimization, with a `precision` of 64, 32 or 16 bits or bfloat16, mixed or not.
 
     Args:
         tolerance: of the Equalizer, a factor above 1.
