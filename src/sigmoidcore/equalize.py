@@ -165,7 +165,7 @@ class Equalizer:
                 f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
                 "name them in ignored_params of fully_shard, or make the cores without trainable=True"
             )
-        self._ranks = Ranks(process_group)
+        self._ranks = self._ranks_of(process_group)
         self._scaler = scaler
         self._taps = Taps(self._cores, model.parameters)
         self._optimizer = optimizer
@@ -188,6 +188,10 @@ class Equalizer:
                 "inside of it, which is its attribute `optimizer` as a rule"
             ) from error
         self._attach_if_due()
+
+    def _ranks_of(self, group: "torch.distributed.ProcessGroup | None") -> Ranks:
+        """The processes that train the model together."""
+        return Ranks(group)
 
     def look(self) -> None:
         """Take the sample of this step now, if it is one; else `optimizer.step` does so before it changes anything.

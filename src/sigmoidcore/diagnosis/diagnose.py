@@ -57,6 +57,19 @@ def diagnose(
         >>> d.findings[0].rule, d.findings[0].name
         ('SC101', 'vanishing gradient')
     """
+    return diagnose_over(Ranks(), model, inputs, targets, loss_fn, training=training)
+
+
+def diagnose_over(
+    ranks: Ranks,
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any = None,
+    loss_fn: LossFn | None = None,
+    *,
+    training: bool = False,
+) -> Diagnosis:
+    """`diagnose` over these processes, all of which call it together."""
     started = time.perf_counter()
     subject = Subject(model, inputs, targets, loss_fn, training)
     check(model, inputs, targets, loss_fn)
@@ -66,7 +79,7 @@ def diagnose(
         known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
         if isinstance(loss_fn, nn.Module):
             known += loss_fn.parameters()
-        probe = Probe(model, most=None, ranks=Ranks())
+        probe = Probe(model, most=None, ranks=ranks)
         probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
         with unchanged(model, inputs), own_buffers(model), own_gradients(known) as own, mode(model):
             probe.attach()

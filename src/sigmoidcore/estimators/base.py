@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from sigmoidcore.diagnosis.diagnose import diagnose
+from sigmoidcore.diagnosis.diagnose import diagnose_over
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.estimators import decay
 from sigmoidcore.estimators.network import gradients, prepared
@@ -23,6 +23,7 @@ from sigmoidcore.estimators.parameters import batch_of, check, device_of, hidden
 from sigmoidcore.estimators.rates import Rates
 from sigmoidcore.estimators.samples import READ, Samples, Scaling
 from sigmoidcore.estimators.trainer import Trainer
+from sigmoidcore.ranks import Alone
 
 PREPARED = 256
 """Training samples that slopes and shifts are set from, and that a diagnosis is made with."""
@@ -312,7 +313,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
             inputs, targets = self._sample
             network = copy.deepcopy(self.network_).to(torch.float32)
             with gradients():
-                self._diagnosis = diagnose(network, inputs, targets, self._mean_loss)
+                self._diagnosis = diagnose_over(Alone(), network, inputs, targets, self._mean_loss)
         return self._diagnosis
 
     def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

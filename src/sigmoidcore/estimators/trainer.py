@@ -12,10 +12,18 @@ from sigmoidcore.estimators import diverged
 from sigmoidcore.estimators.samples import Samples
 from sigmoidcore.gain import norms
 from sigmoidcore.networks import depth_scaled_lr
+from sigmoidcore.ranks import Alone, Ranks
 from sigmoidcore.training.state import fill_optimizer, groups_for, groups_of, optimizer_tensors
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """The loss of every sample, [batch], from outputs and targets."""
+
+
+class _Equalizer(Equalizer):
+    """Of one process, whether or not others run beside it: nobody expects of `fit` that all ranks call it together."""
+
+    def _ranks_of(self, group: Any) -> Ranks:
+        return Alone()
 
 
 class Trainer:
@@ -50,7 +58,7 @@ class Trainer:
         self._peaks = [float(group["lr"]) * changed for group in self.optimizer.param_groups]
         if state is not None:
             fill_optimizer(network, self.optimizer, state["optimizer"])
-        self.equalizer = Equalizer(network, self.optimizer, tolerance=tolerance)
+        self.equalizer = _Equalizer(network, self.optimizer, tolerance=tolerance)
         if state is not None:
             self.equalizer.load_state_dict(state["equalizer"])
 
