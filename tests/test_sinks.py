@@ -76,9 +76,12 @@ def test_the_names_are_those_that_are_described():
     assert set(SCALARS) == {*scalars(MEASUREMENT), *scalars(SAMPLE)}
 
 
-@pytest.mark.parametrize("measurement", [MEASUREMENT, Measurement((), (), samples=8)])
-def test_the_picture_is_one_of_900_pixels_and_not_empty(measurement):
-    drawn = picture(measurement)
+ODD = replace(SAMPLE, spread=math.nan, log_sizes=(math.nan, -math.inf, math.inf, -900.0, 900.0))
+
+
+@pytest.mark.parametrize("sample", [MEASUREMENT, Measurement((), (), samples=8), SAMPLE, ODD])
+def test_the_picture_is_one_of_900_pixels_and_not_empty(sample):
+    drawn = picture(sample)
     height, width, colours = drawn.shape
     assert (width, colours, drawn.dtype) == (900, 3, np.uint8)
     assert 200 < height < 1000
@@ -103,14 +106,36 @@ class Writer:
 def test_tensorboard_gets_as_many_tags_for_a_deep_network_as_for_a_shallow_one(depth):
     train(TensorBoard(writer := Writer()), depth=depth)
     tags = {tag for tag, _ in writer.tags}
-    assert tags <= {"sigmoidcore/layers", *(f"sigmoidcore/{name}" for name in SCALARS)}
+    assert tags <= {"sigmoidcore/layers", "sigmoidcore/cores", *(f"sigmoidcore/{name}" for name in SCALARS)}
     assert [step for tag, step in writer.tags if tag == "sigmoidcore/layers"] == [0, 4]
+    assert [step for tag, step in writer.tags if tag == "sigmoidcore/cores"] == [0]
     assert [step for tag, step in writer.tags if tag == "sigmoidcore/equalizer_spread"] == [0, 2, 4]
 
 
+def test_of_an_equalizer_alone_there_is_a_picture_at_most_every_hundred_steps():
+    sink = TensorBoard(writer := Writer())
+    for step in (0, 1, 60, 99, 100, 170, 230, 329, 330, 5, 40, 105, 105):  # goes on from a checkpoint of step 5
+        sink(replace(SAMPLE, step=step))
+    assert [step for tag, step in writer.tags if tag == "sigmoidcore/cores"] == [0, 100, 230, 330, 5, 105, 105]
+
+
+def test_the_picture_of_an_equalizers_sample_is_the_profile_of_its_cores(monkeypatch):
+    from sigmoidcore.diagnosis.report import plots
+
+    figures, draw = [], plots.profile
+    monkeypatch.setattr(plots, "profile", lambda measurement: figures.append(draw(measurement)) or figures[-1])
+    picture(replace(SAMPLE, spread=40.0, log_sizes=(0.0, math.log(8.0), math.log(0.5))))
+    (axes,) = figures[0].axes
+    tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+    assert tops == pytest.approx([1.0, 8.0, 0.5])
+    assert axes.get_title(loc="left") == "Gradient profile of the cores, spread 40"  # of all of them, not of those drawn
+
+
 def test_without_pictures_and_under_another_name():
-    TensorBoard(writer := Writer(), prefix="generator", pictures=False)(MEASUREMENT)
-    assert writer.tags == [(f"generator/{name}", 7) for name in scalars(MEASUREMENT)]
+    sink = TensorBoard(writer := Writer(), prefix="generator", pictures=False)
+    for sample in (MEASUREMENT, SAMPLE):
+        sink(sample)
+    assert writer.tags == [(f"generator/{name}", 7) for name in (*scalars(MEASUREMENT), *scalars(SAMPLE))]
 
 
 def test_a_table_has_a_row_a_sample_and_goes_on_in_the_same_file(tmp_path):

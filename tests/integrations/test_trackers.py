@@ -44,13 +44,15 @@ def test_tensorboard_has_a_few_scalars_and_a_picture_a_measurement(tmp_path):
     events.Reload()
     tags = events.Tags()
     assert set(tags["scalars"]) <= {f"sigmoidcore/{name}" for name in SCALARS}
-    assert tags["images"] == ["sigmoidcore/layers"]
+    assert set(tags["images"]) == {"sigmoidcore/layers", "sigmoidcore/cores"}
     assert [e.step for e in events.Scalars("sigmoidcore/equalizer_spread")] == [0, 2, 4]
     assert [e.value for e in events.Scalars("sigmoidcore/equalizer_spread")] == pytest.approx(spreads)
     assert math.isnan(events.Scalars("sigmoidcore/spread")[-1].value)
     pictures = events.Images("sigmoidcore/layers")
     assert [e.step for e in pictures] == [0, 4, 9]
-    assert Image.open(io.BytesIO(pictures[0].encoded_image_string)).size[0] == 900
+    assert [e.step for e in events.Images("sigmoidcore/cores")] == [0]
+    for picture in (*pictures, *events.Images("sigmoidcore/cores")):
+        assert Image.open(io.BytesIO(picture.encoded_image_string)).size[0] == 900
 
 
 def test_mlflow_has_every_sample_at_its_step(tmp_path, monkeypatch):
@@ -74,7 +76,7 @@ def test_mlflow_has_every_sample_at_its_step(tmp_path, monkeypatch):
         names = client.get_run(run.info.run_id).data.metrics
         assert set(names) <= {f"sigmoidcore/{name}" for name in SCALARS}
         pictures = [a.path for a in client.list_artifacts(run.info.run_id, "images") if a.path.endswith(".png")]
-        assert len(pictures) == 3
+        assert len(pictures) == 4  # of three measurements, and of the cores
     finally:
         mlflow.set_tracking_uri(before)
 
@@ -94,6 +96,7 @@ def test_weights_and_biases_has_them_offline(tmp_path, monkeypatch):
     assert {name for name in summary if name.startswith("sigmoidcore/")} <= {
         "sigmoidcore/step",
         "sigmoidcore/layers",
+        "sigmoidcore/cores",
         *(f"sigmoidcore/{name}" for name in SCALARS),
     }
-    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png"))) == 2
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png"))) == 3

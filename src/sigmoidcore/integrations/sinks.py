@@ -1,7 +1,7 @@
 """Sinks: where the samples of a `Monitor` and an `Equalizer` go while a model trains.
 
 A sink is any function of one argument: a `Monitor` calls it with every `Measurement`, an `Equalizer` with every
-`Sample`. Those below write a few numbers of it, and one picture of a measurement, whatever the number of layers.
+`Sample`. Those below write a few numbers of it, and one picture, whatever the number of layers.
 """
 
 import csv
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sigmoidcore.arguments import described
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.report.wording import short
 from sigmoidcore.equalize import Sample
 from sigmoidcore.files import open_no_link
 from sigmoidcore.integrations.lines import drop_unfinished_line, unfinished_line
@@ -27,6 +29,7 @@ from sigmoidcore.integrations.missing import missing
 from sigmoidcore.training.metrics import Metrics
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["CSV", "JSONL", "SCALARS", "MLflow", "Sink", "TensorBoard", "WandB", "picture", "scalars"]
@@ -47,6 +50,9 @@ SCALARS = {
     "neurons_opened": "saturated neurons that the Equalizer opened",
 }
 """All names that `scalars` gives; the last three are of an `Equalizer`."""
+
+PICTURED = 100
+"""Steps at least between two pictures of an Equalizer's samples: it may look at every step, and a picture is slower."""
 
 _BEGIN = b'{"kind": "'
 """Of every line of a `JSONL`, also of one that was cut off."""
@@ -81,11 +87,11 @@ def scalars(sample: Measurement | Sample) -> dict[str, float]:
     return found
 
 
-def picture(measurement: Measurement) -> NDArray[np.uint8]:
-    """The gradient profile, the saturation and the outputs over depth, as `Diagnosis.plot` draws them.
+def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
+    """The gradient profile over depth; of a measurement also the saturation and the outputs, as in `Diagnosis.plot`.
 
     Args:
-        measurement: of a `Monitor`, or the attribute `measurement` of a `Diagnosis`.
+        sample: of a `Monitor` or an `Equalizer`, or the attribute `measurement` of a `Diagnosis`.
 
     Returns:
         Red, green and blue, shape [height, 900, 3], uint8; the height follows what there is to draw.
@@ -104,19 +110,59 @@ def picture(measurement: Measurement) -> NDArray[np.uint8]:
 
     from sigmoidcore.diagnosis.report.plots import overview
 
-    canvas: Any = FigureCanvasAgg(overview(Diagnosis(measurement, ())))
+    figure = _profile(sample) if isinstance(sample, Sample) else overview(Diagnosis(sample, ()))
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
+def _profile(sample: Sample) -> "Figure":
+    """What a sample holds of the gradient profile of the cores, drawn as that of the layers in a measurement."""
+    from sigmoidcore.diagnosis.report.plots import profile
+    from sigmoidcore.style import style_axes
+
+    sizes = torch.tensor(sample.log_sizes, dtype=torch.float64).exp().tolist()
+    cores = (Layer(f"{i}", f"{i}", "SigmoidCore", "weights", gradient=size) for i, size in enumerate(sizes))
+    figure = profile(Measurement(tuple(cores), (), samples=0))
+    title = f"Gradient profile of the cores, spread {short(sample.spread)}"
+    style_axes(figure.axes[0], title, "cores, input to loss (64 of them at most)", "gradient size")
+    return figure
+
+
+class _Pictures:
+    """`picture` by the name that a sink gives it: of every measurement; of an Equalizer's sample if one is due.
+
+    Raises:
+        ImportError: they are wanted, and matplotlib is missing: now, and not in the middle of a training.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        if wanted:
+            import sigmoidcore.diagnosis.report.plots  # noqa: F401
+        self._wanted = wanted
+        self._latest: int | None = None
+
+    def __call__(self, sample: Measurement | Sample) -> dict[str, NDArray[np.uint8]]:
+        if not self._wanted:
+            return {}
+        if isinstance(sample, Measurement):
+            return {"layers": picture(sample)}
+        # A step before the latest is of a training that has begun anew, or has gone on from a checkpoint.
+        if self._latest is not None and self._latest < sample.step < self._latest + PICTURED:
+            return {}
+        self._latest = sample.step
+        return {"cores": picture(sample)}
+
+
 class TensorBoard:
-    """Writes `scalars` of every sample, and `picture` of every measurement, for the slider of TensorBoard.
+    """Writes `scalars` of every sample, and a `picture` of it, for the slider of TensorBoard.
 
     Args:
         writer: a `torch.utils.tensorboard.SummaryWriter("runs")`, or anything else with its `add_scalar` and
             `add_image`; Lightning's is `logger.experiment`.
         prefix: of the tags; another one for each of two models.
-        pictures: whether to draw; it takes 0.2 s a measurement.
+        pictures: whether to draw: every measurement, as `layers`, which takes 0.2 s; and an Equalizer's sample in 100
+            steps, as `cores`, in half of that.
 
     Raises:
         ImportError: `pictures`, and matplotlib is missing (extra `plots`).
@@ -134,18 +180,18 @@ class TensorBoard:
         methods = ("add_scalar", "add_image") if pictures else ("add_scalar",)
         self._writer = _with_methods("TensorBoard", writer, 'torch.utils.tensorboard.SummaryWriter("runs")', *methods)
         self._prefix = prefix
-        self._pictures = _drawable(pictures)
+        self._pictures = _Pictures(pictures)
 
     def __call__(self, sample: Measurement | Sample) -> None:
         """Write it."""
         for name, value in scalars(sample).items():
             self._writer.add_scalar(f"{self._prefix}/{name}", value, sample.step)
-        if self._pictures and isinstance(sample, Measurement):
-            self._writer.add_image(f"{self._prefix}/layers", picture(sample), sample.step, dataformats="HWC")
+        for name, image in self._pictures(sample).items():
+            self._writer.add_image(f"{self._prefix}/{name}", image, sample.step, dataformats="HWC")
 
 
 class WandB:
-    """Logs `scalars` of every sample, and `picture` of every measurement, to a run of Weights & Biases.
+    """Logs `scalars` of every sample, and a `picture` of it, to a run of Weights & Biases.
 
     They have a step of their own, `sigmoidcore/step`: log what is yours without `step=`, for W&B drops what is logged
     for a step before the latest.
@@ -153,7 +199,8 @@ class WandB:
     Args:
         run: what `wandb.init()` returns; Lightning's is `logger.experiment`.
         prefix: of the keys; another one for each of two models.
-        pictures: whether to draw; it takes 0.2 s a measurement.
+        pictures: whether to draw: every measurement, as `layers`, which takes 0.2 s; and an Equalizer's sample in 100
+            steps, as `cores`, in half of that.
 
     Raises:
         ImportError: wandb is missing; or `pictures`, and matplotlib is (extra `plots`).
@@ -174,25 +221,26 @@ class WandB:
         self._image = wandb.Image
         self._run = _with_methods("WandB", run, "wandb.init()", "define_metric", "log")
         self._prefix = prefix
-        self._pictures = _drawable(pictures)
+        self._pictures = _Pictures(pictures)
         run.define_metric(f"{prefix}/step", hidden=True)
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
 
     def __call__(self, sample: Measurement | Sample) -> None:
         """Log it."""
         row: dict[str, Any] = {"step": sample.step, **scalars(sample)}
-        if self._pictures and isinstance(sample, Measurement):
-            row["layers"] = self._image(picture(sample))
+        for name, image in self._pictures(sample).items():
+            row[name] = self._image(image)
         self._run.log({f"{self._prefix}/{name}": value for name, value in row.items()})
 
 
 class MLflow:
-    """Logs `scalars` of every sample, and `picture` of every measurement, to a run of MLflow.
+    """Logs `scalars` of every sample, and a `picture` of it, to a run of MLflow.
 
     Args:
         run_id: `info.run_id` of the run; None: the one that is active.
         prefix: of the names; another one for each of two models.
-        pictures: whether to draw; it takes 0.2 s a measurement.
+        pictures: whether to draw: every measurement, as `layers`, which takes 0.2 s; and an Equalizer's sample in 100
+            steps, as `cores`, in half of that.
 
     Raises:
         ImportError: mlflow is missing; or `pictures`, and matplotlib is (extra `plots`).
@@ -220,15 +268,14 @@ class MLflow:
         self._mlflow = mlflow
         self._client = mlflow.MlflowClient()
         self._prefix = prefix
-        self._pictures = _drawable(pictures)
+        self._pictures = _Pictures(pictures)
 
     def __call__(self, sample: Measurement | Sample) -> None:
         """Log it."""
         row = {f"{self._prefix}/{name}": float(value) for name, value in scalars(sample).items()}
         self._mlflow.log_metrics(row, step=sample.step, run_id=self._run_id)
-        if self._pictures and isinstance(sample, Measurement):
-            image = picture(sample)
-            self._client.log_image(self._run_id, image, key=f"{self._prefix}/layers", step=sample.step)
+        for name, image in self._pictures(sample).items():
+            self._client.log_image(self._run_id, image, key=f"{self._prefix}/{name}", step=sample.step)
 
 
 class CSV:
@@ -371,10 +418,3 @@ def _with_methods(sink: str, given: Any, example: str, *methods: str) -> Any:
         having = " and ".join(methods)
         raise TypeError(f"{sink} takes what has {having}, such as {example}, got {described(given)}")
     return given
-
-
-def _drawable(pictures: bool) -> bool:
-    """Whether to draw; where that is not possible, the error comes now and not in the middle of a training."""
-    if pictures:
-        import sigmoidcore.diagnosis.report.plots  # noqa: F401
-    return pictures
