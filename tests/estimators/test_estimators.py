@@ -317,6 +317,21 @@ def test_a_warm_start_may_hold_samples_out_later(flowers):
     assert model.set_params(early_stopping=False).partial_fit(*flowers).n_iter_ == 11
 
 
+def test_the_best_score_is_that_of_the_weights_also_where_a_training_before_had_a_better_one(flowers):
+    X, y = flowers
+    settings = {"early_stopping": True, "validation_fraction": 0.3, "warm_start": True, **QUICK, "max_iter": 5}
+    model = SigmoidCoreClassifier((8,), **settings).fit(X, y)
+    assert model.best_validation_score_ > 0.9
+    model.fit(X, np.roll(y, 25))  # now half of the classes are wrong
+    assert len(model.validation_scores_) == 10
+    assert model.best_validation_score_ == max(model.validation_scores_[5:]) < 0.9
+    _, held_out, _, classes = train_test_split(
+        X, np.roll(y, 25), test_size=0.3, random_state=np.random.RandomState(0), stratify=np.roll(y, 25)
+    )
+    assert model.score(held_out, classes) == model.best_validation_score_
+    assert model.set_params(early_stopping=False).fit(X, y).best_validation_score_ is None
+
+
 @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
 def test_a_weight_decay_that_is_changed_counts_from_the_next_training_on_and_auto_keeps_the_last(flowers, go_on):
     changed, unchanged = (

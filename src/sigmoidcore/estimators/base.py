@@ -18,7 +18,7 @@ from torch import Tensor
 from sigmoidcore.diagnosis.diagnose import diagnose_over
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.estimators import decay
-from sigmoidcore.estimators.network import gradients, prepared
+from sigmoidcore.estimators.network import gradients, on_cpu, prepared
 from sigmoidcore.estimators.parameters import batch_of, check, device_of, hidden_widths
 from sigmoidcore.estimators.rates import Rates
 from sigmoidcore.estimators.samples import READ, Samples, Scaling
@@ -120,6 +120,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         return self
 
     @gradients()
+    @on_cpu()
     def _fit(self, X: Any, y: Any, weights: Array | None, *, incremental: bool, first: bool, classes: Any) -> None:
         """Train on samples that have been checked. It changes no object that an attribute was before."""
         random = check_random_state(self.random_state)
@@ -263,7 +264,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
             network.load_state_dict(best[1])
         self.network_ = network.to(device="cpu", dtype=torch.float64).eval()
         self.best_loss_ = min(self.loss_curve_, default=None) if held_out is None else None
-        self.best_validation_score_ = max(self.validation_scores_ or [], default=None)
+        self.best_validation_score_ = None if best is None else best[0]
 
     def _validated(self, network: torch.nn.Module, held_out: Any, device: torch.device) -> float:
         X, y, weights = held_out
@@ -281,14 +282,22 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         """The network's outputs, [samples, outputs], float64."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        device = device_of(self.device)
+        try:
+            device = device_of(self.device)
+        except ValueError as error:
+            warnings.warn(
+                f'{error}. Predictions are computed on the CPU; set_params(device="cpu") says that they are to be',
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            device = torch.device("cpu")
         if device.type == "cpu":
             return self._run(self.network_, X, device, torch.float64)
         return self._run(copy.deepcopy(self.network_).to(device, torch.float32), X, device, torch.float32)
 
     def _run(self, network: torch.nn.Module, X: Any, device: torch.device, dtype: torch.dtype) -> Array:
         network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), on_cpu():
             parts = [
                 network(torch.as_tensor(self._scaling(X[start : start + READ]), dtype=dtype).to(device))
                 for start in range(0, X.shape[0], READ)
@@ -312,7 +321,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         if self._diagnosis is None:
             inputs, targets = self._sample
             network = copy.deepcopy(self.network_).to(torch.float32)
-            with gradients():
+            with gradients(), on_cpu():
                 self._diagnosis = diagnose_over(Alone(), network, inputs, targets, self._mean_loss)
         return self._diagnosis
 

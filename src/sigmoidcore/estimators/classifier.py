@@ -27,17 +27,18 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         hidden_layer_sizes: neurons of each hidden layer, of any widths; a number is one layer.
         saturation: saturation level of the first layer, or "auto": see `sigmoidcore.prepare`.
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
-        weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
-            samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
-            `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was chosen.
+        weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), a number of at least 0; "auto" chooses
+            one of four by the loss on a fifth of the samples, which costs four more trainings, and then trains on all.
+            Below 50 samples, and in `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was
+            chosen.
         class_weight: weights by class, a dict, of several labels a list of these; "balanced": inversely proportional to
             their samples; None: all alike.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
         max_iter: epochs, at most.
         shuffle: whether every epoch has its own order.
-        random_state: a number fixes weights, batches and what is held out. None draws from NumPy's global generator, as
-            everywhere in scikit-learn.
+        random_state: a number, or a `numpy.random.RandomState` in the same state, fixes weights, batches and what is
+            held out. None draws from NumPy's global generator, as everywhere in scikit-learn.
         tol: what counts as a better loss, or as a better score if `early_stopping`.
         verbose: whether losses are printed.
         warm_start: whether `fit` goes on from the weights that there are.
@@ -45,8 +46,8 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         validation_fraction: that part.
         n_iter_no_change: epochs without a better one after which the rate falls, or while it falls training ends. It
             falls after half of `max_iter` at the latest.
-        device: where it trains, for `torch.device`. A fitted estimator is kept on the CPU, so that it can be loaded
-            anywhere.
+        device: where it trains and predicts, for `torch.device`. A fitted estimator is kept on the CPU, so that it can
+            be loaded anywhere; where there is no such device, it predicts on the CPU, with a warning.
 
     Attributes:
         classes_: the classes; of several labels a sample their numbers.
@@ -57,7 +58,8 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         loss_curve_: mean training loss of every epoch.
         best_loss_: the lowest; None if `early_stopping`, or if there is none.
         validation_scores_: accuracy on the held-out samples after every epoch; None unless `early_stopping`.
-        best_validation_score_: the highest.
+        best_validation_score_: the highest of the last training, that of the weights that are kept; None if this held
+            no samples out.
         n_iter_: epochs.
         t_: samples seen.
         n_features_in_: features.
@@ -181,6 +183,9 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         Raises:
             NotFittedError: nothing has been learnt yet.
             ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+
+        Warns:
+            RuntimeWarning: this machine has no such `device`; the CPU is used.
         """
         return self._decoded(self._outputs(X))
 
@@ -197,6 +202,9 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         Raises:
             NotFittedError: nothing has been learnt yet.
             ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+
+        Warns:
+            RuntimeWarning: this machine has no such `device`; the CPU is used.
         """
         outputs = torch.from_numpy(self._outputs(X))
         found: Array = (outputs.sigmoid() if self._multilabel else outputs.softmax(1)).numpy()
@@ -214,6 +222,9 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         Raises:
             NotFittedError: nothing has been learnt yet.
             ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+
+        Warns:
+            RuntimeWarning: this machine has no such `device`; the CPU is used.
         """
         outputs = torch.from_numpy(self._outputs(X))
         log = nn.functional.logsigmoid if self._multilabel else lambda o: o.log_softmax(1)

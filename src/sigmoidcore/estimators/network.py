@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Literal
 
@@ -50,4 +50,12 @@ def prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal[
 def gradients() -> Iterator[None]:
     """Gradients are computed inside, whatever the caller has switched off."""
     with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def on_cpu() -> Iterator[None]:
+    """Tensors are made on the CPU inside where no device is named, whatever the caller's default device is."""
+    usual = torch.empty(0).device.type == "cpu"  # then without the context, which costs time in every call of PyTorch
+    with nullcontext() if usual else torch.device("cpu"):
         yield

@@ -25,15 +25,16 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         hidden_layer_sizes: neurons of each hidden layer, of any widths; a number is one layer.
         saturation: saturation level of the first layer, or "auto": see `sigmoidcore.prepare`.
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
-        weight_decay: of AdamW, a number of at least 0; "auto" chooses one of four by the loss on a fifth of the
-            samples, which costs four more trainings, and then trains on all. Below 50 samples, and in
-            `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was chosen.
+        weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), a number of at least 0; "auto" chooses
+            one of four by the loss on a fifth of the samples, which costs four more trainings, and then trains on all.
+            Below 50 samples, and in `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was
+            chosen.
         batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
         max_iter: epochs, at most.
         shuffle: whether every epoch has its own order.
-        random_state: a number fixes weights, batches and what is held out. None draws from NumPy's global generator, as
-            everywhere in scikit-learn.
+        random_state: a number, or a `numpy.random.RandomState` in the same state, fixes weights, batches and what is
+            held out. None draws from NumPy's global generator, as everywhere in scikit-learn.
         tol: what counts as a better loss, or as a better score if `early_stopping`.
         verbose: whether losses are printed.
         warm_start: whether `fit` goes on from the weights that there are.
@@ -41,8 +42,8 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         validation_fraction: that part.
         n_iter_no_change: epochs without a better one after which the rate falls, or while it falls training ends. It
             falls after half of `max_iter` at the latest.
-        device: where it trains, for `torch.device`. A fitted estimator is kept on the CPU, so that it can be loaded
-            anywhere.
+        device: where it trains and predicts, for `torch.device`. A fitted estimator is kept on the CPU, so that it can
+            be loaded anywhere; where there is no such device, it predicts on the CPU, with a warning.
 
     Attributes:
         network_: the network, float64, on the CPU; it takes standardised inputs. `sigmoidcore.fold` makes it plain.
@@ -52,7 +53,8 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         loss_curve_: mean training loss of every epoch.
         best_loss_: the lowest; None if `early_stopping`, or if there is none.
         validation_scores_: R2 on the held-out samples after every epoch; None unless `early_stopping`.
-        best_validation_score_: the highest.
+        best_validation_score_: the highest of the last training, that of the weights that are kept; None if this held
+            no samples out.
         n_iter_: epochs.
         t_: samples seen.
         n_features_in_: features.
@@ -131,6 +133,9 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         Raises:
             NotFittedError: nothing has been learnt yet.
             ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+
+        Warns:
+            RuntimeWarning: this machine has no such `device`; the CPU is used.
         """
         return self._decoded(self._outputs(X))
 
