@@ -128,7 +128,7 @@ def test_the_picture_of_an_equalizers_sample_is_the_profile_of_its_cores(monkeyp
     (axes,) = figures[0].axes
     tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
     assert tops == pytest.approx([1.0, 8.0, 0.5])
-    assert axes.get_title(loc="left") == "Gradient profile of the cores, spread 40"  # of all of them, not of those drawn
+    assert axes.get_title(loc="left") == "Gradient profile of the cores, spread 40"  # of all, not of those drawn
 
 
 def test_without_pictures_and_under_another_name():
@@ -150,6 +150,39 @@ def test_a_table_has_a_row_a_sample_and_goes_on_in_the_same_file(tmp_path):
         {"step": 7, **scalars(MEASUREMENT)},
         {"step": 7, **scalars(SAMPLE)},
     ]
+
+
+@pytest.mark.parametrize("sink", [CSV, JSONL])
+def test_a_file_is_closed_at_the_end_of_its_block_also_where_that_fails(sink, tmp_path):
+    with sink(tmp_path / "samples") as file:
+        file(SAMPLE)
+        inside = file._file if sink is CSV else file._lines
+    assert inside.closed if sink is CSV else inside._descriptor < 0
+    file(SAMPLE)  # opens it again, as after `close`
+    inside = file._file if sink is CSV else file._lines
+    with pytest.raises(AttributeError), file as again:
+        again(None)
+    assert inside.closed if sink is CSV else inside._descriptor < 0
+    assert len((tmp_path / "samples").read_text().splitlines()) == (3 if sink is CSV else 2)
+
+
+@pytest.mark.parametrize("sink", [CSV, JSONL])
+def test_in_a_file_that_was_gone_on_with_the_later_row_of_a_kind_counts(sink, tmp_path):
+    again = replace(MEASUREMENT, weights=(Weight("0.weight", (2, 2), update=0.3),))
+    with sink(tmp_path / "samples") as file:
+        for sample in (MEASUREMENT, SAMPLE, replace(SAMPLE, spread=2.5), again):
+            file(sample)
+    if sink is CSV:
+        with (tmp_path / "samples").open(newline="") as text:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(text)]
+        latest = {("equalizer" if "equalizer_spread" in row else "measurement", row["step"]): row for row in rows}
+        assert {*rows[0]} & {*rows[1]} == {"step"}
+        assert {*rows[0]} == {*rows[3]}
+    else:
+        latest = {(row["kind"], row["step"]): row for row in read_metrics(tmp_path / "samples")}
+    assert len(latest) == 2
+    assert latest["equalizer", 7]["equalizer_spread"] == 2.5
+    assert latest["measurement", 7]["update"] == 0.3
 
 
 def test_a_file_that_is_another_table_is_left_alone(tmp_path):

@@ -12,7 +12,8 @@ import statistics
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -281,8 +282,9 @@ class MLflow:
 class CSV:
     """Appends `scalars` of every sample to a table: `step`, and a column for each of `SCALARS`.
 
-    A training that goes on from a checkpoint writes the steps after it again: of two rows of a step the later counts.
-    Every row is in the file at once; one that a killed process left unfinished is dropped when the next begins.
+    A Monitor and an Equalizer fill columns of their own, in a row for each. A training that goes on from a checkpoint
+    writes the steps after it again: of two rows of a step with the same columns filled the later counts. Every row is
+    in the file at once; one that a killed process left unfinished is dropped when the next begins. `with` closes it.
 
     Args:
         path: of the file, which is made at the first sample; its folder must exist.
@@ -297,9 +299,8 @@ class CSV:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = CSV(Path(folder) / "samples.csv")
-        ...     table(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
-        ...     table.close()
+        ...     with CSV(Path(folder) / "samples.csv") as table:
+        ...         table(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
         ...     print((Path(folder) / "samples.csv").read_text().splitlines()[1])
         3,,,,,,,,,1.5,1,0
     """
@@ -322,6 +323,16 @@ class CSV:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
 
     def _opened(self) -> TextIOWrapper:
         expected = ",".join(self.COLUMNS) + "\n"
@@ -347,8 +358,9 @@ class JSONL:
 
     `scalars` are in it by name, `kind` is "measurement" or "equalizer"; `layers` and `gradients` are lists of a
     measurement, `log_sizes` is one of the Equalizer. Numbers that are not finite are "inf", "-inf" and "nan".
-    `sigmoidcore.training.run.read_metrics` reads it. Of two lines of a step the later one counts, as for `CSV`.
-    Every line is in the file at once; one that a killed process left unfinished is dropped when the next begins.
+    `sigmoidcore.training.run.read_metrics` reads it. Of two lines of a step and a `kind` the later counts, for a
+    training that goes on from a checkpoint writes the steps after it again. Every line is in the file at once; one that
+    a killed process left unfinished is dropped when the next begins. `with` closes it.
 
     Args:
         path: of the file, which is made at the first sample; its folder must exist.
@@ -363,9 +375,8 @@ class JSONL:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     lines = JSONL(Path(folder) / "samples.jsonl")
-        ...     lines(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
-        ...     lines.close()
+        ...     with JSONL(Path(folder) / "samples.jsonl") as lines:
+        ...         lines(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
         ...     row = json.loads((Path(folder) / "samples.jsonl").read_text())
         >>> row["kind"], row["step"], row["log_sizes"]
         ('equalizer', 3, [0.0, 0.4])
@@ -390,6 +401,16 @@ class JSONL:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
 
     def _opened(self) -> Metrics:
         with os.fdopen(open_no_link(self._path, os.O_RDWR | os.O_CREAT), "r+b") as file:
