@@ -4,13 +4,15 @@ Networks of cores, width 64, 3, 10 and 30 layers; `prepare` with 256 samples, Ad
 its default, 600 steps of 100 samples. The error is the percentage of wrong classes, or the root mean square error over
 the deviation of the target, in percent; median of 3 seeds, each with a split, or samples, of its own. A regret is the
 error of one level over that of the best level in the row, both with half a percent added, so that 0.1 % is no better
-than nothing; over many rows they are averaged geometrically.
+than nothing; over many rows they are averaged geometrically. `auto` is the level that `prepare(saturation="auto")`
+takes: the sets of at most three features are those of the kind "function".
 """
 
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ DEPTHS = (3, 10, 30)
 WIDTH, STEPS, BATCH = 64, 600, 100
 SAMPLES = 1000
 SMALLEST = 0.5
+AUTO = {"table": 0.5, "image": 0.5, "regression": 0.5, "function": 2.0}
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -162,6 +165,20 @@ def regrets(errors: Sequence[float]) -> list[float]:
     return [(value + SMALLEST) / (best + SMALLEST) for value in errors]
 
 
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Regrets of every level and of "auto", averaged geometrically over the rows of each kind, and over all."""
+    found = []
+    for kind in [*dict.fromkeys(row["kind"] for row in rows), "all"]:
+        each = []
+        for row in rows:
+            if kind in (row["kind"], "all"):
+                of_levels = regrets([row[f"{level:g}"] for level in LEVELS])
+                each.append([*of_levels, of_levels[LEVELS.index(AUTO[row["kind"]])]])
+        means = [round(statistics.geometric_mean(column), 2) for column in zip(*each, strict=True)]
+        found.append({"kind": kind, **dict(zip([*(f"{level:g}" for level in LEVELS), "auto"], means, strict=True))})
+    return found
+
+
 def main() -> None:
     options = arguments(__doc__).parse_args()
     torch.set_flush_denormal(True)
@@ -184,12 +201,7 @@ def main() -> None:
                 errors = {f"{level:g}": round(value, 2) for level, value in zip(LEVELS, found, strict=True)}
                 report.add(kind=problem.kind, data=name, depth=depth, **errors)
     report.finish()
-    summary = []
-    for kind in dict.fromkeys(row["kind"] for row in report.rows):
-        each = [regrets([row[f"{level:g}"] for level in LEVELS]) for row in report.rows if row["kind"] == kind]
-        means = [math.exp(statistics.fmean(map(math.log, column))) for column in zip(*each, strict=True)]
-        summary.append({"kind": kind, **{f"{v:g}": round(m, 2) for v, m in zip(LEVELS, means, strict=True)}})
-    print("\nRegret, geometric mean\n\n" + table(summary))
+    print("\nRegret, geometric mean\n\n" + table(summary(report.rows)))
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from _report import Report, arguments
+from _report import Report, arguments, table
 from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
 
 MLBENCH = Path("/usr/lib/R/site-library/mlbench/data")
 DEPTHS = (3, 10, 30)
+NETWORKS = ("sigmoid core", "mlp relu", "mlp tanh", "mlp logistic")
 ALPHAS = [1e-4, 1e-2, 1e-1, 1.0]
 Table = tuple[np.ndarray, np.ndarray]
 
@@ -107,9 +108,9 @@ def methods(classes: bool, width: int, depths: tuple[int, ...]) -> dict[tuple[st
     return found
 
 
-def measured(make: Callable[[], Any], table: Table, classes: bool, folds: int) -> tuple[list[float], list[float]]:
+def measured(make: Callable[[], Any], samples: Table, classes: bool, folds: int) -> tuple[list[float], list[float]]:
     """Scores and seconds of every fold."""
-    X, y = table
+    X, y = samples
     split = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=0)
     scores, seconds = [], []
     for train, test in split.split(X, y):
@@ -124,18 +125,32 @@ def measured(make: Callable[[], Any], table: Table, classes: bool, folds: int) -
     return scores, seconds
 
 
-def summary(rows: list[dict[str, Any]]) -> None:
-    """For every network and depth: its median rank among the networks of its depth, and its mean score."""
-    networks = ("sigmoid core", "mlp relu", "mlp tanh", "mlp logistic")
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For every depth and network: its median rank among those of its depth, its mean score, and the time of a fit.
+
+    Seconds are the median over the data, and `over tanh` is over that of the tanh.
+    """
+    found = []
     for depth in sorted({row["depth"] for row in rows} - {0}):
-        ranks: dict[str, list[int]] = {method: [] for method in networks}
-        for data in dict.fromkeys(row["data"] for row in rows):
-            scores = {r["method"]: r["score"] for r in rows if (r["data"], r["depth"]) == (data, depth)}
-            if all(method in scores for method in networks):
-                for method in networks:
-                    ranks[method].append(1 + sum(scores[other] > scores[method] for other in networks))
-        words = [f"{m} {statistics.median(r):g}" for m, r in ranks.items() if r]
-        print(f"median rank at depth {depth}: {', '.join(words)}")
+        of = {(row["data"], row["method"]): row for row in rows if row["depth"] == depth}
+        data = [d for d in dict.fromkeys(row["data"] for row in rows) if all((d, m) in of for m in NETWORKS)]
+        if not data:
+            continue
+        scores = np.array([[of[d, method]["score"] for d in data] for method in NETWORKS])
+        ranks = 1 + (scores[None] > scores[:, None]).sum(1)
+        seconds = [statistics.median(of[d, method]["seconds"] for d in data) for method in NETWORKS]
+        for at, method in enumerate(NETWORKS):
+            found.append(
+                {
+                    "depth": depth,
+                    "method": method,
+                    "median rank": float(np.median(ranks[at])),
+                    "mean score": round(float(scores[at].mean()), 1),
+                    "seconds": round(seconds[at], 2),
+                    "over tanh": round(seconds[at] / seconds[NETWORKS.index("mlp tanh")], 1),
+                }
+            )
+    return found
 
 
 def read(options: argparse.Namespace, samples: int) -> dict[str, tuple[str, Table]]:
@@ -175,10 +190,10 @@ def main() -> None:
         settings={"width": width, "folds": folds, "samples": options.samples, "data": list(tables), "alphas": ALPHAS},
     )
     with threadpool_limits(options.threads):
-        for name, (kind, table) in tables.items():
+        for name, (kind, samples) in tables.items():
             for (method, depth), make in methods(kind == "classes", width, depths).items():
                 if report.wants(data=name, method=method, depth=depth):
-                    scores, seconds = measured(make, table, kind == "classes", folds)
+                    scores, seconds = measured(make, samples, kind == "classes", folds)
                     report.add(
                         data=name,
                         kind=kind,
@@ -189,7 +204,7 @@ def main() -> None:
                         scores=[round(score, 2) for score in scores],
                     )
     report.finish()
-    summary(report.rows)
+    print("\n" + table(summary(report.rows)))
 
 
 if __name__ == "__main__":
