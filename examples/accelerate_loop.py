@@ -42,7 +42,8 @@ def main(arguments=None):
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
 
     # Both take the model and the optimizer as they are before `prepare` wraps them.
-    sinks = [JSONL(options.folder / "samples.jsonl")] if accelerator.is_main_process else []
+    lines = JSONL(options.folder / "samples.jsonl")  # makes the file at the first sample
+    sinks = [lines] if accelerator.is_main_process else []
     equalizer = sc.Equalizer(model, optimizer, scaler=accelerator.scaler, sinks=sinks)
     monitor = sc.Monitor(model, every=20, scaler=accelerator.scaler, sinks=sinks)
     network = model
@@ -51,11 +52,14 @@ def main(arguments=None):
 
     done = 0
     if options.resume:
-        last = max(options.folder.glob("epoch-*"), key=lambda path: int(path.name.split("-")[1]))
+        checkpoints = list(options.folder.glob("epoch-*"))
+        if not checkpoints:
+            raise SystemExit(f"no checkpoint in {options.folder}: leave out --resume")
+        last = max(checkpoints, key=lambda path: int(path.name.split("-")[1]))
         accelerator.load_state(str(last))
         done = int(last.name.split("-")[1])
 
-    with equalizer, monitor:
+    with lines, equalizer, monitor:
         for epoch in range(done, options.epochs):
             for x, y in loader:
                 with accelerator.accumulate(model):
@@ -71,8 +75,6 @@ def main(arguments=None):
             spread = equalizer.history[-1].spread
             accelerator.print(f"epoch {epoch + 1}: {accuracy:.1%} of the test images, spread {spread:.3g}")
 
-    for sink in sinks:
-        sink.close()
     if accelerator.is_main_process:
         print(monitor.diagnosis())
     accelerator.end_training()

@@ -26,6 +26,8 @@ def main(arguments=None):
     options = options.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = options.folder / "checkpoint.pt"
+    if options.resume and not checkpoint.exists():
+        raise SystemExit(f"no checkpoint in {options.folder}: leave out --resume")
 
     torch.manual_seed(0)
     digits = load_digits()
@@ -37,8 +39,8 @@ def main(arguments=None):
     sc.prepare(model, train[0])
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)
 
-    table = CSV(options.folder / "samples.csv")
     with (
+        CSV(options.folder / "samples.csv") as table,
         sc.Equalizer(model, optimizer, sinks=[table]) as equalizer,
         sc.Monitor(model, every=20, sinks=[table]) as monitor,
     ):
@@ -62,7 +64,6 @@ def main(arguments=None):
             print(f"epoch {epoch + 1}: {accuracy:.1%} of the test images, spread {equalizer.history[-1].spread:.3g}")
             state = {name: part.state_dict() for name, part in parts.items()}
             torch.save({**state, "epochs": epoch + 1, "random": torch.get_rng_state()}, checkpoint)
-    table.close()
 
     print(monitor.diagnosis())
     monitor.diagnosis().to_html(options.folder / "diagnosis.html")

@@ -1,7 +1,7 @@
 """The pages of the documentation whose examples need more than the package, run whole."""
 
 import pytest
-from pages import PAGES, TRANSLATIONS, blocks, run
+from pages import PAGES, TRANSLATIONS, blocks, execute, run
 
 pytestmark = pytest.mark.integration
 
@@ -13,3 +13,14 @@ def test_the_python_of_the_page_runs_with_other_frameworks(page, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     run(page, monkeypatch, integrations=True)
+
+
+FIRST, *EXAMPLES = (b for b in blocks("docs/integrations.md") if b.language == "python" and not b.hidden)
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: str(block.line))
+def test_an_example_for_a_framework_can_be_copied_behind_the_first_block_of_its_page(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "copied"}
+    for part in (FIRST, block):
+        execute(part, namespace)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,22 @@ def test_the_loop_of_accelerate_goes_on_from_accelerates_checkpoints(example, tm
         torch.testing.assert_close(tensor, again.state_dict()[name], rtol=1e-6, atol=1e-6)
     steps = {row["step"] for row in read_metrics(tmp_path / "whole" / "samples.jsonl") if row["kind"] == "measurement"}
     assert steps == {0, 20, 40}  # an optimizer's step is two micro-batches
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "accelerate_loop"])
+def test_without_a_checkpoint_there_is_nothing_to_go_on_with(name, example, tmp_path):
+    options = ["--cpu"] if name == "accelerate_loop" else []
+    with pytest.raises(SystemExit, match=re.escape(f"no checkpoint in {tmp_path}: leave out --resume")):
+        example(name)([*options, "--folder", str(tmp_path), "--depth", "5", "--resume"])
+
+
+def test_a_plain_loop_that_fails_has_closed_its_table(example, tmp_path, monkeypatch):
+    closed, close = [], CSV.close
+    monkeypatch.setattr(CSV, "close", lambda table: closed.append(close(table)))
+    monkeypatch.setattr(torch, "save", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        example("plain_loop")(["--folder", str(tmp_path), "--epochs", "1", "--depth", "5"])
+    assert len(closed) == 1
 
 
 def test_two_processes_of_accelerate_train_one_network(root, tmp_path):
