@@ -78,7 +78,17 @@ class SigmoidCoreHandler(Watching):
         self._scaler = scaler
 
     def attach(self, engine: Engine) -> Self:
-        """Begin and end with this trainer; returns itself."""
+        """Begin and end with this trainer.
+
+        An error in the training is raised, as without the handler, unless another handler of `Events.EXCEPTION_RAISED`
+        is there to take it.
+
+        Args:
+            engine: the trainer, before it runs.
+
+        Returns:
+            The handler itself.
+        """
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._watch.end)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)

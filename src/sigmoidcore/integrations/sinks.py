@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["CSV", "JSONL", "SCALARS", "MLflow", "Sink", "TensorBoard", "WandB", "picture", "scalars"]
 
 Sink = Callable[[Measurement | Sample], object]
+"""A function of one argument, what a `Monitor` or an `Equalizer` saw; what it returns is not used."""
 
 SCALARS = {
     "spread": "of the gradient profile",
@@ -61,6 +62,12 @@ _BEGIN = b'{"kind": "'
 
 def scalars(sample: Measurement | Sample) -> dict[str, float]:
     """The numbers that a sink writes, by their names in `SCALARS`; those that are not known are left out.
+
+    Args:
+        sample: of a `Monitor` or an `Equalizer`.
+
+    Returns:
+        A number for each, as `SCALARS` says; nan or inf where gradients are not finite.
 
     Example:
         >>> scalars(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
