@@ -239,6 +239,7 @@ def test_the_same_random_state_gives_the_same_weights_whatever_the_global_genera
         np.random.seed(seed)  # noqa: NPY002
         models.append(kind((8,), max_iter=5, random_state=3).fit(*flowers))
     assert same_weights(*models)
+    assert same_weights(models[0], kind((8,), max_iter=5, random_state=np.random.RandomState(3)).fit(*flowers))
     assert not same_weights(models[0], kind((8,), max_iter=5, random_state=4).fit(*flowers))
 
 
