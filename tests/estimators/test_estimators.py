@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sigmoidcore as sc
 from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
+from sigmoidcore.estimators.parameters import batch_of
 
 QUICK = {"max_iter": 30, "weight_decay": 0.4, "random_state": 0}
 
@@ -367,6 +368,18 @@ def test_passes_of_partial_fit_learn_and_can_be_interrupted_by_a_pickle(flowers)
     assert same_weights(one, two)
     assert one.score(X, y) > 0.9
     assert one.n_iter_ == 60
+
+
+def test_an_epoch_has_at_least_five_steps_from_65_samples_on():
+    steps = {samples: -(-samples // batch_of(samples)) for samples in range(1, 2000)}
+    assert min(samples for samples, count in steps.items() if count >= 5) == 65
+    assert all(count >= 5 for samples, count in steps.items() if samples >= 65)
+
+
+def test_at_most_256_samples_are_kept_for_a_diagnosis():
+    X = np.arange(600.0)[:, None]
+    model = SigmoidCoreRegressor((4,), **{**QUICK, "max_iter": 1}).fit(X, X[:, 0])
+    assert [part.shape for part in model._sample] == [(256, 1), (256, 1)]
 
 
 def test_the_decay_is_chosen_by_what_the_data_bear():

@@ -49,8 +49,8 @@ def hidden_widths(sizes: Any) -> tuple[int, ...]:
 def batch_of(samples: int) -> int:
     """What `batch_size="auto"` stands for: a fifth of the samples, from 16 to 200.
 
-    An epoch has at least five steps then, however small the data are: with one step an epoch, as in `MLPRegressor`,
-    200 epochs are too few to learn from 200 samples.
+    An epoch has at least five steps then, from 65 samples on: with one step an epoch, as in `MLPRegressor`, 200 epochs
+    are too few to learn from 200 samples.
 
     Example:
         >>> batch_of(50), batch_of(300), batch_of(10_000)

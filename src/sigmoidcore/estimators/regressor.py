@@ -23,7 +23,8 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
 
     Args:
         hidden_layer_sizes: neurons of each hidden layer, of any widths; a number is one layer.
-        saturation: saturation level of the first layer, or "auto": see `sigmoidcore.prepare`.
+        saturation: saturation level of the first layer; "auto": 2 for up to three features, else 0.5. See
+            `sigmoidcore.prepare`.
         tolerance: of the `sigmoidcore.Equalizer` that watches the training.
         weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), a number of at least 0; "auto" chooses
             one of four by the loss on a fifth of the samples, which costs four more trainings, and then trains on all.
@@ -47,7 +48,8 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
 
     Attributes:
         network_: the network, float64, on the CPU; it takes standardised inputs. `sigmoidcore.fold` makes it plain.
-        diagnosis_: a `sigmoidcore.Diagnosis` of it on some of the training samples, made when it is asked for.
+        diagnosis_: a `sigmoidcore.Diagnosis` of it on up to 256 of the training samples, which are kept for it, in
+            pickles too; made when it is asked for.
         weight_decay_: that of the last training.
         loss_: of the last epoch; None if Ctrl-C ended the first one.
         loss_curve_: mean training loss of every epoch.
