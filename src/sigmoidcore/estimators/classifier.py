@@ -159,8 +159,8 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         Args:
             X: see `fit`.
             y: see `fit`.
-            classes: all classes, [classes], needed in the first call; for several labels a sample one for each column of
-                y.
+            classes: all classes, [classes], needed in the first call; for several labels a sample one for each column
+                of y.
             sample_weight: see `fit`.
 
         Returns:
