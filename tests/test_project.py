@@ -85,6 +85,15 @@ def test_the_extra_all_is_every_extra_for_users(project: dict[str, Any]) -> None
     assert everything.extras == set(extras) - {"all", "dev", "docs"}
 
 
+def test_tests_of_integrations_have_the_bounds_of_the_extras(project: dict[str, Any], root: Path) -> None:
+    texts = [line for line in (root / INTEGRATIONS).read_text().splitlines() if not line.startswith("#")]
+    tested = {found.name: found.specifier for found in map(Requirement, texts)}
+    extras = project["optional-dependencies"]
+    for name in ("accelerate", "ignite", "lightning", "onnx", "tensorboard", "transformers"):
+        for requirement in map(Requirement, extras[name]):
+            assert tested[requirement.name] == requirement.specifier, requirement.name
+
+
 def is_lock_file(path: str) -> bool:
     return LOCK_FILES.search(path) is not None and not path.endswith(f"/{INTEGRATIONS}")
 
