@@ -10,7 +10,7 @@ import argparse
 
 import torch
 from pina import Trainer
-from pina.optim import TorchOptimizer
+from pina.optim import TorchOptimizer, TorchScheduler
 from pina.problem.zoo import Poisson2DSquareProblem
 from pina.solver import PhysicsInformedSingleModelSolver
 from torch import nn
@@ -38,7 +38,7 @@ class Rates(TorchOptimizer):
         self.model = model
 
     def hook(self, parameters):
-        super().hook(sc.depth_scaled_lr(self.model))
+        super().hook(sc.depth_scaled_lr(self.model, 0.01))
 
 
 def main(arguments=None):
@@ -55,7 +55,8 @@ def main(arguments=None):
     inside = problem.spatial_domain.sample(1000, "random")
     sc.prepare(model.network, inside.as_subclass(torch.Tensor), saturation=2.0)
 
-    solver = PhysicsInformedSingleModelSolver(problem, model, optimizer=Rates(model))
+    fall = TorchScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda n: min(1, 2 * (1 - n / options.steps)))
+    solver = PhysicsInformedSingleModelSolver(problem, model, optimizer=Rates(model), scheduler=fall)
     watching = SigmoidCoreCallback()
     trainer = Trainer(
         solver, max_epochs=options.steps, accelerator="cpu", callbacks=[watching], logger=False,
