@@ -107,13 +107,11 @@ def plain(activation: Callable[[int], nn.Module], recovers: bool = False) -> Cal
 
 
 def core(x: Tensor, width: int, depth: int, rate: float, saturation: float, output: float) -> Learner:
-    """Trained slopes, `prepare`, in one dimension `spread_centres`, the rates of the rule, and the Equalizer.
+    """`prepare`, for points of one dimension `spread_centres`, the rates of the rule, and the Equalizer.
 
     `output` is the deviation of the network's first outputs.
     """
-    model = sc.MLP(
-        x.shape[1], width, depth, 1, activation=lambda n: sc.SigmoidCore(n, alpha=4.0, centered=True, trainable=True)
-    )
+    model = sc.MLP(x.shape[1], width, depth, 1)
     sc.prepare(model, x, saturation=saturation)
     if x.shape[1] == 1:
         spread_centres(model, x)
