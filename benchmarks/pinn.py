@@ -5,7 +5,7 @@ Burgers, Helmholtz in two dimensions, Poisson with two scales, Allen-Cahn (bench
 neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core, in one dimension with the middles of its
 first neurons spread over the points. Boundary and initial values are exact for all, so that there is one loss and no
 weights between several. Adam with betas 0.9 and 0.99, fresh random points at every step, the gradient clipped to a norm
-of 0.3; the rate stays for half of the steps and falls to 0 in the other half.
+of 0.3, or not (`--clip 0`); the rate stays for half of the steps and falls to 0 in the other half.
 
 For each row the best of four settings is found with a seed that is not reported, on the same steps: of four rates, for
 Sigmoid Core of two rates with first outputs of deviation 0.1 and 1, at saturation 2. Then the seeds. Time is the
@@ -30,8 +30,8 @@ WIDTH, BATCH, STEPS = 32, 256, 3000
 SEEN = 1000
 """Points that `prepare` sees."""
 CLIP = 0.3
-"""Norm that the gradient is clipped to: on Burgers' equation it is smaller in hardly any step, so that all steps count
-alike, and not those most that have points in the jump."""
+"""On Burgers' equation the gradient's norm is smaller in hardly any step, so that all steps count alike, and not those
+most that have points in the jump."""
 GRID = 10_000
 """Points, about, at which the error is measured."""
 TUNING_SEED = 100
@@ -45,9 +45,10 @@ def trained(
     depth: int,
     seed: int,
     steps: int,
+    clip: float = CLIP,
     width: int = WIDTH,
 ) -> float:
-    """Relative L2 error after a training; infinite if the loss did not stay finite."""
+    """Relative L2 error after a training; infinite if the loss did not stay finite. A `clip` of 0 is none."""
     torch.manual_seed(seed)
     points = torch.Generator().manual_seed(seed)
     learner = make(problem.unit(problem.sample(SEEN, points)), width, depth, **settings)
@@ -62,7 +63,8 @@ def trained(
                 return math.inf
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            if clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
             schedule.step()
     return error(problem, model)
@@ -88,7 +90,12 @@ def reference(problem: Problem) -> tuple[Array, Array]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of a row (default: 5)")
+    parser.add_argument(
+        "--clip", type=float, default=CLIP, metavar="NORM", help="of the gradient; 0: none (default: 0.3)"
+    )
     options = parser.parse_args()
+    if not options.clip >= 0:
+        parser.error(f"--clip must be a norm, or 0 for none, got {options.clip:g}")
     torch.set_flush_denormal(True)
     steps, depths = (20, (4,)) if options.quick else (STEPS, (4, 8, 16))
     report = Report(
@@ -103,7 +110,7 @@ def main() -> None:
             "grid": GRID,
             "tuning_seed": TUNING_SEED,
             "betas": BETAS,
-            "clip": CLIP,
+            "clip": options.clip,
             "tries": {name: method.tries for name, method in METHODS.items()},
         },
     )
@@ -112,7 +119,7 @@ def main() -> None:
             for name, method in METHODS.items():
                 if not report.wants(problem=problem.name, depth=depth, method=name):
                     continue
-                run = partial(trained, problem, method.make, depth=depth, steps=steps)
+                run = partial(trained, problem, method.make, depth=depth, steps=steps, clip=options.clip)
                 tuning = [run(settings, seed=TUNING_SEED) for settings in method.tries]
                 best = method.tries[int(np.argmin(tuning))]
                 errors, seconds = [], []

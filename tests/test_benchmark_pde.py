@@ -1,6 +1,7 @@
 """The equations of benchmarks/pinn.py: their solutions agree with others, and their residuals are right."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -215,6 +216,12 @@ def test_a_training_lowers_the_error_and_can_be_repeated(name):
     first = error(1)
     assert error(40) < first
     assert error(1) == first
+
+
+def test_a_training_is_another_without_clipping():
+    method = METHODS["tanh"]
+    run = partial(pinn.trained, PROBLEMS["burgers"], method.make, method.tries[-1], depth=2, seed=0, steps=3, width=8)
+    assert run(clip=0) == run(clip=1e30) != run(clip=0.3) == run()
 
 
 def test_a_training_that_explodes_has_an_infinite_error():
