@@ -1,10 +1,30 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is closed by `with`."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
+
+
+class Closing(ABC):
+    """What writes to a file, and is closed by `with`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
 
 
 def write_whole(path: Path, data: bytes) -> Path:

@@ -3,52 +3,28 @@
 test_lightning.py and test_examples.py have the same of Lightning and Accelerate.
 """
 
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from trainings import CLIP, ROWS, STEPS, Outcome, adam, batch, batches, network, plain
 
+from two_processes import RANKS, Works
+
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
-RANKS = 2
 HALF = ROWS // RANKS
-WORKS: dict[str, Callable[[Path], Any]] = {}
-
-
-def on_ranks(work: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Have both processes call this function, in one pair of processes for all; `ranks` has what they returned."""
-    WORKS[work.__name__] = work
-    return work
-
-
-def _worker(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    torch.save({name: work(folder) for name, work in WORKS.items()}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+on_ranks = Works()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Any]], list[Any]]:
     """What a function that is marked `on_ranks` returned on each rank."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, args=(folder, port), nprocs=RANKS, join=True)
-    results = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
-    return lambda work: [of_rank[work.__name__] for of_rank in results]
+    return on_ranks.results(folder, folder)
 
 
 class Classifier(nn.Module):

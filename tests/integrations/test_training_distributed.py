@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 import sigmoidcore as sc
@@ -23,43 +21,22 @@ from sigmoidcore.training.place import place_of
 from sigmoidcore.training.processes import ElsewhereError, Processes
 from sigmoidcore.training.recipe import balanced
 from sigmoidcore.training.run import read_metrics
+from two_processes import RANKS, Works
 
 pytestmark = pytest.mark.integration
 
-RANKS = 2
 LAYERS, WIDTH = 6, 12
 
 
 # --- two processes that call Python ----------------------------------------------------------------------------------
 
-WORKS: dict[str, Callable[[], Any]] = {}
-
-
-def on_ranks(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Have both processes call this function, in one pair of processes for all; `ranks` has what they returned."""
-    WORKS[work.__name__] = work
-    return work
-
-
-def _worker(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    torch.save({name: work() for name, work in WORKS.items()}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+on_ranks = Works()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[], Any]], list[Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, args=(folder, port), nprocs=RANKS, join=True)
-    results = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
-    return lambda work: [of_rank[work.__name__] for of_rank in results]
+    """What a function that is marked `on_ranks` returned on each rank."""
+    return on_ranks.results(tmp_path_factory.mktemp("ranks"))
 
 
 def split(samples: int = 95) -> Split:

@@ -12,8 +12,7 @@ import statistics
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.wording import short
 from sigmoidcore.equalize import Sample
-from sigmoidcore.files import open_no_link
+from sigmoidcore.files import Closing, open_no_link
 from sigmoidcore.integrations.lines import drop_unfinished_line, unfinished_line
 from sigmoidcore.integrations.missing import missing
 from sigmoidcore.training.metrics import Metrics
@@ -286,7 +285,7 @@ class MLflow:
             self._client.log_image(self._run_id, image, key=f"{self._prefix}/{name}", step=sample.step)
 
 
-class CSV:
+class CSV(Closing):
     """Appends `scalars` of every sample to a table: `step`, and a column for each of `SCALARS`.
 
     A Monitor and an Equalizer fill columns of their own, in a row for each. A training that goes on from a checkpoint
@@ -331,16 +330,6 @@ class CSV:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self.close()
-
     def _opened(self) -> TextIOWrapper:
         expected = ",".join(self.COLUMNS) + "\n"
         with self._path.open("a+b") as file:
@@ -360,7 +349,7 @@ class CSV:
         return table
 
 
-class JSONL:
+class JSONL(Closing):
     """Appends every sample to a file of JSON, one object a line, with the gradient size of every layer.
 
     `scalars` are in it by name, `kind` is "measurement" or "equalizer"; `layers` and `gradients` are lists of a
@@ -408,16 +397,6 @@ class JSONL:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     def _opened(self) -> Metrics:
         with os.fdopen(open_no_link(self._path, os.O_RDWR | os.O_CREAT), "r+b") as file:

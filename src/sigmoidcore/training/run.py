@@ -26,14 +26,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy
 import torch
 
 import sigmoidcore
-from sigmoidcore.files import open_no_link, write_whole
+from sigmoidcore.files import Closing, open_no_link, write_whole
 from sigmoidcore.training import toml
 from sigmoidcore.training.checkpoints import Checkpoints, Read
 from sigmoidcore.training.data import Preprocessing
@@ -82,7 +81,7 @@ class Config:
     options: dict[str, Any]
 
 
-class Run:
+class Run(Closing):
     """An open run's folder, held for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
 
     Attributes:
@@ -234,16 +233,6 @@ class Run:
         if self._metrics is not None:
             self._metrics.close()
         self._lock.release()
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     @contextmanager
     def _closed_on_error(self) -> Iterator[None]:
