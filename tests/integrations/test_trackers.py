@@ -58,31 +58,28 @@ def test_tensorboard_has_a_few_scalars_and_a_picture_a_measurement(tmp_path):
 def test_mlflow_has_every_sample_at_its_step(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())  # what is set in Python cannot be unset
     import mlflow
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
-    try:
-        with pytest.raises(ValueError, match="no run of MLflow is active"):
-            MLflow()
-        with mlflow.start_run() as run:
-            sink = MLflow()
-            spreads = train(sink)
-        sink(BROKEN)  # a run that is named goes on
-        client = mlflow.MlflowClient()
-        history = client.get_metric_history(run.info.run_id, "sigmoidcore/equalizer_spread")
-        assert [m.step for m in history] == [0, 2, 4]
-        assert [m.value for m in history] == spreads
-        names = client.get_run(run.info.run_id).data.metrics
-        assert set(names) <= {f"sigmoidcore/{name}" for name in SCALARS}
-        pictures = [a.path for a in client.list_artifacts(run.info.run_id, "images") if a.path.endswith(".png")]
-        assert len(pictures) == 4  # of three measurements, and of the cores
-    finally:
-        mlflow.set_tracking_uri(before)
+    with pytest.raises(ValueError, match="no run of MLflow is active"):
+        MLflow()
+    with mlflow.start_run() as run:
+        sink = MLflow()
+        spreads = train(sink)
+    sink(BROKEN)  # a run that is named goes on
+    client = mlflow.MlflowClient()
+    history = client.get_metric_history(run.info.run_id, "sigmoidcore/equalizer_spread")
+    assert [m.step for m in history] == [0, 2, 4]
+    assert [m.value for m in history] == spreads
+    names = client.get_run(run.info.run_id).data.metrics
+    assert set(names) <= {f"sigmoidcore/{name}" for name in SCALARS}
+    pictures = [a.path for a in client.list_artifacts(run.info.run_id, "images") if a.path.endswith(".png")]
+    assert len(pictures) == 4  # of three measurements, and of the cores
 
 
 def test_weights_and_biases_has_them_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # read once a process
     import wandb
 
     with wandb.init(project="sigmoidcore", dir=tmp_path, mode="offline") as run:
