@@ -355,6 +355,42 @@ def test_torchrun_trains_as_one_process_does_and_one_of_them_writes_and_speaks(t
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
+THREADS = """
+import os, sys
+from pathlib import Path
+from sigmoidcore.cli import main
+from sigmoidcore.training.processes import Processes
+
+def of_group():
+    return sum("gloo" in (task / "comm").read_text() for task in Path("/proc/self/task").iterdir())
+
+leave = Processes.leave
+def counted(self):
+    Path(f"before{self.rank}").write_text(str(of_group()))
+    leave(self)
+Processes.leave = counted
+code = main(sys.argv[1:])
+Path(f"after{os.environ['RANK']}").write_text(str(of_group()))
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not tell of threads")
+@pytest.mark.parametrize("more", [[], ["--shard"], ["--shard", "--width", "64"]])
+def test_when_a_run_has_ended_no_thread_of_the_process_group_is_left_that_could_abort_the_process(
+    tmp_path: Path, more: list[str]
+) -> None:
+    (tmp_path / "counts.py").write_text(THREADS)
+    done = subprocess.run(
+        [*TORCHRUN, "counts.py", "train", *SMALL, "--epochs", "1", "--output", "run", *more],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for rank in range(RANKS):
+        assert int((tmp_path / f"before{rank}").read_text()) > 0
+        assert int((tmp_path / f"after{rank}").read_text()) == 0
+
+
 def test_a_process_that_is_killed_ends_the_run_with_one_message_and_the_run_goes_on_with_any_number(
     tmp_path: Path,
 ) -> None:

@@ -42,3 +42,4 @@ def _worker(rank: int, works: list[Work], given: tuple[Any, ...], folder: Path, 
     }  # fmt: skip
     torch.save({work.__name__: work(*given) for work in works}, folder / f"{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # a thread of the group that still drops a tensor would abort a process that ends as others do

@@ -165,14 +165,19 @@ class Sharded(Accelerated):
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """The model itself: large layers gather their weights when they run, all others with the model."""
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         self._accelerator.prepare_model(model, evaluation_mode=True)  # for the precision
         with self.processes.together():
+            mesh = init_device_mesh(self.device.type, (self.processes.count,))
+            # From here only `torch.compile` would take the process group, and PyTorch's caches keep the mesh for ever:
+            # the group would never end (`processes.part`).
+            getattr(mesh, "_pg_registry", {}).clear()
             for module in model.modules():
                 if sum(p.numel() for p in module.parameters(recurse=False)) >= LARGE and module is not model:
-                    fully_shard(module)
-            fully_shard(model)
+                    fully_shard(module, mesh=mesh)
+            fully_shard(model, mesh=mesh)
         return model
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:

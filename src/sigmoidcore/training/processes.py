@@ -5,6 +5,8 @@ itself, it asks the others: `total` and `gathered` for numbers, `of_first` for w
 what any of them may fail in.
 """
 
+import gc
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +57,10 @@ class Processes:
     def __init__(self) -> None:
         self.rank, self.count = launched()
         if self.count > 1 and not distributed.is_initialized():
+            # A process group ends its threads when nothing refers to it any more, and a process that ends with such a
+            # thread may abort. This module refers for ever, in defaults of its functions, to the group that there is
+            # when it is first imported; DDP and FSDP import it.
+            importlib.import_module("torch.distributed.nn.functional")
             try:
                 distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
                 _made_here.append(True)
@@ -188,14 +194,24 @@ class Processes:
 
     def leave(self) -> None:
         """Say goodbye to the others: each goes on by itself."""
-        if self.count > 1 and distributed.is_initialized():
-            distributed.destroy_process_group()
-            _made_here.clear()
+        if self.count > 1:
+            _let_go()
         self.rank, self.count = 0, 1
 
 
 def part() -> None:
-    """Let go of the process group, if `Processes` has made it: a process that ends while it has one may abort."""
-    if _made_here and distributed.is_initialized():
+    """Let go of the process group, if `Processes` has made it."""
+    if _made_here:
+        _let_go()
+
+
+def _let_go() -> None:
+    """Destroy the process group and wait until its threads have ended.
+
+    One that drops a tensor needs Python for it; if Python is about to end, PyTorch aborts: "terminate called without an
+    active exception".
+    """
+    if distributed.is_initialized():
         distributed.destroy_process_group()
     _made_here.clear()
+    gc.collect()  # wrapped models are in cycles and refer to the group, and the last one who does waits for the threads
