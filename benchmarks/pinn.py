@@ -2,10 +2,10 @@
 
 Burgers, Helmholtz in two dimensions, Poisson with two scales, Allen-Cahn (benchmarks/pde), by networks of width 32 and
 4, 8 or 16 hidden layers: tanh and sigmoids with Glorot's weights; locally adaptive tanh (one slope a layer, one a
-neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core, in one dimension with the middles of its
-first neurons spread over the points. Boundary and initial values are exact for all, so that there is one loss and no
-weights between several. Adam with betas 0.9 and 0.99, fresh random points at every step, the gradient clipped to a norm
-of 0.3, or not (`--clip 0`); the rate stays for half of the steps and falls to 0 in the other half.
+neuron, with slope recovery); PINA's adaptive tanh and sigmoid; Sigmoid Core. Boundary and initial values are exact for
+all, so that there is one loss and no weights between several. Adam with betas 0.9 and 0.99, fresh random points at
+every step, the gradient clipped to a norm of 0.3, or not (`--clip 0`); the rate stays for half of the steps and falls
+to 0 in the other half.
 
 For each row the best of four settings is found with a seed that is not reported, on the same steps: of four rates, for
 Sigmoid Core of two rates with first outputs of deviation 0.1 and 1, at saturation 2. Then the seeds. Time is the

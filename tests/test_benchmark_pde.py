@@ -10,7 +10,6 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import pinn
-import sigmoidcore as sc
 from pde import PROBLEMS, allen_cahn, burgers, helmholtz, methods, poisson
 from pde.methods import METHODS, Adaptive, LocallyAdaptiveTanh
 
@@ -179,19 +178,6 @@ def test_slope_recovery_is_one_over_the_mean_exponential_of_the_layers_mean_slop
         model[0].a.copy_(torch.tensor([0.2, 0.6]))
         model[2].a.fill_(0.5)
     assert methods.slope_recovery(model).item() == pytest.approx(2 / (math.exp(0.4) + math.exp(0.5)))
-
-
-def test_spread_centres_lie_on_points_and_leave_gradient_and_outputs_as_prepared():
-    model, x = sc.MLP(1, 16, 10, 1), 2 * torch.rand(300, 1) - 1
-    sc.prepare(model, x, saturation=2.0)
-    before = torch.linalg.matrix_rank(model[:2](x), rtol=1e-3)
-    methods.spread_centres(model, x)
-    middles = ((model[1].shift - model[0].bias) / model[0].weight[:, 0]).detach()
-    assert float((middles[:, None] - x[:, 0]).abs().amin(1).max()) < 1e-5
-    assert float(middles.std()) > 0.3
-    assert torch.linalg.matrix_rank(model[:2](x), rtol=1e-3) > before
-    assert sc.gradient_profile(model, x).spread < 2
-    assert model(x).detach().std().item() == pytest.approx(1, rel=1e-4)
 
 
 def test_adaptive_functions_scale_and_shift_within_and_without():

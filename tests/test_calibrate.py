@@ -674,3 +674,102 @@ def test_layers_may_be_called_with_the_names_of_their_arguments():
     assert len(calibrate(model, torch.randn(6, 20, 4)).slopes) > 1
     prepare(model, torch.randn(6, 20, 4))
     assert not torch.equal(model.a.weight, weight)
+
+
+# --- one feature -----------------------------------------------------------------------------------------------------
+
+
+def one_feature(*shape):
+    return 3 * torch.rand(*shape, 1) + 5
+
+
+def middles(layer, core):
+    """Where each neuron of the first core has its middle, as a value of the one feature."""
+    return ((core.shift - layer.bias) / layer.weight[:, 0]).detach()
+
+
+@pytest.mark.parametrize("saturation", [0.5, 2.0, 4.0])
+@pytest.mark.parametrize("shape", [(300,), (60, 5)])
+def test_with_one_feature_every_neuron_of_the_first_core_has_its_middle_at_a_sample(shape, saturation):
+    torch.manual_seed(0)
+    model, t = MLP(1, 32, 10, 1), one_feature(*shape)
+    report = prepare(model, t, saturation=saturation)
+    found = middles(model[0], model[1])
+    assert float((found[:, None] - t.flatten()).abs().amin(1).max()) < 1e-4
+    assert len(found.unique()) > 25
+    assert 5 < float(found.min()) < 5.5
+    assert 7.5 < float(found.max()) < 8
+    assert report.after.spread < 1.1
+    assert float(report.levels[0]) == pytest.approx(saturation, rel=1e-3)
+    z = ((model[0](t) - model[1].shift) * model[1].alpha).detach()
+    assert float((z - z.flatten(0, -2).mean(0)).square().mean().sqrt()) == pytest.approx(saturation, rel=1e-3)
+    assert float(model(t).detach().std()) == pytest.approx(1, rel=1e-2)
+
+
+def test_with_one_feature_the_first_outputs_are_many_functions():
+    torch.manual_seed(0)
+    model, t = MLP(1, 32, 10, 1), one_feature(300)
+    prepare(model, t, saturation=2.0)
+
+    def directions():
+        return int(torch.linalg.matrix_rank(model[1](model[0](t)), rtol=1e-3))
+
+    spread_out = directions()
+    model[1].set_shift(model[0](t).detach().mean(0))
+    assert spread_out >= 2 * directions()
+
+
+def test_with_one_feature_samples_come_from_the_generator_of_the_weights():
+    t = one_feature(300)
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = MLP(1, 32, 4, 1)
+        prepare(model, t)
+        found.append(middles(model[0], model[1]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def _frozen(model):
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "features"),
+    [
+        (lambda: MLP(2, 32, 4, 1), 2),
+        (lambda: nn.Sequential(nn.Linear(1, 32), SigmoidCore(centered=True), nn.Linear(32, 1)), 1),  # one shift for all
+        (lambda: _frozen(MLP(1, 32, 4, 1)), 1),
+    ],
+    ids=["two features", "one shift", "frozen"],
+)
+def test_elsewhere_the_shift_is_the_batch_mean(make, features):
+    torch.manual_seed(0)
+    model, t = make(), torch.randn(300, features)
+    prepare(model, t)
+    arrived = model[0](t).detach()
+    mean = arrived.mean(0) if model[1].shift.dim() else arrived.mean()
+    torch.testing.assert_close(model[1].shift, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_calibrate_takes_the_batch_mean_with_one_feature_too():
+    torch.manual_seed(0)
+    model, t = MLP(1, 32, 4, 1), one_feature(300)
+    calibrate(model, t)
+    torch.testing.assert_close(model[1].shift, model[0](t).detach().mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_with_one_feature_and_one_sample_the_shift_stays():
+    torch.manual_seed(0)
+    model = MLP(1, 32, 4, 1)
+    prepare(model, torch.ones(1, 1))
+    assert float(model[1].shift.abs().max()) == 0
+
+
+def test_a_level_that_was_asked_for_is_no_note():
+    torch.manual_seed(0)
+    assert not any(
+        "nearly binary" in note for note in prepare(MLP(8, 32, 4, 1), torch.randn(300, 8), saturation=4).notes
+    )

@@ -107,37 +107,16 @@ def plain(activation: Callable[[int], nn.Module], recovers: bool = False) -> Cal
 
 
 def core(x: Tensor, width: int, depth: int, rate: float, saturation: float, output: float) -> Learner:
-    """`prepare`, for points of one dimension `spread_centres`, the rates of the rule, and the Equalizer.
+    """`prepare`, the rates of the rule, and the Equalizer.
 
     `output` is the deviation of the network's first outputs.
     """
     model = sc.MLP(x.shape[1], width, depth, 1)
     sc.prepare(model, x, saturation=saturation)
-    if x.shape[1] == 1:
-        spread_centres(model, x)
     with torch.no_grad():
         model[-1].weight.mul_(output)
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model, rate), betas=BETAS, fused=True)
     return Learner(model, optimizer, watching=sc.Equalizer(model, optimizer))
-
-
-@torch.no_grad()
-def spread_centres(model: sc.MLP, x: Tensor) -> None:
-    """Give every neuron of the first layer its middle at one of the points, drawn at random.
-
-    After `prepare` all of them have theirs at the mean of the points. Where these have one dimension, the layer's
-    outputs then have few directions, and the layers behind it have little to work with. In two dimensions it was of no
-    use (tried by hand on Burgers and Helmholtz).
-
-    Args:
-        model: is prepared.
-        x: the points, [n, dimensions].
-    """
-    first, core = model[0], model[1]
-    middle = x[torch.randint(len(x), (first.out_features,))]
-    core.set_shift((first.weight * middle).sum(1) + first.bias)
-    sc.calibrate(model[2:], model[:2](x))
-    model[-1].weight.div_(model(x).std())
 
 
 RATES = tuple({"rate": rate} for rate in (0.0001, 0.0003, 0.001, 0.003))

@@ -133,7 +133,9 @@ def prepare(
 
     The first layer's weights also take the scale of the inputs: its columns are divided by the features' standard
     deviations, and its size makes the first core's saturation level `saturation` at gain 1. The last layer's size
-    makes the outputs' standard deviation 1, however small the signal has become. Weights come from PyTorch's global
+    makes the outputs' standard deviation 1, however small the signal has become. A first layer that reads one feature
+    gives every neuron of its core the shift that puts its middle at a sample of its own, drawn at random: with the
+    batch mean, all of them would be nearly the same function. Weights and samples come from PyTorch's global
     generator: `torch.manual_seed` fixes them.
 
     Args:

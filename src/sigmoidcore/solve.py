@@ -61,6 +61,7 @@ class Solver:
         self._log_targets: dict[str, float] = {}
         self._fresh: set[nn.Module] = set()
         self._signs: dict[torch.Size, Tensor] = {}
+        self._samples: dict[str, Tensor] = {}
         self._over_bound = 1.0
         self._start_anew()
         self._rng = torch.Generator()
@@ -153,7 +154,7 @@ class Solver:
             )
         first = next((name for name, sources in self._sources.items() if not sources), None)
         is_core = first is not None and isinstance(self.cores[first], SigmoidCore)
-        if first is not None and is_core and self.levels[first] > NEARLY_BINARY:
+        if first is not None and is_core and self.saturation is None and self.levels[first] > NEARLY_BINARY:
             self.note(
                 f"gain 1 makes the first core '{first}' nearly binary (level {self.levels[first]:.3g}); "
                 "saturation=1 would keep what its inputs say"
@@ -296,7 +297,7 @@ class Solver:
         """Set shift and slope of one core; return its input (scaled, if the first layer's weights were)."""
         leaves, normalised = self._behind(x)
         self._sources[name] = [self._leaves[leaf] for leaf in leaves]
-        signal, mean, size, alike = self._centred(name, core, x)
+        signal, shift, size, alike = self._centred(name, core, x)
         if not self._solves:
             self.slopes[name] = core.alpha.mean().item()
             self.levels[name] = 0.0 if alike else self.slopes[name] * size
@@ -309,7 +310,7 @@ class Solver:
                 scale = self.saturation / (alpha * size)
                 for parameter in weighted[0].parameters(recurse=False):
                     parameter.mul_(scale)
-                x, mean, size = x * scale, mean * scale, size * scale
+                x, shift, size = x * scale, shift * scale, size * scale
             else:
                 alpha = self.saturation / size
                 self._fixed.add(name)
@@ -329,27 +330,46 @@ class Solver:
                 )
             alpha = solved / size
         if x.shape[0] > 1:
-            core.set_shift(mean.reshape(core.shift.shape))
+            core.set_shift(shift.reshape(core.shift.shape))
         core.set_slope(alpha)
         self.slopes[name] = alpha
         self.levels[name] = 0.0 if alike else alpha * size
         return x
 
     def _centred(self, name: str, core: SigmoidCore, x: Tensor) -> tuple[Tensor, Tensor, float, bool]:
-        """The preactivations less their mean, over their size; the mean; the size; whether all samples are alike."""
+        """The preactivations less their shift, over their size; the shift; the size; whether all samples are alike."""
         signal = bare(x)
         dim = core.dim % x.dim()
         mean = signal.mean([i for i in range(x.dim()) if core.num_features is None or i != dim], keepdim=True)
         largest = float(torch.linalg.vector_norm(signal, math.inf))
         if not math.isfinite(largest):
             raise _not_finite(name, signal)
-        if signal.shape[0] > 1:
-            signal = signal - mean
-        size = float(torch.linalg.vector_norm(signal, dtype=torch.float64)) / math.sqrt(signal.numel())
+        around = signal - mean if signal.shape[0] > 1 else signal
+        size = float(torch.linalg.vector_norm(around, dtype=torch.float64)) / math.sqrt(signal.numel())
         if size <= SMALLEST * largest:
             self.note(f"the samples of the batch do not differ at core '{name}': its slope is set for z near 0")
             return torch.zeros_like(signal), mean, 1.0, True
-        return signal / size, mean, size, False
+        if self._reads_one_number(core, x):
+            shift = self._of_samples(name, signal)
+            return (signal - shift) / size, shift, size, False
+        return around / size, mean, size, False
+
+    def _reads_one_number(self, core: SigmoidCore, x: Tensor) -> bool:
+        """Whether a core with a shift for each neuron has a fresh layer of one feature before it.
+
+        With the batch mean as their shift, all of its neurons would be in their middle at the same input: their outputs
+        are few functions, however many neurons there are, and little for the layers behind them to work with.
+        """
+        layer, output = self._last_weighted or (None, None)
+        one = output is x and isinstance(layer, nn.Linear) and layer.in_features == 1 and len(x) > 1
+        return one and self._solves and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
+
+    def _of_samples(self, name: str, signal: Tensor) -> Tensor:
+        """For each neuron its preactivation at a sample of its own, the same ones in every pass."""
+        rows = signal.flatten(0, -2)
+        if name not in self._samples:
+            self._samples[name] = torch.randint(len(rows), (1, rows.shape[1]), generator=self._rng)
+        return rows.gather(0, self._samples[name].to(rows.device))
 
     def _row_size(self, name: str, leaves: list[Tensor], x: Tensor, signal: Tensor) -> float:
         """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is.
