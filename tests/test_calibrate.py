@@ -754,6 +754,57 @@ def test_elsewhere_the_shift_is_the_batch_mean(make, features):
     torch.testing.assert_close(model[1].shift, mean, rtol=1e-4, atol=1e-5)
 
 
+def test_behind_a_core_one_number_is_no_first_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for sizes in ((8, 16), (16, 1), (1, 16)) for m in MLP(sizes[0], sizes[1], 1, 1)[:2]])
+    model = nn.Sequential(*model, nn.Linear(16, 4))
+    t = torch.randn(300, 8)
+    prepare(model, t)
+    assert isinstance(model[5], SigmoidCore)
+    torch.testing.assert_close(model[5].shift, model[:5](t).detach().mean(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("saturation", [0.5, 2.0])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_with_one_feature_outputs_have_mean_0_where_no_core_stands_between(depth, saturation):
+    torch.manual_seed(0)
+    model, t = MLP(1, 32, depth, 3), one_feature(300)
+    prepare(model, t, saturation=saturation)
+    outputs = model(t).detach()
+    assert float(outputs.mean(0).abs().max()) < (1e-5 if depth == 1 else 0.2)
+    assert float((outputs - outputs.mean(0)).square().mean().sqrt()) == pytest.approx(1, rel=1e-3)
+
+
+class FewerEachTime(nn.Module):
+    """Its layers see fewer samples at each call, as those of an expert behind a gate may."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.rows = MLP(1, 16, 12, 2), 300
+
+    def forward(self, t):
+        self.rows -= 20
+        outputs = t.new_zeros(len(t), 2)
+        outputs[: self.rows] = self.layers(t[: self.rows])
+        return outputs
+
+
+def test_with_one_feature_passes_may_see_different_samples():
+    torch.manual_seed(0)
+    model = FewerEachTime()
+    prepare(model, one_feature(300), saturation=4.0)
+    assert len(middles(model.layers[0], model.layers[1]).unique()) > 10
+
+
+def test_inputs_whose_mean_overflows_are_refused_and_nothing_is_changed():
+    torch.manual_seed(0)
+    model = MLP(1, 16, 4, 1)
+    before = state(model)
+    with pytest.raises(ValueError, match=r"not finite \(their mean\\).*scale them down"):
+        prepare(model, 1e37 * torch.rand(300, 1))
+    assert unchanged(model, before)
+
+
 def test_calibrate_takes_the_batch_mean_with_one_feature_too():
     torch.manual_seed(0)
     model, t = MLP(1, 32, 4, 1), one_feature(300)

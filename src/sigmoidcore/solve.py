@@ -61,7 +61,7 @@ class Solver:
         self._log_targets: dict[str, float] = {}
         self._fresh: set[nn.Module] = set()
         self._signs: dict[torch.Size, Tensor] = {}
-        self._samples: dict[str, Tensor] = {}
+        self._places: dict[str, Tensor] = {}
         self._over_bound = 1.0
         self._start_anew()
         self._rng = torch.Generator()
@@ -88,7 +88,8 @@ class Solver:
             if not heads and self._last_weighted is not None:
                 heads = [self._last_weighted]
             for layer, output in heads:
-                scale_to_unit_outputs(layer, output)
+                behind = [self._leaves[leaf] for leaf in self._behind(output)[0]]
+                scale_to_unit_outputs(layer, output, centre=any(name in self._places for name in behind))
 
     def measure(self, inputs: Inputs) -> None:
         """One forward pass that changes nothing and takes slopes and levels as they are."""
@@ -297,7 +298,7 @@ class Solver:
         """Set shift and slope of one core; return its input (scaled, if the first layer's weights were)."""
         leaves, normalised = self._behind(x)
         self._sources[name] = [self._leaves[leaf] for leaf in leaves]
-        signal, shift, size, alike = self._centred(name, core, x)
+        signal, shift, size, alike = self._centred(name, core, x, is_first=not leaves)
         if not self._solves:
             self.slopes[name] = core.alpha.mean().item()
             self.levels[name] = 0.0 if alike else self.slopes[name] * size
@@ -336,20 +337,22 @@ class Solver:
         self.levels[name] = 0.0 if alike else alpha * size
         return x
 
-    def _centred(self, name: str, core: SigmoidCore, x: Tensor) -> tuple[Tensor, Tensor, float, bool]:
+    def _centred(
+        self, name: str, core: SigmoidCore, x: Tensor, *, is_first: bool
+    ) -> tuple[Tensor, Tensor, float, bool]:
         """The preactivations less their shift, over their size; the shift; the size; whether all samples are alike."""
         signal = bare(x)
         dim = core.dim % x.dim()
         mean = signal.mean([i for i in range(x.dim()) if core.num_features is None or i != dim], keepdim=True)
         largest = float(torch.linalg.vector_norm(signal, math.inf))
-        if not math.isfinite(largest):
-            raise _not_finite(name, signal)
         around = signal - mean if signal.shape[0] > 1 else signal
         size = float(torch.linalg.vector_norm(around, dtype=torch.float64)) / math.sqrt(signal.numel())
+        if not math.isfinite(largest) or not math.isfinite(size):
+            raise _not_finite(name, signal)
         if size <= SMALLEST * largest:
             self.note(f"the samples of the batch do not differ at core '{name}': its slope is set for z near 0")
             return torch.zeros_like(signal), mean, 1.0, True
-        if self._reads_one_number(core, x):
+        if is_first and self._reads_one_number(core, x):
             shift = self._of_samples(name, signal)
             return (signal - shift) / size, shift, size, False
         return around / size, mean, size, False
@@ -365,11 +368,12 @@ class Solver:
         return one and self._solves and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
 
     def _of_samples(self, name: str, signal: Tensor) -> Tensor:
-        """For each neuron its preactivation at a sample of its own, the same ones in every pass."""
+        """For each neuron its preactivation at a sample of its own: in every pass at the same place in the batch."""
         rows = signal.flatten(0, -2)
-        if name not in self._samples:
-            self._samples[name] = torch.randint(len(rows), (1, rows.shape[1]), generator=self._rng)
-        return rows.gather(0, self._samples[name].to(rows.device))
+        if name not in self._places:
+            self._places[name] = torch.rand(1, rows.shape[1], generator=self._rng, dtype=torch.float64)
+        chosen = (self._places[name] * len(rows)).long()
+        return rows.gather(0, chosen.to(rows.device))
 
     def _row_size(self, name: str, leaves: list[Tensor], x: Tensor, signal: Tensor) -> float:
         """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is.
@@ -411,8 +415,9 @@ def _check_weights(model: nn.Module) -> None:
 
 
 def _not_finite(name: str, x: Tensor) -> ValueError:
+    count = int((~torch.isfinite(x)).sum())
     return ValueError(
-        f"the preactivations of core '{name}' are not finite ({int((~torch.isfinite(x)).sum())} of {x.numel()}): "
+        f"the preactivations of core '{name}' are not finite ({f'{count} of {x.numel()}' if count else 'their mean'}): "
         "a weight before it is not finite or the inputs are too large for their dtype; scale them down"
     )
 

@@ -77,12 +77,14 @@ def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
 
 
 @torch.no_grad()
-def scale_to_unit_outputs(layer: nn.Module, output: Tensor) -> None:
-    """Scale a last layer so that its outputs have standard deviation 1 over the batch."""
-    weight = layer.weight
+def scale_to_unit_outputs(layer: nn.Module, output: Tensor, *, centre: bool = False) -> None:
+    """Scale a last layer so that its outputs have standard deviation 1 over the batch; if `centre`, and mean 0."""
+    weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     if output.shape[0] < 2:
         return
     size = float(torch.linalg.vector_norm(output - output.mean(0), dtype=torch.float64)) / output.numel() ** 0.5
     if size > 1e-5 * float(output.abs().amax()):
         weight.div_(size)
+        if centre and isinstance(layer, nn.Linear) and isinstance(bias, Tensor):
+            bias.sub_(output.flatten(0, -2).mean(0) / size)

@@ -15,6 +15,7 @@ from sigmoidcore.training.data import DataError
 from sigmoidcore.training.data.error import needed
 from sigmoidcore.training.data.tables import as_table
 from sigmoidcore.training.options import options_from, where_it_is
+from sigmoidcore.training.processes import part
 from sigmoidcore.training.run import RUNS, next_free
 from sigmoidcore.training.session import Stopped
 from sigmoidcore.training.trained import TrainedRun, open_run
@@ -94,7 +95,10 @@ def _go_on(folder: Path, given: Mapping[str, Any], beside: Sequence[str]) -> Non
 def _begin(options: Mapping[str, Any], **others: Any) -> None:
     from sigmoidcore.training.begin import begin  # which shows what it does with rich
 
-    begin(options, **others)
+    try:
+        begin(options, **others)
+    finally:
+        part()
 
 
 @contextlib.contextmanager

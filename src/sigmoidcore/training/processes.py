@@ -5,9 +5,11 @@ itself, it asks the others: `total` and `gathered` for numbers, `of_first` for w
 what any of them may fail in.
 """
 
+import atexit
 import gc
 import importlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -64,6 +66,7 @@ class Processes:
             try:
                 distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
                 _made_here.append(True)
+                atexit.register(_end)
             except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"the {self.count} processes cannot meet ({error}): start them with torchrun, or unset RANK and "
@@ -193,25 +196,26 @@ class Processes:
         return self.count > 1 and (said or isinstance(error, distributed.DistError))
 
     def leave(self) -> None:
-        """Say goodbye to the others: each goes on by itself."""
-        if self.count > 1:
-            _let_go()
+        """Say goodbye to the others: each goes on by itself. A process group that is not of `Processes` stays."""
+        part()
         self.rank, self.count = 0, 1
 
 
 def part() -> None:
-    """Let go of the process group, if `Processes` has made it."""
-    if _made_here:
-        _let_go()
-
-
-def _let_go() -> None:
-    """Destroy the process group and wait until its threads have ended.
+    """Let go of the process group, if `Processes` has made it, and wait until its threads have ended.
 
     One that drops a tensor needs Python for it; if Python is about to end, PyTorch aborts: "terminate called without an
     active exception".
     """
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    _made_here.clear()
-    gc.collect()  # wrapped models are in cycles and refer to the group, and the last one who does waits for the threads
+    if _made_here:
+        _made_here.clear()
+        atexit.unregister(_end)
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        gc.collect()  # wrapped models are in cycles and refer to the group; the last one who does waits for its threads
+
+
+def _end() -> None:
+    """`part` from a group that the process has kept to its end; its variables may refer to it still."""
+    part()
+    time.sleep(0.1)  # its threads have Python, and drop what they have to drop
