@@ -7,7 +7,6 @@ what any of them may fail in.
 
 import atexit
 import gc
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +61,8 @@ class Processes:
             # A process group ends its threads when nothing refers to it any more, and a process that ends with such a
             # thread may abort. This module refers for ever, in defaults of its functions, to the group that there is
             # when it is first imported; DDP and FSDP import it.
-            importlib.import_module("torch.distributed.nn.functional")
+            from torch.distributed.nn import functional  # noqa: F401
+
             try:
                 distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
                 _made_here.append(True)
