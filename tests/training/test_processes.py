@@ -56,8 +56,7 @@ print("done")
 def test_a_script_that_never_lets_go_of_its_group_ends_without_an_abort(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {"RANK": "0", "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "PATH": ""}
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
-        )
-        assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
