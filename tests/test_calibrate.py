@@ -756,12 +756,12 @@ def test_elsewhere_the_shift_is_the_batch_mean(make, features):
 
 def test_behind_a_core_one_number_is_no_first_layer():
     torch.manual_seed(0)
-    model = nn.Sequential(*[m for sizes in ((8, 16), (16, 1), (1, 16)) for m in MLP(sizes[0], sizes[1], 1, 1)[:2]])
-    model = nn.Sequential(*model, nn.Linear(16, 4))
+    core = SigmoidCore(16, centered=True)
+    bottleneck = [nn.Linear(8, 16), SigmoidCore(16, centered=True), nn.Linear(16, 1), SigmoidCore(1, centered=True)]
+    model = nn.Sequential(*bottleneck, nn.Linear(1, 16), core, nn.Linear(16, 4))
     t = torch.randn(300, 8)
     prepare(model, t)
-    assert isinstance(model[5], SigmoidCore)
-    torch.testing.assert_close(model[5].shift, model[:5](t).detach().mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(core.shift, model[:5](t).detach().mean(0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("saturation", [0.5, 2.0])

@@ -365,7 +365,7 @@ class Solver:
         """
         layer, output = self._last_weighted or (None, None)
         one = output is x and isinstance(layer, nn.Linear) and layer.in_features == 1 and len(x) > 1
-        return one and self._solves and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
+        return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
 
     def _of_samples(self, name: str, signal: Tensor) -> Tensor:
         """For each neuron its preactivation at a sample of its own: in every pass at the same place in the batch."""

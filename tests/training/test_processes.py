@@ -36,7 +36,7 @@ import torch
 from torch import distributed, nn
 from sigmoidcore.training.processes import Processes
 
-make, spawned = distributed.init_process_group, []
+make = distributed.init_process_group
 def alone(backend):
     make(backend, store=distributed.HashStore(), rank=0, world_size=1)
 distributed.init_process_group = alone
