@@ -43,7 +43,7 @@ from safetensors.torch import load_file
 
 from _report import Report, arguments
 from sigmoidcore.cli import main as command
-from sigmoidcore.training.run import read_metrics
+from sigmoidcore.training.runs.folder import read_metrics
 
 TRAIN = ["train", "--depth", "3", "--width", "8", "--epochs", "3", "--every", "4", "--save-every", "1"]
 STEPS = 42

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.recurrent import converted, folded
+from sigmoidcore.nn.recurrent import converted, folded
 from sigmoidcore.training import digits, fashion_mnist
 
 KINDS = (

@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 import sigmoidcore as sc
 from _report import Report, arguments
 from sigmoidcore.training import Recipe, Split, Training
-from sigmoidcore.training.live import Screen
+from sigmoidcore.training.display import Screen
 
 SIZES = (1000, 64, 100), (100, 256, 256), (30, 1024, 512), (10_000, 64, 100)
 GPU_SIZES = (1000, 256, 4096), (100, 4096, 4096)

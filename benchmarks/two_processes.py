@@ -24,7 +24,7 @@ from torch import nn
 import sigmoidcore as sc
 from _report import Report, arguments
 from sigmoidcore.training import Recipe, Split, Training, digits
-from sigmoidcore.training.place import Accelerated, Place, place_of
+from sigmoidcore.training.device import Accelerated, Place, place_of
 from sigmoidcore.training.processes import Processes
 
 NETWORKS = ((10, 64), (100, 64), (10, 512), (30, 512))

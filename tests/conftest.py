@@ -28,7 +28,7 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _compiling() -> None:
     """What a test before dropped while it was attached is gone: until it is collected, nothing is compiled."""
-    eager = sys.modules.get("sigmoidcore.eager")
+    eager = sys.modules.get("sigmoidcore._torch.eager")
     if eager is not None and eager._EAGER._holders:
         gc.collect()
 
@@ -36,7 +36,7 @@ def _compiling() -> None:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An item for every time that hidden layers were computed as one."""
-    from sigmoidcore.stack import Stack
+    from sigmoidcore.nn.fused import Stack
 
     seen: list[int] = []
     original = Stack.__call__

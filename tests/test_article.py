@@ -373,7 +373,7 @@ def test_fit_names_the_wrong_value_and_the_remedy(arguments, error, message):
 
 
 def test_the_figure_shows_the_points_both_curves_and_the_loss():
-    plots = pytest.importorskip("sigmoidcore.plots", reason="needs matplotlib", exc_type=ImportError)
+    plots = pytest.importorskip("sigmoidcore.plots.figures", reason="needs matplotlib", exc_type=ImportError)
     fitted = fit(POINTS_X, POINTS_Y, epochs=50)
     figure = plots.article_fit(fitted)
     curves, losses = figure.axes

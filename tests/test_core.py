@@ -8,9 +8,9 @@ import mpmath as mp
 import pytest
 import torch
 import torch._dynamo
-from copies import COPIES
 from hypothesis import given
 from hypothesis import strategies as st
+from support.copies import COPIES
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import gradcheck, gradgradcheck

@@ -8,8 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from commands import command_line, commands, complaint, known_packages
-from pages import FILE, PAGES, ROOT, TRANSLATIONS, blocks, run, run_elsewhere
+from support.commands import command_line, commands, complaint, known_packages
+from support.pages import FILE, PAGES, ROOT, TRANSLATIONS, blocks, run, run_elsewhere
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.rules import RULES

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sigmoidcore.files import write_whole
+from sigmoidcore._files import write_whole
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sigmoidcore import MLP, SigmoidCore
-from sigmoidcore.integrations.watch import Watch, Watching
+from sigmoidcore.integrations.session import Watch, Watching
 
 FRAMEWORKS = {
     "lightning": (["lightning", "lightning.pytorch", "pytorch_lightning"], "lightning"),
@@ -31,7 +31,7 @@ def test_a_framework_that_is_missing_is_named(name, monkeypatch):
 def test_the_core_imports_no_integration_and_sinks_import_nothing_that_they_may_not_need():
     code = (
         "import sys, sigmoidcore; print([name for name in sys.modules if 'integrations' in name]); "
-        "import sigmoidcore.integrations.sinks, sigmoidcore.integrations.watch; "
+        "import sigmoidcore.integrations.sinks, sigmoidcore.integrations.session; "
         "print({'matplotlib', 'mlflow', 'pandas', 'sklearn', 'tensorboard', 'wandb'} & set(sys.modules))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

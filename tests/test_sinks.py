@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
-from sigmoidcore.equalize import Sample
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
+from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.integrations.sinks import CSV, JSONL, SCALARS, MLflow, TensorBoard, WandB, picture, scalars
-from sigmoidcore.training.run import read_metrics
+from sigmoidcore.training.runs.folder import read_metrics
 
 SAMPLE = Sample(step=7, spread=1.5, log_sizes=(0.0, math.log(1.5)), slopes=2, neurons=3)
 MEASUREMENT = Measurement(
@@ -326,7 +326,7 @@ def test_without_matplotlib_pictures_are_an_error_at_once(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for name in ("sigmoidcore.diagnosis.report.plots", "sigmoidcore.style"):
+    for name in ("sigmoidcore.diagnosis.report.plots", "sigmoidcore.plots.style"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ImportError, match=r"pip install \"sigmoid-core\[plots\]\""):
         TensorBoard(Writer())

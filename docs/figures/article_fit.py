@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
-from sigmoidcore.plots import article_fit
+from sigmoidcore.plots.figures import article_fit
 
 fitted = fit(POINTS_X, POINTS_Y)
 path = Path(__file__).with_suffix(".png")

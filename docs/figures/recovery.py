@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from sigmoidcore import MLP, prepare
 from sigmoidcore.gain import mean_relative_slope
-from sigmoidcore.style import INK, PALETTE, new_figure, style_axes
+from sigmoidcore.plots.style import INK, PALETTE, new_figure, style_axes
 from sigmoidcore.training import digits, train
 from sigmoidcore.training.loop import accuracy
 

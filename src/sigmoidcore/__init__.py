@@ -7,18 +7,19 @@ the core itself: `SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `M
 recurrent layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr`.
 """
 
-from sigmoidcore import networks, recurrent
-from sigmoidcore.calibrate import Calibration, calibrate, prepare
-from sigmoidcore.conversion import Activation, Conversion
-from sigmoidcore.convert import convert
+from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
+from sigmoidcore.conversion.convert import convert
+from sigmoidcore.conversion.report import Activation, Conversion
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.equalize import Equalizer
-from sigmoidcore.fold import fold
-from sigmoidcore.networks import MLP, RNN, ConvNet, depth_scaled_lr
-from sigmoidcore.profile import Profile, gradient_profile
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.folding.fold import fold
+from sigmoidcore.nn import networks, recurrent
+from sigmoidcore.nn.networks import MLP, RNN, ConvNet
+from sigmoidcore.observation.profile import Profile, gradient_profile
 
 __version__ = "0.1.0"
 

@@ -40,7 +40,8 @@ def sigmoid_core(
 
 def _of_shifted(x: Tensor, alpha: Tensor | float, centered: bool, scale: float) -> Tensor:
     if centered and _is_compiling(x):
-        y: Tensor = _CompiledCentered.apply(x * alpha)  # type: ignore[no-untyped-call]
+        apply: Any = _CompiledCentered.apply
+        y: Tensor = apply(x * alpha)
     elif centered:
         y, scale = torch.tanh(x * (alpha * 0.5)), scale * 0.5
     else:

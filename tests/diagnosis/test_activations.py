@@ -4,12 +4,12 @@ import functools
 
 import pytest
 import torch
-from measuring import layer, measured
+from support.measuring import layer, measured
 from torch import nn
 from torch.nn import functional
 
-from sigmoidcore.diagnosis.activations import ACTIVATIONS, relative_slopes
-from sigmoidcore.diagnosis.tracker import _name as function_name
+from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS, relative_slopes
+from sigmoidcore.diagnosis.measure.tracker import _name as function_name
 
 MODULES = {
     "sigmoid": nn.Sigmoid(),

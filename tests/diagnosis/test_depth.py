@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pictured
 import pytest
+from support import pictured
 
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report import depth
 
 

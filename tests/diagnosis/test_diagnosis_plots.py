@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
-import pictured
 import pytest
 import torch
+from support import pictured
 from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report import plots
 
 

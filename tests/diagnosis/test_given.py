@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from measuring import measured, mlp, names
+from support.measuring import measured, mlp, names
 from torch import nn
 from torch.nn import functional
 

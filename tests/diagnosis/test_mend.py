@@ -10,8 +10,8 @@ from torch import nn
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.mending import Change
-from sigmoidcore.recurrent import CoreLSTM
+from sigmoidcore.diagnosis.repair.report import Change
+from sigmoidcore.nn.recurrent import CoreLSTM
 
 CROSS_ENTROPY = nn.functional.cross_entropy
 
@@ -252,7 +252,7 @@ def test_a_gate_is_never_made_a_core():
     named = Finding("SC201", "saturated neurons", Severity.WARNING, ("gate",), 1.0, 0.5, "shut", "open them", None)
     diagnosis.mend()
     assert isinstance(model.gate, nn.Sigmoid)
-    from sigmoidcore.diagnosis.opening import as_cores
+    from sigmoidcore.diagnosis.repair.saturation import as_cores
 
     cores, new, left = as_cores(model, diagnosis.measurement, named.layers)
     assert (cores, new, left) == ({}, (), {"gate": "its result multiplies another signal"})
@@ -293,7 +293,7 @@ def test_an_interruption_puts_the_model_back(monkeypatch, error):
         next(m for m in model.modules() if isinstance(m, sc.SigmoidCore)).set_slope(7.0)
         raise error
 
-    monkeypatch.setattr("sigmoidcore.diagnosis.mend.calibrate", interrupted)
+    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mend.calibrate", interrupted)
     with pytest.raises(error):
         diagnosis.mend()
     assert_same(before, state(model))
@@ -311,7 +311,7 @@ def test_slopes_and_shifts_of_cores_that_were_there_are_put_back(monkeypatch):
             core.set_shift(1.0)
         raise ValueError("the preactivations of core '1' are not finite")
 
-    monkeypatch.setattr("sigmoidcore.diagnosis.mend.calibrate", worse)
+    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mend.calibrate", worse)
     mending = diagnosis.mend()
     assert "the preactivations of core '1' are not finite" in " ".join(str(mending).split())
     assert_same(before, state(model))
@@ -321,7 +321,7 @@ def test_a_forward_that_was_written_anew_is_put_back(monkeypatch):
     model = Twice()
     before = state(model)
     diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
-    monkeypatch.setattr("sigmoidcore.diagnosis.mend._better", lambda *args: False)
+    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mend._better", lambda *args: False)
     outputs = model(diagnosis.subject.inputs)
     mending = diagnosis.mend()
     assert "opened, and put back" in " ".join(str(mending).split())

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from copies import COPIES
+from support.copies import COPIES
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, Equalizer, Monitor
 from sigmoidcore.diagnosis import monitor as monitor_module
+from sigmoidcore.diagnosis.measure.history import Thinned
 from sigmoidcore.diagnosis.monitor import PATIENCE
-from sigmoidcore.diagnosis.thinned import Thinned
 
 ROWS = 24
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from labelled import Labelled
+from support.labelled import Labelled
 from torch import nn
 
 from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, gradient_profile, prepare

@@ -9,15 +9,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
-import pictured
 import pytest
 import torch
+from support import pictured
 from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.page.document import AT_ONCE, FINDINGS, NAMED
 
 LIMIT = 2_000_000

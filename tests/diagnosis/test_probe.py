@@ -9,17 +9,17 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from measuring import layer, measured, mlp, module_gradients, names, size
+from support.measuring import layer, measured, mlp, module_gradients, names, size
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules import module as module_hooks
 from torch.utils.checkpoint import checkpoint
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis.measurement import BINS, STEPS
-from sigmoidcore.diagnosis.probe import Probe
-from sigmoidcore.diagnosis.statistics import KEPT
-from sigmoidcore.ranks import Ranks
+from sigmoidcore.diagnosis.measure.measurement import BINS, STEPS
+from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.measure.statistics import KEPT
+from sigmoidcore.observation.process_group import Ranks
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(32) % 3

@@ -11,13 +11,12 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import changed, dead, frozen, stack, vanishing
+from support.measurements import changed, dead, frozen, stack, vanishing
 
-from sigmoidcore.diagnosis import record
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.record import from_json, to_json
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.report.json import from_json, to_json
 
 BROKEN = Diagnosis(stack(5), (vanishing("net.0", "net.2"), dead("net.5"), frozen("net.0.weight")))
 TEXT = to_json(BROKEN)
@@ -118,7 +117,7 @@ def test_the_history_comes_back_with_the_latest_measurement_in_it():
 
 
 def test_a_long_history_is_thinned_evenly_until_it_is_small_enough(monkeypatch):
-    monkeypatch.setattr(record, "EARLIER", 50_000)
+    monkeypatch.setattr("sigmoidcore.diagnosis.report.json.EARLIER", 50_000)
     measurements = tuple(replace(stack(5), step=step) for step in range(1001))
     text = to_json(Diagnosis(measurements[-1], (), measurements))
     assert len(text) < 60_000

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.rules import RULES, find
-from sigmoidcore.diagnosis.rules.words import listed, share
+from sigmoidcore.diagnosis.rules.wording import listed, share
 
 IDS = [rule.id for rule in RULES]
 

@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 
 import pandas
 import pytest
-from made_up import changed, stack
+from support.measurements import changed, stack
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report.table import first_weights, layers
 
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from made_up import dead, stack, vanishing
+from support.measurements import dead, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.report.columns import columns

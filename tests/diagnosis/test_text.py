@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import changed, dead, frozen, stack, vanishing
+from support.measurements import changed, dead, frozen, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report.columns import columns
 from sigmoidcore.diagnosis.report.listing import ROWS, WHOLE, number, scientific
 from sigmoidcore.diagnosis.report.terminal import NARROWEST, WIDEST

@@ -5,14 +5,16 @@ import warnings
 
 import pytest
 import torch
-from measuring import layer, measured, names, sources
+from support.measuring import layer, measured, names, sources
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 from torch.overrides import TorchFunctionMode
 
 import sigmoidcore as sc
-from sigmoidcore.recurrent import CoreLSTM
+from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.nn.recurrent import CoreLSTM
+from sigmoidcore.observation.process_group import Ranks
 
 
 class Forward(nn.Module):
@@ -659,7 +661,7 @@ def test_parts_that_are_called_without_the_whole_are_followed_as_one_pass():
             raise NotImplementedError
 
     model = Wrapper()
-    probe = sc.diagnosis.probe.Probe(model, most=None, ranks=sc.ranks.Ranks())
+    probe = Probe(model, most=None, ranks=Ranks())
     probe.attach()
     model.decoder(torch.relu(model.encoder(X))).square().mean().backward()
     m = probe.conclude()

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 
-from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, base, decay
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, base, weight_decay
 from sigmoidcore.estimators.trainer import Trainer
 
 QUICK = {"max_iter": 5, "weight_decay": 0.4, "random_state": 0}
@@ -91,9 +91,9 @@ def test_where_all_decays_diverge_the_remedy_is_the_rate(samples):
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_is_never_the_lowest(bad):
-    assert decay.chosen(lambda candidate: 1.0 if candidate == 0.4 else bad) == 0.4
+    assert weight_decay.chosen(lambda candidate: 1.0 if candidate == 0.4 else bad) == 0.4
     with pytest.raises(FloatingPointError):
-        decay.chosen(lambda candidate: bad)
+        weight_decay.chosen(lambda candidate: bad)
 
 
 # --- what it leaves --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sigmoidcore.estimators.rates import Rates
+from sigmoidcore.estimators.schedule import Rates
 
 
 def course(values, epochs=200):

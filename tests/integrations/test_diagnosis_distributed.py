@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sigmoidcore import Monitor
 from sigmoidcore.diagnosis.diagnose import diagnose
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 pytestmark = pytest.mark.integration
 

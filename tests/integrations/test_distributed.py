@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sigmoidcore import MLP, Equalizer, SigmoidCore, prepare
 from sigmoidcore.gain import slope_for_floor
-from sigmoidcore.ranks import Ranks
+from sigmoidcore.observation.process_group import Ranks
 
 pytestmark = pytest.mark.integration
 

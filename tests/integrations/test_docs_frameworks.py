@@ -1,7 +1,7 @@
 """The pages of the documentation whose examples need more than the package, run whole."""
 
 import pytest
-from pages import PAGES, TRANSLATIONS, blocks, execute, run
+from support.pages import PAGES, TRANSLATIONS, blocks, execute, run
 
 pytestmark = pytest.mark.integration
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sigmoidcore.integrations.sinks import CSV
-from sigmoidcore.training.run import read_metrics
+from sigmoidcore.training.runs.folder import read_metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

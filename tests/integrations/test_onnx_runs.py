@@ -11,11 +11,11 @@ import torch
 
 sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parent.parent / "training"))
 
-from made_runs import houses, made_run
+from support.runs import houses, made_run
 
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import Preprocessing
-from sigmoidcore.training.trained import open_run
+from sigmoidcore.training.use.trained import open_run
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
-import pictured
 import pytest
+from support import pictured
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 

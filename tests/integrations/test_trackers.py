@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor
-from sigmoidcore.diagnosis.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.integrations.sinks import SCALARS, MLflow, TensorBoard, WandB
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 import sigmoidcore as sc
 from sigmoidcore.training import Recipe, Split, Training
-from sigmoidcore.training.place import place_of
+from sigmoidcore.training.device import place_of
 from sigmoidcore.training.processes import ElsewhereError, Processes
 from sigmoidcore.training.recipe import balanced
-from sigmoidcore.training.run import read_metrics
+from sigmoidcore.training.runs.folder import read_metrics
 from two_processes import RANKS, Works
 
 pytestmark = pytest.mark.integration
@@ -142,7 +142,7 @@ def sharded() -> list[dict[str, Any]]:
     """With layers that gather their weights alone, and all together."""
     found = [trained(stop=14, shard=True, clip=0.5)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigmoidcore.training.place.LARGE", 100)
+        patch.setattr("sigmoidcore.training.device.LARGE", 100)
         found.append(trained(state=found[0]["state"], shard=True, clip=0.5))
     return found
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, prepare
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 STEPS = 12
 ROWS = 20

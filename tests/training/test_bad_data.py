@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from malformed import DEFECTS, GOOD, QUICK
 from pyarrow import feather, parquet
+from support.malformed import DEFECTS, GOOD, QUICK
 
 from sigmoidcore.training.data import DataError, load
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import houses, made_run
-from malformed import BAD_TARGETS, GOOD, MALFORMED, MISFITS, NEW_TEXT, ODD, QUICK, as_file, packed
 from pyarrow import feather, parquet
+from support.malformed import BAD_TARGETS, GOOD, MALFORMED, MISFITS, NEW_TEXT, ODD, QUICK, as_file, packed
+from support.runs import houses, made_run
 
 from sigmoidcore.cli import main
 

@@ -10,8 +10,8 @@ import struct
 import pytest
 import torch
 
-from sigmoidcore.training.checkpoints import Checkpoints, DamagedError, _sum_of, read_tensors
-from sigmoidcore.training.state import State
+from sigmoidcore.training.runs.checkpoints import Checkpoints, DamagedError, _sum_of, read_tensors
+from sigmoidcore.training.runs.state import State
 
 
 def state(step, score=None):

@@ -7,12 +7,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from made_runs import house_runs, houses, made_run
+from support.runs import house_runs, houses, made_run
 
 from sigmoidcore.training.data import DataError
-from sigmoidcore.training.evaluation import interval, shown
-from sigmoidcore.training.scores import Score
-from sigmoidcore.training.trained import open_run
+from sigmoidcore.training.use.evaluate import interval, shown
+from sigmoidcore.training.use.scores import Score
+from sigmoidcore.training.use.trained import open_run
 
 NEW = houses(200, seed=2)
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from sigmoidcore.cli import main
-from sigmoidcore.training import live
-from sigmoidcore.training.run import read_config, read_metrics
+from sigmoidcore.training import display
+from sigmoidcore.training.runs.folder import read_config, read_metrics
 
 COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
 TRAIN = ["train", "--depth", "3", "--width", "8", "--epochs", "3", "--every", "4", "--save-every", "5"]
@@ -56,14 +56,14 @@ def same(folder, whole):
 
 def stop_at(monkeypatch, step, number=signal.SIGINT):
     """Send a signal when the run comes to this step."""
-    update = live.Meter.update
+    update = display.Meter.update
 
     def press(meter, progress, *others):
         if progress.step == step:
             signal.raise_signal(number)
         update(meter, progress, *others)
 
-    monkeypatch.setattr(live.Meter, "update", press)
+    monkeypatch.setattr(display.Meter, "update", press)
 
 
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGINT, 130, 17), (signal.SIGTERM, 143, 28)])

@@ -9,9 +9,9 @@ import pytest
 
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import DataError
-from sigmoidcore.training.listing import differing, runs_in, summary
-from sigmoidcore.training.lock import is_held
-from sigmoidcore.training.run import Run
+from sigmoidcore.training.runs.folder import Run
+from sigmoidcore.training.runs.listing import differing, runs_in, summary
+from sigmoidcore.training.runs.lock import is_held
 
 
 def a_run(folder, accuracies=(), outcome="finished", **options):

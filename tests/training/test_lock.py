@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from sigmoidcore.training.lock import InUseError, Lock
+from sigmoidcore.training.runs.lock import InUseError, Lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from sigmoidcore.training.lock import Lock
+from sigmoidcore.training.runs.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

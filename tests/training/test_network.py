@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sigmoidcore.training.network import (
+from sigmoidcore.training.runs.network import (
     OWN,
     Network,
     NetworkError,

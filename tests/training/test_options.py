@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 import pytest
-from commands import command_line
+from support.commands import command_line
 
 from sigmoidcore.cli import main
 from sigmoidcore.cli.train import train

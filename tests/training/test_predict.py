@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from made_runs import house_runs, houses, made_run
 from PIL import Image
+from support.runs import house_runs, houses, made_run
 
 from sigmoidcore.training.data import DataError
-from sigmoidcore.training.data import unseen as unseen_module
-from sigmoidcore.training.data.unseen import Unseen
-from sigmoidcore.training.network import NetworkError
-from sigmoidcore.training.prediction import predictions
-from sigmoidcore.training.trained import open_run
+from sigmoidcore.training.data import new_data as unseen_module
+from sigmoidcore.training.data.new_data import Unseen
+from sigmoidcore.training.runs.network import NetworkError
+from sigmoidcore.training.use.predict import predictions
+from sigmoidcore.training.use.trained import open_run
 
 NEW = houses(250, seed=1)
 PROBABILITIES = ["probability_no", "probability_yes"]
@@ -210,7 +210,7 @@ def test_unknown_categories_and_missing_values_are_told_of_where_they_are_accept
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(sold, monkeypatch, tmp_path, output, cause):
-    monkeypatch.setattr("sigmoidcore.training.prediction.outputs_of", None)
+    monkeypatch.setattr("sigmoidcore.training.use.predict.outputs_of", None)
     os.mkdir("a.csv")
     (tmp_path / "there.csv").write_text("mine")
     NEW.to_csv("new.csv", index=False)

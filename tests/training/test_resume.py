@@ -9,8 +9,8 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.training import Recipe, Split, Training
-from sigmoidcore.training.checkpoints import Checkpoints
-from sigmoidcore.training.state import MismatchError
+from sigmoidcore.training.runs.checkpoints import Checkpoints
+from sigmoidcore.training.runs.state import MismatchError
 
 SIZES = {"in_features": 8, "width": 12, "depth": 6, "out_features": 3}
 

@@ -7,16 +7,16 @@ import zipfile
 
 import pytest
 import torch
-from made_runs import houses, made_run
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.runs import houses, made_run
 from torch import nn
 
-from sigmoidcore.training import export as export_module
 from sigmoidcore.training.data import DataError, Preprocessing
-from sigmoidcore.training.export import layers_of
-from sigmoidcore.training.network import OWN, Network, NetworkError
-from sigmoidcore.training.trained import TrainedRun, open_run
+from sigmoidcore.training.runs.network import OWN, Network, NetworkError
+from sigmoidcore.training.use import export as export_module
+from sigmoidcore.training.use.export import layers_of
+from sigmoidcore.training.use.trained import TrainedRun, open_run
 
 
 def loaded(code, *arguments):

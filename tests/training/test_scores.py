@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from sklearn import metrics
 
-from sigmoidcore.training.scores import auc, bootstrap, class_scores, f1_of, number_scores, wilson
+from sigmoidcore.training.use.scores import auc, bootstrap, class_scores, f1_of, number_scores, wilson
 
 
 def made_up(samples=300, classes=3, seed=0):
@@ -60,8 +60,8 @@ def test_values_of_numbers_are_those_of_scikit_learn():
 @pytest.fixture
 def resamples(monkeypatch):
     """What `bootstrap` draws, but fewer: scikit-learn takes its time."""
-    monkeypatch.setattr("sigmoidcore.training.scores.RESAMPLES", 100)
-    monkeypatch.setattr("sigmoidcore.training.scores.FEWEST", 100)
+    monkeypatch.setattr("sigmoidcore.training.use.scores.RESAMPLES", 100)
+    monkeypatch.setattr("sigmoidcore.training.use.scores.FEWEST", 100)
 
     def draw(count, seed=0):
         generator = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 
 
 def test_very_many_samples_get_fewer_resamples(monkeypatch):
-    monkeypatch.setattr("sigmoidcore.training.scores.DRAWS", 50_000)
+    monkeypatch.setattr("sigmoidcore.training.use.scores.DRAWS", 50_000)
     counted = []
     bootstrap([lambda drawn: counted.append(drawn.sum()) or 0.0], 100)
     assert counted == [100.0] * 500

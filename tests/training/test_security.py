@@ -21,9 +21,9 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save
 
 from sigmoidcore.cli import main
-from sigmoidcore.training.checkpoints import Checkpoints, NewerError, _sum_of
 from sigmoidcore.training.data import packed
 from sigmoidcore.training.printable import printable
+from sigmoidcore.training.runs.checkpoints import Checkpoints, NewerError, _sum_of
 
 TRAIN = ["train", "--depth", "2", "--width", "4", "--epochs", "1"]
 GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
@@ -325,8 +325,9 @@ CALLS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "read_pickle"}
 LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
 DOORS = {
-    "training/code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
-    "forward.py": {"importlib", "import_module", "compile", "exec"},  # source that convert itself has written
+    "training/user_code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
+    # source that convert itself has written
+    "conversion/traced_forward.py": {"importlib", "import_module", "compile", "exec"},
     "training/data/error.py": {"importlib", "import_module"},  # packages by names that stand in the code
     "integrations/lightning.py": {"importlib", "import_module"},  # the same
     "training/data/arrays.py": {"np.load(file, allow_pickle=False)"},

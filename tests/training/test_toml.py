@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigmoidcore.training import toml
+from sigmoidcore.training.runs import toml
 
 texts = st.text(st.characters(codec="utf-8"))
 values = st.one_of(

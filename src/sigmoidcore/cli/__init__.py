@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import typer
 
     from sigmoidcore.training.processes import ElsewhereError, LostError, launched, part
-    from sigmoidcore.training.session import Stopped
+    from sigmoidcore.training.runs.session import Stopped
 
     is_first = launched()[0] == 0  # of several processes, the one that speaks for all
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
     import typer
     from typer.main import get_command
 
-    from sigmoidcore.training.session import bad_input
+    from sigmoidcore.training.runs.session import bad_input
 
     # typer's base of all that is wrong with the arguments; it has no public name.
     usage_error: type = typer.BadParameter.__bases__[0]

@@ -12,12 +12,14 @@ import typer
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore import article, plots
-from sigmoidcore.training import Recipe, Split, digits, session
-from sigmoidcore.training.live import Screen, count, number, percent
-from sigmoidcore.training.run import Run
-from sigmoidcore.training.session import CtrlC
-from sigmoidcore.training.watched import Record, Watched, probes, save_figures
+from sigmoidcore import article
+from sigmoidcore.plots import figures
+from sigmoidcore.training import Recipe, Split, digits
+from sigmoidcore.training.display import Screen, count, number, percent
+from sigmoidcore.training.runs import session
+from sigmoidcore.training.runs.folder import Run
+from sigmoidcore.training.runs.session import CtrlC
+from sigmoidcore.training.watching import Record, Watched, probes, save_figures
 
 DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
 OBSERVE = 5
@@ -94,7 +96,7 @@ def _article(screen: Screen, run: Run) -> None:
         f"slope {fit.start_alpha:.3g} -> {fit.alpha:.4g}, shift 0 -> {fit.shift:.4g}, mean squared error "
         f"{fit.loss[0]:.3g} -> {fit.loss[-1]:.3g} ({fit.loss.size - 1:,} epochs, {seconds:.2f} s)"
     )
-    run.save_figure("article_fit", plots.article_fit(fit))
+    run.save_figure("article_fit", figures.article_fit(fit))
 
 
 def _hundred_layers(

@@ -20,9 +20,9 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
-from sigmoidcore.training.code import raised_here, said
-from sigmoidcore.training.live import count
-from sigmoidcore.training.session import bad_input, interrupted
+from sigmoidcore.training.display import count
+from sigmoidcore.training.runs.session import bad_input, interrupted
+from sigmoidcore.training.user_code import raised_here, said
 
 WAIT = 5.0
 """Where no terminal is, seconds until a line says what takes so long."""

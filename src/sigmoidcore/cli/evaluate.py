@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
+from sigmoidcore._files import write_whole
+from sigmoidcore.cli.common import in_one_line, nothing_left, opened
 from sigmoidcore.cli.predict import ACCEPT, MODEL, OVERWRITE, RUN
-from sigmoidcore.cli.using import in_one_line, nothing_left, opened
 from sigmoidcore.diagnosis.report.terminal import writable
-from sigmoidcore.files import write_whole
-from sigmoidcore.training.evaluation import ClassScore, Evaluation, interval, shown
-from sigmoidcore.training.live import Screen
-from sigmoidcore.training.output import check_output
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.display import Screen
+from sigmoidcore.training.runs.session import bad_input
+from sigmoidcore.training.use.evaluate import ClassScore, Evaluation, interval, shown
+from sigmoidcore.training.use.output import check_output
 
 MOST = 30
 """Classes that a terminal shows; the others are in the JSON."""

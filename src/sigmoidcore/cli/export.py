@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from sigmoidcore.cli.common import in_one_line, nothing_left, opened
 from sigmoidcore.cli.predict import MODEL, OVERWRITE, RUN
-from sigmoidcore.cli.using import in_one_line, nothing_left, opened
-from sigmoidcore.training.export import beside_of
-from sigmoidcore.training.live import Screen
+from sigmoidcore.training.display import Screen
+from sigmoidcore.training.use.export import beside_of
 
 
 class Format(StrEnum):

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sigmoidcore.cli.using import in_one_line, nothing_left, opened
+from sigmoidcore.cli.common import in_one_line, nothing_left, opened
 from sigmoidcore.training.data.error import listed
-from sigmoidcore.training.live import Screen, count
+from sigmoidcore.training.display import Screen, count
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run.")]
 ACCEPT = Annotated[

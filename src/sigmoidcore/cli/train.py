@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sigmoidcore.training.again import Resumed, options_of, refuse, resumed
 from sigmoidcore.training.begin import begin
 from sigmoidcore.training.data import BUILT_IN
 from sigmoidcore.training.options import MOST, OPTIONS, where_it_is
+from sigmoidcore.training.runs.resume import Resumed, options_of, refuse, resumed
 
 
 class TargetKind(StrEnum):

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.autograd import leaves
+from sigmoidcore._torch.autograd import leaves
+from sigmoidcore.diagnosis.checks import check, cut_off, outputs_of
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
-from sigmoidcore.diagnosis.given import check, cut_off, outputs_of
-from sigmoidcore.diagnosis.probe import Probe
-from sigmoidcore.diagnosis.tracker import tensors
-from sigmoidcore.diagnosis.unchanged import own_buffers, own_gradients
-from sigmoidcore.profile import Inputs, LossFn, evaluating, unchanged
-from sigmoidcore.ranks import Ranks
+from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.measure.restoration import own_buffers, own_gradients
+from sigmoidcore.diagnosis.measure.tracker import tensors
+from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.profile import Inputs, LossFn, evaluating, unchanged
 
 
 def diagnose(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from sigmoidcore.diagnosis.mend import Mending
+    from sigmoidcore.diagnosis.repair.mend import Mending
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Diagnosis:
         Raises:
             OSError: the file cannot be written.
         """
-        from sigmoidcore.diagnosis.record import to_json
+        from sigmoidcore.diagnosis.report.json import to_json
 
         return to_json(self, path)
 
@@ -118,7 +118,7 @@ class Diagnosis:
             OSError: the file cannot be read.
             ValueError: it is no diagnosis, not whole, changed, or of a newer format.
         """
-        from sigmoidcore.diagnosis.record import from_json
+        from sigmoidcore.diagnosis.report.json import from_json
 
         return from_json(source)
 
@@ -144,14 +144,14 @@ class Diagnosis:
 
     def mend(self, **options: Any) -> "Mending":
         """Apply what can be applied; see `mend.mend`."""
-        from sigmoidcore.diagnosis.mend import mend
+        from sigmoidcore.diagnosis.repair.mend import mend
 
         return mend(self, **options)
 
 
 def judged(measurements: Sequence[Measurement], subject: Subject | None = None) -> Diagnosis:
     """The diagnosis of one measurement, or of the measurements of a training, latest last."""
-    from sigmoidcore.diagnosis.calls import checked
+    from sigmoidcore.diagnosis.repair.calls import checked
     from sigmoidcore.diagnosis.rules import find
 
     history = tuple(measurements) if len(measurements) > 1 else ()

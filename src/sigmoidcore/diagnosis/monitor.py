@@ -10,16 +10,16 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from sigmoidcore.arguments import check_model, check_steps, checked_sinks
-from sigmoidcore.autograd import NONE, backward_pass
-from sigmoidcore.diagnosis import steps
+from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
-from sigmoidcore.diagnosis.measurement import Measurement
-from sigmoidcore.diagnosis.optimizers import Optimizers
-from sigmoidcore.diagnosis.probe import Probe, scripted
-from sigmoidcore.diagnosis.skips import attempted, listen
-from sigmoidcore.diagnosis.thinned import Thinned
-from sigmoidcore.ranks import Ranks
+from sigmoidcore.diagnosis.measure import optimizer_steps
+from sigmoidcore.diagnosis.measure.history import Thinned
+from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.measure.optimizers import Optimizers
+from sigmoidcore.diagnosis.measure.probe import Probe, scripted
+from sigmoidcore.diagnosis.measure.skipped_steps import attempted, listen
+from sigmoidcore.equalizer.checks import check_model, check_steps, checked_sinks
+from sigmoidcore.observation.process_group import Ranks
 
 SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
@@ -114,7 +114,7 @@ class Monitor:
             dropped=_weakly(me, Monitor._count_skipped),
         )
         handles = [
-            steps.listen(_weakly(me, Monitor._before_step), _weakly(me, Monitor._after_step)),
+            optimizer_steps.listen(_weakly(me, Monitor._before_step), _weakly(me, Monitor._after_step)),
             self._probe.detach,
         ]
         if scaler is not None:

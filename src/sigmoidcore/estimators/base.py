@@ -17,13 +17,13 @@ from torch import Tensor
 
 from sigmoidcore.diagnosis.diagnose import diagnose_over
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.estimators import decay
+from sigmoidcore.estimators import weight_decay
 from sigmoidcore.estimators.network import gradients, on_cpu, prepared
 from sigmoidcore.estimators.parameters import batch_of, check, device_of, hidden_widths
-from sigmoidcore.estimators.rates import Rates
 from sigmoidcore.estimators.samples import READ, Samples, Scaling
+from sigmoidcore.estimators.schedule import Rates
 from sigmoidcore.estimators.trainer import Trainer
-from sigmoidcore.ranks import Alone
+from sigmoidcore.observation.process_group import Alone
 
 PREPARED = 256
 """Training samples that slopes and shifts are set from, and that a diagnosis is made with."""
@@ -166,10 +166,10 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         self, X: Any, y: Any, weights: Array | None, classes: Any, random: np.random.RandomState, incremental: bool
     ) -> bool:
         """Set `weight_decay_`; False if that was interrupted: this is then as the training that it took place in."""
-        if incremental or X.shape[0] < decay.FEWEST:
-            self.weight_decay_ = decay.UNCHOSEN
+        if incremental or X.shape[0] < weight_decay.FEWEST:
+            self.weight_decay_ = weight_decay.UNCHOSEN
             return True
-        X, y, weights, (held_X, held_y, held_weights) = self._split(X, y, weights, decay.HELD_OUT, random)
+        X, y, weights, (held_X, held_y, held_weights) = self._split(X, y, weights, weight_decay.HELD_OUT, random)
         seed = random.randint(_MOST_SEED)
         pilot = self
 
@@ -189,7 +189,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
             return float(np.average(losses.numpy(), weights=held_weights))
 
         try:
-            self.weight_decay_ = decay.chosen(loss_with)
+            self.weight_decay_ = weight_decay.chosen(loss_with)
         except KeyboardInterrupt:
             if not getattr(pilot, "_interrupted", False):  # while it did not train
                 raise

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibrate import prepare
+from sigmoidcore.calibration.calibrate import prepare
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.networks import Chain
+from sigmoidcore.nn.networks import Chain
 
 _ONE_AT_A_TIME = threading.Lock()
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigmoidcore.calibrate import MOST_SATURATED
+from sigmoidcore.calibration.calibrate import MOST_SATURATED
 
 WHOLE = (int, np.integer)
 REAL = (*WHOLE, float, np.floating)

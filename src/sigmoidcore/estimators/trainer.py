@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.equalize import Equalizer
-from sigmoidcore.estimators import diverged
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.estimators import divergence
 from sigmoidcore.estimators.samples import Samples
 from sigmoidcore.gain import norms
-from sigmoidcore.networks import depth_scaled_lr
-from sigmoidcore.ranks import Alone, Ranks
-from sigmoidcore.training.state import fill_optimizer, groups_for, groups_of, optimizer_tensors
+from sigmoidcore.observation.process_group import Alone, Ranks
+from sigmoidcore.training.runs.state import fill_optimizer, groups_for, groups_of, optimizer_tensors
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """The loss of every sample, [batch], from outputs and targets."""
@@ -104,7 +104,7 @@ class Trainer:
             done += len(inputs)
         numbers = [total, *(parameter.detach() for parameter in self.network.parameters())]
         if not bool(norms(numbers).isfinite().all()):
-            raise FloatingPointError(diverged.in_words(samples, self.lr, self.weight_decay))
+            raise FloatingPointError(divergence.in_words(samples, self.lr, self.weight_decay))
         return float(total) / len(samples)
 
     def close(self) -> None:

@@ -6,10 +6,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from sigmoidcore.arguments import check_model, check_optimizer
-from sigmoidcore.integrations.missing import missing
+from sigmoidcore.equalizer.checks import check_model, check_optimizer
+from sigmoidcore.integrations.requirements import missing
+from sigmoidcore.integrations.session import Watch, Watching
 from sigmoidcore.integrations.sinks import Sink
-from sigmoidcore.integrations.watch import Watch, Watching
 
 try:
     import ignite.distributed as idist

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sigmoidcore.arguments import described
+from sigmoidcore._files import Closing, open_no_link
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.wording import short
-from sigmoidcore.equalize import Sample
-from sigmoidcore.files import Closing, open_no_link
-from sigmoidcore.integrations.lines import drop_unfinished_line, unfinished_line
-from sigmoidcore.integrations.missing import missing
-from sigmoidcore.training.metrics import Metrics
+from sigmoidcore.equalizer.checks import described
+from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.integrations.line_files import drop_unfinished_line, unfinished_line
+from sigmoidcore.integrations.requirements import missing
+from sigmoidcore.training.runs.metrics import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
 def _profile(sample: Sample) -> "Figure":
     """What a sample holds of the gradient profile of the cores, drawn as that of the layers in a measurement."""
     from sigmoidcore.diagnosis.report.plots import profile
-    from sigmoidcore.style import style_axes
+    from sigmoidcore.plots.style import style_axes
 
     sizes = torch.tensor(sample.log_sizes, dtype=torch.float64).exp().tolist()
     cores = (Layer(f"{i}", f"{i}", "SigmoidCore", "weights", gradient=size) for i, size in enumerate(sizes))
@@ -354,9 +354,9 @@ class JSONL(Closing):
 
     `scalars` are in it by name, `kind` is "measurement" or "equalizer"; `layers` and `gradients` are lists of a
     measurement, `log_sizes` is one of the Equalizer. Numbers that are not finite are "inf", "-inf" and "nan".
-    `sigmoidcore.training.run.read_metrics` reads it. Of two lines of a step and a `kind` the later counts, for a
-    training that goes on from a checkpoint writes the steps after it again. Every line is in the file at once; one that
-    a killed process left unfinished is dropped when the next begins. `with` closes it.
+    `sigmoidcore.training.runs.folder.read_metrics` reads it. Of two lines of a step and a `kind` the later counts, for
+    a training that goes on from a checkpoint writes the steps after it again. Every line is in the file at once; one
+    that a killed process left unfinished is dropped when the next begins. `with` closes it.
 
     Args:
         path: of the file, which is made at the first sample; its folder must exist.

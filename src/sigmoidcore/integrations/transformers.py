@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sigmoidcore.integrations.missing import missing
+from sigmoidcore.integrations.requirements import missing
+from sigmoidcore.integrations.session import Watch, Watching
 from sigmoidcore.integrations.sinks import Sink
-from sigmoidcore.integrations.watch import Watch, Watching
 
 try:
     from transformers.trainer_callback import ExportableState, TrainerCallback

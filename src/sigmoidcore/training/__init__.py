@@ -1,13 +1,13 @@
 """Train networks of cores: data sets, the training loop, and the folder that a run leaves behind."""
 
 from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, digits, fashion_mnist, load
-from sigmoidcore.training.evaluation import Evaluation
+from sigmoidcore.training.device import Place, place_of
 from sigmoidcore.training.fit import FitError, fit
 from sigmoidcore.training.loop import Progress, Result, Training, accuracy, train
-from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.recipe import Recipe
-from sigmoidcore.training.state import State
-from sigmoidcore.training.trained import TrainedRun, open_run
+from sigmoidcore.training.runs.state import State
+from sigmoidcore.training.use.evaluate import Evaluation
+from sigmoidcore.training.use.trained import TrainedRun, open_run
 
 __all__ = [
     "Data",

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore.training import board, session
-from sigmoidcore.training.again import Resumed
-from sigmoidcore.training.chosen import chosen
+from sigmoidcore.training import tensorboard
 from sigmoidcore.training.course import Task, follow, lead
 from sigmoidcore.training.data import Data, load
-from sigmoidcore.training.live import Screen
-from sigmoidcore.training.place import Place, place_of
-from sigmoidcore.training.run import Run
-from sigmoidcore.training.session import CtrlC
+from sigmoidcore.training.device import Place, place_of
+from sigmoidcore.training.display import Screen
+from sigmoidcore.training.network_choice import chosen
+from sigmoidcore.training.runs import session
+from sigmoidcore.training.runs.folder import Run
+from sigmoidcore.training.runs.resume import Resumed
+from sigmoidcore.training.runs.session import CtrlC
 
 
 def begin(
@@ -41,7 +42,7 @@ def begin(
     if parts > samples:
         raise session.bad_input(f"--accumulate {parts} is more than the {samples} samples of a batch: lower it")
     if options["tensorboard"]:
-        board.check()
+        tensorboard.check()
     place = _place(options, shard)
     processes = place.processes
     with CtrlC(patient=processes.count > 1) as ctrl_c, session.threads(options["threads"]):

@@ -9,17 +9,18 @@ import torch
 
 import sigmoidcore as sc
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.training import in_words, not_finite, session
-from sigmoidcore.training.board import FOLDER, Board
-from sigmoidcore.training.data import Data
-from sigmoidcore.training.live import Screen, count, number, place, reached
-from sigmoidcore.training.network import Network
-from sigmoidcore.training.place import Place
+from sigmoidcore.training import not_finite
+from sigmoidcore.training.data import Data, wording
+from sigmoidcore.training.device import Place
+from sigmoidcore.training.display import Screen, count, number, place, reached
 from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
-from sigmoidcore.training.run import Run
-from sigmoidcore.training.session import CtrlC
-from sigmoidcore.training.state import State
-from sigmoidcore.training.watched import Record, Watched, probes, save_figures
+from sigmoidcore.training.runs import session
+from sigmoidcore.training.runs.folder import Run
+from sigmoidcore.training.runs.network import Network
+from sigmoidcore.training.runs.session import CtrlC
+from sigmoidcore.training.runs.state import State
+from sigmoidcore.training.tensorboard import FOLDER, Board
+from sigmoidcore.training.watching import Record, Watched, probes, save_figures
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def lead(task: Task, run: Run, screen: Screen) -> int:
     ctrl_c, split, epochs = task.ctrl_c, task.data, task.options["epochs"]
     record = Record(task.name, layers=0, task=split.task)
     screen.heading(task.heading)
-    screen.say(in_words.learnt(split))
+    screen.say(wording.learnt(split))
     for note in split.notes:
         screen.say(note)
     if task.place.words:

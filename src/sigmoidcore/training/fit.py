@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.files import write_whole
-from sigmoidcore.training.again import options_of, refuse, resumed
+from sigmoidcore._files import write_whole
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.data.error import needed
 from sigmoidcore.training.data.tables import as_table
 from sigmoidcore.training.options import options_from, where_it_is
 from sigmoidcore.training.processes import part
-from sigmoidcore.training.run import RUNS, next_free
-from sigmoidcore.training.session import Stopped
-from sigmoidcore.training.trained import TrainedRun, open_run
+from sigmoidcore.training.runs.folder import RUNS, next_free
+from sigmoidcore.training.runs.resume import options_of, refuse, resumed
+from sigmoidcore.training.runs.session import Stopped
+from sigmoidcore.training.use.trained import TrainedRun, open_run
 
 
 class FitError(RuntimeError):

@@ -9,12 +9,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.equalize import Equalizer
-from sigmoidcore.networks import depth_scaled_lr
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
+from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.training import not_finite, randomness
-from sigmoidcore.training.place import Place
+from sigmoidcore.training.device import Place
 from sigmoidcore.training.recipe import Recipe
-from sigmoidcore.training.state import (
+from sigmoidcore.training.runs.state import (
     MismatchError,
     State,
     equalizer_state,

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.networks import depth_scaled_lr
+from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 
 READ = 10_000
 """Samples that are counted at once."""

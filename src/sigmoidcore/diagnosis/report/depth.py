@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmoidcore.diagnosis.measurement import BINS, Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import BINS, Layer, Measurement
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from sigmoidcore.diagnosis.findings import Finding
-from sigmoidcore.diagnosis.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened, wrapped
 from sigmoidcore.diagnosis.report.table import first_weights
 

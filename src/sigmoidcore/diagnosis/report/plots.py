@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sigmoidcore.diagnosis.measurement import BINS, SHUT, Measurement
+from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, Measurement
 from sigmoidcore.diagnosis.report import depth, thinning
 from sigmoidcore.diagnosis.report.wording import short
 
@@ -21,7 +21,7 @@ try:
     from matplotlib.patches import Patch, Rectangle
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-    from sigmoidcore.style import FAINT, INK, NOTHING, PALETTE, ROW, SMALL_AND_LARGE, new_figure, style_axes
+    from sigmoidcore.plots.style import FAINT, INK, NOTHING, PALETTE, ROW, SMALL_AND_LARGE, new_figure, style_axes
 except ImportError as error:
     raise ImportError(
         'figures of a diagnosis need matplotlib, which is missing: pip install "sigmoid-core[plots]"'
@@ -47,7 +47,7 @@ def overview(diagnosis: Diagnosis) -> Figure:
 
     Example:
         >>> from sigmoidcore.diagnosis.diagnosis import Diagnosis
-        >>> from sigmoidcore.diagnosis.measurement import Layer
+        >>> from sigmoidcore.diagnosis.measure.measurement import Layer
         >>> layers = tuple(Layer(f"{i}", f"{i}", "Linear", "weights", gradient=0.1**i) for i in range(3))
         >>> figure = overview(Diagnosis(Measurement(layers, (), samples=8), ()))
         >>> figure.axes[0].get_title(loc="left")
@@ -77,7 +77,7 @@ def profile(measurement: Measurement) -> Figure:
     What a log axis has no place for has rows of its own: nan and inf above it, 0 and no gradient at all below it.
 
     Example:
-        >>> from sigmoidcore.diagnosis.measurement import Layer
+        >>> from sigmoidcore.diagnosis.measure.measurement import Layer
         >>> figure = profile(Measurement((Layer("0", "0", "Linear", "weights", gradient=0.5),), (), samples=8))
         >>> figure.axes[0].get_yscale()
         'log'

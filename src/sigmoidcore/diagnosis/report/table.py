@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 
 if TYPE_CHECKING:
     import pandas

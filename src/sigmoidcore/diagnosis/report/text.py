@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.columns import folded, printable, shortened, wrapped
 from sigmoidcore.diagnosis.report.listing import listing
 from sigmoidcore.diagnosis.report.terminal import USUAL

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.columns import columns, left, printable, right, shortened, wrapped
 from sigmoidcore.diagnosis.report.listing import GAP, scientific
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sigmoidcore.diagnosis.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 
 SIGMOIDS = frozenset({"Sigmoid", "Tanh", "sigmoid()", "tanh()", "SigmoidCore"})
 """Kinds of activations that `convert` makes cores of, and the core itself."""

@@ -3,12 +3,12 @@
 import math
 from statistics import median
 
+from sigmoidcore.conversion.eligibility import UNCENTERED
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules import units
 from sigmoidcore.diagnosis.rules.evidence import GATED, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import listed, named, number
-from sigmoidcore.judge import UNCENTERED
+from sigmoidcore.diagnosis.rules.wording import listed, named, number
 
 SMALL, VANISHED, GONE = 1e-3, 1e-4, 1e-6
 EXPLODED, BURST = 1e3, 1e6

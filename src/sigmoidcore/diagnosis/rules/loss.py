@@ -3,7 +3,7 @@
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import named
+from sigmoidcore.diagnosis.rules.wording import named
 
 LOGITS, LOGS = "logits (any number)", "logarithms of probabilities"
 PROBABILITIES = {"softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid"}

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import listed, named, number
+from sigmoidcore.diagnosis.rules.wording import listed, named, number
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 NEAR = 0.5

@@ -1,11 +1,11 @@
 """SC501 to SC504: parameters that no gradient reaches or that are none, gradients of exactly 0, neurons all alike."""
 
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Weight
+from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient, units
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, kin
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import listed, named
+from sigmoidcore.diagnosis.rules.wording import listed, named
 
 SEVERAL = 3
 """Measurements of a training after which what never gets a gradient is no matter of a batch."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import GATED, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import listed, named, number
+from sigmoidcore.diagnosis.rules.wording import listed, named, number
 
 FORGOTTEN = 1.2e-7
 EXPLODED, BURST = 1e4, 1e8

@@ -3,10 +3,10 @@
 import math
 
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import SHUT
+from sigmoidcore.diagnosis.measure.measurement import SHUT
 from sigmoidcore.diagnosis.rules.evidence import SIGMOIDS, Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import listed, named, number, share
+from sigmoidcore.diagnosis.rules.wording import listed, named, number, share
 
 ROWS = 32
 """With fewer rows nothing is said: a neuron that is open for a tenth of the samples is shut for 32 of them with 3 %."""

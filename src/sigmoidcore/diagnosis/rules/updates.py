@@ -3,11 +3,11 @@
 from statistics import median
 
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Weight
+from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.words import listed, number
+from sigmoidcore.diagnosis.rules.wording import listed, number
 
 STILL = 1.2e-7
 VIOLENT = 0.1

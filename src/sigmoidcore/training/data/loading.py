@@ -11,9 +11,9 @@ from sigmoidcore.training.data.error import DataError, listed, nearest, short
 from sigmoidcore.training.data.idx import has_idx
 from sigmoidcore.training.data.images import has_images
 from sigmoidcore.training.data.parquet import Files
+from sigmoidcore.training.data.request import Wanted
 from sigmoidcore.training.data.sources import of_arrays, of_images, of_parquet, of_table
 from sigmoidcore.training.data.tables import ARRAYS, FEATHER, PARQUET, TEXT, as_table, read_table, suffix
-from sigmoidcore.training.data.wanted import Wanted
 
 IN_MEMORY = 2**30
 """Bytes: Parquet files and folders of images that would take more are streamed."""

@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 
 from sigmoidcore.training.data.error import DataError, short
-from sigmoidcore.training.memory import memory
+from sigmoidcore.training.data.memory import memory
 
 SHARE = 4
 """What a file is unpacked to may take this part of the memory: reading it takes as much again, and more."""

@@ -15,10 +15,10 @@ from sigmoidcore.training.data.fitting import Fitting
 from sigmoidcore.training.data.parquet import Files, Stream, in_test
 from sigmoidcore.training.data.parts import InMemory
 from sigmoidcore.training.data.preprocessing import Pixels, Preprocessing, picked
+from sigmoidcore.training.data.request import Known, Wanted, check_rows, known
 from sigmoidcore.training.data.tables import array_column, matrix_table
 from sigmoidcore.training.data.target import Target, classes_of
 from sigmoidcore.training.data.task import Kind
-from sigmoidcore.training.data.wanted import Known, Wanted, check_rows, known
 
 
 def of_table(name: str, table: Any, wanted: Wanted, *, written: bool) -> Data:

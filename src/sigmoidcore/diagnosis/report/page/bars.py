@@ -9,7 +9,7 @@ import numpy as np
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report import depth, thinning
 from sigmoidcore.diagnosis.report.listing import named_layers
 from sigmoidcore.diagnosis.report.page import charts

@@ -12,7 +12,7 @@ from string import Template
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.columns import printable
 from sigmoidcore.diagnosis.report.page.panel import Panel
 from sigmoidcore.diagnosis.report.page.panels import panels
@@ -50,7 +50,7 @@ def to_html(diagnosis: Diagnosis, path: str | Path) -> Path:
 
     Example:
         >>> import tempfile
-        >>> from sigmoidcore.diagnosis.measurement import Layer, Measurement
+        >>> from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
         >>> layers = tuple(Layer(f"{i}", f"{i}", "Linear", "weights", gradient=0.5) for i in range(3))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     page = to_html(Diagnosis(Measurement(layers, (), samples=8), ()), f"{folder}/page.html")

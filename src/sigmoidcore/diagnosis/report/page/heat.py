@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import BINS, SHUT, Measurement
+from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, Measurement
 from sigmoidcore.diagnosis.report import depth, thinning
 from sigmoidcore.diagnosis.report.page import charts
 from sigmoidcore.diagnosis.report.page.charts import Chart, Levels, Tick

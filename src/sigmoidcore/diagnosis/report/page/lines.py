@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import Layer
+from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.report import depth
 from sigmoidcore.diagnosis.report.page import charts
 from sigmoidcore.diagnosis.report.page.charts import BAND, TALL, Chart, Tick

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sigmoidcore.diagnosis.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 COLUMNS = 480
 """Columns of a figure at most; those of the heat map over steps, which has many rows, are half as many."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.columns import printable
 from sigmoidcore.diagnosis.report.depth import spread_evenly
 from sigmoidcore.diagnosis.report.listing import named_layers

@@ -1,0 +1,1 @@
+"""Slopes, shifts and fresh weights before training."""

@@ -1,0 +1,267 @@
+"""Level through time: the slopes and shifts of a recurrent layer for which the gradient keeps its size over a sequence.
+
+What is level. One layer in one direction runs over a batch of sequences from the zero state, and random cotangents are
+put on its last output. The size of step t is the gradient size (`gain.gradient_size`) of the memory after that step,
+all paths counted: of h_t, or of c_t for an LSTM. The tilt is how much these sizes fall on the way back, from the last
+step to the first: the slope of the line through their logarithms, times the number of steps. Level is a tilt of 0.
+
+The rule. The shifts of the gates that keep the memory say how long each unit keeps it: time constants tau spread evenly
+from 2 steps to the length T of the sequences, a mean of 1 - 1/tau for the gate that keeps and of 1/tau for the gate
+that lets new in, so that the memory neither fills up nor starves. Such leaks alone lose the gradient; what the
+recurrent weights bring back grows with the slopes. So all slopes are multiplied by one number, near the smallest at
+which the tilt is 0: below it the gradient vanishes, above it explodes. docs/recurrent.md has the mathematics.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from sigmoidcore.gain import gradient_size
+from sigmoidcore.nn.recurrent_cells import Cell, Weights, fold, unroll
+
+SEQUENCES = 64
+"""Sequences that are run step by step, spread evenly over the batch."""
+LEVEL = 0.03
+"""A tilt of this size, 3 % over the whole sequence, is level."""
+UNEVEN = 3.0
+"""Sizes that differ by more than this are not level, though they have no tilt."""
+LEAST, MOST = math.log(1e-6), math.log(100.0)
+"""Logarithms of the multipliers between which the rule looks."""
+STEP = 0.4
+"""The first step of the search, in log multiplier."""
+HALVINGS = 12
+ROUNDS = 4
+"""Times that the size of fresh input weights is set anew for the slopes found."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `solve` found for one layer in one direction.
+
+    Attributes:
+        slope: [gates * hidden].
+        shift: [gates * hidden].
+        scale: factor of the weights of the inputs; 1 without a saturation level.
+        tilt: what remains of it.
+        spread: largest over smallest size, of the sequences that it was found with.
+    """
+
+    slope: Tensor
+    shift: Tensor
+    scale: float
+    tilt: float
+    spread: float
+
+
+def solve(
+    cell: Cell,
+    inputs: Tensor,
+    weights: Weights,
+    slope: Tensor,
+    shift: Tensor,
+    *,
+    reverse: bool = False,
+    alive: Tensor | None = None,
+    saturation: float | None = None,
+) -> Found:
+    """Slopes and shifts for which the gradient is level through time; nothing is changed.
+
+    Without a saturation level, those of now are kept if they are at least as level.
+
+    Args:
+        cell: the kind of layer.
+        inputs: [steps, batch, features].
+        weights: as they are trained, without slopes and shifts.
+        slope: of now, [gates * hidden].
+        shift: of now, likewise.
+        reverse: the layer runs from the last step to the first.
+        alive: see `cells.unroll`.
+        saturation: standard deviation of z over the batch and time, by the size of the weights of the inputs.
+
+    Returns:
+        What was found; its tilt is not 0 if no multiplier between 1e-6 and 100 makes it so, and 0 for a single step.
+
+    Raises:
+        ValueError: weights or inputs are not finite, or so large that no multiplier gives finite gradients.
+
+    Source:
+        Time constants of gates: Tallec, Ollivier (2018), arXiv 1804.11188, who draw them at random. Gated networks at
+        the edge of chaos: Chen, Pennington, Schoenholz (2018), arXiv 1806.05394.
+    """
+    wanted = _wanted_means(cell, weights, len(inputs))
+    start = _rows(cell, weights, cell.slopes)
+    inputs_few, alive_few = _few(inputs, alive)
+
+    def try_out(weights: Weights, slope: Tensor, shift: Tensor, scale: float = 1.0) -> Found:
+        folded = fold(cell, weights, slope, shift)
+        logs = log_sizes(cell, inputs_few, folded, reverse=reverse, alive=alive_few)
+        return Found(slope, shift, scale, tilt(logs), math.exp(min(float(logs.max() - logs.min()), 700.0)))
+
+    found = now = try_out(weights, slope, shift)
+    if saturation is None and abs(now.tilt) <= LEVEL:
+        return now
+    log, scale = 0.0, 1.0
+    for _ in range(1 if saturation is None else ROUNDS):
+        scaled = weights._replace(ih=weights.ih * scale)
+        mean = _mean(cell, inputs, scaled, alive)
+
+        def multiplied(log: float, scaled: Weights = scaled, mean: Tensor = mean, scale: float = scale) -> Found:
+            slope = start * math.exp(log)
+            return try_out(scaled, slope, mean - wanted / slope, scale)
+
+        log, found = _search(multiplied, log)
+        if found.tilt == -math.inf or not bool(torch.isfinite(found.shift).all()):
+            raise ValueError(
+                "no slopes give finite gradients through time: weights or inputs are not finite or too large, scale "
+                "them down"
+            )
+        folded = fold(cell, scaled, found.slope, found.shift)
+        level = saturation_level(cell, inputs_few, folded, reverse, alive_few)
+        if saturation is None or level == 0 or abs(saturation / level - 1) < 0.02:
+            break
+        scale *= saturation / level
+    return now if saturation is None and abs(now.tilt) <= abs(found.tilt) else found
+
+
+def log_sizes(
+    cell: Cell, inputs: Tensor, weights: Weights, *, reverse: bool = False, alive: Tensor | None = None
+) -> Tensor:
+    """Logarithms of the gradient sizes of the memory for random cotangents on the last output.
+
+    Args:
+        cell: the kind of layer.
+        inputs: [steps, batch, features].
+        weights: with the slopes in them.
+        reverse: the layer runs from the last step to the first.
+        alive: see `cells.unroll`.
+
+    Returns:
+        [steps], float64, on the CPU, in the order in which the steps run; -inf where a gradient is 0.
+    """
+    memory: list[Tensor] = []
+    with torch.enable_grad():
+        state = zero_state(inputs, weights, cell)
+        _, last = unroll(
+            cell, inputs, state, weights, reverse=reverse, alive=alive, on_step=lambda _, m: memory.append(m)
+        )
+        signs = torch.randint(0, 2, last[0].shape, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+        gradients = torch.autograd.grad((last[0] * signs.to(last[0])).sum(), memory)
+    return torch.stack([gradient_size(g) for g in gradients]).to("cpu", torch.float64).log()
+
+
+def tilt(logs: Tensor) -> float:
+    """Slope of the line through `logs` [steps], times their number; inf if the gradient dies out, -inf if it overflows.
+
+    0 for a single step.
+
+    Example:
+        >>> round(tilt(torch.tensor([0.0, 1.0, 2.0])), 4)
+        3.0
+    """
+    if bool((torch.isnan(logs) | (logs == math.inf)).any()):
+        return -math.inf
+    if bool((logs == -math.inf).any()):
+        return math.inf
+    if len(logs) == 1:
+        return 0.0
+    steps = torch.arange(len(logs), dtype=logs.dtype) - (len(logs) - 1) / 2
+    return float((steps @ logs) / (steps @ steps)) * len(logs)
+
+
+def time_constants(hidden: int, steps: int) -> Tensor:
+    """Of the units, from 2 to `steps`, evenly spread: [hidden], float64.
+
+    Example:
+        >>> time_constants(4, 10)
+        tensor([3., 5., 7., 9.], dtype=torch.float64)
+    """
+    return 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
+
+
+def saturation_level(
+    cell: Cell, inputs: Tensor, weights: Weights, reverse: bool = False, alive: Tensor | None = None
+) -> float:
+    """Standard deviation of z over batch and time, root mean square over all gates.
+
+    A GRU's new gate is taken as if its reset gate were open.
+
+    Args:
+        cell: the kind of layer.
+        inputs: [steps, batch, features].
+        weights: with the slopes in them.
+        reverse: the layer runs from the last step to the first.
+        alive: see `cells.unroll`.
+    """
+    with torch.no_grad():
+        state = zero_state(inputs, weights, cell)
+        outputs, _ = unroll(cell, inputs, state, weights, reverse=reverse, alive=alive)
+        first = state[0].unsqueeze(0)
+        before = torch.cat([outputs[1:], first] if reverse else [first, outputs[:-1]])
+        z = _rows(cell, weights, cell.slopes) * (linear(inputs, weights.ih) + linear(before, weights.hh))
+        z = _living(z, alive)
+        return float((z - z.mean(0)).square().mean().sqrt())
+
+
+def zero_state(inputs: Tensor, weights: Weights, cell: Cell) -> tuple[Tensor, ...]:
+    """The state before the first step that PyTorch's layers start from."""
+    sizes = (weights.hh.shape[1], weights.hh.shape[0] // len(cell.slopes))
+    return tuple(inputs.new_zeros(inputs.shape[1], size) for size in sizes[: cell.states])
+
+
+def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Found]:
+    """The log multiplier with the smallest tilt that was seen: from `log` on to a change of sign, then in between.
+
+    Upward in equal steps, since where all gates are shut the gradient vanishes again; downward ever faster.
+    """
+    seen = {log: multiplied(log)}
+    step = STEP if seen[log].tilt > 0 else -STEP
+    last = end = log
+    while abs(seen[end].tilt) > LEVEL and (seen[end].tilt > 0) == (step > 0) and LEAST < end < MOST:
+        last, end = end, end + step
+        seen[end] = multiplied(end)
+        step *= 1.0 if step > 0 else 1.5
+    low, high = sorted((last, end))  # below it vanishes, above it explodes
+    for _ in range(HALVINGS):
+        if min(abs(found.tilt) for found in seen.values()) <= LEVEL or not seen[low].tilt > 0 > seen[high].tilt:
+            break
+        middle = (low + high) / 2
+        seen[middle] = multiplied(middle)
+        low, high = (middle, high) if seen[middle].tilt > 0 else (low, middle)
+    return min(seen.items(), key=lambda item: abs(item[1].tilt))
+
+
+def _few(inputs: Tensor, alive: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """At most `SEQUENCES` sequences, evenly spread over the batch, as far as the longest of them goes."""
+    few = slice(None, None, -(-inputs.shape[1] // SEQUENCES))
+    if alive is None:
+        return inputs[:, few], None
+    steps = alive[:, few].any(1).squeeze(-1)
+    return inputs[steps][:, few], alive[steps][:, few]
+
+
+def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
+    """Of z, [rows]: +-log(tau - 1) = logit(1 - 1/tau) for gates that keep the memory and let new in, 0 for others."""
+    logit = (time_constants(weights.hh.shape[0] // len(cell.slopes), steps) - 1).log()
+    return torch.cat([leak * logit for leak in cell.leaks]).to(weights.hh)
+
+
+def _mean(cell: Cell, inputs: Tensor, weights: Weights, alive: Tensor | None) -> Tensor:
+    """Mean of x that the inputs alone bring, [rows]: a mean with the state would change with what is done to it."""
+    mean = linear(_living(inputs, alive).mean(0), weights.ih, weights.bias_ih)
+    hidden = len(mean) // len(cell.slopes)
+    with_bias = len(mean) - hidden if cell.resets else len(mean)
+    return torch.cat([mean[:with_bias] + weights.bias_hh[:with_bias], mean[with_bias:]])
+
+
+def _living(x: Tensor, alive: Tensor | None) -> Tensor:
+    """[steps, batch, features] -> [steps of sequences that still go on, features]."""
+    return x.flatten(0, 1) if alive is None else x[alive.squeeze(-1)]
+
+
+def _rows(cell: Cell, weights: Weights, values: tuple[float, ...]) -> Tensor:
+    """A value a gate -> a value a row, [rows]."""
+    return weights.hh.new_tensor(values).repeat_interleave(weights.hh.shape[0] // len(cell.slopes))

@@ -1,0 +1,1 @@
+"""Hidden activations of any model become cores."""

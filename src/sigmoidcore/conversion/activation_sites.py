@@ -1,0 +1,259 @@
+"""Every activation and recurrent layer of a model: where it is, what it is, and what becomes of its result."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, count
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules import activation as activations
+
+from sigmoidcore.conversion.dataflow import (
+    Fate,
+    fate,
+    features,
+    features_of,
+    overwrites_what_is_read,
+    weight_above,
+    words,
+)
+from sigmoidcore.conversion.tracing import Part, UntraceableError, is_whole, said, trace_part
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn.recurrent import is_recurrent
+from sigmoidcore.nn.stepwise import Stepwise
+
+_CORES: dict[object, str] = {
+    torch.sigmoid: "sigmoid",
+    torch.special.expit: "sigmoid",
+    torch.tanh: "tanh",
+    nn.functional.sigmoid: "sigmoid",
+    nn.functional.tanh: "tanh",
+}
+_IN_PLACE: dict[object, str] = {torch.sigmoid_: "sigmoid", torch.tanh_: "tanh"}
+_METHODS = {"sigmoid": "sigmoid", "tanh": "tanh", "sigmoid_": "sigmoid", "tanh_": "tanh"}
+_OTHERS = words(
+    "hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish glu "
+    "logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
+)
+_FEEDFORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of an activation in a forward pass.
+
+    Attributes:
+        fate: what becomes of its result.
+        why: in words, where the way of the result is lost.
+        features: number of features of what it reads and their dimension, if a layer says so.
+        weight: the nearest weight that it depends on, for device and dtype.
+        owner: name of the module whose forward makes the call.
+        call: how often that forward had been called.
+    """
+
+    fate: Fate
+    why: str
+    features: tuple[int, int] | None
+    weight: Tensor | None
+    owner: str
+    call: int
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One activation or recurrent layer: a module, or a functional call in a forward.
+
+    Attributes:
+        names: its names in the model, the first is the one to show; a functional call has the name its core would get.
+        kind: class of the module; "tanh()" for a functional call.
+        owner: name of the module that calls it, if known.
+        module: the module, None for a functional call.
+        index: which functional activation of its owner's forward it is; None if it is a function in an attribute.
+        uses: its calls, empty if none was seen.
+        writes: it is a functional call that overwrites a tensor which something else may read.
+        why: why none was seen.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    owner: str
+    module: nn.Module | None = None
+    index: int | None = None
+    uses: tuple[Use, ...] = ()
+    writes: bool = False
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name to show."""
+        return self.names[0]
+
+
+def join(*names: str) -> str:
+    """A name inside of another; "" is the model itself."""
+    return ".".join(name for name in names if name)
+
+
+def function_of(node: fx.Node) -> str | None:
+    """The name of the activation function that a node calls, as in torch.nn.functional, or None."""
+    if node.op == "call_method":
+        return _METHODS.get(str(node.target))
+    if node.op != "call_function":
+        return None
+    if node.target in _CORES or node.target in _IN_PLACE:
+        return _CORES.get(node.target) or _IN_PLACE[node.target]
+    name = str(getattr(node.target, "__name__", "")).strip("_")
+    ours = str(getattr(node.target, "__module__", "")).partition(".")[0] in ("torch", "None", "")
+    return name if name in _OTHERS and ours else None
+
+
+def find(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
+    """All activations in the order of the model's modules; and the modules that could not be traced, and why."""
+    parts, untraced, callers = _parts(model)
+    uses: dict[nn.Module, list[Use]] = defaultdict(list)
+    functions: dict[tuple[str, int], list[tuple[str, bool, Use]]] = defaultdict(list)
+    for part in parts:
+        _read(part, model, uses, functions, callers)
+    sites = [*_module_sites(model, uses, untraced, callers), *_attribute_sites(model), *_functions(model, functions)]
+    order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    sites.sort(key=lambda site: order[site.owner if site.module is None else site.name])
+    return sites, untraced
+
+
+def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]]:
+    """The largest modules that can be traced; those that cannot, with the reason; and who calls each part, in words."""
+    parts: list[Part] = []
+    untraced: dict[str, str] = {}
+    callers: dict[str, str] = {}
+    seen: set[nn.Module] = set()
+
+    def children(name: str, module: nn.Module, why: str) -> Iterator[tuple[str, nn.Module]]:
+        for child_name, child in module.named_children():
+            callers[join(name, child_name)] = why
+            yield join(name, child_name), child
+
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop(0)
+        if module in seen:
+            continue
+        seen.add(module)
+        if type(module).forward is nn.Module.forward or is_whole(module):
+            why = callers.get(name) or f"{type(module).__name__} calls it, whose forward is not looked into"
+            waiting += children(name, module, why)
+            continue
+        try:
+            part = trace_part(module, name, with_defaults=True)
+        except UntraceableError as error:
+            part = Part(name, fx.Graph(), Counter(), {"": said(error.__cause__ or error)})
+        parts.append(part)
+        for inner, reason in part.untraced.items():
+            place = join(name, inner)
+            untraced[place] = reason
+            why = f"the forward of {_called(place)} could not be traced"
+            waiting += children(place, model.get_submodule(place), why)
+        for target in {str(node.target) for node in part.graph.nodes if node.op == "call_module"} - set(part.untraced):
+            whole = module.get_submodule(target)
+            if not is_activation(whole):
+                why = f"{type(whole).__name__} calls it, whose forward is not looked into"
+                waiting += children(join(name, target), whole, why)
+    return parts, untraced, callers
+
+
+def _called(name: str) -> str:
+    return f"'{name}'" if name else "the model"
+
+
+def _read(
+    part: Part,
+    model: nn.Module,
+    uses: dict[nn.Module, list[Use]],
+    functions: dict[tuple[str, int], list[tuple[str, bool, Use]]],
+    callers: dict[str, str],
+) -> None:
+    """Add the uses of activations in one part."""
+    root = model.get_submodule(part.name)
+    known = features(part, root)
+    counts: Counter[tuple[str, int]] = Counter()
+    for node in part.graph.nodes:
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        function = function_of(node)
+        if not (function or (module is not None and is_activation(module))):
+            continue
+        found, lost = fate(node, part, root)
+        why = f"its result goes into '{join(part.name, lost)}', whose forward could not be traced"
+        if found is Fate.OUTPUT and part.name:
+            found, why = Fate.UNSEEN, f"its result leaves '{part.name}', and {callers[part.name]}"
+        read = node.all_input_nodes[:1]
+        use = Use(
+            fate=found,
+            why=why if found is Fate.UNSEEN else "",
+            features=known.get(read[0]) if read else None,
+            weight=weight_above(node, root),
+            owner=join(part.name, node.meta["owner"]),
+            call=node.meta["call"],
+        )
+        if module is not None:
+            uses[module].append(use)
+        elif function:
+            index = counts[use.owner, use.call]
+            counts[use.owner, use.call] += 1
+            in_place = node.target in _IN_PLACE or (node.op == "call_method" and str(node.target).endswith("_"))
+            writes = "out" in node.kwargs or (in_place and overwrites_what_is_read(node, root))
+            functions[use.owner, index].append((function, writes, use))
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is one of PyTorch's activations, a recurrent layer or a core."""
+    own = type(module).__module__ == activations.__name__ and not isinstance(module, nn.MultiheadAttention)
+    return own or isinstance(module, SigmoidCore | Stepwise) or is_recurrent(module)
+
+
+def _module_sites(
+    model: nn.Module, uses: dict[nn.Module, list[Use]], untraced: dict[str, str], callers: dict[str, str]
+) -> Iterator[Site]:
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if is_activation(module):
+            names[module].append(name)
+    for module, places in names.items():
+        name = places[0]
+        parent = name.rpartition(".")[0]
+        found = uses.get(module, [])
+        why = ""
+        if not found and name and isinstance(layer := model.get_submodule(parent), _FEEDFORWARD):
+            found = [_feedforward(layer, parent)] if layer.activation is module else []
+            why = "" if found else "its layer calls another function of that name"
+        elif not found:
+            why = callers.get(name) or "it does not run in the forward as traced"
+            why = "it is the model itself" if not name else why
+        owner = found[0].owner if found else parent
+        yield Site(tuple(places), type(module).__name__, owner, module, uses=tuple(found), why=why)
+
+
+def _feedforward(layer: nn.Module, name: str) -> Use:
+    """In a transformer layer the activation is between linear1 and linear2."""
+    linear = layer.get_submodule("linear1")
+    return Use(Fate.HIDDEN, "", features_of(linear), next(linear.parameters()), name, 1)
+
+
+def _attribute_sites(model: nn.Module) -> Iterator[Site]:
+    """The functions that transformer layers keep as their activation."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, _FEEDFORWARD) and not isinstance(layer.activation, nn.Module):
+            function = _CORES.get(layer.activation) or getattr(layer.activation, "__name__", "a function")
+            use = _feedforward(layer, name)
+            yield Site((join(name, "activation"),), f"{function}()", name, uses=(use,))
+
+
+def _functions(model: nn.Module, functions: dict[tuple[str, int], list[tuple[str, bool, Use]]]) -> Iterator[Site]:
+    taken: dict[str, set[str]] = defaultdict(set)
+    for (owner, index), found in sorted(functions.items()):
+        function, writes, _ = found[0]
+        module = model.get_submodule(owner)
+        numbered = chain([function], (f"{function}_{i}" for i in count(1)))
+        name = next(n for n in numbered if n not in taken[owner] and not hasattr(module, n))
+        taken[owner].add(name)
+        uses = tuple(use for _, _, use in found)
+        yield Site((join(owner, name),), f"{function}()", owner, index=index, uses=uses, writes=writes)

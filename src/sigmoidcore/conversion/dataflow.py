@@ -1,0 +1,264 @@
+"""What becomes of a value in a graph: is it read by layers, does it multiply a signal, does it reach the output?"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+
+from torch import Tensor, fx, nn
+
+from sigmoidcore.conversion.tracing import Part
+from sigmoidcore.core import SigmoidCore
+
+
+def words(text: str) -> frozenset[str]:
+    """A set of words."""
+    return frozenset(text.split())
+
+
+_CONTRACTIONS = words("matmul imatmul mm bmm mv dot inner einsum tensordot addmm baddbmm")
+"""With a weight on the other side these are layers; an elementwise product with a weight only scales."""
+_PRODUCTS = _CONTRACTIONS | words(
+    "mul imul multiply div truediv itruediv divide true_divide lerp addcmul addcdiv outer scaled_dot_product_attention"
+)
+_LAYERS = words(
+    "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag "
+    "batch_norm layer_norm group_norm instance_norm rms_norm multi_head_attention_forward"
+)
+_ABOUT = words("size dim ndim numel nelement stride shape dtype device is_cuda requires_grad")
+"""What is asked about a tensor, not read from it."""
+_COMPARISONS = words(
+    "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
+)
+_ALIGNED = words("add iadd sub isub mul imul div truediv neg")
+_ELEMENTWISE = words("dropout relu sigmoid tanh relu6 leaky_relu elu selu gelu silu hardtanh softsign hardsigmoid")
+_CONVOLUTIONS: dict[type[nn.Module], int] = {
+    nn.Conv1d: -2,
+    nn.Conv2d: -3,
+    nn.Conv3d: -4,
+    nn.ConvTranspose1d: -2,
+    nn.ConvTranspose2d: -3,
+    nn.ConvTranspose3d: -4,
+}
+_DROPOUT = (nn.Identity, *(getattr(nn, f"{kind}Dropout") for kind in ("", "Alpha", "FeatureAlpha")))
+_DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_POOLS = tuple(
+    getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
+)
+_IMAGE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+class Fate(Enum):
+    """What becomes of an activation's result."""
+
+    HIDDEN = "hidden"
+    OUTPUT = "reaches the output"
+    GATE = "multiplies another signal"
+    UNSEEN = "goes where the data flow is not known"
+    COMPARED = "is compared or rounded"
+    UNUSED = "is not used"
+
+
+def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
+    """What becomes of a node's value, and the module where the way is lost if it is `UNSEEN`.
+
+    A value is followed through everything that has no weights (shapes, sums, pooling, dropout), and read by a layer
+    when something with weights takes it. In a product of two signals, the one that the other is computed from is the
+    signal; the other is a gate.
+
+    Args:
+        node: an activation in the graph of `part`.
+        part: the part of the model.
+        model: the module of that part.
+    """
+    fates: dict[Fate, str] = {}
+    seen, waiting = {node}, [node]
+    while waiting:
+        value = waiting.pop()
+        for user in value.users:
+            if user in seen or _is_about(user):
+                continue
+            found, where = _at(user, value, node, part, model)
+            if found is None:
+                seen.add(user)
+                waiting.append(user)
+            else:
+                fates.setdefault(found, where)
+    for found in (Fate.OUTPUT, Fate.GATE, Fate.UNSEEN, Fate.HIDDEN, Fate.COMPARED):
+        if found in fates:
+            return found, fates[found]
+    return Fate.UNUSED, ""
+
+
+def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Fate | None, str]:
+    """What a node does with the value; None: it passes it on."""
+    if user.op == "output":
+        return Fate.OUTPUT, ""
+    if user.op == "call_module":
+        name = str(user.target)
+        if name in part.untraced:
+            return Fate.UNSEEN, name
+        module = model.get_submodule(name)
+        weighs = not isinstance(module, nn.PReLU | SigmoidCore) and next(module.parameters(), None) is not None
+        return (Fate.HIDDEN if weighs else None), ""
+    name = name_of(user)
+    if name in _LAYERS:
+        return Fate.HIDDEN, ""
+    if name in _COMPARISONS:
+        return Fate.COMPARED, ""
+    if name in _PRODUCTS:
+        others = [other for other in user.all_input_nodes if other is not value]
+        signals = [other for other in others if any(n.op == "placeholder" for n in _above(other))]
+        if others and not signals:  # weights of the model itself
+            return (Fate.HIDDEN if name in _CONTRACTIONS else None), ""
+        if signals and not {source, *_below(source)}.issuperset(signals):
+            return Fate.GATE, ""
+    return None, ""
+
+
+def name_of(node: fx.Node) -> str:
+    """The name of the function or method that a node calls, without the underscore of one that works in place."""
+    if node.op == "call_method":
+        return str(node.target).rstrip("_")
+    if node.op != "call_function":
+        return ""
+    if node.target is getattr:
+        return str(node.args[1])
+    return str(getattr(node.target, "__name__", node.target)).rstrip("_")
+
+
+def _is_about(node: fx.Node) -> bool:
+    return name_of(node) in _ABOUT
+
+
+def _below(node: fx.Node) -> Iterator[fx.Node]:
+    """All that is computed from a node."""
+    return _reached(node, lambda n: [user for user in n.users if not _is_about(user)])
+
+
+def _above(node: fx.Node) -> Iterator[fx.Node]:
+    """A node and all that it is computed from."""
+    yield node
+    yield from _reached(node, lambda n: [] if _is_about(n) else n.all_input_nodes)
+
+
+def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterator[fx.Node]:
+    seen, waiting = {node}, deque([node])
+    while waiting:
+        for other in nexts(waiting.popleft()):
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+                yield other
+
+
+def overwrites_what_is_read(node: fx.Node, model: nn.Module) -> bool:
+    """Whether a call that works in place may overwrite a value that something else reads.
+
+    It does not if what it overwrites was made by a layer or a sum, and nothing else on the way from there reads it.
+    """
+    value = node
+    while True:
+        value, above = (value.all_input_nodes or [value])[0], value
+        if value is above or set(value.users) != {above}:
+            return True
+        if value.op == "call_module":
+            module = model.get_submodule(str(value.target))
+            if features_of(module) is not None:
+                return False
+            if not isinstance(module, _DROPOUT):
+                return True
+        elif name_of(value) in ("add", "sub", "mul", "cat") and value.op == "call_function":
+            return False
+        elif name_of(value) not in ("iadd", "isub", "imul", "add", "sub", "mul"):
+            return True
+
+
+def weight_above(node: fx.Node, model: nn.Module) -> Tensor | None:
+    """The nearest floating weight or buffer that a node is computed from; it has the device and dtype of the value."""
+    for above in _above(node):
+        tensors: Iterable[Tensor] = ()
+        if above.op == "call_module":
+            module = model.get_submodule(str(above.target))
+            tensors = () if isinstance(module, SigmoidCore) else (*module.parameters(), *module.buffers())
+        elif above.op == "get_attr":
+            owner, _, name = str(above.target).rpartition(".")
+            value = getattr(model.get_submodule(owner), name, None)
+            tensors = (value,) if isinstance(value, Tensor) else ()
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                return tensor
+    return None
+
+
+def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
+    """The number of features and their dimension, for every node whose producing layer says so for sure.
+
+    After a Linear it is dimension -1; after a convolution -2, -3 or -4, for it also takes inputs without a batch;
+    after a BatchNorm 1.
+    """
+    known: dict[fx.Node, tuple[int, int]] = {}
+    for node in part.graph.nodes:
+        found = None
+        if node.op == "call_module" and str(node.target) not in part.untraced:
+            module = model.get_submodule(str(node.target))
+            found = features_of(module)
+            if found is None and _keeps_features(module) and node.all_input_nodes:
+                found = known.get(node.all_input_nodes[0])
+                if isinstance(module, _POOLS) and found and not _pools_others(node, module, found[1], model):
+                    found = None
+        elif name_of(node) in _ELEMENTWISE and node.all_input_nodes:
+            found = known.get(node.all_input_nodes[0])
+        elif name_of(node) in _ALIGNED:
+            operands = [*node.args[:2], *(node.kwargs[name] for name in ("input", "other") if name in node.kwargs)]
+            each = {known.get(value) if isinstance(value, fx.Node) else "number" for value in operands} - {"number"}
+            found = each.pop() if len(each) == 1 else None  # type: ignore[assignment]
+        if found is not None:
+            known[node] = found
+    return known
+
+
+def _pools_others(node: fx.Node, pool: nn.Module, dim: int, model: nn.Module) -> bool:
+    """Whether a pooling surely pools other dimensions than that of the features; it pools the last ones."""
+    pooled = _dimensions(pool)
+    if dim < 0:
+        return dim < -pooled
+    while node.all_input_nodes:  # behind a norm: is its input [batch, features], or are there dimensions to pool?
+        node = node.all_input_nodes[0]
+        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, tuple(_CONVOLUTIONS) + _IMAGE_NORMS):
+            return _dimensions(module) >= pooled
+        if module is None or not (_keeps_features(module) or isinstance(module, nn.BatchNorm1d | nn.GroupNorm)):
+            return False
+    return False
+
+
+def _dimensions(module: nn.Module) -> int:
+    """Of how many dimensions besides batch and features a module is, as its name says (`Conv2d`)."""
+    kind = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
+    return int(kind.__name__[-2])
+
+
+def _keeps_features(module: nn.Module) -> bool:
+    """Whether a layer keeps the dimensions of its input and the number of features."""
+    elementwise = type(module).__module__ == nn.modules.activation.__name__
+    elementwise = elementwise and not isinstance(module, nn.GLU | nn.MultiheadAttention)
+    return elementwise or isinstance(module, (SigmoidCore, *_DROPOUT, *_POOLS, *_INSTANCE_NORMS))
+
+
+def features_of(module: nn.Module) -> tuple[int, int] | None:
+    """The number of features of a layer's output and their dimension, or None if the layer does not fix them."""
+    if isinstance(module, nn.Linear | nn.Bilinear):
+        return module.out_features, -1
+    dim = next((dim for kind, dim in _CONVOLUTIONS.items() if isinstance(module, kind)), None)
+    if dim is not None:
+        return int(module.out_channels), dim  # type: ignore[arg-type]
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.num_features, 1
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels, 1
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return module.normalized_shape[-1], -1
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim, -1
+    return None

@@ -1,0 +1,1 @@
+"""Slopes during training."""

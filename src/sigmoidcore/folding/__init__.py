@@ -1,0 +1,1 @@
+"""Slopes and shifts go into the weights."""

@@ -1,0 +1,191 @@
+"""The plain layers that a folded model has: rewritten weights, and what stands in place of a core."""
+
+import operator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.folding.commutation import RECURRENT, output_features, spread_over_weight
+from sigmoidcore.nn.networks import RNN
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What a core asks of its input: a x + b. Float64; a and b of shape [features] along `dim`, or []."""
+
+    core: SigmoidCore
+    gain: Tensor
+    offset: Tensor
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether a is 1 and b is 0."""
+        return bool((self.gain == 1).all()) and not self.has_offset
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether b is not 0."""
+        return bool((self.offset != 0).any())
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension along which a and b differ; None: they are numbers."""
+        return self.core.dim if self.gain.dim() else None
+
+
+class Lack(NamedTuple):
+    """What a value t lacks to be what it stands for, factor * (t - middle)."""
+
+    factor: float = 1.0
+    middle: float = 0.0
+
+
+NOTHING = Lack()
+
+
+def affine_of(core: SigmoidCore, name: str, half: float) -> Affine:
+    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh."""
+    alpha, shift = core.alpha.detach(), core.shift
+    for what, value in (("slope", alpha), ("shift", shift)):
+        _check_finite(what, value, f"core '{name}'")
+    gain = exact(alpha) * half
+    return Affine(core, gain, -gain * exact(shift))
+
+
+def _check_finite(what: str, value: Tensor, of: str) -> None:
+    if value.is_meta:
+        raise ValueError(f"the {what} of {of} is on the meta device: load the model before it is folded")
+    bad = value[~torch.isfinite(value)]
+    if bad.numel():
+        raise ValueError(
+            f"the {what} of {of} is {float(bad[0])} in {bad.numel()} of {value.numel()} places: set it first"
+        )
+
+
+def weights_of_input(layer: nn.Module) -> list[str]:
+    """The names of the weights that multiply the input."""
+    if type(layer) not in RECURRENT:
+        return ["weight"]
+    names = [name for name in layer._parameters if name.startswith("weight_ih")]
+    return [name for name in names if "_l" not in name or "_l0" in name]
+
+
+def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, lack: Lack) -> None:
+    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once."""
+    if affine is None and lack == NOTHING:
+        return
+    for which in weights_of_input(layer):
+        weight = lack.factor * _exact(layer, which)
+        if affine is not None:
+            weight = spread_over_weight(layer, affine.gain, affine.dim) * weight
+        _set(layer, name, which, weight)
+    old = layer._parameters.get("bias")
+    if old is None and not with_offset and lack.middle == 0:
+        return
+    shape = layer.weight.shape if isinstance(layer, nn.LayerNorm) else (output_features(layer, -1),)
+    bias = exact(torch.zeros(shape) if old is None else old)
+    if affine is not None:
+        gain, offset = affine.gain, affine.offset
+        if isinstance(layer, nn.LayerNorm):
+            gain, offset = (spread_over_weight(layer, v, affine.dim) for v in (gain, offset))
+        bias = gain * bias + (offset if with_offset else 0.0)
+    if lack.middle != 0:
+        bias = bias - lack.middle * _exact(layer, "weight").flatten(1).sum(1)
+    _set(layer, name, "bias", bias)
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU: not every device has it."""
+    return tensor.detach().to("cpu").to(torch.float64)
+
+
+def _exact(layer: nn.Module, which: str) -> Tensor:
+    parameter = layer._parameters[which]
+    assert parameter is not None
+    return exact(parameter)
+
+
+def _set(layer: nn.Module, name: str, which: str, value: Tensor) -> None:
+    """Round a parameter's new value into it; make it if the layer has none."""
+    old = layer._parameters[which]
+    like = layer.weight if old is None else old
+    assert isinstance(like, Tensor)
+    rounded = value.to(like.dtype).to(like.device)
+    if not bool(torch.isfinite(rounded).all()) and (old is None or bool(torch.isfinite(old).all())):
+        raise ValueError(
+            f"the folded {which} of '{name}' does not fit {like.dtype} (up to {float(value.abs().max()):.3g}): "
+            "cast the model to a wider dtype, or calibrate it first"
+        )
+    if old is None:
+        setattr(layer, which, nn.Parameter(rounded.contiguous(), requires_grad=like.requires_grad))
+    else:
+        old.copy_(rounded)
+
+
+def with_constants(act: nn.Module, kept: Affine | None, factor: float, like: Tensor) -> fx.GraphModule:
+    """factor * act(gain (x - shift)), in the words of the core, so that it rounds alike; only what is not trivial."""
+    root = nn.Module()
+    root.act = act
+    graph = fx.Graph()
+    value = x = graph.placeholder("input")
+
+    def constant(name: str, tensor: Tensor) -> fx.Node:
+        root.register_buffer(name, tensor.detach().to(like.dtype).to(like.device, copy=True))
+        return graph.call_method("to", (graph.get_attr(name), x))
+
+    if kept is not None:
+        dim = kept.dim
+        trailing = [1] * (-1 - dim) if dim is not None and dim < 0 else []
+        swapped = dim is not None and dim >= 0  # the number of dimensions is not known before it runs
+        value = graph.call_method("transpose", (value, dim, -1)) if swapped else value
+        if kept.has_offset:
+            shift = kept.core.shift.reshape((*kept.core.shift.shape, *trailing))
+            value = graph.call_function(torch.sub, (value, constant("shift", shift)))
+        if bool((kept.gain != 1).any()):
+            gain = kept.gain.reshape((*kept.gain.shape, *trailing))
+            value = graph.call_function(torch.mul, (value, constant("gain", gain)))
+        value = graph.call_method("transpose", (value, dim, -1)) if swapped else value
+    value = graph.call_module("act", (value,))
+    if factor != 1:
+        factors = torch.tensor(factor, dtype=torch.float64)
+        value = graph.call_function(torch.mul, (value, constant("factor", factors)))
+    graph.output(value)
+    return fx.GraphModule(root, graph)
+
+
+def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
+    """h = 2 y: W_ih <- alpha/2 W_ih, W_hh <- alpha/4 W_hh, b <- alpha/2 (b - mu), and no second bias to train."""
+    for what in ("slope", "shift"):
+        _check_finite(what, getattr(layer, what), f"RNN '{name}'")
+    rnn = nn.RNN(layer.input_size, layer.hidden_size, batch_first=layer.batch_first, device="meta")
+    half = exact(layer.slope) / 2
+    bias = half * (exact(layer.bias) - exact(layer.shift))
+    for name, old, value in (
+        ("weight_ih_l0", layer.weight_ih, half * factor * exact(layer.weight_ih)),
+        ("weight_hh_l0", layer.weight_hh, half / 2 * exact(layer.weight_hh)),
+        ("bias_ih_l0", layer.bias, bias),
+        ("bias_hh_l0", layer.bias, torch.zeros_like(bias)),
+    ):
+        trained = old.requires_grad and name != "bias_hh_l0"
+        setattr(rnn, name, nn.Parameter(value.to(old.dtype).to(old.device), requires_grad=trained))
+    return rnn
+
+
+def with_states(rnn: nn.RNN, takes_state: bool, doubled: bool, halved: bool) -> fx.GraphModule:
+    """nn.RNN, whose states h are 2 y, with states y outside."""
+    root = nn.Module()
+    root.rnn = rnn
+    graph = fx.Graph()
+    inputs = graph.placeholder("inputs")
+    state = graph.placeholder("state", default_value=None) if takes_state else None
+    if doubled:
+        state = graph.call_function(torch.mul, (state, 2))
+    result = graph.call_module("rnn", (inputs, state))
+    parts = [graph.call_function(operator.getitem, (result, i)) for i in (0, 1)]
+    if halved:
+        parts = [graph.call_function(torch.mul, (part, 0.5)) for part in parts]
+    graph.output(tuple(parts))
+    return fx.GraphModule(root, graph)

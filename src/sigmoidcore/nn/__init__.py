@@ -1,0 +1,1 @@
+"""Networks of cores and recurrent layers of cores."""

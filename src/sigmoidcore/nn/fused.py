@@ -1,0 +1,373 @@
+"""Hidden layers in a row, each a Linear and a centered core, computed as one function of PyTorch's autograd.
+
+With t = tanh(z/2), of which a core's output is the multiple c = scale/2, a layer is
+
+    t_l = tanh(factor_l * (W_l t_{l-1}) + offset_l),
+    factor_l = alpha_l c_{l-1} / 2,  offset_l = alpha_l (b_l - mu_l) / 2,
+
+which takes a matrix product and a tanh in place, and keeps t alone for the way back. The numbers are those of the
+modules, to rounding; docs/performance.md has what this gives.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore._torch.autograd import asks_for
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn.fused_guard import runs_plainly, unwatched
+
+BLOCK = 24 << 20
+"""Most bytes of outputs in one tensor. Larger ones C's allocator takes from the system, and gives back, every time."""
+BATCH = 1 << 20
+"""Bytes of gradients from which those of their weights are computed, as one batched product."""
+FEW_THREADS = 4
+"""Up to so many threads NumPy's tanh, which has one, is faster than PyTorch's."""
+SMALL = 1 << 15
+"""Elements from which on PyTorch shares an elementwise operation among threads."""
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_PLAIN = (nn.Parameter, Tensor)
+_tanh_backward = torch.ops.aten.tanh_backward
+
+
+def run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Apply layers one after the other; hidden layers in a row as one, where nobody watches them."""
+    done = 0
+    if runs_plainly(x):
+        for first, last in _rows(layers):
+            for layer in layers[done:first]:
+                x = layer(x)
+            stack = Stack.of(layers[first:last:2], layers[first + 1 : last : 2]) if runs_plainly(x) else None
+            done = first
+            if stack is not None and stack.takes(x):
+                x, done = stack(x), last
+    for layer in layers[done:]:
+        x = layer(x)
+    return x
+
+
+def _rows(layers: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
+    """From where to where Linears and cores take turns, all of one width, at least twice."""
+    first = 0
+    while first + 4 <= len(layers):
+        last, width = first, getattr(layers[first], "out_features", None)
+        while (
+            last + 2 <= len(layers)
+            and type(layers[last]) is nn.Linear
+            and type(layers[last + 1]) is SigmoidCore
+            and layers[last].out_features == width
+        ):
+            last += 2
+        if last - first >= 4:
+            yield first, last
+        first = max(last, first + 1)
+
+
+Hear = Callable[[int, Tensor, Tensor], None]
+"""Is called with the place of the first of some layers in a row, and two tensors [layers, rows, n]: their t, after the
+gradients by their preactivations times what the layer before has as its c."""
+Listener = Callable[[Any, Tensor, Sequence[Tensor]], Hear | None]
+"""Is called when a gradient comes back: with the node, what the first layer reads, and the t of all layers."""
+
+
+class Party(Protocol):
+    """Who watches all cores of a stack: it lets the stack run as one, if its backward pass tells about each layer."""
+
+    def joins(self, watchers: Sequence[Any]) -> bool:
+        """Whether these watchers, one of every core, can do with what a `Listener` hears."""
+
+    def listener(self, watchers: Sequence[Any], stack: "Stack", x: Tensor) -> Listener:
+        """Take note of a forward pass, from what the first layer reads."""
+
+
+class Stack:
+    """The hidden layers in a row that `of` has found to be such.
+
+    Args:
+        weights: W of every layer, [n, n], but of the first [n, inputs].
+        biases: b of every layer, [n].
+        slopes: alpha of every layer, [layers, n].
+        shifts: mu of every layer, [layers, n].
+        factors: c of every layer.
+        watchers: those of the cores, one of each and all of one party, or none.
+    """
+
+    def __init__(
+        self,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        slopes: Tensor,
+        shifts: Tensor,
+        factors: list[float],
+        watchers: Sequence[Any],
+    ) -> None:
+        self.weights, self.biases = weights, biases
+        self.slopes, self.shifts = slopes, shifts
+        self.factors = factors
+        self.watchers = watchers
+
+    @classmethod
+    def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
+        """The stack of these Linears and cores, or None if they are not plain, or the cores not centered."""
+        for core in cores:
+            assert isinstance(core, SigmoidCore)
+            if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
+                return None
+        if not (unwatched(linears) and unwatched(cores)):
+            return None
+        watchers = [watcher for core in cores for watcher in core._watchers]  # type: ignore[union-attr]
+        if watchers and not _of_one_party(watchers, len(cores)):
+            return None
+        weights: list[Any] = [linear._parameters["weight"] for linear in linears]
+        biases: list[Any] = [linear._parameters["bias"] for linear in linears]
+        width = len(weights[0])
+        square = torch.Size((width, width))
+        if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in chain(weights, biases)):
+            return None
+        if any(w.shape != square for w in weights[1:]) or any(core.num_features != width for core in cores):
+            return None
+        if torch.is_grad_enabled() and not all(p.requires_grad for p in chain(weights, biases)):
+            return None
+        slopes = torch.stack([core._buffers["slope"] for core in cores])  # type: ignore[misc]
+        shifts = torch.stack([core._buffers["shift"] for core in cores])  # type: ignore[misc]
+        if slopes.requires_grad or shifts.requires_grad:
+            return None
+        factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
+        return cls(weights, biases, slopes, shifts, factors, watchers)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether the first layer reads such a tensor as it is."""
+        first = self.weights[0]
+        return (
+            x.dim() > 1
+            and x.shape[-1] == first.shape[1]
+            and x.numel() > 0
+            and x.dtype in _DTYPES
+            and x.dtype == first.dtype
+            and x.device == first.device
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The last core's output."""
+        with torch.no_grad():
+            half = self.slopes / 2
+            offset = (half * (torch.stack(self.biases) - self.shifts)).to(x.dtype)
+            before = half.new_tensor([1.0, *self.factors[:-1]]).unsqueeze(1)
+            factor = _shortened((half * before).to(x.dtype))
+        rows = x.flatten(0, -2)
+        y: Tensor
+        if torch.is_grad_enabled():
+            listener = self.watchers[0].party.listener(self.watchers, self, x) if self.watchers else None
+            constants = factor, offset, self.factors, listener
+            apply: Any = _Layers.apply
+            *_, last = apply(rows, *constants, *self.weights, *self.biases)
+            y = last.squeeze(0)
+        else:
+            pair = [x.new_empty(rows.shape[0], offset.shape[1]) for _ in range(2)]
+            buffers = (pair[i % 2] for i in range(len(self.weights)))
+            y = _forward(rows, factor, offset, self.weights, buffers) * self.factors[-1]
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _of_one_party(watchers: Sequence[Any], cores: int) -> bool:
+    """Whether every core has one watcher, and all are of one party, which can watch the stack as such."""
+    parties = {id(getattr(watcher, "party", None)) for watcher in watchers}
+    if len(watchers) != cores or len(parties) != 1:
+        return False
+    party: Party | None = getattr(watchers[0], "party", None)
+    return party is not None and party.joins(watchers)
+
+
+def _shortened(factor: Tensor) -> list[Tensor | float]:
+    """The factors of every layer; a number, which a matrix product takes in passing, where all neurons have the same.
+
+    On a GPU, where to ask would be to wait, they are tensors.
+    """
+    if factor.is_cuda:
+        return list(factor.unbind())
+    alike = (factor == factor[:, :1]).all(1).tolist()
+    # Copies: a row would keep those of all layers for the way back.
+    each = zip(alike, factor[:, 0].tolist(), factor.unbind(), strict=True)
+    return [number if same else row.clone() for same, number, row in each]
+
+
+def _forward(
+    x: Tensor, factor: Sequence[Tensor | float], offset: Tensor, weights: Sequence[Tensor], buffers: Iterator[Tensor]
+) -> Tensor:
+    """Write the t of every layer into its buffer, and return the last."""
+    t = x
+    with np.errstate(all="ignore"):
+        for weight, a, b, out in zip(weights, factor, offset.unbind(), buffers, strict=True):
+            if isinstance(a, Tensor):
+                torch.mm(t, weight.t(), out=out)
+                torch.addcmul(b, out, a, out=out)
+            else:
+                torch.addmm(b, t, weight.t(), alpha=a, out=out)
+            t = _tanh_(out)
+    return t
+
+
+def _tanh_(t: Tensor) -> Tensor:
+    """Tanh in place: NumPy's is five times as fast on a CPU as PyTorch's where that is not Intel's, and as exact."""
+    if t.is_cuda or t.dtype == torch.bfloat16 or (t.numel() > SMALL and torch.get_num_threads() > FEW_THREADS):
+        return t.tanh_()
+    values = t.numpy()
+    np.tanh(values, out=values)
+    return t
+
+
+class _Layers(torch.autograd.Function):
+    """The layers' t from the inputs, weights and biases, in blocks; the last is one layer, and its core's output.
+
+    All of them are outputs, for second derivatives, and its backward pass is written in differentiable operations if it
+    is to be differentiated itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        factor: list[Tensor | float],
+        offset: Tensor,
+        factors: list[float],
+        listener: Listener | None,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        weights = parameters[: len(parameters) // 2]
+        shape = x.shape[0], offset.shape[1]
+        size = max(1, BLOCK // (shape[0] * shape[1] * x.element_size()))
+        sizes = [min(size, len(weights) - 1 - start) for start in range(0, len(weights) - 1, size)]
+        blocks = [x.new_empty(n, *shape) for n in [*sizes, 1]]
+        buffers = chain.from_iterable(block.unbind() for block in blocks)
+        _forward(x, factor, offset, weights, buffers).mul_(factors[-1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *blocks, *weights)
+        ctx.blocks, ctx.factor, ctx.factors, ctx.listener = len(blocks), factor, factors, listener
+        return tuple(blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *of_blocks: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *rest = ctx.saved_tensors
+        blocks, weights = rest[: ctx.blocks], rest[ctx.blocks :]
+        added: list[Tensor | None] = []  # the gradient that comes to every layer's t from outside
+        for gradient, block in zip(of_blocks, blocks, strict=True):
+            added += [None] * len(block) if gradient is None else gradient.unbind()
+        *before, last = ctx.factors
+        blocks[-1] = blocks[-1] / last
+        added[-1] = None if added[-1] is None else added[-1] * last
+        way = _differentiable_backward if torch.is_grad_enabled() else _backward
+        hear = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
+        to_parameters = asks_for(node for node, _ in ctx.next_functions[-2 * len(weights) :])
+        to = ctx.needs_input_grad[0], to_parameters
+        of_inputs, of_parameters = way(added, x, ctx.factor, [1.0, *before], blocks, weights, to, hear)
+        return of_inputs, None, None, None, None, *of_parameters
+
+
+def _backward(
+    added: Sequence[Tensor | None],
+    x: Tensor,
+    factor: Sequence[Tensor | float],
+    before: Sequence[float],
+    blocks: list[Tensor],
+    weights: list[Tensor],
+    to: tuple[bool, bool],
+    hear: Hear | None,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients by the inputs, and by weights and biases, some layers at a time from the last to the first.
+
+    `to` says whether those by the inputs are needed, and those by weights and biases: a derivative by the inputs, as
+    in a differential equation, does without.
+    """
+    to_inputs, to_parameters = to
+    outputs = [t for block in blocks for t in block.unbind()]
+    size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
+    gradients = outputs[0].new_empty(size, *outputs[0].shape)
+    slots = gradients.unbind()
+    pair = [torch.empty_like(outputs[0]) for _ in range(2)]
+    of_weights: list[Tensor] = []
+    of_biases: list[Tensor] = []
+    g: Tensor | None = None  # the gradient by the layer's t, times its factor
+    end, start = len(weights), 0
+    for block in reversed(blocks):
+        first = end - len(block)
+        while end > first:
+            start = max(first, end - size)
+            for layer in range(end - 1, start - 1, -1):
+                g = _with(g, added[layer], factor[layer], outputs[layer])
+                at = slots[layer - start]
+                _tanh_backward.grad_input(g, outputs[layer], grad_input=at)
+                if layer:
+                    a = factor[layer - 1]
+                    if isinstance(a, Tensor):
+                        g = torch.mm(at, weights[layer], out=pair[layer % 2]).mul_(a)
+                    else:
+                        g = pair[layer % 2].addmm_(at, weights[layer], beta=0, alpha=a)
+            here = gradients[: end - start]
+            if hear is not None:
+                hear(start, here, block[start - first : end - first])
+            if not to_parameters:
+                end = start
+                continue
+            of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
+            if start > first:
+                of_weights[:0] = torch.bmm(here.mT, block[start - first - 1 : end - first - 1]).unbind()
+            else:
+                found = [torch.mm(slots[0].t(), outputs[start - 1] if start else x)]
+                if end - start > 1:
+                    found += torch.bmm(here[1:].mT, block[: end - first - 1]).unbind()
+                of_weights[:0] = found
+            end = start
+    of_inputs = torch.mm(slots[0], weights[0]) if to_inputs else None
+    return of_inputs, _or_none(of_weights, of_biases, 2 * len(weights))
+
+
+def _or_none(of_weights: list[Tensor], of_biases: list[Tensor], count: int) -> list[Tensor | None]:
+    return [*of_weights, *of_biases] or [None] * count
+
+
+def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor) -> Tensor:
+    """What has come back, to which a times what comes from outside is added in place."""
+    if g is None:
+        return torch.zeros_like(like) if more is None else more * a
+    if more is None:
+        return g
+    return g.addcmul_(more, a) if isinstance(a, Tensor) else g.add_(more, alpha=a)
+
+
+def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
+    if a is None:
+        return torch.zeros_like(like) if b is None else b
+    return a if b is None else a + b
+
+
+def _differentiable_backward(
+    added: Sequence[Tensor | None],
+    x: Tensor,
+    factor: Sequence[Tensor | float],
+    before: Sequence[float],
+    blocks: list[Tensor],
+    weights: list[Tensor],
+    to: tuple[bool, bool],
+    hear: Hear | None,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The same, layer by layer, in operations that can be differentiated."""
+    to_inputs, to_parameters = to
+    outputs = [t for block in blocks for t in block.unbind()]
+    of_weights: list[Tensor] = []
+    of_biases: list[Tensor] = []
+    g: Tensor | None = None
+    for layer in range(len(weights) - 1, -1, -1):
+        at, a = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]), factor[layer]
+        rows = a.unsqueeze(1) if isinstance(a, Tensor) else a
+        if hear is not None:
+            hear(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
+        if to_parameters:
+            of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x) * rows)
+            of_biases.insert(0, at.sum(0) * (a / before[layer]))
+        if layer or to_inputs:
+            g = at @ (weights[layer] * rows)  # and not at * a: there are more samples than neurons where this is used
+    return g if to_inputs else None, _or_none(of_weights, of_biases, 2 * len(weights))

@@ -1,0 +1,286 @@
+"""Networks of cores: an MLP of any depth, a convolutional network and a recurrent layer."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.core import SigmoidCore, sigmoid_core
+from sigmoidcore.gain import slope_for_gain
+from sigmoidcore.nn import fused
+from sigmoidcore.nn.stepwise import Stepwise
+
+SOLVES = 25
+"""Most passes over the sequences in which a recurrent layer finds its slope and size."""
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other, as `nn.Sequential`, which it may replace anywhere: a training step is faster.
+
+    `nn.Linear` and centered `SigmoidCore` in turns, at least two of each and of one width, are computed as one, to
+    rounding (docs/performance.md). All other layers run as they are.
+
+    Args:
+        *layers: the layers in order, or one dict of them.
+
+    Example:
+        >>> import sigmoidcore
+        >>> tanhs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+        >>> x = torch.randn(5, 4)
+        >>> expected = tanhs(x)
+        >>> _ = sigmoidcore.convert(tanhs)
+        >>> torch.allclose(Chain(*tanhs)(x), expected, atol=1e-6)
+        True
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply all layers."""
+        return fused.run(list(self._modules.values()), input)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer, or for a slice the part of the network."""
+        layers = list(self.children())
+        return Chain(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+class MLP(Chain):
+    """A plain multilayer perceptron: `depth` times Linear and activation, then Linear. No skips, no normalisation.
+
+    Call `sigmoidcore.prepare(model, inputs)` before training.
+
+    Args:
+        in_features: number of inputs.
+        width: neurons of each hidden layer.
+        depth: number of hidden layers.
+        out_features: number of outputs.
+        activation: makes the activation of a layer from its width; default: a centered `SigmoidCore` of slope 4.
+            Use `activation=lambda width: nn.Sigmoid()` for the plain network of the same weights.
+
+    Shape:
+        Input [batch, ..., in_features], output [batch, ..., out_features].
+
+    Raises:
+        ValueError: a size is smaller than 1.
+
+    Example:
+        >>> MLP(64, 32, 3, 10)(torch.zeros(5, 64)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        depth: int,
+        out_features: int,
+        *,
+        activation: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        _check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
+        make = activation or (lambda features: SigmoidCore(features, alpha=4.0, centered=True))
+        layers: list[nn.Module] = []
+        for layer in range(depth):
+            layers += [nn.Linear(width if layer else in_features, width), make(width)]
+        super().__init__(*layers, nn.Linear(width, out_features))
+
+
+class ConvNet(nn.Sequential):
+    """A plain convolutional network: `depth` times a 3 x 3 convolution and an activation, then Linear. No skips.
+
+    Call `sigmoidcore.prepare(model, inputs)` before training.
+
+    Args:
+        in_channels: of the images.
+        channels: of every hidden layer.
+        depth: number of convolutions.
+        out_features: number of outputs.
+        image_size: height and width of the images; one number if they are equal.
+        halvings: how many layers, from the second on, halve height and width by a stride of 2.
+        activation: makes the activation of a layer from its channels; default: a centered `SigmoidCore` of slope 4.
+
+    Shape:
+        Input [batch, in_channels, height, width], output [batch, out_features].
+
+    Raises:
+        ValueError: a size is smaller than 1, or there are fewer layers or pixels than halvings.
+
+    Example:
+        >>> ConvNet(1, 8, 4, 10, image_size=14)(torch.zeros(5, 1, 14, 14)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        depth: int,
+        out_features: int,
+        *,
+        image_size: int | tuple[int, int],
+        halvings: int = 1,
+        activation: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        _check_sizes(
+            in_channels=in_channels, channels=channels, depth=depth, out_features=out_features,
+            image_size=min(height, width),
+        )  # fmt: skip
+        if not 0 <= halvings < depth or min(height, width) < 2**halvings:
+            raise ValueError(
+                f"halvings must be at least 0, less than the depth ({depth}), and leave pixels of an image of size "
+                f"{image_size}, got {halvings}"
+            )
+        make = activation or (lambda features: SigmoidCore(features, dim=1, alpha=4.0, centered=True))
+        layers: list[nn.Module] = []
+        for layer in range(depth):
+            stride = 2 if 1 <= layer <= halvings else 1
+            height, width = -(-height // stride), -(-width // stride)
+            layers += [nn.Conv2d(channels if layer else in_channels, channels, 3, stride, padding=1), make(channels)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * height * width, out_features))
+
+
+class RNN(Stepwise):
+    """A recurrent layer of centered cores, run by PyTorch's own fused tanh kernel.
+
+    x_t = W_ih u_t + W_hh y_{t-1} + b,  y_t = sigmoid(alpha (x_t - mu)) - 1/2. A centered core is tanh(z/2)/2, so with
+    h = 2 y and weights alpha/2 W_ih, alpha/4 W_hh and bias alpha/2 (b - mu), h_t is that of `nn.RNN`.
+
+    `sigmoidcore.prepare` sets orthogonal W_hh, the size of W_ih, the shift and the one slope for which the gradient
+    keeps its size through time over the sequences given.
+
+    Args:
+        input_size: features of a step.
+        hidden_size: neurons.
+        batch_first: input and output are [batch, steps, features] instead of [steps, batch, features].
+
+    Attributes:
+        weight_ih: [hidden_size, input_size].
+        weight_hh: [hidden_size, hidden_size].
+        bias: [hidden_size].
+        slope: buffer, [].
+        shift: buffer, [hidden_size].
+        steps: buffer, the length of the sequences that it was prepared for (0: it was not), see `depth_scaled_lr`.
+
+    Shape:
+        Input [steps, batch, input_size]; optional state [1, batch, hidden_size], the outputs y before the first step.
+        Output [steps, batch, hidden_size] and the last state [1, batch, hidden_size].
+
+    Raises:
+        ValueError: a size is smaller than 1, or the input has another number of dimensions or features.
+
+    Example:
+        >>> output, state = RNN(3, 16)(torch.zeros(10, 5, 3))
+        >>> output.shape, state.shape
+        (torch.Size([10, 5, 16]), torch.Size([1, 5, 16]))
+    """
+
+    slope: Tensor
+    shift: Tensor
+    steps: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int, *, batch_first: bool = False) -> None:
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"input_size and hidden_size must be at least 1, got {input_size} and {hidden_size}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.batch_first = batch_first
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        nn.init.orthogonal_(self.weight_ih)
+        nn.init.orthogonal_(self.weight_hh)
+        self.register_buffer("slope", torch.tensor(4.0))
+        self.register_buffer("shift", torch.zeros(hidden_size))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run over all steps; see the class."""
+        if inputs.dim() != 3 or inputs.shape[-1] != self.input_size:
+            order = "[batch, steps, features]" if self.batch_first else "[steps, batch, features]"
+            raise ValueError(
+                f"RNN takes {order} with {self.input_size} features, but the input has shape {tuple(inputs.shape)}"
+            )
+        if self._on_step is not None:
+            return self._unrolled(inputs, state)
+        if state is None:
+            state = inputs.new_zeros(1, inputs.shape[0 if self.batch_first else 1], self.hidden_size)
+        half = self.slope.to(inputs.dtype) / 2
+        bias = half * (self.bias - self.shift.to(inputs.dtype))
+        weights = [half * self.weight_ih, half / 2 * self.weight_hh, bias, torch.zeros_like(bias)]
+        output, last = torch.rnn_tanh(inputs, 2 * state, weights, True, 1, 0.0, self.training, False, self.batch_first)
+        return output / 2, last / 2
+
+    @torch.no_grad()
+    def solve(
+        self, inputs: Tensor, saturation: float | None, orthogonal: Callable[[Tensor], None] | None
+    ) -> tuple[float, float]:
+        """Set shift and slope from one batch of sequences, for `calibrate` and `prepare`.
+
+        The shift is the mean of what the inputs alone bring: a shift by the mean of x itself would change, through the
+        state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. With
+        fresh weights, the size of W_ih makes the root mean square over time of z the saturation level.
+
+        Args:
+            inputs: as for forward.
+            saturation: the level, or None to keep W_ih.
+            orthogonal: makes a weight orthogonal in place; None keeps the weights.
+
+        Returns:
+            The slope and the saturation level.
+        """
+        if orthogonal is not None:
+            orthogonal(self.weight_hh)
+            orthogonal(self.weight_ih)
+            self.bias.zero_()
+        self.steps.fill_(inputs.shape[1 if self.batch_first else 0])
+        row_size = float(torch.linalg.matrix_norm(self.weight_hh)) / math.sqrt(self.hidden_size)
+        alpha, level = float(self.slope), 0.0
+        driven = nn.functional.linear(inputs.flatten(0, 1), self.weight_ih, self.bias)
+        self.shift.copy_(driven.mean(0))
+        for _ in range(SOLVES):
+            signal, before = self._centred(inputs), alpha
+            alpha, _ = slope_for_gain(signal, 1 / row_size)
+            self.slope.fill_(alpha)
+            level = float((alpha * signal).square().mean().sqrt())
+            scale = saturation / level if orthogonal is not None and saturation is not None and level > 0 else 1.0
+            if abs(scale - 1) < 0.01 and abs(alpha / before - 1) < 1e-3:
+                break
+            self.weight_ih.mul_(scale)
+            self.shift.mul_(scale)
+        return alpha, level
+
+    @torch.no_grad()
+    def measure(self, inputs: Tensor) -> tuple[float, float]:
+        """Slope and saturation level over one batch of sequences, as they are."""
+        alpha = float(self.slope)
+        return alpha, float((alpha * self._centred(inputs)).square().mean().sqrt())
+
+    def _centred(self, inputs: Tensor) -> Tensor:
+        """The preactivations of all steps less the shift, shape [steps * batch, hidden_size]."""
+        seen: list[Tensor] = []
+        with self.steps_of(lambda _, x: seen.append(x)):
+            self.forward(inputs)  # not self(inputs): that would run the hooks of a solver that called us
+        return torch.cat(seen) - self.shift
+
+    def _unrolled(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same in a Python loop."""
+        assert self._on_step is not None
+        sequence = inputs.transpose(0, 1) if self.batch_first else inputs
+        y = sequence.new_zeros(sequence.shape[1], self.hidden_size) if state is None else state[0]
+        outputs = []
+        alpha, shift = self.slope.to(inputs.dtype), self.shift.to(inputs.dtype)
+        for step, u in enumerate(sequence):
+            x = nn.functional.linear(u, self.weight_ih, self.bias) + nn.functional.linear(y, self.weight_hh)
+            self._on_step(step, x)
+            y = sigmoid_core(x, alpha, shift, centered=True)
+            outputs.append(y)
+        return torch.stack(outputs, 1 if self.batch_first else 0), y.unsqueeze(0)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,1 @@
+"""What reaches a core and what comes back to it."""

@@ -1,0 +1,296 @@
+"""The gradient profile: how large the gradient is at every core of a model, measured on one batch."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore._torch.eager import eager
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.gain import gradient_size, spread
+from sigmoidcore.nn.stepwise import Stepwise
+
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+LossFn = Callable[[Any, Any], Tensor]
+BARS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Gradient sizes g_1 ... g_L, input to loss.
+
+    Attributes:
+        names: the cores in the order in which they ran; the steps of a recurrent layer are named `rnn[t]`.
+        sizes: shape [L], float64, on the CPU; see `gain.gradient_size`. They scale with the loss, all alike.
+
+    Example:
+        >>> profile = Profile(("0", "1", "2"), torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))
+        >>> profile.spread
+        4.0
+        >>> print(profile)
+        gradient profile of 3 cores, spread 4
+          0  1.000e+00  █████████████
+          1  2.000e+00  █████████████████████
+          2  4.000e+00  ██████████████████████████████
+    """
+
+    names: tuple[str, ...]
+    sizes: Tensor
+
+    @property
+    def spread(self) -> float:
+        """max / min of the profile; 1 is perfect, inf if a gradient is 0, nan if one is not finite."""
+        return spread(self.sizes)
+
+    def __str__(self) -> str:
+        """A table of at most 12 layers, with bars on a log axis."""
+        count = len(self.names)
+        shown = sorted({round(i * (count - 1) / max(1, min(BARS, count) - 1)) for i in range(min(BARS, count))})
+        logs = [math.log10(v) if 0 < v < math.inf else None for v in self.sizes.tolist()]
+        known = [v for v in logs if v is not None]
+        low, high = (min(known), max(known)) if known else (0.0, 0.0)
+        low = min(low, high - 1)
+        width = max(len(self.names[i]) for i in shown)
+        steps = sum(name.endswith("]") for name in self.names)
+        cores = count - steps
+        parts = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((cores, "core"), (steps, "recurrent step")) if n]
+        lines = [f"gradient profile of {' and '.join(parts)}, spread {self.spread:.4g}"]
+        for i in shown:
+            log = logs[i]
+            bar = "" if log is None else "█" * round(1 + 29 * (log - low) / (high - low))
+            lines.append(f"  {self.names[i]:<{width}}  {float(self.sizes[i]):9.3e}  {bar}".rstrip())
+        return "\n".join(lines)
+
+
+def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:
+    """Measure the gradient profile of a model on one batch: one forward and one backward pass.
+
+    All cores are taken to see the samples of the first one, or of the recurrent layers if there are any, also where
+    they have time first, or a row for every step; a step of a recurrent layer has those whose sequences last so long.
+
+    Nothing is changed: neither weights nor their `.grad`, buffers, modes or the state of the random generators.
+    The model runs in evaluation mode, but a BatchNorm in training mode normalises by the batch, as in training.
+
+    Args:
+        model: a model with at least one core.
+        inputs: one batch: a tensor (batch first), a tuple for `model(*inputs)` or a dict for `model(**inputs)`.
+        targets: second argument of `loss_fn`.
+        loss_fn: `loss_fn(outputs, targets)` gives a scalar; without it, the gradient is that of random cotangents
+            (fixed seed) on the outputs.
+
+    Raises:
+        ValueError: no cores; empty or non-finite inputs; `targets` without `loss_fn` or the other way round; a core
+            that runs more than once a forward pass.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), SigmoidCore(8), nn.Linear(8, 2))
+        >>> gradient_profile(model, torch.randn(5, 8)).spread
+        1.0
+    """
+    check_inputs(inputs)
+    check_loss(targets, loss_fn)
+    tapped = tapped_modules(model)
+    taps: list[tuple[str, Tensor]] = []
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(model, inputs))
+        stack.enter_context(torch.enable_grad())
+        for name, module in tapped.items():
+            stack.enter_context(_tap(name, module, taps))
+        outputs = run(model, inputs)
+        if loss_fn is not None:
+            loss: Any = loss_fn(outputs, targets)
+        else:
+            generator = torch.Generator().manual_seed(0)
+            loss = sum((o * _signs(o, generator)).sum().to(torch.float32) for o in floating_tensors(outputs))
+        check_once(taps)
+        if not isinstance(loss, Tensor):
+            raise ValueError(
+                f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
+                if loss_fn is None
+                else f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()"
+            )
+        if loss.dim() > 0:
+            raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
+        if not loss.requires_grad:
+            raise ValueError(
+                "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
+                "that this does not run in torch.inference_mode()"
+            )
+        steps = [name not in tapped for name, _ in taps]
+        samples = max((len(x) for (_, x), step in zip(taps, steps, strict=True) if step), default=len(taps[0][1]))
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
+    sizes = [
+        torch.zeros(()) if g is None else gradient_size(g.detach(), None if step else samples)
+        for g, step in zip(gradients, steps, strict=True)
+    ]
+    return Profile(tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
+
+
+def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's cores by name: `SigmoidCore` modules and recurrent layers of cores.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | Stepwise)
+    }
+    if not found:
+        kinds = sorted({type(m).__name__ for m in model.modules() if not list(m.children())})
+        raise ValueError(
+            f"the model has no cores, only {', '.join(kinds)}: make cores of its hidden sigmoids, tanhs and recurrent "
+            "layers with sigmoidcore.convert, or build it with sigmoidcore.MLP"
+        )
+    return found
+
+
+def run(model: nn.Module, inputs: Inputs) -> Any:
+    """`model(inputs)`, `model(*inputs)` or `model(**inputs)`; an error of the model names the shapes given."""
+    try:
+        if isinstance(inputs, Tensor):
+            return model(inputs)
+        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    except (RuntimeError, IndexError) as error:
+        tensors = floating_tensors(inputs, all_types=True)
+        kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
+        raise ValueError(
+            f"the model does not run on inputs of shape {kinds}: {error}; give one batch of the shape and dtype that "
+            "the model takes in training"
+        ) from error
+
+
+def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:
+    """The floating-point tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(values, Tensor):
+        return [values] if all_types or values.is_floating_point() else []
+    children = values.values() if isinstance(values, Mapping) else values if isinstance(values, list | tuple) else ()
+    return [t for child in children for t in floating_tensors(child, all_types)]
+
+
+def given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer reads, as its hooks see it: handed over by position or by name."""
+    return args[0] if args else kwargs.get("input", kwargs.get("inputs"))
+
+
+def check_inputs(inputs: Inputs) -> None:
+    """Raise a ValueError if the batch is no tensor, empty or not finite."""
+    tensors = floating_tensors(inputs, all_types=True)
+    if not tensors:
+        raise ValueError(
+            f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
+        )
+    for tensor in tensors:
+        if tensor.dim() == 0 or tensor.numel() == 0:
+            raise ValueError(f"inputs of shape {tuple(tensor.shape)} hold no samples: give a batch of at least one")
+        if tensor.is_floating_point():
+            numbers = tensor if tensor.layout is torch.strided else _values(tensor)
+            bad = int((~torch.isfinite(numbers)).sum())
+            if bad:
+                raise ValueError(
+                    f"inputs hold {bad} non-finite value(s) of {tensor.numel()}: remove or impute those samples"
+                )
+
+
+def _values(sparse: Tensor) -> Tensor:
+    """The numbers of a sparse or jagged tensor that it holds, in one piece."""
+    return sparse.coalesce().values() if sparse.layout is torch.sparse_coo else sparse.values()
+
+
+def check_loss(targets: Any, loss_fn: LossFn | None) -> None:
+    """Raise a ValueError unless both or neither are given."""
+    if (targets is None) != (loss_fn is None):
+        given, missing = ("loss_fn", "targets") if targets is None else ("targets", "loss_fn")
+        raise ValueError(f"{given} is given without {missing}: give both, or neither for random cotangents")
+
+
+def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
+    """Raise a ValueError if a core ran more than once, or none ran."""
+    names = [name for name, _ in taps]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise ValueError(
+            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place a core of its own, "
+            "or none (convert leaves alone what exclude= names)"
+        )
+    if not names:
+        raise ValueError("no core of the model ran in the forward pass: check that forward uses them")
+
+
+@contextmanager
+def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Evaluation mode, uncompiled; the modes, random generators and running statistics are as they were afterwards."""
+    with unchanged(model, inputs), evaluating(model):
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Uncompiled; modes, random generators and running statistics are as they were afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    norms = [m for m in modes if m.training and _is_batch_norm(m)]
+    running = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    devices = {t.device.index or 0 for t in floating_tensors(inputs, all_types=True) if t.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices)), eager():
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for buffer, copy in running:
+                buffer.copy_(copy)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, within `unchanged`; a model that refuses it, as exported ones do, stays as it is.
+
+    A BatchNorm that is in training mode stays there: training will use the statistics of its batches, too.
+    """
+    norms = [m for m in model.modules() if m.training and _is_batch_norm(m)]
+    with suppress(NotImplementedError):
+        model.eval()
+    for norm in norms:
+        norm.training = True
+    yield
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    """Whether it normalises by the batch while it trains, in TorchScript, too."""
+    scripted = isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in str(module.original_name)
+    return scripted or isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+@contextmanager
+def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Append the preactivations of a core, or of every step of a recurrent layer, to `taps` as it runs."""
+    if isinstance(module, SigmoidCore):
+
+        def before(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            # A copy of its own: x may go on elsewhere, too (a skip connection), where what comes back does not count,
+            # and may be changed in place there. Without a subclass's labels, which a copy may lack.
+            x = given(args, kwargs)
+            with torch._C.DisableTorchFunctionSubclass():
+                x = Tensor.clone(x) if x.requires_grad else Tensor.detach(x).requires_grad_()
+            taps.append((name, x))
+            return (x,), {}
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+    else:
+        assert isinstance(module, Stepwise)
+        with module.steps_of(lambda t, x: taps.append((f"{name}[{t}]", x))):
+            yield
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random signs, made on the CPU so that every device gets the same."""
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.device, like.dtype)

@@ -1,0 +1,306 @@
+"""Figures. Each function takes data and returns a `matplotlib.figure.Figure`; nothing is shown and no GUI is needed.
+
+Needs matplotlib, which the rest of the package does not: import this module only where a figure is wanted.
+Save with `figure.savefig("name.png", dpi=200)`; in a notebook the returned figure displays itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import blended_transform_factory
+
+from sigmoidcore.article import Fit, sigmoid_core
+from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.observation.profile import Profile
+from sigmoidcore.plots.style import FAINT, INK, NOTHING, PALETTE, ROW, SMALL_AND_LARGE, new_figure, style_axes
+from sigmoidcore.training.loop import Result
+
+__all__ = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+
+# Colour, line and marker change together: curves can be told apart in black and white too.
+_CURVES = (
+    (PALETTE["blue"], "-", "s"),
+    (PALETTE["vermilion"], "-", "o"),
+    (PALETTE["green"], "--", "^"),
+    (PALETTE["purple"], "--", "D"),
+    (PALETTE["orange"], "-.", "v"),
+    (PALETTE["sky"], "-.", "P"),
+    (PALETTE["black"], ":", "X"),
+)
+# Profiles come in pairs mostly, before and after training: one hue, dashed and solid.
+_PAIRS = (
+    (PALETTE["sky"], "--", "^"),
+    (PALETTE["blue"], "-", "s"),
+    (PALETTE["orange"], "--", "v"),
+    (PALETTE["vermilion"], "-", "o"),
+    (PALETTE["purple"], "--", "D"),
+    (PALETTE["green"], "-", "P"),
+    (PALETTE["black"], ":", "X"),
+)
+
+
+def article_fit(fit: Fit) -> Figure:
+    """The article's figure: the points with the curve before and after training, and the loss beside them.
+
+    Example:
+        >>> from sigmoidcore.article import POINTS_X, POINTS_Y, fit
+        >>> figure = article_fit(fit(POINTS_X, POINTS_Y))
+        >>> [axes.get_xlabel() for axes in figure.axes]
+        ['preactivation x', 'epoch']
+    """
+    figure = new_figure(9.0, 3.8)
+    curves, losses = figure.subplots(1, 2, width_ratios=(3, 2))
+
+    margin = 0.1 * (np.ptp(fit.x) or 10.0)
+    x = np.linspace(fit.x.min() - margin, fit.x.max() + margin, 401)
+    before, after = sigmoid_core(x, fit.start_alpha), fit.predict(x)
+    curves.plot(x, before, "--", color=PALETTE["vermilion"], linewidth=2, label=f"before: slope {fit.start_alpha:.3g}")
+    curves.plot(
+        x, after, color=PALETTE["blue"], linewidth=2, label=f"after: slope {fit.alpha:.3g}, shift {fit.shift:.3g}"
+    )
+    curves.plot(fit.x, fit.y, "o", color=PALETTE["black"], markersize=7, label="ground truth", zorder=3, clip_on=False)
+    curves.set_xlim(x[0], x[-1])
+    curves.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK)
+    style_axes(curves, "Ground truth and Sigmoid Core", "preactivation x", "output y")
+
+    epochs = np.arange(fit.loss.size)
+    losses.semilogy(epochs, fit.loss, color=PALETTE["blue"], linewidth=2)
+    for epoch, colour, place in ((0, "vermilion", (9, -1)), (epochs[-1], "blue", (-10, -4))):
+        losses.plot(epoch, fit.loss[epoch], "o", color=PALETTE[colour], markersize=7, zorder=3, clip_on=False)
+        losses.annotate(
+            f"{fit.loss[epoch]:.3g}",
+            (epoch, fit.loss[epoch]),
+            xytext=place,
+            textcoords="offset points",
+            ha="left" if epoch == 0 else "right",
+            fontsize=9,
+            color=INK,
+        )
+    style_axes(losses, "Training", "epoch", "mean squared error")
+    losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
+    return figure
+
+
+def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
+    """Gradient size by layer, on a log axis: the input at the left, the loss at the right.
+
+    A gradient of 0 has no place on a log axis: those layers are marked below it, with their number in the legend.
+    Layers whose gradient is not finite are marked above it.
+
+    Args:
+        profiles: by the name that the legend shows; at least one.
+
+    Raises:
+        ValueError: there are no profiles.
+
+    Example:
+        >>> import torch
+        >>> import sigmoidcore as sc
+        >>> profile = sc.gradient_profile(sc.MLP(8, 16, 10, 2), torch.randn(50, 8))
+        >>> gradient_profiles({"untrained": profile}).axes[0].get_yscale()
+        'log'
+    """
+    if not profiles:
+        raise ValueError("there are no profiles to draw: give at least one by its name")
+    figure = new_figure(9.0, 4.6)
+    axes = figure.subplots()
+    axes.set_yscale("log")
+    sizes = {name: profile.sizes.numpy() for name, profile in profiles.items()}
+    vanished = [name for name, values in sizes.items() if (values == 0).any()]
+    odd = [name for name, values in sizes.items() if not np.isfinite(values).all()]
+    low, high, band = _limits(np.concatenate(list(sizes.values())), len(vanished), len(odd))
+    axes.set_ylim(low, high)
+    beside = blended_transform_factory(axes.transData, axes.transAxes)
+    for (name, values), (colour, line, marker) in zip(sizes.items(), itertools.cycle(_PAIRS)):
+        layers = np.arange(1, len(values) + 1)
+        facts = [f"spread {profiles[name].spread:.4g}"]
+        for names, marked, word in ((vanished, values == 0, "vanished"), (odd, ~np.isfinite(values), "not finite")):
+            if marked.any():
+                height = (names.index(name) + 0.5) * ROW
+                at = np.full(int(marked.sum()), height if names is vanished else 1 - height)
+                axes.plot(layers[marked], at, "x", color=colour, markersize=4, transform=beside)
+                facts.append(f"{word} in {int(marked.sum())} of {len(values)} layers")
+        axes.plot(
+            layers,
+            np.where(np.isfinite(values) & (values > 0), values, np.nan),
+            line,
+            color=colour,
+            linewidth=2,
+            marker=marker if len(values) <= 30 else None,
+            markersize=5,
+            label=f"{name}: {', '.join(facts)}",
+            zorder=3 if line == "--" else 2,
+        )
+    longest = max(len(values) for values in sizes.values())
+    axes.set_xlim(1 - 0.02 * longest, 1.02 * longest)
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
+    style_axes(
+        axes,
+        "Gradient size in every layer",
+        f"layer (1 is next to the input, {longest} next to the loss)",
+        "gradient size",
+    )
+    room = (high / low) ** (ROW / 2)
+    low, high = (band[0] * room if vanished else band[0]), (band[1] / room if odd else band[1])
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    axes.minorticks_off()
+    for names, place, text in ((vanished, len(vanished) * ROW / 2, "0"), (odd, 1 - len(odd) * ROW / 2, "not finite")):
+        if names:
+            half = len(names) * ROW / 2
+            patch = Rectangle((0, place - half), 1, 2 * half, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+            patch.set_transform(axes.transAxes)
+            axes.add_patch(patch)
+            axes.text(-0.008, place, text, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
+    figure.legend(loc="outside lower left", fontsize=9, frameon=False, labelcolor=INK)
+    return figure
+
+
+def _limits(sizes: np.ndarray, rows_below: int, rows_above: int) -> tuple[float, float, tuple[float, float]]:
+    """Limits of a log axis: at least three decades for the sizes, rows below and above; and the sizes' part of it."""
+    known = sizes[np.isfinite(sizes) & (sizes > 0)]
+    least, most = (math.log10(known.min()), math.log10(known.max())) if known.size else (-1.0, 0.0)
+    margin = max((3 - (most - least)) / 2, 0.05 * (most - least))
+    least, most = least - margin, most + margin
+    decade = (most - least) / (1 - ROW * (rows_below + rows_above))
+    return 10 ** (least - decade * ROW * rows_below), 10 ** (most + decade * ROW * rows_above), (10**least, 10**most)
+
+
+def learning_curves(results: Mapping[str, Result], metric: str = "accuracy") -> Figure:
+    """Training loss and test metric after each epoch; an epoch that did not end is not drawn.
+
+    Args:
+        results: by the name that the legend shows; at least one.
+        metric: its name: accuracy, which is in percent, or another one.
+
+    Raises:
+        ValueError: there are no results.
+
+    Example:
+        >>> figure = learning_curves({"a run": Result(accuracies=[60.0, 90.0], losses=[1.2, 0.4])})
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['cross-entropy', 'percent']
+    """
+    if not results:
+        raise ValueError("there are no results to draw: give at least one by its name")
+    figure = new_figure(9.0, 4.0)
+    losses, accuracies = figure.subplots(1, 2)
+    for (name, result), (colour, line, marker) in zip(results.items(), itertools.cycle(_CURVES)):
+        for axes, values in ((losses, result.losses), (accuracies, result.accuracies)):
+            epochs = np.arange(1, len(values) + 1)
+            few = len(values) <= 30
+            axes.plot(
+                epochs,
+                values,
+                line,
+                color=colour,
+                linewidth=2,
+                marker=marker if few else None,
+                markersize=5,
+                label=name,
+            )
+    if any(value > 0 for result in results.values() for value in result.losses):
+        losses.set_yscale("log")
+        low, high = losses.get_ylim()
+        labelled = (2, 5) if high / low < 1000 else ()
+        losses.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        losses.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
+        losses.tick_params(which="minor", colors=INK, labelsize=9)
+    percent = metric == "accuracy"
+    if percent:
+        accuracies.set_ylim(-3, 103)
+    epochs_run = max(len(result.losses) for result in results.values())
+    for axes in (losses, accuracies):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.7, max(2, epochs_run) + 0.3)
+    style_axes(losses, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
+    style_axes(accuracies, f"Test {metric}", "epoch", "percent" if percent else metric)
+    losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
+    handles, labels = losses.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9, frameon=False, labelcolor=INK)
+    return figure
+
+
+def _first_digit(value: float) -> int:
+    return int(f"{value:.0e}"[0])
+
+
+def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, steps: int | None = None) -> Figure:
+    """Gradient size by layer and step, relative to the median of the layers: white is level, colour is not.
+
+    A column begins at the step at which it was sampled (marked at the top) and lasts until the next sample: samples
+    need not be regular. Layers without any gradient are grey. One panel for each history, with one colour scale.
+
+    Args:
+        histories: samples by the name that the panel shows, such as `Equalizer.history`; at least one, none empty.
+        layers: number of layers; a `Sample` holds at most 64 of them, evenly thinned.
+        steps: steps in all, where the last column ends; None: as long after the last sample as the longest gap.
+
+    Raises:
+        ValueError: there are no samples.
+
+    Example:
+        >>> history = [Sample(step, 2.0, (0.0, 0.4, 0.7), 0, 0) for step in (0, 1, 3, 7)]
+        >>> gradient_heatmap({"a run": history}, layers=3).axes[0].get_title(loc="left")
+        'a run'
+    """
+    if not histories or not all(histories.values()):
+        raise ValueError("there are no samples to draw: give at least one for each name")
+    tables = {name: np.array([s.log_sizes for s in samples]).T / math.log(10) for name, samples in histories.items()}
+    relative = {name: _relative_to_median(table) for name, table in tables.items()}
+    sizes = np.concatenate([np.abs(table[np.isfinite(table)]) for table in relative.values()])
+    limit = float(np.clip(sizes.max(initial=0), 0.5, 3.0))
+
+    figure = new_figure(9.0 if len(histories) > 1 else 7.0, 4.2)
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    colours = SMALL_AND_LARGE.with_extremes(bad=NOTHING)
+    for axes, (name, table) in zip(panels, relative.items(), strict=True):
+        at = np.array([sample.step for sample in histories[name]], dtype=float)
+        end = at[-1] + max(1.0, np.diff(at).max(initial=1.0))
+        edges = np.append(at, max(at[-1] + 1, steps) if steps is not None else end)
+        stride = max(1, math.ceil(layers / 64))
+        rows = np.append(np.arange(len(table)) * stride + 0.5, layers + 0.5)
+        mesh = axes.pcolormesh(
+            edges, rows, np.ma.masked_invalid(table), cmap=colours, vmin=-limit, vmax=limit, rasterized=True
+        )
+        above = blended_transform_factory(axes.transData, axes.transAxes)
+        axes.plot(at, np.full(len(at), 1.012), "|", color=INK, markersize=4, transform=above, clip_on=False)
+        style_axes(
+            axes,
+            name,
+            "step (marks at the top: samples)",
+            "layer (1 is next to the input)" if axes is panels[0] else "",
+        )
+        axes.grid(False)
+        axes.tick_params(axis="x", pad=6)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    bar = figure.colorbar(mesh, ax=list(panels), extend="both" if sizes.max(initial=0) > limit else "neither", pad=0.02)
+    bar.set_label("gradient size over the median, log10", fontsize=10, color=INK)
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    if any(not np.isfinite(table).all() for table in relative.values()):
+        figure.legend(
+            handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")],
+            loc="outside lower left",
+            fontsize=9,
+            frameon=False,
+            labelcolor=INK,
+        )
+    return figure
+
+
+def _relative_to_median(table: np.ndarray) -> np.ndarray:
+    """Logarithms [layers, samples] less their median over the layers that have one; the rest become nan."""
+    result = np.full(table.shape, np.nan)
+    for column, values in enumerate(table.T):
+        finite = np.isfinite(values)
+        if finite.any():
+            result[finite, column] = values[finite] - np.median(values[finite])
+    return result

@@ -1,0 +1,237 @@
+"""A run's network for other programs: folded into plain PyTorch layers, as ONNX, .pt2 of torch.export, or safetensors.
+
+Each file holds the preprocessing as JSON, too, and a copy of it lies beside the file. What the network takes is what
+the preprocessing makes; what it gives are scores of the classes before the softmax, or scaled numbers.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sigmoidcore._files import write_whole
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.folding.fold import fold
+from sigmoidcore.nn.networks import RNN
+from sigmoidcore.training.data import Preprocessing
+from sigmoidcore.training.data.error import DataError, needed, short
+from sigmoidcore.training.networks import SequenceNet
+from sigmoidcore.training.runs.network import Network, NetworkError
+
+CLOSE = 1e-4
+"""The largest difference between the folded network and the run's, relative to the largest output: rounding is less."""
+SAMPLES = 16
+"""Made-up samples that both are compared on."""
+OPSET = 18
+
+Layer = tuple[str, dict[str, Any]]
+
+
+def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
+    """The network as plain PyTorch layers, and made-up inputs for it, [samples, ...].
+
+    Raises:
+        NetworkError: it cannot be folded, or does not compute the same.
+    """
+    shape = preprocessing.inputs.shape
+    inputs = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+    inputs = network.arranged(inputs)
+    model = copy.deepcopy(network.model).eval()
+    try:
+        plain = fold(_written_out(model)).eval().requires_grad_(False)
+        with torch.no_grad():
+            before, after = model(inputs), plain(inputs)
+    except (ValueError, RuntimeError) as error:
+        raise NetworkError(f"the network cannot be folded into plain layers: {short(error, 200)}") from error
+    difference = float((before - after).abs().max())
+    if not difference <= CLOSE * max(1.0, float(before.abs().max())):
+        raise NetworkError(
+            f"the folded network gives other outputs (by {difference:.2g}) than the run's: train with a lower "
+            "--saturation or fewer layers"
+        )
+    return plain, inputs
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _written_out(model: nn.Module) -> nn.Module:
+    """A sequence network with its forward as a graph: its class is of this package, and stays behind."""
+    return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
+
+
+def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> tuple[Path, Path]:
+    """Write the folded network, and `NAME.preprocessing.json` beside it; each all or nothing.
+
+    Args:
+        path: of the file.
+        kind: of `FORMATS`.
+        network: of the run.
+        preprocessing: of the run.
+
+    Returns:
+        Both paths.
+
+    Raises:
+        DataError: there is no such format.
+        NetworkError: the network cannot be folded, or be written in this format.
+        ModuleNotFoundError: a package is not installed; the message says how to get it.
+        OSError: a file cannot be written.
+    """
+    if kind not in FORMATS:
+        raise DataError(f"there is no format {short(kind)!r}: there are {', '.join(FORMATS)}")
+    plain, inputs = folded(network, preprocessing)
+    data = FORMATS[kind][1](plain, inputs, preprocessing)
+    beside = beside_of(path)
+    write_whole(beside, preprocessing.to_json().encode())
+    return write_whole(path, data), beside
+
+
+def beside_of(path: Path) -> Path:
+    """Where the preprocessing of an exported network lies.
+
+    Example:
+        >>> beside_of(Path("out/model.onnx")).name
+        'model.preprocessing.json'
+    """
+    return path.with_name(f"{path.stem}.preprocessing.json")
+
+
+def holds_the_same(path: Path, preprocessing: Preprocessing) -> bool:
+    """Whether a file is this preprocessing."""
+    try:
+        return path.read_bytes() == preprocessing.to_json().encode()
+    except OSError:
+        return False
+
+
+def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
+    """ONNX by the dynamo exporter: one input, "inputs", and one output, "outputs", with any number of samples."""
+    for module in ("onnx", "onnxscript"):
+        needed(module, module, "sigmoid-core[onnx]")
+    with _quiet():
+        program = torch.onnx.export(
+            model, (inputs,), dynamo=True, verbose=False, opset_version=OPSET, input_names=["inputs"],
+            output_names=["outputs"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
+    for key, value in {"preprocessing": preprocessing.to_json(), "outputs": _meaning(preprocessing)}.items():
+        proto.metadata_props.add(key=key, value=value)
+    try:
+        return bytes(proto.SerializeToString())
+    except ValueError as error:  # protobuf's limit is 2 GiB
+        raise NetworkError(f"the network is too large for one ONNX file ({short(error)}): use safetensors") from error
+
+
+def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
+    """torch.export's archive, without anything in it that is a pickle."""
+    with _quiet():
+        program = torch.export.export(model, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program.example_inputs = None  # PyTorch would pickle them
+        file = io.BytesIO()
+        extra = {"preprocessing.json": preprocessing.to_json(), "outputs.txt": _meaning(preprocessing)}
+        torch.export.save(program, file, extra_files=extra)
+    pickled = _pickles(file)
+    if pickled:
+        raise NetworkError(
+            f"PyTorch {torch.__version__} writes pickles into .pt2 files ({short(pickled[0])}), which can run code "
+            "when they are loaded: use a newer PyTorch, or the format safetensors"
+        )
+    return file.getvalue()
+
+
+def _pickles(archive: io.BytesIO) -> list[str]:
+    """Files of an archive that are pickles, or archives of pickles; the raw weights may begin like anything."""
+    with zipfile.ZipFile(archive) as opened:
+        return [
+            item.filename
+            for item in opened.infolist()
+            if item.file_size
+            and (item.filename.endswith((".pt", ".pkl")) or '"use_pickle": true' in _text(opened, item))
+        ]
+
+
+def _text(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> str:
+    return archive.read(item).decode() if item.filename.endswith("_config.json") else ""
+
+
+def _safetensors(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
+    """The weights; the metadata say which layers of torch.nn they belong to."""
+    from safetensors.torch import save
+
+    described = {"format": "pt", "preprocessing": preprocessing.to_json(), "outputs": _meaning(preprocessing)}
+    layers = layers_of(model)
+    described |= {"network": repr(model)} if layers is None else {"layers": json.dumps(layers)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return bytes(save(tensors, metadata=described))
+
+
+_ARGUMENTS = {
+    nn.Linear: ("in_features", "out_features"),
+    nn.Conv1d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    nn.Flatten: (),
+    nn.Sigmoid: (),
+    nn.Tanh: (),
+}
+
+
+def layers_of(model: nn.Module) -> list[Layer] | None:
+    """The layers of an `nn.Sequential` as names in `torch.nn` and arguments; None where it is something else.
+
+    Example:
+        >>> layers_of(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)))[0]
+        ('Linear', {'in_features': 4, 'out_features': 3})
+    """
+    if type(model) is not nn.Sequential or any(type(layer) not in _ARGUMENTS for layer in model):
+        return None
+    layers = [(type(layer).__name__, {a: getattr(layer, a) for a in _ARGUMENTS[type(layer)]}) for layer in model]
+    made = nn.Sequential(*(getattr(nn, name)(**arguments) for name, arguments in layers))
+    same = {name: t.shape for name, t in made.state_dict().items()} == {
+        name: t.shape for name, t in model.state_dict().items()
+    }
+    return layers if same and repr(made) == repr(model) else None
+
+
+def _meaning(preprocessing: Preprocessing) -> str:
+    target = preprocessing.target
+    if target.kind.is_class:
+        return "[samples, classes]: scores before the softmax; the classes are in preprocessing.json: target.classes"
+    return "[samples, numbers]: times target.scale, plus target.mean of preprocessing.json, they are in their own unit"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say of their own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+Writer = Callable[[nn.Module, Tensor, Preprocessing], bytes]
+FORMATS: dict[str, tuple[str, Writer]] = {
+    "onnx": (".onnx", _onnx),
+    "torch": (".pt2", _torch),
+    "safetensors": (".safetensors", _safetensors),
+}
+"""By name: the ending of a file, and what makes its bytes."""

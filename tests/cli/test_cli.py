@@ -1,0 +1,501 @@
+"""The command line: exit codes, messages, what is shown where, and what Ctrl-C leaves behind."""
+
+import contextlib
+import fcntl
+import io
+import math
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import tomllib
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+import sigmoidcore as sc
+from sigmoidcore.cli import main
+from sigmoidcore.observation.profile import Profile
+from sigmoidcore.training import digits, display, train, watching
+from sigmoidcore.training.runs import session
+from sigmoidcore.training.runs.folder import read_metrics
+
+COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
+CHECKPOINT = ["config.toml", "manifest.json", "model.safetensors", "state.json", "training.safetensors"]
+SMALL = ["train", "--depth", "3", "--width", "16", "--epochs", "2"]
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def in_terminal(arguments, columns, **variables):
+    """Run the command in a terminal of so many columns; return its exit code and all that it wrote to it."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
+    process = subprocess.Popen(
+        COMMAND + arguments,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=environment | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | variables,
+    )
+    os.close(child)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal that nobody holds any more with an error
+        while part := os.read(parent, 65536):
+            written += part
+    os.close(parent)
+    return process.wait(), written.decode()
+
+
+# --- the command itself ----------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sigmoid-core {sc.__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 0
+    output = capsys.readouterr().out
+    assert "demo" in output
+    assert "train" in output
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_every_command_has_help(capsys, command):
+    assert main([command, "--help"]) == 0
+    assert "--output" in ESCAPE.sub("", capsys.readouterr().out)
+
+
+def test_without_the_extra_the_command_says_how_to_install_it():
+    code = (
+        "import sys\n"
+        "for name in ('typer', 'rich', 'matplotlib', 'sklearn', 'safetensors'): sys.modules[name] = None\n"
+        "from sigmoidcore.cli import main\n"
+        "sys.exit(main(['--version']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "sigmoid-core: typer, rich, matplotlib, scikit-learn, safetensors are not installed: "
+        'pip install "sigmoid-core[cli]"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["fly"], "fly"),
+        (["train", "--fast"], "--fast"),
+        (["train", "--depth", "0"], "--depth"),
+        (["train", "--width", "-3"], "--width"),
+        (["train", "--epochs", "many"], "--epochs"),
+        (["train", "--batch-size", "0"], "--batch-size"),
+        (
+            ["train", "--data", "cifar"],
+            "cifar is neither a file nor a folder nor a built-in set: built in are: digits, ",
+        ),
+        (["train", "--lr", "nan"], "nan is not a positive number; 0.03 is the usual choice"),
+        (["train", "--lr", "-1"], "-1.0 is not a positive number"),
+        (["train", "--saturation", "0"], "0.0 is not above 0"),
+        (["train", "--every", "sometimes"], "'sometimes' is neither 'auto' nor a number of steps"),
+        (["train", "--every", "0"], "'0' is neither"),
+        (["train", "--seed", str(2**64)], "--seed"),
+        (["demo", "--epochs", "0"], "--epochs"),
+        (["demo", "extra"], "extra"),
+    ],
+)
+def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(refused, tmp_path, arguments, cause):
+    assert cause in refused(arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_that_is_not_there_is_bad_input_and_the_message_says_how_to_get_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sigmoidcore.training.data.builtin.FASHION_MNIST", tmp_path / "nowhere")
+    assert main(["train", "--data", "fashion-mnist"]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere" in error
+    assert "install" in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+@pytest.mark.parametrize(("place", "cause"), [("file", "is a file"), ("file/below", "cannot write file/below: ")])
+def test_a_folder_that_cannot_be_made_is_bad_input(capsys, tmp_path, command, place, cause):
+    (tmp_path / "file").touch()
+    assert main([command, "--output", place]) == 2
+    assert cause in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is writable for root")
+def test_a_folder_without_permission_is_bad_input(capsys, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert main(["train", "--output", "locked/run"]) == 2
+    assert "cannot write locked/run: Permission denied; give another --output" in capsys.readouterr().err
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_train_leaves_metrics_figures_weights_and_a_report(capsys, tmp_path):
+    assert main([*SMALL, "--every", "5", "--output", "run"]) == 0
+    output, error = capsys.readouterr()
+    assert error == ""
+    assert "\x1b" not in output
+    run = tmp_path / "run"
+    assert sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()) == [
+        *(f"checkpoints/step-0000000{step}/{name}" for step in (14, 28) for name in CHECKPOINT),
+        "config.toml",
+        "diagnosis.html",
+        "diagnosis.json",
+        "environment.json",
+        "figures/gradient_heatmap.png",
+        "figures/gradient_profiles.png",
+        "figures/learning_curves.png",
+        "metrics.jsonl",
+        "model.safetensors",
+        "preprocessing.json",
+        "report.txt",
+    ]
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "sample"] == [0, 5, 10, 15, 20, 25]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    assert [(row["epoch"], row["step"]) for row in epochs] == [(1, 14), (2, 28)]
+    assert set(epochs[0]) == {"kind", "network", "epoch", "step", "loss", "accuracy", "spread", "seconds"}
+    assert rows[-1] == {"kind": "end", "outcome": "finished", "step": 28, "message": ""}
+    accuracy = f"{epochs[-1]['accuracy']:.1f} %"
+    assert accuracy in (run / "report.txt").read_text()
+    assert accuracy in output
+    assert tomllib.loads((run / "config.toml").read_text())["options"]["every"] == "5"
+
+
+def test_train_reaches_what_the_library_reaches_with_the_same_seed(tmp_path):
+    assert main([*SMALL, "--seed", "3", "--output", "run"]) == 0
+    split = digits()
+    torch.manual_seed(3)
+    model = sc.MLP(64, 16, 3, 10)
+    sc.prepare(
+        model, split.train_x[:256], targets=split.train_y[:256], loss_fn=torch.nn.functional.cross_entropy
+    )  # fmt: skip
+    with session.threads(1):
+        train(model, split, epochs=2, seed=3)
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.allclose(saved[name], value, atol=1e-5) for name, value in model.state_dict().items())
+
+
+def test_without_the_equalizer_slopes_stay_and_the_heat_map_is_of_the_epochs(tmp_path):
+    assert main([*SMALL, "--no-equalize", "--output", "run"]) == 0
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {row["kind"] for row in rows} == {"run", "epoch", "end"}
+    assert (tmp_path / "run" / "figures" / "gradient_heatmap.png").is_file()
+
+
+def test_runs_get_a_folder_of_their_own_and_a_finished_one_is_kept(capsys, tmp_path):
+    quick = [*SMALL[:-1], "1"]
+    assert main(quick) == main(quick) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["digits-3x16-1", "digits-3x16-2"]
+    assert main([*quick, "--output", "runs/digits-3x16-1"]) == 2
+    assert "holds a run already: give another --output, or --overwrite to replace it" in capsys.readouterr().err
+    assert main([*quick, "--output", "runs/digits-3x16-1", "--overwrite"]) == 0
+
+
+def test_a_run_that_fails_exits_with_1_says_why_and_keeps_what_there_was(capsys, tmp_path):
+    assert main(["train", "--depth", "3", "--lr", "1e36", "--output", "run"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the loss is not finite" in error
+    assert "use a smaller lr" in error
+    assert error.endswith("what there was is in run\n")
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["outcome"] == "failed"
+    assert not (tmp_path / "run" / "model.safetensors").exists()  # they are not finite
+
+
+def test_a_network_that_does_not_fit_into_memory_says_so(capsys, monkeypatch):
+    def no_memory(*arguments, **sizes):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+
+    monkeypatch.setattr("sigmoidcore.training.network_choice.new_network", no_memory)
+    assert main([*SMALL, "--output", "run"]) == 1
+    assert "not enough memory: lower the width" in capsys.readouterr().err
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_after_the_step_and_keeps_the_weights_as_that_step_left_them(capsys, monkeypatch, tmp_path):
+    update = display.Meter.update
+
+    def press_at_step_17(meter, progress, *others):
+        if progress.step == 17:
+            signal.raise_signal(signal.SIGINT)
+        update(meter, progress, *others)
+
+    monkeypatch.setattr(display.Meter, "update", press_at_step_17)
+    assert main([*SMALL, "--output", "run"]) == 130
+    assert (
+        "interrupted after step 17 of 28; metrics, figures and weights are in run; to go on: sigmoid-core train "
+        "--resume run" in capsys.readouterr().err
+    )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def stop_at_step_17(progress):
+        if progress.step == 17:
+            raise KeyboardInterrupt
+
+    split = digits()
+    torch.manual_seed(0)
+    model = sc.MLP(64, 16, 3, 10)
+    sc.prepare(
+        model, *watching.probes(split)[:1], targets=split.train_y[:256], loss_fn=torch.nn.functional.cross_entropy
+    )
+    with session.threads(1):
+        train(model, split, epochs=2, on_step=stop_at_step_17)
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.allclose(saved[name], value, atol=1e-5) for name, value in model.state_dict().items())
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1]
+    assert rows[-1]["outcome"] == "interrupted"
+    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 3
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), session.CtrlC() as ctrl_c:  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c.check()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_where_ctrl_c_is_ignored_it_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with session.CtrlC() as ctrl_c:
+            signal.raise_signal(signal.SIGINT)
+            ctrl_c.check()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_from_outside_in_the_middle_of_a_run_exits_with_130(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "train", "--depth", "3", "--width", "16", "--epochs", "100000", "--output", "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.lstrip().startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.startswith("sigmoid-core: interrupted after step ")
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_demo_keeps_its_figures_when_it_is_interrupted(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sigmoidcore.cli.demo.DEPTH", 4)
+
+    def press(*arguments):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(display.Meter, "update", press)
+    assert main(["demo", "--output", "run"]) == 130
+    assert "interrupted; what there was is in run" in capsys.readouterr().err
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"article_fit", "gradient_profiles", "gradient_heatmap"} <= figures
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly_and_the_weights_are_kept(tmp_path):
+    arguments = [*SMALL, "--output", "run"]
+    with subprocess.Popen(COMMAND + arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "prepared" in line:
+                break
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+# --- demo ------------------------------------------------------------------------------------------------------------
+
+
+def test_demo_tells_its_story_and_leaves_every_figure(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sigmoidcore.cli.demo.DEPTH", 12)
+    assert main(["demo", "--epochs", "2", "--output", "run"]) == 0
+    output = capsys.readouterr().out
+    parts = [
+        "1. The article's example",
+        "slope 0.1 -> 1.323",
+        "2. One hundred layers",
+        "test accuracy",
+        "Figures",
+        "Next",
+    ]
+    places = [output.index(part) for part in parts]
+    assert places == sorted(places)
+    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 4
+    networks = {row["network"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"}
+    assert networks == {"plain sigmoids", "Sigmoid Core"}
+    assert "test accuracy" in (tmp_path / "run" / "report.txt").read_text()
+
+
+def test_demo_leaves_pytorch_as_it_was(monkeypatch):
+    threads = torch.get_num_threads()
+    with session.threads(threads + 1), session.denormals_flushed():
+        assert torch.get_num_threads() == threads + 1
+        assert float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
+    assert torch.get_num_threads() == threads
+    assert float(torch.tensor(1e-310, dtype=torch.float64) * 1) > 0
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("columns", "variables"), [(40, {"NO_COLOR": "1"}), (100, {})])
+def test_in_a_terminal_the_view_is_live_no_wider_than_it_and_without_colour_where_none_is_wanted(columns, variables):
+    code, written = in_terminal([*SMALL, "--output", "run"], columns, **variables)
+    assert code == 0
+    assert "\x1b[2K" in written  # lines are drawn again
+    assert "\x1b[?25h" in written  # and the cursor is there at the end
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", written)) == (not variables)
+    text = ESCAPE.sub("", written)
+    assert "epoch 1 of 2" in text
+    assert "test accuracy" in text
+    assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= columns
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines():
+    code, written = in_terminal([*SMALL, "--output", "run"], 80, TERM="dumb")
+    assert code == 0
+    assert "\x1b" not in written
+    assert "epoch 2/2  step 28/28" in written
+
+
+def test_an_output_without_unicode_gets_ascii(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    assert main([*SMALL, "--output", "run"]) == 0
+    assert written.getvalue().isascii()
+    assert b"|###|" in written.getvalue()
+
+
+def profile(*sizes):
+    return Profile(tuple(map(str, range(len(sizes)))), torch.tensor(sizes, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "drawn"),
+    [
+        ((1.0, 1.0, 1.0), "███"),
+        ((1.0, 1e-3, 1e-6), "█▇▆"),
+        ((1.0, 0.5, 2e-3), "███"),
+        ((0.0, 1e-30, 1.0), " ▁█"),
+        ((0.0, 0.0), "  "),
+        ((math.nan, 1.0, math.inf), "!█!"),
+    ],
+)
+def test_a_profile_is_drawn_with_one_level_for_a_factor_of_1000(sizes, drawn):
+    assert display.bars(profile(*sizes), 10) == drawn
+
+
+def test_a_deep_profile_is_drawn_by_the_smallest_of_the_layers_that_share_a_place():
+    assert display.bars(profile(*[1.0] * 50, *[1.0, 0.0] * 25), 10) == "█████     "
+
+
+@pytest.mark.parametrize("width", [5, 12, 30, 200])
+def test_cells_are_packed_in_order_and_no_line_is_too_long(width):
+    cells = ["loss 1.2", "accuracy 97.1 %", "spread 1.03", "0:07 left"]
+    lines = display.pack(cells, width)
+    assert "   ".join(lines) == "   ".join(cells)
+    assert all(len(line) <= width or line in cells for line in lines)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (6.2, "0:07"), (59.5, "1:00"), (3723, "1:02:03")])
+def test_times_are_written_as_on_a_clock(seconds, text):
+    assert display.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("spread", "text"), [(1.0, "1.000"), (1.0049, "1.005"), (2.345, "2.35"), (1.2e7, "1.2e+07"), (math.inf, "infinite"),
+                         (math.nan, "not finite")]
+)  # fmt: skip
+def test_a_spread_is_written_with_the_digits_that_say_something(spread, text):
+    assert display.number(spread) == text
+
+
+def test_the_loss_is_read_at_most_four_times_a_second(monkeypatch):
+    class Loss:
+        read = 0
+
+        def __float__(self):
+            Loss.read += 1
+            return 1.0
+
+    now = 100.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    screen = display.Screen(Console(file=io.StringIO(), force_terminal=True, width=80), live=True)
+    with screen.training("a network", epochs=1) as meter:
+        for step in range(1, 2001):
+            now += 0.001
+            meter.update(display.Progress(0, step, 3000, Loss(), 0.0, None, None), 1.0, None)
+    assert 1 <= Loss.read <= 9
+
+
+def test_plain_lines_come_at_most_once_a_second_but_the_last_one_always(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    file = io.StringIO()
+    with display.Screen.of_file(file).training("a network", epochs=100) as meter:
+        for step in range(1, 101):
+            now += 0.1
+            loss = torch.tensor(0.5)
+            meter.update(display.Progress(step - 1, step, 100, loss, 0.0, None, 50.0, 0.5), 1.0, None)
+    lines = file.getvalue().splitlines()
+    assert 10 <= len(lines) <= 12
+    assert "epoch 100/100" in lines[-1]
+
+
+def test_a_long_epoch_says_now_and_then_that_it_goes_on(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    file = io.StringIO()
+    profile = display.Profile(("1",), torch.ones(1))
+    with display.Screen.of_file(file).training("a network", epochs=1) as meter:
+        for step in range(1, 61):
+            now += 1.0
+            meter.update(display.Progress(0, step, 1000, torch.tensor(0.5), 0.0, None, None), 1.0, profile)
+    lines = file.getvalue().splitlines()
+    assert 5 <= len(lines) <= 6
+    assert lines[0].split() == [
+        "epoch",
+        "1/1",
+        "step",
+        "10/1000",
+        "loss",
+        "0.5",
+        "accuracy",
+        "-",
+        "spread",
+        "1.000",
+        "16:30",
+        "left",
+    ]

@@ -1,0 +1,104 @@
+"""`sigmoid-core train` on the user's own data."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+
+from sigmoidcore.cli import main
+from sigmoidcore.training.data import Preprocessing, load
+from sigmoidcore.training.runs.folder import read_metrics
+
+SMALL = ["--depth", "3", "--width", "8", "--epochs", "2", "--output", "run"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def houses(tmp_path):
+    """A table of houses as CSV."""
+    generator = np.random.default_rng(0)
+    table = pandas.DataFrame({"size": generator.normal(100, 20, 200), "rooms": generator.integers(1, 9, 200)})
+    table["price"] = table["size"] * 3 + generator.normal(0, 1, 200)
+    table["rent"] = table["size"] + table["rooms"]
+    table["sold"] = generator.choice(["yes", "no"], 200)
+    table["id"] = [f"house {n}" for n in range(200)]
+    table.to_csv(tmp_path / "my houses.csv", index=False)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "metric"),
+    [
+        (["--target", "price"], "target price: a number; 160 training and 40 test samples", "R2"),
+        (["--target", "price", "--target", "rent", "--drop", "sold"], "target price, rent: several numbers;", "R2"),
+        (["--target", "sold", "--test-size", "0.5"], "two classes (no, yes); 100 training and 100 test", "accuracy"),
+        (["--target", "rooms", "--kind", "number"], "target rooms: a number;", "R2"),
+        (["--target", "rooms"], "target rooms: several classes (1, 2, 3, 4, 5, ...);", "accuracy"),
+    ],
+)
+def test_what_was_found_is_said_and_learnt(houses, capsys, tmp_path, arguments, said, metric):
+    assert main(["train", "--data", "my houses.csv", *arguments, *SMALL]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert said in output
+    assert "left out, for they are different in every row: id" in output
+    assert f"test {metric}" in output
+    assert [row["kind"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")].count("epoch") == 2
+    kept = Preprocessing.from_json((tmp_path / "run" / "preprocessing.json").read_text())
+    assert kept.transform(houses).shape == (200, len(kept.inputs.features))
+
+
+def test_a_number_is_learnt(houses, tmp_path):
+    arguments = ["--target", "price", "--depth", "3", "--epochs", "30", "--output", "run"]
+    assert main(["train", "--data", "my houses.csv", *arguments]) == 0
+    epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
+    assert epochs[-1]["accuracy"] > 0.9  # R2
+
+
+def test_a_run_on_own_data_is_made_again_goes_on_and_is_diagnosed_from_any_folder(
+    houses, tmp_path, monkeypatch, capsys
+):
+    assert main(["train", "--data", "my houses.csv", "--target", "sold", *SMALL]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--config", "../run/config.toml", "--output", "again"]) == 0
+    ours, theirs = (
+        [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "epoch"]
+        for folder in (tmp_path / "run", tmp_path / "elsewhere" / "again")
+    )
+    assert ours == theirs
+    capsys.readouterr()
+    assert main(["diagnose", "../run", "--fail-on", "never", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--data", "my houses.csv"], "say which column is to be learnt (--target): there are: size, rooms, price"),
+        (["--data", "my houses.csv", "--target", "prise"], "there is no target 'prise': did you mean 'price'?"),
+        (["--data", "my houses.csv", "--target", "price", "--test-size", "2"], "2.0 is not above 0 and below 1"),
+        (["--data", "my houses.csv", "--target", "price", "--kind", "joy"], "'joy' is not one of 'class', 'number'"),
+        (["--data", "digits", "--target", "x"], "digits has no columns: leave --target and --drop away"),
+        (["--data", "digits", "--test-size", "0.3"], "has a training part and a test part already"),
+        (["--data", "wine", "--target", "alkohol"], "did you mean 'alcohol'?"),
+        (["--data", "."], "give a file in it: my houses.csv"),
+    ],
+)
+def test_bad_data_are_one_line_and_exit_code_2(houses, capsys, tmp_path, arguments, cause):
+    assert main(["train", *arguments]) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.count("\n") == 1
+    assert cause in error
+    assert [path.name for path in tmp_path.iterdir()] == ["my houses.csv"]
+
+
+def test_a_name_of_a_file_becomes_that_of_a_folder(houses, tmp_path):
+    assert main(["train", "--data", "my houses.csv", "--target", "price", *SMALL[:-2]]) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["my-houses-3x8-1"]
+    assert load(tmp_path / "my houses.csv", target="price").name == "my houses"

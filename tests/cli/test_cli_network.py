@@ -1,0 +1,243 @@
+"""`train --network`, `--model`, `--device`, `--precision`, `--tensorboard`: what is trained, and where."""
+
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from sigmoidcore.cli import main
+from sigmoidcore.training.device import place_of
+from sigmoidcore.training.runs.folder import read_metrics
+from sigmoidcore.training.runs.network import network_of
+
+QUICK = ["train", "--epochs", "1", "--width", "8", "--output", "run"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def arrays(shape, classes=3, samples=120):
+    """A file of samples of a shape, whose class is that of their mean."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(classes, size=samples)
+    x = generator.normal(size=(samples, *shape)).astype(np.float32) + y.reshape(-1, *[1] * len(shape))
+    np.savez("data.npz", x=x, y=y)
+    return ["--data", "data.npz"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "words"),
+    [
+        ((5,), "mlp", "5 inputs, 4 layers of 8 sigmoids"),
+        ((6, 2), "rnn", "sequences of 2 numbers, 1 recurrent layer of 8 sigmoids"),
+        ((2, 9, 8), "conv", "images of 9 x 8 and 2 channels, 4 layers of 8 channels"),
+    ],
+)
+def test_the_network_follows_the_kind_of_data_and_the_run_knows_it(capsys, tmp_path, shape, kind, words):
+    depth = ["--depth", "4"] if kind != "rnn" else []
+    assert main([*QUICK, *arrays(shape), "--network", "auto", *depth]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert words in output
+    assert f"gradient by {'step' if kind == 'rnn' else 'layer'}, 1 to {6 if kind == 'rnn' else 4}" in output
+    options = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["options"]
+    assert (options["network"], options["depth"]) == (kind, 4 if depth else 1)
+    made = network_of(tmp_path / "run")
+    assert made.architecture == kind
+    assert made.model(made.arranged(torch.zeros(7, *shape))).shape == (7, 3)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["outcome"] == "finished"
+    assert main(["diagnose", "run", "--fail-on", "never"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["conv", "rnn"])
+def test_pixels_are_images_or_sequences_where_that_is_asked_for_and_they_are_learnt(tmp_path, kind):
+    depth = ["--depth", "3"] if kind == "conv" else []
+    arguments = ["train", "--network", kind, "--epochs", "3", "--width", "16", "--output", "run", *depth]
+    assert main(arguments) == 0
+    epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
+    assert epochs[-1]["accuracy"] > (85 if kind == "conv" else 40)
+
+
+def test_rows_of_numbers_are_no_images(capsys, tmp_path):
+    assert main([*QUICK, "--data", "wine", "--network", "conv"]) == 2
+    error = capsys.readouterr().err
+    assert "a network of convolutions takes images, and a sample has the shape [13]: take mlp" in error
+    assert not (tmp_path / "run").exists()
+
+
+# --- the user's own network ------------------------------------------------------------------------------------------
+
+OWN = """
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+
+
+def cores(shape, outputs):
+    return sc.MLP(shape[0], 12, 3, outputs)
+
+
+def relu(shape, outputs):
+    return nn.Sequential(nn.Linear(shape[0], 12), nn.ReLU(), nn.Linear(12, outputs))
+
+
+def none(shape, outputs):
+    return None
+
+
+def wide(shape, outputs):
+    return nn.Linear(shape[0], outputs + 1)
+
+
+def frozen(shape, outputs):
+    return nn.Linear(shape[0], outputs).requires_grad_(False)
+
+
+def raises(shape, outputs):
+    raise KeyError("weights")
+
+
+def lonely():
+    return nn.Linear(1, 1)
+
+
+made = nn.Linear(1, 1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    sys.modules.pop("own", None)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["cores", "relu"])
+def test_a_function_of_the_user_makes_the_network_and_a_run_of_it_goes_on_with_it(capsys, tmp_path, name):
+    arguments = ["--data", "wine", "--model", f"own:{name}", "--epochs", "2"]
+    assert main([*QUICK, *arguments]) == 0
+    output = capsys.readouterr().out
+    assert f"inputs of 13, own:{name} with" in output
+    assert ("spread" in output) == (name == "cores")  # a network without cores has none
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+        assert file.metadata()["architecture"] == "own"
+    assert main(["train", "--resume", "run"]) == 2
+    assert f"made by code of your own: to run it, add --model own:{name}" in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--model", f"own:{name}"]) == 0
+
+
+@pytest.mark.usefixtures("own")
+def test_a_config_alone_runs_no_code(capsys, tmp_path):
+    (tmp_path / "own.py").write_text("raise SystemExit('ran')")
+    (tmp_path / "config.toml").write_text('format = 2\nname = "wine"\n[options]\ndata = "wine"\nmodel = "own:cores"\n')
+    assert main(["train", "--config", "config.toml", "--output", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "the network of this run is made by code of your own: to run it, add --model own:cores" in error
+    assert "own" not in sys.modules
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("own:nobody", "own has no 'nobody'"),
+        ("nowhere:make", "there is no module 'nowhere'"),
+        ("own.py:cores", "own.py is a path: give the module's name, as in own:cores"),
+        ("own", "own is no function of a module, as package.module:make would be"),
+        ("own:none", "own:none returned None, no torch.nn.Module"),
+        ("own:made", "own:made is a model: give a function of (shape, outputs) that makes a model"),
+        ("own:wide", "the model of own:wide gave [2, 4] for a batch of 2 samples: let it give [2, 3]"),
+        ("own:frozen", "without parameters that require a gradient: nothing to train"),
+        ("own:raises", "own:raises raised KeyError: 'weights' (at"),
+        ("own:lonely", "it is called with a sample's shape and the number of outputs"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_one_line_and_exit_code_2(capsys, tmp_path, target, cause):
+    assert main([*QUICK, "--data", "wine", "--model", target]) == 2
+    output, error = capsys.readouterr()
+    assert error.count("\n") == 1
+    assert cause in error
+    assert output == ""
+    assert not (tmp_path / "run").exists()
+
+
+# --- where -----------------------------------------------------------------------------------------------------------
+
+
+def test_bf16_on_the_processor_trains_near_float32(capsys, tmp_path):
+    arguments = ["train", "--depth", "4", "--width", "16", "--epochs", "3"]
+    assert main([*arguments, "--output", "full"]) == 0
+    assert main([*arguments, "--output", "half", "--precision", "bf16", "--device", "cpu"]) == 0
+    assert "on cpu in bf16" in capsys.readouterr().out
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("full", "half")]
+    losses = [[row["loss"] for row in kinds if row["kind"] == "epoch"] for kinds in rows]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+    assert all(t.dtype == torch.float32 for t in network_of(tmp_path / "half").model.state_dict().values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_bad_input(capsys, tmp_path):
+    assert main([*QUICK, "--device", "cuda"]) == 2
+    assert (
+        "there is no device cuda here, or this PyTorch is built without it: take auto or cpu" in capsys.readouterr().err
+    )
+    assert main([*QUICK, "--precision", "fp16"]) == 2
+    assert "fp16 needs a GPU" in capsys.readouterr().err
+    assert main([*QUICK, "--shard"]) == 2
+    assert "cannot of one process: start several with torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert place_of("auto").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "cause"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "accelerate is configured for FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "accelerate is configured for DeepSpeed"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "for the precision bf16, and the run for no: give both the same"),
+    ],
+)
+def test_what_accelerate_is_configured_for_and_a_run_does_not_do_is_refused(monkeypatch, variable, value, cause):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=cause):
+        place_of("cpu")
+
+
+def test_without_accelerate_the_command_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setattr("sigmoidcore.training.device._has_accelerate", lambda: False)
+    assert main([*QUICK, "--precision", "bf16"]) == 1
+    assert 'precision bf16 needs accelerate, which is not installed: pip install "sigmoid-core[accelerate]"' in (
+        capsys.readouterr().err
+    )
+
+
+# --- TensorBoard -----------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_its_numbers_on_request(capsys, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main([*QUICK, "--depth", "3", "--tensorboard", "--epochs", "2"]) == 0
+    assert "for TensorBoard" in capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
+    assert [e.value for e in events.Scalars("loss/epoch")] == pytest.approx([row["loss"] for row in epochs], rel=1e-5)
+    assert [e.step for e in events.Scalars("loss/step")] == list(range(1, 29))
+    assert {"test metric", "gradient/spread", "gradient/saturated neurons opened"} <= set(events.Tags()["scalars"])
+
+
+def test_without_tensorboard_the_command_says_how_to_get_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sigmoidcore.training.tensorboard._is_installed", lambda: False)
+    assert main([*QUICK, "--tensorboard"]) == 2
+    assert 'pip install "sigmoid-core[tensorboard]"' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

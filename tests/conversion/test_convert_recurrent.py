@@ -1,0 +1,644 @@
+"""convert on models with recurrent layers: they become layers of cores in place, or are left with the reason."""
+
+import copy
+
+import pytest
+import torch
+from support.conversions import unchanged, why
+from support.copies import COPIES
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn.utils import prune
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import sigmoidcore as sc
+from sigmoidcore.conversion.tracing import UntraceableError
+from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, RecurrentCores
+
+BATCH, STEPS, FEATURES, HIDDEN = 5, 7, 3, 6
+KINDS = {nn.RNN: CoreRNN, nn.LSTM: CoreLSTM, nn.GRU: CoreGRU}
+GATES = "a slope for every gate row"
+OPTIONS = [
+    {},
+    {"num_layers": 3},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True},
+    {"num_layers": 2, "dropout": 0.5},
+    {"dtype": torch.float64},
+    {"proj_size": 2},
+]
+CASES = [(kind, options) for kind in KINDS for options in OPTIONS if kind is nn.LSTM or "proj_size" not in options]
+
+
+def layer_of(kind=nn.LSTM, **options):
+    return kind(FEATURES, HIDDEN, **options)
+
+
+class Reader(nn.Module):
+    """A hidden layer, then the recurrent layer, then its ends, for both directions, through a call of tanh."""
+
+    def __init__(self, layer):
+        super().__init__()
+        width = (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
+        dtype = layer.weight_hh_l0.dtype
+        self.before, self.act = nn.Linear(FEATURES, FEATURES, dtype=dtype), nn.Sigmoid()
+        self.layer = layer
+        self.hidden, self.head = nn.Linear(width, 8, dtype=dtype), nn.Linear(8, 2, dtype=dtype)
+
+    def forward(self, x):
+        outputs, _ = self.layer(self.act(self.before(x)))
+        return self.head(torch.tanh(self.hidden(outputs[-1] + outputs[0])))
+
+
+class Packed(nn.Module):
+    """As many write it: sequences of unlike lengths, whose forward torch.fx cannot follow."""
+
+    def __init__(self, kind=nn.LSTM):
+        super().__init__()
+        self.layer = layer_of(kind, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(HIDDEN, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        lengths = [len(x[0]) - i for i in range(len(x))]
+        _, state = self.layer(pack_padded_sequence(x, lengths, batch_first=True))
+        return self.head(state[0][-1] if isinstance(state, tuple) else state[-1])
+
+
+def sequences(batch=BATCH, steps=STEPS, dtype=torch.float32):
+    return torch.randn(steps, batch, FEATURES, dtype=dtype)
+
+
+# --- what becomes a layer of cores -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_recurrent_layer_becomes_one_of_cores_with_the_same_function_and_parameters(kind, options, training):
+    model = Reader(layer_of(kind, **options)).train(training)
+    report = unchanged(model, sequences(dtype=options.get("dtype", torch.float32)))
+    assert type(model.layer) is KINDS[kind]
+    assert report.converted == ("tanh", "act", "layer")
+    assert why(report, "layer") == GATES
+    assert all(getattr(model.layer, name) == value for name, value in options.items() if name != "dtype")
+    assert model.layer.training is training
+    assert (model.layer.slope_l0.dtype, model.layer.slope_l0.device) == (model.head.weight.dtype, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_biases_the_function_stays_to_rounding(kind):
+    model = Reader(layer_of(kind, bias=False, num_layers=2)).double()
+    x = sequences(dtype=torch.float64)
+    before = model(x)
+    assert "layer" in sc.convert(model).converted
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_half_precision_and_under_autocast_outputs_are_those_of_the_plain_model(kind, dtype):
+    plain, x = Reader(layer_of(kind)), sequences()
+    model = copy.deepcopy(plain)
+    sc.convert(model)
+    with torch.autocast("cpu", dtype=dtype):
+        assert model(x).dtype == dtype
+        assert torch.equal(model(x), plain(x))
+    assert torch.equal(model.to(dtype)(x.to(dtype)), plain.to(dtype)(x.to(dtype)))
+    assert model.layer.slope_l0.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_sequences_in_a_forward_that_cannot_be_traced(kind):
+    model = Packed(kind)
+    report = unchanged(model, torch.randn(BATCH, STEPS, FEATURES))
+    assert report.converted == ("layer", "head.1")
+    assert why(report, "layer") == GATES
+    assert [name for name, _ in report.unseen] == [""]
+
+
+@pytest.mark.parametrize("read", [lambda y, x: y, lambda y, x: torch.sigmoid(y) * x, lambda y, x: torch.zeros(1)])
+def test_wherever_its_result_goes_for_its_range_stays(read):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(FEATURES, FEATURES)
+
+        def forward(self, x):
+            return read(self.layer(x)[0], x) + 0 * x.sum()
+
+    model = Net()
+    sc.convert(model)
+    assert type(model.layer) is CoreGRU
+
+
+def test_a_layer_that_no_traced_way_runs_is_converted():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = layer_of(), nn.Linear(FEATURES, 1)
+
+        def forward(self, x, recurrent=None):
+            return self.head(x) if recurrent is None else self.layer(x)[0]
+
+    model = Net()
+    assert unchanged(model, sequences()).converted == ("layer",)
+
+
+def test_the_report_has_recurrent_layers_among_the_activations():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnns = nn.ModuleList([nn.LSTM(3, 4), nn.LSTM(4, 4), nn.RNN(4, 4, nonlinearity="relu")])
+            self.cell, self.act, self.out = nn.GRUCell(4, 4), nn.Tanh(), nn.Linear(4, 1)
+
+        def forward(self, x):
+            for layer in self.rnns:
+                x, _ = layer(x)
+            return self.out(self.act(self.cell(x[-1])))
+
+    model = Net()
+    assert str(unchanged(model, sequences())) == (
+        "converted 3 of 5 activations\n"
+        "  converted  rnns.0, rnns.1  LSTM     a slope for every gate row\n"
+        "  converted  act             Tanh     hidden; one slope, for its number of features is not known\n"
+        "  left       rnns.2          RNN      an nn.RNN with relu has no sigmoids, and its outputs no bound: it "
+        "cannot be made of cores\n"
+        "  left       cell            GRUCell  a cell does not see its sequence; use nn.RNN, nn.LSTM or nn.GRU, which "
+        "run over it"
+    )
+
+
+# --- what is left ----------------------------------------------------------------------------------------------------
+
+
+class OwnLSTM(nn.LSTM):
+    pass
+
+
+def with_forward_of_its_own():
+    layer = layer_of()
+    layer.forward = layer.forward
+    return layer
+
+
+def quantized():
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(layer_of()), {nn.LSTM}, dtype=torch.qint8)[0]
+
+
+LEFT = {
+    "relu": (lambda: layer_of(nn.RNN, nonlinearity="relu"), "relu has no sigmoids"),
+    "subclass": (lambda: OwnLSTM(FEATURES, HIDDEN), "its forward need not be that of its base class"),
+    "parametrized": (
+        lambda: nn.utils.parametrizations.weight_norm(layer_of(), "weight_hh_l0"),
+        "take off parametrizations",
+    ),
+    "weight norm": (
+        lambda: nn.utils.weight_norm(layer_of(), "weight_hh_l0"),
+        r"computed from other parameters .*; take that off first",
+    ),
+    "pruned": (
+        lambda: prune.random_unstructured(layer_of(), "weight_ih_l0", 0.5),
+        "computed from other parameters",
+    ),
+    "own forward": (with_forward_of_its_own, "its forward was set on the instance; convert first"),
+    "quantized": (quantized, "its weights are quantized"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # some of these are deprecated, and still in use
+@pytest.mark.parametrize("case", LEFT)
+def test_what_cannot_be_converted_is_left_with_the_reason_that_converted_gives(case):
+    make, reason = LEFT[case]
+    model = nn.Sequential(make())
+    layer = model[0]
+    report = sc.convert(model)
+    assert report.converted == ()
+    assert model[0] is layer
+    with pytest.raises((TypeError, ValueError), match=reason) as error:
+        sc.recurrent.converted(layer)
+    assert why(report, "0") in str(error.value)
+    with pytest.raises(ValueError, match=r"include: '0' \(.*\) ") as error:
+        sc.convert(model, include="0")
+    assert why(report, "0") in str(error.value)
+    assert model[0] is layer
+
+
+def test_a_cell_is_left_with_the_reason():
+    model = nn.Sequential(nn.LSTMCell(3, 4))
+    assert "a cell does not see its sequence" in why(sc.convert(model), "0")
+    assert type(model[0]) is nn.LSTMCell
+
+
+def test_a_layer_that_is_the_model_is_left_with_the_remedy():
+    layer = layer_of()
+    assert why(sc.convert(layer), "") == ("it is the model itself: use sigmoidcore.nn.converted(model) in its place")
+    assert type(layer) is nn.LSTM
+
+
+def test_a_layer_that_is_called_from_a_plain_list_is_left_with_the_remedy():
+    class Net(nn.Module):
+        def __init__(self, by_list):
+            super().__init__()
+            self.layer, self.by_list = layer_of(), by_list
+            self.layers = [self.layer]
+
+        def forward(self, x):
+            return (self.layers[0] if self.by_list else self.layer)(x)[0]
+
+    model = Net(True)
+    report = unchanged(model, sequences())
+    assert "nn.ModuleList" in why(report, "layer")
+    assert type(model.layer) is nn.LSTM
+    model = Net(False)
+    assert unchanged(model, sequences()).converted == ("layer",)
+    assert type(model.layer) is CoreLSTM
+
+
+# --- several places --------------------------------------------------------------------------------------------------
+
+
+class Twins(nn.Module):
+    """One layer reads two sequences, or its own outputs, as many times as it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.other = nn.LSTM(FEATURES, FEATURES), nn.GRU(FEATURES, FEATURES)
+        self.again = self.encoder
+
+    def forward(self, x):
+        return self.other(self.encoder(x)[0] - self.again(-x)[0])[0]
+
+
+def test_a_layer_in_several_places_is_left_so_that_the_rest_can_be_calibrated():
+    model = Twins()
+    report = unchanged(model, sequences())
+    assert report.converted == ("other",)
+    assert why(report, "encoder") == (
+        "is used in 2 places; include= makes it one layer for all, which calibrate refuses"
+    )
+    names = sc.calibrate(model, sequences(50, 10)).after.names
+    assert names == tuple(f"other[{t}]" for t in range(10))
+
+
+def test_asked_for_it_is_one_layer_under_all_its_names():
+    model = Twins()
+    report = unchanged(model, sequences(), include="again")
+    assert report.converted == ("encoder", "other")
+    assert why(report, "encoder") == "asked for; 1 layer for 2 places, calibrate needs one for each"
+    assert type(model.encoder) is CoreLSTM
+    assert model.again is model.encoder
+    with pytest.raises(ValueError, match=r"core 'encoder\[0\]' runs 2 times a forward pass: .*exclude="):
+        sc.calibrate(model, sequences())
+
+
+def test_a_layer_that_one_forward_calls_in_a_loop_is_left():
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(FEATURES, FEATURES)
+
+        def forward(self, x):
+            for _ in range(3):
+                x, _ = self.layer(x)
+            return x
+
+    model, x = Decoder(), sequences()
+    before = model(x)
+    assert why(sc.convert(model), "layer").startswith("is used in 3 places")
+    assert sc.convert(model, include=nn.GRU).converted == ("layer",)
+    assert list(model._modules) == ["layer"]
+    assert torch.equal(model(x), before)
+
+
+def test_two_names_for_one_place_are_no_two_places():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([layer_of()])
+            self.first = self.layers[0]
+
+        def forward(self, x):
+            return self.first(x)[0]
+
+    model = Net()
+    assert unchanged(model, sequences()).converted == ("layers.0",)
+    assert model.first is model.layers[0]
+    assert type(model.first) is CoreLSTM
+
+
+# --- include and exclude ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "converted"),
+    [
+        ({}, ("tanh", "act", "layer")),
+        ({"exclude": "layer"}, ("tanh", "act")),
+        ({"exclude": "la*"}, ("tanh", "act")),
+        ({"exclude": nn.LSTM}, ("tanh", "act")),
+        ({"exclude": nn.RNNBase}, ("tanh", "act")),
+        ({"exclude": Reader}, ()),
+        ({"exclude": [nn.Sigmoid, "tanh"]}, ("layer",)),
+        ({"include": "layer"}, ("tanh", "act", "layer")),
+        ({"include": nn.LSTM, "exclude": nn.Sigmoid}, ("tanh", "layer")),
+    ],
+)
+def test_names_patterns_and_types_choose(options, converted):
+    model = Reader(layer_of())
+    assert unchanged(model, sequences(), **options).converted == converted
+    assert isinstance(model.layer, RecurrentCores) is ("layer" in converted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exclude": "lajer"}, "no activation is named 'lajer'; did you mean 'layer'"),
+        ({"exclude": nn.GRU}, "the model has no activation that is a GRU or inside one"),
+        ({"include": "layer", "exclude": nn.LSTM}, "layer is in include and in exclude"),
+        ({"nearest": "layer"}, "nearest: 'layer' is a LSTM; only Hardsigmoid, Hardtanh, Softsign"),
+    ],
+)
+def test_what_stands_for_nothing_is_an_error_and_the_model_is_as_it_was(options, message):
+    model = Reader(layer_of())
+    before = dict(model.named_modules())
+    with pytest.raises(ValueError, match=message):
+        sc.convert(model, **options)
+    assert dict(model.named_modules()) == before
+
+
+def test_an_error_half_way_leaves_the_model_as_it_was(monkeypatch):
+    model = nn.ModuleDict({"first": Reader(layer_of()), "second": Reader(layer_of(nn.GRU))})
+    before = [(m, dict(m.__dict__), dict(m._modules), dict(m._buffers)) for m in model.modules()]
+
+    def breaks(self):
+        raise MemoryError("no room for another slope")
+
+    monkeypatch.setattr(CoreGRU, "_add_cores", breaks)
+    with pytest.raises(MemoryError):
+        sc.convert(model)
+    assert [(m, dict(m.__dict__), dict(m._modules), dict(m._buffers)) for m in model.modules()] == before
+    monkeypatch.undo()
+    assert len(sc.convert(model).converted) == 6
+
+
+# --- living with it --------------------------------------------------------------------------------------------------
+
+
+def test_converting_twice_changes_nothing_more():
+    model, x = Reader(layer_of()), sequences(50)
+    sc.convert(model)
+    sc.calibrate(model, x)
+    layer, before = model.layer, model(x)
+    for options in ({}, {"include": "layer"}, {"include": nn.LSTM}):
+        report = sc.convert(model, **options)
+        assert report.converted == report.unseen == ()
+        assert why(report, "layer") == "is a core already"
+        assert model.layer is layer
+        assert torch.equal(model(x), before)
+
+
+def test_an_optimizer_made_before_trains_it():
+    model, x = Reader(layer_of()), sequences()
+    plain = copy.deepcopy(model)
+    optimizers = [torch.optim.Adam(m.parameters(), 0.01, fused=True) for m in (plain, model)]
+    sc.convert(model)
+    for _ in range(5):
+        for network, optimizer in zip((plain, model), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(x).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(plain.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(plain(x), model(x))
+
+
+def test_hooks_modes_and_frozen_weights_stay():
+    model = Reader(layer_of()).train()
+    model.layer.eval()
+    model.layer.weight_hh_l0.requires_grad_(False)
+    seen = []
+    handle = model.layer.register_forward_hook(lambda m, a, y: seen.append(type(m)))
+    sc.convert(model)
+    model(sequences())
+    assert seen == [CoreLSTM]
+    handle.remove()
+    model(sequences())
+    assert len(seen) == 1
+    assert not model.layer.training
+    assert model.training
+    assert not model.layer.weight_hh_l0.requires_grad
+
+
+def test_on_the_meta_device_and_materialised_from_a_plain_state_dict():
+    plain, x = Reader(layer_of()), sequences()
+    model = copy.deepcopy(plain).to("meta")
+    sc.convert(model)
+    assert model.layer.slope_l0.is_meta
+    model.to_empty(device="cpu").load_state_dict(plain.state_dict(), strict=True)
+    assert torch.equal(model(x), plain(x))
+
+
+def test_checkpoints_load_strictly_and_differ_in_slopes_and_shifts_only():
+    plain, model, other, x = Reader(layer_of()), Reader(layer_of()), Reader(layer_of()), sequences(50)
+    sc.convert(model)
+    sc.convert(other)
+    sc.calibrate(model, x)
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(other(x), model(x))
+    parameters = {k: v for k, v in model.state_dict().items() if "slope" not in k and "shift" not in k}
+    plain.load_state_dict(parameters, strict=True)
+    model.load_state_dict(plain.state_dict(), strict=True)
+    assert torch.equal(model(x), plain(x))
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_copies_are_equal_and_their_own(copied):
+    model, x = Reader(layer_of(num_layers=2)), sequences(50)
+    sc.convert(model)
+    sc.calibrate(model, x)
+    twin, before = copied(model), model(x)
+    assert torch.equal(twin(x), before)
+    twin.layer.slope_l0.mul_(2)
+    with torch.no_grad():
+        twin.layer.weight_hh_l1.zero_()
+    assert not torch.equal(twin(x), before)
+    assert torch.equal(model(x), before)
+    assert sc.convert(twin).converted == ()
+
+
+class Sizes(nn.Module):
+    """Reads sizes of its layer, in a forward that is written anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = layer_of(nn.GRU), nn.Linear(HIDDEN, 2)
+
+    def forward(self, x):
+        state = x.new_zeros(self.layer.num_layers, x.shape[1], self.layer.hidden_size)
+        return self.head(torch.tanh(self.layer(x, state)[0][-1]))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_forward_that_reads_sizes_of_the_layer_reads_those_of_the_one_that_is_there(at_once):
+    model = Sizes()
+    if not at_once:
+        unchanged(model, sequences(), exclude=nn.GRU)
+    unchanged(model, sequences())
+    held = {id(owner) for owner, _, _ in model.forward.fixed}
+    assert id(model.layer) in held
+    assert held <= {id(module) for module in model.modules()}
+    model.layer.hidden_size = 99
+    with pytest.raises(RuntimeError, match=r"CoreGRU\.hidden_size is 99"):
+        model(sequences())
+
+
+def test_a_model_that_was_compiled_before_runs_with_its_cores_and_compiles_no_more_when_slopes_move():
+    model, x, counter = Reader(layer_of()).eval(), sequences(), CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    before = compiled(x)
+    sc.convert(model)
+    torch.testing.assert_close(compiled(x), before, rtol=0, atol=1e-6)
+    frames = counter.frame_count
+    assert frames > 0  # what is before and behind the layer
+    for _ in range(2):
+        model.layer.slope_l0.mul_(1.5)
+        assert float((compiled(x) - before).detach().abs().max()) > 1e-4
+        torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-6)
+    assert counter.frame_count == frames
+
+
+def test_a_layer_that_was_compiled_by_itself_does_not_run_its_plain_code_again():
+    model, x = Reader(layer_of()), sequences()
+    model.layer.compile(backend="eager")
+    before = model(x)
+    sc.convert(model)
+    assert torch.equal(model(x), before)
+    model.layer.slope_l0.mul_(2)
+    assert not torch.equal(model(x), before)
+
+
+# --- the other verbs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_converted_prepared_trained_and_folded_it_is_the_plain_model_again(kind, options):
+    plain = Reader(layer_of(kind, **options)).double()
+    model, x = copy.deepcopy(plain), sequences(40, 12, torch.float64)
+    targets = (x[0, :, 0] > 0).long()
+    sc.convert(model)
+    report = sc.prepare(model, x)
+    assert {name.partition("[")[0] for name in report.after.names} == {"act", "layer", "tanh"}
+    assert report.after.spread < report.before.spread
+    assert sc.gradient_profile(model, x).spread == pytest.approx(report.after.spread)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    folded = sc.fold(model)
+    assert type(folded.layer) is kind
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
+    plain.load_state_dict(folded.state_dict(), strict=True)
+    torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calibrated_the_gradient_is_level_through_time(kind):
+    model, x = Reader(kind(FEATURES, 48)), torch.randn(40, 100, FEATURES)
+    sc.convert(model)
+    weights = [p.clone() for p in model.parameters()]
+    report = sc.calibrate(model, x)
+    assert report.before.spread > 1e3
+    steps = [i for i, name in enumerate(report.after.names) if name.startswith("layer")]
+    assert sc.Profile((), report.after.sizes[steps]).spread < 4
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+
+
+def test_the_equalizer_watches_the_cores_and_leaves_the_recurrent_layer_alone():
+    model, x = Reader(layer_of()), sequences(50)
+    sc.convert(model)
+    sc.calibrate(model, x)
+    with torch.no_grad():
+        model.before.bias.add_(50.0)  # the first core saturates
+    slopes, shift = model.layer.slope_l0.clone(), model.act.shift.clone()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with sc.Equalizer(model, optimizer, every=1) as equalizer:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert len(equalizer.history) == 3
+    assert all(len(sample.log_sizes) == 2 for sample in equalizer.history)
+    assert sum(sample.neurons for sample in equalizer.history) > 0
+    assert not torch.equal(model.act.shift, shift)
+    assert torch.equal(model.layer.slope_l0, slopes)
+    only = nn.Sequential(layer_of())
+    sc.convert(only)
+    with pytest.raises(ValueError, match="recurrent cores only"):
+        sc.Equalizer(only, optimizer)
+
+
+def test_folded_a_forward_that_cannot_be_traced_has_the_plain_layer_if_there_are_no_other_cores():
+    model, x = Packed(), torch.randn(40, 40, FEATURES)
+    sc.convert(model, exclude=nn.Tanh)
+    report = sc.calibrate(model, x)
+    assert report.after.spread < report.before.spread
+    folded = sc.fold(model)
+    assert type(folded.layer) is nn.LSTM
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-5)
+    Packed().load_state_dict(folded.state_dict(), strict=True)
+
+
+def test_of_a_forward_that_cannot_be_traced_fold_names_recurrent_layers_among_the_parts():
+    model, x = Packed(), torch.randn(40, 40, FEATURES)
+    sc.convert(model)
+    sc.calibrate(model, x)
+    with pytest.raises(UntraceableError, match="its parts 'layer', 'head' can be folded by themselves"):
+        sc.fold(model)
+    before = model(x)
+    for part in ("layer", "head"):
+        model.set_submodule(part, sc.fold(model.get_submodule(part)))
+    assert not any(type(m).__module__.startswith("sigmoidcore") for m in model.modules())
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-5)
+
+
+def test_of_a_forward_that_cannot_be_traced_a_part_that_can_is_folded_with_its_recurrent_layer():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reader = Reader(layer_of())
+
+        def forward(self, x):
+            return self.reader(x if x.sum() > 0 else -x)
+
+    model = Net()
+    sc.convert(model)
+    with pytest.raises(UntraceableError, match="its parts 'reader' can be folded by themselves"):
+        sc.fold(model)
+    assert type(sc.fold(model.reader).layer) is nn.LSTM
+
+
+def test_folded_whoever_holds_the_layer_of_cores_holds_the_plain_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = layer_of(), nn.Linear(HIDDEN, 2)
+            self.also = self.layer
+            self.listed = [self.layer]
+
+        def forward(self, x):
+            return self.head(self.listed[0](x)[0][-1])
+
+    model = Net()
+    model.layer = model.also = sc.recurrent.converted(model.layer)
+    model.listed = [model.layer]
+    model.layer.slope_l0.mul_(1.5)
+    folded, x = sc.fold(model), sequences()
+    assert folded.layer is folded.also is folded.listed[0]
+    assert type(folded.layer) is nn.LSTM
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-6)
+    assert type(model.layer) is CoreLSTM

@@ -1,0 +1,478 @@
+"""What PyTorch users do in training, with an Equalizer attached, checked against gradients by hand."""
+
+import gc
+import math
+from functools import partial
+
+import pytest
+import torch
+from support.copies import COPIES
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
+
+DEPTH = 7
+NEVER = 1e30
+"""A tolerance that no profile exceeds: the layer rule rests."""
+
+
+@pytest.fixture
+def model():
+    network = MLP(8, 16, DEPTH, 3)
+    prepare(network, torch.randn(200, 8))
+    cores(network)[2].slope.mul_(3.0)  # a profile with a shape of its own
+    return network
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(50, 8), torch.randint(0, 3, (50,))
+
+
+def cores(model):
+    return [m for m in model.modules() if isinstance(m, SigmoidCore)]
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(model, before):
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def cross_entropy(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+
+
+def idle(model):
+    return torch.optim.SGD(model.parameters(), lr=0.0)
+
+
+def sampled(model, run, **options):
+    """What the Equalizer sees of one step, whose forward and backward passes are `run(optimizer)`."""
+    optimizer = idle(model)
+    with Equalizer(model, optimizer, tolerance=NEVER, **options) as equalizer:
+        run(optimizer)
+        optimizer.step()
+    model.zero_grad()
+    assert len(equalizer.history) == 1
+    return torch.tensor(equalizer.history[0].log_sizes, dtype=torch.float64)
+
+
+def by_hand(model, loss_fn):
+    """log g_1 ... g_L of `loss_fn(model)`, from the derivatives of the loss by the preactivations."""
+    taps = []
+
+    def keep(_, args):
+        if args[0].requires_grad:
+            taps.append(args[0])
+
+    handles = [core.register_forward_pre_hook(keep) for core in cores(model)]
+    gradients = torch.autograd.grad(loss_fn(model), taps)
+    for handle in handles:
+        handle.remove()
+    assert len(taps) == DEPTH
+    return torch.stack([g.double().square().sum().div(len(g)).sqrt().log() for g in gradients])
+
+
+def assert_close(a, b, atol=1e-5):
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+# --- mixed precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_slopes_stay_float32_outputs_keep_their_dtype_and_the_profile_is_that_of_float32(
+    model, batch, dtype
+):
+    outputs = []
+
+    def forward(_):
+        with torch.autocast("cpu", dtype=dtype):
+            outputs.append(model(batch[0]))
+        nn.functional.cross_entropy(outputs[0].float(), batch[1]).mul(1024).backward()
+
+    seen = sampled(model, forward)
+    assert outputs[0].dtype == dtype
+    assert all(core.slope.dtype == core.shift.dtype == torch.float32 for core in cores(model))
+    assert_close(seen - math.log(1024), by_hand(model, partial(cross_entropy, batch=batch)), atol=0.05)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_a_gradient_scaler_skips_leaves_no_sample_and_moves_nothing(model, batch, fused):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    before = snapshot(model)
+    with Equalizer(model, optimizer, every=1, tolerance=1.01, scaler=scaler) as equalizer:
+        for factor in (math.inf, math.nan, 1.0):
+            assert_same(model, before)
+            assert not equalizer.history
+            optimizer.zero_grad()
+            scaler.scale(cross_entropy(model, batch) * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() == 2.0**10
+    assert [math.isfinite(s.spread) for s in equalizer.history] == [True]
+    assert equalizer.history[0].slopes > 0
+
+
+def test_a_finite_step_that_was_skipped_is_not_joined_with_the_next(model, batch):
+    def skipped(optimizer, set_to_none):
+        cross_entropy(model, (batch[0] * 3, batch[1])).mul(50).backward()
+        optimizer.zero_grad(set_to_none=set_to_none)
+        cross_entropy(model, batch).backward()
+
+    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    for set_to_none in (True, False):
+        assert_close(sampled(model, partial(skipped, set_to_none=set_to_none)), expected)
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+def test_with_its_scaler_the_history_has_the_profile_of_unscaled_and_unclipped_gradients(model, batch, unscale):
+    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    optimizer, scaler = idle(model), torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+    with Equalizer(model, optimizer, every=1, tolerance=NEVER, scaler=scaler) as equalizer:
+        for _ in range(4):
+            optimizer.zero_grad()
+            scaler.scale(cross_entropy(model, batch)).backward()
+            if unscale:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() == 2.0**14
+    assert len(equalizer.history) == 4
+    for sample in equalizer.history:
+        assert_close(torch.tensor(sample.log_sizes, dtype=torch.float64), expected)
+
+
+# --- several passes a step -------------------------------------------------------------------------------------------
+
+
+def test_two_backward_passes_through_one_graph_count_as_their_sum(model, batch):
+    def losses(network):
+        outputs = network(batch[0])
+        return nn.functional.cross_entropy(outputs, batch[1]), -3 * outputs[:, 0].mean()
+
+    def twice(_):
+        first, second = losses(model)
+        first.backward(retain_graph=True)
+        second.backward()
+
+    expected = by_hand(model, lambda network: sum(losses(network)))
+    assert_close(sampled(model, twice), expected)
+    assert (by_hand(model, lambda network: losses(network)[1]) - expected).abs().max() > 0.05
+
+
+def test_gradients_of_accumulated_micro_batches_with_clipping_are_joined(model, batch):
+    def accumulate(_):
+        for rows in torch.arange(50).split(10):
+            (cross_entropy(model, (batch[0][rows], batch[1][rows])) / 5).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+
+    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    # Each micro-batch has a fifth of the samples: the joined size lacks the fifth in its mean, in every layer alike.
+    assert_close(sampled(model, accumulate), expected + math.log(5) / 2)
+
+
+def test_a_closure_is_sampled_by_its_last_backward_pass(model, batch):
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=3)
+    calls = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = cross_entropy(model, batch)
+        loss.backward()
+        calls.append(snapshot(model))
+        return loss
+
+    with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
+        for _ in range(2):
+            optimizer.step(closure)
+    assert [s.step for s in equalizer.history] == [0, 1]
+    assert len(calls) > 2
+    model.load_state_dict(calls[-1])
+    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    assert_close(torch.tensor(equalizer.history[1].log_sizes, dtype=torch.float64), expected)
+
+
+# --- derivatives -----------------------------------------------------------------------------------------------------
+
+
+def residual(model, x):
+    """(u'' - u)^2 with derivatives by `torch.autograd.grad`: what a physics-informed loss does."""
+    x = x.clone().requires_grad_()
+    u = model(x)[:, 0]
+    first = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+    second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
+    return (second.sum(1) - u).square().mean()
+
+
+def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(model, batch):
+    expected = by_hand(model, partial(residual, x=batch[0]))
+    assert_close(sampled(model, lambda _: residual(model, batch[0]).backward()), expected)
+
+
+@pytest.mark.parametrize("by", ["parameters", "inputs"])
+def test_gradients_that_autograd_grad_takes_for_something_else_do_not_count(model, batch, by):
+    x = batch[0].clone().requires_grad_()
+
+    def look_around(_):
+        loss = cross_entropy(model, (x, batch[1]))
+        torch.autograd.grad(100 * loss, list(model.parameters())[:9] if by == "parameters" else x, retain_graph=True)
+        loss.backward()
+
+    assert_close(sampled(model, look_around), by_hand(model, partial(cross_entropy, batch=batch)))
+
+
+def test_a_loss_whose_backward_pass_is_itself_differentiated_counts(model, batch):
+    with pytest.warns(UserWarning, match="create_graph"):
+        seen = sampled(model, lambda _: cross_entropy(model, batch).backward(create_graph=True))
+    assert_close(seen, by_hand(model, partial(cross_entropy, batch=batch)))
+
+
+def test_torch_func_gives_the_derivatives_that_it_gives_without_an_equalizer(model, batch):
+    def derivatives():
+        def u(x):
+            return model(x)[0]
+
+        _, tangents = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
+        return (
+            torch.func.vmap(torch.func.grad(u))(batch[0]),
+            torch.func.vmap(torch.func.hessian(u))(batch[0]),
+            tangents,
+            torch.func.grad(lambda p: torch.func.functional_call(model, p, batch[0]).sum())(
+                dict(model.named_parameters())
+            )["0.weight"],
+        )
+
+    without = derivatives()
+    with Equalizer(model, idle(model)):
+        watched = derivatives()
+    for a, b in zip(without, watched, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_passes_inside_torch_func_do_not_disturb_the_sample_of_the_others(model, batch):
+    def laplacian(network):
+        return torch.func.vmap(torch.func.hessian(lambda x: network(x)[0]))(batch[0]).diagonal(dim1=1, dim2=2).sum(1)
+
+    def loss(network, weight):
+        return weight * laplacian(network).square().mean() + cross_entropy(network, batch)
+
+    seen = sampled(model, lambda _: loss(model, 0.5).backward())
+    assert_close(seen, by_hand(model, partial(cross_entropy, batch=batch)))
+
+
+def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, batch):
+    optimizer = idle(model)
+
+    def step():
+        optimizer.zero_grad()
+        torch.func.vmap(model)(batch[0]).square().mean().backward()
+        optimizer.step()
+
+    with Equalizer(model, optimizer) as equalizer:
+        for _ in range(9):
+            step()
+        with pytest.warns(RuntimeWarning, match="no gradient came back to 7 of 7 cores, the first of them '1'"):
+            step()
+        for _ in range(15):
+            step()
+    assert not equalizer.history
+
+
+# --- activation checkpointing ----------------------------------------------------------------------------------------
+
+
+def in_segments(model, x, use_reentrant):
+    layers = list(model)
+    for start in range(0, len(layers), 4):
+        x = checkpoint(nn.Sequential(*layers[start : start + 4]), x, use_reentrant=use_reentrant)
+    return x
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_forward_pass_recomputed_for_a_checkpoint_does_not_count_twice(model, batch, use_reentrant):
+    x = batch[0].clone().requires_grad_()  # the reentrant kind asks for it
+
+    def run(_):
+        nn.functional.cross_entropy(in_segments(model, x, use_reentrant), batch[1]).backward()
+
+    counts = []
+    look = Equalizer._look
+
+    def count(self, passes, differentiated):
+        counts.extend(len(p) for p in passes.values())
+        return look(self, passes, differentiated)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Equalizer, "_look", count)
+        seen = sampled(model, run)
+    assert counts == [1] * DEPTH
+    assert_close(seen, by_hand(model, partial(cross_entropy, batch=batch)))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_skipped_step_with_checkpoints_is_not_joined_with_the_next(model, batch, use_reentrant):
+    x = batch[0].clone().requires_grad_()
+
+    def run(optimizer):
+        for factor in (math.nan, 1.0):
+            optimizer.zero_grad()
+            (factor * nn.functional.cross_entropy(in_segments(model, x, use_reentrant), batch[1])).backward()
+
+    assert_close(sampled(model, run), by_hand(model, partial(cross_entropy, batch=batch)))
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_made_on_a_sampled_step_computes_the_same_and_is_not_watched(model, batch, copied):
+    optimizer = idle(model)
+    cores(model)[0].register_forward_hook(counting := Counting())
+    with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
+        cross_entropy(model, batch).backward()
+        other = copied(model)
+        assert all("_watchers" not in vars(core) for core in cores(other))
+        assert [type(h) for h in cores(other)[0]._forward_hooks.values()] == [Counting]  # the user's own hooks stay
+        assert torch.equal(other(batch[0]), model(batch[0]))
+        cross_entropy(other, batch).mul(math.nan).backward()
+        optimizer.step()
+    assert [math.isfinite(s.spread) for s in equalizer.history] == [True]
+    assert counting.calls > 0
+    other[1].set_slope(9.0)
+    assert not torch.equal(other[1].slope, model[1].slope)
+
+
+class Counting:
+    """A user's hook that can be pickled."""
+
+    calls = 0
+
+    def __call__(self, *_):
+        self.calls += 1
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_an_average_of_models_has_the_latest_slopes_or_with_use_buffers_their_average(model, batch, use_buffers):
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=use_buffers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    core, expected = cores(model)[2], cores(model)[2].slope.clone()
+    with Equalizer(model, optimizer, every=1, tolerance=1.05) as equalizer:
+        for k in range(4):
+            optimizer.zero_grad()
+            cross_entropy(model, batch).backward()
+            optimizer.step()
+            averaged.update_parameters(model)
+            expected = (expected + core.slope) / 2 if k and use_buffers else core.slope.clone()
+            averaged(batch[0])  # an evaluation of the average leaves no trace
+    assert sum(s.slopes for s in equalizer.history) > 0
+    torch.testing.assert_close(cores(averaged)[2].slope, expected)
+    assert torch.equal(cores(averaged)[2].slope, core.slope) != use_buffers
+
+
+def test_an_equalizer_and_its_model_that_are_dropped_give_the_compiler_its_stance_back(batch):
+    def compiling():
+        return torch.compiler.is_compiling()
+
+    compiled = torch.compile(compiling, backend="eager")
+    network = MLP(8, 4, 2, 3)
+    optimizer = idle(network)
+    equalizer = Equalizer(network, optimizer)
+    assert not compiled()
+    del network, optimizer, equalizer
+    gc.collect()
+    assert compiled()
+
+
+# --- dtypes and devices ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to("cpu", torch.float16)])
+def test_a_model_cast_to_half_precision_trains_with_float32_slopes(model, batch, cast):
+    slopes = [core.slope.clone() for core in cores(model)]
+    model = cast(model)
+    assert all(torch.equal(core.slope, slope) for core, slope in zip(cores(model), slopes, strict=True))
+    dtype = model[0].weight.dtype
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    with Equalizer(model, optimizer, every=1, tolerance=1.1) as equalizer:
+        for _ in range(3):
+            optimizer.zero_grad()
+            cross_entropy(model, (batch[0].to(dtype), batch[1])).backward()
+            optimizer.step()
+    assert all(math.isfinite(s.spread) and s.slopes > 0 for s in equalizer.history)
+    assert all(core.slope.dtype == torch.float32 for core in cores(model))
+    assert not all(torch.equal(core.slope, slope) for core, slope in zip(cores(model), slopes, strict=True))
+
+
+def test_a_model_moved_between_two_steps_is_still_watched(model, batch):
+    optimizer = idle(model)
+    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
+        for dtype in (torch.float32, torch.float64):
+            model.to("cpu", dtype)
+            optimizer.zero_grad()
+            cross_entropy(model, (batch[0].to(dtype), batch[1])).backward()
+            optimizer.step()
+    assert len(equalizer.history) == 2
+    assert cores(model)[0].slope.dtype == torch.float64
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_model_made_on_the_meta_device_gets_its_slopes_from_reset_parameters_and_can_be_prepared(trainable, batch):
+    def build():
+        return MLP(8, 16, 3, 3, activation=lambda n: SigmoidCore(n, alpha=4.0, centered=True, trainable=trainable))
+
+    with torch.device("meta"):
+        model = build()
+    model = model.to_empty(device="cpu")
+    for core in cores(model):
+        core.shift.fill_(math.nan)  # what the memory may hold
+        (core.log_slope if trainable else core.slope).detach().fill_(math.nan)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for core in cores(model):
+        torch.testing.assert_close(core.alpha.detach(), torch.full((16,), 4.0))
+        assert bool((core.shift == 0).all())
+    prepare(model, batch[0])
+    assert gradient_profile(model, *batch, nn.functional.cross_entropy).spread < 1.1
+
+
+def test_reset_parameters_makes_a_core_that_was_moved_what_it_was_at_the_start():
+    core = SigmoidCore(3, alpha=2.5)
+    core.set_slope(7.0)
+    core.set_shift(1.0)
+    address = core.slope.data_ptr()
+    core.reset_parameters()
+    assert core.state_dict().keys() == SigmoidCore(3, alpha=2.5).state_dict().keys()
+    assert core.slope.tolist() == [2.5] * 3
+    assert core.shift.tolist() == [0.0] * 3
+    assert core.slope.data_ptr() == address
+
+
+def test_all_of_it_together_trains(model, batch):
+    optimizer = torch.optim.Adam(depth_scaled_lr(model))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    losses = []
+    with Equalizer(model, optimizer, scaler=scaler) as equalizer:
+        for _ in range(60):
+            optimizer.zero_grad()
+            for rows in torch.arange(50).split(25):
+                with torch.autocast("cpu", dtype=torch.float16):
+                    outputs = in_segments(model, batch[0][rows], use_reentrant=False)
+                scaler.scale(nn.functional.cross_entropy(outputs.float(), batch[1][rows]) / 2).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(cross_entropy(model, batch).item())
+    assert losses[-1] < losses[0] / 2
+    assert len(equalizer.history) > 5
+    assert all(math.isfinite(s.spread) for s in equalizer.history)

@@ -1,0 +1,1257 @@
+"""fold: the copy is plain PyTorch and computes the same; what stays as a constant is where it has to."""
+
+import copy
+import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.folds import (
+    BETWEEN,
+    OFFSET_STAYS,
+    SHAPES,
+    Functional,
+    One,
+    Random,
+    Reusing,
+    Two,
+    assert_computes_the_same,
+    assert_folds,
+    assert_same,
+    core,
+    kept,
+    randomized,
+    unsettled,
+)
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+import sigmoidcore as sc
+from sigmoidcore import RNN, SigmoidCore
+from sigmoidcore.conversion.tracing import UntraceableError
+
+CENTERED = [(True, 1.0), (False, 1.0), (True, 2.0), (False, 3.0)]
+
+
+# --- the identity ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("centered", "scale"), CENTERED)
+def test_a_folded_core_is_the_formula_in_numbers(centered, scale):
+    linear, act = nn.Linear(1, 1).double(), SigmoidCore(1, centered=centered, scale=scale).double()
+    act.set_slope(1.7)
+    act.set_shift(0.4)
+    model = nn.Sequential(linear, act, nn.Linear(1, 1).double())
+    folded = sc.fold(model)
+    for x in (-2.0, 0.3, 5.0):
+        w, b, v, c = (p.item() for p in (linear.weight, linear.bias, model[2].weight, model[2].bias))
+        y = scale * (1 / (1 + math.exp(-1.7 * (w * x + b - 0.4))) - (0.5 if centered else 0.0))
+        assert folded(torch.tensor([[x]], dtype=torch.float64)).item() == pytest.approx(v * y + c, abs=1e-14)
+    assert type(folded[1]) is (nn.Tanh if centered else nn.Sigmoid)
+    assert folded[0].weight.item() == pytest.approx(1.7 * w * (0.5 if centered else 1), abs=1e-15)
+    assert folded[2].weight.item() == pytest.approx(v * scale * (0.5 if centered else 1), abs=1e-15)
+    assert folded[2].bias.item() == c
+
+
+@pytest.mark.parametrize(
+    ("made", "plain"),
+    [
+        (lambda: SigmoidCore(16, alpha=2.0, centered=True, scale=2.0), nn.Tanh),
+        (lambda: SigmoidCore(16), nn.Sigmoid),
+        (lambda: SigmoidCore(), nn.Sigmoid),
+    ],
+)
+def test_what_was_never_calibrated_folds_to_the_plain_model_bit_for_bit(made, plain):
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), made(), nn.BatchNorm1d(16), nn.Linear(16, 16), made())
+    folded = sc.fold(model)
+    assert [type(m) for m in folded] == [nn.Linear, plain, nn.BatchNorm1d, nn.Linear, plain]
+    expected = {k: v for k, v in model.state_dict().items() if "slope" not in k and "shift" not in k}
+    assert list(folded.state_dict()) == list(expected)
+    assert all(torch.equal(v, expected[k]) for k, v in folded.state_dict().items())
+    x = torch.randn(5, 8)
+    assert torch.equal(folded.eval()(x), model.eval()(x))
+
+
+def test_a_model_without_cores_is_copied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    folded = sc.fold(model)
+    assert folded is not model
+    assert all(torch.equal(a, b) for a, b in zip(folded.parameters(), model.parameters(), strict=True))
+
+
+def test_folding_twice_is_folding_once():
+    once = sc.fold(nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), core(4)))
+    twice = sc.fold(once)
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    assert all(torch.equal(v, twice.state_dict()[k]) for k, v in once.state_dict().items())
+
+
+@pytest.mark.parametrize("depth", [1, 30])
+def test_a_prepared_mlp_folds_to_a_sequential_of_linears_and_tanhs(depth):
+    model = sc.MLP(8, 16, depth, 3)
+    sc.prepare(model, torch.randn(100, 8))
+    folded = assert_folds(model, torch.randn(50, 8))
+    assert type(folded) is nn.Sequential
+    assert [type(m) for m in folded] == [nn.Linear, nn.Tanh] * depth + [nn.Linear]
+
+
+# --- layers before a core --------------------------------------------------------------------------------------------
+
+X1, X2, X3 = torch.randn(3, 4, 9), torch.randn(3, 4, 7, 8), torch.randn(2, 4, 5, 6, 5)
+BEFORE = {
+    "linear": (nn.Linear(5, 6), core(6), torch.randn(3, 5)),
+    "linear, sequences": (nn.Linear(5, 6), core(6), torch.randn(3, 6, 5)),
+    "linear, one slope": (nn.Linear(5, 6), core(), torch.randn(3, 5)),
+    "conv1d": (nn.Conv1d(4, 6, 3), core(6, dim=1), X1),
+    "conv1d, from the back": (nn.Conv1d(4, 6, 3), core(6, dim=-2), X1),
+    "conv1d without a batch": (nn.Conv1d(4, 6, 3), core(6, dim=-2), X1[0]),
+    "conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2), core(6, dim=1), X2),
+    "conv2d, groups": (nn.Conv2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
+    "conv2d, one slope": (nn.Conv2d(4, 6, 3), core(), X2),
+    "conv3d": (nn.Conv3d(4, 6, 3, padding="same"), core(6, dim=1), X3),
+    "conv3d, from the back": (nn.Conv3d(4, 6, 3), core(6, dim=-4), X3),
+    "conv3d without a batch": (nn.Conv3d(4, 6, 3), core(6, dim=-4), X3[0]),
+    "transposed 1d, from the back": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=-2), X1),
+    "transposed 2d, from the back": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
+    "transposed 3d, from the back": (nn.ConvTranspose3d(4, 8, 2, groups=4), core(8, dim=-4), X3),
+    "transposed 1d": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=1), X1),
+    "transposed 2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), core(6, dim=1), X2),
+    "transposed 2d, groups": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=1), X2),
+    "transposed 3d, groups": (nn.ConvTranspose3d(4, 8, 2, groups=4), core(8, dim=1), X3),
+    "batch norm": (nn.BatchNorm1d(4), core(4), torch.randn(5, 4)),
+    "batch norm 1d": (nn.BatchNorm1d(4), core(4, dim=1), X1),
+    "batch norm 2d": (nn.BatchNorm2d(4), core(4, dim=1), X2),
+    "batch norm 3d": (nn.BatchNorm3d(4), core(4, dim=-4), X3),
+    "layer norm": (nn.LayerNorm(8), core(8), X2),
+    "layer norm, one slope": (nn.LayerNorm((7, 8)), core(), X2),
+    "layer norm of images": (nn.LayerNorm((7, 8)), core(7, dim=-2), X2),
+    "layer norm without bias": (nn.LayerNorm((7, 8), bias=False), core(7, dim=-2), X2),
+    "group norm": (nn.GroupNorm(2, 4), core(4, dim=1), X2),
+    "instance norm": (nn.InstanceNorm2d(4, affine=True), core(4, dim=1), X2),
+}
+NO_BIAS = {
+    "linear": (nn.Linear(5, 6, bias=False), core(6), torch.randn(3, 5)),
+    "conv2d": (nn.Conv2d(4, 6, 3, bias=False), core(6, dim=1), X2),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, bias=False, groups=2), core(6, dim=1), X2),
+    "one shift": (nn.Conv2d(4, 6, 3, bias=False), core(), X2),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_a_layer_takes_in_slope_and_shift(case):
+    layer, act, x = BEFORE[case]
+    assert_folds(randomized(nn.Sequential(layer, act)), x, stays={"1": ["factor"]})
+
+
+@pytest.mark.parametrize("case", NO_BIAS)
+def test_a_layer_gets_a_bias_for_the_shift(case):
+    layer, act, x = NO_BIAS[case]
+    folded = assert_folds(nn.Sequential(layer, act), x, stays={"1": ["factor"]})
+    assert isinstance(folded[0].bias, nn.Parameter)
+    act.set_shift(0.0)
+    assert sc.fold(nn.Sequential(layer, act))[0].bias is None
+
+
+def test_bilinear_takes_in_slope_and_shift_and_two_factors():
+    def run(net, x, y):
+        return net.out(net.act2(net.bi(net.act0(net.a(x)), net.act1(net.b(y)))))
+
+    model = Two(
+        run,
+        **{"a": nn.Linear(3, 4), "b": nn.Linear(3, 5), "bi": nn.Bilinear(4, 5, 6), "out": nn.Linear(6, 2)},
+        **{"act0": core(4), "act1": core(5, scale=3.0), "act2": core(6)},
+    )
+    assert_folds(model, torch.randn(7, 3), torch.randn(7, 3))
+
+
+def test_a_bilinear_form_of_one_core_with_itself_takes_the_factor_twice():
+    model = One(
+        lambda net, x: net.out(net.bi(*[net.act(net.a(x))] * 2)),
+        **{"a": nn.Linear(3, 4), "act": core(4), "bi": nn.Bilinear(4, 4, 6), "out": nn.Linear(6, 2)},
+    )
+    folded = assert_folds(model, torch.randn(7, 3))
+    assert_same(folded.bi.weight, model.bi.weight / 4, 1e-6)
+
+
+# --- what lies between -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_slope_and_shift_go_through_what_commutes_with_them(case):
+    between, passes = BETWEEN[case]
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), between, core(4, dim=1), nn.Conv2d(4, 2, 2))
+    assert_folds(model, torch.randn(3, 2, 9, 9), stays={} if passes else {"2": ["gain", "shift"]})
+    model[2].set_shift(0.0)
+    assert_folds(model, torch.randn(3, 2, 9, 9))
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_the_factor_goes_through_all_of_them(case):
+    between, _ = BETWEEN[case]
+    assert_folds(
+        nn.Sequential(nn.Conv2d(2, 4, 3), core(4, dim=1), between, nn.Conv2d(4, 2, 2)), torch.randn(3, 2, 9, 9)
+    )
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_the_factor_goes_through_functions_and_methods(case):
+    model = One(
+        lambda net, x: net.out(SHAPES[case](net.act(net.conv(x)))),
+        **{"conv": nn.Conv2d(2, 4, 3, padding=1), "act": core(4, dim=1), "out": nn.Linear(144, 2)},
+    )
+    assert_folds(model, torch.randn(3, 2, 6, 6))
+
+
+@pytest.mark.parametrize("case", [c for c in SHAPES if c not in OFFSET_STAYS])
+def test_one_slope_for_a_layer_goes_back_through_what_only_moves_values(case):
+    model = One(
+        lambda net, x: net.out(net.act(SHAPES[case](net.conv(x)))),
+        **{"conv": nn.Conv2d(2, 4, 3, padding=1), "act": core(), "out": nn.Linear(144, 2)},
+    )
+    # A value that goes two ways to the same core still has one weight.
+    assert_folds(model, torch.randn(3, 2, 6, 6), stays={})
+
+
+def test_slopes_of_features_do_not_go_through_a_reshape():
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), core(28), nn.Linear(28, 2))
+    assert_folds(model, torch.randn(3, 2, 9), stays={"2": ["gain", "shift"]})
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_slopes_along_a_dimension_that_is_not_the_features_stay(dim):
+    model = nn.Sequential(nn.Linear(5, 6), core(6, dim=1), nn.Linear(6, 6))
+    assert_folds(model, torch.randn(3, 6, 5), stays={"1": ["gain", "shift"]})
+    square = nn.Sequential(nn.Conv1d(6, 6, 1), nn.BatchNorm1d(6), core(6, dim=dim), nn.Conv1d(6, 2, 1))
+    assert_folds(randomized(square), torch.randn(3, 6, 6), stays={} if dim == 1 else {"2": ["gain", "shift"]})
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(("centered", "scale"), CENTERED)
+def test_every_padding_of_a_convolution_is_exact(mode, centered, scale):
+    def conv(a, b):
+        return nn.Conv2d(a, b, 3, padding=1, padding_mode=mode)
+
+    act = core(4, dim=1, centered=centered, scale=scale)
+    model = nn.Sequential(conv(2, 4), act, conv(4, 4), core(4, dim=1), conv(4, 3))
+    assert_folds(model, torch.randn(2, 2, 6, 6))
+
+
+# --- who cannot take in, and who must agree --------------------------------------------------------------------------
+
+
+def test_a_core_on_an_input_keeps_slope_and_shift():
+    assert_folds(nn.Sequential(core(4), nn.Linear(4, 2)), torch.randn(3, 4), stays={"0": ["gain", "shift"]})
+
+
+def test_a_core_that_gives_the_output_keeps_its_factor():
+    assert_folds(nn.Sequential(nn.Linear(4, 4), core(4)), torch.randn(3, 4), stays={"1": ["factor"]})
+    assert_folds(nn.Sequential(nn.Linear(4, 4), core(4, centered=False)), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 1, -3])
+def test_a_core_alone_is_exact_and_keeps_everything(dim):
+    assert_same(sc.fold(act := core(4, dim=dim))(x := torch.randn(4, 4, 4)), act(x), 0)
+
+
+def test_a_residual_sum_keeps_the_factor_and_the_layers_take_the_slopes():
+    model = One(
+        lambda net, x: net.out(net.act1(net.b(h := net.act0(net.a(x)))) + h + x),
+        **{"a": nn.Linear(4, 4), "act0": core(4), "b": nn.Linear(4, 4), "act1": core(4), "out": nn.Linear(4, 2)},
+    )
+    assert_folds(model, torch.randn(3, 4), stays={"act0": ["factor"], "act1": ["factor"]})
+
+
+def test_a_sum_of_cores_of_one_scale_passes_the_factor_on():
+    model = One(
+        lambda net, x: net.out(net.act0(net.a(x)) - net.act1(net.b(x))),
+        **{"a": nn.Linear(4, 4), "act0": core(4), "b": nn.Linear(4, 4), "act1": core(4), "out": nn.Linear(4, 2)},
+    )
+    assert_folds(model, torch.randn(3, 4))
+    model.act1.scale = 3.0
+    assert_folds(model, torch.randn(3, 4), stays={"act0": ["factor"], "act1": ["factor"]})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_before_a_core_is_two_layers_that_take_in_one_slope(sign):
+    model = Two(
+        lambda net, x, h: net.out(net.act(net.a(x) + net.b(h) if sign > 0 else net.a(x) - net.b(h))),
+        **{"a": nn.Linear(4, 5), "b": nn.Linear(3, 5), "act": core(5), "out": nn.Linear(5, 2)},
+    )
+    assert_folds(model, torch.randn(6, 4), torch.randn(6, 3))
+
+
+def test_a_sum_of_different_numbers_of_dimensions_keeps_the_slope():
+    model = Two(
+        lambda net, x, y: net.b(net.act(net.a(x) + net.c(y))),
+        **{"a": nn.Conv2d(2, 4, 1), "c": nn.Conv1d(2, 4, 1), "act": core(4, dim=1), "b": nn.Conv2d(4, 2, 1)},
+    )
+    assert_folds(model, torch.randn(3, 2, 4, 4), torch.randn(4, 2, 4), stays={"act": ["gain", "shift"]})
+
+
+def test_a_value_added_to_itself_before_a_core_keeps_the_slope():
+    model = One(lambda net, x: net.b(net.act((h := net.a(x)) + h)), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["gain", "shift"]})
+
+
+def test_concatenated_branches_pass_one_factor_and_keep_several():
+    def run(net, x):
+        return net.out(torch.cat([net.act0(net.a(x)), F.max_pool2d(net.act1(net.b(x)), 3, 1, 1)], 1))
+
+    modules = {"a": nn.Conv2d(2, 3, 1), "b": nn.Conv2d(2, 4, 3, padding=1), "out": nn.Conv2d(7, 2, 3)}
+    model = One(run, **modules, act0=core(3, dim=1), act1=core(4, dim=1))
+    assert_folds(model, torch.randn(2, 2, 6, 6))
+    model.act1 = core(4, dim=1, centered=False)
+    assert_folds(model, torch.randn(2, 2, 6, 6), stays={"act0": ["factor"]})
+
+
+def test_all_consumers_take_the_factor_in_or_none_does():
+    def run(net, x):
+        h = net.act(net.a(x))
+        return net.b(h), net.c(h).sum(), *([h * x] if net.also else [])
+
+    model = One(run, a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2), c=nn.Linear(4, 3))
+    model.also = False
+    folded = assert_folds(model, torch.randn(3, 4))
+    assert_same(folded.b.weight, model.b.weight / 2, 0)
+    assert_same(folded.c.weight, model.c.weight / 2, 0)
+    model.also = True
+    folded = assert_folds(model, torch.randn(3, 4), stays={"act": ["factor"]})
+    assert torch.equal(folded.b.weight, model.b.weight)
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda net, h: F.linear(h, net.b.weight),
+        lambda net, h: h @ net.b.weight.T,
+        lambda net, h: h * torch.sigmoid(h),
+        lambda net, h: F.layer_norm(h, (4,)),
+        lambda net, h: h + 1,
+        lambda net, h: F.pad(h, (1, 1), value=1.0),
+        lambda net, h: h.relu() * 2,
+    ],
+)
+def test_functional_consumers_keep_the_factor(reads):
+    model = One(lambda net, x: reads(net, net.act(net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 4))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor"]})
+
+
+def test_a_preactivation_that_is_read_elsewhere_keeps_its_layer():
+    model = One(
+        lambda net, x: net.b(net.act(h := net.a(x))) + h,
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4)},
+    )
+    folded = assert_folds(model, torch.randn(3, 4), stays={"act": ["gain", "shift"]})
+    assert torch.equal(folded.a.weight, model.a.weight)
+
+
+def test_asking_for_a_shape_is_no_use_of_a_value():
+    model = One(
+        lambda net, x: net.b(net.act(h := net.a(x)) + torch.zeros_like(h).sum() * h.size(0))[: h.shape[0]],
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4)},
+    )
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor"]})
+    model.run = lambda net, x: net.b(net.act(h := net.a(x)).view(h.size(0), h.shape[1]))
+    assert_folds(model, torch.randn(3, 4))
+
+
+def test_a_norm_behind_a_core_keeps_the_factor_because_of_its_epsilon():
+    for norm in (nn.LayerNorm(4, eps=0.1), nn.BatchNorm1d(4, eps=0.1)):
+        assert_folds(nn.Sequential(nn.Linear(4, 4), core(4), norm), torch.randn(5, 4), stays={"1": ["factor"]})
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers_of_pytorch_take_the_factor_into_their_input_weights(kind):
+    layer = kind(4, 3, num_layers=2, bidirectional=True)
+    model = One(lambda net, x: net.layer(net.act(net.a(x)))[0], a=nn.Linear(4, 4), act=core(4), layer=layer)
+    assert_folds(model, torch.randn(5, 2, 4))
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_recurrent_cells_take_the_factor_into_their_input_weights(kind):
+    model = One(lambda net, x: net.cell(net.act(net.a(x)))[0], a=nn.Linear(4, 4), act=core(4), cell=kind(4, 3))
+    assert_folds(model, torch.randn(5, 4))
+
+
+def test_an_initial_state_of_a_cell_keeps_the_factor():
+    model = Two(
+        lambda net, x, y: net.cell(y, net.act(net.a(x))),
+        **{"a": nn.Linear(4, 3), "act": core(3), "cell": nn.GRUCell(4, 3)},
+    )
+    assert_folds(model, torch.randn(5, 4), torch.randn(5, 4), stays={"act": ["factor"]})
+
+
+# --- sharing ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_core_used_everywhere_goes_into_every_layer():
+    act = core()
+    assert_folds(nn.Sequential(nn.Linear(4, 5), act, nn.Linear(5, 6), act, nn.Linear(6, 2)), torch.randn(3, 4))
+
+
+def test_a_recurrence_unrolled_in_python_shares_its_weights_and_folds():
+    def run(net, x):
+        h = net.act(net.a(x[0]))
+        for step in (1, 2, 3):
+            h = net.act(net.a(x[step]) + net.b(h))
+        return net.out(h)
+
+    model = One(run, a=nn.Linear(4, 5), b=nn.Linear(5, 5, bias=False), act=core(5), out=nn.Linear(5, 2))
+    folded = assert_folds(model, torch.randn(4, 3, 4))
+    assert folded.b.bias is None
+
+
+def test_a_layer_before_two_different_cores_keeps_its_weight():
+    modules = {"a": nn.Linear(4, 4), "act0": core(4), "act1": core(4), "b": nn.Linear(4, 2)}
+    model = One(lambda net, x: net.b(net.act0(net.a(x))) + net.b(net.act1(net.a(x))), **modules)
+    folded = assert_folds(model, torch.randn(3, 4), stays={n: ["gain", "shift"] for n in ("act0", "act1")})
+    assert torch.equal(folded.a.weight, model.a.weight)
+
+
+def test_a_layer_that_reads_a_core_and_an_input_keeps_its_weight():
+    model = One(lambda net, x: net.b(net.act(net.b(x))), b=nn.Linear(4, 4), act=core(4))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor", "gain", "shift"]})
+
+
+def test_tied_weights_stay_tied_and_are_not_touched():
+    tied = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    folded = assert_folds(tied, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"], "3": ["gain", "shift"]})
+    assert folded[2].weight is folded[0].weight
+
+
+def test_two_parameters_that_are_views_of_one_memory_are_untied_in_the_copy():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+    model[2].weight = nn.Parameter(model[0].weight.data.T)
+    folded = sc.fold(model)
+    assert kept(folded) == {}
+    assert_same(folded(x := torch.randn(3, 4)), model(x), 1e-6)
+
+
+def test_an_autoencoder_that_uses_its_weight_twice_keeps_it():
+    model = One(lambda net, x: F.linear(net.act(net.enc(x)), net.enc.weight.t()), enc=nn.Linear(4, 3), act=core(3))
+    assert_folds(model, torch.randn(3, 4), stays={"act": ["factor", "gain", "shift"]})
+
+
+def test_a_weight_that_is_read_through_a_list_is_refused():
+    model = One(lambda net, x: F.linear(net.act(net.a(x)), net.kept[0].t()), a=nn.Linear(4, 4), act=core(4))
+    model.kept = [model.a.weight]
+    with pytest.raises(UntraceableError, match="a parameter that it does not read as an attribute"):
+        sc.fold(model)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_weight_that_is_computed_is_not_touched(norm):
+    x = torch.randn(3, 4)
+    with torch.no_grad():  # the old one leaves a computed weight, which only then can be copied
+        model = nn.Sequential(norm(nn.Linear(4, 4)), core(4), norm(nn.Linear(4, 2))).eval()
+        model(x)
+    folded = sc.fold(model)
+    assert kept(folded) == {"1": ["factor", "gain", "shift"]}
+    assert_same(folded(x), model(x), 1e-6)
+
+
+def test_a_layer_with_a_hook_is_not_touched():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    seen = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    folded = sc.fold(model)
+    assert kept(folded) == {"1": ["gain", "shift"]}
+    x = torch.randn(3, 4)
+    assert_same(folded(x), model(x), 1e-6)
+    assert_same(seen[0], seen[1], 0)
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_what_lies_between_with_a_hook_passes_nothing(place):
+    layers = [nn.Linear(4, 4), nn.Identity(), core(4), nn.Identity(), nn.Linear(4, 2)]
+    model = nn.Sequential(*layers)
+    assert kept(sc.fold(model)) == {}
+    model[place].register_forward_hook(lambda module, args, output: output + 1)
+    folded = sc.fold(model)
+    assert kept(folded) == {"2": ["gain", "shift"] if place == 1 else ["factor"]}
+    assert_same(folded(x := torch.randn(3, 4)), model(x), 1e-6)
+
+
+def test_a_subclass_of_a_layer_is_not_touched():
+    class Other(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
+    model = nn.Sequential(Other(4, 4), core(4), Other(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"]})
+
+
+# --- all ways through a forward --------------------------------------------------------------------------------------
+
+
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 4), core(4), nn.Linear(4, 4)
+        self.c, self.act2 = nn.Linear(4, 4), core(4)
+
+    def forward(self, x, mask=None, early=False):
+        h = self.act(self.a(x))
+        if early:
+            return self.b(h)
+        if mask is not None:
+            h = h * mask
+        h = self.act2(self.c(h))
+        return self.b(h) if self.training else (self.b(h), h)
+
+
+def test_a_branch_that_is_taken_in_one_way_only_counts():
+    model = Optional()
+    folded = sc.fold(model)
+    assert kept(folded) == {"act": ["factor"], "act2": ["factor"]}
+    x, mask = torch.randn(3, 4), torch.rand(3, 4)
+    for training in (True, False):
+        model.train(training), folded.train(training)
+        for given in ({}, {"mask": mask}, {"early": True}):
+            assert_same(folded(x, **given), model(x, **given), 1e-6)
+
+
+class Extra(nn.Module):
+    """Gives its hidden layer, too, when it is asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 4), core(4), nn.Linear(4, 4)
+
+    def hidden(self, x):
+        return self.act(self.a(x))
+
+
+class ExtraInTraining(Extra):
+    def forward(self, x):
+        h = self.hidden(x)
+        return (self.b(h), h) if self.training else self.b(h)
+
+
+class ExtraInEvaluation(Extra):
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.b(h) if self.training else (self.b(h), h)
+
+
+class ExtraByFlag(Extra):
+    def forward(self, x, also=False):
+        h = self.hidden(x)
+        return (self.b(h), h) if also else self.b(h)
+
+
+class ExtraByArgument(Extra):
+    def forward(self, x, other=None):
+        h = self.hidden(x)
+        return self.b(h) if other is None else (self.b(h), h + other)
+
+
+class ExtraWithoutArgument(Extra):
+    def forward(self, x, other=None):
+        h = self.hidden(x)
+        return (self.b(h), h) if other is None else self.b(h) + other
+
+
+@pytest.mark.parametrize("kind", Extra.__subclasses__())
+@pytest.mark.parametrize("training", [True, False])
+def test_every_way_through_a_forward_is_followed_whatever_the_mode_is_now(kind, training):
+    folded = sc.fold(kind().train(training))
+    assert kept(folded) == {"act": ["factor"]}
+    assert folded.training == training
+
+
+def test_a_model_that_keeps_what_it_computed_is_not_disturbed():
+    def run(net, x):
+        net.last = net.a(x)
+        return net.b(net.act(net.last))
+
+    model = One(run, a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    folded = sc.fold(model)
+    assert not hasattr(model, "last")
+    assert not hasattr(folded, "last")
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else self.a(-x)
+
+
+def test_a_module_without_cores_need_not_be_traceable():
+    inner = Branching()
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), inner, core(4), nn.Linear(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"4": ["gain", "shift"]})
+    model = nn.Sequential(inner.a, core(4), inner, nn.Linear(4, 2))  # its layer is also called from outside
+    assert_folds(model, torch.randn(3, 4), stays={"1": ["factor", "gain", "shift"]})
+
+
+def test_an_untraceable_model_is_refused_with_the_parts_that_can_be_folded():
+    class Outer(Branching):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+            self.more = nn.ModuleList([core(4)])
+
+        def forward(self, x):
+            h = self.net(super().forward(x))
+            return self.more[0](h)
+
+    model = Outer()
+    with pytest.raises(UntraceableError, match=r"Outer cannot be traced .*'net', 'more.0' can be folded by themselves"):
+        sc.fold(model)
+    x = torch.randn(3, 4)
+    expected = model(x)
+    for part in ("net", "more.0"):
+        model.set_submodule(part, sc.fold(model.get_submodule(part)))
+    assert_same(model(x), expected, 1e-6)
+    assert all(not isinstance(m, SigmoidCore) for m in model.modules())
+
+
+def test_a_forward_with_too_many_optional_arguments_is_refused():
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = core(4)
+
+        def forward(self, x, a=None, b=None, c=None, d=None, e=None, f=None):
+            return self.act(x)
+
+    with pytest.raises(UntraceableError, match="6 optional arguments, which make 128 ways"):
+        sc.fold(Many())
+
+
+def test_a_forward_that_reads_a_slope_is_refused():
+    model = One(lambda net, x: net.act(net.a(x)) * net.act.slope, a=nn.Linear(4, 4), act=core(4))
+    with pytest.raises(ValueError, match=r"the forward reads 'act\.slope'"):
+        sc.fold(model)
+
+
+def test_a_core_in_a_list_is_refused():
+    model = One(lambda net, x: net.b(net.order[1](net.order[0](x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    model.order = [model.a, model.act]
+    with pytest.raises(ValueError, match=r"an attribute that is not a submodule.*nn\.ModuleList"):
+        sc.fold(model)
+
+
+def test_a_forward_set_on_the_instance_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    model.forward = lambda x: x
+    with pytest.raises(ValueError, match="set on the instance"):
+        sc.fold(model)
+
+
+def test_a_core_with_a_forward_of_its_own_is_refused():
+    class Squared(SigmoidCore):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
+    with pytest.raises(ValueError, match="'1' is a Squared with a forward of its own"):
+        sc.fold(nn.Sequential(nn.Linear(4, 4), Squared(4)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_refused(value):
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    model[1].slope[2] = value
+    with pytest.raises(ValueError, match=rf"the slope of core '1' is {value} in 1 of 4 places"):
+        sc.fold(model)
+    layer = RNN(3, 4)
+    layer.shift[0] = value
+    with pytest.raises(ValueError, match=rf"the shift of RNN '0' is {value} in 1 of 4 places"):
+        sc.fold(layer)
+
+
+def test_a_model_on_the_meta_device_is_refused():
+    with pytest.raises(ValueError, match="the slope of core '1' is on the meta device"):
+        sc.fold(nn.Sequential(nn.Linear(4, 4), core(4)).to("meta"))
+
+
+def test_weights_that_overflow_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), SigmoidCore(4, alpha=1e8)).half()
+    with pytest.raises(ValueError, match=r"the folded weight of '0' does not fit torch\.float16"):
+        sc.fold(model)
+
+
+# --- recurrent layers of cores ---------------------------------------------------------------------------------------
+
+
+def recurrent(batch_first=False, inputs=3, hidden=5):
+    layer = RNN(inputs, hidden, batch_first=batch_first)
+    with torch.no_grad():
+        layer.weight_hh.normal_()
+        layer.bias.normal_()
+        layer.shift.normal_()
+        layer.slope.fill_(2.7)
+    return layer
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_recurrent_layer_becomes_nn_rnn_and_the_next_layer_takes_the_half(batch_first):
+    model = One(lambda net, x: net.out(net.rnn(x)[0][:, -1]), rnn=recurrent(batch_first), out=nn.Linear(5, 2))
+    folded = assert_folds(model, torch.randn(4, 6, 3))
+    assert type(folded.rnn) is nn.RNN
+    assert folded.rnn.batch_first == batch_first
+    assert set(folded.state_dict()) == set(nn.ModuleDict({"rnn": nn.RNN(3, 5), "out": nn.Linear(5, 2)}).state_dict())
+    assert {n for n, p in folded.named_parameters() if not p.requires_grad} == {"rnn.bias_hh_l0"}
+
+
+def test_stacked_recurrent_layers_read_each_other_and_a_core():
+    model = One(
+        lambda net, x: net.out(net.second(net.first(net.act(net.a(x)))[0])[0]),
+        **{"a": nn.Linear(3, 3), "act": core(3), "first": recurrent(), "second": recurrent(inputs=5)},
+        out=nn.Linear(5, 2),
+    )
+    assert_folds(model, torch.randn(4, 6, 3))
+
+
+def test_outputs_and_states_that_leave_the_model_are_halved():
+    model = One(lambda net, x: net.rnn(x), rnn=recurrent())
+    folded = assert_folds(model, torch.randn(4, 6, 3), stays={"rnn": []})
+    assert type(folded.rnn.rnn) is nn.RNN
+
+
+def test_an_initial_state_that_is_given_is_doubled():
+    model = Two(lambda net, x, y: net.out(net.rnn(x, y)[0]), rnn=recurrent(), out=nn.Linear(5, 2))
+    assert_folds(model, torch.randn(4, 6, 3), torch.rand(1, 6, 5) - 0.5, stays={"rnn": []})
+
+
+def test_the_last_state_of_one_layer_starts_another_without_a_constant():
+    model = One(
+        lambda net, x: net.out(net.second(x, net.first(x)[1])[0]),
+        **{"first": recurrent(), "second": recurrent(), "out": nn.Linear(5, 2)},
+    )
+    folded = assert_folds(model, torch.randn(4, 6, 3))
+    assert type(folded.second) is nn.RNN
+
+
+def test_arguments_by_name_keep_their_names():
+    model = Two(lambda net, x, y: net.out(net.rnn(x, state=y)[0]), rnn=recurrent(), out=nn.Linear(5, 2))
+    assert_folds(model, torch.randn(4, 6, 3), torch.rand(1, 6, 5) - 0.5, stays={"rnn": []})
+    model = One(lambda net, x: net.b(net.act(input=net.a(x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
+    assert_folds(model, torch.randn(3, 4), stays={"act": []})
+
+
+def test_a_layer_with_and_without_a_state_is_refused():
+    model = Two(lambda net, x, y: net.rnn(x)[0] + net.rnn(x, y)[0], rnn=recurrent())
+    with pytest.raises(ValueError, match="the RNN 'rnn' runs both with and without an initial state"):
+        sc.fold(model)
+
+
+def test_a_recurrent_layer_alone_is_folded():
+    layer, x = recurrent(), torch.randn(4, 6, 3)
+    assert_same(sc.fold(layer)(x), layer(x), 1e-6)
+
+
+# --- a copy that can be used -----------------------------------------------------------------------------------------
+
+
+def test_a_trained_slope_folds_as_it_is_now():
+    model = nn.Sequential(nn.Linear(4, 5), core(5, trainable=True), nn.Linear(5, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    x = torch.randn(3, 4)
+    before = sc.fold(model)(x)
+    model(x).sum().backward()
+    optimizer.step()
+    assert_folds(model, x)
+    assert not torch.allclose(sc.fold(model)(x), before, atol=1e-3)
+
+
+def test_gradients_flow_and_are_those_of_the_weights_that_were_folded():
+    model = nn.Sequential(nn.Linear(4, 5), core(5), nn.Linear(5, 2)).double()
+    folded = sc.fold(model)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    for net in (model, folded):
+        net(x).square().sum().backward()
+    gain = model[1].slope[:, None] / 2  # W' = gain W, so dL/dW = gain dL/dW'
+    assert_same(model[0].weight.grad, gain * folded[0].weight.grad, 1e-12)
+    assert_same(model[2].weight.grad, folded[2].weight.grad / 2, 1e-12)
+
+
+def test_a_folded_model_can_be_trained_further():
+    model = sc.fold(nn.Sequential(nn.Linear(4, 16), core(16), nn.Linear(16, 1)))
+    x = torch.randn(64, 4)
+    y = torch.sin(x.sum(1, keepdim=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_requires_a_gradient_does_so_in_the_copy_and_no_gradient_is_copied():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 2))
+    model[0].weight.requires_grad_(False)
+    model(torch.randn(3, 4)).sum().backward()
+    folded = sc.fold(model)
+    flags = {name: p.requires_grad for name, p in folded.named_parameters()}
+    assert {name for name, flag in flags.items() if not flag} == {"0.weight", "0.bias"}
+    assert all(p.grad is None for p in folded.parameters())
+    assert model[2].weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dtype):
+    wide = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.Linear(5, 2))
+    model = copy.deepcopy(wide).to(dtype)
+    folded = sc.fold(model)
+    x = torch.randn(64, 4).to(dtype)
+    assert {p.dtype for p in folded.parameters()} == {dtype}
+    assert folded(x).dtype == dtype
+    exact = wide(x.float())
+    error, own = ((net(x).float() - exact).abs().max().item() for net in (folded, model))
+    assert error < 3 * own + 1e-3
+
+
+def test_autocast_gives_the_same_dtype_as_before():
+    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5))
+    x = torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = model(x), sc.fold(model)(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert_same(found.float(), expected.float(), 2e-2)
+
+
+def test_the_checkpoint_of_a_plain_model_goes_into_a_model_of_cores_and_back_through_fold():
+    def network(make):
+        return nn.Sequential(nn.Linear(4, 8), make(8), nn.Linear(8, 8), make(8), nn.Linear(8, 2))
+
+    plain = network(lambda n: nn.Tanh())
+    cores = network(lambda n: SigmoidCore(n, alpha=2.0, centered=True, scale=2.0))
+    cores.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.randn(50, 4)
+    assert torch.equal(cores(x), plain(x))
+    sc.calibrate(cores, x)
+    assert not torch.allclose(cores(x), plain(x), atol=1e-3)
+    plain.load_state_dict(sc.fold(cores).state_dict(), strict=True)
+    assert_same(plain(x), cores(x), 1e-5)
+
+
+def test_a_checkpoint_with_a_constant_that_stayed_does_not_go_into_the_plain_model():
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*1\.factor"):
+        nn.Sequential(nn.Linear(4, 4), nn.Tanh()).load_state_dict(sc.fold(model).state_dict(), strict=True)
+
+
+def test_the_random_generator_is_not_used():
+    model = nn.Sequential(nn.Linear(3, 3), core(3), nn.Linear(3, 3), recurrent())
+    state = torch.get_rng_state()
+    sc.fold(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_folded_model_is_copied_and_pickled_with_its_constants():
+    model = One(_residual, a=nn.Linear(4, 4), act=core(4), out=nn.Linear(4, 2))
+    x = torch.randn(3, 4)
+    folded = sc.fold(model)
+    for again in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        assert torch.equal(again(x), folded(x))
+
+
+def _residual(net, x):
+    return net.out(net.act(net.a(x)) + x)
+
+
+def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
+    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.LayerNorm(5), sc.MLP(5, 6, 3, 2), core(2))
+    rnn = nn.Sequential(recurrent())
+    x, sequences = torch.randn(3, 4), torch.randn(4, 6, 3)
+    folded = sc.fold(model)
+    torch.save((folded, x, folded(x), sc.fold(rnn), sequences, rnn(sequences)), tmp_path / "model.pt")
+    code = (
+        "import sys, torch\n"
+        "sys.modules['sigmoidcore'] = None\n"
+        "model, x, y, rnn, s, r = torch.load(sys.argv[1], weights_only=False)\n"
+        "assert torch.equal(model(x), y)\n"
+        "torch.testing.assert_close(rnn(s), r)\n"
+        "print('same', sorted(m for m in sys.modules if m.startswith('sigmoidcore')))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.pt")], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "same ['sigmoidcore']"
+
+
+# --- models that were converted ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dims", "kind"), [(d, k) for d in (1, 2, 3) for k in ("Conv", "ConvTranspose")])
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_convolution_takes_in_the_slopes_of_a_converted_activation_with_and_without_a_batch(dims, kind, batch):
+    conv, pool = getattr(nn, f"{kind}{dims}d"), getattr(nn, f"AvgPool{dims}d")
+    model = nn.Sequential(conv(2, 6, 3), nn.Tanh(), conv(6, 4, 1), pool(2), nn.Sigmoid(), conv(4, 1, 1))
+    x = torch.randn(3, 2, *[7] * dims)
+    sc.convert(model)
+    assert (model[1].dim, model[4].num_features) == (-1 - dims, 4)
+    assert_folds(unsettled(model), x if batch else x[0])
+
+
+@pytest.mark.parametrize("made", [Functional, Reusing, lambda: nn.Sequential(Functional(), nn.Tanh(), nn.Linear(2, 1))])
+def test_a_converted_model_folds_to_the_plain_one_with_the_forward_of_its_class(made):
+    plain = made()
+    model = copy.deepcopy(plain)
+    report = sc.convert(model, include="act" if isinstance(plain, Reusing) else None)
+    assert len(report.converted) >= 2
+    x = torch.randn(9, 4)
+    for settle in (lambda m: m, unsettled):
+        folded = assert_folds(settle(model).float(), x)
+        assert all("forward" not in m.__dict__ for m in folded.modules())
+        assert [type(m) for m in folded.modules()] == [type(m) for m in plain.modules()]
+        plain.load_state_dict(folded.state_dict(), strict=True)
+        assert torch.equal(plain.eval()(x), folded.eval()(x))
+        assert_same(plain(x), model.eval()(x), 1e-5)
+
+
+def test_a_model_that_was_converted_twice_folds_to_the_forward_of_its_class():
+    class Both(Reusing):
+        def forward(self, x):
+            return super().forward(torch.tanh(self.a(x))[:, :4])
+
+    plain = Both()
+    model = copy.deepcopy(plain)
+    assert sc.convert(model).converted == ("tanh",)
+    assert sc.convert(model, include="act").converted == ("act", "act_1")
+    model.act_1.set_slope(3.0)  # the other two share the layer before them
+    folded = assert_folds(model, x := torch.randn(9, 4))
+    assert [name for name, _ in folded.named_modules()] == [name for name, _ in plain.named_modules()]
+    assert_same(folded.eval()(x), model.eval()(x), 1e-5)
+
+
+def test_a_converted_model_that_is_folded_is_pickled_without_sigmoidcore():
+    model, x = Functional(), torch.randn(9, 4)
+    sc.convert(model)
+    folded = sc.fold(unsettled(model).eval())
+    pickled = pickle.dumps(folded)
+    assert b"sigmoidcore" not in pickled
+    assert torch.equal(pickle.loads(pickled)(x), folded(x))
+
+
+class Skipping(Functional):
+    """What the tanh reads is read by the sum, too, so slope and shift stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate, self.unread = 0.3, nn.Linear(2, 2)
+        self.register_buffer("offset", torch.ones(8), persistent=False)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.d(F.dropout(torch.tanh(h), self.rate, self.training) + h + self.offset)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward(whole):
+    model = Skipping() if whole else nn.Sequential(Skipping(), nn.Tanh(), nn.Linear(2, 1))
+    sc.convert(model)
+    assert not kept(sc.fold(model))
+    unsettled(model).eval()
+    folded, x = sc.fold(model), torch.randn(9, 4)
+    part = folded if whole else folded[0]
+    assert isinstance(part, fx.GraphModule)
+    assert sorted(dict(part.tanh.named_buffers())) == ["gain", "shift"]
+    assert dict(folded.named_parameters()).keys() == dict(model.named_parameters()).keys()
+    assert not part.training
+    again = pickle.loads(pickle.dumps(folded))
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+    for plain in (folded, copy.deepcopy(folded), again):
+        assert all(not type(m).__module__.startswith("sigmoidcore") for m in plain.modules())
+        for training in (False, True, False):
+            torch.manual_seed(2)
+            expected = model.train(training)(x)
+            torch.manual_seed(2)
+            assert_same(plain.train(training)(x), expected, 1e-5)
+    assert not torch.equal(again.train()(x), again(x))
+    exact = model.double().eval()
+    assert_same(sc.fold(exact)(x.double()), exact(x.double()), 1e-12)
+
+
+def test_one_block_in_two_places_becomes_one_graph_module_with_its_hooks():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.a(x)
+            return torch.tanh(h) + h
+
+    block, seen = Block(), []
+    model = nn.Sequential(block, nn.Sequential(block), nn.Linear(4, 1))
+    sc.convert(model, include="0.tanh")
+    block.register_forward_hook(lambda module, args, result: seen.append(1))
+    folded = sc.fold(unsettled(model))
+    seen.clear()
+    x = torch.randn(5, 4)
+    assert_same(folded(x), model(x), 1e-5)
+    assert len(seen) == 4
+    assert isinstance(folded[0], fx.GraphModule)
+    assert folded[0] is folded[1][0]
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (lambda net, y: F.batch_norm(y, net.mean, net.var, training=net.training), "reads 'training' for something"),
+        (lambda net, y: F.dropout(y, 0.5, training=net.a.training), "reads 'training' for something"),
+        (lambda net, y: F.dropout(y, net.rate * 2, training=net.training), "computes the rate of a dropout"),
+    ],
+)
+def test_where_a_constant_stays_and_the_mode_cannot_be_read_it_is_refused(run, reason):
+    class Mode(Skipping):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(8))
+            self.register_buffer("var", torch.ones(8))
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.d(run(self, torch.tanh(h) + h))
+
+    model = nn.Sequential(Mode())
+    assert sc.convert(model).converted == ("0.tanh",)
+    assert type(sc.fold(model)[0]) is Mode
+    with pytest.raises(ValueError, match=rf"stays in the forward of '0' \(Mode\).*{reason}.*nn\.Tanh\(\)"):
+        sc.fold(unsettled(model))
+
+
+def test_a_core_that_was_put_in_place_of_that_of_a_call_is_no_such_call():
+    model = Functional()
+    sc.convert(model)
+    model.tanh = SigmoidCore(8)
+    folded, x = sc.fold(model.eval()), torch.randn(5, 4)
+    assert isinstance(folded, fx.GraphModule)
+    assert_same(folded(x), model(x), 1e-6)
+
+
+def test_a_converted_model_that_was_changed_so_that_it_does_not_run_is_not_folded():
+    class Net(Functional):
+        transform = None
+
+        def __init__(self):
+            super().__init__()
+            self.transform = None
+
+        def forward(self, x):
+            return super().forward(x if self.transform is None else self.transform(x))
+
+    model = Net()
+    sc.convert(model)
+    model.transform = torch.neg
+    with pytest.raises(RuntimeError, match=r"Net\.transform is .*set it before convert"):
+        sc.fold(model)
+
+
+# --- networks that nobody thought of ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks_compute_the_same(seed):
+    model = randomized(Random(seed)).double()
+    x = torch.randn(7, 6, dtype=torch.float64)
+    assert_computes_the_same(model, sc.fold, x)
+
+
+def test_random_networks_keep_some_constants_and_take_others_in():
+    plain = stayed = 0
+    for seed in range(60):
+        model = Random(seed)
+        used = set()
+        hooks = [c.register_forward_hook(lambda module, args, output, used=used: used.add(module)) for c in model.cores]
+        model(torch.randn(7, 6))
+        for hook in hooks:
+            hook.remove()
+        folded = sc.fold(model)
+        for before, after in zip(model.cores, folded.cores, strict=True):
+            if before in used:
+                plain += type(after) in (nn.Tanh, nn.Sigmoid)
+                stayed += isinstance(after, fx.GraphModule)
+    assert plain > 50
+    assert stayed > 50
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_of_cores_in_a_model_becomes_pytorchs_own(kind):
+    class LastStep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = sc.recurrent.converted(kind(3, 8, batch_first=True))
+            self.hidden, self.core, self.out = (
+                nn.Linear(8, 8),
+                SigmoidCore(8, centered=True, alpha=3.0),
+                nn.Linear(8, 2),
+            )
+
+        def forward(self, x):
+            return self.out(self.core(self.hidden(self.layer(x)[0][:, -1])))
+
+    model, x = LastStep().double(), torch.randn(20, 6, 3, dtype=torch.float64)
+    sc.calibrate(model, x)
+    folded = sc.fold(model)
+    assert type(folded.layer) is kind
+    assert type(folded.core) is nn.Tanh
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
+    assert isinstance(model.layer, sc.recurrent.RecurrentCores)
+    assert type(sc.fold(model.layer)) is kind
+
+
+# --- transformer layers, hooks, and what cannot be copied ------------------------------------------------------------
+
+
+class Decoding(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.layer = nn.TransformerDecoderLayer(8, 2, 16, activation=activation, batch_first=True, dropout=0.0)
+        self.a, self.act, self.end = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)
+
+    def forward(self, x, memory):
+        return self.end(self.act(self.a(self.layer(x, memory))))
+
+
+@pytest.mark.parametrize("change", [lambda model: None, unsettled])
+@pytest.mark.parametrize("activation", [torch.tanh, nn.Tanh()])
+def test_a_folded_decoder_layer_holds_no_core_in_any_attribute(activation, change):
+    model = Decoding(activation).eval()
+    assert "layer.activation" in sc.convert(model).converted
+    change(model)
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    folded = sc.fold(model)
+    assert folded.layer.activation is folded.layer._modules["activation"]
+    assert b"sigmoidcore" not in pickle.dumps(folded.layer)
+    for plain in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        assert_same(plain(x, memory), model(x, memory), 1e-5)
+
+
+def test_the_tanh_of_a_decoder_layer_that_was_left_stays_a_tanh():
+    model = Decoding(nn.Tanh()).eval()
+    sc.convert(model, exclude="layer.*")
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    folded = sc.fold(model)
+    for plain in (folded, copy.deepcopy(folded)):
+        assert_same(plain(x, memory), model(x, memory), 1e-6)
+    assert "activation" not in model.layer.__dict__
+
+
+def test_a_decoder_layer_that_computes_relu_whatever_its_activation_is_still_does():
+    model = copy.deepcopy(Decoding(nn.Tanh()).eval())  # copying makes it relu, in PyTorch 2
+    sc.convert(model)
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    assert_same(sc.fold(model)(x, memory), model(x, memory), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.TransformerDecoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
+        lambda: nn.Transformer(8, 2, 1, 1, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
+    ],
+)
+def test_a_transformer_layer_by_itself_folds_as_it_does_in_a_model(make):
+    model = make().eval()
+    assert sc.convert(model).converted
+    unsettled(model)
+    inputs = [torch.randn(2, 3, 8)] * (1 if isinstance(model, nn.TransformerEncoderLayer) else 2)
+    folded = sc.fold(model)
+    assert type(folded) is type(model)
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+    assert_same(folded(*inputs), model(*inputs), 1e-5)
+
+
+def test_a_module_list_does_not_run_so_its_parts_are_folded_by_themselves():
+    with pytest.raises(UntraceableError, match="its parts '0' can be folded by themselves"):
+        sc.fold(nn.ModuleList([nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))]))
+
+
+def test_a_list_that_nobody_reads_does_not_bring_a_core_into_the_copy():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    model.order = {"acts": [model[1]]}
+    with pytest.raises(ValueError, match=r"'order' of the model holds a core .*nn\.ModuleList"):
+        sc.fold(model)
+
+
+def doubles(module, args, result):
+    return result * 2
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid])
+def test_a_core_with_hooks_keeps_its_constants_and_its_hooks(act):
+    model = nn.Sequential(nn.Linear(4, 4), act(), nn.Linear(4, 2))
+    seen = []
+    model[1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model[1].register_forward_hook(doubles)
+    sc.convert(model)
+    unsettled(model)
+    folded, x = sc.fold(model), torch.randn(5, 4)
+    assert_same(folded(x), model(x), 1e-5)
+    assert torch.equal(*seen)
+
+
+def test_a_hook_on_the_core_of_a_call_stays():
+    model = One(lambda net, x: net.b(torch.tanh(net.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    sc.convert(model)
+    model.tanh.register_forward_hook(doubles)
+    x = torch.randn(5, 4)
+    assert_same(sc.fold(model)(x), model(x), 1e-6)
+
+
+def test_hooks_of_recurrent_layers_stay_or_are_refused():
+    model = nn.GRU(4, 8)
+    model.register_forward_hook(lambda module, args, result: (result[0] * 2, result[1]))
+    made, x = sc.recurrent.converted(model), torch.randn(3, 2, 4)
+    assert_same(sc.fold(made)(x)[0], made(x)[0], 1e-6)
+    rnn = nn.Sequential(RNN(4, 8))
+    rnn[0].register_forward_hook(doubles)
+    with pytest.raises(ValueError, match="the RNN '0' has hooks"):
+        sc.fold(rnn)
+
+
+def test_a_tensor_that_is_no_buffer_stays_where_a_graph_module_is_made():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.factors = nn.Linear(4, 4), nn.Linear(4, 4), torch.rand(4)
+
+        def forward(self, x):
+            return x + self.b(torch.tanh((x + self.a(x)) * self.factors))
+
+    model = nn.Sequential(Scaled(), nn.Linear(4, 2))
+    sc.convert(model)
+    folded, x = sc.fold(unsettled(model)), torch.randn(5, 4)
+    assert isinstance(folded[0], fx.GraphModule)
+    assert "0.factors" not in folded.state_dict()
+    for plain in (folded, pickle.loads(pickle.dumps(folded))):
+        assert_same(plain(x), model(x), 1e-5)
+
+
+def test_a_compiled_model_is_refused_with_the_name_of_the_model_in_it():
+    model = nn.Sequential(nn.Linear(4, 4), core(4))
+    with pytest.raises(ValueError, match=r"compiled: fold model\._orig_mod"):
+        sc.fold(torch.compile(model, backend="eager"))
+
+
+@pytest.mark.parametrize(
+    "compute", [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), torch.nn.utils.weight_norm]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_a_weight_that_was_computed_with_gradients_is_named_with_the_remedy(compute):
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    compute(model[0])
+    x = torch.randn(3, 4)
+    model(x)
+    with pytest.raises(ValueError, match=r"'weight' of layer '0' was computed with gradients.*torch\.no_grad"):
+        sc.fold(model)
+    with torch.no_grad():
+        model(x)
+    assert_same(sc.fold(model)(x), model(x), 1e-5)

@@ -1,0 +1,558 @@
+"""fold(activation="sigmoid"): cores become sigmoids where layers take in all that this asks, and only there."""
+
+import copy
+import math
+import pickle
+from collections import Counter
+
+import pytest
+import torch
+from support.folds import (
+    BETWEEN,
+    OFFSET_STAYS,
+    SHAPES,
+    One,
+    Random,
+    Reusing,
+    Two,
+    assert_computes_the_same,
+    assert_folds,
+    assert_same,
+    core,
+    kept,
+    randomized,
+    unsettled,
+)
+from torch import fx, nn
+from torch.nn import functional as F
+
+import sigmoidcore as sc
+from sigmoidcore import RNN, SigmoidCore
+
+
+def to_sigmoids(model):
+    return sc.fold(model, activation="sigmoid")
+
+
+def activations(folded):
+    """The plain activations, in order."""
+    return [type(m) for m in folded.modules() if isinstance(m, nn.Tanh | nn.Sigmoid)]
+
+
+def assert_becomes(model, *inputs, acts, stays=None):
+    """It computes the same, with these activations; what it has besides added biases is named as with tanhs."""
+    folded = assert_folds(model, *inputs, stays=stays, activation="sigmoid")
+    assert activations(folded) == acts
+    as_tanhs = sc.fold(model).state_dict()
+    if stays is None:
+        assert {n for n in folded.state_dict() if not n.endswith("bias")} == {n for n in as_tanhs if "bias" not in n}
+        assert folded.state_dict().keys() >= as_tanhs.keys()
+    return folded
+
+
+def assert_stays(model, *inputs):
+    """It computes the same, and is what it is with tanhs, bit for bit."""
+    assert_folds(model, *inputs, activation="sigmoid", stays=kept(sc.fold(model)))
+    found, expected = to_sigmoids(model), sc.fold(model)
+    assert nn.Tanh in activations(expected)
+    assert activations(found) == activations(expected)
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in found.state_dict().items())
+
+
+# --- the identity ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_centered_core_as_a_sigmoid_is_the_formula_in_numbers(scale, bias):
+    act = SigmoidCore(1, centered=True, scale=scale)
+    model = nn.Sequential(nn.Linear(1, 1), act, nn.Linear(1, 1, bias=bias)).double()
+    act.set_slope(1.7)
+    act.set_shift(0.4)
+    folded = to_sigmoids(model)
+    w, b, v = (p.item() for p in (model[0].weight, model[0].bias, model[2].weight))
+    c = model[2].bias.item() if bias else 0.0
+    assert type(folded[1]) is nn.Sigmoid
+    assert folded[0].weight.item() == pytest.approx(1.7 * w, abs=1e-15)
+    assert folded[0].bias.item() == pytest.approx(1.7 * (b - 0.4), abs=1e-15)
+    assert folded[2].weight.item() == pytest.approx(scale * v, abs=1e-15)
+    assert folded[2].bias.item() == pytest.approx(c - scale * v / 2, abs=1e-15)
+    for x in (-2.0, 0.3, 5.0):
+        y = scale * (1 / (1 + math.exp(-1.7 * (w * x + b - 0.4))) - 0.5)
+        assert folded(torch.tensor([[x]], dtype=torch.float64)).item() == pytest.approx(v * y + c, abs=1e-14)
+
+
+@pytest.mark.parametrize("depth", [1, 30])
+def test_a_prepared_mlp_becomes_a_network_of_linears_and_sigmoids_and_loads_into_it(depth):
+    model, x = sc.MLP(8, 16, depth, 3), torch.randn(100, 8)
+    sc.prepare(model, x)
+    folded = assert_folds(model, x, activation="sigmoid")
+    assert type(folded) is nn.Sequential
+    assert [type(m) for m in folded] == [nn.Linear, nn.Sigmoid] * depth + [nn.Linear]
+    plain = nn.Sequential(*sc.MLP(8, 16, depth, 3, activation=lambda width: nn.Sigmoid()).children())
+    plain.load_state_dict(folded.state_dict(), strict=True)
+    assert torch.equal(plain(x), folded(x))
+
+
+def test_tanhs_are_the_default():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    assert type(sc.fold(model)[1]) is type(sc.fold(model, activation="tanh")[1]) is nn.Tanh
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "relu", "", None])
+def test_another_activation_is_refused_with_the_choices(activation):
+    for model in (nn.Sequential(nn.Linear(4, 4), core(4)), core(4), sc.recurrent.converted(nn.LSTM(3, 4))):
+        with pytest.raises(ValueError, match=rf"activation must be 'tanh' or 'sigmoid', got {activation!r}"):
+            sc.fold(model, activation=activation)
+
+
+def test_activations_that_are_no_centered_cores_stay_as_they_are():
+    model = nn.Sequential(
+        *(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), core(4, centered=False), nn.Linear(4, 4), core(4)),
+        *(nn.Linear(4, 4, bias=False), nn.Sigmoid(), nn.Linear(4, 4)),
+    )
+    folded = assert_becomes(model, torch.randn(5, 4), acts=[nn.Tanh, nn.Sigmoid, nn.Sigmoid, nn.Sigmoid])
+    assert torch.equal(folded[0].weight, model[0].weight)
+    assert torch.equal(folded[8].weight, model[8].weight)
+
+
+@pytest.mark.parametrize(("depth", "seed"), [(10, 0), (10, 1), (10, 2), (100, 0), (100, 1), (1000, 0)])
+def test_in_float32_sigmoids_cost_two_to_ten_times_the_rounding_of_tanhs(depth, seed):
+    torch.manual_seed(seed)
+    model = sc.MLP(64, 64, depth, 10)
+    sc.prepare(model, torch.randn(256, 64))
+    x = torch.randn(256, 64)
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(x.double())
+        off = {
+            a: float((sc.fold(model, activation=a)(x) - exact).abs().max() / exact.std()) for a in ("tanh", "sigmoid")
+        }
+    assert off["tanh"] < {10: 3e-6, 100: 1e-5, 1000: 4e-5}[depth]
+    assert off["sigmoid"] < {10: 1.2e-5, 100: 5e-5, 1000: 2.5e-4}[depth]
+    assert 2 < off["sigmoid"] / off["tanh"] < 10
+
+
+# --- layers behind a core --------------------------------------------------------------------------------------------
+
+X1, X2, X3 = torch.randn(3, 4, 9), torch.randn(3, 4, 9, 8), torch.randn(2, 4, 5, 6, 5)
+TAKES = {
+    "linear": (nn.Linear(8, 3), X2),
+    "linear without bias": (nn.Linear(8, 3, bias=False), X2),
+    "conv1d": (nn.Conv1d(4, 3, 3), X1),
+    "conv2d": (nn.Conv2d(4, 3, 3, stride=2, dilation=2), X2),
+    "conv2d without bias": (nn.Conv2d(4, 3, 3, bias=False), X2),
+    "conv2d, groups": (nn.Conv2d(4, 6, 3, groups=2), X2),
+    "conv2d, valid": (nn.Conv2d(4, 3, 3, padding="valid"), X2),
+    "conv2d, each channel": (nn.Conv2d(4, 4, (3, 1), groups=4, bias=False), X2),
+    "conv3d": (nn.Conv3d(4, 3, 2), X3),
+    **{
+        f"conv2d, {mode}": (nn.Conv2d(4, 3, 3, padding=1, padding_mode=mode), X2)
+        for mode in ("reflect", "replicate", "circular")
+    },
+    "conv2d, same, circular": (nn.Conv2d(4, 3, 3, padding="same", padding_mode="circular"), X2),
+}
+REFUSES = {
+    "conv1d, padded": (nn.Conv1d(4, 3, 3, padding=1), X1),
+    "conv2d, padded": (nn.Conv2d(4, 3, 3, padding=1), X2),
+    "conv2d, padded in one dimension": (nn.Conv2d(4, 3, (1, 3), padding=(0, 1)), X2),
+    "conv2d, same": (nn.Conv2d(4, 3, 3, padding="same"), X2),
+    "conv3d, padded": (nn.Conv3d(4, 3, 3, padding=1), X3),
+    "transposed 1d": (nn.ConvTranspose1d(4, 3, 3), X1),
+    "transposed 2d": (nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1), X2),
+    "transposed 3d": (nn.ConvTranspose3d(4, 3, 2), X3),
+    "batch norm": (nn.BatchNorm2d(4), X2),
+    "layer norm": (nn.LayerNorm(8), X2),
+    "group norm": (nn.GroupNorm(2, 4), X2),
+    "relu": (nn.ReLU(), X2),
+    "nothing": (nn.Identity(), X2),
+}
+
+
+@pytest.mark.parametrize("case", TAKES)
+def test_a_layer_that_sums_up_no_zeros_of_a_padding_takes_the_half_into_its_bias(case):
+    layer, x = TAKES[case]
+    model = nn.Sequential(nn.Linear(x.shape[-1], x.shape[-1]), core(), layer)
+    folded = assert_becomes(model, x, acts=[nn.Sigmoid])
+    assert isinstance(folded[2].bias, nn.Parameter)
+
+
+@pytest.mark.parametrize("case", REFUSES)
+def test_before_a_layer_that_cannot_take_the_half_in_a_tanh_stays(case):
+    layer, x = REFUSES[case]
+    assert_stays(nn.Sequential(nn.Linear(x.shape[-1], x.shape[-1]), core(), randomized(copy.deepcopy(layer))), x)
+
+
+def test_a_bilinear_form_cannot_take_the_half_in():
+    model = Two(
+        lambda net, x, y: net.bi(net.act0(net.a(x)), net.act1(net.b(y))),
+        **{"a": nn.Linear(3, 4), "act0": core(4), "b": nn.Linear(3, 5), "act1": core(5), "bi": nn.Bilinear(4, 5, 2)},
+    )
+    assert_stays(model, torch.randn(7, 3), torch.randn(7, 3))
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU, RNN, nn.RNNCell, nn.GRUCell])
+def test_recurrent_layers_do_not_take_the_half_in(kind):
+    layer = kind(4, 3)
+    model = One(lambda net, x: net.layer(net.act(net.a(x)))[0], a=nn.Linear(4, 4), act=core(4), layer=layer)
+    assert_stays(model, torch.randn(5, 4) if isinstance(layer, nn.RNNCellBase) else torch.randn(5, 2, 4))
+
+
+def test_an_initial_state_stays_a_tanh_even_where_its_factor_is_that_of_a_state():
+    model = Two(
+        lambda net, x, y: net.out(net.rnn(x, net.act(net.a(y)))[0]),
+        **{"a": nn.Linear(4, 3), "act": core(3, scale=0.5), "rnn": RNN(4, 3), "out": nn.Linear(3, 2)},
+    )
+    assert_folds(model, torch.randn(5, 2, 4), torch.randn(1, 2, 4), stays=kept(sc.fold(model)), activation="sigmoid")
+    assert activations(to_sigmoids(model)) == [nn.Tanh]
+
+
+def test_a_network_has_sigmoids_before_its_linears_and_tanhs_before_its_padded_convolutions():
+    model, x = sc.ConvNet(1, 4, 3, 5, image_size=8), torch.randn(20, 1, 8, 8)
+    sc.prepare(model, x)
+    assert_becomes(model, x, acts=[nn.Tanh, nn.Tanh, nn.Sigmoid])
+
+
+# --- layers before a core --------------------------------------------------------------------------------------------
+
+
+def test_a_core_on_an_input_stays_a_tanh_with_its_constants():
+    assert_stays(nn.Sequential(core(4), nn.Linear(4, 2)), torch.randn(3, 4))
+
+
+def test_a_core_that_gives_the_output_stays_a_tanh_and_those_before_do_not():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4), core(4))
+    assert_becomes(model, torch.randn(3, 4), acts=[nn.Sigmoid, nn.Tanh], stays={"3": ["factor"]})
+    assert_stays(nn.Sequential(nn.Linear(4, 4), core(4)), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.LayerNorm(4), nn.LayerNorm(4, bias=False)])
+def test_a_norm_before_a_core_takes_the_slope_in(norm):
+    model = randomized(nn.Sequential(nn.Linear(4, 4), norm, core(4), nn.Linear(4, 2)))
+    assert_becomes(model, torch.randn(6, 4), acts=[nn.Sigmoid])
+
+
+def test_a_preactivation_that_is_read_elsewhere_keeps_the_tanh():
+    model = One(
+        lambda net, x: net.b(net.act(h := net.a(x))) + h,
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4)},
+    )
+    assert_stays(model, torch.randn(3, 4))
+
+
+def test_the_tanh_that_was_never_calibrated_is_a_sigmoid_too():
+    model = nn.Sequential(nn.Linear(4, 4), SigmoidCore(4, alpha=2.0, centered=True, scale=2.0), nn.Linear(4, 2))
+    folded = assert_becomes(model, torch.randn(3, 4), acts=[nn.Sigmoid])
+    assert torch.equal(folded[0].weight, 2 * model[0].weight)
+    assert torch.equal(folded[2].weight, 2 * model[2].weight)
+
+
+def test_a_slope_of_one_asks_nothing_of_the_layer_before():
+    act = SigmoidCore(centered=True)  # on an input, where no slope could go into a layer
+    model = nn.Sequential(act, nn.Linear(4, 2))
+    assert kept(sc.fold(model)) == {"0": ["gain"]}
+    folded = assert_folds(model, torch.randn(3, 4), stays={}, activation="sigmoid")
+    assert activations(folded) == [nn.Sigmoid]
+    assert torch.equal(folded[1].weight, model[1].weight)
+
+
+# --- what lies between -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_the_half_goes_through_what_an_offset_goes_through(case):
+    between, passes = BETWEEN[case]
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), core(4, dim=1), between, nn.Conv2d(4, 2, 2))
+    x = torch.randn(3, 2, 9, 9)
+    if passes:
+        assert_becomes(model, x, acts=[nn.Sigmoid])
+    else:
+        assert_stays(model, x)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_the_half_goes_through_functions_that_move_or_average_values(case):
+    model = One(
+        lambda net, x: net.out(SHAPES[case](net.act(net.conv(x)))),
+        **{"conv": nn.Conv2d(2, 4, 3, padding=1), "act": core(4, dim=1), "out": nn.Linear(144, 2)},
+    )
+    x = torch.randn(3, 2, 6, 6)
+    if case in OFFSET_STAYS:
+        assert_stays(model, x)
+    else:
+        assert_becomes(model, x, acts=[nn.Sigmoid])
+
+
+READS = {
+    "residual sum": lambda net, h, x: net.b(h + x),
+    "sum with itself": lambda net, h, x: net.b(h + h),
+    "difference with itself": lambda net, h, x: net.b(h - h.roll(1, -1)),
+    "number": lambda net, h, x: net.b(h + 1),
+    "product": lambda net, h, x: net.b(h * x),
+    "square": lambda net, h, x: net.b(h**2),
+    "also the output": lambda net, h, x: (net.b(h), h),
+    "also a sum": lambda net, h, x: net.b(h) + h,
+    "functional": lambda net, h, x: F.linear(h, net.b.weight),
+    "matrix product": lambda net, h, x: h @ net.b.weight.T,
+    "layer norm": lambda net, h, x: net.b(F.layer_norm(h, (4,))),
+    "joined with an input": lambda net, h, x: net.c(torch.cat([h, x], -1)),
+    "joined with zeros": lambda net, h, x: net.c(torch.cat([h, torch.zeros_like(h)], -1)),
+    "layer that reads an input, too": lambda net, h, x: net.b(h) + net.b(x),
+    "padding": lambda net, h, x: net.c(F.pad(h, (2, 2))),
+}
+
+
+@pytest.mark.parametrize("case", READS)
+def test_if_one_reader_cannot_take_the_half_in_the_tanh_stays(case):
+    model = One(
+        lambda net, x: READS[case](net, net.act(net.a(x)), x),
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4), "c": nn.Linear(8, 4)},
+    )
+    assert_stays(model, torch.randn(3, 4))
+
+
+def test_a_sum_of_two_branches_stays_two_tanhs():
+    modules = {"a": nn.Linear(4, 4), "act0": core(4), "b": nn.Linear(4, 4), "act1": core(4), "out": nn.Linear(4, 2)}
+    for sign in (1, -1):
+        model = One(
+            lambda net, x, sign=sign: net.out(
+                net.act0(net.a(x)) + net.act1(net.b(x)) if sign > 0 else net.act0(net.a(x)) - net.act1(net.b(x))
+            ),
+            **modules,
+        )
+        assert_stays(model, torch.randn(3, 4))
+
+
+def test_all_readers_take_the_half_in():
+    model = One(
+        lambda net, x: (net.b(h := net.act(net.a(x))), net.c(h.flip(-1)), h.shape[0] * net.b(h)),
+        **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 2), "c": nn.Linear(4, 3, bias=False)},
+    )
+    folded = to_sigmoids(model.double())
+    assert activations(folded) == [nn.Sigmoid]
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for found, expected in zip(folded(x), model(x), strict=True):
+        assert_same(found, expected, 1e-12)
+    assert_same(folded.c.bias, -model.c.weight.sum(1) / 2, 1e-15)
+
+
+def test_joined_branches_have_one_half_or_are_tanhs():
+    def run(net, x):
+        return net.out(torch.cat([net.act0(net.a(x)), net.act1(net.b(x))], -1)), *([net.act1(x)] if net.also else [])
+
+    modules = {"a": nn.Linear(4, 3), "b": nn.Linear(4, 4), "out": nn.Linear(7, 2), "act0": core(3), "act1": core(4)}
+    model = One(run, **modules)
+    model.also = False
+    assert_becomes(model, torch.randn(5, 4), acts=[nn.Sigmoid, nn.Sigmoid])
+    model.act1 = core(4, scale=3.0)
+    assert_stays(model, torch.randn(5, 4))
+    model.act1 = core(4)
+    model.also = True
+    with torch.no_grad():
+        folded = to_sigmoids(model.double())
+    assert activations(folded) == [nn.Tanh, nn.Tanh]
+
+
+def test_one_core_used_everywhere_is_one_sigmoid():
+    act = core()
+    model = nn.Sequential(nn.Linear(4, 5), act, nn.Linear(5, 6), act, nn.Linear(6, 2))
+    assert_becomes(model, torch.randn(3, 4), acts=[nn.Sigmoid])
+    assert_stays(nn.Sequential(nn.Linear(4, 5), act, nn.Linear(5, 6), act), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_recurrence_unrolled_in_python_has_sigmoids(sign):
+    def run(net, x):
+        h = net.act(net.a(x[0]) + net.b(x.new_zeros(3, 5)) if net.starts else net.a(x[0]))
+        for step in (1, 2, 3):
+            h = net.act(net.a(x[step]) + net.b(h) if sign > 0 else net.a(x[step]) - net.b(h))
+        return net.out(h)
+
+    model = One(run, a=nn.Linear(4, 5), b=nn.Linear(5, 5, bias=False), act=core(5), out=nn.Linear(5, 2))
+    model.starts = False
+    folded = assert_becomes(model, torch.randn(4, 3, 4), acts=[nn.Sigmoid])
+    assert folded.b.bias is not None
+    model.starts = True  # zeros are no state of a sigmoid
+    assert_stays(model, torch.randn(4, 3, 4))
+
+
+# --- layers that are not to be touched -------------------------------------------------------------------------------
+
+
+def doubles(module, args, result):
+    return result * 2
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_hook_on_a_layer_the_core_or_what_lies_between_keeps_the_tanh(place):
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Identity(), nn.Linear(4, 2))
+    assert activations(to_sigmoids(model)) == [nn.Sigmoid]
+    model[place].register_forward_hook(doubles)
+    found, expected = to_sigmoids(model), sc.fold(model)
+    assert activations(found) == [nn.Tanh]
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in found.state_dict().items())
+    assert_same(found(x := torch.randn(5, 4)), model(x), 1e-6)
+
+
+def test_tied_and_computed_weights_and_subclasses_keep_the_tanh():
+    class Other(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
+    tied = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    computed = nn.Sequential(nn.Linear(4, 4), core(4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    for model in (tied, nn.Sequential(nn.Linear(4, 4), core(4), Other(4, 4))):
+        assert_stays(model, torch.randn(3, 4))
+    assert activations(to_sigmoids(computed)) == [nn.Tanh]
+    assert_same(to_sigmoids(computed)(x := torch.randn(3, 4)), computed(x), 1e-6)
+
+
+class Sometimes(nn.Module):
+    """Gives its hidden layer in one mode only."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 4), core(4), nn.Linear(4, 4)
+
+    def forward(self, x, also=False):
+        h = self.act(self.a(x))
+        return (self.b(h), h) if also or not self.training else self.b(h)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_reader_in_one_of_the_ways_through_a_forward_keeps_the_tanh(training):
+    folded = to_sigmoids(Sometimes().train(training))
+    assert kept(folded) == {"act": ["factor"]}
+    assert activations(folded) == [nn.Tanh]
+
+
+def test_dropout_keeps_the_tanh_whatever_the_mode_is_now():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Dropout(0.5), nn.Linear(4, 4), core(4), nn.Linear(4, 2))
+    for training in (True, False):
+        assert activations(to_sigmoids(model.train(training))) == [nn.Tanh, nn.Sigmoid]
+    assert_becomes(model, torch.randn(5, 4), acts=[nn.Tanh, nn.Sigmoid])
+
+
+# --- models that were converted --------------------------------------------------------------------------------------
+
+
+def test_a_converted_tanh_module_becomes_a_sigmoid_and_the_output_stays_what_it_was():
+    plain = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2), nn.Tanh())
+    model = copy.deepcopy(plain)
+    sc.convert(model)
+    x = torch.randn(30, 4)
+    assert_same(assert_becomes(model, x, acts=[nn.Sigmoid, nn.Sigmoid, nn.Tanh])(x), plain(x), 1e-5)
+    sc.calibrate(model, x)
+    assert_becomes(model, x, acts=[nn.Sigmoid, nn.Sigmoid, nn.Tanh])
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.act, self.function = nn.Tanh(), function
+
+    def forward(self, x):
+        return self.c(self.act(self.b(self.function(self.a(x)))))
+
+
+def test_where_the_class_calls_a_tanh_it_does_again_and_modules_become_sigmoids():
+    plain = Calls(torch.tanh)
+    model = copy.deepcopy(plain)
+    assert len(sc.convert(model).converted) == 2
+    folded, x = to_sigmoids(unsettled(model)), torch.randn(9, 4)
+    assert type(folded) is Calls
+    assert "forward" not in folded.__dict__
+    assert activations(folded) == [nn.Sigmoid]
+    assert_same(folded(x), model(x), 1e-5)
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+
+
+def test_where_the_class_calls_one_module_twice_it_does_again():
+    model = Reusing()
+    sc.convert(model, include="act")
+    assert_stays(unsettled(model), torch.randn(9, 4))
+    assert type(to_sigmoids(model)) is Reusing
+
+
+def test_a_sigmoid_that_was_centered_by_convert_is_the_sigmoid_of_the_class_again():
+    plain = Calls(torch.sigmoid)
+    model = copy.deepcopy(plain)
+    assert len(sc.convert(model, centered=True).converted) == 2
+    folded, x = to_sigmoids(unsettled(model)), torch.randn(9, 4)
+    assert type(folded) is Calls
+    assert folded.state_dict().keys() == plain.state_dict().keys()
+    assert_same(folded(x), model(x), 1e-5)
+    assert isinstance(sc.fold(model), fx.GraphModule)  # the class has no place for a tanh
+
+
+def test_the_tanh_inside_a_transformer_layer_stays():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0).eval()
+    sc.convert(layer)
+    x = torch.randn(2, 3, 8)
+    folded = to_sigmoids(unsettled(layer))
+    assert activations(folded) == [nn.Tanh]
+    assert_same(folded(x), layer(x), 1e-5)
+
+
+# --- a copy that can be used -----------------------------------------------------------------------------------------
+
+
+def test_a_new_bias_is_trained_if_its_weight_is():
+    model = nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 2, bias=False))
+    model[2].weight.requires_grad_(False)
+    folded = to_sigmoids(model)
+    flags = {name: p.requires_grad for name, p in folded.named_parameters()}
+    assert {name for name, flag in flags.items() if not flag} == {"2.weight", "2.bias"}
+    assert flags["4.bias"]
+
+
+def test_derivatives_by_the_inputs_are_those_of_the_model():
+    model = nn.Sequential(nn.Linear(4, 5), core(5), nn.Linear(5, 5), core(5), nn.Linear(5, 2)).double()
+    x = torch.randn(4, dtype=torch.float64)
+    found, expected = (torch.autograd.functional.jacobian(net, x) for net in (to_sigmoids(model), model))
+    assert_same(found, expected, 1e-12)
+
+
+def test_a_model_is_copied_pickled_and_exported_as_the_plain_network_of_sigmoids():
+    model, x = sc.MLP(8, 16, 3, 2).eval(), torch.randn(20, 8)
+    sc.prepare(model, x)
+    folded = to_sigmoids(model)
+    assert b"sigmoidcore" not in pickle.dumps(folded)
+    for again in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        assert torch.equal(again(x), folded(x))
+    plain = nn.Sequential(*sc.MLP(8, 16, 3, 2, activation=lambda width: nn.Sigmoid()).children()).eval()
+    programs = [torch.export.export(net, (x,)) for net in (folded, plain)]
+    operations = [Counter(str(n.target) for n in p.graph.nodes if n.op == "call_function") for p in programs]
+    assert operations[0] == operations[1]
+    assert_same(programs[0].module()(x), model(x), 1e-5)
+
+
+def test_recurrent_layers_fold_as_ever():
+    layer, x = RNN(3, 5), torch.randn(4, 6, 3)
+    assert_same(to_sigmoids(layer)(x), layer(x), 1e-6)
+    assert type(to_sigmoids(sc.recurrent.converted(nn.LSTM(3, 5)))) is nn.LSTM
+
+
+# --- networks that nobody thought of ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks_compute_the_same(seed):
+    model = randomized(Random(seed)).double()
+    x = torch.randn(7, 6, dtype=torch.float64)
+    assert_computes_the_same(model, to_sigmoids, x)
+
+
+def test_random_networks_have_sigmoids_and_tanhs_and_keep_no_constant_that_tanhs_do_not_keep():
+    sigmoids = tanhs = 0
+    for seed in range(30):
+        model = Random(seed)
+        found, as_tanhs = to_sigmoids(model), sc.fold(model)
+        assert kept(found) == kept(as_tanhs)
+        for was, act in zip(model.cores, found.cores, strict=True):
+            sigmoids += was.centered and type(act) is nn.Sigmoid
+            tanhs += type(act) is nn.Tanh
+    assert sigmoids > 10
+    assert tanhs > 10

@@ -1,0 +1,367 @@
+"""Hidden layers computed as one give the numbers of the modules, and step aside for whoever watches or transforms."""
+
+import copy
+import itertools
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import sigmoidcore as sc
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn import fused
+
+
+@pytest.fixture(params=["one slope a layer", "one slope a neuron"])
+def model(request):
+    """6 x 16, prepared; with shifts and, for the second, slopes that differ from neuron to neuron in two layers."""
+    torch.manual_seed(0)
+    model = sc.MLP(5, 16, 6, 3)
+    sc.prepare(model, torch.randn(50, 5))
+    if request.param == "one slope a neuron":
+        for core in (model[1], model[7]):
+            core.slope.mul_(torch.rand(16) + 0.5)
+            core.shift.add_(torch.randn(16))
+    return model
+
+
+@pytest.fixture
+def x():
+    return torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+
+
+class Scaled(torch.Tensor):
+    """A tensor of another class, as quantized and sharded weights are."""
+
+
+def by_modules(model):
+    """The same network as an `nn.Sequential`, which calls one module after the other."""
+    return nn.Sequential(*copy.deepcopy(model).children())
+
+
+def gradients(model, x):
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return [p.grad for p in model.parameters()]
+
+
+def assert_close(a, b, tolerance=1e-5):
+    for one, other in zip(a, b, strict=True):
+        assert torch.linalg.vector_norm(one - other) <= tolerance * torch.linalg.vector_norm(other) + 1e-30
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block", [1, 3 * 16 * 20 * 8, 1 << 24])
+@pytest.mark.parametrize("batch", [1, 2 * 16 * 20 * 8, 1 << 20])
+def test_outputs_and_gradients_are_those_of_the_modules(model, x, calls, monkeypatch, dtype, block, batch):
+    monkeypatch.setattr(fused, "BLOCK", block)
+    monkeypatch.setattr(fused, "BATCH", batch)
+    model, x = model.to(dtype), x.to(dtype)
+    plain = by_modules(model)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    assert_close([model(x)], [plain(x)], tolerance)
+    assert_close(gradients(model, mine), gradients(plain, theirs), tolerance)
+    assert_close([mine.grad], [theirs.grad], tolerance)
+    assert calls
+
+
+def test_without_gradients_too(model, x, calls):
+    with torch.no_grad():
+        assert_close([model(x)], [by_modules(model)(x)])
+    with torch.inference_mode():
+        assert_close([model(x)], [by_modules(model)(x)])
+    assert len(calls) == 2
+
+
+# A training multiplies differences: by some 10,000 in these 100 steps.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 1e-11)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_training_of_100_steps_has_the_same_losses_to_rounding(seed, dtype, tolerance, calls):
+    torch.manual_seed(seed)
+    model = sc.MLP(5, 16, 10, 3).to(dtype)
+    x, y = torch.randn(64, 5, dtype=dtype), torch.randint(0, 3, (64,))
+    sc.prepare(model, x)
+    losses = []
+    for network in (model, by_modules(model)):
+        optimizer = torch.optim.Adam(sc.depth_scaled_lr(network), fused=True)
+        losses.append([])
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    torch.testing.assert_close(*losses, rtol=0, atol=tolerance)
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    assert len(calls) == 100
+
+
+def test_batches_of_more_dimensions_and_other_scales_too(x, calls):
+    model = sc.MLP(5, 16, 4, 3, activation=lambda n: SigmoidCore(n, alpha=2.0, centered=True, scale=2.0))
+    many = x.reshape(4, 5, 5)
+    assert_close([model(many)], [by_modules(model)(many)])
+    assert_close(gradients(model, many), gradients(by_modules(model), many))
+    assert calls
+
+
+def test_parts_of_a_network_are_computed_as_one_too(model, x, calls):
+    whole = by_modules(model)(x)
+    for cut in range(1, 12):
+        calls.clear()
+        assert_close([model[cut:](model[:cut](x))], [whole])
+        assert calls
+
+
+def test_saturated_and_infinite_preactivations_are_no_warning(model, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x * 1e30).sum().backward()
+        assert bool(torch.isnan(model(x * float("nan"))).all())
+
+
+def test_only_outputs_are_kept_for_the_way_back(model, x):
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        output = model(x)
+    weights = {p.data_ptr() for p in model.parameters()}
+    numbers = sum(t.numel() for pointer, t in kept.items() if pointer not in weights | {x.data_ptr()})
+    assert numbers == 6 * 20 * 16
+    output.sum().backward()
+
+
+# --- derivatives -----------------------------------------------------------------------------------------------------
+
+
+def test_second_derivatives_are_exact(model, x, calls):
+    model, x = model.double(), x[:3].double().requires_grad_()
+    first, last = model[0].weight, model[10].bias
+    assert torch.autograd.gradcheck(lambda x, *_: model(x), (x, first, last))
+    assert torch.autograd.gradgradcheck(lambda x, *_: model(x), (x, first, last))
+    assert calls
+
+
+def pde_loss(model, x):
+    x = x.clone().requires_grad_()
+    u = model(x)[:, 0]
+    u_x = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+    u_xx = torch.autograd.grad(u_x.sum(), x, create_graph=True)[0]
+    return (u_xx.sum(1) - u).square().mean() + u_x.square().mean()
+
+
+def test_the_gradients_of_a_loss_of_second_derivatives_are_those_of_the_modules(model, x, calls):
+    model, x = model.double(), x.double()
+    found = []
+    for network in (model, by_modules(model)):
+        found.append([g for g in torch.autograd.grad(pde_loss(network, x), network.parameters(), allow_unused=True)])
+    assert_close(found[0][:-1], found[1][:-1], 1e-12)
+    assert calls
+
+
+def test_a_graph_can_be_gone_back_through_twice(model, x, calls):
+    loss = model(x).sum()
+    loss.backward(retain_graph=True)
+    once = [p.grad.clone() for p in model.parameters()]
+    loss.backward()
+    assert_close([p.grad / 2 for p in model.parameters()], once)
+    assert calls
+
+
+def test_gradients_can_be_clipped_and_changed_in_place(model, x, calls):
+    before = [g.clone() for g in gradients(model, x)]
+    for p in model.parameters():
+        p.grad.mul_(2).requires_grad_().detach()
+    assert_close([p.grad for p in model.parameters()], [2 * g for g in before])
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    assert calls
+
+
+def test_a_parameter_hook_sees_its_gradient(model, x, calls):
+    seen = {}
+    model[4].weight.register_hook(lambda g: seen.update(before=g.clone()))
+    model[6].weight.register_post_accumulate_grad_hook(lambda p: seen.update(after=p.grad.clone()))
+    gradients(model, x)
+    assert_close([seen["before"], seen["after"]], [model[4].weight.grad, model[6].weight.grad])
+    assert calls
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_change_nothing(model, x, calls, reentrant):
+    wanted = gradients(by_modules(model), x)
+    model.zero_grad()
+    h = checkpoint(model[:6], x.clone().requires_grad_(), use_reentrant=reentrant)
+    checkpoint(model[6:], h, use_reentrant=reentrant).square().sum().backward()
+    assert_close([p.grad for p in model.parameters()], wanted)
+    assert calls
+
+
+# --- who watches sees every module -----------------------------------------------------------------------------------
+
+
+def test_hooks_on_a_layer_or_a_core_run(model, x, calls):
+    seen = []
+    for layer in (model[2], model[5]):
+        handle = layer.register_forward_hook(lambda module, args, output: seen.append(module))
+        model(x)
+        handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append("all"))
+    model(x)
+    handle.remove()
+    assert seen == [model[2], model[5]] + ["all"] * 14
+    assert not calls
+    model(x)
+    assert calls
+
+
+def test_profile_equalizer_and_diagnosis_see_every_core(model, x):
+    assert len(sc.gradient_profile(model, x).sizes) == 6
+    optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
+    with sc.Equalizer(model, optimizer, every=1) as equalizer:
+        model(x).square().sum().backward()
+        optimizer.step()
+        assert len(equalizer.history[-1].log_sizes) == 6
+    targets = torch.zeros(20, dtype=torch.long)
+    diagnosis = sc.diagnose(model, x, targets, nn.functional.cross_entropy)
+    assert len(diagnosis.measurement.layers) >= 13
+
+
+def test_modes_and_transforms_see_every_operation(model, x, calls):
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(weights):
+        return torch.func.functional_call(model, weights, x).square().sum()
+
+    found = torch.func.grad(loss)(weights)
+    assert_close(list(found.values()), gradients(by_modules(model), x))
+    torch.func.vmap(model)(x)
+    torch.func.jvp(model, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        assert torch.autograd.forward_ad.unpack_dual(model(dual)).tangent is not None
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    assert counter.get_total_flops() == 2 * 20 * (5 * 16 + 5 * 16 * 16 + 16 * 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+    assert not calls
+
+
+def test_a_gradient_by_slopes_is_there(model, x, calls):
+    slopes = {name: b.clone().requires_grad_() for name, b in model.named_buffers() if name.endswith("slope")}
+    torch.func.functional_call(model, slopes, x).sum().backward()
+    assert all(bool(s.grad.any()) for s in slopes.values())
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        (lambda model: model[2].requires_grad_(False), 0),
+        (lambda model: model[2].register_parameter("bias", None), 0),
+        (lambda model: setattr(model[3], "centered", False), 0),
+        (lambda model: setattr(model[3], "forward", torch.sin), 0),
+        (lambda model: model[2].register_parameter("weight", nn.Parameter(Scaled(model[2].weight.detach()))), 0),
+        (lambda model: nn.utils.parametrizations.weight_norm(model[2]), 1),
+        (lambda model: model.__setitem__(3, nn.Tanh()), 1),
+        (lambda model: model.__setitem__(6, nn.Sequential(nn.Linear(16, 16))), 2),
+    ],
+)
+def test_layers_of_another_kind_run_as_they_are(model, x, calls, change, rows):
+    change(model)
+    assert_close([model(x)], [nn.Sequential(*model.children())(x)])
+    model(x).sum().backward()
+    assert len(calls) == 2 * rows
+
+
+@pytest.mark.parametrize("widths", [(16, 16, 8, 8, 8), (16, 8, 8, 4, 16, 16), (16, 8, 4, 16, 4), (16,), (16, 16)])
+@pytest.mark.parametrize("before", [(), (nn.Flatten(), nn.LayerNorm(5)), (nn.Identity(),)])
+def test_every_row_of_layers_of_one_width_is_computed_as_one(x, calls, widths, before):
+    torch.manual_seed(0)
+    layers = list(before)
+    for inputs, outputs in itertools.pairwise((5, *widths)):
+        layers += [nn.Linear(inputs, outputs), SigmoidCore(outputs, alpha=4.0, centered=True)]
+    model = sc.networks.Chain(*layers, nn.Dropout(), nn.Linear(widths[-1], 3)).eval()
+    assert_close([model(x)], [by_modules(model)(x)])
+    assert_close(gradients(model, x), gradients(by_modules(model), x))
+    assert len(calls) == 2 * sum(len(list(row)) > 1 for _, row in itertools.groupby(widths))
+
+
+def test_a_converted_sequential_can_be_a_chain(x, calls):
+    plain = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    before, found = plain(x), gradients(plain, x)
+    sc.convert(plain)
+    chain = sc.networks.Chain(*plain)
+    assert_close([chain(x)], [before], 1e-6)
+    assert_close(gradients(chain, x), found)
+    assert calls
+    assert list(chain.state_dict()) == list(plain.state_dict())
+
+
+def test_trained_slopes_get_their_gradients(x, calls):
+    model = sc.MLP(5, 16, 4, 3, activation=lambda n: SigmoidCore(n, centered=True, trainable=True))
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not calls
+
+
+def test_an_input_that_does_not_fit_gives_pytorchs_error(model):
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        model(torch.zeros(20, 4))
+    with pytest.raises(RuntimeError, match="dtype"):
+        model(torch.zeros(20, 5, dtype=torch.float64))
+
+
+def test_nothing_is_kept_in_the_model(model, x):
+    before = set(model.state_dict())
+    gradients(model, x)
+    assert set(model.state_dict()) == before
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_gradient_scaler_and_an_accumulation_work(model, x, calls):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu")
+    for rows in x.split(10):
+        scaler.scale(model(rows).square().sum()).backward()
+    scaler.unscale_(optimizer)
+    assert_close([p.grad for p in model.parameters()], gradients(by_modules(model), x))
+    scaler.step(optimizer)
+    assert len(calls) == 2
+
+
+def test_derivatives_by_the_inputs_leave_the_gradients_of_the_parameters_out(model, x, calls, monkeypatch):
+    asked = []
+    way = fused._differentiable_backward
+
+    def heard(*args):
+        asked.append(args[6])
+        return way(*args)
+
+    monkeypatch.setattr(fused, "_differentiable_backward", heard)
+    x = x.clone().requires_grad_()
+    loss = model(x).square().sum()
+    (by_inputs,) = torch.autograd.grad(loss, x, create_graph=True)
+    (by_weight,) = torch.autograd.grad(loss, model[2].weight, create_graph=True)
+    by_bias, _ = torch.autograd.grad(loss, [model[0].bias, x], create_graph=True)
+    assert asked == [(True, False), (True, True), (True, True)]
+    by_inputs.square().sum().backward()
+    found = [by_inputs, by_weight, by_bias, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+    modules = nn.Sequential(*model.children())
+    model.zero_grad()
+    expected = torch.autograd.grad(modules(x).square().sum(), [x, model[2].weight, model[0].bias], create_graph=True)
+    expected[0].square().sum().backward()
+    assert_close(found, [*expected, *(p.grad for p in model.parameters() if p.grad is not None)])
