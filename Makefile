@@ -1,7 +1,7 @@
 # Everything that a contributor or the CI runs. `make` alone lists the targets.
 #
-# Paths are relative, so that the folder may have spaces in its name. `.venv/.installed` remembers that the environment
-# is complete; it is made again when pyproject.toml changes. Use another Python with: make setup PYTHON=python3.12
+# Paths are relative, so that the folder may have spaces in its name. `.venv/.installed-EXTRA` records that an extra of
+# pyproject.toml is installed; it is renewed when pyproject.toml changes. Another Python: make setup PYTHON=python3.12
 
 SHELL := /bin/sh
 PYTHON ?=
@@ -11,54 +11,58 @@ CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11
 NOT_INSTALLED = The packages could not be installed; pip says why above. If it found no torch, this Python is too new for \
 	PyTorch: rm -rf .venv; make setup PYTHON=python3.12. If it reached nothing, check the network; then repeat the command.
 
-.PHONY: help setup demo test test-integrations lint types doctest docs notebooks bench format clean
+.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs notebooks bench format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.installed ## make .venv and install the package for development
+setup: .venv/.installed-dev ## make .venv and install the package for development
 
-demo: setup ## train a deep network of sigmoids, with and without Sigmoid Core
+demo: .venv/.installed-cli ## train a deep network of sigmoids, with and without Sigmoid Core
 	.venv/bin/sigmoid-core demo
 
-test: setup ## run the tests
+test: .venv/.installed-test ## run the tests
 	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+
+test-oldest: .venv-oldest/.installed ## run the tests with the lowest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
 	.venv/bin/python -m pytest tests/integrations
 
-lint: setup ## check style and format
+lint: .venv/.installed-dev ## check style, format and the import contracts
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
+	.venv/bin/lint-imports --no-logo
 
-format: setup ## mend style and format
+format: .venv/.installed-dev ## fix style and format
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
 
-types: setup ## check the types
+types: .venv/.installed-dev ## check the types
 	.venv/bin/python -m mypy
 
-doctest: setup ## run the examples in the docstrings
+doctest: .venv/.installed-test ## run the examples in the docstrings
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors src
 
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	.venv/bin/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-notebooks: .venv/.installed-integrations ## run the notebooks of the documentation and keep what they show
+notebooks: .venv/.installed-integrations ## run the notebooks of the documentation and store their output
 	.venv/bin/python docs/notebooks.py
 
-bench: setup ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
+bench: .venv/.installed-test ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
 	@set -e; for script in benchmarks/[!_]*.py; do \
 		echo; echo "== $$script"; .venv/bin/python "$$script" $(BENCH); \
 	done
 
-clean: ## remove what was built (.venv and runs/ stay)
-	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove everything that was built (.venv and runs/ stay)
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .venv-oldest
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.installed: pyproject.toml
+.venv/.made:
 	@if ! .venv/bin/python -c '$(SUITABLE)' 2>/dev/null || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
 		python=; found=; \
 		for candidate in $(CANDIDATES); do \
@@ -75,16 +79,22 @@ clean: ## remove what was built (.venv and runs/ stay)
 			echo "On Debian and Ubuntu: apt install python3-venv. Or name another Python: make setup PYTHON=/path/to/python3.12" >&2; \
 			exit 1; \
 		fi; \
-		echo "Making .venv with $$python; this downloads PyTorch and takes some minutes."; \
+		echo "Making .venv with $$python."; \
 		rm -rf .venv; "$$python" -m venv .venv; \
 	fi
-	.venv/bin/python -m pip install -e ".[dev]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
-	@touch .venv/.installed
+	@touch .venv/.made
 
-.venv/.installed-integrations: .venv/.installed tests/integrations/requirements.txt
-	.venv/bin/python -m pip install -e ".[dev]" -r tests/integrations/requirements.txt
+.venv/.installed-%: .venv/.made pyproject.toml
+	@echo "Installing packages into .venv; the first time, this downloads PyTorch and takes some minutes."
+	.venv/bin/python -m pip install -q -e ".[$*]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
+	@touch .venv/.installed-$*
+
+.venv/.installed-integrations: .venv/.installed-dev tests/integrations/requirements.txt
+	.venv/bin/python -m pip install -q -e ".[dev]" -r tests/integrations/requirements.txt
 	@touch .venv/.installed-integrations
 
-.venv/.installed-docs: .venv/.installed
-	.venv/bin/python -m pip install -e ".[docs]"
-	@touch .venv/.installed-docs
+.venv-oldest/.installed: .venv/.installed-test .ci/oldest.py
+	.venv/bin/python -m venv .venv-oldest
+	.venv/bin/python .ci/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q -e ".[test]" -c .venv-oldest/constraints.txt
+	@touch .venv-oldest/.installed

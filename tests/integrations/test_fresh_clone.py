@@ -42,26 +42,27 @@ def wheel(clone: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("target", "command"),
-    [("demo", ".venv/bin/sigmoid-core demo"), ("test", TESTS)],
+    ("target", "extra", "command"),
+    [("demo", "cli", ".venv/bin/sigmoid-core demo"), ("test", "test", TESTS)],
 )
-def test_make_installs_the_package_before_it_runs_it(clone: Path, target: str, command: str) -> None:
+def test_make_installs_the_package_before_it_runs_it(clone: Path, target: str, extra: str, command: str) -> None:
     plan = run("make", "-n", target, cwd=clone).splitlines()
     created = next(i for i, line in enumerate(plan) if "-m venv .venv" in line)
-    installed = next(i for i, line in enumerate(plan) if line.startswith('.venv/bin/python -m pip install -e ".[dev]"'))
+    install = f'.venv/bin/python -m pip install -q -e ".[{extra}]"'
+    installed = next(i for i, line in enumerate(plan) if line.startswith(install))
     assert created < installed < plan.index(command)
     assert plan[-1] == command
 
 
 def test_make_installs_nothing_a_second_time(clone: Path) -> None:
-    stamp = clone / ".venv" / ".installed"
-    stamp.parent.mkdir()
-    stamp.touch()
+    (clone / ".venv").mkdir()
+    for stamp in (".made", ".installed-test"):
+        (clone / ".venv" / stamp).touch()
     assert run("make", "-n", "test", cwd=clone).splitlines() == [TESTS]
 
 
 def test_make_names_the_remedy_where_there_is_no_suitable_python(clone: Path) -> None:
-    (clone / ".venv" / ".installed").unlink(missing_ok=True)
+    (clone / ".venv" / ".made").unlink(missing_ok=True)
     result = subprocess.run(["make", "setup", "PYTHON=/nonexistent/python"], cwd=clone, capture_output=True, text=True)
     assert result.returncode != 0
     assert "needs Python 3.11 or newer" in result.stderr
