@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.measurements import changed, dead, frozen, stack, vanishing
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.judgement import Subject
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.report.json import from_json, to_json
+from sigmoidcore.diagnosis.report.json import to_json
 
 BROKEN = Diagnosis(stack(5), (vanishing("net.0", "net.2"), dead("net.5"), frozen("net.0.weight")))
 TEXT = to_json(BROKEN)
@@ -81,9 +82,9 @@ diagnoses = st.builds(
 def test_whatever_is_written_is_strict_json_of_the_schema_and_comes_back(diagnosis, schema):
     text = to_json(diagnosis)
     jsonschema.validate(json.loads(text, parse_constant=refuse), schema)
-    again = from_json(text)
+    again = Diagnosis.from_json(text)
     assert to_json(again) == text
-    assert str(again) == str(from_json(to_json(again)))
+    assert str(again) == str(Diagnosis.from_json(to_json(again)))
     assert again.findings[:0] == ()
     assert [f.layers for f in again.findings] == [f.layers for f in diagnosis.findings]
     assert [layer.name for layer in again.measurement.layers] == [layer.name for layer in diagnosis.measurement.layers]
@@ -93,14 +94,17 @@ def test_whatever_is_written_is_strict_json_of_the_schema_and_comes_back(diagnos
 def test_a_diagnosis_comes_back_as_it_was_but_for_the_seventh_digit():
     numbers = {"gradient": 1.25, "gain": math.inf, "mean": -0.25, "steps": (0.0, -0.0)}
     exact = Diagnosis(changed(BROKEN.measurement, 0, **numbers), BROKEN.findings)
-    again = from_json(to_json(exact))
+    again = Diagnosis.from_json(to_json(exact))
     assert again.findings == exact.findings
     assert again.measurement.layers[0] == exact.measurement.layers[0]
-    assert from_json(to_json(Diagnosis(changed(stack(1), 0, rms=1 / 3), ()))).measurement.layers[0].rms == 0.333333
+    assert (
+        Diagnosis.from_json(to_json(Diagnosis(changed(stack(1), 0, rms=1 / 3), ()))).measurement.layers[0].rms
+        == 0.333333
+    )
 
 
 def test_what_is_printed_is_the_same_after_reading():
-    assert str(from_json(TEXT)).splitlines()[2:] == str(BROKEN).splitlines()[2:]
+    assert str(Diagnosis.from_json(TEXT)).splitlines()[2:] == str(BROKEN).splitlines()[2:]
 
 
 def test_numbers_that_are_not_finite_are_texts():
@@ -111,7 +115,7 @@ def test_numbers_that_are_not_finite_are_texts():
 
 def test_the_history_comes_back_with_the_latest_measurement_in_it():
     measurements = tuple(replace(stack(2), step=step) for step in (0, 100, 200))
-    again = from_json(to_json(Diagnosis(measurements[-1], (), measurements)))
+    again = Diagnosis.from_json(to_json(Diagnosis(measurements[-1], (), measurements)))
     assert [m.step for m in again.history] == [0, 100, 200]
     assert again.history[-1] is again.measurement
 
@@ -121,12 +125,12 @@ def test_a_long_history_is_thinned_evenly_until_it_is_small_enough(monkeypatch):
     measurements = tuple(replace(stack(5), step=step) for step in range(1001))
     text = to_json(Diagnosis(measurements[-1], (), measurements))
     assert len(text) < 60_000
-    steps = [m.step for m in from_json(text).history]
+    steps = [m.step for m in Diagnosis.from_json(text).history]
     assert steps[0] == 0
     assert steps[-2:] == [999, 1000]
     gaps = [b - a for a, b in pairwise(steps[:-1])]
     assert max(gaps) - min(gaps) <= 1
-    assert to_json(from_json(text)) == text
+    assert to_json(Diagnosis.from_json(text)) == text
 
 
 def test_a_layer_of_a_thousand_takes_less_than_half_a_kilobyte():
@@ -149,13 +153,13 @@ def test_the_file_is_written_whole_and_read_by_its_path(tmp_path, monkeypatch):
 
 def test_the_model_and_its_batch_are_not_in_it():
     assert to_json(replace(BROKEN, subject=Subject(None, "secret"))) == TEXT
-    assert from_json(TEXT).subject is None
+    assert Diagnosis.from_json(TEXT).subject is None
 
 
 def test_fields_that_this_version_does_not_know_are_left_out():
     found = json.loads(TEXT)
     found["new"] = found["measurement"]["new"] = found["measurement"]["layers"][0]["new"] = {"deep": [1, None]}
-    assert to_json(from_json(json.dumps(found))) == TEXT
+    assert to_json(Diagnosis.from_json(json.dumps(found))) == TEXT
 
 
 def edited(*path, to):
@@ -206,16 +210,16 @@ def edited(*path, to):
 )
 def test_what_is_no_whole_diagnosis_is_refused_with_the_place_and_the_remedy(text, message):
     with pytest.raises(ValueError, match=message):
-        from_json(text)
+        Diagnosis.from_json(text)
 
 
 def test_a_file_that_is_no_diagnosis_is_named(tmp_path):
     path = tmp_path / "figure.png"
     path.write_bytes(b"\x89PNG\xff")
     with pytest.raises(ValueError, match=r"figure\.png is no JSON"):
-        from_json(path)
+        Diagnosis.from_json(path)
     with pytest.raises(FileNotFoundError):
-        from_json(tmp_path / "none")
+        Diagnosis.from_json(tmp_path / "none")
 
 
 def places(value, path=()):
@@ -235,10 +239,10 @@ anything = st.recursive(
 
 def readable_or_refused(text):
     try:
-        diagnosis = from_json(text)
+        diagnosis = Diagnosis.from_json(text)
     except ValueError:
         return
-    assert to_json(from_json(to_json(diagnosis))) == to_json(diagnosis)
+    assert to_json(Diagnosis.from_json(to_json(diagnosis))) == to_json(diagnosis)
     str(diagnosis)
 
 

@@ -12,7 +12,6 @@ from sigmoidcore.article import POINTS_X, POINTS_Y, fit
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
-from sigmoidcore.training import Result
 
 
 def profile(*sizes):
@@ -35,8 +34,8 @@ def all_figures():
     yield "profiles", figures.gradient_profiles({"a": profile(0.0, 1e-20, 1.0), "b": profile(math.nan, math.inf, 2.0)})
     yield "all zero", figures.gradient_profiles({"a": profile(0.0, 0.0)})
     yield "one layer", figures.gradient_profiles({"a": profile(1.0)})
-    yield "curves", figures.learning_curves({"a": Result([50.0, 90.0], [2.0, 0.1]), "b": Result([10.0], [2.3])})
-    yield "no epoch", figures.learning_curves({"a": Result()})
+    yield "curves", figures.learning_curves({"a": [2.0, 0.1], "b": [2.3]}, {"a": [50.0, 90.0], "b": [10.0]})
+    yield "no epoch", figures.learning_curves({"a": []}, {"a": []})
     yield "heat map", figures.gradient_heatmap({"a": [sample(0, 0.0, 1.0)], "b": [sample(0, -math.inf, 0.0)]}, layers=2)
 
 
@@ -85,9 +84,7 @@ def test_a_level_profile_looks_level():
 
 
 def test_only_epochs_that_ended_are_drawn():
-    losses, accuracies = figures.learning_curves(
-        {"a": Result([80.0, 90.0], [0.5, 0.2]), "b": Result([70.0], [1.0])}
-    ).axes
+    losses, accuracies = figures.learning_curves({"a": [0.5, 0.2], "b": [1.0]}, {"a": [80.0, 90.0], "b": [70.0]}).axes
     assert [line.get_xdata().tolist() for line in losses.lines] == [[1, 2], [1]]
     assert [line.get_ydata().tolist() for line in accuracies.lines] == [[80.0, 90.0], [70.0]]
 
@@ -128,7 +125,7 @@ def test_a_vanished_gradient_is_grey_on_the_heat_map_and_named_so():
     ("draw", "message"),
     [
         (lambda: figures.gradient_profiles({}), "no profiles"),
-        (lambda: figures.learning_curves({}), "no results"),
+        (lambda: figures.learning_curves({}, {}), "no results"),
         (lambda: figures.gradient_heatmap({}, layers=1), "no samples"),
         (lambda: figures.gradient_heatmap({"a": []}, layers=1), "no samples"),
     ],

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.judgement import Subject
 from sigmoidcore.diagnosis.measure.measurement import BINS, Layer, Measurement, Weight
 
 

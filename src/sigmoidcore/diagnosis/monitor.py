@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sigmoidcore._torch.autograd import NONE, backward_pass
-from sigmoidcore.diagnosis.diagnosis import Diagnosis, Subject, judged
+from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
+from sigmoidcore.diagnosis.judgement import Subject
 from sigmoidcore.diagnosis.measure import optimizer_steps
 from sigmoidcore.diagnosis.measure.history import Thinned
 from sigmoidcore.diagnosis.measure.measurement import Measurement

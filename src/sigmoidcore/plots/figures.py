@@ -20,7 +20,6 @@ from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots.style import FAINT, INK, NOTHING, PALETTE, ROW, SMALL_AND_LARGE, new_figure, style_axes
-from sigmoidcore.training.loop import Result
 
 __all__ = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
 
@@ -172,58 +171,57 @@ def _limits(sizes: np.ndarray, rows_below: int, rows_above: int) -> tuple[float,
     return 10 ** (least - decade * ROW * rows_below), 10 ** (most + decade * ROW * rows_above), (10**least, 10**most)
 
 
-def learning_curves(results: Mapping[str, Result], metric: str = "accuracy") -> Figure:
+def learning_curves(
+    losses: Mapping[str, Sequence[float]], scores: Mapping[str, Sequence[float]], metric: str = "accuracy"
+) -> Figure:
     """Training loss and test metric after each epoch; an epoch that did not end is not drawn.
 
     Args:
-        results: by the name that the legend shows; at least one.
-        metric: its name: accuracy, which is in percent, or another one.
+        losses: training loss by epoch, by the name that the legend shows; at least one.
+        scores: the metric by epoch, for the same names.
+        metric: its name; accuracy is in percent.
 
     Raises:
-        ValueError: there are no results.
+        ValueError: there are no losses.
 
     Example:
-        >>> figure = learning_curves({"a run": Result(accuracies=[60.0, 90.0], losses=[1.2, 0.4])})
+        >>> figure = learning_curves({"a run": [1.2, 0.4]}, {"a run": [60.0, 90.0]})
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['cross-entropy', 'percent']
     """
-    if not results:
+    if not losses:
         raise ValueError("there are no results to draw: give at least one by its name")
     figure = new_figure(9.0, 4.0)
-    losses, accuracies = figure.subplots(1, 2)
-    for (name, result), (colour, line, marker) in zip(results.items(), itertools.cycle(_CURVES)):
-        for axes, values in ((losses, result.losses), (accuracies, result.accuracies)):
-            epochs = np.arange(1, len(values) + 1)
-            few = len(values) <= 30
-            axes.plot(
-                epochs,
-                values,
-                line,
-                color=colour,
-                linewidth=2,
-                marker=marker if few else None,
-                markersize=5,
-                label=name,
-            )
-    if any(value > 0 for result in results.values() for value in result.losses):
-        losses.set_yscale("log")
-        low, high = losses.get_ylim()
+    left, right = figure.subplots(1, 2)
+    for axes, curves in ((left, losses), (right, scores)):
+        for (name, values), (colour, line, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
+            epochs, marker = np.arange(1, len(values) + 1), marker if len(values) <= 30 else ""
+            axes.plot(epochs, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
+    if any(value > 0 for values in losses.values() for value in values):
+        left.set_yscale("log")
+        low, high = left.get_ylim()
         labelled = (2, 5) if high / low < 1000 else ()
-        losses.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        losses.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
-        losses.tick_params(which="minor", colors=INK, labelsize=9)
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
+        left.tick_params(which="minor", colors=INK, labelsize=9)
     percent = metric == "accuracy"
     if percent:
-        accuracies.set_ylim(-3, 103)
-    epochs_run = max(len(result.losses) for result in results.values())
-    for axes in (losses, accuracies):
+        right.set_ylim(-3, 103)
+    epochs_run = max(map(len, losses.values()))
+    for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0.7, max(2, epochs_run) + 0.3)
-    style_axes(losses, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
-    style_axes(accuracies, f"Test {metric}", "epoch", "percent" if percent else metric)
-    losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
-    handles, labels = losses.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9, frameon=False, labelcolor=INK)
+    style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
+    style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
+    left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+    )
     return figure
 
 

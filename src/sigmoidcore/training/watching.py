@@ -296,7 +296,9 @@ def save_figures(run: Run, records: Mapping[str, Record]) -> list[Path]:
         paths.append(run.save_figure("gradient_profiles", figures.gradient_profiles(profiles)))
         if any(record.result.losses for record in records.values()):
             results = {name: record.result for name, record in last_first.items()}
-            curves = figures.learning_curves(results, next(iter(records.values())).task.metric_name)
+            losses = {name: result.losses for name, result in results.items()}
+            scores = {name: result.accuracies for name, result in results.items()}
+            curves = figures.learning_curves(losses, scores, next(iter(records.values())).task.metric_name)
             paths.append(run.save_figure("learning_curves", curves))
         sampled = {name: record for name, record in records.items() if record.samples}
         if sampled:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.report.values import WrongValueError, read, written
+from sigmoidcore.diagnosis.values import WrongValueError, read, written
 
 
 class Thinned:

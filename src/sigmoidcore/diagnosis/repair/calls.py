@@ -8,9 +8,22 @@ from torch import nn
 from sigmoidcore.calibration.orthogonal import WEIGHTED
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.repair import saturation
 from sigmoidcore.diagnosis.repair.convertible import Cores, cores
+from sigmoidcore.diagnosis.rules import RULES, find
 
 MEND = "diagnosis.mend("
+
+
+def findings_of(measurements: Sequence[Measurement], model: nn.Module | None) -> tuple[Finding, ...]:
+    """The findings of the rules, with calls that work on this model.
+
+    Args:
+        measurements: of one training, latest last, or a single one.
+        model: the measured module; None: the calls are not checked.
+    """
+    findings = find(measurements)
+    return findings if model is None else checked(findings, measurements[-1], model)
 
 
 def checked(findings: Sequence[Finding], measurement: Measurement, model: nn.Module) -> tuple[Finding, ...]:
@@ -45,16 +58,12 @@ def _checked(finding: Finding, measurement: Measurement, model: nn.Module, found
         call, why = None, str(error).strip().partition("\n")[0]
     if call is not None:
         return replace(finding, call=call)
-    from sigmoidcore.diagnosis.rules import RULES
-
     remedy = next((rule.without_cores or rule.remedy for rule in RULES if rule.id == finding.rule), finding.remedy)
     return replace(finding, call=None, remedy=f"{remedy} Sigmoid Core offers no call here: {why.rstrip('.')}.")
 
 
 def _mending(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str | None, str]:
     """For saturated neurons: whether one of the activations can become a core by itself, or is one."""
-    from sigmoidcore.diagnosis.repair import saturation
-
     can, left = saturation.can_open(model, measurement, finding.layers)
     return (finding.call, "") if can else (None, "; ".join(saturation.told(left)))
 

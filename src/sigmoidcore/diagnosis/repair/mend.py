@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from torch import nn
 from sigmoidcore.calibration.calibrate import calibrate
 from sigmoidcore.conversion.convert import convert
 from sigmoidcore.conversion.report import Activation, Conversion, few
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.judgement import Judgement, Subject
+from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.diagnosis.repair import learning_rates, saturation
+from sigmoidcore.diagnosis.repair.calls import findings_of
 from sigmoidcore.diagnosis.repair.convertible import cores
 from sigmoidcore.diagnosis.repair.report import Change, Left, Mending, summary
 from sigmoidcore.diagnosis.repair.snapshot import Kept
+from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn, check_inputs
 
 __all__ = ["Mending", "mend"]
@@ -32,7 +36,7 @@ BETTER = 2.0
 
 
 def mend(
-    diagnosis: Diagnosis,
+    diagnosis: Judgement,
     *,
     inputs: Inputs | None = None,
     targets: Any = None,
@@ -80,7 +84,7 @@ def mend(
     """
     model, batch = _subject(diagnosis, inputs, targets, loss_fn)
     check_inputs(batch[0])
-    work = _Work(model, batch, training=diagnosis.subject is not None and diagnosis.subject.training)
+    work = _Work(diagnosis, model, batch)
     work.attempt(SATURATED, work.open_saturated)
     work.attempt(LEVEL + work.hiding, work.level)
     updates = [f for f in diagnosis.findings if f.rule in UPDATES]
@@ -92,7 +96,7 @@ def mend(
 _Batch = tuple[Any, Any, Any]
 
 
-def _subject(diagnosis: Diagnosis, inputs: Any, targets: Any, loss_fn: Any) -> tuple[nn.Module, _Batch]:
+def _subject(diagnosis: Judgement, inputs: Any, targets: Any, loss_fn: Any) -> tuple[nn.Module, _Batch]:
     """The model and the batch."""
     subject = diagnosis.subject
     if subject is None:
@@ -113,10 +117,10 @@ def _subject(diagnosis: Diagnosis, inputs: Any, targets: Any, loss_fn: Any) -> t
 class _Work:
     """A model that is being mended: how it is, what was done, and why not more."""
 
-    def __init__(self, model: nn.Module, batch: _Batch, *, training: bool) -> None:
+    def __init__(self, diagnosis: Judgement, model: nn.Module, batch: _Batch) -> None:
         self.model = model
         self.batch = batch
-        self.training = training
+        self.original = diagnosis
         self.before = self.now = self._diagnosed()
         self.done: list[Change] = []
         self.notes: list[str] = []
@@ -195,7 +199,7 @@ class _Work:
         self.done.append(Change("rates", where, f"{_range(before)} -> {_range(after)}, by sc.depth_scaled_lr"))
         self.notes.append("what new rates do is seen in the next steps: measure them with sc.Monitor")
 
-    def report(self, diagnosis: Diagnosis) -> Mending:
+    def report(self, diagnosis: Judgement) -> Mending:
         """The report: what is left are findings that are there now, and what was asked for and not done."""
         rates_set = any(change.what == "rates" for change in self.done)
         seen = {f.rule for f in self.before.findings}
@@ -221,18 +225,19 @@ class _Work:
             [*self.whys[finding.rule], *([finding.remedy] if there or not self.whys[finding.rule] else [])]
         )
 
-    def _diagnosed(self) -> Diagnosis:
-        from sigmoidcore.diagnosis.diagnose import diagnose
-
-        inputs, targets, loss_fn = self.batch
-        return diagnose(self.model, inputs, targets, loss_fn, training=self.training)
+    def _diagnosed(self) -> Judgement:
+        training = self.original.subject is not None and self.original.subject.training
+        subject = Subject(self.model, *self.batch, training=training)
+        measurement = measure(subject, Ranks())
+        findings = findings_of([measurement], self.model)
+        return replace(self.original, measurement=measurement, findings=findings, history=(), subject=subject)
 
     def _say(self, findings: Iterable[Finding], whys: Iterable[str]) -> None:
         for finding in findings:
             self.whys[finding.rule] += whys
 
 
-def _better(before: Diagnosis, after: Diagnosis, rules: tuple[str, ...]) -> bool:
+def _better(before: Judgement, after: Judgement, rules: tuple[str, ...]) -> bool:
     """Whether there are fewer errors, else warnings, else layers with this finding, or it is much less so."""
     if _nonfinite(after) > _nonfinite(before):
         return False
@@ -253,7 +258,7 @@ def _excess(finding: Finding) -> float:
     return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
 
 
-def _nonfinite(diagnosis: Diagnosis) -> int:
+def _nonfinite(diagnosis: Judgement) -> int:
     measurement = diagnosis.measurement
     loss = measurement.loss is not None and not math.isfinite(measurement.loss)
     return loss + sum(row.nonfinite + row.nonfinite_gradient for row in measurement.layers)

@@ -3,8 +3,9 @@
 import textwrap
 from dataclasses import dataclass
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.judgement import Judgement
+from sigmoidcore.diagnosis.report import terminal
 
 SHOWN = 12
 """Changes that are printed."""
@@ -52,17 +53,15 @@ class Mending:
         notes: what else there is to know.
     """
 
-    before: Diagnosis
-    after: Diagnosis
+    before: Judgement
+    after: Judgement
     done: tuple[Change, ...]
     left: tuple[Left, ...]
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """What was done, what was left and why, then before and after; as wide as the terminal, but for names."""
-        from sigmoidcore.diagnosis.report.terminal import width, writable
-
-        return writable("\n".join(self._lines(width())))
+        return terminal.writable("\n".join(self._lines(terminal.width())))
 
     def _lines(self, width: int) -> list[str]:
         lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
@@ -82,7 +81,7 @@ class Mending:
         return lines
 
 
-def summary(diagnosis: Diagnosis) -> str:
+def summary(diagnosis: Judgement) -> str:
     """One line: findings, loss, spread."""
     findings = [f"{f.rule} {f.name}" for f in diagnosis.findings if f.severity is not Severity.NOTE]
     said = ", ".join(findings) if findings else "healthy"

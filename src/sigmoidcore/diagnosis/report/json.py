@@ -13,10 +13,10 @@ from pathlib import Path
 
 import sigmoidcore
 from sigmoidcore._files import write_whole
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.report.values import WrongValueError, read, written
+from sigmoidcore.diagnosis.values import WrongValueError, read, written
 
 FORMAT = 1
 """Changes when a reader of the old format would misread the new one; new fields do not change it."""
@@ -26,7 +26,7 @@ EARLIER = 8_000_000
 _AGAIN = "write it again with Diagnosis.to_json"
 
 
-def to_json(diagnosis: Diagnosis, path: str | Path | None = None) -> str:
+def to_json(diagnosis: Judgement, path: str | Path | None = None) -> str:
     """The diagnosis as one line of strict JSON, also written to `path`, whole or not at all.
 
     The same diagnosis gives the same text, and so does what `from_json` makes of it. The size is bounded by the size
@@ -56,7 +56,7 @@ def to_json(diagnosis: Diagnosis, path: str | Path | None = None) -> str:
     return text
 
 
-def from_json(source: str | Path) -> Diagnosis:
+def from_json(source: str | Path) -> Judgement:
     """Read what `to_json` gave. Nothing in it can run; fields that this version does not know are left out.
 
     Args:
@@ -92,7 +92,7 @@ def from_json(source: str | Path) -> Diagnosis:
             _check_positions(one, f"earlier[{i}]")
     except WrongValueError as error:
         raise ValueError(f"{place} was changed or damaged: {error}; {_AGAIN}") from error
-    return Diagnosis(measurement, findings, (*earlier, measurement) if earlier else ())
+    return Judgement(measurement, findings, (*earlier, measurement) if earlier else ())
 
 
 def _dumped(value: Finding | Measurement) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from html import escape
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.columns import printable
 from sigmoidcore.diagnosis.report.listing import listing
 from sigmoidcore.diagnosis.report.terminal import USUAL
@@ -15,7 +15,7 @@ LONGEST = 1000
 """Characters of a message or remedy that are shown."""
 
 
-def to_notebook(diagnosis: Diagnosis) -> str:
+def to_notebook(diagnosis: Judgement) -> str:
     """HTML in which everything that was measured is text, with the colours of the notebook."""
     measurement, findings = diagnosis.measurement, diagnosis.findings
     parts = [f"<p><b>{_text(verdict(diagnosis))}</b><br>{_text(facts(diagnosis))}</p>"]

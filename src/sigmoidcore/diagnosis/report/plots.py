@@ -30,7 +30,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sigmoidcore.diagnosis.diagnosis import Diagnosis
+    from sigmoidcore.diagnosis.judgement import Judgement
 
 __all__ = ["activations", "history", "overview", "profile", "saturation"]
 
@@ -42,14 +42,14 @@ _SHUT = LinearSegmentedColormap.from_list("shut", ["white", PALETTE["vermilion"]
 _ODD = {"nan": PALETTE["vermilion"], "inf": PALETTE["purple"], "0": INK, "none": NOTHING}
 
 
-def overview(diagnosis: Diagnosis) -> Figure:
+def overview(diagnosis: Judgement) -> Figure:
     """Profile, saturation and outputs over depth, one below the other; those that there is something to draw for.
 
     Example:
-        >>> from sigmoidcore.diagnosis.diagnosis import Diagnosis
+        >>> from sigmoidcore.diagnosis.judgement import Judgement
         >>> from sigmoidcore.diagnosis.measure.measurement import Layer
         >>> layers = tuple(Layer(f"{i}", f"{i}", "Linear", "weights", gradient=0.1**i) for i in range(3))
-        >>> figure = overview(Diagnosis(Measurement(layers, (), samples=8), ()))
+        >>> figure = overview(Judgement(Measurement(layers, (), samples=8), ()))
         >>> figure.axes[0].get_title(loc="left")
         'Gradient profile, spread 100'
     """
@@ -117,7 +117,7 @@ def activations(measurement: Measurement) -> Figure:
     return figure
 
 
-def history(diagnosis: Diagnosis) -> Figure:
+def history(diagnosis: Judgement) -> Figure:
     """Gradient size by layer and step, relative to the median of each step: white is level, colour is not.
 
     A row lasts from the step at which it was measured until the next one that was.

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.columns import folded, printable, shortened, wrapped
 from sigmoidcore.diagnosis.report.listing import listing
@@ -25,7 +25,7 @@ _INDENT = "  "
 _REMEDY = "→ "
 
 
-def told(diagnosis: Diagnosis, width: int = USUAL) -> str:
+def told(diagnosis: Judgement, width: int = USUAL) -> str:
     """Lines of at most so many columns, however many layers and findings there are and whatever their names.
 
     Args:
@@ -49,7 +49,7 @@ def told(diagnosis: Diagnosis, width: int = USUAL) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
 
 
-def verdict(diagnosis: Diagnosis) -> str:
+def verdict(diagnosis: Judgement) -> str:
     """One line: what was found, and in how many layers."""
     count = len(diagnosis.measurement.layers)
     layers = counted(count, "layer") if count else "no layers"
@@ -62,12 +62,12 @@ def verdict(diagnosis: Diagnosis) -> str:
     return f"no layers were seen, {found or 'nothing found'}"
 
 
-def facts(diagnosis: Diagnosis) -> str:
+def facts(diagnosis: Judgement) -> str:
     """One line: what was measured on, the loss, the spread of the profile."""
     return ", ".join(_facts(diagnosis.measurement))
 
 
-def _head(diagnosis: Diagnosis, width: int) -> list[str]:
+def _head(diagnosis: Judgement, width: int) -> list[str]:
     lines = [verdict(diagnosis), facts(diagnosis), *_training(diagnosis)]
     return [part for line in lines for part in wrapped(line, width)]
 
@@ -85,7 +85,7 @@ def _facts(measurement: Measurement) -> list[str]:
     return facts
 
 
-def _training(diagnosis: Diagnosis) -> list[str]:
+def _training(diagnosis: Judgement) -> list[str]:
     """Over which steps, if a Monitor saw a training."""
     step = diagnosis.measurement.step
     if len(diagnosis.history) < 2:

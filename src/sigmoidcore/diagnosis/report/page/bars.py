@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report import depth, thinning
 from sigmoidcore.diagnosis.report.listing import named_layers
@@ -20,7 +20,7 @@ from sigmoidcore.diagnosis.report.wording import counted, power, short, shown
 _MARKS = {"nan": "not a number", "inf": "infinite", "0": "vanished to 0", "none": "no gradient came back"}
 
 
-def profile(diagnosis: Diagnosis) -> Panel | None:
+def profile(diagnosis: Judgement) -> Panel | None:
     """Gradient sizes on a log axis, and above them where the findings are."""
     measurement = diagnosis.measurement
     sizes = depth.gradients(measurement)
@@ -37,7 +37,7 @@ def profile(diagnosis: Diagnosis) -> Panel | None:
     return Panel("profile", "Profile", "Gradient profile", text, str(chart), legend)
 
 
-def updates(diagnosis: Diagnosis) -> Panel | None:
+def updates(diagnosis: Judgement) -> Panel | None:
     """Update-to-weight ratios."""
     measurement = diagnosis.measurement
     sizes = depth.updates(measurement)
@@ -52,7 +52,7 @@ def updates(diagnosis: Diagnosis) -> Panel | None:
     return Panel("updates", "Updates", "Update-to-weight ratio", text, str(chart), legend)
 
 
-def _found(diagnosis: Diagnosis) -> dict[Severity, list[int]]:
+def _found(diagnosis: Judgement) -> dict[Severity, list[int]]:
     """Places of the layers that findings name, under the worst severity of each."""
     worst: dict[int, Severity] = {}
     order = list(Severity)

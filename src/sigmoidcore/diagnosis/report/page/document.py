@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.columns import printable
 from sigmoidcore.diagnosis.report.page.panel import Panel
@@ -38,7 +38,7 @@ _SHAPES = {
 }
 
 
-def to_html(diagnosis: Diagnosis, path: str | Path) -> Path:
+def to_html(diagnosis: Judgement, path: str | Path) -> Path:
     """Write a diagnosis as one self-contained page under 2 MB, however many layers there are.
 
     Args:
@@ -53,7 +53,7 @@ def to_html(diagnosis: Diagnosis, path: str | Path) -> Path:
         >>> from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
         >>> layers = tuple(Layer(f"{i}", f"{i}", "Linear", "weights", gradient=0.5) for i in range(3))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = to_html(Diagnosis(Measurement(layers, (), samples=8), ()), f"{folder}/page.html")
+        ...     page = to_html(Judgement(Measurement(layers, (), samples=8), ()), f"{folder}/page.html")
         ...     "healthy" in page.read_text(encoding="utf-8")
         True
     """
@@ -63,7 +63,7 @@ def to_html(diagnosis: Diagnosis, path: str | Path) -> Path:
     return path
 
 
-def _page(diagnosis: Diagnosis) -> str:
+def _page(diagnosis: Judgement) -> str:
     model = type(diagnosis.subject.model).__name__ if diagnosis.subject is not None else ""
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -94,7 +94,7 @@ def _asset(name: str) -> str:
     return files("sigmoidcore.diagnosis.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _verdict(diagnosis: Diagnosis) -> str:
+def _verdict(diagnosis: Judgement) -> str:
     layers = counted(len(diagnosis.measurement.layers), "layer")
     kinds = Counter(finding.severity for finding in diagnosis.findings)
     found = ", ".join(counted(kinds[s], s.value) for s in Severity if kinds[s])
@@ -105,7 +105,7 @@ def _verdict(diagnosis: Diagnosis) -> str:
     return f"{found} in {layers}"
 
 
-def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+def _facts(diagnosis: Judgement) -> list[tuple[str, str]]:
     """Names and values, as HTML."""
     measurement = diagnosis.measurement
     facts = [("samples", f"{measurement.samples:,}")]
@@ -148,7 +148,7 @@ def _section(panel: Panel) -> str:
     )
 
 
-def _findings(diagnosis: Diagnosis) -> str:
+def _findings(diagnosis: Judgement) -> str:
     findings = diagnosis.findings
     if not findings:
         return '<p class="nothing">Nothing was found in what was measured.</p>'

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, Measurement
 from sigmoidcore.diagnosis.report import depth, thinning
 from sigmoidcore.diagnosis.report.page import charts
@@ -21,7 +21,7 @@ SHADES = 8
 """Shades of a share; of a difference, as many in both directions."""
 
 
-def history(diagnosis: Diagnosis) -> Panel | None:
+def history(diagnosis: Judgement) -> Panel | None:
     """Gradient sizes by layer and step."""
     if len(diagnosis.history) < 2:
         return None
@@ -74,7 +74,7 @@ def history(diagnosis: Diagnosis) -> Panel | None:
     )
 
 
-def slopes(diagnosis: Diagnosis) -> Panel | None:
+def slopes(diagnosis: Judgement) -> Panel | None:
     """The neurons' mean relative slopes in every activation."""
     measurement = diagnosis.measurement
     found = depth.slopes(measurement)
@@ -115,7 +115,7 @@ def _shades(table: depth.Floats, exponent: float) -> Levels:
     return np.ceil(SHADES * np.nan_to_num(table) ** exponent - 1e-9).astype(np.int64)
 
 
-def outputs(diagnosis: Diagnosis) -> Panel | None:
+def outputs(diagnosis: Judgement) -> Panel | None:
     """How the outputs are distributed."""
     measurement = diagnosis.measurement
     drawn = [

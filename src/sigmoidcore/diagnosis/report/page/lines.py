@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.report import depth
 from sigmoidcore.diagnosis.report.page import charts
@@ -18,7 +18,7 @@ LINES = 6
 """Recurrent layers that are drawn; the others have a row in the table only."""
 
 
-def through_time(diagnosis: Diagnosis) -> Panel | None:
+def through_time(diagnosis: Judgement) -> Panel | None:
     """The gradient by time step of recurrent layers."""
     found = depth.through_time(diagnosis.measurement)
     drawn = [(place, layer, layer.steps or ()) for place, layer in found[:LINES]]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.columns import printable
 from sigmoidcore.diagnosis.report.depth import spread_evenly
@@ -100,7 +100,7 @@ class Table:
         )
 
 
-def table(diagnosis: Diagnosis, room: int) -> Table:
+def table(diagnosis: Judgement, room: int) -> Table:
     """The table of a diagnosis: every layer, or as many as there is room for in characters of the script's data."""
     measurement = diagnosis.measurement
     rules: dict[int, list[int]] = {}

@@ -1,0 +1,96 @@
+"""One batch through a network, forward and backward: the measurement of `diagnose` and `mend`."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore._torch.autograd import leaves
+from sigmoidcore.diagnosis.checks import check, cut_off, outputs_of
+from sigmoidcore.diagnosis.judgement import Subject
+from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.measure.restoration import own_buffers, own_gradients
+from sigmoidcore.diagnosis.measure.tracker import tensors
+from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.profile import evaluating, unchanged
+
+
+def measure(subject: Subject, ranks: Ranks) -> Measurement:
+    """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
+    started = time.perf_counter()
+    model, inputs, targets, loss_fn = subject.model, subject.inputs, subject.targets, subject.loss_fn
+    check(model, inputs, targets, loss_fn)
+    mode = _training if subject.training else evaluating
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs, targets = cut_off(inputs), cut_off(targets)
+        known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
+        if isinstance(loss_fn, nn.Module):
+            known += loss_fn.parameters()
+        probe = Probe(model, most=None, ranks=ranks)
+        probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
+        with unchanged(model, inputs), own_buffers(model), own_gradients(known) as own, mode(model):
+            probe.attach()
+            try:
+                with _named(mode):
+                    outputs = outputs_of(model, inputs)
+                    with probe.following():
+                        loss = _signed(outputs) if loss_fn is None else loss_fn(outputs, targets)
+                loss = _scalar(loss)
+                if loss.requires_grad:
+                    own(leaves(loss))
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    if not probe.seen:  # nobody has told that gradients arrive
+                        probe.weights.see_gradients()
+                value = float(loss.detach()) if loss_fn is not None else None
+                return probe.conclude(loss=value, seconds=time.perf_counter() - started)
+            finally:
+                probe.detach()
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Training mode; in a model that is in it, parts that are not stay so: frozen norms."""
+    if not model.training:
+        with suppress(NotImplementedError):
+            model.train()
+    yield
+
+
+@contextmanager
+def _named(mode: Callable[..., Any]) -> Iterator[None]:
+    """An error of the model or of the loss function says in which mode the model ran."""
+    try:
+        yield
+    except Exception as error:
+        if mode is evaluating:
+            error.add_note("the model ran in evaluation mode; training=True runs it as in training")
+        raise
+
+
+def _signed(outputs: Any) -> Tensor:
+    """The sum of the outputs with random signs."""
+    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type | dict):
+        outputs = [getattr(outputs, field.name) for field in dataclasses.fields(outputs)]
+    floating = [t for t in tensors(outputs) if t.is_floating_point()]
+    if not floating:
+        raise ValueError(
+            f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
+        )
+    generator = torch.Generator().manual_seed(0)
+    signs = [(torch.randint(0, 2, t.shape, generator=generator) * 2 - 1).to(t.device, t.dtype) for t in floating]
+    return torch.stack([(t * s).sum().float() for t, s in zip(floating, signs, strict=True)]).sum()
+
+
+def _scalar(loss: Any) -> Tensor:
+    if loss is None:
+        raise ValueError("loss_fn gives None: let it return the loss, a tensor with one number")
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()")
+    if loss.numel() != 1:
+        raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
+    return loss.reshape(())
