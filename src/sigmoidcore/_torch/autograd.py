@@ -1,12 +1,13 @@
 """Questions to PyTorch's autograd: about the graph behind a tensor, and about the backward pass that is running."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch.autograd import Variable, forward_ad
 from torch.autograd.graph import Node
 from torch.utils import checkpoint
 
@@ -150,3 +151,20 @@ def met_first(node: Node, among: Mapping[Node, str]) -> set[tuple[str, bool]]:
             behind = normalised or normalises(at)
             waiting.extend((before, behind) for before, _ in at.next_functions)
     return found
+
+
+def running_node() -> Node:
+    """The node of the graph whose hook the backward pass is running. No public function tells."""
+    node: Node = torch._C._current_autograd_node()
+    return node
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Call a function when the backward pass that is running is over. The public hooks are for single tensors."""
+    Variable._execution_engine.queue_callback(callback)
+
+
+def post_accumulate_hooks(leaf: Tensor) -> dict[int, Any]:
+    """The hooks that run after a gradient is accumulated into a leaf. The public API adds them and lists none."""
+    hooks: dict[int, Any] | None = getattr(leaf, "_post_accumulate_grad_hooks", None)
+    return {} if hooks is None else hooks
