@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 import tokenize
 import tomllib
 from pathlib import Path
@@ -160,6 +162,11 @@ def test_the_section_of_a_command_has_its_options_with_their_defaults(name):
         default = options[option].default if option in options else None
         if type(default) in (int, float) and re.fullmatch(r"[\d.]+", shown):
             assert float(shown) == default, option
+
+
+def test_the_picture_of_the_architecture_shows_the_import_contracts():
+    command = [sys.executable, "docs/architecture.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True).stderr == ""
 
 
 def test_the_readme_counts_the_rules_right():
