@@ -8,8 +8,8 @@ from support.measuring import layer, measured
 from torch import nn
 from torch.nn import functional
 
-from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS, relative_slopes
-from sigmoidcore.diagnosis.measure.tracker import _name as function_name
+from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
+from sigmoidcore.diagnosis.measure.calls import name_of as function_name
 
 MODULES = {
     "sigmoid": nn.Sigmoid(),
@@ -167,7 +167,7 @@ def test_the_relative_slope_is_that_of_autograd_at_every_point(kind, dtype):
         y = function(x)
     ((name, args, kwargs),) = called
     activation = ACTIVATIONS[name]
-    seen = relative_slopes(activation, y if activation.by_output else x, args[1:], kwargs)
+    seen = activation.relative_slopes(y if activation.by_output else x, activation.chosen(args[1:], kwargs))
     largest = steepest(in_dtype(function, torch.float64))
     exact = derivative(in_dtype(function, dtype), x).abs().double() / largest
     torch.testing.assert_close(seen.double(), exact, rtol=0, atol=tolerance(kind, dtype))

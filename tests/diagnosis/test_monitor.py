@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, Equalizer, Monitor
 from sigmoidcore.diagnosis import monitor as monitor_module
-from sigmoidcore.diagnosis.measure.history import Thinned
+from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.monitor import PATIENCE
 
 ROWS = 24
@@ -252,7 +252,7 @@ def test_a_training_that_it_cannot_see_for_torchscript_is_said_to_be_such(model,
     with Monitor(scripted):
         for _ in range(PATIENCE - 1):
             step(scripted, optimizer, batch)
-        with pytest.warns(RuntimeWarning, match=r"It does not see into TorchScript \(the model\)"):
+        with pytest.warns(RuntimeWarning, match=r"It cannot look into TorchScript \(the model\)"):
             step(scripted, optimizer, batch)
 
 
@@ -1023,15 +1023,15 @@ def test_it_trains_exactly_as_without_a_monitor(model, batch):
 
 @pytest.mark.parametrize("keep", [4, 5, 7, 64])
 def test_of_a_thousand_measurements_evenly_distant_ones_are_kept_and_the_latest(keep):
-    thinned = Thinned(keep)
+    thinned = History(keep)
     for given in range(1000):
         thinned.add(given)
-        assert len(thinned.kept) <= keep
-        assert thinned.kept[0] == 0
-        assert thinned.kept[-1] == given
-        distances = {b - a for a, b in itertools.pairwise(thinned.kept[:-1])}
+        assert len(thinned.measurements) <= keep
+        assert thinned.measurements[0] == 0
+        assert thinned.measurements[-1] == given
+        distances = {b - a for a, b in itertools.pairwise(thinned.measurements[:-1])}
         assert len(distances) <= 1
-        assert len(thinned.kept) >= min(given + 1, keep // 2 + 1)
+        assert len(thinned.measurements) >= min(given + 1, keep // 2 + 1)
 
 
 def test_a_long_training_keeps_so_many_measurements_and_a_file_of_bounded_size():
@@ -1098,17 +1098,17 @@ def test_a_monitor_goes_on_from_its_state_where_it_was(model, batch, tmp_path):
     "state",
     [
         {},
-        {"step": -1, "measurements": {"given": 0, "stride": 1, "extra": False, "kept": []}},
+        {"step": -1, "measurements": {"added": 0, "stride": 1, "extra": False, "kept": []}},
         {"step": 1, "measurements": None},
-        {"step": 1, "measurements": {"given": 0, "stride": 0, "extra": False, "kept": []}},
-        {"step": 1, "measurements": {"given": 0, "stride": 1, "extra": False, "kept": [{"layers": 3}]}},
+        {"step": 1, "measurements": {"added": 0, "stride": 0, "extra": False, "kept": []}},
+        {"step": 1, "measurements": {"added": 0, "stride": 1, "extra": False, "kept": [{"layers": 3}]}},
     ],
 )
 def test_what_is_no_state_is_refused_and_changes_nothing(model, batch, state):
     with Monitor(model, every=3) as monitor:
         step(model, sgd(model), batch)
         before = monitor.state_dict()
-        with pytest.raises(ValueError, match="this is no state of a Monitor"):
+        with pytest.raises(ValueError, match="this is not the state of a Monitor"):
             monitor.load_state_dict(state)
         assert monitor.state_dict() == before
 

@@ -150,7 +150,7 @@ def test_nested_tensors_inside_a_model_are_left_out_and_said_to_be():
             return self.last(self.inside(ragged).values())
 
     measured = diagnose(Ragged(), torch.randn(8, 2)).measurement
-    assert any(note == "what inside makes: it is a nested tensor" for note in measured.notes)
+    assert any(note == "the output of inside: it is a nested tensor" for note in measured.notes)
     assert {layer.name: layer.gradient is None for layer in measured.layers} == {
         "before": False, "inside": True, "last": False,
     }  # fmt: skip

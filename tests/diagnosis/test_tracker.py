@@ -745,7 +745,7 @@ def test_complex_numbers_are_followed_and_their_layers_said_to_be_missing():
     m = rows(forward, X, fc=nn.Linear(6, 6), filters=torch.randn(4, 4, dtype=torch.complex64), out=nn.Linear(6, 2))
     assert sources(m) == {"fc": [], "out": ["fc"]}
     assert all(w.used for w in m.weights)
-    assert m.notes == ("layers of complex numbers are not measured, the first of them that of filters",)
+    assert m.notes == ("layers of complex numbers, the first of them that of filters",)
 
 
 def test_a_scripted_part_does_not_crash_and_keeps_its_source():

@@ -1,4 +1,4 @@
-"""The activations that the probe knows: by the name of the function, how open a neuron is at each of its values.
+"""The activations that can be measured: for each function, how steep it is at every input or output.
 
 The *relative slope* is the size of the local derivative over the largest that the activation has anywhere: 4 sigma'(x)
 for a sigmoid, 1 or 0 for ReLU. From the output where it tells, for the input may be gone by then.
@@ -34,6 +34,15 @@ class Activation:
     flat: bool = False
     shuts: bool = True
     options: tuple[str, ...] = ()
+
+    def chosen(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a call, from its arguments after the input."""
+        found = {**dict(zip(self.options, args, strict=False)), **kwargs}
+        return {name: found[name] for name in self.options if name in found}
+
+    def relative_slopes(self, values: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """Relative slopes, float32 or wider, of inputs or outputs (see `by_output`) of any shape."""
+        return self.slope(values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, options)
 
 
 def _above(x: Tensor, bound: float) -> Tensor:
@@ -145,18 +154,3 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "threshold": Activation(lambda x, g: _above(x, g["threshold"]), flat=True, shuts=False, options=("threshold",)),
 }
 """By the function's name without underscores at its ends, which in-place ones have."""
-
-
-def relative_slopes(activation: Activation, values: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Relative slopes, float32, from what the activation was given or gave.
-
-    Args:
-        activation: its kind.
-        values: input or output, as `by_output` says; any shape and floating dtype.
-        args: arguments of the call after the input.
-        kwargs: its named ones.
-    """
-    given = {**dict(zip(activation.options, args, strict=False)), **kwargs}
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
-    return activation.slope(values, given)

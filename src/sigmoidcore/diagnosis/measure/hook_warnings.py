@@ -1,7 +1,7 @@
-"""No warning of PyTorch's about hooks that are ours.
+"""Silences a warning about our hooks.
 
-A module that `torch.compile` has wrapped warns, at every call, if there are global hooks on modules: they are called
-once more, for the wrapper. The probe's hooks know it, and a user can do nothing about it.
+A module that `torch.compile` has wrapped warns, at every call, about global hooks on modules: they are called once more
+for the wrapper. The probe's hooks know this, and a user can do nothing about it.
 """
 
 import threading
@@ -9,31 +9,22 @@ import warnings
 from typing import Any
 
 _MESSAGE = r"Using `torch\.compile\(module\)` when there are global hooks on modules"
+_lock = threading.RLock()
+_filters: list[Any] = []
+"""One for each holder: the filter that the first of them added."""
 
 
-class Quiet:
-    """Counts who needs silence, and takes the filter away when nobody does."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._holders = 0
-        self._filter: Any = None
-
-    def hold(self) -> None:
-        """Ignore the warning from here on."""
-        with self._lock:
-            self._holders += 1
-            if self._holders == 1:
-                warnings.filterwarnings("ignore", message=_MESSAGE, category=UserWarning)
-                self._filter = warnings.filters[0]
-
-    def release(self) -> None:
-        """Take one `hold` back."""
-        with self._lock:
-            self._holders -= 1
-            if self._holders == 0 and self._filter in warnings.filters:
-                warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
+def hold() -> None:
+    """Ignore the warning from here on."""
+    with _lock:
+        if not _filters:
+            warnings.filterwarnings("ignore", message=_MESSAGE, category=UserWarning)
+        _filters.append(_filters[0] if _filters else warnings.filters[0])
 
 
-_QUIET = Quiet()
-hold, release = _QUIET.hold, _QUIET.release
+def release() -> None:
+    """Take one `hold` back; the last one removes the filter."""
+    with _lock:
+        last = _filters.pop()
+        if not _filters and last in warnings.filters:
+            warnings.filters.remove(last)  # type: ignore[attr-defined]

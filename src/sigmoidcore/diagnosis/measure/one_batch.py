@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from sigmoidcore._torch.autograd import leaves
 from sigmoidcore.diagnosis.checks import check, cut_off, outputs_of
 from sigmoidcore.diagnosis.judgement import Subject
+from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.restoration import own_buffers, own_gradients
-from sigmoidcore.diagnosis.measure.tracker import tensors
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import evaluating, unchanged
 
@@ -44,8 +44,8 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                 if loss.requires_grad:
                     own(leaves(loss))
                     loss.backward()  # type: ignore[no-untyped-call]
-                    if not probe.seen:  # nobody has told that gradients arrive
-                        probe.weights.see_gradients()
+                    if not probe.has_gradients:  # no layer has received one
+                        probe.parameters.read_gradients()
                 value = float(loss.detach()) if loss_fn is not None else None
                 return probe.conclude(loss=value, seconds=time.perf_counter() - started)
             finally:

@@ -1,10 +1,12 @@
-"""Hear of every step of every optimizer, in whichever thread it is made."""
+"""The steps of a model's optimizers."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sigmoidcore._torch.eager import uncompiled
@@ -12,12 +14,11 @@ from sigmoidcore._torch.eager import uncompiled
 OnStep = Callable[[torch.optim.Optimizer], None]
 
 
-class Steps:
-    """Tells those who listen.
+class OptimizerSteps:
+    """Calls listeners before and after every step of every optimizer, in any thread.
 
-    While PyTorch goes through its hooks for all optimizers in one thread, none may come or go in another. So there is
-    one before and one after a step, from the first listener on, and they stay. Who listens is a tuple that is replaced
-    and never changed.
+    While PyTorch goes through its global hooks in one thread, none may come or go in another. So one hook before and
+    one after a step are registered with the first listener, and stay. The tuple of listeners is replaced, not changed.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class Steps:
         self._registered = False
 
     def listen(self, before: OnStep, after: OnStep) -> Callable[[], None]:
-        """Have functions called before and after every step; returns the function that ends this.
+        """Call functions before and after every step; returns the function that ends this.
 
         Example:
             >>> stop = listen(lambda _: print("before"), lambda _: print("after"))
@@ -57,5 +58,51 @@ class Steps:
             after(optimizer)
 
 
-_STEPS = Steps()
-listen = _STEPS.listen
+listen = OptimizerSteps().listen
+
+
+class ModelOptimizers:
+    """Finds the optimizers that move a model's parameters as they step.
+
+    The steps of one of them are counted: of the first that steps, until another steps twice without it.
+
+    Args:
+        model: the model.
+
+    Attributes:
+        stepped: those that have stepped in the step that is being measured.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._moves: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._stepped_once: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._counting: weakref.ref[torch.optim.Optimizer] | None = None
+
+    @property
+    def counting(self) -> torch.optim.Optimizer | None:
+        """The optimizer whose steps are counted."""
+        return None if self._counting is None else self._counting()
+
+    def __contains__(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer moves any of the model's parameters."""
+        moves = self._moves.get(optimizer)
+        if moves is None:
+            moves = not moved(optimizer).isdisjoint(map(id, self._model.parameters()))
+            self._moves[optimizer] = moves
+        return moves
+
+    def count(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the step of this optimizer, one of the model's, counts."""
+        if self.counting not in (optimizer, None) and optimizer not in self._stepped_once:
+            self._stepped_once.add(optimizer)
+            return False
+        self._stepped_once.clear()
+        self._counting = weakref.ref(optimizer)
+        return True
+
+
+def moved(optimizer: torch.optim.Optimizer) -> set[int]:
+    """Identities of the parameters that an optimizer moves."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -1,4 +1,4 @@
-"""What a step shows of the parameters: their sizes, their gradients, and how far the step moves them."""
+"""The parameters of a model around one step: their sizes, their gradients, and how far the step moves them."""
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -7,28 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._torch import foreach
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.measure.statistics import SAFE, SMALL, Number, size_on_cpu
 from sigmoidcore.gain import norm
 from sigmoidcore.observation.process_group import Ranks
 
+PIECE = 2**18
+"""Numbers of a parameter that are compared with earlier ones while they are in the processor's cache."""
+_ORDINARY = (Tensor, nn.Parameter)
+_UNLIKE = [1.0, 0.0, 0.0, 0.0, 0.0]
+"""Of a parameter whose rows differ: see `_row_facts`."""
 
-class Weights:
+
+class Parameters:
     """Reads the parameters of a model around one step.
 
     Args:
-        parameters: of the model, by name.
-        room: tensors to copy them into, by name, as `room` of the step before.
+        named: the parameters by name.
+        buffers: tensors to copy them into, by name, as `buffers` of the step before.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], room: Mapping[str, Tensor] | None = None) -> None:
-        self.parameters = dict(parameters)
-        self.room: dict[str, Tensor] = dict(room or {})
+    def __init__(self, named: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor] | None = None) -> None:
+        self.named = dict(named)
+        self.buffers: dict[str, Tensor] = dict(buffers or {})
         self._gradients: dict[str, float] = {}
-        self._bad: dict[str, int] = {}
+        self._nonfinite_gradients: dict[str, int] = {}
         self._used_up: set[str] = set()
         self._sizes: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._nonfinite: dict[str, int] = {}
         self._rows: dict[str, list[float]] = {}
         self._moves: dict[str, Number] = {}
         self._before: dict[str, Tensor] = {}
@@ -40,63 +47,62 @@ class Weights:
 
     @torch.no_grad()
     def emptied(self, names: Container[str]) -> bool:
-        """Whether the gradients of some parameters were there after the last backward pass, and are not any more.
+        """Whether the gradients of some parameters were there after the last backward pass, and are gone.
 
         The first one that had any tells: in a backward pass that has just begun, nothing has come back to it yet.
         """
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.named.items():
             if name in names and self._gradients.get(name, 0.0) != 0:
                 return parameter.grad is None or not bool(_local(parameter.grad).any())
         return False
 
     def forget_gradients(self) -> None:
-        """Drop what was seen of them: they were emptied."""
-        self._gradients, self._bad, self._used_up = {}, {}, set()
+        """Drop the sizes of the gradients: they were emptied."""
+        self._gradients, self._nonfinite_gradients, self._used_up = {}, {}, set()
 
     @torch.no_grad()
-    def see_gradients(self) -> None:
-        """Read every `.grad` that there is now; those that optimizers have used up before are kept as they were."""
-        self._see({name: p for name, p in self.parameters.items() if name not in self._used_up})
+    def read_gradients(self) -> None:
+        """Read every `.grad`; keep the sizes of those that optimizers used up in the backward pass."""
+        self._read({name: p for name, p in self.named.items() if name not in self._used_up})
 
     @torch.no_grad()
     def before_step(self, moving: set[int], *, in_backward: bool = False) -> None:
-        """Keep copies of the parameters whose identities are in `moving`.
+        """Copy the parameters that are going to move.
 
         Args:
-            moving: of one optimizer.
+            moving: identities of the parameters of one optimizer.
             in_backward: it steps in the backward pass, and may empty the gradients.
         """
-        own = {name: p for name, p in self.parameters.items() if id(p) in moving and p.requires_grad}
-        self._see_sizes()
+        own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
+        self._read_sizes()
         self._before |= self._copies({name: _local(p) for name, p in own.items() if name not in self._moves})
         if in_backward:
-            self._see(own)
+            self._read(own)
             self._used_up.update(own)
 
     @torch.no_grad()
     def after_step(self, moving: set[int]) -> None:
-        """See how far each has moved since, and let the copies go."""
-        own = [name for name in self._before if id(self.parameters[name]) in moving]
-        now = {name: _local(self.parameters[name]) for name in own}
+        """Measure how far each has moved, and give the copies back."""
+        own = [name for name in self._before if id(self.named[name]) in moving]
         before = {name: self._before.pop(name) for name in own}
-        self._moves |= _distances(before, now)
-        self.room |= before
+        self._moves |= _distances(before, {name: _local(self.named[name]) for name in own})
+        self.buffers |= before
 
     @torch.no_grad()
-    def conclude(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
+    def summarize(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
         """The parameters as they are, or were before the step.
 
         Args:
             used: names of those that the forward pass took.
-            scale: what the loss was multiplied by.
-            ranks: the processes; sums over the parts of sharded parameters.
+            scale: the factor of the loss.
+            ranks: the processes; sharded parameters are summed over them.
         """
-        self._see_sizes()
-        sizes = self._over(self._sizes, ranks)
+        self._read_sizes()
+        sharded = _Sharded(self.named, ranks)
         moves = dict(zip(self._moves, fetch(list(self._moves.values())), strict=True))
-        gradients, moves = self._over(self._gradients, ranks), self._over(moves, ranks)
-        bad, bad_gradients = self._counted(self._counts, ranks), self._counted(self._bad, ranks)
-        used, alike = self._agreed(used | set(gradients), ranks)
+        sizes, gradients, updates = map(sharded.norms, (self._sizes, self._gradients, moves))
+        nonfinite, nonfinite_gradients = map(sharded.counts, (self._nonfinite, self._nonfinite_gradients))
+        used, alike = sharded.agreed(used | set(gradients), self._rows)
         return tuple(
             Weight(
                 name=name,
@@ -105,95 +111,96 @@ class Weights:
                 used=name in used,
                 size=sizes[name],
                 gradient=gradients[name] / scale if name in gradients else None,
-                update=moves[name] / sizes[name] if name in moves and sizes[name] > 0 else None,
-                nonfinite=bad.get(name, 0),
-                nonfinite_gradient=bad_gradients.get(name, 0),
+                update=updates[name] / sizes[name] if name in updates and sizes[name] > 0 else None,
+                nonfinite=nonfinite.get(name, 0),
+                nonfinite_gradient=nonfinite_gradients.get(name, 0),
                 alike=name in alike,
             )
-            for name, parameter in self.parameters.items()
+            for name, parameter in self.named.items()
         )
 
-    def _see(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        seen = {name: _local(p.grad) for name, p in parameters.items() if p.grad is not None}
-        sizes, bad = _sizes(seen)
+    def _read(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        sizes, nonfinite = _sizes({name: _local(p.grad) for name, p in parameters.items() if p.grad is not None})
         self._gradients = {n: size for n, size in self._gradients.items() if n not in parameters} | sizes
-        self._bad = {n: count for n, count in self._bad.items() if n not in parameters} | bad
+        others = {n: count for n, count in self._nonfinite_gradients.items() if n not in parameters}
+        self._nonfinite_gradients = others | nonfinite
 
-    def _see_sizes(self) -> None:
-        """The parameters as they are now, if it is the first time in this step that somebody asks."""
+    def _read_sizes(self) -> None:
+        """Read the sizes of the parameters, once in a step."""
         if not self._sizes:
-            local = {name: _local(p) for name, p in self.parameters.items()}
-            self._sizes, self._counts = _sizes(local)
-            unlike = {name for name in _unlike(local) if type(self.parameters[name]) in _WHOLE}
-            self._rows = {name: _UNLIKE if name in unlike else _rows(p) for name, p in self.parameters.items()}
+            local = {name: _local(p) for name, p in self.named.items()}
+            self._sizes, self._nonfinite = _sizes(local)
+            unlike = {name for name in _unlike(local) if type(self.named[name]) in _ORDINARY}
+            self._rows = {name: _UNLIKE if name in unlike else _row_facts(p) for name, p in self.named.items()}
 
     def _copies(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies, in the room that there is: fresh memory takes longer than to copy."""
+        """Copies, in the buffers where they fit: fresh memory takes longer than the copy."""
         copies: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            room = self.room.pop(name, None)
-            if room is None or (room.shape, room.dtype, room.device) != (tensor.shape, tensor.dtype, tensor.device):
-                room = torch.empty_like(tensor)
-            copies[name] = room
+            buffer = self.buffers.pop(name, None)
+            fits = buffer is not None and (buffer.shape, buffer.dtype, buffer.device) == (
+                tensor.shape, tensor.dtype, tensor.device,
+            )  # fmt: skip
+            copies[name] = buffer if fits and buffer is not None else torch.empty_like(tensor)
         for names in _groups(tensors):
-            torch._foreach_copy_([copies[name] for name in names], [tensors[name] for name in names])
+            foreach.copy([copies[name] for name in names], [tensors[name] for name in names])
         return copies
 
-    def _over(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
-        """Norms; those of sharded parameters over the parts of all ranks."""
-        if ranks.count == 1:
-            return mine
-        squares = self._summed({name: size * size for name, size in mine.items()}, ranks)
-        return {name: math.sqrt(squares[name]) if _copies(self.parameters[name]) else mine[name] for name in mine}
 
-    def _summed(self, mine: dict[str, float], ranks: Ranks) -> dict[str, float]:
-        """Numbers of parameters; those of sharded ones summed over the parts of all ranks."""
-        copies = {name: _copies(self.parameters[name]) for name in mine}
-        sharded = [name for name in mine if copies[name]]
+class _Sharded:
+    """Joins numbers of parameters over the ranks: those of sharded parameters are sums over the parts."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._device = next((p.device for p in parameters.values()), torch.device("cpu"))
+        self._replicas = {} if ranks.count == 1 else {name: _replicas(p) for name, p in parameters.items()}
+        self._names = list(parameters)
+
+    def norms(self, mine: Mapping[str, float]) -> Mapping[str, float]:
+        """L2 norms."""
+        squares = self._sums({name: size * size for name, size in mine.items()})
+        return {**mine, **{name: math.sqrt(square) for name, square in squares.items()}}
+
+    def counts(self, mine: Mapping[str, int]) -> Mapping[str, int]:
+        """Counts; a rank has those that are not 0."""
+        sums = self._sums({name: float(mine.get(name, 0)) for name in self._names})
+        return {**mine, **{name: round(count) for name, count in sums.items()}}
+
+    def agreed(self, used: set[str], rows: Mapping[str, list[float]]) -> tuple[set[str], set[str]]:
+        """Names of the parameters that any rank uses, and of those whose rows are alike on all ranks."""
+        mine = [[float(name in used), *facts] for name, facts in rows.items()]
+        if self._ranks.count > 1:
+            mine = self._ranks.total(torch.tensor(mine, dtype=torch.float64), self._device, "MAX").tolist()
+        of = dict(zip(rows, mine, strict=True))
+        alike = {name for name, (_, unlike, a, b, c, d) in of.items() if not unlike and a == -b and c == -d != 0}
+        return {name for name, (is_used, *_) in of.items() if is_used}, alike
+
+    def _sums(self, mine: Mapping[str, float]) -> dict[str, float]:
+        """Sums over the ranks of the sharded parameters among these."""
+        sharded = [name for name in mine if self._replicas.get(name)]
         if not sharded:
-            return mine
-        parts = torch.tensor([mine[name] / copies[name] for name in sharded], dtype=torch.float64)
-        return mine | dict(zip(sharded, ranks.total(parts, self._device).tolist(), strict=True))
-
-    def _counted(self, mine: Mapping[str, int], ranks: Ranks) -> Mapping[str, int]:
-        """Counts of parameters that are not 0; those of sharded ones over the parts of all ranks."""
-        if ranks.count == 1:
-            return mine
-        everything = self._summed({name: float(mine.get(name, 0)) for name in self.parameters}, ranks)
-        return {name: round(count) for name, count in everything.items()}
-
-    def _agreed(self, used: set[str], ranks: Ranks) -> tuple[set[str], set[str]]:
-        """Names of the parameters that are used on any rank, and of those whose rows are alike on all of them."""
-        mine = [[float(name in used), *rows] for name, rows in self._rows.items()]
-        if ranks.count > 1:
-            mine = ranks.total(torch.tensor(mine, dtype=torch.float64), self._device, "MAX").tolist()
-        names = list(zip(self._rows, mine, strict=True))
-        alike = {name for name, (_, unlike, *at) in names if not unlike and at[0] == -at[1] and at[2] == -at[3] != 0}
-        return {name for name, (is_used, *_) in names if is_used}, alike
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.parameters.values())).device
+            return {}
+        parts = torch.tensor([mine[name] / self._replicas[name] for name in sharded], dtype=torch.float64)
+        return dict(zip(sharded, self._ranks.total(parts, self._device).tolist(), strict=True))
 
 
 def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
-    """L2 norms; all at once where they are small enough for the sums of squares that PyTorch's fast kernels make."""
+    """L2 norms; small tensors in one call, where float32 holds their squares."""
     found: dict[str, Number] = {}
     few = {name: t for name, t in tensors.items() if t.numel() <= SMALL and t.element_size() >= 4}
     for names in _groups(few):
-        sizes = torch.stack(torch._foreach_norm([few[name] for name in names])).tolist()
+        sizes = torch.stack(foreach.norms([few[name] for name in names])).tolist()
         found.update((n, size) for n, size in zip(names, sizes, strict=True) if SAFE[0] < size < SAFE[1])
     for name in tensors.keys() - found.keys():
-        tensor = tensors[name]
-        found[name] = size_on_cpu(tensor) if tensor.is_cpu else norm(tensor)
+        found[name] = size_on_cpu(tensors[name]) if tensors[name].is_cpu else norm(tensors[name])
     return {name: found[name] for name in tensors}
 
 
 def _distances(before: dict[str, Tensor], now: dict[str, Tensor]) -> dict[str, Number]:
-    """L2 norms of differences; what was before is overwritten."""
+    """L2 norms of differences; overwrites `before`."""
     large = {n: t for n, t in before.items() if t.is_cpu and t.numel() > PIECE and t.is_contiguous()}
     for names in _groups({name: t for name, t in before.items() if name not in large}):
-        torch._foreach_sub_([before[name] for name in names], [now[name] for name in names])
+        foreach.subtract([before[name] for name in names], [now[name] for name in names])
     found = _norms({name: t for name, t in before.items() if name not in large})
     for name, tensor in large.items():
         pieces = zip(*(torch.split(t.flatten(), PIECE) for t in (tensor, now[name])), strict=True)
@@ -202,22 +209,11 @@ def _distances(before: dict[str, Tensor], now: dict[str, Tensor]) -> dict[str, N
 
 
 def _sizes(tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, int]]:
-    """L2 norms, and how many numbers are not finite, of those of which the norm says that there are any."""
+    """L2 norms, and the number of non-finite entries of tensors that have any."""
     norms = _norms(tensors)
     sizes = dict(zip(norms, fetch(list(norms.values())), strict=True))
     odd = [name for name, size in sizes.items() if not math.isfinite(size)]
     return sizes, {name: int((~torch.isfinite(tensors[name])).sum()) for name in odd}
-
-
-def _unlike(tensors: dict[str, Tensor]) -> set[str]:
-    """Those whose first two rows do not begin with the same number: asked at once, for a question takes its time."""
-    several = {name: t for name, t in tensors.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
-    unlike = tensors.keys() - several.keys()
-    for names in _groups(several):
-        begin = [t.as_strided((2,), (t.stride(0),)) for t in map(several.__getitem__, names)]
-        first, second = torch.stack(begin, 1)
-        unlike.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
-    return unlike
 
 
 def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
@@ -230,35 +226,25 @@ def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
 
 def fetch(values: Sequence[Number]) -> list[float]:
     """Numbers of 0-dim tensors and numbers: one transfer for each device and dtype."""
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for i, value in enumerate(values):
-        if isinstance(value, Tensor):
-            groups.setdefault((value.device, value.dtype), []).append(i)
-    result = list(values)
-    for places in groups.values():
-        found = torch.stack([values[i] for i in places]).tolist()  # type: ignore[misc]
-        for i, number in zip(places, found, strict=True):
-            result[i] = float(number)
-    return result  # type: ignore[return-value]
+    result: list[Any] = list(values)
+    found = {str(i): value for i, value in enumerate(values) if isinstance(value, Tensor)}
+    for places in _groups(found):
+        numbers = torch.stack([found[place] for place in places]).tolist()
+        for place, number in zip(places, numbers, strict=True):
+            result[int(place)] = float(number)
+    return result
 
 
 def _local(values: Any) -> Tensor:
-    """What this rank has of a tensor, for no backward pass: of a DTensor its part, of a sparse one its values."""
-    if type(values) not in _WHOLE and hasattr(values, "to_local"):
+    """The part of a tensor that this rank has (of a DTensor), or the values of a sparse one, without a graph."""
+    if type(values) not in _ORDINARY and hasattr(values, "to_local"):
         values = values.to_local()
     local: Tensor = values if values.layout is torch.strided else values.coalesce().values()
     return local
 
 
-_WHOLE = (Tensor, nn.Parameter)
-_UNLIKE = [1.0, 0.0, 0.0, 0.0, 0.0]
-"""Of a parameter whose rows differ: see `_rows`."""
-PIECE = 2**18
-"""Numbers of a parameter that are compared with those before while they are in the processor's cache."""
-
-
-def _copies(parameter: nn.Parameter) -> int:
-    """On how many ranks each part of a sharded parameter is; 0 for one that every rank has whole."""
+def _replicas(parameter: nn.Parameter) -> int:
+    """The number of ranks that have each part of a sharded parameter; 0 if every rank has all of it."""
     placements = getattr(parameter, "placements", None)
     if placements is None or not any(p.is_shard() for p in placements):
         return 0
@@ -266,10 +252,21 @@ def _copies(parameter: nn.Parameter) -> int:
     return math.prod(size for size, place in zip(sizes, placements, strict=True) if not place.is_shard())
 
 
-def _rows(parameter: nn.Parameter) -> list[float]:
-    """Whether the rows that this rank has are unlike, and what its first row is: two sums, with both signs.
+def _unlike(tensors: dict[str, Tensor]) -> set[str]:
+    """Tensors whose first two rows do not begin with the same number, found in one call."""
+    several = {name: t for name, t in tensors.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
+    unlike = tensors.keys() - several.keys()
+    for names in _groups(several):
+        begin = [t.as_strided((2,), (t.stride(0),)) for t in map(several.__getitem__, names)]
+        first, second = torch.stack(begin, 1)
+        unlike.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
+    return unlike
 
-    The largest of these over all ranks says whether all rows are alike; of a rank without rows, it says nothing.
+
+def _row_facts(parameter: nn.Parameter) -> list[float]:
+    """Whether the rows on this rank are unlike, and two sums of its first row with both signs.
+
+    The maxima over the ranks tell whether all rows are alike; a rank without rows changes nothing.
     """
     local, placements = _local(parameter), getattr(parameter, "placements", ())
     by_row = any(p.is_shard(0) for p in placements)

@@ -1,6 +1,6 @@
-"""Measure a step of any network: attach, let the model run forward and backward, and conclude.
+"""Measures a step of any network: attach, run the model forward and backward, conclude.
 
-What is measured is in `measurement`, how a pass is followed in `tracker`, and what is computed in `statistics`.
+`measurement` holds the result, `tracker` follows a pass, `recorder` takes its statistics, `summary` joins them.
 """
 
 import dataclasses
@@ -11,44 +11,50 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Variable
 from torch.nn.modules import module as module_hooks
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore._torch import eager
-from sigmoidcore._torch.autograd import NONE, backward_pass, in_transform
+from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
+from sigmoidcore._torch.modes import transforms_active
 from sigmoidcore.diagnosis.measure import hook_warnings
-from sigmoidcore.diagnosis.measure.conclusion import conclude
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.measure.parameters import Weights
-from sigmoidcore.diagnosis.measure.recording import Recording
-from sigmoidcore.diagnosis.measure.tracker import Frame, Tracker, frame_of
+from sigmoidcore.diagnosis.measure.parameters import Parameters
+from sigmoidcore.diagnosis.measure.recorder import Recorder
+from sigmoidcore.diagnosis.measure.summary import summarize
+from sigmoidcore.diagnosis.measure.tracker import RunningModule, Tracker
 from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
 """Forward passes of one step that are kept apart: micro-batches, several models' turns."""
+_SCRIPTED = "what runs inside TorchScript: {}; measure the modules as they are before torch.jit.script or trace"
+_NO_LAYERS = (
+    "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside C++, Triton "
+    "or a torch.autograd.Function are not"
+)
 
 
 class Probe:
-    """Measures what a model does while it is attached, and is not there at all while it is not.
+    """Measures a model while it is attached, and costs nothing while it is not.
 
-    The hooks that say which module runs are PyTorch's global ones, so nothing of the model is changed, and copies that
-    are made of it meanwhile know nothing of the probe. Compiled code runs uncompiled while it is attached.
+    Its hooks on modules are PyTorch's global ones: the model is not changed, and copies of it are not measured.
+    Compiled code runs uncompiled while it is attached.
 
-    What counts: forward passes with gradients enabled through which a gradient came back on its way into the `.grad` of
-    a parameter. Several of them (micro-batches) are joined. Those whose gradients were emptied again are forgotten when
-    the next gradient arrives: their step was skipped.
+    Forward passes count if gradients are enabled and a gradient comes back through them on its way into the `.grad` of
+    a parameter. Several (micro-batches) are joined. Passes whose gradients are emptied before the next gradient
+    arrives are dropped: their step was skipped.
 
     Args:
         model: any module.
         most: samples of a batch that statistics across samples are taken from; None: all.
         ranks: the processes that train together.
+        begins: is called when a forward pass with gradients begins, before it is measured.
+        dropped: is called when passes are dropped because their gradients were emptied.
 
     Attributes:
-        named_inputs: what the model is given by name, which hooks do not show; None: not known.
-        begins: is called when a forward pass with gradients begins, before it is looked at.
-        dropped: is called when passes were forgotten because their gradients were emptied.
+        named_inputs: the model's inputs by name, which hooks do not show; None: not known.
+        parameters: reads the parameters.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Probe:
     ) -> None:
         self.model = model
         self.named_inputs: Any = None
+        self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
         self._ranks = ranks
         self._begins = begins
@@ -69,34 +76,33 @@ class Probe:
         self._handles: list[RemovableHandle] = []
         self._release: weakref.finalize[[], Probe] | None = None
         self._names: dict[int, str] = {}
+        self._parameter_names: dict[int, str] = {}
         self._scripted: list[str] = []
-        self._parameters: dict[int, str] = {}
-        self._stack: list[Frame] = []
-        self._running: Recording | None = None
+        self._stack: list[RunningModule] = []
+        self._running: Recorder | None = None
         self._following: Tracker | None = None
-        self._recordings: list[Recording] = []
-        self._backward = NONE
+        self._recorders: list[Recorder] = []
+        self._fresh: list[Recorder] = []
+        self._backward_pass = NONE
         self._transformed = False
-        self._fresh: list[Recording] = []
-        self._weights = Weights(dict(model.named_parameters()))
 
     @property
     def attached(self) -> bool:
-        """Whether the model is watched."""
+        """Whether the model is measured."""
         return bool(self._handles)
 
     @property
-    def weights(self) -> Weights:
-        """Reads the parameters."""
-        return self._weights
+    def has_gradients(self) -> bool:
+        """Whether a gradient has come back through any pass."""
+        return any(r.counts for r in self._recorders)
 
     def attach(self) -> None:
-        """Watch from the next forward pass on."""
+        """Measure from the next forward pass on."""
         if self.attached:
             return
-        self._weights = Weights(self._weights.parameters, self._weights.room)
+        self.parameters = Parameters(self.parameters.named, self.parameters.buffers)
         if not self._names:
-            self._see_names()
+            self._read_names()
         self._handles = [
             module_hooks.register_module_forward_pre_hook(self._enter),
             module_hooks.register_module_forward_hook(self._leave, always_call=True),
@@ -107,7 +113,7 @@ class Probe:
         self._release.atexit = False
 
     def detach(self) -> None:
-        """Stop watching."""
+        """Stop measuring."""
         for handle in self._handles:
             handle.remove()
         if self._release is not None:
@@ -116,32 +122,24 @@ class Probe:
         self._end_pass()
 
     def forget(self) -> None:
-        """Drop what was seen."""
-        self._recordings, self._fresh = [], []
-        self._backward, self._transformed = NONE, False
-        self._weights.forget_gradients()
+        """Drop all passes."""
+        self._recorders, self._fresh = [], []
+        self._backward_pass, self._transformed = NONE, False
+        self.parameters.forget_gradients()
 
     def start_over(self) -> None:
-        """Drop what was seen, of steps of optimizers, too."""
+        """Drop all passes and all steps of optimizers."""
         self.forget()
-        self._weights = Weights(self._weights.parameters)
+        self.parameters = Parameters(self.parameters.named)
 
-    def emptied(self) -> bool:
-        """Whether the gradients of all passes that a gradient came back through were emptied since.
-
-        If those of some were only, these are forgotten.
-        """
-        counted = [r for r in self._recordings if r.counts]
-        emptied = [r for r in counted if self._weights.emptied(r.tracker.used)]
+    def drop_emptied(self) -> bool:
+        """Drop passes whose gradients were emptied; if those of all were, keep them and return True."""
+        counted = [r for r in self._recorders if r.counts]
+        emptied = [r for r in counted if self.parameters.emptied(r.tracker.used)]
         if len(emptied) == len(counted):
             return bool(counted)
-        self._recordings = [r for r in self._recordings if r not in emptied]
+        self._recorders = [r for r in self._recorders if r not in emptied]
         return False
-
-    @property
-    def seen(self) -> bool:
-        """Whether a gradient has come back through anything."""
-        return any(r.counts for r in self._recordings)
 
     def conclude(
         self, *, step: int | None = None, loss: float | None = None, scale: float = 1.0, seconds: float | None = None
@@ -151,15 +149,15 @@ class Probe:
         Args:
             step: of the optimizer.
             loss: its value, not multiplied by `scale`.
-            scale: what the loss was multiplied by (a gradient scaler).
+            scale: the factor of the loss (a gradient scaler).
             seconds: time taken.
         """
         self.detach()
-        counted = [r for r in self._recordings if r.counts] or self._recordings
+        counted = [r for r in self._recorders if r.counts] or self._recorders
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
-            found = conclude(
-                counted, self._weights, self._ranks,
+            found = summarize(
+                counted, self.parameters, self._ranks,
                 step=step, loss=loss, scale=scale, seconds=seconds, differentiated=differentiated,
             )  # fmt: skip
         finally:
@@ -170,11 +168,11 @@ class Probe:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Follow what is called inside although no module runs: a loss function."""
-        if not self._recordings:
+        """Follow calls outside of modules: a loss function."""
+        if not self._recorders:
             yield
             return
-        self._following = self._recordings[-1].tracker
+        self._following = self._recorders[-1].tracker
         try:
             with self._following:
                 yield
@@ -186,46 +184,47 @@ class Probe:
         if name is None or torch.compiler.is_compiling():
             return
         self._transformed |= torch.is_grad_enabled() and in_transform()
-        if torch._C._are_functorch_transforms_active():
+        if transforms_active():
             return
         if not self._stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
-                return  # an evaluation, or a checkpoint that is computed again
-            self._forget_what_an_error_ended()
+                return  # an evaluation, or the recomputation of a checkpoint
+            self._drop_interrupted()
             self._begins()
             if not self.attached:
                 return
             self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
             name = self._names.get(id(module), name)
-        self._stack.append(frame_of(module, name, len(self._recordings[-1].tracker.rows) if self._recordings else 0))
+        layers = len(self._recorders[-1].tracker.layers) if self._recorders else 0
+        self._stack.append(RunningModule.begin(module, name, layers))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         if self._stack and self._stack[-1].module is module:
-            frame = self._stack.pop()
+            running = self._stack.pop()
             if self._running is not None:
-                self._running.tracker.left(frame, args, result)
+                self._running.tracker.leave(running, args, result)
             if not self._stack:
                 self._end_pass()
 
     def _begin_pass(self, args: Any, name: str) -> None:
-        last = self._recordings[-1] if self._recordings else None
+        last = self._recorders[-1] if self._recorders else None
         if last is None:
-            self._see_names()
-        if last is None or not last.tracker.goes_on(args, name):
-            if len(self._recordings) >= MOST_PASSES:
-                self._recordings = [r for r in self._recordings if r.counts][-MOST_PASSES // 2 :]
-            last = Recording(
+            self._read_names()
+        if last is None or not last.tracker.continues(args, name):
+            if len(self._recorders) >= MOST_PASSES:
+                self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
+            last = Recorder(
                 self._names,
-                self._parameters,
+                self._parameter_names,
                 self._stack,
                 samples=batch_size(args),
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
             if self._scripted:
-                last.notes[_SCRIPTED.format(", ".join(self._scripted))] = None
-            last.see_inputs(args)
-            self._recordings.append(last)
+                last.note(_SCRIPTED.format(", ".join(self._scripted)))
+            last.take_inputs(args)
+            self._recorders.append(last)
         self._running = last
         if self._following is not last.tracker:  # a loss function may run the model again
             if self._following is not None:
@@ -241,44 +240,43 @@ class Probe:
             if self._following is not None:
                 self._following.paused = False
 
-    def _see_names(self) -> None:
-        """Take the modules and parameters as they are: wrappers may have come since, or other parameters."""
+    def _read_names(self) -> None:
+        """Read the names of modules and parameters: wrappers or other parameters may have come."""
         modules = dict(self.model.named_modules())
         self._scripted = _scripted(modules)
         self._names.clear()
         self._names.update((id(module), name) for name, module in modules.items())
         parameters = dict(self.model.named_parameters())
-        self._parameters = {id(p): name for name, p in parameters.items()}
-        if self._parameters != {id(p): name for name, p in self._weights.parameters.items()}:
-            self._weights = Weights(parameters)
+        self._parameter_names = {id(p): name for name, p in parameters.items()}
+        if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:
+            self.parameters = Parameters(parameters)
 
-    def _gradient_arrived(self, recording: Recording) -> None:
-        """Read the parameters' gradients when the backward pass is over: all micro-batches so far, before clipping."""
-        if recording in self._fresh or recording not in self._recordings:
+    def _gradient_arrived(self, recorder: Recorder) -> None:
+        """Read the gradients of the parameters when the backward pass is over: of all micro-batches, unclipped."""
+        if recorder in self._fresh or recorder not in self._recorders:
             return
-        if backward_pass() != self._backward:
-            self._backward = backward_pass()
-            self._forget_what_was_emptied(recording)
-            # Three times over: DistributedDataParallel puts the mean over the ranks in place in such a callback of
-            # such a callback, too.
-            queue = Variable._execution_engine.queue_callback
-            queue(lambda: queue(lambda: queue(self._see_gradients)))
-        self._fresh.append(recording)
+        if backward_pass() != self._backward_pass:
+            self._backward_pass = backward_pass()
+            self._drop_emptied_before(recorder)
+            # Three times over: DistributedDataParallel writes the mean over the ranks in such a callback of such a
+            # callback, too.
+            after_backward(lambda: after_backward(lambda: after_backward(self._read_gradients)))
+        self._fresh.append(recorder)
 
-    def _see_gradients(self) -> None:
+    def _read_gradients(self) -> None:
         self._fresh = []
-        self._weights.see_gradients()
+        self.parameters.read_gradients()
 
-    def _forget_what_an_error_ended(self) -> None:
-        """Passes whose backward pass has not come to its end."""
-        self._recordings = [r for r in self._recordings if r not in self._fresh]
+    def _drop_interrupted(self) -> None:
+        """Drop passes whose backward pass ended with an error."""
+        self._recorders = [r for r in self._recorders if r not in self._fresh]
         self._fresh = []
 
-    def _forget_what_was_emptied(self, arriving: Recording) -> None:
-        """That is where `zero_grad` stands between the forward and the backward pass."""
-        emptied = [r for r in self._recordings if r.counts and self._weights.emptied(r.tracker.used)]
+    def _drop_emptied_before(self, arriving: Recorder) -> None:
+        """Drop passes whose gradients were emptied by a `zero_grad` between the forward and the backward pass."""
+        emptied = [r for r in self._recorders if r.counts and self.parameters.emptied(r.tracker.used)]
         if emptied:
-            self._recordings = [r for r in self._recordings if r not in emptied or r is arriving]
+            self._recorders = [r for r in self._recorders if r not in emptied or r is arriving]
             self._dropped()
         if arriving in emptied:
             arriving.forget_gradients()
@@ -289,15 +287,8 @@ def _release() -> None:
     hook_warnings.release()
 
 
-_SCRIPTED = "what runs inside TorchScript: {}; measure the modules as they are before torch.jit.script or trace"
-_NO_LAYERS = (
-    "any layer, although parameters get gradients: what Python code calls of PyTorch is seen, and not what C++, Triton "
-    "or a torch.autograd.Function does by itself"
-)
-
-
 def scripted(model: nn.Module) -> list[str]:
-    """The modules that are TorchScript, but not the parts of these, as they are called in a sentence."""
+    """The modules that are TorchScript, without their parts, as a sentence names them."""
     return _scripted(dict(model.named_modules()))
 
 

@@ -1,4 +1,4 @@
-"""What a forward and a backward pass write into a model, and into other leaves of the graph, is put back."""
+"""Restores what a forward and a backward pass write into a model and into other leaves of the graph."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -7,29 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._torch.autograd import post_accumulate_hooks
+
 
 @contextmanager
 def own_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes into buffers; one of another shape stays: a cache that has grown.
-
-    Of a sparse one, which no layer writes into, the buffer itself is put back and not its numbers.
-    """
+    """Restore the buffers after a forward pass; a buffer of another shape stays: a cache that has grown."""
     kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
     try:
         yield
     finally:
         for module, name, buffer, copy in kept:
-            now = dict(module._buffers.items()).get(name)  # TorchScript's has no get
+            now = getattr(module, name, None)
             if now is not None and now.shape == buffer.shape:
                 if now is not buffer:
-                    module._buffers[name] = buffer
+                    setattr(module, name, buffer)
                 if buffer.layout is torch.strided and not torch.equal(buffer, copy):
                     buffer.copy_(copy)
 
 
 @contextmanager
 def own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tensor]], None]]:
-    """Let a backward pass fill `.grad`, as FSDP and checkpoints need it, and put back what was there.
+    """Let a backward pass fill `.grad`, as FSDP and checkpoints need it, and restore the gradients afterwards.
 
     Args:
         leaves: those that are known before the forward pass.
@@ -38,17 +37,16 @@ def own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tenso
         A function that takes more of them.
     """
     kept: dict[int, tuple[Tensor, Tensor | None]] = {}
-    hooks: list[tuple[Any, dict[Any, Any]]] = []
+    hooks: list[tuple[dict[int, Any], dict[int, Any]]] = []
 
     def keep(leaves: Iterable[Tensor]) -> None:
         for leaf in leaves:
             if id(leaf) not in kept:
                 kept[id(leaf)] = leaf, leaf.grad
                 leaf.grad = None
-                held = getattr(leaf, "_post_accumulate_grad_hooks", None)  # of optimizers that step in there
-                if held:
-                    hooks.append((held, dict(held)))
-                    held.clear()
+                stepping = post_accumulate_hooks(leaf)  # of optimizers that step in the backward pass
+                hooks.append((stepping, dict(stepping)))
+                stepping.clear()
 
     keep(leaves)
     try:
@@ -56,5 +54,5 @@ def own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tenso
     finally:
         for leaf, gradient in kept.values():
             leaf.grad = gradient
-        for held, before in hooks:
-            held.update(before)
+        for stepping, before in hooks:
+            stepping.update(before)

@@ -23,8 +23,6 @@ SAFE = 1e-15, 1e15
 """Sizes whose squares float32 holds, with room for those of single numbers."""
 KEPT = 200
 """Numbers of one layer that are kept for its histogram."""
-QUERIES = 2**20
-"""Attention weights that are computed anew at most, where PyTorch's kernel does not show them."""
 _HALF = (torch.float16, torch.bfloat16)
 
 Number = Tensor | float
@@ -38,30 +36,30 @@ class Sums:
         count: numbers of the output.
         squares: sum of their squares.
         nonfinite: those that are not finite.
-        seen: numbers that the following are taken from.
+        sampled: numbers of the part that the following are taken from.
         total: sum of these.
         deviations: sum of squares of what differs from the mean over the samples, feature by feature.
-        several: `seen`, where there was more than one sample.
+        several: `sampled`, where there was more than one sample.
         samples: samples whose gradients are in the next ones.
         gradient: sum of the squares of the gradient.
         nonfinite_gradient: its numbers that are not finite.
         rows: rows that the neurons' sums are taken over.
         entropy: sum over `queries` of the entropy over its largest.
         queries: number of queries of all heads.
-        looks: times that attention weights were seen.
+        calls: calls with attention weights.
         arrivals: gradients that have come back.
         slopes: by neuron, sum over the rows of the relative slope.
-        heads: by head, sum over the looks of the mean entropy over its largest.
+        heads: by head, sum over the calls of the mean entropy over its largest.
         steps: by time step, sum of the squares of the derivative by what is read.
         step_samples: by time step, samples.
         largest: largest absolute value, in half precision.
-        kept: some of the numbers.
+        sample: some of the numbers, for the histogram.
     """
 
     count: float = 0.0
     squares: Number = 0.0
     nonfinite: Number = 0.0
-    seen: float = 0.0
+    sampled: float = 0.0
     total: Number = 0.0
     deviations: Number = 0.0
     several: float = 0.0
@@ -71,14 +69,14 @@ class Sums:
     rows: float = 0.0
     entropy: Number = 0.0
     queries: float = 0.0
-    looks: float = 0.0
+    calls: float = 0.0
     arrivals: float = 0.0
     slopes: Tensor | None = None
     heads: Tensor | None = None
     steps: Tensor | None = None
     step_samples: Tensor | None = None
     largest: Number = 0.0
-    kept: list[Tensor] = field(default_factory=list)
+    sample: list[Tensor] = field(default_factory=list)
 
     def add(self, other: "Sums") -> None:
         """Take another pass of the same layer in."""
@@ -88,12 +86,12 @@ class Sums:
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs if mine is None else mine if theirs is None else _joined(mine, theirs))
         self.largest = largest_of(self.largest, other.largest)
-        self.kept = self.kept + other.kept
+        self.sample = self.sample + other.sample
 
 
 SCALARS = (
-    *("count", "squares", "nonfinite", "seen", "total", "deviations", "several", "samples"),
-    *("gradient", "nonfinite_gradient", "rows", "entropy", "queries", "looks", "arrivals"),
+    *("count", "squares", "nonfinite", "sampled", "total", "deviations", "several", "samples"),
+    *("gradient", "nonfinite_gradient", "rows", "entropy", "queries", "calls", "arrivals"),
 )
 """Fields of `Sums` that are added."""
 VECTORS = ("slopes", "heads", "steps", "step_samples")
@@ -222,7 +220,7 @@ def thinned(x: Tensor, dim: int) -> Tensor:
     return x[tuple(evenly if i in places and x.shape[i] >= step else slice(None) for i in range(x.dim()))]
 
 
-def see_sizes(stack: Tensor, owners: list[Sums]) -> None:
+def add_sizes(stack: Tensor, owners: list[Sums]) -> None:
     """Take the sizes of layers' whole outputs.
 
     Args:
@@ -240,7 +238,7 @@ def see_sizes(stack: Tensor, owners: list[Sums]) -> None:
             sums.nonfinite = float((~torch.isfinite(stack[i])).sum())
 
 
-def see_some(stack: Tensor, owners: list[Sums]) -> None:
+def add_sample(stack: Tensor, owners: list[Sums]) -> None:
     """Take what is said across samples from some of them.
 
     Args:
@@ -256,8 +254,8 @@ def see_some(stack: Tensor, owners: list[Sums]) -> None:
     seen = flat.shape[1]
     kept = flat[:, :: max(1, -(-seen // KEPT))].clone().unbind()
     for sums, mean, some in zip(owners, _numbers(flat.mean(1)), kept, strict=True):
-        sums.seen, sums.total = float(seen), mean * seen
-        sums.kept.append(some)
+        sums.sampled, sums.total = float(seen), mean * seen
+        sums.sample.append(some)
     if samples > 1:
         # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
         apart = stack - stack[:, :1]
@@ -266,7 +264,7 @@ def see_some(stack: Tensor, owners: list[Sums]) -> None:
             sums.several, sums.deviations = float(seen), squares - of_mean * samples
 
 
-def see_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
+def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
     """Take the relative slopes of activations.
 
     Args:
@@ -281,65 +279,6 @@ def see_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
     rows = float(slopes[0].numel() // max(1, slopes.shape[neurons]))
     for sums, total in zip(owners, totals.unbind(), strict=True):
         sums.rows, sums.slopes = rows, total
-
-
-def see_attention(sums: Sums, weights: Tensor, allowed: Tensor) -> None:
-    """Take attention weights.
-
-    Args:
-        sums: of the layer.
-        weights: [..., queries, keys]; with four dimensions the second counts heads.
-        allowed: keys that a query may see, by number, [..., queries, 1].
-    """
-    weights = weights.float()
-    tiny = torch.finfo(torch.float32).tiny  # anything smaller may be flushed to 0
-    entropy = -(weights * weights.clamp_min(tiny).log()).sum(-1, keepdim=True)
-    relative = torch.where(allowed > 1, entropy / allowed.clamp_min(2).log(), torch.nan).squeeze(-1)
-    known = torch.isfinite(relative)
-    relative = relative.nan_to_num(0.0)
-    sums.queries, sums.entropy = float(known.sum()), relative.sum()
-    heads = (0, *range(2, relative.dim())) if weights.dim() == 4 else tuple(range(relative.dim()))
-    means = relative.sum(heads) / known.sum(heads).clamp_min(1)
-    sums.heads, sums.looks = means.reshape(-1), 1.0
-
-
-def keys_allowed(scores: Tensor, hidden: float) -> Tensor:
-    """How many keys each query may see, [..., queries, 1]: masks make scores that are at most `hidden`."""
-    count = (scores > hidden).sum(-1, keepdim=True)
-    return torch.where(count > 0, count, scores.shape[-1])
-
-
-def dot_product_weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None, samples: int
-) -> tuple[Tensor, Tensor]:
-    """Attention weights of some queries of the first samples, as `scaled_dot_product_attention` has them inside.
-
-    Args:
-        query: [batch, ..., queries, features].
-        key: [batch, ..., keys, features]; fewer heads than queries have are repeated.
-        mask: boolean (True may be seen) or added to the scores; broadcasts.
-        causal: query i sees keys 0 to i.
-        scale: of the scores; None: 1 / sqrt(features).
-        samples: at most so many.
-
-    Returns:
-        The weights, and the scores that they are the softmax of.
-    """
-    query, key = query[:samples].float(), key[:samples].float()
-    if query.dim() > 2 and query.shape[-3] != key.shape[-3]:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    keys, queries = key.shape[-2], query.shape[-2]
-    stride = max(1, -(-(query.shape[:-1].numel() * keys) // QUERIES))
-    at = torch.arange(0, queries, stride, device=query.device)
-    scores = query[..., at, :] @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if causal:
-        later = torch.arange(keys, device=query.device) > at[:, None]
-        scores = scores.masked_fill(later, -math.inf)
-    if mask is not None:
-        mask = mask[:samples] if mask.dim() == query.dim() and len(mask) > 1 else mask
-        mask = mask[..., at, :] if mask.shape[-2] == queries else mask
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1), scores
 
 
 def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) -> tuple[Tensor, Tensor]:

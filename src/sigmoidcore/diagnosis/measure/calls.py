@@ -1,0 +1,125 @@
+"""What is known of PyTorch's functions by their names: which make layers, move numbers, multiply or compute losses."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
+
+RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+ATTENTION = "multi_head_attention_forward"
+DOT_PRODUCT = "scaled_dot_product_attention"
+PRODUCTS = frozenset({"matmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "rmatmul"})
+WEIGHTED = (
+    PRODUCTS
+    | RECURRENT
+    | {ATTENTION, "linear", "bilinear", "addmm", "embedding", "embedding_bag"}
+    | {f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)}
+    | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+)
+"""Functions that make a layer of a weight in their arguments."""
+LOSSES = frozenset(
+    {
+        *("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"),
+        *("l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
+        *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),
+    }
+)
+MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
+SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
+"""Functions that multiply by a number, with its exponent."""
+_CHANNELS_SECOND = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_shuffle", "interpolate")
+_FEATURES_LAST = frozenset({"linear", "bilinear", "matmul", "addmm", "bmm", "embedding", "layer_norm", "rms_norm"})
+_KEEP_PLACES = frozenset(
+    {"to", "type", "type_as", "float", "half", "bfloat16", "double", "dropout", "alpha_dropout", "clone", "contiguous"}
+)
+MOVES = _KEEP_PLACES | {
+    *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "T", "mT"),
+    *("t", "transpose", "permute", "movedim", "swapaxes", "repeat_interleave"),
+    *("getitem", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
+}
+"""Functions whose result has the numbers of their first argument, or some of them, in other places or shapes."""
+
+
+@cache
+def name_of(function: Callable[..., Any]) -> str:
+    """Name of a function without underscores at its ends; "" for functions that make no new tensor."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":  # an attribute of a tensor
+        attribute = getattr(getattr(function, "__self__", None), "__name__", "")
+        return attribute if attribute in MOVES else ""
+    # An operator of ATen, as exported models call them, is named `linear.default`.
+    return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
+
+
+@cache
+def is_ordinary(name: str) -> bool:
+    """Whether a function has no special meaning: neither weights, activation, loss, move nor channels."""
+    special = WEIGHTED | LOSSES | MOVES | _FEATURES_LAST | {"softmax", DOT_PRODUCT} | ACTIVATIONS.keys()
+    return name not in special and not _has_channels(name)
+
+
+@cache
+def _has_channels(name: str) -> bool:
+    """Whether dimension 1 of a function's result counts channels."""
+    return any(part in name for part in _CHANNELS_SECOND)
+
+
+def writes_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an activation may write into its input, by its name or by an argument."""
+    name = getattr(function, "__name__", "").partition(".")[0]
+    return name.endswith("_") or kwargs.get("inplace") is True or any(value is True for value in args[1:])
+
+
+def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bool, output: Tensor) -> int:
+    """The dimension of a function's result that counts features.
+
+    Args:
+        name: of the function.
+        arguments: its tensors.
+        dims: the dimension of each that counts features.
+        columns: it multiplies weights by columns of features.
+        output: its result.
+    """
+    if columns and name in ("matmul", "mm") and output.dim() > 1:
+        return output.dim() - 2
+    if name in _FEATURES_LAST or name in RECURRENT:
+        return -1
+    if _has_channels(name):
+        return 1 if output.dim() > 2 else -1
+    if name in MOVES and name not in _KEEP_PLACES:
+        return _dim_after_move(dims[0], arguments[0], output)
+    alike = (dim for t, dim in zip(arguments, dims, strict=True) if t.dim() == output.dim() and dim != -1)
+    return next(alike, -1)
+
+
+def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:
+    """The dimension of the features after a move: the one with the same stride if it is a view, else the last."""
+    if not before.dim() or before.layout != torch.strided or before.is_nested:
+        return -1
+    size, stride = before.shape[dim], before.stride(dim)
+    places = [i for i in range(after.dim()) if after.stride(i) == stride and 1 < after.shape[i] <= size]
+    place = next((i for i in places if after.shape[i] == size), places[0] if places else -1)
+    return -1 if place == after.dim() - 1 else place
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(values, Tensor):
+        yield values
+        return
+    children = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
+    for child in children:
+        if isinstance(child, Tensor):
+            yield child
+        elif isinstance(child, tuple | list | dict):
+            yield from tensors(child)
+
+
+def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
