@@ -252,8 +252,8 @@ def test_weights_that_no_module_of_the_model_keeps_are_said_to_be_of_no_part_of_
     m = measured(Forward(lambda s, x: s.fc(others[1](others[0](x))), fc=nn.Linear(6, 3)), X)
     assert not m.strays
     assert m.notes == (
-        "2 weights that train and are not parameters of the model, the first of shape (6, 6), which linear takes in the "
-        "model's own forward: model.parameters() does not give them to an optimizer",
+        "2 weights that train and are not parameters of the model, the first of shape (6, 6), which linear takes in "
+        "the model's own forward: model.parameters() does not give them to an optimizer",
     )
 
 
