@@ -13,24 +13,24 @@ exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # notebooks are committed as they ran: docs/notebooks.py
+nb_execution_mode = "off"  # notebooks are committed with their output: docs/notebooks.py
 
-# What scikit-learn adds to every estimator is described in its own documentation.
+# Methods that scikit-learn adds to every estimator.
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
     "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
 }
 autodoc_member_order = "bysource"
-# The frameworks of sigmoidcore.integrations, which need not be installed here.
+# Frameworks of sigmoidcore.integrations, which need not be installed to build the documentation.
 autodoc_mock_imports = ["ignite", "lightning", "pytorch_lightning", "transformers"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-# The public names are read as users write them, whichever file they live in.
+# Show public names as users write them.
 add_module_names = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-# A field that is in "Attributes:" and in the class would be described twice otherwise.
+# Otherwise fields would appear twice: in "Attributes:" and in the class.
 napoleon_use_ivar = True
 
 html_theme = "furo"

@@ -1,6 +1,6 @@
-"""Runs the notebooks in the folder beside this script and writes what comes out into them.
+"""Run the notebooks in the folder beside this script and store their output in them.
 
-Needs nbclient and ipykernel; nothing else of a notebook is changed.
+It needs nbclient and ipykernel. Only the output changes.
 """
 
 import sys
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).with_suffix("")
 
 
 def executed(path: Path, work: Path) -> nbformat.NotebookNode:
-    """The notebook with fresh outputs; it runs in the folder `work`. A cell that fails raises `CellExecutionError`."""
+    """Return the notebook with fresh outputs, run in the folder `work`. A failing cell raises `CellExecutionError`."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(work)}})
     client.execute()
@@ -27,7 +27,7 @@ def executed(path: Path, work: Path) -> nbformat.NotebookNode:
 
 
 def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """What a cell prints arrives in pieces, as time will have it; here each stream is one output."""
+    """Join the pieces in which a cell's output arrives: one output for each stream."""
     found: list[nbformat.NotebookNode] = []
     streams: dict[str, nbformat.NotebookNode] = {}
     for output in outputs:

@@ -1,10 +1,9 @@
-"""A loop of Hugging Face Accelerate: equalized and monitored, with both in Accelerate's own checkpoints.
+"""Train with Hugging Face Accelerate; Equalizer and Monitor are part of Accelerate's checkpoints.
 
     accelerate launch examples/accelerate_loop.py --folder runs/accelerate
     torchrun --nproc-per-node 2 examples/accelerate_loop.py --folder runs/accelerate --resume
 
-Every process sums its statistics with the others', so all change the same slopes. Data: scikit-learn's digits (extra
-`data`).
+The processes sum their statistics, so all change the same slopes. Data: scikit-learn's digits (extra `data`).
 """
 
 import argparse
@@ -38,11 +37,11 @@ def main(arguments=None):
     loader = DataLoader(TensorDataset(*train), batch_size=50, shuffle=True)
 
     model = sc.MLP(64, 64, options.depth, 10)
-    sc.prepare(model, train[0])  # the same in every process: the same seed and data
+    sc.prepare(model, train[0])  # equal in every process: same seed, same data
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
 
-    # Both take the model and the optimizer as they are before `prepare` wraps them.
-    lines = JSONL(options.folder / "samples.jsonl")  # makes the file at the first sample
+    # Both need the model and the optimizer before `prepare` wraps them.
+    lines = JSONL(options.folder / "samples.jsonl")  # creates the file at the first sample
     sinks = [lines] if accelerator.is_main_process else []
     equalizer = sc.Equalizer(model, optimizer, scaler=accelerator.scaler, sinks=sinks)
     monitor = sc.Monitor(model, every=20, scaler=accelerator.scaler, sinks=sinks)

@@ -1,11 +1,11 @@
-"""Burgers' equation in DeepXDE, by a network of cores.
+"""Solve Burgers' equation with DeepXDE and a network of cores.
 
     pip install deepxde
     python examples/deepxde_burgers.py
 
-DeepXDE samples the points and minimises the residual; three lines are Sigmoid Core's: `prepare` before the training,
-the rates of `depth_scaled_lr`, and the Equalizer. Gradients are clipped, since the few points in the jump would lead
-all steps astray. The last line compares with the solution.
+DeepXDE samples the points and minimises the residual. Sigmoid Core adds `prepare`, the rates of `depth_scaled_lr`
+and the Equalizer. Gradients are clipped, because a few points in the jump would dominate every step. The last line
+compares with the solution.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PLACE, SOLUTION = [[0.5, 0.25]], -0.8032
 
 
 class Cores(dde.nn.NN):
-    """`sc.MLP` as a network of DeepXDE, which computes its hidden layers as one."""
+    """`sc.MLP` as a network of DeepXDE."""
 
     def __init__(self, *sizes):
         super().__init__()
@@ -55,7 +55,7 @@ def main(arguments=None):
     place, time = dde.geometry.Interval(-1, 1), dde.geometry.TimeDomain(0, 1)
     data = dde.data.TimePDE(dde.geometry.GeometryXTime(place, time), residual, [], num_domain=1000)
     network = Cores(2, 32, options.depth, 1)
-    # The initial values and those at the ends are exact: no losses of theirs, and no weights between losses.
+    # Initial and boundary values are exact, so the residual is the only loss.
     network.apply_output_transform(lambda at, u: -torch.sin(np.pi * at[:, :1]) + at[:, 1:] * (1 - at[:, :1] ** 2) * u)
     sc.prepare(network.network, torch.as_tensor(data.train_x_all), saturation=2.0)
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(network, 0.003), betas=(0.9, 0.99), fused=True)

@@ -1,9 +1,9 @@
-"""Poisson's equation in PINA, by a network of cores.
+"""Solve Poisson's equation with PINA and a network of cores.
 
     pip install pina-mathlab
     python examples/pina_poisson.py
 
-PINA trains with Lightning, so the callback for Lightning equalizes here, too. The last line compares with the solution.
+PINA trains with Lightning, so the callback for Lightning works. The last line compares with the solution.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from sigmoidcore.integrations.lightning import SigmoidCoreCallback
 
 
 class Cores(nn.Module):
-    """`sc.MLP` on PINA's labelled tensors: without the labels it computes its hidden layers as one."""
+    """`sc.MLP` for PINA's labelled tensors; without labels its hidden layers are fused."""
 
     def __init__(self, *sizes):
         super().__init__()
@@ -31,7 +31,7 @@ class Cores(nn.Module):
 
 
 class Rates(TorchOptimizer):
-    """Adam with the rates of `depth_scaled_lr`. PINA makes its optimizers itself, from the parameters that it finds."""
+    """Adam with the rates of `depth_scaled_lr`; PINA builds its optimizers from all parameters."""
 
     def __init__(self, model):
         super().__init__(torch.optim.Adam, betas=(0.9, 0.99), fused=True)

@@ -1,9 +1,9 @@
-"""A plain PyTorch loop: prepared, equalized, monitored, and gone on with where it was stopped.
+"""A plain PyTorch loop with prepare, Equalizer and Monitor, which can be stopped and resumed.
 
     python examples/plain_loop.py --folder runs/plain
     python examples/plain_loop.py --folder runs/plain --resume
 
-writes checkpoints, a table of samples and a diagnosis into the folder. Data: scikit-learn's digits (extra `data`).
+It writes checkpoints, a table of samples and a diagnosis into the folder. Data: scikit-learn's digits (extra `data`).
 """
 
 import argparse
