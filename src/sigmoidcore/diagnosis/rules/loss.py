@@ -1,63 +1,49 @@
-"""SC601: the loss gets something else than it expects."""
+"""SC601: the loss reads something else than it expects."""
 
-from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.rule import Found, Rule
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.units import plain
 from sigmoidcore.diagnosis.rules.wording import named
 
-LOGITS, LOGS = "logits (any number)", "logarithms of probabilities"
-PROBABILITIES = {"softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid"}
+LOGITS, LOG_PROBABILITIES = "logits (any real number)", "log-probabilities"
+NOT_LOGITS = {"softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid", "relu"}
+NOT_LOGARITHMS = NOT_LOGITS | {"weights"}
 EXPECTS = {
-    "cross_entropy": (LOGITS, PROBABILITIES | {"relu"}),
-    "binary_cross_entropy_with_logits": (LOGITS, PROBABILITIES | {"relu"}),
-    "multilabel_soft_margin_loss": (LOGITS, PROBABILITIES | {"relu"}),
-    "nll_loss": (LOGS, PROBABILITIES | {"relu", "weights"}),
-    "kl_div": (LOGS, PROBABILITIES | {"relu", "weights"}),
+    "cross_entropy": (LOGITS, NOT_LOGITS),
+    "binary_cross_entropy_with_logits": (LOGITS, NOT_LOGITS),
+    "multilabel_soft_margin_loss": (LOGITS, NOT_LOGITS),
+    "nll_loss": (LOG_PROBABILITIES, NOT_LOGARITHMS),
+    "kl_div": (LOG_PROBABILITIES, NOT_LOGARITHMS),
 }
-"""By loss function: what it expects, and what it must not read."""
+"""By loss function: what it expects, and what it must not read; "weights" is a layer with weights."""
+
+REPLACE = "Give the loss what it expects."
 
 
-def _misread(evidence: Evidence) -> Found | None:
-    now = evidence.now
-    if now.loss_reads is None or now.loss_function not in EXPECTS:
+def wrong_input(evidence: Evidence) -> Found | None:
+    """Nothing fails, but the network learns slowly, or the wrong thing.
+
+    `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not read a softmax,
+    sigmoid, hardsigmoid or ReLU directly. `nll_loss` and `kl_div` must not read these, nor a layer with weights without
+    a log-softmax after it. A softmax of probabilities is nearly flat, and the negative of something that is not a
+    logarithm has no lower bound.
+
+    *Source.* PyTorch's documentation of these functions.
+    """
+    function, position = evidence.latest.loss_function, evidence.latest.loss_reads
+    if position is None or function not in EXPECTS:
         return None
-    layer = now.layers[now.loss_reads]
-    kind = "weights" if layer.role == "weights" else layer.kind.removesuffix("()").replace("_", "").lower()
-    expected, wrong = EXPECTS[now.loss_function]
+    layer = evidence.layers[position]
+    kind = "weights" if layer.role == "weights" else plain(layer.kind)
+    expected, wrong = EXPECTS[function]
     if kind not in wrong:
         return None
-    given = "a layer without any log_softmax" if kind == "weights" else f"a {layer.kind.removesuffix('()')}"
+    source = "a layer without log_softmax" if kind == "weights" else f"a {layer.kind.removesuffix('()')}"
     if expected == LOGITS:
-        remedy = f"Leave {named(layer.name)} out: {now.loss_function} has its own."
-        if kind == "relu":
-            remedy = f"Leave {named(layer.name)} out: logits may be negative."
+        reason = "logits may be negative" if kind == "relu" else f"{function} has its own"
+        remedy = f"Remove {named(layer.name)}: {reason}."
     else:
-        right = "cross_entropy" if now.loss_function == "nll_loss" else "log_softmax"
-        remedy = f"Use {right} on what {named(layer.name)} " + ("gives." if kind == "weights" else "reads.")
-    return Found(
-        (layer.name,),
-        1.0,
-        0.0,
-        f"{now.loss_function} expects {expected} and gets what {named(layer.name)} gives, {given}.",
-        remedy=remedy,
-    )
-
-
-MISREAD = Rule(
-    id="SC601",
-    name="loss gets the wrong kind of number",
-    severity=Severity.WARNING,
-    formula="; ".join(f"`{name}` reads {', '.join(sorted(wrong))}" for name, (_, wrong) in EXPECTS.items())
-    + ' ("weights": a layer with weights, and no log_softmax after it)',
-    thresholds={},
-    source="PyTorch's documentation of these functions.",
-    why=(
-        "Nothing fails, and the network learns slowly or the wrong thing: a softmax of probabilities is nearly "
-        "flat, and the negative logarithm of what is no probability has no end."
-    ),
-    remedy="Give the loss what it expects.",
-    check=_misread,
-    example="""
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))
-""",
-)
+        right = "cross_entropy" if function == "nll_loss" else "log_softmax"
+        remedy = f"Use {right} on the {'output' if kind == 'weights' else 'input'} of {named(layer.name)}."
+    text = f"{function} expects {expected} but reads {named(layer.name)}, {source}."
+    return Found((layer.name,), 1.0, 0.0, text, remedy)

@@ -1,213 +1,149 @@
-"""SC401 to SC403: numbers that are not finite, or about to be, or too small for their dtype."""
+"""SC401 to SC403: numbers that are inf or NaN, close to it, or too small for their dtype."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.wording import listed, named, number
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.wording import listed, named, number, same_in
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 NEAR = 0.5
+"""Share of the largest number from which on an output is reported."""
+
+FIND_CAUSE = (
+    "If it came during training, lower the learning rate or clip the gradient; if it is there from the start, look for "
+    "a logarithm or root of 0, a division by 0, or a softmax over masked entries only."
+)
+CLEAN_INPUTS = "Remove or impute these samples."
+CHECK_LOSS = (
+    "Check the targets and the loss: a mean over nothing (all targets masked, an empty batch), labels that are inf or "
+    "NaN, a logarithm or root of 0, a division by 0."
+)
+HALF = "float16 ends at 65504: use bfloat16, keep this layer in float32, or scale the loss with torch.amp.GradScaler."
+SKIPPED = "Nothing to do if it is one step now and then: GradScaler skips such a step."
+MORE_RANGE = (
+    "Use bfloat16, keep this layer in float32 (`torch.autocast(..., enabled=False)`), or scale its inputs or weights "
+    "down."
+)
+SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16."
 
 
-def _bad_gradient(layer: Layer) -> bool:
-    return layer.nonfinite_gradient > 0 or (layer.gradient is not None and not math.isfinite(layer.gradient))
+def nonfinite(evidence: Evidence) -> Found | None:
+    """An inf or NaN in the inputs, the weights, a layer's output, the loss or a gradient spreads to everything after.
 
+    The first place is named, in the order of the forward pass, then of the backward pass. With a `Monitor`, it is the
+    first of the latest measurements that all have such numbers. Findings that depend on these numbers are not reported.
+    A single overflow of float16 gradients during training is a note, because `GradScaler` skips that step.
 
-def _forward(measurement: Measurement) -> tuple[tuple[str, ...], int, str] | None:
-    """Names, count and sentence of what is not finite before the backward pass; the first place only."""
-    if measurement.input_nonfinite:
-        count = measurement.input_nonfinite
-        return (), count, f"{count} numbers of the inputs are not finite."
-    weights = [w for w in measurement.weights if w.nonfinite]
-    if weights:
-        names, count = tuple(w.name for w in weights), sum(w.nonfinite for w in weights)
-        return names, count, f"{count} numbers of {listed(names)} are not finite: an earlier step wrote them."
-    first = next((layer for layer in measurement.layers if layer.nonfinite), None)
-    if first is not None:
-        after = sum(layer.nonfinite > 0 for layer in measurement.layers) - 1
-        tail = f" {after} layers after it have such numbers, too." if after else ""
-        text = f"{first.nonfinite} numbers that {named(first.name)} gives are not finite, and it is the first.{tail}"
-        return (first.name,), first.nonfinite, text
-    if measurement.loss is not None and not math.isfinite(measurement.loss):
-        names = tuple(layer.name for layer in reversed(measurement.layers) if _bad_gradient(layer))[:1]
-        of = f" of {measurement.loss_function}" if measurement.loss_function else ""
-        reads = f" The first gradient that is not is that at {named(names[0])}." if names else ""
-        return names, 1, f"The loss{of} is {measurement.loss}, and all layers give finite numbers.{reads}"
-    return None
-
-
-def _backward(measurement: Measurement) -> tuple[tuple[str, ...], int, str] | None:
-    """The same of the backward pass, which begins at the last layer."""
-    last = next((layer for layer in reversed(measurement.layers) if _bad_gradient(layer)), None)
-    if last is not None:
-        count = max(1, last.nonfinite_gradient)
-        text = (
-            f"{count} numbers of the gradient at {named(last.name)} are not finite, and it is the first on the way"
-            " back."
-        )
-        return (last.name,), count, text
-    weights = [w for w in measurement.weights if w.nonfinite_gradient]
-    if weights:
-        names, count = tuple(w.name for w in weights), sum(w.nonfinite_gradient for w in weights)
-        return names, count, f"{count} numbers of the gradients of {listed(names)} are not finite."
-    return None
-
-
-def _begun(measurements: Sequence[Measurement]) -> tuple[Measurement, int]:
-    """The measurement since which every one has numbers that are not finite, and how many there are."""
-    run = 0
-    for measurement in reversed(measurements):
-        if _forward(measurement) is None and _backward(measurement) is None:
+    *Source.* Arithmetic, as SageMaker Debugger's ExplodingTensor.
+    """
+    places: list[tuple[Measurement, _Place]] = []
+    for measurement in reversed(evidence.measurements):
+        place = next(_places(measurement), None)
+        if place is None:
             break
-        run += 1
-    return measurements[len(measurements) - max(1, run)], run
-
-
-def _nonfinite(evidence: Evidence) -> Found | None:
-    begun, run = _begun(evidence.measurements)
-    if not run:
+        places.append((measurement, place))
+    if not places:
         return None
-    where = _forward(begun) or _backward(begun)
-    assert where is not None
-    names, count, text = where
-    half = any(layer.dtype == "float16" for layer in begun.layers)
-    since = f" Seen first at step {begun.step}." if run > 1 and begun.step is not None else ""
-    if half and run == 1 and begun.step is not None and _forward(begun) is None:
-        return Found(
-            names,
-            count,
-            0,
-            text,
-            Severity.NOTE,
-            "If it is one step now and then, GradScaler has left it out: all is well.",
-        )
-    remedy = None
-    if begun.input_nonfinite:
-        remedy = "Remove or impute these samples."
-    elif text.startswith("The loss"):
-        remedy = (
-            "Look at the targets and the loss: a mean over nothing (all targets ignored or masked, an empty batch), "
-            "labels that are not finite, a logarithm or root of 0, a division by 0."
-        )
-    elif half:
-        remedy = "float16 ends at 65504: use bfloat16, or keep this layer in float32; scale the loss with GradScaler."
-    return Found(names, count, 0, text + since, remedy=remedy)
+    begin, place = places[-1]
+    half = any(layer.dtype == "float16" for layer in begin.layers)
+    once = len(places) == 1
+    if half and once and place.backward and begin.step is not None:
+        return Found(place.names, place.count, 0, place.message, SKIPPED, Severity.NOTE)
+    since = "" if once or begin.step is None else f" It began at step {begin.step}."
+    return Found(place.names, place.count, 0, place.message + since, place.remedy or (HALF if half else None))
 
 
-def _near_the_end(evidence: Evidence) -> Found | None:
-    found = [
+def near_overflow(evidence: Evidence) -> Found | None:
+    r"""Another batch, or a few more steps, and the layer returns inf.
+
+    A layer in float16 or bfloat16 is named if its largest absolute output is above `NEAR` times the largest number of
+    the dtype.
+
+    *Source.* Arithmetic: twice as much is inf.
+    """
+    ratios = [
         (layer.largest / LARGEST[layer.dtype], layer)
         for layer in evidence.layers
-        if layer.largest is not None
-        and layer.dtype in LARGEST
-        and NEAR < layer.largest / LARGEST[layer.dtype] < math.inf
+        if layer.largest is not None and layer.dtype in LARGEST
     ]
+    found = sorted((pair for pair in ratios if NEAR < pair[0] < math.inf), key=lambda pair: -pair[0])
     if not found:
         return None
-    found.sort(key=lambda pair: -pair[0])
     value, worst = found[0]
-    names = tuple(layer.name for _, layer in found)
-    return Found(
-        names,
-        value,
-        NEAR,
-        f"{named(worst.name)} gives {number(worst.largest or 0)}; {worst.dtype} ends at"
-        f" {number(LARGEST[worst.dtype])}." + (f" It is so in {listed(names)}." if len(names) > 1 else ""),
-    )
+    names, largest = tuple(layer.name for _, layer in found), LARGEST[worst.dtype]
+    text = f"{named(worst.name)} returns {number(value * largest)}, and {worst.dtype} ends at {number(largest)}."
+    return Found(names, value, NEAR, text + same_in(names))
 
 
-def _underflow(evidence: Evidence) -> Found | None:
+def underflow(evidence: Evidence) -> Found | None:
+    r"""The gradient is lost in the number format, not in the network.
+
+    A layer is named if $g_l / \sqrt{n_l}$ is below `SMALLEST_HALF`, where $n_l$ is the count of numbers that the layer
+    returns for a sample. If the gradient shrinks over several layers before it underflows, SC101 is reported instead.
+
+    *Source.* Micikevicius et al. (2018, arXiv 1710.03740): float16 rounds numbers below $2^{-24}$ to 0.
+    """
     if gradient.fades(evidence):
         return None
     found = sorted(gradient.underflown(evidence), key=evidence.gradient)
     if not found:
         return None
     names = tuple(evidence.layers[i].name for i in found)
-    return Found(
-        names,
-        evidence.gradient(found[0]),
-        gradient.SMALLEST_HALF,
-        f"The numbers of the gradient at {listed(names, evidence.weighted)} are below 6e-8, the smallest that float16 "
-        "holds: most of them have become 0.",
+    text = (
+        f"The gradient at {listed(names, evidence.weighted)} is below 6e-8, the smallest number of float16: most of it "
     )
+    return Found(names, evidence.gradient(found[0]), gradient.SMALLEST_HALF, f"{text}has become 0.")
 
 
-NONFINITE = Rule(
-    id="SC401",
-    name="numbers that are not finite",
-    severity=Severity.ERROR,
-    formula="any number of the inputs, the weights, a layer's output, the loss, or a gradient is inf or nan",
-    thresholds={},
-    source="Arithmetic. As SageMaker Debugger's ExplodingTensor.",
-    why=(
-        "The first place is named: in the order of the forward pass, or, where that is finite, in the order of "
-        "the backward pass; with a `Monitor`, in the first of the latest measurements that all have such "
-        "numbers. Nothing that depends on these numbers is reported beside it. A single overflow of gradients in "
-        "float16 during a training is a note: GradScaler leaves such a step out."
-    ),
-    remedy=(
-        "Lower the learning rate or clip the gradient if it came with the steps; look for a logarithm or root of "
-        "0, a division by 0, or a softmax over masked entries only if it is there from the start."
-    ),
-    check=_nonfinite,
-    example="""
-class Root(nn.Module):
-    def forward(self, x):
-        return x.sqrt()
+class _Place(NamedTuple):
+    """A place with inf or NaN."""
 
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), Root(), nn.Linear(64, 10))
-""",
-)
+    names: tuple[str, ...]
+    count: int
+    message: str
+    remedy: str | None = None
+    backward: bool = False
 
-NEAR_THE_END = Rule(
-    id="SC402",
-    name="close to the largest number of half precision",
-    severity=Severity.WARNING,
-    formula=r"$\max |y| > \text{near} \cdot \max(\text{dtype})$ for a layer's output in float16 or bfloat16",
-    thresholds={"near": NEAR},
-    source="Arithmetic: twice as much is inf.",
-    why="Another batch, or some more training, and the layer gives inf.",
-    remedy=(
-        "Use bfloat16, or keep this layer in float32 (`torch.autocast(..., enabled=False)` around it); scale its "
-        "inputs or its weights down."
-    ),
-    check=_near_the_end,
-    example="""
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
-with torch.no_grad():
-    model[0].bias[0] = 50_000
-    model[2].weight[:, 0] = 0
-inputs = inputs.half()
-""",
-)
 
-UNDERFLOW = Rule(
-    id="SC403",
-    name="gradient underflows in float16",
-    severity=Severity.WARNING,
-    formula=(
-        r"$g_l / \sqrt{n_l} < \text{smallest}$, where $n_l$ is the count of numbers that layer $l$ gives for a "
-        "sample"
-    ),
-    thresholds={"smallest": gradient.SMALLEST_HALF},
-    source="Micikevicius et al. (2018, arXiv 1710.03740): what is below $2^{-24}$ becomes 0 in float16.",
-    why=(
-        "The gradient is lost in the number format, not in the network. If it fades over several layers before "
-        "it underflows, SC101 says so instead."
-    ),
-    remedy="Scale the loss (`torch.amp.GradScaler`), or use bfloat16.",
-    check=_underflow,
-    example="""
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
-inputs = inputs.half()
+def _places(measurement: Measurement) -> Iterator[_Place]:
+    """The places with inf or NaN: in the order of the forward pass, then of the backward pass."""
+    if count := measurement.input_nonfinite:
+        yield _Place((), count, f"{_numbers(count, 'the inputs')} inf or NaN.", CLEAN_INPUTS)
+    names = tuple(w.name for w in measurement.weights if w.nonfinite)
+    if count := sum(w.nonfinite for w in measurement.weights):
+        yield _Place(names, count, f"{_numbers(count, listed(names))} inf or NaN: an earlier step wrote them.")
+    layers = [layer for layer in measurement.layers if layer.nonfinite]
+    if layers:
+        name, count = layers[0].name, layers[0].nonfinite
+        later = f" {len(layers) - 1} more of the layers after it have such numbers." if layers[1:] else ""
+        text = f"{named(name)} is the first layer whose output has inf or NaN ({count} numbers).{later}"
+        yield _Place((name,), count, text)
+    backward = [layer for layer in reversed(measurement.layers) if _bad_gradient(layer)]
+    names = tuple(layer.name for layer in backward[:1])
+    if measurement.loss is not None and not math.isfinite(measurement.loss):
+        of = f" ({measurement.loss_function})" if measurement.loss_function else ""
+        at = f" The first gradient with inf or NaN is at {named(names[0])}." if names else ""
+        text = f"The loss{of} is {measurement.loss}, although all layers return finite numbers.{at}"
+        yield _Place(names, 1, text, CHECK_LOSS)
+    if names:
+        count = max(1, backward[0].nonfinite_gradient)
+        text = f"{named(names[0])} is the first layer on the way back whose gradient has inf or NaN ({count} numbers)."
+        yield _Place(names, count, text, backward=True)
+    names = tuple(w.name for w in measurement.weights if w.nonfinite_gradient)
+    if count := sum(w.nonfinite_gradient for w in measurement.weights):
+        text = f"{_numbers(count, f'the gradients of {listed(names)}')} inf or NaN."
+        yield _Place(names, count, text, backward=True)
 
-def loss_fn(outputs, targets):
-    return 1e-4 * nn.functional.cross_entropy(outputs, targets)
-""",
-    hidden_by=("SC401", "SC101", "SC502"),
-)
+
+def _numbers(count: int, of: str) -> str:
+    return f"{count} numbers of {of} are" if count > 1 else f"1 number of {of} is"
+
+
+def _bad_gradient(layer: Layer) -> bool:
+    return layer.nonfinite_gradient > 0 or (layer.gradient is not None and not math.isfinite(layer.gradient))

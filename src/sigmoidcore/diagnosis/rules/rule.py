@@ -1,6 +1,6 @@
-"""A rule, and what it finds."""
+"""A rule, and what its check returns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
@@ -9,57 +9,44 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence
 
 @dataclass(frozen=True)
 class Found:
-    """What a rule's check found; the rule adds what is the same every time.
+    """What a check found. The rule adds its code, its name and its defaults.
 
     Attributes:
         layers: names of layers or parameters, worst first.
         value: the worst number.
-        threshold: what it was compared with.
-        message: one or two sentences.
-        severity: None: the rule's.
-        remedy: None: the rule's.
-        call: that mends it, or None.
+        threshold: what the value is compared with.
+        message: one or two short sentences: the measurement with its numbers, and why it matters.
+        remedy: one sentence: what to do; None for that of the rule.
+        severity: None for that of the rule.
     """
 
     layers: tuple[str, ...]
     value: float
     threshold: float
     message: str
-    severity: Severity | None = None
     remedy: str | None = None
-    call: str | None = None
+    severity: Severity | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that can be wrong. docs/rules.md is made of these fields.
+    """One thing that can be wrong with a network.
 
     Attributes:
-        id: stable; the hundreds group: SC1 gradient, SC2 neurons, SC3 updates, SC4 numbers, SC5 structure, SC6 loss.
-        name: in two to five words.
-        severity: that a finding has, unless its message says more.
-        formula: what is compared, Markdown with LaTeX.
-        thresholds: by the name that they have in the formula.
-        source: where the thresholds come from.
-        why: what it means, and which healthy networks look alike and are left alone.
-        remedy: in words.
-        example: Python that builds a network that the rule names; "" if it takes a training.
-        check: finds it, or gives None.
-        without_cores: the remedy where no core can be made; "": the same.
-        hidden_by: rules whose errors and warnings explain this one, so that it is not reported beside them.
+        id: stable code; its hundreds are the group: SC1 gradient, SC2 neurons, SC3 updates, SC4 numbers, SC5 structure,
+            SC6 loss.
+        name: two to five words.
+        severity: of a finding, unless the check decides otherwise.
+        check: returns what it found, or None. Its docstring is the rule's section in docs/rules.md.
+        remedy: one sentence: what to do.
+        hidden_by: codes of rules that explain this one: beside their errors and warnings it is not reported.
     """
 
     id: str
     name: str
     severity: Severity
-    formula: str
-    thresholds: Mapping[str, float]
-    source: str
-    why: str
-    remedy: str
     check: Callable[[Evidence], Found | None] = field(repr=False)
-    example: str = ""
-    without_cores: str = ""
+    remedy: str
     hidden_by: tuple[str, ...] = ()
 
     def find(self, evidence: Evidence) -> Finding | None:
@@ -76,5 +63,4 @@ class Rule:
             threshold=found.threshold,
             message=found.message,
             remedy=found.remedy or self.remedy,
-            call=found.call,
         )

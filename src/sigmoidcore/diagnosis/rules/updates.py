@@ -6,139 +6,86 @@ from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
-from sigmoidcore.diagnosis.rules.rule import Found, Rule
-from sigmoidcore.diagnosis.rules.wording import listed, number
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.wording import listed, number, verb
 
 STILL = 1.2e-7
-VIOLENT = 0.1
-SAMPLES = 3
+"""The rounding of float32."""
+VIOLENT, REPLACED = 0.1, 1.0
+MEASUREMENTS = 3
+"""With fewer measurements of a weight, its updates are not judged."""
+
+_RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
+FASTER = (
+    "Raise the learning rate, and check that no scheduler holds it at 0 and that the optimizer has these parameters; "
+) + _RATES
+SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
 
 
-def _updates(evidence: Evidence) -> dict[str, list[float]]:
-    """Relative updates of each matrix that trains, in all measurements; not of those that started at 0."""
-    steps = [m for m in evidence.measurements if any(w.update is not None for w in m.weights)]
-    if len(steps) < SAMPLES:
-        return {}
-    found: dict[str, list[Weight]] = {}
-    for measurement in steps:
-        for weight in measurement.weights:
-            found.setdefault(weight.name, []).append(weight)
-    return {
-        name: [w.update or 0.0 for w in seen if w.update is not None or not _moves(seen)]
-        for name, seen in found.items()
-        if seen[-1].trains and len(seen[-1].shape) > 1 and not any(map(is_zero, seen))
-    }
+def too_small(evidence: Evidence) -> Found | None:
+    r"""The weights stand still: steps of this size are rounded away.
 
+    A weight is named if $\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert$ is below `STILL`, over at least
+    `MEASUREMENTS` steps that a `Monitor` measured. The largest step counts, so warm-up and decay to 0 are healthy.
+    Judged are trainable weights with two dimensions or more that have a gradient and did not start at 0. Weights that
+    SC101 names are left out, unless all others stand still, too.
 
-def _moves(seen: list[Weight]) -> bool:
-    """Whether its size changes, though no step of the optimizer that is watched may show it: another one has it."""
-    return len({weight.size for weight in seen}) > 1
-
-
-def _too_small(evidence: Evidence) -> Found | None:
-    largest = {
-        name: max(updates)
-        for name, updates in _updates(evidence).items()
-        if len(updates) >= SAMPLES and evidence.weights[name].gradient
-    }
+    *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
+    thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio).
+    """
+    updates = _updates(evidence)
+    largest = {name: max(values) for name, values in updates.items() if evidence.weights[name].gradient}
     found = sorted((name for name, update in largest.items() if update < STILL), key=lambda name: largest[name])
-    if len(found) < len(largest):  # a gradient that has vanished explains its own weights, and not all of them
-        lost = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
-        found = [name for name in found if name not in lost]
+    if len(found) < len(largest):
+        vanished = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
+        found = [name for name in found if name not in vanished]
     if not found:
         return None
     value = max(largest[name] for name in found)
-    if value == 0 and len(found) == len(largest):
-        text = (
-            f"All weights stand still: no step that was seen changed {listed(found, tuple(largest), 'weights')} at all."
-        )
-        return Found(tuple(found), 0.0, STILL, text)
-    return Found(
-        tuple(found),
-        largest[found[0]],
-        STILL,
-        f"No step that was seen changed {listed(found, tuple(largest), 'weights')} by more than {number(value)} of its "
-        "size.",
-    )
+    names = listed(found, tuple(largest), "weights")
+    if value > 0:
+        text = f"No measured step changed {names} by more than {number(value)} of its size: rounding removes it."
+    else:
+        every = "any weight" if len(found) == len(largest) else "these weights"
+        text = f"No measured step changed {every}: {names} {verb(found, 'stands', 'stand')} still."
+    return Found(tuple(found), largest[found[0]], STILL, text)
 
 
-def _too_large(evidence: Evidence) -> Found | None:
-    usual = {name: median(updates) for name, updates in _updates(evidence).items() if len(updates) >= SAMPLES}
+def too_large(evidence: Evidence) -> Found | None:
+    r"""Each step overwrites what earlier steps have learned.
+
+    A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above `VIOLENT`, over
+    at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error.
+
+    *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
+    much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
+    """
+    usual = {name: median(values) for name, values in _updates(evidence).items()}
     found = sorted((name for name, update in usual.items() if update > VIOLENT), key=lambda name: -usual[name])
     if not found:
         return None
     value = usual[found[0]]
-    return Found(
-        tuple(found),
-        value,
-        VIOLENT,
-        f"A step usually changes {listed(found, tuple(usual), 'weights')} by up to {number(value)} of its size.",
-        Severity.ERROR if value > 1 else None,
-    )
+    text = f"A typical step changes {listed(found, tuple(usual), 'weights')} by up to {number(value)} of its size: it "
+    text += "overwrites what earlier steps have learned."
+    severity = Severity.ERROR if value > REPLACED else Severity.WARNING
+    return Found(tuple(found), value, VIOLENT, text, severity=severity)
 
 
-TOO_SMALL = Rule(
-    id="SC301",
-    name="updates too small",
-    severity=Severity.WARNING,
-    formula=(
-        r"$\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert < \text{still}$ over all steps that a `Monitor` "
-        "measured"
-    ),
-    thresholds={"still": STILL, "measurements at least": SAMPLES},
-    source=(
-        "Arithmetic: the rounding of float32, 1.2e-7. Steps of that size are rounded away, and ten thousand of "
-        "them, all in one direction, change a weight by a thousandth. SageMaker Debugger has 1e-8 "
-        "(WeightUpdateRatio)."
-    ),
-    why=(
-        "The weights stand still. The largest step counts, so that a warm-up or a decay to 0 is no fault. Only "
-        "weights with two dimensions or more that train, have a gradient and did not start at 0 are judged. Those of "
-        "layers that SC101 names are left out, unless all others stand still, too."
-    ),
-    remedy=(
-        "Raise the learning rate. For networks of sigmoids and Adam, `depth_scaled_lr` knows it. Check that no "
-        "scheduler holds it at 0, and that the optimizer has these parameters."
-    ),
-    check=_too_small,
-    example="""
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
-with sc.Monitor(model, every=1) as monitor:
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss_fn(model(inputs), targets).backward()
-        optimizer.step()
-diagnosis = monitor.diagnosis()
-""",
-    hidden_by=("SC401", "SC502"),
-)
+def _updates(evidence: Evidence) -> dict[str, list[float]]:
+    """Relative updates, in all measurements, of each trainable matrix that did not start at 0."""
+    history: dict[str, list[Weight]] = {}
+    for measurement in evidence.measurements:
+        if any(w.update is not None for w in measurement.weights):
+            for weight in measurement.weights:
+                history.setdefault(weight.name, []).append(weight)
+    found = {
+        name: [w.update or 0.0 for w in history[name] if w.update is not None or not _changes(history[name])]
+        for name, (*_, last) in history.items()
+        if last.trains and len(last.shape) > 1 and not any(map(is_zero, history[name]))
+    }
+    return {name: updates for name, updates in found.items() if len(updates) >= MEASUREMENTS}
 
-TOO_LARGE = Rule(
-    id="SC302",
-    name="updates too large",
-    severity=Severity.WARNING,
-    formula=(
-        r"the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert > \text{violent}$, over the steps "
-        "that a `Monitor` measured"
-    ),
-    thresholds={"violent": VIOLENT, "error above": 1.0, "measurements at least": SAMPLES},
-    source=(
-        "Rule of thumb: about 1e-3 is usual in trainings that go well (Karpathy, CS231n notes); a hundred times "
-        "as much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio)."
-    ),
-    why="Each step undoes what the steps before have learned.",
-    remedy="Lower the learning rate, and warm it up. For networks of sigmoids and Adam, `depth_scaled_lr` knows it.",
-    check=_too_large,
-    example="""
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
-with sc.Monitor(model, every=1) as monitor:
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss_fn(model(inputs), targets).backward()
-        optimizer.step()
-diagnosis = monitor.diagnosis()
-""",
-    hidden_by=("SC401", "SC102"),
-)
+
+def _changes(weights: list[Weight]) -> bool:
+    """Whether the size of a weight changes: if no update is known, another optimizer moves it."""
+    return len({weight.size for weight in weights}) > 1

@@ -1,0 +1,56 @@
+"""The table of all rules. To add a rule: write its check in the file of its group, and add a row here."""
+
+from collections.abc import Sequence
+
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.rules import gradient, loss, numbers, structure, time, units, updates
+from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.rule import Rule
+
+ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+RULES: tuple[Rule, ...] = (
+    Rule("SC101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("SC401", "SC503")),
+    Rule("SC102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("SC104", "SC401", "SC503")),
+    Rule("SC103", "gradient vanishes through time", WARNING, time.vanishing, time.REMEMBER, ("SC401",)),
+    Rule("SC104", "gradient explodes through time", WARNING, time.exploding, time.SHRINK, ("SC401",)),
+    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC401",)),
+    Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC401", "SC502")),
+    Rule("SC203", "samples collapse to one point", WARNING, units.collapse, units.SEPARATE,
+         ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503")),
+    Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",)),
+    Rule("SC205", "inputs far from 0", WARNING, units.offset_inputs, units.STANDARDISE, ("SC401",)),
+    Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC401", "SC502")),
+    Rule("SC302", "updates too large", WARNING, updates.too_large, updates.SLOWER, ("SC401", "SC102")),
+    Rule("SC401", "inf or NaN", ERROR, numbers.nonfinite, numbers.FIND_CAUSE),
+    Rule("SC402", "close to overflow in half precision", WARNING, numbers.near_overflow, numbers.MORE_RANGE),
+    Rule("SC403", "gradient underflows in float16", WARNING, numbers.underflow, numbers.SCALE_LOSS,
+         ("SC401", "SC101", "SC502")),
+    Rule("SC501", "parameters without a gradient", WARNING, structure.no_gradient, structure.RECONNECT),
+    Rule("SC502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT, ("SC401",)),
+    Rule("SC503", "identical neurons", WARNING, structure.identical_neurons, structure.RANDOMISE),
+    Rule("SC504", "weights that are not registered", WARNING, structure.unregistered, structure.REGISTER),
+    Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE),
+)  # fmt: skip
+"""All rules, by code: code, name, severity, check, remedy, rules that explain it."""
+
+
+def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
+    """Apply all rules.
+
+    Args:
+        measurements: of one training, latest last, or a single one. The latest is judged. The earlier ones tell how
+            large the updates were, and since when numbers are not finite.
+
+    Returns:
+        At most one finding for each rule: errors, then warnings, then notes. A finding that another one explains is
+        left out, see `Rule.hidden_by`.
+    """
+    if not measurements:
+        return ()
+    evidence = Evidence(measurements)
+    found = [(rule, finding) for rule in RULES if (finding := rule.find(evidence)) is not None]
+    reported = {finding.rule for _, finding in found if finding.severity is not NOTE}
+    shown = [finding for rule, finding in found if reported.isdisjoint(rule.hidden_by)]
+    return tuple(sorted(shown, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity)))
