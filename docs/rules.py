@@ -1,5 +1,7 @@
-"""Writes rules.md, beside this script: a section for each rule of `sigmoidcore.diagnosis.rules`."""
+"""Writes rules.md, beside this script: a section for each rule, from the docstring of its check and an example here."""
 
+import inspect
+import re
 from pathlib import Path
 
 from sigmoidcore.diagnosis.rules import RULES, Rule
@@ -18,21 +20,22 @@ HEAD = """# What a diagnosis can find
 <!-- Written by docs/rules.py from sigmoidcore.diagnosis.rules; a test compares the two. -->
 <!-- all run by tests/diagnosis/test_rules.py -->
 
-`sc.diagnose` looks at one batch, `sc.Monitor` at a training ([API](api.md)). These rules make findings of what
-they measure. Thresholds are ratios, or what arithmetic gives: width, batch size, the scale of the loss and the dtype do
-not matter to a healthy network.
+`sc.diagnose` measures one batch, `sc.Monitor` a training ([API](api.md)). The rules turn measurements into findings.
+Thresholds are ratios or follow from arithmetic, so width, batch size, the scale of the loss and the dtype do not matter
+to a healthy network.
 
-A network with **errors** or **warnings** is called broken; **notes** are facts worth knowing. A rule gives at most one
-finding, which names all layers that it is about. What an error or a warning explains is left out: each row of the
-table says beside which others a rule keeps silent.
+**Errors** and **warnings** mean that a network is broken; **notes** are facts worth knowing. A rule gives at most one
+finding, which names all its layers. A finding is left out if an error or a warning of another rule explains it (column
+"explained by"). In networks of sigmoids, findings of SC101, SC102, SC103 and SC201 also have the exact call that
+repairs them, if one works for the model.
 
-Words are those of [the method](method.md). A *layer* is one call of a function with weights, of an activation or of a
-softmax; the layers *before* it are all that lead to it. A *sink* is a layer with weights that feeds no other one: it
+The words are those of [the method](method.md). A *layer* is one call of a function with weights, of an activation or of
+a softmax. The layers *before* it are all that lead to it. A *sink* is a layer with weights that feeds no other one: it
 feeds the loss.
 
 """
 
-EXAMPLES = """
+EXAMPLES_HEAD = """
 The examples are broken on purpose. Each makes a `model`, for
 
 ```python
@@ -50,20 +53,168 @@ print(sc.diagnose(model, inputs, targets, loss_fn))
 unless it changes these, or makes its own `diagnosis` from a training.
 """
 
+EXAMPLES = {
+    "SC101": """
+model = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(64, 64), nn.Sigmoid())), nn.Linear(64, 10))
+""",
+    "SC102": """
+model = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 10))
+with torch.no_grad():
+    for p in model.parameters():
+        p.mul_(6)
+""",
+    "SC103": """
+class Last(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 64, batch_first=True), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+model, inputs = Last(), torch.randn(128, 100, 8)
+""",
+    "SC104": """
+class Last(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.RNN(8, 64, nonlinearity="relu", batch_first=True), nn.Linear(64, 10)
+        nn.init.orthogonal_(self.rnn.weight_hh_l0, gain=2.5)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+model, inputs = Last(), torch.randn(128, 50, 8)
+""",
+    "SC201": """
+model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+with torch.no_grad():
+    model[2].bias.add_(20)
+""",
+    "SC202": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+with torch.no_grad():
+    model[2].bias.sub_(20)
+""",
+    "SC203": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+with torch.no_grad():
+    model[0].bias.add_(10_000)
+""",
+    "SC204": """
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        scores = 1000 * self.query(x) @ self.key(x).mT
+        return self.head((scores.softmax(-1) @ self.value(x)).mean(1))
+
+model, inputs = Attention(), torch.randn(128, 24, 16)
+""",
+    "SC205": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+inputs = inputs + 1000
+""",
+    "SC301": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC302": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC401": """
+class Root(nn.Module):
+    def forward(self, x):
+        return x.sqrt()
+
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), Root(), nn.Linear(64, 10))
+""",
+    "SC402": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
+with torch.no_grad():
+    model[0].bias[0] = 50_000
+    model[2].weight[:, 0] = 0
+inputs = inputs.half()
+""",
+    "SC403": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
+inputs = inputs.half()
+
+def loss_fn(outputs, targets):
+    return 1e-4 * nn.functional.cross_entropy(outputs, targets)
+""",
+    "SC501": """
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)).detach())
+
+model = Cut()
+""",
+    "SC502": """
+class Rounded(nn.Module):
+    def forward(self, x):
+        return x.round()
+
+model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), Rounded(), nn.Linear(64, 10))
+""",
+    "SC503": """
+model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+for p in model.parameters():
+    nn.init.constant_(p, 0.01)
+""",
+    "SC504": """
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(64, 64), nn.Linear(64, 64)]
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.head(x)
+
+model = Listed()
+""",
+    "SC601": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))
+""",
+}
+"""Code that builds a network, or a `diagnosis`, that the rule names."""
+
 TAIL = """
 ## What no rule covers
 
-Nothing is said of these, though they are common. The measurements do not hold what would tell.
+These faults are common, but the measurements cannot show them.
 
-- A softmax or log-softmax over the dimension of the batch: its `dim` is not measured.
-- A softmax before a log-softmax: of a log-softmax nothing is measured. Before `cross_entropy`, which has its own, SC601
-  sees one.
-- One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, which
-  trains to 94 %) and Friedman's second set (0.997, which does not): scale features before.
-- Targets that do not belong to the inputs, a metric that is computed wrongly, leaks from the training to the test set.
-- Overfitting: a diagnosis sees one batch, and no other data.
-- An entry of an `nn.ModuleList` that a forward has forgotten is a note in one batch, as an idle expert is; over three
-  measurements of a `Monitor` it is a warning.
+- A softmax or log-softmax over the batch dimension: `dim` is not measured.
+- A softmax before a log-softmax: log-softmax is not measured. SC601 finds a softmax before `cross_entropy`.
+- One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
+  94 %) and Friedman's second set (0.997, does not train): scale features first.
+- Targets that do not belong to the inputs, wrong metrics, leaks from the training set to the test set.
+- Overfitting: a diagnosis sees one batch.
+- A forgotten entry of an `nn.ModuleList` is a note in one batch, like an idle expert; over three measurements of a
+  `Monitor` it is a warning.
 """
 
 
@@ -74,28 +225,31 @@ def table() -> str:
         f"{rule.name} | {rule.severity} | {', '.join(rule.hidden_by) or '-'} |"
         for rule in RULES
     ]
-    return "\n".join(["| rule | name | severity | silent beside |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(["| rule | name | severity | explained by |", "|---|---|---|---|", *rows, ""])
 
 
 def section(rule: Rule) -> str:
-    """What there is to know about a rule."""
-    thresholds = ", ".join(f"{name} = {value:.3g}" for name, value in rule.thresholds.items())
-    severity = str(rule.severity).capitalize()
-    parts = [
-        f'<a id="{rule.id.lower()}"></a>\n\n### {rule.id} {rule.name}',
-        f"**{severity}** if {rule.formula}.",
-        f"Thresholds: {thresholds}." if thresholds else "",
-        f"*Where they come from.* {rule.source}" if thresholds else "",
-        f"*What it means.* {rule.why}",
-        f"*What to do.* {rule.remedy}",
-        f"```python\n{rule.example.strip()}\n```" if rule.example else "",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """The section of a rule: its check's docstring, with the values of the thresholds, its remedy and an example."""
+    thresholds = vars(inspect.getmodule(rule.check))
+    text = re.sub(
+        r"`([A-Z][A-Z_]+)`",
+        lambda match: f"{thresholds[match[1]]:.3g}" if match[1] in thresholds else match[0],
+        inspect.getdoc(rule.check) or "",
+    )
+    paragraphs = [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")]
+    return "\n\n".join(
+        [
+            f'<a id="{rule.id.lower()}"></a>\n\n### {rule.id} {rule.name}',
+            *paragraphs,
+            f"*Remedy.* {rule.remedy}",
+            f"```python\n{EXAMPLES[rule.id].strip()}\n```\n",
+        ]
+    )
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD + table() + EXAMPLES]
+    parts = [HEAD + table() + EXAMPLES_HEAD]
     for group, title in GROUPS.items():
         parts.append(f"## {title}\n")
         parts += [section(rule) for rule in RULES if rule.id.startswith(group)]

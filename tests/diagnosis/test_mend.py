@@ -10,7 +10,7 @@ from torch import nn
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.repair.report import Change
+from sigmoidcore.diagnosis.repair import Change
 from sigmoidcore.nn.recurrent import CoreLSTM
 
 CROSS_ENTROPY = nn.functional.cross_entropy
@@ -224,7 +224,7 @@ def test_a_network_of_relus_has_nothing_that_could_be_mended_and_the_report_says
     mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     assert mending.done == ()
     assert "SC101" in {left.rule for left in mending.left}
-    assert "no hidden sigmoid or tanh whose slope could be set: ReLU is no sigmoid" in " ".join(str(mending).split())
+    assert "1, 3, 5 and 27 more: ReLU is no sigmoid" in " ".join(str(mending).split())
     assert_same(before, state(model))
 
 
@@ -248,14 +248,9 @@ class Gated(nn.Module):
 
 def test_a_gate_is_never_made_a_core():
     model = Gated()
-    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
-    named = Finding("SC201", "saturated neurons", Severity.WARNING, ("gate",), 1.0, 0.5, "shut", "open them", None)
-    diagnosis.mend()
+    mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     assert isinstance(model.gate, nn.Sigmoid)
-    from sigmoidcore.diagnosis.repair.saturation import as_cores
-
-    cores, new, left = as_cores(model, diagnosis.measurement, named.layers)
-    assert (cores, new, left) == ({}, (), {"gate": "its result multiplies another signal"})
+    assert "gate: Sigmoid its result multiplies another signal" in mending.left[0].why
 
 
 def test_a_finding_that_this_batch_does_not_show_is_said_to_be_so():
@@ -264,7 +259,7 @@ def test_a_finding_that_this_batch_does_not_show_is_said_to_be_so():
         model[2].bias[:24] -= 20
     mending = diagnosis.mend()
     assert mending.done == ()
-    assert [(left.rule, left.why) for left in mending.left] == [("SC201", "it is not there on this batch")]
+    assert [(left.rule, left.why) for left in mending.left] == [("SC201", "this batch does not show it")]
 
 
 # --- what does not help is put back ----------------------------------------------------------------------------------
@@ -280,7 +275,7 @@ def test_what_does_not_help_is_put_back_with_the_structure_of_the_model():
     mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     assert mending.done == ()
     assert mending.after is mending.before
-    assert "converted and calibrated, and put back, for it did not help" in " ".join(str(mending).split())
+    assert "converted and calibrated, but undone without improvement" in " ".join(str(mending).split())
     assert_same(before, state(model))
 
 
@@ -293,7 +288,7 @@ def test_an_interruption_puts_the_model_back(monkeypatch, error):
         next(m for m in model.modules() if isinstance(m, sc.SigmoidCore)).set_slope(7.0)
         raise error
 
-    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mend.calibrate", interrupted)
+    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mender.calibrate", interrupted)
     with pytest.raises(error):
         diagnosis.mend()
     assert_same(before, state(model))
@@ -311,7 +306,7 @@ def test_slopes_and_shifts_of_cores_that_were_there_are_put_back(monkeypatch):
             core.set_shift(1.0)
         raise ValueError("the preactivations of core '1' are not finite")
 
-    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mend.calibrate", worse)
+    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mender.calibrate", worse)
     mending = diagnosis.mend()
     assert "the preactivations of core '1' are not finite" in " ".join(str(mending).split())
     assert_same(before, state(model))
@@ -321,10 +316,10 @@ def test_a_forward_that_was_written_anew_is_put_back(monkeypatch):
     model = Twice()
     before = state(model)
     diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
-    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mend._better", lambda *args: False)
+    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mender._better", lambda *args: False)
     outputs = model(diagnosis.subject.inputs)
     mending = diagnosis.mend()
-    assert "opened, and put back" in " ".join(str(mending).split())
+    assert "opened, but undone" in " ".join(str(mending).split())
     assert_same(before, state(model))
     assert torch.equal(model(diagnosis.subject.inputs), outputs)
     assert "forward" not in model.__dict__
@@ -395,7 +390,7 @@ def test_a_diagnosis_without_a_batch_asks_for_one():
 
 def test_targets_without_their_inputs_are_refused():
     _, diagnosis = saturated_by_offset()
-    with pytest.raises(ValueError, match="targets are given without the inputs"):
+    with pytest.raises(ValueError, match="targets are given without their inputs"):
         diagnosis.mend(targets=torch.zeros(3))
 
 
@@ -499,8 +494,12 @@ def with_scheduler(model):
     [
         (nn.Tanh, lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "this is SGD"),
         (nn.ReLU, lambda model: torch.optim.Adam(model.parameters()), "'1' is a ReLU"),
-        (nn.Tanh, with_scheduler, "a learning-rate scheduler holds the optimizer's rates"),
-        (nn.Tanh, lambda model: torch.optim.Adam([nn.Parameter(torch.ones(1))]), "no parameter of this model"),
+        (nn.Tanh, with_scheduler, "a learning-rate scheduler sets the optimizer's rates"),
+        (
+            nn.Tanh,
+            lambda model: torch.optim.Adam([nn.Parameter(torch.ones(1))]),
+            "no trainable parameter of this model",
+        ),
         (nn.Tanh, lambda model: None, "give optimizer="),
     ],
 )

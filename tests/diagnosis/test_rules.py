@@ -146,13 +146,13 @@ def test_layers_are_named_worst_first_and_a_steady_loss_is_said_to_be_one():
     finding = only(chain(*powers(0.1, 9)))
     assert finding.layers == ("0", "2", "4", "6", "8")
     assert "`0` to `8` (5 of 9 layers)" in finding.message
-    assert "a little everywhere: a segment has a gain of 0.1" in finding.message
+    assert "It shrinks everywhere: the median gain of a layer is 0.1." in finding.message
 
 
 def test_where_one_segment_loses_the_gradient_the_layer_before_it_is_named_first():
     finding = only(chain(*[1e-7] * 5, 1.0, 1.0))
     assert finding.layers[0] == "8"
-    assert "most between `8` and `10` (gain 1e-07)" in finding.message
+    assert "Most is lost between `8` and `10` (gain 1e-07)" in finding.message
 
 
 def test_a_thousand_layers_fit_into_one_sentence():
@@ -203,18 +203,6 @@ def test_a_head_that_gets_no_gradient_is_no_reference():
     assert rules(measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("unused", None, 0))) == ["SC501"]
 
 
-def test_where_sigmoids_are_the_call_makes_cores_of_them():
-    sigmoids = chain(*powers(0.1, 9))
-    layers = tuple(replace(x, kind="Sigmoid") if x.role == "activation" else x for x in sigmoids.layers)
-    assert only(sigmoids).call is None
-    assert only(replace(sigmoids, layers=layers)).call == "sc.convert(model, centered=True); sc.prepare(model, inputs)"
-    assert only(replace(sigmoids, layers=layers, step=700)).call == "sc.convert(model); sc.calibrate(model, inputs)"
-    tanhs = tuple(replace(x, kind="Tanh") if x.role == "activation" else x for x in sigmoids.layers)
-    assert only(replace(sigmoids, layers=tanhs)).call == "sc.convert(model); sc.prepare(model, inputs)"
-    cores = tuple(replace(x, kind="SigmoidCore") if x.role == "activation" else x for x in sigmoids.layers)
-    assert only(replace(sigmoids, layers=cores)).call == "sc.prepare(model, inputs)"
-
-
 networks = st.sampled_from(
     [
         chain(*[1.0] * 6),
@@ -260,7 +248,6 @@ def test_the_gradient_vanishes_through_time_where_rounding_takes_the_first_steps
     finding = only(recurrent(*powers(0.5, 60)))
     assert (finding.rule, finding.layers) == ("SC103", ("rnn",))
     assert finding.value == pytest.approx(0.5**54)  # the best of the first six
-    assert finding.call == "sc.convert(model); sc.calibrate(model, inputs)"
 
 
 def test_short_sequences_and_steps_that_get_nothing_at_all_are_healthy():
@@ -305,8 +292,9 @@ def test_most_neurons_saturated_is_a_finding_that_explains_the_gradient_that_van
     shut = changed(found, 1, kind="Tanh", saturated=0.9, relative_slope=0.01, gain=1e-7)
     finding = only(shut)
     assert (finding.rule, finding.layers) == ("SC201", ("1",))
-    assert finding.message == "90 % of the neurons of `1` are saturated (mean relative slope 0.01)."
-    assert finding.call == "diagnosis.mend()"
+    assert finding.message == (
+        "90 % of the neurons of `1` are saturated (mean relative slope 0.01): they pass almost no gradient back."
+    )
 
 
 def test_a_gradient_that_vanishes_elsewhere_is_reported_beside_saturated_neurons():
@@ -426,8 +414,7 @@ def test_an_all_dead_activation_is_named_with_few_rows_too_and_gets_the_remedy_f
     found = changed(chain(0.0, 1.0, 1.0), 1, dead=1.0, rows=8)
     finding = only(found)
     assert (finding.rule, finding.severity, finding.layers) == ("SC502", "error", ("1", "0"))
-    assert "kills units" in finding.remedy
-    assert "round" not in finding.remedy
+    assert "biases at 0" in finding.remedy
 
 
 def test_a_normalisation_whose_weight_is_0_before_dead_units_is_named():
@@ -479,7 +466,7 @@ def test_beside_a_vanished_gradient_weights_that_all_stand_still_are_said_to():
     lost = [chain(1e-9, 1.0, 1.0, step=i) for i in range(3)]
     still = [replace(m, weights=tuple(replace(w, update=0.0) for w in m.weights)) for m in lost]
     assert rules(*still) == ["SC101", "SC301"]
-    assert "All weights stand still" in find(still)[1].message
+    assert "No measured step changed any weight" in find(still)[1].message
     moving = [with_weight(with_weight(m, "2.weight", update=1e-3), "4.weight", update=1e-3) for m in still]
     assert rules(*moving) == ["SC101"]
 
@@ -512,12 +499,12 @@ def test_the_first_layer_that_gives_what_is_not_finite_is_named_and_nothing_that
         found = changed(found, at, nonfinite=3, spread=math.nan, rms=math.nan)
     finding = only(found)
     assert (finding.rule, finding.severity, finding.layers) == ("SC401", "error", ("4",))
-    assert finding.message.startswith("3 numbers that `4` gives are not finite, and it is the first.")
+    assert finding.message.startswith("`4` is the first layer whose output has inf or NaN (3 numbers).")
 
 
 def test_inputs_come_before_weights_weights_before_layers_and_layers_before_the_loss():
     found = chain(1.0, 1.0, loss=math.inf, loss_function="mse_loss")
-    assert only(found).message.startswith("The loss of mse_loss is inf")
+    assert only(found).message.startswith("The loss (mse_loss) is inf")
     found = changed(found, 0, nonfinite=1)
     assert only(found).layers == ("0",)
     found = with_weight(found, "0.weight", nonfinite=2)
@@ -535,7 +522,7 @@ def test_a_training_is_asked_when_it_began():
     worse = with_weight(changed(ill, 0, nonfinite=5), "0.weight", nonfinite=100)
     history = [replace(m, step=100 * i) for i, m in enumerate([ill, well, ill, worse, worse])]
     assert only(*history).layers == ("2",)
-    assert only(*history).message.endswith("Seen first at step 200.")
+    assert only(*history).message.endswith("It began at step 200.")
     assert rules(*history[:2]) == []
 
 
@@ -728,29 +715,29 @@ def test_a_share_is_0_or_100_percent_only_if_it_is():
 
 
 @pytest.fixture(scope="module")
-def written(root):
+def docs(root):
+    """The script that writes docs/rules.md."""
     spec = importlib.util.spec_from_file_location("rules_page", root / "docs" / "rules.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.page()
+    return module
 
 
-def test_the_page_is_what_docs_rules_py_writes(root, written):
-    assert (root / "docs" / "rules.md").read_text(encoding="utf-8") == written, "run .venv/bin/python docs/rules.py"
-
-
-def test_the_page_has_an_anchor_and_an_example_for_every_rule(written):
+def test_the_page_is_what_docs_rules_py_writes(root, docs):
+    written = (root / "docs" / "rules.md").read_text(encoding="utf-8")
+    assert written == docs.page(), "run .venv/bin/python docs/rules.py"
     assert re.findall(r'^<a id="(sc\d+)"></a>$', written, flags=re.MULTILINE) == [i.lower() for i in IDS]
-    assert all(rule.example for rule in RULES)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
-def test_the_example_of_a_rule_is_found_by_it_and_by_no_other(rule, written):
-    (preamble,) = re.findall(r"```python\n(import torch\n.+?)# \.\.\. an example", written, flags=re.DOTALL)
+def test_the_example_of_a_rule_is_found_by_it_and_by_no_other_in_three_sentences_at_most(rule, docs):
+    (preamble,) = re.findall(r"```python\n(import torch\n.+?)# \.\.\. an example", docs.page(), flags=re.DOTALL)
     scope = {}
-    exec(preamble + rule.example, scope)
+    exec(preamble + docs.EXAMPLES[rule.id], scope)
     diagnosis = scope.get("diagnosis") or sc.diagnose(*(scope[n] for n in ("model", "inputs", "targets", "loss_fn")))
-    assert [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE] == [rule.id]
+    (finding,) = [f for f in diagnosis.findings if f.severity is not Severity.NOTE]
+    assert finding.rule == rule.id
+    assert len(re.findall(r"\.(?= |$)", f"{finding.message} {finding.remedy}")) <= 3
 
 
 # --- real networks ----------------------------------------------------------------------------------------------------

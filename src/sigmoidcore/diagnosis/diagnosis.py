@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sigmoidcore.diagnosis.judgement import Judgement, Subject
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.repair.calls import findings_of
-from sigmoidcore.diagnosis.repair.mend import Mending, mend
+from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
 from sigmoidcore.diagnosis.report import json, text
 from sigmoidcore.diagnosis.report.notebook import to_notebook
 from sigmoidcore.diagnosis.report.page import to_html

@@ -1,6 +1,6 @@
-"""The calls that findings offer are for this very model: what would not work is not offered, and why is said."""
+"""The calls that findings suggest: only those that work for the measured model. Otherwise the finding says why."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -8,77 +8,75 @@ from torch import nn
 from sigmoidcore.calibration.orthogonal import WEIGHTED
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.repair import saturation
-from sigmoidcore.diagnosis.repair.convertible import Cores, cores
-from sigmoidcore.diagnosis.rules import RULES, find
-
-MEND = "diagnosis.mend("
+from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
+from sigmoidcore.diagnosis.rules import Evidence, find
 
 
 def findings_of(measurements: Sequence[Measurement], model: nn.Module | None) -> tuple[Finding, ...]:
-    """The findings of the rules, with calls that work on this model.
+    """The findings of the rules, with calls that work for this model.
 
     Args:
         measurements: of one training, latest last, or a single one.
-        model: the measured module; None: the calls are not checked.
+        model: the measured module, which is not changed or run; None: without calls.
     """
     findings = find(measurements)
-    return findings if model is None else checked(findings, measurements[-1], model)
+    return findings if model is None else tuple(_with_call(f, measurements[-1], model) for f in findings)
 
 
-def checked(findings: Sequence[Finding], measurement: Measurement, model: nn.Module) -> tuple[Finding, ...]:
-    """The findings, with calls that work on this model.
-
-    Only models with such findings are looked into, and none is changed or run: their forwards are traced.
-
-    Args:
-        findings: of the rules, which know measurements only.
-        measurement: of the model.
-        model: what was measured.
-    """
-    if not any(finding.call for finding in findings):
-        return tuple(findings)
-    known: list[Cores] = []
-
-    def found() -> Cores:
-        if not known:
-            known.append(cores(model, measurement))
-        return known[0]
-
-    return tuple(_checked(f, measurement, model, found) if f.call else f for f in findings)
-
-
-def _checked(finding: Finding, measurement: Measurement, model: nn.Module, found: Callable[[], Cores]) -> Finding:
+def _with_call(finding: Finding, measurement: Measurement, model: nn.Module) -> Finding:
+    suggest = _SUGGESTIONS.get(finding.rule)
     try:
-        if finding.call is not None and finding.call.startswith(MEND):
-            call, why = _mending(finding, measurement, model)
-        else:
-            call, why = _levelling(finding, model, found())
-    except Exception as error:  # a model may do anything when it is traced, and a diagnosis never fails for that
-        call, why = None, str(error).strip().partition("\n")[0]
-    if call is not None:
-        return replace(finding, call=call)
-    remedy = next((rule.without_cores or rule.remedy for rule in RULES if rule.id == finding.rule), finding.remedy)
-    return replace(finding, call=None, remedy=f"{remedy} Sigmoid Core offers no call here: {why.rstrip('.')}.")
+        suggestion = suggest(finding, measurement, model) if suggest else None
+    except Exception as error:  # a model may raise anything while it is traced, and a diagnosis does not fail for that
+        why = str(error).strip().partition("\n")[0].rstrip(".")
+        return replace(finding, remedy=f"{finding.remedy} Sigmoid Core has no call for this model ({why}).")
+    if suggestion is None:
+        return finding
+    remedy, call = suggestion
+    return replace(finding, remedy=remedy, call=call)
 
 
-def _mending(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str | None, str]:
-    """For saturated neurons: whether one of the activations can become a core by itself, or is one."""
-    can, left = saturation.can_open(model, measurement, finding.layers)
-    return (finding.call, "") if can else (None, "; ".join(saturation.told(left)))
+def _open(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str] | None:
+    """Remedy and call for saturated neurons; None if no sigmoid or tanh is saturated."""
+    layers = [layer for layer in measurement.layers if layer.name in finding.layers]
+    if not any(layer.kind in SIGMOIDS and not layer.gate for layer in layers):
+        return None
+    found = candidates(model, measurement, finding.layers)
+    if not found.new and not found.cores:
+        raise ValueError(found.why)
+    batch = "" if measurement.step is None else "inputs=inputs"  # a Monitor keeps no batch
+    return "Shift and rescale the saturated neurons, then train on.", f"diagnosis.mend({batch})"
 
 
-def _levelling(finding: Finding, model: nn.Module, found: Cores) -> tuple[str | None, str]:
-    """For a gradient that is not level: what makes cores of what was measured, and then sets their slopes."""
-    if not found.possible:
-        return None, found.why or "there is no activation that could become a core"
-    verb = (finding.call or "").rpartition("; ")[2]
-    if verb.startswith("sc.prepare") and not _draws(model):
-        verb = verb.replace("prepare", "calibrate", 1)
-    convert = found.call(anew=verb.startswith("sc.prepare"))
-    return "; ".join(part for part in (convert, verb) if part), ""
+def _level(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str] | None:
+    """Remedy and call for a gradient that vanishes or explodes over the layers; None without sigmoids."""
+    hidden = {measurement.layers[i].kind for i in Evidence((measurement,)).hidden}
+    if hidden.isdisjoint(SIGMOIDS) and not any(layer.kind in GATED for layer in measurement.weighted):
+        return None
+    layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
+    computed = any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in layers)
+    return _convert_and(measurement, model, fresh=not measurement.step and not computed)
 
 
-def _draws(model: nn.Module) -> bool:
-    """Whether `prepare` can draw all weights: none is computed from other parameters."""
-    return all("weight" in m._parameters for m in model.modules() if isinstance(m, WEIGHTED))
+def _level_through_time(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str]:
+    """Remedy and call for a gradient that vanishes through time."""
+    if not any(layer.kind in GATED for layer in measurement.layers if layer.name in finding.layers):
+        raise ValueError("it sets the slopes of nn.RNN, nn.LSTM and nn.GRU only")
+    return _convert_and(measurement, model, fresh=False)
+
+
+def _convert_and(measurement: Measurement, model: nn.Module, *, fresh: bool) -> tuple[str, str]:
+    found = candidates(model, measurement)
+    if not found.new and not found.cores:
+        raise ValueError(found.why)
+    if fresh:
+        centre = "centre the sigmoids, " if found.uncentered else ""
+        remedy = f"Before training, {centre}draw orthogonal weights and set the slopes from one batch; sc.calibrate in "
+        remedy += "place of sc.prepare keeps your weights."
+    else:
+        remedy = "Set the slopes of the sigmoids from one batch; the weights stay as they are."
+    verb = "sc.prepare(model, inputs)" if fresh else "sc.calibrate(model, inputs)"
+    return remedy, "; ".join(part for part in (found.call(fresh), verb) if part)
+
+
+_SUGGESTIONS = {"SC101": _level, "SC102": _level, "SC103": _level_through_time, "SC201": _open}

@@ -8,6 +8,7 @@ from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.gradient import SMALLEST_HALF
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.wording import listed, named, number, same_in
 
@@ -54,9 +55,9 @@ def nonfinite(evidence: Evidence) -> Found | None:
     half = any(layer.dtype == "float16" for layer in begin.layers)
     once = len(places) == 1
     if half and once and place.backward and begin.step is not None:
-        return Found(place.names, place.count, 0, place.message, SKIPPED, Severity.NOTE)
+        return Found(place.names, place.numbers, 0, place.message, SKIPPED, Severity.NOTE)
     since = "" if once or begin.step is None else f" It began at step {begin.step}."
-    return Found(place.names, place.count, 0, place.message + since, place.remedy or (HALF if half else None))
+    return Found(place.names, place.numbers, 0, place.message + since, place.remedy or (HALF if half else None))
 
 
 def near_overflow(evidence: Evidence) -> Found | None:
@@ -98,14 +99,14 @@ def underflow(evidence: Evidence) -> Found | None:
     text = (
         f"The gradient at {listed(names, evidence.weighted)} is below 6e-8, the smallest number of float16: most of it "
     )
-    return Found(names, evidence.gradient(found[0]), gradient.SMALLEST_HALF, f"{text}has become 0.")
+    return Found(names, evidence.gradient(found[0]), SMALLEST_HALF, f"{text}has become 0.")
 
 
 class _Place(NamedTuple):
     """A place with inf or NaN."""
 
     names: tuple[str, ...]
-    count: int
+    numbers: int
     message: str
     remedy: str | None = None
     backward: bool = False

@@ -13,12 +13,12 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that was done.
+    """One change to a model or its optimizer.
 
     Attributes:
         what: "converted", "opened", "calibrated" or "rates".
-        where: names of the layers, or how many there are.
-        how: from what to what.
+        where: names of the layers, or their number.
+        how: the values before and after.
     """
 
     what: str
@@ -28,12 +28,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Left:
-    """A finding that is there still.
+    """A finding that remains.
 
     Attributes:
-        rule: its identifier, such as "SC202".
-        where: the layers.
-        why: why nothing was done, or why it did not help.
+        rule: its code, such as "SC202".
+        where: its name and the layers.
+        why: why nothing was done, or why it did not help, and what else can be done.
     """
 
     rule: str
@@ -43,14 +43,14 @@ class Left:
 
 @dataclass(frozen=True, eq=False)
 class Mending:
-    """What `Diagnosis.mend` did; `print` it.
+    """The report of `Diagnosis.mend`; `print` it.
 
     Attributes:
-        before: the diagnosis of the model as it was, on this batch.
-        after: of the model as it is now, on the same batch.
-        done: what was done. Empty: the model is as it was.
-        left: what was left, and why.
-        notes: what else there is to know.
+        before: the diagnosis of the model before, on this batch.
+        after: the diagnosis of the model now, on the same batch.
+        done: the changes; empty if the model is as before.
+        left: the findings that remain.
+        notes: further remarks.
     """
 
     before: Judgement

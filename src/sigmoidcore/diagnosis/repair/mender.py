@@ -1,0 +1,281 @@
+"""Mend: apply to a model what its diagnosis names and Sigmoid Core can do, and keep it only if it is better."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sigmoidcore.calibration.calibrate import calibrate
+from sigmoidcore.conversion.convert import convert
+from sigmoidcore.conversion.report import Activation, few
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.judgement import Judgement, Subject
+from sigmoidcore.diagnosis.measure.one_batch import measure
+from sigmoidcore.diagnosis.repair import learning_rates
+from sigmoidcore.diagnosis.repair.calls import findings_of
+from sigmoidcore.diagnosis.repair.candidates import candidates
+from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
+from sigmoidcore.diagnosis.repair.saturation import open_saturated
+from sigmoidcore.diagnosis.repair.snapshot import Snapshot
+from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.profile import Inputs, LossFn, check_inputs
+
+LEVEL = ("SC101", "SC102", "SC103", "SC104")
+"""Rules that `convert` and `calibrate` repair."""
+SATURATED = ("SC201",)
+"""Rules that opening saturated neurons repairs."""
+UPDATES = ("SC301", "SC302")
+"""Rules that the rates of `depth_scaled_lr` repair."""
+BETTER = 2.0
+"""A finding that remains must come nearer to its threshold by this factor."""
+
+
+def mend(
+    diagnosis: Judgement,
+    *,
+    inputs: Inputs | None = None,
+    targets: Any = None,
+    loss_fn: LossFn | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Mending:
+    """Repair the diagnosed model in place, as far as Sigmoid Core can.
+
+    - SC201, saturated neurons: the named activations become cores. Their saturated neurons get a new shift and, if
+      that is not enough, a smaller slope, by the rule of the `Equalizer`.
+    - SC101 to SC104, vanishing or exploding gradient, over the layers or through time: all hidden sigmoids, tanhs and
+      recurrent layers become cores, and `calibrate` sets their slopes and shifts.
+    - SC301, SC302, updates too small or too large: with `optimizer`, the rates of `depth_scaled_lr`; for Adam, AdamW
+      and networks of sigmoids.
+
+    Each step is measured on the batch, and undone if the diagnosis does not improve. Weights, gradients, modes, running
+    statistics, hooks and random generators do not change. Slopes and shifts change the function of the model: train it
+    afterwards. With `torch.distributed`, call it on all ranks with the same model.
+
+    Args:
+        diagnosis: of `diagnose`, or of a `Monitor`.
+        inputs: a batch, as for `diagnose`; None for that of the diagnosis (a `Monitor` keeps none).
+        targets: targets of these inputs.
+        loss_fn: None for that of the diagnosis, if there are targets.
+        optimizer: the optimizer whose rates may be set. Groups are split by rate and keep their options and state; a
+            state dict that was saved before does not fit the new groups.
+
+    Returns:
+        A frozen, printable report, with the diagnosis before and after.
+
+    Raises:
+        ValueError: the diagnosis has no model or no batch, or the batch is empty or not finite.
+
+    Example:
+        >>> import sigmoidcore as sc
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+        >>> _ = model[0].bias.data[:12].fill_(20)
+        >>> inputs, targets = torch.randn(100, 8), torch.randn(100, 2)
+        >>> diagnosis = sc.diagnose(model, inputs, targets, nn.functional.mse_loss)
+        >>> mending = diagnosis.mend()
+        >>> mending.done[1].how
+        '12 of 16 neurons opened'
+    """
+    subject = _subject(diagnosis, inputs, targets, loss_fn)
+    check_inputs(subject.inputs)
+    mender = _Mender(replace(diagnosis, subject=subject))
+    revealed = mender.attempt(SATURATED, mender.open_neurons)
+    mender.attempt(LEVEL + revealed, mender.level)
+    updates = [f for f in diagnosis.findings if f.rule in UPDATES]
+    if updates:
+        mender.set_rates(updates, optimizer)
+    return mender.report(diagnosis.findings)
+
+
+def _subject(diagnosis: Judgement, inputs: Any, targets: Any, loss_fn: Any) -> Subject:
+    """The model and the batch to measure it on."""
+    subject = diagnosis.subject
+    if subject is None:
+        raise ValueError("this diagnosis has no model, because it comes from a file: mend one from sc.diagnose")
+    if inputs is not None:
+        loss_fn = subject.loss_fn if targets is not None and loss_fn is None else loss_fn
+        return replace(subject, inputs=inputs, targets=targets, loss_fn=loss_fn)
+    if targets is not None:
+        raise ValueError("targets are given without their inputs: give inputs=, too")
+    if subject.inputs is None:
+        raise ValueError(
+            "this diagnosis has no batch, because a Monitor keeps none: d.mend(inputs=..., targets=..., loss_fn=...)"
+        )
+    return subject if loss_fn is None else replace(subject, loss_fn=loss_fn)
+
+
+class _Mender:
+    """A model under repair: its state, the changes, and why others were not made."""
+
+    def __init__(self, diagnosis: Judgement) -> None:
+        assert diagnosis.subject is not None
+        self.subject, self.model = diagnosis.subject, diagnosis.subject.model
+        self.before = self.now = self._judge(diagnosis)
+        self.done: list[Change] = []
+        self.notes: list[str] = []
+        self.reasons: dict[str, list[str]] = defaultdict(list)
+
+    def attempt(self, rules: tuple[str, ...], step: Callable[[list[Finding]], list[Change]]) -> tuple[str, ...]:
+        """Take a step if one of the rules found something, and undo it if it does not help.
+
+        Returns:
+            The rules, if the step was undone because it revealed a gradient that is not level; else ().
+        """
+        findings = [f for f in self.now.findings if f.rule in rules and f.severity is not Severity.NOTE]
+        if not findings:
+            return ()
+        snapshot, notes, after = Snapshot(self.model), list(self.notes), self.now
+        changes: list[Change] = []
+        better = False
+        try:
+            changes = step(findings)
+            after = self._judge(self.now) if changes else self.now
+            better = bool(changes) and _better(self.now, after, rules)
+        except (RuntimeError, TypeError, ValueError) as error:
+            self._explain(findings, str(error))
+            changes = []
+        finally:
+            if not better:
+                snapshot.restore()
+                self.notes = notes
+        if better:
+            self.done += changes
+            self.now = after
+        elif changes:
+            tried = " and ".join(dict.fromkeys(change.what for change in changes))
+            self._explain(findings, f"{tried}, but undone without improvement: {summary(self.now)} -> {summary(after)}")
+        new = {f.rule for f in after.findings} - {f.rule for f in self.now.findings}
+        return rules if new.intersection(LEVEL) else ()
+
+    def open_neurons(self, findings: list[Finding]) -> list[Change]:
+        """Convert the activations that the findings name, and open their saturated neurons."""
+        names = {name for finding in findings for name in finding.layers}
+        found = candidates(self.model, self.now.measurement, names)
+        if found.left:
+            self._explain(findings, found.why)
+        changes = []
+        if found.new:
+            changes = _converted(convert(self.model, include=found.include, exclude=found.exclude).activations)
+        modules = {name: self.model.get_submodule(name) for name in (*found.new, *found.cores)}
+        cores = {name: module for name, module in modules.items() if isinstance(module, SigmoidCore)}
+        opened = open_saturated(self.model, self.subject.inputs, cores) if cores else {}
+        if not opened:
+            return []
+        return changes + [Change("opened", name, f"{n} of {of} neurons opened") for name, (n, of) in opened.items()]
+
+    def level(self, findings: list[Finding]) -> list[Change]:
+        """Convert all hidden sigmoids, and set slopes and shifts from the batch."""
+        found = candidates(self.model, self.now.measurement)
+        if not found.new and not found.cores:
+            raise ValueError(found.why)
+        changes = []
+        if found.new:
+            changes = _converted(convert(self.model, include=found.include, exclude=found.exclude).activations)
+        targets, loss_fn = self.subject.targets, self.subject.loss_fn
+        if loss_fn is not None and targets is None:  # a loss of the outputs alone
+            calibration = calibrate(
+                self.model, self.subject.inputs, targets=(), loss_fn=lambda outputs, _: loss_fn(outputs, None)
+            )
+        else:
+            calibration = calibrate(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
+        self.notes += calibration.notes
+        spreads = f"spread of the profile {calibration.before.spread:.3g} -> {calibration.after.spread:.3g}"
+        return [*changes, Change("calibrated", _cores(len(calibration.slopes)), spreads)]
+
+    def set_rates(self, findings: list[Finding], optimizer: torch.optim.Optimizer | None) -> None:
+        """Set the optimizer's rates by the rule."""
+        why = "give optimizer= to have its rates set"
+        if optimizer is not None:
+            why = learning_rates.why_not(self.model, self.now.measurement, optimizer) or ""
+        if optimizer is None or why:
+            self._explain(findings, why)
+            return
+        before, after = learning_rates.set_rates(self.model, optimizer)
+        groups = len(optimizer.param_groups)
+        where = f"{type(optimizer).__name__}, {groups} group{'s' if groups > 1 else ''}"
+        self.done.append(Change("rates", where, f"{_range(before)} -> {_range(after)}, by sc.depth_scaled_lr"))
+        self.notes.append("the next steps show the effect of new rates: measure them with sc.Monitor")
+
+    def report(self, asked: Iterable[Finding]) -> Mending:
+        """The report. Findings are left if they are there now, or were asked for and not repaired."""
+        rates_set = any(change.what == "rates" for change in self.done)
+        seen = {f.rule for f in self.before.findings}
+        left: dict[str, Finding] = {}
+        for finding in asked:
+            if finding.rule in UPDATES and not rates_set:
+                left[finding.rule] = finding
+            elif finding.rule in LEVEL + SATURATED and finding.rule not in seen:
+                left[finding.rule] = finding
+                self._explain([finding], "this batch does not show it")
+        for finding in self.now.findings:
+            if finding.severity is not Severity.NOTE and finding.rule not in UPDATES:
+                left[finding.rule] = finding
+                self._explain([finding], finding.remedy)
+        rows = [
+            Left(f.rule, ", ".join([f.name, few(f.layers)][: 1 + bool(f.layers)]), ". ".join(self.reasons[f.rule]))
+            for f in left.values()
+        ]
+        return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes))
+
+    def _judge(self, diagnosis: Judgement) -> Judgement:
+        """A new diagnosis on the batch."""
+        measurement = measure(self.subject, Ranks())
+        findings = findings_of([measurement], self.model)
+        return replace(diagnosis, measurement=measurement, findings=findings, history=())
+
+    def _explain(self, findings: Iterable[Finding], reason: str) -> None:
+        for finding in findings:
+            self.reasons[finding.rule].append(reason)
+
+
+def _better(before: Judgement, after: Judgement, rules: tuple[str, ...]) -> bool:
+    """Whether there are fewer errors, else warnings, else layers with this finding, or it is much less so."""
+    if _nonfinite(after) > _nonfinite(before):
+        return False
+    counts = [
+        (
+            *(sum(f.severity is s for f in d.findings) for s in (Severity.ERROR, Severity.WARNING)),
+            sum(len(f.layers) for f in d.findings if f.rule in rules),
+        )
+        for d in (before, after)
+    ]
+    if counts[0] != counts[1]:
+        return counts[1] < counts[0]
+    excess = [max((_excess(f) for f in d.findings if f.rule in rules), default=0.0) for d in (before, after)]
+    return excess[1] <= excess[0] - math.log(BETTER) if math.isfinite(excess[0]) else math.isfinite(excess[1])
+
+
+def _excess(finding: Finding) -> float:
+    """How far beyond its threshold a finding is: the logarithm of a factor."""
+    ratio = finding.value / finding.threshold if finding.threshold else math.inf
+    return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
+
+
+def _nonfinite(diagnosis: Judgement) -> int:
+    loss = diagnosis.measurement.loss
+    layers = diagnosis.measurement.layers
+    return (loss is not None and not math.isfinite(loss)) + sum(x.nonfinite + x.nonfinite_gradient for x in layers)
+
+
+def _converted(activations: Iterable[Activation]) -> list[Change]:
+    """A change for each kind of converted activation."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for activation in activations:
+        if activation.converted:
+            names[activation.kind].append(activation.name)
+    return [
+        Change("converted", few(those), f"{len(those)} {kind} -> {_cores(len(those))}, the same function")
+        for kind, those in names.items()
+    ]
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'s' if count != 1 else ''}"
+
+
+def _range(values: list[float]) -> str:
+    return f"{values[0]:.3g}" if len(values) == 1 else f"{values[0]:.3g} to {values[-1]:.3g}"
