@@ -244,9 +244,9 @@ def test_each_of_two_networks_with_an_optimizer_has_a_callback_of_its_own(tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "2 of 2 optimizers have parameters of the module: say whose step .* optimizer=.* module="),
+        ({}, "2 of 2 optimizers have parameters of the module: choose one by optimizer=.* module="),
         ({"optimizer": 2}, "optimizer=2, but there are 2"),
-        ({"module": "third"}, "module='third' is no part of Pair"),
+        ({"module": "third"}, "module='third' is not a submodule of Pair"),
     ],
 )
 def test_where_several_optimizers_train_the_module_it_has_to_be_said_which(options, message):
@@ -257,9 +257,9 @@ def test_where_several_optimizers_train_the_module_it_has_to_be_said_which(optio
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "a"}, "optimizer must be a place in configure_optimizers, .* got 'a'"),
-        ({"optimizer": -1}, "optimizer must be a place in configure_optimizers, counted from 0, or None, got -1"),
-        ({"module": 3}, "module must be the name of a part, .* got 3"),
+        ({"optimizer": "a"}, "optimizer must be an index in configure_optimizers, .* got 'a'"),
+        ({"optimizer": -1}, "optimizer must be an index in configure_optimizers, from 0, or None, got -1"),
+        ({"module": 3}, "module must be the name of a submodule, .* got 3"),
         ({"tolerance": 0.5}, "tolerance must be a factor above 1"),
         ({"monitor_every": 0}, "monitor_every must be a number of steps"),
     ],
@@ -371,7 +371,7 @@ class Keep(lightning.Callback):
     def on_train_end(self, trainer, pl_module):
         history = [vars(sample) for sample in self.ours.equalizer.history]
         state = {name: tensor.clone() for name, tensor in pl_module.network.state_dict().items()}
-        sunk = len(self.ours._watch.sinks[0].samples)
+        sunk = len(self.ours.sinks[0].samples)
         torch.save({"history": history, "state": state, "sunk": sunk}, self.folder / f"{trainer.global_rank}.pt")
 
 

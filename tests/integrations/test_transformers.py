@@ -163,7 +163,7 @@ def test_a_state_that_was_damaged_is_an_error_that_names_the_file(damaged, tmp_p
     def resume():
         trainer_of(tmp_path, Classifier(), SigmoidCoreCallback(), steps=4).train(str(path.parent))
 
-    with pytest.raises(ValueError, match=r"trainer_state\.json is damaged .*take \"SigmoidCoreCallback\" out of its"):
+    with pytest.raises(ValueError, match=r"trainer_state\.json is damaged .*remove \"SigmoidCoreCallback\" from its"):
         resume()
     del state["stateful_callbacks"]["SigmoidCoreCallback"]
     path.write_text(json.dumps(state))
@@ -225,7 +225,7 @@ def test_after_an_error_the_callback_is_taken_off_by_remove_or_by_the_next_train
 
 def test_two_callbacks_are_an_error(tmp_path):
     trainer = trainer_of(tmp_path, Classifier(), SigmoidCoreCallback(), SigmoidCoreCallback())
-    with pytest.raises(ValueError, match="several SigmoidCoreCallbacks: one is enough"):
+    with pytest.raises(ValueError, match="several SigmoidCoreCallbacks: use one"):
         trainer.train()
 
 

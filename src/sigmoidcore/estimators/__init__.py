@@ -1,9 +1,4 @@
-"""Networks of cores as scikit-learn estimators: drop-in for `MLPClassifier` and `MLPRegressor`.
-
-    from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
-
-They need scikit-learn: `pip install "sigmoid-core[sklearn]"`.
-"""
+"""Networks of cores as scikit-learn estimators, in place of `MLPClassifier` and `MLPRegressor`."""
 
 try:
     import sklearn  # noqa: F401

@@ -13,69 +13,61 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from sigmoidcore.estimators.base import Array, SigmoidCoreEstimator
+from sigmoidcore.estimators.base import SigmoidCoreEstimator
 from sigmoidcore.estimators.parameters import check_class_weight
+from sigmoidcore.estimators.samples import Array, Table
 
 
 class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ignore[misc]
-    """A classifier that is a network of cores; drop-in for scikit-learn's `MLPClassifier`.
+    """A classifier that is a network of cores: a drop-in replacement for scikit-learn's `MLPClassifier`.
 
-    Parameters have the names and meanings that they have there, but for those in docs/estimators.md. Inputs are
-    standardised inside.
+    Parameters have the names and meanings of `MLPClassifier`; docs/estimators.md lists the differences. Inputs are
+    standardised internally. An error in `fit` or `partial_fit` leaves a fitted estimator as it was.
 
     Args:
-        hidden_layer_sizes: neurons of each hidden layer, of any widths; a number is one layer.
-        saturation: saturation level of the first layer; "auto": 2 for up to three features, else 0.5. See
+        hidden_layer_sizes: number of neurons in each hidden layer; a single number is one layer.
+        saturation: saturation level of the first layer; "auto" is 2 for up to three features, else 0.5. See
             `sigmoidcore.prepare`.
-        tolerance: of the `sigmoidcore.Equalizer` that watches the training.
-        weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), a number of at least 0; "auto" chooses
-            one of four by the loss on a fifth of the samples, which costs four more trainings, and then trains on all.
-            Below 50 samples, and in `partial_fit`, "auto" is 0.4. Where a training goes on, "auto" keeps what was
-            chosen.
-        class_weight: weights by class, a dict, of several labels a list of these; "balanced": inversely proportional to
-            their samples; None: all alike.
-        batch_size: samples a step, at most; "auto" is a fifth of the samples, from 16 to 200.
-        learning_rate_init: the total rate of `sigmoidcore.depth_scaled_lr`, for any depth and width.
-        max_iter: epochs, at most.
-        shuffle: whether every epoch has its own order.
-        random_state: a number, or a `numpy.random.RandomState` in the same state, fixes weights, batches and what is
-            held out. None draws from NumPy's global generator, as everywhere in scikit-learn.
-        tol: what counts as a better loss, or as a better score if `early_stopping`.
-        verbose: whether losses are printed.
-        warm_start: whether `fit` goes on from the weights that there are.
-        early_stopping: whether a part of the samples is held out, and the weights of its best score are kept.
-        validation_fraction: that part.
-        n_iter_no_change: epochs without a better one after which the rate falls, or while it falls training ends. It
-            falls after half of `max_iter` at the latest.
-        device: where it trains and predicts, for `torch.device`. A fitted estimator is kept on the CPU, so that it can
-            be loaded anywhere; where there is no such device, it predicts on the CPU, with a warning.
+        tolerance: tolerance of the `sigmoidcore.Equalizer`.
+        weight_decay: weight decay of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), at least 0. "auto" compares
+            four values on a fifth of the samples, which takes four more trainings; it is 0.4 in `partial_fit` and with
+            fewer than 50 samples. A training that continues keeps the value that "auto" has chosen.
+        class_weight: a dict of weights by class (a list of dicts for several labels), "balanced" for weights inversely
+            proportional to the number of samples, or None for equal weights.
+        batch_size: largest number of samples in a step; "auto" is a fifth of the samples, from 16 to 200.
+        learning_rate_init: total rate of `sigmoidcore.depth_scaled_lr`, the same for every depth and width.
+        max_iter: largest number of epochs.
+        shuffle: whether to shuffle the samples in every epoch.
+        random_state: seed or `numpy.random.RandomState` for weights, batches and held-out samples; None uses NumPy's
+            global generator.
+        tol: smallest improvement of the loss, or of the score with `early_stopping`.
+        verbose: whether to print the loss of every epoch.
+        warm_start: whether `fit` continues from the current weights.
+        early_stopping: whether to hold out samples and keep the weights with the best score on them.
+        validation_fraction: fraction of the samples to hold out.
+        n_iter_no_change: epochs without an improvement after which the rate falls, or, during the fall, training ends.
+            The fall begins after half of `max_iter` at the latest.
+        device: device for training and prediction. A fitted estimator is stored on the CPU, and predicts there with a
+            warning if this machine has no such device.
 
     Attributes:
-        classes_: the classes; of several labels a sample their numbers.
-        network_: the network, float64, on the CPU; it takes standardised inputs. `sigmoidcore.fold` makes it plain.
-        diagnosis_: a `sigmoidcore.Diagnosis` of it on up to 256 of the training samples, which are kept for it, in
-            pickles too; made when it is asked for.
-        weight_decay_: that of the last training.
-        loss_: of the last epoch; None if Ctrl-C ended the first one.
+        classes_: the classes; for several labels their numbers.
+        network_: the network, float64, on the CPU, for standardised inputs. `sigmoidcore.fold` makes it plain PyTorch.
+        diagnosis_: a `sigmoidcore.Diagnosis` on up to 256 training samples, which are stored, also in pickles.
+        weight_decay_: weight decay of the last training.
+        loss_: loss of the last epoch; None if Ctrl-C ended the first one.
         loss_curve_: mean training loss of every epoch.
-        best_loss_: the lowest; None if `early_stopping`, or if there is none.
-        validation_scores_: accuracy on the held-out samples after every epoch; None unless `early_stopping`.
-        best_validation_score_: the highest of the last training, that of the weights that are kept; None if this held
-            no samples out.
-        n_iter_: epochs.
-        t_: samples seen.
-        n_features_in_: features.
-        feature_names_in_: their names, if X was a data frame with names.
-        n_layers_: layers, with the inputs.
-        n_outputs_: classes, or labels.
-        out_activation_: "softmax", or "logistic" for several labels a sample.
-
-    After an error in `fit` or `partial_fit` a fitted estimator is as it was before.
-
-    Raises:
-        ValueError: from `fit` and `partial_fit`: a parameter, X or y is not what it may be.
-        FloatingPointError: from these two: the loss or a weight is not finite.
-        NotFittedError: from all that needs a network: nothing has been learnt yet.
+        best_loss_: lowest loss; None with `early_stopping`.
+        validation_scores_: score (accuracy or R2) on the held-out samples after every epoch; None without
+            `early_stopping`.
+        best_validation_score_: score of the weights that were kept; None without `early_stopping`.
+        n_iter_: number of epochs.
+        t_: number of samples seen.
+        n_features_in_: number of features.
+        feature_names_in_: names of the features, if X was a data frame.
+        n_layers_: number of layers, with the input layer.
+        n_outputs_: number of outputs of the network.
+        out_activation_: "softmax", or "logistic" for several labels.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -132,188 +124,149 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         """Train on all samples.
 
         Args:
-            X: inputs, [samples, features], an array, a data frame or a sparse matrix, of finite numbers.
-            y: classes, [samples], of any type; or for several labels a sample an indicator matrix of 0 and 1, [samples,
-                labels], dense or sparse.
-            sample_weight: [samples], of at least 0; a sample of weight 0 is left out.
+            X: inputs, [samples, features]: an array, a data frame or a sparse matrix of finite numbers.
+            y: classes, [samples], of any type. For several labels an indicator matrix of 0 and 1, [samples, labels],
+                dense or sparse.
+            sample_weight: weights, [samples], at least 0; a sample of weight 0 is left out.
 
         Returns:
-            Itself.
+            The estimator.
 
         Raises:
-            ValueError: a parameter, X or y is not what it may be.
-            FloatingPointError: the loss or a weight is not finite; the message names the cause, if it is a number in X
-                or y, or else the remedy.
+            ValueError: a parameter, X, y or a weight is invalid.
+            FloatingPointError: the loss or a weight of the network is not finite; the message names the cause if it is
+                a number in X or y, else the remedy.
 
         Warns:
-            UserWarning: Ctrl-C ended the training; what there is stays.
+            UserWarning: Ctrl-C ended the training; the network of that moment is kept.
         """
         return self._learn(X, y, sample_weight, incremental=False)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """One pass over these samples, at the full rate; the optimizer goes on from the pass before.
+        """Train for one epoch at the full rate, and continue the optimizer of the previous call.
 
-        The first samples also set scales, slopes and shifts: they should stand for those to come. A rate or a decay
-        that was changed since counts from this pass on.
+        The samples of the first call also set scales, slopes and shifts, so they should represent those to come. A
+        change of `learning_rate_init` or `weight_decay` takes effect in the next call.
 
         Args:
             X: see `fit`.
             y: see `fit`.
-            classes: all classes, [classes], needed in the first call; for several labels a sample one for each column
-                of y.
+            classes: all classes, [classes], required in the first call; for several labels one for each column of y.
             sample_weight: see `fit`.
 
         Returns:
-            Itself.
+            The estimator.
 
         Raises:
-            ValueError: see `fit`; or the first call has no classes, or y has others, or early stopping or balanced
-                classes are asked for.
+            ValueError: see `fit`; also if classes are missing or unknown, with `early_stopping`, and with
+                `class_weight="balanced"`.
             FloatingPointError: see `fit`.
         """
         return self._learn(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> Any:
-        """The most likely class of every sample.
+        """Predict the most likely class.
 
         Args:
             X: see `fit`.
 
         Returns:
-            Classes, [samples], of the dtype of `classes_`; of several labels an indicator matrix, [samples, labels],
-            int64, a CSR matrix if y was sparse in `fit`.
+            Classes, [samples], with the dtype of `classes_`. For several labels an indicator matrix, [samples, labels],
+            int64, sparse (CSR) if y was sparse.
 
         Raises:
-            NotFittedError: nothing has been learnt yet.
-            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
+            NotFittedError: the estimator is not fitted.
+            ValueError: the features differ from those in `fit`, or a number is missing or infinite.
 
         Warns:
-            RuntimeWarning: this machine has no such `device`; the CPU is used.
+            RuntimeWarning: this machine does not have `device`; the CPU is used.
         """
-        return self._decoded(self._outputs(X))
+        return self._decode(self._outputs(X))
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of every class.
-
-        Args:
-            X: see `fit`.
+        """Predict the probability of every class.
 
         Returns:
-            [samples, classes], float64, in the order of `classes_`, each row of sum 1; of several labels that of each
-            by itself, [samples, labels].
+            [samples, classes], float64, in the order of `classes_`; the sum of a row is 1. For several labels the
+            probability of each label, [samples, labels].
 
         Raises:
-            NotFittedError: nothing has been learnt yet.
-            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
-
-        Warns:
-            RuntimeWarning: this machine has no such `device`; the CPU is used.
+            NotFittedError: see `predict`.
+            ValueError: see `predict`.
         """
         outputs = torch.from_numpy(self._outputs(X))
-        found: Array = (outputs.sigmoid() if self._multilabel else outputs.softmax(1)).numpy()
-        return found
+        probabilities: Array = (outputs.sigmoid() if self._multilabel else outputs.softmax(1)).numpy()
+        return probabilities
 
     def predict_log_proba(self, X: Any) -> Array:
-        """The logarithms of `predict_proba`, without loss where these are small.
-
-        Args:
-            X: see `fit`.
-
-        Returns:
-            As `predict_proba`.
-
-        Raises:
-            NotFittedError: nothing has been learnt yet.
-            ValueError: X has other features than in `fit`, or a number in it is missing or infinite.
-
-        Warns:
-            RuntimeWarning: this machine has no such `device`; the CPU is used.
-        """
+        """The logarithm of `predict_proba`, accurate also for small probabilities."""
         outputs = torch.from_numpy(self._outputs(X))
-        log = nn.functional.logsigmoid if self._multilabel else lambda o: o.log_softmax(1)
-        found: Array = log(outputs).numpy()
-        return found
+        logarithms: Array = (nn.functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1)).numpy()
+        return logarithms
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy of `predict`; of several labels a sample the share of samples of which all are right.
-
-        Args:
-            X: see `fit`.
-            y: see `fit`.
-            sample_weight: [samples].
-
-        Returns:
-            From 0 to 1.
+        """The accuracy of `predict`, from 0 to 1; for several labels the fraction of samples with all labels correct.
 
         Raises:
-            NotFittedError: nothing has been learnt yet.
-            ValueError: see `predict`; or y is of another kind than in `fit`.
+            NotFittedError: see `predict`.
+            ValueError: see `predict`; also if y is of another kind than in `fit`.
         """
-        return self._scored(y, self.predict(X), sample_weight)
+        return self._score(y, self.predict(X), sample_weight)
 
-    # --- for the base --------------------------------------------------------------------------------------------
+    # --- for the base class --------------------------------------------------------------------------------------
 
-    def _checked(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any, *, incremental: bool, first: bool
-    ) -> tuple[Any, Any, Array | None, Any]:
+    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
         X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=first,
+            self, table.X, table.y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), reset=first
         )
         check_classification_targets(y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if type_of_target(y).startswith("multiclass-multioutput"):
-            raise ValueError("y has several classes a sample in several columns: fit one classifier a column")
+            raise ValueError("y has several columns of classes: fit one classifier for each column")
         if y.ndim == 2:
             _check_labels(y, classes if first else None)
-        weights = self._weights(X, sample_weight)
+        weights = self._weights(X, table.weights)
         if self.class_weight is not None:
             check_class_weight(self.class_weight)
             if incremental and self.class_weight == "balanced":
                 raise ValueError(
-                    'class_weight="balanced" needs all samples at once; give partial_fit a dict, which '
-                    "sklearn.utils.compute_class_weight makes"
+                    'class_weight="balanced" needs all samples at once; give partial_fit the dict from '
+                    "sklearn.utils.compute_class_weight"
                 )
             by_class = compute_sample_weight(self.class_weight, y)
             weights = by_class if weights is None else weights * by_class
-        if incremental and first and classes is None:
-            raise ValueError("classes must be given in the first call of partial_fit: later samples may have others")
-        if first and classes is None:  # of all samples, those of weight 0 and those held out as well
-            classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
         if not first:
             self._check_known(y, classes)
-        return X, y, weights, classes
+        elif classes is None:
+            if incremental:
+                raise ValueError("classes must be given in the first call of partial_fit: later samples may have more")
+            classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
+        return Table(X, y, weights), classes
 
     def _check_known(self, y: Any, classes: Any) -> None:
         if classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
-            raise ValueError(f"classes={classes!r} is not what it was in the first call: {self.classes_!r}")
+            raise ValueError(f"classes={classes!r} differ from those of the first call: {self.classes_!r}")
         if (y.ndim == 2) != self._multilabel:
-            raise ValueError("y has one class a sample, and had several labels before, or the other way round")
+            now, before = ("one class", "several labels") if self._multilabel else ("several labels", "one class")
+            raise ValueError(f"y has {now} a sample, and had {before} before")
         if self._multilabel and y.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {y.shape[1]} labels a sample, and had {self.n_outputs_} before")
         unknown = [] if self._multilabel else np.setdiff1d(y, self.classes_).tolist()
         if unknown:
-            raise ValueError(f"y has classes that were not there before: {unknown}; there were {self.classes_!r}")
+            raise ValueError(f"y has unknown classes: {unknown}; the classes are {self.classes_!r}")
 
-    def _learn_targets(self, y: Any, weights: Array | None, classes: Any) -> int:
+    def _learn_targets(self, table: Table, classes: Any) -> int:
+        y = table.y
         self._multilabel = y.ndim == 2
         self._sparse_labels = sparse.issparse(y)
         self.classes_ = unique_labels(classes)
-        if not self._multilabel:
-            unknown = np.setdiff1d(y, self.classes_).tolist()
-            if unknown:
-                raise ValueError(f"y has classes that are not in classes: {unknown}")
-        self.n_outputs_ = y.shape[1] if self._multilabel else len(self.classes_)
+        self.n_outputs_ = int(y.shape[1]) if self._multilabel else len(self.classes_)
         self.out_activation_ = "logistic" if self._multilabel else "softmax"
-        return int(self.n_outputs_)
+        self._check_known(y, None)
+        return self.n_outputs_
 
-    def _encoded(self, y: Any) -> Tensor:
+    def _encode(self, y: Any) -> Tensor:
         if self._multilabel:
             dense = y.toarray() if sparse.issparse(y) else y
             return torch.from_numpy(dense.astype(np.float32))
@@ -325,13 +278,13 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             return each.sum(1)
         return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
-    def _decoded(self, outputs: Array) -> Any:
+    def _decode(self, outputs: Array) -> Any:
         if self._multilabel:
             labels = (outputs > 0).astype(np.int64)
             return sparse.csr_matrix(labels) if self._sparse_labels else labels
         return self.classes_[outputs.argmax(1)]
 
-    def _scored(self, y: Any, predictions: Any, weights: Array | None) -> float:
+    def _score(self, y: Any, predictions: Any, weights: Array | None) -> float:
         return float(accuracy_score(y, predictions, sample_weight=weights))
 
     def _strata(self, y: Any, fraction: float) -> Array | None:
@@ -343,21 +296,21 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         return y if possible else None
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn wants to know of it."""
+        """The estimator's properties for scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
 
 def _check_labels(y: Any, classes: Any) -> None:
-    """Raise a ValueError if an indicator matrix is none, or has not a column for each class, where these are given."""
-    unknown = np.setdiff1d(y.data if sparse.issparse(y) else y, [0, 1])
-    if len(unknown):
+    """Check an indicator matrix, and that `classes`, if given, has one class for each of its columns."""
+    other = np.setdiff1d(y.data if sparse.issparse(y) else y, [0, 1])
+    if len(other):
         raise ValueError(
-            f"y has several labels a sample, but holds {unknown[0]:g}: an indicator matrix holds 0 and 1 only"
+            f"y has several labels a sample, but contains {other[0]:g}: an indicator matrix contains only 0 and 1"
         )
-    named = y.shape[1] if classes is None else len(unique_labels(classes))
-    if named != y.shape[1]:
+    count = y.shape[1] if classes is None else len(unique_labels(classes))
+    if count != y.shape[1]:
         raise ValueError(
-            f"y has {y.shape[1]} labels a sample, and classes={classes!r} names {named}: give one class for each column"
+            f"y has {y.shape[1]} labels a sample, and classes={classes!r} has {count}: give one class for each column"
         )

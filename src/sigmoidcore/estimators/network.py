@@ -1,4 +1,4 @@
-"""A network of cores with layers of any widths, made and prepared beside the global random generator."""
+"""The network of an estimator: a prepared multilayer perceptron of any widths."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,19 @@ from sigmoidcore.calibration.calibrate import prepare
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.networks import Chain
 
-_ONE_AT_A_TIME = threading.Lock()
+_GLOBAL_GENERATOR = threading.Lock()
 
 
 def prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal["auto"], seed: int) -> nn.Sequential:
     """A prepared network: Linear and a centered core for every hidden width, then Linear.
 
-    PyTorch's global generator and default device play no part, and the generator is left as it is. Several threads may
-    make networks at once.
+    PyTorch's global generator is left as it was, also if several threads make networks at the same time.
 
     Args:
-        widths: of the inputs, of every hidden layer and of the outputs.
+        widths: numbers of inputs, of neurons in each hidden layer, and of outputs.
         inputs: a batch, [batch, widths[0]], float32, on the CPU.
         saturation: see `sigmoidcore.prepare`.
-        seed: fixes the weights.
+        seed: seed of the weights.
 
     Returns:
         The network, float32, on the CPU.
@@ -35,7 +34,7 @@ def prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal[
         >>> prepared((3, 8, 4, 2), torch.randn(20, 3), 0.5, seed=0)(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         *hidden, last = pairwise(widths)
         layers: list[nn.Module] = []
@@ -47,15 +46,9 @@ def prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal[
 
 
 @contextmanager
-def gradients() -> Iterator[None]:
-    """Gradients are computed inside, whatever the caller has switched off."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-@contextmanager
-def on_cpu() -> Iterator[None]:
-    """Tensors are made on the CPU inside where no device is named, whatever the caller's default device is."""
-    usual = torch.empty(0).device.type == "cpu"  # then without the context, which costs time in every call of PyTorch
-    with nullcontext() if usual else torch.device("cpu"):
+def isolated(*, gradients: bool = True) -> Iterator[None]:
+    """Compute gradients or not, and on the CPU by default, whatever the caller has set."""
+    # The context of a device makes every call of PyTorch slower, so it is entered only if it changes something.
+    on_cpu = nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu")
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), on_cpu:
         yield

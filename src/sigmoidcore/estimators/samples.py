@@ -1,7 +1,7 @@
-"""Samples in memory, standardised, in batches: an array at once, a sparse matrix batch by batch."""
+"""Training samples in memory: standardised, and cut into batches."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,66 +9,64 @@ from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-READ = 10_000
-"""Rows of a sparse matrix that are dense at once, and of a prediction."""
+Array = np.ndarray[Any, Any]
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""Inputs, targets and sample weights."""
+
+ROWS = 10_000
+"""Rows of a sparse matrix that are dense at the same time, and rows of one forward pass of a prediction."""
+
+
+class Table(NamedTuple):
+    """Inputs, targets and sample weights (or None), after the checks and before the encoding."""
+
+    X: Any
+    y: Any
+    weights: Array | None
 
 
 class Scaling:
-    """The mean and the deviation of every column, of the samples that it was made from.
+    """Standardises columns by the mean and the standard deviation of the samples that it was made from.
 
-    Args:
-        X: [samples, features], an array or a sparse matrix.
-        weights: of the samples, [samples], or None.
-        name: of the matrix, for errors.
+    A sparse matrix stays sparse until a batch of it is standardised, which `StandardScaler` cannot do.
 
     Raises:
-        ValueError: numbers are so large that their variance is not finite.
+        ValueError: a variance is not finite because numbers are too large.
 
     Example:
         >>> Scaling(np.array([[1.0, 5.0], [3.0, 5.0]]), None, "X")(np.array([[3.0, 6.0]]))
         array([[1., 1.]])
     """
 
-    def __init__(self, X: Any, weights: "np.ndarray[Any, Any] | None", name: str) -> None:
-        # A sparse matrix is not centred as a whole, which would make it dense, but its means are known.
+    def __init__(self, X: Any, weights: Array | None, name: str) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             scaler = StandardScaler(with_mean=not sparse.issparse(X)).fit(X, sample_weight=weights)
         self.mean = np.asarray(scaler.mean_, dtype=np.float64)
         self.deviation = np.asarray(scaler.scale_, dtype=np.float64)
-        known = np.isfinite(self.mean) & np.isfinite(self.deviation)
-        if not known.all():
-            column = int(known.argmin())
+        finite = np.isfinite(self.mean) & np.isfinite(self.deviation)
+        if not finite.all():
+            column = int(finite.argmin())
             raise ValueError(
-                f"column {column} of {name} holds numbers up to {abs(X[:, [column]]).max():.2g}, too large for their "
-                "variance to be finite: correct them, leave them out, or take another unit"
+                f"column {column} of {name} contains numbers up to {abs(X[:, [column]]).max():.2g}, too large for "
+                "their variance to be finite: correct them, leave them out, or use another unit"
             )
 
-    def __call__(self, X: Any) -> "np.ndarray[Any, Any]":
-        """The samples less the mean, over the deviation; dense, float64."""
+    def __call__(self, X: Any) -> Array:
+        """The standardised samples; dense, float64."""
         dense = X.toarray() if sparse.issparse(X) else X
-        standardised: np.ndarray[Any, Any] = (dense - self.mean) / self.deviation
+        standardised: Array = (dense - self.mean) / self.deviation
         return standardised
 
-    def undone(self, X: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """The samples that would be standardised to these."""
-        original: np.ndarray[Any, Any] = X * self.deviation + self.mean
+    def inverse(self, X: Array) -> Array:
+        """The samples before they were standardised."""
+        original: Array = X * self.deviation + self.mean
         return original
 
 
 class Samples:
-    """Training samples, from which batches are taken.
+    """Training samples as tensors on a device; a sparse matrix is standardised batch by batch."""
 
-    Args:
-        X: [samples, features], an array or a CSR matrix.
-        targets: one row, or one number, a sample.
-        weights: of the samples, [samples], or None.
-        scaling: of the inputs.
-        device: of the batches.
-    """
-
-    def __init__(
-        self, X: Any, targets: Tensor, weights: "np.ndarray[Any, Any] | None", scaling: Scaling, device: torch.device
-    ) -> None:
+    def __init__(self, X: Any, targets: Tensor, weights: Array | None, scaling: Scaling, device: torch.device) -> None:
         self.scaling = scaling
         self.device = device
         self.targets = targets.to(device)
@@ -78,20 +76,27 @@ class Samples:
         self.X = X if sparse.issparse(X) else torch.as_tensor(scaling(X), dtype=torch.float32).to(device)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of samples."""
         return len(self.targets)
 
-    def inputs(self, rows: "np.ndarray[Any, Any]") -> Tensor:
+    def inputs(self, rows: Array) -> Tensor:
         """The standardised inputs of some rows, [rows, features], float32."""
         if isinstance(self.X, Tensor):
             return self.X[torch.as_tensor(rows).to(self.device)]
         return torch.as_tensor(self.scaling(self.X[rows]), dtype=torch.float32).to(self.device)
 
-    def batches(self, batch_size: int, order: "np.ndarray[Any, Any]") -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Inputs, targets and weights of batches of at most `batch_size`, as equal as can be, in the order given.
+    def batches(self, batch_size: int, order: Array) -> Iterator[Batch]:
+        """Batches of at most `batch_size`, in the given order of rows, of sizes that differ by at most one.
 
-        A last batch of a few samples would move the network as far as a whole one: Adam's steps do not know the size.
+        A last batch of a few samples would move the network as far as a full batch, because the size of Adam's steps
+        does not depend on the number of samples.
         """
         for rows in np.array_split(order, -(-len(order) // batch_size)):
-            at = torch.as_tensor(rows).to(self.device)
-            yield self.inputs(rows), self.targets[at], None if self.weights is None else self.weights[at]
+            index = torch.as_tensor(rows).to(self.device)
+            yield self.inputs(rows), self.targets[index], None if self.weights is None else self.weights[index]
+
+    def largest(self) -> dict[str, Tensor]:
+        """The largest absolute value of every standardised column, of inputs and of numeric targets, by name."""
+        parts = np.array_split(np.arange(len(self)), -(-len(self) // ROWS))
+        sizes = {"X": torch.stack([self.inputs(rows).abs().amax(0) for rows in parts]).amax(0)}
+        return sizes | ({"y": self.targets.abs().amax(0)} if self.targets.dim() == 2 else {})

@@ -1,31 +1,30 @@
-"""When the learning rate falls and when training ends: scikit-learn's criterion, used twice."""
+"""The learning rate of an estimator over its epochs, and when training ends."""
 
 import math
 
 
-class Rates:
-    """The rate through a training, as a share of its peak.
+class Schedule:
+    """Keeps the peak rate until nothing improves, then lets the rate fall to 0.
 
-    It is held until nothing gets better any more (scikit-learn's criterion: `patience` epochs without an improvement
-    by `tol`), at most for half of the epochs. Then it falls to 0 in a line, for as many epochs as it was held. If
-    nothing gets better while it falls, training ends.
+    The criterion is scikit-learn's: `patience` epochs without an improvement by `tol`. The rate falls linearly, over
+    as many epochs as it stayed at its peak; the fall begins after half of the epochs at the latest. Training ends if
+    nothing improves during the fall.
 
     Args:
-        epochs: at most.
-        tol: what counts as better.
-        patience: epochs that need not be better.
+        epochs: largest number of epochs.
+        tol: smallest improvement.
+        patience: epochs without an improvement.
 
     Attributes:
-        best: the lowest value so far.
-        finished: whether training is to end.
+        finished: whether training should end.
 
     Example:
-        >>> rates = Rates(epochs=8, tol=0.0, patience=10)
+        >>> schedule = Schedule(epochs=8, tol=0.0, patience=10)
         >>> shares = []
         >>> for epoch in range(8):
-        ...     shares.append(rates(epoch))
-        ...     rates.after_epoch(value=-epoch)
-        >>> shares, rates.finished
+        ...     shares.append(schedule.share(epoch))
+        ...     schedule.after_epoch(-epoch)
+        >>> shares, schedule.finished
         ([1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25], True)
     """
 
@@ -33,28 +32,27 @@ class Rates:
         self.epochs = epochs
         self.tol = tol
         self.patience = patience
-        self.best = math.inf
         self.finished = False
-        self._done = 0
+        self._best = math.inf
+        self._epoch = 0
         self._unimproved = 0
         self._begin, self._end = epochs / 2, float(epochs)
 
-    def __call__(self, epoch: float) -> float:
-        """The share after so many epochs, whole or in part."""
+    def share(self, epoch: float) -> float:
+        """The rate as a fraction of its peak, after so many epochs (which may be a fraction, too)."""
         return min(1.0, max(0.0, (self._end - epoch) / (self._end - self._begin)))
 
     def after_epoch(self, value: float) -> None:
-        """Take note of what an epoch has reached; the lower, the better."""
-        self._done += 1
-        self._unimproved = self._unimproved + 1 if value > self.best - self.tol else 0
-        self.best = min(self.best, value)
-        if self._done - 1 < self._begin <= self._done:  # the fall has just begun by itself: what follows counts
+        """Record the value that an epoch has reached; lower is better."""
+        self._epoch += 1
+        self._unimproved = self._unimproved + 1 if value > self._best - self.tol else 0
+        self._best = min(self._best, value)
+        if self._epoch - 1 < self._begin <= self._epoch:  # the fall begins: count from here
             self._unimproved = 0
         if self._unimproved > self.patience:
-            if self._done < self._begin:
-                self._begin, self._end = self._done, min(2.0 * self._done, self.epochs)
+            if self._epoch < self._begin:
+                self._begin, self._end = self._epoch, min(2.0 * self._epoch, self.epochs)
                 self._unimproved = 0
             else:
                 self.finished = True
-        if self._done >= self._end:
-            self.finished = True
+        self.finished |= self._epoch >= self._end

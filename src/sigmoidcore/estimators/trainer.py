@@ -1,87 +1,97 @@
-"""One epoch after another: AdamW by the depth rule, and an Equalizer."""
+"""The training of an estimator: epochs of AdamW by the depth rule, with an Equalizer.
 
+It is not the loop of `sigmoidcore.training`, which writes runs, shards and synchronises processes: an estimator trains
+in its own process, weights its samples, and continues an optimizer over calls of `partial_fit`.
+"""
+
+import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.estimators import divergence
-from sigmoidcore.estimators.samples import Samples
+from sigmoidcore.estimators.samples import Array, Samples
 from sigmoidcore.gain import norms
 from sigmoidcore.observation.process_group import Alone, Ranks
-from sigmoidcore.training.runs.state import fill_optimizer, groups_for, groups_of, optimizer_tensors
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """The loss of every sample, [batch], from outputs and targets."""
 
+OUTLIER = 1e6
+"""Standard deviations. None of n samples is further from their mean than sqrt(n), so a number at this distance was not
+among the samples that the scaling was made from."""
 
-class _Equalizer(Equalizer):
-    """Of one process, whether or not others run beside it: nobody expects of `fit` that all ranks call it together."""
+
+class _LocalEqualizer(Equalizer):
+    """An Equalizer of this process only: not all ranks need to call `fit` together."""
 
     def _ranks_of(self, group: Any) -> Ranks:
         return Alone()
 
 
 class Trainer:
-    """Trains a network, epoch by epoch.
+    """Trains a network epoch by epoch.
 
     Args:
-        network: a prepared network, float32.
-        loss_fn: see `LossFn`.
+        network: a prepared network on the CPU, which is left as it is.
+        state: from `state()`, to continue a training; None begins one.
+        device: device of the training.
         lr: total rate, see `sigmoidcore.depth_scaled_lr`.
-        weight_decay: of AdamW.
-        tolerance: of the Equalizer.
-        state: of a trainer of the same network, to go on from.
+        weight_decay: weight decay of AdamW.
+        tolerance: see `sigmoidcore.Equalizer`.
+
+    Attributes:
+        network: a copy; during the training float32 and on the device.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        loss_fn: LossFn,
+        network: nn.Sequential,
+        state: dict[str, Any] | None,
         *,
+        device: torch.device,
         lr: float,
         weight_decay: float,
         tolerance: float,
-        state: dict[str, Any] | None = None,
     ) -> None:
-        self.network = network
-        self.loss_fn = loss_fn
         self.lr = lr
         self.weight_decay = weight_decay
-        groups = depth_scaled_lr(network, lr) if state is None else groups_for(network, state["groups"])
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
-        changed = 1.0 if state is None else lr / state["lr"]
-        self._peaks = [float(group["lr"]) * changed for group in self.optimizer.param_groups]
-        if state is not None:
-            fill_optimizer(network, self.optimizer, state["optimizer"])
-        self.equalizer = _Equalizer(network, self.optimizer, tolerance=tolerance)
+        # One copy of both: the optimizer refers to the parameters of the network.
+        self.network, state = copy.deepcopy((network, state))
+        self.network.to(device, torch.float32)
+        if state is None:
+            groups = depth_scaled_lr(self.network, lr)
+            self.optimizer = torch.optim.AdamW(groups, fused=True)
+        else:
+            self.optimizer = state["optimizer"]
+            _follow_parameters(self.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] *= 1.0 if state is None else lr / state["lr"]
+            group["weight_decay"] = weight_decay
+        self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.equalizer = _LocalEqualizer(self.network, self.optimizer, tolerance=tolerance)
         if state is not None:
             self.equalizer.load_state_dict(state["equalizer"])
 
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on, beside the network's own state; tensors on the CPU."""
-        kept = {name: value.cpu() for name, value in optimizer_tensors(self.network, self.optimizer).items()}
-        return {
-            "lr": self.lr,
-            "groups": groups_of(self.network, self.optimizer, self._peaks),
-            "optimizer": kept,
-            "equalizer": self.equalizer.state_dict(),
-        }
-
     def epoch(
-        self, samples: Samples, order: "np.ndarray[Any, Any]", batch_size: int, share: Callable[[float], float]
+        self,
+        samples: Samples,
+        loss_fn: LossFn,
+        order: Array,
+        batch_size: int,
+        share: Callable[[float], float],
     ) -> float:
-        """One pass over the samples.
+        """Train on all samples once.
 
         Args:
-            samples: to learn.
-            order: of their rows, [samples].
-            batch_size: samples a step, at most.
-            share: of the peak rate, from the part of the epoch that is done.
+            samples: training samples.
+            loss_fn: see `LossFn`.
+            order: the order of the rows, [samples].
+            batch_size: largest number of samples in a step.
+            share: the rate as a fraction of its peak, from the fraction of the epoch that is done.
 
         Returns:
             The mean loss.
@@ -95,18 +105,40 @@ class Trainer:
         for inputs, targets, weights in samples.batches(batch_size, order):
             for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                 group["lr"] = peak * share(done / len(samples))
-            losses = self.loss_fn(self.network(inputs), targets)
+            losses = loss_fn(self.network(inputs), targets)
             loss = (losses if weights is None else losses * weights).mean()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total += loss.detach() * len(inputs)
             done += len(inputs)
-        numbers = [total, *(parameter.detach() for parameter in self.network.parameters())]
-        if not bool(norms(numbers).isfinite().all()):
-            raise FloatingPointError(divergence.in_words(samples, self.lr, self.weight_decay))
+        if not bool(norms([total, *(p.detach() for p in self.network.parameters())]).isfinite().all()):
+            raise FloatingPointError(f"the loss or a weight is not finite{self._remedy(samples)}")
         return float(total) / len(samples)
 
-    def close(self) -> None:
-        """Take the Equalizer off the network."""
+    def finish(self) -> None:
+        """Remove the Equalizer, and move the network to the CPU and float64."""
         self.equalizer.remove()
+        self.network.to("cpu", torch.float64).eval()
+
+    def state(self) -> dict[str, Any]:
+        """What a later trainer needs to continue with the network, after `finish`."""
+        _follow_parameters(self.optimizer)
+        return {"lr": self.lr, "optimizer": self.optimizer, "equalizer": self.equalizer.state_dict()}
+
+    def _remedy(self, samples: Samples) -> str:
+        for name, sizes in samples.largest().items():
+            size = float(sizes.max())
+            if not size < OUTLIER:
+                deviations = f"{size:.2g}" if size < torch.inf else f"more than {torch.finfo(sizes.dtype).max:.2g}"
+                return (
+                    f", and column {int(sizes.argmax())} of {name} contains a number {deviations} standard deviations "
+                    "from the mean of the first samples: correct it, or leave it out"
+                )
+        weaker = f", or a smaller weight_decay than {self.weight_decay:g}" if self.weight_decay > 0 else ""
+        return f": use a smaller learning_rate_init than {self.lr:g}{weaker}"
+
+
+def _follow_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state the device and the dtype of the parameters."""
+    optimizer.load_state_dict(optimizer.state_dict())

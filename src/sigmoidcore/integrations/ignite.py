@@ -1,15 +1,13 @@
 """pytorch-ignite: a handler that equalizes and monitors."""
 
-from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import nn
 
 from sigmoidcore.equalizer.checks import check_model, check_optimizer
 from sigmoidcore.integrations.requirements import missing
-from sigmoidcore.integrations.session import Watch, Watching
-from sigmoidcore.integrations.sinks import Sink
+from sigmoidcore.integrations.watcher import Options, Watcher
 
 try:
     import ignite.distributed as idist
@@ -20,29 +18,23 @@ except ImportError as error:
 __all__ = ["SigmoidCoreHandler"]
 
 
-class SigmoidCoreHandler(Watching):
+class SigmoidCoreHandler(Watcher):
     """An `Equalizer` and a `Monitor` on a trainer of ignite, from its first step to its last.
 
-    It has a `state_dict` for ignite's `Checkpoint`: give it the handler, and load into a handler before the trainer
-    runs. Gradients are read before clipping and are unscaled.
+    Gradients are read before clipping and are unscaled. The handler has a `state_dict` for ignite's `Checkpoint`; load
+    it before the trainer runs.
 
     Args:
         model: the model, wrapped or not.
-        optimizer: its optimizer; where several train it, that whose step the Equalizer looks at. Without an Equalizer
-            it is not used.
+        optimizer: its optimizer; of several the one whose steps the Equalizer samples.
         scaler: the `torch.amp.GradScaler` of the training, if there is one.
-        tolerance: of the Equalizer, a factor above 1.
-        floor: of the Equalizer, between 0 and 1.
-        every: of the Equalizer: "auto" or a number of optimizer steps; None: no Equalizer.
-        monitor_every: `every` of the Monitor, in optimizer steps; None: no Monitor.
-        sinks: are called with every sample, in the process of rank 0 only.
+        options: `tolerance`, `floor`, `every`, `monitor_every` and `sinks`, see `Watcher`.
 
     Raises:
-        ImportError: on import: pytorch-ignite is not installed.
-        TypeError: the model or the optimizer is none, as where they have changed places; a sink is no function of one
-            argument.
-        ValueError: there is nothing to do, or an argument is out of range. When the trainer starts: the model has no
-            cores.
+        ImportError: (on import) pytorch-ignite is not installed.
+        TypeError: the model is not an nn.Module, the optimizer is not a torch.optim.Optimizer, or a sink is not a
+            function of one argument.
+        ValueError: an argument is out of range. When the trainer starts: the model has no cores.
 
     Example:
         >>> import sigmoidcore as sc
@@ -63,55 +55,30 @@ class SigmoidCoreHandler(Watching):
         optimizer: torch.optim.Optimizer,
         *,
         scaler: torch.amp.GradScaler | None = None,
-        tolerance: float = 2.0,
-        floor: float = 0.05,
-        every: int | Literal["auto"] | None = "auto",
-        monitor_every: int | None = 100,
-        sinks: Iterable[Sink] = (),
+        **options: Unpack[Options],
     ) -> None:
         check_model(model)
-        if every is not None:
+        super().__init__(**options)
+        if self.every is not None:
             check_optimizer(optimizer)
-        self._watch = Watch(tolerance=tolerance, floor=floor, every=every, monitor_every=monitor_every, sinks=sinks)
         self._model = model
         self._optimizer = optimizer
         self._scaler = scaler
 
     def attach(self, engine: Engine) -> Self:
-        """Begin and end with this trainer.
-
-        An error in the training is raised, as without the handler, unless another handler of `Events.EXCEPTION_RAISED`
-        is there to take it.
-
-        Args:
-            engine: the trainer, before it runs.
-
-        Returns:
-            The handler itself.
-        """
-        engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._watch.end)
+        """Begin and end with a trainer, which has not run yet; returns the handler."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self.remove)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         return self
 
-    def state_dict(self) -> dict[str, Any]:
-        """For ignite's `Checkpoint`."""
-        return self._watch.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From ignite's `Checkpoint.load_objects`."""
-        self._watch.load_state_dict(state_dict)
-
-    def _begin(self, engine: Engine) -> None:
-        under_way = engine.state.iteration > 0
-        self._watch.begin(
-            self._model, self._optimizer, scaler=self._scaler, main=idist.get_rank() == 0, under_way=under_way
-        )
+    def _start(self, engine: Engine) -> None:
+        resumed, main = engine.state.iteration > 0, idist.get_rank() == 0
+        self.begin(self._model, self._optimizer, scaler=self._scaler, main=main, resumed=resumed)
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        """End; where only handlers of this class are told of the error, the last raises it, as the engine would."""
-        self._watch.end()
-        handlers = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
-        ours = all(getattr(handler, "__func__", None) is SigmoidCoreHandler._fail for handler in handlers)
-        if ours and handlers[-1] == self._fail:
+        """End. An engine does not raise errors that have handlers, so the last of ours does, unless others exist."""
+        self.remove()
+        handlers: list[Any] = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
+        if handlers[-1] == self._fail and all(isinstance(getattr(h, "__self__", None), type(self)) for h in handlers):
             raise error

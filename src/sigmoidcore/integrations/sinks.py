@@ -1,179 +1,76 @@
-"""Sinks: where the samples of a `Monitor` and an `Equalizer` go while a model trains.
+"""Sinks: functions that a `Monitor` calls with every `Measurement` and an `Equalizer` with every `Sample`.
 
-A sink is any function of one argument: a `Monitor` calls it with every `Measurement`, an `Equalizer` with every
-`Sample`. Those below write a few numbers of it, and one picture, whatever the number of layers.
+Any function of one argument is a sink. Those below write `scalars`, and trackers a `picture`, too.
 """
 
-import csv
 import json
 import math
 import os
-import statistics
-from collections.abc import Callable
+import warnings
+from abc import ABC, abstractmethod
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from sigmoidcore._files import Closing, open_no_link
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
-from sigmoidcore.diagnosis.report.wording import short
+from sigmoidcore._files import Closing
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.equalizer.checks import described
 from sigmoidcore.equalizer.equalizer import Sample
-from sigmoidcore.integrations.line_files import drop_unfinished_line, unfinished_line
 from sigmoidcore.integrations.requirements import missing
-from sigmoidcore.training.runs.metrics import Metrics
+from sigmoidcore.integrations.summary import SCALARS, Sink, picture, scalars
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["CSV", "JSONL", "SCALARS", "MLflow", "Sink", "TensorBoard", "WandB", "picture", "scalars"]
 
-Sink = Callable[[Measurement | Sample], object]
-"""A function of one argument, what a `Monitor` or an `Equalizer` saw; what it returns is not used."""
-
-SCALARS = {
-    "spread": "of the gradient profile",
-    "smallest_gradient": "of the layers with weights",
-    "largest_gradient": "of the layers with weights",
-    "saturated": "largest share of saturated neurons in an activation",
-    "dead": "largest share of dead neurons in an activation",
-    "smallest_sample_spread": "across the samples: 0 where all have become one point",
-    "update": "median over the parameters of the step's change, over their size",
-    "not_finite": "numbers that are not finite, in outputs, gradients and parameters",
-    "equalizer_spread": "of the gradient profile of the cores",
-    "slopes_changed": "layers whose slope the Equalizer changed",
-    "neurons_opened": "saturated neurons that the Equalizer opened",
-}
-"""All names that `scalars` gives; the last three are of an `Equalizer`."""
-
-PICTURED = 100
-"""Steps at least between two pictures of an Equalizer's samples: it may look at every step, and a picture is slower."""
-
-_BEGIN = b'{"kind": "'
-"""Of every line of a `JSONL`, also of one that was cut off."""
+PICTURE_STEPS = 100
+"""Least number of steps between two pictures of an Equalizer's samples."""
 
 
-def scalars(sample: Measurement | Sample) -> dict[str, float]:
-    """The numbers that a sink writes, by their names in `SCALARS`; those that are not known are left out.
+class _Tracker(ABC):
+    """Names the numbers and the picture of a sample for an experiment tracker."""
 
-    Args:
-        sample: of a `Monitor` or an `Equalizer`.
-
-    Returns:
-        A number for each, as `SCALARS` says; nan or inf where gradients are not finite.
-
-    Example:
-        >>> scalars(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
-        {'equalizer_spread': 1.5, 'slopes_changed': 1, 'neurons_opened': 0}
-    """
-    if isinstance(sample, Sample):
-        return {"equalizer_spread": sample.spread, "slopes_changed": sample.slopes, "neurons_opened": sample.neurons}
-    found: dict[str, float] = {}
-    profile = sample.profile
-    if profile.names:
-        found["spread"] = profile.spread
-        found["smallest_gradient"], found["largest_gradient"] = float(profile.sizes.min()), float(profile.sizes.max())
-    layers = sample.layers
-    for name, choose, values in (
-        ("saturated", max, [layer.saturated for layer in layers]),
-        ("dead", max, [layer.dead for layer in layers]),
-        ("smallest_sample_spread", min, [layer.spread for layer in layers]),
-        ("update", statistics.median, [weight.update for weight in sample.weights]),
-    ):
-        known = [value for value in values if value is not None and not math.isnan(value)]
-        if known:
-            found[name] = choose(known)
-    found["not_finite"] = sum(layer.nonfinite + layer.nonfinite_gradient for layer in layers)
-    found["not_finite"] += sum(weight.nonfinite + weight.nonfinite_gradient for weight in sample.weights)
-    return found
-
-
-def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
-    """The gradient profile over depth; of a measurement also the saturation and the outputs, as in `Diagnosis.plot`.
-
-    Args:
-        sample: of a `Monitor` or an `Equalizer`, or the attribute `measurement` of a `Diagnosis`.
-
-    Returns:
-        Red, green and blue, shape [height, 900, 3], uint8; the height follows what there is to draw.
-
-    Raises:
-        ImportError: matplotlib is missing (extra `plots`).
-
-    Example:
-        >>> import sigmoidcore as sc
-        >>> import torch
-        >>> measurement = sc.diagnose(sc.MLP(8, 16, 3, 2), torch.randn(50, 8)).measurement
-        >>> picture(measurement).shape[1:], picture(measurement).dtype
-        ((900, 3), dtype('uint8'))
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    from sigmoidcore.diagnosis.report.plots import overview
-
-    figure = _profile(sample) if isinstance(sample, Sample) else overview(Diagnosis(sample, ()))
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-
-
-def _profile(sample: Sample) -> "Figure":
-    """What a sample holds of the gradient profile of the cores, drawn as that of the layers in a measurement."""
-    from sigmoidcore.diagnosis.report.plots import profile
-    from sigmoidcore.plots.style import style_axes
-
-    sizes = torch.tensor(sample.log_sizes, dtype=torch.float64).exp().tolist()
-    cores = (Layer(f"{i}", f"{i}", "SigmoidCore", "weights", gradient=size) for i, size in enumerate(sizes))
-    figure = profile(Measurement(tuple(cores), (), samples=0))
-    title = f"Gradient profile of the cores, spread {short(sample.spread)}"
-    style_axes(figure.axes[0], title, "cores, input to loss (64 of them at most)", "gradient size")
-    return figure
-
-
-class _Pictures:
-    """`picture` by the name that a sink gives it: of every measurement; of an Equalizer's sample if one is due.
-
-    Raises:
-        ImportError: they are wanted, and matplotlib is missing: now, and not in the middle of a training.
-    """
-
-    def __init__(self, wanted: bool) -> None:
-        if wanted:
+    def __init__(self, prefix: str, pictures: bool) -> None:
+        if pictures:  # a missing matplotlib is an error now, not in the middle of a training
             import sigmoidcore.diagnosis.report.plots  # noqa: F401
-        self._wanted = wanted
+        self._prefix = prefix
+        self._pictures = pictures
         self._latest: int | None = None
 
-    def __call__(self, sample: Measurement | Sample) -> dict[str, NDArray[np.uint8]]:
-        if not self._wanted:
-            return {}
-        if isinstance(sample, Measurement):
-            return {"layers": picture(sample)}
-        # A step before the latest is of a training that has begun anew, or has gone on from a checkpoint.
-        if self._latest is not None and self._latest < sample.step < self._latest + PICTURED:
-            return {}
+    def __call__(self, sample: Measurement | Sample) -> None:
+        """Write the sample."""
+        assert sample.step is not None
+        numbers = {f"{self._prefix}/{name}": float(value) for name, value in scalars(sample).items()}
+        name = f"{self._prefix}/{'layers' if isinstance(sample, Measurement) else 'cores'}"
+        self._write(sample.step, numbers, {name: picture(sample)} if self._has_picture(sample) else {})
+
+    @abstractmethod
+    def _write(self, step: int, numbers: dict[str, float], images: dict[str, Any]) -> None:
+        """Write named numbers and images."""
+
+    def _has_picture(self, sample: Measurement | Sample) -> bool:
+        if not self._pictures or isinstance(sample, Measurement):
+            return self._pictures
+        # A step before the latest belongs to a training that was restarted or resumed.
+        if self._latest is not None and self._latest < sample.step < self._latest + PICTURE_STEPS:
+            return False
         self._latest = sample.step
-        return {"cores": picture(sample)}
+        return True
 
 
-class TensorBoard:
-    """Writes `scalars` of every sample, and a `picture` of it, for the slider of TensorBoard.
+class TensorBoard(_Tracker):
+    """Writes `scalars` and a `picture` of every sample to TensorBoard.
 
     Args:
-        writer: a `torch.utils.tensorboard.SummaryWriter("runs")`, or anything else with its `add_scalar` and
-            `add_image`; Lightning's is `logger.experiment`.
-        prefix: of the tags; another one for each of two models.
-        pictures: whether to draw: every measurement, as `layers`, which takes 0.2 s; and an Equalizer's sample in 100
-            steps, as `cores`, in half of that.
+        writer: a `torch.utils.tensorboard.SummaryWriter`, or an object with its `add_scalar` and `add_image`; in
+            Lightning `logger.experiment`.
+        prefix: prefix of the tags; use another one for each model.
+        pictures: whether to draw every measurement (0.2 s), and the Equalizer's samples every 100 steps.
 
     Raises:
-        ImportError: `pictures`, and matplotlib is missing (extra `plots`).
-        TypeError: the writer has no such methods, as a folder's name has not.
+        ImportError: matplotlib is missing (extra `plots`), with `pictures`.
+        TypeError: the writer has no such methods.
 
     Example:
         >>> from unittest.mock import Mock
@@ -184,34 +81,30 @@ class TensorBoard:
     """
 
     def __init__(self, writer: "SummaryWriter", *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
+        super().__init__(prefix, pictures)
         methods = ("add_scalar", "add_image") if pictures else ("add_scalar",)
-        self._writer = _with_methods("TensorBoard", writer, 'torch.utils.tensorboard.SummaryWriter("runs")', *methods)
-        self._prefix = prefix
-        self._pictures = _Pictures(pictures)
+        _check_methods("TensorBoard", writer, 'torch.utils.tensorboard.SummaryWriter("runs")', *methods)
+        self._writer = writer
 
-    def __call__(self, sample: Measurement | Sample) -> None:
-        """Write it."""
-        for name, value in scalars(sample).items():
-            self._writer.add_scalar(f"{self._prefix}/{name}", value, sample.step)
-        for name, image in self._pictures(sample).items():
-            self._writer.add_image(f"{self._prefix}/{name}", image, sample.step, dataformats="HWC")
+    def _write(self, step: int, numbers: dict[str, float], images: dict[str, Any]) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        for name, image in images.items():
+            self._writer.add_image(name, image, step, dataformats="HWC")
 
 
-class WandB:
-    """Logs `scalars` of every sample, and a `picture` of it, to a run of Weights & Biases.
+class WandB(_Tracker):
+    """Logs `scalars` and a `picture` of every sample to a run of Weights & Biases.
 
-    They have a step of their own, `sigmoidcore/step`: log what is yours without `step=`, for W&B drops what is logged
-    for a step before the latest.
+    They have their own step, `sigmoidcore/step`. Log your values without `step=`: W&B drops values of past steps.
 
     Args:
-        run: what `wandb.init()` returns; Lightning's is `logger.experiment`.
-        prefix: of the keys; another one for each of two models.
-        pictures: whether to draw: every measurement, as `layers`, which takes 0.2 s; and an Equalizer's sample in 100
-            steps, as `cores`, in half of that.
+        run: the result of `wandb.init()`; in Lightning `logger.experiment`.
+        prefix, pictures: see `TensorBoard`.
 
     Raises:
-        ImportError: wandb is missing; or `pictures`, and matplotlib is (extra `plots`).
-        TypeError: the run is none.
+        ImportError: wandb is missing, or matplotlib (extra `plots`) with `pictures`.
+        TypeError: `run` is not a run.
 
     Example:
         >>> with wandb.init(project="deep") as run:  # doctest: +SKIP
@@ -221,37 +114,32 @@ class WandB:
     """
 
     def __init__(self, run: Any, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
+        super().__init__(prefix, pictures)
         try:
             import wandb
         except ImportError as error:
             raise missing("sigmoidcore.integrations.sinks.WandB", "wandb") from error
+        _check_methods("WandB", run, "wandb.init()", "define_metric", "log")
         self._image = wandb.Image
-        self._run = _with_methods("WandB", run, "wandb.init()", "define_metric", "log")
-        self._prefix = prefix
-        self._pictures = _Pictures(pictures)
+        self._run = run
         run.define_metric(f"{prefix}/step", hidden=True)
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
 
-    def __call__(self, sample: Measurement | Sample) -> None:
-        """Log it."""
-        row: dict[str, Any] = {"step": sample.step, **scalars(sample)}
-        for name, image in self._pictures(sample).items():
-            row[name] = self._image(image)
-        self._run.log({f"{self._prefix}/{name}": value for name, value in row.items()})
+    def _write(self, step: int, numbers: dict[str, float], images: dict[str, Any]) -> None:
+        drawn = {name: self._image(image) for name, image in images.items()}
+        self._run.log({f"{self._prefix}/step": step, **numbers, **drawn})
 
 
-class MLflow:
-    """Logs `scalars` of every sample, and a `picture` of it, to a run of MLflow.
+class MLflow(_Tracker):
+    """Logs `scalars` and a `picture` of every sample to a run of MLflow.
 
     Args:
-        run_id: `info.run_id` of the run; None: the one that is active.
-        prefix: of the names; another one for each of two models.
-        pictures: whether to draw: every measurement, as `layers`, which takes 0.2 s; and an Equalizer's sample in 100
-            steps, as `cores`, in half of that.
+        run_id: `info.run_id` of the run; None for the active run.
+        prefix, pictures: see `TensorBoard`.
 
     Raises:
-        ImportError: mlflow is missing; or `pictures`, and matplotlib is (extra `plots`).
-        TypeError: `run_id` is no text.
+        ImportError: mlflow is missing, or matplotlib (extra `plots`) with `pictures`.
+        TypeError: `run_id` is not a text.
         ValueError: no run is active.
 
     Example:
@@ -262,6 +150,7 @@ class MLflow:
     """
 
     def __init__(self, run_id: str | None = None, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
+        super().__init__(prefix, pictures)
         try:
             import mlflow
         except ImportError as error:
@@ -270,37 +159,92 @@ class MLflow:
             raise TypeError(f"run_id must be the id of a run, as run.info.run_id, got {described(run_id)}")
         active = mlflow.active_run()
         if run_id is None and active is None:
-            raise ValueError("no run of MLflow is active: use it inside of mlflow.start_run(), or name a run_id")
+            raise ValueError("no run of MLflow is active: use it inside mlflow.start_run(), or give a run_id")
         self._run_id: str = run_id or active.info.run_id
         self._mlflow = mlflow
         self._client = mlflow.MlflowClient()
-        self._prefix = prefix
-        self._pictures = _Pictures(pictures)
+
+    def _write(self, step: int, numbers: dict[str, float], images: dict[str, Any]) -> None:
+        self._mlflow.log_metrics(numbers, step=step, run_id=self._run_id)
+        for name, image in images.items():
+            self._client.log_image(self._run_id, image, key=name, step=step)
+
+
+def _check_methods(sink: str, target: Any, example: str, *methods: str) -> None:
+    if isinstance(target, type) or not all(callable(getattr(target, name, None)) for name in methods):
+        names = " and ".join(methods)
+        raise TypeError(f"{sink} needs an object with {names}, such as {example}, got {described(target)}")
+
+
+class _LineFile(Closing, ABC):
+    """Appends a line for every sample to a file, which is created at the first one. `with` closes it."""
+
+    _begin: str
+    """The beginning of the first line."""
+    _header = ""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._file: TextIOWrapper | None = None
 
     def __call__(self, sample: Measurement | Sample) -> None:
-        """Log it."""
-        row = {f"{self._prefix}/{name}": float(value) for name, value in scalars(sample).items()}
-        self._mlflow.log_metrics(row, step=sample.step, run_id=self._run_id)
-        for name, image in self._pictures(sample).items():
-            self._client.log_image(self._run_id, image, key=f"{self._prefix}/{name}", step=sample.step)
+        """Append a line, which is in the file at once."""
+        if self._file is None:
+            self._repair()
+            self._file = self._path.open("a", encoding="utf-8", newline="")
+            if self._file.tell() == 0:
+                self._file.write(self._header)
+        self._file.write(self._line(sample) + "\n")
+        self._file.flush()
+
+    @abstractmethod
+    def _line(self, sample: Measurement | Sample) -> str:
+        """The line of a sample."""
+
+    def close(self) -> None:
+        """Close the file; the next sample opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _repair(self) -> None:
+        """Check the first line, and remove an incomplete last line: the next would become a part of it."""
+        with self._path.open("a+b") as file:
+            file.seek(0)
+            first = last = file.readline()
+            if not (first.startswith(self._begin.encode()) or self._begin.encode().startswith(first)):
+                text = first.decode(errors="replace").strip()[:60]
+                raise ValueError(
+                    f"{self._path} is not a file of {type(self).__name__}, it begins with {text!r}: use another name"
+                )
+            for line in file:
+                last = line
+            if last and not last.endswith(b"\n"):
+                file.truncate(file.seek(0, os.SEEK_END) - len(last))
+                text = last.decode(errors="replace")
+                more = "..." if len(text) > 100 else ""
+                warnings.warn(
+                    f"the last line of {self._path} is incomplete and was removed: {text[:100]!r}{more}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
 
 
-class CSV(Closing):
-    """Appends `scalars` of every sample to a table: `step`, and a column for each of `SCALARS`.
+class CSV(_LineFile):
+    """Appends `scalars` of every sample to a CSV table: `step`, and a column for each of `SCALARS`.
 
-    A Monitor and an Equalizer fill columns of their own, in a row for each. A training that goes on from a checkpoint
-    writes the steps after it again: of two rows of a step with the same columns filled the later counts. Every row is
-    in the file at once; one that a killed process left unfinished is dropped when the next begins. `with` closes it.
+    A Monitor and an Equalizer write separate rows, each with its own columns. A resumed training writes some steps
+    again; the later row counts.
 
     Args:
-        path: of the file, which is made at the first sample; its folder must exist.
+        path: path of the file, which is created at the first sample; its folder must exist.
 
     Raises:
-        OSError: at the first sample: it cannot be opened.
-        ValueError: at the first sample: the file is there and has other columns.
+        OSError: (at the first sample) the file cannot be opened.
+        ValueError: (at the first sample) the file has other columns.
 
     Warns:
-        RuntimeWarning: at the first sample: the last row was cut off, and is dropped.
+        RuntimeWarning: (at the first sample) a killed process has left an incomplete last line, which is removed.
 
     Example:
         >>> import tempfile
@@ -312,61 +256,21 @@ class CSV(Closing):
     """
 
     COLUMNS = ("step", *SCALARS)
+    _begin = _header = ",".join(COLUMNS) + "\n"
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._file: TextIOWrapper | None = None
-
-    def __call__(self, sample: Measurement | Sample) -> None:
-        """Append a row."""
-        if self._file is None:
-            self._file = self._opened()
-        csv.DictWriter(self._file, self.COLUMNS, lineterminator="\n").writerow({"step": sample.step, **scalars(sample)})
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _opened(self) -> TextIOWrapper:
-        expected = ",".join(self.COLUMNS) + "\n"
-        with self._path.open("a+b") as file:
-            file.seek(0)
-            header = file.readline()
-            if not expected.encode().startswith(header):
-                text = header.decode(errors="replace").strip()
-                raise ValueError(
-                    f"{self._path} has the columns {text[:60]!r}..., not those of a CSV sink: name another file"
-                )
-            # A last row without an end may have lost a digit, however many columns it has.
-            drop_unfinished_line(file, self._path)
-            empty = file.seek(0, os.SEEK_END) == 0
-        table = self._path.open("a", newline="", encoding="utf-8")
-        if empty:
-            table.write(expected)
-        return table
+    def _line(self, sample: Measurement | Sample) -> str:
+        row = {"step": sample.step, **scalars(sample)}
+        return ",".join(str(row.get(name, "")) for name in self.COLUMNS)
 
 
-class JSONL(Closing):
-    """Appends every sample to a file of JSON, one object a line, with the gradient size of every layer.
+class JSONL(_LineFile):
+    """Appends every sample to a file with one JSON object a line, with the gradient size of every layer.
 
-    `scalars` are in it by name, `kind` is "measurement" or "equalizer"; `layers` and `gradients` are lists of a
-    measurement, `log_sizes` is one of the Equalizer. Numbers that are not finite are "inf", "-inf" and "nan".
-    `sigmoidcore.training.runs.folder.read_metrics` reads it. Of two lines of a step and a `kind` the later counts, for
-    a training that goes on from a checkpoint writes the steps after it again. Every line is in the file at once; one
-    that a killed process left unfinished is dropped when the next begins. `with` closes it.
+    The keys are `kind` ("measurement" or "equalizer"), `step` and the names of `SCALARS`; for a measurement also
+    `layers` and `gradients`, for the Equalizer `log_sizes`. Numbers that are not finite are "inf", "-inf" and "nan".
+    A resumed training writes some steps again; the later line of a kind counts.
 
-    Args:
-        path: of the file, which is made at the first sample; its folder must exist.
-
-    Raises:
-        OSError: at the first sample: it cannot be opened, or is a link.
-        ValueError: at the first sample: the file is there and its first line is no JSON object.
-
-    Warns:
-        RuntimeWarning: at the first sample: the last line was cut off, and is dropped.
+    Arguments and errors are those of `CSV`.
 
     Example:
         >>> import tempfile
@@ -378,50 +282,23 @@ class JSONL(Closing):
         ('equalizer', 3, [0.0, 0.4])
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._lines: Metrics | None = None
+    _begin = '{"kind": "'
 
-    def __call__(self, sample: Measurement | Sample) -> None:
-        """Append a line."""
-        if self._lines is None:
-            self._lines = self._opened()
+    def _line(self, sample: Measurement | Sample) -> str:
+        row: dict[str, Any] = {"kind": "equalizer", "step": sample.step, **scalars(sample)}
         if isinstance(sample, Sample):
-            self._lines.log("equalizer", step=sample.step, **scalars(sample), log_sizes=sample.log_sizes)
+            row["log_sizes"] = sample.log_sizes
         else:
-            names, gradients = [layer.name for layer in sample.layers], [layer.gradient for layer in sample.layers]
-            self._lines.log("measurement", step=sample.step, **scalars(sample), layers=names, gradients=gradients)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._lines is not None:
-            self._lines.close()
-            self._lines = None
-
-    def _opened(self) -> Metrics:
-        with os.fdopen(open_no_link(self._path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-            first = file.readline()
-            if not (_is_object(first) or first[: len(_BEGIN)] == _BEGIN[: len(first)]):
-                text = first.decode(errors="replace").strip()
-                raise ValueError(f"{self._path} begins with {text[:60]!r}, which is no JSON object: name another file")
-            if _is_object(unfinished_line(file)):  # a part of an object is none: only its end is missing
-                file.seek(0, os.SEEK_END)
-                file.write(b"\n")
-            drop_unfinished_line(file, self._path)
-        return Metrics(self._path)
+            layers = sample.layers
+            row |= {
+                "kind": "measurement",
+                "layers": [n.name for n in layers],
+                "gradients": [n.gradient for n in layers],
+            }
+        return json.dumps({name: _finite(value) for name, value in row.items()}, allow_nan=False)
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _with_methods(sink: str, given: Any, example: str, *methods: str) -> Any:
-    """What a sink calls; where it has not the methods, the error comes now and not in the middle of a training."""
-    lacking = [name for name in methods if not callable(getattr(given, name, None))]
-    if lacking or isinstance(given, type):
-        having = " and ".join(methods)
-        raise TypeError(f"{sink} takes what has {having}, such as {example}, got {described(given)}")
-    return given
+def _finite(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,166 @@
+"""The common part of all callbacks: an Equalizer and a Monitor from the beginning to the end of a training."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import nn
+
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.monitor import Monitor
+from sigmoidcore.equalizer.checks import check_equalizer, check_steps, checked_sinks
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.integrations.summary import Sink
+from sigmoidcore.observation.profile import tapped_modules
+
+
+class Options(TypedDict, total=False):
+    """The arguments of a `Watcher`, for the callbacks that have more."""
+
+    tolerance: float
+    floor: float
+    every: int | Literal["auto"] | None
+    monitor_every: int | None
+    sinks: Iterable[Sink]
+
+
+class Watcher:
+    """An `Equalizer` and a `Monitor`, attached when a framework begins a training and removed when it ends.
+
+    Args:
+        tolerance: tolerance of the Equalizer, a factor above 1.
+        floor: floor of the Equalizer, between 0 and 1.
+        every: steps between two samples of the Equalizer, or "auto"; None for no Equalizer.
+        monitor_every: steps between two measurements of the Monitor; None for no Monitor.
+        sinks: functions that are called with every sample, in the main process only.
+
+    Attributes:
+        equalizer: the `Equalizer` of the latest training, or None.
+        monitor: the `Monitor` of the latest training, or None.
+
+    Raises:
+        TypeError: a sink is not a function of one argument.
+        ValueError: both are None, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        tolerance: float = 2.0,
+        floor: float = 0.05,
+        every: int | Literal["auto"] | None = "auto",
+        monitor_every: int | None = 100,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        super().__init__()
+        if every is None and monitor_every is None:
+            raise ValueError("every and monitor_every are both None: there is nothing to do")
+        if every is not None:
+            check_equalizer(every, tolerance, floor)
+        if monitor_every is not None:
+            check_steps("monitor_every", monitor_every)
+        self.tolerance = tolerance
+        self.floor = floor
+        self.every = every
+        self.monitor_every = monitor_every
+        self.sinks: tuple[Sink, ...] = checked_sinks(sinks)
+        self.equalizer: Equalizer | None = None
+        self.monitor: Monitor | None = None
+        self._state: dict[str, Any] = {}
+        self._running = False
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        main: bool = True,
+        resumed: bool = False,
+    ) -> None:
+        """Attach to a training, and continue from the state that was loaded, if any.
+
+        Args:
+            model: the model to watch.
+            optimizer: the optimizer whose steps the Equalizer samples; a Monitor alone needs none.
+            scaler: gradient scaler of the training.
+            main: whether this process calls the sinks.
+            resumed: whether the training of the previous call continues, with its history.
+
+        Raises:
+            ValueError: the model has no cores, or the state belongs to another model.
+        """
+        self.remove()
+        state, self._state = self.state_dict() if resumed else self._state, {}
+        sinks = self.sinks if main else ()
+        self.equalizer = self.monitor = None
+        try:
+            if self.every is not None:
+                assert optimizer is not None
+                _check_cores(model)
+                self.equalizer = Equalizer(
+                    model,
+                    optimizer,
+                    every=self.every,
+                    tolerance=self.tolerance,
+                    floor=self.floor,
+                    scaler=scaler,
+                    sinks=sinks,
+                )
+            if self.monitor_every is not None:
+                self.monitor = Monitor(model, self.monitor_every, scaler=scaler, sinks=sinks)
+            self._running = True
+            self.load_state_dict(state)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Detach both from the training; their history stays.
+
+        Call it after a training that ended with an error, if the framework does not tell callbacks of errors. The next
+        training does so, too.
+        """
+        self._running = False
+        for part in (self.monitor, self.equalizer):
+            if part is not None:
+                part.remove()
+
+    def diagnosis(self) -> Diagnosis:
+        """The Monitor's diagnosis of the training so far.
+
+        Raises:
+            ValueError: there is no Monitor, or it has no measurement yet.
+        """
+        if self.monitor is None:
+            raise ValueError("nothing was measured: the training has not begun, or monitor_every is None")
+        return self.monitor.diagnosis()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both, by name: numbers, texts, and one tensor."""
+        return {**self._state, **{name: part.state_dict() for name, part in self._parts().items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state: in the current training, or in the next one if none is running.
+
+        Raises:
+            ValueError: the state belongs to another model than that of the current training.
+        """
+        if not self._running:
+            self.equalizer = self.monitor = None
+            self._state = dict(state_dict)
+            return
+        for name, part in self._parts().items():
+            if name in state_dict:
+                part.load_state_dict(state_dict[name])
+
+    def _parts(self) -> "dict[str, Equalizer | Monitor]":
+        parts = {"equalizer": self.equalizer, "monitor": self.monitor}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def _check_cores(model: nn.Module) -> None:
+    try:
+        tapped_modules(model)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give every=None, to monitor only") from None

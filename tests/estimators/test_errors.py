@@ -1,0 +1,133 @@
+"""A training that fails says why, and leaves the estimator as it was."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, base
+from sigmoidcore.estimators.trainer import Trainer
+
+QUICK = {"max_iter": 5, "weight_decay": 0.4, "random_state": 0}
+X, y = make_classification(120, 6, random_state=0)
+
+
+def outlier(X, value=1e300):
+    X = X.copy()
+    X[3, 2] = value
+    return X
+
+
+def test_a_diverging_training_names_the_parameters_to_change():
+    rate = r"use a smaller learning_rate_init than 1e\+30"
+    with pytest.raises(FloatingPointError, match=f"{rate}, or a smaller weight_decay than 0.4$"):
+        SigmoidCoreRegressor((4,), learning_rate_init=1e30, **QUICK).fit(X, y)
+    with pytest.raises(FloatingPointError, match=f"{rate}$"):
+        SigmoidCoreRegressor((4,), learning_rate_init=1e30, **{**QUICK, "weight_decay": 0}).fit(X, y)
+    with pytest.raises(FloatingPointError, match=r"any of the weight decays 8, 2, 0.4, 0.08: use a smaller learning_"):
+        SigmoidCoreClassifier((8,), learning_rate_init=1e30, max_iter=3, random_state=0).fit(X, y)
+
+
+def test_a_weight_that_the_last_step_made_not_finite_is_an_error(monkeypatch):
+    monkeypatch.setattr(SigmoidCoreRegressor, "_losses", lambda self, outputs, _: (outputs - outputs).sqrt().mean(1))
+    with pytest.raises(FloatingPointError, match="the loss or a weight is not finite"):
+        SigmoidCoreRegressor((4,), batch_size=120, random_state=0).partial_fit(X, y)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_an_outlier_that_later_samples_contain_is_located(kind):
+    message = r"column 2 of {} contains a number .*e\+{} standard deviations"
+    classifier = SigmoidCoreClassifier((8,), **QUICK).fit(kind(X), y)
+    with pytest.raises(FloatingPointError, match=message.format("X", 38)):
+        classifier.partial_fit(kind(outlier(X)), y)
+    regressor = SigmoidCoreRegressor((8,), **QUICK).fit(kind(X), X[:, :3])
+    with pytest.raises(FloatingPointError, match=message.format("y", 20)):
+        regressor.partial_fit(kind(X), outlier(X, 1e20)[:, :3])
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_numbers_whose_variance_overflows_are_located(kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"column 2 of X contains numbers up to 1e\+300"):
+            SigmoidCoreRegressor((8,), **QUICK).fit(kind(outlier(X)), y)
+        with pytest.raises(ValueError, match=r"column 0 of y contains numbers up to 1e\+300"):
+            SigmoidCoreRegressor((8,), **QUICK).fit(kind(X), outlier(X)[:, 2])
+
+
+def test_a_decay_that_diverges_is_not_chosen():
+    model = SigmoidCoreClassifier((8, 8), learning_rate_init=0.3, max_iter=50, random_state=0)
+    with pytest.raises(FloatingPointError):
+        clone(model).set_params(weight_decay=8.0).fit(X, y)
+    assert model.fit(X, y).weight_decay_ < 8
+    assert model.score(X, y) > 0.9
+
+
+# --- the estimator afterwards ----------------------------------------------------------------------------------------
+
+
+def assert_unchanged(model, wrong, training):
+    """With wrong parameters the training fails; with the former parameters the estimator is the same, to the bit."""
+    before, parameters = pickle.dumps(model), model.get_params()
+    model.set_params(**wrong)
+    with pytest.raises((ValueError, FloatingPointError, MemoryError)):
+        training()
+    model.set_params(**parameters)
+    assert pickle.dumps(model) == before
+
+
+WRONG = [{"tolerance": 0.5}, {"class_weight": {5: 1}}, {"random_state": "x"}, {"learning_rate_init": 1e30}]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, {"weight_decay": "auto", "learning_rate_init": 1e30}])
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(wrong):
+    model = SigmoidCoreClassifier((8,), **QUICK).fit(X, y)
+    other = np.random.RandomState(0).normal(size=(90, 4)), np.arange(90) % 3
+    assert_unchanged(model, wrong, lambda: model.fit(*other))
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, {"hidden_layer_sizes": (9,)}])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_continued_training_that_fails_leaves_the_estimator_as_it_was(wrong, method):
+    model = SigmoidCoreClassifier((8,), warm_start=True, **QUICK).fit(X, y).partial_fit(X, y)
+    assert_unchanged(model, wrong, lambda: getattr(model, method)(X, y))
+
+
+def test_a_batch_that_fails_has_no_effect_on_later_batches():
+    one, two = (SigmoidCoreRegressor((8,), **QUICK).partial_fit(X, y) for _ in range(2))
+    assert_unchanged(one, {}, lambda: one.partial_fit(X, outlier(X, 1e20)[:, 2]))
+    assert_unchanged(one, {}, lambda: one.partial_fit(outlier(X), y))
+    np.testing.assert_array_equal(one.partial_fit(X, y).predict(X), two.partial_fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"weight_decay": "auto"}])
+def test_an_error_during_training_leaves_the_estimator_as_it_was(settings, monkeypatch):
+    model = SigmoidCoreClassifier((8,), warm_start=True, **{**QUICK, **settings}).fit(X, y)
+    epoch, calls = Trainer.epoch, []
+
+    def failing(*arguments):
+        calls.append(epoch(*arguments))
+        if len(calls) == 3:
+            raise MemoryError
+        return calls[-1]
+
+    monkeypatch.setattr(Trainer, "epoch", failing)
+    assert_unchanged(model, {}, lambda: model.fit(X, y))
+    assert_unchanged(model, {"warm_start": False}, lambda: (calls.clear(), model.fit(X, y)))
+
+
+@pytest.mark.parametrize("decay", [0.4, "auto"])
+def test_ctrl_c_before_the_first_epoch_is_raised(decay, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    model = SigmoidCoreClassifier((8,), **{**QUICK, "weight_decay": decay})
+    before = dict(vars(model))
+    monkeypatch.setattr(base, "prepared", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    assert vars(model) == before

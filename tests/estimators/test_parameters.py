@@ -1,0 +1,99 @@
+"""Parameters and samples that the estimators refuse, each with its name and value."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_iris, make_multilabel_classification
+
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
+from sigmoidcore.estimators.parameters import automatic_batch_size
+
+X, y = load_iris(return_X_y=True)
+LABELS = np.eye(3, dtype=int)[y]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"hidden_layer_sizes": ()}, r"hidden_layer_sizes .* got \(\)"),
+        ({"hidden_layer_sizes": (4, 0)}, r"hidden_layer_sizes .* got \(4, 0\)"),
+        ({"max_iter": 0}, "max_iter .* at least 1, got 0"),
+        ({"max_iter": True}, "max_iter .* got True"),
+        ({"batch_size": 0}, 'batch_size must be "auto" or .* got 0'),
+        ({"learning_rate_init": 0}, "learning_rate_init .* above 0, got 0"),
+        ({"weight_decay": "much"}, "weight_decay .* got 'much'"),
+        ({"weight_decay": None}, 'weight_decay must be "auto" or a finite number of at least 0, got None'),
+        ({"tol": math.nan}, "tol .* got nan"),
+        ({"saturation": 0}, 'saturation must be "auto" or a number above 0, up to 100, got 0'),
+        ({"saturation": [1]}, r"saturation .* got \[1\]"),
+        ({"tolerance": 1}, "tolerance must be a finite factor above 1, got 1"),
+        ({"warm_start": "yes"}, "warm_start must be True or False, got 'yes'"),
+        ({"early_stopping": 1}, "early_stopping must be True or False, got 1"),
+        ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction .* got 1.5"),
+        ({"early_stopping": True, "validation_fraction": 0.001}, "raise validation_fraction"),
+        ({"device": "gpu"}, "device must be one .* as \"cpu\", got 'gpu': Expected one of"),
+        ({"device": "meta"}, "device must be one .* got 'meta'"),
+        ({"class_weight": {0: 1, 1: -1, 2: 1}}, "class_weight .* at least 0, got -1 for class 1"),
+        ({"class_weight": {0: math.nan, 1: 1, 2: 1}}, "class_weight .* got nan for class 0"),
+        ({"class_weight": {0: 1, 1: 1, 2: "much"}}, "class_weight .* got 'much' for class 2"),
+    ],
+)
+def test_an_invalid_parameter_is_named_with_its_value(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        SigmoidCoreClassifier(**{"hidden_layer_sizes": (4,), "max_iter": 5, **parameters}).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "first", "second", "message"),
+    [
+        ({}, (X, y), None, "classes must be given in the first call"),
+        ({}, (X, y, [0, 1]), None, r"unknown classes: \[2\]"),
+        ({"early_stopping": True}, (X, y, [0, 1, 2]), None, "early_stopping=False"),
+        ({"class_weight": "balanced"}, (X, y, [0, 1, 2]), None, "needs all samples at once"),
+        ({}, (X, LABELS, [0, 1]), None, r"3 labels a sample, and classes=\[0, 1\] has 2: give one class for each"),
+        ({}, (X, y, [0, 1, 2]), (X, y, [0, 1]), "differ from those of the first call"),
+        ({}, (X, y, [0, 1, 2]), (X, y + 1), r"unknown classes: \[3\]"),
+        ({}, (X, y, [0, 1, 2]), (X, LABELS), "several labels a sample, and had one class before"),
+        ({}, (X, LABELS, [0, 1, 2]), (X, LABELS[:, :2]), "y has 2 labels a sample, and had 3 before"),
+    ],
+)
+def test_partial_fit_says_what_it_cannot_do(parameters, first, second, message):
+    model = SigmoidCoreClassifier((4,), **parameters)
+    if second is not None:
+        model.partial_fit(*first)
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(*(second or first))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("values", [(0, 2), (0.0, -1.0)])
+def test_an_indicator_matrix_contains_only_0_and_1(kind, values):
+    inputs, labels = make_multilabel_classification(80, n_classes=3, random_state=0)
+    with pytest.raises(ValueError, match=r"several labels a sample, but contains (-1|2): an indicator matrix contains"):
+        SigmoidCoreClassifier((4,)).fit(inputs, kind(np.choose(labels, values)))
+
+
+def test_weights_of_classes_are_checked_for_every_label():
+    inputs, labels = make_multilabel_classification(80, n_classes=2, random_state=0)
+    with pytest.raises(ValueError, match="got nan for class 1"):
+        SigmoidCoreClassifier((4,), class_weight=[{0: 1, 1: 1}, {0: 1, 1: math.nan}]).fit(inputs, labels)
+    with pytest.raises(ValueError, match="class_weight"):
+        SigmoidCoreClassifier((4,), class_weight="much").fit(inputs, labels)
+    SigmoidCoreClassifier((4,), class_weight=[{0: 1, 1: 2}, {0: 0, 1: 1}], max_iter=2).fit(inputs, labels)
+
+
+def test_useless_weights_and_wrong_targets_are_refused():
+    with pytest.raises(ValueError, match="at least one non-zero"):
+        SigmoidCoreClassifier((4,)).fit(X, y, sample_weight=np.zeros(150))
+    with pytest.raises(ValueError, match="one classifier for each column"):
+        SigmoidCoreClassifier((4,)).fit(X, np.column_stack([y, y]))
+    with pytest.raises(ValueError, match=r"give y.toarray\(\)"):
+        SigmoidCoreRegressor((4,)).fit(X, sparse.csr_matrix(LABELS))
+    with pytest.raises(ValueError, match="y has 1 targets a sample, and had 3 before"):
+        SigmoidCoreRegressor((4,)).partial_fit(X, LABELS).partial_fit(X, y)
+
+
+def test_an_epoch_has_at_least_five_steps_from_65_samples_on():
+    assert all(-(-samples // automatic_batch_size(samples)) >= 5 for samples in range(65, 2000))

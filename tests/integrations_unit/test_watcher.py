@@ -1,0 +1,154 @@
+"""What holds for the callbacks of all frameworks; tests/integrations runs them in the frameworks themselves."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sigmoidcore import MLP, SigmoidCore
+from sigmoidcore.integrations.watcher import Watcher
+
+FRAMEWORKS = {
+    "lightning": (["lightning", "lightning.pytorch", "pytorch_lightning"], "lightning"),
+    "transformers": (["transformers", "transformers.trainer_callback"], r"transformers\[torch\]"),
+    "ignite": (["ignite", "ignite.distributed", "ignite.engine"], "pytorch-ignite"),
+}
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_missing_framework_is_named(name, monkeypatch):
+    modules, package = FRAMEWORKS[name]
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"sigmoidcore.integrations.{name}", raising=False)
+    with pytest.raises(ImportError, match=rf"integrations\.{name} needs {package}.* missing: pip install {package}"):
+        importlib.import_module(f"sigmoidcore.integrations.{name}")
+
+
+def test_the_package_imports_no_integration_and_sinks_import_no_tracker():
+    code = (
+        "import sys, sigmoidcore; print([name for name in sys.modules if 'integrations' in name]); "
+        "import sigmoidcore.integrations.sinks, sigmoidcore.integrations.watcher; "
+        "print({'matplotlib', 'mlflow', 'pandas', 'sklearn', 'tensorboard', 'wandb'} & set(sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["[]", "set()"]
+
+
+def train(model, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(20, 8)), torch.randint(0, 3, (20,))).backward()
+        optimizer.step()
+
+
+def equalized(watcher):
+    return [sample.step for sample in watcher.equalizer.history]
+
+
+@pytest.fixture
+def training():
+    model = MLP(8, 16, 3, 3)
+    return model, torch.optim.Adam(model.parameters())
+
+
+def test_a_state_is_loaded_before_a_training_or_during_it(training):
+    first = Watcher(every=1, monitor_every=1)
+    first.begin(*training)
+    train(*training, 3)
+    first.remove()
+    state = first.state_dict()
+    before, during = Watcher(every=1, monitor_every=1), Watcher(every=1, monitor_every=1)
+    before.load_state_dict(state)
+    assert before.state_dict() == state
+    before.begin(*training)
+    during.begin(*training)
+    during.load_state_dict(state)
+    train(*training, 1)
+    for watcher in (before, during):
+        watcher.remove()
+        assert equalized(watcher) == [m.step for m in watcher.monitor.measurements] == [0, 1, 2, 3]
+
+
+def test_only_a_resumed_training_keeps_the_history(training):
+    watcher = Watcher(every=1, monitor_every=1)
+    for resumed, expected in ((False, [0, 1]), (True, [0, 1, 2, 3]), (False, [0, 1])):
+        watcher.begin(*training, resumed=resumed)
+        train(*training, 2)
+        watcher.remove()
+        assert equalized(watcher) == expected
+
+
+def test_the_state_of_another_model_is_refused_and_nothing_stays_attached(training):
+    watcher, other = Watcher(), MLP(8, 16, 5, 3)
+    watcher.begin(*training)
+    train(*training, 2)
+    watcher.remove()
+    again = Watcher()
+    again.load_state_dict(watcher.state_dict())
+    optimizer = torch.optim.Adam(other.parameters())
+    with pytest.raises(ValueError, match="a model with 3 cores, this one has 5"):
+        again.begin(other, optimizer)
+    train(other, optimizer, 2)
+    assert equalized(again) == []
+
+
+def test_an_error_at_the_beginning_leaves_nothing_attached(training):
+    watcher = Watcher(every=1, monitor_every=1)
+    with pytest.raises(ValueError, match="no parameters"):  # of the Monitor, after the Equalizer was attached
+        watcher.begin(nn.Sequential(SigmoidCore(8)), training[1])
+    train(*training, 1)
+    assert equalized(watcher) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tolerance": 0.5}, ValueError, "tolerance must be a factor above 1, got 0.5"),
+        ({"floor": 2}, ValueError, "floor must be between 0 and 1, got 2"),
+        ({"every": 0}, ValueError, 'every must be "auto" or a number of steps of at least 1, got 0'),
+        ({"monitor_every": "auto"}, ValueError, "monitor_every must be a number of steps of at least 1, got 'auto'"),
+        ({"every": None, "monitor_every": None}, ValueError, "every and monitor_every are both None"),
+        ({"sinks": ["samples.csv"]}, TypeError, r"sinks \w+ 'samples\.csv'"),
+    ],
+)
+def test_an_invalid_argument_is_refused_before_the_training(options, error, message):
+    with pytest.raises(error, match=message):
+        Watcher(**options)
+
+
+def test_equalizer_and_monitor_can_be_left_out(training):
+    watcher = Watcher(every=None, monitor_every=1)
+    watcher.begin(nn.Linear(8, 3), None)
+    watcher.remove()
+    assert watcher.equalizer is None
+    watcher = Watcher(monitor_every=None)
+    watcher.begin(*training)
+    watcher.remove()
+    with pytest.raises(ValueError, match="nothing was measured"):
+        watcher.diagnosis()
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_sinks_are_called_in_the_main_process_only(training, main):
+    samples = []
+    watcher = Watcher(every=1, monitor_every=1, sinks=[samples.append])
+    watcher.begin(*training, main=main)
+    train(*training, 1)
+    watcher.remove()
+    assert len(samples) == 2 * main
+
+
+def test_a_removed_watcher_sees_nothing_more_and_keeps_its_history(training):
+    watcher = Watcher(every=1, monitor_every=1)
+    watcher.remove()  # before a training it does nothing
+    watcher.begin(*training)
+    train(*training, 2)
+    for _ in range(2):
+        watcher.remove()
+        train(*training, 1)
+    assert equalized(watcher) == [0, 1]
+    assert watcher.diagnosis().measurement.step == 1
