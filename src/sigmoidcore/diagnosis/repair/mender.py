@@ -10,14 +10,14 @@ import torch
 
 from sigmoidcore.calibration.calibrate import calibrate
 from sigmoidcore.conversion.convert import convert
-from sigmoidcore.conversion.report import Activation, few
+from sigmoidcore.conversion.report import few
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement, Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.diagnosis.repair import learning_rates
 from sigmoidcore.diagnosis.repair.calls import findings_of
-from sigmoidcore.diagnosis.repair.candidates import candidates
+from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
 from sigmoidcore.diagnosis.repair.saturation import open_saturated
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
@@ -44,12 +44,11 @@ def mend(
 ) -> Mending:
     """Repair the diagnosed model in place, as far as Sigmoid Core can.
 
-    - SC201, saturated neurons: the named activations become cores. Their saturated neurons get a new shift and, if
-      that is not enough, a smaller slope, by the rule of the `Equalizer`.
+    - SC201, saturated neurons: the named activations become cores, whose saturated neurons get a new shift and, if that
+      is not enough, a smaller slope.
     - SC101 to SC104, vanishing or exploding gradient, over the layers or through time: all hidden sigmoids, tanhs and
       recurrent layers become cores, and `calibrate` sets their slopes and shifts.
-    - SC301, SC302, updates too small or too large: with `optimizer`, the rates of `depth_scaled_lr`; for Adam, AdamW
-      and networks of sigmoids.
+    - SC301, SC302, updates too small or too large: with `optimizer`, the rates of `depth_scaled_lr`.
 
     Each step is measured on the batch, and undone if the diagnosis does not improve. Weights, gradients, modes, running
     statistics, hooks and random generators do not change. Slopes and shifts change the function of the model: train it
@@ -60,8 +59,8 @@ def mend(
         inputs: a batch, as for `diagnose`; None for that of the diagnosis (a `Monitor` keeps none).
         targets: targets of these inputs.
         loss_fn: None for that of the diagnosis, if there are targets.
-        optimizer: the optimizer whose rates may be set. Groups are split by rate and keep their options and state; a
-            state dict that was saved before does not fit the new groups.
+        optimizer: Adam or AdamW. Its groups are split by rate and keep their options and state; a state dict that was
+            saved before does not fit them.
 
     Returns:
         A frozen, printable report, with the diagnosis before and after.
@@ -128,43 +127,38 @@ class _Mender:
         findings = [f for f in self.now.findings if f.rule in rules and f.severity is not Severity.NOTE]
         if not findings:
             return ()
-        snapshot, notes, after = Snapshot(self.model), list(self.notes), self.now
-        changes: list[Change] = []
-        better = False
+        snapshot, notes, better = Snapshot(self.model), list(self.notes), False
         try:
             changes = step(findings)
-            after = self._judge(self.now) if changes else self.now
-            better = bool(changes) and _better(self.now, after, rules)
+            after = self._judge(self.now)
+            better = _better(self.now, after, rules)
+            if better:
+                self.done += changes
+                self.now = after
+                return ()
+            tried = " and ".join(dict.fromkeys(change.what for change in changes))
+            self._explain(findings, f"{tried}, but undone without improvement: {summary(self.now)} -> {summary(after)}")
+            new = {f.rule for f in after.findings} - {f.rule for f in self.now.findings}
+            return rules if new.intersection(LEVEL) else ()
         except (RuntimeError, TypeError, ValueError) as error:
             self._explain(findings, str(error))
-            changes = []
+            return ()
         finally:
             if not better:
                 snapshot.restore()
                 self.notes = notes
-        if better:
-            self.done += changes
-            self.now = after
-        elif changes:
-            tried = " and ".join(dict.fromkeys(change.what for change in changes))
-            self._explain(findings, f"{tried}, but undone without improvement: {summary(self.now)} -> {summary(after)}")
-        new = {f.rule for f in after.findings} - {f.rule for f in self.now.findings}
-        return rules if new.intersection(LEVEL) else ()
 
     def open_neurons(self, findings: list[Finding]) -> list[Change]:
         """Convert the activations that the findings name, and open their saturated neurons."""
-        names = {name for finding in findings for name in finding.layers}
-        found = candidates(self.model, self.now.measurement, names)
-        if found.left:
-            self._explain(findings, found.why)
-        changes = []
-        if found.new:
-            changes = _converted(convert(self.model, include=found.include, exclude=found.exclude).activations)
+        found = candidates(self.model, self.now.measurement, {name for f in findings for name in f.layers})
+        changes = self._convert(found)
         modules = {name: self.model.get_submodule(name) for name in (*found.new, *found.cores)}
         cores = {name: module for name, module in modules.items() if isinstance(module, SigmoidCore)}
         opened = open_saturated(self.model, self.subject.inputs, cores) if cores else {}
         if not opened:
-            return []
+            raise ValueError(found.why if found.left else "no neuron of these activations is saturated on this batch")
+        if found.left:
+            self._explain(findings, found.why)
         return changes + [Change("opened", name, f"{n} of {of} neurons opened") for name, (n, of) in opened.items()]
 
     def level(self, findings: list[Finding]) -> list[Change]:
@@ -172,19 +166,25 @@ class _Mender:
         found = candidates(self.model, self.now.measurement)
         if not found.new and not found.cores:
             raise ValueError(found.why)
-        changes = []
-        if found.new:
-            changes = _converted(convert(self.model, include=found.include, exclude=found.exclude).activations)
+        changes = self._convert(found)
         targets, loss_fn = self.subject.targets, self.subject.loss_fn
         if loss_fn is not None and targets is None:  # a loss of the outputs alone
-            calibration = calibrate(
-                self.model, self.subject.inputs, targets=(), loss_fn=lambda outputs, _: loss_fn(outputs, None)
-            )
-        else:
-            calibration = calibrate(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
+            targets, loss_fn = (), lambda outputs, _: self.subject.loss_fn(outputs, None)  # type: ignore[misc]
+        calibration = calibrate(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
         self.notes += calibration.notes
         spreads = f"spread of the profile {calibration.before.spread:.3g} -> {calibration.after.spread:.3g}"
         return [*changes, Change("calibrated", _cores(len(calibration.slopes)), spreads)]
+
+    def _convert(self, found: Candidates) -> list[Change]:
+        """Make cores of the candidates: a change for each kind of activation."""
+        if not found.new:
+            return []
+        names: dict[str, list[str]] = defaultdict(list)
+        for activation in convert(self.model, include=found.include, exclude=found.exclude).activations:
+            if activation.converted:
+                names[activation.kind].append(activation.name)
+        how = {kind: f"{len(those)} {kind} -> {_cores(len(those))}, the same function" for kind, those in names.items()}
+        return [Change("converted", few(names[kind]), how[kind]) for kind in names]
 
     def set_rates(self, findings: list[Finding], optimizer: torch.optim.Optimizer | None) -> None:
         """Set the optimizer's rates by the rule."""
@@ -214,6 +214,7 @@ class _Mender:
         for finding in self.now.findings:
             if finding.severity is not Severity.NOTE and finding.rule not in UPDATES:
                 left[finding.rule] = finding
+                self.reasons[finding.rule] = [r for r in self.reasons[finding.rule] if r not in finding.remedy]
                 self._explain([finding], finding.remedy)
         rows = [
             Left(f.rule, ", ".join([f.name, few(f.layers)][: 1 + bool(f.layers)]), ". ".join(self.reasons[f.rule]))
@@ -234,43 +235,25 @@ class _Mender:
 
 def _better(before: Judgement, after: Judgement, rules: tuple[str, ...]) -> bool:
     """Whether there are fewer errors, else warnings, else layers with this finding, or it is much less so."""
-    if _nonfinite(after) > _nonfinite(before):
-        return False
-    counts = [
-        (
-            *(sum(f.severity is s for f in d.findings) for s in (Severity.ERROR, Severity.WARNING)),
-            sum(len(f.layers) for f in d.findings if f.rule in rules),
-        )
-        for d in (before, after)
-    ]
-    if counts[0] != counts[1]:
-        return counts[1] < counts[0]
-    excess = [max((_excess(f) for f in d.findings if f.rule in rules), default=0.0) for d in (before, after)]
-    return excess[1] <= excess[0] - math.log(BETTER) if math.isfinite(excess[0]) else math.isfinite(excess[1])
+    *counts, excess, nonfinite = _score(before, rules)
+    *new_counts, new_excess, new_nonfinite = _score(after, rules)
+    return new_nonfinite <= nonfinite and (*new_counts, new_excess + math.log(BETTER)) < (*counts, excess)
 
 
-def _excess(finding: Finding) -> float:
-    """How far beyond its threshold a finding is: the logarithm of a factor."""
-    ratio = finding.value / finding.threshold if finding.threshold else math.inf
-    return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
-
-
-def _nonfinite(diagnosis: Judgement) -> int:
-    loss = diagnosis.measurement.loss
-    layers = diagnosis.measurement.layers
-    return (loss is not None and not math.isfinite(loss)) + sum(x.nonfinite + x.nonfinite_gradient for x in layers)
-
-
-def _converted(activations: Iterable[Activation]) -> list[Change]:
-    """A change for each kind of converted activation."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for activation in activations:
-        if activation.converted:
-            names[activation.kind].append(activation.name)
-    return [
-        Change("converted", few(those), f"{len(those)} {kind} -> {_cores(len(those))}, the same function")
-        for kind, those in names.items()
-    ]
+def _score(diagnosis: Judgement, rules: tuple[str, ...]) -> tuple[float, ...]:
+    """Errors, warnings, layers with these findings, the logarithm of their excess, numbers that are not finite."""
+    severities = [finding.severity for finding in diagnosis.findings]
+    findings = [finding for finding in diagnosis.findings if finding.rule in rules]
+    ratios = [f.value / f.threshold if f.threshold else math.inf for f in findings]
+    excesses = [abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf for ratio in ratios]
+    loss, layers = diagnosis.measurement.loss, diagnosis.measurement.layers
+    return (
+        severities.count(Severity.ERROR),
+        severities.count(Severity.WARNING),
+        sum(len(finding.layers) for finding in findings),
+        max(excesses, default=0.0),
+        (loss is not None and not math.isfinite(loss)) + sum(x.nonfinite + x.nonfinite_gradient for x in layers),
+    )
 
 
 def _cores(count: int) -> str:

@@ -60,44 +60,26 @@ class Mending:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What was done, what was left and why, then before and after; as wide as the terminal, but for names."""
-        return terminal.writable("\n".join(self._lines(terminal.width())))
-
-    def _lines(self, width: int) -> list[str]:
-        lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
-        for change in self.done[:SHOWN]:
-            lines += _wrapped(f"  {change.what:<10}  ", f"{change.where}: {change.how}", width)
+        """Changes, remaining findings, and the diagnosis before and after, as wide as the terminal."""
+        rows = [(change.what, f"{change.where}: {change.how}") for change in self.done[:SHOWN]]
         if len(self.done) > SHOWN:
-            lines.append(f"  {'':<10}  and {len(self.done) - SHOWN} more, see .done")
-        for left in self.left:
-            lines += _wrapped(
-                f"  {'left':<10}  ", " ".join(p for p in (left.rule, f"{left.where}:", left.why) if p), width
-            )
-        for note in self.notes:
-            lines += _wrapped(f"  {'note':<10}  ", note, width)
-        lines += _wrapped("  before      ", summary(self.before), width)
-        if self.done:
-            lines += _wrapped("  after       ", summary(self.after), width)
-        return lines
+            rows.append(("", f"and {len(self.done) - SHOWN} more, see .done"))
+        rows += [("left", f"{left.rule} {left.where}: {left.why}") for left in self.left]
+        rows += [("note", note) for note in self.notes]
+        rows += [("before", summary(self.before)), *([("after", summary(self.after))] if self.done else [])]
+        wrap = textwrap.TextWrapper(
+            terminal.width(), subsequent_indent=" " * 14, break_long_words=False, break_on_hyphens=False
+        )
+        lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
+        for label, text in rows:
+            wrap.initial_indent = f"  {label:<10}  "
+            lines += wrap.wrap(text)
+        return terminal.writable("\n".join(lines))
 
 
 def summary(diagnosis: Judgement) -> str:
     """One line: findings, loss, spread."""
-    findings = [f"{f.rule} {f.name}" for f in diagnosis.findings if f.severity is not Severity.NOTE]
-    said = ", ".join(findings) if findings else "healthy"
-    measurement = diagnosis.measurement
-    if measurement.loss is not None:
-        said += f"; loss {measurement.loss:.4g}"
-    profile = measurement.profile
-    return f"{said}; spread {profile.spread:.3g}" if len(profile.names) > 1 else said
-
-
-def _wrapped(head: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    measurement, profile = diagnosis.measurement, diagnosis.measurement.profile
+    text = ", ".join(f"{f.rule} {f.name}" for f in diagnosis.findings if f.severity is not Severity.NOTE) or "healthy"
+    text += "" if measurement.loss is None else f"; loss {measurement.loss:.4g}"
+    return f"{text}; spread {profile.spread:.3g}" if len(profile.names) > 1 else text

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 
 
@@ -48,19 +48,3 @@ class Rule:
     check: Callable[[Evidence], Found | None] = field(repr=False)
     remedy: str
     hidden_by: tuple[str, ...] = ()
-
-    def find(self, evidence: Evidence) -> Finding | None:
-        """The finding, or None."""
-        found = self.check(evidence)
-        if found is None:
-            return None
-        return Finding(
-            rule=self.id,
-            name=self.name,
-            severity=found.severity or self.severity,
-            layers=found.layers,
-            value=found.value,
-            threshold=found.threshold,
-            message=found.message,
-            remedy=found.remedy or self.remedy,
-        )

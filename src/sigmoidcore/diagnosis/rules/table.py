@@ -6,7 +6,7 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.rules import gradient, loss, numbers, structure, time, units, updates
 from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.rule import Rule
+from sigmoidcore.diagnosis.rules.rule import Found, Rule
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -50,7 +50,12 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     if not measurements:
         return ()
     evidence = Evidence(measurements)
-    found = [(rule, finding) for rule in RULES if (finding := rule.find(evidence)) is not None]
-    reported = {finding.rule for _, finding in found if finding.severity is not NOTE}
-    shown = [finding for rule, finding in found if reported.isdisjoint(rule.hidden_by)]
-    return tuple(sorted(shown, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity)))
+    found = [(rule, result) for rule in RULES if (result := rule.check(evidence)) is not None]
+    reported = {rule.id for rule, result in found if (result.severity or rule.severity) is not NOTE}
+    findings = [_finding(rule, result) for rule, result in found if reported.isdisjoint(rule.hidden_by)]
+    return tuple(sorted(findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity)))
+
+
+def _finding(rule: Rule, found: Found) -> Finding:
+    severity, remedy = found.severity or rule.severity, found.remedy or rule.remedy
+    return Finding(rule.id, rule.name, severity, found.layers, found.value, found.threshold, found.message, remedy)
