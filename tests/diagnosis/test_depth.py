@@ -1,11 +1,9 @@
 """What the figures show: numbers of a measurement arranged over depth."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import pictured
 
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report import depth
@@ -92,7 +90,7 @@ def test_the_axis_of_the_outputs_is_logarithmic_only_if_a_layer_reaches_much_far
     assert axis.knee == 1.0
     assert axis.height([-1e6, 0.0, 1e6]).tolist() == pytest.approx([0, 0.5, 1])
     assert axis.height([1e3])[0] == pytest.approx(0.5 + 0.5 * 4 / 7)
-    assert [label for _, label in depth.value_ticks(axis)] == ["-1e+06", "-1000", "-1", "0", "1", "1000", "1e+06"]
+    assert [label for _, label in axis.ticks()] == ["-1e+06", "-1000", "-1", "0", "1", "1000", "1e+06"]
 
 
 def test_layers_without_finite_outputs_have_no_column():
@@ -111,9 +109,7 @@ def test_history_is_relative_to_the_median_of_each_step_over_the_layers_of_the_l
     assert found.at.tolist() == [0, 1, 2, 3]
     assert found.logs[:2, [0, 2, 3]] == pytest.approx(np.array([[-2, 0, 2]] * 2))
     assert np.isnan(found.logs[:2, 1]).all()
-    assert not found.nonfinite[:2].any()
-    assert found.vanished[2].tolist() == [True, False, False, False]
-    assert found.nonfinite[2].tolist() == [False, False, True, False]
+    assert found.logs[2, [0, 2]].tolist() == [-math.inf, math.inf]
 
 
 def test_a_long_history_is_thinned_evenly_and_keeps_its_ends():
@@ -131,9 +127,28 @@ def test_recurrent_layers_come_with_the_one_first_whose_gradient_changes_most_th
     ]
 
 
-def test_what_is_arranged_comes_from_the_measurement_as_it_is():
-    before = pictured.measurement(5)
-    copy = replace(before)
-    for arrange in (depth.gradients, depth.updates, depth.slopes, depth.through_time):
-        arrange(before)
-    assert before == copy
+@pytest.mark.parametrize("layers", [1, 2, 7, 240, 241, 480, 481, 10_000])
+def test_layers_of_a_regular_network_fill_all_columns(layers):
+    count = depth.columns(layers, 480)
+    assert count <= max(480, 1)
+    spans = depth.spans(np.arange(layers), layers, count)
+    covered = {column for first, end in spans for column in range(first, end)}
+    assert covered == set(range(count))
+    assert all(0 <= first < end <= count for first, end in spans)
+
+
+def test_a_layer_lies_in_the_middle_of_its_columns():
+    assert depth.spans(np.array([0, 2, 4]), 6, 12) == [(0, 3), (3, 7), (7, 11)]
+    assert depth.spans(np.array([0, 2, 4]), 6, 12, width=1) == [(0, 2), (4, 6), (8, 10)]
+
+
+def test_a_column_shows_the_mean_of_shares_but_the_farthest_difference_and_both_ends_of_sizes():
+    at = np.arange(1000)
+    shares = np.zeros((1, 1000))
+    shares[0, 500] = 1.0
+    assert np.nanmax(depth.averaged(at, shares, 1000, 10)) == pytest.approx(0.01)
+    assert np.nanmin(depth.farthest(at, -3 * shares, 1000, 10)) == -3
+    sizes = depth.Sizes(at, np.where(at == 500, 1e-9, 1.0), np.zeros(0, dtype=np.int64))
+    low, high = depth.envelope(sizes, 1000, 10)
+    assert low.tolist() == [1, 1, 1, 1, 1, 1e-9, 1, 1, 1, 1]
+    assert high.tolist() == [1] * 10

@@ -10,11 +10,11 @@ from support.measurements import changed, stack
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.report.table import first_weights, layers
+from sigmoidcore.diagnosis.report.table import data_frame, first_weights
 
 
 def test_the_columns_are_the_fields_of_a_layer_and_three_of_its_weight():
-    table = layers(stack(3))
+    table = data_frame(stack(3))
     assert [table.index.name, *table.columns] == [
         *(field.name for field in fields(Layer)),
         "weight_size",
@@ -25,11 +25,11 @@ def test_the_columns_are_the_fields_of_a_layer_and_three_of_its_weight():
 
 
 def test_a_diagnosis_has_the_table_of_its_latest_measurement():
-    assert Diagnosis(stack(3), ()).layers.equals(layers(stack(3)))
+    assert Diagnosis(stack(3), ()).layers.equals(data_frame(stack(3)))
 
 
 def test_numbers_that_may_be_unknown_are_nullable_and_others_are_not():
-    types = layers(stack(3)).dtypes.astype(str)
+    types = data_frame(stack(3)).dtypes.astype(str)
     assert types["gradient"] == types["saturated"] == types["update"] == "Float64"
     assert types["neurons"] == "Int64"
     assert types["rms"] == "float64"
@@ -40,20 +40,20 @@ def test_numbers_that_may_be_unknown_are_nullable_and_others_are_not():
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_types_do_not_depend_on_what_is_in_the_table(depth):
     few = Measurement(stack(3).layers[:depth], (), 1)
-    assert layers(few).dtypes.equals(layers(stack(20)).dtypes)
-    assert len(layers(few)) == depth
+    assert data_frame(few).dtypes.equals(data_frame(stack(20)).dtypes)
+    assert len(data_frame(few)) == depth
 
 
 def test_what_is_not_known_is_na_and_nan_is_a_number_that_was_measured():
     measurement = changed(changed(stack(3), 0, gradient=None), 2, gradient=math.nan)
-    gradient = layers(measurement)["gradient"]
+    gradient = data_frame(measurement)["gradient"]
     assert gradient["net.0"] is pandas.NA
     assert math.isnan(gradient["net.2"])
     assert gradient.isna().tolist() == [True, False, False, False, False]
 
 
 def test_tuples_stay_tuples_also_where_all_have_one_length():
-    table = layers(stack(3))
+    table = data_frame(stack(3))
     assert table["shape"].tolist() == [(64, 8)] * 5
     assert table["weights"]["net.2"] == ("net.2.weight",)
     assert table["histogram"]["net.2"] is None
@@ -70,7 +70,7 @@ def test_of_several_weights_the_first_matrix_stands_for_the_layer_or_else_the_fi
 
 def test_the_weight_of_a_layer_is_in_its_row():
     weights = (replace(stack(3).weights[0], update=1e-3, gradient=None), *stack(3).weights[1:])
-    row = layers(replace(stack(3), weights=weights)).loc["net.0"]
+    row = data_frame(replace(stack(3), weights=weights)).loc["net.0"]
     assert row["weight_size"] == 2.5
     assert row["weight_gradient"] is pandas.NA
     assert row["update"] == 1e-3
@@ -79,4 +79,4 @@ def test_the_weight_of_a_layer_is_in_its_row():
 def test_without_pandas_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'pip install "sigmoid-core\[tables\]"'):
-        layers(stack(3))
+        data_frame(stack(3))

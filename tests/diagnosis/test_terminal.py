@@ -1,16 +1,98 @@
-"""A diagnosis where it is shown: on standard output of any width and encoding, as one line, in a notebook."""
+"""Text for a terminal: nothing is wider than it may be, and a folded call still means the same."""
 
+import ast
 import io
 import os
-import re
 import sys
 from dataclasses import replace
 
 import pytest
-from support.measurements import dead, stack, vanishing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.measurements import stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.report.columns import columns
+from sigmoidcore.diagnosis.report.terminal import columns, folded, printable, shortened, wrapped
+
+ANYTHING = st.text(alphabet=st.characters(codec=None))
+
+
+@pytest.mark.parametrize(("text", "count"), [("", 0), ("abc", 3), ("感知机", 6), ("ｱ", 1), ("é", 1), ("e\u0301", 1)])
+def test_wide_characters_take_two_columns_and_combining_ones_none(text, count):
+    assert columns(text) == count
+
+
+@settings(deadline=None)
+@given(ANYTHING)
+def test_what_a_terminal_would_obey_is_written_as_an_escape(text):
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
+
+
+def test_an_escape_sequence_colours_nothing():
+    assert printable("a\x1b[31m\n\ud800") == r"a\x1b[31m\n\ud800"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "short"),
+    [
+        ("encoder.layers.11.attention.output.dense", 80, "encoder.layers.11.attention.output.dense"),
+        ("encoder.layers.11.attention.output.dense", 36, "encoder…11.attention.output.dense"),
+        ("encoder.layers.11.attention.output.dense", 24, "encoder…11…output.dense"),
+        ("encoder.layers.11.attention.output.dense", 17, "encoder…11…dense"),
+        ("encoder.layers.11.attention.output.dense", 10, "enc…dense"),
+        ("abcdefghijkl", 7, "ab…ijkl"),
+        ("感知机的很长的名字", 9, "感…的名字"),
+    ],
+)
+def test_a_name_is_shortened_in_the_middle_and_keeps_its_ends_and_its_number(name, limit, short):
+    assert shortened(name, limit) == short
+
+
+@settings(deadline=None)
+@given(ANYTHING, st.integers(1, 30))
+def test_a_shortened_text_never_takes_more_columns_than_it_may(text, limit):
+    assert columns(shortened(text, limit)) <= limit
+
+
+@settings(deadline=None)
+@given(ANYTHING, st.integers(4, 40))
+def test_wrapped_lines_fit_and_keep_every_short_word(text, limit):
+    lines = wrapped(text, limit)
+    assert all(columns(line) <= limit for line in lines)
+    words = [printable(word) for word in text.split()]
+    if all(columns(word) <= limit for word in words):
+        assert " ".join(lines) == " ".join(words)
+
+
+CALLS = [
+    "sc.prepare(model, inputs)",
+    "sc.convert(model, include=['encoder.layers.0.activation', 'encoder.layers.1.activation'], nearest=('head.gate',))",
+    "report = sc.prepare(model, inputs, targets, loss_fn, level=0.5, exclude=['a', 'b', 'c'], generator=generator)",
+    "optimizer = torch.optim.Adam(model.parameters(), lr=sc.depth_scaled_lr(model, torch.float32), betas=(0.9, 0.99))",
+    "sc.convert(model, include='" + "a.very.long.name." * 12 + "')",
+    "sc.convert(model); sc.prepare(model, [inputs_of_the_first_batch, inputs_of_the_second_batch, 'it\\'s \"both\"'])",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("limit", [44, 72])
+def test_a_folded_call_runs_the_same_and_fits_unless_a_single_name_does_not(call, limit):
+    lines = folded(call, limit)
+    assert all(columns(line) <= limit or "a.very.long.name" in line for line in lines)
+    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(call))
+
+
+@settings(deadline=None)
+@given(st.lists(ANYTHING, min_size=1, max_size=4))
+def test_names_in_a_call_are_kept_whatever_characters_they_have(names):
+    lines = folded(f"sc.convert(model, include={names!r})", 60)
+    assert ast.literal_eval(ast.parse("\n".join(lines)).body[0].value.keywords[0].value) == names
+
+
+def test_a_call_that_fits_is_not_changed():
+    assert folded("sc.prepare( model,inputs )", 72) == ["sc.prepare( model,inputs )"]
+
 
 BROKEN = Diagnosis(stack(30, 1e-2), (vanishing(*(f"net.{i}" for i in range(20)), call="sc.convert(model)"),))
 
@@ -66,26 +148,3 @@ def test_an_output_with_bars_and_arrows_gets_them(monkeypatch):
 def test_its_repr_is_one_line_with_the_verdict():
     assert repr(BROKEN) == "<Diagnosis: 1 error in 59 layers>"
     assert repr(Diagnosis(stack(4, 1.1), ())).startswith("<Diagnosis: healthy: 7 layers")
-
-
-def test_a_notebook_shows_the_verdict_the_findings_and_the_layers_in_a_few_kilobytes():
-    html = BROKEN._repr_html_()
-    assert len(html) < 10_000
-    for part in ("1 error in 59 layers", "SC101 error: vanishing gradient", "sc.convert(model)", "gradient profile"):
-        assert part in html
-    assert "<script" not in html
-    assert len(Diagnosis(stack(5000, 1.01), BROKEN.findings)._repr_html_()) < 10_000
-
-
-def test_what_a_notebook_shows_of_names_is_text_and_no_markup():
-    evil = "<img src=x onerror=alert(1)>\n</pre>&"
-    finding = replace(dead(evil), message=evil, remedy=evil, call=evil, name=evil)
-    measurement = replace(stack(2), notes=(evil,), loss=1.0, loss_function=evil)
-    html = Diagnosis(measurement, (finding,))._repr_html_()
-    assert set(re.findall(r"<(/?\w+)", html)) <= {
-        t for n in ("div", "p", "b", "ul", "li", "pre") for t in (n, f"/{n}")
-    } | {
-        "br",
-        "code",
-        "/code",
-    }

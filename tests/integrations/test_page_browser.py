@@ -306,7 +306,7 @@ def test_without_javascript_findings_figures_and_table_are_there_and_no_dead_con
 def test_a_page_of_nothing_opens(open_page):
     measurement = replace(pictured.measurement(1), layers=(), weights=())
     page = open_page(replace(pictured.broken(1), measurement=measurement, findings=()))
-    assert page.locator("h1").inner_text().lower() == "no layers were seen"
+    assert page.locator("h1").inner_text().lower() == "no layers were seen, nothing found"
     assert page.locator("#count").inner_text() == "0 layers"
 
 

@@ -148,7 +148,7 @@ def test_a_wrong_target_is_refused_at_once(monkeypatch):
 def test_pictures_without_matplotlib_are_refused_at_once(monkeypatch):
     for name in ["matplotlib", *(name for name in sys.modules if name.startswith("matplotlib."))]:
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("sigmoidcore.diagnosis.report.plots", "sigmoidcore.plots.style"):
+    for name in ("sigmoidcore.diagnosis.report.figures", "sigmoidcore.plots.style"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ImportError, match=r"pip install \"sigmoid-core\[plots\]\""):
         TensorBoard(Writer())

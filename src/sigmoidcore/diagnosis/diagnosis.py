@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sigmoidcore.diagnosis.judgement import Judgement, Subject
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
-from sigmoidcore.diagnosis.report import json, text
-from sigmoidcore.diagnosis.report.notebook import to_notebook
-from sigmoidcore.diagnosis.report.page import to_html
-from sigmoidcore.diagnosis.report.table import layers
-from sigmoidcore.diagnosis.report.terminal import width, writable
+from sigmoidcore.diagnosis.report import json, page, table, terminal, text
 
 if TYPE_CHECKING:
     import pandas
@@ -51,7 +47,7 @@ class Diagnosis(Judgement):
         Raises:
             ImportError: pandas is not installed (extra `tables`).
         """
-        return layers(self.measurement)
+        return table.data_frame(self.measurement)
 
     def __str__(self) -> str:
         """Findings first, then the worst layers.
@@ -59,15 +55,15 @@ class Diagnosis(Judgement):
         The text is as wide as the terminal, from 40 to 100 columns, or 80 without one. It is ASCII if the encoding of
         standard output has no block characters.
         """
-        return writable(text.told(self, width()))
+        return terminal.writable(text.to_text(self, terminal.width()))
 
     def __repr__(self) -> str:
         """The verdict in one line."""
-        return writable(f"<Diagnosis: {text.verdict(self)}>")
+        return terminal.writable(f"<Diagnosis: {text.verdict(self)}>")
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return to_notebook(self)
+        return page.to_notebook(self)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """JSON with a version number, described in docs/diagnosis-schema.json; also written to `path`, if given.
@@ -93,7 +89,7 @@ class Diagnosis(Judgement):
         Raises:
             OSError: the file cannot be written.
         """
-        return to_html(self, path)
+        return page.to_html(self, path)
 
     def plot(self) -> "Figure":
         """Profile, saturation and activations over depth.
@@ -101,9 +97,9 @@ class Diagnosis(Judgement):
         Raises:
             ImportError: matplotlib is not installed (extra `plots`).
         """
-        from sigmoidcore.diagnosis.report.plots import overview
+        from sigmoidcore.diagnosis.report.figures import overview
 
-        return overview(self)
+        return overview(self.measurement)
 
     def mend(self, **options: Any) -> Mending:
         """Apply what can be applied; see `mend.mend`."""

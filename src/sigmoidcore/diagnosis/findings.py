@@ -1,11 +1,11 @@
-"""What the rules say of a measurement."""
+"""Findings: the results of the rules."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How bad a finding is. A network with errors or warnings is called broken; notes are facts worth knowing."""
+    """Severity of a finding. A network with errors or warnings is called broken; notes are facts worth knowing."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -20,12 +20,12 @@ class Finding:
         rule: stable identifier, such as "SC101"; docs/rules.md has a section for each.
         name: of the rule, such as "vanishing gradient".
         severity: see `Severity`.
-        layers: names of the layers (or, for rules about weights, of the parameters) that it is about, worst first.
+        layers: names of the affected layers (for rules about weights: of the parameters), worst first.
         value: the worst number.
-        threshold: what it was compared with.
+        threshold: the limit for this number.
         message: what is wrong, one or two sentences with names and numbers.
         remedy: what to do, in words.
-        call: the exact call by which Sigmoid Core can mend it, or None.
+        call: the exact call with which Sigmoid Core repairs it, or None.
     """
 
     rule: str

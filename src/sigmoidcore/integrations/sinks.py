@@ -33,7 +33,7 @@ class _Tracker(ABC):
 
     def __init__(self, prefix: str, pictures: bool) -> None:
         if pictures:  # a missing matplotlib is an error now, not in the middle of a training
-            import sigmoidcore.diagnosis.report.plots  # noqa: F401
+            import sigmoidcore.diagnosis.report.figures  # noqa: F401
         self._prefix = prefix
         self._pictures = pictures
         self._latest: int | None = None

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
-from sigmoidcore.diagnosis.report.wording import short
+from sigmoidcore.diagnosis.report.formatting import short
 from sigmoidcore.equalizer.equalizer import Sample
 
 if TYPE_CHECKING:
@@ -91,9 +90,9 @@ def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from sigmoidcore.diagnosis.report.plots import overview
+    from sigmoidcore.diagnosis.report.figures import overview
 
-    figure = _profile(sample) if isinstance(sample, Sample) else overview(Diagnosis(sample, ()))
+    figure = _profile(sample) if isinstance(sample, Sample) else overview(sample)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
@@ -101,7 +100,7 @@ def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
 
 def _profile(sample: Sample) -> "Figure":
     """The gradient profile of the cores, drawn like that of the layers of a measurement."""
-    from sigmoidcore.diagnosis.report.plots import profile
+    from sigmoidcore.diagnosis.report.figures import profile
     from sigmoidcore.plots.style import style_axes
 
     with np.errstate(over="ignore"):

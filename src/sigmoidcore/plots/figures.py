@@ -12,14 +12,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
-from sigmoidcore.plots.style import FAINT, INK, NOTHING, PALETTE, ROW, SMALL_AND_LARGE, new_figure, style_axes
+from sigmoidcore.plots.style import (
+    FAINT,
+    INK,
+    NOTHING,
+    PALETTE,
+    ROW,
+    SMALL_AND_LARGE,
+    legend_below,
+    mark_band,
+    new_figure,
+    style_axes,
+)
 
 __all__ = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
 
@@ -152,12 +163,8 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     axes.minorticks_off()
     for names, place, text in ((vanished, len(vanished) * ROW / 2, "0"), (odd, 1 - len(odd) * ROW / 2, "not finite")):
         if names:
-            half = len(names) * ROW / 2
-            patch = Rectangle((0, place - half), 1, 2 * half, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
-            patch.set_transform(axes.transAxes)
-            axes.add_patch(patch)
-            axes.text(-0.008, place, text, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
-    figure.legend(loc="outside lower left", fontsize=9, frameon=False, labelcolor=INK)
+            mark_band(axes, place, len(names) * ROW, text)
+    legend_below(figure)
     return figure
 
 
@@ -214,14 +221,8 @@ def learning_curves(
     style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
     style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
     left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
-    figure.legend(
-        *left.get_legend_handles_labels(),
-        loc="outside lower left",
-        ncols=3,
-        fontsize=9,
-        frameon=False,
-        labelcolor=INK,
-    )
+    handles, labels = left.get_legend_handles_labels()
+    legend_below(figure, handles=handles, labels=labels, ncols=3)
     return figure
 
 
@@ -284,13 +285,7 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
     bar.set_label("gradient size over the median, log10", fontsize=10, color=INK)
     bar.ax.tick_params(colors=INK, labelsize=9)
     if any(not np.isfinite(table).all() for table in relative.values()):
-        figure.legend(
-            handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")],
-            loc="outside lower left",
-            fontsize=9,
-            frameon=False,
-            labelcolor=INK,
-        )
+        legend_below(figure, handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")])
     return figure
 
 

@@ -1,11 +1,13 @@
-"""The style of all figures: colours, an empty figure, and what every panel has in common. Needs matplotlib."""
+"""The style of all figures: colours, an empty figure, and the parts that panels share. Needs matplotlib."""
 
 import io
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 
 PALETTE = {
     "black": "#000000",
@@ -23,13 +25,13 @@ INK = "#222222"
 FAINT = "#D9D9D9"
 NOTHING = "#9A9A9A"
 ROW = 0.045
-"""Height, as a share of the axes, of a row of marks for layers that a log axis has no place for."""
+"""Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
 
 SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE["blue"], "white", PALETTE["vermilion"]])
 
 
 class Picture(Figure):
-    """A figure that a notebook shows by itself, also where nobody has imported pyplot."""
+    """A figure that a notebook shows without pyplot."""
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
@@ -38,13 +40,13 @@ class Picture(Figure):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure, in inches, that fits its labels by itself."""
+    """An empty white figure, in inches, with room for its labels."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03)
     return Picture(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """What every panel has in common: title at the left, labelled axes, no box, a faint grid behind the data."""
+    """Title at the left, labelled axes, no box, a faint grid behind the data."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
     axes.set_xlabel(x_label, fontsize=10, color=INK)
     axes.set_ylabel(y_label, fontsize=10, color=INK)
@@ -53,3 +55,16 @@ def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.tick_params(colors=INK, labelsize=9)
     axes.grid(True, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def mark_band(axes: Axes, middle: float, height: float, label: str) -> None:
+    """A grey band for marks, `middle` and `height` as shares of the axes, with its label at the left."""
+    band = Rectangle((0, middle - height / 2), 1, height, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+    band.set_transform(axes.transAxes)
+    axes.add_patch(band)
+    axes.text(-0.008, middle, label, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
+
+
+def legend_below(figure: Figure, **options: Any) -> None:
+    """A legend below the panels."""
+    figure.legend(loc="outside lower left", fontsize=9, frameon=False, labelcolor=INK, **options)

@@ -1,1 +1,1 @@
-"""How a diagnosis is shown: as text, as a table, as a page, as figures. Nothing is measured or judged here."""
+"""A diagnosis as text, page, table, figures and JSON. Nothing is measured or judged here."""

@@ -1,7 +1,7 @@
-"""What the figures of a diagnosis show: the numbers of a measurement arranged over depth. Nothing is drawn here.
+"""The numbers of a measurement, arranged over depth for the figures of the page and of matplotlib.
 
-A layer's place is its position in `Measurement.layers`, 0 next to the input. All figures share this axis, so that a
-layer is at the same place in each.
+The place of a layer is its position in `Measurement.layers`, 0 next to the input. All figures share this axis. A figure
+has columns: two for each layer, one for each layer, or one for several neighbouring layers.
 """
 
 import math
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ROWS = 40
-"""Rows of the common axis that the histograms of the outputs are laid on."""
+"""Rows of the common axis of the histograms of the outputs."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Sizes:
 
     Attributes:
         at: places of the layers, ascending; several sizes may have the same.
-        values: 0, inf and nan among them.
-        missing: places of the layers that should have a size, and have none.
+        values: the sizes, with 0, inf and nan among them.
+        missing: places of the layers whose size is unknown.
     """
 
     at: Ints
@@ -36,12 +36,12 @@ class Sizes:
 
     @property
     def drawable(self) -> NDArray[np.bool_]:
-        """Those that a log axis has a place for."""
+        """Which sizes have a place on a log axis."""
         return np.isfinite(self.values) & (self.values > 0)
 
     @property
     def marked(self) -> dict[str, Ints]:
-        """Places of those that it has none for, by what they are."""
+        """Places of the other sizes, by their kind."""
         marks = {
             "nan": self.at[np.isnan(self.values)],
             "inf": self.at[np.isinf(self.values)],
@@ -52,72 +52,16 @@ class Sizes:
 
     @property
     def decades(self) -> tuple[float, float]:
-        """Ends of the log axis, as powers of ten: three decades at least, so that a level profile looks level."""
+        """Ends of the log axis, as powers of ten: at least three decades, so that a level profile looks level."""
         logs = np.log10(self.values[self.drawable])
         least, most = (float(logs.min()), float(logs.max())) if logs.size else (-1.0, 0.0)
         margin = max((3 - (most - least)) / 2, 0.06 * (most - least))
         return least - margin, most + margin
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Shares by depth: a histogram for each of some layers.
-
-    Attributes:
-        at: places of the layers, ascending.
-        shares: [rows, layers]; each layer's sum is 1, or 0 where nothing was counted. Row 0 is the lowest.
-        axis: what the rows stand for.
-    """
-
-    at: Ints
-    shares: Floats
-    axis: "Axis"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """From values to heights in [0, 1]: linear, or beyond `knee` on both sides of 0 by their logarithm."""
-
-    low: float
-    high: float
-    knee: float | None = None
-
-    def bend(self, values: Floats) -> Floats:
-        """Values as they are spaced on the axis."""
-        if self.knee is None:
-            return values
-        scaled = np.abs(values) / self.knee
-        return np.sign(values) * np.where(scaled <= 1, scaled, 1 + np.log10(np.maximum(scaled, 1)))
-
-    def height(self, values: Iterable[float]) -> Floats:
-        """Where on the axis: 0 is its lower end, 1 its upper one."""
-        low, high, bent = (self.bend(np.asarray(v, dtype=np.float64)) for v in (self.low, self.high, list(values)))
-        return np.asarray((bent - low) / (high - low), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class History:
-    """Gradient sizes by step and layer, relative to each step's median.
-
-    Attributes:
-        steps: ascending.
-        at: places of the layers.
-        logs: [steps, layers] log10 of size over median; nan where there is none.
-        vanished: [steps, layers] the gradient is 0.
-        nonfinite: [steps, layers] it is not finite.
-    """
-
-    steps: Ints
-    at: Ints
-    logs: Floats
-    vanished: NDArray[np.bool_]
-    nonfinite: NDArray[np.bool_]
-
-
 def gradients(measurement: Measurement) -> Sizes:
     """The gradient size of every layer with weights."""
-    weighted = [(at, layer.gradient) for at, layer in enumerate(measurement.layers) if layer.role == "weights"]
-    return _sizes(weighted)
+    return _sizes([(at, x.gradient) for at, x in enumerate(measurement.layers) if x.role == "weights"])
 
 
 def updates(measurement: Measurement) -> Sizes:
@@ -131,38 +75,85 @@ def updates(measurement: Measurement) -> Sizes:
 
 def _sizes(found: Sequence[tuple[int, float | None]]) -> Sizes:
     known = [(at, value) for at, value in found if value is not None]
-    return Sizes(
-        np.array([at for at, _ in known], dtype=np.int64),
-        np.array([value for _, value in known], dtype=np.float64),
-        np.array([at for at, value in found if value is None], dtype=np.int64),
-    )
-
-
-def slopes(measurement: Measurement) -> Cells:
-    """How the neurons' mean relative slopes are distributed in every activation."""
-    found = [(at, layer.slopes) for at, layer in enumerate(measurement.layers) if layer.slopes is not None]
-    counts = np.array([counted for _, counted in found], dtype=np.float64).reshape(len(found), BINS).T
-    return Cells(_places(found), counts / np.maximum(counts.sum(axis=0), 1), Axis(0.0, 1.0))
-
-
-def outputs(measurement: Measurement, weighted: bool) -> Cells:
-    """How the outputs are distributed, of every layer with weights or of every one without, on one axis for all."""
-    found = [
-        (at, layer)
-        for at, layer in enumerate(measurement.layers)
-        if (layer.role == "weights") is weighted and layer.histogram is not None and any(layer.histogram)
-    ]
-    axis = _axis([layer for _, layer in found])
-    shares = np.array([_laid(layer, axis) for _, layer in found], dtype=np.float64).reshape(len(found), ROWS).T
-    return Cells(_places(found), shares, axis)
+    missing = [at for at, value in found if value is None]
+    return Sizes(_places(known), np.array([value for _, value in known], np.float64), np.array(missing, np.int64))
 
 
 def _places(found: Sequence[tuple[int, object]]) -> Ints:
     return np.array([at for at, _ in found], dtype=np.int64)
 
 
-def _axis(layers: Sequence[Layer]) -> Axis:
-    """Linear; logarithmic beyond what is usual, where some layers reach more than 20 times as far as most."""
+@dataclass(frozen=True)
+class Axis:
+    """From values to heights in [0, 1]: linear, or logarithmic beyond `knee` on both sides of 0."""
+
+    low: float
+    high: float
+    knee: float | None = None
+
+    def height(self, values: Iterable[float]) -> Floats:
+        """Heights on the axis: 0 is its lower end, 1 its upper end."""
+        bent = np.array([self.low, self.high, *values], dtype=np.float64)
+        if self.knee is not None:
+            scaled = np.abs(bent) / self.knee
+            bent = np.sign(bent) * np.where(scaled <= 1, scaled, 1 + np.log10(np.maximum(scaled, 1)))
+        return np.asarray((bent[2:] - bent[0]) / (bent[1] - bent[0]), dtype=np.float64)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Heights and labels: round numbers, with 0 if it lies on the axis."""
+        if self.knee is None:
+            step = round_step(self.high - self.low, 5)
+            values = [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        else:
+            last = math.floor(math.log10(max(self.high, -self.low)))
+            powers = [10.0**p for p in range(math.ceil(math.log10(self.knee)), last + 1)]
+            powers = powers[:: max(1, math.ceil(len(powers) / 3))]
+            values = [v for v in (*(-p for p in reversed(powers)), 0.0, *powers) if self.low <= v <= self.high]
+        return [(height, f"{value:.6g}") for height, value in zip(self.height(values).tolist(), values, strict=True)]
+
+
+def round_step(length: float, most: int) -> float:
+    """The smallest distance 1, 2 or 5 times a power of ten that fits at most `most` times into a length."""
+    decade = 10.0 ** math.floor(math.log10(length / most))
+    return next(m * decade for m in (1, 2, 5, 10) if length / (m * decade) <= most)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A histogram for each of some layers.
+
+    Attributes:
+        at: places of the layers, ascending.
+        shares: [rows, layers]; the sum for each layer is 1, or 0 for an empty histogram. Row 0 is the lowest.
+        axis: of the rows.
+    """
+
+    at: Ints
+    shares: Floats
+    axis: Axis
+
+
+def slopes(measurement: Measurement) -> Cells:
+    """The histogram of the mean relative slopes of the neurons of every activation."""
+    found = [(at, layer.slopes) for at, layer in enumerate(measurement.layers) if layer.slopes is not None]
+    counts = np.array([counted for _, counted in found], dtype=np.float64).reshape(len(found), BINS).T
+    return Cells(_places(found), counts / np.maximum(counts.sum(axis=0), 1), Axis(0.0, 1.0))
+
+
+def outputs(measurement: Measurement, weighted: bool) -> Cells:
+    """Histograms of the outputs of all layers with weights, or of all without, on one common axis."""
+    found = [
+        (at, layer)
+        for at, layer in enumerate(measurement.layers)
+        if (layer.role == "weights") is weighted and layer.histogram is not None and any(layer.histogram)
+    ]
+    axis = _output_axis([layer for _, layer in found])
+    shares = np.array([_on_axis(layer, axis) for _, layer in found], dtype=np.float64).reshape(len(found), ROWS).T
+    return Cells(_places(found), shares, axis)
+
+
+def _output_axis(layers: Sequence[Layer]) -> Axis:
+    """Linear, or logarithmic for large values if some layers reach more than 20 times as far as most."""
     low = min((layer.low for layer in layers if layer.low is not None), default=0.0)
     high = max((layer.high for layer in layers if layer.high is not None), default=1.0)
     if not low < high:
@@ -172,8 +163,8 @@ def _axis(layers: Sequence[Layer]) -> Axis:
     return Axis(low, high, usual if 0 < 20 * usual < max(reach) else None)
 
 
-def _laid(layer: Layer, axis: Axis) -> Floats:
-    """The shares of a layer's histogram in the rows of an axis: within its bins, values are taken as even."""
+def _on_axis(layer: Layer, axis: Axis) -> Floats:
+    """The shares of a layer's histogram in the rows of an axis; values are taken as even within a bin."""
     counts = np.array(layer.histogram, dtype=np.float64)
     low, high = layer.low or 0.0, layer.high or 0.0
     edges = axis.height(low + (high - low) * np.linspace(0, 1, len(counts) + 1)) * ROWS
@@ -185,65 +176,105 @@ def _laid(layer: Layer, axis: Axis) -> Floats:
     return np.diff(np.interp(np.arange(ROWS + 1), edges, below, left=0.0, right=1.0))
 
 
+@dataclass(frozen=True)
+class History:
+    """Gradient sizes by step and layer, relative to the median of each step.
+
+    Attributes:
+        steps: ascending.
+        at: places of the layers.
+        logs: [steps, layers] log10 of size over median; -inf for 0, inf for inf and nan, nan for unknown.
+    """
+
+    steps: Ints
+    at: Ints
+    logs: Floats
+
+
 def history(measurements: Sequence[Measurement], most: int) -> History:
     """The profiles of at most `most` steps, evenly thinned, over the layers of the last one."""
-    kept = (
-        measurements if len(measurements) <= most else [measurements[i] for i in spread_evenly(len(measurements), most)]
-    )
-    place = {layer.name: at for at, layer in enumerate(measurements[-1].layers) if layer.role == "weights"}
-    column = {name: i for i, name in enumerate(place)}
-    sizes = np.full((len(kept), len(place)), np.nan)
-    missing = np.ones(sizes.shape, dtype=np.bool_)
-    for row, measurement in enumerate(kept):
+    thinned = [measurements[i] for i in spread_evenly(len(measurements), most)]
+    places = {x.name: at for at, x in enumerate(measurements[-1].layers) if x.role == "weights"}
+    column = {name: i for i, name in enumerate(places)}
+    logs = np.full((len(thinned), len(places)), np.nan)
+    for row, measurement in zip(logs, thinned, strict=True):
         for layer in measurement.layers:
             if layer.gradient is not None and layer.name in column:
-                sizes[row, column[layer.name]] = layer.gradient
-                missing[row, column[layer.name]] = False
-    finite = np.isfinite(sizes) & (sizes > 0)
-    logs = np.log10(np.where(finite, sizes, 1.0))
-    logs[~finite] = np.nan
-    for line in logs:
-        if not np.isnan(line).all():
-            line -= np.nanmedian(line)
-    steps = np.array([i if m.step is None else m.step for i, m in enumerate(kept)], dtype=np.int64)
-    return History(
-        steps, np.array(list(place.values()), dtype=np.int64), logs, sizes == 0, ~np.isfinite(sizes) & ~missing
-    )
+                size = layer.gradient
+                drawable = 0 < size < math.inf
+                row[column[layer.name]] = math.log10(size) if drawable else -math.inf if size == 0 else math.inf
+        if np.isfinite(row).any():
+            row -= np.median(row[np.isfinite(row)])
+    steps = np.array([i if m.step is None else m.step for i, m in enumerate(thinned)], dtype=np.int64)
+    return History(steps, np.array(list(places.values()), dtype=np.int64), logs)
 
 
 def through_time(measurement: Measurement) -> list[tuple[int, Layer]]:
     """Recurrent layers with their places, those whose gradient changes most through time first."""
+
+    def change(steps: Sequence[float]) -> float:
+        drawable = all(0 < size < math.inf for size in steps)
+        return math.log(max(steps)) - math.log(min(steps)) if drawable else math.inf
+
     found = [(at, layer) for at, layer in enumerate(measurement.layers) if layer.steps]
-    return sorted(found, key=lambda pair: -_change(pair[1].steps or ()))
-
-
-def _change(steps: Sequence[float]) -> float:
-    """Largest over smallest, as a logarithm; inf if one is 0 or not finite."""
-    if not all(0 < size < math.inf for size in steps):
-        return math.inf
-    return math.log(max(steps)) - math.log(min(steps))
+    return sorted(found, key=lambda pair: -change(pair[1].steps or ()))
 
 
 def spread_evenly(count: int, most: int) -> list[int]:
-    """Up to `most` of the numbers 0 to count - 1, evenly, both ends among them."""
+    """Up to `most` of the numbers 0 to count - 1, evenly spaced, with both ends."""
     most = min(count, most)
     return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)})
 
 
-def value_ticks(axis: Axis) -> list[tuple[float, str]]:
-    """Heights and labels on an axis of values: round numbers, 0 among them if it lies on it."""
-    if axis.knee is None:
-        step = _round_step(axis.high - axis.low)
-        values = [k * step for k in range(math.ceil(axis.low / step), math.floor(axis.high / step) + 1)]
-    else:
-        last = math.floor(math.log10(max(axis.high, -axis.low)))
-        powers = [10.0**p for p in range(math.ceil(math.log10(axis.knee)), last + 1)]
-        powers = powers[:: max(1, math.ceil(len(powers) / 3))]
-        values = [v for v in (*(-p for p in reversed(powers)), 0.0, *powers) if axis.low <= v <= axis.high]
-    return [(height, f"{value:.6g}") for height, value in zip(axis.height(values).tolist(), values, strict=True)]
+def pitch(at: Ints) -> int:
+    """The usual distance of these places in layers."""
+    return int(np.median(np.diff(np.unique(at)))) if np.unique(at).size > 1 else 1
 
 
-def _round_step(length: float) -> float:
-    """A round distance for which about five ticks fit into a length."""
-    decade = 10.0 ** math.floor(math.log10(length / 5))
-    return next(m * decade for m in (1, 2, 5, 10) if length / (m * decade) <= 5)
+def columns(layers: int, most: int) -> int:
+    """Columns for these layers: two each, one each, or `most` in all."""
+    return next((count for count in (2 * layers, layers) if count <= most), most)
+
+
+def spans(at: Ints, layers: int, count: int, width: int | None = None) -> list[tuple[int, int]]:
+    """For each place, its first column and the one after its last: centred, `width` layers wide, or one pitch."""
+    scale, half = count / max(1, layers), (pitch(at) if width is None else width) / 2
+    found = []
+    for place in at.tolist():
+        first = max(0, math.floor((place + 0.5 - half) * scale + 0.5))
+        end = min(count, math.floor((place + 0.5 + half) * scale + 0.5))
+        inside = min(count - 1, int((place + 0.5) * scale))
+        found.append((first, end) if first < end else (inside, inside + 1))
+    return found
+
+
+def averaged(at: Ints, values: Floats, layers: int, most: int) -> Floats:
+    """Values [rows, places] as [rows, columns]: the mean of the layers in a column; nan for an empty column."""
+    count = columns(layers, most)
+    total, number = np.zeros((len(values), count)), np.zeros(count)
+    for i, (first, end) in enumerate(spans(at, layers, count)):
+        total[:, first:end] += values[:, i : i + 1]
+        number[first:end] += 1
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def farthest(at: Ints, values: Floats, layers: int, most: int) -> Floats:
+    """Values [rows, places] as [rows, columns]: of the layers in a column, the value that is farthest from 0."""
+    count = columns(layers, most)
+    table = np.full((len(values), count), np.nan)
+    for i, (first, end) in enumerate(spans(at, layers, count)):
+        old, new = table[:, first:end], values[:, i : i + 1]
+        table[:, first:end] = np.where(np.isnan(old) | (np.abs(new) > np.abs(old)), new, old)
+    return table
+
+
+def envelope(sizes: Sizes, layers: int, most: int) -> tuple[Floats, Floats]:
+    """Smallest and largest drawable size in every column; nan for an empty column."""
+    count = columns(layers, most)
+    low, high = np.full(count, np.nan), np.full(count, np.nan)
+    found = spans(sizes.at, layers, count)
+    for value, drawable, (first, end) in zip(sizes.values.tolist(), sizes.drawable.tolist(), found, strict=True):
+        if drawable:
+            low[first:end] = np.fmin(low[first:end], value)
+            high[first:end] = np.fmax(high[first:end], value)
+    return low, high

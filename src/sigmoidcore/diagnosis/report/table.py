@@ -1,57 +1,76 @@
-"""The layers of a measurement as a DataFrame of pandas."""
+"""The layers of a measurement as a table: its columns for the text and the page, and a DataFrame of pandas."""
 
+import math
 import typing
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 
 if TYPE_CHECKING:
     import pandas
 
-_OF_WEIGHT = {"weight_size": "size", "weight_gradient": "gradient", "update": "update"}
+ALIKE = 0.1
+"""The text shows the spread across samples if it is below this in a layer."""
 
 
-def layers(measurement: Measurement) -> "pandas.DataFrame":
-    """A row for each layer, in the order in which they ran.
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
 
-    Args:
-        measurement: of one step.
-
-    Returns:
-        A table whose index is `name` and whose columns are the other fields of `Layer`, then `weight_size`,
-        `weight_gradient` and `update` of the layer's first weight of at least two dimensions, or else of its first.
-        What is not known is `pandas.NA`, in columns of type Float64 and Int64; nan there is a number that was measured.
-
-    Raises:
-        ImportError: pandas is not installed (extra `tables`).
-
-    Example:
-        >>> layer = Layer("head", "head", "Linear", "weights", gradient=0.5)
-        >>> table = layers(Measurement((layer,), (), samples=8))
-        >>> print(*table.loc["head", ["kind", "gradient", "gain"]])
-        Linear 0.5 <NA>
+    Attributes:
+        key: its name for scripts.
+        head: its heading; it ends in "%" if the values are shares.
+        meaning: its explanation.
+        value: the number of a layer, or None.
+        notable: whether a value is reason enough for the text to show the column.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            'a table of the layers needs pandas, which is missing: pip install "sigmoid-core[tables]"'
-        ) from error
 
-    hints = typing.get_type_hints(Layer)
-    columns: dict[str, Any] = {
-        field.name: _column(hints[field.name], [getattr(layer, field.name) for layer in measurement.layers])
-        for field in fields(Layer)
-    }
+    key: str
+    head: str
+    meaning: str
+    value: Callable[[Layer], float | None]
+    notable: Callable[[float], bool] = lambda value: True
+
+
+def number_columns(measurement: Measurement) -> list[Column]:
+    """The columns of numbers, in the order of the page."""
     weights = first_weights(measurement)
-    for column, name in _OF_WEIGHT.items():
-        columns[column] = _column(float | None, [None if w is None else getattr(w, name) for w in weights])
-    index = pandas.Index(columns.pop("name"), name="name")
-    return pandas.DataFrame({name: pandas.Series(values, index) for name, values in columns.items()}, index)
+    updates = {layer.name: w.update for layer, w in zip(measurement.layers, weights, strict=True) if w is not None}
+    gain = "gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level"
+    return [
+        Column("gradient", "gradient", "size of the gradient of the layer's output", lambda x: x.gradient),
+        Column("gain", "gain", gain, lambda x: x.gain),
+        Column("rms", "RMS", "root mean square of the output", lambda x: None if math.isnan(x.rms) else x.rms),
+        Column(
+            "spread", "spread", "difference of the output across samples, from 0 to 1", lambda x: x.spread,
+            lambda value: not value >= ALIKE,
+        ),
+        Column("slope", "slope", "mean relative slope of the neurons, from 0 to 1", lambda x: x.relative_slope),
+        Column("saturated", "satur. %", "share of the neurons that are saturated", lambda x: x.saturated, bool),
+        Column("dead", "dead %", "share of the neurons with derivative 0 for all samples", lambda x: x.dead, bool),
+        Column("entropy", "entropy", "entropy of attention, over its largest value", lambda x: x.entropy),
+        Column("sharp", "sharp %", "share of the heads that attend to one place only", lambda x: x.sharp, bool),
+        Column("update", "update", "last change of the weight, over its size", lambda x: updates.get(x.name)),
+        Column(
+            "nonfinite", "not finite", "numbers that are inf or nan, in the output and its gradient",
+            lambda x: x.nonfinite + x.nonfinite_gradient or None,
+        ),
+    ]  # fmt: skip
+
+
+def named_layers(measurement: Measurement, findings: Iterable[Finding]) -> list[list[int]]:
+    """Positions of the layers that each finding names, worst first; a parameter stands for the layers that use it."""
+    positions: dict[str, list[int]] = {}
+    for i, layer in enumerate(measurement.layers):
+        for weight in layer.weights:
+            positions.setdefault(weight, []).append(i)
+    positions |= {layer.name: [i] for i, layer in enumerate(measurement.layers)}
+    return [list(dict.fromkeys(i for name in finding.layers for i in positions.get(name, []))) for finding in findings]
 
 
 def first_weights(measurement: Measurement) -> list[Weight | None]:
@@ -64,8 +83,39 @@ def first_weights(measurement: Measurement) -> list[Weight | None]:
     return found
 
 
-def _column(hint: Any, values: Sequence[Any]) -> Any:
-    """An array of the type that says it best; None becomes NA, and nan stays nan."""
+def data_frame(measurement: Measurement) -> "pandas.DataFrame":
+    """A row for each layer, in the order in which they ran.
+
+    Returns:
+        A table with the index `name` and the other fields of `Layer` as columns, then `weight_size`, `weight_gradient`
+        and `update` of the layer's first weight of at least two dimensions, or else of its first. Unknown numbers are
+        `pandas.NA`, in columns of type Float64 and Int64; nan is a measured number.
+
+    Raises:
+        ImportError: pandas is not installed (extra `tables`).
+
+    Example:
+        >>> layer = Layer("head", "head", "Linear", "weights", gradient=0.5)
+        >>> table = data_frame(Measurement((layer,), (), samples=8))
+        >>> print(*table.loc["head", ["kind", "gradient", "gain"]])
+        Linear 0.5 <NA>
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError('a table of the layers needs pandas: pip install "sigmoid-core[tables]"') from error
+
+    hints = typing.get_type_hints(Layer)
+    columns = {f.name: _array(hints[f.name], [getattr(x, f.name) for x in measurement.layers]) for f in fields(Layer)}
+    index = pandas.Index(columns.pop("name"), name="name")
+    weights = first_weights(measurement)
+    for column, name in {"weight_size": "size", "weight_gradient": "gradient", "update": "update"}.items():
+        columns[column] = _array(float | None, [None if w is None else getattr(w, name) for w in weights])
+    return pandas.DataFrame({name: pandas.Series(values, index) for name, values in columns.items()}, index)
+
+
+def _array(hint: Any, values: Sequence[Any]) -> Any:
+    """An array of pandas; None becomes NA, and nan stays nan."""
     import pandas
 
     if hint in (float, int, bool):
@@ -78,7 +128,4 @@ def _column(hint: Any, values: Sequence[Any]) -> Any:
         return pandas.arrays.IntegerArray(np.array(filled, dtype=np.int64), missing)
     if typing.get_origin(hint) is typing.Literal or hint is str:
         return pandas.array(values, dtype="str")
-    objects = np.empty(len(values), dtype=object)
-    for i, value in enumerate(values):  # all at once, tuples of one length would be taken for a matrix
-        objects[i] = value
-    return objects
+    return pandas.array([None, *values], dtype=object)[1:]  # a list of tuples of one length alone gives a matrix

@@ -37,11 +37,16 @@ def gradients(model):
 @pytest.mark.parametrize(
     ("model", "inputs", "kind", "said"),
     [
-        (lambda x: x, X, TypeError, "model must be a torch.nn.Module, got function: make what it does the forward"),
-        (nn.Linear, X, TypeError, r"model is the class Linear: give a model of it, Linear\(...\)"),
+        (lambda x: x, X, TypeError, "model must be a torch.nn.Module, got function: put its code into the forward"),
+        (nn.Linear, X, TypeError, r"model is the class Linear: give an instance, Linear\(...\)"),
         (mlp(nn.Tanh).to("meta"), X, ValueError, "'0.weight' of the model is on the device meta, .* to_empty"),
         (mlp(nn.Tanh), X.to("meta"), ValueError, "inputs are on the device meta"),
-        (mlp(nn.Tanh), (X, Y), TypeError, r"forward does not take these inputs .* inputs is a tuple of 2, .* targets"),
+        (
+            mlp(nn.Tanh),
+            (X, Y),
+            TypeError,
+            r"forward does not accept these inputs .* is a tuple of 2, .* targets",
+        ),
         (mlp(nn.Tanh), {"x": X}, TypeError, r"it is called as forward\(x=...\)"),
         (nn.Bilinear(6, 6, 2), X, TypeError, r"called as forward\(inputs\); give a tuple"),
         (
@@ -60,7 +65,7 @@ def test_what_cannot_be_measured_is_refused_with_cause_and_remedy(model, inputs,
 def test_an_error_inside_a_model_that_takes_its_inputs_is_its_own():
     with pytest.raises(TypeError, match="unsupported operand") as caught:
         sc.diagnose(Forward(lambda s, x: s.fc(x) + "text", fc=nn.Linear(6, 3)), X)
-    assert "does not take" not in str(caught.value)
+    assert "does not accept" not in str(caught.value)
 
 
 def test_a_loss_function_that_returns_nothing_is_told_to():

@@ -29,7 +29,7 @@ def schema(root):
 
 
 def refuse(constant):
-    raise AssertionError(f"{constant} is no JSON")
+    raise AssertionError(f"{constant} is not JSON")
 
 
 texts = st.text(alphabet=st.characters(codec=None), max_size=8)
@@ -178,14 +178,14 @@ def edited(*path, to):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"the text is no JSON, or was cut off .*: write it again .*; a file is given as a pathlib\.Path"),
-        ("diagnosis.json", r"a file is given as a pathlib\.Path"),
-        (TEXT[: len(TEXT) // 2], "was cut off"),
-        (TEXT + "x", "is no JSON"),
+        ("", r"the text is not JSON, or incomplete .*: write it again .*; give a file as a pathlib\.Path"),
+        ("diagnosis.json", r"give a file as a pathlib\.Path"),
+        (TEXT[: len(TEXT) // 2], "incomplete"),
+        (TEXT + "x", "is not JSON"),
         ('{"format": NaN}', "NaN"),
-        ("[" * 100_000, "is no JSON"),
-        ("9" * 5000, "is no JSON"),
-        ("[]", "is no diagnosis, for it has no format number"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
+        ("[]", "is not a diagnosis, it has no format number"),
         ("{}", "has no format number"),
         (edited("format", to="1"), "has no format number"),
         (edited("format", to=True), "has no format number"),
@@ -216,7 +216,7 @@ def test_what_is_no_whole_diagnosis_is_refused_with_the_place_and_the_remedy(tex
 def test_a_file_that_is_no_diagnosis_is_named(tmp_path):
     path = tmp_path / "figure.png"
     path.write_bytes(b"\x89PNG\xff")
-    with pytest.raises(ValueError, match=r"figure\.png is no JSON"):
+    with pytest.raises(ValueError, match=r"figure\.png is not JSON"):
         Diagnosis.from_json(path)
     with pytest.raises(FileNotFoundError):
         Diagnosis.from_json(tmp_path / "none")

@@ -7,11 +7,8 @@
   const data = JSON.parse($("data").textContent);
 
   // --- the layers: a row is a layer that the table holds, a place its position among all layers ---
-  const decoded = ({ texts, which }) => (which ? which.split(" ").map((i) => texts[i]) : []);
-  const names = data.names;
+  const { names, kinds, shapes } = data;
   const places = data.places ?? names.map((_, i) => i);
-  const kinds = decoded(data.kinds);
-  const shapes = decoded(data.shapes);
   const cells = Object.fromEntries(data.columns.map(([key], i) => [key, data.cells[i].split(" ")]));
   const heads = Object.fromEntries(data.columns);
   const found = new Map(data.found);
