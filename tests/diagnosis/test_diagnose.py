@@ -163,31 +163,6 @@ def test_an_exported_model_which_refuses_modes_is_measured_as_it_is():
 # --- what is not seen, and what is no part of the model --------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("how", ["script", "trace"])
-def test_of_torchscript_the_weights_are_measured_and_what_is_not_seen_is_named(how):
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
-    wanted = {w.name: w.gradient for w in measured(model, X, Y, functional.cross_entropy).weights}
-    scripted = torch.jit.script(model) if how == "script" else torch.jit.trace(model, X)
-    before = {name: value.clone() for name, value in scripted.state_dict().items()}
-    d = sc.diagnose(scripted, X, Y, functional.cross_entropy)
-    assert not d.findings
-    assert {w.name: w.gradient for w in d.measurement.weights} == pytest.approx(wanted, rel=1e-4)
-    assert d.measurement.notes == (
-        "what runs inside TorchScript: the model; measure the modules as they are before torch.jit.script or trace",
-    )
-    assert all(torch.equal(value, before[name]) for name, value in scripted.state_dict().items())
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_parts_that_are_torchscript_are_named():
-    one, other = (torch.jit.script(mlp(nn.Tanh)) for _ in range(2))
-    d = sc.diagnose(Pair(one, other), X)
-    assert names(d.measurement) == ["head"]
-    assert "TorchScript: 'one', 'other';" in d.measurement.notes[0]
-    assert all(weight.gradient is not None for weight in d.measurement.weights)
-
-
 class Pair(nn.Module):
     """Two parts and a head."""
 

@@ -245,17 +245,6 @@ def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_watched_only_
     assert not monitor.measurements
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_training_that_it_cannot_see_for_torchscript_is_said_to_be_such(model, batch):
-    scripted = torch.jit.script(model)
-    optimizer = sgd(scripted)
-    with Monitor(scripted):
-        for _ in range(PATIENCE - 1):
-            step(scripted, optimizer, batch)
-        with pytest.warns(RuntimeWarning, match=r"It cannot look into TorchScript \(the model\)"):
-            step(scripted, optimizer, batch)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

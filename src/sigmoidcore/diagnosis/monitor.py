@@ -18,7 +18,7 @@ from sigmoidcore.diagnosis.measure import optimizer_steps, scaler_updates
 from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, moved
-from sigmoidcore.diagnosis.measure.probe import Probe, scripted
+from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.equalizer.checks import check_model, check_steps, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
 
@@ -26,6 +26,13 @@ SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
 PATIENCE = 10
 """Skipped steps in a row after which one is measured all the same."""
+
+_NO_GRADIENT = (
+    f"{PATIENCE} steps in a row were to be measured, and no gradient came back to the model: the Monitor measures "
+    "nothing. It measures forward passes that run module by module and whose gradients come from backward(): not those "
+    "of TorchScript, transforms of torch.func, replayed CUDA graphs or a copy of the model. Give it the modules that "
+    "train"
+)
 
 
 class Monitor:
@@ -254,7 +261,7 @@ class Monitor:
             self._optimizers.stepped.clear()
             self._probe.start_over()
             if self._without_gradient == PATIENCE:
-                warnings.warn(_no_gradient(self.model), RuntimeWarning, stacklevel=2)
+                warnings.warn(_NO_GRADIENT, RuntimeWarning, stacklevel=2)
             if self._without_gradient >= PATIENCE:
                 self._probe.detach()
                 self._attach_if_due()
@@ -294,22 +301,6 @@ class Monitor:
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)
-
-
-def _no_gradient(model: nn.Module) -> str:
-    """Why no gradient may have come back."""
-    begin = (
-        f"{PATIENCE} steps in a row were to be measured, and no gradient came back to the model: the Monitor measures "
-        "nothing. "
-    )
-    names = scripted(model)
-    if names:
-        return f"{begin}It cannot look into TorchScript ({', '.join(names)}): give it the modules as they were before"
-    return (
-        f"{begin}It measures forward passes that run module by module and whose gradients come from backward(): not "
-        "those inside transforms of torch.func or replayed CUDA graphs, and not those of a copy of the model. Give it "
-        "the very model that trains"
-    )
 
 
 def _weakly(me: "weakref.ref[Monitor]", method: Callable[..., None]) -> Callable[..., None]:

@@ -4,8 +4,9 @@
 """
 
 import dataclasses
+import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch.utils.hooks import RemovableHandle
 from sigmoidcore._torch import eager
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
 from sigmoidcore._torch.modes import transforms_active
-from sigmoidcore.diagnosis.measure import hook_warnings
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
@@ -28,10 +28,10 @@ from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
 """Forward passes of one step that are kept apart: micro-batches, several models' turns."""
-_SCRIPTED = "what runs inside TorchScript: {}; measure the modules as they are before torch.jit.script or trace"
+_HOOK_WARNING = r"Using `torch\.compile\(module\)` when there are global hooks on modules"
 _NO_LAYERS = (
-    "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside C++, Triton "
-    "or a torch.autograd.Function are not"
+    "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
+    "TorchScript, C++, Triton or a torch.autograd.Function are not"
 )
 
 
@@ -77,7 +77,6 @@ class Probe:
         self._release: weakref.finalize[[], Probe] | None = None
         self._names: dict[int, str] = {}
         self._parameter_names: dict[int, str] = {}
-        self._scripted: list[str] = []
         self._stack: list[RunningModule] = []
         self._running: Recorder | None = None
         self._following: Tracker | None = None
@@ -108,8 +107,9 @@ class Probe:
             module_hooks.register_module_forward_hook(self._leave, always_call=True),
         ]
         eager.hold()
-        hook_warnings.hold()
-        self._release = weakref.finalize(self, _release)
+        # A module that torch.compile has wrapped warns of global hooks at every call; ours allow for it.
+        warnings.filterwarnings("ignore", message=_HOOK_WARNING, category=UserWarning)
+        self._release = weakref.finalize(self, eager.release)
         self._release.atexit = False
 
     def detach(self) -> None:
@@ -221,8 +221,6 @@ class Probe:
                 most=self._most,
                 arrived=self._gradient_arrived,
             )
-            if self._scripted:
-                last.note(_SCRIPTED.format(", ".join(self._scripted)))
             last.take_inputs(args)
             self._recorders.append(last)
         self._running = last
@@ -242,10 +240,8 @@ class Probe:
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
-        modules = dict(self.model.named_modules())
-        self._scripted = _scripted(modules)
         self._names.clear()
-        self._names.update((id(module), name) for name, module in modules.items())
+        self._names.update((id(module), name) for name, module in self.model.named_modules())
         parameters = dict(self.model.named_parameters())
         self._parameter_names = {id(p): name for name, p in parameters.items()}
         if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:
@@ -280,25 +276,6 @@ class Probe:
             self._dropped()
         if arriving in emptied:
             arriving.forget_gradients()
-
-
-def _release() -> None:
-    eager.release()
-    hook_warnings.release()
-
-
-def scripted(model: nn.Module) -> list[str]:
-    """The modules that are TorchScript, without their parts, as a sentence names them."""
-    return _scripted(dict(model.named_modules()))
-
-
-def _scripted(modules: Mapping[str, nn.Module]) -> list[str]:
-    names: list[str] = []
-    for name, module in modules.items():
-        inside = names and (not names[-1] or name.startswith(f"{names[-1]}."))
-        if isinstance(module, torch.jit.ScriptModule) and not inside:
-            names.append(name)
-    return [f"'{name}'" if name else "the model" for name in names]
 
 
 def batch_size(values: Any) -> int:
