@@ -1,23 +1,45 @@
 """Data sets: the built-in ones and the user's own, as tensors or as streams of batches."""
 
-from sigmoidcore.training.data.builtin import BUILT_IN, FASHION_MNIST, digits, fashion_mnist
-from sigmoidcore.training.data.dataset import Data
-from sigmoidcore.training.data.error import DataError
+from sigmoidcore.training.data.batches import Batch, Part
+from sigmoidcore.training.data.builtin import BUILT_IN, FASHION_MNIST, built_in_table, digits, fashion_mnist
+from sigmoidcore.training.data.dataset import Data, Split
+from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
+from sigmoidcore.training.data.files import memory
+from sigmoidcore.training.data.fingerprint import changes
 from sigmoidcore.training.data.loading import load
+from sigmoidcore.training.data.new_data import NewData, Piece
 from sigmoidcore.training.data.preprocessing import Preprocessing
-from sigmoidcore.training.data.split import Split
-from sigmoidcore.training.data.task import Kind, Task
+from sigmoidcore.training.data.readers import FEATHER, PARQUET, as_table, suffix
+from sigmoidcore.training.data.targets import Kind, Target, Task, accuracy, task
 
 __all__ = [
     "BUILT_IN",
     "FASHION_MNIST",
+    "FEATHER",
+    "PARQUET",
+    "Batch",
     "Data",
     "DataError",
     "Kind",
+    "NewData",
+    "Part",
+    "Piece",
     "Preprocessing",
     "Split",
+    "Target",
     "Task",
+    "accuracy",
+    "as_table",
+    "built_in_table",
+    "changes",
     "digits",
     "fashion_mnist",
+    "listed",
     "load",
+    "memory",
+    "nearest",
+    "needed",
+    "short",
+    "suffix",
+    "task",
 ]

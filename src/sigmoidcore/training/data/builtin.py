@@ -1,7 +1,7 @@
 """Data sets that need no file of the user: scikit-learn's, Fashion-MNIST from Debian's package, mnist1d."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.dataset import Data
-from sigmoidcore.training.data.error import needed
-from sigmoidcore.training.data.idx import read_part
-from sigmoidcore.training.data.order import reshuffled
-from sigmoidcore.training.data.parts import InMemory
-from sigmoidcore.training.data.preprocessing import Pixels, Preprocessing
-from sigmoidcore.training.data.split import Split
-from sigmoidcore.training.data.target import Target
-from sigmoidcore.training.data.task import Kind
+from sigmoidcore.training.data.arrays import read_idx
+from sigmoidcore.training.data.batches import in_memory
+from sigmoidcore.training.data.dataset import Data, Split
+from sigmoidcore.training.data.errors import needed
+from sigmoidcore.training.data.fingerprint import Fingerprint
+from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs
+from sigmoidcore.training.data.splits import random_parts, reshuffled
+from sigmoidcore.training.data.targets import Kind, Target
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package `dataset-fashion-mnist` puts it."""
+"""The folder of Debian's package `dataset-fashion-mnist`."""
+TABLES: Mapping[str, str] = {"wine": "load_wine", "breast-cancer": "load_breast_cancer", "diabetes": "load_diabetes"}
+BUILT_IN = ("digits", "fashion-mnist", "mnist1d", *TABLES)
+"""Names of the built-in sets."""
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Training samples and their classes, test samples and theirs."""
@@ -43,7 +45,7 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
     Args:
         train: number of training images, at most 60,000.
         test: number of test images, at most 10,000.
-        folder: holds the four idx files, gzipped or not.
+        folder: with the four idx files, gzipped or not.
 
     Raises:
         FileNotFoundError: the folder lacks a file; the message says how to get it.
@@ -53,49 +55,42 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
     return _split("fashion-mnist", train_x[:train], train_y[:train], test_x[:test], test_y[:test])
 
 
-def idx_folder(name: str, folder: Path) -> Data:
+def idx_folder(name: str, folder: Path, validation: float = 0.0, seed: int = 0) -> Data:
     """A set of images from a folder of four idx files, with its own split.
+
+    Args:
+        name: of the set.
+        folder: with the files.
+        validation: fraction of the training part that becomes the validation part.
+        seed: of the validation part.
 
     Raises:
         FileNotFoundError: the folder lacks a file.
         DataError: a file cannot be read.
     """
-    train_x, train_y, test_x, test_y = _idx(folder)
-    shape = (1, *read_part(folder, "t10k")[0].shape[1:])
-    return _data(name, shape, (train_x, train_y, test_x, test_y))
+    arrays = _idx(folder)
+    side = read_idx(folder, "t10k")[0].shape[1:]
+    return _data(name, (1, *side), arrays, validation, seed)
 
 
-def built_in(name: str) -> Data:
-    """A built-in set that has a split of its own: digits, fashion-mnist or mnist1d.
+def built_in(name: str, validation: float = 0.0, seed: int = 0) -> Data:
+    """A built-in set that has its own split: digits, fashion-mnist or mnist1d.
 
     Raises:
-        FileNotFoundError: Fashion-MNIST is not there.
-        ModuleNotFoundError: the package that has the set is not installed.
+        FileNotFoundError: Fashion-MNIST is not installed.
+        ModuleNotFoundError: the package with the set is not installed.
     """
-    if name == "digits":
-        return _data(name, (1, 8, 8), _digits())
     if name == "fashion-mnist":
-        return idx_folder(name, FASHION_MNIST)
-    return _data(name, (40,), _mnist1d())
+        return idx_folder(name, FASHION_MNIST, validation, seed)
+    shape, arrays = ((1, 8, 8), _digits()) if name == "digits" else ((40,), _mnist1d())
+    return _data(name, shape, arrays, validation, seed)
 
 
 def built_in_table(name: str) -> Any:
     """A built-in table as a pandas.DataFrame; the target is the column "target"."""
     needed("pandas", "pandas")
-    return TABLES[name]()(as_frame=True, **({"scaled": False} if name == "diabetes" else {})).frame
-
-
-def _sklearn(name: str) -> Callable[[], Any]:
-    return lambda: getattr(needed("sklearn.datasets", "scikit-learn"), name)
-
-
-TABLES: Mapping[str, Callable[[], Any]] = {
-    "wine": _sklearn("load_wine"),
-    "breast-cancer": _sklearn("load_breast_cancer"),
-    "diabetes": _sklearn("load_diabetes"),
-}
-BUILT_IN = ("digits", "fashion-mnist", "mnist1d", *TABLES)
-"""Names of the built-in sets."""
+    read = getattr(needed("sklearn.datasets", "scikit-learn"), TABLES[name])
+    return read(as_frame=True, **({"scaled": False} if name == "diabetes" else {})).frame
 
 
 def _digits() -> Arrays:
@@ -106,19 +101,14 @@ def _digits() -> Arrays:
 
 
 def _idx(folder: Path) -> Arrays:
-    (train_x, train_y), (test_x, test_y) = (read_part(folder, part) for part in ("train", "t10k"))
-    return (
-        train_x.reshape(len(train_x), -1) / 255.0,
-        train_y,
-        test_x.reshape(len(test_x), -1) / 255.0,
-        test_y,
-    )
+    (train_x, train_y), (test_x, test_y) = (read_idx(folder, part) for part in ("train", "t10k"))
+    return train_x.reshape(len(train_x), -1) / 255.0, train_y, test_x.reshape(len(test_x), -1) / 255.0, test_y
 
 
 def _mnist1d() -> Arrays:
     module = needed("mnist1d.data", "mnist1d", "mnist1d")
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:  # it seeds all generators; it is the caller's business that they stay as they are
+    try:  # it seeds all generators
         made = module.make_dataset()
     finally:
         random.setstate(states[0])
@@ -139,20 +129,21 @@ def _split(name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarr
     return Split(name, features(train_x), labels(train_y), features(test_x), labels(test_y), int(train_y.max()) + 1)
 
 
-def _data(name: str, shape: tuple[int, ...], arrays: Arrays) -> Data:
+def _data(name: str, shape: tuple[int, ...], arrays: Arrays, validation: float, seed: int) -> Data:
     split = _split(name, *arrays)
     classes = tuple(str(number) for number in range(split.classes))
-    inputs = Pixels(shape, (float(arrays[0].mean()),), (float(arrays[0].std()),))
-    target = Target(("class",), split.kind if split.classes > 2 else Kind.TWO_CLASSES, classes)
-    return Data(
-        name,
-        InMemory(split.train_x.reshape(-1, *shape), split.train_y, reshuffled),  # as a Split does
-        InMemory(split.test_x.reshape(-1, *shape), split.test_y),
-        target.kind,
-        target.names,
-        classes,
-        (),
-        shape,
-        Preprocessing(inputs, target),
-        tuple(split.train_y.bincount(minlength=split.classes).tolist()),
-    )
+    inputs = SampleInputs(shape, (float(arrays[0].mean()),), (float(arrays[0].std()),))
+    target = Target(("class",), Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES, classes)
+    fingerprint = Fingerprint()
+    for array_name, array in zip(("train", "train classes", "test", "test classes"), arrays, strict=True):
+        fingerprint.add(array_name, array)
+    x, y = split.train_x.reshape(-1, *shape), split.train_y
+    test = in_memory(split.test_x.reshape(-1, *shape), split.test_y)
+    validated = in_memory(x[:0], y[:0])
+    if validation:
+        parts = random_parts(len(y), classes, y.numpy(), validation, 0.0, seed)
+        validated = in_memory(x[parts.test], y[parts.test])
+        x, y = x[parts.train], y[parts.train]
+    counts = tuple(y.bincount(minlength=split.classes).tolist())
+    train = in_memory(x, y, reshuffled)
+    return Data.of(name, (train, validated, test), Preprocessing(inputs, target), counts, (), fingerprint.digests())

@@ -1,30 +1,28 @@
-"""What the columns of a table are (numbers, truth values, dates, categories), and what they are as numbers."""
+"""The columns of a table: what each one contains, and its values as a pandas.DataFrame for scikit-learn."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.error import DataError, needed, short
+from sigmoidcore.training.data.errors import DataError, check_unique, nearest, needed, short
 
 DAY = 86_400.0
 DATE_PARTS = ("days", "year sin", "year cos", "week sin", "week cos", "day sin", "day cos")
-"""A date as numbers: days since 1970, and where in the year, the week and the day it is, as points on circles."""
+"""Features of a date: days since 1970, and its place in the year, the week and the day as points on circles."""
 ISO = "ISO"
 FORMATS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
-"""How dates in text are written; the first one that all values have."""
+"""How dates in text may be written."""
 MOSTLY = 0.9
-"""A text column with this share of numbers is a column of numbers with mistakes in it."""
-LARGEST = 1e30
-"""Scaled numbers beyond this are too large for float32 to compute with."""
+"""A text column with this fraction of numbers is a column of numbers with mistakes."""
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
 class Role(StrEnum):
-    """What a column is."""
+    """What a column contains."""
 
     NUMBER = "number"
     BOOLEAN = "boolean"
@@ -34,72 +32,66 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is learnt from.
+    """A column of inputs.
 
     Attributes:
         name: in the table.
-        role: what it is.
+        role: what it contains.
         format: how dates in text are written.
     """
 
     name: str
     role: Role
-    format: str = ""
+    format: str = ISO
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of the numbers that it becomes; of a category the one column that it is."""
-        if self.role is Role.DATE:
-            return tuple(f"{self.name} ({part})" for part in DATE_PARTS)
-        return (self.name,)
+        """Names of the columns of the DataFrame that it becomes."""
+        return tuple(f"{self.name} ({part})" for part in DATE_PARTS) if self.role is Role.DATE else (self.name,)
 
 
-def column(name: str, values: Any, written: bool) -> tuple[Column, Any] | None:
-    """What a column is, and its values, which are text no more where they were meant to be something else.
+# --- what a column contains ------------------------------------------------------------------------------------------
+
+
+def described(name: str, values: Any, text: bool) -> tuple[Column, Any]:
+    """What a column contains, and its values converted from text.
 
     Args:
         name: of the column.
         values: pyarrow.ChunkedArray.
-        written: whether the table was text, so that numbers and dates in it are text as well.
-
-    Returns:
-        None if there are no values.
+        text: whether the table comes from a text file, where numbers and dates are text too.
 
     Raises:
-        DataError: it holds what a network cannot learn from.
+        DataError: a network cannot learn from it.
     """
-    if values.null_count == len(values):
-        return None
-    found = of_type(name, values.type)
-    return _of_text(name, values) if written and found.role is Role.CATEGORY else (found, values)
+    column = typed_column(name, values.type)
+    return _from_text(name, values) if text and column.role is Role.CATEGORY else (column, values)
 
 
-def of_type(name: str, kind: Any) -> Column:
-    """What a column of this pyarrow type is.
+def typed_column(name: str, kind: Any) -> Column:
+    """What a column of this pyarrow type contains.
 
     Raises:
-        DataError: it holds what a network cannot learn from.
+        DataError: a network cannot learn from it.
     """
     types = needed("pyarrow.types", "pyarrow")
-    if types.is_dictionary(kind) and not types.is_nested(kind.value_type):
-        return Column(name, Role.CATEGORY)
     if types.is_boolean(kind):
         return Column(name, Role.BOOLEAN)
     if types.is_date(kind) or types.is_timestamp(kind):
         return Column(name, Role.DATE)
-    simple = (types.is_integer, types.is_floating, types.is_decimal, types.is_duration, types.is_time)
-    if any(is_one(kind) for is_one in simple):
+    if any(check(kind) for check in (types.is_integer, types.is_floating, types.is_decimal, types.is_duration)):
         return Column(name, Role.NUMBER)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind) or str(kind) == "string_view":
+    texts = (types.is_string, types.is_large_string, types.is_null)
+    dictionary = types.is_dictionary(kind) and not types.is_nested(kind.value_type)
+    if dictionary or any(check(kind) for check in texts) or str(kind) == "string_view":
         return Column(name, Role.CATEGORY)
     raise DataError(
-        f"column {short(name)!r} holds values of type {short(kind)}, and a network takes numbers, texts, dates or "
-        "truth values: leave it out (--drop), or make columns of these kinds of it"
+        f"column {short(name)!r} has values of type {short(kind)}, and a network takes numbers, texts, dates or truth "
+        "values: leave it out (--drop), or convert it"
     )
 
 
-def _of_text(name: str, values: Any) -> tuple[Column, Any]:
-    """What a column of text was meant to be."""
+def _from_text(name: str, values: Any) -> tuple[Column, Any]:
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     with contextlib.suppress(pa.ArrowInvalid):
         return Column(name, Role.NUMBER), values.cast(pa.float64())
@@ -109,134 +101,132 @@ def _of_text(name: str, values: Any) -> tuple[Column, Any]:
     present = trimmed.drop_null()
     if pc.all(pc.match_substring_regex(pc.utf8_lower(present), "^(true|false)$")).as_py():
         return Column(name, Role.BOOLEAN), pc.utf8_lower(trimmed).cast(pa.bool_())
-    numbers = pc.match_substring_regex(present, _NUMBER)
-    if pc.mean(numbers.cast(pa.float64())).as_py() >= MOSTLY:
-        row = pc.index(pc.fill_null(pc.match_substring_regex(trimmed, _NUMBER), True), False).as_py()
+    if pc.mean(pc.match_substring_regex(present, _NUMBER).cast(pa.float64())).as_py() >= MOSTLY:
+        row = _first_text(trimmed)
         raise DataError(
             f"column {short(name)!r} has {short(values[row].as_py(), 30)!r} in row {row + 1}, and numbers elsewhere: "
-            "mend it, leave it empty if it is not known, or leave the column out (--drop)"
+            "correct it, leave it empty if it is unknown, or leave the column out (--drop)"
         )
-    formats = [written for written in FORMATS if _is_date(present, written)]
+    formats = [written for written in FORMATS if _dates(present, written) is not None]
     if {"%m/%d/%Y", "%d/%m/%Y"} <= set(formats):
         raise DataError(
-            f"column {short(name)!r} has dates that can be read in two ways, such as {short(present[0])}: write them "
-            "as 2026-12-31"
+            f"column {short(name)!r} has ambiguous dates, such as {short(present[0])}: write them as 2026-12-31"
         )
     if formats:
-        return Column(name, Role.DATE, formats[0]), _date(trimmed, formats[0])
+        return Column(name, Role.DATE, formats[0]), _dates(trimmed, formats[0])
     return Column(name, Role.CATEGORY), values
 
 
-def _is_date(values: Any, written: str) -> bool:
-    pa = needed("pyarrow", "pyarrow")
-    try:
-        _date(values.slice(0, 100), written)
-        _date(values, written)
-    except pa.ArrowInvalid:
-        return False
-    return True
+def _first_text(values: Any) -> int:
+    """Place of the first text that is not a number, or -1."""
+    pc = needed("pyarrow.compute", "pyarrow")
+    return int(pc.index(pc.fill_null(pc.match_substring_regex(values, _NUMBER), True), False).as_py())
 
 
-def _date(values: Any, written: str) -> Any:
-    """Text as timestamps in UTC; pyarrow.ArrowInvalid where one is written in another way."""
+def _dates(values: Any, written: str) -> Any:
+    """Text as timestamps in UTC; None if one is written differently."""
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
-    if written != ISO:
-        return pc.strptime(values, format=written, unit="us")
-    try:
-        return values.cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return values.cast(pa.timestamp("us", "UTC"))
+    kinds = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
+    for start in (values.slice(0, 100), values):
+        found = None
+        for kind in kinds:
+            with contextlib.suppress(pa.ArrowInvalid):
+                found = start.cast(kind) if written == ISO else pc.strptime(start, format=written, unit="us")
+                break
+        if found is None:
+            return None
+    return found
 
 
-def numbers(column: Column, values: Any, first: int = 0) -> np.ndarray:
-    """The numbers that the values become, float64, shape [parts, rows]; NaN where a value is missing.
+# --- its values ------------------------------------------------------------------------------------------------------
+
+
+def frame(columns: Sequence[Column], table: Any, first: int = 0) -> Any:
+    """The columns of a table as a pandas.DataFrame: float64, and object for categories; missing: NaN and None.
 
     Args:
-        column: of the role NUMBER, BOOLEAN or DATE.
-        values: pyarrow.ChunkedArray of this column, not necessarily of the type that it had when `column` was found.
+        columns: to take.
+        table: pyarrow.Table.
         first: number of the first row, for messages.
 
     Raises:
-        DataError: a value is not of the column's kind, or infinite.
+        DataError: a column is missing, or has a value that does not fit its role.
     """
-    found = converted(column, values, first)
-    infinite = np.isinf(found[0])
-    if infinite.any():
+    pandas = needed("pandas", "pandas")
+    names = table.column_names
+    places = {name: place for place, name in reversed(list(enumerate(names)))}
+    found: dict[str, Any] = {}
+    check_unique("the table", [part for column in columns for part in column.parts])
+    for column in columns:
+        if column.name not in places:
+            raise DataError(f"there is no column {short(column.name)!r}: {nearest(column.name, names)}")
+        values = table.column(places[column.name])
+        if column.role is Role.CATEGORY:
+            texts = as_texts(column.name, values).to_numpy()
+            found[column.name] = pandas.Series(texts, dtype=object)
+        else:
+            found.update(zip(column.parts, numbers(column, values, first), strict=True))
+    return pandas.DataFrame(found, copy=False)
+
+
+def numbers(column: Column, values: Any, first: int = 0, infinite: bool = False) -> np.ndarray:
+    """The values as float64, shape [parts, rows]; NaN if missing.
+
+    Args:
+        column: a number, a boolean or a date.
+        values: pyarrow.ChunkedArray; its type may differ from the one that was learnt from.
+        first: number of the first row, for messages.
+        infinite: whether infinite numbers are allowed.
+
+    Raises:
+        DataError: a value does not fit, or is infinite.
+    """
+    pa = needed("pyarrow", "pyarrow")
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    try:
+        found = _date_parts(column, values) if column.role is Role.DATE else _plain_numbers(column, values)
+    except (pa.ArrowException, ValueError) as error:
         raise DataError(
-            f"column {short(column.name)!r} is infinite in row {first + int(infinite.argmax()) + 1}: leave it empty "
-            "if it is not known, or write the largest number that makes sense"
+            f"column {short(column.name)!r} was a {column.role} in the data that was learnt from, and here "
+            f"{_misfit(column, values, first)}: correct the values, or leave unknown ones empty"
+        ) from error
+    if not infinite and np.isinf(found[0]).any():
+        raise DataError(
+            f"column {short(column.name)!r} is infinite in row {first + int(np.isinf(found[0]).argmax()) + 1}: leave "
+            "it empty if it is unknown, or write the largest number that makes sense"
         )
     return found
 
 
-def converted(column: Column, values: Any, first: int = 0) -> np.ndarray:
-    """The same as `numbers`; of numbers, some may be infinite.
+def _is_text(kind: Any) -> bool:
+    types = needed("pyarrow.types", "pyarrow")
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
-    Raises:
-        DataError: a value is not of the column's kind.
-    """
+
+def _plain_numbers(column: Column, values: Any) -> np.ndarray:
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     types = pa.types
-    if types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    text = types.is_string(values.type) or types.is_large_string(values.type)
-    try:
-        if text:
-            values = pc.utf8_trim_whitespace(values)
-        if column.role is Role.DATE:
-            return _date_parts(_date(values, column.format or ISO) if text else values)
-        if types.is_date(values.type) or types.is_timestamp(values.type):
-            raise ValueError("a date is no number")
-        if column.role is Role.BOOLEAN and text:
+    if _is_text(values.type):
+        values = pc.utf8_trim_whitespace(values)
+        if column.role is Role.BOOLEAN:
             values = pc.utf8_lower(values).cast(pa.bool_())
-        if types.is_temporal(values.type):
-            values = values.cast(pa.int32() if values.type.bit_width == 32 else pa.int64())
-        if types.is_boolean(values.type):
-            values = values.cast(pa.uint8())
-        found = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(
-            f"column {short(column.name)!r} was a {column.role} in the data that was learnt from, and here "
-            f"{_odd(column, values, first)}: mend the values, or leave those empty that are not known"
-        ) from error
+    elif types.is_date(values.type) or types.is_timestamp(values.type):
+        raise ValueError("a date is not a number")
+    if types.is_duration(values.type):
+        values = values.cast(pa.int64())
+    if types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    found = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(found, dtype=np.float64).reshape(1, -1)
 
 
-def check_size(scaled: np.ndarray, rows: np.ndarray, names: Sequence[str], first: int) -> None:
-    """Refuse numbers that are too large to compute with beside those that were learnt from.
-
-    Args:
-        scaled: with the mean and deviation that the column had there, [rows, columns].
-        rows: as they were given.
-        names: what to call each column.
-        first: number of the first row, for messages.
-
-    Raises:
-        DataError: one is.
-    """
-    large = np.argwhere(np.abs(scaled) > LARGEST)
-    if len(large):
-        row, place = large[0]
-        raise DataError(
-            f"{names[place]} has {rows[row, place]:.1e} in row {first + row + 1}, too large to compute with: mend it, "
-            "or remove the row"
-        )
-
-
-def _odd(column: Column, values: Any, first: int) -> str:
-    """The first text that is no number, or else the type of all."""
+def _date_parts(column: Column, values: Any) -> np.ndarray:
     pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
-    if column.role is Role.NUMBER and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        row = pc.index(pc.fill_null(pc.match_substring_regex(values, _NUMBER), True), False).as_py()
-        if row >= 0:
-            return f"row {first + row + 1} has {short(values[row].as_py(), 30)!r}"
-    return f"the values are of type {short(values.type)}"
-
-
-def _date_parts(values: Any) -> np.ndarray:
-    pa = needed("pyarrow", "pyarrow")
-    if not (pa.types.is_date(values.type) or pa.types.is_timestamp(values.type)):
-        raise ValueError("a number is no date")
+    if _is_text(values.type):
+        values = _dates(pc.utf8_trim_whitespace(values), column.format)
+    if values is None or not (pa.types.is_date(values.type) or pa.types.is_timestamp(values.type)):
+        raise ValueError("not a date")
     if pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("s"))
     micro = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False)
@@ -245,8 +235,21 @@ def _date_parts(values: Any) -> np.ndarray:
     return np.stack([days, *circles])
 
 
-def texts(values: Any) -> Any:
-    """Categories as a pyarrow array of text."""
+def _misfit(column: Column, values: Any, first: int) -> str:
+    """The first text that is not a number, or the type of all values."""
+    if column.role is Role.NUMBER and _is_text(values.type):
+        row = _first_text(values)
+        if row >= 0:
+            return f"row {first + row + 1} has {short(values[row].as_py(), 30)!r}"
+    return f"the values are of type {short(values.type)}"
+
+
+def as_texts(name: str, values: Any) -> Any:
+    """Categories as a pyarrow.ChunkedArray of text.
+
+    Raises:
+        DataError: they have no text.
+    """
     pa = needed("pyarrow", "pyarrow")
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -255,24 +258,6 @@ def texts(values: Any) -> Any:
     try:
         return values.cast(pa.string())
     except pa.ArrowException as error:
-        raise DataError(f"values of type {short(values.type)} are no categories: give them as text") from error
-
-
-def counts(values: Any) -> Mapping[str, int]:
-    """How often each category is there, without the missing ones."""
-    found = texts(values).drop_null().value_counts()
-    return dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
-
-
-def codes(values: Any, categories: Iterable[str], missing: bool) -> np.ndarray:
-    """The number of each value's category, int64, shape [rows]; -1: not among them.
-
-    Args:
-        values: pyarrow.ChunkedArray.
-        categories: in their order.
-        missing: whether a missing value is a category, the last one.
-    """
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
-    known = pa.array([*categories, None] if missing else list(categories), pa.string())
-    found = pc.index_in(texts(values), value_set=known, skip_nulls=not missing)
-    return np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
+        raise DataError(
+            f"column {short(name)!r} has values of type {short(values.type)}, which are not categories: give texts"
+        ) from error

@@ -1,8 +1,6 @@
-"""Data that a network has not seen: read piece by piece, in their order, and made numbers as a run has learnt to.
+"""New data for a trained network: read in their order, piece by piece, and transformed as the run's data were."""
 
-`pieces` takes what `load` takes, with the target or without it. Parquet files and images are read some at a time.
-"""
-
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,36 +10,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.arrays import inputs_of, read_arrays
-from sigmoidcore.training.data.builtin import TABLES, built_in_table
-from sigmoidcore.training.data.error import DataError, listed, nearest, short
-from sigmoidcore.training.data.new_samples import pieces_of_samples
-from sigmoidcore.training.data.novelties import Surprises
-from sigmoidcore.training.data.parquet import WINDOW, Files
-from sigmoidcore.training.data.preprocessing import Preprocessing, Table, picked
-from sigmoidcore.training.data.tables import (
-    ARRAYS,
-    FEATHER,
-    PARQUET,
-    TEXT,
-    array_column,
-    as_table,
-    matrix_table,
-    read_table,
-    suffix,
-)
-from sigmoidcore.training.data.target import Target
+from sigmoidcore.training.data.arrays import has_idx, inputs_and_targets, read_arrays, read_idx
+from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in, built_in_table
+from sigmoidcore.training.data.columns import Role, frame
+from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
+from sigmoidcore.training.data.images import SUFFIXES, at_a_time, decoded, images_below
+from sigmoidcore.training.data.loading import parquet_folder, unknown_kind
+from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
+from sigmoidcore.training.data.readers import (
+    ARRAYS, FEATHER, PARQUET, TABLES as TABLE_FILES, WINDOW, TableFiles, array_column, as_table, matrix_table,
+    read_table, suffix,
+)  # fmt: skip
+from sigmoidcore.training.data.targets import Target
+
+NUMBERS = 2**22
+"""Numbers of an array that are scaled together."""
+FAR = 20.0
+"""Samples whose mean or deviation differs by this factor from those that were learnt from have another unit."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some samples of new data, one after the other.
+    """Consecutive samples of new data.
 
     Attributes:
         first: number of the first sample, from 0.
         inputs: of the network, float32, [samples, ...].
-        targets: class numbers or scaled numbers, where they were asked for.
-        kept: columns that go with the predictions: pyarrow arrays by name.
+        targets: class numbers or scaled numbers, if requested.
+        kept: columns that accompany the predictions: pyarrow arrays by name.
     """
 
     first: int
@@ -50,35 +46,41 @@ class Piece:
     kept: dict[str, Any]
 
 
-class Unseen:
+class NewData:
     """New data, to be read once.
 
     Args:
-        source: a file or folder of any kind that `load` reads; a pandas.DataFrame, pyarrow.Table or NumPy array.
+        source: everything that `load` takes, with the target or without it; also a NumPy array or a tensor.
         preprocessing: of the run.
-        targets: whether the targets are wanted as well.
-        keep: columns of a table that go with the predictions.
-        accept_unknown: whether categories that were not learnt from are taken as none of those that were.
+        targets: whether the targets are needed too.
+        keep: columns of a table that accompany the predictions.
 
     Raises:
         DataError: it cannot be read, or lacks columns; the message is one line with the cause and the remedy.
     """
 
     def __init__(
-        self, source: Any, preprocessing: Preprocessing, *, targets: bool = False, keep: Sequence[str] = (),
-        accept_unknown: bool = False,
-    ) -> None:  # fmt: skip
+        self, source: Any, preprocessing: Preprocessing, *, targets: bool = False, keep: Sequence[str] = ()
+    ) -> None:
         self._source = source
         self._preprocessing = preprocessing
         self._targets = targets
         self._keep = tuple(keep)
-        inputs = preprocessing.inputs
-        self._surprises = Surprises(inputs, accept_unknown) if isinstance(inputs, Table) else None
+        self._unknown: Counter[str] = Counter()
+        self._missing: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the rows that have been read so far."""
-        return () if self._surprises is None else self._surprises.notes()
+        """One sentence about unknown categories and missing values in the rows that have been read; or nothing."""
+        found = [
+            f"{count:,} unknown in {short(name)!r} (such as {self._examples[name]!r})"
+            for name, count in self._unknown.items()
+        ]
+        found += [f"{count:,} missing in {short(name)!r}" for name, count in self._missing.items() if count]
+        if not found:
+            return ()
+        return (f"the training data did not have these values, so their predictions are less certain: {', '.join(found)}",)
 
     def pieces(self) -> Iterator[Piece]:
         """The samples in their order.
@@ -87,103 +89,232 @@ class Unseen:
             DataError: a value does not fit.
         """
         try:
-            if self._surprises is not None:
-                yield from self._of_table()
+            if isinstance(self._preprocessing.inputs, TableInputs):
+                yield from self._table_pieces(self._preprocessing.inputs, self._preprocessing.target)
                 return
             if self._keep:
                 raise DataError(f"there is no column {short(self._keep[0])!r}: the data have samples and no columns")
-            for first, x, y, kept in pieces_of_samples(self._source, self._preprocessing, self._targets):
-                yield Piece(first, x, y, kept)
+            yield from _sample_pieces(self._source, self._preprocessing, self._targets)
         except FileNotFoundError as error:
             raise DataError(str(error)) from error
         except OSError as error:
             raise DataError(
-                f"{self._source} cannot be read: {error.strerror or short(error)}; give one that you may read"
+                f"{self._source} cannot be read: {error.strerror or short(error)}; give a readable file"
             ) from error
 
-    def _of_table(self) -> Iterator[Piece]:
-        preprocessing, surprises = self._preprocessing, self._surprises
-        inputs, target = preprocessing.inputs, preprocessing.target
-        assert isinstance(inputs, Table)
-        assert surprises is not None
-        wanted = list(dict.fromkeys((*inputs.names, *(target.names if self._targets else ()), *self._keep)))
-        rows = 0
-        for table in tables(self._source, wanted, inputs, target):
-            columns = picked(table, wanted)
-            surprises.see(columns, rows)
-            x = torch.from_numpy(inputs.apply(columns, rows))
-            y = target.encoded([columns[name] for name in target.names], rows) if self._targets else None
-            yield Piece(rows, x, y, {name: columns[name] for name in self._keep})
-            rows += table.num_rows
-        if not rows:
+    def _table_pieces(self, inputs: TableInputs, target: Target) -> Iterator[Piece]:
+        used = [column.name for column in inputs.columns]
+        wanted = list(dict.fromkeys((*used, *(target.names if self._targets else ()), *self._keep)))
+        first = 0
+        for table in _tables(self._source, wanted, used, target):
+            rows = frame(inputs.columns, table, first)
+            self._count_novelties(inputs, rows)
+            x = torch.from_numpy(inputs.apply_frame(rows, first))
+            y = target.encoded([table[name] for name in target.names], first) if self._targets else None
+            yield Piece(first, x, y, {name: table[name] for name in self._keep})
+            first += table.num_rows
+        if not first:
             raise DataError(f"{_named(self._source)} has no rows: give data with some")
 
-
-def tables(source: Any, wanted: Sequence[str], inputs: Table, target: Target) -> Iterator[Any]:
-    """The rows of a source as one pyarrow.Table after the other, each with the wanted columns.
-
-    Raises:
-        DataError: it cannot be read, or lacks a column.
-    """
-    if isinstance(source, str) and source in TABLES:
-        table = as_table(built_in_table(source))
-    elif isinstance(source, str | Path):
-        path = Path(source)
-        ending = suffix(path)
-        found = _parquet(path)
-        if found is not None:
-            _check_columns(source, found.schema.names, wanted, inputs)
-            yield from (table for _, table in found.pieces(wanted))
-            return
-        if not path.is_file():
-            raise DataError(f"{path} is no file that is there, and no folder of Parquet files: give a table")
-        if ending not in (*TEXT, *FEATHER, *ARRAYS):
-            known = ", ".join((*TEXT, *PARQUET, *FEATHER, *ARRAYS))
-            raise DataError(f"{path} is of no kind that can be read: its name must end with one of {known}")
-        table = _arrays(path, target) if ending in ARRAYS else read_table(path)
-    elif isinstance(source, np.ndarray):
-        if source.ndim != 2 or source.dtype.kind not in "biufSU":
-            raise DataError(
-                f"an array of shape {list(source.shape)} and type {source.dtype} is no table: give a matrix of "
-                "numbers, [rows, columns], or a pandas.DataFrame"
-            )
-        table = matrix_table(source)
-    else:
-        table = as_table(source)
-    _check_columns(source, table.column_names, wanted, inputs)
-    for start in range(0, table.num_rows, WINDOW):
-        yield table.slice(start, WINDOW)
-
-
-def _parquet(path: Path) -> Files | None:
-    if path.is_dir():
-        files = tuple(sorted(p for p in path.iterdir() if suffix(p) in PARQUET and not p.name.startswith(".")))
-        return Files(files) if files else None
-    return Files((path,)) if path.is_file() and suffix(path) in PARQUET else None
-
-
-def _arrays(path: Path, target: Target) -> Any:
-    """An NPZ file's inputs as columns 0, 1, 2, ..., and its targets if they are there; or the matrix of an NPY file."""
-    arrays = read_arrays(path)
-    x, y = (arrays[""], None) if "" in arrays else inputs_of(path, arrays, target.names)
-    if x.ndim != 2 or not x.size:
-        raise DataError(f"{path} has inputs of shape {list(x.shape)}: give a matrix, [samples, columns]")
-    table = matrix_table(x)
-    if y is not None:
-        for name, values in zip(target.names, y.reshape(len(y), -1).T, strict=True):
-            table = table.append_column(name, array_column(values))
-    return table
-
-
-def _check_columns(source: Any, there: Sequence[str], wanted: Sequence[str], inputs: Table) -> None:
-    missing = [name for name in wanted if name not in there]
-    if not missing:
-        return
-    name = missing[0]
-    others = f" (nor {listed(missing[1:], 5)})" if missing[1:] else ""
-    why = ", which was learnt from" if name in inputs.names else ""
-    raise DataError(f"{_named(source)} has no column {short(name)!r}{why}{others}: {nearest(name, there)}")
+    def _count_novelties(self, inputs: TableInputs, rows: Any) -> None:
+        """Count what the training part did not have."""
+        expected = inputs.values_seen()
+        for column in inputs.columns:
+            values = rows[column.parts[0]]
+            missing = values.isna()
+            categories, with_missing = expected[column.parts[0]]
+            if not with_missing:
+                self._missing[column.name] += int(missing.sum())
+            if column.role is Role.CATEGORY:
+                unknown = values[~missing & ~values.isin(categories)]
+                if len(unknown):
+                    self._unknown[column.name] += len(unknown)
+                    self._examples.setdefault(column.name, short(unknown.iloc[0], 30))
 
 
 def _named(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else "the table"
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _tables(source: Any, wanted: Sequence[str], used: Sequence[str], target: Target) -> Iterator[Any]:
+    """The rows of a source as pyarrow.Table of at most `WINDOW` rows, each with the wanted columns."""
+    opened = _opened(source, target)
+    there = opened.schema.names
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        others = f" (nor {listed(missing[1:], 5)})" if missing[1:] else ""
+        why = ", which was learnt from" if missing[0] in used else ""
+        raise DataError(
+            f"{_named(source)} has no column {short(missing[0])!r}{why}{others}: {nearest(missing[0], there)}"
+        )
+    if isinstance(opened, TableFiles):
+        yield from opened.pieces(wanted)
+        return
+    for start in range(0, opened.num_rows, WINDOW):
+        yield opened.slice(start, WINDOW)
+
+
+def _opened(source: Any, target: Target) -> Any:
+    """A source as a pyarrow.Table or `TableFiles`."""
+    if isinstance(source, str) and source in TABLES:
+        return as_table(built_in_table(source))
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype.kind not in "biufSU":
+            raise DataError(
+                f"an array of shape {list(source.shape)} and type {source.dtype} is not a table: give a matrix of "
+                "numbers, [rows, columns], or a pandas.DataFrame"
+            )
+        return matrix_table(source)
+    if not isinstance(source, str | Path):
+        return as_table(source)
+    path = Path(source)
+    files = parquet_folder(path) if path.is_dir() else None
+    if files is not None:
+        return files
+    if not path.is_file():
+        raise DataError(f"{path} is neither a file nor a folder of Parquet files: give a table")
+    ending = suffix(path)
+    if ending in (*PARQUET, *FEATHER):
+        return TableFiles((path,))
+    if ending in ARRAYS:
+        return _array_table(path, target)
+    if ending not in TABLE_FILES:
+        raise unknown_kind(path)
+    return read_table(path)
+
+
+def _array_table(path: Path, target: Target) -> Any:
+    """The inputs of an NPY or NPZ file as columns 0, 1, 2, ..., and its targets if there are any."""
+    x, y = _inputs_of(path, target)
+    if x.ndim != 2 or not x.size:
+        raise DataError(f"{path} has inputs of shape {list(x.shape)}: give a matrix, [samples, columns]")
+    table = matrix_table(x)
+    if y is not None:
+        for name, values in zip(target.names, y.reshape(len(y), -1).T, strict=False):
+            table = table.append_column(name, array_column(values))
+    return table
+
+
+def _inputs_of(path: Path, target: Target) -> tuple[np.ndarray, np.ndarray | None]:
+    arrays = read_arrays(path)
+    if "" in arrays:
+        return arrays[""], None
+    name = target.names[0] if len(target.names) == 1 else target.names[0][:-1]  # of y0, y1, ...
+    x, y, _ = inputs_and_targets(path, arrays, name, required=False)
+    return x, y
+
+
+# --- images and arrays -----------------------------------------------------------------------------------------------
+
+
+def _sample_pieces(source: Any, preprocessing: Preprocessing, targets: bool) -> Iterator[Piece]:
+    """The samples of an array, a file, an image, a folder of images or idx files, or a built-in set (its test part)."""
+    if isinstance(source, str) and source in BUILT_IN:
+        yield from _built_in_pieces(source, preprocessing, targets)
+        return
+    if not isinstance(source, str | Path):
+        if not isinstance(source, np.ndarray | Tensor):
+            raise DataError(
+                f"a {type(source).__name__} has no samples: give a NumPy array, a tensor, a file or a folder"
+            )
+        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+        yield from _scaled(array, None, preprocessing, targets, "the array")
+        return
+    path = Path(source)
+    if path.is_dir() and has_idx(path):
+        x, y = read_idx(path, "t10k")
+        yield from _scaled(x / 255.0, y, preprocessing, targets, str(path))
+    elif path.is_dir() or suffix(path) in SUFFIXES:
+        yield from _image_pieces(path, preprocessing, targets)
+    elif path.is_file() and suffix(path) in ARRAYS:
+        yield from _scaled(*_inputs_of(path, preprocessing.target), preprocessing, targets, str(path))
+    elif path.exists():
+        raise DataError(
+            f"{path} is not an array or an image, and the run has learnt from samples of shape "
+            f"{list(preprocessing.inputs.shape)}: give an .npy or .npz file, or a folder of images"
+        )
+    else:
+        raise DataError(f"{path} is neither a file nor a folder: check the name")
+
+
+def _scaled(
+    x: np.ndarray, y: np.ndarray | None, preprocessing: Preprocessing, targets: bool, name: str
+) -> Iterator[Piece]:
+    inputs, target = preprocessing.inputs, preprocessing.target
+    assert isinstance(inputs, SampleInputs)
+    if targets and y is None:
+        raise DataError(f"{name} has no targets (array {target.names[0]!r}): give samples with their targets")
+    columns = [array_column(values) for values in y.reshape(len(y), -1).T] if targets and y is not None else []
+    samples = _shaped(x, inputs.shape, name)
+    together = max(1, NUMBERS // max(1, int(np.prod(inputs.shape))))
+    for start in range(0, len(samples), together):
+        scaled = _checked(preprocessing.transform(samples[start : start + together]), name, start)
+        pieces = [values.slice(start, together) for values in columns]
+        yield Piece(start, scaled, target.encoded(pieces, start) if pieces else None, {})
+
+
+def _shaped(x: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Samples of the shape that was learnt from; they may be flat, and grey images may lack the channel."""
+    flat = (int(np.prod(shape)),)
+    grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    if x.shape[1:] not in (shape, grey, flat) or x.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name} has samples of shape {list(x.shape[1:])} and type {x.dtype}: give numbers of the shape that was "
+            f"learnt from, {list(shape)}"
+        )
+    if not len(x):
+        raise DataError(f"{name} has no samples: give an array with some")
+    return x.reshape(len(x), *shape)
+
+
+def _checked(inputs: Tensor, name: str, first: int) -> Tensor:
+    """Refuse samples that are not finite, or in another unit."""
+    finite = torch.isfinite(inputs).flatten(1).all(1)
+    if not bool(finite.all()):
+        row = first + int(finite.logical_not().int().argmax()) + 1
+        raise DataError(f"{name} has a value that is not finite in sample {row}: correct it, or remove the sample")
+    mean, deviation = float(inputs.mean()), float(inputs.std(correction=0))
+    if abs(mean) > FAR or deviation > FAR or (deviation < 1 / FAR and len(inputs) >= 10):
+        raise DataError(
+            f"{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, instead of 0 and 1: "
+            "give them in the same unit as the training data (one from 0 to 1, the other from 0 to 255?)"
+        )
+    return inputs
+
+
+def _built_in_pieces(name: str, preprocessing: Preprocessing, targets: bool) -> Iterator[Piece]:
+    if name in TABLES:
+        raise DataError(f"{name} is a table, and the run has learnt from samples: give samples")
+    data = built_in(name)
+    if not data.preprocessing.alike(preprocessing):
+        raise DataError(f"the run has not learnt from {name}: give samples like those that it has learnt from")
+    first = 0
+    for x, y in data.test_batches(4096):
+        yield Piece(first, x, y if targets else None, {})
+        first += len(x)
+
+
+def _image_pieces(path: Path, preprocessing: Preprocessing, targets: bool) -> Iterator[Piece]:
+    shape, classes = preprocessing.inputs.shape, preprocessing.target.classes
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"{path} has images, and the run has learnt from samples of shape {list(shape)}: give these")
+    files = images_below(path)
+    if not files:
+        raise DataError(f"{path} has no images in it: give a folder with some")
+    unknown = sorted({file.parent.name for file in files} - set(classes)) if targets else ()
+    if unknown:
+        raise DataError(
+            f"{path} has images in the folder {short(unknown[0])!r}, which is not one of the classes "
+            f"({listed(classes, 5)}): put them into folders with these names"
+        )
+    base = path if path.is_dir() else path.parent
+    step = at_a_time(shape)
+    for start in range(0, len(files), step):
+        chosen = files[start : start + step]
+        x = _checked(preprocessing.transform(decoded(chosen, shape)), str(path), start)
+        y = torch.tensor([classes.index(file.parent.name) for file in chosen]) if targets else None
+        names = [str(file.relative_to(base)) for file in chosen]
+        yield Piece(start, x, y, {"file": needed("pyarrow", "pyarrow").chunked_array([names])})

@@ -1,184 +1,122 @@
-"""How inputs become numbers: scikit-learn's transformers, fitted on the training part, that JSON can hold.
+"""Inputs as numbers: scikit-learn's ColumnTransformer for tables, one scale for images and arrays; saved by skops.
 
-What is fitted is plain numbers and texts (`Inputs`); the transformers are made of these each time, after fitting as
-after reading. So what a run has saved gives the same numbers, bit for bit.
+Tables in memory are fitted on their whole training part. Streamed tables are fitted on a random sample of it: the
+scale of a column then has a relative error of about 1 / sqrt(SAMPLE), and a category that the sample does not contain
+is treated as unknown. skops writes a zip of JSON and NumPy arrays; loading runs no code and creates only the types in
+`TRUSTED`.
 """
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.columns import Column, Role, check_size, codes, numbers
-from sigmoidcore.training.data.error import DataError, nearest, needed, short
-from sigmoidcore.training.data.target import Target
-from sigmoidcore.training.data.task import Kind
+from sigmoidcore.training.data.columns import Column, Role, frame
+from sigmoidcore.training.data.errors import DataError, listed, needed, short
+from sigmoidcore.training.data.readers import as_table
+from sigmoidcore.training.data.targets import Kind, Target, check_scaled
 
-FORMAT = 1
-"""Version of the JSON; it changes when a reader of the old one would misread the new one."""
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A column that becomes numbers.
-
-    Attributes:
-        column: what it is.
-        mean: of each of its parts.
-        scale: standard deviation of each of its parts.
-        missing: whether values were missing, so that each part has a column that says where.
-    """
-
-    column: Column
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    missing: bool
+FORMAT = 2
+"""Version of the file; 1 was JSON."""
+SAMPLE = 100_000
+"""Rows of a stream that the transformers are fitted on."""
+ONE_HOT = 32
+"""Most features of a column of categories: the most frequent ones, and one for all others."""
+LARGEST_FILE = 2**28
+"""Bytes that a saved preprocessing may unpack to."""
+_SKLEARN = ("compose._column_transformer.ColumnTransformer", "pipeline.Pipeline", "impute._base.SimpleImputer",
+            "impute._base.MissingIndicator", "preprocessing._data.StandardScaler",
+            "preprocessing._encoders.OneHotEncoder")  # fmt: skip
+TRUSTED = frozenset(
+    {f"sklearn.{name}" for name in _SKLEARN}
+    | {"builtins.dict", "builtins.list", "builtins.tuple", "builtins.slice", "builtins.type", "builtins.str"}
+    | {"numpy.ndarray", "numpy.dtype", "numpy.float64", "numpy.float32", "numpy.int64", "numpy.bool", "numpy.bool_"}
+)
+"""The only types in a saved preprocessing."""
 
 
 @dataclass(frozen=True)
-class Categories:
-    """A column of categories.
+class TableInputs:
+    """How rows of a table become rows of numbers.
 
     Attributes:
-        column: what it is.
-        categories: one by one; of an ordinal column the frequent ones first.
-        missing: whether a missing value is one more category.
-        mean: of the category numbers, if it is ordinal.
-        scale: their standard deviation, if it is ordinal.
+        columns: the columns that are used.
+        transformer: a fitted sklearn.compose.ColumnTransformer; it takes what `columns.frame` makes of them.
     """
 
-    column: Column
-    categories: tuple[str, ...]
-    missing: bool
-    mean: float = 0.0
-    scale: float = 0.0
-
-    @property
-    def size(self) -> int:
-        """Number of categories, with the one for missing values."""
-        return len(self.categories) + self.missing
-
-    @property
-    def ordinal(self) -> bool:
-        """Whether it is one number, and not one for each category."""
-        return self.scale > 0
-
-
-@dataclass(frozen=True)
-class Table:
-    """How the rows of a table become rows of numbers.
-
-    Attributes:
-        numbers: columns of numbers, dates and truth values.
-        categories: columns of categories.
-    """
-
-    numbers: tuple[Numbers, ...]
-    categories: tuple[Categories, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns that must be there."""
-        return (*(c.column.name for c in self.numbers), *(c.column.name for c in self.categories))
+    columns: tuple[Column, ...]
+    transformer: Any
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the numbers, in their order."""
-        parts = [part for c in self.numbers for part in c.column.parts]
-        missing = [f"{part} is missing" for c in self.numbers if c.missing for part in c.column.parts]
-        hot = [
-            f"{c.column.name} = {value}"
-            for c in self.categories
-            if not c.ordinal
-            for value in (*c.categories, *(["missing"] if c.missing else []))
-        ]
-        return (*parts, *missing, *hot, *(c.column.name for c in self.categories if c.ordinal))
+        """Names of the features, in their order."""
+        return tuple(name.partition("__")[2] for name in self.transformer.get_feature_names_out())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """Shape of one row."""
         return (len(self.features),)
 
-    def apply(self, columns: Mapping[str, Any], first: int = 0) -> np.ndarray:
-        """The rows as numbers, float32, [rows, features].
+    def apply(self, table: Any, first: int = 0) -> np.ndarray:
+        """The rows of a pyarrow.Table as float32, [rows, features].
 
         Args:
-            columns: pyarrow.ChunkedArray by name.
-            first: number of the first row, for messages.
+            table: pyarrow.Table.
+            first: number of its first row, for messages.
 
         Raises:
-            DataError: a value is not of its column's kind, or too large.
+            DataError: a column is missing, or a value does not fit its column.
         """
-        blocks = []
-        if self.numbers:
-            rows = np.concatenate([numbers(c.column, columns[c.column.name], first) for c in self.numbers]).T
-            with np.errstate(over="ignore"):  # looked at below
-                scaled = self._scaler.transform(rows)
-            check_size(
-                scaled, rows, [f"column {short(c.column.name)!r}" for c in self.numbers for _ in c.column.parts], first
-            )
-            blocks.append(self._imputer.transform(scaled).astype(np.float32))
-        hot = [c for c in self.categories if not c.ordinal]
-        if hot:
-            found = np.stack([codes(columns[c.column.name], c.categories, c.missing) for c in hot], axis=1)
-            blocks.append(self._one_hot.transform(found))
-        ordinal = [c for c in self.categories if c.ordinal]
-        if ordinal:
-            found = np.stack([codes(columns[c.column.name], c.categories, c.missing) for c in ordinal], axis=1)
-            ranks = np.stack([e.transform(f[:, None])[:, 0] for e, f in zip(self._ranks, found.T, strict=True)], axis=1)
-            blocks.append(self._rank_scaler.transform(ranks).astype(np.float32))
-        return np.concatenate(blocks, axis=1) if len(blocks) > 1 else np.ascontiguousarray(blocks[0])
+        return self.apply_frame(frame(self.columns, table, first), first)
 
-    @cached_property
-    def _scaler(self) -> Any:
-        return scaler([m for c in self.numbers for m in c.mean], [s for c in self.numbers for s in c.scale])
+    def apply_frame(self, rows: Any, first: int = 0) -> np.ndarray:
+        """The same of a DataFrame that `columns.frame` has made."""
+        with np.errstate(over="ignore"):
+            found = self.transformer.transform(rows)
+        numeric = [part for column in self.columns if column.role is not Role.CATEGORY for part in column.parts]
+        if numeric:
+            names = [f"column {short(name)!r}" for name in numeric]
+            check_scaled(found[:, : len(numeric)], rows[numeric].to_numpy(), names, first)
+        return np.ascontiguousarray(found, dtype=np.float32)
 
-    @cached_property
-    def _imputer(self) -> Any:
-        """Puts the mean, which is 0 by now, where a value is missing, and says so in a column of its own."""
-        missing = np.array([c.missing for c in self.numbers for _ in c.column.parts])
-        imputer = needed("sklearn.impute", "scikit-learn").SimpleImputer(
-            strategy="constant", fill_value=0.0, add_indicator=bool(missing.any())
-        )
-        return imputer.fit(np.stack([np.zeros(len(missing)), np.where(missing, np.nan, 0.0)]))
+    def values_seen(self) -> dict[str, tuple[Sequence[str], bool]]:
+        """For each column of the DataFrame: the categories of the training part, and whether values were missing."""
+        steps = self.transformer.named_transformers_
+        found: dict[str, tuple[Sequence[str], bool]] = {}
+        if "number" in steps:
+            names, missing = steps["number"][0].feature_names_in_, steps["number"][1].indicator_.features_
+            found |= {name: ((), place in set(missing.tolist())) for place, name in enumerate(names)}
+        if "category" in steps:
+            known = zip(steps["category"].feature_names_in_, steps["category"].categories_, strict=True)
+            found |= {name: (values.tolist(), None in values.tolist()) for name, values in known}
+        return found
 
-    @cached_property
-    def _one_hot(self) -> Any:
-        sizes = [c.size for c in self.categories if not c.ordinal]
-        encoder = needed("sklearn.preprocessing", "scikit-learn").OneHotEncoder(
-            categories=[np.arange(size) for size in sizes],
-            handle_unknown="ignore",
-            sparse_output=False,
-            dtype=np.float32,
-        )
-        return encoder.fit(np.zeros((1, len(sizes)), dtype=np.int64))
-
-    @cached_property
-    def _ranks(self) -> list[Any]:
-        """One encoder a column: what is not known gets the rank below the rarest."""
-        make = needed("sklearn.preprocessing", "scikit-learn").OrdinalEncoder
-        return [
-            make(categories=[np.arange(c.size)], handle_unknown="use_encoded_value", unknown_value=c.size).fit(
-                np.zeros((1, 1), dtype=np.int64)
-            )
-            for c in self.categories
-            if c.ordinal
-        ]
-
-    @cached_property
-    def _rank_scaler(self) -> Any:
-        ordinal = [c for c in self.categories if c.ordinal]
-        return scaler([c.mean for c in ordinal], [c.scale for c in ordinal])
+    def description(self) -> dict[str, Any]:
+        """Everything that was fitted, as JSON can hold it."""
+        found: dict[str, Any] = {"columns": [asdict(column) for column in self.columns], "features": self.features}
+        steps = self.transformer.named_transformers_
+        if "number" in steps:
+            scaler = steps["number"][0]
+            found |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
+        if "category" in steps:
+            encoder = steps["category"]
+            found["categories"] = {
+                name: values.tolist()
+                for name, values in zip(encoder.feature_names_in_, encoder.categories_, strict=True)
+            }
+        return found
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """How images, or other arrays, become numbers: the same mean and deviation everywhere, or for each channel.
+class SampleInputs:
+    """How images, or other arrays, are scaled: with one mean and deviation, or with those of each channel.
 
     Attributes:
         shape: of one sample; of images [channels, height, width].
@@ -196,187 +134,190 @@ class Pixels:
         return ()
 
     def apply(self, samples: np.ndarray) -> np.ndarray:
-        """Samples scaled, float32, the shape stays."""
-        shape = samples.shape
-        channels = len(self.mean)
-        rows = samples.astype(np.float64).reshape(shape[0], channels, -1).transpose(0, 2, 1).reshape(-1, channels)
-        scaled = self._scaler.transform(rows).astype(np.float32)
-        return np.ascontiguousarray(scaled.reshape(shape[0], -1, channels).transpose(0, 2, 1)).reshape(shape)
+        """Scaled samples, float32, the shape stays."""
+        sizes = (1, len(self.mean), *(1 for _ in samples.shape[2:]))
+        mean, scale = (np.array(values).reshape(sizes[: samples.ndim]) for values in (self.mean, self.scale))
+        return np.asarray((samples.astype(np.float64) - mean) / scale, dtype=np.float32)
 
-    @cached_property
-    def _scaler(self) -> Any:
-        return scaler(self.mean, self.scale)
+    def description(self) -> dict[str, Any]:
+        """Everything that was fitted, as JSON can hold it."""
+        return asdict(self)
 
 
-def scaler(mean: Sequence[float], scale: Sequence[float]) -> Any:
-    """A StandardScaler of these numbers."""
-    made = needed("sklearn.preprocessing", "scikit-learn").StandardScaler()
-    made.mean_, made.scale_ = np.array(mean, dtype=np.float64), np.array(scale, dtype=np.float64)
-    made.var_ = made.scale_**2
-    made.n_features_in_, made.n_samples_seen_ = len(made.mean_), 1
-    return made
+def fitted_table(columns: Sequence[Column], rows: Any) -> tuple[TableInputs, tuple[str, ...]]:
+    """Fit the transformers; useless columns are left out and named in notes.
+
+    Args:
+        columns: of the inputs.
+        rows: of the training part, the DataFrame that `columns.frame` makes.
+
+    Raises:
+        DataError: no column is left, or numbers are too large.
+    """
+    constant, distinct, used = [], [], []
+    for column in columns:
+        values = rows[column.parts[0]]
+        count = values.nunique(dropna=False)
+        if count < 2:
+            constant.append(column.name)
+        elif column.role is Role.CATEGORY and ONE_HOT < count == len(values):
+            distinct.append(column.name)
+        else:
+            used.append(column)
+    notes = tuple(
+        f"left out, because {reason}: {listed(names)}"
+        for reason, names in (("constant", constant), ("different in every row", distinct))
+        if names
+    )
+    if not used:
+        reasons = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(f"there is no column to learn from{reasons}: give data with columns beside the target")
+    transformer = _transformer(used)
+    with np.errstate(all="ignore"):
+        transformer.fit(rows)
+    if "number" in transformer.named_transformers_:
+        scaler = transformer.named_transformers_["number"][0]
+        for name, mean, scale in zip(scaler.feature_names_in_, scaler.mean_, scaler.scale_, strict=True):
+            if not (math.isfinite(mean) and math.isfinite(scale)):
+                raise DataError(
+                    f"column {short(name)!r} has numbers as large as {rows[name].abs().max():.1e}, too large to "
+                    "compute with: take their logarithm, or correct them"
+                )
+    return TableInputs(tuple(used), transformer), notes
+
+
+def _transformer(columns: Sequence[Column]) -> Any:
+    """Numbers: scaled, a missing value is the mean and has an indicator. Categories: one feature each."""
+    preprocessing = needed("sklearn.preprocessing", "scikit-learn")
+    imputer = needed("sklearn.impute", "scikit-learn").SimpleImputer(
+        strategy="constant", fill_value=0.0, add_indicator=True, keep_empty_features=True
+    )
+    pipeline = needed("sklearn.pipeline", "scikit-learn").make_pipeline(preprocessing.StandardScaler(), imputer)
+    encoder = preprocessing.OneHotEncoder(
+        handle_unknown="infrequent_if_exist", max_categories=ONE_HOT, sparse_output=False, dtype=np.float32
+    )
+    numeric = [part for column in columns if column.role is not Role.CATEGORY for part in column.parts]
+    categorical = [column.name for column in columns if column.role is Role.CATEGORY]
+    steps = [("number", pipeline, numeric), ("category", encoder, categorical)]
+    return needed("sklearn.compose", "scikit-learn").ColumnTransformer(
+        [step for step in steps if step[2]], sparse_threshold=0
+    )
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a user's data become a network's inputs, and its outputs become predictions.
+    """How data become a network's inputs, and its outputs become predictions.
 
     Attributes:
-        inputs: what is done with a table, or with images.
+        inputs: of a table, or of images and arrays.
         target: what is learnt.
     """
 
-    inputs: Table | Pixels
+    inputs: TableInputs | SampleInputs
     target: Target
 
-    def transform(self, table: Any) -> Tensor:
+    def transform(self, data: Any) -> Tensor:
         """The inputs of a network, float32, [rows, features]; of images and arrays [samples, ...].
 
         Args:
-            table: pandas.DataFrame or pyarrow.Table with the columns that were learnt from (others do not matter), or a
-                NumPy array of images or samples, as they were before they were scaled.
+            data: a pandas.DataFrame or another table with the columns that were learnt from, or a NumPy array of
+                images or samples, not scaled.
 
         Raises:
-            DataError: a column is missing, or has values that do not fit.
+            DataError: a column is missing, or a value does not fit.
         """
-        if isinstance(self.inputs, Pixels):
-            samples = np.asarray(table)
-            if samples.shape[1:] != self.inputs.shape or samples.dtype.kind not in "biuf":
-                raise DataError(
-                    f"samples of shape {list(samples.shape[1:])} and type {samples.dtype} were given where those that "
-                    f"were learnt from have {list(self.inputs.shape)}: give such ones"
-                )
-            return torch.from_numpy(self.inputs.apply(samples))
-        from sigmoidcore.training.data.tables import as_table
-
-        return torch.from_numpy(self.inputs.apply(picked(as_table(table), self.inputs.names)))
+        if isinstance(self.inputs, TableInputs):
+            return torch.from_numpy(self.inputs.apply(as_table(data)))
+        samples = np.asarray(data)
+        if samples.shape[1:] != self.inputs.shape or samples.dtype.kind not in "biuf":
+            raise DataError(
+                f"samples have the shape {list(samples.shape[1:])} and the type {samples.dtype}: give numbers of the "
+                f"shape that was learnt from, {list(self.inputs.shape)}"
+            )
+        return torch.from_numpy(self.inputs.apply(samples))
 
     def predictions(self, outputs: Tensor) -> np.ndarray:
-        """What outputs stand for: names of classes [rows], or numbers [rows, numbers] in the unit of the target."""
+        """Predictions from outputs: names of classes [rows], or numbers [rows, numbers] in the unit of the target."""
         return self.target.decoded(outputs)
 
-    def to_json(self) -> str:
-        """As JSON, without anything that could be run; `from_json` makes the same of it again."""
-        kind = "table" if isinstance(self.inputs, Table) else "pixels"
-        content = {"format": FORMAT, "inputs": {"is": kind, **asdict(self.inputs)}, "target": asdict(self.target)}
-        return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1)
+    def description(self) -> dict[str, Any]:
+        """Everything that was fitted, as JSON can hold it: for people and for other programs."""
+        return {"inputs": self.inputs.description(), "target": asdict(self.target)}
+
+    def alike(self, other: "Preprocessing") -> bool:
+        """Whether both give the same numbers, up to rounding."""
+        return _alike(self.description(), other.description())
+
+    def to_bytes(self) -> bytes:
+        """As a file of skops; `from_bytes` gives an object that makes the same numbers, bit for bit."""
+        inputs = self.inputs
+        is_table = isinstance(inputs, TableInputs)
+        content = {
+            "format": FORMAT,
+            "fitted": json.dumps({**self.description(), "table": is_table}),
+            "transformer": inputs.transformer if isinstance(inputs, TableInputs) else None,
+        }
+        return bytes(needed("skops.io", "skops").dumps(content, compression=zipfile.ZIP_DEFLATED))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` has written.
+    def from_bytes(cls, content: bytes) -> Self:
+        """Read what `to_bytes` has written. No code in it is run.
 
         Raises:
-            DataError: it is something else, or of a newer version.
+            DataError: it is damaged, of another version, or contains other types.
         """
         try:
-            content = json.loads(text, parse_constant=_no_constant)
-            version = content["format"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(
-                f"this is no preprocessing of a run ({short(error)}): was the file edited or cut off?"
-            ) from error
-        if version != FORMAT:
-            raise DataError(
-                f"preprocessing of format {short(version)} cannot be read, only {FORMAT}: use the version that wrote it"
-            )
-        try:
-            inputs = dict(content["inputs"])
-            kind = inputs.pop("is")
-            made: Table | Pixels = _table(inputs) if kind == "table" else _pixels(inputs)
-            return cls(made, _target(content["target"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"this is no preprocessing of a run ({short(error)}): was the file edited?") from error
+            _check_types(content)
+            found = needed("skops.io", "skops").loads(content, trusted=sorted(TRUSTED))
+            if found["format"] != FORMAT:
+                raise ValueError(f"format {short(found['format'])} instead of {FORMAT}")
+            fitted = json.loads(found["fitted"])
+            target = {name: tuple(v) if isinstance(v, list) else v for name, v in fitted["target"].items()}
+            made = Target(**{**target, "kind": Kind(target["kind"])})
+            return cls(_inputs(fitted, found["transformer"]), made)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # a damaged file fails anywhere in zipfile, json, skops or scikit-learn
+            raise DataError(f"this is not a preprocessing of a run ({short(error, 100)}): was the file edited?") from error
 
 
-def picked(table: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Columns of a pyarrow.Table by name.
-
-    Raises:
-        DataError: one is missing, or there twice.
-    """
-    found: dict[str, Any] = {}
-    there = table.column_names
-    places = {name: place for place, name in reversed(list(enumerate(there)))}
-    for name in names:
-        if name not in places:
-            raise DataError(f"there is no column {short(name)!r}: {nearest(name, there)}")
-        found[name] = table.column(places[name])
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not finite")
+def _check_types(content: bytes) -> None:
+    """Refuse a file that is too large, or that mentions other types than `TRUSTED`."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST_FILE:
+            raise ValueError("too large")
+        remaining = [json.loads(archive.read("schema.json"))]
+    while remaining:
+        node = remaining.pop()
+        if isinstance(node, dict):
+            kind = f"{node['__module__']}.{node['__class__']}" if "__class__" in node else None
+            if kind is not None and kind not in TRUSTED:
+                raise ValueError(f"type {short(kind)}")
+        remaining += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _floats(values: Any) -> tuple[float, ...]:
-    return tuple(_float(v) for v in values)
-
-
-def _scales(values: Any) -> tuple[float, ...]:
-    scales = _floats(values)
-    if any(scale <= 0 for scale in scales):
-        raise ValueError("a scale is not above 0")
-    return scales
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
-def _column(content: Mapping[str, Any]) -> Column:
-    return Column(_text(content["name"]), Role(content["role"]), _text(content["format"]))
-
-
-def _table(content: Mapping[str, Any]) -> Table:
-    def of_numbers(c: Mapping[str, Any]) -> Numbers:
-        made = Numbers(_column(c["column"]), _floats(c["mean"]), _scales(c["scale"]), _truth(c["missing"]))
-        if not len(made.mean) == len(made.scale) == len(made.column.parts):
-            raise ValueError(f"{made.column.name!r} does not have one mean and scale a part")
+def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInputs:
+    inputs = fitted["inputs"]
+    if fitted["table"]:
+        columns = tuple(Column(c["name"], Role(c["role"]), c["format"]) for c in inputs["columns"])
+        if type(transformer) is not needed("sklearn.compose", "scikit-learn").ColumnTransformer:
+            raise ValueError("no transformer")
+        made = TableInputs(columns, transformer)
+        if list(made.features) != inputs["features"]:
+            raise ValueError("other features")
         return made
-
-    def of_categories(c: Mapping[str, Any]) -> Categories:
-        names = tuple(_text(name) for name in c["categories"])
-        return Categories(_column(c["column"]), names, _truth(c["missing"]), _float(c["mean"]), _float(c["scale"]))
-
-    made = Table(
-        tuple(of_numbers(c) for c in content["numbers"]), tuple(of_categories(c) for c in content["categories"])
-    )
-    if not made.names:
-        raise ValueError("it has no columns")
-    return made
-
-
-def _pixels(content: Mapping[str, Any]) -> Pixels:
-    shape = tuple(int(_float(size)) for size in content["shape"])
-    made = Pixels(shape, _floats(content["mean"]), _scales(content["scale"]))
-    if len(made.mean) != len(made.scale) or len(made.mean) not in (1, shape[0]):
+    shape = tuple(int(size) for size in inputs["shape"])
+    mean, scale = (tuple(float(value) for value in inputs[name]) for name in ("mean", "scale"))
+    if len(mean) != len(scale) or len(mean) not in (1, shape[0]) or not all(value > 0 for value in scale):
         raise ValueError("mean and scale do not fit the shape")
-    return made
+    return SampleInputs(shape, mean, scale)
 
 
-def _target(content: Mapping[str, Any]) -> Target:
-    made = Target(
-        tuple(_text(name) for name in content["names"]),
-        Kind(content["kind"]),
-        tuple(_text(name) for name in content["classes"]),
-        _floats(content["mean"]),
-        _scales(content["scale"]),
-    )
-    sizes = (0, 0) if made.kind.is_class else (len(made.names), len(made.names))
-    if (len(made.mean), len(made.scale)) != sizes or made.outputs < 1:
-        raise ValueError("the target's parts do not fit each other")
-    return made
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(a == b)

@@ -1,17 +1,17 @@
-"""What is said when data cannot be used: in one line, with the cause and the remedy."""
+"""Errors about data: one line with the cause and the remedy."""
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message is one line: what is wrong, where, and what to do."""
+    """Data cannot be used. The message is one line: what is wrong, where, and what to do."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Words that point to the name that was probably meant, or to some of those that there are.
+    """A hint at the name that was probably meant, or a list of the known names.
 
     Example:
         >>> nearest("prise", ["price", "size"])
@@ -28,7 +28,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """Some names in a row, and how many more there are.
+    """The first names, and the number of the others.
 
     Example:
         >>> listed(["a", "b", "c"], most=2)
@@ -40,17 +40,32 @@ def listed(names: Iterable[str], most: int = 8) -> str:
 
 
 def short(text: object, most: int = 60) -> str:
-    """Text in one line, cut where it is long; what is no printable character is written as an escape."""
+    """Text as one printable line of at most `most` characters."""
     words = " ".join(str(text).split())
     words = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return words if len(words) <= most else words[: most - 3] + "..."
 
 
-def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> ModuleType:
-    """A module of another package, imported when it is used.
+def check_unique(source: object, names: Sequence[str]) -> None:
+    """Refuse two columns of the same name.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the message says how to get it.
+        DataError: a name occurs twice.
+    """
+    places: dict[str, int] = {}
+    for place, name in enumerate(names, 1):
+        if name in places:
+            raise DataError(
+                f"{source} has two columns named {short(name)!r}, number {places[name]} and {place}: rename one of them"
+            )
+        places[name] = place
+
+
+def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> ModuleType:
+    """Import a module of an optional package.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

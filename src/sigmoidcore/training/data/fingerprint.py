@@ -1,0 +1,54 @@
+"""Fingerprints of data: a digest for each column or array, to see whether data have changed, and which."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sigmoidcore.training.data.errors import listed, needed
+
+DIGITS = 16
+"""Hexadecimal digits of a digest."""
+
+
+class Fingerprint:
+    """Collects the values of a data set, in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+
+    def add(self, name: str, content: bytes | np.ndarray) -> None:
+        """Add bytes, or the values of an array, to a column."""
+        digest = self._found.setdefault(name, hashlib.blake2b(digest_size=DIGITS // 2))
+        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)
+
+    def add_table(self, table: Any) -> None:
+        """Add the rows of a pyarrow.Table."""
+        pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+                self.add(name, np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64))
+                continue
+            texts = pc.fill_null(column.cast(pa.string()), "\0").combine_chunks()
+            joined = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), "\n")
+            self.add(name, joined[0].as_py().encode() + b"\n")
+
+    def digests(self) -> dict[str, str]:
+        """The digest of each column."""
+        return {name: digest.hexdigest() for name, digest in self._found.items()}
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
+    """The differences between two fingerprints, in words; empty if the data are the same.
+
+    Example:
+        >>> changes({"size": "1", "price": "2"}, {"size": "1", "price": "3", "id": "4"})
+        ('changed: price', 'new: id')
+    """
+    found = {
+        "changed": [name for name in old if name in new and old[name] != new[name]],
+        "missing": [name for name in old if name not in new],
+        "new": [name for name in new if name not in old],
+    }
+    return tuple(f"{what}: {listed(names)}" for what, names in found.items() if names)
