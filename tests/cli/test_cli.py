@@ -167,7 +167,7 @@ def test_train_leaves_metrics_figures_weights_and_a_report(capsys, tmp_path):
         "figures/learning_curves.png",
         "metrics.jsonl",
         "model.safetensors",
-        "preprocessing.json",
+        "preprocessing.skops",
         "report.txt",
     ]
     rows = read_metrics(run / "metrics.jsonl")

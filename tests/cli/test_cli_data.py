@@ -45,10 +45,10 @@ def test_what_was_found_is_said_and_learnt(houses, capsys, tmp_path, arguments, 
     assert main(["train", "--data", "my houses.csv", *arguments, *SMALL]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert said in output
-    assert "left out, for they are different in every row: id" in output
+    assert "left out, because different in every row: id" in output
     assert f"test {metric}" in output
     assert [row["kind"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")].count("epoch") == 2
-    kept = Preprocessing.from_json((tmp_path / "run" / "preprocessing.json").read_text())
+    kept = Preprocessing.from_bytes((tmp_path / "run" / "preprocessing.skops").read_bytes())
     assert kept.transform(houses).shape == (200, len(kept.inputs.features))
 
 
@@ -79,11 +79,11 @@ def test_a_run_on_own_data_is_made_again_goes_on_and_is_diagnosed_from_any_folde
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["--data", "my houses.csv"], "say which column is to be learnt (--target): there are: size, rooms, price"),
+        (["--data", "my houses.csv"], "name the column to learn (--target): there are: size, rooms, price"),
         (["--data", "my houses.csv", "--target", "prise"], "there is no target 'prise': did you mean 'price'?"),
         (["--data", "my houses.csv", "--target", "price", "--test-size", "2"], "2.0 is not above 0 and below 1"),
         (["--data", "my houses.csv", "--target", "price", "--kind", "joy"], "'joy' is not one of 'class', 'number'"),
-        (["--data", "digits", "--target", "x"], "digits has no columns: leave --target and --drop away"),
+        (["--data", "digits", "--target", "x"], "digits has no columns: leave out --target and --drop"),
         (["--data", "digits", "--test-size", "0.3"], "has a training part and a test part already"),
         (["--data", "wine", "--target", "alkohol"], "did you mean 'alcohol'?"),
         (["--data", "."], "give a file in it: my houses.csv"),

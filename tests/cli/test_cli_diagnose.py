@@ -491,7 +491,7 @@ def test_a_run_that_cannot_be_read_is_one_line_with_cause_and_remedy_and_exit_co
 
 
 def test_a_run_whose_data_are_not_there_says_how_to_get_them(capsys, monkeypatch, run):
-    def missing(name):
+    def missing(name, *others):
         raise FileNotFoundError("train-images is not there: install it")
 
     monkeypatch.setattr("sigmoidcore.training.data.loading.built_in", missing)

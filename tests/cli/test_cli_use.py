@@ -82,7 +82,7 @@ def test_evaluate_shows_metrics_and_classes_and_draws_a_figure(trained, tmp_path
 def test_export_writes_a_file_and_the_preprocessing_and_says_how_to_load_it(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["export", str(trained / "runs" / "sold")]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sold.preprocessing.json", "sold.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sold.preprocessing.skops", "sold.safetensors"]
     assert 'load_file("sold.safetensors")' in capsys.readouterr().out
 
 
@@ -125,7 +125,7 @@ def test_two_runs_are_compared(trained, capsys):
         (["predict", "new.csv", "new.csv", "-o", "out.csv"], "new.csv is a file: give the folder of a run"),
         (["predict", "runs", "new.csv", "-o", "out.csv"], "runs holds no run: it has no config.toml"),
         (["predict", "runs/sold", "new.csv"], "Missing option '--output'"),
-        (["predict", "runs/sold", "nothing.csv", "-o", "out.csv"], "nothing.csv is no file that is there"),
+        (["predict", "runs/sold", "nothing.csv", "-o", "out.csv"], "nothing.csv is neither a file nor a folder"),
         (["predict", "runs/sold", "new.csv", "-o", "out.txt"], "is of no kind that can be written"),
         (["predict", "runs/sold", "new.csv", "-o", "no/out.csv"], "there is no folder no; make it"),
         (["predict", "runs/sold", "new.csv", "-o", "known.csv"], "known.csv is there already"),

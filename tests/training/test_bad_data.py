@@ -56,7 +56,7 @@ def put(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "cause"),
     [
-        (GOOD, {}, "say which column is to be learnt (--target): there are: size, colour, price"),
+        (GOOD, {}, "name the column to learn (--target): there are: size, colour, price"),
         (GOOD, {"target": "prise"}, "there is no target 'prise': did you mean 'price'?"),
         (GOOD, {"target": "Price"}, "did you mean 'price'?"),
         (GOOD, {"target": "xyz"}, "there are: size, colour, price"),
@@ -64,27 +64,27 @@ def put(tmp_path):
         (GOOD, {"target": "price", "drop": ["price"]}, "'price' is the target and cannot be left out"),
         (GOOD, {"target": "price", "drop": ["size", "colour"]}, "no column to learn from"),
         (GOOD, {"target": ["price", "price"]}, "given twice"),
-        (GOOD, {"target": ["price", "colour"]}, "several targets must all be numbers, and 'colour' is none"),
+        (GOOD, {"target": ["price", "colour"]}, "several targets must all be numbers, and 'colour' is not"),
         (GOOD, {"target": ["price", "size"], "kind": "class"}, "several targets must all be numbers"),
-        (GOOD, {"target": "colour", "kind": "number"}, "said to be a number, and is a category"),
+        (GOOD, {"target": "colour", "kind": "number"}, "'colour' is a category, not a number"),
         (GOOD, {"target": "colour", "kind": "joy"}, "no kind of target 'joy': say 'class' or 'number'"),
         (GOOD, {"target": "size", "kind": "class"}, "40 different classes in 40 rows"),
-        (GOOD, {"target": "price", "test_size": 0.0}, "0.0 is no share"),
-        (GOOD, {"target": "price", "test_size": 1.5}, "1.5 is no share"),
-        (GOOD, {"target": "colour", "test_size": 0.01}, "cannot be split with a share of 0.01"),
+        (GOOD, {"target": "price", "test_size": 0.0}, "0.0 is not a fraction"),
+        (GOOD, {"target": "price", "test_size": 1.5}, "1.5 is not a fraction"),
+        (GOOD, {"target": "colour", "test_size": 0.01}, "cannot be split with a fraction of 0.01"),
         ("", {"target": "a"}, "is empty"),
         ("\n \n\n", {"target": "a"}, "is empty"),
         ("\ufeff", {"target": "a"}, "is empty"),
-        ("a,b\n", {"target": "a"}, "column names and no rows"),
+        ("a,b\n", {"target": "a"}, "has no rows"),
         ("a,b\n1,2\n", {"target": "a"}, "has one row: give at least 4"),
         ("a,b\n1,2\n1,2\n", {"target": "a"}, "has 2 rows"),
         ("a,a\n1,2\n", {"target": "a"}, "two columns named 'a', number 1 and 2"),
         ("a, a\n1,2\n", {"target": "a"}, "two columns named 'a'"),
         ("a,,b\n1,2,3\n", {"target": "a"}, "no name for column 2"),
-        ("1,2\n3,4\n", {"target": "1"}, "numbers where the column names should be"),
-        (GOOD + "1,red\n", {"target": "price"}, "2 instead of 3 columns in line 42"),
-        (GOOD + "\n1,red,2,3\n", {"target": "price"}, "4 instead of 3 columns in line 43"),
-        ('a,b\n1,"x\ny"\n1,2,3\n', {"target": "a"}, "3 instead of 2 columns in line 4"),
+        ("1,2\n3,4\n", {"target": "1"}, "numbers instead of column names"),
+        (GOOD + "1,red\n", {"target": "price"}, "2 instead of 3 columns in row 41 ('1,red')"),
+        (GOOD + "\n1,red,2,3\n", {"target": "price"}, "4 instead of 3 columns in row 41"),
+        ('a,b\n1,"x\ny"\n1,2,3\n', {"target": "a"}, "3 instead of 2 columns in row 2"),
         (GOOD + "x,red,2\n", {"target": "price"}, "'size' has 'x' in row 41, and numbers elsewhere"),
         (GOOD + "inf,red,2\n", {"target": "price"}, "'size' is infinite in row 41"),
         (GOOD + "1,red,\n", {"target": "price"}, "'price' is missing in row 41:"),
@@ -98,14 +98,14 @@ def put(tmp_path):
         ("a,b\n" + "1,1.5\n1,2.5\n" * 9, {"target": "b"}, "no column to learn from (left out"),
         ("a,b\n" + "".join(f"1,x{n}\n" for n in range(30)), {"target": "b"}, "30 different classes in 30 rows"),
         ("a,b\n" + "1,2024-01-01\n1,2024-01-02\n" * 9, {"target": "b"}, "'b' is a date"),
-        ("a,b\n" + "01/02/2024,1\n03/04/2024,2\n" * 9, {"target": "b"}, "dates that can be read in two ways"),
+        ("a,b\n" + "01/02/2024,1\n03/04/2024,2\n" * 9, {"target": "b"}, "ambiguous dates, such as 01/02/2024"),
         (
             GOOD.replace("40", "40").encode("utf-8") + "1,gr\u00fcn,1\n".encode("latin-1"),
             {"target": "price"},
             "line 42",
         ),
-        (GOOD.encode("utf-16")[:-1], {"target": "price"}, "is no UTF-16 text"),
-        (b"a,b\n1,\x00\n", {"target": "a"}, "a zero byte in line 2"),
+        (GOOD.encode("utf-16")[:-1], {"target": "price"}, "is not UTF-8 text, see line 1"),
+        (b"a,b\n1,\x00\n", {"target": "a"}, "is not UTF-8 text, see line 2"),
         (gzip.compress(GOOD.encode(), mtime=0)[:-20], {"target": "price"}, "cannot be unpacked"),
         (b"\x1f\x8b" + b"x" * 40, {"target": "price"}, "cannot be unpacked"),
     ],
@@ -126,7 +126,7 @@ def test_a_folder_instead_of_a_file_is_refused_and_its_files_are_named(put, tmp_
     put(GOOD, "prices.csv")
     assert "give a file in it: prices.csv" in refused(tmp_path, target="price")
     (tmp_path / "b.csv").mkdir()
-    assert "make one folder a class in it" in refused(tmp_path / "b.csv", target="price")
+    assert "make one subfolder for each class" in refused(tmp_path / "b.csv", target="price")
 
 
 def test_a_kind_of_file_that_is_not_known_is_refused(put):
@@ -178,8 +178,8 @@ def test_python_objects_in_arrays_are_not_unpickled(put, tmp_path):
         ({"x": np.ones((9, 2)), "y": np.arange(9)}, {"target": ["x", "y"]}, "one array as --target"),
         ({"x": np.ones((0, 2)), "y": np.ones(0)}, {}, "arrays without samples"),
         ({"x": np.ones((9, 2)) + 1j, "y": np.arange(9)}, {}, "complex128"),
-        ({"x": np.ones((9, 2)), "y": np.arange(9.0)}, {}, "left out, for they are always the same"),
-        ({"x": np.ones((9, 2, 2)), "y": np.arange(9.0)}, {}, "inputs that are all the same"),
+        ({"x": np.ones((9, 2)), "y": np.arange(9.0)}, {}, "left out, because constant"),
+        ({"x": np.ones((9, 2, 2)), "y": np.arange(9.0)}, {}, "inputs that are constant"),
         ({"x": np.full((9, 2, 2), np.nan), "y": np.arange(9.0)}, {}, "not finite in sample 1"),
         ({"x": np.full((9, 2, 2), "a"), "y": np.arange(9.0)}, {}, "give an array of numbers"),
         ({"x": np.random.rand(9, 2), "y": np.full(9, np.nan)}, {}, "'y' is missing in row 1"),  # noqa: NPY002
@@ -204,12 +204,12 @@ def test_an_array_that_claims_to_be_larger_than_the_machine_is_refused(put):
 def test_columns_that_are_no_numbers_texts_or_dates_are_refused(tmp_path):
     parquet.write_table(pa.table({"x": [[1, 2]] * 8, "y": [0, 1] * 4}), tmp_path / "a.parquet")
     for in_memory in (0, 2**30):
-        assert "'x' holds values of type list<" in refused(tmp_path / "a.parquet", target="y", in_memory=in_memory)
+        assert "'x' has values of type list<" in refused(tmp_path / "a.parquet", target="y", in_memory=in_memory)
     feather.write_feather(pa.table({"x": [1, 2] * 4, "y": [{"a": 1}] * 8}), tmp_path / "a.feather")
-    assert "'y' holds values of type struct<" in refused(tmp_path / "a.feather", target="y")
+    assert "'y' has values of type struct<" in refused(tmp_path / "a.feather", target="y")
     mixed = pandas.DataFrame({"x": [1, "a", 2.5, None] * 4, "y": [0, 1] * 8})
-    assert "mixed kinds" in refused(mixed, target="y")
-    assert "is no table" in refused([1, 2, 3], target="y")
+    assert "mixed types" in refused(mixed, target="y")
+    assert "is not a table" in refused([1, 2, 3], target="y")
     twice = pandas.DataFrame(np.ones((8, 3)), columns=["x", "x", "y"])
     assert "two columns named 'x'" in refused(twice, target="y")
 
@@ -264,12 +264,12 @@ def idx(shape, values):
 @pytest.mark.parametrize(
     ("images", "labels", "cause"),
     [
-        (b"", b"", "is no idx file"),
-        (idx((4, 2, 2), range(15)), idx((4,), [0, 1, 0, 1]), "15 bytes where its shape [4, 2, 2] needs 16"),
+        (b"", b"", "is not an idx file"),
+        (idx((4, 2, 2), range(15)), idx((4,), [0, 1, 0, 1]), "15 bytes, but its shape [4, 2, 2] needs 16"),
         (idx((4, 2, 2), range(16)), idx((3,), [0, 1, 0]), "are not of the same set"),
         (idx((4,), range(4)), idx((4,), [0, 1, 0, 1]), "are not of the same set"),
         (gzip.compress(idx((4, 2, 2), range(16)), mtime=0)[:-9], idx((4,), [0, 1, 0, 1]), "cannot be unpacked"),
-        (b"\0\0\x09\x01\0\0\0\x01", b"", "is no idx file"),
+        (b"\0\0\x09\x01\0\0\0\x01", b"", "is not an idx file"),
     ],
 )
 def test_idx_files_that_are_damaged_are_refused(put, tmp_path, images, labels, cause):
@@ -281,7 +281,7 @@ def test_idx_files_that_are_damaged_are_refused(put, tmp_path, images, labels, c
 
 def test_a_folder_that_lacks_an_idx_file_is_refused(put, tmp_path):
     put(idx((4, 2, 2), range(16)), "set/train-images-idx3-ubyte")
-    assert "is not there: install Debian's package" in refused(tmp_path / "set")
+    assert "does not exist: install Debian's package" in refused(tmp_path / "set")
 
 
 def test_new_data_that_do_not_fit_are_refused():
@@ -300,7 +300,7 @@ def test_new_data_that_do_not_fit_are_refused():
     assert "was a date" in message(table.assign(when=1.5))
     assert "was a date" in message(table.assign(when="tomorrow"))
     assert "infinite in row 1" in message(table.assign(size=np.inf))
-    assert "is no table" in message([1, 2])
+    assert "is not a table" in message([1, 2])
     images = load("digits").preprocessing
     with pytest.raises(DataError, match=r"shape \[7, 8\]"):
         images.transform(np.zeros((3, 7, 8)))

@@ -102,7 +102,10 @@ def test_the_figure_of_numbers_has_a_panel_a_target(folder):
     ("data", "cause"),
     [
         (NEW.drop(columns="sold"), "the table has no column 'sold'"),
-        (NEW.assign(sold=["maybe", *["no"] * 199]), "target 'sold' has 'maybe' in row 1, which is none of its classes"),
+        (
+            NEW.assign(sold=["maybe", *["no"] * 199]),
+            "target 'sold' has 'maybe' in row 1, which is not one of its",
+        ),
         (NEW.assign(sold=[*["no"] * 199, None]), "target 'sold' is missing in row 200"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_keeps_its_options_and_runs_code_of_the_user_where_th
         ("wine", {"depth": "deep"}, ValueError, "for '--depth'"),
         ("wine", {"target": "no such"}, ValueError, "there is no target 'no such'"),
         ((np.zeros(3),), {}, ValueError, "a tuple of 1 was given as data: give (inputs, targets)"),
-        ([1, 2], {}, ValueError, "a list is no table"),
+        ([1, 2], {}, ValueError, "a list is not a table"),
     ],
 )
 def test_what_cannot_be_used_is_an_error_and_nothing_is_begun(data, options, error, cause):

@@ -21,7 +21,7 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save
 
 from sigmoidcore.cli import main
-from sigmoidcore.training.data import packed
+from sigmoidcore.training.data import files
 from sigmoidcore.training.printable import printable
 from sigmoidcore.training.runs.checkpoints import Checkpoints, NewerError, _sum_of
 
@@ -180,27 +180,42 @@ def test_a_format_that_there_is_not_is_refused(run, safely_refused, tmp_path, nu
 
 # --- the rest of the folder ------------------------------------------------------------------------------------------
 
+
+def archive(schema):
+    """A zip file as skops writes it, with this schema."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("schema.json", schema)
+    return file.getvalue()
+
+
+def node(module, name, **others):
+    """A schema of skops that makes an object of this type."""
+    return json.dumps({"__module__": module, "__class__": name, "protocol": 2, **others}).encode()
+
+
 PREPROCESSING = {
     "pickle": b"\x80\x04\x95",
     "nothing": b"",
-    "deep": b"[" * 200_000,
-    "huge number": b'{"format": ' + b"9" * 5000 + b"}",
-    "no object": b"[1, 2]",
-    "newer": b'{"format": 99}',
-    "types": b'{"format": 1, "inputs": {"is": "table", "numbers": 3, "categories": {}}, "target": []}',
-    "code": b'{"format": 1, "inputs": {"is": "os.system", "mean": ["x"]}, "target": {"kind": "__import__"}}',
-    "huge shape": b'{"format": 1, "inputs": {"is": "pixels", "shape": [1e300], "mean": [0], "scale": [1]}}',
+    "no schema": archive(b""),
+    "deep": archive(b"[" * 200_000),
+    "bomb": archive(b" " * 2**29),
+    "function": archive(node("os", "system", __loader__="FunctionNode", content="system")),
+    "operator": archive(node("operator", "methodcaller", __loader__="OperatorFuncNode", attrs={})),
+    "another estimator": archive(node("sklearn.preprocessing._function_transformer", "FunctionTransformer")),
+    "list": archive(node("builtins", "list", __loader__="ListNode", content=[])),
+    "no loader": archive(node("builtins", "dict", __loader__="no_loader", content={})),
 }
 
 
 @pytest.mark.parametrize("content", PREPROCESSING.values(), ids=PREPROCESSING)
 @pytest.mark.parametrize("use", USES[1:3], ids=lambda use: use[0])
 def test_a_hostile_preprocessing_is_refused(run, safely_refused, use, content):
-    (run / "preprocessing.json").write_bytes(content)
+    (run / "preprocessing.skops").write_bytes(content)
     safely_refused(*use)
 
 
-@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "lock", "model.safetensors", "preprocessing.json"])
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "lock", "model.safetensors", "preprocessing.skops"])
 def test_no_link_in_a_run_is_followed(run, tmp_path, name):
     mine = tmp_path / "mine"
     if (run / name).exists():
@@ -247,14 +262,14 @@ def test_an_image_that_says_it_is_huge_is_refused(run, safely_refused, tmp_path)
 
 
 def test_what_unpacks_to_more_than_there_is_room_for_is_refused(run, safely_refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(packed, "memory", lambda: 4_000_000)
+    monkeypatch.setattr(files, "memory", lambda: 4_000_000)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1_000_000, 1))
     assert len((tmp_path / "a.csv.gz").read_bytes()) < 100_000
-    assert "is unpacked to more than" in safely_refused("train", "--data", "a.csv.gz", "--target", "b")
+    assert "is larger than" in safely_refused("train", "--data", "a.csv.gz", "--target", "b")
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("x.npy", "y.npy"):
             archive.writestr(name, b"\0" * 3_000_000)
-    assert "is unpacked to more than" in safely_refused("train", "--data", "a.npz")
+    assert "is larger than" in safely_refused("train", "--data", "a.npz")
 
 
 def test_pickles_in_tables_and_arrays_are_not_unpickled(run, safely_refused, tmp_path):
@@ -328,7 +343,7 @@ DOORS = {
     "training/user_code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
     # source that convert itself has written
     "conversion/traced_forward.py": {"importlib", "import_module", "compile", "exec"},
-    "training/data/error.py": {"importlib", "import_module"},  # packages by names that stand in the code
+    "training/data/errors.py": {"importlib", "import_module"},  # packages by names that stand in the code
     "integrations/lightning.py": {"importlib", "import_module"},  # the same
     "training/data/arrays.py": {"np.load(file, allow_pickle=False)"},
 }

@@ -65,7 +65,7 @@ def opened(folder: Path, model: str | None) -> TrainedRun:
     with in_one_line():
         if model is None:
             return open_run(folder)
-        preprocessing, _ = preprocessing_of(folder)
+        preprocessing = preprocessing_of(folder)
     with users_code(model) as make:
         if not callable(make):
             raise bad_input(f"{model} is no function: give one of (shape, outputs) that makes the model")

@@ -8,7 +8,7 @@ import typer
 
 from sigmoidcore._files import write_whole
 from sigmoidcore.cli.common import in_one_line, nothing_left, opened
-from sigmoidcore.cli.predict import ACCEPT, MODEL, OVERWRITE, RUN
+from sigmoidcore.cli.predict import MODEL, OVERWRITE, RUN
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.runs.session import bad_input
@@ -34,7 +34,6 @@ def evaluate(
         Path | None,
         typer.Option("--figure", metavar="FILE", help="Draw the confusion matrix, or the numbers: a name in .png."),
     ] = None,
-    accept_unknown: ACCEPT = False,
     model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
@@ -47,7 +46,7 @@ def evaluate(
                 check_output(path, overwrite, data)
         if figure is not None and figure.suffix.lower() != ".png":
             raise bad_input(f"{figure} is no name of a figure: let it end with .png")
-        found = trained.evaluate(data, accept_unknown=accept_unknown)
+        found = trained.evaluate(data)
         drawn = io.BytesIO()
         if figure is not None:
             found.figure().savefig(drawn, dpi=150, format="png")

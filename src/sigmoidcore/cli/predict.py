@@ -6,14 +6,10 @@ from typing import Annotated
 import typer
 
 from sigmoidcore.cli.common import in_one_line, nothing_left, opened
-from sigmoidcore.training.data.error import listed
+from sigmoidcore.training.data import listed
 from sigmoidcore.training.display import Screen, count
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run.")]
-ACCEPT = Annotated[
-    bool,
-    typer.Option("--accept-unknown", help="Take categories that were not learnt from as none of those that were."),
-]
 MODEL = Annotated[
     str | None,
     typer.Option("--model", metavar="MODULE:FUNCTION", help="Your own code that made the run's network: it is run."),
@@ -45,16 +41,13 @@ def predict(
         list[str] | None,
         typer.Option("--keep", metavar="COLUMN", help="A column of DATA that goes with them; repeat it for several."),
     ] = None,
-    accept_unknown: ACCEPT = False,
     model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Predict new data with a run's network, in their order; large Parquet files are read and written in pieces."""
     trained = opened(run, model)
     with in_one_line(), nothing_left():
-        predicted = trained.predict_into(
-            data, output, keep=keep or (), accept_unknown=accept_unknown, overwrite=overwrite
-        )
+        predicted = trained.predict_into(data, output, keep=keep or (), overwrite=overwrite)
     screen = Screen.of_stdout()
     for note in predicted.notes:
         screen.say(note)

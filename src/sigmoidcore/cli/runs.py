@@ -12,9 +12,7 @@ from rich.cells import cell_len
 
 from sigmoidcore.cli.common import in_one_line
 from sigmoidcore.diagnosis.report.terminal import writable
-from sigmoidcore.training.data import DataError
-from sigmoidcore.training.data.error import listed, short
-from sigmoidcore.training.data.task import Kind, task
+from sigmoidcore.training.data import DataError, Kind, listed, short, task
 from sigmoidcore.training.display import Screen, clock, count, number, reached
 from sigmoidcore.training.runs.folder import RUNS
 from sigmoidcore.training.runs.listing import Listed, Summary, differing, runs_in, summary

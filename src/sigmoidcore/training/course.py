@@ -10,7 +10,7 @@ import torch
 import sigmoidcore as sc
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.training import not_finite
-from sigmoidcore.training.data import Data, wording
+from sigmoidcore.training.data import Data
 from sigmoidcore.training.device import Place
 from sigmoidcore.training.display import Screen, count, number, place, reached
 from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
@@ -57,7 +57,7 @@ def lead(task: Task, run: Run, screen: Screen) -> int:
     ctrl_c, split, epochs = task.ctrl_c, task.data, task.options["epochs"]
     record = Record(task.name, layers=0, task=split.task)
     screen.heading(task.heading)
-    screen.say(wording.learnt(split))
+    screen.say(split.summary)
     for note in split.notes:
         screen.say(note)
     if task.place.words:

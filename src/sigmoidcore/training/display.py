@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sigmoidcore.observation.profile import Profile
-from sigmoidcore.training.data.task import Kind, Task, task
+from sigmoidcore.training.data import Kind, Task, task
 from sigmoidcore.training.loop import Progress
 from sigmoidcore.training.printable import printable
 

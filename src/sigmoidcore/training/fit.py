@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigmoidcore._files import write_whole
-from sigmoidcore.training.data import DataError
-from sigmoidcore.training.data.error import needed
-from sigmoidcore.training.data.tables import as_table
+from sigmoidcore.training.data import DataError, as_table, needed
 from sigmoidcore.training.options import options_from, where_it_is
 from sigmoidcore.training.processes import part
 from sigmoidcore.training.runs.folder import RUNS, next_free

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sigmoidcore.training.data import Data
-from sigmoidcore.training.data.memory import memory
-from sigmoidcore.training.data.wording import file_name, outputs
+from sigmoidcore.training.data import Data, memory
 from sigmoidcore.training.display import count
 from sigmoidcore.training.networks import DEPTHS, kind_for, sizes_for
 from sigmoidcore.training.runs.network import ARCHITECTURES, OWN, Network
@@ -67,11 +65,16 @@ def chosen(options: Mapping[str, Any], data: Data, own_code: bool) -> Chosen:
     return Chosen(
         "Sigmoid Core",
         f"{data.name}: {_in_words(kind, sizes)}, {outputs(data)}",
-        f"{file_name(data)}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options['width']}",
+        f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options['width']}",
         data.arranged(ARCHITECTURES[kind].arranged),
         {"network": kind, "depth": depth, "prepare": options["prepare"] is not False},
         lambda: new_network(kind, **sizes),
     )
+
+
+def outputs(data: Data) -> str:
+    """The network's outputs in words."""
+    return count(len(data.classes), "class", "classes") if data.kind.is_class else count(data.outputs, "number")
 
 
 def _check_memory(depth: int, width: int) -> None:
@@ -118,7 +121,7 @@ def _own(options: Mapping[str, Any], data: Data) -> Chosen:
     return Chosen(
         target.rpartition(":")[2],
         f"{data.name}: inputs of {shape}, {target} with {count(parameters, 'parameter')}, {outputs(data)}",
-        f"{file_name(data)}-{target.rpartition(':')[2]}",
+        f"{data.file_name}-{target.rpartition(':')[2]}",
         data,
         {"prepare": options["prepare"] is True},
         lambda: Network(OWN, {}, model),

@@ -18,8 +18,7 @@ from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.nn.stepwise import Stepwise
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
-from sigmoidcore.training.data import Data, Kind, Split, Task
-from sigmoidcore.training.data.task import task
+from sigmoidcore.training.data import Data, Kind, Split, Task, task
 from sigmoidcore.training.device import Place
 from sigmoidcore.training.display import Meter, Screen
 from sigmoidcore.training.loop import Progress, Result, Training

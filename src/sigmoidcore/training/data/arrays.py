@@ -71,7 +71,7 @@ def inputs_and_targets(
     others = [name for name in arrays if name != named]
     inputs = next((name for name in INPUTS if name in others), others[0] if len(others) == 1 else None)
     if inputs is None:
-        raise DataError(f"{path} has no array named x for the inputs: name it x when you save it; {nearest('x', arrays)}")
+        raise DataError(f"{path} has no array named x for the inputs: name it x; {nearest('x', arrays)}")
     x, y = arrays[inputs], arrays.get(str(named))
     if x.ndim < 1 or (y is not None and (y.ndim not in (1, 2) or len(x) != len(y))):
         raise DataError(

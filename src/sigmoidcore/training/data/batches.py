@@ -57,13 +57,13 @@ class IndexedPart:
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All samples in their order."""
-        for rows in torch.arange(self.count).split(batch_size):
+        for rows in torch.split(torch.arange(self.count), batch_size):
             yield self.take(rows)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
         """Samples from batch `start` on, in this epoch's order."""
         rows = self.order(self.count, seed, epoch)[start * batch_size :]
-        for batch in rows.split(batch_size) if len(rows) else ():
+        for batch in torch.split(rows, batch_size) if len(rows) else ():
             yield self.take(batch)
 
 
@@ -144,7 +144,7 @@ def rebatched(pieces: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
             x, y = torch.cat([rest[0], x]), torch.cat([rest[1], y])
         end = len(x) // batch_size * batch_size
         if end:
-            yield from zip(x[:end].split(batch_size), y[:end].split(batch_size), strict=True)
+            yield from zip(torch.split(x[:end], batch_size), torch.split(y[:end], batch_size), strict=True)
         rest = x[end:], y[end:]
     if rest is not None and len(rest[0]):
         yield rest

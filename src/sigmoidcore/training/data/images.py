@@ -1,5 +1,6 @@
 """Images in folders, one folder for each class, decoded by Pillow."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from sigmoidcore.training.data.errors import DataError, listed, needed, short
 from sigmoidcore.training.data.preprocessing import SampleInputs
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 GREY = ("1", "L", "LA")
 NUMBERS = 2**25
 """Pixel values that are decoded at a time when all images are read."""
@@ -91,7 +92,7 @@ def _opened(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", module.DecompressionBombWarning)
-            return module.open(path, formats=FORMATS)
+            return module.open(path, formats=_FORMATS)
     except Exception as error:  # each format has its own errors
         raise _unreadable(path, error) from error
 
@@ -125,7 +126,7 @@ def decoded(paths: Sequence[Path], shape: Sequence[int]) -> np.ndarray:
 
 def at_a_time(shape: Sequence[int]) -> int:
     """Number of images of a shape that are decoded at a time."""
-    return int(max(1, min(256, NUMBERS // np.prod(shape))))
+    return max(1, min(256, NUMBERS // math.prod(shape)))
 
 
 def fitted_images(paths: Sequence[Path], shape: tuple[int, ...]) -> SampleInputs:

@@ -12,8 +12,18 @@ from sigmoidcore.training.data.errors import DataError, listed, nearest, short
 from sigmoidcore.training.data.images import has_images
 from sigmoidcore.training.data.preparation import Request, array_data, image_data, stream_data, table_data
 from sigmoidcore.training.data.readers import (
-    ARRAYS, FEATHER, PARQUET, TABLES as TABLE_FILES, TEXT, TableFiles, as_table, read_table, suffix,
+    ARRAYS,
+    FEATHER,
+    PARQUET,
+    TEXT,
+    TableFiles,
+    as_table,
+    read_table,
+    suffix,
 )  # fmt: skip
+from sigmoidcore.training.data.readers import (
+    TABLES as TABLE_FILES,
+)
 
 IN_MEMORY = 2**30
 """Bytes: larger Parquet and Arrow files and folders of images are streamed."""
@@ -94,7 +104,7 @@ def _from_path(path: Path, request: Request) -> Data:
     if ending in (*PARQUET, *FEATHER):
         return stream_data(name, TableFiles((path,)), request)
     if ending in TABLE_FILES:
-        return table_data(name, read_table(path), request, text=ending in TEXT)
+        return table_data(name, read_table(path), request, text=True)
     raise unknown_kind(path)
 
 

@@ -18,9 +18,20 @@ from sigmoidcore.training.data.images import SUFFIXES, at_a_time, decoded, image
 from sigmoidcore.training.data.loading import parquet_folder, unknown_kind
 from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
 from sigmoidcore.training.data.readers import (
-    ARRAYS, FEATHER, PARQUET, TABLES as TABLE_FILES, WINDOW, TableFiles, array_column, as_table, matrix_table,
-    read_table, suffix,
+    ARRAYS,
+    FEATHER,
+    PARQUET,
+    WINDOW,
+    TableFiles,
+    array_column,
+    as_table,
+    matrix_table,
+    read_table,
+    suffix,
 )  # fmt: skip
+from sigmoidcore.training.data.readers import (
+    TABLES as TABLE_FILES,
+)
 from sigmoidcore.training.data.targets import Target
 
 NUMBERS = 2**22
@@ -80,7 +91,9 @@ class NewData:
         found += [f"{count:,} missing in {short(name)!r}" for name, count in self._missing.items() if count]
         if not found:
             return ()
-        return (f"the training data did not have these values, so their predictions are less certain: {', '.join(found)}",)
+        return (
+            f"the training data did not have these values, so their predictions are less certain: {', '.join(found)}",
+        )
 
     def pieces(self) -> Iterator[Piece]:
         """The samples in their order.

@@ -83,9 +83,7 @@ class Request:
     def split(self, target: TargetValues) -> Parts:
         """The rows of each part."""
         labels = target.values if target.kind.is_class else None
-        return random_parts(
-            len(target.values), target.classes, labels, self.test, self.validation_size, self.seed
-        )
+        return random_parts(len(target.values), target.classes, labels, self.test, self.validation_size, self.seed)
 
 
 def check_rows(name: object, rows: int) -> None:
@@ -156,7 +154,7 @@ def stream_data(name: str, files: TableFiles, request: Request) -> Data:
     preprocessing = Preprocessing(fitted, target.fitted(train))
     parts = tuple(Stream(files, preprocessing, split, part) for part in range(3))
     if not len(parts[0]) or not len(parts[2]):
-        raise DataError(f"{name} has {files.rows:,} rows, too few for the split: give another --test-size, or more rows")
+        raise DataError(f"{name} has {files.rows:,} rows, too few to split: give another --test-size, or more")
     notes = (*notes, f"{files.rows:,} rows are read from the file batch by batch")
     counts = target.class_counts(train)
     return Data.of(name, parts, preprocessing, counts, notes, fingerprint.digests())  # type: ignore[arg-type]

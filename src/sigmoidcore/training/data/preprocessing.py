@@ -6,6 +6,7 @@ is treated as unknown. skops writes a zip of JSON and NumPy arrays; loading runs
 `TRUSTED`.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -248,6 +249,10 @@ class Preprocessing:
         """Whether both give the same numbers, up to rounding."""
         return _alike(self.description(), other.description())
 
+    def digest(self) -> str:
+        """SHA-256 of everything that was fitted."""
+        return hashlib.sha256(json.dumps(self.description()).encode()).hexdigest()
+
     def to_bytes(self) -> bytes:
         """As a file of skops; `from_bytes` gives an object that makes the same numbers, bit for bit."""
         inputs = self.inputs
@@ -272,13 +277,13 @@ class Preprocessing:
             if found["format"] != FORMAT:
                 raise ValueError(f"format {short(found['format'])} instead of {FORMAT}")
             fitted = json.loads(found["fitted"])
-            target = {name: tuple(v) if isinstance(v, list) else v for name, v in fitted["target"].items()}
-            made = Target(**{**target, "kind": Kind(target["kind"])})
-            return cls(_inputs(fitted, found["transformer"]), made)
+            return cls(_inputs(fitted, found["transformer"]), _target(**fitted["target"]))
         except ModuleNotFoundError:
             raise
         except Exception as error:  # a damaged file fails anywhere in zipfile, json, skops or scikit-learn
-            raise DataError(f"this is not a preprocessing of a run ({short(error, 100)}): was the file edited?") from error
+            raise DataError(
+                f"this is not a preprocessing of a run ({short(error, 100)}): was the file edited?"
+            ) from error
 
 
 def _check_types(content: bytes) -> None:
@@ -296,6 +301,14 @@ def _check_types(content: bytes) -> None:
         remaining += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
+def _target(names: list[str], kind: str, classes: list[str], mean: list[float], scale: list[float]) -> Target:
+    made = Target(tuple(names), Kind(kind), tuple(classes), tuple(mean), tuple(scale))
+    sizes = (0, 0) if made.kind.is_class else (len(names), len(names))
+    if (len(mean), len(scale)) != sizes or made.outputs < 1 or not all(value > 0 for value in scale):
+        raise ValueError("the parts of the target do not fit each other")
+    return made
+
+
 def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInputs:
     inputs = fitted["inputs"]
     if fitted["table"]:
@@ -303,8 +316,8 @@ def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInp
         if type(transformer) is not needed("sklearn.compose", "scikit-learn").ColumnTransformer:
             raise ValueError("no transformer")
         made = TableInputs(columns, transformer)
-        if list(made.features) != inputs["features"]:
-            raise ValueError("other features")
+        if json.loads(json.dumps(made.description())) != inputs:
+            raise ValueError("the transformer is not the one that was saved")
         return made
     shape = tuple(int(size) for size in inputs["shape"])
     mean, scale = (tuple(float(value) for value in inputs[name]) for name in ("mean", "scale"))

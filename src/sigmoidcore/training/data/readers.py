@@ -53,7 +53,7 @@ def read_table(path: Path) -> Any:
     if ending in TEXT:
         table = read_csv(path)
     elif ending in JSON_LINES:
-        table = readable(path, lambda: _read_json_lines(path))
+        table = readable(path, _read_json_lines, path)
     else:
         table = TableFiles((path,)).table()
     check_unique(path, table.column_names)
@@ -90,8 +90,8 @@ def read_csv(path: Path) -> Any:
     except pa.ArrowException as error:
         if wrong:
             raise DataError(
-                f"{path} has {wrong[0].actual_columns} instead of {len(names)} columns in line {wrong[0].number}, "
-                f"blank lines not counted ({short(wrong[0].text, 40)}): correct it, or put text that contains "
+                f"{path} has {wrong[0].actual_columns} instead of {len(names)} columns in row "
+                f"{wrong[0].number - 1} ({short(wrong[0].text, 40)!r}): correct it, or put text that contains "
                 f"{delimiter!r} into quotes"
             ) from error
         raise DataError(f"{path} cannot be read as a table ({short(error, 120)}): save it again as CSV") from error
@@ -175,15 +175,16 @@ class Group:
         """The rows as pyarrow.Table of at most `WINDOW` rows."""
         pa = needed("pyarrow", "pyarrow")
         options = {"columns": list(names), "batch_size": WINDOW, "use_threads": False, "batch_readahead": 1}
-        if self.rows <= WINDOW:
-            pieces = [readable(path, lambda f=f: f.to_table(columns=list(names), use_threads=False)) for path, f in self.fragments]
-            yield typed(pa.concat_tables(pieces))
-            return
+        small: list[Any] = []
         for path, fragment in self.fragments:
-            batches = readable(path, lambda f=fragment: f.to_batches(**options))
-            while (batch := readable(path, lambda b=batches: next(b, None))) is not None:
-                if len(batch):
+            batches = readable(path, fragment.to_batches, **options)
+            while (batch := readable(path, next, batches, None)) is not None:
+                if self.rows <= WINDOW:
+                    small.append(pa.Table.from_batches([batch]))
+                elif len(batch):
                     yield typed(pa.Table.from_batches([batch]))
+        if small:
+            yield typed(pa.concat_tables(small))
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class TableFiles:
     def _datasets(self) -> list[Any]:
         module = needed("pyarrow.dataset", "pyarrow")
         kind = "parquet" if suffix(self.paths[0]) in PARQUET else "ipc"
-        return [readable(path, lambda p=path: module.dataset(str(p), format=kind)) for path in self.paths]
+        return [readable(path, module.dataset, str(path), format=kind) for path in self.paths]
 
     @cached_property
     def schema(self) -> Any:
@@ -214,8 +215,8 @@ class TableFiles:
         found: list[Group] = []
         first = 0
         for path, dataset in zip(self.paths, self._datasets, strict=True):
-            for fragment in readable(path, lambda d=dataset: _split(d)):
-                rows = readable(path, fragment.count_rows)
+            for fragment in readable(path, _split, dataset):
+                rows = readable(path, _count_rows, fragment)
                 if found and found[-1].rows + rows <= WINDOW:
                     last = found.pop()
                     found.append(Group(last.first, last.rows + rows, (*last.fragments, (path, fragment))))
@@ -243,10 +244,19 @@ class TableFiles:
 
 
 def _split(dataset: Any) -> list[Any]:
-    found = []
+    found: list[Any] = []
     for fragment in dataset.get_fragments():
         found += fragment.split_by_row_group() if hasattr(fragment, "split_by_row_group") else [fragment]
     return found
+
+
+def _count_rows(fragment: Any) -> int:
+    # count_rows() of a row group counts the rows of its file
+    return (
+        sum(group.num_rows for group in fragment.row_groups)
+        if hasattr(fragment, "row_groups")
+        else fragment.count_rows()
+    )
 
 
 def typed(table: Any) -> Any:
@@ -258,8 +268,8 @@ def typed(table: Any) -> Any:
     return table.cast(pa.schema([field.with_type(kinds.get(str(field.type), field.type)) for field in table.schema]))
 
 
-def readable(path: Path, read: Callable[[], Any]) -> Any:
-    """The result of `read`.
+def readable(path: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """The result of `read` of these arguments.
 
     Raises:
         DataError: the file is damaged, or of another kind.
@@ -268,7 +278,7 @@ def readable(path: Path, read: Callable[[], Any]) -> Any:
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty: was it cut off? copy or load it again")
-        return read()
+        return read(*arguments, **options)
     except DataError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError) as error:

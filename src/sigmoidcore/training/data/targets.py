@@ -234,7 +234,7 @@ def target_values(names: tuple[str, ...], columns: Sequence[Any], kind: str | No
         check_complete(name, values)
         roles.append(described(name, values, text)[0].role)
         if roles[-1] is Role.DATE and kind != CLASS:
-            raise DataError(f"target {short(name)!r} is a date: convert it to a number, such as days since another date")
+            raise DataError(f"target {short(name)!r} is a date: convert it to a number, such as days")
     if len(names) > 1:
         others = [name for name, role in zip(names, roles, strict=True) if role is not Role.NUMBER or kind == CLASS]
         if others:

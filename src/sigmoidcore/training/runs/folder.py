@@ -4,7 +4,7 @@
     environment.json     the versions, the machine
     metrics.jsonl        one JSON object a line
     checkpoints/         see `checkpoints.py`
-    preprocessing.json   how the data become numbers; `sigmoidcore.training.data.Preprocessing` reads it
+    preprocessing.skops   how the data become numbers; `sigmoidcore.training.data.Preprocessing` reads it
     model.safetensors    the weights, slopes and shifts at the end
     diagnosis.json       what `diagnose` says of the network at the end
     diagnosis.html       the same as a page
@@ -16,7 +16,6 @@ docs/runs.md describes it; `read_metrics` and `read_config` read it.
 """
 
 import datetime
-import hashlib
 import io
 import json
 import os
@@ -60,7 +59,7 @@ _CONFIG, ENVIRONMENT, METRICS, _FIGURES, _REPORT, _CHECKPOINTS = (
     "report.txt",
     "checkpoints",
 )
-PREPROCESSING = "preprocessing.json"
+PREPROCESSING = "preprocessing.skops"
 _DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
 _OLD_CONFIG = "config.json"
 """Of format 1."""
@@ -203,10 +202,9 @@ class Run(Closing):
         return save_network(self.folder / WEIGHTS, replace(network, preprocessing=self._preprocessing))
 
     def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
-        """Write preprocessing.json, all of it or nothing."""
-        content = preprocessing.to_json().encode()
-        self._preprocessing = hashlib.sha256(content).hexdigest()
-        return write_whole(self.folder / PREPROCESSING, content)
+        """Write preprocessing.skops, all of it or nothing."""
+        self._preprocessing = preprocessing.digest()
+        return write_whole(self.folder / PREPROCESSING, preprocessing.to_bytes())
 
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write figures/NAME.png."""

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore.training.data import DataError
-from sigmoidcore.training.data.error import short
-from sigmoidcore.training.data.task import Kind, task
+from sigmoidcore.training.data import DataError, Kind, Preprocessing, short, task
 from sigmoidcore.training.runs.folder import ENVIRONMENT, METRICS, PREPROCESSING, Config, read_config, read_metrics
 from sigmoidcore.training.runs.lock import is_held
 
@@ -204,7 +202,7 @@ def _started(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _metric_name(folder: Path) -> str:
     try:
-        content = json.loads((folder / PREPROCESSING).read_text(encoding="utf-8"))
-        return task(Kind(content["target"]["kind"])).metric_name
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # of an older version: these learnt classes
+        content = (folder / PREPROCESSING).read_bytes()
+        return task(Preprocessing.from_bytes(content).target.kind).metric_name
+    except (OSError, DataError):  # of an older version: these learnt classes
         return task(Kind.CLASSES).metric_name

@@ -68,7 +68,7 @@ class Network:
         architecture: a name in `ARCHITECTURES`, or "own".
         sizes: that made it.
         model: itself.
-        preprocessing: SHA-256 of the preprocessing.json that makes its inputs; "" where there is none.
+        preprocessing: digest of the preprocessing that makes its inputs; "" if unknown.
     """
 
     architecture: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore.training.data.memory import memory
+from sigmoidcore.training.data import memory
 from sigmoidcore.training.options import OPTIONS, typed
 from sigmoidcore.training.processes import Processes
 from sigmoidcore.training.runs import toml

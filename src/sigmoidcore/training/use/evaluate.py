@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data import Kind, Preprocessing
-from sigmoidcore.training.data.error import DataError, needed
+from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed
 from sigmoidcore.training.runs.network import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities
 from sigmoidcore.training.use.scores import Score, class_scores, number_scores

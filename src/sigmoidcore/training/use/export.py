@@ -22,8 +22,7 @@ from sigmoidcore._files import write_whole
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.fold import fold
 from sigmoidcore.nn.networks import RNN
-from sigmoidcore.training.data import Preprocessing
-from sigmoidcore.training.data.error import DataError, needed, short
+from sigmoidcore.training.data import DataError, Preprocessing, needed, short
 from sigmoidcore.training.networks import SequenceNet
 from sigmoidcore.training.runs.network import Network, NetworkError
 
@@ -72,7 +71,7 @@ def _written_out(model: nn.Module) -> nn.Module:
 
 
 def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> tuple[Path, Path]:
-    """Write the folded network, and `NAME.preprocessing.json` beside it; each all or nothing.
+    """Write the folded network, and `NAME.preprocessing.skops` beside it; each all or nothing.
 
     Args:
         path: of the file.
@@ -94,7 +93,7 @@ def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing
     plain, inputs = folded(network, preprocessing)
     data = FORMATS[kind][1](plain, inputs, preprocessing)
     beside = beside_of(path)
-    write_whole(beside, preprocessing.to_json().encode())
+    write_whole(beside, preprocessing.to_bytes())
     return write_whole(path, data), beside
 
 
@@ -103,16 +102,16 @@ def beside_of(path: Path) -> Path:
 
     Example:
         >>> beside_of(Path("out/model.onnx")).name
-        'model.preprocessing.json'
+        'model.preprocessing.skops'
     """
-    return path.with_name(f"{path.stem}.preprocessing.json")
+    return path.with_name(f"{path.stem}.preprocessing.skops")
 
 
 def holds_the_same(path: Path, preprocessing: Preprocessing) -> bool:
     """Whether a file is this preprocessing."""
     try:
-        return path.read_bytes() == preprocessing.to_json().encode()
-    except OSError:
+        return Preprocessing.from_bytes(path.read_bytes()).alike(preprocessing)
+    except (OSError, DataError):
         return False
 
 
@@ -127,7 +126,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
-    for key, value in {"preprocessing": preprocessing.to_json(), "outputs": _meaning(preprocessing)}.items():
+    for key, value in {"preprocessing": _described(preprocessing), "outputs": _meaning(preprocessing)}.items():
         proto.metadata_props.add(key=key, value=value)
     try:
         return bytes(proto.SerializeToString())
@@ -141,7 +140,7 @@ def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> by
         program = torch.export.export(model, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         program.example_inputs = None  # PyTorch would pickle them
         file = io.BytesIO()
-        extra = {"preprocessing.json": preprocessing.to_json(), "outputs.txt": _meaning(preprocessing)}
+        extra = {"preprocessing.json": _described(preprocessing), "outputs.txt": _meaning(preprocessing)}
         torch.export.save(program, file, extra_files=extra)
     pickled = _pickles(file)
     if pickled:
@@ -171,7 +170,7 @@ def _safetensors(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing)
     """The weights; the metadata say which layers of torch.nn they belong to."""
     from safetensors.torch import save
 
-    described = {"format": "pt", "preprocessing": preprocessing.to_json(), "outputs": _meaning(preprocessing)}
+    described = {"format": "pt", "preprocessing": _described(preprocessing), "outputs": _meaning(preprocessing)}
     layers = layers_of(model)
     described |= {"network": repr(model)} if layers is None else {"layers": json.dumps(layers)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -205,11 +204,16 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
     return layers if same and repr(made) == repr(model) else None
 
 
+def _described(preprocessing: Preprocessing) -> str:
+    """The preprocessing as JSON, for other programs."""
+    return json.dumps(preprocessing.description(), ensure_ascii=False)
+
+
 def _meaning(preprocessing: Preprocessing) -> str:
     target = preprocessing.target
     if target.kind.is_class:
-        return "[samples, classes]: scores before the softmax; the classes are in preprocessing.json: target.classes"
-    return "[samples, numbers]: times target.scale, plus target.mean of preprocessing.json, they are in their own unit"
+        return "[samples, classes]: scores before the softmax; the classes are in the preprocessing: target.classes"
+    return "[samples, numbers]: times target.scale, plus target.mean of the preprocessing, they are in their own unit"
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sigmoidcore._files import whole
-from sigmoidcore.training.data.error import DataError, needed, short
-from sigmoidcore.training.data.tables import FEATHER, PARQUET, suffix
+from sigmoidcore.training.data import FEATHER, PARQUET, DataError, needed, short, suffix
 
 TEXT = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
 """Endings of text, and what separates the columns."""

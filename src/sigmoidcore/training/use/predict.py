@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data import Preprocessing
-from sigmoidcore.training.data.error import DataError, needed, short
-from sigmoidcore.training.data.new_data import Unseen
+from sigmoidcore.training.data import DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.runs.network import Network
 
 NUMBERS = 2**20
@@ -68,7 +66,7 @@ def names_of(preprocessing: Preprocessing) -> list[str]:
     return ["prediction"] if len(target.names) == 1 else [f"prediction_{name}" for name in target.names]
 
 
-def predictions(network: Network, preprocessing: Preprocessing, unseen: Unseen) -> Iterator[Any]:
+def predictions(network: Network, preprocessing: Preprocessing, unseen: NewData) -> Iterator[Any]:
     """Predictions piece by piece, in the order of the data.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.error import needed
+from sigmoidcore.training.data import needed
 
 LEVEL = 0.95
 """Of the intervals."""

@@ -1,6 +1,5 @@
 """A run that has been trained, for use: what it predicts of new data, how good it is, and its network for others."""
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sigmoidcore._files import open_no_link
-from sigmoidcore.training.data import Data, DataError, Preprocessing
-from sigmoidcore.training.data.equality import alike
-from sigmoidcore.training.data.error import needed, short
-from sigmoidcore.training.data.new_data import Unseen
+from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.progress import counted
 from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, read_config, read_metrics
 from sigmoidcore.training.runs.network import Network, network_of
@@ -105,8 +101,8 @@ class TrainedRun:
         Raises:
             DataError: it is not there, or damaged.
         """
-        found, checksum = preprocessing_of(self.folder)
-        if self.network.preprocessing not in ("", checksum):
+        found = preprocessing_of(self.folder)
+        if self.network.preprocessing not in ("", found.digest()):
             raise DataError(
                 f"{self.folder / PREPROCESSING} is damaged: it does not have the checksum that the network knows; "
                 f"`sigmoid-core train --resume {self.folder}` writes it anew"
@@ -137,7 +133,7 @@ class TrainedRun:
             DataError: it is not there any more, or not what it was.
         """
         data = data_of(self.config.options)
-        if not alike(data.preprocessing, self.preprocessing):
+        if not data.preprocessing.alike(self.preprocessing):
             raise DataError(
                 f"{data.name} is not what this run has learnt from, it has changed since: its test part may hold "
                 "samples that were learnt; give other data to evaluate on"
@@ -145,7 +141,7 @@ class TrainedRun:
         return data
 
     def predict(
-        self, data: Any, output: str | Path | None = None, *, keep: Sequence[str] = (), accept_unknown: bool = False,
+        self, data: Any, output: str | Path | None = None, *, keep: Sequence[str] = (),
         overwrite: bool = False,
     ) -> Any:  # fmt: skip
         """Predict, in the order of the data: for classes a probability of each, and the likeliest; else numbers.
@@ -156,7 +152,6 @@ class TrainedRun:
             output: a file for the predictions: Parquet, CSV, TSV, either with .gz, or Feather. It is written piece by
                 piece, and is there when all of it is, or not at all. None: they are returned.
             keep: columns of the data that go with the predictions, such as a number of the row.
-            accept_unknown: take categories that were not learnt from as none of those that were, instead of refusing.
             overwrite: replace the file that is there.
 
         Returns:
@@ -169,9 +164,9 @@ class TrainedRun:
             OSError: the disk is full.
         """
         if output is not None:
-            self.predict_into(data, output, keep=keep, accept_unknown=accept_unknown, overwrite=overwrite)
+            self.predict_into(data, output, keep=keep, overwrite=overwrite)
             return Path(output)
-        unseen = Unseen(data, self.preprocessing, keep=keep, accept_unknown=accept_unknown)
+        unseen = NewData(data, self.preprocessing, keep=keep)
         with counted("predicting", "rows") as seen:
             tables = list(seen(predictions(self.network, self.preprocessing, unseen)))
         for note in unseen.notes:
@@ -179,7 +174,7 @@ class TrainedRun:
         return needed("pyarrow", "pyarrow").concat_tables(tables).to_pandas()
 
     def predict_into(
-        self, data: Any, output: str | Path, *, keep: Sequence[str] = (), accept_unknown: bool = False,
+        self, data: Any, output: str | Path, *, keep: Sequence[str] = (),
         overwrite: bool = False,
     ) -> Predicted:  # fmt: skip
         """Predict into a file; arguments and errors are those of `predict`.
@@ -190,17 +185,16 @@ class TrainedRun:
         path = Path(output)
         check_table(path)
         check_output(path, overwrite, data)
-        unseen = Unseen(data, self.preprocessing, keep=keep, accept_unknown=accept_unknown)
+        unseen = NewData(data, self.preprocessing, keep=keep)
         with counted("predicting", "rows") as seen:
             rows = write_tables(path, seen(predictions(self.network, self.preprocessing, unseen)))
         return Predicted(path, rows, (*keep, *names_of(self.preprocessing)), unseen.notes)
 
-    def evaluate(self, data: Any = None, *, accept_unknown: bool = False) -> Evaluation:
+    def evaluate(self, data: Any = None) -> Evaluation:
         """Measure how good it is, with 95 % confidence intervals.
 
         Args:
             data: with the target, as for `predict`; None: the test part of the set that it has learnt from.
-            accept_unknown: as for `predict`.
 
         Raises:
             DataError: the data do not fit, or are not there any more.
@@ -212,13 +206,13 @@ class TrainedRun:
                 self.folder.name, f"the test part of {own.name}", self.network, self.preprocessing,
                 own.test_batches(at_once(own.shape)),
             )  # fmt: skip
-        unseen = Unseen(data, self.preprocessing, targets=True, accept_unknown=accept_unknown)
+        unseen = NewData(data, self.preprocessing, targets=True)
         name = str(data) if isinstance(data, str | Path) else "the table"
         found = evaluated(self.folder.name, name, self.network, self.preprocessing, _with_targets(unseen))
         return found.with_notes((*self._warning(data), *unseen.notes))
 
     def export(self, format: str, path: str | Path | None = None, *, overwrite: bool = False) -> Path:
-        """Write the network folded, as plain PyTorch layers, and `NAME.preprocessing.json` beside it.
+        """Write the network folded, as plain PyTorch layers, and `NAME.preprocessing.skops` beside it.
 
         Args:
             format: "onnx", "torch" (`torch.export`, .pt2) or "safetensors".
@@ -249,8 +243,8 @@ class TrainedRun:
         return ("these are the data that the run has learnt from: most samples are not new to it",) if same else ()
 
 
-def preprocessing_of(folder: Path) -> tuple[Preprocessing, str]:
-    """A run's preprocessing, and the SHA-256 of its file.
+def preprocessing_of(folder: Path) -> Preprocessing:
+    """A run's preprocessing.
 
     Raises:
         DataError: it is not there, or damaged.
@@ -262,7 +256,7 @@ def preprocessing_of(folder: Path) -> tuple[Preprocessing, str]:
     try:
         with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
             content = file.read()
-        return Preprocessing.from_json(content.decode()), hashlib.sha256(content).hexdigest()
+        return Preprocessing.from_bytes(content)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or short(error)}") from error
     except ValueError as error:
@@ -282,7 +276,7 @@ def open_run(folder: str | Path, model: nn.Module | None = None) -> TrainedRun:
     return TrainedRun(folder, model)
 
 
-def _with_targets(unseen: Unseen) -> Iterator[tuple[Tensor, Tensor]]:
+def _with_targets(unseen: NewData) -> Iterator[tuple[Tensor, Tensor]]:
     for piece in unseen.pieces():
         assert piece.targets is not None
         yield piece.inputs, piece.targets
