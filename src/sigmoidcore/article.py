@@ -13,17 +13,11 @@ section 4, the training   `fit`: stochastic gradient descent, one point at a tim
 ========================  ==========================================================
 
 Step 4, "if the gradient is close to 0, adjust the sigmoid's parameters", needs a network: `sigmoidcore.calibrate` takes
-it before training and `sigmoidcore.equalize` during training. The article's printed training loop differs from what
-is written here in four places; docs/article.md shows each.
+it before training and `sigmoidcore.Equalizer` during training. The article's printed training loop differs from this
+module in four places; docs/article.md shows each.
 """
 
-from __future__ import annotations
-
 import math
-import numbers
-import operator
-import reprlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,13 +35,10 @@ Floats = NDArray[np.float64]
 
 
 def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.float64 | Floats:
-    """The output of a Sigmoid Core, y = 1 / (1 + exp(-alpha (x - shift))), correct to the last digits.
+    """The output of a Sigmoid Core, y = 1 / (1 + exp(-z)) with z = alpha (x - shift).
 
-    The inputs are taken as the real numbers that their float64 values stand for, and y is what those real numbers give:
-    the rounding of `x - shift` and of the product, which the exponential would magnify up to 700 times, is carried
-    along and put back. The relative error is at most 1e-15 wherever y is a normal float64 (y >= 2.3e-308, which is
-    alpha (x - shift) >= -708.39). Below, y is a multiple of the smallest denormal number, 5e-324, and is within two of
-    them of the exact value; it is 0 from alpha (x - shift) = -745.2 on. Nothing overflows and nothing warns.
+    The exponential never overflows, and small outputs keep their precision: with z as float64 computes it, the relative
+    error is below 1e-15 wherever y is a normal number (z >= -708).
 
     Args:
         x: preactivations, any shape; real numbers, converted to float64.
@@ -70,19 +61,11 @@ def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.f
         >>> float(sigmoid_core(3, alpha=0.5, shift=3))
         0.5
     """
-    named = {"x": _finite(x, "x"), "alpha": _positive(alpha, "alpha"), "shift": _finite(shift, "shift")}
-    try:
-        xs, alphas, shifts = np.broadcast_arrays(*named.values())
-    except ValueError:
-        shapes = ", ".join(f"{name} {value.shape}" for name, value in named.items())
-        raise ValueError(f"shapes do not broadcast: {shapes}; give alpha and shift one value, or x's shape") from None
-
-    with np.errstate(under="ignore"):
-        high, low = _scaled_preactivation(xs, alphas, shifts)
-        rises = high >= 0
-        decay = np.exp(-np.abs(high))  # exp(-|z|), in [0, 1]: the exponential that cannot overflow
-        decay = decay - decay * np.where(rises, low, -low)
-        y: np.float64 | Floats = np.where(rises, 1.0, decay)[()] / (1.0 + decay)
+    xs, alphas, shifts = _finite(x, "x"), _positive(alpha, "alpha"), _finite(shift, "shift")
+    with np.errstate(over="ignore", under="ignore"):
+        z = alphas * (xs - shifts)
+        decay = np.exp(-np.abs(z))
+        y: np.float64 | Floats = np.where(z >= 0, 1.0, decay)[()] / (1.0 + decay)
     return y
 
 
@@ -159,9 +142,9 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
         epochs: passes over the points, >= 0.
 
     Raises:
-        TypeError: an input is not made of real numbers, or epochs is not an integer.
-        ValueError: an input is empty, not finite, or of the wrong shape or sign; or training leaves the positive slopes
-            or the finite numbers.
+        TypeError: an input is not made of real numbers.
+        ValueError: epochs is negative or not an integer; an input is empty, not finite, or of the wrong shape or sign; or
+            training leaves the positive slopes or the finite numbers.
 
     Source: the article, section 4; the defaults are its values. docs/article.md derives the gradient.
 
@@ -170,9 +153,9 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
         y = sigmoid(1.323 (x - 0.8844)), 6 points, 1000 epochs, mean squared error 0.145 -> 0.00173
     """
     xs, ys = _points(x, y)
-    start_alpha = float(_scalar(_positive(alpha, "alpha"), "alpha"))
-    rate = float(_scalar(_positive(learning_rate, "learning_rate"), "learning_rate"))
-    epochs = _count(epochs, "epochs")
+    start_alpha, rate = (_number(*pair) for pair in ((alpha, "alpha"), (learning_rate, "learning_rate")))
+    if type(epochs) is not int or epochs < 0:
+        raise ValueError(f"epochs must be an integer of at least 0, got {epochs!r}")
 
     points = list(zip(xs.tolist(), ys.tolist(), strict=True))
     slope, shift = start_alpha, 0.0
@@ -195,46 +178,6 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
     return Fit(x=xs, y=ys, start_alpha=start_alpha, alpha=slope, shift=shift, loss=loss)
 
 
-# --- arithmetic ------------------------------------------------------------------------------------------------------
-
-# Powers of two are kept apart and put back at the end, so no intermediate over- or underflows. |z| > 2^45 wherever this
-# cap applies: far beyond 745, where y is 0 or 1 to the last digit.
-_LARGEST_EXPONENT = 100
-_SPLITTER = 2.0**27 + 1.0
-
-
-def _scaled_preactivation(x: Floats, alpha: Floats, shift: Floats) -> tuple[Floats, Floats]:
-    """Return (high, low), whose sum is z = alpha (x - shift) to about 100 bits."""
-    _, exponent = np.frexp(np.maximum(np.abs(x), np.abs(shift)))
-    factor, factor_exponent = np.frexp(alpha)
-    difference, difference_error = _two_sum(np.ldexp(x, -exponent), -np.ldexp(shift, -exponent))
-    high, low = _two_product(factor, difference)
-    low = low + factor * difference_error
-    power = np.minimum(exponent + factor_exponent, _LARGEST_EXPONENT)
-    return np.ldexp(high, power), np.ldexp(low, power)
-
-
-def _two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Return (total, error), whose sum is a + b exactly (Knuth, The Art of Computer Programming 2, section 4.2.2)."""
-    total = a + b
-    b_part = total - a
-    return total, (a - (total - b_part)) + (b - b_part)
-
-
-def _two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Return (product, error), whose sum is a * b exactly (Dekker, Numerische Mathematik 18, 1971)."""
-    product = a * b
-    (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
-    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-
-
-def _split(a: Floats) -> tuple[Floats, Floats]:
-    """Return (high, low), whose sum is a, each of at most 26 bits: their products are exact (Veltkamp)."""
-    scaled = _SPLITTER * a
-    high = scaled - (scaled - a)
-    return high, a - high
-
-
 def _sigmoid(z: float) -> tuple[float, float]:
     """sigmoid(z) and sigmoid'(z), neither overflowing nor cancelling."""
     decay = math.exp(-abs(z))
@@ -250,24 +193,15 @@ def _mean_squared_error(points: list[tuple[float, float]], alpha: float, shift: 
     return loss
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
-
-
 def _finite(value: ArrayLike, name: str) -> Floats:
-    """Return value as a new float64 array, if it is made of finite real numbers."""
+    """The value as a new float64 array, if it is made of finite real numbers."""
     try:
-        given = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{name} is ragged: {reprlib.repr(value)}; give rows of one length") from None
-    # NumPy keeps Python integers beyond 64 bits, and fractions, as objects.
-    objects: Iterable[object] = given.flat if given.dtype.kind == "O" else ()
-    if given.dtype.kind not in "iufO" or not all(isinstance(item, numbers.Real) for item in objects):
-        raise TypeError(f"{name} must be real numbers, got {reprlib.repr(value)}; convert it to float first")
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(given, dtype=np.float64)
-    except OverflowError:
-        raise ValueError(f"{name} is too large for float64: {reprlib.repr(value)}; scale it down") from None
+        numbers = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged: give rows of one length") from error
+    if numbers.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers, got {value!r:.60}; convert it to float first")
+    array = numbers.astype(np.float64)
     _require(np.isfinite(array), array, name, f"{name} must be finite; remove or replace it")
     return array
 
@@ -279,6 +213,13 @@ def _positive(value: ArrayLike, name: str) -> Floats:
     return array
 
 
+def _number(value: ArrayLike, name: str) -> float:
+    array = _positive(value, name)
+    if array.ndim:
+        raise ValueError(f"{name} has shape {array.shape}: give one number")
+    return float(array)
+
+
 def _require(holds: NDArray[np.bool_], array: Floats, name: str, message: str) -> None:
     """Raise a ValueError that names the first element for which `holds` is false."""
     if np.all(holds):
@@ -286,22 +227,6 @@ def _require(holds: NDArray[np.bool_], array: Floats, name: str, message: str) -
     index = tuple(int(i) for i in np.argwhere(~np.atleast_1d(holds))[0])
     place = f"{name}[{', '.join(map(str, index))}]" if array.ndim else name
     raise ValueError(f"{place} is {float(np.atleast_1d(array)[index])!r}: {message}")
-
-
-def _scalar(array: Floats, name: str) -> Floats:
-    if array.ndim:
-        raise ValueError(f"{name} has shape {array.shape}: give one number")
-    return array
-
-
-def _count(value: int, name: str) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}; pass int({value!r}) if that is meant") from None
-    if count < 0:
-        raise ValueError(f"{name} is {count}: it must be >= 0; 0 returns the fit before training")
-    return count
 
 
 def _points(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
