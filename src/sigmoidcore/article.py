@@ -143,8 +143,8 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
 
     Raises:
         TypeError: an input is not made of real numbers.
-        ValueError: epochs is negative or not an integer; an input is empty, not finite, or of the wrong shape or sign; or
-            training leaves the positive slopes or the finite numbers.
+        ValueError: epochs is negative or not an integer; an input is empty, not finite, or of the wrong shape or
+            sign; or training leaves the positive slopes or the finite numbers.
 
     Source: the article, section 4; the defaults are its values. docs/article.md derives the gradient.
 
