@@ -1,4 +1,4 @@
-"""The calls of findings are run as they are printed; where none can work, the finding says why."""
+"""The calls of findings run as printed; without a working call, the finding says why."""
 
 import copy
 
@@ -134,13 +134,14 @@ def ran(call, model, inputs, diagnosis):
         (normed, "sc.convert(model); "),
     ],
 )
-def test_the_call_works_as_it_is_printed_and_levels_the_gradient(make, convert):
+def test_the_printed_call_runs_and_makes_cores(make, convert):
     torch.manual_seed(0)
     model = make()
     before = copy.deepcopy(model.state_dict())
     diagnosis, inputs = vanishing(model)
     finding = next(f for f in diagnosis.findings if f.rule == "SC101")
     assert finding.call == convert + ("sc.calibrate" if make is normed else "sc.prepare") + "(model, inputs)"
+    assert ("the weights stay as they are" in finding.remedy) is (make is normed)
     assert not any(isinstance(m, SigmoidCore) for m in model.modules())
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     assert any(isinstance(m, SigmoidCore) for m in ran(finding.call, model, inputs, diagnosis).modules())
@@ -177,7 +178,7 @@ def test_the_call_for_a_model_with_optional_arguments_works():
         (BranchesAndCalls, "make it a module, nn.Sigmoid()"),
     ],
 )
-def test_where_no_call_works_none_is_offered_and_the_remedy_says_why_as_mend_does(make, why):
+def test_without_a_working_call_the_remedy_and_mend_say_why(make, why):
     torch.manual_seed(0)
     diagnosis, _ = vanishing(make())
     finding = next(f for f in diagnosis.findings if f.rule == "SC101")
@@ -202,7 +203,7 @@ def saturated(model, inputs):
     return next(f for f in diagnosis.findings if f.rule == "SC201"), diagnosis
 
 
-def test_for_saturated_neurons_the_call_is_mend_and_it_mends():
+def test_the_call_for_saturated_neurons_is_mend_and_works():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
     with torch.no_grad():
@@ -223,13 +224,13 @@ class Gate(nn.Module):
         return self.head(torch.sigmoid(self.gate(x)) * torch.tanh(self.value(x)))
 
 
-def test_for_a_gate_that_is_shut_no_call_is_offered():
+def test_a_closed_gate_gets_no_call():
     finding, _ = saturated(Gate(), torch.randn(64, 32))
     assert finding.call is None
     assert "mend" not in finding.remedy
 
 
-def test_a_forward_that_cannot_be_traced_does_not_fail_a_diagnosis():
+def test_an_untraceable_forward_does_not_fail_a_diagnosis():
     class Counting(Branches):
         def forward(self, x):
             assert isinstance(x, torch.Tensor), "no tensor"
@@ -239,7 +240,7 @@ def test_a_forward_that_cannot_be_traced_does_not_fail_a_diagnosis():
     assert [f.rule for f in vanishing(Counting())[0].findings if f.severity is not Severity.NOTE] == ["SC101"]
 
 
-def test_lstm_cells_are_offered_no_call_and_no_convert():
+def test_lstm_cells_get_no_call():
     class Cells(nn.Module):
         def __init__(self):
             super().__init__()

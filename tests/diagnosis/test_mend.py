@@ -1,4 +1,4 @@
-"""Mend: what is changed, that nothing else is, and that what does not help is put back."""
+"""Mend: its changes, what it does not touch, and that a step without improvement is undone."""
 
 import copy
 import dataclasses
@@ -60,10 +60,10 @@ def assert_same(before, after):
     assert before[1:] == after[1:]
 
 
-# --- what is mended --------------------------------------------------------------------------------------------------
+# --- repairs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_gradient_that_vanishes_in_30_sigmoids_is_level_afterwards_and_no_weight_has_changed():
+def test_30_sigmoids_with_a_vanishing_gradient_become_level_and_weights_do_not_change():
     model, diagnosis = deep_sigmoids()
     assert "SC101" in rules(diagnosis)
     weights = copy.deepcopy(dict(model.named_parameters()))
@@ -76,7 +76,7 @@ def test_a_gradient_that_vanishes_in_30_sigmoids_is_level_afterwards_and_no_weig
     assert all(torch.equal(weights[name], p) for name, p in model.named_parameters())
 
 
-def test_only_the_saturated_neurons_of_the_activation_that_is_named_are_opened():
+def test_only_the_saturated_neurons_of_the_named_activation_are_opened():
     model, diagnosis = saturated_by_offset()
     assert "SC201" in rules(diagnosis)
     mending = diagnosis.mend()
@@ -106,7 +106,7 @@ def test_neurons_saturated_by_scale_get_a_smaller_slope():
 
 
 @pytest.mark.parametrize("depth", [5, 10, 30])
-def test_a_vanishing_gradient_that_saturated_neurons_have_hidden_is_mended_with_them(depth):
+def test_a_vanishing_gradient_behind_saturated_neurons_is_repaired_with_them(depth):
     model = mlp(nn.Sigmoid, depth)
     with torch.no_grad():
         model[-3].bias += 20
@@ -130,7 +130,7 @@ class Twice(nn.Module):
         return self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
 
 
-def test_of_two_calls_of_a_function_the_one_that_is_saturated_becomes_a_core():
+def test_the_saturated_one_of_two_calls_of_a_function_becomes_a_core():
     model = Twice()
     mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     (name, core), *others = [(n, m) for n, m in model.named_modules() if isinstance(m, sc.SigmoidCore)]
@@ -148,7 +148,7 @@ class Reader(nn.Module):
         return self.last(self.lstm(x)[0][:, -1])
 
 
-def test_an_lstm_that_forgets_becomes_one_of_cores_with_the_same_parameters():
+def test_a_forgetting_lstm_becomes_a_layer_of_cores_with_the_same_parameters():
     model = Reader()
     weights = [p.clone() for p in model.parameters()]
     parameters = [id(p) for p in model.parameters()]
@@ -160,7 +160,7 @@ def test_an_lstm_that_forgets_becomes_one_of_cores_with_the_same_parameters():
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
 
 
-def test_cores_that_are_there_already_are_opened_as_they_are():
+def test_existing_cores_are_opened():
     model, _ = saturated_by_offset()
     sc.convert(model)
     diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
@@ -169,14 +169,14 @@ def test_cores_that_are_there_already_are_opened_as_they_are():
     assert torch.equal(model[1].shift, torch.zeros(32))
 
 
-def test_what_is_mended_once_is_not_mended_again():
+def test_a_second_mend_changes_nothing():
     _, diagnosis = saturated_by_offset()
     again = diagnosis.mend().after.mend()
     assert again.done == ()
     assert "nothing was mended: the model is as it was" in str(again)
 
 
-def test_a_batch_of_its_own_and_a_loss_of_the_outputs_alone_will_do():
+def test_another_batch_and_a_loss_of_the_outputs_alone_work():
     model = mlp(nn.Sigmoid, 20)
     inputs, _ = batch()
     diagnosis = sc.diagnose(model, inputs, None, lambda outputs, _: outputs.square().mean())
@@ -198,7 +198,7 @@ class Remembers(nn.Module):
         return self.last(self.hidden)
 
 
-def test_a_loss_that_asks_the_model_itself_sees_the_mended_one():
+def test_a_loss_that_reads_the_model_sees_the_repaired_one():
     model = Remembers()
     seen = []
 
@@ -212,10 +212,10 @@ def test_a_loss_that_asks_the_model_itself_sees_the_mended_one():
     assert seen[-1] == pytest.approx(float(model.hidden.detach().square().mean()))
 
 
-# --- what is left ----------------------------------------------------------------------------------------------------
+# --- remaining findings ----------------------------------------------------------------------------------------------------
 
 
-def test_a_network_of_relus_has_nothing_that_could_be_mended_and_the_report_says_so():
+def test_a_network_of_relus_is_not_changed_and_the_report_says_why():
     model = mlp(nn.ReLU, 30)
     with torch.no_grad():
         for layer in model[::2]:
@@ -246,14 +246,14 @@ class Gated(nn.Module):
         return self.last(self.inside(x) * self.gate(self.to_gate(x)))
 
 
-def test_a_gate_is_never_made_a_core():
+def test_a_gate_never_becomes_a_core():
     model = Gated()
     mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     assert isinstance(model.gate, nn.Sigmoid)
     assert "gate: Sigmoid its result multiplies another signal" in mending.left[0].why
 
 
-def test_a_finding_that_this_batch_does_not_show_is_said_to_be_so():
+def test_a_finding_that_the_batch_does_not_show_is_reported():
     model, diagnosis = saturated_by_offset()
     with torch.no_grad():
         model[2].bias[:24] -= 20
@@ -262,10 +262,10 @@ def test_a_finding_that_this_batch_does_not_show_is_said_to_be_so():
     assert [(left.rule, left.why) for left in mending.left] == [("SC201", "this batch does not show it")]
 
 
-# --- what does not help is put back ----------------------------------------------------------------------------------
+# --- undone steps ---------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_help_is_put_back_with_the_structure_of_the_model():
+def test_a_step_that_does_not_help_is_undone_with_the_structure_of_the_model():
     model = mlp(nn.ReLU, 30)
     model[31] = nn.Tanh()  # a core is level with itself, and the gradient goes on vanishing before and after it
     with torch.no_grad():
@@ -280,7 +280,7 @@ def test_what_does_not_help_is_put_back_with_the_structure_of_the_model():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interruption_puts_the_model_back(monkeypatch, error):
+def test_an_interruption_restores_the_model(monkeypatch, error):
     model, diagnosis = deep_sigmoids()
     before = state(model)
 
@@ -294,7 +294,7 @@ def test_an_interruption_puts_the_model_back(monkeypatch, error):
     assert_same(before, state(model))
 
 
-def test_slopes_and_shifts_of_cores_that_were_there_are_put_back(monkeypatch):
+def test_slopes_and_shifts_of_existing_cores_are_restored(monkeypatch):
     model, _ = deep_sigmoids()
     sc.convert(model)
     diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
@@ -312,7 +312,7 @@ def test_slopes_and_shifts_of_cores_that_were_there_are_put_back(monkeypatch):
     assert_same(before, state(model))
 
 
-def test_a_forward_that_was_written_anew_is_put_back(monkeypatch):
+def test_a_rewritten_forward_is_restored(monkeypatch):
     model = Twice()
     before = state(model)
     diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
@@ -325,7 +325,7 @@ def test_a_forward_that_was_written_anew_is_put_back(monkeypatch):
     assert "forward" not in model.__dict__
 
 
-# --- what is not touched ---------------------------------------------------------------------------------------------
+# --- no other changes --------------------------------------------------------------------------------------------------
 
 
 class Mixed(nn.Module):
@@ -340,7 +340,7 @@ class Mixed(nn.Module):
         return self.deep(self.dropout(self.norm(x)))
 
 
-def test_gradients_modes_running_statistics_hooks_and_random_generators_stay():
+def test_gradients_modes_running_statistics_hooks_and_random_generators_do_not_change():
     model = Mixed().train()
     model.deep[0].eval()
     calls = []
@@ -371,7 +371,7 @@ def test_gradients_modes_running_statistics_hooks_and_random_generators_stay():
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_diagnosis_that_was_read_from_a_file_has_no_model_to_mend():
+def test_a_diagnosis_from_a_file_has_no_model_to_mend():
     _, diagnosis = saturated_by_offset()
     with pytest.raises(ValueError, match="has no model"):
         dataclasses.replace(diagnosis, subject=None).mend()
@@ -394,7 +394,7 @@ def test_targets_without_their_inputs_are_refused():
         diagnosis.mend(targets=torch.zeros(3))
 
 
-def test_inputs_that_are_not_finite_are_refused_and_nothing_is_changed():
+def test_inputs_with_nan_are_refused_and_nothing_changes():
     model, diagnosis = deep_sigmoids()
     before = state(model)
     inputs, targets = batch()
@@ -436,7 +436,7 @@ def grouped(model):
     )
 
 
-def test_rates_are_those_of_the_rule_and_groups_keep_their_options_and_their_memory():
+def test_groups_get_the_rates_of_the_rule_and_keep_their_options_and_state():
     model = sc.MLP(8, 32, 10, 4)
     optimizer = trained(model, grouped)
     diagnosis = found_updates(model)
@@ -459,7 +459,7 @@ def test_rates_are_those_of_the_rule_and_groups_keep_their_options_and_their_mem
     optimizer.step()
 
 
-def test_a_monitor_that_found_updates_too_small_has_them_mended_on_a_batch_that_is_given():
+def test_updates_that_a_monitor_found_too_small_are_repaired_with_a_batch():
     model = mlp(nn.Tanh, 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
     inputs, targets = batch()
@@ -503,7 +503,7 @@ def with_scheduler(model):
         (nn.Tanh, lambda model: None, "give optimizer="),
     ],
 )
-def test_where_the_rule_says_nothing_rates_stay_and_the_report_says_why(activation, make, why):
+def test_rates_stay_if_the_rule_does_not_apply_and_the_report_says_why(activation, make, why):
     model = mlp(activation, 3)
     optimizer = make(model)
     before = None if optimizer is None else [dict(group) for group in optimizer.param_groups]
@@ -517,7 +517,7 @@ def test_where_the_rule_says_nothing_rates_stay_and_the_report_says_why(activati
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_fits_80_columns_and_says_before_and_after():
+def test_the_report_fits_80_columns_and_shows_before_and_after():
     _, diagnosis = deep_sigmoids()
     lines = str(diagnosis.mend()).split("\n")
     assert lines[0] == "mended"

@@ -1,0 +1,170 @@
+"""SC1: the gradient over the layers and through time, on measurements that are made up."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
+from support.measurements import changed
+
+from sigmoidcore.diagnosis.rules import RULES, find
+
+
+@pytest.mark.parametrize(
+    ("lowest", "expected"),
+    [(1.1e-3, None), (0.9e-3, "note"), (1.1e-4, "note"), (0.9e-4, "warning"), (1.1e-6, "warning"), (0.9e-6, "error")],
+)
+def test_a_vanishing_gradient_is_a_note_below_1e_3_a_warning_below_1e_4_an_error_below_1e_6(lowest, expected):
+    found = find([chain(lowest, 1.0, 1.0)])
+    assert [f.severity for f in found] == ([] if expected is None else [expected])
+    assert all(f.rule == "SC101" and f.layers == ("0",) and f.value == pytest.approx(lowest) for f in found)
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"), [(0.9e3, None), (1.1e3, "warning"), (0.9e6, "warning"), (1.1e6, "error")]
+)
+def test_an_exploding_gradient_is_a_warning_above_1e3_and_an_error_above_1e6(largest, expected):
+    found = find([chain(largest, 1.0, 1.0)])
+    assert [f.severity for f in found] == ([] if expected is None else [expected])
+    assert all(f.rule == "SC102" and f.layers == ("0",) for f in found)
+
+
+def test_layers_are_named_worst_first_with_their_median_gain():
+    finding = only(chain(*powers(0.1, 9)))
+    assert finding.layers == ("0", "2", "4", "6", "8")
+    assert "`0` to `8` (5 of 9 layers)" in finding.message
+    assert "It shrinks everywhere: the median gain of a layer is 0.1." in finding.message
+
+
+def test_the_layer_before_a_single_bad_segment_is_named_first():
+    finding = only(chain(*[1e-7] * 5, 1.0, 1.0))
+    assert finding.layers[0] == "8"
+    assert "Most is lost between `8` and `10` (gain 1e-07)" in finding.message
+
+
+def test_a_thousand_layers_fit_into_one_sentence():
+    finding = only(chain(*powers(0.5, 1000)))
+    assert len(finding.layers) > 900
+    assert len(finding.message) < 300
+
+
+@pytest.mark.parametrize("inside", [0.0, 1e-9, 1.0])
+def test_branches_beside_a_skip_connection_may_have_a_small_gradient(inside):
+    assert rules(residual(inside)) == []
+
+
+def test_a_residual_network_with_a_small_gradient_at_its_stem_is_found():
+    assert rules(residual(1e-9, stem=1e-5)) == ["SC101"]
+
+
+def test_layers_before_weights_that_start_at_zero_are_healthy_at_the_first_step():
+    start = chain(0.0, 0.0, 1.0)
+    found = find([with_weight(start, "4.weight", size=0.0, gradient=1.0)])
+    assert [(f.rule, f.severity) for f in found] == [("SC502", "note")]
+    assert "`4.weight` starts at 0" in found[0].message
+
+
+def test_a_low_rank_adapter_that_starts_at_zero_is_healthy():
+    layers = linear("base", None), linear("down", 0.0), linear("up", 1.0, 1), linear("head", 1.0, 0, 2)
+    found = measurement(*layers)
+    assert rules(with_weight(with_weight(found, "up.weight", size=0.0), "base.weight", trains=False)) == []
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_a_layer_before_a_normalisation_may_have_any_scale(scale):
+    # Its output is `scale` large and its gradient 1 / scale; the ReLU behind the normalisation reads size 1.
+    assert rules(changed(chain(1.0, 1.0, 1.0), 0, gradient=1 / scale, rms=scale)) == []
+
+
+def test_a_shared_weight_is_healthy_if_one_of_its_calls_is():
+    shared = changed(chain(1e-5, 1.0, 1.0), 4, weights=("0.weight",))
+    assert rules(shared) == []
+
+
+def test_a_layer_is_compared_with_the_sink_that_it_feeds():
+    towers = measurement(linear("a", 1e-8), linear("b", 1e-8, 0), linear("c", 1.0), linear("d", 1.0, 2))
+    assert rules(towers) == []
+
+
+def test_a_head_without_a_gradient_is_not_a_sink():
+    assert rules(measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("unused", None, 0))) == ["SC501"]
+
+
+networks = st.sampled_from(
+    [
+        chain(*[1.0] * 6),
+        chain(*powers(0.5, 30)),
+        chain(*powers(3.0, 30)),
+        chain(0.0, 0.0, 1.0),
+        residual(0.0),
+        residual(1e-9, stem=1e-5),
+        measurement(linear("rnn", 1.0, steps=tuple(powers(0.5, 60))), linear("head", 1.0, 0)),
+    ]
+)
+
+
+@given(found=networks, factor=st.floats(1e-30, 1e30))
+def test_the_scale_of_the_loss_changes_no_finding(found, factor):
+    layers = tuple(
+        replace(
+            layer,
+            gradient=layer.gradient * factor,
+            steps=layer.steps and tuple(step * factor for step in layer.steps),
+        )
+        for layer in found.layers
+    )
+    weights = tuple(replace(w, gradient=w.gradient * factor) for w in found.weights)
+    scaled = find([replace(found, layers=layers, weights=weights)])
+    assert [(f.rule, f.severity, f.layers) for f in scaled] == [(f.rule, f.severity, f.layers) for f in find([found])]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from([0.0, 1e-300, 1e-9, 1.0, 1e9, math.inf, math.nan, None]), min_size=1, max_size=8))
+def test_any_gradients_give_findings_without_an_exception(gradients):
+    assert len(find([chain(*gradients)])) <= len(RULES)
+
+
+def recurrent(*steps, kind="LSTM"):
+    return measurement(linear("rnn", 1.0, kind=kind, steps=steps), linear("head", 1.0, 0))
+
+
+def test_a_gradient_below_the_rounding_at_the_first_steps_vanishes_through_time():
+    finding = only(recurrent(*powers(0.5, 60)))
+    assert (finding.rule, finding.layers) == ("SC103", ("rnn",))
+    assert finding.value == pytest.approx(0.5**54)  # the best of the first six
+
+
+def test_short_sequences_and_padding_are_healthy():
+    assert rules(recurrent(*powers(0.5, 20))) == []
+    assert rules(recurrent(*[0.0] * 30, *[1.0] * 30)) == []  # padding in front
+    assert rules(recurrent(*[1.0] * 30, *[0.0] * 30)) == []  # and behind
+    assert rules(recurrent(*[0.0] * 60)) == []
+
+
+def test_the_gradient_explodes_through_time():
+    finding = only(recurrent(*powers(1.5, 60)))
+    assert (finding.rule, finding.severity) == ("SC104", "error")
+    assert rules(recurrent(*powers(1.1, 60))) == []
+
+
+def loop(*gradients):
+    """A layer that is called on its own output."""
+    names = ["cell", *(f"cell@{i}" for i in range(2, len(gradients) + 1))]
+    calls = [
+        linear(name, g, *([i - 1] if i else []), weights=("cell.weight",))
+        for i, (name, g) in enumerate(zip(names, gradients, strict=True))
+    ]
+    return measurement(*calls, linear("head", 1.0, len(calls) - 1))
+
+
+def test_a_cell_in_a_loop_is_a_recurrent_layer():
+    assert rules(loop(*powers(0.5, 60))) == ["SC103"]
+    assert rules(loop(*powers(1.5, 60))) == ["SC104"]
+    assert rules(loop(*powers(0.5, 12))) == []
+
+
+def test_a_layer_that_is_called_on_many_inputs_is_not_recurrent():
+    calls = [linear(f"cell@{i}", 0.5**i, weights=("cell.weight",)) for i in range(60)]
+    assert rules(measurement(*calls, linear("head", 1.0, *range(60)))) == []

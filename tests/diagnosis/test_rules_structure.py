@@ -1,0 +1,161 @@
+"""SC5 and SC6: structure and the loss, on measurements that are made up."""
+
+from dataclasses import replace
+
+import pytest
+from support.layers import activation, chain, linear, measurement, only, residual, rules, with_weight
+from support.measurements import changed
+
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Weight
+from sigmoidcore.diagnosis.rules import find
+
+
+def test_a_layer_without_a_gradient_before_one_with_a_gradient_is_cut_off():
+    finding = only(chain(None, 1.0, 1.0))
+    assert (finding.rule, finding.severity, finding.layers) == ("SC501", "warning", ("0.weight",))
+
+
+def test_a_cut_is_found_if_the_tensor_was_rebuilt():
+    assert rules(measurement(linear("a", None), linear("b", 1.0), linear("c", 1.0, 1))) == ["SC501"]
+
+
+def test_unused_heads_and_unused_parameters_are_warnings():
+    found = measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("unused", None, 0))
+    assert only(found).severity is Severity.WARNING
+    assert "the loss does not depend on" in only(found).message
+    idle = replace(chain(1.0), weights=(Weight("0.weight", (2, 2), gradient=1.0), Weight("idle", (2, 2), used=False)))
+    assert "the forward pass does not use" in only(idle).message
+
+
+def experts(*gradients, rows=(4, 4, 4, 4)):
+    """A stem, experts beside each other, and a head."""
+    own = [linear(f"experts.{i}", g, shape=(n, 10)) for i, (g, n) in enumerate(zip(gradients, rows, strict=True)) if n]
+    found = measurement(*own, linear("head", 1.0, *range(len(own))))
+    idle = tuple(Weight(f"experts.{i}.weight", (10, 10), size=1.0, used=False) for i, n in enumerate(rows) if not n)
+    return replace(found, weights=(*found.weights, *idle))
+
+
+def test_an_idle_expert_is_a_note_and_after_three_measurements_a_warning():
+    found = experts(1.0, 1.0, 1.0, None, rows=(4, 4, 4, 0))
+    assert [(f.rule, f.severity, f.layers) for f in find([found])] == [("SC501", "note", ("experts.3.weight",))]
+    assert only(found, found, found).severity is Severity.WARNING
+
+
+def test_parts_of_another_name_or_shape_beside_idle_experts_are_warnings():
+    found = experts(1.0, 1.0, 1.0, None, rows=(4, 4, 4, 0))
+    other = Weight("experts.4.weight", (20, 10), size=1.0, used=False)
+    both = only(replace(found, weights=(*found.weights, other)))
+    assert (both.severity, both.layers) == (Severity.WARNING, ("experts.4.weight",))
+    assert rules(replace(found, weights=(*found.weights, replace(other, name="idle", shape=(10, 10))))) == ["SC501"]
+
+
+def test_the_gradient_of_an_expert_with_few_rows_has_not_vanished():
+    assert rules(experts(1.0, 1.0, 1.0, 0.7e-4, rows=(50, 50, 27, 1))) == []
+    assert rules(experts(1.0, 1.0, 1.0, 0.7e-4, rows=(32, 32, 32, 32))) == ["SC101"]
+
+
+def test_no_gradient_at_all_is_an_error_and_frozen_parameters_are_not_named():
+    assert only(chain(None, None)).severity is Severity.ERROR
+    frozen = with_weight(chain(None, 1.0), "0.weight", trains=False)
+    assert find([frozen]) == ()
+
+
+def test_a_parameter_with_an_earlier_gradient_is_healthy():
+    assert find([chain(1.0, 1.0), chain(None, 1.0)]) == ()
+
+
+def test_a_gradient_that_becomes_0_between_two_layers_is_an_error_with_their_names():
+    finding = only(chain(0.0, 0.0, 1.0, 1.0))
+    assert (finding.rule, finding.severity, finding.layers) == ("SC502", "error", ("2", "0"))
+    assert "between `2` and `4`" in finding.message
+
+
+def test_a_loss_with_gradient_0_is_an_error_unless_it_is_0():
+    assert only(chain(0.0, 0.0)).severity is Severity.ERROR
+    assert only(chain(0.0, 0.0, loss=0.0)).severity is Severity.NOTE
+
+
+def test_weights_that_are_0_with_a_gradient_of_0_are_found():
+    found = residual(0.0)
+    for name in ("1.up.weight", "1.down.weight"):
+        found = with_weight(found, name, size=0.0, gradient=0.0)
+    finding = only(found)
+    assert (finding.severity, finding.layers) == ("warning", ("1.up.weight", "1.down.weight"))
+
+
+def test_a_zero_token_before_a_zero_head_is_healthy_at_the_first_step():
+    found = with_weight(chain(0.0, 0.0, 1.0), "0.weight", size=0.0)
+    assert rules(with_weight(found, "4.weight", size=0.0)) == []
+
+
+def test_a_part_that_the_batch_does_not_use_is_a_note():
+    parts = measurement(linear("stem", 1.0), linear("expert", 0.0, 0), linear("head", 1.0, 0, 1))
+    assert only(parts).severity is Severity.NOTE
+
+
+def test_identical_neurons_explain_other_findings():
+    found = with_weight(chain(1e-9, 1e-9, 1.0), "0.weight", alike=True)
+    assert rules(found) == ["SC503"]
+
+
+@pytest.mark.parametrize(
+    ("name", "healthy"),
+    [
+        ("4.weight", {}),
+        ("0.weight", {"trains": False}),
+        ("0.weight", {"shape": (1, 10)}),
+        ("0.weight", {"shape": (10,)}),
+        ("2.weight", {"shape": (10, 1, 3, 3)}),
+    ],
+    ids=["output", "frozen", "one row", "norm", "depthwise"],
+)
+def test_rows_may_be_identical_if_they_are_frozen_or_read_different_inputs(name, healthy):
+    assert rules(with_weight(chain(1.0, 1.0, 1.0), name, alike=True, **healthy)) == []
+
+
+def test_embeddings_may_start_identical():
+    found = changed(with_weight(chain(1.0, 1.0), "0.weight", alike=True), 0, kind="Embedding")
+    assert rules(found) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "wrong"),
+    [
+        ("cross_entropy", "Softmax", True),
+        ("cross_entropy", "softmax()", True),
+        ("cross_entropy", "Sigmoid", True),
+        ("cross_entropy", "ReLU", True),
+        ("cross_entropy", "Tanh", False),
+        ("binary_cross_entropy_with_logits", "sigmoid()", True),
+        ("binary_cross_entropy", "Sigmoid", False),
+        ("nll_loss", "Softmax", True),
+        ("nll_loss", "LogSoftmax", False),
+        ("mse_loss", "Sigmoid", False),
+        (None, "Softmax", False),
+    ],
+)
+def test_a_loss_must_read_the_expected_numbers(function, kind, wrong):
+    found = measurement(linear("0", 1.0), activation("1", 1.0, 0, kind=kind), loss_function=function, loss_reads=1)
+    assert rules(found) == (["SC601"] if wrong else [])
+
+
+def test_logits_fit_cross_entropy_and_not_nll_loss():
+    assert rules(chain(1.0, loss_function="cross_entropy", loss_reads=0)) == []
+    assert rules(chain(1.0, loss_function="nll_loss", loss_reads=0)) == ["SC601"]
+    assert rules(chain(1.0, loss_function="nll_loss", loss_reads=None)) == []
+
+
+def test_deviations_of_a_bayesian_layer_may_be_identical():
+    found = changed(chain(1.0, 1.0, 1.0), 0, weights=("0.mean", "0.rho"))
+    mean, rho = Weight("0.mean", (10, 10), size=1.0, gradient=1.0), Weight("0.rho", (10, 10), size=1.0, alike=True)
+    both = replace(found, weights=(*found.weights[1:], mean, replace(rho, gradient=1.0)))
+    assert rules(both) == []
+    assert rules(with_weight(both, "0.mean", alike=True)) == ["SC503"]
+
+
+def test_a_dead_activation_is_named_by_its_zero_gradient_even_with_few_rows():
+    found = changed(chain(0.0, 1.0, 1.0), 1, dead=1.0, rows=8)
+    finding = only(found)
+    assert (finding.rule, finding.severity, finding.layers) == ("SC502", "error", ("1", "0"))
+    assert "biases at 0" in finding.remedy

@@ -1,0 +1,145 @@
+"""SC2: neurons, samples and inputs, on measurements that are made up."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.layers import activation, chain, linear, measurement, only, powers, rules, with_weight
+from support.measurements import changed
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.rules import find
+
+
+def test_saturated_neurons_explain_the_gradient_that_vanishes_there():
+    found = chain(1e-7, 1.0, 1.0)
+    shut = changed(found, 1, kind="Tanh", saturated=0.9, relative_slope=0.01, gain=1e-7)
+    finding = only(shut)
+    assert (finding.rule, finding.layers) == ("SC201", ("1",))
+    assert finding.message == (
+        "90 % of the neurons of `1` are saturated (mean relative slope 0.01): they pass almost no gradient back."
+    )
+
+
+def test_saturated_neurons_do_not_explain_a_gradient_that_vanishes_elsewhere():
+    found = changed(chain(*powers(0.1, 9)), 1, kind="Tanh", saturated=0.9, gain=0.1)
+    assert rules(found) == ["SC101", "SC201"]
+
+
+@pytest.mark.parametrize("healthy", [{"saturated": 0.5}, {"rows": 31}, {"gate": True}, {"dead": 0.4}])
+def test_half_of_the_neurons_few_rows_gates_and_hard_activations_are_not_saturated(healthy):
+    shut = {"kind": "Sigmoid", "saturated": 0.8} | healthy
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, **shut)) == []
+
+
+def test_a_gate_is_saturated_if_every_neuron_of_it_is():
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Sigmoid", saturated=1.0, gate=True)) == ["SC201"]
+
+
+def test_a_saturated_output_is_healthy():
+    found = chain(1.0, 1.0)
+    assert rules(replace(found, layers=(*found.layers, activation("out", 1.0, 2, kind="Sigmoid", saturated=1.0)))) == []
+
+
+@pytest.mark.parametrize(("dead", "expected"), [(0.4, None), (0.5, "note"), (0.9, "warning"), (1.0, "error")])
+def test_dead_units_are_a_note_from_50_percent_a_warning_from_90_and_an_error_at_100(dead, expected):
+    found = find([changed(chain(1.0, 1.0, 1.0), 1, dead=dead)])
+    assert [(f.rule, f.severity) for f in found] == ([] if expected is None else [("SC202", expected)])
+
+
+def test_a_dead_layer_explains_the_zero_gradient_before_it_and_the_collapse_after_it():
+    found = changed(chain(0.0, 0.0, 1.0, 1.0), 3, dead=1.0, spread=0.0, rms=0.0)
+    found = changed(changed(found, 4, spread=0.0), 5, spread=0.0)
+    assert only(found).rule == "SC202"
+
+
+def test_few_rows_and_gates_are_not_dead():
+    assert find([changed(chain(1.0, 1.0, 1.0), 1, dead=1.0, rows=31)]) == ()
+    assert find([changed(chain(1.0, 1.0, 1.0), 1, dead=1.0, gate=True)]) == ()
+
+
+def spreads(*values, **others):
+    found = chain(*[1.0] * len(values), activations=False, **others)
+    return replace(found, layers=tuple(replace(x, spread=s) for x, s in zip(found.layers, values, strict=True)))
+
+
+def test_a_collapse_is_named_from_its_first_layer_on():
+    finding = only(spreads(0.5, 1e-4, 1e-5, 1e-5))
+    assert (finding.rule, finding.layers) == ("SC203", ("2", "4"))
+    assert finding.message.startswith("From `2` on, all samples are nearly the same point")
+
+
+def test_a_constant_path_that_joins_another_is_not_a_collapse():
+    assert rules(spreads(0.0, 0.5, 0.5)) == []
+    assert rules(spreads(0.5, 1e-4, 0.5, 0.5)) == []
+    assert rules(spreads(0.5, 1e-4, 1e-4, 0.5)) == []
+
+
+def test_outputs_with_little_variation_are_healthy_and_equal_outputs_are_not():
+    assert rules(spreads(0.5, 0.5, 1e-4)) == []
+    assert rules(spreads(0.5, 0.5, 1e-9)) == ["SC203"]
+    bias_only = with_weight(spreads(0.5, 0.5, 0.0), "4.weight", size=0.0)
+    assert rules(bias_only) == []
+
+
+def test_a_collapse_is_relative_to_the_inputs():
+    assert rules(spreads(0.03, 0.03, 0.03, input_spread=0.03)) == []
+    assert rules(spreads(1e-4, 1e-4, 1e-4, input_spread=1e-4)) == ["SC205"]
+    assert rules(spreads(1e-4, 1e-8, 1e-8, input_spread=1e-4)) == ["SC203", "SC205"]
+
+
+def test_identical_inputs_name_no_layer():
+    finding = only(spreads(0.0, 0.0, 0.0, input_spread=0.0))
+    assert (finding.rule, finding.layers) == ("SC203", ())
+    assert rules(spreads(0.0, 0.0, 0.0, input_spread=0.0, samples=1)) == []
+
+
+def test_attention_is_collapsed_if_all_heads_attend_to_one_key():
+    heads = linear("attention", 1.0, 0, kind="MultiheadAttention", entropy=0.01, sharp=1.0)
+    found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1))
+    assert rules(found) == ["SC204"]
+    assert rules(changed(found, 1, sharp=0.75)) == []
+
+
+def test_sharp_attention_of_a_network_that_has_learned_is_a_note():
+    heads = linear("attention", 1.0, 0, kind="MultiheadAttention", entropy=0.01, sharp=1.0)
+    found = measurement(linear("embed", 1.0), heads, linear("head", 1.0, 1), loss=0.01, loss_function="cross_entropy")
+    assert only(found).severity is Severity.NOTE
+    assert rules(replace(found, loss=0.5)) == ["SC204"]
+    assert rules(replace(found, loss=8.0), replace(found, loss=0.5)) == []
+
+
+@pytest.mark.parametrize(("spread", "first", "broken"), [(0.01, 0.01, True), (0.03, 0.03, False), (0.01, 0.9, False)])
+def test_offset_inputs_are_found_unless_the_first_layers_remove_the_offset(spread, first, broken):
+    found = spreads(first, first, first, input_spread=spread)
+    assert rules(found) == (["SC205"] if broken else [])
+    assert rules(replace(found, samples=31)) == []
+
+
+@pytest.mark.parametrize("kind", ["Softplus", "softplus()", "ELU", "CELU", "SELU", "LogSigmoid", "logsigmoid()"])
+def test_activations_that_work_at_their_flat_end_are_not_saturated(kind):
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind=kind, saturated=1.0)) == []
+
+
+def test_a_hardtanh_with_66_percent_dead_units_is_a_warning_and_a_relu_is_not():
+    half = {"dead": 0.66, "saturated": 0.66}
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Hardtanh", **half)) == ["SC202"]
+    assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="ReLU", dead=0.66)) == []
+
+
+def test_a_closed_gate_explains_the_vanishing_gradient_of_the_signal_that_it_multiplies():
+    gate = activation("gate", 1e-9, 0, kind="Sigmoid", saturated=1.0, gate=True, gain=1e-12, rms=1e-13)
+    value = activation("tanh", 1e-13, 1, kind="Tanh", gate=True)
+    found = measurement(linear("g", 1e-21), linear("a", 1e-13), gate, value, linear("head", 1.0, 2, 3))
+    assert rules(found) == ["SC201"]
+
+
+def test_a_zero_normalisation_weight_before_dead_units_is_named():
+    model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    nn.init.zeros_(model[1].weight)
+    finding = next(f for f in sc.diagnose(model, torch.randn(128, 64)).findings if f.rule == "SC202")
+    assert finding.layers == ("2",)
+    assert "`1.weight` is 0" in finding.message
+    assert finding.remedy.startswith("Start the weight of a normalisation at 1")
