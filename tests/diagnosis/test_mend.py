@@ -60,7 +60,7 @@ def assert_same(before, after):
     assert before[1:] == after[1:]
 
 
-# --- repairs ---------------------------------------------------------------------------------------------------------
+# --- repairs ----------------------------------------------------------------------------------------------------------
 
 
 def test_30_sigmoids_with_a_vanishing_gradient_become_level_and_weights_do_not_change():
@@ -212,7 +212,7 @@ def test_a_loss_that_reads_the_model_sees_the_repaired_one():
     assert seen[-1] == pytest.approx(float(model.hidden.detach().square().mean()))
 
 
-# --- remaining findings ----------------------------------------------------------------------------------------------------
+# --- remaining findings -----------------------------------------------------------------------------------------------
 
 
 def test_a_network_of_relus_is_not_changed_and_the_report_says_why():
@@ -262,7 +262,7 @@ def test_a_finding_that_the_batch_does_not_show_is_reported():
     assert [(left.rule, left.why) for left in mending.left] == [("SC201", "this batch does not show it")]
 
 
-# --- undone steps ---------------------------------------------------------------------------------------------------
+# --- undone steps -----------------------------------------------------------------------------------------------------
 
 
 def test_a_step_that_does_not_help_is_undone_with_the_structure_of_the_model():
@@ -325,7 +325,7 @@ def test_a_rewritten_forward_is_restored(monkeypatch):
     assert "forward" not in model.__dict__
 
 
-# --- no other changes --------------------------------------------------------------------------------------------------
+# --- no other changes -------------------------------------------------------------------------------------------------
 
 
 class Mixed(nn.Module):
@@ -368,7 +368,7 @@ def test_gradients_modes_running_statistics_hooks_and_random_generators_do_not_c
     assert calls == [1]
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_diagnosis_from_a_file_has_no_model_to_mend():
@@ -404,7 +404,7 @@ def test_inputs_with_nan_are_refused_and_nothing_changes():
     assert_same(before, state(model))
 
 
-# --- the optimizer's rates -------------------------------------------------------------------------------------------
+# --- the optimizer's rates --------------------------------------------------------------------------------------------
 
 
 def found_updates(model) -> Diagnosis:
@@ -514,7 +514,7 @@ def test_rates_stay_if_the_rule_does_not_apply_and_the_report_says_why(activatio
     assert before is None or [dict(group) for group in optimizer.param_groups] == before
 
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
 def test_the_report_fits_80_columns_and_shows_before_and_after():
