@@ -1,4 +1,4 @@
-"""Draws article_fit.png, beside this script: the article's six points, and Sigmoid Core before and after training."""
+"""Draw article_fit.png: the article's six points, and Sigmoid Core before and after training."""
 
 from pathlib import Path
 

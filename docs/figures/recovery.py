@@ -1,7 +1,7 @@
-"""Draws recovery.png and writes recovery.json, beside this script: a network with a saturated layer, and its recovery.
+"""Draw recovery.png and write recovery.json: the recovery of a network with a saturated layer.
 
-10 layers x 64 on digits, prepared; then all neurons of the fifth layer are driven into saturation: by offset (z + 14),
-or by scale (z x 200). Five seeds each, with an Equalizer that looks at every tenth step and without one. Half a minute.
+10 layers x 64 on digits, prepared. Then all neurons of the fifth layer are saturated, by offset (z + 14) or by scale
+(z x 200). Five seeds each, with an Equalizer that samples every tenth step and without one. It takes half a minute.
 """
 
 import json
