@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sigmoidcore.diagnosis.judgement import Judgement, Subject
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
-from sigmoidcore.diagnosis.report import json, page, table, terminal, text
+from sigmoidcore.diagnosis.report import json, table, terminal, text
 
 if TYPE_CHECKING:
     import pandas
@@ -63,7 +63,9 @@ class Diagnosis(Judgement):
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return page.to_notebook(self)
+        from sigmoidcore.diagnosis.report.page import to_notebook
+
+        return to_notebook(self)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """JSON with a version number, described in docs/diagnosis-schema.json; also written to `path`, if given.
@@ -89,7 +91,9 @@ class Diagnosis(Judgement):
         Raises:
             OSError: the file cannot be written.
         """
-        return page.to_html(self, path)
+        from sigmoidcore.diagnosis.report.page import to_html
+
+        return to_html(self, path)
 
     def plot(self) -> "Figure":
         """Profile, saturation and activations over depth.

@@ -74,14 +74,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Panel:
-    """A section of the page: its entry in the contents, its title, how to read it, its charts and their legend."""
+    """A section of the page, whose words are in the template; `note` says what is left out."""
 
     ident: str
-    contents: str
-    title: str
-    text: str
     charts: list[Chart]
     legend: list[Key]
+    note: str = ""
 
 
 def panels(judgement: Judgement) -> list[Panel]:
@@ -144,13 +142,9 @@ def _profile(judgement: Judgement) -> Panel | None:
             worst[place] = min(worst.get(place, finding.severity), finding.severity, key=severities.index)
     found = {s: sorted(place for place, severity in worst.items() if severity is s) for s in Severity}
     chart = _bars("profile", "gradient size", measurement, sizes, "gradient gain", found)
-    text = (
-        "The size of the gradient that reaches every layer with weights. Level is good; a slope means that each layer "
-        "makes the gradient smaller, or larger."
-    )
     legend = [Key(f"{s} found", (f"found-{s}",)) for s in Severity if found[s]]
     legend += [*_legend_of_marks(sizes), *_thinned(measurement)]
-    return Panel("profile", "Profile", "Gradient profile", text, [chart], legend)
+    return Panel("profile", [chart], legend)
 
 
 def _updates(judgement: Judgement) -> Panel | None:
@@ -159,12 +153,7 @@ def _updates(judgement: Judgement) -> Panel | None:
     if not sizes.at.size:
         return None
     chart = _bars("updates", "update-to-weight ratio", measurement, sizes, "update", {})
-    text = (
-        "The change of each weight in the last step of the optimizer, over the size of the weight. About 0.001 is "
-        "usual; 1 means that nothing of the weight was left."
-    )
-    legend = [*_legend_of_marks(sizes), *_thinned(measurement)]
-    return Panel("updates", "Updates", "Update-to-weight ratio", text, [chart], legend)
+    return Panel("updates", [chart], [*_legend_of_marks(sizes), *_thinned(measurement)])
 
 
 def _bars(
@@ -247,10 +236,8 @@ def _through_time(judgement: Judgement) -> Panel | None:
         legend.append(Key(fact, line=f"line{i}", place=place, name=name))
     summary = f"Gradient size through time. {'; '.join(f'{key.name}: {key.text}' for key in legend)}."
     chart = Chart("chart-time", summary, 1000, axis.height, paths, "gradient size", axis.ticks(), None)
-    text = "The size of the gradient that reaches each time step of a recurrent layer from all the steps after it."
-    if len(found) > len(drawn):
-        text += f" {len(drawn)} of {counted(len(found), 'recurrent layer')} are drawn, those in which it changes most."
-    return Panel("time", "Through time", "Gradient through time", text, [chart], legend)
+    few = f"{len(drawn)} of {counted(len(found), 'recurrent layer')} are drawn, those in which it changes most."
+    return Panel("time", [chart], legend, few if len(found) > len(drawn) else "")
 
 
 # --- coloured cells -------------------------------------------------------------------------------------------------
@@ -280,11 +267,9 @@ def _history(judgement: Judgement) -> Panel | None:
     legend = [_scale("d", range(1, nonfinite), f"{times} times smaller", f"{times} times larger")]
     legend += [Key("0", (f"d{vanished}",))] if (history.logs == -math.inf).any() else []
     legend += [Key("inf or nan", (f"d{nonfinite}",))] if (history.logs == math.inf).any() else []
-    text = "The profile during training. A row is a step; the colour of a layer is its distance from the median."
-    if len(judgement.history) > rows:
-        text += f" Thinned: {rows} of {len(judgement.history):,} measurements, evenly."
     legend += _thinned(judgement.measurement, COLUMNS // 2)
-    return Panel("history", "Over steps", "Gradient size by layer and step", text, [chart], legend)
+    few = f"Thinned: {rows} of {len(judgement.history):,} measurements, evenly."
+    return Panel("history", [chart], legend, few if len(judgement.history) > rows else "")
 
 
 def _slopes(judgement: Judgement) -> Panel | None:
@@ -304,13 +289,9 @@ def _slopes(judgement: Judgement) -> Panel | None:
     ticks = [Tick(1 - v, f"{v:g}", line=False) for v in (0, 0.25, 0.5, 0.75, 1)]
     shows = "slope saturated dead"
     chart = _cells("slopes", summary, levels, "q", 200, "relative slope", ticks, len(measurement.layers), shows)
-    text = (
-        "A column is an activation; its neurons lie at their mean relative slope: 1 in the middle of a sigmoid, 0 "
-        "where no gradient comes through. In the ReLU family it is the share of samples for which a neuron is active."
-    )
     legend = [_scale("q", range(1, SHADES + 1), "few neurons", "all")]
     legend += [_scale("q", range(SHADES + 1, 2 * SHADES + 1), f"below {SHUT:g}: few", "all"), *_thinned(measurement)]
-    return Panel("slopes", "Saturation", "Neuron saturation", text, [chart], legend)
+    return Panel("slopes", [chart], legend)
 
 
 def _outputs(judgement: Judgement) -> Panel | None:
@@ -331,12 +312,8 @@ def _outputs(judgement: Judgement) -> Panel | None:
             charts.append(_cells(ident, summary, levels, "q", 160, what, ticks, layers, "rms spread", title))
     if not charts:
         return None
-    text = (
-        "A column is a layer, strongest at its most frequent outputs. A layer that has shrunk to a line has lost its "
-        "signal; a sigmoid with outputs at both ends is saturated."
-    )
     legend = [_scale("q", range(1, SHADES + 1), "few values", "most"), *_thinned(measurement)]
-    return Panel("outputs", "Outputs", "Outputs over depth", text, charts, legend)
+    return Panel("outputs", charts, legend)
 
 
 def _cells(

@@ -76,8 +76,6 @@ def from_json(source: str | Path) -> Judgement:
         findings = read(tuple[Finding, ...], found.get("findings"), "findings")
         measurement = read(Measurement, found.get("measurement"), "measurement")
         earlier = read(tuple[Measurement, ...], found.get("earlier", []), "earlier")
-        for i, one in enumerate((measurement, *earlier)):
-            _check_positions(one, f"earlier[{i - 1}]" if i else "measurement")
     except WrongValueError as error:
         raise ValueError(f"{place} was changed or damaged: {error}; write it again with Diagnosis.to_json") from error
     return Judgement(measurement, findings, (*earlier, measurement) if earlier else ())
@@ -97,12 +95,3 @@ def _thinned(texts: Sequence[str]) -> Sequence[str]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _check_positions(measurement: Measurement, place: str) -> None:
-    """Raise a WrongValueError for a reference to a layer that does not exist."""
-    pointers = [(f"layers[{i}].sources", s) for i, layer in enumerate(measurement.layers) for s in layer.sources]
-    pointers += [] if measurement.loss_reads is None else [("loss_reads", measurement.loss_reads)]
-    for where, position in pointers:
-        if not 0 <= position < len(measurement.layers):
-            raise WrongValueError(f"{place}.{where} points to layer {position} of {len(measurement.layers)}")

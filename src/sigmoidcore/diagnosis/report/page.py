@@ -8,7 +8,6 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,81 +57,54 @@ def to_html(judgement: Judgement, path: str | Path) -> Path:
     every = list(enumerate(measurement.layers))[::-1]
     places = {weight: place for place, layer in every for weight in layer.weights}
     places |= {layer.name: place for place, layer in every}
-    page = (
-        _templates()
-        .get_template("page.html")
-        .render(
-            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-            script=Markup(script),
-            style=Markup(_asset("page.css")),
-            verdict=verdict(judgement),
-            judgement=judgement,
-            model=type(judgement.subject.model).__name__ if judgement.subject is not None else "",
-            facts=_facts(judgement),
-            panels=panels(judgement),
-            places=places,
-            table=_table(judgement),
-        )
+    page = _rendered(
+        "page.html",
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        script=Markup(script),
+        style=Markup(_asset("page.css")),
+        verdict=verdict(judgement),
+        judgement=judgement,
+        model=type(judgement.subject.model).__name__ if judgement.subject is not None else "",
+        parameters=sum(math.prod(weight.shape) for weight in measurement.weights),
+        panels=panels(judgement),
+        places=places,
+        table=_table(judgement),
     )
-    path = Path(path)
-    write_whole(path, page.encode())
-    return path
+    write_whole(Path(path), page.encode())
+    return Path(path)
 
 
 def to_notebook(judgement: Judgement) -> str:
     """HTML for a notebook, in its colours: the verdict, the findings and the layers, without a script."""
     rows = layer_rows(judgement.measurement, judgement.findings, DEFAULT) if judgement.measurement.layers else []
-    return _templates().get_template("notebook.html").render(judgement=judgement, head=head(judgement), rows=rows)
+    return _rendered("notebook.html", judgement=judgement, head=head(judgement), rows=rows)
 
 
 def _asset(name: str) -> str:
     return files("sigmoidcore.diagnosis.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-@cache
-def _templates() -> jinja2.Environment:
-    def escaped(value: Any) -> Any:
-        """Texts without control characters; a message keeps its line breaks."""
-        if type(value) is not str:
-            return value
-        return "\n".join(map(printable, value.split("\n")))
-
+def _rendered(template: str, **values: Any) -> str:
     templates = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
-        finalize=escaped,
+        finalize=_without_controls,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    templates.filters["layer_name"] = _name
-    templates.filters["quoted"] = lambda text: re.split("`([^`]+)`", text)
-    return templates
+    templates.filters |= {"layer_name": _name, "short": short, "quoted": re.compile("`([^`]+)`").split}
+    return templates.get_template(template).render(**values)
+
+
+def _without_controls(value: Any) -> Any:
+    """Every text of a template passes here: control characters are escaped, but for line breaks."""
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 def _name(name: str) -> str:
     return printable(name) or "(the model)"
-
-
-def _facts(judgement: Judgement) -> list[tuple[str, str, str]]:
-    """Names and values of the header, with an explanation each."""
-    measurement = judgement.measurement
-    facts = [("samples", f"{measurement.samples:,}", "")]
-    numbers = sum(math.prod(weight.shape) for weight in measurement.weights)
-    if numbers:
-        facts.append(("parameters", f"{numbers:,}", ""))
-    if measurement.loss is not None:
-        facts.append(("loss", short(measurement.loss), measurement.loss_function or ""))
-    if len(measurement.profile.names) > 1:
-        facts.append(("gradient spread", short(measurement.profile.spread), ""))
-    if measurement.step is not None:
-        facts.append(("step", f"{measurement.step:,}", ""))
-    if len(judgement.history) > 1:
-        facts.append(("measurements", f"{len(judgement.history):,}", ""))
-    if measurement.ranks > 1:
-        facts.append(("processes", f"{measurement.ranks:,}", ""))
-    return facts
 
 
 def _table(judgement: Judgement) -> dict[str, Any]:
