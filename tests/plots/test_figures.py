@@ -62,7 +62,7 @@ def test_a_profile_is_drawn_on_a_log_axis_from_the_input_to_the_loss():
 
 def test_a_gradient_of_zero_is_marked_below_the_axis_and_counted_not_drawn_as_a_small_number():
     axes = figures.gradient_profiles({"a": profile(0.0, 0.0, 1e-9, 1.0)}).axes[0]
-    marks, line = axes.lines
+    line, marks = axes.lines
     assert marks.get_xdata().tolist() == [1, 2]
     assert marks.get_transform() != axes.transData
     assert np.isnan(line.get_ydata()[:2]).all()
@@ -72,7 +72,7 @@ def test_a_gradient_of_zero_is_marked_below_the_axis_and_counted_not_drawn_as_a_
 
 def test_a_gradient_that_is_not_finite_is_marked_above_the_axis():
     axes = figures.gradient_profiles({"a": profile(math.nan, 1.0, math.inf)}).axes[0]
-    marks, line = axes.lines
+    line, marks = axes.lines
     assert marks.get_xdata().tolist() == [1, 3]
     assert (np.asarray(marks.get_ydata()) > 0.9).all()
     assert "not finite in 2 of 3 layers" in line.get_label()

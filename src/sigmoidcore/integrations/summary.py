@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.formatting import short
 from sigmoidcore.equalizer.equalizer import Sample
 
@@ -99,14 +99,15 @@ def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
 
 
 def _profile(sample: Sample) -> "Figure":
-    """The gradient profile of the cores, drawn like that of the layers of a measurement."""
-    from sigmoidcore.diagnosis.report.figures import profile
-    from sigmoidcore.plots.style import style_axes
+    """The gradient profile of the cores."""
+    from sigmoidcore.plots.figures import draw_profiles
+    from sigmoidcore.plots.style import new_figure, style_axes
 
     with np.errstate(over="ignore"):
-        sizes = np.exp(np.array(sample.log_sizes)).tolist()
-    cores = (Layer(f"{i}", f"{i}", "SigmoidCore", "weights", gradient=size) for i, size in enumerate(sizes))
-    figure = profile(Measurement(tuple(cores), (), samples=0))
+        sizes = np.exp(np.array(sample.log_sizes))
+    figure = new_figure(9.0, 3.8)
+    axes = figure.subplots()
+    draw_profiles(axes, {"": (np.arange(1.0, len(sizes) + 1), sizes)})
     title = f"Gradient profile of the cores, spread {short(sample.spread)}"
-    style_axes(figure.axes[0], title, "cores, input to loss (64 of them at most)", "gradient size")
+    style_axes(axes, title, "cores, input to loss (64 of them at most)", "gradient size")
     return figure

@@ -1,7 +1,7 @@
 """Figures. Each function takes data and returns a `matplotlib.figure.Figure`; nothing is shown and no GUI is needed.
 
-Needs matplotlib, which the rest of the package does not: import this module only where a figure is wanted.
-Save with `figure.savefig("name.png", dpi=200)`; in a notebook the returned figure displays itself.
+Needs matplotlib, which the rest of the package does not. Save a figure with `figure.savefig("name.png", dpi=200)`; a
+notebook displays it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
+from numpy.typing import NDArray
 
 from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Sample
@@ -32,7 +35,9 @@ from sigmoidcore.plots.style import (
     style_axes,
 )
 
-__all__ = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+__all__ = ["article_fit", "draw_profiles", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+
+Curves = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 # Colour, line and marker change together: curves can be told apart in black and white too.
 _CURVES = (
@@ -101,8 +106,7 @@ def article_fit(fit: Fit) -> Figure:
 def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     """Gradient size by layer, on a log axis: the input at the left, the loss at the right.
 
-    A gradient of 0 has no place on a log axis: those layers are marked below it, with their number in the legend.
-    Layers whose gradient is not finite are marked above it.
+    Layers whose gradient is 0 or not finite are marked below and above the axis, with their number in the legend.
 
     Args:
         profiles: by the name that the legend shows; at least one.
@@ -119,63 +123,63 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     """
     if not profiles:
         raise ValueError("there are no profiles to draw: give at least one by its name")
+    curves = {}
+    for name, profile in profiles.items():
+        sizes = profile.sizes.numpy()
+        facts = [f"spread {profile.spread:.4g}"]
+        for marked, word in ((sizes == 0, "vanished"), (~np.isfinite(sizes), "not finite")):
+            if marked.any():
+                facts.append(f"{word} in {int(marked.sum())} of {len(sizes)} layers")
+        curves[f"{name}: {', '.join(facts)}"] = (np.arange(1, len(sizes) + 1), sizes)
     figure = new_figure(9.0, 4.6)
     axes = figure.subplots()
-    axes.set_yscale("log")
-    sizes = {name: profile.sizes.numpy() for name, profile in profiles.items()}
-    vanished = [name for name, values in sizes.items() if (values == 0).any()]
-    odd = [name for name, values in sizes.items() if not np.isfinite(values).all()]
-    low, high, band = _limits(np.concatenate(list(sizes.values())), len(vanished), len(odd))
-    axes.set_ylim(low, high)
-    beside = blended_transform_factory(axes.transData, axes.transAxes)
-    for (name, values), (colour, line, marker) in zip(sizes.items(), itertools.cycle(_PAIRS)):
-        layers = np.arange(1, len(values) + 1)
-        facts = [f"spread {profiles[name].spread:.4g}"]
-        for names, marked, word in ((vanished, values == 0, "vanished"), (odd, ~np.isfinite(values), "not finite")):
-            if marked.any():
-                height = (names.index(name) + 0.5) * ROW
-                at = np.full(int(marked.sum()), height if names is vanished else 1 - height)
-                axes.plot(layers[marked], at, "x", color=colour, markersize=4, transform=beside)
-                facts.append(f"{word} in {int(marked.sum())} of {len(values)} layers")
-        axes.plot(
-            layers,
-            np.where(np.isfinite(values) & (values > 0), values, np.nan),
-            line,
-            color=colour,
-            linewidth=2,
-            marker=marker if len(values) <= 30 else None,
-            markersize=5,
-            label=f"{name}: {', '.join(facts)}",
-            zorder=3 if line == "--" else 2,
-        )
-    longest = max(len(values) for values in sizes.values())
+    draw_profiles(axes, curves, _PAIRS)
+    longest = max(len(sizes) for _, sizes in curves.values())
     axes.set_xlim(1 - 0.02 * longest, 1.02 * longest)
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
-    style_axes(
-        axes,
-        "Gradient size in every layer",
-        f"layer (1 is next to the input, {longest} next to the loss)",
-        "gradient size",
-    )
-    room = (high / low) ** (ROW / 2)
-    low, high = (band[0] * room if vanished else band[0]), (band[1] / room if odd else band[1])
-    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
-    axes.minorticks_off()
-    for names, place, text in ((vanished, len(vanished) * ROW / 2, "0"), (odd, 1 - len(odd) * ROW / 2, "not finite")):
-        if names:
-            mark_band(axes, place, len(names) * ROW, text)
+    x_label = f"layer (1 is next to the input, {longest} next to the loss)"
+    style_axes(axes, "Gradient size in every layer", x_label, "gradient size")
     legend_below(figure)
     return figure
 
 
-def _limits(sizes: np.ndarray, rows_below: int, rows_above: int) -> tuple[float, float, tuple[float, float]]:
-    """Limits of a log axis: at least three decades for the sizes, rows below and above; and the sizes' part of it."""
+def draw_profiles(
+    axes: Axes,
+    curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    styles: Sequence[tuple[str, str, str]] = _CURVES,
+) -> None:
+    """Gradient sizes on a log axis of at least three decades.
+
+    Args:
+        axes: the panel.
+        curves: layer numbers and their gradient sizes, by label. A row of marks below the axis shows sizes of 0, a row
+            above it sizes that are not finite.
+        styles: colour, line and marker of the curves.
+    """
+    sizes = np.concatenate([values for _, values in curves.values()])
     known = sizes[np.isfinite(sizes) & (sizes > 0)]
     least, most = (math.log10(known.min()), math.log10(known.max())) if known.size else (-1.0, 0.0)
     margin = max((3 - (most - least)) / 2, 0.05 * (most - least))
     least, most = least - margin, most + margin
-    decade = (most - least) / (1 - ROW * (rows_below + rows_above))
-    return 10 ** (least - decade * ROW * rows_below), 10 ** (most + decade * ROW * rows_above), (10**least, 10**most)
+    below, above = bool((sizes == 0).any()), not np.isfinite(sizes).all()
+    row = ROW * (most - least) / (1 - ROW * (below + above))
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** (least - row * below), 10 ** (most + row * above))
+    for (label, (layers, values)), (colour, line, marker) in zip(curves.items(), itertools.cycle(styles)):
+        drawable = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        marker, order = marker if len(values) <= 30 else "", 3 if line == "--" else 2
+        axes.plot(layers, drawable, line, color=colour, linewidth=2, marker=marker, ms=5, label=label, zorder=order)
+        for marked, height in ((values == 0, ROW / 2), (~np.isfinite(values), 1 - ROW / 2)):
+            if marked.any():
+                at = np.full(int(marked.sum()), height)
+                axes.plot(layers[marked], at, "x", color=colour, markersize=4, transform=axes.get_xaxis_transform())
+    low, high = 10 ** (least + row / 2 * below), 10 ** (most - row / 2 * above)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    axes.minorticks_off()
+    if below:
+        mark_band(axes, ROW / 2, ROW, "0")
+    if above:
+        mark_band(axes, 1 - ROW / 2, ROW, "not finite")
 
 
 def learning_curves(
@@ -289,7 +293,7 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
     return figure
 
 
-def _relative_to_median(table: np.ndarray) -> np.ndarray:
+def _relative_to_median(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logarithms [layers, samples] less their median over the layers that have one; the rest become nan."""
     result = np.full(table.shape, np.nan)
     for column, values in enumerate(table.T):

@@ -16,22 +16,20 @@ from sigmoidcore.diagnosis.report.formatting import short
 try:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, LinearSegmentedColormap
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator
 
-    from sigmoidcore.plots.style import INK, NOTHING, PALETTE, ROW, mark_band, new_figure, style_axes
+    from sigmoidcore.plots.figures import draw_profiles
+    from sigmoidcore.plots.style import PALETTE, new_figure, style_axes
 except ImportError as error:
     raise ImportError('figures of a diagnosis need matplotlib: pip install "sigmoid-core[plots]"') from error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["overview", "profile"]
-
 COLUMNS = 800
 
 _SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE["sky"], PALETTE["blue"], "#00263D"])
 _SHUT = LinearSegmentedColormap.from_list("shut", ["white", PALETTE["vermilion"], "#6A2E00"])
-_ODD = {"nan": PALETTE["vermilion"], "inf": PALETTE["purple"], "0": INK, "none": NOTHING}
 
 
 def overview(measurement: Measurement) -> Figure:
@@ -56,60 +54,19 @@ def overview(measurement: Measurement) -> Figure:
     if outputs.at.size:
         _outputs(panels[-1], outputs, kind, len(measurement.layers))
     for axes in panels:
-        _depth_axis(axes, len(measurement.layers), labelled=axes is panels[-1])
-    return figure
-
-
-def profile(measurement: Measurement) -> Figure:
-    """Gradient size of every layer with weights, on a log axis.
-
-    Sizes without a place on a log axis have rows of marks: nan and inf above it, 0 and missing gradients below it.
-
-    Example:
-        >>> from sigmoidcore.diagnosis.measure.measurement import Layer
-        >>> figure = profile(Measurement((Layer("0", "0", "Linear", "weights", gradient=0.5),), (), samples=8))
-        >>> figure.axes[0].get_yscale()
-        'log'
-    """
-    figure = new_figure(9.0, 3.8)
-    axes = figure.subplots()
-    _profile(axes, measurement)
-    _depth_axis(axes, len(measurement.layers), labelled=True)
+        axes.tick_params(labelbottom=axes is panels[-1])
+    count = len(measurement.layers)
+    panels[-1].set_xlim(0.5, max(1, count) + 0.5)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
+    panels[-1].set_xlabel(f"layer (1 is next to the input, {count:,} next to the loss)")
     return figure
 
 
 def _profile(axes: Axes, measurement: Measurement) -> None:
-    sizes, layers = depth.gradients(measurement), len(measurement.layers)
+    sizes = depth.gradients(measurement)
     spread = f", spread {short(measurement.profile.spread)}" if sizes.at.size > 1 else ""
     style_axes(axes, f"Gradient profile{spread}", "", "gradient size")
-    axes.set_yscale("log")
-    above = [name for name in ("nan", "inf") if name in sizes.marked]
-    below = [name for name in ("0", "none") if name in sizes.marked]
-    least, most = sizes.decades
-    decade = (most - least) / (1 - ROW * (len(above) + len(below)))
-    axes.set_ylim(10 ** (least - decade * ROW * len(below)), 10 ** (most + decade * ROW * len(above)))
-
-    floor = 10**least
-    if layers <= COLUMNS:
-        drawable, width = sizes.drawable, 0.8 * depth.pitch(sizes.at)
-        axes.bar(sizes.at[drawable] + 1, sizes.values[drawable] - floor, width, floor, color=PALETTE["blue"], zorder=2)
-    else:
-        smallest, largest = (np.append(v, v[-1]) for v in depth.envelope(sizes, layers, COLUMNS))
-        edges = _edges(layers, len(largest) - 1)
-        axes.fill_between(edges, floor, largest, step="post", color=PALETTE["sky"], alpha=0.4, linewidth=0, zorder=2)
-        axes.fill_between(edges, smallest, largest, step="post", color=PALETTE["blue"], linewidth=1.2, zorder=3)
-
-    room = decade * ROW / 2
-    low, high = 10 ** (least + room * bool(below)), 10 ** (most - room * bool(above))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if low <= tick <= high]))
-    places = [1 - ROW * (i + 0.5) for i in range(len(above))]
-    places += [ROW * (i + 0.5) for i in reversed(range(len(below)))]
-    for name, place in zip([*above, *below], places, strict=True):
-        mark_band(axes, place, ROW, name)
-        marks = sizes.marked[name]
-        axes.plot(marks + 1, np.full(len(marks), place), "s" if layers <= 100 else "|", color=_ODD[name], markersize=5,
-                  transform=axes.get_xaxis_transform(), zorder=3)  # fmt: skip
+    draw_profiles(axes, {"": (sizes.at + 1.0, sizes.values)})
 
 
 def _saturation(axes: Axes, slopes: depth.Cells, layers: int) -> None:
@@ -142,11 +99,3 @@ def _cells(axes: Axes, shares: depth.Floats, rows: depth.Floats, colours: Colorm
 def _edges(layers: int, columns: int) -> depth.Floats:
     """Edges of the columns; the middle of layer n is n."""
     return np.linspace(0.5, layers + 0.5, columns + 1)
-
-
-def _depth_axis(axes: Axes, layers: int, *, labelled: bool) -> None:
-    axes.set_xlim(0.5, max(1, layers) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
-    axes.tick_params(labelbottom=labelled)
-    if labelled:
-        axes.set_xlabel(f"layer (1 is next to the input, {layers:,} next to the loss)")
