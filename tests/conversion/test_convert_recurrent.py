@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import sigmoidcore as sc
 from sigmoidcore.conversion.tracing import UntraceableError
-from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, RecurrentCores
+from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN
 
 BATCH, STEPS, FEATURES, HIDDEN = 5, 7, 3, 6
 KINDS = {nn.RNN: CoreRNN, nn.LSTM: CoreLSTM, nn.GRU: CoreGRU}
@@ -130,43 +130,6 @@ def test_wherever_its_result_goes_for_its_range_stays(read):
     assert type(model.layer) is CoreGRU
 
 
-def test_a_layer_that_no_traced_way_runs_is_converted():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.head = layer_of(), nn.Linear(FEATURES, 1)
-
-        def forward(self, x, recurrent=None):
-            return self.head(x) if recurrent is None else self.layer(x)[0]
-
-    model = Net()
-    assert unchanged(model, sequences()).converted == ("layer",)
-
-
-def test_the_report_has_recurrent_layers_among_the_activations():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnns = nn.ModuleList([nn.LSTM(3, 4), nn.LSTM(4, 4), nn.RNN(4, 4, nonlinearity="relu")])
-            self.cell, self.act, self.out = nn.GRUCell(4, 4), nn.Tanh(), nn.Linear(4, 1)
-
-        def forward(self, x):
-            for layer in self.rnns:
-                x, _ = layer(x)
-            return self.out(self.act(self.cell(x[-1])))
-
-    model = Net()
-    assert str(unchanged(model, sequences())) == (
-        "converted 3 of 5 activations\n"
-        "  converted  rnns.0, rnns.1  LSTM     a slope for every gate row\n"
-        "  converted  act             Tanh     hidden; one slope, for its number of features is not known\n"
-        "  left       rnns.2          RNN      an nn.RNN with relu has no sigmoids, and its outputs no bound: it "
-        "cannot be made of cores\n"
-        "  left       cell            GRUCell  a cell does not see its sequence; use nn.RNN, nn.LSTM or nn.GRU, which "
-        "run over it"
-    )
-
-
 # --- what is left ----------------------------------------------------------------------------------------------------
 
 
@@ -222,37 +185,6 @@ def test_what_cannot_be_converted_is_left_with_the_reason_that_converted_gives(c
     assert model[0] is layer
 
 
-def test_a_cell_is_left_with_the_reason():
-    model = nn.Sequential(nn.LSTMCell(3, 4))
-    assert "a cell does not see its sequence" in why(sc.convert(model), "0")
-    assert type(model[0]) is nn.LSTMCell
-
-
-def test_a_layer_that_is_the_model_is_left_with_the_remedy():
-    layer = layer_of()
-    assert why(sc.convert(layer), "") == ("it is the model itself: use sigmoidcore.nn.converted(model) in its place")
-    assert type(layer) is nn.LSTM
-
-
-def test_a_layer_that_is_called_from_a_plain_list_is_left_with_the_remedy():
-    class Net(nn.Module):
-        def __init__(self, by_list):
-            super().__init__()
-            self.layer, self.by_list = layer_of(), by_list
-            self.layers = [self.layer]
-
-        def forward(self, x):
-            return (self.layers[0] if self.by_list else self.layer)(x)[0]
-
-    model = Net(True)
-    report = unchanged(model, sequences())
-    assert "nn.ModuleList" in why(report, "layer")
-    assert type(model.layer) is nn.LSTM
-    model = Net(False)
-    assert unchanged(model, sequences()).converted == ("layer",)
-    assert type(model.layer) is CoreLSTM
-
-
 # --- several places --------------------------------------------------------------------------------------------------
 
 
@@ -290,94 +222,7 @@ def test_asked_for_it_is_one_layer_under_all_its_names():
         sc.calibrate(model, sequences())
 
 
-def test_a_layer_that_one_forward_calls_in_a_loop_is_left():
-    class Decoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.GRU(FEATURES, FEATURES)
-
-        def forward(self, x):
-            for _ in range(3):
-                x, _ = self.layer(x)
-            return x
-
-    model, x = Decoder(), sequences()
-    before = model(x)
-    assert why(sc.convert(model), "layer").startswith("is used in 3 places")
-    assert sc.convert(model, include=nn.GRU).converted == ("layer",)
-    assert list(model._modules) == ["layer"]
-    assert torch.equal(model(x), before)
-
-
-def test_two_names_for_one_place_are_no_two_places():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList([layer_of()])
-            self.first = self.layers[0]
-
-        def forward(self, x):
-            return self.first(x)[0]
-
-    model = Net()
-    assert unchanged(model, sequences()).converted == ("layers.0",)
-    assert model.first is model.layers[0]
-    assert type(model.first) is CoreLSTM
-
-
 # --- include and exclude ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "converted"),
-    [
-        ({}, ("tanh", "act", "layer")),
-        ({"exclude": "layer"}, ("tanh", "act")),
-        ({"exclude": "la*"}, ("tanh", "act")),
-        ({"exclude": nn.LSTM}, ("tanh", "act")),
-        ({"exclude": nn.RNNBase}, ("tanh", "act")),
-        ({"exclude": Reader}, ()),
-        ({"exclude": [nn.Sigmoid, "tanh"]}, ("layer",)),
-        ({"include": "layer"}, ("tanh", "act", "layer")),
-        ({"include": nn.LSTM, "exclude": nn.Sigmoid}, ("tanh", "layer")),
-    ],
-)
-def test_names_patterns_and_types_choose(options, converted):
-    model = Reader(layer_of())
-    assert unchanged(model, sequences(), **options).converted == converted
-    assert isinstance(model.layer, RecurrentCores) is ("layer" in converted)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"exclude": "lajer"}, "no activation is named 'lajer'; did you mean 'layer'"),
-        ({"exclude": nn.GRU}, "the model has no activation that is a GRU or inside one"),
-        ({"include": "layer", "exclude": nn.LSTM}, "layer is in include and in exclude"),
-        ({"nearest": "layer"}, "nearest: 'layer' is a LSTM; only Hardsigmoid, Hardtanh, Softsign"),
-    ],
-)
-def test_what_stands_for_nothing_is_an_error_and_the_model_is_as_it_was(options, message):
-    model = Reader(layer_of())
-    before = dict(model.named_modules())
-    with pytest.raises(ValueError, match=message):
-        sc.convert(model, **options)
-    assert dict(model.named_modules()) == before
-
-
-def test_an_error_half_way_leaves_the_model_as_it_was(monkeypatch):
-    model = nn.ModuleDict({"first": Reader(layer_of()), "second": Reader(layer_of(nn.GRU))})
-    before = [(m, dict(m.__dict__), dict(m._modules), dict(m._buffers)) for m in model.modules()]
-
-    def breaks(self):
-        raise MemoryError("no room for another slope")
-
-    monkeypatch.setattr(CoreGRU, "_add_cores", breaks)
-    with pytest.raises(MemoryError):
-        sc.convert(model)
-    assert [(m, dict(m.__dict__), dict(m._modules), dict(m._buffers)) for m in model.modules()] == before
-    monkeypatch.undo()
-    assert len(sc.convert(model).converted) == 6
 
 
 # --- living with it --------------------------------------------------------------------------------------------------
@@ -428,28 +273,6 @@ def test_hooks_modes_and_frozen_weights_stay():
     assert not model.layer.weight_hh_l0.requires_grad
 
 
-def test_on_the_meta_device_and_materialised_from_a_plain_state_dict():
-    plain, x = Reader(layer_of()), sequences()
-    model = copy.deepcopy(plain).to("meta")
-    sc.convert(model)
-    assert model.layer.slope_l0.is_meta
-    model.to_empty(device="cpu").load_state_dict(plain.state_dict(), strict=True)
-    assert torch.equal(model(x), plain(x))
-
-
-def test_checkpoints_load_strictly_and_differ_in_slopes_and_shifts_only():
-    plain, model, other, x = Reader(layer_of()), Reader(layer_of()), Reader(layer_of()), sequences(50)
-    sc.convert(model)
-    sc.convert(other)
-    sc.calibrate(model, x)
-    other.load_state_dict(model.state_dict(), strict=True)
-    assert torch.equal(other(x), model(x))
-    parameters = {k: v for k, v in model.state_dict().items() if "slope" not in k and "shift" not in k}
-    plain.load_state_dict(parameters, strict=True)
-    model.load_state_dict(plain.state_dict(), strict=True)
-    assert torch.equal(model(x), plain(x))
-
-
 @pytest.mark.parametrize("copied", COPIES)
 def test_copies_are_equal_and_their_own(copied):
     model, x = Reader(layer_of(num_layers=2)), sequences(50)
@@ -465,32 +288,6 @@ def test_copies_are_equal_and_their_own(copied):
     assert sc.convert(twin).converted == ()
 
 
-class Sizes(nn.Module):
-    """Reads sizes of its layer, in a forward that is written anew."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.head = layer_of(nn.GRU), nn.Linear(HIDDEN, 2)
-
-    def forward(self, x):
-        state = x.new_zeros(self.layer.num_layers, x.shape[1], self.layer.hidden_size)
-        return self.head(torch.tanh(self.layer(x, state)[0][-1]))
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_forward_that_reads_sizes_of_the_layer_reads_those_of_the_one_that_is_there(at_once):
-    model = Sizes()
-    if not at_once:
-        unchanged(model, sequences(), exclude=nn.GRU)
-    unchanged(model, sequences())
-    held = {id(owner) for owner, _, _ in model.forward.fixed}
-    assert id(model.layer) in held
-    assert held <= {id(module) for module in model.modules()}
-    model.layer.hidden_size = 99
-    with pytest.raises(RuntimeError, match=r"CoreGRU\.hidden_size is 99"):
-        model(sequences())
-
-
 def test_a_model_that_was_compiled_before_runs_with_its_cores_and_compiles_no_more_when_slopes_move():
     model, x, counter = Reader(layer_of()).eval(), sequences(), CompileCounter()
     compiled = torch.compile(model, backend=counter)
@@ -504,16 +301,6 @@ def test_a_model_that_was_compiled_before_runs_with_its_cores_and_compiles_no_mo
         assert float((compiled(x) - before).detach().abs().max()) > 1e-4
         torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-6)
     assert counter.frame_count == frames
-
-
-def test_a_layer_that_was_compiled_by_itself_does_not_run_its_plain_code_again():
-    model, x = Reader(layer_of()), sequences()
-    model.layer.compile(backend="eager")
-    before = model(x)
-    sc.convert(model)
-    assert torch.equal(model(x), before)
-    model.layer.slope_l0.mul_(2)
-    assert not torch.equal(model(x), before)
 
 
 # --- the other verbs -------------------------------------------------------------------------------------------------
@@ -604,41 +391,3 @@ def test_of_a_forward_that_cannot_be_traced_fold_names_recurrent_layers_among_th
         model.set_submodule(part, sc.fold(model.get_submodule(part)))
     assert not any(type(m).__module__.startswith("sigmoidcore") for m in model.modules())
     torch.testing.assert_close(model(x), before, rtol=0, atol=1e-5)
-
-
-def test_of_a_forward_that_cannot_be_traced_a_part_that_can_is_folded_with_its_recurrent_layer():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.reader = Reader(layer_of())
-
-        def forward(self, x):
-            return self.reader(x if x.sum() > 0 else -x)
-
-    model = Net()
-    sc.convert(model)
-    with pytest.raises(UntraceableError, match="its parts 'reader' can be folded by themselves"):
-        sc.fold(model)
-    assert type(sc.fold(model.reader).layer) is nn.LSTM
-
-
-def test_folded_whoever_holds_the_layer_of_cores_holds_the_plain_one():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.head = layer_of(), nn.Linear(HIDDEN, 2)
-            self.also = self.layer
-            self.listed = [self.layer]
-
-        def forward(self, x):
-            return self.head(self.listed[0](x)[0][-1])
-
-    model = Net()
-    model.layer = model.also = sc.recurrent.converted(model.layer)
-    model.listed = [model.layer]
-    model.layer.slope_l0.mul_(1.5)
-    folded, x = sc.fold(model), sequences()
-    assert folded.layer is folded.also is folded.listed[0]
-    assert type(folded.layer) is nn.LSTM
-    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-6)
-    assert type(model.layer) is CoreLSTM

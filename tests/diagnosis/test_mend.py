@@ -224,7 +224,7 @@ def test_a_network_of_relus_is_not_changed_and_the_report_says_why():
     mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     assert mending.done == ()
     assert "SC101" in {left.rule for left in mending.left}
-    assert "1, 3, 5 and 27 more: ReLU is no sigmoid" in " ".join(str(mending).split())
+    assert "1, 3, 5 and 27 more: ReLU is not a sigmoid" in " ".join(str(mending).split())
     assert_same(before, state(model))
 
 

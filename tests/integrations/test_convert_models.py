@@ -240,7 +240,7 @@ def test_the_pooler_of_bert_is_left_with_the_remedy_for_its_forward_cannot_be_tr
     changed, report = converted_like(model, torch.randint(0, 50, (2, 7)), take=lambda o: o.pooler_output)
     assert report.converted == ()
     assert whys(report, "Tanh") == {
-        "its result leaves 'pooler', and the forward of the model could not be traced; name it in include= if a layer "
+        "its result leaves 'pooler', and the forward of the model cannot be traced; name it in include= if a layer "
         "reads it"
     }
     assert type(changed.pooler.activation) is nn.Tanh

@@ -341,8 +341,6 @@ METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "re
 LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
 DOORS = {
     "training/user_code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
-    # source that convert itself has written
-    "conversion/traced_forward.py": {"importlib", "import_module", "compile", "exec"},
     "training/data/errors.py": {"importlib", "import_module"},  # packages by names that stand in the code
     "integrations/lightning.py": {"importlib", "import_module"},  # the same
     "training/data/arrays.py": {"np.load(file, allow_pickle=False)"},

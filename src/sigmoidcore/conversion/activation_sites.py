@@ -1,6 +1,6 @@
 """Every activation and recurrent layer of a model: where it is, what it is, and what becomes of its result."""
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count
@@ -10,15 +10,15 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import activation as activations
 
 from sigmoidcore.conversion.dataflow import (
-    Fate,
-    fate,
+    Role,
     features,
     features_of,
-    overwrites_what_is_read,
+    may_overwrite,
+    role_of,
     weight_above,
     words,
 )
-from sigmoidcore.conversion.tracing import Part, UntraceableError, is_whole, said, trace_part
+from sigmoidcore.conversion.tracing import Part, UntraceableError, is_leaf, trace_part
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import is_recurrent
 from sigmoidcore.nn.stepwise import Stepwise
@@ -36,7 +36,6 @@ _OTHERS = words(
     "hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish glu "
     "logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
 )
-_FEEDFORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,15 @@ class Use:
     """One call of an activation in a forward pass.
 
     Attributes:
-        fate: what becomes of its result.
-        why: in words, where the way of the result is lost.
-        features: number of features of what it reads and their dimension, if a layer says so.
-        weight: the nearest weight that it depends on, for device and dtype.
+        role: what becomes of its result.
+        why: the reason if the role is unknown.
+        features: number of features of its input and their dimension, if a layer fixes them.
+        weight: the nearest weight that its input depends on, for device and dtype.
         owner: name of the module whose forward makes the call.
         call: how often that forward had been called.
     """
 
-    fate: Fate
+    role: Role
     why: str
     features: tuple[int, int] | None
     weight: Tensor | None
@@ -65,14 +64,14 @@ class Site:
     """One activation or recurrent layer: a module, or a functional call in a forward.
 
     Attributes:
-        names: its names in the model, the first is the one to show; a functional call has the name its core would get.
+        names: its names in the model, the one to show first. A functional call has the name that its core would get.
         kind: class of the module; "tanh()" for a functional call.
         owner: name of the module that calls it, if known.
         module: the module, None for a functional call.
-        index: which functional activation of its owner's forward it is; None if it is a function in an attribute.
-        uses: its calls, empty if none was seen.
-        writes: it is a functional call that overwrites a tensor which something else may read.
-        why: why none was seen.
+        index: number of the functional activation in its owner's forward; None for a function in an attribute.
+        uses: its calls in the trace.
+        writes: the functional call overwrites a tensor that something else may read.
+        why: the reason if the trace has no call.
     """
 
     names: tuple[str, ...]
@@ -88,6 +87,11 @@ class Site:
     def name(self) -> str:
         """The name to show."""
         return self.names[0]
+
+    @property
+    def has_unknown_role(self) -> bool:
+        """Whether the trace does not show what reads the result."""
+        return all(use.role is Role.UNKNOWN for use in self.uses)
 
 
 def join(*names: str) -> str:
@@ -109,60 +113,56 @@ def function_of(node: fx.Node) -> str | None:
 
 
 def find(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
-    """All activations in the order of the model's modules; and the modules that could not be traced, and why."""
+    """All activations in the order of the model's modules; and the modules that cannot be traced, with the reason."""
     parts, untraced, callers = _parts(model)
     uses: dict[nn.Module, list[Use]] = defaultdict(list)
     functions: dict[tuple[str, int], list[tuple[str, bool, Use]]] = defaultdict(list)
     for part in parts:
         _read(part, model, uses, functions, callers)
-    sites = [*_module_sites(model, uses, untraced, callers), *_attribute_sites(model), *_functions(model, functions)]
+    sites = [*_module_sites(model, uses, callers), *_encoder_functions(model), *_functions(model, functions)]
     order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     sites.sort(key=lambda site: order[site.owner if site.module is None else site.name])
     return sites, untraced
 
 
 def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]]:
-    """The largest modules that can be traced; those that cannot, with the reason; and who calls each part, in words."""
+    """The largest modules that can be traced; those that cannot, with the reason; and who calls a part, in words."""
     parts: list[Part] = []
     untraced: dict[str, str] = {}
     callers: dict[str, str] = {}
-    seen: set[nn.Module] = set()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    waiting, found = deque([""]), set()
 
-    def children(name: str, module: nn.Module, why: str) -> Iterator[tuple[str, nn.Module]]:
-        for child_name, child in module.named_children():
-            callers[join(name, child_name)] = why
-            yield join(name, child_name), child
+    def go_into(name: str, why: str) -> None:
+        for child, _ in modules[name].named_children():
+            callers[join(name, child)] = why
+            waiting.append(join(name, child))
 
-    waiting = [("", model)]
     while waiting:
-        name, module = waiting.pop(0)
-        if module in seen:
+        name = waiting.popleft()
+        module = modules[name]
+        if module in found:
             continue
-        seen.add(module)
-        if type(module).forward is nn.Module.forward or is_whole(module):
-            why = callers.get(name) or f"{type(module).__name__} calls it, whose forward is not looked into"
-            waiting += children(name, module, why)
+        found.add(module)
+        opaque = f"{type(module).__name__} calls it, whose forward is not looked into"
+        if type(module).forward is nn.Module.forward or is_leaf(module):
+            go_into(name, callers.get(name) or opaque)
             continue
         try:
-            part = trace_part(module, name, with_defaults=True)
+            part = trace_part(module, name)
         except UntraceableError as error:
-            part = Part(name, fx.Graph(), Counter(), {"": said(error.__cause__ or error)})
+            part = Part(name, fx.Graph(), {"": str(error)})
         parts.append(part)
         for inner, reason in part.untraced.items():
             place = join(name, inner)
             untraced[place] = reason
-            why = f"the forward of {_called(place)} could not be traced"
-            waiting += children(place, model.get_submodule(place), why)
+            whose = f"'{place}'" if place else "the model"
+            go_into(place, f"the forward of {whose} cannot be traced")
         for target in {str(node.target) for node in part.graph.nodes if node.op == "call_module"} - set(part.untraced):
-            whole = module.get_submodule(target)
-            if not is_activation(whole):
-                why = f"{type(whole).__name__} calls it, whose forward is not looked into"
-                waiting += children(join(name, target), whole, why)
+            leaf = module.get_submodule(target)
+            if not is_activation(leaf):
+                go_into(join(name, target), f"{type(leaf).__name__} calls it, whose forward is not looked into")
     return parts, untraced, callers
-
-
-def _called(name: str) -> str:
-    return f"'{name}'" if name else "the model"
 
 
 def _read(
@@ -181,14 +181,14 @@ def _read(
         function = function_of(node)
         if not (function or (module is not None and is_activation(module))):
             continue
-        found, lost = fate(node, part, root)
-        why = f"its result goes into '{join(part.name, lost)}', whose forward could not be traced"
-        if found is Fate.OUTPUT and part.name:
-            found, why = Fate.UNSEEN, f"its result leaves '{part.name}', and {callers[part.name]}"
+        found, lost = role_of(node, part, root)
+        why = f"its result goes into '{join(part.name, lost)}', whose forward cannot be traced"
+        if found is Role.OUTPUT and part.name:
+            found, why = Role.UNKNOWN, f"its result leaves '{part.name}', and {callers[part.name]}"
         read = node.all_input_nodes[:1]
         use = Use(
-            fate=found,
-            why=why if found is Fate.UNSEEN else "",
+            role=found,
+            why=why if found is Role.UNKNOWN else "",
             features=known.get(read[0]) if read else None,
             weight=weight_above(node, root),
             owner=join(part.name, node.meta["owner"]),
@@ -200,7 +200,7 @@ def _read(
             index = counts[use.owner, use.call]
             counts[use.owner, use.call] += 1
             in_place = node.target in _IN_PLACE or (node.op == "call_method" and str(node.target).endswith("_"))
-            writes = "out" in node.kwargs or (in_place and overwrites_what_is_read(node, root))
+            writes = "out" in node.kwargs or (in_place and may_overwrite(node, root))
             functions[use.owner, index].append((function, writes, use))
 
 
@@ -210,9 +210,7 @@ def is_activation(module: nn.Module) -> bool:
     return own or isinstance(module, SigmoidCore | Stepwise) or is_recurrent(module)
 
 
-def _module_sites(
-    model: nn.Module, uses: dict[nn.Module, list[Use]], untraced: dict[str, str], callers: dict[str, str]
-) -> Iterator[Site]:
+def _module_sites(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[str, str]) -> Iterator[Site]:
     names: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         if is_activation(module):
@@ -221,30 +219,25 @@ def _module_sites(
         name = places[0]
         parent = name.rpartition(".")[0]
         found = uses.get(module, [])
-        why = ""
-        if not found and name and isinstance(layer := model.get_submodule(parent), _FEEDFORWARD):
-            found = [_feedforward(layer, parent)] if layer.activation is module else []
-            why = "" if found else "its layer calls another function of that name"
-        elif not found:
-            why = callers.get(name) or "it does not run in the forward as traced"
-            why = "it is the model itself" if not name else why
+        why = "" if found else callers.get(name, "it does not run in the forward as traced")
+        layer = model.get_submodule(parent)
+        if name and isinstance(layer, nn.TransformerEncoderLayer) and layer.activation is module:
+            found = [_between_linears(layer, parent)]
         owner = found[0].owner if found else parent
         yield Site(tuple(places), type(module).__name__, owner, module, uses=tuple(found), why=why)
 
 
-def _feedforward(layer: nn.Module, name: str) -> Use:
-    """In a transformer layer the activation is between linear1 and linear2."""
-    linear = layer.get_submodule("linear1")
-    return Use(Fate.HIDDEN, "", features_of(linear), next(linear.parameters()), name, 1)
+def _between_linears(layer: nn.TransformerEncoderLayer, name: str) -> Use:
+    """The activation of a transformer layer is between linear1 and linear2."""
+    return Use(Role.HIDDEN, "", features_of(layer.linear1), layer.linear1.weight, name, 1)
 
 
-def _attribute_sites(model: nn.Module) -> Iterator[Site]:
+def _encoder_functions(model: nn.Module) -> Iterator[Site]:
     """The functions that transformer layers keep as their activation."""
     for name, layer in model.named_modules():
-        if isinstance(layer, _FEEDFORWARD) and not isinstance(layer.activation, nn.Module):
+        if isinstance(layer, nn.TransformerEncoderLayer) and not isinstance(layer.activation, nn.Module):
             function = _CORES.get(layer.activation) or getattr(layer.activation, "__name__", "a function")
-            use = _feedforward(layer, name)
-            yield Site((join(name, "activation"),), f"{function}()", name, uses=(use,))
+            yield Site((join(name, "activation"),), f"{function}()", name, uses=(_between_linears(layer, name),))
 
 
 def _functions(model: nn.Module, functions: dict[tuple[str, int], list[tuple[str, bool, Use]]]) -> Iterator[Site]:

@@ -1,27 +1,29 @@
 """Convert: hidden sigmoids, tanhs and recurrent layers become cores; the function that a model computes stays."""
 
 from collections import Counter, defaultdict
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from sigmoidcore._torch.hooks import copy_hooks, move_hooks
 from sigmoidcore.conversion.activation_sites import Site, Use, find, function_of
 from sigmoidcore.conversion.eligibility import (
     NEAREST,
+    Names,
     called_several_times,
     change,
     is_core,
     judge,
     places,
     recurrent_layer,
+    select,
 )
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
-from sigmoidcore.conversion.selection import Names, select
-from sigmoidcore.conversion.traced_forward import TracedForward
+from sigmoidcore.conversion.rewritten_forward import RewrittenForward
+from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
 from sigmoidcore.conversion.tracing import UntraceableError
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores, converted
@@ -35,39 +37,37 @@ def convert(
     nearest: Names = None,
     centered: bool = False,
 ) -> Conversion:
-    """Make cores of a model's hidden sigmoids, tanhs and recurrent layers, in place; its function does not change.
+    """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
     `nn.Sigmoid` and `nn.Tanh` are replaced under their names. A call of `torch.sigmoid` or `torch.tanh` becomes a call
-    of a core that is added to the module which makes it; that module's forward is written anew from its trace.
-    `nn.RNN` (tanh), `nn.LSTM` and `nn.GRU` become layers of cores with the same parameters, see
-    `sigmoidcore.recurrent`. The model keeps its class, parameters, hooks and modes, and loads checkpoints of the plain
-    model with `strict=True`.
+    of a new core of the module whose forward makes the call; `torch.fx` generates that forward from its trace.
+    `nn.RNN` (tanh), `nn.LSTM` and `nn.GRU` become layers of cores with the same parameters. The model keeps its class,
+    parameters, hooks and modes, and loads checkpoints of the plain model with `strict=True`.
 
     Left alone are activations that reach the model's output, that multiply another signal (gates), that are used in
-    several places, or whose use is not known since a forward cannot be traced. A recurrent layer has the same range
-    whatever its slopes are, so it is left for one of these reasons only: that it is used in several places. The report
-    says what was left and why.
+    several places, or whose use is unknown because a forward cannot be traced. The range of a recurrent layer does not
+    depend on its slopes, so it is only left if it is used in several places. The report has the reasons.
 
     Args:
         model: any module. Optional arguments of its forward are taken to have their defaults.
         include: activations and recurrent layers to convert although they would be left: names as in the report,
             patterns (`"head.*"`), or types of modules, which stand for those of that type and for all inside modules
-            of that type. An activation that one forward calls several times gets a core for each call. It gets one
-            for all if it is in a module that runs several times, as a recurrent layer does.
+            of that type. An activation that one forward calls several times gets a core for each call. In a module
+            that runs several times, it gets one core for all places.
         exclude: activations and recurrent layers to leave alone, likewise.
         nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
             with the same range and the same derivative at 0, likewise: **their function changes**.
-        centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Before training, for depth:
-            more than some ten layers of sigmoids with a mean of 1/2 hardly train, however level their gradient is.
+        centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Use it before training, for
+            depth: more than some ten layers of sigmoids with a mean of 1/2 hardly train.
 
     Returns:
         A frozen, printable report. The model itself is changed.
 
     Raises:
-        TypeError: `model` is no module, or one of `torch.jit`; `include`, `exclude` or `nearest` holds something else
-            than names, patterns and types.
+        TypeError: `model` is not an nn.Module, or is one of `torch.jit`; `include`, `exclude` or `nearest` contains
+            anything but names, patterns and types.
         ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
-            both `include` and `exclude`. The model is then as it was.
+            both `include` and `exclude`. The model is then unchanged.
 
     Example:
         >>> import sigmoidcore as sc
@@ -80,18 +80,12 @@ def convert(
         SigmoidCore(16, centered=True, scale=2)
     """
     plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered)
-    choices, forwards = plan.choices, plan.forwards
-    _check_answered(plan.asked, choices)
-    for core in [core for choice in choices for core in choice.cores]:  # plain assignments: nothing fails from here on
-        core.parent.__dict__.pop(core.key, None)
-        core.parent._modules[core.key] = core.module
-        if isinstance(
-            core.parent, nn.TransformerDecoderLayer
-        ):  # it takes relu on copying if the attribute is not there
-            core.parent.__dict__[core.key] = core.module
-    for owner, forward in forwards:
-        owner.__dict__["forward"] = forward
-    _follow_layers(model, choices)
+    _check_answered(plan.asked, plan.choices)
+    for choice in plan.choices:  # plain assignments: nothing fails from here on
+        for core in choice.cores:
+            setattr(core.parent, core.key, core.module)
+    for owner, forward in plan.forwards:
+        setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
     return plan.conversion
 
 
@@ -103,7 +97,7 @@ def planned(
     nearest: Names = None,
     centered: bool = False,
 ) -> "Plan":
-    """What `convert` would do: the cores are made, and the model is as it was. What cannot be included is left.
+    """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left.
 
     Raises:
         TypeError: as `convert`.
@@ -112,37 +106,18 @@ def planned(
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            f"a {type(model).__name__} has no forward in Python any more: convert first, then use torch.jit"
-        )
+        raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
     sites, unseen = find(model)
     asked = {
         "include": select(model, sites, "include", include),
         "exclude": select(model, sites, "exclude", exclude),
         "nearest": select(model, sites, "nearest", nearest),
     }
-    held = _held_elsewhere(model, sites)
-    of_all = {"centered"} if centered else set()
-    choices = [
-        Choice(site, *judge(site, of_all | {what for what, by in asked.items() if site in by}, held)) for site in sites
-    ]
-    forwards = _rewrite(model, choices)
-    return Plan(choices, forwards, asked, unseen)
-
-
-@dataclass
-class Plan:
-    """What is to be done with a model: with every site, and which forwards are written anew."""
-
-    choices: list["Choice"]
-    forwards: list[tuple[nn.Module, TracedForward]]
-    asked: dict[str, dict[Site, Any]]
-    unseen: dict[str, str]
-
-    @property
-    def conversion(self) -> Conversion:
-        """The report."""
-        return Conversion(tuple(a for choice in self.choices for a in choice.report()), tuple(self.unseen.items()))
+    always = {"centered"} if centered else set()
+    choices = [Choice(s, *judge(s, always | {option for option, by in asked.items() if s in by})) for s in sites]
+    plan = Plan(model, choices, asked, unseen)
+    plan.place_cores()
+    return plan
 
 
 @dataclass
@@ -157,7 +132,7 @@ class _Core:
 
 @dataclass
 class Choice:
-    """What is to be done with one site: `like` are the core's arguments (none for a layer), None if it is left."""
+    """What to do with one site: `like` has the arguments of its core (none for a layer), None leaves it."""
 
     site: Site
     like: dict[str, Any] | None
@@ -169,20 +144,18 @@ class Choice:
         self.like, self.why, self.cores = None, why, []
 
     def add(self, model: nn.Module, name: str, use: Use | None) -> None:
-        """A core of that name, on the device and in the dtype of what it reads."""
+        """Make a core of that name, on the device and in the dtype of its input."""
         assert self.like is not None
-        site, parent_name, key = self.site, *_split(name)
+        activation, (parent_name, key) = self.site.module, _split(name)
         parent = model.get_submodule(parent_name)
         features, dim = use.features if use and use.features else (None, -1)
         core = SigmoidCore(features, dim=dim, **self.like)
         weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
         if weight is not None:
             core = core.to(weight.device, weight.dtype)
-        core.training = parent.training
-        if site.module is not None:  # who watches the activation goes on watching it
-            core.training = site.module.training
-            hooks = {k: v for k, v in site.module.__dict__.items() if "hook" in k}
-            core.__dict__.update({k: copy(v) for k, v in hooks.items()} if self.cores else hooks)
+        core.train((activation or parent).training)
+        if activation is not None:  # its hooks go on with the core
+            (copy_hooks if self.cores else move_hooks)(activation, core)
         self.cores.append(_Core(parent, key, name, core))
 
     def report(self) -> list[Activation]:
@@ -195,27 +168,53 @@ class Choice:
         for core in self.cores:
             what = f"{self.why}; {changed}" if changed else self.why
             if isinstance(core.module, SigmoidCore) and core.module.num_features is None:
-                what += "; one slope, for its number of features is not known"
+                what += "; one slope, because its number of features is not known"
             rows.setdefault(id(core.module), Activation(core.name, kind, True, what, not changed))
         return list(rows.values())
 
 
-def _rewrite(model: nn.Module, choices: list[Choice]) -> list[tuple[nn.Module, TracedForward]]:
-    """Make the cores of all choices, and the forwards that call them where an attribute does not."""
-    by_owner: dict[str, list[Choice]] = defaultdict(list)
-    for choice in choices:
-        if choice.like is None:
-            continue
-        site = choice.site
-        if recurrent_layer(site) is not None:
-            _place_layer(model, choice)
-        elif site.index is not None or called_several_times(site):
-            by_owner[site.owner].append(choice)
-        else:
-            _place(model, choice)
-    calls = Counter(choice.site.owner for choice in choices if choice.site.index is not None)
-    pairs = [_rewrite_one(model, owner, group, calls[owner]) for owner, group in by_owner.items()]
-    return [pair for pair in pairs if pair is not None]
+@dataclass
+class Plan:
+    """What to do with a model: with every site, and which forwards to rewrite."""
+
+    model: nn.Module
+    choices: list[Choice]
+    asked: dict[str, dict[Site, Any]]
+    unseen: dict[str, str]
+    forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
+    not_rewritten: list[str] = field(default_factory=list)
+
+    @property
+    def conversion(self) -> Conversion:
+        """The report."""
+        calls: list[FunctionalCall] = []
+        for name in dict.fromkeys([*self.unseen, *self.not_rewritten]):
+            calls += functional_calls(self.model.get_submodule(name), name)
+        activations = tuple(a for choice in self.choices for a in choice.report())
+        return Conversion(activations, tuple(self.unseen.items()), tuple(calls))
+
+    def place_cores(self) -> None:
+        """Make the cores of all choices, and the forwards that call those which are not attributes."""
+        by_owner: dict[str, list[Choice]] = defaultdict(list)
+        for choice in self.choices:
+            if choice.like is None:
+                continue
+            site = choice.site
+            if recurrent_layer(site) is not None:
+                _place_layer(self.model, choice)
+            elif site.index is not None or called_several_times(site):
+                by_owner[site.owner].append(choice)
+            else:
+                _place(self.model, choice)
+        calls = Counter(choice.site.owner for choice in self.choices if choice.site.index is not None)
+        for owner, group in by_owner.items():
+            try:
+                self.forwards.append(_rewritten(self.model, owner, group, calls[owner]))
+            except UntraceableError as error:
+                for choice in group:
+                    _not_rewritten(self.model, choice, str(error))
+                if any(choice.site.index is not None for choice in group):
+                    self.not_rewritten.append(owner)
 
 
 def _place(model: nn.Module, choice: Choice) -> None:
@@ -242,64 +241,42 @@ def _place_layer(model: nn.Module, choice: Choice) -> None:
         choice.why += f"; 1 layer for {places(site)} places, calibrate needs one for each"
 
 
-def _follow_layers(model: nn.Module, choices: list[Choice]) -> None:
-    """Forwards that were written anew may have read sizes of a recurrent layer: those of the layer of cores now."""
-    layers: dict[nn.Module, nn.Module] = {}
-    for choice in choices:
-        layer = recurrent_layer(choice.site)
-        if layer is not None and choice.cores:
-            layers[layer] = choice.cores[0].module
-    for module in model.modules():
-        forward = module.__dict__.get("forward")
-        if isinstance(forward, TracedForward):
-            forward.follow(layers)
-
-
 def _common(site: Site) -> Use | None:
-    """What holds for all uses of a site."""
+    """What all uses of a site have in common."""
     if len({use.features for use in site.uses}) > 1:
         return replace(site.uses[0], features=None)
     return site.uses[0] if site.uses else None
 
 
-def _rewrite_one(
-    model: nn.Module, owner: str, choices: list[Choice], calls: int
-) -> tuple[nn.Module, TracedForward] | None:
-    """The forward of one module in which the choices' calls are calls of cores; it makes `calls` functional ones."""
+def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
+    """A module, and its forward with calls of cores; it has `calls` functional activations.
+
+    Raises:
+        UntraceableError: a rewritten forward would not do the same.
+    """
     module = model.get_submodule(owner)
-    try:
-        if isinstance(module, nn.Sequential):
-            raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
-        if isinstance(module, fx.GraphModule):
-            raise UntraceableError("a GraphModule writes its own from its graph")
-        own = OwnForward(module)
-        functions = own.calls(lambda node: function_of(node) is not None)
-        if len(functions) != calls:
-            raise UntraceableError("it does not make the same calls each time")
-        pairs: list[tuple[fx.Node, str]] = []
-        for choice in choices:
-            index = choice.site.index
-            if index is None:
-                pairs += _cores_for_calls(model, own, choice)
-            else:
-                pairs.append((functions[index], _core_for_function(model, choice)))
-    except UntraceableError as error:
-        for choice in choices:
-            _not_rewritten(model, choice, str(error))
-        return None
-    return module, own.replaced(module, pairs)
+    if isinstance(module, nn.Sequential):
+        raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
+    if isinstance(module, fx.GraphModule):
+        raise UntraceableError("a GraphModule generates it from its graph")
+    own = OwnForward(module)
+    functions = own.calls(lambda node: function_of(node) is not None)
+    if len(functions) != calls:
+        raise UntraceableError("it does not make the same calls each time")
+    pairs: list[tuple[dict[bool, fx.Node], str]] = []
+    for choice in choices:
+        site = choice.site
+        if site.index is None:
+            pairs += _cores_for_calls(model, own, choice)
+            continue
+        if len(site.uses) > 1:
+            choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
+        choice.add(model, site.name, _common(site))
+        pairs.append((functions[site.index], _split(site.name)[1]))
+    return module, own.with_cores(pairs)
 
 
-def _core_for_function(model: nn.Module, choice: Choice) -> str:
-    """Make the core of a functional call; its name in the owner."""
-    site = choice.site
-    if len(site.uses) > 1:
-        choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
-    choice.add(model, site.name, _common(site))
-    return _split(site.name)[1]
-
-
-def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[tuple[fx.Node, str]]:
+def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[tuple[dict[bool, fx.Node], str]]:
     """Make a core for each call of a module that its owner calls several times; the calls with their cores' names."""
     site = choice.site
     prefix = f"{site.owner}." if site.owner else ""
@@ -319,14 +296,13 @@ def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[
 
 
 def _not_rewritten(model: nn.Module, choice: Choice, why: str) -> None:
-    """A functional call is left; a module that was asked for is one core for all its places."""
+    """Leave a functional call; a module that was asked for is one core for all its places."""
     if choice.site.index is None:
         choice.cores.clear()
         _place(model, choice)
         choice.why += f" (the forward cannot be rewritten: {why})"
     else:
-        module = "nn.Tanh()" if choice.site.kind == "tanh()" else "nn.Sigmoid()"
-        choice.leave(f"the forward that calls it cannot be rewritten: {why}; make it a module, {module}")
+        choice.leave(f"the forward that calls it cannot be rewritten: {why}; make it a module")
 
 
 def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[Choice]) -> None:
@@ -349,28 +325,6 @@ def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[Choice]) ->
         raise ValueError(
             f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(NEAREST)} have a nearest core"
         )
-
-
-def _held_elsewhere(model: nn.Module, sites: list[Site]) -> set[nn.Module]:
-    """Activations that are not called by their name, but from a plain list or dict which would not get the core."""
-    held: set[int] = set()
-    for module in model.modules():
-        for name, value in module.__dict__.items():
-            if name != "_modules" and isinstance(value, list | tuple | dict):
-                values = value.values() if isinstance(value, dict) else value
-                held.update(id(v) for v in values if isinstance(v, nn.Module))
-    doubtful = [site for site in sites if id(site.module) in held and site.name]
-    others = {site.module: copy(site.module) for site in doubtful}
-    slots = [(model.get_submodule(parent), key) for site in doubtful for parent, key in map(_split, site.names)]
-    before: list[nn.Module] = [getattr(parent, key) for parent, key in slots]
-    try:  # put a copy in its place: is that one called?
-        for (parent, key), module in zip(slots, before, strict=True):
-            parent._modules[key] = others[module]
-        called = {site.module for site in find(model)[0] if site.uses} if slots else set()
-    finally:
-        for (parent, key), module in zip(slots, before, strict=True):
-            parent._modules[key] = module
-    return {site.module for site in doubtful if site.module and others[site.module] not in called}
 
 
 def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:

@@ -31,36 +31,38 @@ _COMPARISONS = words(
 )
 _ALIGNED = words("add iadd sub isub mul imul div truediv neg")
 _ELEMENTWISE = words("dropout relu sigmoid tanh relu6 leaky_relu elu selu gelu silu hardtanh softsign hardsigmoid")
-_CONVOLUTIONS: dict[type[nn.Module], int] = {
+_CHANNELS: dict[type[nn.Module], int] = {
     nn.Conv1d: -2,
     nn.Conv2d: -3,
     nn.Conv3d: -4,
     nn.ConvTranspose1d: -2,
     nn.ConvTranspose2d: -3,
     nn.ConvTranspose3d: -4,
+    nn.BatchNorm2d: -3,
+    nn.BatchNorm3d: -4,
 }
 _DROPOUT = (nn.Identity, *(getattr(nn, f"{kind}Dropout") for kind in ("", "Alpha", "FeatureAlpha")))
 _DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _POOLS = tuple(
     getattr(nn, f"{kind}Pool{n}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for n in (1, 2, 3)
 )
-_IMAGE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-class Fate(Enum):
+class Role(Enum):
     """What becomes of an activation's result."""
 
     HIDDEN = "hidden"
     OUTPUT = "reaches the output"
     GATE = "multiplies another signal"
-    UNSEEN = "goes where the data flow is not known"
+    UNKNOWN = "goes where the data flow is not known"
     COMPARED = "is compared or rounded"
     UNUSED = "is not used"
 
 
-def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
-    """What becomes of a node's value, and the module where the way is lost if it is `UNSEEN`.
+def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
+    """What becomes of a node's value, and the module where the way is lost if it is `UNKNOWN`.
 
     A value is followed through everything that has no weights (shapes, sums, pooling, dropout), and read by a layer
     when something with weights takes it. In a product of two signals, the one that the other is computed from is the
@@ -71,7 +73,7 @@ def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
         part: the part of the model.
         model: the module of that part.
     """
-    fates: dict[Fate, str] = {}
+    roles: dict[Role, str] = {}
     seen, waiting = {node}, [node]
     while waiting:
         value = waiting.pop()
@@ -83,36 +85,36 @@ def fate(node: fx.Node, part: Part, model: nn.Module) -> tuple[Fate, str]:
                 seen.add(user)
                 waiting.append(user)
             else:
-                fates.setdefault(found, where)
-    for found in (Fate.OUTPUT, Fate.GATE, Fate.UNSEEN, Fate.HIDDEN, Fate.COMPARED):
-        if found in fates:
-            return found, fates[found]
-    return Fate.UNUSED, ""
+                roles.setdefault(found, where)
+    for found in (Role.OUTPUT, Role.GATE, Role.UNKNOWN, Role.HIDDEN, Role.COMPARED):
+        if found in roles:
+            return found, roles[found]
+    return Role.UNUSED, ""
 
 
-def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Fate | None, str]:
+def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Role | None, str]:
     """What a node does with the value; None: it passes it on."""
     if user.op == "output":
-        return Fate.OUTPUT, ""
+        return Role.OUTPUT, ""
     if user.op == "call_module":
         name = str(user.target)
         if name in part.untraced:
-            return Fate.UNSEEN, name
+            return Role.UNKNOWN, name
         module = model.get_submodule(name)
         weighs = not isinstance(module, nn.PReLU | SigmoidCore) and next(module.parameters(), None) is not None
-        return (Fate.HIDDEN if weighs else None), ""
+        return (Role.HIDDEN if weighs else None), ""
     name = name_of(user)
     if name in _LAYERS:
-        return Fate.HIDDEN, ""
+        return Role.HIDDEN, ""
     if name in _COMPARISONS:
-        return Fate.COMPARED, ""
+        return Role.COMPARED, ""
     if name in _PRODUCTS:
         others = [other for other in user.all_input_nodes if other is not value]
         signals = [other for other in others if any(n.op == "placeholder" for n in _above(other))]
         if others and not signals:  # weights of the model itself
-            return (Fate.HIDDEN if name in _CONTRACTIONS else None), ""
+            return (Role.HIDDEN if name in _CONTRACTIONS else None), ""
         if signals and not {source, *_below(source)}.issuperset(signals):
-            return Fate.GATE, ""
+            return Role.GATE, ""
     return None, ""
 
 
@@ -152,7 +154,7 @@ def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterat
                 yield other
 
 
-def overwrites_what_is_read(node: fx.Node, model: nn.Module) -> bool:
+def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
     """Whether a call that works in place may overwrite a value that something else reads.
 
     It does not if what it overwrites was made by a layer or a sum, and nothing else on the way from there reads it.
@@ -194,8 +196,8 @@ def weight_above(node: fx.Node, model: nn.Module) -> Tensor | None:
 def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
     """The number of features and their dimension, for every node whose producing layer says so for sure.
 
-    After a Linear it is dimension -1; after a convolution -2, -3 or -4, for it also takes inputs without a batch;
-    after a BatchNorm 1.
+    After a Linear it is dimension -1; after a convolution -2, -3 or -4, for it also takes inputs without a batch. A
+    norm keeps the dimension of its input.
     """
     known: dict[fx.Node, tuple[int, int]] = {}
     for node in part.graph.nodes:
@@ -203,10 +205,11 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
         if node.op == "call_module" and str(node.target) not in part.untraced:
             module = model.get_submodule(str(node.target))
             found = features_of(module)
-            if found is None and _keeps_features(module) and node.all_input_nodes:
-                found = known.get(node.all_input_nodes[0])
-                if isinstance(module, _POOLS) and found and not _pools_others(node, module, found[1], model):
-                    found = None
+            before = known.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+            if _keeps_features(module) or (before and found and isinstance(module, _NORMS) and before[0] == found[0]):
+                found = before
+            if isinstance(module, _POOLS) and found and found[1] >= -_dimensions(module):
+                found = None  # the pooled dimensions are the last ones
         elif name_of(node) in _ELEMENTWISE and node.all_input_nodes:
             found = known.get(node.all_input_nodes[0])
         elif name_of(node) in _ALIGNED:
@@ -216,21 +219,6 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
         if found is not None:
             known[node] = found
     return known
-
-
-def _pools_others(node: fx.Node, pool: nn.Module, dim: int, model: nn.Module) -> bool:
-    """Whether a pooling surely pools other dimensions than that of the features; it pools the last ones."""
-    pooled = _dimensions(pool)
-    if dim < 0:
-        return dim < -pooled
-    while node.all_input_nodes:  # behind a norm: is its input [batch, features], or are there dimensions to pool?
-        node = node.all_input_nodes[0]
-        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, tuple(_CONVOLUTIONS) + _IMAGE_NORMS):
-            return _dimensions(module) >= pooled
-        if module is None or not (_keeps_features(module) or isinstance(module, nn.BatchNorm1d | nn.GroupNorm)):
-            return False
-    return False
 
 
 def _dimensions(module: nn.Module) -> int:
@@ -250,10 +238,10 @@ def features_of(module: nn.Module) -> tuple[int, int] | None:
     """The number of features of a layer's output and their dimension, or None if the layer does not fix them."""
     if isinstance(module, nn.Linear | nn.Bilinear):
         return module.out_features, -1
-    dim = next((dim for kind, dim in _CONVOLUTIONS.items() if isinstance(module, kind)), None)
+    dim = next((dim for kind, dim in _CHANNELS.items() if isinstance(module, kind)), None)
     if dim is not None:
-        return int(module.out_channels), dim  # type: ignore[arg-type]
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return int(getattr(module, "out_channels", 0) or module.num_features), dim  # type: ignore[arg-type]
+    if isinstance(module, nn.BatchNorm1d | nn.SyncBatchNorm):
         return module.num_features, 1
     if isinstance(module, nn.GroupNorm):
         return module.num_channels, 1

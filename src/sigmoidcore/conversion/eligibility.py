@@ -1,16 +1,20 @@
-"""Judge: whether `convert` makes a core of an activation or a recurrent layer, and why."""
+"""Which activations and recurrent layers become cores, and why: the rules, and the choices of the user."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from sigmoidcore.conversion.activation_sites import Site
-from sigmoidcore.conversion.dataflow import Fate
+from sigmoidcore.conversion.dataflow import Role
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import is_recurrent, why_not
 from sigmoidcore.nn.stepwise import Stepwise
 
+Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
+"""Names or patterns of activations, or types of modules."""
 _TANH = {"alpha": 2.0, "centered": True, "scale": 2.0}
 _EXACT: dict[str, dict[str, Any]] = {"Sigmoid": {}, "sigmoid()": {}, "Tanh": _TANH, "tanh()": _TANH}
 NEAREST: dict[str, Callable[[Any], dict[str, Any] | None]] = {
@@ -20,16 +24,22 @@ NEAREST: dict[str, Callable[[Any], dict[str, Any] | None]] = {
 }
 """The core with the same range and the same derivative at 0."""
 UNCENTERED = ("Sigmoid", "sigmoid()")
-"""Kinds that have a mean of 1/2; their core has one of 0 if it is centered."""
+"""Kinds with a mean of 1/2; a centered core of them has a mean of 0."""
+_ROLES = {
+    Role.OUTPUT: "its result reaches the model's output",
+    Role.GATE: "its result multiplies another signal",
+    Role.COMPARED: "its result is compared or rounded, and no gradient comes back",
+    Role.UNUSED: "its result is not used",
+    Role.HIDDEN: "",
+}
 
 
-def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dict[str, Any] | None, str]:
+def judge(site: Site, asked: Set[str]) -> tuple[dict[str, Any] | None, str]:
     """Whether a site becomes a core, and why.
 
     Args:
         site: the activation or recurrent layer.
-        asked: which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be.
-        held: the modules that are called from a plain list or dict.
+        asked: which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be centered.
 
     Returns:
         The arguments of its core (none for a recurrent layer), or None if it is left; and the reason.
@@ -40,7 +50,7 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
     like = _layer_like(layer) if layer is not None else _EXACT.get(site.kind)
     if like is None:
         if site.kind not in NEAREST or "nearest" not in asked:
-            return None, _no_core(site)
+            return None, _why_no_core(site)
         like = NEAREST[site.kind](site.module)
         if like is None:
             return None, "no core has its range, which is not symmetric about 0"
@@ -48,8 +58,6 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
         like = like | {"centered": True}
     if site.writes:
         return None, "it overwrites a tensor: call the function that returns a new one"
-    if site.module in held:
-        return None, "it is called from a plain list or dict: make that an nn.ModuleList or ModuleDict"
     if not site.name or (site.module is not None and "" in site.names):
         instead = "SigmoidCore()" if layer is None else "sigmoidcore.nn.converted(model)"
         return None, f"it is the model itself: use {instead} in its place"
@@ -61,8 +69,31 @@ def judge(site: Site, asked: Set[str], held: Set[nn.Module | None]) -> tuple[dic
     return like, "hidden" if layer is None else "a slope for every gate row"
 
 
+def select(model: nn.Module, sites: list[Site], option: str, names: Names) -> dict[Site, Any]:
+    """The sites that an option names, with the entry that names them.
+
+    Raises:
+        TypeError: an entry is neither a string nor a type of modules.
+        ValueError: an entry names no site.
+    """
+    single = isinstance(names, str | type) or not (names is None or isinstance(names, Iterable))
+    entries: list[Any] = [names] if single else list(names or ())  # type: ignore[arg-type]
+    found: dict[Site, Any] = {}
+    for entry in entries:
+        if isinstance(entry, str):
+            matches = [site for site in sites if any(n == entry or fnmatchcase(n, entry) for n in site.names)]
+        elif isinstance(entry, type) and issubclass(entry, nn.Module):
+            matches = [site for site in sites if any(isinstance(m, entry) for m in _around(model, site))]
+        else:
+            raise TypeError(f"{option} takes names, patterns and types of modules, got {entry!r}")
+        if not matches:
+            raise ValueError(f"{option}: {_no_match(model, sites, entry)}")
+        found.update(dict.fromkeys(matches, entry))
+    return found
+
+
 def change(kind: str, like: Mapping[str, Any]) -> str:
-    """In which way a core with these arguments computes another function than an activation of this kind; "" if not."""
+    """How the function of a core with these arguments differs from an activation of this kind; "" if it does not."""
     if kind in NEAREST:
         return "the nearest core, another function"
     return "centered, so its function is less 1/2" if kind in UNCENTERED and like.get("centered") else ""
@@ -79,12 +110,12 @@ def is_core(module: nn.Module | None) -> bool:
 
 
 def places(site: Site) -> int:
-    """In how many places a site is used; where no use was seen, its names are taken for places."""
+    """In how many places a site is used; without calls in the trace, the number of its names."""
     return len(site.uses) if site.uses else len(site.names)
 
 
 def called_several_times(site: Site) -> bool:
-    """Whether one module of one name is called several times by one forward: each call can have a core."""
+    """Whether one forward calls one module several times: each call can have a core."""
     return len(site.names) == 1 and len(site.uses) > 1 and len({(use.owner, use.call) for use in site.uses}) == 1
 
 
@@ -92,39 +123,32 @@ def _layer_like(layer: nn.Module) -> dict[str, Any] | None:
     return None if why_not(layer) else {}
 
 
-def _no_core(site: Site) -> str:
+def _why_no_core(site: Site) -> str:
     if is_core(site.module):
         return "is a core already"
     layer = recurrent_layer(site)
     if layer is not None:
         return why_not(layer)
-    return "is no sigmoid; nearest= makes it the nearest core" if site.kind in NEAREST else "is no sigmoid"
+    return "is not a sigmoid; nearest= makes it the nearest core" if site.kind in NEAREST else "is not a sigmoid"
 
 
 def _why_left(site: Site) -> str:
     """The reason to leave an activation alone, "" if it is hidden."""
-    if places(site) > 1:
-        each = site.index is None and (called_several_times(site) or len(site.names) == places(site))
-        what = (
-            "gives each a core of its own" if each else f"makes it {len(site.names)} core(s), which calibrate refuses"
-        )
-        return f"is used in {places(site)} places; include= {what}"
+    count = places(site)
+    if count > 1:
+        each = site.index is None and (called_several_times(site) or len(site.names) == count)
+        made = "makes a core for each" if each else f"makes {len(site.names)} core(s), which calibrate refuses"
+        return f"is used in {count} places; include= {made}"
     if not site.uses:
         return f"what reads it is not known: {site.why}; name it in include= if a layer does"
-    fate, why = site.uses[0].fate, site.uses[0].why
-    if fate is Fate.UNSEEN:
-        return f"{why}; name it in include= if a layer reads it"
-    return {
-        Fate.OUTPUT: "its result reaches the model's output",
-        Fate.GATE: "its result multiplies another signal",
-        Fate.COMPARED: "its result is compared or rounded, and no gradient comes back",
-        Fate.UNUSED: "its result is not used",
-        Fate.HIDDEN: "",
-    }[fate]
+    use = site.uses[0]
+    if use.role is Role.UNKNOWN:
+        return f"{use.why}; name it in include= if a layer reads it"
+    return _ROLES[use.role]
 
 
 def _why_layer_left(site: Site) -> str:
-    """The reason to leave a recurrent layer alone; not what reads it, for its range is the same for all slopes."""
+    """The reason to leave a recurrent layer alone. Its range is the same for all slopes, so any layer may read it."""
     if places(site) > 1:
         return f"is used in {places(site)} places; include= makes it one layer for all, which calibrate refuses"
     return ""
@@ -132,3 +156,26 @@ def _why_layer_left(site: Site) -> str:
 
 def _like_hardtanh(low: float, high: float) -> dict[str, Any] | None:
     return {"alpha": 2 / high, "centered": True, "scale": 2 * high} if high > 0 and low == -high else None
+
+
+def _around(model: nn.Module, site: Site) -> Iterator[nn.Module]:
+    """The modules that a site is in, and itself if it is one."""
+    for name in site.names:
+        path = (name if site.module is not None else site.owner).split(".")
+        yield model
+        yield from (model.get_submodule(".".join(path[: i + 1])) for i in range(len(path)) if path[0])
+
+
+def _no_match(model: nn.Module, sites: list[Site], entry: str | type) -> str:
+    if not isinstance(entry, str):
+        return f"the model has no activation that is a {entry.__name__} or inside one"
+    module = dict(model.named_modules(remove_duplicate=False)).get(entry)
+    if module is not None:
+        inside = any(site.name.startswith(f"{entry}.") for site in sites)
+        hint = f"; write '{entry}.*' for the activations in it" if inside else ""
+        return f"'{entry}' is a {type(module).__name__}, not an activation{hint}"
+    near = get_close_matches(entry, [name for site in sites for name in site.names], n=3, cutoff=0.5)
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?" if near else "print the report of convert(model) for the names"
+    )
+    return f"no activation is named '{entry}'; {hint}"

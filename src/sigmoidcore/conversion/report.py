@@ -1,10 +1,13 @@
-"""The report of `convert`: what was done with every activation and recurrent layer, and why."""
+"""The report of `convert`: what happened to every activation and recurrent layer, and why."""
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NAMES_SHOWN = 3
+from sigmoidcore.conversion.source_lines import FunctionalCall
+
+_NAMES_SHOWN, _CALLS_SHOWN, _WIDTH = 3, 5, 80
 
 
 @dataclass(frozen=True)
@@ -12,12 +15,12 @@ class Activation:
     """What `convert` did with one activation, or one recurrent layer.
 
     Attributes:
-        name: its name in the model; a functional call is named as its core is, or would be.
+        name: its name in the model. A functional call has the name of its core, or the one that a core would have.
         kind: class of the module, or "tanh()" for a functional call.
         converted: whether it is a core, or a layer of cores, now.
         why: the reason.
-        exact: the core computes the same function; False for the nearest core of another kind, and for a sigmoid's
-            that is centered.
+        exact: whether the core computes the same function. False for the nearest core of another kind, and for a
+            centered core of a sigmoid.
 
     Example:
         >>> from torch import nn
@@ -40,8 +43,10 @@ class Conversion:
 
     Attributes:
         activations: every activation and recurrent layer that was found, in the order of the model's modules.
-        unseen: modules whose forward could not be traced, by name, with the reason: functional calls in them were not
-            seen.
+        unseen: modules whose forward cannot be traced, by name, with the reason. Functional calls in them are not
+            among the activations.
+        calls: functional sigmoids and tanhs that cannot become cores because of their forward, with file and line,
+            and the change that makes each of them a module.
 
     Example:
         >>> from torch import nn
@@ -54,6 +59,7 @@ class Conversion:
 
     activations: tuple[Activation, ...]
     unseen: tuple[tuple[str, str], ...]
+    calls: tuple[FunctionalCall, ...] = ()
 
     @property
     def converted(self) -> tuple[str, ...]:
@@ -67,35 +73,47 @@ class Conversion:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """Names of the activations whose function is another one now, as was asked for."""
+        """Names of the activations whose function changed, as asked for."""
         return tuple(a.name for a in self.activations if not a.exact)
 
     def __str__(self) -> str:
-        """A line for each reason, with the names that it holds for."""
-        groups: dict[tuple[bool, str, str], list[str]] = defaultdict(list)
-        for a in self.activations:
-            groups[not a.converted, a.kind, a.why].append(a.name or "(the model)")
-        rows = [
-            ("left" if left else "converted", few(names), kind, why)
-            for (left, kind, why), names in sorted(groups.items(), key=lambda item: item[0][0])
-        ]
-        unseen: dict[str, list[str]] = defaultdict(list)
+        """A line for each reason, with the names that it holds for; at most 80 columns, if names are short."""
+        groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for a in sorted(self.activations, key=lambda a: not a.converted):
+            groups["converted" if a.converted else "left", a.kind, a.why].append(a.name or "(the model)")
         for name, why in self.unseen:
-            unseen[why].append(name or "(the model)")
-        rows += [("not seen", few(names), "forward", f"could not be traced: {why}") for why, names in unseen.items()]
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+            groups["not seen", "forward", why].append(name or "(the model)")
+        rows = [(done, few(names), kind, why) for (done, kind, why), names in groups.items()]
         head = f"converted {len(self.converted)} of {len(self.activations)} activations"
         if self.changed:
             head += f"; the function has changed at {few(self.changed)}"
-        return "\n".join(
-            [
-                head,
-                *("  " + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows),
-            ]
-        )
+        return "\n".join([head, *_lines(rows), *self._changes()])
+
+    def _changes(self) -> list[str]:
+        """What to write so that functional calls can become cores."""
+        if not self.calls:
+            return []
+        lines = ["To make cores of these calls, write them as modules:"]
+        for call in self.calls[:_CALLS_SHOWN]:
+            lines += [f"  {call.file}:{call.line}: {call.code}", f"    in __init__: {call.definition}"]
+            lines += [f"    in forward:  {call.replacement}"]
+        more = len(self.calls) - _CALLS_SHOWN
+        return [*lines, f"  and {more} more, see report.calls"] if more > 0 else lines
 
 
 def few(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
+
+
+def _lines(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    """The rows as a table; the reasons are in the lines below if they do not fit."""
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    starts = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
+    lines = [f"{start}  {row[3]}" for start, row in zip(starts, rows, strict=True)]
+    if all(len(line) <= _WIDTH for line in lines):
+        return lines
+    indent = " " * (4 + widths[0])
+    reasons = [textwrap.fill(row[3], _WIDTH, initial_indent=indent, subsequent_indent=indent) for row in rows]
+    return [line for start, reason in zip(starts, reasons, strict=True) for line in (start.rstrip(), reason)]

@@ -1,242 +1,162 @@
-"""Rewrite the forward of a module so that a functional call, or a second use of a module, is a core of its own."""
+"""The graph of one module's own forward, in which functional activations can become calls of cores."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from inspect import getattr_static
+import copy
+import inspect
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
+from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.activation_sites import function_of
-from sigmoidcore.conversion.contents import PLAIN, as_it_was, contents, parts_of
-from sigmoidcore.conversion.contexts import Contexts, tracing_in
-from sigmoidcore.conversion.traced_forward import TracedForward
-from sigmoidcore.conversion.tracing import Tracer, UntraceableError, said, seen_as
+from sigmoidcore.conversion.rewritten_forward import RewrittenForward
+from sigmoidcore.conversion.source_lines import attributes_read
+from sigmoidcore.conversion.tracing import Tracer, UntraceableError, scratch_copy
 
-_INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
-_MOST = 1000
-"""Entries of a list or dict that are compared at each call."""
-Contents = tuple[tuple[str, Any], ...]
+_DEVICES = ("cpu", "cuda")
+Wanted = Callable[[fx.Node], bool]
 
 
 class OwnForward:
-    """The graph of a module's own forward; the modules that it calls are nodes, and nothing is frozen unseen.
+    """The graphs of a module's own forward, in training and in evaluation; the modules that it calls are nodes.
 
-    What tracing would freeze is kept alive where that can be done: `self.training`, tensors and numbers of the module
-    are read at each call. Other attributes that the forward reads are `fixed`, and checked at each call.
+    Attributes that the forward reads, other than tensors and modules, are `frozen`.
 
     Args:
         module: the module; it is not changed and does not run.
 
     Raises:
-        UntraceableError: its forward branches on values, on `self.training` or on optional arguments, draws random
-            numbers of its own, sets attributes, makes tensors, or switches gradients or autocast: a rewritten forward
-            would not do the same.
+        UntraceableError: the forward branches on values or on optional arguments, draws random numbers, sets
+            attributes, makes tensors, or switches gradients or autocast. Its graph would not do the same.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        live: tuple[type, ...] = (Tensor, float)
-        try:
-            self.graph, self.fixed = _own_graph(module, live, with_defaults=False)
-        except UntraceableError:
-            live = (Tensor,)  # the forward needs their values
-            self.graph, self.fixed = _own_graph(module, live, with_defaults=False)
-        without, _ = _own_graph(module, live, with_defaults=False, grad=False, autocast=True)
-        if _calls(without) != _calls(self.graph):
-            raise UntraceableError("it asks whether gradients or autocast are on")
-        if any(node.op == "placeholder" and node.args for node in self.graph.nodes):
-            try:
-                default, _ = _own_graph(module, live, with_defaults=True)
-            except UntraceableError:
-                default = fx.Graph()
-            if _path(default) != _path(self.graph):
-                raise UntraceableError("it goes another way when an optional argument is given")
+        self._module = module
+        scratch = scratch_copy(module)
+        self.graphs: dict[bool, fx.Graph] = {}
+        for training in (True, False):
+            self.graphs[training] = _checked(scratch.train(training))
+        names = {name for name in attributes_read(module) if _is_data(module, name)}
+        self._frozen = {name: _comparable(getattr(module, name)) for name in names}
 
-    def calls(self, wanted: Callable[[fx.Node], bool]) -> list[fx.Node]:
-        """The nodes for which `wanted` is true, in the order of their calls."""
-        return [node for node in self.graph.nodes if wanted(node)]
-
-    def replaced(self, module: nn.Module, cores: Sequence[tuple[fx.Node, str]]) -> TracedForward:
-        """The forward in which each of these nodes is a call of the submodule named beside it."""
-        before = module.__dict__.get("forward")
-        fixed, added = (before.fixed, before.added) if isinstance(before, TracedForward) else ([], {})
-        added = added | {name: _called(node) for node, name in cores}
-        for node, name in cores:
-            with self.graph.inserting_before(node):
-                value = node.args[0] if node.args else next(iter(node.kwargs.values()))
-                core = self.graph.create_node("call_module", name, (value,))
-            node.replace_all_uses_with(core)
-            self.graph.erase_node(node)
-        code = self.graph.python_code("self")
-        return TracedForward(module, code.src, dict(code.globals), [*fixed, *self.fixed], added)
-
-    def as_module(self, module: nn.Module) -> fx.GraphModule:
-        """A plain module with this forward, and with all that `module` has registered: it needs no sigmoidcore to load.
+    def calls(self, wanted: Wanted) -> list[dict[bool, fx.Node]]:
+        """The nodes for which `wanted` is true, in the order of their calls: one of each graph.
 
         Raises:
-            UntraceableError: the forward reads `training` for something else than dropout. A GraphModule that is
-                pickled keeps the mode in which it was.
+            UntraceableError: there are others in training than in evaluation.
         """
-        for node in self.calls(lambda n: n.op == "get_attr" and str(n.target).rpartition(".")[2] == "training"):
-            for user in list(node.users):
-                name = _free_name(module, "dropout")
-                module.add_module(name, _dropout(user, node, module).train(module.training))
-                with self.graph.inserting_before(user):
-                    value = user.args[0] if user.args else user.kwargs["input"]
-                    user.replace_all_uses_with(self.graph.call_module(name, (value,)))
-                self.graph.erase_node(user)
-            self.graph.erase_node(node)
-        graph = fx.Graph()  # self.graph knows its tracer, with which a GraphModule would be unpickled
-        graph.output(graph.graph_copy(self.graph, {}))
-        made = fx.GraphModule(module, graph, type(module).__name__)
-        for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            made.__dict__[kind] = module.__dict__[kind]
-        made.__dict__.update({k: v for k, v in module.__dict__.items() if "hook" in k})
-        for node in self.calls(lambda n: n.op == "get_attr"):
-            value = module.__dict__.get(str(node.target))
-            if isinstance(value, Tensor) and str(node.target) not in made._buffers:
-                made.register_buffer(str(node.target), value, persistent=False)
-        made.training = module.training
-        return made
+        found = {t: [node for node in graph.nodes if wanted(node)] for t, graph in self.graphs.items()}
+        if _targets(found[True]) != _targets(found[False]):
+            raise UntraceableError("it calls other activations in training than in evaluation")
+        return [{True: one, False: other} for one, other in zip(found[True], found[False], strict=True)]
 
-
-_DROPOUTS: dict[Any, Callable[[float, bool], nn.Module]] = {
-    nn.functional.dropout: nn.Dropout,
-    nn.functional.dropout1d: nn.Dropout1d,
-    nn.functional.dropout2d: nn.Dropout2d,
-    nn.functional.dropout3d: nn.Dropout3d,
-    nn.functional.alpha_dropout: nn.AlphaDropout,
-}
-
-
-def _dropout(node: fx.Node, training: fx.Node, module: nn.Module) -> nn.Module:
-    """The module for a call of a dropout that asks for the mode of the module whose forward calls it."""
-    kind = _DROPOUTS.get(node.target)
-    given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | dict(node.kwargs)
-    if kind is None or training.target != "training" or given.get("training") is not training:
-        raise UntraceableError("it reads 'training' for something else than dropout of its own")
-    p = given.get("p", 0.5)
-    if isinstance(p, fx.Node):
-        p = getattr(module, str(p.target)) if p.op == "get_attr" else None
-    if not isinstance(p, float | int):
-        raise UntraceableError("it computes the rate of a dropout")
-    return kind(p, bool(given.get("inplace", False)))
-
-
-def _free_name(module: nn.Module, name: str) -> str:
-    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    return next(n for n in names if not hasattr(module, n))
+    def with_cores(self, cores: Sequence[tuple[dict[bool, fx.Node], str]]) -> RewrittenForward:
+        """The forward in which each of these nodes is a call of the submodule named beside it."""
+        before = vars(self._module).get("forward")
+        frozen, added = self._frozen, {name: _called(nodes[True]) for nodes, name in cores}
+        if isinstance(before, RewrittenForward):
+            frozen, added = before.frozen | frozen, before.added | added
+        for nodes, name in cores:
+            for training, node in nodes.items():
+                graph = self.graphs[training]
+                with graph.inserting_before(node):
+                    core = graph.call_module(name, (node.args[0] if node.args else next(iter(node.kwargs.values())),))
+                node.replace_all_uses_with(core)
+                graph.erase_node(node)
+        return RewrittenForward(self._module, self.graphs, added, frozen)
 
 
 class _OwnTracer(Tracer):
-    """Modules are leaves; tensors that the forward makes, and contexts that it switches, are refused."""
+    """Child modules are leaves; tensors that the forward makes, and contexts that it switches, are refused."""
+
+    def __init__(self, with_defaults: bool = False) -> None:
+        super().__init__(with_defaults)
+        self.contexts = _contexts()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        self.contexts = Contexts()
-        return super().trace(root, concrete_args)
+        before = _random_state()
+        graph = super().trace(root, concrete_args)
+        if _random_state() != before:
+            raise UntraceableError("it draws random numbers, which would be the same at every call")
+        return graph
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        self.contexts.check()
+        if _contexts() != self.contexts:
+            raise UntraceableError("it switches gradients or autocast, which a graph does not record")
         return super().create_node(*args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter | fx.Proxy):
-            raise UntraceableError("it makes a tensor of its own, which would be the same at every call")
+        if type(a) is TensorProxy or isinstance(a, nn.Parameter):
+            return super().create_arg(a)
+        if isinstance(a, Tensor) and a not in self.tensor_attrs:
+            raise UntraceableError("it makes a tensor, which would be the same at every call")
         return super().create_arg(a)
 
 
-def _own_graph(
-    module: nn.Module, live: tuple[type, ...], *, with_defaults: bool, grad: bool = True, autocast: bool = False
-) -> tuple[fx.Graph, list[tuple[Any, str, Contents]]]:
-    tracer = _OwnTracer(with_defaults)
-    fixed: dict[tuple[int, str], tuple[Any, Any]] = {}
-    try:
-        with as_it_was(module) as changed:
-            with _reads_of(module, tracer, fixed, live), tracing_in(grad, autocast):
-                graph = tracer.trace(module)
-            if changed():
-                raise UntraceableError("it sets attributes or draws random numbers")
-    except Exception as error:  # a forward may raise anything when it is given a proxy
-        raise UntraceableError(said(error)) from error
-    found = [(owner, name, contents(value)) for (_, name), (owner, value) in fixed.items()]
-    for _, name, inside in found:
-        if len(inside) > _MOST:
-            raise UntraceableError(f"it reads '{name}', which has too many entries to see when one changes")
-    return graph, found
-
-
-@contextmanager
-def _reads_of(
-    module: nn.Module, tracer: Tracer, fixed: dict[tuple[int, str], tuple[Any, Any]], live: tuple[type, ...]
-) -> Iterator[None]:
-    """While tracing, make nodes of the attributes that may change from call to call, and note the others.
-
-    What is read from an object that is no module, such as a configuration, is noted as well.
-    """
-    prefixes = {id(m): f"{name}." if name else "" for name, m in module.named_modules()}
-    classes: dict[type, type] = {}
-    watched: set[int] = set()
-
-    def read(owner: nn.Module, name: str) -> Any:
-        value = object.__getattribute__(owner, name)
-        if name in _INTERNAL or id(owner) not in prefixes or not _is_data(owner, name):
-            return value
-        own = name in object.__getattribute__(owner, "__dict__")
-        if own and (name == "training" or isinstance(value, live)):
-            return tracer.create_proxy("get_attr", prefixes[id(owner)] + name, (), {})
-        return note(owner, name, value)
-
-    def note(owner: Any, name: str, value: Any) -> Any:
-        fixed[id(owner), name] = owner, value
-        watch(value)
-        return value
-
-    def watch(value: Any) -> None:
-        """Note what is read from the objects in a value."""
-        parts = None if id(value) in watched else parts_of(value)
-        if parts is None:
-            return
-        watched.add(id(value))
-        if parts is value:
-            for inner in value.values() if isinstance(value, dict) else value:
-                watch(inner)
-            return
-        cls: Any = type(value)
-
-        def read_from(owner: Any, name: str) -> Any:
-            found = cls.__getattribute__(owner, name)
-            return note(owner, name, found) if _is_data(owner, name) else found
-
+def _checked(module: nn.Module) -> fx.Graph:
+    """The graph of a scratch copy, which is what the forward does whatever the contexts and optional arguments are."""
+    before = _attributes(module)
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        graph = _OwnTracer().trace_copy(module)
+    after = _attributes(module)
+    if before.keys() != after.keys() or any(v is not after[k][0] or n != after[k][1] for k, (v, n) in before.items()):
+        raise UntraceableError("it sets attributes, which a graph does not record")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        without = _OwnTracer().trace_copy(module)
+    if _nodes(without) != _nodes(graph):
+        raise UntraceableError("it asks whether gradients or autocast are on")
+    if any(node.op == "placeholder" and node.args for node in graph.nodes):
         try:
-            classes.setdefault(cls, _reading(cls, read_from))
-            stack.enter_context(seen_as(value, classes[cls]))
-        except TypeError:
-            pass  # a class that has no subclasses; of those that hold data, `contents` knows what is in them
-
-    with ExitStack() as stack:
-        for m in list(module.modules()):
-            cls = type(m)
-            if cls not in classes:
-                classes[cls] = _reading(cls, read)
-            stack.enter_context(seen_as(m, classes[cls]))
-        yield
+            default = _OwnTracer(with_defaults=True).trace_copy(module)
+        except UntraceableError:
+            default = fx.Graph()
+        if _targets(default.nodes) != _targets(graph.nodes):
+            raise UntraceableError("it does something else if an optional argument is given")
+    return graph
 
 
-def _reading(cls: type, read: Callable[[Any, str], Any]) -> type:
-    """A class like another, with a way of its own to read attributes."""
-    return type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__, "__slots__": ()})
+def _contexts() -> tuple[Any, ...]:
+    autocast = ((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in _DEVICES)
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast
 
 
-def _is_data(owner: Any, name: str) -> bool:
-    """Whether an attribute is one of the object, or a value that its class has for all."""
-    if name in object.__getattribute__(owner, "__dict__"):
-        return True
-    value = None if name.startswith("__") else getattr_static(type(owner), name, None)
-    return isinstance(value, PLAIN) or (value is not owner and isinstance(value, list | dict | tuple | set))
+def _random_state() -> tuple[Any, ...]:
+    """The states of the random generators of Python, NumPy and PyTorch (CPU)."""
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, int]]:
+    """What a forward may set: attributes, buffers, and the lengths of collections."""
+    values = {**vars(module), **dict(module.named_buffers(recurse=False))}
+    return {k: (v, len(v) if isinstance(v, list | dict | set) else 0) for k, v in values.items()}
+
+
+def _is_data(module: nn.Module, name: str) -> bool:
+    """Whether an attribute holds data that a graph would freeze."""
+    if isinstance(inspect.getattr_static(type(module), name, None), property) or name in ("training", "forward"):
+        return False
+    value = getattr(module, name, None)
+    method = inspect.ismethod(value) and value.__self__ is module
+    return hasattr(module, name) and not isinstance(value, Tensor | nn.Module) and not method
+
+
+def _comparable(value: Any) -> Any:
+    """A copy of a collection that can be compared by value; else the value itself."""
+    if not (isinstance(value, list | dict | set | tuple | SimpleNamespace) or is_dataclass(value)):
+        return value
+    try:
+        made = copy.deepcopy(value)
+        return made if (made == value) is True else value
+    except Exception:  # an entry may be anything
+        return value
 
 
 def _called(node: fx.Node) -> str:
@@ -244,11 +164,11 @@ def _called(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else f"{function_of(node)}()"
 
 
-def _path(graph: fx.Graph) -> list[tuple[str, Any]]:
-    """What a forward does, whatever the values are."""
-    return [(node.op, node.target) for node in graph.nodes]
+def _targets(nodes: Iterable[fx.Node]) -> list[tuple[str, Any]]:
+    """What a forward calls, whatever the values are."""
+    return [(node.op, node.target) for node in nodes]
 
 
-def _calls(graph: fx.Graph) -> list[tuple[str, Any, str, str]]:
-    """What a forward does, and with which values."""
+def _nodes(graph: fx.Graph) -> list[tuple[str, Any, str, str]]:
+    """What a forward calls, and with which values."""
     return [(node.op, node.target, str(node.args), str(node.kwargs)) for node in graph.nodes]

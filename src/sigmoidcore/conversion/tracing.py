@@ -1,19 +1,33 @@
-"""The data flow of a model as a graph, for the verbs that must know what reads what (`convert`, `fold`)."""
+"""The data flow of a model as a graph; the model itself is not changed and does not run."""
 
-import dis
-import sys
+import copy
+import operator
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
 
-from sigmoidcore.conversion.contents import as_it_was
-from sigmoidcore.conversion.traced_forward import TracedForward
+from sigmoidcore._torch.proxy import TensorProxy
+from sigmoidcore.conversion.rewritten_forward import RewrittenForward
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.stepwise import Stepwise
+
+_PLAIN_WORDS = {
+    "inputs to control flow": "it branches on a value",
+    "Proxy object cannot be iterated": "it iterates over a value",
+    "is not installed as a submodule": "it calls a module that is not a submodule, for example from a list",
+}
+"""What some messages of torch.fx mean for a user."""
+
+
+_SEVERAL = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "meshgrid", "broadcast_tensors")
+"""Functions that give several tensors."""
 
 
 class UntraceableError(ValueError):
@@ -26,101 +40,136 @@ class Part:
 
     Attributes:
         name: its name in the model, "" for the model itself.
-        graph: its forward; the targets of nodes are relative to it, `node.meta` has `owner`, the name of the module
-            whose forward makes the call, and `call`, how often that one had been called.
-        calls: how often the forward of each module inside was called, by name relative to the part.
-        untraced: the modules inside that are leaves because their forward could not be traced, with the reason.
+        graph: its forward. The targets of nodes are relative to the module. `node.meta` has `owner`, the name of the
+            module whose forward makes the call, and `call`, how often that forward had been called.
+        untraced: the modules inside that are leaves because their forward cannot be traced, with the reason.
     """
 
     name: str
     graph: fx.Graph
-    calls: Counter[str]
     untraced: dict[str, str]
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The graph of a model's forward: PyTorch's own layers, cores and functional calls are its nodes.
+def trace_part(module: nn.Module, name: str) -> Part:
+    """Trace a module as `module(x)` runs it: optional arguments have their defaults.
 
     Args:
-        model: any module; it is not changed and does not run.
+        module: the module.
+        name: its name in the model.
 
     Raises:
-        UntraceableError: its forward branches on values, or does something else that `torch.fx` cannot follow.
+        UntraceableError: its own forward cannot be traced. Modules inside that cannot be traced become leaves.
 
     Source:
         Reed, DeVito, He, Ussery, Ansel (2022), torch.fx, arXiv 2112.08429.
     """
-    part = trace_part(model, "", with_defaults=False)
-    for name, reason in part.untraced.items():
-        raise UntraceableError(f"the forward of {type(model).__name__} cannot be traced, in '{name}': {reason}")
-    return part.graph
+    tracer = PartTracer()
+    return Part(name, tracer.trace_copy(scratch_copy(module)), tracer.untraced)
 
 
-def trace_part(model: nn.Module, name: str, *, with_defaults: bool) -> Part:
-    """Trace a module; modules inside whose forward cannot be traced become leaves.
-
-    Args:
-        model: the module; it is not changed and does not run.
-        name: its name in the model that it is part of.
-        with_defaults: optional arguments of forward have their defaults, as in `model(x)`.
+def scratch_copy(module: nn.Module) -> nn.Module:
+    """A copy that shares parameters and buffers: what a forward sets while it is traced does not reach the model.
 
     Raises:
-        UntraceableError: its own forward cannot be traced.
+        UntraceableError: the module has an attribute that cannot be copied.
     """
-    tracer = Tracer(with_defaults)
+    shared: dict[int, Any] = {}
+    for m in module.modules():
+        for value in (*m.parameters(recurse=False), *m.buffers(recurse=False), *vars(m).values()):
+            if isinstance(value, Tensor):
+                shared[id(value)] = value
     try:
-        with as_it_was(model):
-            graph = tracer.trace(model)
-    except Exception as error:  # a forward may raise anything when it is given a proxy
-        raise UntraceableError(f"the forward of {type(model).__name__} cannot be traced: {said(error)}") from error
-    return Part(name, graph, tracer.calls, tracer.untraced)
+        return copy.deepcopy(module, shared)
+    except Exception as error:  # an attribute may be anything
+        raise UntraceableError(f"{type(module).__name__} cannot be copied: {first_sentence(error)}") from error
 
 
-def is_whole(module: nn.Module) -> bool:
+def is_leaf(module: nn.Module) -> bool:
     """Whether a module is a node of the graph: one of PyTorch's own layers, or a core."""
     return isinstance(module, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(module, "")
 
 
-def said(error: BaseException) -> str:
-    """The first sentence of an error."""
+def first_sentence(error: BaseException) -> str:
+    """What an error says, in one sentence."""
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0].rstrip(".")
+    plain = (sentence for words, sentence in _PLAIN_WORDS.items() if words in text)
+    return next(plain, text.splitlines()[0].split(". ")[0].rstrip("."))
 
 
 class Tracer(fx.Tracer):
-    """A tracer that knows who calls what, goes around what it cannot follow, and notices questions about types."""
+    """A tracer of forwards that `convert` rewrote, too; its values are tensors to the forward.
+
+    Args:
+        with_defaults: optional arguments have their defaults, as in `model(x)`.
+    """
 
     proxy_buffer_attributes = True  # or `self.count += 1` would count while tracing
 
-    def __init__(self, with_defaults: bool) -> None:
+    def __init__(self, with_defaults: bool = False) -> None:
         super().__init__()
         self.with_defaults = with_defaults
-        self.calls: Counter[str] = Counter()
-        self.untraced: dict[str, str] = {}
-        self._owners: list[str] = [""]
+        self._several: set[Any] = set()
 
-    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of the forward that the module really has, if it was rewritten."""
-        with with_its_own_forward(root):
-            return super().trace(root, concrete_args)
+    def trace_copy(self, module: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Trace a scratch copy; random generators stay as they are.
+
+        Raises:
+            UntraceableError: `torch.fx` cannot follow the forward.
+        """
+        try:
+            with random_state_kept():
+                return self.trace(_root(module), concrete_args)
+        except UntraceableError:
+            raise
+        except Exception as error:  # a forward may raise anything when it is given a proxy
+            raise UntraceableError(first_sentence(error)) from error
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """PyTorch's own layers, and cores."""
-        return is_whole(m)
+        return is_leaf(m)
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """Replace optional arguments by their defaults, if wanted."""
+        function, values = super().create_args_for_root(*args, **kwargs)
+        if self.with_defaults:
+            values = [v.node.args[0] if type(v) is TensorProxy and v.node.args else v for v in values]
+        return function, values
+
+    def create_arg(self, a: Any) -> Any:
+        """A proxy is its node, although it says that it is a tensor."""
+        return a.node if type(a) is TensorProxy else super().create_arg(a)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A value of the graph: a tensor, or several."""
+        part = node.target is operator.getitem and node.args[0] in self._several and isinstance(node.args[1], slice)
+        if part or str(getattr(node.target, "__name__", node.target)) in _SEVERAL:
+            self._several.add(node)
+            return fx.Proxy(node, self)
+        return TensorProxy(node, self)
+
+
+class PartTracer(Tracer):
+    """A tracer that notes which forward makes a call, and goes around what it cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__(with_defaults=True)
+        self.untraced: dict[str, str] = {}
+        self._calls: Counter[str] = Counter()
+        self._owners: list[str] = [""]
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Go into the module, or around it."""
         name = self.path_of_module(m)
-        self.calls[name] += 1
+        self._calls[name] += 1
         if name not in self.untraced and not self.is_leaf_module(m, name):
             first = len(self.graph.nodes)
             self._owners.append(name)
             try:
                 return forward(*args, **kwargs)
             except Exception as error:  # as above
-                self.untraced[name] = said(error)
+                self.untraced[name] = first_sentence(error)
                 for node in reversed(list(self.graph.nodes)[first:]):
                     self.graph.erase_node(node)
             finally:
@@ -130,78 +179,27 @@ class Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that knows which forward made it."""
         node = super().create_node(*args, **kwargs)
-        node.meta.update(owner=self._owners[-1], call=self.calls[self._owners[-1]])
+        node.meta.update(owner=self._owners[-1], call=self._calls[self._owners[-1]])
         return node
 
-    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
-        """Optional arguments are their defaults, if so wished."""
-        function, values = super().create_args_for_root(*args, **kwargs)
-        if self.with_defaults:
-            values = [v.node.args[0] if type(v) is _Proxy and v.node.args else v for v in values]
-        return function, values
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A value that does not say of which type it is."""
-        return _Proxy(node, self)
-
-
-class _Proxy(fx.Proxy):
-    """A value that is not there yet. `isinstance(value, Tensor)` would be answered with no, and the forward would go
-    another way than with a tensor.
-    """  # noqa: D205
-
-    @property
-    def __class__(self) -> type:
-        if _in_isinstance(sys._getframe(1)):
-            raise TypeError("it asks for the type of a value, which tracing does not know")
-        return _Proxy
-
-    @__class__.setter
-    def __class__(self, value: type) -> None:
-        raise TypeError("a proxy keeps its class")
-
-
-def _in_isinstance(frame: Any) -> bool:
-    """Whether a frame of a model's code is at a call of `isinstance`; PyTorch's code and ours ask for other reasons."""
-    code, place = frame.f_code, frame.f_globals.get("__name__", "")
-    if place == "torch" and code.co_name == "is_tensor":
-        return True
-    if "isinstance" not in code.co_names or place.partition(".")[0] in ("torch", "sigmoidcore"):
-        return False
-    instructions = list(dis.get_instructions(code))
-    here = next((i.positions for i in instructions if i.offset == frame.f_lasti), None)
-    return here is not None and any(
-        i.argval == "isinstance"
-        and i.positions is not None
-        and (i.positions.lineno, i.positions.col_offset) == (here.lineno, here.col_offset)
-        for i in instructions
-    )
+def _root(module: nn.Module) -> nn.Module:
+    """What to trace: `torch.fx` reads the forward of the class, not the one of the instance."""
+    forward = vars(module).get("forward")
+    if forward is None:
+        return module
+    if not isinstance(forward, RewrittenForward):
+        raise UntraceableError("its forward was set on the instance, not by its class")
+    return forward.as_graph_module(module.training)
 
 
 @contextmanager
-def seen_as(thing: Any, cls: type) -> Iterator[None]:
-    """Give a module, or another object, another class for a while."""
-    before = type(thing)
-    object.__setattr__(thing, "__class__", cls)  # a recurrent layer reads attributes of its own on setting one
+def random_state_kept() -> Iterator[None]:
+    """Leave the random generators as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
-        object.__setattr__(thing, "__class__", before)
-
-
-@contextmanager
-def with_its_own_forward(module: nn.Module) -> Iterator[None]:
-    """`fx.Tracer.trace` asks the class for the forward: for a while, give the module a class with the one it has.
-
-    Raises:
-        UntraceableError: it was set on the instance, by someone else than `convert`.
-    """
-    own = module.__dict__.get("forward")
-    if own is None:
-        yield
-        return
-    if not isinstance(own, TracedForward):
-        raise UntraceableError("it was set on the instance, not by its class")
-    cls = type(module)
-    with seen_as(module, type(cls.__name__, (cls,), {"forward": own.function, "__module__": cls.__module__})):
-        yield
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

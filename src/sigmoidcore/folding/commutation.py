@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from sigmoidcore._torch.hooks import has_hooks
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS: dict[type[nn.Module], int] = {
     **{nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3},
@@ -82,20 +84,17 @@ def takes_in_offset(layer: nn.Module) -> bool:
     return type(layer) not in TRANSPOSED and (layer.padding_mode != "zeros" or unpadded)
 
 
-def output_axes(layer: nn.Module, reads_images: bool) -> set[int]:
+def output_axes(layer: nn.Module) -> set[int]:
     """The dimensions along which the output of a producer has its features.
 
-    A dimension counted from the front is that of a batch: [batch, channels, ...].
-
-    Args:
-        layer: one of `PRODUCERS`.
-        reads_images: whether its input certainly has dimensions after the channels; a BatchNorm1d takes both.
+    A dimension counted from the front is that of a batch: [batch, channels, ...]. The input of a BatchNorm1d is
+    [batch, features] or [batch, channels, length].
     """
     kind = type(layer)
     if isinstance(layer, nn.LayerNorm):
         return set(range(-len(layer.normalized_shape), 0))
     if kind is nn.BatchNorm1d:
-        return {1} if reads_images else {1, -1}
+        return {1, -1, -2}
     if kind is nn.GroupNorm:
         return {1}
     for kinds in (CONVOLUTIONS, INSTANCE_NORMS, BATCH_NORMS):
@@ -137,8 +136,10 @@ _FACTOR: Rule = (False, None)
 _SHAPE: Rule = (True, frozenset())
 
 
-def _channels(dims: int, offset: bool = True) -> Rule:
-    return offset, frozenset((1, -1 - dims))
+def _along_channels(names: str, offset: bool) -> dict[type[nn.Module], Rule]:
+    """The rule of modules that exist for one, two and three dimensions, such as `AvgPool`."""
+    axes = {n: frozenset((1, -1 - n)) for n in (1, 2, 3)}
+    return {getattr(nn, f"{name}{n}d"): (offset, axes[n]) for name in names.split() for n in (1, 2, 3)}
 
 
 _RULES: dict[type[nn.Module], Rule] = {
@@ -146,22 +147,9 @@ _RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _FACTOR),
     **dict.fromkeys((nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), _SHAPE),
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), (True, frozenset((1,)))),
-    **{kind: _channels(k + 1) for k, kind in enumerate((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d))},
-    **{
-        kind: _channels(k + 1)
-        for k, kind in enumerate((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d))
-    },
-    **{kind: _channels(k + 1) for k, kind in enumerate((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d))},
-    **{
-        kind: _channels(k + 1)
-        for k, kind in enumerate((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d))
-    },
-    **{kind: _channels(k + 1, offset=False) for k, kind in enumerate((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d))},
-    **{kind: _channels(k + 1) for k, kind in enumerate((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d))},
-    **{
-        kind: _channels(k + 1) for k, kind in enumerate((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d))
-    },
-    **{kind: _channels(k + 1) for k, kind in enumerate((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d))},
+    **_along_channels("AvgPool AdaptiveAvgPool MaxPool AdaptiveMaxPool", offset=True),
+    **_along_channels("ReflectionPad ReplicationPad CircularPad", offset=True),
+    **_along_channels("ZeroPad", offset=False),
 }
 
 
@@ -174,14 +162,6 @@ def _module_rule(module: nn.Module) -> Rule | None:
         if padded or getattr(module, "divisor_override", None):
             return False, rule[1]  # the weights of an average do not add up to 1 at the border
     return rule
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something of the user's runs with the module, and may change or keep what passes."""
-    return any(
-        getattr(module, name, None)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
 
 
 def _single(offset: bool) -> Callable[[fx.Node], Passage | None]:
@@ -253,11 +233,10 @@ _FUNCTIONS: dict[Any, Callable[[fx.Node], Passage | None]] = {
     getattr: _attribute,
     torch.mean: _single(True),
     torch.sum: _single(False),
-    **{f: _single(False) for f in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.interpolate)},
-    **{f: _single(False) for f in (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)},
-    **{f: _single(False) for f in (F.max_pool1d, F.max_pool2d, F.max_pool3d)},
-    **{f: _single(True) for f in (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)},
-    **{f: _single(True) for f in (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)},
+    **{getattr(F, f"dropout{n}"): _single(False) for n in ("", "1d", "2d", "3d")},
+    **{getattr(F, f"{kind}_pool{n}d"): _single(False) for kind in ("avg", "max") for n in (1, 2, 3)},
+    **{getattr(F, f"adaptive_{kind}_pool{n}d"): _single(True) for kind in ("avg", "max") for n in (1, 2, 3)},
+    F.interpolate: _single(False),
     F.pad: _padded,
     **{f: _joined for f in (torch.cat, torch.concat, torch.stack)},
     **{f: _sum_of_two for f in (operator.add, torch.add, operator.sub, torch.sub)},

@@ -1,64 +1,63 @@
-"""Fold: slopes and shifts go into the weights; what is left is a plain network of sigmoids or tanhs.
+"""Fold: slopes and shifts go into the weights; the result is a plain network of sigmoids or tanhs.
 
-`variants` traces the forward, `commute` knows what a constant may pass, `absorb` decides where each constant goes,
-`sigmoids` which cores need not be tanhs, `plain` has the layers that result.
+In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite the weights of a copy. `tracing` traces
+the forward, `commutation` knows what a constant may pass, `planner` decides where each constant goes, `plain_layers`
+has the layers that result, `class_forwards` undoes what `convert` did to forwards.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore.conversion.contents import contents
-from sigmoidcore.conversion.rewriting import OwnForward
-from sigmoidcore.conversion.traced_forward import TracedForward
+from sigmoidcore._torch.hooks import has_hooks, move_hooks
+from sigmoidcore.conversion.rewritten_forward import RewrittenForward
 from sigmoidcore.conversion.tracing import UntraceableError
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.folding.commutation import has_hooks
-from sigmoidcore.folding.plain_layers import folded_rnn, rewrite, with_constants, with_states
-from sigmoidcore.folding.planner import Plan
-from sigmoidcore.folding.sigmoid_planner import plan_with_sigmoids
+from sigmoidcore.folding.class_forwards import with_class_forwards
+from sigmoidcore.folding.plain_layers import folded_rnn, halved, rewrite, with_constants
+from sigmoidcore.folding.planner import Plan, plan_with_sigmoids
 from sigmoidcore.folding.tracing import has_cores, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.stepwise import Stepwise
 
-_FUNCTIONS = {"tanh()": nn.Tanh, "sigmoid()": nn.Sigmoid}
 _PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], Plan]] = {"tanh": Plan, "sigmoid": plan_with_sigmoids}
-NAMES = 5
+_NAMES = 5
 """Most parts that an error names."""
 
 
 def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
-    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered, every `RNN` and every
-    recurrent layer of cores PyTorch's own. Slope and shift
-    go into the layer before, the factor that a tanh lacks goes into the layers behind. Where this is not possible
-    (the core reads an input of the model, what it gives is added to something else, a weight is shared), the constant
-    stays, as an operation of a small `torch.fx.GraphModule` in place of the core. Modules keep their names, so that
-    `plain.load_state_dict(sc.fold(converted).state_dict())` works where nothing stayed and no bias had to be added.
+    Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered. Every `RNN` and every recurrent layer of
+    cores becomes PyTorch's own. Slope and shift go into the layer before, the factor of a tanh goes into the layers
+    behind. If that is not possible (the core reads an input of the model, its output is added to something else, a
+    weight is shared), the constant stays: a small `torch.fx.GraphModule` is in place of the core. Modules keep their
+    names, so that `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no bias is
+    added.
 
     Args:
-        model: any module with cores; it is not changed. Its forward must be one that `torch.fx` can follow.
+        model: any module with cores; it is not changed. `torch.fx` must be able to follow its forward.
         activation: what a centered core becomes. "tanh", or "sigmoid" for faster inference of batches on a CPU, where
-            PyTorch's tanh is the slower one: a core is 2 sigmoid(2 z) - 1 in place of tanh(z) then, with the 2 and the
-            1 in the layers around it, if these can take them in (nn.Linear, a convolution that pads with no zeros);
-            else it is `nn.Tanh` still. It costs digits: in float32 the outputs are four to seven times as far off.
+            PyTorch's tanh is slower: a core is then 2 sigmoid(2 z) - 1 instead of tanh(z), with the 2 and the 1 in
+            the layers around it, if these can take them in (nn.Linear, a convolution that does not pad with zeros);
+            otherwise it is `nn.Tanh`. This loses precision: in float32 the error is four to seven times larger.
 
     Returns:
         The copy, on the same devices, with the same dtypes, modes and `requires_grad`, without gradients. The outputs
         are the same up to rounding: weights are computed in float64 and rounded once. A layer gets a bias if it has
-        none and a shift or a sigmoid needs one. It can be trained further, pickled and exported; no module in it is
-        sigmoidcore's.
+        none and a shift or a sigmoid needs one. The copy can be trained further, pickled and exported; no module in it
+        is from sigmoidcore.
 
     Raises:
-        UntraceableError: the forward branches on values, and the model has other cores than recurrent layers; the error
-            names the parts of the model that can be folded.
+        UntraceableError: the forward branches on values, and the model has other cores than recurrent layers. The
+            error names the parts of the model that can be folded.
         ValueError: `activation` is something else, a slope or shift is not finite or on the meta device, weights would
-            overflow their dtype, the forward reads a slope, a module is of a class that has no plain counterpart, the
+            overflow their dtype, the forward reads a slope, a module is of a class without a plain counterpart, the
             model is compiled, or a weight was computed with gradients, so that PyTorch does not copy it.
 
     Example:
@@ -80,52 +79,45 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     """
     if activation not in _PLANS:
         raise ValueError(f"activation must be {' or '.join(map(repr, _PLANS))}, got {activation!r}")
-    if isinstance(model, RecurrentCores):
-        return recurrent.folded(model)
-    if isinstance(model, SigmoidCore | RNN) or _is_of_pytorch(model):  # as in a model, where it is not looked into
-        return next(fold(nn.Sequential(model), activation=activation).children())
-    given = model
-    if any(isinstance(module, RecurrentCores) for module in model.modules()):
-        model = _with_plain_recurrent_layers(_copied(model))
+    runs_cores = type(model).forward is not nn.Module.forward and has_cores(model)
+    if runs_cores and (isinstance(model, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(model, "")):
+        return next(fold(nn.Sequential(model), activation=activation).children())  # a leaf of a graph, as in a model
     _check_classes(model)
-    try:
-        graphs = variants(_copied(model))  # a forward may leave something in its module
-    except UntraceableError as error:
-        if model is given or has_cores(model):
-            raise UntraceableError(f"{error}; {_remedy(given)}") from error
-        graphs = []  # each recurrent layer is plain by itself, whatever the forward does with it
     folded = _copied(model)
+    plain: dict[nn.Module, nn.Module] = {
+        layer: recurrent.folded(layer) for layer in folded.modules() if isinstance(layer, RecurrentCores)
+    }
+    folded = _replace(folded, plain)
+    graphs: list[fx.Graph] = []
+    if not plain or has_cores(folded):  # else every recurrent layer is plain by itself, whatever the forward does
+        try:
+            graphs = variants(folded)
+        except UntraceableError as error:
+            raise UntraceableError(f"{error}; {_remedy(model)}") from error
     with torch.no_grad():
-        _rewrite_all(_PLANS[activation](folded, graphs))
-    folded = _without_traced_forwards(folded)
-    for module in folded.modules():
-        if type(module).__module__.startswith("sigmoidcore."):
-            module.__class__ = nn.Sequential  # _check_classes: it adds nothing to it
+        folded = _rewrite_all(_PLANS[activation](folded, graphs))
+    folded = with_class_forwards(folded)
+    chains = {m: _sequential(m) for m in reversed(list(folded.modules())) if type(m).__module__.startswith(_OURS)}
+    folded = _replace(folded, chains)
     if graphs:
-        _check_replaced(folded)
-    _check_nothing_is_held(folded)
+        _check_reached(folded)
     return folded
 
 
-def _is_of_pytorch(model: nn.Module) -> bool:
-    """Whether a model is a layer of PyTorch's that runs cores, such as a transformer layer."""
-    runs = type(model).forward is not nn.Module.forward  # a ModuleList does not
-    return runs and has_cores(model) and fx.Tracer().is_leaf_module(model, "")
+_OURS = "sigmoidcore."
 
 
 def _copied(model: nn.Module) -> nn.Module:
     """A deep copy that computes the same.
 
-    A copy of a decoder layer takes relu if its activation is a submodule and no attribute: PyTorch's `__setstate__`.
-
     Raises:
-        ValueError: a tensor cannot be copied since it was computed with gradients.
+        ValueError: a tensor cannot be copied because it was computed with gradients.
     """
     try:
         made = copy.deepcopy(model)
     except RuntimeError as error:
         for name, module in model.named_modules():
-            for key, value in (*module.__dict__.items(), *module._buffers.items()):
+            for key, value in (*vars(module).items(), *module.named_buffers(recurse=False)):
                 if isinstance(value, Tensor) and value.grad_fn is not None:
                     raise ValueError(
                         f"'{key}' of layer '{name}' was computed with gradients, so PyTorch does not copy it: run the "
@@ -133,148 +125,88 @@ def _copied(model: nn.Module) -> nn.Module:
                         "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
                     ) from error
         raise
-    for layer, before in zip(made.modules(), model.modules(), strict=True):
-        if isinstance(layer, nn.TransformerDecoderLayer) and "activation" not in before.__dict__:
-            layer.__dict__["activation"] = layer._modules["activation"]
+    for layer, original in zip(made.modules(), model.modules(), strict=True):
+        activation = dict(layer.named_children()).get("activation")
+        if isinstance(layer, nn.TransformerDecoderLayer) and activation and "activation" not in vars(original):
+            layer.activation = activation  # PyTorch's copy would compute relu
     return made
 
 
-def _replace(model: nn.Module, plain: Mapping[nn.Module, nn.Module]) -> None:
-    """Put modules in the place of others, also where an attribute is one that is a submodule besides."""
-    for parent in list(model.modules()):
-        for held in (parent._modules, parent.__dict__):
-            for key, value in held.items():
-                if isinstance(value, nn.Module) and value in plain:
-                    held[key] = plain[value]
-
-
-def _shown(name: str) -> str:
-    return f"'{name}'" if name else "the model"
-
-
-def _check_nothing_is_held(folded: nn.Module) -> None:
-    """Raise a ValueError if a core is held by something else than the modules, which would be saved with the model."""
-    for name, module in folded.named_modules():
-        for key, value in module.__dict__.items():
-            if key != "_modules" and any(isinstance(v, SigmoidCore | Stepwise) for _, v in contents(value)):
-                raise ValueError(
-                    f"'{key}' of {_shown(name)} holds a core in an attribute that is not a "
-                    "submodule, such as a list: keep its modules in an nn.ModuleList"
-                )
-
-
-def _with_plain_recurrent_layers(model: nn.Module) -> nn.Module:
-    """The model, with its recurrent layers of cores become PyTorch's: whoever holds one of them holds the plain one."""
-    for layer in [module for module in model.modules() if isinstance(module, RecurrentCores)]:
-        plain = recurrent.folded(layer)
-        layer.__class__ = type(plain)  # type: ignore[assignment]
-        layer.__dict__ = plain.__dict__
+def _replace(model: nn.Module, plain: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put modules in the place of others, under all of their names; inner ones first."""
+    names = list(model.named_modules(remove_duplicate=False))
+    for name, module in reversed(names):
+        if module in plain:
+            if not name:
+                return plain[module]
+            parent, _, key = name.rpartition(".")
+            setattr(model.get_submodule(parent), key, plain[module])
     return model
 
 
-def _rewrite_all(plan: Plan) -> None:
+def _rewrite_all(plan: Plan) -> nn.Module:
     """Change the weights and put the plain modules in place of the cores."""
     for layer in {*plan.outputs, *plan.inputs}:
         if not isinstance(layer, RNN):
             affine, with_offset = plan.affine_behind(layer)
-            rewrite(layer, plan.names[layer], affine, with_offset, plan.lack_before(layer))
+            rewrite(layer, plan.names[layer], affine, with_offset, plan.rescaling_before(layer))
     plain: dict[nn.Module, nn.Module] = {core: _plain_core(plan, core) for core in plan.affine}
-    plain |= {m: _plain_rnn(plan, m) for m in plan.lack if isinstance(m, RNN)}
+    plain |= {m: _plain_rnn(plan, m) for m in plan.rescaling if isinstance(m, RNN)}
     for module, made in plain.items():
         made.train(module.training)
-        # who watches it sees what it saw: a core with hooks keeps its constants
-        made.__dict__.update({k: v for k, v in module.__dict__.items() if "hook" in k})
-    _replace(plan.model, plain)
+        move_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
+    return _replace(plan.model, plain)
 
 
 def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
     affine = plan.affine[core]
-    kept = affine if core in plan.kept_before and not affine.is_identity else None
-    factor = plan.lack[core].factor if core in plan.kept_behind else 1.0
+    stays = affine if core in plan.stays_before and not affine.is_identity else None
+    factor = plan.rescaling[core].factor if core in plan.stays_behind else 1.0
     act = nn.Tanh() if core in plan.tanhs else nn.Sigmoid()
-    if kept is None and factor == 1 and core not in plan.named:
-        return act
-    return with_constants(act, kept, factor, core.shift)
+    return act if stays is None and factor == 1 else with_constants(act, stays, factor, core.shift)
 
 
 def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
-    states = set(plan.states[layer]) or {"none"}
-    if {"none", "doubled"} <= states:
-        raise ValueError(
-            f"the RNN '{plan.names[layer]}' runs both with and without an initial state, which has to be doubled: "
-            "give it zeros in place of none"
-        )
     if has_hooks(layer):
-        raise ValueError(f"the RNN '{plan.names[layer]}' has hooks, which would see other values: remove them first")
-    rnn = folded_rnn(layer, plan.lack_before(layer).factor, plan.names[layer])
-    doubled, halved = "doubled" in states, layer in plan.kept_behind
-    if not doubled and not halved and layer not in plan.named:
-        return rnn
-    return with_states(rnn, states != {"none"}, doubled, halved)
+        raise ValueError(f"the RNN '{plan.names[layer]}' has hooks, which would get other values: remove them first")
+    rnn = folded_rnn(layer, plan.rescaling_before(layer).factor, plan.names[layer])
+    return halved(rnn) if layer in plan.stays_behind else rnn
+
+
+def _sequential(module: nn.Module) -> nn.Sequential:
+    """The nn.Sequential that computes the same as one of this package."""
+    made = nn.Sequential()
+    for name, child in module.named_children():
+        made.add_module(name, child)
+    move_hooks(module, made)
+    made.training = module.training
+    return made
 
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
+    plain: tuple[Any, ...] = (SigmoidCore.forward, RNN.forward, Chain.forward, nn.Sequential.forward)
     for name, module in model.named_modules():
-        if "_orig_mod" in module._modules:
+        where, cls = f"'{name}'" if name else "the model", type(module)
+        if "_orig_mod" in dict(module.named_children()):
             raise ValueError(
-                f"{_shown(name)} is compiled: fold model._orig_mod, that is the model that was "
-                "given to torch.compile, and compile the copy"
+                f"{where} is compiled: fold model._orig_mod, that is the model that was given to torch.compile, and "
+                "compile the copy"
             )
-        cls = type(module)
-        kinds = SigmoidCore, RNN, Chain
-        own = next((kind.forward for kind in kinds if isinstance(module, kind)), nn.Sequential.forward)
-        ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.partition(".")[0] == "sigmoidcore"
-        if ours and cls.forward is not own:
-            raise ValueError(f"'{name}' is a {cls.__name__} with a forward of its own, which has no plain counterpart")
-        own_forward = module.__dict__.get("forward")
-        if isinstance(own_forward, TracedForward):
-            own_forward.check()
-        elif own_forward is not None:
-            raise ValueError(f"the forward of '{name}' was set on the instance, not by its class: give it a class")
+        ours = isinstance(module, SigmoidCore | RNN) or cls.__module__.startswith(_OURS)
+        if ours and cls.forward not in plain and not isinstance(module, RecurrentCores):
+            raise ValueError(f"{where} is a {cls.__name__} with its own forward, which has no plain counterpart")
+        forward = vars(module).get("forward")
+        if isinstance(forward, RewrittenForward):
+            forward.check()
+        elif forward is not None:
+            raise ValueError(f"the forward of {where} was set on the instance, not by its class: give it a class")
 
 
-def _without_traced_forwards(folded: nn.Module) -> nn.Module:
-    """In place of the forwards that `convert` wrote, those of the classes; where a constant stayed, a GraphModule."""
-    names = {module: name for name, module in folded.named_modules()}
-    for owner in reversed(names):  # what is inside first
-        forward = owner.__dict__.get("forward")
-        if not isinstance(forward, TracedForward):
-            continue
-        if _is_the_class_again(owner, forward):
-            for core in [core for core, was in forward.added.items() if core != was]:
-                place, _, key = core.rpartition(".")
-                del owner.get_submodule(place)._modules[key]
-            del owner.__dict__["forward"]
-            continue
-        try:
-            plain = OwnForward(owner).as_module(owner)
-        except UntraceableError as error:
-            raise ValueError(
-                f"a slope or shift stays in the forward of '{names[owner]}' ({type(owner).__name__}), which cannot be "
-                f"written without sigmoidcore: {error}; make its functional calls modules, such as nn.Tanh(), before "
-                "convert, or leave them out with exclude="
-            ) from error
-        _replace(folded, {owner: plain})
-        folded = plain if owner is folded else folded
-    return folded
-
-
-def _is_the_class_again(owner: nn.Module, forward: TracedForward) -> bool:
-    """Whether what the class's forward calls is what the added cores have become."""
-    if any(has_hooks(owner.get_submodule(core)) for core, was in forward.added.items() if core != was):
-        return False
-    plain = {core: type(owner.get_submodule(core)) for core in forward.added}
-    return all(
-        kind in _FUNCTIONS.values() and kind is (_FUNCTIONS.get(was) or type(owner.get_submodule(was)))
-        for (core, kind), was in zip(plain.items(), forward.added.values(), strict=True)
-    )
-
-
-def _check_replaced(folded: nn.Module) -> None:
+def _check_reached(folded: nn.Module) -> None:
     """Raise a ValueError if the forward of the folded model still reaches a core."""
     try:
-        variants(_copied(folded))
+        variants(folded)
     except UntraceableError as error:
         raise ValueError(
             f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
@@ -285,10 +217,10 @@ def _check_replaced(folded: nn.Module) -> None:
 def _remedy(model: nn.Module) -> str:
     parts = list(_foldable_parts(model, ""))
     if not parts:
-        return "move what cannot be traced into a module of its own that has no cores"
-    more = f" and {len(parts) - NAMES} more" if len(parts) > NAMES else ""
+        return "move what cannot be traced into a module that has no cores"
+    more = f" and {len(parts) - _NAMES} more" if len(parts) > _NAMES else ""
     return (
-        f"its parts {', '.join(repr(p) for p in parts[:NAMES])}{more} can be folded by themselves, if it runs them "
+        f"its parts {', '.join(repr(p) for p in parts[:_NAMES])}{more} can be folded by themselves, if it runs them "
         "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
     )
 
@@ -300,7 +232,7 @@ def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:
             continue
         try:
             if not isinstance(child, SigmoidCore | Stepwise):
-                variants(_copied(child))
+                variants(child)
             yield prefix + name
         except UntraceableError:
             yield from _foldable_parts(child, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""The plain layers that a folded model has: rewritten weights, and what stands in place of a core."""
+"""The plain layers of a folded model: rewritten weights, and what stands in place of a core."""
 
 import operator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sigmoidcore.nn.networks import RNN
 
 @dataclass(frozen=True)
 class Affine:
-    """What a core asks of its input: a x + b. Float64; a and b of shape [features] along `dim`, or []."""
+    """The input that the plain activation of a core needs, a x + b. Float64; shape [features] along `dim`, or []."""
 
     core: SigmoidCore
     gain: Tensor
@@ -36,18 +36,22 @@ class Affine:
         return self.core.dim if self.gain.dim() else None
 
 
-class Lack(NamedTuple):
-    """What a value t lacks to be what it stands for, factor * (t - middle)."""
+class Rescaling(NamedTuple):
+    """A plain activation gives t where the core gave factor * (t - middle)."""
 
     factor: float = 1.0
     middle: float = 0.0
 
 
-NOTHING = Lack()
+NO_RESCALING = Rescaling()
 
 
 def affine_of(core: SigmoidCore, name: str, half: float) -> Affine:
-    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh."""
+    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh.
+
+    Raises:
+        ValueError: a slope or shift is not finite, or on the meta device.
+    """
     alpha, shift = core.alpha.detach(), core.shift
     for what, value in (("slope", alpha), ("shift", shift)):
         _check_finite(what, value, f"core '{name}'")
@@ -69,31 +73,35 @@ def weights_of_input(layer: nn.Module) -> list[str]:
     """The names of the weights that multiply the input."""
     if type(layer) not in RECURRENT:
         return ["weight"]
-    names = [name for name in layer._parameters if name.startswith("weight_ih")]
+    names = [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_ih")]
     return [name for name in names if "_l" not in name or "_l0" in name]
 
 
-def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, lack: Lack) -> None:
-    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once."""
-    if affine is None and lack == NOTHING:
+def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, rescaling: Rescaling) -> None:
+    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once.
+
+    Raises:
+        ValueError: the new weights overflow their dtype.
+    """
+    if affine is None and rescaling == NO_RESCALING:
         return
     for which in weights_of_input(layer):
-        weight = lack.factor * _exact(layer, which)
+        weight = rescaling.factor * exact(layer.get_parameter(which))
         if affine is not None:
             weight = spread_over_weight(layer, affine.gain, affine.dim) * weight
         _set(layer, name, which, weight)
-    old = layer._parameters.get("bias")
-    if old is None and not with_offset and lack.middle == 0:
+    old = getattr(layer, "bias", None)  # of a recurrent layer, a flag
+    if type(layer) in RECURRENT or (old is None and not with_offset and rescaling.middle == 0):
         return
-    shape = layer.weight.shape if isinstance(layer, nn.LayerNorm) else (output_features(layer, -1),)
+    shape = layer.get_parameter("weight").shape if isinstance(layer, nn.LayerNorm) else (output_features(layer, -1),)
     bias = exact(torch.zeros(shape) if old is None else old)
     if affine is not None:
         gain, offset = affine.gain, affine.offset
         if isinstance(layer, nn.LayerNorm):
             gain, offset = (spread_over_weight(layer, v, affine.dim) for v in (gain, offset))
         bias = gain * bias + (offset if with_offset else 0.0)
-    if lack.middle != 0:
-        bias = bias - lack.middle * _exact(layer, "weight").flatten(1).sum(1)
+    if rescaling.middle != 0:
+        bias = bias - rescaling.middle * exact(layer.get_parameter("weight")).flatten(1).sum(1)
     _set(layer, name, "bias", bias)
 
 
@@ -102,17 +110,10 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu").to(torch.float64)
 
 
-def _exact(layer: nn.Module, which: str) -> Tensor:
-    parameter = layer._parameters[which]
-    assert parameter is not None
-    return exact(parameter)
-
-
 def _set(layer: nn.Module, name: str, which: str, value: Tensor) -> None:
     """Round a parameter's new value into it; make it if the layer has none."""
-    old = layer._parameters[which]
-    like = layer.weight if old is None else old
-    assert isinstance(like, Tensor)
+    old: Tensor | None = getattr(layer, which)
+    like = layer.get_parameter("weight") if old is None else old
     rounded = value.to(like.dtype).to(like.device)
     if not bool(torch.isfinite(rounded).all()) and (old is None or bool(torch.isfinite(old).all())):
         raise ValueError(
@@ -125,8 +126,8 @@ def _set(layer: nn.Module, name: str, which: str, value: Tensor) -> None:
         old.copy_(rounded)
 
 
-def with_constants(act: nn.Module, kept: Affine | None, factor: float, like: Tensor) -> fx.GraphModule:
-    """factor * act(gain (x - shift)), in the words of the core, so that it rounds alike; only what is not trivial."""
+def with_constants(act: nn.Module, affine: Affine | None, factor: float, like: Tensor) -> fx.GraphModule:
+    """factor * act(gain (x - shift)), in the order of the core's operations, so that it rounds in the same way."""
     root = nn.Module()
     root.act = act
     graph = fx.Graph()
@@ -136,16 +137,16 @@ def with_constants(act: nn.Module, kept: Affine | None, factor: float, like: Ten
         root.register_buffer(name, tensor.detach().to(like.dtype).to(like.device, copy=True))
         return graph.call_method("to", (graph.get_attr(name), x))
 
-    if kept is not None:
-        dim = kept.dim
+    if affine is not None:
+        dim = affine.dim
         trailing = [1] * (-1 - dim) if dim is not None and dim < 0 else []
         swapped = dim is not None and dim >= 0  # the number of dimensions is not known before it runs
         value = graph.call_method("transpose", (value, dim, -1)) if swapped else value
-        if kept.has_offset:
-            shift = kept.core.shift.reshape((*kept.core.shift.shape, *trailing))
+        if affine.has_offset:
+            shift = affine.core.shift.reshape((*affine.core.shift.shape, *trailing))
             value = graph.call_function(torch.sub, (value, constant("shift", shift)))
-        if bool((kept.gain != 1).any()):
-            gain = kept.gain.reshape((*kept.gain.shape, *trailing))
+        if bool((affine.gain != 1).any()):
+            gain = affine.gain.reshape((*affine.gain.shape, *trailing))
             value = graph.call_function(torch.mul, (value, constant("gain", gain)))
         value = graph.call_method("transpose", (value, dim, -1)) if swapped else value
     value = graph.call_module("act", (value,))
@@ -174,18 +175,12 @@ def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
     return rnn
 
 
-def with_states(rnn: nn.RNN, takes_state: bool, doubled: bool, halved: bool) -> fx.GraphModule:
-    """nn.RNN, whose states h are 2 y, with states y outside."""
+def halved(rnn: nn.RNN) -> fx.GraphModule:
+    """nn.RNN, whose outputs and states are 2 y, with y for those who read them."""
     root = nn.Module()
     root.rnn = rnn
     graph = fx.Graph()
-    inputs = graph.placeholder("inputs")
-    state = graph.placeholder("state", default_value=None) if takes_state else None
-    if doubled:
-        state = graph.call_function(torch.mul, (state, 2))
-    result = graph.call_module("rnn", (inputs, state))
+    result = graph.call_module("rnn", (graph.placeholder("input"),))
     parts = [graph.call_function(operator.getitem, (result, i)) for i in (0, 1)]
-    if halved:
-        parts = [graph.call_function(torch.mul, (part, 0.5)) for part in parts]
-    graph.output(tuple(parts))
+    graph.output(tuple(graph.call_function(torch.mul, (part, 0.5)) for part in parts))
     return fx.GraphModule(root, graph)

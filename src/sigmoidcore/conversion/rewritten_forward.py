@@ -1,0 +1,86 @@
+"""A forward that torch.fx generated, in place of that of a module's class."""
+
+import inspect
+from collections.abc import Mapping
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_MISSING = "a missing attribute"
+
+
+class RewrittenForward:
+    """The forward of a module in which functional activations are calls of cores.
+
+    It stands in the module's `forward` attribute, so that the module keeps its class and its methods. `torch.fx`
+    generates the code, once for training and once for evaluation. The code reads parameters, buffers and submodules
+    from the module at each call. Copies and pickles of the module have it, too.
+
+    Args:
+        module: the module.
+        graphs: the graph for each value of `module.training`.
+        added: for each core that the graphs call, what the forward of the class calls there: the function ("tanh()")
+            or the name of a module.
+        frozen: attributes of the module that the graphs depend on, with their values.
+
+    Raises:
+        RuntimeError: when called, if one of the frozen attributes has another value.
+    """
+
+    def __init__(
+        self, module: nn.Module, graphs: Mapping[bool, fx.Graph], added: dict[str, str], frozen: dict[str, Any]
+    ) -> None:
+        self.module = module
+        self.added = added
+        self.frozen = frozen
+        self.generated = {training: _without_module(graph) for training, graph in graphs.items()}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the forward of the class would, with cores at their places."""
+        self.check()
+        return type(self.generated[self.module.training]).forward(self.module, *args, **kwargs)
+
+    def check(self) -> None:
+        """Raise a RuntimeError if a frozen attribute has another value."""
+        for name, then in self.frozen.items():
+            now = getattr(self.module, name, _MISSING)
+            if now is not then and now != then:
+                kind = type(self.module).__name__
+                raise RuntimeError(
+                    f"{kind}.{name} is {now!r}, but convert rewrote the forward of {kind} for {then!r}. "
+                    "Set it before convert."
+                )
+
+    def as_graph_module(self, training: bool) -> fx.GraphModule:
+        """A GraphModule with this forward and the submodules and parameters that it uses."""
+        return fx.GraphModule(self.module, self.generated[training].graph, type(self.module).__name__)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the forward of the class."""
+        signature = inspect.signature(type(self.module).forward)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    @property
+    def __code__(self) -> CodeType:
+        """That of the forward of the class: torch.export names its file and line."""
+        code: CodeType = inspect.unwrap(type(self.module).forward).__code__
+        return code
+
+
+def _without_module(graph: fx.Graph) -> fx.GraphModule:
+    """The generated code by itself: stand-ins for the submodules and parameters, so that it can be copied and pickled.
+
+    The stand-ins are parameters because `torch.fx` traces the code once more when it is unpickled.
+    """
+    plain = fx.Graph()  # the given graph knows its tracer, which would be pickled with it
+    plain.output(plain.graph_copy(graph, {}))
+    stand_ins: dict[str, Any] = {}
+    for node in plain.nodes:
+        if node.op == "call_module":
+            stand_ins[str(node.target)] = nn.Identity()
+        elif node.op == "get_attr":
+            stand_ins[str(node.target)] = nn.Parameter(torch.empty(0), requires_grad=False)
+    return fx.GraphModule(stand_ins, plain)
