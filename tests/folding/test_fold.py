@@ -861,7 +861,6 @@ def test_a_recurrent_layer_of_cores_in_a_model_becomes_pytorchs_own(kind):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: nn.TransformerDecoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
         lambda: nn.TransformerEncoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
         lambda: nn.Transformer(8, 2, 1, 1, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
     ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sigmoidcore.conversion.source_lines import FunctionalCall
 
-_NAMES_SHOWN, _CALLS_SHOWN, _WIDTH = 3, 5, 80
+_NAMES_SHOWN, _CALLS_SHOWN, _WIDTH, _ROOM = 3, 5, 80, 26
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,15 @@ def few(names: Sequence[str]) -> str:
 
 
 def _lines(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    """The rows as a table; the reasons are in the lines below if they do not fit."""
+    """The rows as a table; the reasons are in the lines below if there is little room beside the names."""
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     starts = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
-    lines = [f"{start}  {row[3]}" for start, row in zip(starts, rows, strict=True)]
-    if all(len(line) <= _WIDTH for line in lines):
-        return lines
-    indent = " " * (4 + widths[0])
-    reasons = [textwrap.fill(row[3], _WIDTH, initial_indent=indent, subsequent_indent=indent) for row in rows]
-    return [line for start, reason in zip(starts, reasons, strict=True) for line in (start.rstrip(), reason)]
+    room = _WIDTH - sum(widths) - 8
+    fits = room >= min(_ROOM, max((len(row[3]) for row in rows), default=0))
+    indent = " " * (_WIDTH - room if fits else widths[0] + 4)
+    lines: list[str] = []
+    for start, (*_, reason) in zip(starts, rows, strict=True):
+        lines += [] if fits else [start.rstrip()]
+        first = f"{start}  " if fits else indent
+        lines.append(textwrap.fill(reason, _WIDTH, initial_indent=first, subsequent_indent=indent))
+    return lines
