@@ -519,24 +519,3 @@ def test_slopes_and_shifts_beyond_float16_give_no_nan_there():
 def test_a_trained_slope_beyond_float16_stays_finite_when_the_model_is_cast():
     core = SigmoidCore(alpha=1e5, trainable=True).half()
     assert bool(torch.isfinite(core.alpha).all())
-
-
-def test_watchers_see_every_pass_until_they_are_taken_back_in_any_order_and_leave_nothing():
-    core = SigmoidCore(3, alpha=2.0)
-    core.set_shift(torch.tensor([1.0, 2.0, 3.0]))
-    before, seen = set(vars(core)), []
-    watchers = [lambda *what, name=name: seen.append((name, *what)) for name in "ab"]
-    for watcher in watchers:
-        core.watch(watcher)
-    x = torch.randn(4, 3)
-    y = core(x)
-    copy.deepcopy(core)(x)
-    assert [(name, of) for name, of, *_ in seen] == [("a", core), ("b", core)]
-    assert torch.equal(seen[0][2], x - core.shift)
-    assert seen[0][3] is y
-    for watcher in watchers:
-        core.unwatch(watcher)
-        core(x)
-    assert [name for name, *_ in seen] == ["a", "b", "b"]
-    core.unwatch(watchers[0])  # twice does no harm
-    assert set(vars(core)) == before

@@ -1,17 +1,17 @@
 """SigmoidCore: a sigmoid with an adjustable input slope and shift."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._torch.modes import transforms_active
+
 LARGEST_LOG = 80.0
 """A trained slope is between exp(-80) and exp(80): positive and finite in float32."""
 _HALF = (torch.float16, torch.bfloat16)
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
-Watcher = Callable[["SigmoidCore", Tensor, Tensor], None]
-"""What is called with a core, x - shift and its output."""
 
 
 def sigmoid_core(
@@ -74,7 +74,7 @@ def _is_compiling(x: Tensor) -> bool:
         torch.compiler.is_dynamo_compiling()
         and x.dtype in (torch.float32, torch.float64)
         and not _is_exporting()
-        and not torch._C._are_functorch_transforms_active()
+        and not transforms_active()
     )
 
 
@@ -116,7 +116,6 @@ class SigmoidCore(nn.Module):
     slope: Tensor
     shift: Tensor
     log_slope: nn.Parameter
-    _watchers: tuple[Watcher, ...] = ()
 
     def __init__(
         self,
@@ -183,24 +182,15 @@ class SigmoidCore(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the core; see the class. Its argument has the name that it has in `nn.Sigmoid`."""
         alpha, shift = self.align(input)
-        shifted = input - shift
-        output = _of_shifted(shifted, alpha, self.centered, self.scale)
-        for watcher in self._watchers:
-            watcher(self, shifted, output)
-        return output
+        return _of_shifted(input - shift, alpha, self.centered, self.scale)
 
-    def watch(self, watcher: Watcher) -> None:
-        """Hand every forward pass to `watcher(core, x - shift, output)` from now on; copies are not watched.
-
-        The gradient of x - shift is what comes back through this core alone, whatever else is done with x.
-        """
-        self.__dict__["_watchers"] = (*self._watchers, watcher)
-
-    def unwatch(self, watcher: Watcher) -> None:
-        """Take one `watch` back."""
-        left = tuple(other for other in self.__dict__.pop("_watchers", ()) if other is not watcher)
-        if left:
-            self.__dict__["_watchers"] = left
+    def in_rows(self, values: Tensor) -> Tensor:
+        """What the core reads or makes as [rows, neurons], or [rows, 1] if the layer has one slope."""
+        if self.num_features is None:
+            return values.reshape(-1, 1)
+        if values.dim() == 2 and self.dim % 2 == 1:
+            return values
+        return values.movedim(self.dim, -1).flatten(0, -2)
 
     def align(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and shift in the dtype of `x` and in a shape that broadcasts against it."""
@@ -259,10 +249,6 @@ class SigmoidCore(nn.Module):
             parts.append(f"scale={self.scale:g}")
         return ", ".join(parts)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What `copy` and `pickle` take: an Equalizer that watches this core does not watch its copies."""
-        return {key: value for key, value in self.__dict__.items() if key != "_watchers"}
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load; a plain activation has no slope and shift, and stands for those of the start."""
         name = "log_slope" if self.trainable else "slope"
@@ -275,10 +261,15 @@ class SigmoidCore(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move with the model, but keep slope and shift in float32 when the model is cast to half precision."""
-        before = dict(self._buffers) | dict(self._parameters)
+        before = dict(self.named_buffers(recurse=False))
         module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name in ("slope", "shift"):
-            old, new = before.get(name), self._buffers.get(name)
-            if old is not None and new is not None and new.dtype in _HALF:
-                self._buffers[name] = old.to(new.device)
+        keep_precision(self, before)
         return module
+
+
+def keep_precision(module: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Give buffers that were cast to half precision the values and the dtype of before, on the new device."""
+    for name, old in before.items():
+        new = module.get_buffer(name)
+        if new.dtype in _HALF:
+            setattr(module, name, old.to(new.device))

@@ -13,6 +13,7 @@ from trainings import CLIP, RATE, STEPS, Outcome, adam, batches, cores, network,
 from trainings import batch as batch_of
 
 from sigmoidcore import Equalizer, Monitor
+from sigmoidcore._torch.modules import global_hooks
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
 from sigmoidcore.integrations.sinks import TensorBoard
 
@@ -69,7 +70,7 @@ def test_a_training_is_that_of_a_plain_loop(package):
     module, callback = module_of(package), SigmoidCoreCallback(every=1, monitor_every=3)
     trainer_of(package, callback).fit(module, batches())
     outcome(module, callback).assert_that_of_a_plain_loop()
-    assert not cores(module)[0].__dict__.get("_watchers")
+    assert not global_hooks()
     assert callback.diagnosis().history
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sigmoidcore import MLP, RNN, ConvNet, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
+from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import make_orthogonal
 
 ROUNDING = 0.05
@@ -192,7 +193,7 @@ def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_a
     model = Classifier()
     untouched = rates(model)
     assert untouched["rnn.weight_hh"] == pytest.approx(0.03 * RECURRENT / hidden, rel=ROUNDING)
-    model.rnn.solve(torch.randn(steps, 20, 3), None, None)
+    recurrent_solver.solve_layer(model.rnn, torch.randn(steps, 20, 3), None)
     found = rates(model)
     for name in ("weight_ih", "weight_hh", "bias"):
         assert found[f"rnn.{name}"] == pytest.approx(0.03 / steps * RECURRENT / hidden, rel=ROUNDING)

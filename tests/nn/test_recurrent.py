@@ -79,8 +79,7 @@ def assert_same(one, other, atol=0.0):
 
 
 def unrolled(layer, *args):
-    with layer.steps_of(lambda step, memory: None):
-        return layer(*args)
+    return layer.run_stepwise(*args, on_step=lambda step, memory: None)
 
 
 def by_hand(layer, inputs):
@@ -364,7 +363,7 @@ def test_the_solvers_sizes_are_those_of_an_independent_loop_from_the_last_output
     signs = torch.randint(0, 2, (BATCH, HIDDEN), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     gradients = torch.autograd.grad((outputs[-1] * signs).sum(), memories)
     expected = torch.stack([g.square().sum(-1).mean().sqrt().log() for g in gradients])
-    found = recurrent_solver.log_sizes(CELLS[layer.mode], inputs, layer._effective("l0"))
+    found = recurrent_solver.log_sizes(CELLS[layer.mode], inputs, layer.effective_weights("l0"))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
@@ -458,9 +457,9 @@ def test_every_layer_and_direction_is_levelled_by_itself_and_named_after_pytorch
     sequence = inputs
     for number in range(2):
         outputs = []
-        for suffix in layer._suffixes(number):
+        for suffix in layer.suffixes(number):
             reverse = suffix.endswith("_reverse")
-            logs = recurrent_solver.log_sizes(cell, sequence, layer._effective(suffix), reverse=reverse)
+            logs = recurrent_solver.log_sizes(cell, sequence, layer.effective_weights(suffix), reverse=reverse)
             assert abs(recurrent_solver.tilt(logs)) < 0.5
             one = CORES[kind](sequence.shape[-1], 48)
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "slope", "shift"):
@@ -504,7 +503,7 @@ def test_calibrated_again_it_stays_as_it_is():
 def test_a_loss_that_reads_every_step_does_not_undo_the_calibration():
     layer, inputs = CoreGRU(FEATURES, 48), torch.randn(50, 100, FEATURES)
     sc.calibrate(layer, inputs)
-    logs = recurrent_solver.log_sizes(CELLS["GRU"], inputs, layer._effective("l0"))
+    logs = recurrent_solver.log_sizes(CELLS["GRU"], inputs, layer.effective_weights("l0"))
     assert abs(recurrent_solver.tilt(logs)) < 0.2
 
 
@@ -545,7 +544,7 @@ def test_hostile_weights_and_inputs_never_make_a_slope_that_is_not_finite(kind, 
         assert bool(torch.isfinite(buffer).all())
         assert not name.startswith("slope") or bool((buffer > 0).all())
     assert math.isfinite(float(report.levels[0]))
-    logs = recurrent_solver.log_sizes(CELLS[model.layer.mode], inputs, model.layer._effective("l0"))
+    logs = recurrent_solver.log_sizes(CELLS[model.layer.mode], inputs, model.layer.effective_weights("l0"))
     assert abs(recurrent_solver.tilt(logs)) < 0.5 or report.notes
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sigmoidcore import RNN, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
+from sigmoidcore.calibration import recurrent_solver
 
 STEPS, BATCH, FEATURES, HIDDEN = 7, 5, 3, 6
 
@@ -82,8 +83,7 @@ def test_step_by_step_it_computes_the_same_and_shows_every_steps_preactivations(
     rnn, inputs = layer(batch_first), sequences(batch_first)
     state = torch.randn(1, BATCH, HIDDEN, dtype=torch.float64)
     seen = []
-    with rnn.steps_of(lambda t, x: seen.append((t, x))):
-        unrolled = rnn(inputs, state)
+    unrolled = rnn.run_stepwise(inputs, state, on_step=lambda t, x: seen.append((int(t), x)))
     for a, b in zip(unrolled, rnn(inputs, state), strict=True):
         assert_close(a, b)
     assert [t for t, _ in seen] == list(range(STEPS))
@@ -117,7 +117,7 @@ def test_the_last_state_continues_the_sequence():
 
 def test_a_state_dict_makes_another_layer_compute_the_same():
     rnn, inputs = layer(), sequences()
-    rnn.solve(inputs.detach(), None, None)
+    recurrent_solver.solve_layer(rnn, inputs.detach(), None)
     copy = RNN(FEATURES, HIDDEN).double()
     copy.load_state_dict(rnn.state_dict())
     assert sorted(rnn.state_dict()) == ["bias", "shift", "slope", "steps", "weight_hh", "weight_ih"]
@@ -187,8 +187,8 @@ def test_prepare_sets_the_saturation_level_over_time(saturation):
     model, inputs = Classifier(FEATURES, 32), torch.randn(200, LONG, FEATURES)
     report = prepare(model, inputs, saturation=saturation)
     seen = []
-    with torch.no_grad(), model.rnn.steps_of(lambda t, x: seen.append(x)):
-        model(inputs)
+    with torch.no_grad():
+        model.rnn.run_stepwise(inputs, on_step=lambda t, x: seen.append(x))
     z = model.rnn.slope * (torch.stack(seen) - model.rnn.shift)
     assert float(z.square().mean().sqrt()) == pytest.approx(saturation, rel=0.15)
     assert float(report.levels[0]) == pytest.approx(saturation, rel=0.15)

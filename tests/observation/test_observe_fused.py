@@ -12,7 +12,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norm, norms, row_norms
 from sigmoidcore.nn import fused
 from sigmoidcore.observation.fused import LayerPass
-from sigmoidcore.observation.observer import Pass, Taps, consumers, mean_relative_slopes
+from sigmoidcore.observation.gradients import GradientObserver, Pass, consumers, mean_relative_slopes
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
@@ -135,7 +135,7 @@ STEPS = [
 
 def seen(model, step, x):
     """Of every pass of every core: kind, sizes of gradients, slopes, preactivations and numbers; and the consumers."""
-    taps = Taps(cores_of(model), model.parameters)
+    taps = GradientObserver(cores_of(model), model.parameters)
     taps.attach()
     step(model, x.clone())
     passes = taps.counted()
@@ -201,7 +201,7 @@ def test_the_equalizer_does_with_it_what_it_does_module_by_module(model, every, 
 
 
 def test_a_layer_that_was_changed_since_is_known(model, x):
-    taps = Taps(cores_of(model), model.parameters)
+    taps = GradientObserver(cores_of(model), model.parameters)
     taps.attach()
     one_batch(model, x)
     with torch.no_grad():
@@ -212,8 +212,8 @@ def test_a_layer_that_was_changed_since_is_known(model, x):
 
 def test_two_that_watch_and_one_that_watches_some_cores_see_them_module_by_module(model, x):
     cores = cores_of(model)
-    both = [Taps(cores, model.parameters), Taps(cores, model.parameters)]
-    some = Taps({name: cores[name] for name in ("1", "5")}, model.parameters)
+    both = [GradientObserver(cores, model.parameters), GradientObserver(cores, model.parameters)]
+    some = GradientObserver({name: cores[name] for name in ("1", "5")}, model.parameters)
     for watching in (both, [some]):
         for taps in watching:
             taps.attach()

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, norms
 from sigmoidcore.observation.fused import StackPass
-from sigmoidcore.observation.observer import Pass, Taps, consumers, mean_relative_slopes
+from sigmoidcore.observation.gradients import GradientObserver, Pass, consumers, mean_relative_slopes
 
 ROWS = 37
 """A number that no other tensor has for its rows."""
@@ -30,7 +30,7 @@ def model(as_one):
 
 @pytest.fixture
 def taps(model):
-    taps = Taps({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
+    taps = GradientObserver({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
     taps.attach()
     yield taps
     taps.detach()
@@ -62,7 +62,6 @@ def test_attached_twice_it_sees_a_pass_once_and_detached_twice_it_does_no_harm(m
     taps.detach()
     taps.detach()
     assert not taps.attached
-    assert all("_watchers" not in vars(module) for module in model.modules())
 
 
 def test_a_core_that_no_gradient_came_back_to_has_an_empty_list(model, taps):
@@ -115,41 +114,28 @@ def test_gradients_by_some_parameters_count_where_they_come_by(model, taps):
     assert [len(passes) for passes in taps.counted().values()] == [0, 1, 0]
 
 
-def test_preactivations_are_those_that_the_core_saw_also_if_they_are_changed_in_place_afterwards(model, taps):
-    model[1].set_shift(torch.randn(16))
-    changed = []
+@pytest.mark.parametrize("what", ["preactivations", "outputs"])
+def test_values_that_were_changed_in_place_are_known_and_copied_when_asked(model, taps, what):
+    true = []
 
     class Adds(nn.Module):
         def forward(self, x):
             y = model[1](x)
-            changed.append(x.clone())
-            x.add_(1)
+            true[:] = x.clone(), y.clone()
+            (x if what == "preactivations" else y).add_(1)
             return y
 
-    forward_and_backward(nn.Sequential(model[0], Adds(), *model[2:]))
-    seen = taps.counted()["1"][0]
-    assert not seen.changed
-    torch.testing.assert_close(seen.x, changed[0].detach())
-
-
-def test_outputs_that_were_changed_in_place_are_known_and_copied_when_asked(model, taps):
-    saw = []
-
-    class Adds(nn.Module):
-        def forward(self, y):
-            saw.append(y.clone())
-            return y.add_(1)
-
-    layers = nn.Sequential(*model[:2], Adds(), *model[2:])
+    layers = nn.Sequential(model[0], Adds(), *model[2:])
     forward_and_backward(layers)
     assert [seen[0].changed for seen in taps.counted().values()] == [True, False, False]
     taps.detach()
-    taps.copy("1")
+    taps.copy_values("1")
     taps.attach()
     forward_and_backward(layers)
     seen = taps.counted()["1"][0]
     assert not seen.changed
-    assert torch.equal(seen.output(), saw[-1])
+    torch.testing.assert_close(seen.x, true[0].detach())
+    assert torch.equal(seen.output(), true[1])
 
 
 def test_nothing_is_kept_after_the_step_where_something_keeps_the_nodes_of_the_parameters(model, taps, as_one):
@@ -165,7 +151,7 @@ def test_nothing_is_kept_after_the_step_where_something_keeps_the_nodes_of_the_p
 def test_a_core_right_after_the_input_and_one_after_frozen_layers_are_seen():
     model = nn.Sequential(SigmoidCore(8), nn.Linear(8, 8), nn.Linear(8, 4), SigmoidCore(4), nn.Linear(4, 1))
     model[2].requires_grad_(False)
-    taps = Taps({"0": model[0], "3": model[3]}, model.parameters)
+    taps = GradientObserver({"0": model[0], "3": model[3]}, model.parameters)
     taps.attach()
     model(torch.randn(5, 8, requires_grad=True)).sum().backward()
     assert [len(passes) for passes in taps.counted().values()] == [1, 1]
@@ -181,7 +167,7 @@ def test_the_gradient_and_the_mean_relative_slope_are_those_of_autograd_and_of_t
     core = SigmoidCore(features, dim=dim, alpha=1.5, trainable=trainable, **options).double()
     core.set_shift(torch.randn(core.shift.shape))
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    taps = Taps({"core": core}, lambda: [x])
+    taps = GradientObserver({"core": core}, lambda: [x])
     taps.attach()
     h = 2 * x
     (core(h).square().sum() + 10 * h.sum()).backward()
@@ -203,7 +189,7 @@ def test_the_mean_relative_slopes_of_many_layers_are_those_of_each():
     torch.manual_seed(0)
     kinds = [(4, {}), (4, {"centered": True}), (7, {"centered": True, "scale": 2.0}), (300, {}), (4, {})] * 40
     cores = {str(i): SigmoidCore(n, **options) for i, (n, options) in enumerate(kinds)}
-    taps = Taps(cores, list)
+    taps = GradientObserver(cores, list)
     taps.attach()
     inputs = [torch.randn(50, n, requires_grad=True) for n, _ in kinds]
     sum(core(x).sum() for core, x in zip(cores.values(), inputs, strict=True)).backward()
@@ -232,7 +218,7 @@ class Graph(nn.Module):
 
 def test_consumers_are_the_cores_that_a_core_feeds_and_whether_always_through_a_normalisation():
     model = Graph()
-    taps = Taps(dict(model.cores.items()), model.parameters)
+    taps = GradientObserver(dict(model.cores.items()), model.parameters)
     taps.attach()
     for _ in range(2):  # micro-batches
         forward_and_backward_of(model, torch.randn(5, 4))
@@ -255,7 +241,7 @@ def test_in_a_residual_stream_a_core_feeds_all_that_read_the_stream_after_it():
             x = x + layer(x)
         return x
 
-    taps = Taps({str(i): layer[1] for i, layer in enumerate(layers)}, layers.parameters)
+    taps = GradientObserver({str(i): layer[1] for i, layer in enumerate(layers)}, layers.parameters)
     taps.attach()
     forward_and_backward_of(forward, torch.randn(5, 4))
     expected = {str(i): {str(k): False for k in range(i + 1, 4)} for i in range(4)}
@@ -265,7 +251,7 @@ def test_in_a_residual_stream_a_core_feeds_all_that_read_the_stream_after_it():
 
 def test_the_graph_of_a_pass_that_no_gradient_comes_back_to_is_not_kept():
     model = MLP(8, 16, 3, 3)
-    taps = Taps({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
+    taps = GradientObserver({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
     taps.attach()
     big = torch.randn(ROWS, 8)
     saved = weakref.ref(big)
@@ -306,7 +292,7 @@ def test_what_was_seen_before_zero_grad_is_forgotten_wherever_it_stands(model, t
 
 def test_many_passes_of_a_core_before_one_backward_pass_all_count():
     model = MLP(8, 16, 1, 3)
-    taps = Taps({"1": model[1]}, model.parameters)
+    taps = GradientObserver({"1": model[1]}, model.parameters)
     taps.attach()
     x = torch.randn(100, 5, 8)
     sum(model(rows) for rows in x).square().mean().backward()
@@ -316,7 +302,7 @@ def test_many_passes_of_a_core_before_one_backward_pass_all_count():
 
 def test_a_backward_pass_into_the_input_alone_does_not_count_and_one_into_all_parameters_does():
     model = nn.Sequential(nn.Linear(8, 8, bias=False), SigmoidCore(8), nn.Linear(8, 2))
-    taps = Taps({"1": model[1]}, model.parameters)
+    taps = GradientObserver({"1": model[1]}, model.parameters)
     taps.attach()
     x = torch.randn(5, 8, requires_grad=True)
     model(x).sum().backward(inputs=[x])
@@ -328,7 +314,7 @@ def test_a_backward_pass_into_the_input_alone_does_not_count_and_one_into_all_pa
 
 def test_the_number_of_samples_is_that_of_the_core_that_ran_first():
     model = nn.ModuleList([nn.Linear(8, 6), SigmoidCore(6), nn.Linear(6, 4), SigmoidCore(4)])
-    taps = Taps({"1": model[1], "3": model[3]}, model.parameters)
+    taps = GradientObserver({"1": model[1], "3": model[3]}, model.parameters)
     taps.attach()
     h = model[1](model[0](torch.randn(5, 7, 8)))
     model[3](model[2](h.flatten(0, 1))).square().mean().backward()
@@ -344,7 +330,7 @@ def test_a_core_that_is_called_by_keyword_is_seen(model, taps):
 
 def test_two_half_precision_gradients_through_one_graph_do_not_overflow():
     core = SigmoidCore(4, alpha=16.0)
-    taps = Taps({"core": core}, list)
+    taps = GradientObserver({"core": core}, list)
     taps.attach()
     y = core(torch.zeros(2, 4, dtype=torch.float16, requires_grad=True))
     for _ in range(2):
@@ -357,7 +343,7 @@ def test_two_half_precision_gradients_through_one_graph_do_not_overflow():
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_the_graph_of_a_very_deep_network_is_freed_without_recursion(comes_back):
     model = MLP(2, 2, 10_000, 2)  # recursion through so many layers would overflow the stack
-    taps = Taps({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
+    taps = GradientObserver({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
     taps.attach()
     output = model(torch.randn(3, 2))
     if comes_back:

@@ -23,6 +23,11 @@ def backward_pass() -> int:
     return torch._C._current_graph_task_id()
 
 
+def version(tensor: Tensor) -> int:
+    """How often a tensor, or one that shares its memory, has been changed in place."""
+    return tensor._version
+
+
 def keeps_graph() -> bool:
     """Whether the backward pass that is running keeps its graph, so that another may come through it."""
     kept: bool = torch._C._autograd._get_current_graph_task_keep_graph()
@@ -45,6 +50,12 @@ def bare(tensor: Tensor) -> Tensor:
         return tensor.detach()
     with torch._C.DisableTorchFunctionSubclass():
         return Tensor.detach(tensor)
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """A copy behind the tensor in its graph, or a leaf that requires a gradient; without a subclass's labels."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.clone(tensor) if tensor.requires_grad else Tensor.detach(tensor).requires_grad_()
 
 
 def in_transform() -> bool:

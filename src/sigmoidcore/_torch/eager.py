@@ -1,7 +1,9 @@
 """Compiled code runs uncompiled for a while: `torch.compile` does not notice hooks that come and go."""
 
+import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -10,6 +12,12 @@ import torch
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_MESSAGE = re.compile(r"Using `torch\.compile\(module\)` when there are global hooks on modules")
+_NO_WARNING = ("ignore", _MESSAGE, UserWarning, None, 0)
+"""Hides a warning that compiled modules give at every call: users can do nothing about our hooks.
+
+It is put in by hand, for `warnings.filterwarnings` would show again what has been shown once.
+"""
 
 
 class Eager:
@@ -31,6 +39,8 @@ class Eager:
         """
         with self._lock:
             self._holders += 1
+            if self._holders == 1:
+                warnings.filters.insert(0, _NO_WARNING)  # type: ignore[attr-defined]
             if self._holders == 1 and "torch._dynamo" in sys.modules:
                 stance = torch.compiler.set_stance("force_eager")
                 if self._is_ours(stance.prev):  # it came back at the end of a `with` that began while we held it
@@ -42,6 +52,8 @@ class Eager:
         """Take one `hold` back."""
         with self._lock:
             self._holders -= 1
+            if self._holders == 0 and _NO_WARNING in warnings.filters:
+                warnings.filters.remove(_NO_WARNING)  # type: ignore[attr-defined]
             if self._holders == 0 and self._ours is not None:
                 now = torch.compiler.set_stance("force_eager")
                 now.__exit__(None, None, None)

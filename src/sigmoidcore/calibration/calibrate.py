@@ -7,15 +7,17 @@ that makes up for it, and go forward again: every slope is solved for the signal
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.solver import Solver
+from sigmoidcore.calibration.correction import can_correct, corrected_gains, free_spread, remarks
+from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
 from sigmoidcore.observation.profile import (
     Inputs,
     LossFn,
@@ -24,6 +26,7 @@ from sigmoidcore.observation.profile import (
     check_loss,
     floating_tensors,
     gradient_profile,
+    run,
     undisturbed,
 )
 
@@ -194,52 +197,76 @@ def _calibrate(
         )
     check_inputs(inputs)
     check_loss(targets, loss_fn)
-    before = gradient_profile(model, inputs, targets, loss_fn)
-    solver = Solver(model, saturation, fresh_weights)
-    with _restored_on_error(model), undisturbed(model, inputs):
-        untouched = solver.settings()
-        solver.go_forward(inputs)
-        after = gradient_profile(model, inputs, targets, loss_fn)
-        passes = 1
-        while passes < MOST_PASSES and solver.can_correct(after, LEVEL_ENOUGH):
-            kept, settings = after, solver.settings()
-            solver.correct(after)
-            solver.go_forward(inputs)
-            after = gradient_profile(model, inputs, targets, loss_fn)
-            passes += 1
-            if not solver.free_spread(after) <= solver.free_spread(kept):
-                solver.restore(settings)
-                after = kept
-                break
-        if not fresh_weights and saturation is None and solver.free_spread(after) > solver.free_spread(before):
-            solver.restore(untouched)
-            solver.measure(inputs)
+    notes: dict[str, None] = {}
+    profile = partial(gradient_profile, model, inputs, targets, loss_fn)
+    before = profile()
+    solver = Solver(model, saturation, fresh_weights, note=lambda text: notes.update({text: None}))
+    original = _Snapshot(model)
+    with original.restored_on_error(), undisturbed(model, inputs):
+        solution, after, passes = _solve_and_correct(model, inputs, solver, profile)
+        worse = free_spread(after, solution, solver.layers) > free_spread(before, solution, solver.layers)
+        if worse and not fresh_weights and saturation is None:
+            original.restore()
             after = before
-            solver.note("no pass made the profile more level: all slopes are as they were")
-    solver.conclude(after)
+            with LevelObserver(model) as levels:
+                run(model, inputs)
+            solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
+            notes["no pass made the profile more level: all slopes are as they were"] = None
+    notes.update(dict.fromkeys(remarks(after, solution, solver.layers, saturation)))
     return Calibration(
         before=before,
         after=after,
-        slopes=torch.tensor(list(solver.slopes.values()), dtype=torch.float64),
-        levels=torch.tensor(list(solver.levels.values()), dtype=torch.float64),
+        slopes=torch.tensor(list(solution.slopes.values()), dtype=torch.float64),
+        levels=torch.tensor(list(solution.levels.values()), dtype=torch.float64),
         passes=passes,
         seconds=time.perf_counter() - started,
-        notes=tuple(solver.notes),
+        notes=tuple(notes),
     )
+
+
+def _solve_and_correct(
+    model: nn.Module, inputs: Inputs, solver: Solver, profile: Callable[[], Profile]
+) -> tuple[Solution, Profile, int]:
+    """Solve for gain 1, then correct the gains until the profile is level or gets worse; returns the number of passes.
+
+    The model has the slopes of the best pass.
+    """
+    gains: dict[str, float] = {}
+    solution = solver.solve(inputs, gains)
+    after, passes = profile(), 1
+    while passes < MOST_PASSES and can_correct(after, solution, solver.layers, LEVEL_ENOUGH):
+        best = _Snapshot(model)
+        gains = corrected_gains(gains, after, solution, solver.layers)
+        corrected = solver.solve(inputs, gains)
+        measured, passes = profile(), passes + 1
+        if not free_spread(measured, corrected, solver.layers) <= free_spread(after, solution, solver.layers):
+            best.restore()
+            break
+        solution, after = corrected, measured
+    return solution, after, passes
+
+
+class _Snapshot:
+    """The values of all parameters and buffers of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._values = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give them back."""
+        for tensor, value in self._values:
+            tensor.copy_(value)
+
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Give them back if anything goes wrong inside."""
+        try:
+            yield
+        except BaseException:
+            self.restore()
+            raise
 
 
 def _range(values: Tensor) -> str:
     return f"{float(values.min()):.4g} to {float(values.max()):.4g}"
-
-
-@contextmanager
-def _restored_on_error(model: nn.Module) -> Iterator[None]:
-    """Give every parameter and buffer its old value back if anything goes wrong."""
-    saved = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for tensor, copy in saved:
-                tensor.copy_(copy)
-        raise

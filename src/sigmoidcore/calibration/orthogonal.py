@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore.nn.networks import RNN
+from sigmoidcore.nn.recurrent import RecurrentCores
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
@@ -36,6 +39,26 @@ def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_input
             orthogonal_(group, generator)
     if isinstance(bias, Tensor):
         bias.zero_()
+
+
+@torch.no_grad()
+def make_recurrent_orthogonal(layer: nn.Module, generator: torch.Generator) -> None:
+    """Orthogonal weights for every gate, and zero biases, in place, for a recurrent layer of cores."""
+    if isinstance(layer, RNN):
+        orthogonal_(layer.weight_hh, generator)
+        orthogonal_(layer.weight_ih, generator)
+        layer.bias.zero_()
+    elif isinstance(layer, RecurrentCores):
+        for number in range(layer.num_layers):
+            for suffix in layer.suffixes(number):
+                weights = layer.weights(suffix)
+                for weight in (weights.ih, weights.hh):
+                    for gate in weight.chunk(len(layer.cell.slopes)):
+                        orthogonal_(gate, generator)
+                if weights.hr is not None:
+                    orthogonal_(weights.hr, generator)
+                weights.bias_ih.zero_()
+                weights.bias_hh.zero_()
 
 
 @torch.no_grad()

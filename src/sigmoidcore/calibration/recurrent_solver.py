@@ -19,9 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+from torch.nn.utils.rnn import PackedSequence
 
-from sigmoidcore.gain import gradient_size
-from sigmoidcore.nn.recurrent_cells import Cell, Weights, fold, unroll
+from sigmoidcore.gain import gradient_size, slope_for_gain
+from sigmoidcore.nn.networks import RNN
+from sigmoidcore.nn.recurrent import RecurrentCores, is_reverse
+from sigmoidcore.nn.recurrent_cells import Cell, Weights, fold, unroll, zero_state
+from sigmoidcore.nn.stepwise import Stepwise
 
 SEQUENCES = 64
 """Sequences that are run step by step, spread evenly over the batch."""
@@ -34,6 +38,8 @@ LEAST, MOST = math.log(1e-6), math.log(100.0)
 STEP = 0.4
 """The first step of the search, in log multiplier."""
 HALVINGS = 12
+SOLVES = 25
+"""Most passes over the sequences in which the slope and the size of an `RNN` are found."""
 ROUNDS = 4
 """Times that the size of fresh input weights is set anew for the slopes found."""
 
@@ -55,6 +61,122 @@ class Found:
     scale: float
     tilt: float
     spread: float
+
+
+Sequences = Tensor | PackedSequence
+
+
+@torch.no_grad()
+def solve_layer(layer: Stepwise, input: Sequences, saturation: float | None) -> tuple[float, float, *tuple[str, ...]]:
+    """Set slopes and shifts of a recurrent layer from one batch of sequences.
+
+    Args:
+        layer: a `networks.RNN` or one of `nn.recurrent`.
+        input: as for its forward.
+        saturation: the level that the weights of the inputs get, or None to keep them.
+
+    Returns:
+        The mean slope, the saturation level, and notes.
+
+    Raises:
+        ValueError: see `solve`.
+    """
+    if isinstance(layer, RNN):
+        assert isinstance(input, Tensor)
+        return _solve_rnn(layer, input, saturation)
+    assert isinstance(layer, RecurrentCores)
+    notes: list[str] = []
+
+    def set_one(suffix: str, inputs: Tensor, alive: Tensor | None) -> None:
+        slope, shift = layer.tensor("slope", suffix), layer.tensor("shift", suffix)
+        found = solve(
+            layer.cell, inputs, layer.weights(suffix), slope, shift,
+            reverse=is_reverse(suffix), alive=alive, saturation=saturation,
+        )  # fmt: skip
+        layer.tensor("weight_ih", suffix).mul_(found.scale)
+        slope.copy_(found.slope)
+        shift.copy_(found.shift)
+        notes.extend(_remarks(found, suffix, len(inputs)))
+
+    slope, level = _through_layers(layer, input, set_one)
+    return slope, level, *notes
+
+
+@torch.no_grad()
+def measure_layer(layer: Stepwise, input: Sequences) -> tuple[float, float]:
+    """Mean slope and saturation level of a recurrent layer over one batch of sequences, as they are."""
+    if isinstance(layer, RNN):
+        assert isinstance(input, Tensor)
+        alpha = float(layer.slope)
+        return alpha, float((alpha * _centred(layer, input)).square().mean().sqrt())
+    assert isinstance(layer, RecurrentCores)
+    return _through_layers(layer, input, lambda suffix, inputs, alive: None)
+
+
+def _solve_rnn(layer: RNN, inputs: Tensor, saturation: float | None) -> tuple[float, float]:
+    """Set shift and slope of an `RNN`.
+
+    The shift is the mean of what the inputs alone bring: a shift by the mean of x itself would change, through the
+    state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. The size of
+    W_ih makes the root mean square over time of z the saturation level.
+    """
+    layer.steps.fill_(inputs.shape[1 if layer.batch_first else 0])
+    row_size = float(torch.linalg.matrix_norm(layer.weight_hh)) / math.sqrt(layer.hidden_size)
+    alpha, level = float(layer.slope), 0.0
+    layer.shift.copy_(linear(inputs.flatten(0, 1), layer.weight_ih, layer.bias).mean(0))
+    for _ in range(SOLVES):
+        signal, before = _centred(layer, inputs), alpha
+        alpha, _ = slope_for_gain(signal, 1 / row_size)
+        layer.slope.fill_(alpha)
+        level = float((alpha * signal).square().mean().sqrt())
+        scale = saturation / level if saturation is not None and level > 0 else 1.0
+        if abs(scale - 1) < 0.01 and abs(alpha / before - 1) < 1e-3:
+            break
+        layer.weight_ih.mul_(scale)
+        layer.shift.mul_(scale)
+    return alpha, level
+
+
+def _centred(layer: RNN, inputs: Tensor) -> Tensor:
+    """The preactivations of all steps less the shift, [steps * batch, hidden_size]."""
+    steps: list[Tensor] = []
+    layer.run_stepwise(inputs, on_step=lambda _, x: steps.append(x))
+    return torch.cat(steps) - layer.shift
+
+
+def _through_layers(
+    layer: RecurrentCores, input: Sequences, set_one: Callable[[str, Tensor, Tensor | None], None]
+) -> tuple[float, float]:
+    """Go through the layers, `set_one` before each; mean slope and mean saturation level."""
+    sequence, alive = layer.as_sequence(input)
+    sequence = sequence.detach()
+    slopes, levels = [], []
+    for number in range(layer.num_layers):
+        outputs = []
+        for suffix in layer.suffixes(number):
+            set_one(suffix, sequence, alive)
+            weights, reverse = layer.effective_weights(suffix), is_reverse(suffix)
+            state = zero_state(sequence, weights, layer.cell)
+            outputs.append(unroll(layer.cell, sequence, state, weights, reverse=reverse, alive=alive)[0])
+            slopes.append(float(layer.tensor("slope", suffix).mean()))
+            levels.append(saturation_level(layer.cell, sequence, weights, reverse, alive))
+        sequence = torch.cat(outputs, -1)
+    return sum(slopes) / len(slopes), sum(levels) / len(levels)
+
+
+def _remarks(found: "Found", suffix: str, steps: int) -> list[str]:
+    """What is not level, in a sentence."""
+    if abs(found.tilt) > LEVEL:
+        verb, size = "falls" if found.tilt > 0 else "grows", abs(found.tilt)
+        return [f"no slopes of {suffix} make its gradient level: over {steps} steps back it {verb} by e^{size:.3g}"]
+    if found.spread > UNEVEN:
+        return [
+            f"the gradient of {suffix} goes up and down through time by a factor of {found.spread:.3g}; "
+            "more units, or fresh weights by `prepare`, may do better"
+        ]
+    if steps == 1:
+        return ["sequences of one step have no time in which a gradient could change: nothing to level"]
+    return []
 
 
 def solve(
@@ -204,12 +326,6 @@ def saturation_level(
         z = _rows(cell, weights, cell.slopes) * (linear(inputs, weights.ih) + linear(before, weights.hh))
         z = _living(z, alive)
         return float((z - z.mean(0)).square().mean().sqrt())
-
-
-def zero_state(inputs: Tensor, weights: Weights, cell: Cell) -> tuple[Tensor, ...]:
-    """The state before the first step that PyTorch's layers start from."""
-    sizes = (weights.hh.shape[1], weights.hh.shape[0] // len(cell.slopes))
-    return tuple(inputs.new_zeros(inputs.shape[1], size) for size in sizes[: cell.states])
 
 
 def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Found]:

@@ -13,29 +13,19 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch.eager import uncompiled
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import check_equalizer, check_model, check_optimizer, checked_sinks
-from sigmoidcore.equalizer.neuron_rule import open_neurons
+from sigmoidcore.equalizer.layer_rule import Consumers, excess_of, find_consumers, level_layers
+from sigmoidcore.equalizer.neuron_rule import open_saturated
 from sigmoidcore.gain import norms, spread
-from sigmoidcore.observation.observer import FOLLOWED, Seen, Taps, consumers, mean_relative_slopes
+from sigmoidcore.observation.gradients import CorePass, GradientObserver, mean_relative_slopes
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import tapped_modules
+from sigmoidcore.observation.profile import watched_layers
 
-LONGEST = 100
-"""The automatic cadence looks at least every so many steps."""
-GROWTH = 4
-"""The automatic cadence makes the interval at most so many times as long as the last one, or as short."""
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
-STEEPER = 0.5
-"""Mean relative slope of a layer from which on its slope may be raised; a saturated one would only saturate more."""
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
-FULL = math.log(20)
-"""A difference (of logarithms, beyond the band) from which on a slope makes up for all of it at once."""
-LEAST = 0.1
-"""The share of a small difference that a slope makes up for in one sample."""
-MOST = math.log(2)
-"""A slope changes at most by this factor (in logarithms) a sample."""
 MUCH = 0.1
 """A change of a slope (in logarithms) from which on it looks again soon, for it may not have been enough."""
 PATIENCE = 10
@@ -145,7 +135,7 @@ class Equalizer:
         tolerance: float = 2.0,
         floor: float = 0.05,
         scaler: torch.amp.GradScaler | None = None,
-        process_group: "torch.distributed.ProcessGroup | None" = None,
+        process_group: "torch.distributed.ProcessGroup | Ranks | None" = None,
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         check_model(model)
@@ -156,27 +146,16 @@ class Equalizer:
         self.floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
-        self._cores = {n: m for n, m in tapped_modules(model).items() if isinstance(m, SigmoidCore)}
-        if not self._cores:
-            raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
-        sharded = next((n for n, c in self._cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
-        if sharded is not None:
-            raise ValueError(
-                f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
-                "name them in ignored_params of fully_shard, or make the cores without trainable=True"
-            )
-        self._ranks = self._ranks_of(process_group)
+        self._cores = _cores_of(model)
+        self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
-        self._taps = Taps(self._cores, model.parameters)
+        self._observer = GradientObserver(self._cores, model.parameters)
         self._optimizer = optimizer
         self._neurons = sum(core.shift.numel() for core in self._cores.values())
-        self._step = 0
-        self._next = 0
-        self._interval = 1
+        self._cadence = Cadence(every, tolerance)
         self._unseen = 0
         self._compared = False
-        self._fed: list[list[tuple[int, bool]]] | None = None
-        self._before: Tensor | None = None
+        self._fed: Consumers | None = None
         try:
             self._hooks = [
                 optimizer.register_step_pre_hook(uncompiled(self._before_step)),
@@ -189,10 +168,6 @@ class Equalizer:
             ) from error
         self._attach_if_due()
 
-    def _ranks_of(self, group: "torch.distributed.ProcessGroup | None") -> Ranks:
-        """The processes that train the model together."""
-        return Ranks(group)
-
     def look(self) -> None:
         """Take the sample of this step now, if it is one; else `optimizer.step` does so before it changes anything.
 
@@ -204,13 +179,7 @@ class Equalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
-        return {
-            "step": self._step,
-            "next": self._next,
-            "interval": self._interval,
-            "before": None if self._before is None else self._before.clone(),
-            "history": [vars(sample) for sample in self.history],
-        }
+        return {**self._cadence.state_dict(), "history": [vars(sample) for sample in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -219,35 +188,21 @@ class Equalizer:
             ValueError: the state is not one of an Equalizer, or of a model with another number of cores; nothing is
                 changed then.
         """
-        missing = {"step", "next", "interval", "before", "history"} - set(state)
-        if missing:
-            raise ValueError(f"this is no state of an Equalizer: it lacks {', '.join(sorted(missing))}")
-        before = state["before"]
-        if not (before is None or isinstance(before, Tensor)):
-            raise ValueError(f"this is no state of an Equalizer: before is a {type(before).__name__}")
-        if before is not None and before.shape != (len(self._cores),):
-            raise ValueError(
-                f"the state is that of a model with {before.shape[0]} cores, this one has {len(self._cores)}: "
-                "load it into an Equalizer of the same model"
-            )
-        counts = state["step"], state["next"], state["interval"]
-        if not all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True)):
-            raise ValueError(f"this is no state of an Equalizer: step, next and interval are {counts}")
+        check_state(state, len(self._cores))
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"this is no state of an Equalizer: its history does not hold samples ({error})"
+                f"this is not the state of an Equalizer: its history does not hold samples ({error})"
             ) from error
-        self._step, self._next, self._interval = counts
-        self._before = None if before is None else before.clone()
+        self._cadence.load_state_dict(state)
         self.history = deque(history, maxlen=REMEMBERED)
-        self._taps.detach()
+        self._observer.detach()
         self._attach_if_due()
 
     def remove(self) -> None:
         """Detach from the optimizer and the model; slopes and shifts stay as they are."""
-        self._taps.detach()
+        self._observer.detach()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -263,9 +218,8 @@ class Equalizer:
         self.remove()
 
     def _attach_if_due(self) -> None:
-        """Watch the cores if the step to come is sampled."""
-        if self._step >= self._next:
-            self._taps.attach()
+        if self._cadence.due:
+            self._observer.attach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not _has_closure(args, kwargs):
@@ -273,30 +227,29 @@ class Equalizer:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
-        self._step += 1
+        self._cadence.step += 1
         self._attach_if_due()
 
     def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
         """Look if the step is sampled, and stop watching; returns the number of neurons opened."""
-        if self._taps.attached:
-            passes, differentiated = self._taps.counted(), self._taps.differentiated
-            self._taps.detach()
-            skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
-            if self._all_saw(passes) and self._ranks.all(not skipped, self._device) and not self._changed(passes):
-                self._compare_ranks()
-                return self._look(passes, differentiated)
-        return 0
+        if not self._observer.attached:
+            return 0
+        passes, differentiated = self._observer.counted(), self._observer.differentiated
+        self._observer.detach()
+        skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
+        if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
+            return 0
+        changed = [name for name, of_core in passes.items() if any(p.changed for p in of_core)]
+        if changed:  # the next step is sampled on copies; the same on every rank, for all run the same model
+            for name in changed:
+                self._observer.copy_values(name)
+            return 0
+        self._compare_ranks()
+        return self._look(passes, differentiated)
 
-    def _changed(self, passes: dict[str, list[Seen]]) -> bool:
-        """Whether the model changes in place what a core takes or makes; the next step is then looked at, on copies."""
-        names = [name for name, seen in passes.items() if any(p.changed for p in seen)]
-        for name in names:
-            self._taps.copy(name)
-        return bool(names)  # the same on every rank, for all run the same model
-
-    def _all_saw(self, passes: dict[str, list[Seen]]) -> bool:
+    def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
-        missing = [name for name, seen in passes.items() if not seen]
+        missing = [name for name, of_core in passes.items() if not of_core]
         if self._ranks.all(not missing, self._device):
             self._unseen = 0
             return True
@@ -331,114 +284,58 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[Seen]], differentiated: bool) -> int:
+    def _look(self, passes: dict[str, list[CorePass]], differentiated: bool) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened.
 
         Args:
             passes: those that count, by core.
-            differentiated: whether the loss of this rank contains derivatives.
+            differentiated: whether the loss of this rank contains derivatives: then no rule applies.
         """
-        samples = [sum(p.samples for p in seen) for seen in passes.values()]
+        samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
         if self._scaler is not None:
             sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
-        slopes = neurons = 0
-        rests = not self._ranks.all(not differentiated, self._device)
-        if bool(torch.isfinite(sizes).all()) and not rests:
-            rows = [sum(p.rows for p in seen) for seen in passes.values()]
+        neurons, moved, relative = 0, [], None
+        if self._ranks.all(not differentiated, self._device) and bool(torch.isfinite(sizes).all()):
+            rows = [sum(p.rows for p in of_core) for of_core in passes.values()]
             relative = self._ranks.means(_mean_relative_slopes(passes.values(), self._device), rows)
-            neurons = self._open_saturated(passes, relative)
+            neurons = open_saturated(self._cores, passes, relative, self.floor, self._ranks)
         if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
-            change = 0.0
-            if not rests:
-                slopes, change = self._level_layers(logs, relative, passes)
-            self._set_interval(logs, corrected=neurons > 0 or change > MUCH)
-        else:  # not finite, exactly 0, or of a function that the network no longer is: look again soon
-            self._interval = 1 if self.every == "auto" else self.every
-            self._before = None
-        self._next = self._step + self._interval
+            if relative is not None:
+                moved = self._level_layers(logs, relative, passes)
+            self._cadence.advance(logs, corrected=neurons > 0 or max(moved, default=0.0) > MUCH)
+        else:  # not finite, exactly 0, or computed before neurons were opened
+            self._cadence.restart()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))]
-        self.history.append(Sample(self._step, spread(sizes), tuple(thin.tolist()), slopes, neurons))
+        self.history.append(Sample(self._cadence.step, spread(sizes), tuple(thin.tolist()), len(moved), neurons))
         for sink in self._sinks:
             sink(self.history[-1])
         return neurons
 
     def _stale(self, opened: int) -> bool:
-        """Whether so many neurons were opened that the gradients of this step are of another function."""
+        """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""
         return opened > STALE * self._neurons
 
-    def _level_layers(self, logs: Tensor, relative: list[Tensor], passes: dict[str, list[Seen]]) -> tuple[int, float]:
-        """The layer rule; returns the number of slopes changed, and the largest change (its logarithm's size)."""
-        errors = logs - logs.median()
-        excess = errors.sign() * (errors.abs() - math.log(self.tolerance)).clamp_min(0)
-        if not bool(excess.any()):
-            return 0, 0.0
-        if self._fed is None:
-            self._fed = self._consumers(passes)
-        behind, normalised = self._excess_behind(excess, self._fed)
-        change = excess - behind
-        change = (change * (change / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
-        cores, moved = list(self._cores.values()), [0.0]
-        for i in change.nonzero().flatten().tolist():
-            open_enough = bool(relative[i].mean() >= STEEPER)
-            if open_enough if change[i] < 0 else not (open_enough and i in normalised):
-                cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
-                moved.append(abs(float(change[i])))
-        return len(moved) - 1, max(moved)
+    def _level_layers(self, logs: Tensor, relative: list[Tensor], passes: dict[str, list[CorePass]]) -> list[float]:
+        """Apply the layer rule, which needs to know once what each core feeds."""
+        if self._fed is None and bool(excess_of(logs, self.tolerance).any()):
+            self._fed = find_consumers(passes)
+        return level_layers(list(self._cores.values()), logs, relative, self._fed or [], self.tolerance)
 
-    @staticmethod
-    def _excess_behind(excess: Tensor, fed: list[list[tuple[int, bool]]]) -> tuple[Tensor, set[int]]:
-        """The mean excess of the cores that each core feeds, its own if there are none; and who feeds norms only.
 
-        The slope of a core that feeds none changes the gradient of all before it as much as its own: it levels nothing.
-        """
-        behind, normalised = excess.clone(), set()
-        for i, those in enumerate(fed):
-            plain = [k for k, through_norm in those if not through_norm]
-            if those:
-                behind[i] = excess[plain or [k for k, _ in those]].mean()
-            if those and not plain:
-                normalised.add(i)
-        return behind, normalised
-
-    def _consumers(self, passes: dict[str, list[Seen]]) -> list[list[tuple[int, bool]]]:
-        """What each core feeds, and whether through a norm; the next core, where the graph cannot be followed."""
-        if len(passes) > FOLLOWED or any(p.again for seen in passes.values() for p in seen):
-            return [[(i, False)] for i in range(1, len(passes))] + [[]]
-        places = {name: i for i, name in enumerate(self._cores)}
-        return [[(places[n], norm) for n, norm in fed.items()] for fed in consumers(passes).values()]
-
-    def _open_saturated(self, passes: dict[str, list[Seen]], relative: list[Tensor]) -> int:
-        """The neuron rule; returns the number of neurons opened."""
-        if not bool((torch.cat(relative) < self.floor).any()):  # one look at the device, not one for every core
-            return 0
-        opened = 0
-        for (name, core), mean in zip(self._cores.items(), relative, strict=True):
-            shut = (mean < self.floor).to(core.shift.device)
-            if bool(shut.any()):
-                x = torch.cat([p.x[:, shut] for p in passes[name]])
-                opened += open_neurons(core, x, shut, self.floor, self._ranks)
-        return opened
-
-    def _set_interval(self, logs: Tensor, corrected: bool) -> None:
-        """Look again before the profile has moved to the edge of the band, at the speed seen since the last look.
-
-        Where much was corrected, after a quarter of the last interval: it may not have been enough.
-
-        The speed is that of all layers, root mean square: single layers differ from batch to batch.
-        """
-        if self.every != "auto":
-            self._interval = self.every
-            return
-        errors = logs - logs.median()
-        if self._before is not None:
-            speed = float((errors - self._before).square().mean().sqrt()) / self._interval
-            band = math.log(self.tolerance)
-            room = max(band - float(errors.abs().max()), band / 2)
-            most = self._interval / GROWTH if corrected else self._interval * GROWTH
-            self._interval = int(max(1, min(LONGEST, most, room / max(speed, 1e-12))))
-        self._before = errors
+def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
+    """The cores of a model that the Equalizer can read."""
+    cores = {name: layer for name, layer in watched_layers(model).items() if isinstance(layer, SigmoidCore)}
+    if not cores:
+        raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
+    sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
+    if sharded is not None:
+        raise ValueError(
+            f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
+            "name them in ignored_params of fully_shard, or make the cores without trainable=True"
+        )
+    return cores
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -446,26 +343,26 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
 
 
-def _sizes(passes: Iterable[list[Seen]]) -> Tensor:
+def _sizes(passes: Iterable[list[CorePass]]) -> Tensor:
     """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
-    flat = norms([gradient for of_core in passes for seen in of_core for gradient in seen.gradients()])
-    samples = [seen.samples for of_core in passes for seen in of_core for _ in seen.gradients()]
+    flat = norms([gradient for of_core in passes for one in of_core for gradient in one.gradients()])
+    samples = [one.samples for of_core in passes for one in of_core for _ in one.gradients()]
     flat /= torch.tensor(samples, dtype=torch.float64).sqrt()
-    counts = [sum([len(seen.gradients()) for seen in of_core]) for of_core in passes]
+    counts = [sum([len(one.gradients()) for one in of_core]) for of_core in passes]
     if len(flat) == len(counts):
         return flat
     return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
 
 
-def _mean_relative_slopes(passes: Iterable[list[Seen]], home: torch.device) -> list[Tensor]:
+def _mean_relative_slopes(passes: Iterable[list[CorePass]], home: torch.device) -> list[Tensor]:
     """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
-    slopes = iter(mean_relative_slopes([seen for of_core in passes for seen in of_core]))
+    slopes = iter(mean_relative_slopes([one for of_core in passes for one in of_core]))
     return [_joined([next(slopes).to(home) for _ in of_core], of_core) for of_core in passes]
 
 
-def _joined(means: list[Tensor], passes: list[Seen]) -> Tensor:
+def _joined(means: list[Tensor], passes: list[CorePass]) -> Tensor:
     """Mean over the rows of several passes from the mean over those of each."""
     if len(means) == 1:
         return means[0]
-    rows = sum(seen.rows for seen in passes)
-    return torch.stack([mean * (seen.rows / rows) for mean, seen in zip(means, passes, strict=True)]).sum(0)
+    rows = sum(one.rows for one in passes)
+    return torch.stack([mean * (one.rows / rows) for mean, one in zip(means, passes, strict=True)]).sum(0)

@@ -1,14 +1,36 @@
 """The neuron rule: a saturated neuron is opened by its shift and, where that is not enough, by its slope."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import mean_relative_slope
+from sigmoidcore.observation.gradients import CorePass
 from sigmoidcore.observation.process_group import Ranks
 
 OPEN = 0.8
 """Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""
+
+
+def open_saturated(
+    cores: Mapping[str, SigmoidCore],
+    passes: Mapping[str, Sequence[CorePass]],
+    relative: Sequence[Tensor],
+    floor: float,
+    ranks: Ranks,
+) -> int:
+    """Open the neurons of all cores whose mean relative slope is below the floor; returns their number."""
+    if not bool((torch.cat(list(relative)) < floor).any()):  # one look at the device, not one for every core
+        return 0
+    opened = 0
+    for (name, core), mean in zip(cores.items(), relative, strict=True):
+        shut = (mean < floor).to(core.shift.device)
+        if bool(shut.any()):
+            x = torch.cat([p.x[:, shut] for p in passes[name]])
+            opened += open_neurons(core, x, shut, floor, ranks)
+    return opened
 
 
 @torch.no_grad()
@@ -36,12 +58,3 @@ def open_neurons(core: SigmoidCore, x: Tensor, shut: Tensor, floor: float, ranks
     core.set_shift(shift.reshape(core.shift.shape))
     core.set_slope(alpha.reshape(core.shift.shape))
     return int(shut.sum())
-
-
-def in_rows(core: SigmoidCore, values: Tensor) -> Tensor:
-    """What a core reads or makes, as [rows, neurons], or [rows, 1] if the layer has one slope."""
-    if core.num_features is None:
-        return values.reshape(-1, 1)
-    if values.dim() == 2 and core.dim % 2 == 1:
-        return values
-    return values.movedim(core.dim, -1).flatten(0, -2)

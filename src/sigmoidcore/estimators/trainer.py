@@ -15,7 +15,7 @@ from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.estimators.samples import Array, Samples
 from sigmoidcore.gain import norms
-from sigmoidcore.observation.process_group import Alone, Ranks
+from sigmoidcore.observation.process_group import Alone
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """The loss of every sample, [batch], from outputs and targets."""
@@ -23,13 +23,6 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 OUTLIER = 1e6
 """Standard deviations. None of n samples is further from their mean than sqrt(n), so a number at this distance was not
 among the samples that the scaling was made from."""
-
-
-class _LocalEqualizer(Equalizer):
-    """An Equalizer of this process only: not all ranks need to call `fit` together."""
-
-    def _ranks_of(self, group: Any) -> Ranks:
-        return Alone()
 
 
 class Trainer:
@@ -72,7 +65,7 @@ class Trainer:
             group["lr"] *= 1.0 if state is None else lr / state["lr"]
             group["weight_decay"] = weight_decay
         self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.equalizer = _LocalEqualizer(self.network, self.optimizer, tolerance=tolerance)
+        self.equalizer = Equalizer(self.network, self.optimizer, tolerance=tolerance, process_group=Alone())
         if state is not None:
             self.equalizer.load_state_dict(state["equalizer"])
 

@@ -11,7 +11,7 @@ from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.equalizer.checks import check_equalizer, check_steps, checked_sinks
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.summary import Sink
-from sigmoidcore.observation.profile import tapped_modules
+from sigmoidcore.observation.profile import watched_layers
 
 
 class Options(TypedDict, total=False):
@@ -161,6 +161,6 @@ class Watcher:
 
 def _check_cores(model: nn.Module) -> None:
     try:
-        tapped_modules(model)
+        watched_layers(model)
     except ValueError as error:
         raise ValueError(f"{error}; or give every=None, to monitor only") from None

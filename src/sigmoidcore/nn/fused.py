@@ -11,15 +11,16 @@ modules, to rounding; docs/performance.md has what this gives.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import asks_for
+from sigmoidcore._torch.modes import runs_plainly
+from sigmoidcore._torch.modules import buffer, global_hooks, has_hooks, parameter
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.fused_guard import runs_plainly, unwatched
 
 BLOCK = 24 << 20
 """Most bytes of outputs in one tensor. Larger ones C's allocator takes from the system, and gives back, every time."""
@@ -35,7 +36,7 @@ _tanh_backward = torch.ops.aten.tanh_backward
 
 
 def run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers one after the other; hidden layers in a row as one, where nobody watches them."""
+    """Apply layers one after the other; hidden layers in a row as one, where nobody has to see each of them."""
     done = 0
     if runs_plainly(x):
         for first, last in _rows(layers):
@@ -67,21 +68,33 @@ def _rows(layers: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
         first = max(last, first + 1)
 
 
-Hear = Callable[[int, Tensor, Tensor], None]
-"""Is called with the place of the first of some layers in a row, and two tensors [layers, rows, n]: their t, after the
-gradients by their preactivations times what the layer before has as its c."""
-Listener = Callable[[Any, Tensor, Sequence[Tensor]], Hear | None]
-"""Is called when a gradient comes back: with the node, what the first layer reads, and the t of all layers."""
+LayerListener = Callable[[int, Tensor, Tensor], None]
+"""Called with the index of the first of some layers in a row, and two tensors [layers, rows, n]: the gradients by their
+preactivations, times c of the layer before, and their t."""
+Listener = Callable[[Any, Tensor, Sequence[Tensor]], LayerListener | None]
+"""Called when a gradient comes back: with the node, what the first layer reads, and the t of all layers."""
+ListenerFactory = Callable[["Stack", Tensor], Listener]
+"""Called when a stack runs with gradients: with what its first layer reads."""
 
 
-class Party(Protocol):
-    """Who watches all cores of a stack: it lets the stack run as one, if its backward pass tells about each layer."""
+@runtime_checkable
+class HookOwner(Protocol):
+    """Somebody who has global hooks on modules, and does without them where layers run as one."""
 
-    def joins(self, watchers: Sequence[Any]) -> bool:
-        """Whether these watchers, one of every core, can do with what a `Listener` hears."""
+    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+        """Who wants to know of these modules if they run as one; None if they have to run one by one."""
 
-    def listener(self, watchers: Sequence[Any], stack: "Stack", x: Tensor) -> Listener:
-        """Take note of a forward pass, from what the first layer reads."""
+
+def _listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+    """What all owners of global hooks say together: at most one of them listens."""
+    owners = {id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())}
+    found: list[ListenerFactory] = []
+    for owner in owners.values():
+        listeners = owner.stack_listeners(modules) if isinstance(owner, HookOwner) else None
+        if listeners is None:
+            return None
+        found += listeners
+    return found if len(found) < 2 else None
 
 
 class Stack:
@@ -93,7 +106,8 @@ class Stack:
         slopes: alpha of every layer, [layers, n].
         shifts: mu of every layer, [layers, n].
         factors: c of every layer.
-        watchers: those of the cores, one of each and all of one party, or none.
+        cores: the core of every layer.
+        listeners: who wants to know of its gradients, at most one.
     """
 
     def __init__(
@@ -103,12 +117,13 @@ class Stack:
         slopes: Tensor,
         shifts: Tensor,
         factors: list[float],
-        watchers: Sequence[Any],
+        cores: Sequence[nn.Module],
+        listeners: Sequence[ListenerFactory],
     ) -> None:
         self.weights, self.biases = weights, biases
         self.slopes, self.shifts = slopes, shifts
         self.factors = factors
-        self.watchers = watchers
+        self.cores, self.listeners = cores, listeners
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
@@ -117,13 +132,12 @@ class Stack:
             assert isinstance(core, SigmoidCore)
             if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
                 return None
-        if not (unwatched(linears) and unwatched(cores)):
+        modules = [*linears, *cores]
+        listeners = None if any(has_hooks(module) for module in modules) else _listeners(modules)
+        if listeners is None:
             return None
-        watchers = [watcher for core in cores for watcher in core._watchers]  # type: ignore[union-attr]
-        if watchers and not _of_one_party(watchers, len(cores)):
-            return None
-        weights: list[Any] = [linear._parameters["weight"] for linear in linears]
-        biases: list[Any] = [linear._parameters["bias"] for linear in linears]
+        weights: list[Any] = [parameter(linear, "weight") for linear in linears]
+        biases: list[Any] = [parameter(linear, "bias") for linear in linears]
         width = len(weights[0])
         square = torch.Size((width, width))
         if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in chain(weights, biases)):
@@ -132,12 +146,12 @@ class Stack:
             return None
         if torch.is_grad_enabled() and not all(p.requires_grad for p in chain(weights, biases)):
             return None
-        slopes = torch.stack([core._buffers["slope"] for core in cores])  # type: ignore[misc]
-        shifts = torch.stack([core._buffers["shift"] for core in cores])  # type: ignore[misc]
+        slopes = torch.stack([buffer(core, "slope") for core in cores])
+        shifts = torch.stack([buffer(core, "shift") for core in cores])
         if slopes.requires_grad or shifts.requires_grad:
             return None
         factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
-        return cls(weights, biases, slopes, shifts, factors, watchers)
+        return cls(weights, biases, slopes, shifts, factors, cores, listeners)
 
     def takes(self, x: Tensor) -> bool:
         """Whether the first layer reads such a tensor as it is."""
@@ -161,7 +175,7 @@ class Stack:
         rows = x.flatten(0, -2)
         y: Tensor
         if torch.is_grad_enabled():
-            listener = self.watchers[0].party.listener(self.watchers, self, x) if self.watchers else None
+            listener = self.listeners[0](self, x) if self.listeners else None
             constants = factor, offset, self.factors, listener
             apply: Any = _Layers.apply
             *_, last = apply(rows, *constants, *self.weights, *self.biases)
@@ -171,15 +185,6 @@ class Stack:
             buffers = (pair[i % 2] for i in range(len(self.weights)))
             y = _forward(rows, factor, offset, self.weights, buffers) * self.factors[-1]
         return y.reshape(*x.shape[:-1], y.shape[-1])
-
-
-def _of_one_party(watchers: Sequence[Any], cores: int) -> bool:
-    """Whether every core has one watcher, and all are of one party, which can watch the stack as such."""
-    parties = {id(getattr(watcher, "party", None)) for watcher in watchers}
-    if len(watchers) != cores or len(parties) != 1:
-        return False
-    party: Party | None = getattr(watchers[0], "party", None)
-    return party is not None and party.joins(watchers)
 
 
 def _shortened(factor: Tensor) -> list[Tensor | float]:
@@ -260,10 +265,10 @@ class _Layers(torch.autograd.Function):
         blocks[-1] = blocks[-1] / last
         added[-1] = None if added[-1] is None else added[-1] * last
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
-        hear = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
+        listen = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
         to_parameters = asks_for(node for node, _ in ctx.next_functions[-2 * len(weights) :])
         to = ctx.needs_input_grad[0], to_parameters
-        of_inputs, of_parameters = way(added, x, ctx.factor, [1.0, *before], blocks, weights, to, hear)
+        of_inputs, of_parameters = way(added, x, ctx.factor, [1.0, *before], blocks, weights, to, listen)
         return of_inputs, None, None, None, None, *of_parameters
 
 
@@ -275,7 +280,7 @@ def _backward(
     blocks: list[Tensor],
     weights: list[Tensor],
     to: tuple[bool, bool],
-    hear: Hear | None,
+    listen: LayerListener | None,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Gradients by the inputs, and by weights and biases, some layers at a time from the last to the first.
 
@@ -307,8 +312,8 @@ def _backward(
                     else:
                         g = pair[layer % 2].addmm_(at, weights[layer], beta=0, alpha=a)
             here = gradients[: end - start]
-            if hear is not None:
-                hear(start, here, block[start - first : end - first])
+            if listen is not None:
+                listen(start, here, block[start - first : end - first])
             if not to_parameters:
                 end = start
                 continue
@@ -352,7 +357,7 @@ def _differentiable_backward(
     blocks: list[Tensor],
     weights: list[Tensor],
     to: tuple[bool, bool],
-    hear: Hear | None,
+    listen: LayerListener | None,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """The same, layer by layer, in operations that can be differentiated."""
     to_inputs, to_parameters = to
@@ -363,8 +368,8 @@ def _differentiable_backward(
     for layer in range(len(weights) - 1, -1, -1):
         at, a = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]), factor[layer]
         rows = a.unsqueeze(1) if isinstance(a, Tensor) else a
-        if hear is not None:
-            hear(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
+        if listen is not None:
+            listen(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
         if to_parameters:
             of_weights.insert(0, at.t() @ (outputs[layer - 1] if layer else x) * rows)
             of_biases.insert(0, at.sum(0) * (a / before[layer]))

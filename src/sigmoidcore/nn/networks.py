@@ -1,6 +1,5 @@
 """Networks of cores: an MLP of any depth, a convolutional network and a recurrent layer."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, sigmoid_core
-from sigmoidcore.gain import slope_for_gain
 from sigmoidcore.nn import fused
 from sigmoidcore.nn.stepwise import Stepwise
-
-SOLVES = 25
-"""Most passes over the sequences in which a recurrent layer finds its slope and size."""
 
 
 class Chain(nn.Sequential):
@@ -37,11 +32,11 @@ class Chain(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply all layers."""
-        return fused.run(list(self._modules.values()), input)
+        return fused.run(list(self), input)
 
     def __getitem__(self, index: int | slice) -> Any:
         """A layer, or for a slice the part of the network."""
-        layers = list(self.children())
+        layers = list(self)
         return Chain(*layers[index]) if isinstance(index, slice) else layers[index]
 
 
@@ -203,8 +198,6 @@ class RNN(Stepwise):
             raise ValueError(
                 f"RNN takes {order} with {self.input_size} features, but the input has shape {tuple(inputs.shape)}"
             )
-        if self._on_step is not None:
-            return self._unrolled(inputs, state)
         if state is None:
             state = inputs.new_zeros(1, inputs.shape[0 if self.batch_first else 1], self.hidden_size)
         half = self.slope.to(inputs.dtype) / 2
@@ -213,68 +206,17 @@ class RNN(Stepwise):
         output, last = torch.rnn_tanh(inputs, 2 * state, weights, True, 1, 0.0, self.training, False, self.batch_first)
         return output / 2, last / 2
 
-    @torch.no_grad()
-    def solve(
-        self, inputs: Tensor, saturation: float | None, orthogonal: Callable[[Tensor], None] | None
-    ) -> tuple[float, float]:
-        """Set shift and slope from one batch of sequences, for `calibrate` and `prepare`.
-
-        The shift is the mean of what the inputs alone bring: a shift by the mean of x itself would change, through the
-        state, the mean that it removes. The slope makes the root mean square over time of the gain of a step 1. With
-        fresh weights, the size of W_ih makes the root mean square over time of z the saturation level.
-
-        Args:
-            inputs: as for forward.
-            saturation: the level, or None to keep W_ih.
-            orthogonal: makes a weight orthogonal in place; None keeps the weights.
-
-        Returns:
-            The slope and the saturation level.
-        """
-        if orthogonal is not None:
-            orthogonal(self.weight_hh)
-            orthogonal(self.weight_ih)
-            self.bias.zero_()
-        self.steps.fill_(inputs.shape[1 if self.batch_first else 0])
-        row_size = float(torch.linalg.matrix_norm(self.weight_hh)) / math.sqrt(self.hidden_size)
-        alpha, level = float(self.slope), 0.0
-        driven = nn.functional.linear(inputs.flatten(0, 1), self.weight_ih, self.bias)
-        self.shift.copy_(driven.mean(0))
-        for _ in range(SOLVES):
-            signal, before = self._centred(inputs), alpha
-            alpha, _ = slope_for_gain(signal, 1 / row_size)
-            self.slope.fill_(alpha)
-            level = float((alpha * signal).square().mean().sqrt())
-            scale = saturation / level if orthogonal is not None and saturation is not None and level > 0 else 1.0
-            if abs(scale - 1) < 0.01 and abs(alpha / before - 1) < 1e-3:
-                break
-            self.weight_ih.mul_(scale)
-            self.shift.mul_(scale)
-        return alpha, level
-
-    @torch.no_grad()
-    def measure(self, inputs: Tensor) -> tuple[float, float]:
-        """Slope and saturation level over one batch of sequences, as they are."""
-        alpha = float(self.slope)
-        return alpha, float((alpha * self._centred(inputs)).square().mean().sqrt())
-
-    def _centred(self, inputs: Tensor) -> Tensor:
-        """The preactivations of all steps less the shift, shape [steps * batch, hidden_size]."""
-        seen: list[Tensor] = []
-        with self.steps_of(lambda _, x: seen.append(x)):
-            self.forward(inputs)  # not self(inputs): that would run the hooks of a solver that called us
-        return torch.cat(seen) - self.shift
-
-    def _unrolled(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same in a Python loop."""
-        assert self._on_step is not None
-        sequence = inputs.transpose(0, 1) if self.batch_first else inputs
+    def run_stepwise(
+        self, input: Tensor, state: Tensor | None = None, *, on_step: Callable[[str, Tensor], None]
+    ) -> tuple[Tensor, Tensor]:
+        """The same in a Python loop; `on_step` gets x_t, [batch, hidden_size]."""
+        sequence = input.transpose(0, 1) if self.batch_first else input
         y = sequence.new_zeros(sequence.shape[1], self.hidden_size) if state is None else state[0]
         outputs = []
-        alpha, shift = self.slope.to(inputs.dtype), self.shift.to(inputs.dtype)
+        alpha, shift = self.slope.to(input.dtype), self.shift.to(input.dtype)
         for step, u in enumerate(sequence):
             x = nn.functional.linear(u, self.weight_ih, self.bias) + nn.functional.linear(y, self.weight_hh)
-            self._on_step(step, x)
+            on_step(str(step), x)
             y = sigmoid_core(x, alpha, shift, centered=True)
             outputs.append(y)
         return torch.stack(outputs, 1 if self.batch_first else 0), y.unsqueeze(0)

@@ -5,20 +5,19 @@ with several layers, both directions, projections, packed sequences and dropout,
 """
 
 from collections.abc import Callable
-from copy import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from sigmoidcore._torch.eager import uncompiled
-from sigmoidcore.calibration import recurrent_solver
-from sigmoidcore.nn.recurrent_cells import CELLS, Cell, State, Weights, fold, unroll
+from sigmoidcore._torch.recurrent import copy_hooks, with_flat_weights, with_same_parameters
+from sigmoidcore.core import keep_precision
+from sigmoidcore.nn.recurrent_cells import CELLS, Cell, State, Weights, fold, unroll, zero_state
 from sigmoidcore.nn.stepwise import Stepwise
 
 _HALF = (torch.float16, torch.bfloat16)
-_Layer = TypeVar("_Layer", bound=nn.RNNBase)
 
 
 class RecurrentCores(Stepwise, nn.RNNBase):
@@ -29,8 +28,8 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     2. A state dict without slopes and shifts, that of the plain layer, sets them to what they were at the start.
 
     `sigmoidcore.calibrate` sets them so that the gradient is level over the sequences given, from the zero state
-    (see `through_time`); `sigmoidcore.prepare` draws fresh weights first, orthogonal for every gate. In a
-    `sigmoidcore.gradient_profile` step t of a layer is named `lstm[t]`, or `lstm[l1_reverse,t]` if there are several
+    (see `calibration.recurrent_solver`); `sigmoidcore.prepare` draws fresh weights first, orthogonal for every gate. In
+    a `sigmoidcore.gradient_profile` step t of a layer is named `lstm[t]`, or `lstm[l1_reverse,t]` if there are several
     layers or directions, after PyTorch's names; its size is that of the gradient of h_t, or of c_t for an LSTM.
 
     Attributes:
@@ -52,169 +51,79 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     def reset_parameters(self) -> None:
         """Draw new weights, as PyTorch's layer does, and set slopes and shifts to those of the start."""
         super().reset_parameters()
-        for name, buffer in self._buffers.items():  # none yet while the layer is made
-            if buffer is not None and name.startswith("slope_"):
-                buffer.copy_(self._slope_at_start(buffer.device, buffer.dtype))
-            elif buffer is not None and name.startswith("shift_"):
-                buffer.zero_()
+        for name, buffer in self.named_buffers(recurse=False):  # none yet while the layer is made
+            buffer.copy_(self._at_start(name, buffer.device, buffer.dtype))
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run over all steps, as the layer of PyTorch does."""
         if torch.compiler.is_dynamo_compiling():  # it breaks its graph at recurrent layers, and 2.15 reads them wrong
-            return uncompiled(self._run_whole)(input, hx)
-        return self._run_whole(input, hx)
+            return uncompiled(self._run_kernel)(input, hx)
+        return self._run_kernel(input, hx)
 
-    def _run_whole(self, input: Any, hx: Any) -> Any:
-        if self._on_step is not None:
-            return self._unrolled(input, hx)
-        return self._plain.forward(self._folded(), input, hx)
+    def run_stepwise(self, input: Any, state: Any = None, *, on_step: Callable[[str, Tensor], None]) -> tuple[Any, Any]:
+        """The same as the fused kernel, in a Python loop; `on_step` gets h_t, or c_t of an LSTM."""
+        sequence, alive = self.as_sequence(input)
+        unbatched = isinstance(input, Tensor) and input.dim() == 2
+        starts: list[Tensor] | None = None
+        if state is not None:
+            starts = [h.unsqueeze(1) if unbatched else h for h in (state if isinstance(state, tuple) else (state,))]
+        ends: list[State] = []
+        for layer in range(self.num_layers):
+            if layer:
+                sequence = nn.functional.dropout(sequence, self.dropout, self.training)
+            outputs = []
+            for suffix in self.suffixes(layer):
+                weights = self.effective_weights(suffix)
+                zero = zero_state(sequence, weights, self.cell)
+                start = zero if starts is None else tuple(h[len(ends)] for h in starts)
+                place = f"{suffix}," if self.num_layers > 1 or self.bidirectional else ""
 
-    @torch.no_grad()
-    def solve(
-        self, input: Tensor | PackedSequence, saturation: float | None, orthogonal: Callable[[Tensor], None] | None
-    ) -> tuple[float, float, *tuple[str, ...]]:
-        """Set slopes and shifts from one batch of sequences, for `calibrate` and `prepare`.
+                def name_step(step: int, memory: Tensor, place: str = place) -> None:
+                    on_step(f"{place}{step}", memory)
 
-        Args:
-            input: as for forward.
-            saturation: the level that fresh weights of the inputs get, or None.
-            orthogonal: makes a weight orthogonal in place; None keeps the weights.
-
-        Returns:
-            The mean slope, the saturation level, and notes.
-
-        Raises:
-            ValueError: see `recurrent_solver.solve`.
-        """
-        notes = []
-
-        def set_one(suffix: str, inputs: Tensor, alive: Tensor | None) -> None:
-            if orthogonal is not None:
-                self._make_fresh(suffix, orthogonal)
-            found = recurrent_solver.solve(
-                self._cell,
-                inputs,
-                self._weights(suffix),
-                self._of("slope", suffix),
-                self._of("shift", suffix),
-                reverse=_is_reverse(suffix),
-                alive=alive,
-                saturation=None if orthogonal is None else saturation,
-            )
-            self._of("weight_ih", suffix).mul_(found.scale)
-            self._of("slope", suffix).copy_(found.slope)
-            self._of("shift", suffix).copy_(found.shift)
-            if abs(found.tilt) > recurrent_solver.LEVEL:
-                verb = "falls" if found.tilt > 0 else "grows"
-                notes.append(
-                    f"no slopes of {suffix} make its gradient level: over {len(inputs)} steps back it {verb} by e^"
-                    f"{abs(found.tilt):.3g}"
+                output, end = unroll(
+                    self.cell, sequence, start, weights, reverse=is_reverse(suffix), alive=alive, on_step=name_step
                 )
-            elif found.spread > recurrent_solver.UNEVEN:
-                notes.append(
-                    f"the gradient of {suffix} goes up and down through time by a factor of {found.spread:.3g}; "
-                    "more units, or fresh weights by `prepare`, may do better"
-                )
-            elif len(inputs) == 1:
-                notes.append("sequences of one step have no time in which a gradient could change: nothing to level")
-
-        slope, level = self._measured(input, set_one)
-        return slope, level, *notes
-
-    @torch.no_grad()
-    def measure(self, input: Tensor | PackedSequence) -> tuple[float, float]:
-        """Mean slope and saturation level over one batch of sequences, as they are."""
-        return self._measured(input, lambda suffix, inputs, alive: None)
+                outputs.append(output)
+                ends.append(end)
+            sequence = torch.cat(outputs, -1)
+        last = tuple(torch.stack(tensors) for tensors in zip(*ends, strict=True))
+        if unbatched:
+            last = tuple(h.squeeze(1) for h in last)
+        return self._in_form_of(sequence, input), last if self.cell.states > 1 else last[0]
 
     @property
-    def _cell(self) -> Cell:
+    def cell(self) -> Cell:
+        """One step of this layer."""
         return CELLS[self.mode]
 
-    def _suffixes(self, layer: int) -> list[str]:
-        """As in PyTorch's names of the parameters."""
+    def suffixes(self, layer: int) -> list[str]:
+        """Of the names of the parameters of a layer, one for each direction: l0, l0_reverse."""
         return [f"l{layer}", f"l{layer}_reverse"] if self.bidirectional else [f"l{layer}"]
 
-    def _of(self, what: str, suffix: str) -> Tensor:
-        tensor = getattr(self, f"{what}_{suffix}")
+    def tensor(self, name: str, suffix: str) -> Tensor:
+        """A parameter or buffer: `tensor("slope", "l0")`."""
+        tensor = getattr(self, f"{name}_{suffix}")
         assert isinstance(tensor, Tensor)
         return tensor
 
-    def _add_cores(self) -> None:
-        """Register slopes and shifts, as they are at the start."""
-        for layer in range(self.num_layers):
-            for suffix in self._suffixes(layer):
-                weight = self._of("weight_hh", suffix)
-                slope = self._slope_at_start(weight.device, torch.float32 if weight.dtype in _HALF else weight.dtype)
-                self.register_buffer(f"slope_{suffix}", slope)
-                self.register_buffer(f"shift_{suffix}", torch.zeros_like(slope))
-
-    def _slope_at_start(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return torch.cat([torch.full((self.hidden_size,), s, device=device, dtype=dtype) for s in self._cell.slopes])
-
-    def _weights(self, suffix: str) -> Weights:
-        """As they are trained; a layer without biases has biases of 0."""
-        ih, hh = self._of("weight_ih", suffix), self._of("weight_hh", suffix)
+    def weights(self, suffix: str) -> Weights:
+        """The weights as they are trained; a layer without biases has biases of 0."""
+        ih, hh = self.tensor("weight_ih", suffix), self.tensor("weight_hh", suffix)
         no_bias = None if self.bias else ih.new_zeros(len(ih))
         return Weights(
             ih=ih,
             hh=hh,
-            bias_ih=self._of("bias_ih", suffix) if no_bias is None else no_bias,
-            bias_hh=self._of("bias_hh", suffix) if no_bias is None else no_bias,
-            hr=self._of("weight_hr", suffix) if self.proj_size else None,
+            bias_ih=self.tensor("bias_ih", suffix) if no_bias is None else no_bias,
+            bias_hh=self.tensor("bias_hh", suffix) if no_bias is None else no_bias,
+            hr=self.tensor("weight_hr", suffix) if self.proj_size else None,
         )
 
-    def _effective(self, suffix: str) -> Weights:
-        """With slopes and shifts in them."""
-        return fold(self._cell, self._weights(suffix), self._of("slope", suffix), self._of("shift", suffix))
+    def effective_weights(self, suffix: str) -> Weights:
+        """The weights with slopes and shifts folded in."""
+        return fold(self.cell, self.weights(suffix), self.tensor("slope", suffix), self.tensor("shift", suffix))
 
-    def _folded(self) -> nn.RNNBase:
-        """A view of this layer as the plain one, whose weights are the effective ones; it lives for one call."""
-        suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
-        flat = [tensor for suffix in suffixes for tensor in self._effective(suffix) if tensor is not None]
-        view = object.__new__(self._plain)
-        view.__dict__.update(self.__dict__)
-        # No reference to a parameter: PyTorch would compare it and take the parameters themselves.
-        view.__dict__.update(_flat_weights=flat, _flat_weight_refs=[None] * len(self._flat_weights_names), bias=True)
-        return view
-
-    def _unrolled(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, Any]:
-        """The same as the fused kernel, in a Python loop that shows every step."""
-        sequence, alive = self._sequence(input)
-        unbatched = isinstance(input, Tensor) and input.dim() == 2
-        given: list[Tensor] | None = None
-        if hx is not None:
-            given = [h.unsqueeze(1) if unbatched else h for h in (hx if isinstance(hx, tuple) else (hx,))]
-        ends: list[State] = []
-
-        def run_one(suffix: str, inputs: Tensor) -> Tensor:
-            weights = self._effective(suffix)
-            zero = recurrent_solver.zero_state(inputs, weights, self._cell)
-            state = zero if given is None else tuple(h[len(ends)] for h in given)
-            outputs, end = self._run(suffix, inputs, alive, weights, state)
-            ends.append(end)
-            return outputs
-
-        for layer in range(self.num_layers):
-            if layer:
-                sequence = nn.functional.dropout(sequence, self.dropout, self.training)
-            sequence = torch.cat([run_one(suffix, sequence) for suffix in self._suffixes(layer)], -1)
-        last = tuple(torch.stack(tensors) for tensors in zip(*ends, strict=True))
-        if unbatched:
-            last = tuple(h.squeeze(1) for h in last)
-        return self._as_given(sequence, input), last if self._cell.states > 1 else last[0]
-
-    def _run(
-        self, suffix: str, inputs: Tensor, alive: Tensor | None, weights: Weights, state: State
-    ) -> tuple[Tensor, State]:
-        where = f"{suffix}," if self.num_layers > 1 or self.bidirectional else ""
-
-        def on_step(step: int, memory: Tensor) -> None:
-            if self._on_step is not None:
-                self._on_step(f"{where}{step}", memory)
-
-        return unroll(self._cell, inputs, state, weights, reverse=_is_reverse(suffix), alive=alive, on_step=on_step)
-
-    def _sequence(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor | None]:
+    def as_sequence(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor | None]:
         """[steps, batch, features], and which of the packed sequences still go on, [steps, batch, 1]."""
         if isinstance(input, PackedSequence):
             self.check_input(input.data, input.batch_sizes)
@@ -225,7 +134,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         self.check_input(sequence, None)
         return sequence, None
 
-    def _as_given(self, outputs: Tensor, input: Tensor | PackedSequence) -> Tensor | PackedSequence:
+    def _in_form_of(self, outputs: Tensor, input: Tensor | PackedSequence) -> Tensor | PackedSequence:
         """[steps, batch, features] in the form of the input."""
         if isinstance(input, PackedSequence):
             order = input.sorted_indices
@@ -236,54 +145,39 @@ class RecurrentCores(Stepwise, nn.RNNBase):
             return outputs.squeeze(1)
         return outputs.transpose(0, 1) if self.batch_first else outputs
 
-    def _measured(
-        self, input: Tensor | PackedSequence, set_one: Callable[[str, Tensor, Tensor | None], None]
-    ) -> tuple[float, float]:
-        """Go through the layers, `set_one` before each; mean slope and mean saturation level."""
-        sequence, alive = self._sequence(input)
-        sequence = sequence.detach()
-        slopes, levels = [], []
-        for layer in range(self.num_layers):
-            outputs = []
-            for suffix in self._suffixes(layer):
-                set_one(suffix, sequence, alive)
-                weights, reverse = self._effective(suffix), _is_reverse(suffix)
-                state = recurrent_solver.zero_state(sequence, weights, self._cell)
-                outputs.append(unroll(self._cell, sequence, state, weights, reverse=reverse, alive=alive)[0])
-                slopes.append(float(self._of("slope", suffix).mean()))
-                levels.append(recurrent_solver.saturation_level(self._cell, sequence, weights, reverse, alive))
-            sequence = torch.cat(outputs, -1)
-        return sum(slopes) / len(slopes), sum(levels) / len(levels)
+    def _run_kernel(self, input: Any, hx: Any) -> Any:
+        suffixes = [suffix for layer in range(self.num_layers) for suffix in self.suffixes(layer)]
+        flat = [tensor for suffix in suffixes for tensor in self.effective_weights(suffix) if tensor is not None]
+        return self._plain.forward(with_flat_weights(self, self._plain, flat), input, hx)
 
-    def _make_fresh(self, suffix: str, orthogonal: Callable[[Tensor], None]) -> None:
-        """Orthogonal weights for every gate, and biases of 0."""
-        weights = self._weights(suffix)
-        for weight in (weights.ih, weights.hh):
-            for gate in weight.chunk(len(self._cell.slopes)):
-                orthogonal(gate)
-        if weights.hr is not None:
-            orthogonal(weights.hr)
-        weights.bias_ih.zero_()
-        weights.bias_hh.zero_()
+    def _add_cores(self) -> None:
+        """Register slopes and shifts, as they are at the start."""
+        for layer in range(self.num_layers):
+            for suffix in self.suffixes(layer):
+                weight = self.tensor("weight_hh", suffix)
+                dtype = torch.float32 if weight.dtype in _HALF else weight.dtype
+                for name in (f"slope_{suffix}", f"shift_{suffix}"):
+                    self.register_buffer(name, self._at_start(name, weight.device, dtype))
+
+    def _at_start(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Slopes or shifts of the start, [gates * hidden_size]."""
+        values = [float(slope) * name.startswith("slope_") for slope in self.cell.slopes]
+        return torch.cat([torch.full((self.hidden_size,), value, device=device, dtype=dtype) for value in values])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load; a plain layer has no slopes and shifts, and stands for those of the start."""
-        names = [name for name in self._buffers if name.startswith(("slope_", "shift_"))]
-        if not any(prefix + name in state_dict for name in names):
-            for name in names:
-                like = self.get_buffer(name)
-                slope = self._slope_at_start(torch.device("cpu") if like.is_meta else like.device, like.dtype)
-                state_dict[prefix + name] = slope if name.startswith("slope_") else torch.zeros_like(slope)
+        buffers = dict(self.named_buffers(recurse=False))
+        if not any(prefix + name in state_dict for name in buffers):
+            for name, like in buffers.items():
+                device = torch.device("cpu") if like.is_meta else like.device
+                state_dict[prefix + name] = self._at_start(name, device, like.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move with the model, but keep slopes and shifts in float32 when the model is cast to half precision."""
-        before = dict(self._buffers)
+        before = dict(self.named_buffers(recurse=False))
         module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype in _HALF:
-                self._buffers[name] = old.to(new.device)
+        keep_precision(self, before)
         return module
 
 
@@ -359,7 +253,7 @@ def why_not(layer: nn.Module) -> str:
         return "its forward need not be that of its base class; take off parametrizations, or convert the plain layer"
     if "forward" in layer.__dict__:
         return "its forward was set on the instance; convert first"
-    if any(name not in layer._parameters for name in layer._flat_weights_names):
+    if not all(isinstance(weight, nn.Parameter) for weights in layer.all_weights for weight in weights):
         return "its weights are computed from other parameters (weight_norm, pruning); take that off first"
     return "" if layer.mode in CELLS else _RELU
 
@@ -389,11 +283,7 @@ def converted(layer: nn.Module) -> RecurrentCores:
     if why:
         raise TypeError(f"{type(layer).__name__} cannot be made of cores: {why}")
     assert isinstance(layer, nn.RNNBase)
-    made = object.__new__(_KINDS[type(layer)])
-    made.__dict__.update(layer.__dict__)
-    made.__dict__.pop("_compiled_call_impl", None)  # of layer.compile(): it would run the plain layer
-    for name in ("_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"):
-        made.__dict__[name] = made.__dict__[name].copy()
+    made = with_same_parameters(layer, _KINDS[type(layer)])
     made._add_cores()
     return made
 
@@ -412,26 +302,25 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
     """
     if not isinstance(layer, RecurrentCores):
         raise TypeError(f"folded takes a CoreRNN, CoreLSTM or CoreGRU, got {type(layer).__name__}")
-    suffixes = [suffix for number in range(layer.num_layers) for suffix in layer._suffixes(number)]
+    suffixes = [suffix for number in range(layer.num_layers) for suffix in layer.suffixes(number)]
     options: dict[str, Any] = {"proj_size": layer.proj_size} if layer.proj_size else {}
     plain_layer: Any = layer._plain  # its constructor takes no mode, that of the base class does
     plain: nn.RNNBase = plain_layer(
         layer.input_size,
         layer.hidden_size,
         num_layers=layer.num_layers,
-        bias=layer.bias or any(bool(layer._of("shift", suffix).any()) for suffix in suffixes),
+        bias=layer.bias or any(bool(layer.tensor("shift", suffix).any()) for suffix in suffixes),
         batch_first=layer.batch_first,
         bidirectional=layer.bidirectional,
-        device=layer._of("weight_hh", "l0").device,
-        dtype=layer._of("weight_hh", "l0").dtype,
+        device=layer.tensor("weight_hh", "l0").device,
+        dtype=layer.tensor("weight_hh", "l0").dtype,
         **options,
     )
     plain.dropout = layer.dropout
-    for hooks in [name for name in layer.__dict__ if "hook" in name]:
-        plain.__dict__[hooks] = copy(layer.__dict__[hooks])
+    copy_hooks(layer, plain)
     with torch.no_grad():
         for suffix in suffixes:
-            for name, tensor in zip(_NAMES, layer._effective(suffix), strict=True):
+            for name, tensor in zip(_NAMES, layer.effective_weights(suffix), strict=True):
                 parameter = getattr(plain, f"{name}_{suffix}", None)
                 if isinstance(parameter, nn.Parameter) and tensor is not None:
                     parameter.copy_(tensor)
@@ -443,5 +332,6 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
-def _is_reverse(suffix: str) -> bool:
+def is_reverse(suffix: str) -> bool:
+    """Whether a name is that of a direction from the last step to the first."""
     return suffix.endswith("_reverse")

@@ -143,3 +143,9 @@ def unroll(
             outputs.append(torch.zeros_like(state[0]).index_put(rows, new[0]))
         on_step(step, new[-1])
     return torch.stack(outputs[::-1] if reverse else outputs), state
+
+
+def zero_state(inputs: Tensor, weights: Weights, cell: Cell) -> tuple[Tensor, ...]:
+    """The state before the first step that PyTorch's layers start from."""
+    sizes = (weights.hh.shape[1], weights.hh.shape[0] // len(cell.slopes))
+    return tuple(inputs.new_zeros(inputs.shape[1], size) for size in sizes[: cell.states])

@@ -1,22 +1,20 @@
-"""Recurrent layers of cores that can show every step."""
+"""Recurrent layers of cores: what they have in common."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 
 class Stepwise(nn.Module):
-    """A recurrent layer of cores that can run step by step, and hand what it computes to who asks for it."""
+    """A recurrent layer of cores, which can also run step by step."""
 
-    _on_step: Callable[[Any, Tensor], None] | None = None
+    def run_stepwise(self, input: Any, state: Any = None, *, on_step: Callable[[str, Tensor], None]) -> tuple[Any, Any]:
+        """The same as `forward` in a Python loop.
 
-    @contextmanager
-    def steps_of(self, on_step: Callable[[Any, Tensor], None]) -> Iterator[None]:
-        """Within, forward runs step by step and hands every step's name and a tensor of its to `on_step`."""
-        self._on_step = on_step
-        try:
-            yield
-        finally:
-            self._on_step = None
+        Args:
+            input: as for `forward`.
+            state: as for `forward`.
+            on_step: called with the name of every step, and with the tensor that carries the gradient through time.
+        """
+        raise NotImplementedError

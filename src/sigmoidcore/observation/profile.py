@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._torch.autograd import own_copy
 from sigmoidcore._torch.eager import eager
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import gradient_size, spread
 from sigmoidcore.nn.stepwise import Stepwise
+from sigmoidcore.observation.observer import LayerObserver
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 LossFn = Callable[[Any, Any], Tensor]
@@ -93,44 +95,75 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
     """
     check_inputs(inputs)
     check_loss(targets, loss_fn)
-    tapped = tapped_modules(model)
-    taps: list[tuple[str, Tensor]] = []
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(model, inputs))
-        stack.enter_context(torch.enable_grad())
-        for name, module in tapped.items():
-            stack.enter_context(_tap(name, module, taps))
-        outputs = run(model, inputs)
-        if loss_fn is not None:
-            loss: Any = loss_fn(outputs, targets)
-        else:
-            generator = torch.Generator().manual_seed(0)
-            loss = sum((o * _signs(o, generator)).sum().to(torch.float32) for o in floating_tensors(outputs))
-        check_once(taps)
-        if not isinstance(loss, Tensor):
-            raise ValueError(
-                f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
-                if loss_fn is None
-                else f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()"
-            )
-        if loss.dim() > 0:
-            raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
-        if not loss.requires_grad:
-            raise ValueError(
-                "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
-                "that this does not run in torch.inference_mode()"
-            )
-        steps = [name not in tapped for name, _ in taps]
-        samples = max((len(x) for (_, x), step in zip(taps, steps, strict=True) if step), default=len(taps[0][1]))
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, [x for _, x in taps], allow_unused=True)
+    observer = _PreactivationObserver(watched_layers(model))
+    with undisturbed(model, inputs), torch.enable_grad():
+        with observer:
+            outputs = run(model, inputs)
+        names = [name for name, _ in observer.preactivations]
+        loss = _random_loss(outputs) if loss_fn is None else loss_fn(outputs, targets)
+        _check_once(names)
+        _check_scalar(loss, outputs, loss_fn)
+        steps = [name not in observer.layers for name in names]
+        tensors = [x for _, x in observer.preactivations]
+        samples = max((len(x) for x, step in zip(tensors, steps, strict=True) if step), default=len(tensors[0]))
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, tensors, allow_unused=True)
     sizes = [
         torch.zeros(()) if g is None else gradient_size(g.detach(), None if step else samples)
         for g, step in zip(gradients, steps, strict=True)
     ]
-    return Profile(tuple(name for name, _ in taps), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
+    return Profile(tuple(names), torch.stack([s.to("cpu", torch.float64) for s in sizes]))
 
 
-def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:
+class _PreactivationObserver(LayerObserver):
+    """Collects the preactivations of cores, and of every step of recurrent layers, as they run."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__(layers)
+        self.preactivations: list[tuple[str, Tensor]] = []
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """A copy for the core alone: x may be used or changed in place elsewhere, too (a skip connection)."""
+        if isinstance(layer, SigmoidCore):
+            x = own_copy(x)
+            self.preactivations.append((name, x))
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """The outputs of a recurrent layer that has run step by step."""
+        if isinstance(layer, Stepwise):
+            output = layer.run_stepwise(
+                *args, *kwargs.values(), on_step=lambda t, x: self.preactivations.append((f"{name}[{t}]", x))
+            )
+        return output
+
+
+def _random_loss(outputs: Any) -> Any:
+    """The outputs times random signs, which are made on the CPU so that every device gets the same; 0 without any."""
+    generator = torch.Generator().manual_seed(0)
+    loss: Any = 0
+    for output in floating_tensors(outputs):
+        signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
+        loss = loss + (output * signs.to(output.device, output.dtype)).sum().to(torch.float32)
+    return loss
+
+
+def _check_scalar(loss: Any, outputs: Any, loss_fn: LossFn | None) -> None:
+    if not isinstance(loss, Tensor):
+        raise ValueError(
+            f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
+            if loss_fn is None
+            else f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()"
+        )
+    if loss.dim() > 0:
+        raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
+    if not loss.requires_grad:
+        raise ValueError(
+            "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
+            "that this does not run in torch.inference_mode()"
+        )
+
+
+def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The model's cores by name: `SigmoidCore` modules and recurrent layers of cores.
 
     Raises:
@@ -171,11 +204,6 @@ def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:
     return [t for child in children for t in floating_tensors(child, all_types)]
 
 
-def given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a layer reads, as its hooks see it: handed over by position or by name."""
-    return args[0] if args else kwargs.get("input", kwargs.get("inputs"))
-
-
 def check_inputs(inputs: Inputs) -> None:
     """Raise a ValueError if the batch is no tensor, empty or not finite."""
     tensors = floating_tensors(inputs, all_types=True)
@@ -203,13 +231,12 @@ def _values(sparse: Tensor) -> Tensor:
 def check_loss(targets: Any, loss_fn: LossFn | None) -> None:
     """Raise a ValueError unless both or neither are given."""
     if (targets is None) != (loss_fn is None):
-        given, missing = ("loss_fn", "targets") if targets is None else ("targets", "loss_fn")
-        raise ValueError(f"{given} is given without {missing}: give both, or neither for random cotangents")
+        present, missing = ("loss_fn", "targets") if targets is None else ("targets", "loss_fn")
+        raise ValueError(f"{present} is given without {missing}: give both, or neither for random cotangents")
 
 
-def check_once(taps: Sequence[tuple[str, Tensor]]) -> None:
+def _check_once(names: Sequence[str]) -> None:
     """Raise a ValueError if a core ran more than once, or none ran."""
-    names = [name for name, _ in taps]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise ValueError(
@@ -262,35 +289,3 @@ def _is_batch_norm(module: nn.Module) -> bool:
     """Whether it normalises by the batch while it trains, in TorchScript, too."""
     scripted = isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in str(module.original_name)
     return scripted or isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-
-@contextmanager
-def _tap(name: str, module: nn.Module, taps: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Append the preactivations of a core, or of every step of a recurrent layer, to `taps` as it runs."""
-    if isinstance(module, SigmoidCore):
-
-        def before(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            # A copy of its own: x may go on elsewhere, too (a skip connection), where what comes back does not count,
-            # and may be changed in place there. Without a subclass's labels, which a copy may lack.
-            x = given(args, kwargs)
-            with torch._C.DisableTorchFunctionSubclass():
-                x = Tensor.clone(x) if x.requires_grad else Tensor.detach(x).requires_grad_()
-            taps.append((name, x))
-            return (x,), {}
-
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-    else:
-        assert isinstance(module, Stepwise)
-        with module.steps_of(lambda t, x: taps.append((f"{name}[{t}]", x))):
-            yield
-
-
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random signs, made on the CPU so that every device gets the same."""
-    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.device, like.dtype)

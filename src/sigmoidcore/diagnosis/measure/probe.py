@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
 """Forward passes of one step that are kept apart: micro-batches, several models' turns."""
-_HOOK_WARNING = r"Using `torch\.compile\(module\)` when there are global hooks on modules"
 _NO_LAYERS = (
     "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
     "TorchScript, C++, Triton or a torch.autograd.Function are not"
@@ -107,8 +105,6 @@ class Probe:
             module_hooks.register_module_forward_hook(self._leave, always_call=True),
         ]
         eager.hold()
-        # A module that torch.compile has wrapped warns of global hooks at every call; ours allow for it.
-        warnings.filterwarnings("ignore", message=_HOOK_WARNING, category=UserWarning)
         self._release = weakref.finalize(self, eager.release)
         self._release.atexit = False
 

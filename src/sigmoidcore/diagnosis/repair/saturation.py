@@ -1,8 +1,6 @@
 """Open the saturated neurons of cores."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +8,11 @@ from torch import nn
 
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.measure.measurement import SHUT
-from sigmoidcore.equalizer.neuron_rule import in_rows, open_neurons
+from sigmoidcore.equalizer.neuron_rule import open_neurons
 from sigmoidcore.gain import mean_relative_slope
+from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import Inputs, given, run, undisturbed
+from sigmoidcore.observation.profile import Inputs, run, undisturbed
 
 
 def open_saturated(model: nn.Module, inputs: Inputs, cores: Mapping[str, SigmoidCore]) -> dict[str, tuple[int, int]]:
@@ -24,20 +23,26 @@ def open_saturated(model: nn.Module, inputs: Inputs, cores: Mapping[str, Sigmoid
     Returns:
         For each core with opened neurons: their number, and the number of all its neurons.
     """
-    opened: dict[str, tuple[int, int]] = {}
-    ranks = Ranks()
-
-    def before(name: str, core: Any, args: Any, kwargs: Any) -> None:
-        x = in_rows(core, given(args, kwargs).detach()).to(core.shift.dtype)
-        z = core.alpha.reshape(-1) * (x - core.shift.reshape(-1))
-        shut = ranks.means([mean_relative_slope(z)], [len(x)])[0] < SHUT
-        count = open_neurons(core, x[:, shut], shut, SHUT, ranks) if bool(shut.any()) else 0
-        if count:
-            opened[name] = count, shut.numel()
-
-    with undisturbed(model, inputs), torch.no_grad(), ExitStack() as stack:
-        for name, core in cores.items():
-            hook = core.register_forward_pre_hook(partial(before, name), with_kwargs=True)
-            stack.callback(hook.remove)
+    opener = _NeuronOpener(cores)
+    with undisturbed(model, inputs), torch.no_grad(), opener:
         run(model, inputs)
-    return opened
+    return opener.opened
+
+
+class _NeuronOpener(LayerObserver):
+    """Opens the saturated neurons of a core when the batch reaches it."""
+
+    def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:
+        super().__init__(cores)
+        self.opened: dict[str, tuple[int, int]] = {}
+        self._ranks = Ranks()
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        assert isinstance(layer, SigmoidCore)
+        rows = layer.in_rows(x.detach()).to(layer.shift.dtype)
+        z = layer.alpha.reshape(-1) * (rows - layer.shift.reshape(-1))
+        shut = self._ranks.means([mean_relative_slope(z)], [len(rows)])[0] < SHUT
+        count = open_neurons(layer, rows[:, shut], shut, SHUT, self._ranks) if bool(shut.any()) else 0
+        if count:
+            self.opened[name] = count, shut.numel()
+        return x

@@ -1,0 +1,105 @@
+"""After a pass that solves: how level the profile is, and which gains would make it more level."""
+
+import math
+from collections.abc import Mapping
+
+from torch import nn
+
+from sigmoidcore.calibration.solver import Solution
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.gain import spread
+from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.observation.profile import Profile
+
+NOT_LEVEL = 1.5
+"""A profile that is less level than this after all passes is reported."""
+NEARLY_BINARY = 3.0
+"""A first core above this level passes on little more than the signs of its inputs."""
+SHALLOW = 10
+"""More cores than this that are not centered are reported."""
+
+
+def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> float:
+    """The spread over the cores that the solver can level.
+
+    Not those whose slope a saturation level has fixed, nor the steps of a recurrent layer: its own solver levels them
+    for a loss at its end, and where a loss reads every step, a level gradient gathers on the way back.
+    """
+    left = solution.fixed | solution.normalised
+    free = [
+        i
+        for i, name in enumerate(profile.names)
+        if name not in left and not isinstance(layers[_layer_name(name, layers)], RecurrentCores)
+    ]
+    return spread(profile.sizes[free]) if free else 1.0
+
+
+def can_correct(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module], enough: float) -> bool:
+    """Whether the profile is finite and not as level as `enough` yet."""
+    return any(name in layers for name in profile.names) and enough < free_spread(profile, solution, layers) < math.inf
+
+
+def corrected_gains(
+    log_gains: Mapping[str, float], profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]
+) -> dict[str, float]:
+    """The gain of each core that would have given it the gradient size of the cores that it feeds."""
+    squares: dict[str, float] = {}
+    for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
+        layer = _layer_name(name, layers)  # the steps of a recurrent layer together
+        squares[layer] = squares.get(layer, 0.0) + size**2
+    logs = {name: 0.5 * math.log(square) for name, square in squares.items()}
+    fed: dict[str, list[str]] = {}
+    for name, sources in solution.sources.items():
+        for source in sources:
+            fed.setdefault(source, []).append(name)
+    gains = dict(log_gains)
+    for name, readers in fed.items():
+        if isinstance(layers[name], SigmoidCore) and name not in solution.fixed | solution.normalised:
+            wanted = sum(logs[reader] for reader in readers) / len(readers)
+            gains[name] = gains.get(name, 0.0) + wanted - logs[name]
+    return gains
+
+
+def remarks(
+    profile: Profile, solution: Solution, layers: Mapping[str, nn.Module], saturation: float | None
+) -> list[str]:
+    """What could be better, in sentences for the report."""
+    found = []
+    left = free_spread(profile, solution, layers)
+    if not math.isfinite(profile.spread):
+        found.append(
+            "the profile is not level: a gradient is 0 or not finite; check that the loss uses every layer, and "
+            "that no weight on the way is 0 (as residual branches that start at 0 have)"
+        )
+    elif left > NOT_LEVEL:
+        found.append(
+            f"the profile is level to a factor of {left:.3g} only; a lower saturation, or fresh weights by `prepare`, "
+            "may do better"
+        )
+    first = next((name for name, sources in solution.sources.items() if not sources), None)
+    is_core = first is not None and isinstance(layers[first], SigmoidCore)
+    if first is not None and is_core and saturation is None and solution.levels[first] > NEARLY_BINARY:
+        found.append(
+            f"gain 1 makes the first core '{first}' nearly binary (level {solution.levels[first]:.3g}); "
+            "saturation=1 would keep what its inputs say"
+        )
+    open_ended = [name for name, core in layers.items() if isinstance(core, SigmoidCore) and not core.centered]
+    if len(open_ended) > SHALLOW:
+        found.append(
+            f"{len(open_ended)} cores are not centered: the mean of their outputs, 1/2, makes so deep a network "
+            "hard to train however level its gradient is; use SigmoidCore(..., centered=True), or "
+            "sc.convert(..., centered=True)"
+        )
+    if solution.fixed:
+        found.append("the saturation level fixes the first core's slope, and so its gradient size")
+    if solution.normalised:
+        found.append(
+            f"{len(solution.normalised)} cores read what a normalisation has scaled, which undoes the size that a "
+            "slope gives: theirs set the saturation level only"
+        )
+    return found
+
+
+def _layer_name(name: str, layers: Mapping[str, nn.Module]) -> str:
+    """The core, or the recurrent layer whose step it is, of a name in a profile."""
+    return name if name in layers else name.rpartition("[")[0]

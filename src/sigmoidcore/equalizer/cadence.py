@@ -1,0 +1,91 @@
+"""When the Equalizer samples: every so many steps, or before the profile can have moved to the edge of the band."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+LONGEST = 100
+"""The automatic cadence samples at least every so many steps."""
+GROWTH = 4
+"""The automatic cadence makes an interval at most so many times as long as the last one, or as short."""
+
+
+class Cadence:
+    """The step of the next sample.
+
+    Args:
+        every: "auto" or a number of steps.
+        tolerance: half width of the band, a factor above 1.
+
+    Attributes:
+        step: of the optimizer, from 0.
+        next: the step of the next sample.
+    """
+
+    def __init__(self, every: int | Literal["auto"], tolerance: float) -> None:
+        self.step = 0
+        self.next = 0
+        self._every = every
+        self._band = math.log(tolerance)
+        self._interval = 1
+        self._before: Tensor | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the step to come is sampled."""
+        return self.step >= self.next
+
+    def restart(self) -> None:
+        """Sample again soon: the last sample does not say where the profile is."""
+        self._interval = 1 if self._every == "auto" else self._every
+        self._before = None
+        self.next = self.step + self._interval
+
+    def advance(self, logs: Tensor, *, corrected: bool) -> None:
+        """Set the next sample from the logarithms of this one's profile.
+
+        Automatic: at the speed since the last sample (root mean square of all layers: single ones differ from batch to
+        batch) the profile stays in the band until then. After a large correction, at most a quarter of the last
+        interval: it may not have been enough.
+        """
+        if self._every == "auto":
+            errors = logs - logs.median()
+            if self._before is not None:
+                speed = float((errors - self._before).square().mean().sqrt()) / self._interval
+                room = max(self._band - float(errors.abs().max()), self._band / 2)
+                most = self._interval / GROWTH if corrected else self._interval * GROWTH
+                self._interval = int(max(1, min(LONGEST, most, room / max(speed, 1e-12))))
+            self._before = errors
+        else:
+            self._interval = self._every
+        self.next = self.step + self._interval
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        before = None if self._before is None else self._before.clone()
+        return {"step": self.step, "next": self.next, "interval": self._interval, "before": before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `check_state` has accepted."""
+        self.step, self.next, self._interval = state["step"], state["next"], state["interval"]
+        self._before = None if state["before"] is None else state["before"].clone()
+
+
+def check_state(state: dict[str, Any], cores: int) -> None:
+    """Raise a ValueError if this is not the state of a cadence for so many cores."""
+    missing = {"step", "next", "interval", "before", "history"} - set(state)
+    if missing:
+        raise ValueError(f"this is not the state of an Equalizer: it lacks {', '.join(sorted(missing))}")
+    before = state["before"]
+    if not (before is None or isinstance(before, torch.Tensor)):
+        raise ValueError(f"this is not the state of an Equalizer: before is a {type(before).__name__}")
+    if before is not None and before.shape != (cores,):
+        raise ValueError(
+            f"the state is that of a model with {before.shape[0]} cores, this one has {cores}: "
+            "load it into an Equalizer of the same model"
+        )
+    counts = state["step"], state["next"], state["interval"]
+    if not all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True)):
+        raise ValueError(f"this is not the state of an Equalizer: step, next and interval are {counts}")
