@@ -1,5 +1,6 @@
 """Which measured activations can become cores, and the arguments of `convert` for it. The model is not changed."""
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,45 +113,44 @@ class _Calls:
         self._names = names
         self._layers = [layer for layer in measurement.layers if names is None or layer.name in names]
         self._hidden = {measurement.layers[i].name for i in Evidence((measurement,)).hidden}
-        self._calls: dict[tuple[str, str], list[Layer]] = {}
+        calls: dict[tuple[str, str], list[Layer]] = defaultdict(list)
         for layer in measurement.layers:
-            self._calls.setdefault((layer.module, layer.kind), []).append(layer)
-        self._functions: dict[tuple[str, str], list[Site]] = {}
-        for site in sorted((s for s in sites if s.module is None), key=lambda s: -1 if s.index is None else s.index):
-            self._functions.setdefault((site.owner, site.kind), []).append(site)
-
-    def of(self, site: Site) -> list[Layer]:
-        """The calls of an activation; functions of one forward are told apart by their order."""
-        if site.module is not None:
-            return [layer for name in site.names for layer in self._calls.get((name, site.kind), [])]
-        calls = self._calls.get((site.owner, site.kind), [])
-        names = [function.name for function in self._functions[site.owner, site.kind]]
-        return calls[names.index(site.name) :: len(names)] if len(calls) % len(names) == 0 else []
-
-    def hidden(self, site: Site) -> bool:
-        """Whether it is wanted, and the measurement shows that layers with weights read all its calls."""
-        calls = self.of(site) if self.wanted(site) else []
-        sigmoid = site.kind in SIGMOIDS and all(layer.name in self._hidden for layer in calls)
-        return bool(calls) and (site.kind in GATED or sigmoid)
+            calls[layer.module, layer.kind].append(layer)
+        functions: dict[tuple[str, str], list[Site]] = defaultdict(list)
+        for site in sites:
+            if site.module is None:
+                functions[site.owner, site.kind].append(site)
+        self._of = {site.name: [x for name in site.names for x in calls[name, site.kind]] for site in sites}
+        for key, group in functions.items():  # functions of one forward are told apart by their order
+            group.sort(key=lambda site: -1 if site.index is None else site.index)
+            known = len(calls[key]) % len(group) == 0
+            self._of |= {site.name: calls[key][i :: len(group)] if known else [] for i, site in enumerate(group)}
 
     def wanted(self, site: Site) -> bool:
         """Whether one of its calls is wanted."""
-        return self._names is None or any(layer.name in self._names for layer in self.of(site))
+        return self._names is None or any(layer.name in self._names for layer in self._of[site.name])
 
     def wants_module(self, name: str) -> bool:
         """Whether a call of this module is wanted."""
         return self._names is None or any(layer.module == name for layer in self._layers)
 
+    def hidden(self, site: Site) -> bool:
+        """Whether it is wanted, and the measurement shows that layers with weights read all its calls."""
+        calls = self._of[site.name] if self.wanted(site) else []
+        sigmoid = site.kind in SIGMOIDS and all(layer.name in self._hidden for layer in calls)
+        return bool(calls) and (site.kind in GATED or sigmoid)
+
     def reasons(self, plan: Plan) -> Iterator[tuple[str, str]]:
         """Name and reason of the wanted activations that cannot become cores; sigmoids first."""
-        for (name, kind), calls in self._calls.items():
-            if kind == "SigmoidCore" and len(calls) > 1 and self.wants_module(name):
-                yield name, _several(len(calls))
+        runs = Counter(layer.module for layer in self._layers if layer.kind == "SigmoidCore")
         choices = [choice for choice in plan.choices if self.wanted(choice.site)]
         for choice in choices:
-            count = len(self.of(choice.site))
-            if choice.cores and count > len({id(core.module) for core in choice.cores}):
-                yield choice.site.name, _several(count)
+            count = len(self._of[choice.site.name])
+            if count > len({id(core.module) for core in choice.cores}) > 0:
+                runs[choice.site.name] = count
+        for name, count in runs.items():
+            if count > 1:
+                yield name, f"runs {count} times in a forward pass: give each place an activation of its own"
         left = [(c.site.name, c.site.kind, c.why) for c in choices if not c.cores and not is_core(c.site.module)]
         left += list(self._without_site(plan))
         for name, kind, why in sorted(left, key=lambda row: row[1] not in SIGMOIDS | GATED):
@@ -158,22 +158,13 @@ class _Calls:
 
     def _without_site(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
         """Wanted activations that `convert` does not see: functions in a forward that it cannot trace."""
-        seen = {layer.name for choice in plan.choices for layer in self.of(choice.site)}
+        seen = {layer.name for calls in self._of.values() for layer in calls}
         for layer in self._layers:
-            if layer.role != "activation" or layer.kind == "SigmoidCore" or layer.name in seen:
-                continue
-            if self._names is None and layer.name not in self._hidden:
+            hidden = self._names is not None or layer.name in self._hidden
+            if layer.role != "activation" or layer.kind == "SigmoidCore" or layer.name in seen or not hidden:
                 continue
             owner = f"'{layer.module}'" if layer.module else "the model"
-            why = next((why for name, why in plan.unseen.items() if layer.module.startswith(name)), "")
+            reason = next((f" ({why})" for name, why in plan.unseen.items() if layer.module.startswith(name)), "")
             module = {"tanh()": ", nn.Tanh()", "sigmoid()": ", nn.Sigmoid()"}.get(layer.kind, "")
-            yield (
-                layer.name,
-                layer.kind,
-                f"is called in the forward of {owner}, which convert cannot trace{why and f' ({why})'}: make it a "
-                f"module{module}",
-            )
-
-
-def _several(count: int) -> str:
-    return f"runs {count} times in a forward pass: give each place an activation of its own"
+            why = f"is called in the forward of {owner}, which convert cannot trace{reason}: make it a module{module}"
+            yield layer.name, layer.kind, why
