@@ -248,33 +248,32 @@ def spans(at: Ints, layers: int, count: int, width: int | None = None) -> list[t
     return found
 
 
+def members(at: Ints, layers: int, most: int) -> list[list[int]]:
+    """For each column, the positions in `at` of the places that it shows."""
+    found: list[list[int]] = [[] for _ in range(columns(layers, most))]
+    for i, (first, end) in enumerate(spans(at, layers, len(found))):
+        for column in range(first, end):
+            found[column].append(i)
+    return found
+
+
 def averaged(at: Ints, values: Floats, layers: int, most: int) -> Floats:
     """Values [rows, places] as [rows, columns]: the mean of the layers in a column; nan for an empty column."""
-    count = columns(layers, most)
-    total, number = np.zeros((len(values), count)), np.zeros(count)
-    for i, (first, end) in enumerate(spans(at, layers, count)):
-        total[:, first:end] += values[:, i : i + 1]
-        number[first:end] += 1
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    empty = np.full(len(values), np.nan)
+    return np.stack([values[:, m].mean(axis=1) if m else empty for m in members(at, layers, most)], axis=1)
 
 
 def farthest(at: Ints, values: Floats, layers: int, most: int) -> Floats:
     """Values [rows, places] as [rows, columns]: of the layers in a column, the value that is farthest from 0."""
-    count = columns(layers, most)
-    table = np.full((len(values), count), np.nan)
-    for i, (first, end) in enumerate(spans(at, layers, count)):
-        old, new = table[:, first:end], values[:, i : i + 1]
-        table[:, first:end] = np.where(np.isnan(old) | (np.abs(new) > np.abs(old)), new, old)
-    return table
+    padded = np.concatenate([values, np.full((len(values), 1), np.nan)], axis=1)  # for empty columns
+    distance = np.where(np.isnan(padded), -1.0, np.abs(padded))
+    picked = [np.array([*m, -1])[distance[:, [*m, -1]].argmax(axis=1)] for m in members(at, layers, most)]
+    return np.take_along_axis(padded, np.stack(picked, axis=1), axis=1)
 
 
 def envelope(sizes: Sizes, layers: int, most: int) -> tuple[Floats, Floats]:
     """Smallest and largest drawable size in every column; nan for an empty column."""
-    count = columns(layers, most)
-    low, high = np.full(count, np.nan), np.full(count, np.nan)
-    found = spans(sizes.at, layers, count)
-    for value, drawable, (first, end) in zip(sizes.values.tolist(), sizes.drawable.tolist(), found, strict=True):
-        if drawable:
-            low[first:end] = np.fmin(low[first:end], value)
-            high[first:end] = np.fmax(high[first:end], value)
+    drawn = [sizes.values[m][sizes.drawable[m]] for m in members(sizes.at, layers, most)]
+    ends = [(values.min(), values.max()) if values.size else (np.nan, np.nan) for values in drawn]
+    low, high = np.array(ends, dtype=np.float64).reshape(-1, 2).T
     return low, high
