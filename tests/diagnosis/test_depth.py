@@ -1,4 +1,4 @@
-"""What the figures show: numbers of a measurement arranged over depth."""
+"""The numbers of a measurement, arranged over depth."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_gradients_are_those_of_the_layers_with_weights_at_their_places():
     assert {name: at.tolist() for name, at in sizes.marked.items()} == {"nan": [3], "none": [2]}
 
 
-def test_what_a_log_axis_has_no_place_for_is_told_apart():
+def test_values_without_a_place_on_a_log_axis_are_distinct():
     sizes = depth.gradients(measured(*(linear(str(v), v) for v in (0.0, math.inf, math.nan, None, 1.0))))
     assert {name: at.tolist() for name, at in sizes.marked.items()} == {"0": [0], "inf": [1], "nan": [2], "none": [3]}
     assert sizes.drawable.tolist() == [False, False, False, True]
@@ -59,7 +59,7 @@ def test_slopes_are_shares_that_sum_to_one():
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1e6), (-3e4, 7.0), (0.5, 0.5), (-1e-30, 1e-30)])
-def test_a_histogram_keeps_its_whole_mass_on_the_common_axis(low, high):
+def test_a_histogram_keeps_its_total_on_the_common_axis(low, high):
     one = activation("a", histogram=tuple(range(20)), low=low, high=high)
     other = activation("b", histogram=(1,) * 20, low=-2.0, high=2.0)
     cells = depth.outputs(measured(one, other), weighted=False)
@@ -67,7 +67,7 @@ def test_a_histogram_keeps_its_whole_mass_on_the_common_axis(low, high):
     assert (cells.shares >= 0).all()
 
 
-def test_on_the_common_axis_a_histogram_has_the_mean_that_it_had():
+def test_a_histogram_keeps_its_mean_on_the_common_axis():
     layer = activation("a", histogram=(0,) * 10 + (5,) * 5 + (1,) * 5, low=-1.0, high=1.0)
     cells = depth.outputs(measured(layer, activation("b", histogram=(1,) * 20, low=-2.0, high=2.0)), weighted=False)
     rows = -2 + 4 * (np.arange(depth.ROWS) + 0.5) / depth.ROWS
@@ -76,7 +76,7 @@ def test_on_the_common_axis_a_histogram_has_the_mean_that_it_had():
     assert rows @ cells.shares[:, 0] == pytest.approx(middles @ counts / counts.sum(), abs=1e-9)
 
 
-def test_outputs_that_are_all_the_same_are_one_row():
+def test_equal_outputs_are_one_row():
     cells = depth.outputs(measured(linear("a", histogram=(9, *[0] * 19), low=2.0, high=2.0)), weighted=True)
     assert sorted(cells.shares[:, 0].tolist())[-2:] == [0.0, 1.0]
     assert (cells.axis.low, cells.axis.high) == (1.0, 3.0)
@@ -117,7 +117,7 @@ def test_a_long_history_is_thinned_evenly_and_keeps_its_ends():
     assert found.steps.tolist() == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
 
 
-def test_recurrent_layers_come_with_the_one_first_whose_gradient_changes_most_through_time():
+def test_recurrent_layers_are_sorted_by_the_change_of_their_gradient():
     steps = {"even": (1.0, 1.1), "odd": (0.0, 1.0), "falls": (1e-6, 1.0)}
     layers = [linear(name, steps=values) for name, values in steps.items()]
     assert [layer.name for _, layer in depth.through_time(measured(*layers, linear("plain")))] == [
@@ -142,7 +142,7 @@ def test_a_layer_lies_in_the_middle_of_its_columns():
     assert depth.spans(np.array([0, 2, 4]), 6, 12, width=1) == [(0, 2), (4, 6), (8, 10)]
 
 
-def test_a_column_shows_the_mean_of_shares_but_the_farthest_difference_and_both_ends_of_sizes():
+def test_a_column_shows_mean_shares_the_farthest_difference_and_both_ends_of_sizes():
     at = np.arange(1000)
     shares = np.zeros((1, 1000))
     shares[0, 500] = 1.0

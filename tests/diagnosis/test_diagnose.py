@@ -1,4 +1,4 @@
-"""What `diagnose` is given: what can be measured in which mode, and what is said of what cannot."""
+"""The arguments of `diagnose`: modes, and errors for a model or a batch that cannot be measured."""
 
 from dataclasses import dataclass
 
@@ -57,23 +57,23 @@ def gradients(model):
         ),
     ],
 )
-def test_what_cannot_be_measured_is_refused_with_cause_and_remedy(model, inputs, kind, said):
+def test_wrong_arguments_are_refused_with_cause_and_remedy(model, inputs, kind, said):
     with pytest.raises(kind, match=said):
         sc.diagnose(model, inputs)
 
 
-def test_an_error_inside_a_model_that_takes_its_inputs_is_its_own():
+def test_an_error_inside_a_model_is_not_changed():
     with pytest.raises(TypeError, match="unsupported operand") as caught:
         sc.diagnose(Forward(lambda s, x: s.fc(x) + "text", fc=nn.Linear(6, 3)), X)
     assert "does not accept" not in str(caught.value)
 
 
-def test_a_loss_function_that_returns_nothing_is_told_to():
+def test_a_loss_function_without_a_result_is_refused():
     with pytest.raises(ValueError, match="loss_fn gives None: let it return the loss"):
         sc.diagnose(mlp(nn.Tanh), X, Y, lambda outputs, targets: None)
 
 
-def test_the_outputs_in_a_dataclass_are_seen_without_a_loss():
+def test_outputs_in_a_dataclass_need_no_loss():
     @dataclass
     class Outputs:
         logits: torch.Tensor
@@ -150,7 +150,7 @@ def test_an_error_of_the_model_or_the_loss_says_in_which_mode_the_model_ran():
     assert not hasattr(caught.value, "__notes__")
 
 
-def test_an_exported_model_which_refuses_modes_is_measured_as_it_is():
+def test_an_exported_model_that_refuses_modes_is_measured_in_its_own():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(-1))
     exported = torch.export.export(model, (X,)).module()
     wanted = measured(model, X)
@@ -174,7 +174,7 @@ class Pair(nn.Module):
         return self.head(self.one(x) + self.other(x))
 
 
-def test_a_model_of_which_no_layer_was_seen_says_so_if_its_parameters_get_gradients():
+def test_a_model_without_seen_layers_has_a_note_if_its_parameters_have_gradients():
     class Opaque(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, weight):
@@ -207,7 +207,7 @@ class Listed(nn.Module):
         return self.head(x @ self.matrix)
 
 
-def test_layers_in_a_list_are_layers_and_it_is_said_where_they_are_for_they_are_no_part_of_the_model():
+def test_layers_in_a_list_are_measured_and_reported_as_not_registered():
     model = Listed()
     m = measured(model, X)
     assert [name for name in names(m) if "tanh" not in name] == ["linear", "linear@2", "matmul", "head"]
@@ -216,7 +216,7 @@ def test_layers_in_a_list_are_layers_and_it_is_said_where_they_are_for_they_are_
     assert not m.notes
 
 
-def test_a_list_within_a_part_of_the_model_and_a_dict_in_it_are_looked_into():
+def test_lists_and_dicts_in_submodules_are_searched():
     model = Listed()
     model.layers = [{"first": model.layers[0]}, (model.layers[1],)]
     model.forward = lambda x: model.head(model.layers[1][0](model.layers[0]["first"](x)) @ model.matrix)
@@ -227,7 +227,7 @@ def test_a_list_within_a_part_of_the_model_and_a_dict_in_it_are_looked_into():
     )
 
 
-def test_weights_that_no_module_of_the_model_keeps_are_said_to_be_of_no_part_of_it():
+def test_weights_outside_of_all_modules_are_reported():
     others = [nn.Linear(6, 6), nn.Linear(6, 6)]
     m = measured(Forward(lambda s, x: s.fc(others[1](others[0](x))), fc=nn.Linear(6, 3)), X)
     assert not m.strays
@@ -237,7 +237,7 @@ def test_weights_that_no_module_of_the_model_keeps_are_said_to_be_of_no_part_of_
     )
 
 
-def test_tied_and_frozen_weights_in_a_list_are_no_strays():
+def test_tied_and_frozen_weights_in_a_list_are_not_strays():
     model = Forward(lambda s, x: s.shared[1](s.shared[0](x)), fc=nn.Linear(6, 6))
     model.shared = [model.fc, nn.Linear(6, 3).requires_grad_(False)]
     m = measured(model, X)
@@ -246,7 +246,7 @@ def test_tied_and_frozen_weights_in_a_list_are_no_strays():
     assert not m.notes
 
 
-def test_what_is_no_part_of_the_model_keeps_its_gradient():
+def test_tensors_outside_of_the_model_keep_their_gradient():
     model = Listed()
     kept = torch.ones_like(model.layers[0].weight)
     model.layers[0].weight.grad = kept
@@ -257,7 +257,7 @@ def test_what_is_no_part_of_the_model_keeps_its_gradient():
     assert model.matrix.grad is None
 
 
-def test_inputs_that_require_a_gradient_and_teachers_are_no_weights_of_the_model():
+def test_inputs_with_gradients_and_teachers_are_not_weights_of_the_model():
     x = X.clone().requires_grad_()
     assert not measured(Forward(lambda s, x: s.fc(x @ x.T), fc=nn.Linear(32, 3)), x).notes
     teacher = nn.Linear(6, 6)
@@ -271,6 +271,6 @@ def test_inputs_that_require_a_gradient_and_teachers_are_no_weights_of_the_model
     assert not measured(mlp(nn.Tanh), X, Y, lambda outputs, _: nn.Linear(3, 1)(outputs).mean()).notes
 
 
-def test_what_was_measured_in_training_mode_is_mended_in_training_mode():
+def test_mend_measures_in_the_mode_of_the_diagnosis():
     mending = sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"], training=True).mend()
     assert names(mending.before.measurement) == ["fc"]

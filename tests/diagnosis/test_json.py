@@ -1,4 +1,4 @@
-"""JSON: what is written comes back, the schema describes it, and whatever is read instead is refused with a reason."""
+"""JSON: a diagnosis comes back, the schema describes it, and anything else is refused with a reason."""
 
 import json
 import math
@@ -79,7 +79,7 @@ diagnoses = st.builds(
 
 @settings(max_examples=50, deadline=None)
 @given(diagnosis=diagnoses)
-def test_whatever_is_written_is_strict_json_of_the_schema_and_comes_back(diagnosis, schema):
+def test_any_diagnosis_becomes_strict_json_of_the_schema_and_comes_back(diagnosis, schema):
     text = to_json(diagnosis)
     jsonschema.validate(json.loads(text, parse_constant=refuse), schema)
     again = Diagnosis.from_json(text)
@@ -91,7 +91,7 @@ def test_whatever_is_written_is_strict_json_of_the_schema_and_comes_back(diagnos
     assert len(again.history) == len(diagnosis.history)
 
 
-def test_a_diagnosis_comes_back_as_it_was_but_for_the_seventh_digit():
+def test_a_diagnosis_comes_back_with_six_digits():
     numbers = {"gradient": 1.25, "gain": math.inf, "mean": -0.25, "steps": (0.0, -0.0)}
     exact = Diagnosis(changed(BROKEN.measurement, 0, **numbers), BROKEN.findings)
     again = Diagnosis.from_json(to_json(exact))
@@ -103,7 +103,7 @@ def test_a_diagnosis_comes_back_as_it_was_but_for_the_seventh_digit():
     )
 
 
-def test_what_is_printed_is_the_same_after_reading():
+def test_the_text_is_the_same_after_reading():
     assert str(Diagnosis.from_json(TEXT)).splitlines()[2:] == str(BROKEN).splitlines()[2:]
 
 
@@ -137,7 +137,7 @@ def test_a_layer_of_a_thousand_takes_less_than_half_a_kilobyte():
     assert len(to_json(Diagnosis(stack(500), ()))) < 500 * 999
 
 
-def test_the_file_is_written_whole_and_read_by_its_path(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -156,7 +156,7 @@ def test_the_model_and_its_batch_are_not_in_it():
     assert Diagnosis.from_json(TEXT).subject is None
 
 
-def test_fields_that_this_version_does_not_know_are_left_out():
+def test_unknown_fields_are_left_out():
     found = json.loads(TEXT)
     found["new"] = found["measurement"]["new"] = found["measurement"]["layers"][0]["new"] = {"deep": [1, None]}
     assert to_json(Diagnosis.from_json(json.dumps(found))) == TEXT
@@ -206,12 +206,12 @@ def edited(*path, to):
         (edited("earlier", to=[{}]), r"earlier\[0\]\.layers is missing"),
     ],
 )
-def test_what_is_no_whole_diagnosis_is_refused_with_the_place_and_the_remedy(text, message):
+def test_a_broken_diagnosis_is_refused_with_the_place_and_the_remedy(text, message):
     with pytest.raises(ValueError, match=message):
         Diagnosis.from_json(text)
 
 
-def test_a_file_that_is_no_diagnosis_is_named(tmp_path):
+def test_a_file_without_a_diagnosis_is_named(tmp_path):
     path = tmp_path / "figure.png"
     path.write_bytes(b"\x89PNG\xff")
     with pytest.raises(ValueError, match=r"figure\.png is not JSON"):
@@ -246,19 +246,19 @@ def readable_or_refused(text):
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(places(json.loads(TEXT)), key=str)), anything)
-def test_whatever_stands_in_a_field_it_is_read_or_refused_with_a_value_error(path, value):
+def test_any_value_of_a_field_is_read_or_refused(path, value):
     readable_or_refused(edited(*path, to=value))
 
 
 @settings(deadline=None)
 @given(st.integers(0, len(TEXT)), st.integers(0, 20), texts)
-def test_whatever_was_damaged_is_read_or_refused_with_a_value_error(start, length, text):
+def test_any_damage_is_read_or_refused(start, length, text):
     readable_or_refused(TEXT[:start] + text + TEXT[start + length :])
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec=None)) | anything.map(json.dumps))
-def test_whatever_text_is_given_it_is_read_or_refused_with_a_value_error(text):
+def test_any_text_is_read_or_refused(text):
     readable_or_refused(text)
 
 
@@ -275,7 +275,7 @@ def test_the_schema_has_every_field_with_its_default_and_a_description(kind, sch
             assert entry["default"] == (list(default) if isinstance(default, tuple) else default)
 
 
-def test_the_schema_is_one_and_refuses_what_the_reader_refuses(schema):
+def test_the_schema_is_valid_and_as_strict_as_the_reader(schema):
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(TEXT), schema)
     for text in (edited("format", to=2), edited("measurement", "loss", to="much"), edited("findings", to={})):

@@ -1,4 +1,4 @@
-"""The page: what it holds, that it is safe, and that it stays small. What it does in a browser: tests/integrations."""
+"""The page: its content, its safety and its size. tests/integrations/test_page_browser.py tests it in a browser."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from support import pictured
+from support import diagnoses
 from torch import nn
 
 import sigmoidcore as sc
@@ -88,26 +88,26 @@ def parsed(text):
 def test_the_path_is_returned_and_the_file_replaced(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("old" * 100_000)
-    assert pictured.broken().to_html(str(path)) == path
+    assert diagnoses.broken().to_html(str(path)) == path
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert "old" * 10 not in path.read_text(encoding="utf-8")
 
 
 def test_the_same_diagnosis_gives_the_same_page(tmp_path):
-    one, two = (pictured.broken().to_html(tmp_path / name) for name in ("one", "two"))
+    one, two = (diagnoses.broken().to_html(tmp_path / name) for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_nothing_in_the_page_refers_to_anything_outside_of_it(write):
-    text = write(replace(pictured.broken(), history=pictured.trained().history))
+def test_the_page_refers_to_nothing_outside(write):
+    text = write(replace(diagnoses.broken(), history=diagnoses.trained().history))
     for element in Tree(text).elements:
         for name in ("src", "href", "action", "srcset", "poster", "data"):
             assert (element.get(name) or "#").startswith(("#", "data:,")), element
     assert not re.search(r"https?:|//[a-z]|@import|url\(|fetch\(|XMLHttpRequest|sendBeacon|import\(", text)
 
 
-def test_the_browser_is_told_to_run_the_pages_own_script_only_and_to_load_nothing(write):
-    tree = Tree(write(pictured.broken()))
+def test_the_policy_allows_the_script_of_the_page_and_no_loading(write):
+    tree = Tree(write(diagnoses.broken()))
     (policy,) = tree.all("meta", http_equiv="Content-Security-Policy")
     (script,) = [e for e in tree.all("script") if "type" not in e]
     digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
@@ -117,9 +117,9 @@ def test_the_browser_is_told_to_run_the_pages_own_script_only_and_to_load_nothin
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_nothing_that_a_model_is_called_is_ever_code(write, name):
-    healthy = Tree(write(pictured.broken(3)))
-    diagnosis = pictured.broken(3, name=f"{{}}.{name}")
+def test_names_never_become_markup_or_code(write, name):
+    healthy = Tree(write(diagnoses.broken(3)))
+    diagnosis = diagnoses.broken(3, name=f"{{}}.{name}")
     of_model = [layer.name for layer in diagnosis.measurement.layers]
     findings = [
         replace(f, message=name, remedy=name, call=name, name=name, layers=(*of_model, name))
@@ -136,8 +136,8 @@ def test_nothing_that_a_model_is_called_is_ever_code(write, name):
     assert len(data["names"]) == 6
 
 
-def test_every_finding_is_there_with_its_severity_message_remedy_and_call(write):
-    diagnosis = pictured.broken()
+def test_every_finding_has_its_severity_message_remedy_and_call(write):
+    diagnosis = diagnoses.broken()
     tree = Tree(write(diagnosis))
     told = tree.all("li", class_="finding")
     assert [t["class"].split()[1] for t in told] == ["error", "warning", "note"]
@@ -147,26 +147,26 @@ def test_every_finding_is_there_with_its_severity_message_remedy_and_call(write)
     assert [e["text"] for e in tree.all("code")] == [f.call for f in diagnosis.findings if f.call]
 
 
-def test_a_findings_layers_lead_to_their_rows_also_without_script(write):
-    tree = Tree(write(pictured.broken(10)))
+def test_layers_of_a_finding_link_to_their_rows_without_script(write):
+    tree = Tree(write(diagnoses.broken(10)))
     links = tree.all("a", class_="layer")
     rows = {row["id"] for row in tree.all("tr") if "id" in row}
     assert len(links) > 5
     assert {link["href"][1:] for link in links} <= rows
 
 
-def test_a_weight_leads_to_the_layer_that_uses_it_and_an_unknown_name_nowhere(write):
-    tree = Tree(write(pictured.broken(10)))
+def test_a_weight_links_to_its_layer_and_an_unknown_name_to_nothing(write):
+    tree = Tree(write(diagnoses.broken(10)))
     note = tree.all("li", class_="finding")[2]
     assert "nowhere.weight" in note["text"]
     assert [a["href"] for a in tree.all("a", class_="layer") if a["text"] == "layers.0.linear.weight"] == ["#layer-1"]
     assert not [a for a in tree.all("a") if a["text"] == "nowhere.weight"]
 
 
-def test_of_thousands_of_layers_a_finding_shows_some_offers_more_and_counts_the_rest(write):
-    diagnosis = pictured.broken(2000, decay=1.01)
+def test_a_finding_with_thousands_of_layers_shows_some_and_counts_the_rest(write):
+    diagnosis = diagnoses.broken(2000, decay=1.01)
     names = tuple(layer.name for layer in diagnosis.measurement.layers)
-    tree = Tree(write(replace(diagnosis, findings=(pictured.finding(*names),))))
+    tree = Tree(write(replace(diagnosis, findings=(diagnoses.finding(*names),))))
     assert len(tree.all("a", class_="layer")) == 60
     assert tree.all("summary")[0]["text"] == f"{4000 - 8:,} more"
     assert f"and {4000 - 60:,} more, which the table marks" in tree.all("details")[0]["text"]
@@ -181,35 +181,35 @@ def test_of_thousands_of_layers_a_finding_shows_some_offers_more_and_counts_the_
     ],
 )
 def test_the_verdict_is_the_heading_and_the_title(write, findings, said):
-    diagnosis = replace(pictured.broken(2), findings=tuple(pictured.finding("a", severity=s) for s in findings))
+    diagnosis = replace(diagnoses.broken(2), findings=tuple(diagnoses.finding("a", severity=s) for s in findings))
     tree = Tree(write(diagnosis))
     assert tree.all("h1")[0]["text"] == said
     assert tree.all("title")[0]["text"] == f"{said} · Sequential"
     assert tree.all("header")[0]["class"] == ("healthy" if diagnosis.healthy else "broken")
 
 
-def test_a_measurement_of_nothing_still_gives_a_page(write):
+def test_an_empty_measurement_gives_a_page(write):
     tree = Tree(write(Diagnosis(Measurement((), (), samples=0, notes=("no layers ran",)), ())))
     assert tree.all("h1")[0]["text"] == "no layers were seen, nothing found"
     assert "no layers ran" in tree.all("section", id="notes")[0]["text"]
     assert not tree.all("svg")
 
 
-def test_only_what_was_measured_has_a_figure(write):
+def test_only_measured_quantities_have_a_figure(write):
     def panels(diagnosis):
         return [s["id"] for s in Tree(write(diagnosis)).all("section")]
 
-    plain = replace(pictured.broken(), measurement=replace(pictured.measurement(), weights=()))
+    plain = replace(diagnoses.broken(), measurement=replace(diagnoses.measurement(), weights=()))
     assert panels(plain) == ["findings", "profile", "slopes", "outputs", "layers"]
-    whole = pictured.with_layer(replace(pictured.broken(), history=pictured.trained().history), 0, steps=(1.0, 2.0))
+    whole = diagnoses.with_layer(replace(diagnoses.broken(), history=diagnoses.trained().history), 0, steps=(1.0, 2.0))
     assert panels(whole) == [
         "findings", "profile", "history", "slopes", "outputs", "time", "updates", "layers", "notes",
     ]  # fmt: skip
 
 
-def test_every_figure_says_in_words_what_it_shows(write):
-    diagnosis = pictured.with_layer(pictured.broken(4), 0, gradient=0.0)
-    diagnosis = pictured.with_layer(diagnosis, 2, gradient=math.nan)
+def test_every_figure_has_a_summary_in_words(write):
+    diagnosis = diagnoses.with_layer(diagnoses.broken(4), 0, gradient=0.0)
+    diagnosis = diagnoses.with_layer(diagnosis, 2, gradient=math.nan)
     tree = Tree(write(diagnosis))
     figures = tree.all(role="img")
     assert len(figures) == 5
@@ -221,11 +221,11 @@ def test_every_figure_says_in_words_what_it_shows(write):
     )
 
 
-def test_a_gradient_that_a_log_axis_has_no_place_for_is_in_a_band_of_its_own_and_counted(write):
+def test_gradients_without_a_place_on_a_log_axis_are_counted_in_bands(write):
     values = {0: math.nan, 2: math.inf, 4: 0.0, 6: None}
-    diagnosis = pictured.broken()
+    diagnosis = diagnoses.broken()
     for place, value in values.items():
-        diagnosis = pictured.with_layer(diagnosis, place, gradient=value)
+        diagnosis = diagnoses.with_layer(diagnosis, place, gradient=value)
     tree = Tree(write(diagnosis))
     chart = tree.all(id="chart-profile")[0]
     for band in ("nan", "inf", "0", "none"):
@@ -237,17 +237,17 @@ def test_a_gradient_that_a_log_axis_has_no_place_for_is_in_a_band_of_its_own_and
     assert "none: no gradient came back in 1 layer" in legend
 
 
-def test_a_network_of_which_no_gradient_is_known_is_drawn_nevertheless(write):
-    diagnosis = pictured.broken(3)
+def test_a_network_without_known_gradients_is_drawn(write):
+    diagnosis = diagnoses.broken(3)
     for place in range(6):
-        diagnosis = pictured.with_layer(diagnosis, place, gradient=None, gain=None)
+        diagnosis = diagnoses.with_layer(diagnosis, place, gradient=None, gain=None)
     assert "none: no gradient came back in 3 layers" in Tree(write(diagnosis)).all("figcaption")[0]["text"]
 
 
 @pytest.mark.parametrize("layers", [1_000, 10_000])
 def test_a_page_of_many_layers_is_under_two_megabytes_with_every_layer_in_its_table(write, layers):
-    history = tuple(pictured.measurement(layers // 2, 1 + 0.0001 * k, seed=k, step=k) for k in range(3))
-    text = write(replace(pictured.broken(layers // 2, decay=1.001), history=history))
+    history = tuple(diagnoses.measurement(layers // 2, 1 + 0.0001 * k, seed=k, step=k) for k in range(3))
+    text = write(replace(diagnoses.broken(layers // 2, decay=1.001), history=history))
     assert len(text.encode()) < LIMIT
     _, data = parsed(text)
     assert data["places"] is None
@@ -255,8 +255,8 @@ def test_a_page_of_many_layers_is_under_two_megabytes_with_every_layer_in_its_ta
     assert "Thinned: a column stands for" in text
 
 
-def test_a_table_of_very_many_layers_is_thinned_and_says_so(write):
-    tree, data = parsed(write(pictured.broken(MOST, decay=1.0001)))
+def test_a_table_of_very_many_layers_is_thinned_with_a_note(write):
+    tree, data = parsed(write(diagnoses.broken(MOST, decay=1.0001)))
     assert len(data["names"]) <= MOST
     assert data["places"] == sorted(set(data["places"]))
     assert (data["places"][0], data["places"][-1]) == (0, 2 * MOST - 1)
@@ -264,13 +264,13 @@ def test_a_table_of_very_many_layers_is_thinned_and_says_so(write):
     assert said in tree.all("section", id="layers")[0]["text"]
 
 
-def test_steps_beyond_those_that_are_drawn_are_thinned_and_it_is_said(write):
-    text = write(pictured.trained(3, steps=200))
+def test_many_steps_are_thinned_with_a_note(write):
+    text = write(diagnoses.trained(3, steps=200))
     assert "Thinned: 64 of 200 measurements, evenly." in text
 
 
-def test_the_table_is_html_and_its_numbers_are_those_of_the_layers(write):
-    diagnosis = pictured.with_layer(pictured.broken(2), 0, gradient=1.234e-9, nonfinite=3)
+def test_the_table_is_html_with_the_numbers_of_the_layers(write):
+    diagnosis = diagnoses.with_layer(diagnoses.broken(2), 0, gradient=1.234e-9, nonfinite=3)
     tree, data = parsed(write(diagnosis))
     heads = [h["text"] for h in tree.all("th") if h.get("scope") == "col"]
     assert heads == [
@@ -283,16 +283,16 @@ def test_the_table_is_html_and_its_numbers_are_those_of_the_layers(write):
     assert "SC101" in row["text"]
 
 
-def test_without_its_script_a_long_table_shows_the_layers_that_findings_name_and_some_between(write):
-    diagnosis = pictured.broken(1000, decay=1.01)
-    diagnosis = replace(diagnosis, findings=(pictured.finding("layers.777.linear", "layers.3.act"),))
+def test_a_long_table_without_script_shows_the_layers_of_findings_and_some_others(write):
+    diagnosis = diagnoses.broken(1000, decay=1.01)
+    diagnosis = replace(diagnosis, findings=(diagnoses.finding("layers.777.linear", "layers.3.act"),))
     tree = Tree(write(diagnosis))
     rows = [row["id"] for row in tree.all("tr") if "id" in row]
     assert 90 <= len(rows) <= 102
     assert {"layer-1", "layer-8", "layer-1555", "layer-2000"} <= set(rows)
 
 
-def test_the_page_of_a_real_network_names_the_layers_that_were_measured(write):
+def test_the_page_of_a_real_network_names_all_its_layers(write):
     model = nn.Sequential(*[m for _ in range(30) for m in (nn.Linear(16, 16), nn.Sigmoid())], nn.Linear(16, 4))
     diagnosis = sc.diagnose(model, torch.randn(32, 16), torch.randint(0, 4, (32,)), nn.functional.cross_entropy)
     tree, data = parsed(write(diagnosis))
@@ -300,25 +300,25 @@ def test_the_page_of_a_real_network_names_the_layers_that_were_measured(write):
     assert len(tree.all("li", class_="finding")) == len(diagnosis.findings) > 0
 
 
-def test_a_diagnosis_read_from_its_json_gives_the_same_figures(write):
-    diagnosis = pictured.trained(5)
+def test_a_diagnosis_from_json_gives_the_same_page(write):
+    diagnosis = diagnoses.trained(5)
     again = Diagnosis.from_json(diagnosis.to_json())
     assert write(again) == write(diagnosis)
 
 
 def test_a_notebook_shows_the_verdict_the_findings_and_the_layers_in_a_few_kilobytes():
-    diagnosis = pictured.broken()
+    diagnosis = diagnoses.broken()
     html = diagnosis._repr_html_()
     assert len(html) < 10_000
     for part in ("1 error, 1 warning", "SC101 error: vanishing gradient", "prepare(model, inputs)", "gradient profile"):
         assert part in html
     assert "<script" not in html
-    assert len(pictured.broken(2500, decay=1.01)._repr_html_()) < 10_000
+    assert len(diagnoses.broken(2500, decay=1.01)._repr_html_()) < 10_000
 
 
 @pytest.mark.parametrize("name", EVIL)
 def test_names_in_a_notebook_are_text(name):
-    diagnosis = pictured.broken(3, name=f"{{}}.{name}")
+    diagnosis = diagnoses.broken(3, name=f"{{}}.{name}")
     findings = [replace(f, message=name, remedy=name, call=name, name=name) for f in diagnosis.findings]
     measured = replace(diagnosis.measurement, notes=(name,), loss=1.0, loss_function=name)
     html = replace(diagnosis, findings=tuple(findings), measurement=measured)._repr_html_()

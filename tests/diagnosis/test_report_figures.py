@@ -1,4 +1,4 @@
-"""The figures of a diagnosis: what is drawn where, and that something is."""
+"""The matplotlib figures of a diagnosis."""
 
 import io
 import math
@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from support import pictured
+from support import diagnoses
 from torch import nn
 
 import sigmoidcore as sc
@@ -24,27 +24,27 @@ def pixels(figure):
 
 
 def odd():
-    diagnosis = pictured.broken(6)
+    diagnosis = diagnoses.broken(6)
     for place, value in ((0, math.nan), (2, math.inf), (4, 0.0), (6, None)):
-        diagnosis = pictured.with_layer(diagnosis, place, gradient=value)
+        diagnosis = diagnoses.with_layer(diagnosis, place, gradient=value)
     return diagnosis
 
 
 def drawn():
-    yield "overview", figures.overview(pictured.measurement(8))
-    yield "many layers", figures.overview(pictured.broken(1000, decay=1.01).measurement)
+    yield "overview", figures.overview(diagnoses.measurement(8))
+    yield "many layers", figures.overview(diagnoses.broken(1000, decay=1.01).measurement)
     yield "odd gradients", figures.overview(odd().measurement)
-    yield "one layer", figures.overview(pictured.measurement(1))
+    yield "one layer", figures.overview(diagnoses.measurement(1))
 
 
 @pytest.mark.parametrize(("name", "figure"), list(drawn()), ids=lambda value: value if isinstance(value, str) else "")
-def test_every_figure_draws_and_is_not_blank(name, figure):
+def test_no_figure_is_blank(name, figure):
     image = pixels(figure)
     assert 0.005 < (image < 0.9).any(axis=2).mean() < 0.9, name
 
 
 def test_plot_is_the_overview():
-    titles = [axes.get_title(loc="left") for axes in pictured.broken(8).plot().axes]
+    titles = [axes.get_title(loc="left") for axes in diagnoses.broken(8).plot().axes]
     assert [title.split(":")[0].split(",")[0] for title in titles] == [
         "Gradient profile",
         "Neuron saturation",
@@ -53,7 +53,7 @@ def test_plot_is_the_overview():
 
 
 def test_panels_share_their_axis_so_that_a_layer_is_at_the_same_place_in_each():
-    figure = figures.overview(pictured.broken(8).measurement)
+    figure = figures.overview(diagnoses.broken(8).measurement)
     figure.draw_without_rendering()
     assert {axes.get_xlim() for axes in figure.axes} == {(0.5, 16.5)}
     ends = [axes.get_position() for axes in figure.axes]
@@ -62,7 +62,7 @@ def test_panels_share_their_axis_so_that_a_layer_is_at_the_same_place_in_each():
 
 
 def test_the_profile_is_drawn_at_the_places_of_the_layers():
-    measurement = pictured.measurement(4)
+    measurement = diagnoses.measurement(4)
     axes = figures.overview(measurement).axes[0]
     assert axes.get_yscale() == "log"
     assert axes.lines[0].get_xdata().tolist() == [1, 3, 5, 7]
@@ -71,7 +71,7 @@ def test_the_profile_is_drawn_at_the_places_of_the_layers():
 
 def test_the_share_of_saturated_neurons_is_in_the_title_and_in_the_lowest_row():
     slopes = (30, *[0] * 18, 70)
-    measurement = pictured.with_layer(pictured.broken(1), 1, slopes=slopes).measurement
+    measurement = diagnoses.with_layer(diagnoses.broken(1), 1, slopes=slopes).measurement
     axes = figures.overview(measurement).axes[1]
     assert "at most 30 % of a layer's neurons below 0.05" in axes.get_title(loc="left")
     _, shut = axes.collections

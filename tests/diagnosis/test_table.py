@@ -1,4 +1,4 @@
-"""The layers as a table: a row each, types that keep what was not measured apart from nan."""
+"""The layers as a DataFrame, with types that distinguish unknown numbers from nan."""
 
 import math
 import sys
@@ -44,7 +44,7 @@ def test_the_types_do_not_depend_on_what_is_in_the_table(depth):
     assert len(data_frame(few)) == depth
 
 
-def test_what_is_not_known_is_na_and_nan_is_a_number_that_was_measured():
+def test_unknown_numbers_are_na_and_measured_nan_stays_nan():
     measurement = changed(changed(stack(3), 0, gradient=None), 2, gradient=math.nan)
     gradient = data_frame(measurement)["gradient"]
     assert gradient["net.0"] is pandas.NA
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_na_and_nan_is_a_number_that_was_measured():
     assert gradient.isna().tolist() == [True, False, False, False, False]
 
 
-def test_tuples_stay_tuples_also_where_all_have_one_length():
+def test_tuples_of_equal_length_stay_tuples():
     table = data_frame(stack(3))
     assert table["shape"].tolist() == [(64, 8)] * 5
     assert table["weights"]["net.2"] == ("net.2.weight",)

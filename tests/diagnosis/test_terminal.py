@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing is wider than it may be, and a folded call still means the same."""
+"""Text for a terminal: no line is too wide, and a folded call runs the same."""
 
 import ast
 import io
@@ -24,7 +24,7 @@ def test_wide_characters_take_two_columns_and_combining_ones_none(text, count):
 
 @settings(deadline=None)
 @given(ANYTHING)
-def test_what_a_terminal_would_obey_is_written_as_an_escape(text):
+def test_control_characters_are_escaped(text):
     assert printable(text).isprintable()
     assert printable(printable(text)) == printable(text)
 
@@ -119,7 +119,7 @@ def test_a_diagnosis_is_as_wide_as_the_terminal_within_limits(monkeypatch, wide,
     assert most - 8 <= longest(str(BROKEN)) <= most
 
 
-def test_where_no_terminal_is_it_has_80_columns(monkeypatch):
+def test_without_a_terminal_it_has_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "50")
     for stdout in (Terminal(terminal=False), io.StringIO(), None):
         monkeypatch.setattr(sys, "stdout", stdout)
@@ -127,7 +127,7 @@ def test_where_no_terminal_is_it_has_80_columns(monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
-def test_an_output_without_bars_and_arrows_can_be_printed_to(monkeypatch, encoding):
+def test_an_encoding_without_bars_and_arrows_gets_ascii(monkeypatch, encoding):
     stdout = Terminal(encoding, terminal=False)
     monkeypatch.setattr(sys, "stdout", stdout)
     named = replace(BROKEN, measurement=replace(BROKEN.measurement, notes=("层",)))
@@ -139,7 +139,7 @@ def test_an_output_without_bars_and_arrows_can_be_printed_to(monkeypatch, encodi
     assert longest(written) <= 80
 
 
-def test_an_output_with_bars_and_arrows_gets_them(monkeypatch):
+def test_utf_8_gets_bars_and_arrows(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal("utf-8"))
     assert "█" in str(BROKEN)
     assert "→" in str(BROKEN)

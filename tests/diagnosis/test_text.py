@@ -1,4 +1,4 @@
-"""A diagnosis in words: what is printed is kept in golden/, a file for each test; GOLDEN=write writes them anew."""
+"""A diagnosis as text. golden/ holds the expected output of each test; GOLDEN=write writes it again."""
 
 import math
 import os
@@ -40,7 +40,7 @@ def rows(text):
     return lines[2:]
 
 
-def test_a_healthy_network_is_said_to_be_so(is_as_kept):
+def test_a_healthy_network_is_called_healthy(is_as_kept):
     is_as_kept(Diagnosis(stack(4, 1.1, "ReLU"), ()))
 
 
@@ -48,7 +48,7 @@ def test_a_short_network_shows_every_layer(is_as_kept):
     is_as_kept(Diagnosis(stack(8), (vanishing("net.0", "net.2", "net.4", "net.6", "net.8"), dead("net.5"))))
 
 
-def test_of_a_thousand_layers_the_worst_are_shown_and_some_between_them(is_as_kept):
+def test_a_thousand_layers_show_the_worst_and_evenly_spaced_others(is_as_kept):
     found = (vanishing(*(f"net.{i}" for i in range(0, 1900, 2))), dead("net.7", "net.1301"))
     is_as_kept(Diagnosis(stack(1000), found))
 
@@ -69,7 +69,7 @@ def test_wide_characters_and_escapes_do_not_break_the_columns(is_as_kept):
     is_as_kept(Diagnosis(measurement, (vanishing("层0.感知机"),)))
 
 
-def test_numbers_that_are_zero_not_finite_or_not_known_are_told_apart(is_as_kept):
+def test_zero_nonfinite_and_unknown_numbers_are_distinct(is_as_kept):
     measurement = stack(4)
     measurement = changed(measurement, 0, gradient=None)
     measurement = changed(measurement, 1, gradient=0.0, gain=0.0, saturated=0.001, relative_slope=1e-9)
@@ -108,40 +108,40 @@ def test_attention_shows_its_entropy(is_as_kept):
     is_as_kept(Diagnosis(Measurement(layers, weights, 32), ()))
 
 
-def test_a_training_says_over_which_steps(is_as_kept):
+def test_a_training_shows_its_range_of_steps(is_as_kept):
     measurement = replace(stack(2, 1.0), step=12_000, ranks=2)
     history = (*(replace(measurement, step=100 * i) for i in range(120)), measurement)
     is_as_kept(Diagnosis(measurement, (), history))
 
 
-def test_what_was_not_seen_is_said_last(is_as_kept):
+def test_unseen_parts_come_last(is_as_kept):
     notes = ("'body' has a custom autograd function, which is not seen: " + "it counts for what is behind it. " * 3,)
     is_as_kept(Diagnosis(replace(stack(2, 1.0), notes=notes + ("another",) * 9, step=3), ()))
 
 
-def test_no_layers_are_not_called_healthy(is_as_kept):
+def test_a_network_without_layers_is_not_called_healthy(is_as_kept):
     is_as_kept(Diagnosis(Measurement((), (), 1), ()))
 
 
-def test_layers_that_got_no_gradient_have_no_bars(is_as_kept):
+def test_layers_without_a_gradient_have_no_bars(is_as_kept):
     layers = [replace(layer, gradient=None, gain=None) for layer in stack(2).layers]
     is_as_kept(Diagnosis(replace(stack(2), layers=tuple(layers)), ()))
 
 
-def test_a_call_of_many_lines_is_left_in_the_finding():
+def test_a_call_of_many_lines_is_not_printed():
     names = [f"encoder.layers.{i}.feed_forward.projection.inner" for i in range(100)]
     text = to_text(Diagnosis(stack(2), (dead("net.1"), vanishing("net.0", call=f"sc.convert(model, include={names})"))))
     assert "# 101 lines long: print(diagnosis.findings[1].call)" in text
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10, 11, 20, 333, 5000])
-def test_a_longer_network_fills_the_table_and_a_shorter_one_is_shown_whole(depth):
+def test_a_long_network_fills_the_table_and_a_short_one_is_shown_in_full(depth):
     count = 2 * depth - 1
     text = to_text(Diagnosis(stack(depth, 1.1), ()))
     assert len(rows(text)) in ([count] if count <= SHORT else [ROWS - 1, ROWS])
 
 
-def test_the_layers_that_a_finding_names_first_are_in_the_table():
+def test_the_first_layers_of_a_finding_are_in_the_table():
     names = ["net.1234", "net.77", "net.500"]
     text = to_text(Diagnosis(stack(1000, 1.1), (vanishing(*names, "net.9", "net.10"),)))
     for name in names:
@@ -155,7 +155,7 @@ def test_a_finding_about_a_parameter_marks_the_layer_that_uses_it():
 
 
 @pytest.mark.parametrize("depth", [3, 300])
-def test_rows_are_in_the_order_in_which_the_layers_ran(depth):
+def test_rows_are_in_the_order_of_the_forward_pass(depth):
     found = [int(row.split("net.")[1].split()[0]) for row in rows(to_text(Diagnosis(stack(depth), (dead("net.4"),))))]
     assert found == sorted(found)
 
@@ -200,7 +200,7 @@ findings = st.builds(
     st.lists(names, max_size=7),
     st.integers(NARROWEST, WIDEST),
 )
-def test_whatever_was_measured_fits_any_terminal(layers, findings, notes, width):
+def test_any_measurement_fits_any_terminal(layers, findings, notes, width):
     measurement = Measurement(tuple(layers), (), 8, loss=math.nan, loss_function="x" * 200, notes=tuple(notes))
     for line in to_text(Diagnosis(measurement, tuple(findings)), width).split("\n"):
         assert columns(line) <= width

@@ -11,7 +11,7 @@ from dataclasses import replace
 import matplotlib.image
 import numpy as np
 import pytest
-from support import pictured
+from support import diagnoses
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -72,8 +72,8 @@ def open_page(browser, tmp_path):
 
 @pytest.fixture
 def page(open_page):
-    diagnosis = replace(pictured.broken(20), history=pictured.trained(20).history)
-    return open_page(pictured.with_layer(diagnosis, 8, steps=tuple(0.5**i for i in range(20))))
+    diagnosis = replace(diagnoses.broken(20), history=diagnoses.trained(20).history)
+    return open_page(diagnoses.with_layer(diagnosis, 8, steps=tuple(0.5**i for i in range(20))))
 
 
 def names(page):
@@ -91,7 +91,7 @@ def colours(page):
     return len(np.unique(image[::5, ::5, :3].reshape(-1, 3), axis=0))
 
 
-def test_it_opens_without_network_and_is_not_blank(page):
+def test_the_page_opens_offline_and_is_not_blank(page):
     assert page.locator("h1").inner_text().lower() == "1 error, 1 warning, 1 note in 40 layers"
     assert page.locator("section:visible").count() == 9
     assert page.locator(".chart svg:visible").count() == 7
@@ -105,7 +105,7 @@ def test_every_figure_is_drawn_as_wide_as_its_axis(page):
         assert picture["height"] > 50
 
 
-def test_a_findings_layer_leads_to_it_in_every_figure_in_the_table_and_in_words(page):
+def test_a_layer_of_a_finding_is_marked_in_every_figure_and_in_the_table(page):
     link = page.locator("#finding-1 a.layer", has_text="layers.2.linear")
     link.click()
     figures = page.locator("[data-depth]").all()
@@ -126,12 +126,12 @@ def test_a_findings_layer_leads_to_it_in_every_figure_in_the_table_and_in_words(
 
 
 def test_the_link_of_a_layer_opens_the_page_at_that_layer(open_page):
-    page = open_page(pictured.broken(200, decay=1.1), "#layer-333")
+    page = open_page(diagnoses.broken(200, decay=1.1), "#layer-333")
     assert page.locator("tr.selected").get_attribute("id") == "layer-333"
     assert page.locator("#card").is_visible()
 
 
-def test_a_layer_that_is_filtered_out_is_found_again(page):
+def test_a_filtered_layer_is_found_again(page):
     page.fill("#search", "nothing is called this")
     assert names(page) == []
     page.locator("#finding-2 a.layer").first.click()
@@ -163,7 +163,7 @@ def test_the_card_moves_to_the_neighbours_and_to_the_table(page):
     assert page.locator("#card").is_hidden()
 
 
-def test_a_click_into_a_figure_selects_what_lies_there_and_a_pointer_over_it_tells(page):
+def test_a_click_in_a_figure_selects_a_layer_and_a_pointer_shows_it(page):
     plot = page.locator("#chart-outputs .plot, #chart-weighted .plot").first
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
@@ -177,7 +177,7 @@ def test_a_click_into_a_figure_selects_what_lies_there_and_a_pointer_over_it_tel
     assert page.locator("#tip").is_hidden()
 
 
-def test_columns_sort_in_both_directions_and_say_so(page):
+def test_columns_sort_in_both_directions_with_aria_sort(page):
     head = page.locator("[data-key=gradient]")
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
@@ -191,10 +191,10 @@ def test_columns_sort_in_both_directions_and_say_so(page):
     assert head.get_attribute("aria-sort") is None
 
 
-def test_numbers_that_are_none_are_sorted_to_an_end_and_empty_cells_come_last_either_way(open_page):
-    diagnosis = pictured.broken(6)
+def test_words_sort_to_the_ends_and_empty_cells_come_last(open_page):
+    diagnosis = diagnoses.broken(6)
     for place, value in ((0, math.nan), (2, math.inf), (4, None), (6, 0.0)):
-        diagnosis = pictured.with_layer(diagnosis, place, gradient=value)
+        diagnosis = diagnoses.with_layer(diagnosis, place, gradient=value)
     page = open_page(diagnosis)
     page.click("[data-key=gradient] button")
     assert column(page, "gradient")[:2] == ["none", "0"]
@@ -223,7 +223,7 @@ def test_the_table_is_filtered_by_name_by_rule_by_kind_and_by_findings(page):
 def test_the_theme_follows_the_system_and_can_be_changed(open_page):
     white, black = "rgb(255, 255, 255)", "rgb(21, 24, 28)"
     for scheme, first, second in (("light", white, black), ("dark", black, white)):
-        page = open_page(pictured.broken(3), color_scheme=scheme)
+        page = open_page(diagnoses.broken(3), color_scheme=scheme)
         paper = "getComputedStyle(document.body).backgroundColor"
         assert page.evaluate(paper) == first
         page.click("#theme")
@@ -233,7 +233,7 @@ def test_the_theme_follows_the_system_and_can_be_changed(open_page):
 
 
 def test_paper_is_always_light_and_without_controls(open_page):
-    page = open_page(pictured.broken(3), color_scheme="dark")
+    page = open_page(diagnoses.broken(3), color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for control in ("nav", "#theme", "#tools", ".copy >> nth=0"):
@@ -242,14 +242,14 @@ def test_paper_is_always_light_and_without_controls(open_page):
 
 
 def test_a_call_is_copied(open_page):
-    page = open_page(pictured.broken(3), permissions=["clipboard-read", "clipboard-write"])
+    page = open_page(diagnoses.broken(3), permissions=["clipboard-read", "clipboard-write"])
     page.locator(".copy").first.click()
     page.locator(".copy", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == "sigmoidcore.prepare(model, inputs)"
 
 
-def test_where_copying_is_forbidden_the_call_is_selected(open_page):
-    page = open_page(pictured.broken(3))
+def test_a_call_is_selected_if_copying_is_forbidden(open_page):
+    page = open_page(diagnoses.broken(3))
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
     page.locator(".copy").first.click()
     page.locator(".copy", has_text="Selected").wait_for()
@@ -257,7 +257,7 @@ def test_where_copying_is_forbidden_the_call_is_selected(open_page):
 
 
 def test_ten_thousand_layers_open_and_their_table_has_pages(open_page):
-    page = open_page(pictured.broken(5_000, decay=1.001))
+    page = open_page(diagnoses.broken(5_000, decay=1.001))
     assert page.locator("#count").inner_text() == "10,000 layers"
     assert page.locator("#table tbody tr").count() == 100
     assert page.locator("#page").inner_text() == "1 of 100"
@@ -273,7 +273,7 @@ def test_ten_thousand_layers_open_and_their_table_has_pages(open_page):
 
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_nothing_is_wider_than_a_phone(open_page, width):
-    diagnosis = replace(pictured.broken(5_000, decay=1.001, name="encoder.layers.{}.a.rather.long.path.linear"))
+    diagnosis = replace(diagnoses.broken(5_000, decay=1.001, name="encoder.layers.{}.a.rather.long.path.linear"))
     page = open_page(diagnosis, viewport={"width": width, "height": 700})
     page.locator("#finding-1 a.layer").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -284,7 +284,7 @@ def test_nothing_is_wider_than_a_phone(open_page, width):
     ["<script>alert(1)</script>", "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "'\"`$x&lt;"],
 )
 def test_a_module_of_any_name_is_shown_by_that_name_and_runs_nothing(open_page, name):
-    diagnosis = pictured.broken(3, name="{}." + name)
+    diagnosis = diagnoses.broken(3, name="{}." + name)
     diagnosis = replace(diagnosis, findings=tuple(replace(f, message=name, remedy=name) for f in diagnosis.findings))
     page = open_page(diagnosis)
     assert names(page)[0] == f"0.{name}"
@@ -293,8 +293,8 @@ def test_a_module_of_any_name_is_shown_by_that_name_and_runs_nothing(open_page, 
     assert page.locator("img").count() == 0
 
 
-def test_without_javascript_findings_figures_and_table_are_there_and_no_dead_control(open_page):
-    page = open_page(pictured.broken(20), java_script_enabled=False)
+def test_without_javascript_there_are_findings_figures_and_table_and_no_controls(open_page):
+    page = open_page(diagnoses.broken(20), java_script_enabled=False)
     assert page.locator(".finding").count() == 3
     assert page.locator(".chart svg:visible").count() == 5
     assert len(names(page)) == 40
@@ -303,14 +303,14 @@ def test_without_javascript_findings_figures_and_table_are_there_and_no_dead_con
     assert page.url.endswith("#layer-1")
 
 
-def test_a_page_of_nothing_opens(open_page):
-    measurement = replace(pictured.measurement(1), layers=(), weights=())
-    page = open_page(replace(pictured.broken(1), measurement=measurement, findings=()))
+def test_an_empty_page_opens(open_page):
+    measurement = replace(diagnoses.measurement(1), layers=(), weights=())
+    page = open_page(replace(diagnoses.broken(1), measurement=measurement, findings=()))
     assert page.locator("h1").inner_text().lower() == "no layers were seen, nothing found"
     assert page.locator("#count").inner_text() == "0 layers"
 
 
-def test_every_control_has_a_name_and_every_region_too(page):
+def test_every_control_and_every_region_has_a_name(page):
     nameless = page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, nav, section, aside, [role]")]
             .filter(({id}) => id !== "tip")

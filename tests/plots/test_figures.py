@@ -1,4 +1,4 @@
-"""The figures: what is drawn where, and that something is."""
+"""The figures of runs and of the article."""
 
 import io
 import math
@@ -42,7 +42,7 @@ def all_figures():
 @pytest.mark.parametrize(
     ("name", "figure"), list(all_figures()), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_every_figure_draws_and_is_not_blank(name, figure):
+def test_no_figure_is_blank(name, figure):
     image = pixels(figure)
     assert 0.005 < (image < 0.9).any(axis=2).mean() < 0.9, name
 
@@ -60,7 +60,7 @@ def test_a_profile_is_drawn_on_a_log_axis_from_the_input_to_the_loss():
     assert axes.get_xlabel() == "layer (1 is next to the input, 3 next to the loss)"
 
 
-def test_a_gradient_of_zero_is_marked_below_the_axis_and_counted_not_drawn_as_a_small_number():
+def test_a_gradient_of_zero_is_marked_below_the_axis_and_counted():
     axes = figures.gradient_profiles({"a": profile(0.0, 0.0, 1e-9, 1.0)}).axes[0]
     line, marks = axes.lines
     assert marks.get_xdata().tolist() == [1, 2]
@@ -83,7 +83,7 @@ def test_a_level_profile_looks_level():
     assert high / low >= 1000
 
 
-def test_only_epochs_that_ended_are_drawn():
+def test_only_finished_epochs_are_drawn():
     losses, accuracies = figures.learning_curves({"a": [0.5, 0.2], "b": [1.0]}, {"a": [80.0, 90.0], "b": [70.0]}).axes
     assert [line.get_xdata().tolist() for line in losses.lines] == [[1, 2], [1]]
     assert [line.get_ydata().tolist() for line in accuracies.lines] == [[80.0, 90.0], [70.0]]

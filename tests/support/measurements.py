@@ -1,4 +1,4 @@
-"""Measurements and findings that no network had to be run for."""
+"""Measurements and findings, made without a network."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Diagnoses to draw: made by hand, so that a page or figure can be tested with any numbers."""
+"""Diagnoses with any numbers, made without a network."""
 
 import math
 from dataclasses import replace
