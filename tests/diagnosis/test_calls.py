@@ -141,7 +141,7 @@ def test_the_printed_call_runs_and_makes_cores(make, convert):
     diagnosis, inputs = vanishing(model)
     finding = next(f for f in diagnosis.findings if f.rule == "SC101")
     assert finding.call == convert + ("sc.calibrate" if make is normed else "sc.prepare") + "(model, inputs)"
-    assert ("the weights stay as they are" in finding.remedy) is (make is normed)
+    assert ("the weights do not change" in finding.remedy) is (make is normed)
     assert not any(isinstance(m, SigmoidCore) for m in model.modules())
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     assert any(isinstance(m, SigmoidCore) for m in ran(finding.call, model, inputs, diagnosis).modules())

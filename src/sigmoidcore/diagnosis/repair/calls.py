@@ -74,7 +74,7 @@ def _convert_and(measurement: Measurement, model: nn.Module, *, fresh: bool) -> 
         remedy = f"Before training, {centre}draw orthogonal weights and set the slopes from one batch; sc.calibrate in "
         remedy += "place of sc.prepare keeps your weights."
     else:
-        remedy = "Set the slopes of the sigmoids from one batch; the weights stay as they are."
+        remedy = "Set the slopes of the sigmoids from one batch; the weights do not change."
     verb = "sc.prepare(model, inputs)" if fresh else "sc.calibrate(model, inputs)"
     return remedy, "; ".join(part for part in (found.call(fresh), verb) if part)
 

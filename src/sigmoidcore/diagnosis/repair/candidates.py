@@ -34,7 +34,7 @@ class Candidates:
         exclude: names of other activations of which `convert` would make cores.
         uncentered: whether some of `new` are sigmoids, whose mean is 1/2.
         cores: names of the cores that are there.
-        left: names of activations that stay as they are, by reason.
+        left: names of activations that do not change, by reason.
     """
 
     new: tuple[str, ...]
@@ -150,7 +150,7 @@ class _Calls:
                 runs[choice.site.name] = count
         for name, count in runs.items():
             if count > 1:
-                yield name, f"runs {count} times in a forward pass: give each place an activation of its own"
+                yield name, f"runs {count} times in a forward pass: give each place its own activation"
         left = [(c.site.name, c.site.kind, c.why) for c in choices if not c.cores and not is_core(c.site.module)]
         left += list(self._without_site(plan))
         for name, kind, why in sorted(left, key=lambda row: row[1] not in SIGMOIDS | GATED):

@@ -1,4 +1,4 @@
-"""Mend: apply to a model what its diagnosis names and Sigmoid Core can do, and keep it only if it is better."""
+"""Repair a model, and keep a change only if its diagnosis improves."""
 
 import math
 from collections import defaultdict

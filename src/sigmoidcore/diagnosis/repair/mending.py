@@ -1,4 +1,4 @@
-"""The report of `mend`: what was done to a model, what was left and why, and its diagnosis before and after."""
+"""The report of `mend`: changes, remaining findings, and the diagnosis before and after."""
 
 import textwrap
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Left:
     Attributes:
         rule: its code, such as "SC202".
         where: its name and the layers.
-        why: why nothing was done, or why it did not help, and what else can be done.
+        why: why nothing was done or helped, and the next step for the user.
     """
 
     rule: str

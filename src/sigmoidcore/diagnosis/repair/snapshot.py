@@ -18,7 +18,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make the model what it was."""
+        """Restore the model."""
         for name, module in list(self._model.named_modules(remove_duplicate=False)):
             if self._modules.get(name) is module or not name:
                 continue

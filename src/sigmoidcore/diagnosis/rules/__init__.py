@@ -1,4 +1,4 @@
-"""The rules: what can be wrong with a network, judged from its measurements alone."""
+"""Rules that turn the measurements of a network into findings."""
 
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found, Rule

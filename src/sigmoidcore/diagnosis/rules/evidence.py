@@ -1,4 +1,4 @@
-"""What the rules look at: the measurements, and the latest one as a graph of layers."""
+"""The input of the rules: the measurements, and the latest one as a graph of layers."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

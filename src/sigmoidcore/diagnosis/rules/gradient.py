@@ -94,7 +94,7 @@ def fades(evidence: Evidence) -> bool:
 
 
 def underflown(evidence: Evidence) -> tuple[int, ...]:
-    """Layers whose gradient is too small for float16: all such layers if no gradient is left at the sinks."""
+    """Layers whose gradient is too small for float16, and that lose it; all of them if the sinks have no gradient."""
     if not any(evidence.references) and evidence.latest.loss != 0:
         return tuple(i for i in range(len(evidence.layers)) if evidence.live[i] and _underflows(evidence, i))
     gone = set(lost(evidence))

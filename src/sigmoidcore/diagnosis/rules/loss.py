@@ -15,9 +15,9 @@ EXPECTS = {
     "nll_loss": (LOG_PROBABILITIES, NOT_LOGARITHMS),
     "kl_div": (LOG_PROBABILITIES, NOT_LOGARITHMS),
 }
-"""By loss function: what it expects, and what it must not read; "weights" is a layer with weights."""
+"""By loss function: the input that it expects, and layers that it must not read ("weights": any with weights)."""
 
-REPLACE = "Give the loss what it expects."
+REPLACE = "Give the loss the input that it expects."
 
 
 def wrong_input(evidence: Evidence) -> Found | None:

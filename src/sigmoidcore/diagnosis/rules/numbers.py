@@ -26,7 +26,7 @@ CHECK_LOSS = (
     "NaN, a logarithm or root of 0, a division by 0."
 )
 HALF = "float16 ends at 65504: use bfloat16, keep this layer in float32, or scale the loss with torch.amp.GradScaler."
-SKIPPED = "Nothing to do if it is one step now and then: GradScaler skips such a step."
+SKIPPED = "Nothing to do if it is one step now and then: GradScaler skips that step."
 MORE_RANGE = (
     "Use bfloat16, keep this layer in float32 (`torch.autocast(..., enabled=False)`), or scale its inputs or weights "
     "down."
@@ -38,7 +38,7 @@ def nonfinite(evidence: Evidence) -> Found | None:
     """An inf or NaN in the inputs, the weights, a layer's output, the loss or a gradient spreads to everything after.
 
     The first place is named, in the order of the forward pass, then of the backward pass. With a `Monitor`, it is the
-    first of the latest measurements that all have such numbers. Findings that depend on these numbers are not reported.
+    first of the latest measurements that all have inf or NaN. Findings that depend on these numbers are not reported.
     A single overflow of float16 gradients during training is a note, because `GradScaler` skips that step.
 
     *Source.* Arithmetic, as SageMaker Debugger's ExplodingTensor.
@@ -122,7 +122,7 @@ def _places(measurement: Measurement) -> Iterator[_Place]:
     layers = [layer for layer in measurement.layers if layer.nonfinite]
     if layers:
         name, count = layers[0].name, layers[0].nonfinite
-        later = f" {len(layers) - 1} more of the layers after it have such numbers." if layers[1:] else ""
+        later = f" {len(layers) - 1} layers after it have inf or NaN, too." if layers[1:] else ""
         text = f"{named(name)} is the first layer whose output has inf or NaN ({count} numbers).{later}"
         yield _Place((name,), count, text)
     backward = [layer for layer in reversed(measurement.layers) if _bad_gradient(layer)]

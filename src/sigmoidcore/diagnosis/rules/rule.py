@@ -1,4 +1,4 @@
-"""A rule, and what its check returns."""
+"""A rule, and the result of its check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence
 
 @dataclass(frozen=True)
 class Found:
-    """What a check found. The rule adds its code, its name and its defaults.
+    """The result of a check. The rule adds its code, its name and its defaults.
 
     Attributes:
         layers: names of layers or parameters, worst first.
         value: the worst number.
         threshold: what the value is compared with.
         message: one or two short sentences: the measurement with its numbers, and why it matters.
-        remedy: one sentence: what to do; None for that of the rule.
+        remedy: one sentence with the next step for the user; None for that of the rule.
         severity: None for that of the rule.
     """
 
@@ -37,8 +37,8 @@ class Rule:
             SC6 loss.
         name: two to five words.
         severity: of a finding, unless the check decides otherwise.
-        check: returns what it found, or None. Its docstring is the rule's section in docs/rules.md.
-        remedy: one sentence: what to do.
+        check: returns its result, or None. Its docstring is the rule's section in docs/rules.md.
+        remedy: one sentence with the next step for the user.
         hidden_by: codes of rules that explain this one: beside their errors and warnings it is not reported.
     """
 

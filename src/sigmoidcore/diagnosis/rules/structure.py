@@ -13,7 +13,7 @@ MEASUREMENTS = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
-CONNECT = "Look for what is not differentiable: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
+CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
 WAIT = "Nothing to do if other batches use them, as with idle experts (DDP needs find_unused_parameters=True)."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."

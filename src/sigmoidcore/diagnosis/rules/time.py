@@ -22,13 +22,13 @@ SHRINK = "Use orthogonal or smaller recurrent weights, or a layer with gates (nn
 
 
 def vanishing(evidence: Evidence) -> Found | None:
-    r"""What the first steps read has no influence on the weights: the layer cannot learn long dependences.
+    r"""The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences.
 
     A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN`, with the
     gradient size $g_t$ at step $t$. A layer that is called `CALLS` times or more, each time on its last output, counts
     as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped.
 
-    *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away what is
+    *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away all
     below 1.2e-7 of the sum. PyTorch's `nn.LSTM` with default weights keeps 0.6 of the gradient in a step, and is below
     that after some 40 steps if the loss reads only the last one.
     """

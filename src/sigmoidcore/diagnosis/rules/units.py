@@ -145,7 +145,7 @@ def sharp_attention(evidence: Evidence) -> Found | None:
 
 
 def offset_inputs(evidence: Evidence) -> Found | None:
-    r"""What distinguishes samples is small beside what they share: the first layer learns the shared part first.
+    r"""Samples differ little beside their common offset: the first layer learns the offset first, and slowly the rest.
 
     The rule applies if the spread of the inputs is above 0 and below `OFFSET`, and that of the first layers' outputs
     below `STILL_OFFSET`: a normalisation at the start, as a layer or by hand, keeps it silent. Only floating-point

@@ -52,7 +52,7 @@ def too_small(evidence: Evidence) -> Found | None:
 
 
 def too_large(evidence: Evidence) -> Found | None:
-    r"""Each step overwrites what earlier steps have learned.
+    r"""Each step overwrites the result of earlier steps.
 
     A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above `VIOLENT`, over
     at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error.
@@ -66,7 +66,7 @@ def too_large(evidence: Evidence) -> Found | None:
         return None
     value = usual[found[0]]
     text = f"A typical step changes {listed(found, tuple(usual), 'weights')} by up to {number(value)} of its size: it "
-    text += "overwrites what earlier steps have learned."
+    text += "overwrites the result of earlier steps."
     severity = Severity.ERROR if value > REPLACED else Severity.WARNING
     return Found(tuple(found), value, VIOLENT, text, severity=severity)
 

@@ -32,7 +32,7 @@ def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layers"
     Args:
         names: the names to list.
         every: all names of the kind, in order; neighbours in it are written as a range.
-        noun: what is listed.
+        noun: plural of the listed things.
 
     Example:
         >>> listed(["0", "2", "4", "6"], ["0", "2", "4", "6", "8"])
