@@ -19,7 +19,7 @@ help: ## list the targets
 
 setup: .venv/.installed-dev ## make .venv and install the package for development
 
-demo: .venv/.installed-cli ## train a deep network of sigmoids, with and without Sigmoid Core
+demo: .venv/.installed-demo ## train a deep network of sigmoids, with and without Sigmoid Core
 	.venv/bin/sigmoid-core demo
 
 test: .venv/.installed-test ## run the tests

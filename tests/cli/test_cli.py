@@ -82,7 +82,7 @@ def test_every_command_has_help(capsys, command):
 def test_without_the_extra_the_command_says_how_to_install_it():
     code = (
         "import sys\n"
-        "for name in ('typer', 'rich', 'matplotlib', 'sklearn', 'safetensors'): sys.modules[name] = None\n"
+        "for name in ('typer', 'rich', 'matplotlib', 'sklearn'): sys.modules[name] = None\n"
         "from sigmoidcore.cli import main\n"
         "sys.exit(main(['--version']))"
     )
@@ -90,8 +90,7 @@ def test_without_the_extra_the_command_says_how_to_install_it():
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == (
-        "sigmoid-core: typer, rich, matplotlib, scikit-learn, safetensors are not installed: "
-        'pip install "sigmoid-core[cli]"\n'
+        'sigmoid-core: typer, rich, matplotlib, scikit-learn are not installed: pip install "sigmoid-core[cli]"\n'
     )
 
 

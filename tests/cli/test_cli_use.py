@@ -121,7 +121,7 @@ def test_two_runs_are_compared(trained, capsys):
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["predict", "runs/none", "new.csv", "-o", "out.csv"], "runs/none is not there: give the folder of a run"),
+        (["predict", "runs/none", "new.csv", "-o", "out.csv"], "runs/none does not exist: give the folder of a run"),
         (["predict", "new.csv", "new.csv", "-o", "out.csv"], "new.csv is a file: give the folder of a run"),
         (["predict", "runs", "new.csv", "-o", "out.csv"], "runs holds no run: it has no config.toml"),
         (["predict", "runs/sold", "new.csv"], "Missing option '--output'"),
@@ -161,7 +161,7 @@ def test_the_network_of_the_users_own_code_is_made_by_it_where_it_is_named(train
     assert main(["evaluate", "run"]) == 2
     assert "of your own code, which this package does not make: give it as well (--model)" in capsys.readouterr().err
     assert main(["evaluate", "run", "--model", "mine:nothing"]) == 2
-    assert "mine:nothing is no function" in capsys.readouterr().err
+    assert "mine:nothing is not a function" in capsys.readouterr().err
     assert main(["evaluate", "run", "--model", "mine:net"]) == 0
     assert main(["predict", "run", str(trained / "new.csv"), "-o", "out.csv", "--model", "mine:net"]) == 0
     assert main(["export", "run", "--model", "mine:net"]) == 0

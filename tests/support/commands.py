@@ -79,9 +79,9 @@ def command_line() -> Any:
     """Typer's group of commands; a new one at each call."""
     from typer.main import get_command
 
-    from sigmoidcore.cli import _app
+    from sigmoidcore.cli.app import application
 
-    return get_command(_app())
+    return get_command(application())
 
 
 def extras() -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""What the commands that use a run share: errors in one line, and what a run says of itself."""
+"""The common part of the commands that use a run: their arguments, errors in one line, and signals."""
 
 import signal
 import threading
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
+import typer
 from torch import nn
 
 from sigmoidcore.training.data import DataError
@@ -15,14 +17,17 @@ from sigmoidcore.training.runs.session import bad_input, failed, interrupted
 from sigmoidcore.training.use.trained import TrainedRun, open_run, preprocessing_of
 from sigmoidcore.training.user_code import blamed, users_code
 
+RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of a run.")]
+MODEL = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODULE:FUNCTION", help="Your function that made the run's network; it is RUN."),
+]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
-    """Turn what is wrong with runs and data into the end of a command.
-
-    Raises:
-        Stopped: with code 2 for bad input, 1 where a package is not installed.
-    """
+def errors_in_one_line() -> Iterator[None]:
+    """Turn errors of runs, data and missing packages into the end of the command, with code 2 or 1."""
     try:
         yield
     except (DataError, NetworkError) as error:
@@ -32,12 +37,8 @@ def in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def nothing_left() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end what is going on so that no part of a file is left.
-
-    Raises:
-        Stopped: one of them came, with code 130 or 143.
-    """
+def using_a_run() -> Iterator[None]:
+    """`errors_in_one_line`, and Ctrl-C and SIGTERM end the command so that no incomplete file is left."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise interrupted("ended by SIGTERM; nothing was written", 128 + number)
@@ -45,7 +46,8 @@ def nothing_left() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, end) if is_main else None
     try:
-        yield
+        with errors_in_one_line():
+            yield
     except KeyboardInterrupt as error:
         raise interrupted("interrupted; nothing was written") from error
     finally:
@@ -54,23 +56,19 @@ def nothing_left() -> Iterator[None]:
 
 
 def opened(folder: Path, model: str | None) -> TrainedRun:
-    """A run, with the network that `package.module:name` makes if the user has said so: his own code, which is run.
-
-    Raises:
-        Stopped: there is no run, or no such function, with code 2.
-    """
+    """A run, with the network of the user's function `model` (`package.module:name`) if there is one."""
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is not there"
-        raise bad_input(f"{folder} {what}: give the folder of a run, as `sigmoid-core runs` lists them")
-    with in_one_line():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise bad_input(f"{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them")
+    with errors_in_one_line():
         if model is None:
             return open_run(folder)
         preprocessing = preprocessing_of(folder)
     with users_code(model) as make:
         if not callable(make):
-            raise bad_input(f"{model} is no function: give one of (shape, outputs) that makes the model")
+            raise bad_input(f"{model} is not a function: give one of (shape, outputs) that makes the model")
         with blamed(model):
-            made = make(preprocessing.inputs.shape, preprocessing.target.outputs)
-    if not isinstance(made, nn.Module):
-        raise bad_input(f"{model} returned a {type(made).__name__}, no torch.nn.Module: let it return the model")
-    return open_run(folder, made)
+            network = make(preprocessing.inputs.shape, preprocessing.target.outputs)
+    if not isinstance(network, nn.Module):
+        raise bad_input(f"{model} returned a {type(network).__name__}, not a torch.nn.Module: let it return the model")
+    return open_run(folder, network)

@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from sigmoidcore.training.watching import Record, Watched, probes, save_figures
 
 DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
 OBSERVE = 5
-"""Steps between two columns of the heat map; the same for both networks."""
+"""Steps between two columns of the heat map, for both networks."""
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
 
 FIGURES = {
@@ -32,46 +31,41 @@ FIGURES = {
     "learning_curves": "loss and accuracy by epoch",
     "gradient_heatmap": "gradient size by layer and step",
 }
+OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.", show_default="runs/demo-N")
+EPOCHS = typer.Option("--epochs", metavar="N", min=1, help="Passes over the 1,400 digits, for each network.")
+SEED = typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed of weights and of the order of samples.")
 
 
 def demo(
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FOLDER", help="Where figures go.", show_default="runs/demo-N")
-    ] = None,
-    epochs: Annotated[
-        int, typer.Option("--epochs", metavar="N", min=1, help="Passes over the 1,400 digits, for each network.")
-    ] = 10,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of weights and of the order of samples.")
-    ] = 0,
+    output: Annotated[Path | None, OUTPUT] = None,
+    epochs: Annotated[int, EPOCHS] = 10,
+    seed: Annotated[int, SEED] = 0,
 ) -> int:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
     began = time.monotonic()
     screen = Screen.of_stdout()
-    # One thread: layers of 64 neurons are too small for two to help.
+    # One thread: layers of 64 neurons are too small for two.
     with CtrlC() as ctrl_c, session.threads(1):
         options = {"epochs": epochs, "seed": seed, "depth": DEPTH, "width": WIDTH, "batch_size": BATCH, "lr": RATE}
         run = session.create_run("demo", options, output)
         records: dict[str, Record] = {}
+        problem: BaseException | None = None
         with run:
-            error: Exception | None = None
-            stopped = False
             try:
                 _article(screen, run)
                 ctrl_c.check()
                 with session.denormals_flushed():
                     _hundred_layers(screen, run, ctrl_c, records, epochs, seed)
-            except KeyboardInterrupt:
-                stopped = True
-            except session.FAILURES as problem:
-                error = problem
+            except (KeyboardInterrupt, *session.FAILURES) as error:
+                problem = error
             save_figures(run, records)
-            outcome = "interrupted" if stopped else "failed" if error else "finished"
-            run.log("end", outcome=outcome, message=str(error or ""))
+            stopped = isinstance(problem, KeyboardInterrupt)
+            outcome = "interrupted" if stopped else "failed" if problem else "finished"
+            run.log("end", outcome=outcome, message=str(problem or ""))
             if stopped:
                 raise session.interrupted(f"interrupted; what there was is in {run.folder}", ctrl_c.code)
-            if error:
-                raise session.explain(error, run) from error
+            if isinstance(problem, Exception):
+                raise session.explain(problem, run) from problem
             report = io.StringIO()
             _closing_table(Screen.of_file(report), records)
             run.save_report(report.getvalue().lstrip())
@@ -88,8 +82,8 @@ def _article(screen: Screen, run: Run) -> None:
     fit = article.fit(article.POINTS_X, article.POINTS_Y)
     seconds = time.perf_counter() - started
     before, after = np.atleast_1d(article.sigmoid_core(fit.x, fit.start_alpha)), np.atleast_1d(fit.predict(fit.x))
-    rows = [[f"{value:g}" for value in row[:2]] + [f"{value:.4f}" for value in row[2:]]
-            for row in zip(fit.x, fit.y, before, after, strict=True)]  # fmt: skip
+    points = zip(fit.x, fit.y, before, after, strict=True)
+    rows = [[f"{x:g}", f"{y:g}", f"{first:.4f}", f"{last:.4f}"] for x, y, first, last in points]
     screen.table(["x", "y", "before", "after"], rows, strong=3)
     screen.say()
     screen.say(
@@ -107,12 +101,12 @@ def _hundred_layers(
     screen.say(
         f"Handwritten digits, {len(split.train_x):,} to learn from and {len(split.test_x)} to test with; {DEPTH} "
         f"hidden layers of {WIDTH} sigmoids, no skip connections, no normalisation. Two networks train on the "
-        f"same batches for the same {count(epochs, 'epoch')}, by Adam with the same rule for its rates."
+        f"same batches for the same {count(epochs, 'epoch')}, with Adam and the same rule for the learning rates."
     )
     screen.say()
     screen.say(
-        "Numbers below 1e-38 are rounded to 0 for both: processors may be slow on them, and some of the plain "
-        "network's gradients are such numbers."
+        "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
+        "processors are slow with them."
     )
     for name in (PLAIN, CORE):
         torch.manual_seed(seed)
@@ -130,40 +124,31 @@ def _hundred_layers(
 
 
 def _plain(split: Split) -> tuple[nn.Module, str]:
-    # A core as constructed is nn.Sigmoid bit for bit, and its gradient can be measured.
+    # A new core is nn.Sigmoid bit for bit, and its gradient can be measured.
     model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes, activation=lambda n: sc.SigmoidCore(n))
-    return model, "weights as PyTorch draws them."
+    return model, "PyTorch's default weights."
 
 
 def _prepared(split: Split) -> tuple[nn.Module, str]:
     model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes)
     inputs, targets = probes(split)
     report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
-    return model, f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and watched while it trains."
+    return model, f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and equalized during training."
 
 
 def _closing_table(screen: Screen, records: dict[str, Record]) -> None:
-    plain, core = records[PLAIN], records[CORE]
-
-    def row(title: str, say: Callable[[Record], str]) -> list[str]:
-        return [title, say(plain), say(core)]
-
-    screen.heading(f"{DEPTH} layers, {count(len(plain.result.accuracies), 'epoch')}")
-    screen.table(
-        ["", "plain", CORE],
-        [
-            row("test accuracy", lambda r: percent(r.result.accuracies[-1])),
-            row("spread at start", lambda r: number(r.start.spread)),
-            row("spread at end", lambda r: number(r.end.spread)),
-            row("no gradient in", lambda r: f"{int((r.end.sizes == 0).sum())} of {r.layers}"),
-            row("time per step", lambda r: f"{r.milliseconds:.1f} ms"),
-        ],
-        strong=2,
-    )
+    both = [records[PLAIN], records[CORE]]
+    screen.heading(f"{DEPTH} layers, {count(len(both[0].result.accuracies), 'epoch')}")
+    rows = [
+        ["test accuracy", *(percent(record.result.accuracies[-1]) for record in both)],
+        ["spread at start", *(number(record.start.spread) for record in both)],
+        ["spread at end", *(number(record.end.spread) for record in both)],
+        ["no gradient in", *(f"{int((record.end.sizes == 0).sum())} of {record.layers}" for record in both)],
+        ["time per step", *(f"{record.milliseconds:.1f} ms" for record in both)],
+    ]
+    screen.table(["", "plain", CORE], rows, strong=2)
     screen.say()
-    screen.say(
-        "Spread: the largest gradient of a layer over the smallest; 1 is perfect. A guess is right 1 time in 10."
-    )
+    screen.say("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %.")
 
 
 def _what_next(screen: Screen, run: Run, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""`sigmoid-core evaluate`: how good a run's network is, with confidence intervals."""
+"""`sigmoid-core evaluate`: the scores of a run's network, with confidence intervals."""
 
 import io
 from pathlib import Path
@@ -7,79 +7,66 @@ from typing import Annotated
 import typer
 
 from sigmoidcore._files import write_whole
-from sigmoidcore.cli.common import in_one_line, nothing_left, opened
-from sigmoidcore.cli.predict import MODEL, OVERWRITE, RUN
+from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.runs.session import bad_input
-from sigmoidcore.training.use.evaluate import ClassScore, Evaluation, interval, shown
+from sigmoidcore.training.use.evaluate import Evaluation, interval, shown
 from sigmoidcore.training.use.output import check_output
 
-MOST = 30
-"""Classes that a terminal shows; the others are in the JSON."""
+MOST_CLASSES = 30
+"""Classes in the printed table; the JSON has all."""
+DATA = typer.Argument(metavar="[DATA]", show_default="the run's test part", help="File or folder, with the target.")
+JSON = typer.Option("--json", metavar="FILE", help="Write everything as JSON; - is standard output.")
+FIGURE = typer.Option("--figure", metavar="FILE", help="Draw the confusion matrix, or the numbers, into a .png file.")
 
 
 def evaluate(
     run: RUN,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]", show_default="the run's own test part", help="A file or folder, with the target."
-        ),
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write all of it as JSON; - is standard output.")
-    ] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", metavar="FILE", help="Draw the confusion matrix, or the numbers: a name in .png."),
-    ] = None,
+    data: Annotated[str | None, DATA] = None,
+    json: Annotated[str | None, JSON] = None,
+    figure: Annotated[Path | None, FIGURE] = None,
     model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
-    """Measure a run's network, on its own test part or on other data, with 95 % confidence intervals."""
+    """Measure a run's network on its test part or on other data, with 95 % confidence intervals."""
     trained = opened(run, model)
     file = None if json in (None, "-") else Path(str(json))
-    with in_one_line(), nothing_left():
-        for path in (file, figure):
-            if path is not None:
-                check_output(path, overwrite, data)
+    files = [path for path in (file, figure) if path is not None]
+    with using_a_run():
+        for path in files:
+            check_output(path, overwrite, data)
         if figure is not None and figure.suffix.lower() != ".png":
-            raise bad_input(f"{figure} is no name of a figure: let it end with .png")
-        found = trained.evaluate(data)
-        drawn = io.BytesIO()
+            raise bad_input(f"{figure} is not the name of a figure: let it end with .png")
+        evaluation = trained.evaluate(data)
         if figure is not None:
-            found.figure().savefig(drawn, dpi=150, format="png")
-            write_whole(figure, drawn.getvalue())
+            evaluation.figure().savefig(image := io.BytesIO(), dpi=150, format="png")
+            write_whole(figure, image.getvalue())
         if file is not None:
-            write_whole(file, found.to_json().encode())
+            write_whole(file, evaluation.to_json().encode())
     if json == "-":
-        print(writable(found.to_json()))
+        print(writable(evaluation.to_json()))
         return 0
     screen = Screen.of_stdout()
-    _show(screen, found)
-    for path in (file, figure):
-        if path is not None:
-            screen.verbatim(f"written: {path}")
+    _show(screen, evaluation)
+    for path in files:
+        screen.verbatim(f"written: {path}")
     return 0
 
 
-def _show(screen: Screen, found: Evaluation) -> None:
-    screen.heading(f"{found.run} on {found.data}: {found.samples:,} samples")
-    for note in found.notes:
+def _show(screen: Screen, evaluation: Evaluation) -> None:
+    screen.heading(f"{evaluation.run} on {evaluation.data}: {evaluation.samples:,} samples")
+    for note in evaluation.notes:
         screen.say(note)
-    screen.table(["", "value", "95 % interval"], [[s.name, shown(s), interval(s)] for s in found.scores], strong=1)
-    if found.classes:
+    rows = [[score.name, shown(score), interval(score)] for score in evaluation.scores]
+    screen.table(["", "value", "95 % interval"], rows, strong=1)
+    if evaluation.classes:
         screen.say()
-        rows = [_row(c) for c in found.classes[:MOST]]
+        rows = [
+            [c.name, f"{c.samples:,}", *("-" if share != share else f"{100 * share:.1f} %" for share in scores)]
+            for c in evaluation.classes[:MOST_CLASSES]
+            for scores in [(c.precision, c.recall, c.f1)]
+        ]
         screen.table(["class", "samples", "precision", "recall", "F1"], rows)
-        if len(found.classes) > MOST:
-            screen.say(f"and {len(found.classes) - MOST:,} more classes, see --json")
-
-
-def _row(of: ClassScore) -> list[str]:
-    return [of.name, f"{of.samples:,}", *(_percent(share) for share in (of.precision, of.recall, of.f1))]
-
-
-def _percent(share: float) -> str:
-    return "-" if share != share else f"{100 * share:.1f} %"
+        if len(evaluation.classes) > MOST_CLASSES:
+            screen.say(f"and {len(evaluation.classes) - MOST_CLASSES:,} more classes, see --json")

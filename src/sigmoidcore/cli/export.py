@@ -6,43 +6,42 @@ from typing import Annotated
 
 import typer
 
-from sigmoidcore.cli.common import in_one_line, nothing_left, opened
-from sigmoidcore.cli.predict import MODEL, OVERWRITE, RUN
+from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.use.export import beside_of
 
 
 class Format(StrEnum):
-    """What a network can be written as."""
+    """File formats of a network."""
 
     onnx = "onnx"
     torch = "torch"
     safetensors = "safetensors"
 
 
-LOADED = {
+LOADERS = {
     Format.onnx: 'onnxruntime.InferenceSession("{}")',
     Format.torch: 'torch.export.load("{}").module()',
     Format.safetensors: 'safetensors.torch.load_file("{}"), into the torch.nn layers that its metadata name',
 }
-"""How each is loaded, without this package."""
+"""How to load each format without this package."""
+OUTPUT = typer.Option(
+    "--output", "-o", metavar="FILE", show_default="RUN.onnx, .pt2 or .safetensors, in this folder"
+)  # fmt: skip
 
 
 def export(
     run: RUN,
-    format: Annotated[Format, typer.Option("--format", "-f", help="What it becomes.")] = Format.safetensors,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", show_default="RUN.onnx, .pt2 or .safetensors, in this folder"),
-    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Format of the file.")] = Format.safetensors,
+    output: Annotated[Path | None, OUTPUT] = None,
     model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
-    """Write a run's network folded: plain layers, that need this package no more; and its preprocessing beside it."""
+    """Write a run's network folded, as plain layers that do not need this package, and its preprocessing."""
     trained = opened(run, model)
-    with in_one_line(), nothing_left():
+    with using_a_run():
         path = trained.export(format.value, output, overwrite=overwrite)
     screen = Screen.of_stdout()
-    screen.listing([(str(path), "the network, folded"), (str(beside_of(path)), "how data become its inputs")])
-    screen.verbatim(f"to load it: {LOADED[format].format(path)}")
+    screen.listing([(str(path), "the network, folded"), (str(beside_of(path)), "the preprocessing of its inputs")])
+    screen.verbatim(f"to load it: {LOADERS[format].format(path)}")
     return 0

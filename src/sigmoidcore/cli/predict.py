@@ -1,52 +1,38 @@
-"""`sigmoid-core predict`: what a run's network says of new data, into a file."""
+"""`sigmoid-core predict`: predictions of a run's network for new data, in a file."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sigmoidcore.cli.common import in_one_line, nothing_left, opened
+from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.training.data import listed
 from sigmoidcore.training.display import Screen, count
 
-RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run.")]
-MODEL = Annotated[
-    str | None,
-    typer.Option("--model", metavar="MODULE:FUNCTION", help="Your own code that made the run's network: it is run."),
-]
-OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+DATA = typer.Argument(
+    metavar="DATA", show_default=False, help="File or folder like the training data, with or without the target."
+)
+OUTPUT = typer.Option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    show_default=False,
+    help="File of the predictions; it ends with .parquet, .csv, .tsv, .csv.gz, .tsv.gz or .feather.",
+)
+KEEP = typer.Option("--keep", metavar="COLUMN", help="Column of DATA to copy; repeat it for several.")
 
 
 def predict(
     run: RUN,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            show_default=False,
-            help="A file or folder as the run has learnt from, with the target or without it.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            show_default=False,
-            help="Where predictions go: a name that ends with .parquet, .csv, .tsv, .csv.gz, .tsv.gz or .feather.",
-        ),
-    ],
-    keep: Annotated[
-        list[str] | None,
-        typer.Option("--keep", metavar="COLUMN", help="A column of DATA that goes with them; repeat it for several."),
-    ] = None,
+    data: Annotated[str, DATA],
+    output: Annotated[Path, OUTPUT],
+    keep: Annotated[list[str] | None, KEEP] = None,
     model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
-    """Predict new data with a run's network, in their order; large Parquet files are read and written in pieces."""
+    """Predict new data with a run's network, in their order; large Parquet files are processed in pieces."""
     trained = opened(run, model)
-    with in_one_line(), nothing_left():
+    with using_a_run():
         predicted = trained.predict_into(data, output, keep=keep or (), overwrite=overwrite)
     screen = Screen.of_stdout()
     for note in predicted.notes:

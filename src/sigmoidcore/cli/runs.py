@@ -1,4 +1,4 @@
-"""`sigmoid-core runs`: what runs there are, and how they differ."""
+"""`sigmoid-core runs`: a list of runs, or the differences between runs."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.cells import cell_len
 
-from sigmoidcore.cli.common import in_one_line
+from sigmoidcore.cli.common import errors_in_one_line
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.data import DataError, Kind, listed, short, task
 from sigmoidcore.training.display import Screen, clock, count, number, reached
@@ -19,7 +19,7 @@ from sigmoidcore.training.runs.listing import Listed, Summary, differing, runs_i
 
 
 class Order(StrEnum):
-    """What runs are sorted by."""
+    """Sort keys of the list."""
 
     date = "date"
     name = "name"
@@ -27,70 +27,112 @@ class Order(StrEnum):
     time = "time"
 
 
+FOLDERS = typer.Argument(
+    metavar="[FOLDER | RUN RUN ...]", show_default="runs", help="A folder of runs to list, or several runs to compare."
+)
+SORT = typer.Option("--sort", help="By date (latest last), name, metric (best first) or time.")
+
+
 def runs(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FOLDER | RUN RUN ...]",
-            show_default="runs",
-            help="A folder of runs, which are listed; or two runs and more, which are compared.",
-        ),
-    ] = None,
-    sort: Annotated[
-        Order, typer.Option("--sort", help="By date (the latest last), name, metric (the best first) or time.")
-    ] = Order.date,
+    folders: Annotated[list[Path] | None, FOLDERS] = None,
+    sort: Annotated[Order, SORT] = Order.date,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """List the runs in a folder, or compare runs: which options differ, and what came of it."""
-    given = folders or [RUNS]
+    """List the runs in a folder, or compare runs: options that differ, and results."""
     screen = Screen.of_stdout()
-    with in_one_line():
-        if len(given) > 1:
-            return _compare(screen, [summary(folder) for folder in given], as_json)
-        try:
-            found = Listed((summary(given[0]),), (), ())
-        except DataError:
-            if (given[0] / "config.toml").exists():
-                raise
-            found = runs_in(given[0], sort.value)
-    if as_json:
-        _print({"runs": [run.as_json() for run in found.runs], "damaged": found.damaged, "foreign": found.foreign})
-        return 0
-    _list(screen, found, given[0])
+    folder, *others = folders or [RUNS]
+    with errors_in_one_line():
+        if others:
+            _compare(screen, [summary(run) for run in (folder, *others)], as_json)
+        else:
+            _list(screen, _runs_of(folder, sort), folder, as_json)
     return 0
+
+
+def _runs_of(folder: Path, sort: Order) -> Listed:
+    """The run in a folder, or the runs in its subfolders."""
+    try:
+        return Listed((summary(folder),), (), ())
+    except DataError:
+        if (folder / "config.toml").exists():
+            raise
+    return runs_in(folder, sort.value)
+
+
+def _list(screen: Screen, listing: Listed, folder: Path, as_json: bool) -> None:
+    if as_json:
+        found = [run.as_json() for run in listing.runs]
+        _print({"runs": found, "damaged": listing.damaged, "foreign": listing.foreign})
+        return
+    if listing.runs:
+        columns = ["run", "data", "shape", "outcome", "steps", "metric", "spread", "time", "date"]
+        rows = [_row(run) for run in listing.runs]
+        _fit(columns, rows, screen.console.width - 5)
+        screen.table(columns, rows)
+    else:
+        screen.say(f"{folder} contains no run: `sigmoid-core train` makes one")
+    for sentence in listing.damaged:
+        screen.say(f"left out: {sentence}")
+    if listing.foreign:
+        screen.say(f"not a run: {listed(listing.foreign)}")
+
+
+def _row(run: Summary) -> list[str]:
+    return [
+        run.name, run.data, run.shape, run.outcome, f"{run.steps:,}", _metric(run, run.metric), _spread(run),
+        clock(run.seconds), _date(run.started),
+    ]  # fmt: skip
+
+
+def _fit(columns: Sequence[str], rows: list[list[str]], width: int) -> None:
+    """Shorten names of runs and data, the longest first, until the table fits; a name keeps its end, a number."""
+    sizes = [max(cell_len(line[i]) for line in [list(columns), *rows]) for i in range(len(columns))]
+    while sum(sizes) + 2 * (len(sizes) - 1) > width and max(sizes[:2]) > 8:
+        sizes[0 if sizes[0] >= sizes[1] else 1] -= 1
+    for row in rows:
+        for i, size in enumerate(sizes[:2]):
+            if cell_len(row[i]) > size:
+                end = max(2, size // 3)
+                row[i] = f"{row[i][: size - end - 1]}…{row[i][-end:]}"
+
+
+def _compare(screen: Screen, found: Sequence[Summary], as_json: bool) -> None:
+    options = differing(found)
+    if as_json:
+        _print({"runs": [run.as_json() for run in found], "differing": {k: list(v) for k, v in options.items()}})
+        return
+    names = [short(run.name, max(8, (screen.console.width - 24) // len(found) - 2)) for run in found]
+    screen.heading(f"Options that differ: {len(options)} of {count(len(found[0].config.options), 'option')}")
+    if options:
+        rows = [[name.replace("_", "-"), *(_value(v) for v in values)] for name, values in options.items()]
+        screen.table(["", *names], rows)
+    screen.heading("Results")
+    same = len({run.metric_name for run in found}) == 1
+    rows = [
+        ["outcome", *(run.outcome for run in found)],
+        ["steps", *(f"{run.steps:,}" for run in found)],
+        [f"test {found[0].metric_name if same else 'metric'}", *(_metric(run, run.metric) for run in found)],
+        ["its best epoch", *(_metric(run, run.best) for run in found)],
+        ["training loss", *("-" if run.loss is None else f"{run.loss:.3g}" for run in found)],
+        ["spread", *(_spread(run) for run in found)],
+        ["time", *(clock(run.seconds) for run in found)],
+        ["date", *(_date(run.started) for run in found)],
+    ]
+    screen.table(["", *names], rows)
 
 
 def _print(content: Any) -> None:
     print(writable(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)))
 
 
-def _list(screen: Screen, found: Listed, folder: Path) -> None:
-    if found.runs:
-        columns = ["run", "data", "shape", "outcome", "steps", "metric", "spread", "time", "date"]
-        rows = [_row(run) for run in found.runs]
-        _fit(columns, rows, screen.console.width - 5)
-        screen.table(columns, rows)
-    else:
-        screen.say(f"no run is in {folder}: `sigmoid-core train` makes one")
-    for sentence in found.damaged:
-        screen.say(f"left out: {sentence}")
-    if found.foreign:
-        screen.say(f"no run: {listed(found.foreign)}")
-
-
-def _row(run: Summary) -> list[str]:
-    spread = "-" if run.spread is None else number(run.spread)
-    return [
-        run.name, run.data, run.shape, run.outcome, f"{run.steps:,}", _metric(run, run.metric), spread,
-        clock(run.seconds), _date(run.started),
-    ]  # fmt: skip
-
-
 def _metric(run: Summary, value: float | None) -> str:
-    name = run.metric_name
-    kind = next(kind for kind in (Kind.CLASSES, Kind.NUMBER) if task(kind).metric_name == name)
+    kind = next(kind for kind in (Kind.CLASSES, Kind.NUMBER) if task(kind).metric_name == run.metric_name)
     text = reached(task(kind), value)
-    return text if value is None or kind.is_class else f"{name} {text}"
+    return text if value is None or kind.is_class else f"{run.metric_name} {text}"
+
+
+def _spread(run: Summary) -> str:
+    return "-" if run.spread is None else number(run.spread)
 
 
 def _date(started: str) -> str:
@@ -100,53 +142,8 @@ def _date(started: str) -> str:
         return "-"
 
 
-def _fit(columns: Sequence[str], rows: list[list[str]], width: int) -> None:
-    """Cut the names of runs and data where the table is wider than the terminal; the longest first."""
-    sizes = [max(cell_len(line[i]) for line in [list(columns), *rows]) for i in range(len(columns))]
-    while sum(sizes) + 2 * (len(sizes) - 1) > width and max(sizes[:2]) > 8:
-        sizes[0 if sizes[0] >= sizes[1] else 1] -= 1
-    for row in rows:
-        row[:2] = [_cut(row[i], sizes[i]) for i in (0, 1)]
-
-
-def _cut(text: str, size: int) -> str:
-    """The beginning and the end of a text: names of runs end with their number."""
-    if cell_len(text) <= size:
-        return text
-    tail = max(2, size // 3)
-    return f"{text[: size - tail - 1]}…{text[-tail:]}"
-
-
-def _compare(screen: Screen, found: Sequence[Summary], as_json: bool) -> int:
-    options = differing(found)
-    if as_json:
-        _print({"runs": [run.as_json() for run in found], "differing": {k: list(v) for k, v in options.items()}})
-        return 0
-    names = [short(run.name, max(8, (screen.console.width - 24) // len(found) - 2)) for run in found]
-    screen.heading(f"Options that differ: {len(options)} of {count(len(found[0].config.options), 'option')}")
-    if options:
-        rows = [[name.replace("_", "-"), *(_value(v) for v in values)] for name, values in options.items()]
-        screen.table(["", *names], rows)
-    screen.heading("What came of it")
-    same = len({run.metric_name for run in found}) == 1
-    label = f"test {found[0].metric_name}" if same else "test metric"
-    rows = [
-        ["outcome", *(run.outcome for run in found)],
-        ["steps", *(f"{run.steps:,}" for run in found)],
-        [label, *(_metric(run, run.metric) for run in found)],
-        ["its best epoch", *(_metric(run, run.best) for run in found)],
-        ["training loss", *("-" if run.loss is None else f"{run.loss:.3g}" for run in found)],
-        ["spread", *("-" if run.spread is None else number(run.spread) for run in found)],
-        ["time", *(clock(run.seconds) for run in found)],
-        ["date", *(_date(run.started) for run in found)],
-    ]
-    screen.table(["", *names], rows)
-    return 0
-
-
 def _value(value: Any) -> str:
-    if value is None:
-        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) or "-" if isinstance(value, list) else short(value, 30)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else short(value, 30)
+    return "-" if value is None else text or "-"

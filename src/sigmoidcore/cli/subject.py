@@ -1,4 +1,4 @@
-"""What `sigmoid-core diagnose` looks at: what a function of the user makes, or a run's last weights."""
+"""The model and the batch of `sigmoid-core diagnose`: from a function of the user, or from a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dic
 
 
 @dataclass(frozen=True)
-class Given:
-    """A model and its batch, and where they come from, in words."""
+class Subject:
+    """A model, its batch, and their origin in words."""
 
     name: str
     model: nn.Module
@@ -30,11 +30,11 @@ class Given:
     loss_fn: Any = None
 
 
-def given(target: str) -> Given:
-    """The model and batch that are meant: by `package.module:callable`, which is run, or by a run's folder.
+def subject_of(target: str) -> Subject:
+    """The model and the batch of `package.module:function`, which is run, or of a run's folder.
 
     Raises:
-        Stopped: they cannot be had, with code 2.
+        Stopped: there are none, with code 2.
     """
     path = Path(target)
     if path.is_dir():
@@ -43,30 +43,20 @@ def given(target: str) -> Given:
     if colon and module and attribute:
         return _of_function(target)
     if path.exists():
-        raise bad_input(f"{target} is a file: give the folder of a run, or a function of a module as {_example(path)}")
-    raise bad_input(f"{target} is no folder of a run, and no function of a module, as package.module:make would be")
+        example = f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
+        raise bad_input(f"{target} is a file: give the folder of a run, or a function of a module as {example}")
+    raise bad_input(f"{target} is neither the folder of a run nor a function of a module, as package.module:make")
 
 
-def _example(path: Path) -> str:
-    return f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
-
-
-# --- a function of the user ------------------------------------------------------------------------------------------
-
-
-def _of_function(target: str) -> Given:
+def _of_function(target: str) -> Subject:
     with users_code(target) as make:
         if isinstance(make, nn.Module):
-            raise bad_input(f"{target} is a model: give a function that makes one and a batch; let it {WANTED}")
+            raise bad_input(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
         if not callable(make):
-            raise bad_input(f"{target} is {a(make)}, no function: give one; let it {WANTED}")
-        torch.manual_seed(0)  # a model that is drawn afresh is the same one each time
+            raise bad_input(f"{target} is {a(make)}, not a function: give a function; let it {WANTED}")
+        torch.manual_seed(0)  # random weights are the same every time
         with blamed(target):
             made = make()
-    return _checked(target, made)
-
-
-def _checked(target: str, made: Any) -> Given:
     if isinstance(made, Mapping):
         unknown = [key for key in made if key not in KEYS]
         missing = [key for key in KEYS[:2] if key not in made]
@@ -82,40 +72,30 @@ def _checked(target: str, made: Any) -> Given:
         raise bad_input(f"{target} returned {a(made)}: {WANTED}")
     model, inputs, targets, loss_fn = values
     if not isinstance(model, nn.Module):
-        raise bad_input(f"{target} returned {a(model)} as the model, no torch.nn.Module: {WANTED}")
+        raise bad_input(f"{target} returned {a(model)} as the model, not a torch.nn.Module: {WANTED}")
     if loss_fn is not None and not callable(loss_fn):
-        raise bad_input(f"{target} returned {a(loss_fn)} as loss_fn, no function: give one of (outputs, targets)")
-    return Given(target, model, inputs, targets, loss_fn)
+        raise bad_input(f"{target} returned {a(loss_fn)} as loss_fn: give a function of (outputs, targets)")
+    return Subject(target, model, inputs, targets, loss_fn)
 
 
-# --- a run's folder --------------------------------------------------------------------------------------------------
-
-
-def _of_run(folder: Path) -> Given:
-    options = _options(folder)
+def _of_run(folder: Path) -> Subject:
+    try:
+        options = read_config(folder).options
+    except FileNotFoundError as error:
+        raise bad_input(
+            f"{folder} is not a run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise bad_input(f"{error}; was the file edited?") from error
     try:
         network = network_of(folder)
-    except NetworkError as error:
-        raise bad_input(str(error)) from error
-    try:
         data = data_of(options).arranged(network.arranged)
-    except ValueError as error:
+    except (NetworkError, ValueError) as error:
         raise bad_input(str(error)) from error
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
         raise bad_input(
-            f"{folder / WEIGHTS} is a network of {features} inputs, but {data.name} has {data.shape[0]}: it is not "
-            "the network of this run"
+            f"{folder / WEIGHTS} is a network with {features} inputs, but {data.name} has {data.shape[0]}: the weights "
+            "belong to another run"
         )
-    return Given(str(folder), network.model, *probes(data), data.loss_fn)
-
-
-def _options(folder: Path) -> Mapping[str, Any]:
-    try:
-        return read_config(folder).options
-    except FileNotFoundError as error:
-        raise bad_input(
-            f"{folder} holds no run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise bad_input(f"{error}; was the file edited?") from error
+    return Subject(str(folder), network.model, *probes(data), data.loss_fn)

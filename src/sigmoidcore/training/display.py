@@ -220,7 +220,8 @@ class _LiveMeter(Meter):
             left,
         ]
         head = Text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", style="bold")
-        bar = ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72))
+        # Padding ends the line, ProgressBar does not.
+        bar = Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), 0)
         parts: list[RenderableType] = [head, bar, *(Text(line) for line in pack(cells, width))]
         if self.profile is not None:
             parts.append(self.screen.profile_line(self.profile))
