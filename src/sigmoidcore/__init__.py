@@ -9,14 +9,13 @@ recurrent layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr
 
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.conversion.convert import convert
-from sigmoidcore.conversion.report import Activation, Conversion
+from sigmoidcore.conversion import Activation, Conversion, convert
 from sigmoidcore.core import SigmoidCore, sigmoid_core
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.folding.fold import fold
+from sigmoidcore.folding import fold
 from sigmoidcore.nn import networks, recurrent
 from sigmoidcore.nn.networks import MLP, RNN, ConvNet
 from sigmoidcore.observation.profile import Profile, gradient_profile

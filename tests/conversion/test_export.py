@@ -142,19 +142,3 @@ def test_safetensors_hold_a_folded_model(name, tmp_path: Path):
             p.zero_()
     safetensors.torch.load_model(again, str(tmp_path / "model.safetensors"), strict=True)
     assert torch.equal(again(x), folded(x))
-
-
-@pytest.mark.parametrize("name", ["mlp", "convnet"])
-def test_the_checkpoint_of_the_plain_model_makes_the_cores_plain_again(name, tmp_path: Path):
-    plain, (cores, x) = PLAIN[name](), calibrated(name)
-    torch.save(plain.state_dict(), tmp_path / "plain.pt")
-    cores.load_state_dict(torch.load(tmp_path / "plain.pt"), strict=True)
-    assert torch.equal(cores(x), plain(x))
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_the_checkpoint_of_a_folded_model_loads_into_the_plain_one(name, tmp_path: Path):
-    plain, (cores, x) = PLAIN[name](), calibrated(name)
-    torch.save(sc.fold(cores).state_dict(), tmp_path / "folded.pt")
-    plain.load_state_dict(torch.load(tmp_path / "folded.pt"), strict=True)
-    torch.testing.assert_close(plain(x), cores(x), rtol=1e-5, atol=1e-5)

@@ -32,7 +32,7 @@ from torch.nn.utils import parametrizations, prune
 
 import sigmoidcore as sc
 from sigmoidcore import RNN, SigmoidCore
-from sigmoidcore.conversion.tracing import UntraceableError
+from sigmoidcore.conversion import UntraceableError
 
 CENTERED = [(True, 1.0), (False, 1.0), (True, 2.0), (False, 3.0)]
 
@@ -372,17 +372,6 @@ def test_a_layer_with_a_hook_is_not_touched():
     assert_same(seen[0], seen[1], 0)
 
 
-@pytest.mark.parametrize("place", [1, 3])
-def test_what_lies_between_with_a_hook_passes_nothing(place):
-    layers = [nn.Linear(4, 4), nn.Identity(), core(4), nn.Identity(), nn.Linear(4, 2)]
-    model = nn.Sequential(*layers)
-    assert kept(sc.fold(model)) == {}
-    model[place].register_forward_hook(lambda module, args, output: output + 1)
-    folded = sc.fold(model)
-    assert kept(folded) == {"2": ["gain", "shift"] if place == 1 else ["factor"]}
-    assert_same(folded(x := torch.randn(3, 4)), model(x), 1e-6)
-
-
 # --- all ways through a forward --------------------------------------------------------------------------------------
 
 
@@ -411,55 +400,6 @@ def test_a_branch_that_is_taken_in_one_way_only_counts():
         model.train(training), folded.train(training)
         for given in ({}, {"mask": mask}, {"early": True}):
             assert_same(folded(x, **given), model(x, **given), 1e-6)
-
-
-class Extra(nn.Module):
-    """Gives its hidden layer, too, when it is asked to."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.act, self.b = nn.Linear(4, 4), core(4), nn.Linear(4, 4)
-
-    def hidden(self, x):
-        return self.act(self.a(x))
-
-
-class ExtraInTraining(Extra):
-    def forward(self, x):
-        h = self.hidden(x)
-        return (self.b(h), h) if self.training else self.b(h)
-
-
-class ExtraInEvaluation(Extra):
-    def forward(self, x):
-        h = self.hidden(x)
-        return self.b(h) if self.training else (self.b(h), h)
-
-
-class ExtraByFlag(Extra):
-    def forward(self, x, also=False):
-        h = self.hidden(x)
-        return (self.b(h), h) if also else self.b(h)
-
-
-class ExtraByArgument(Extra):
-    def forward(self, x, other=None):
-        h = self.hidden(x)
-        return self.b(h) if other is None else (self.b(h), h + other)
-
-
-class ExtraWithoutArgument(Extra):
-    def forward(self, x, other=None):
-        h = self.hidden(x)
-        return (self.b(h), h) if other is None else self.b(h) + other
-
-
-@pytest.mark.parametrize("kind", Extra.__subclasses__())
-@pytest.mark.parametrize("training", [True, False])
-def test_every_way_through_a_forward_is_followed_whatever_the_mode_is_now(kind, training):
-    folded = sc.fold(kind().train(training))
-    assert kept(folded) == {"act": ["factor"]}
-    assert folded.training == training
 
 
 def test_a_model_that_keeps_what_it_computed_is_not_disturbed():
@@ -621,21 +561,6 @@ def test_gradients_flow_and_are_those_of_the_weights_that_were_folded():
     gain = model[1].slope[:, None] / 2  # W' = gain W, so dL/dW = gain dL/dW'
     assert_same(model[0].weight.grad, gain * folded[0].weight.grad, 1e-12)
     assert_same(model[2].weight.grad, folded[2].weight.grad / 2, 1e-12)
-
-
-def test_a_folded_model_can_be_trained_further():
-    model = sc.fold(nn.Sequential(nn.Linear(4, 16), core(16), nn.Linear(16, 1)))
-    x = torch.randn(64, 4)
-    y = torch.sin(x.sum(1, keepdim=True))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(100):
-        optimizer.zero_grad()
-        loss = F.mse_loss(model(x), y)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_what_requires_a_gradient_does_so_in_the_copy_and_no_gradient_is_copied():
@@ -823,7 +748,7 @@ def test_a_converted_model_that_was_changed_so_that_it_does_not_run_is_not_folde
 # --- networks that nobody thought of ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(15))
 def test_random_networks_compute_the_same(seed):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
-from sigmoidcore.conversion.tracing import UntraceableError
+from sigmoidcore.conversion import UntraceableError
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

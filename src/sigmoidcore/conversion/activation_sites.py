@@ -14,8 +14,8 @@ from sigmoidcore.conversion.dataflow import (
     features,
     features_of,
     may_overwrite,
+    nearest_weight,
     role_of,
-    weight_above,
     words,
 )
 from sigmoidcore.conversion.tracing import Part, UntraceableError, is_leaf, trace_part
@@ -190,7 +190,7 @@ def _read(
             role=found,
             why=why if found is Role.UNKNOWN else "",
             features=known.get(read[0]) if read else None,
-            weight=weight_above(node, root),
+            weight=nearest_weight(node, root),
             owner=join(part.name, node.meta["owner"]),
             call=node.meta["call"],
         )

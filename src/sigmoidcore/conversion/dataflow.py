@@ -24,8 +24,8 @@ _LAYERS = words(
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag "
     "batch_norm layer_norm group_norm instance_norm rms_norm multi_head_attention_forward"
 )
-_ABOUT = words("size dim ndim numel nelement stride shape dtype device is_cuda requires_grad")
-"""What is asked about a tensor, not read from it."""
+_METADATA = words("size dim ndim numel nelement stride shape dtype device is_cuda requires_grad")
+"""Metadata of a tensor, which does not depend on its values."""
 _COMPARISONS = words(
     "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
 )
@@ -62,11 +62,11 @@ class Role(Enum):
 
 
 def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
-    """What becomes of a node's value, and the module where the way is lost if it is `UNKNOWN`.
+    """What becomes of a node's value; for `UNKNOWN`, also the untraceable module that takes it.
 
-    A value is followed through everything that has no weights (shapes, sums, pooling, dropout), and read by a layer
-    when something with weights takes it. In a product of two signals, the one that the other is computed from is the
-    signal; the other is a gate.
+    The value is followed through operations without weights (shapes, sums, pooling, dropout) until an operation with
+    weights reads it. In a product of two values, the one from which the other is computed is the signal; the other is
+    a gate.
 
     Args:
         node: an activation in the graph of `part`.
@@ -78,9 +78,9 @@ def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
     while waiting:
         value = waiting.pop()
         for user in value.users:
-            if user in seen or _is_about(user):
+            if user in seen or _reads_metadata(user):
                 continue
-            found, where = _at(user, value, node, part, model)
+            found, where = _role_at(user, value, node, part, model)
             if found is None:
                 seen.add(user)
                 waiting.append(user)
@@ -92,8 +92,8 @@ def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
     return Role.UNUSED, ""
 
 
-def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Role | None, str]:
-    """What a node does with the value; None: it passes it on."""
+def _role_at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Module) -> tuple[Role | None, str]:
+    """The role that a user of the value gives it; None if it passes the value on."""
     if user.op == "output":
         return Role.OUTPUT, ""
     if user.op == "call_module":
@@ -110,16 +110,16 @@ def _at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: nn.Mo
         return Role.COMPARED, ""
     if name in _PRODUCTS:
         others = [other for other in user.all_input_nodes if other is not value]
-        signals = [other for other in others if any(n.op == "placeholder" for n in _above(other))]
+        signals = [other for other in others if any(n.op == "placeholder" for n in _ancestors(other))]
         if others and not signals:  # weights of the model itself
             return (Role.HIDDEN if name in _CONTRACTIONS else None), ""
-        if signals and not {source, *_below(source)}.issuperset(signals):
+        if signals and not {source, *_descendants(source)}.issuperset(signals):
             return Role.GATE, ""
     return None, ""
 
 
 def name_of(node: fx.Node) -> str:
-    """The name of the function or method that a node calls, without the underscore of one that works in place."""
+    """The name of the function or method that a node calls, without the underscore of in-place versions."""
     if node.op == "call_method":
         return str(node.target).rstrip("_")
     if node.op != "call_function":
@@ -129,19 +129,19 @@ def name_of(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target)).rstrip("_")
 
 
-def _is_about(node: fx.Node) -> bool:
-    return name_of(node) in _ABOUT
+def _reads_metadata(node: fx.Node) -> bool:
+    return name_of(node) in _METADATA
 
 
-def _below(node: fx.Node) -> Iterator[fx.Node]:
-    """All that is computed from a node."""
-    return _reached(node, lambda n: [user for user in n.users if not _is_about(user)])
+def _descendants(node: fx.Node) -> Iterator[fx.Node]:
+    """All nodes that are computed from a node."""
+    return _reached(node, lambda n: [user for user in n.users if not _reads_metadata(user)])
 
 
-def _above(node: fx.Node) -> Iterator[fx.Node]:
-    """A node and all that it is computed from."""
+def _ancestors(node: fx.Node) -> Iterator[fx.Node]:
+    """A node and all nodes that it is computed from."""
     yield node
-    yield from _reached(node, lambda n: [] if _is_about(n) else n.all_input_nodes)
+    yield from _reached(node, lambda n: [] if _reads_metadata(n) else n.all_input_nodes)
 
 
 def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterator[fx.Node]:
@@ -155,9 +155,9 @@ def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterat
 
 
 def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
-    """Whether a call that works in place may overwrite a value that something else reads.
+    """Whether an in-place call may overwrite a value that something else reads.
 
-    It does not if what it overwrites was made by a layer or a sum, and nothing else on the way from there reads it.
+    It does not if a layer or a sum made the value, and nothing else reads it on the way.
     """
     value = node
     while True:
@@ -176,9 +176,9 @@ def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
             return True
 
 
-def weight_above(node: fx.Node, model: nn.Module) -> Tensor | None:
-    """The nearest floating weight or buffer that a node is computed from; it has the device and dtype of the value."""
-    for above in _above(node):
+def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:
+    """The nearest floating-point weight or buffer that a node depends on; it has the device and dtype of the value."""
+    for above in _ancestors(node):
         tensors: Iterable[Tensor] = ()
         if above.op == "call_module":
             module = model.get_submodule(str(above.target))
@@ -194,10 +194,10 @@ def weight_above(node: fx.Node, model: nn.Module) -> Tensor | None:
 
 
 def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
-    """The number of features and their dimension, for every node whose producing layer says so for sure.
+    """The number of features and their dimension, for every node whose layer fixes them.
 
-    After a Linear it is dimension -1; after a convolution -2, -3 or -4, for it also takes inputs without a batch. A
-    norm keeps the dimension of its input.
+    The dimension is -1 after a Linear, and -2, -3 or -4 after a convolution, which also takes inputs without a batch.
+    A norm keeps the dimension of its input.
     """
     known: dict[fx.Node, tuple[int, int]] = {}
     for node in part.graph.nodes:
@@ -222,7 +222,7 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
 
 
 def _dimensions(module: nn.Module) -> int:
-    """Of how many dimensions besides batch and features a module is, as its name says (`Conv2d`)."""
+    """The number of dimensions after the channels, which is in the name of the class (`MaxPool2d`)."""
     kind = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
     return int(kind.__name__[-2])
 

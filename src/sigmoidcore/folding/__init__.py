@@ -1,1 +1,5 @@
 """Slopes and shifts go into the weights."""
+
+from sigmoidcore.folding.fold import fold
+
+__all__ = ["fold"]

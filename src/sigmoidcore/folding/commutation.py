@@ -67,7 +67,7 @@ def passage(node: fx.Node, modules: Mapping[str, nn.Module]) -> Passage | None:
     return None if rule_of is None else rule_of(node)
 
 
-def is_insensitive(node: fx.Node) -> bool:
+def reads_metadata_only(node: fx.Node) -> bool:
     """Whether a node reads shapes and types of its inputs only, not values."""
     if node.op == "call_function":
         if node.target is getattr:

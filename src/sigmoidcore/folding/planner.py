@@ -17,10 +17,10 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.commutation import (
     CONSUMERS,
     PRODUCERS,
-    is_insensitive,
     output_axes,
     output_features,
     passage,
+    reads_metadata_only,
     takes_in_offset,
 )
 from sigmoidcore.folding.plain_layers import NO_RESCALING, Affine, Rescaling, affine_of, weights_of_input
@@ -105,7 +105,7 @@ class Plan:
     def _go_back(self, graph: fx.Graph) -> None:
         asked: dict[fx.Node, Demand | None] = {}
         for node in reversed(graph.nodes):
-            demands = {self._demand(user, node, asked) for user in node.users if not is_insensitive(user)}
+            demands = {self._demand(user, node, asked) for user in node.users if not reads_metadata_only(user)}
             demand = demands.pop() if len(demands) == 1 else None
             self.stays_before |= {d[0] for d in demands if d}
             asked[node] = demand
@@ -153,7 +153,7 @@ class Plan:
 
     def _pending(self, node: fx.Node, pending: dict[fx.Node, Pending]) -> Pending:
         """The rescaling that the value of a node still needs."""
-        if is_insensitive(node):
+        if reads_metadata_only(node):
             return _NOTHING
         module = self._module(node)
         layer = self._layer(node, CONSUMERS)

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sigmoidcore.conversion.activation_sites import Site
-from sigmoidcore.conversion.convert import Plan, planned
-from sigmoidcore.conversion.eligibility import UNCENTERED, is_core
-from sigmoidcore.conversion.report import few
+from sigmoidcore.conversion import UNCENTERED, Plan, Site, few, is_core, planned
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import Evidence
 

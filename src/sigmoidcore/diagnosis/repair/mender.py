@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from sigmoidcore.calibration.calibrate import calibrate
-from sigmoidcore.conversion.convert import convert
-from sigmoidcore.conversion.report import few
+from sigmoidcore.conversion import convert, few
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement, Subject

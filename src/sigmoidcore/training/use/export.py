@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._files import write_whole
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.folding.fold import fold
+from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.training.data import DataError, Preprocessing, needed, short
 from sigmoidcore.training.networks import SequenceNet
