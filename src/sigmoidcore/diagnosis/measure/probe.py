@@ -4,18 +4,14 @@
 """
 
 import dataclasses
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.hooks import RemovableHandle
 
-from sigmoidcore._torch import eager
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
 from sigmoidcore._torch.modes import transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement
@@ -23,6 +19,8 @@ from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.summary import summarize
 from sigmoidcore.diagnosis.measure.tracker import RunningModule, Tracker
+from sigmoidcore.nn.fused import ListenerFactory
+from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
@@ -33,11 +31,10 @@ _NO_LAYERS = (
 )
 
 
-class Probe:
+class Probe(Observer):
     """Measures a model while it is attached, and costs nothing while it is not.
 
-    Its hooks on modules are PyTorch's global ones: the model is not changed, and copies of it are not measured.
-    Compiled code runs uncompiled while it is attached.
+    It observes all modules of the model, and follows the functions that they call.
 
     Forward passes count if gradients are enabled and a gradient comes back through them on its way into the `.grad` of
     a parameter. Several (micro-batches) are joined. Passes whose gradients are emptied before the next gradient
@@ -64,6 +61,7 @@ class Probe:
         begins: Callable[[], None] = lambda: None,
         dropped: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__({})
         self.model = model
         self.named_inputs: Any = None
         self.parameters = Parameters(dict(model.named_parameters()))
@@ -71,9 +69,6 @@ class Probe:
         self._ranks = ranks
         self._begins = begins
         self._dropped = dropped
-        self._handles: list[RemovableHandle] = []
-        self._release: weakref.finalize[[], Probe] | None = None
-        self._names: dict[int, str] = {}
         self._parameter_names: dict[int, str] = {}
         self._stack: list[RunningModule] = []
         self._running: Recorder | None = None
@@ -84,37 +79,21 @@ class Probe:
         self._transformed = False
 
     @property
-    def attached(self) -> bool:
-        """Whether the model is measured."""
-        return bool(self._handles)
-
-    @property
     def has_gradients(self) -> bool:
         """Whether a gradient has come back through any pass."""
         return any(r.counts for r in self._recorders)
 
     def attach(self) -> None:
         """Measure from the next forward pass on."""
-        if self.attached:
-            return
-        self.parameters = Parameters(self.parameters.named, self.parameters.buffers)
-        if not self._names:
-            self._read_names()
-        self._handles = [
-            module_hooks.register_module_forward_pre_hook(self._enter),
-            module_hooks.register_module_forward_hook(self._leave, always_call=True),
-        ]
-        eager.hold()
-        self._release = weakref.finalize(self, eager.release)
-        self._release.atexit = False
+        if not self.attached:
+            self.parameters = Parameters(self.parameters.named, self.parameters.buffers)
+            if not self.layers:
+                self._read_names()
+            super().attach()
 
     def detach(self) -> None:
         """Stop measuring."""
-        for handle in self._handles:
-            handle.remove()
-        if self._release is not None:
-            self._release()
-        self._handles, self._release = [], None
+        super().detach()
         self._end_pass()
 
     def forget(self) -> None:
@@ -175,10 +154,8 @@ class Probe:
         finally:
             self._following = None
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        name = self._names.get(id(module))
-        if name is None or torch.compiler.is_compiling():
-            return
+    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module begins to run."""
         self._transformed |= torch.is_grad_enabled() and in_transform()
         if transforms_active():
             return
@@ -190,17 +167,22 @@ class Probe:
             if not self.attached:
                 return
             self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
-            name = self._names.get(id(module), name)
+            name = self._names.get(id(layer), name)
         layers = len(self._recorders[-1].tracker.layers) if self._recorders else 0
-        self._stack.append(RunningModule.begin(module, name, layers))
+        self._stack.append(RunningModule.begin(layer, name, layers))
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        if self._stack and self._stack[-1].module is module:
+    def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """A module has run."""
+        if self._stack and self._stack[-1].module is layer:
             running = self._stack.pop()
             if self._running is not None:
-                self._running.tracker.leave(running, args, result)
+                self._running.tracker.leave(running, args, output)
             if not self._stack:
                 self._end_pass()
+
+    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+        """Hidden layers run one by one: each is measured."""
+        return None
 
     def _begin_pass(self, args: Any, name: str) -> None:
         last = self._recorders[-1] if self._recorders else None
@@ -210,7 +192,6 @@ class Probe:
             if len(self._recorders) >= MOST_PASSES:
                 self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
             last = Recorder(
-                self._names,
                 self._parameter_names,
                 self._stack,
                 samples=batch_size(args),
@@ -236,8 +217,7 @@ class Probe:
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
-        self._names.clear()
-        self._names.update((id(module), name) for name, module in self.model.named_modules())
+        self.watch(dict(self.model.named_modules()))
         parameters = dict(self.model.named_parameters())
         self._parameter_names = {id(p): name for name, p in parameters.items()}
         if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:

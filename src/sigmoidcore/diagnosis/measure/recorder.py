@@ -46,8 +46,7 @@ class Recorder:
     It keeps numbers only. Its hooks are on tensors and vanish with the graph.
 
     Args:
-        names: the model's modules by identity.
-        parameters: names of its parameters by identity.
+        parameters: names of the model's parameters by identity.
         stack: the modules that are running.
         samples: of the batch; 0: the length of what the first layer reads.
         most: samples that statistics across samples are taken from; None: all.
@@ -62,7 +61,6 @@ class Recorder:
 
     def __init__(
         self,
-        names: Mapping[int, str],
         parameters: Mapping[int, str],
         stack: list[RunningModule],
         *,
@@ -70,7 +68,7 @@ class Recorder:
         most: int | None,
         arrived: Callable[["Recorder"], None],
     ) -> None:
-        self.tracker = Tracker(names, parameters, stack, self)
+        self.tracker = Tracker(parameters, stack, self)
         self.sums: list[Sums] = []
         self.inputs = Sums()
         self.samples = samples

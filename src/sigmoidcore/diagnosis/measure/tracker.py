@@ -136,8 +136,7 @@ class Tracker(TorchFunctionMode):
     """Follows one forward pass while it is entered.
 
     Args:
-        names: the model's modules by identity.
-        parameters: names of its parameters by identity.
+        parameters: names of the model's parameters by identity.
         stack: the modules that are running, outermost first.
         listener: receives every layer.
 
@@ -151,9 +150,7 @@ class Tracker(TorchFunctionMode):
         paused: another tracker follows the calls for a while.
     """
 
-    def __init__(
-        self, names: Mapping[int, str], parameters: Mapping[int, str], stack: list[RunningModule], listener: Listener
-    ) -> None:
+    def __init__(self, parameters: Mapping[int, str], stack: list[RunningModule], listener: Listener) -> None:
         super().__init__()
         self.layers: list[LayerCall] = []
         self.used: set[str] = set()
@@ -163,7 +160,6 @@ class Tracker(TorchFunctionMode):
         self.inputs: set[int] = set()
         self.paused = False
         self._notes: dict[str, None] = {}
-        self._names = names
         self._names_of_parameters = dict(parameters)
         self._stack = stack
         self._listener = listener
