@@ -231,11 +231,10 @@ def table() -> str:
 def section(rule: Rule) -> str:
     """The section of a rule: its check's docstring, with the values of the thresholds, its remedy and an example."""
     thresholds = vars(inspect.getmodule(rule.check))
-    text = re.sub(
-        r"`([A-Z][A-Z_]+)`",
-        lambda match: f"{thresholds[match[1]]:.3g}" if match[1] in thresholds else match[0],
-        inspect.getdoc(rule.check) or "",
-    )
+    text = inspect.getdoc(rule.check) or ""
+    for name in set(re.findall(r"`([A-Z_]+)`", text)) & thresholds.keys():
+        value = thresholds[name]
+        text = text.replace(f"`{name}`", f"{value:,.0f}" if value >= 1000 else f"{value:.3g}")
     paragraphs = [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")]
     return "\n\n".join(
         [

@@ -201,22 +201,22 @@ class _Mender:
 
     def report(self, asked: Iterable[Finding]) -> Mending:
         """The report. Findings are left if they are there now, or were asked for and not repaired."""
-        rates_set = any(change.what == "rates" for change in self.done)
-        seen = {f.rule for f in self.before.findings}
         left: dict[str, Finding] = {}
+        rates_set = any(change.what == "rates" for change in self.done)
+        before = {finding.rule for finding in self.before.findings}
         for finding in asked:
-            if finding.rule in UPDATES and not rates_set:
-                left[finding.rule] = finding
-            elif finding.rule in LEVEL + SATURATED and finding.rule not in seen:
-                left[finding.rule] = finding
+            hidden = finding.rule in LEVEL + SATURATED and finding.rule not in before
+            if hidden:
                 self._explain([finding], "this batch does not show it")
+            if hidden or (finding.rule in UPDATES and not rates_set):
+                left[finding.rule] = finding
         for finding in self.now.findings:
             if finding.severity is not Severity.NOTE and finding.rule not in UPDATES:
                 left[finding.rule] = finding
                 self.reasons[finding.rule] = [r for r in self.reasons[finding.rule] if r not in finding.remedy]
                 self._explain([finding], finding.remedy)
         rows = [
-            Left(f.rule, ", ".join([f.name, few(f.layers)][: 1 + bool(f.layers)]), ". ".join(self.reasons[f.rule]))
+            Left(f.rule, ", ".join([f.name, *([few(f.layers)] if f.layers else [])]), ". ".join(self.reasons[f.rule]))
             for f in left.values()
         ]
         return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes))
