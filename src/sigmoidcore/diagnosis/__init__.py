@@ -1,1 +1,8 @@
 """Diagnose: measure any network, say in words what is wrong and what to do."""
+
+from sigmoidcore.diagnosis.diagnose import diagnose
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.monitor import Monitor
+
+__all__ = ["Diagnosis", "Finding", "Monitor", "Severity", "diagnose"]

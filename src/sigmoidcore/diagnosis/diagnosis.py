@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 from sigmoidcore.diagnosis.judgement import Judgement, Subject
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
-from sigmoidcore.diagnosis.report import json, table, terminal, text
+from sigmoidcore.diagnosis.report import (
+    data_frame,
+    from_json,
+    terminal,
+    to_html,
+    to_json,
+    to_notebook,
+    to_text,
+    verdict,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +56,7 @@ class Diagnosis(Judgement):
         Raises:
             ImportError: pandas is not installed (extra `tables`).
         """
-        return table.data_frame(self.measurement)
+        return data_frame(self.measurement)
 
     def __str__(self) -> str:
         """Findings first, then the worst layers.
@@ -55,16 +64,14 @@ class Diagnosis(Judgement):
         The text is as wide as the terminal, from 40 to 100 columns, or 80 without one. It is ASCII if the encoding of
         standard output has no block characters.
         """
-        return terminal.writable(text.to_text(self, terminal.width()))
+        return terminal.writable(to_text(self, terminal.width()))
 
     def __repr__(self) -> str:
         """The verdict in one line."""
-        return terminal.writable(f"<Diagnosis: {text.verdict(self)}>")
+        return terminal.writable(f"<Diagnosis: {verdict(self)}>")
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        from sigmoidcore.diagnosis.report.page import to_notebook
-
         return to_notebook(self)
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -73,7 +80,7 @@ class Diagnosis(Judgement):
         Raises:
             OSError: the file cannot be written.
         """
-        return json.to_json(self, path)
+        return to_json(self, path)
 
     @classmethod
     def from_json(cls, source: str | Path) -> "Diagnosis":
@@ -83,7 +90,7 @@ class Diagnosis(Judgement):
             OSError: the file cannot be read.
             ValueError: not a diagnosis, incomplete, changed, or of a newer format.
         """
-        return cls(**vars(json.from_json(source)))
+        return cls(**vars(from_json(source)))
 
     def to_html(self, path: str | Path) -> Path:
         """Write one self-contained page that needs no network; returns its path.
@@ -91,8 +98,6 @@ class Diagnosis(Judgement):
         Raises:
             OSError: the file cannot be written.
         """
-        from sigmoidcore.diagnosis.report.page import to_html
-
         return to_html(self, path)
 
     def plot(self) -> "Figure":

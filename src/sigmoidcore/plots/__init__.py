@@ -1,1 +1,5 @@
-"""Figures."""
+"""Figures of runs and of the article. Needs matplotlib."""
+
+from sigmoidcore.plots.figures import article_fit, draw_profiles, gradient_heatmap, gradient_profiles, learning_curves
+
+__all__ = ["article_fit", "draw_profiles", "gradient_heatmap", "gradient_profiles", "learning_curves"]

@@ -12,9 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from sigmoidcore._files import write_whole
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer
@@ -60,8 +57,8 @@ def to_html(judgement: Judgement, path: str | Path) -> Path:
     page = _rendered(
         "page.html",
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        script=Markup(script),
-        style=Markup(_asset("page.css")),
+        script=script,
+        style=_asset("page.css"),
         verdict=verdict(judgement),
         judgement=judgement,
         model=type(judgement.subject.model).__name__ if judgement.subject is not None else "",
@@ -85,6 +82,8 @@ def _asset(name: str) -> str:
 
 
 def _rendered(template: str, **values: Any) -> str:
+    import jinja2  # only here: it takes a while
+
     templates = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
