@@ -1,32 +1,10 @@
 """A judgement: the measurements of a network and the findings of the rules. Data only."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """The diagnosed model and its batch; unknown parts are None.
-
-    Attributes:
-        model: the module.
-        inputs: one batch, as for `diagnose`.
-        targets: second argument of `loss_fn`.
-        loss_fn: the loss function.
-        training: whether the model ran in training mode.
-    """
-
-    model: nn.Module
-    inputs: Any = None
-    targets: Any = None
-    loss_fn: Callable[[Any, Any], Any] | None = None
-    training: bool = False
+from sigmoidcore.diagnosis.measure.subject import Subject
 
 
 @dataclass(frozen=True, eq=False, repr=False)

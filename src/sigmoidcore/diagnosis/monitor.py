@@ -13,12 +13,12 @@ from torch import nn
 from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore._torch.grad_scaler import stepped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
-from sigmoidcore.diagnosis.judgement import Subject
 from sigmoidcore.diagnosis.measure import optimizer_steps, scaler_updates
 from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, moved
 from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.measure.subject import Subject
 from sigmoidcore.equalizer.checks import check_model, check_steps, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import leaves
 from sigmoidcore.diagnosis.checks import check, cut_off, outputs_of
-from sigmoidcore.diagnosis.judgement import Subject
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.restoration import own_buffers, own_gradients
+from sigmoidcore.diagnosis.measure.subject import Subject
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import evaluating, unchanged
 
