@@ -267,10 +267,10 @@ def test_arrays_are_taken_from_memory_and_from_files(sequences):
         (lambda x: x[:0], "the array has no samples"),
         (
             lambda x: "houses.csv",
-            "houses.csv is not an array or an image, and the run has learnt",
+            "houses.csv is not an array or an image: give samples of shape [12, 3]",
         ),
         (lambda x: "nowhere.npz", "nowhere.npz is neither a file nor a folder"),
-        (lambda x: "digits", "the run has not learnt from digits"),
+        (lambda x: "digits", "digits has samples of shape [64]"),
         (lambda x: "wine", "wine is a table, and the run has learnt from samples"),
         (lambda x: {"x": x}, "a dict has no samples"),
     ],
@@ -315,7 +315,7 @@ def test_images_go_with_the_names_of_their_files(tmp_path):
     with pytest.raises(DataError, match="has no images in it"):
         run.predict(".")
     os.rename("pets/dogs/3.png", "pets/3.png")
-    with pytest.raises(DataError, match="in the folder 'pets', which is not one of the classes"):
+    with pytest.raises(DataError, match="has 'pets' in row 1, which is not one of its classes"):
         run.evaluate("pets")
 
 

@@ -17,11 +17,7 @@ TARGETS = ("y", "Y", "targets", "target", "labels", "label")
 
 
 def read_arrays(path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of an NPZ file by name; the array of an NPY file under the name "".
-
-    Raises:
-        DataError: the file cannot be read, or contains Python objects.
-    """
+    """The arrays of an NPZ file by name; the array of an NPY file under the name ""."""
     try:
         with path.open("rb") as file:  # NumPy leaves a file open that it cannot read
             if zipfile.is_zipfile(file):
@@ -52,17 +48,7 @@ def read_arrays(path: Path) -> Mapping[str, np.ndarray]:
 def inputs_and_targets(
     path: Path, arrays: Mapping[str, np.ndarray], target: str | None, required: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """The inputs [samples, ...], the targets [samples] or [samples, numbers], and the name of the targets.
-
-    Args:
-        path: for messages.
-        arrays: of an NPZ file.
-        target: name of the array of targets; None: one of `TARGETS`.
-        required: whether there must be targets.
-
-    Raises:
-        DataError: the arrays are not found, or do not fit each other.
-    """
+    """The inputs [samples, ...], the targets [samples] or [samples, numbers], and the name of the targets."""
     named = target if target is not None else next((name for name in TARGETS if name in arrays), None)
     if required and named is None:
         raise DataError(f"{path} has no array named y: name the target (--target); {nearest('y', arrays)}")
@@ -92,12 +78,7 @@ def has_idx(folder: Path) -> bool:
 
 
 def read_idx(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8, [images, height, width], and labels, uint8, [images], of the part "train" or "t10k".
-
-    Raises:
-        FileNotFoundError: the folder lacks a file; the message says how to get it.
-        DataError: a file is damaged, or images and labels do not fit.
-    """
+    """Images, uint8, [images, height, width], and labels, uint8, [images], of the part "train" or "t10k"."""
     images, labels = (_read_idx(folder, part, what) for what in ("images-idx3", "labels-idx1"))
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(

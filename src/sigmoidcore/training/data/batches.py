@@ -39,13 +39,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class IndexedPart:
-    """Samples that are available by their number.
-
-    Attributes:
-        count: number of samples.
-        take: the batch of some samples, from their numbers, an int64 Tensor.
-        order: of the samples, from their number, the seed and the epoch.
-    """
+    """Samples that are available by their number."""
 
     count: int
     take: Callable[[Tensor], Batch]
@@ -78,12 +72,6 @@ class Stream:
 
     An epoch reads the groups of rows in random order, and shuffles each window. The number of rows that a group
     contributes is known without reading it, so a run that continues in the middle of an epoch skips whole groups.
-
-    Attributes:
-        files: the tables.
-        preprocessing: fitted.
-        split: of the rows.
-        part: the rows that belong to it: 0 is training, 1 validation, 2 test.
     """
 
     files: TableFiles

@@ -56,34 +56,28 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
 
 
 def idx_folder(name: str, folder: Path, validation: float = 0.0, seed: int = 0) -> Data:
-    """A set of images from a folder of four idx files, with its own split.
-
-    Args:
-        name: of the set.
-        folder: with the files.
-        validation: fraction of the training part that becomes the validation part.
-        seed: of the validation part.
-
-    Raises:
-        FileNotFoundError: the folder lacks a file.
-        DataError: a file cannot be read.
-    """
+    """A set of images from a folder of four idx files, with its own split."""
     arrays = _idx(folder)
     side = read_idx(folder, "t10k")[0].shape[1:]
     return _data(name, (1, *side), arrays, validation, seed)
 
 
 def built_in(name: str, validation: float = 0.0, seed: int = 0) -> Data:
-    """A built-in set that has its own split: digits, fashion-mnist or mnist1d.
-
-    Raises:
-        FileNotFoundError: Fashion-MNIST is not installed.
-        ModuleNotFoundError: the package with the set is not installed.
-    """
+    """A built-in set that has its own split: digits, fashion-mnist or mnist1d."""
     if name == "fashion-mnist":
         return idx_folder(name, FASHION_MNIST, validation, seed)
-    shape, arrays = ((1, 8, 8), _digits()) if name == "digits" else ((40,), _mnist1d())
-    return _data(name, shape, arrays, validation, seed)
+    return _data(name, (1, 8, 8) if name == "digits" else (40,), _arrays(name), validation, seed)
+
+
+def built_in_test(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and classes of the test part of a built-in set, not scaled."""
+    return _arrays(name)[2:]
+
+
+def _arrays(name: str) -> Arrays:
+    if name == "fashion-mnist":
+        return _idx(FASHION_MNIST)
+    return _digits() if name == "digits" else _mnist1d()
 
 
 def built_in_table(name: str) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.errors import DataError, check_unique, nearest, needed, short
+from sigmoidcore.training.data.errors import DataError, check_unique, nearest, short
+from sigmoidcore.training.data.libraries import pa, pandas, pc
 
 DAY = 86_400.0
 DATE_PARTS = ("days", "year sin", "year cos", "week sin", "week cos", "day sin", "day cos")
@@ -54,27 +55,14 @@ class Column:
 
 
 def described(name: str, values: Any, text: bool) -> tuple[Column, Any]:
-    """What a column contains, and its values converted from text.
-
-    Args:
-        name: of the column.
-        values: pyarrow.ChunkedArray.
-        text: whether the table comes from a text file, where numbers and dates are text too.
-
-    Raises:
-        DataError: a network cannot learn from it.
-    """
+    """What a column contains, and its values converted from text."""
     column = typed_column(name, values.type)
     return _from_text(name, values) if text and column.role is Role.CATEGORY else (column, values)
 
 
 def typed_column(name: str, kind: Any) -> Column:
-    """What a column of this pyarrow type contains.
-
-    Raises:
-        DataError: a network cannot learn from it.
-    """
-    types = needed("pyarrow.types", "pyarrow")
+    """What a column of this pyarrow type contains."""
+    types = pa.types
     if types.is_boolean(kind):
         return Column(name, Role.BOOLEAN)
     if types.is_date(kind) or types.is_timestamp(kind):
@@ -92,7 +80,6 @@ def typed_column(name: str, kind: Any) -> Column:
 
 
 def _from_text(name: str, values: Any) -> tuple[Column, Any]:
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     with contextlib.suppress(pa.ArrowInvalid):
         return Column(name, Role.NUMBER), values.cast(pa.float64())
     trimmed = pc.utf8_trim_whitespace(values)
@@ -119,13 +106,11 @@ def _from_text(name: str, values: Any) -> tuple[Column, Any]:
 
 def _first_text(values: Any) -> int:
     """Place of the first text that is not a number, or -1."""
-    pc = needed("pyarrow.compute", "pyarrow")
     return int(pc.index(pc.fill_null(pc.match_substring_regex(values, _NUMBER), True), False).as_py())
 
 
 def _dates(values: Any, written: str) -> Any:
     """Text as timestamps in UTC; None if one is written differently."""
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     kinds = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
     for start in (values.slice(0, 100), values):
         found = None
@@ -142,17 +127,7 @@ def _dates(values: Any, written: str) -> Any:
 
 
 def frame(columns: Sequence[Column], table: Any, first: int = 0) -> Any:
-    """The columns of a table as a pandas.DataFrame: float64, and object for categories; missing: NaN and None.
-
-    Args:
-        columns: to take.
-        table: pyarrow.Table.
-        first: number of the first row, for messages.
-
-    Raises:
-        DataError: a column is missing, or has a value that does not fit its role.
-    """
-    pandas = needed("pandas", "pandas")
+    """The columns of a table as a pandas.DataFrame: float64, and object for categories; missing: NaN and None."""
     names = table.column_names
     places = {name: place for place, name in reversed(list(enumerate(names)))}
     found: dict[str, Any] = {}
@@ -170,18 +145,7 @@ def frame(columns: Sequence[Column], table: Any, first: int = 0) -> Any:
 
 
 def numbers(column: Column, values: Any, first: int = 0, infinite: bool = False) -> np.ndarray:
-    """The values as float64, shape [parts, rows]; NaN if missing.
-
-    Args:
-        column: a number, a boolean or a date.
-        values: pyarrow.ChunkedArray; its type may differ from the one that was learnt from.
-        first: number of the first row, for messages.
-        infinite: whether infinite numbers are allowed.
-
-    Raises:
-        DataError: a value does not fit, or is infinite.
-    """
-    pa = needed("pyarrow", "pyarrow")
+    """The values as float64, shape [parts, rows]; NaN if missing."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     try:
@@ -200,12 +164,11 @@ def numbers(column: Column, values: Any, first: int = 0, infinite: bool = False)
 
 
 def _is_text(kind: Any) -> bool:
-    types = needed("pyarrow.types", "pyarrow")
+    types = pa.types
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _plain_numbers(column: Column, values: Any) -> np.ndarray:
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     types = pa.types
     if _is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
@@ -222,7 +185,6 @@ def _plain_numbers(column: Column, values: Any) -> np.ndarray:
 
 
 def _date_parts(column: Column, values: Any) -> np.ndarray:
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     if _is_text(values.type):
         values = _dates(pc.utf8_trim_whitespace(values), column.format)
     if values is None or not (pa.types.is_date(values.type) or pa.types.is_timestamp(values.type)):
@@ -245,12 +207,7 @@ def _misfit(column: Column, values: Any, first: int) -> str:
 
 
 def as_texts(name: str, values: Any) -> Any:
-    """Categories as a pyarrow.ChunkedArray of text.
-
-    Raises:
-        DataError: they have no text.
-    """
-    pa = needed("pyarrow", "pyarrow")
+    """Categories as a pyarrow.ChunkedArray of text."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_string(values.type):

@@ -47,11 +47,7 @@ def short(text: object, most: int = 60) -> str:
 
 
 def check_unique(source: object, names: Sequence[str]) -> None:
-    """Refuse two columns of the same name.
-
-    Raises:
-        DataError: a name occurs twice.
-    """
+    """Refuse two columns of the same name."""
     places: dict[str, int] = {}
     for place, name in enumerate(names, 1):
         if name in places:

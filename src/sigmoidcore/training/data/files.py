@@ -21,11 +21,7 @@ def memory() -> int:
 
 
 def check_size(path: Path, size: int) -> None:
-    """Refuse a file that is too large to be read into memory.
-
-    Raises:
-        DataError: its unpacked size is larger than a quarter of the memory.
-    """
+    """Refuse a file that is too large to be read into memory."""
     largest = memory() // SHARE
     if size > largest:
         raise DataError(
@@ -35,12 +31,7 @@ def check_size(path: Path, size: int) -> None:
 
 
 def unpacked(path: Path) -> bytes:
-    """The content of a file; gzipped content is unpacked.
-
-    Raises:
-        DataError: it cannot be unpacked, or is too large.
-        OSError: it cannot be read.
-    """
+    """The content of a file; gzipped content is unpacked."""
     check_size(path, path.stat().st_size)
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":

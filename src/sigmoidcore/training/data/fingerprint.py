@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.errors import listed, needed
+from sigmoidcore.training.data.errors import listed
+from sigmoidcore.training.data.libraries import pa, pc
 
 DIGITS = 16
 """Hexadecimal digits of a digest."""
@@ -25,7 +26,6 @@ class Fingerprint:
 
     def add_table(self, table: Any) -> None:
         """Add the rows of a pyarrow.Table."""
-        pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
         for name, column in zip(table.column_names, table.columns, strict=True):
             if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
                 self.add(name, np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64))

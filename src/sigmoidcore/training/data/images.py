@@ -22,15 +22,7 @@ NUMBERS = 2**25
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images by class.
-
-    Attributes:
-        paths: of the files, class by class, sorted.
-        labels: class number of each.
-        classes: names of the folders, sorted.
-        shape: of every image after decoding, [channels, height, width].
-        notes: remarks for the user.
-    """
+    """Images by class."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
@@ -48,9 +40,6 @@ def find_images(folder: Path) -> ImageFolder:
     """All images below a folder; hidden files and other kinds of files are left out.
 
     The shape is the most frequent size; grey if all images are, else RGB.
-
-    Raises:
-        DataError: a folder is empty, or an image cannot be read.
     """
     found = {below: _images(below) for below in _folders(folder)}
     empty = [str(below) for below, images in found.items() if not images]
@@ -102,11 +91,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def decode(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """One image as numbers from 0 to 255, uint8, [channels, height, width].
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """One image as numbers from 0 to 255, uint8, [channels, height, width]."""
     channels, height, width = shape
     with _opened(path) as image:
         try:

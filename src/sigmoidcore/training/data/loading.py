@@ -109,11 +109,7 @@ def _from_path(path: Path, request: Request) -> Data:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that cannot be read.
-
-    Raises:
-        DataError: it does not exist, or is neither a file nor a folder.
-    """
+    """Refuse a path that cannot be read."""
     if "\0" in str(path):
         raise DataError("a file's name cannot contain a zero byte: give another one")
     try:

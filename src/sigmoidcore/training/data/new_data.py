@@ -1,7 +1,8 @@
 """New data for a trained network: read in their order, piece by piece, and transformed as the run's data were."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.training.data.arrays import has_idx, inputs_and_targets, read_arrays, read_idx
-from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in, built_in_table
+from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, built_in_test
 from sigmoidcore.training.data.columns import Role, frame
-from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
-from sigmoidcore.training.data.images import SUFFIXES, at_a_time, decoded, images_below
+from sigmoidcore.training.data.errors import DataError, listed, nearest, short
+from sigmoidcore.training.data.images import SUFFIXES, decoded, images_below
+from sigmoidcore.training.data.libraries import pa
 from sigmoidcore.training.data.loading import parquet_folder, unknown_kind
-from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
+from sigmoidcore.training.data.preprocessing import Preprocessing, TableInputs
 from sigmoidcore.training.data.readers import (
     ARRAYS,
     FEATHER,
@@ -223,64 +225,84 @@ def _inputs_of(path: Path, target: Target) -> tuple[np.ndarray, np.ndarray | Non
 # --- images and arrays -----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Samples that are not rows of a table.
+
+    Attributes:
+        name: for messages.
+        count: number of samples.
+        take: some of them, not scaled, [samples, ...].
+        targets: pyarrow column each; empty if there are none.
+        files: names of image files; empty for arrays.
+    """
+
+    name: str
+    count: int
+    take: Callable[[slice], np.ndarray]
+    targets: Sequence[Any] = ()
+    files: Sequence[str] = ()
+
+
 def _sample_pieces(source: Any, preprocessing: Preprocessing, targets: bool) -> Iterator[Piece]:
+    samples, target = _samples(source, preprocessing), preprocessing.target
+    if targets and not samples.targets:
+        raise DataError(f"{samples.name} has no targets (array {target.names[0]!r}): give samples with their targets")
+    step = max(1, NUMBERS // math.prod(preprocessing.inputs.shape))
+    for start in range(0, samples.count, step):
+        chosen = slice(start, min(start + step, samples.count))
+        inputs = _checked(preprocessing.transform(samples.take(chosen)), samples.name, start)
+        encoded = target.encoded([column[chosen] for column in samples.targets], start) if targets else None
+        kept = {"file": pa.chunked_array([samples.files[chosen]])} if samples.files else {}
+        yield Piece(start, inputs, encoded, kept)
+
+
+def _samples(source: Any, preprocessing: Preprocessing) -> _Samples:
     """The samples of an array, a file, an image, a folder of images or idx files, or a built-in set (its test part)."""
-    if isinstance(source, str) and source in BUILT_IN:
-        yield from _built_in_pieces(source, preprocessing, targets)
-        return
-    if not isinstance(source, str | Path):
-        if not isinstance(source, np.ndarray | Tensor):
-            raise DataError(
-                f"a {type(source).__name__} has no samples: give a NumPy array, a tensor, a file or a folder"
-            )
+    shape = preprocessing.inputs.shape
+    if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-        yield from _scaled(array, None, preprocessing, targets, "the array")
-        return
+        return _array_samples("the array", array, None, shape)
+    if not isinstance(source, str | Path):
+        raise DataError(f"a {type(source).__name__} has no samples: give a NumPy array, a tensor, a file or a folder")
+    if source in TABLES:
+        raise DataError(f"{source} is a table, and the run has learnt from samples: give samples")
+    if source in BUILT_IN:
+        return _array_samples(str(source), *built_in_test(str(source)), shape)
     path = Path(source)
     if path.is_dir() and has_idx(path):
         x, y = read_idx(path, "t10k")
-        yield from _scaled(x / 255.0, y, preprocessing, targets, str(path))
-    elif path.is_dir() or suffix(path) in SUFFIXES:
-        yield from _image_pieces(path, preprocessing, targets)
-    elif path.is_file() and suffix(path) in ARRAYS:
-        yield from _scaled(*_inputs_of(path, preprocessing.target), preprocessing, targets, str(path))
-    elif path.exists():
-        raise DataError(
-            f"{path} is not an array or an image, and the run has learnt from samples of shape "
-            f"{list(preprocessing.inputs.shape)}: give an .npy or .npz file, or a folder of images"
-        )
-    else:
-        raise DataError(f"{path} is neither a file nor a folder: check the name")
+        return _array_samples(str(path), x / 255.0, y, shape)
+    if path.is_dir() or suffix(path) in SUFFIXES:
+        return _image_samples(path, shape)
+    if path.is_file() and suffix(path) in ARRAYS:
+        return _array_samples(str(path), *_inputs_of(path, preprocessing.target), shape)
+    what = "not an array or an image" if path.exists() else "neither a file nor a folder"
+    raise DataError(f"{path} is {what}: give samples of shape {list(shape)}, as an .npy or .npz file or as images")
 
 
-def _scaled(
-    x: np.ndarray, y: np.ndarray | None, preprocessing: Preprocessing, targets: bool, name: str
-) -> Iterator[Piece]:
-    inputs, target = preprocessing.inputs, preprocessing.target
-    assert isinstance(inputs, SampleInputs)
-    if targets and y is None:
-        raise DataError(f"{name} has no targets (array {target.names[0]!r}): give samples with their targets")
-    columns = [array_column(values) for values in y.reshape(len(y), -1).T] if targets and y is not None else []
-    samples = _shaped(x, inputs.shape, name)
-    together = max(1, NUMBERS // max(1, int(np.prod(inputs.shape))))
-    for start in range(0, len(samples), together):
-        scaled = _checked(preprocessing.transform(samples[start : start + together]), name, start)
-        pieces = [values.slice(start, together) for values in columns]
-        yield Piece(start, scaled, target.encoded(pieces, start) if pieces else None, {})
-
-
-def _shaped(x: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+def _array_samples(name: str, x: np.ndarray, y: np.ndarray | None, shape: tuple[int, ...]) -> _Samples:
     """Samples of the shape that was learnt from; they may be flat, and grey images may lack the channel."""
-    flat = (int(np.prod(shape)),)
     grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-    if x.shape[1:] not in (shape, grey, flat) or x.dtype.kind not in "biuf":
-        raise DataError(
-            f"{name} has samples of shape {list(x.shape[1:])} and type {x.dtype}: give numbers of the shape that was "
-            f"learnt from, {list(shape)}"
-        )
+    if x.shape[1:] not in (shape, grey, (math.prod(shape),)) or x.dtype.kind not in "biuf":
+        found = f"{name} has samples of shape {list(x.shape[1:])} and type {x.dtype}"
+        raise DataError(f"{found}: give numbers of the shape that was learnt from, {list(shape)}")
     if not len(x):
         raise DataError(f"{name} has no samples: give an array with some")
-    return x.reshape(len(x), *shape)
+    columns = [] if y is None else [array_column(values) for values in y.reshape(len(y), -1).T]
+    return _Samples(name, len(x), lambda chosen: x[chosen].reshape(-1, *shape), columns)
+
+
+def _image_samples(path: Path, shape: tuple[int, ...]) -> _Samples:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"{path} has images, and the run has learnt from samples of shape {list(shape)}: give these")
+    files = images_below(path)
+    if not files:
+        raise DataError(f"{path} has no images in it: give a folder with some")
+    base = path if path.is_dir() else path.parent
+    classes = pa.chunked_array([[file.parent.name for file in files]])
+    names = [str(file.relative_to(base)) for file in files]
+    return _Samples(str(path), len(files), lambda chosen: decoded(files[chosen], shape), [classes], names)
 
 
 def _checked(inputs: Tensor, name: str, first: int) -> Tensor:
@@ -291,43 +313,6 @@ def _checked(inputs: Tensor, name: str, first: int) -> Tensor:
         raise DataError(f"{name} has a value that is not finite in sample {row}: correct it, or remove the sample")
     mean, deviation = float(inputs.mean()), float(inputs.std(correction=0))
     if abs(mean) > FAR or deviation > FAR or (deviation < 1 / FAR and len(inputs) >= 10):
-        raise DataError(
-            f"{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, instead of 0 and 1: "
-            "give them in the same unit as the training data (one from 0 to 1, the other from 0 to 255?)"
-        )
+        found = f"{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, not 0 and 1"
+        raise DataError(f"{found}: give them in the same unit as the training data (0 to 1, or 0 to 255?)")
     return inputs
-
-
-def _built_in_pieces(name: str, preprocessing: Preprocessing, targets: bool) -> Iterator[Piece]:
-    if name in TABLES:
-        raise DataError(f"{name} is a table, and the run has learnt from samples: give samples")
-    data = built_in(name)
-    if not data.preprocessing.alike(preprocessing):
-        raise DataError(f"the run has not learnt from {name}: give samples like those that it has learnt from")
-    first = 0
-    for x, y in data.test_batches(4096):
-        yield Piece(first, x, y if targets else None, {})
-        first += len(x)
-
-
-def _image_pieces(path: Path, preprocessing: Preprocessing, targets: bool) -> Iterator[Piece]:
-    shape, classes = preprocessing.inputs.shape, preprocessing.target.classes
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(f"{path} has images, and the run has learnt from samples of shape {list(shape)}: give these")
-    files = images_below(path)
-    if not files:
-        raise DataError(f"{path} has no images in it: give a folder with some")
-    unknown = sorted({file.parent.name for file in files} - set(classes)) if targets else ()
-    if unknown:
-        raise DataError(
-            f"{path} has images in the folder {short(unknown[0])!r}, which is not one of the classes "
-            f"({listed(classes, 5)}): put them into folders with these names"
-        )
-    base = path if path.is_dir() else path.parent
-    step = at_a_time(shape)
-    for start in range(0, len(files), step):
-        chosen = files[start : start + step]
-        x = _checked(preprocessing.transform(decoded(chosen, shape)), str(path), start)
-        y = torch.tensor([classes.index(file.parent.name) for file in chosen]) if targets else None
-        names = [str(file.relative_to(base)) for file in chosen]
-        yield Piece(start, x, y, {"file": needed("pyarrow", "pyarrow").chunked_array([names])})

@@ -13,9 +13,10 @@ from sigmoidcore.training.data.arrays import inputs_and_targets, read_arrays
 from sigmoidcore.training.data.batches import Batch, IndexedPart, Stream, in_memory
 from sigmoidcore.training.data.columns import described, frame, typed_column
 from sigmoidcore.training.data.dataset import Data
-from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
+from sigmoidcore.training.data.errors import DataError, listed, nearest, short
 from sigmoidcore.training.data.fingerprint import Fingerprint
 from sigmoidcore.training.data.images import at_a_time, decoded, find_images, fitted_images
+from sigmoidcore.training.data.libraries import pa, pandas
 from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
 from sigmoidcore.training.data.readers import TableFiles, array_column, matrix_table
 from sigmoidcore.training.data.splits import HashedSplit, Parts, random_parts, uniform
@@ -45,11 +46,7 @@ class Request:
         return TEST_SIZE if self.test_size is None else self.test_size
 
     def inputs(self, names: Sequence[str]) -> list[str]:
-        """The names of the input columns of a table.
-
-        Raises:
-            DataError: a target or dropped column does not exist, or no column is left.
-        """
+        """The names of the input columns of a table."""
         if not self.targets:
             raise DataError(f"name the column to learn (--target): there are: {listed(names)}")
         for role, given in (("target", self.targets), ("column to drop", self.drop)):
@@ -68,11 +65,7 @@ class Request:
         return inputs
 
     def refuse_columns(self, name: object, *, own_split: bool) -> None:
-        """Refuse options that need a table.
-
-        Raises:
-            DataError: one was given.
-        """
+        """Refuse options that need a table."""
         if self.targets or self.drop:
             raise DataError(f"{name} has no columns: leave out --target and --drop")
         if self.kind not in (None, "class"):
@@ -87,11 +80,7 @@ class Request:
 
 
 def check_rows(name: object, rows: int) -> None:
-    """Refuse a set that is too small.
-
-    Raises:
-        DataError: it is.
-    """
+    """Refuse a set that is too small."""
     if rows < FEWEST:
         count = "no rows" if not rows else "one row" if rows == 1 else f"{rows} rows"
         raise DataError(f"{name} has {count}: give at least {FEWEST}, and better some hundreds")
@@ -107,8 +96,8 @@ def table_data(name: str, table: Any, request: Request, *, text: bool) -> Data:
     columns = [column for column, _ in found]
     values = {column.name: converted for column, converted in found}
     parts = request.split(target)
-    rows = frame(columns, needed("pyarrow", "pyarrow").table(values))
-    fitted, notes = fitted_table(columns, rows.iloc[parts.train])
+    rows = frame(columns, pa.table(values))
+    fitted, notes = fitted_table(columns, rows.iloc[parts.train[:SAMPLE]])
     fingerprint = Fingerprint()
     fingerprint.add_table(table.select([*values, *request.targets]))
     if empty:
@@ -137,7 +126,6 @@ def stream_data(name: str, files: TableFiles, request: Request) -> Data:
     inputs = request.inputs(files.schema.names)
     check_rows(name, files.rows)
     columns = [typed_column(each, files.schema.field(each).type) for each in inputs]
-    pa, pandas = needed("pyarrow", "pyarrow"), needed("pandas", "pandas")
     learnt = pa.concat_tables(list(files.pieces(request.targets)))
     target = target_values(request.targets, [learnt[each] for each in request.targets], request.kind, text=False)
     split = HashedSplit(request.test, request.validation_size, request.seed)

@@ -1,9 +1,8 @@
 """Inputs as numbers: scikit-learn's ColumnTransformer for tables, one scale for images and arrays; saved by skops.
 
-Tables in memory are fitted on their whole training part. Streamed tables are fitted on a random sample of it: the
-scale of a column then has a relative error of about 1 / sqrt(SAMPLE), and a category that the sample does not contain
-is treated as unknown. skops writes a zip of JSON and NumPy arrays; loading runs no code and creates only the types in
-`TRUSTED`.
+Tables are fitted on at most `SAMPLE` random rows of their training part, in memory as in a stream. The scale of a
+column then has a relative error of about 1 / sqrt(SAMPLE), and a category that the sample lacks counts as unknown.
+skops writes a zip of JSON and NumPy arrays; loading runs no code and creates only the types in `TRUSTED`.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ from sigmoidcore.training.data.targets import Kind, Target, check_scaled
 FORMAT = 2
 """Version of the file; 1 was JSON."""
 SAMPLE = 100_000
-"""Rows of a stream that the transformers are fitted on."""
+"""Most rows that the transformers are fitted on."""
 ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
 LARGEST_FILE = 2**28
@@ -66,15 +65,7 @@ class TableInputs:
         return (len(self.features),)
 
     def apply(self, table: Any, first: int = 0) -> np.ndarray:
-        """The rows of a pyarrow.Table as float32, [rows, features].
-
-        Args:
-            table: pyarrow.Table.
-            first: number of its first row, for messages.
-
-        Raises:
-            DataError: a column is missing, or a value does not fit its column.
-        """
+        """The rows of a pyarrow.Table as float32, [rows, features]."""
         return self.apply_frame(frame(self.columns, table, first), first)
 
     def apply_frame(self, rows: Any, first: int = 0) -> np.ndarray:
@@ -146,15 +137,7 @@ class SampleInputs:
 
 
 def fitted_table(columns: Sequence[Column], rows: Any) -> tuple[TableInputs, tuple[str, ...]]:
-    """Fit the transformers; useless columns are left out and named in notes.
-
-    Args:
-        columns: of the inputs.
-        rows: of the training part, the DataFrame that `columns.frame` makes.
-
-    Raises:
-        DataError: no column is left, or numbers are too large.
-    """
+    """Fit the transformers; useless columns are left out and named in notes."""
     constant, distinct, used = [], [], []
     for column in columns:
         values = rows[column.parts[0]]
@@ -247,7 +230,11 @@ class Preprocessing:
 
     def alike(self, other: "Preprocessing") -> bool:
         """Whether both give the same numbers, up to rounding."""
-        return _alike(self.description(), other.description())
+        ours, theirs = (
+            json.loads(json.dumps(each.description()), parse_float=lambda text: f"{float(text):.7e}")
+            for each in (self, other)
+        )
+        return bool(ours == theirs)
 
     def digest(self) -> str:
         """SHA-256 of everything that was fitted."""
@@ -324,13 +311,3 @@ def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInp
     if len(mean) != len(scale) or len(mean) not in (1, shape[0]) or not all(value > 0 for value in scale):
         raise ValueError("mean and scale do not fit the shape")
     return SampleInputs(shape, mean, scale)
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_alike, a, b))
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
-    return bool(a == b)

@@ -18,6 +18,7 @@ import numpy as np
 
 from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, short
 from sigmoidcore.training.data.files import check_size, unpacked
+from sigmoidcore.training.data.libraries import pa
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -44,11 +45,7 @@ def suffix(path: Path) -> str:
 
 
 def read_table(path: Path) -> Any:
-    """A file of one of the kinds in `TABLES` as a pyarrow.Table.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """A file of one of the kinds in `TABLES` as a pyarrow.Table."""
     ending = suffix(path)
     if ending in TEXT:
         table = read_csv(path)
@@ -67,7 +64,7 @@ def read_table(path: Path) -> Any:
 
 def read_csv(path: Path) -> Any:
     """A CSV or TSV file in UTF-8 as a pyarrow.Table of text; the first line holds the names."""
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.csv", "pyarrow")
+    module = needed("pyarrow.csv", "pyarrow")
     content = unpacked(path).removeprefix(b"\xef\xbb\xbf")
     _check_text(path, content)
     names, delimiter = _header(path, content)
@@ -79,11 +76,13 @@ def read_csv(path: Path) -> Any:
         return "error"
 
     try:
-        table = pc.read_csv(
+        table = module.read_csv(
             pa.py_buffer(content),
-            read_options=pc.ReadOptions(column_names=places, block_size=_BLOCK, use_threads=False),
-            parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember),
-            convert_options=pc.ConvertOptions(
+            read_options=module.ReadOptions(column_names=places, block_size=_BLOCK, use_threads=False),
+            parse_options=module.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember
+            ),
+            convert_options=module.ConvertOptions(
                 column_types=dict.fromkeys(places, pa.string()), null_values=MISSING, strings_can_be_null=True
             ),
         )
@@ -173,7 +172,6 @@ class Group:
 
     def tables(self, names: Sequence[str]) -> Iterator[Any]:
         """The rows as pyarrow.Table of at most `WINDOW` rows."""
-        pa = needed("pyarrow", "pyarrow")
         options = {"columns": list(names), "batch_size": WINDOW, "use_threads": False, "batch_readahead": 1}
         small: list[Any] = []
         for path, fragment in self.fragments:
@@ -234,7 +232,6 @@ class TableFiles:
         """All rows as a pyarrow.Table in memory."""
         names = self.schema.names
         tables = [table for group in self.groups for table in group.tables(names)]
-        pa = needed("pyarrow", "pyarrow")
         return pa.concat_tables(tables).replace_schema_metadata() if tables else self.schema.empty_table()
 
     def pieces(self, names: Sequence[str]) -> Iterator[Any]:
@@ -261,7 +258,6 @@ def _count_rows(fragment: Any) -> int:
 
 def typed(table: Any) -> Any:
     """The table with texts of the types that pyarrow computes with, not views."""
-    pa = needed("pyarrow", "pyarrow")
     kinds = {"string_view": pa.string(), "binary_view": pa.binary()}
     if not any(str(field.type) in kinds for field in table.schema):
         return table
@@ -269,12 +265,7 @@ def typed(table: Any) -> Any:
 
 
 def readable(path: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The result of `read` of these arguments.
-
-    Raises:
-        DataError: the file is damaged, or of another kind.
-    """
-    pa = needed("pyarrow", "pyarrow")
+    """The result of `read` of these arguments."""
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty: was it cut off? copy or load it again")
@@ -291,12 +282,7 @@ def readable(path: Path, read: Callable[..., Any], *arguments: Any, **options: A
 
 
 def as_table(source: Any) -> Any:
-    """A pandas, polars or other table with the Arrow interface (`__arrow_c_stream__`) as a pyarrow.Table.
-
-    Raises:
-        DataError: it is not a table, or has columns of mixed types.
-    """
-    pa = needed("pyarrow", "pyarrow")
+    """A pandas, polars or other table with the Arrow interface (`__arrow_c_stream__`) as a pyarrow.Table."""
     if not hasattr(source, "__arrow_c_stream__") and not hasattr(source, "set_axis"):
         raise DataError(f"a {type(source).__name__} is not a table: give a pandas.DataFrame or a pyarrow.Table")
     names = [str(name) for name in getattr(source, "column_names", getattr(source, "columns", ()))]
@@ -316,12 +302,11 @@ def as_table(source: Any) -> Any:
 def matrix_table(values: np.ndarray) -> Any:
     """A matrix as a pyarrow.Table with columns named 0, 1, 2, ..."""
     names = [str(number) for number in range(values.shape[1])]
-    return needed("pyarrow", "pyarrow").table([array_column(column) for column in values.T], names=names)
+    return pa.table([array_column(column) for column in values.T], names=names)
 
 
 def array_column(values: np.ndarray) -> Any:
     """A vector as a pyarrow.ChunkedArray; NaN is a missing value."""
-    pa = needed("pyarrow", "pyarrow")
     if values.dtype.kind == "f":
         return pa.chunked_array([pa.array(values.astype(np.float64), from_pandas=True)])
     if values.dtype.kind in "SU":

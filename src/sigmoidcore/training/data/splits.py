@@ -12,13 +12,7 @@ from sigmoidcore.training.data.errors import DataError, needed, short
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers of each part, in random order.
-
-    Attributes:
-        train: rows to learn from.
-        validation: rows for early stopping and the choice of options; may be empty.
-        test: rows for the final score.
-    """
+    """Row numbers of each part, in random order."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -26,19 +20,7 @@ class Parts:
 
 
 def random_parts(rows: int, classes: tuple[str, ...], labels: Any, test: float, validation: float, seed: int) -> Parts:
-    """Split samples; each class has the same share in all parts. The validation part is taken from the training part.
-
-    Args:
-        rows: number of samples.
-        classes: names of the classes; empty for numbers.
-        labels: class number of each sample; None for numbers.
-        test: fraction of the samples for the test.
-        validation: fraction of the others for validation.
-        seed: of the split.
-
-    Raises:
-        DataError: there are too few samples.
-    """
+    """Split samples; each class has the same share in all parts. Validation takes its part from the training part."""
     if labels is not None:
         counts = np.bincount(labels, minlength=len(classes))
         if counts.min() < 2:

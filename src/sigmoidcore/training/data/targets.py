@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.training.data.columns import Column, Role, as_texts, described, numbers
-from sigmoidcore.training.data.errors import DataError, listed, needed, short
+from sigmoidcore.training.data.errors import DataError, listed, short
+from sigmoidcore.training.data.libraries import pa, pc
 
 MOST_CLASSES = 20
 """Whole numbers with more distinct values than this are numbers, not classes."""
@@ -145,11 +146,7 @@ class Target:
 
 
 def check_scaled(scaled: np.ndarray, values: np.ndarray, names: Sequence[str], first: int) -> None:
-    """Refuse numbers that are too large for float32 after scaling; arrays are [rows, columns].
-
-    Raises:
-        DataError: one is.
-    """
+    """Refuse numbers that are too large for float32 after scaling; arrays are [rows, columns]."""
     large = np.argwhere(np.abs(scaled) > LARGEST)
     if len(large):
         row, place = large[0]
@@ -179,11 +176,7 @@ class TargetValues:
     values: np.ndarray
 
     def fitted(self, train: np.ndarray) -> Target:
-        """The target with the scale of the training part, whose row numbers are given.
-
-        Raises:
-            DataError: the numbers are constant there, or too large.
-        """
+        """The target with the scale of the training part, whose row numbers are given."""
         if self.kind.is_class:
             return Target(self.names, self.kind, self.classes)
         found = self.values[train]
@@ -217,15 +210,6 @@ def target_values(names: tuple[str, ...], columns: Sequence[Any], kind: str | No
     """Find out what the target is.
 
     Texts, truth values, and whole numbers with at most 20 distinct values (each twice or more on average) are classes.
-
-    Args:
-        names: of the target columns.
-        columns: pyarrow.ChunkedArray each.
-        kind: "class" or "number" if the user has said so.
-        text: whether the table comes from a text file.
-
-    Raises:
-        DataError: a value is missing, or there is nothing to learn.
     """
     if kind not in (None, CLASS, NUMBER):
         raise DataError(f"there is no kind of target {short(kind)!r}: say {CLASS!r} or {NUMBER!r}")
@@ -264,7 +248,6 @@ def _few_whole(values: np.ndarray) -> bool:
 
 def labels(name: str, values: Any, numeric: bool) -> Any:
     """Classes as text; whole numbers without a point."""
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
     if pa.types.is_integer(values.type):
         return values.cast(pa.string())
     if not numeric:
@@ -278,11 +261,7 @@ def labels(name: str, values: Any, numeric: bool) -> Any:
 
 
 def ordered_classes(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The classes in their order: numbers by size, texts by the alphabet.
-
-    Raises:
-        DataError: there is only one, or nearly every row has a different one.
-    """
+    """The classes in their order: numbers by size, texts by the alphabet."""
     rows = sum(counts.values())
     if len(counts) == 1:
         raise DataError(
@@ -301,12 +280,7 @@ def ordered_classes(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def class_numbers(name: str, values: Any, classes: Sequence[str], first: int = 0) -> np.ndarray:
-    """The number of each row's class, int64.
-
-    Raises:
-        DataError: a value is missing or not one of the classes.
-    """
-    pa, pc = needed("pyarrow", "pyarrow"), needed("pyarrow.compute", "pyarrow")
+    """The number of each row's class, int64."""
     check_complete(name, values, first)
     types = pa.types
     if types.is_dictionary(values.type):
@@ -327,11 +301,7 @@ def class_numbers(name: str, values: Any, classes: Sequence[str], first: int = 0
 
 
 def target_numbers(names: Sequence[str], columns: Sequence[Any], first: int = 0) -> np.ndarray:
-    """The numbers of the target columns, float64, [rows, numbers].
-
-    Raises:
-        DataError: one is missing, infinite or not a number.
-    """
+    """The numbers of the target columns, float64, [rows, numbers]."""
     found = []
     for name, values in zip(names, columns, strict=True):
         check_complete(name, values, first)
@@ -344,12 +314,7 @@ def target_numbers(names: Sequence[str], columns: Sequence[Any], first: int = 0)
 
 
 def check_complete(name: str, values: Any, first: int = 0) -> None:
-    """Refuse a target with missing values.
-
-    Raises:
-        DataError: a value is missing.
-    """
-    pc = needed("pyarrow.compute", "pyarrow")
+    """Refuse a target with missing values."""
     missing = pc.is_null(values, nan_is_null=True)
     count = pc.sum(missing).as_py()
     if count:
