@@ -243,6 +243,47 @@ def test_classes_have_the_same_share_in_both_parts_and_the_seed_decides_the_spli
     assert not torch.equal(parts[0].probes(300)[0], parts[2].probes(300)[0])
 
 
+@pytest.mark.parametrize("in_memory", [0, 2**30])
+@pytest.mark.parametrize("ending", ["parquet", "feather"])
+def test_a_validation_part_comes_out_of_the_training_part_alone(tmp_path, ending, in_memory):
+    path = written(tmp_path / f"a.{ending}", frame())
+    plain = load(path, target="price", in_memory=in_memory)
+    data = load(path, target="price", validation_size=0.25, in_memory=in_memory)
+    parts = [
+        {row for row in data.preprocessing.predictions(all_of(batches)[1])[:, 0].round(5).tolist()}
+        for batches in (data.train_batches(9, 0, 0), data.validation_batches(9), data.test_batches(9))
+    ]
+    assert [len(part) for part in parts] == [len(data.train), len(data.validation), len(data.test)]
+    assert len(set.union(*parts)) == ROWS
+    assert len(data.test) == len(plain.test)
+    assert plain.validation is None
+    assert not list(plain.validation_batches(9))
+
+
+def test_built_in_images_have_a_validation_part_too():
+    data = load("digits", validation_size=0.1).flattened()
+    assert (len(data.train), len(data.validation), len(data.test)) == (1260, 140, 397)
+    assert next(data.validation_batches(10))[0].shape == (10, 64)
+
+
+def test_a_fingerprint_tells_which_column_has_changed_however_the_data_are_read(tmp_path):
+    path = written(tmp_path / "a.parquet", frame())
+    before = load(path, target="price").fingerprint
+    assert changes(before, load(path, target="price", in_memory=0, seed=1).fingerprint) == ()
+    written(path, frame().assign(rooms=7 - frame()["rooms"]).drop(columns="garden"))
+    assert changes(before, load(path, target="price").fingerprint) == ("changed: rooms", "missing: garden")
+
+
+def test_tables_of_other_libraries_are_read_through_the_arrow_interface():
+    class Other:
+        def __init__(self, table):
+            self.columns = table.column_names
+            self.__arrow_c_stream__ = table.__arrow_c_stream__
+
+    data = load(Other(pa.Table.from_pandas(frame(), preserve_index=False)), target="price")
+    assert data.fingerprint == load(frame(), target="price").fingerprint
+
+
 def test_predictions_have_the_names_of_classes():
     data = load("wine")
     assert list(data.preprocessing.predictions(torch.eye(3)[[2, 0]])) == ["2", "0"]
@@ -490,7 +531,7 @@ def test_r2_is_scikit_learns():
     outputs, targets = torch.randn(50, 3), torch.randn(50, 3)
     data = load("diabetes")
     assert data.metric_name == "R2"
-    assert data.metric(outputs, targets) == pytest.approx(r2_score(targets, outputs))
+    assert data.metric(outputs, targets) == pytest.approx(r2_score(targets.numpy(), outputs.numpy()))
     assert load("wine").metric(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(200 / 3)
 
 

@@ -99,7 +99,7 @@ def table_data(name: str, table: Any, request: Request, *, text: bool) -> Data:
     rows = frame(columns, pa.table(values))
     fitted, notes = fitted_table(columns, rows.iloc[parts.train[:SAMPLE]])
     fingerprint = Fingerprint()
-    fingerprint.add_table(table.select([*values, *request.targets]))
+    fingerprint.add_table(table.select([*inputs, *request.targets]))
     if empty:
         notes = (f"left out, because without values: {listed(empty)}", *notes)
     return _in_memory(name, fitted.apply_frame(rows), fitted, target, parts, notes, fingerprint)

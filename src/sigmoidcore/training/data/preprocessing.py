@@ -31,7 +31,7 @@ ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
 LARGEST_FILE = 2**28
 """Bytes that a saved preprocessing may unpack to."""
-_SKLEARN = ("compose._column_transformer.ColumnTransformer", "pipeline.Pipeline", "impute._base.SimpleImputer",
+_SKLEARN = ("compose._column_transformer.ColumnTransformer", "compose._column_transformer._RemainderColsList", "pipeline.Pipeline", "impute._base.SimpleImputer",
             "impute._base.MissingIndicator", "preprocessing._data.StandardScaler",
             "preprocessing._encoders.OneHotEncoder")  # fmt: skip
 TRUSTED = frozenset(

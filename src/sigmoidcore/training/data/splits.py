@@ -93,7 +93,7 @@ def mixed(*numbers: int) -> int:
         >>> mixed(0, 1) != mixed(1, 0)
         True
     """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
