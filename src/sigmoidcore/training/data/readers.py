@@ -181,7 +181,7 @@ class Group:
                     small.append(pa.Table.from_batches([batch]))
                 elif len(batch):
                     yield typed(pa.Table.from_batches([batch]))
-        if small:
+        if self.rows and small:
             yield typed(pa.concat_tables(small))
 
 
