@@ -31,9 +31,15 @@ ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
 LARGEST_FILE = 2**28
 """Bytes that a saved preprocessing may unpack to."""
-_SKLEARN = ("compose._column_transformer.ColumnTransformer", "compose._column_transformer._RemainderColsList", "pipeline.Pipeline", "impute._base.SimpleImputer",
-            "impute._base.MissingIndicator", "preprocessing._data.StandardScaler",
-            "preprocessing._encoders.OneHotEncoder")  # fmt: skip
+_SKLEARN = (
+    "compose._column_transformer.ColumnTransformer",
+    "compose._column_transformer._RemainderColsList",  # until scikit-learn 1.6
+    "pipeline.Pipeline",
+    "impute._base.SimpleImputer",
+    "impute._base.MissingIndicator",
+    "preprocessing._data.StandardScaler",
+    "preprocessing._encoders.OneHotEncoder",
+)
 TRUSTED = frozenset(
     {f"sklearn.{name}" for name in _SKLEARN}
     | {"builtins.dict", "builtins.list", "builtins.tuple", "builtins.slice", "builtins.type", "builtins.str"}
