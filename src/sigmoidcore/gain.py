@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sigmoidcore._torch import foreach
+
 MOST_OPEN = 1.5434046384182085
 """Size of z at which a neuron's local derivative is largest over its slope: the root of z tanh(z/2) = 1.
 
@@ -139,7 +141,7 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
     sizes = torch.empty(len(tensors), dtype=torch.float64)
     for (_, dtype), places in kinds.items():
-        own = torch._foreach_norm([tensors[i] for i in places], 2, torch.promote_types(dtype, torch.float32))
+        own = foreach.norms([tensors[i] for i in places], torch.promote_types(dtype, torch.float32))
         sizes[places] = torch.stack(own).to("cpu", torch.float64)
     for i in (~((sizes > 1e-12) & (sizes < 1e15))).nonzero().flatten().tolist():
         sizes[i] = norm(tensors[i])
