@@ -4,8 +4,6 @@ import copy
 import inspect
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import is_dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,7 +148,7 @@ def _is_data(module: nn.Module, name: str) -> bool:
 
 def _comparable(value: Any) -> Any:
     """A copy of a collection that can be compared by value; else the value itself."""
-    if not (isinstance(value, list | dict | set | tuple | SimpleNamespace) or is_dataclass(value)):
+    if not isinstance(value, list | dict | set | tuple):
         return value
     try:
         made = copy.deepcopy(value)
