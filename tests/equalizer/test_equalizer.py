@@ -11,7 +11,7 @@ from support.labelled import Labelled
 from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, depth_scaled_lr, gradient_profile, prepare
-from sigmoidcore._torch.modules import global_hooks
+from sigmoidcore._torch.hooks import global_hooks
 from sigmoidcore.gain import mean_relative_slope
 from sigmoidcore.training import digits, train
 

@@ -13,7 +13,7 @@ from trainings import CLIP, RATE, STEPS, Outcome, adam, batches, cores, network,
 from trainings import batch as batch_of
 
 from sigmoidcore import Equalizer, Monitor
-from sigmoidcore._torch.modules import global_hooks
+from sigmoidcore._torch.hooks import global_hooks
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
 from sigmoidcore.integrations.sinks import TensorBoard
 

@@ -13,7 +13,6 @@ from torch.utils import checkpoint
 
 NONE = -1
 """The number of no backward pass."""
-_DERIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
 _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
 
@@ -63,7 +62,8 @@ def in_transform() -> bool:
     if forward_ad._current_level >= 0:
         return True
     stack = torch._C._functorch.get_interpreter_stack() if torch._C._are_functorch_transforms_active() else None
-    return any(transform.key() in _DERIVES for transform in stack or ())
+    kinds = torch._C._functorch.TransformType
+    return any(transform.key() in (kinds.Grad, kinds.Jvp) for transform in stack or ())
 
 
 def accumulates(leaf: Node) -> bool:

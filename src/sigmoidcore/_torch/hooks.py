@@ -1,9 +1,19 @@
 """Hooks of a module: the public API adds and removes them, but neither lists nor copies them."""
 
+from collections.abc import Callable
 from copy import copy
+from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as _module
 
+_GLOBAL_HOOKS = (
+    "_global_backward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_forward_hooks",
+)
+_global = [getattr(_module, name, {0: None}) for name in _GLOBAL_HOOKS]
 _CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -14,7 +24,7 @@ def has_hooks(module: nn.Module) -> bool:
         >>> has_hooks(nn.Tanh())
         False
     """
-    return any(getattr(module, name, None) for name in _CALLED)
+    return any(getattr(module, name, True) for name in _CALLED)
 
 
 def move_hooks(source: nn.Module, target: nn.Module) -> None:
@@ -25,3 +35,30 @@ def move_hooks(source: nn.Module, target: nn.Module) -> None:
 def copy_hooks(source: nn.Module, target: nn.Module) -> None:
     """Give a module its own copy of the hooks of another."""
     vars(target).update({name: copy(hooks) for name, hooks in vars(source).items() if "hook" in name})
+
+
+def global_hooks() -> list[Callable[..., Any] | None]:
+    """The hooks that are called for every module; [None], somebody unknown, if this PyTorch hides some of them."""
+    return [hook for hooks in _global if hooks for hook in hooks.values()]
+
+
+def register_global_hooks(
+    enter: Callable[[nn.Module, tuple[Any, ...]], Any], leave: Callable[..., Any]
+) -> Callable[[], None]:
+    """Call `enter(module, args)` before and `leave(module, args, kwargs, output)` after every module, also on errors.
+
+    Returns:
+        Takes them back, with what PyTorch leaves behind: the number of a hook that takes keywords, which
+        `torch.compile` then takes for a hook.
+    """
+    handles = [
+        _module.register_module_forward_pre_hook(enter),
+        _module.register_module_forward_hook(leave, with_kwargs=True, always_call=True),
+    ]
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+            getattr(_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
+
+    return remove

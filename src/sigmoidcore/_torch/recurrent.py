@@ -1,7 +1,7 @@
 """PyTorch's recurrent layers with other weights: their fused kernels are only called with the layer's own."""
 
 from copy import copy
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -29,9 +29,3 @@ def with_same_parameters(layer: nn.RNNBase, kind: type[_Layer]) -> _Layer:
     for name in PARTS:
         made.__dict__[name] = copy(made.__dict__[name])
     return made
-
-
-def copy_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Copy all hooks of a module to another one."""
-    hooks: dict[str, Any] = {name: copy(value) for name, value in source.__dict__.items() if "hook" in name}
-    target.__dict__.update(hooks)

@@ -1,1 +1,19 @@
 """Networks of cores and recurrent layers of cores."""
+
+from sigmoidcore.nn.networks import MLP, RNN, Chain, ConvNet
+from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, RecurrentCores, converted, folded
+from sigmoidcore.nn.stepwise import Stepwise
+
+__all__ = [
+    "MLP",
+    "RNN",
+    "Chain",
+    "ConvNet",
+    "CoreGRU",
+    "CoreLSTM",
+    "CoreRNN",
+    "RecurrentCores",
+    "Stepwise",
+    "converted",
+    "folded",
+]

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import asks_for
+from sigmoidcore._torch.hooks import global_hooks, has_hooks
 from sigmoidcore._torch.modes import runs_plainly
-from sigmoidcore._torch.modules import buffer, global_hooks, has_hooks, parameter
+from sigmoidcore._torch.modules import buffer, parameter
 from sigmoidcore.core import SigmoidCore
 
 BLOCK = 24 << 20
@@ -133,7 +134,7 @@ class Stack:
             if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
                 return None
         modules = [*linears, *cores]
-        listeners = None if any(has_hooks(module) for module in modules) else _listeners(modules)
+        listeners = None if any(has_hooks(m) or "forward" in vars(m) for m in modules) else _listeners(modules)
         if listeners is None:
             return None
         weights: list[Any] = [parameter(linear, "weight") for linear in linears]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from sigmoidcore._torch.eager import uncompiled
-from sigmoidcore._torch.recurrent import copy_hooks, with_flat_weights, with_same_parameters
+from sigmoidcore._torch.hooks import copy_hooks
+from sigmoidcore._torch.recurrent import with_flat_weights, with_same_parameters
 from sigmoidcore.core import keep_precision
 from sigmoidcore.nn.recurrent_cells import CELLS, Cell, State, Weights, fold, unroll, zero_state
 from sigmoidcore.nn.stepwise import Stepwise

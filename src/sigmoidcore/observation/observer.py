@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sigmoidcore._torch import eager
-from sigmoidcore._torch.modules import register_global_hooks
+from sigmoidcore._torch.hooks import register_global_hooks
 from sigmoidcore.nn.fused import ListenerFactory
 
 
