@@ -219,16 +219,6 @@ def test_a_shift_that_is_not_finite_is_an_error_and_changes_nothing(value):
     assert torch.equal(core.shift, before)
 
 
-@pytest.mark.parametrize("shape", [(2,), (4,), (2, 3)])
-@pytest.mark.parametrize("setter", ["set_slope", "set_shift"])
-def test_a_slope_or_shift_of_another_shape_is_an_error_and_changes_nothing(setter, shape):
-    core = filled(SigmoidCore(3))
-    before = copy.deepcopy(core.state_dict())
-    with pytest.raises((ValueError, RuntimeError)):
-        getattr(core, setter)(torch.ones(shape))
-    assert all(torch.equal(core.state_dict()[name], t) for name, t in before.items())
-
-
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.inf, math.nan])
 def test_a_slope_at_construction_that_is_not_positive_and_finite_is_an_error_that_names_it(alpha):
     with pytest.raises(ValueError, match=f"alpha must be a positive finite number, got {alpha}"):
@@ -322,16 +312,6 @@ def test_torch_func_gives_the_exact_derivatives():
     torch.testing.assert_close(per_sample, exact(1).expand(5, 3))
 
 
-def test_vmap_over_slopes_gives_each_models_output():
-    core = SigmoidCore(3)
-    x, slopes = torch.randn(2, 3), torch.rand(4, 3) + 0.5
-
-    def call(slope):
-        return torch.func.functional_call(core, {"slope": slope}, (x,))
-
-    torch.testing.assert_close(torch.func.vmap(call)(slopes), torch.sigmoid(x * slopes[:, None]))
-
-
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize(("features", "shape"), [(None, (2, 3)), (3, (2, 3))])
 def test_it_compiles_as_one_graph_that_a_changed_slope_does_not_compile_again(features, shape, centered):
@@ -361,20 +341,6 @@ def test_derivatives_of_functions_can_be_compiled():
     torch.testing.assert_close(torch.compile(derivative, backend="aot_eager", fullgraph=True)(x), derivative(x))
 
 
-def test_compiled_with_aot_autograd_it_has_the_same_gradients_after_the_slope_changed():
-    torch._dynamo.reset()
-    core = SigmoidCore(3, centered=True)
-    compiled = torch.compile(core, backend="aot_eager", fullgraph=True)
-    for alpha in (1.0, 3.0):
-        core.set_slope(alpha)
-        gradients = []
-        for function in (core, compiled):
-            x = torch.linspace(-2, 2, 12).reshape(4, 3).requires_grad_()
-            function(x).square().sum().backward()
-            gradients.append(x.grad)
-        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
-
-
 # --- dtypes and devices ----------------------------------------------------------------------------------------------
 
 
@@ -385,20 +351,6 @@ def test_compiled_with_aot_autograd_it_has_the_same_gradients_after_the_slope_ch
 def test_the_outputs_dtype_is_the_inputs(features, trainable, centered, dtype):
     core = SigmoidCore(features, centered=centered, trainable=trainable)
     assert core(torch.zeros(2, 3, dtype=dtype)).dtype == dtype
-
-
-def test_autocast_changes_no_dtype_of_a_network_with_cores_in_place_of_sigmoids():
-    x = torch.randn(5, 8)
-    for activation in (nn.Sigmoid(), SigmoidCore(8), SigmoidCore(8, centered=True)):
-        layers = nn.ModuleList([nn.Linear(8, 8), activation, nn.Linear(8, 8)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            h, dtypes = x, []
-            for layer in layers:
-                h = layer(h)
-                dtypes.append(h.dtype)
-        assert dtypes == [torch.bfloat16] * 3
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert SigmoidCore(8)(x).dtype == torch.sigmoid(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("cast", ["half", "bfloat16"])
@@ -417,16 +369,6 @@ def test_double_makes_slope_and_shift_float64_and_half_then_leaves_them():
     core = SigmoidCore(3).double()
     assert core.slope.dtype == core.shift.dtype == torch.float64
     assert core.half().slope.dtype == torch.float64
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_core_made_under_a_half_precision_default_has_a_float32_slope(dtype):
-    torch.set_default_dtype(dtype)
-    try:
-        core = SigmoidCore(3)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert core.slope.dtype == core.shift.dtype == torch.float32
 
 
 @pytest.mark.parametrize("trainable", [False, True])

@@ -76,9 +76,9 @@ def test_what_is_no_list_of_sinks_is_an_error_that_shows_one(sinks, named):
 @pytest.mark.parametrize(
     ("sink", "message"),
     [
-        ("x", "sinks hold 'x', which is no function of one argument"),
-        (None, "sinks hold None, which is no function"),
-        ([print], "sinks hold list, which is no function"),
+        ("x", "sinks hold 'x', which is not a function of one argument"),
+        (None, "sinks hold None, which is not a function"),
+        ([print], "sinks hold list, which is not a function"),
         (CSV, r"sinks hold the class CSV: make one of it, as in CSV\(\.\.\.\)"),
     ],
 )

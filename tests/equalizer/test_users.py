@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
+from sigmoidcore import MLP, Equalizer, SigmoidCore, gradient_profile, prepare
 
 DEPTH = 7
 NEVER = 1e30
@@ -258,17 +258,6 @@ def test_torch_func_gives_the_derivatives_that_it_gives_without_an_equalizer(mod
         assert torch.equal(a, b)
 
 
-def test_passes_inside_torch_func_do_not_disturb_the_sample_of_the_others(model, batch):
-    def laplacian(network):
-        return torch.func.vmap(torch.func.hessian(lambda x: network(x)[0]))(batch[0]).diagonal(dim1=1, dim2=2).sum(1)
-
-    def loss(network, weight):
-        return weight * laplacian(network).square().mean() + cross_entropy(network, batch)
-
-    seen = sampled(model, lambda _: loss(model, 0.5).backward())
-    assert_close(seen, by_hand(model, partial(cross_entropy, batch=batch)))
-
-
 def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, batch):
     optimizer = idle(model)
 
@@ -316,18 +305,6 @@ def test_a_forward_pass_recomputed_for_a_checkpoint_does_not_count_twice(model, 
         seen = sampled(model, run)
     assert counts == [1] * DEPTH
     assert_close(seen, by_hand(model, partial(cross_entropy, batch=batch)))
-
-
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_a_skipped_step_with_checkpoints_is_not_joined_with_the_next(model, batch, use_reentrant):
-    x = batch[0].clone().requires_grad_()
-
-    def run(optimizer):
-        for factor in (math.nan, 1.0):
-            optimizer.zero_grad()
-            (factor * nn.functional.cross_entropy(in_segments(model, x, use_reentrant), batch[1])).backward()
-
-    assert_close(sampled(model, run), by_hand(model, partial(cross_entropy, batch=batch)))
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
@@ -411,18 +388,6 @@ def test_a_model_cast_to_half_precision_trains_with_float32_slopes(model, batch,
     assert not all(torch.equal(core.slope, slope) for core, slope in zip(cores(model), slopes, strict=True))
 
 
-def test_a_model_moved_between_two_steps_is_still_watched(model, batch):
-    optimizer = idle(model)
-    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
-        for dtype in (torch.float32, torch.float64):
-            model.to("cpu", dtype)
-            optimizer.zero_grad()
-            cross_entropy(model, (batch[0].to(dtype), batch[1])).backward()
-            optimizer.step()
-    assert len(equalizer.history) == 2
-    assert cores(model)[0].slope.dtype == torch.float64
-
-
 @pytest.mark.parametrize("trainable", [False, True])
 def test_a_model_made_on_the_meta_device_gets_its_slopes_from_reset_parameters_and_can_be_prepared(trainable, batch):
     def build():
@@ -442,36 +407,3 @@ def test_a_model_made_on_the_meta_device_gets_its_slopes_from_reset_parameters_a
         assert bool((core.shift == 0).all())
     prepare(model, batch[0])
     assert gradient_profile(model, *batch, nn.functional.cross_entropy).spread < 1.1
-
-
-def test_reset_parameters_makes_a_core_that_was_moved_what_it_was_at_the_start():
-    core = SigmoidCore(3, alpha=2.5)
-    core.set_slope(7.0)
-    core.set_shift(1.0)
-    address = core.slope.data_ptr()
-    core.reset_parameters()
-    assert core.state_dict().keys() == SigmoidCore(3, alpha=2.5).state_dict().keys()
-    assert core.slope.tolist() == [2.5] * 3
-    assert core.shift.tolist() == [0.0] * 3
-    assert core.slope.data_ptr() == address
-
-
-def test_all_of_it_together_trains(model, batch):
-    optimizer = torch.optim.Adam(depth_scaled_lr(model))
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
-    losses = []
-    with Equalizer(model, optimizer, scaler=scaler) as equalizer:
-        for _ in range(60):
-            optimizer.zero_grad()
-            for rows in torch.arange(50).split(25):
-                with torch.autocast("cpu", dtype=torch.float16):
-                    outputs = in_segments(model, batch[0][rows], use_reentrant=False)
-                scaler.scale(nn.functional.cross_entropy(outputs.float(), batch[1][rows]) / 2).backward()
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            losses.append(cross_entropy(model, batch).item())
-    assert losses[-1] < losses[0] / 2
-    assert len(equalizer.history) > 5
-    assert all(math.isfinite(s.spread) for s in equalizer.history)

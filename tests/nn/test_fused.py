@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import pickle
 import warnings
 
 import pytest
@@ -170,33 +169,6 @@ def test_the_gradients_of_a_loss_of_second_derivatives_are_those_of_the_modules(
     assert calls
 
 
-def test_a_graph_can_be_gone_back_through_twice(model, x, calls):
-    loss = model(x).sum()
-    loss.backward(retain_graph=True)
-    once = [p.grad.clone() for p in model.parameters()]
-    loss.backward()
-    assert_close([p.grad / 2 for p in model.parameters()], once)
-    assert calls
-
-
-def test_gradients_can_be_clipped_and_changed_in_place(model, x, calls):
-    before = [g.clone() for g in gradients(model, x)]
-    for p in model.parameters():
-        p.grad.mul_(2).requires_grad_().detach()
-    assert_close([p.grad for p in model.parameters()], [2 * g for g in before])
-    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-    assert calls
-
-
-def test_a_parameter_hook_sees_its_gradient(model, x, calls):
-    seen = {}
-    model[4].weight.register_hook(lambda g: seen.update(before=g.clone()))
-    model[6].weight.register_post_accumulate_grad_hook(lambda p: seen.update(after=p.grad.clone()))
-    gradients(model, x)
-    assert_close([seen["before"], seen["after"]], [model[4].weight.grad, model[6].weight.grad])
-    assert calls
-
-
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoints_change_nothing(model, x, calls, reentrant):
     wanted = gradients(by_modules(model), x)
@@ -321,26 +293,6 @@ def test_an_input_that_does_not_fit_gives_pytorchs_error(model):
         model(torch.zeros(20, 4))
     with pytest.raises(RuntimeError, match="dtype"):
         model(torch.zeros(20, 5, dtype=torch.float64))
-
-
-def test_nothing_is_kept_in_the_model(model, x):
-    before = set(model.state_dict())
-    gradients(model, x)
-    assert set(model.state_dict()) == before
-    again = pickle.loads(pickle.dumps(model))
-    assert torch.equal(copy.deepcopy(model)(x), model(x))
-    assert torch.equal(again(x), model(x))
-
-
-def test_a_gradient_scaler_and_an_accumulation_work(model, x, calls):
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    scaler = torch.amp.GradScaler("cpu")
-    for rows in x.split(10):
-        scaler.scale(model(rows).square().sum()).backward()
-    scaler.unscale_(optimizer)
-    assert_close([p.grad for p in model.parameters()], gradients(by_modules(model), x))
-    scaler.step(optimizer)
-    assert len(calls) == 2
 
 
 def test_derivatives_by_the_inputs_leave_the_gradients_of_the_parameters_out(model, x, calls, monkeypatch):

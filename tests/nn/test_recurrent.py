@@ -1,7 +1,6 @@
 """PyTorch's recurrent layers as cores: the same function, any option; calibrated, the gradient lasts through time."""
 
 import copy
-import io
 import itertools
 import math
 import pickle
@@ -183,17 +182,6 @@ def test_folded_it_is_the_plain_layer_and_computes_the_same(kind, options):
     assert_same(plain(*args), before)
 
 
-def test_folded_without_shifts_a_layer_without_biases_stays_so_and_frozen_weights_stay_frozen():
-    layer = CoreGRU(FEATURES, HIDDEN, bias=False)
-    layer.weight_hh_l0.requires_grad_(False)
-    plain = folded(layer)
-    assert not plain.bias
-    assert not plain.weight_hh_l0.requires_grad
-    assert plain.weight_ih_l0.requires_grad
-    layer.shift_l0[0] = 1.0
-    assert folded(layer).bias
-
-
 # --- a module like any other -----------------------------------------------------------------------------------------
 
 
@@ -232,14 +220,6 @@ def test_copies_compute_the_same_and_are_their_own(kind, copied):
             twin.slope_l0.fill_(7.0)
         assert_same(layer(inputs), expected)
         assert float((twin(inputs)[0] - expected[0]).detach().abs().max()) > 1e-3
-
-
-def test_torch_save_and_load():
-    layer, file = disturbed("gru"), io.BytesIO()
-    torch.save(layer, file)
-    file.seek(0)
-    inputs = sequences(layer)
-    assert_same(torch.load(file, weights_only=False)(inputs), layer(inputs))
 
 
 def test_converted_shares_parameters_hooks_and_mode_and_leaves_the_plain_layer_as_it_was():
@@ -288,14 +268,6 @@ def test_reset_gives_memory_without_values_new_weights_and_the_slopes_of_the_sta
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_functional_call_takes_the_parameters_given(kind):
-    layer, other = disturbed(kind), disturbed(kind)
-    inputs = sequences(layer)
-    values = {**dict(other.named_parameters()), **dict(other.named_buffers())}
-    assert_same(torch.func.functional_call(layer, values, (inputs,)), other(inputs))
-
-
-@pytest.mark.parametrize("kind", PLAIN)
 def test_gradients_reach_inputs_and_all_weights_and_are_right(kind):
     layer = disturbed(kind, num_layers=2, bidirectional=True, dtype=torch.float64)
     inputs = sequences(layer, steps=3, batch=2).requires_grad_()
@@ -308,16 +280,6 @@ def test_gradients_reach_inputs_and_all_weights_and_are_right(kind):
     assert torch.autograd.gradcheck(run, (inputs, *parameters), fast_mode=True)
     layer(inputs)[0].square().sum().backward()
     assert all(float(p.grad.abs().max()) > 0 for p in layer.parameters())
-
-
-def test_a_training_step_moves_weights_and_no_slope():
-    layer = disturbed("lstm")
-    before = copy.deepcopy(layer)
-    optimizer = torch.optim.Adam(layer.parameters(), 0.01)
-    layer(sequences(layer))[0].square().mean().backward()
-    optimizer.step()
-    assert all(not torch.equal(a, b) for a, b in zip(layer.parameters(), before.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), before.buffers(), strict=True))
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -546,15 +508,6 @@ def test_hostile_weights_and_inputs_never_make_a_slope_that_is_not_finite(kind, 
     assert math.isfinite(float(report.levels[0]))
     logs = recurrent_solver.log_sizes(CELLS[model.layer.mode], inputs, model.layer.effective_weights("l0"))
     assert abs(recurrent_solver.tilt(logs)) < 0.5 or report.notes
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("kind", PLAIN)
-def test_sequences_of_one_or_two_steps(kind, steps):
-    model = model_of(kind)
-    report = sc.calibrate(model, torch.randn(steps, 50, FEATURES))
-    assert ("nothing to level" in " ".join(report.notes)) == (steps == 1)
-    assert all(bool(torch.isfinite(b).all()) for b in model.buffers())
 
 
 def test_calibrated_it_learns_what_lies_far_back_and_uncalibrated_it_does_not():

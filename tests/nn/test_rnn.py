@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import RNN, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
-from sigmoidcore.calibration import recurrent_solver
+from sigmoidcore import RNN, Equalizer, SigmoidCore, gradient_profile, prepare
 
 STEPS, BATCH, FEATURES, HIDDEN = 7, 5, 3, 6
 
@@ -115,16 +114,6 @@ def test_the_last_state_continues_the_sequence():
     assert_close(end, last)
 
 
-def test_a_state_dict_makes_another_layer_compute_the_same():
-    rnn, inputs = layer(), sequences()
-    recurrent_solver.solve_layer(rnn, inputs.detach(), None)
-    copy = RNN(FEATURES, HIDDEN).double()
-    copy.load_state_dict(rnn.state_dict())
-    assert sorted(rnn.state_dict()) == ["bias", "shift", "slope", "steps", "weight_hh", "weight_ih"]
-    assert int(copy.steps) == STEPS
-    assert torch.equal(copy(inputs)[0], rnn(inputs)[0])
-
-
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -192,19 +181,3 @@ def test_prepare_sets_the_saturation_level_over_time(saturation):
     z = model.rnn.slope * (torch.stack(seen) - model.rnn.shift)
     assert float(z.square().mean().sqrt()) == pytest.approx(saturation, rel=0.15)
     assert float(report.levels[0]) == pytest.approx(saturation, rel=0.15)
-
-
-def test_prepared_it_learns():
-    model = Classifier(FEATURES, 32, classes=2)
-    inputs = torch.randn(200, 30, FEATURES)
-    targets = (inputs[:, 0, 0] > 0).long()  # the answer lies 30 steps back
-    prepare(model, inputs)
-    optimizer = torch.optim.Adam(depth_scaled_lr(model))
-    losses = []
-    for _ in range(60):
-        loss = nn.functional.cross_entropy(model(inputs), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]

@@ -1,358 +1,78 @@
-"""Taps: what they keep of a sampled step, and for how long."""
+"""The observer interface: what it shows of layers, and what it leaves alone."""
 
+import copy
 import gc
-import weakref
+import pickle
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from sigmoidcore import MLP, SigmoidCore
-from sigmoidcore.gain import mean_relative_slope, norms
-from sigmoidcore.observation.fused import StackPass
-from sigmoidcore.observation.gradients import GradientObserver, Pass, consumers, mean_relative_slopes
-
-ROWS = 37
-"""A number that no other tensor has for its rows."""
+from sigmoidcore import SigmoidCore
+from sigmoidcore._torch.hooks import global_hooks
+from sigmoidcore.observation import LayerObserver, Observer
 
 
-@pytest.fixture(params=[True, False], ids=["hidden layers as one", "module by module"])
-def as_one(request):
-    return request.param
+class Names(Observer):
+    """Lists what arrives and leaves."""
+
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.events = []
+
+    def arrives(self, name, layer, args):
+        self.events.append(f"{name} arrives")
+
+    def leaves(self, name, layer, args, kwargs, output):
+        self.events.append(f"{name} leaves" if output is not None else f"{name} fails")
+
+
+class Doubles(LayerObserver):
+    """Doubles what a layer reads and halves what it makes."""
+
+    def reads(self, name, layer, x):
+        return 2 * x
+
+    def makes(self, name, layer, args, kwargs, output):
+        return output / 2
 
 
 @pytest.fixture
-def model(as_one):
-    model = MLP(8, 16, 3, 3)
-    return model if as_one else nn.Sequential(*model)
+def model():
+    return nn.Sequential(nn.Linear(3, 4), SigmoidCore(4), nn.Linear(4, 2))
 
 
-@pytest.fixture
-def taps(model):
-    taps = GradientObserver({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
-    taps.attach()
-    yield taps
-    taps.detach()
+def test_it_sees_its_layers_only_while_it_is_attached_and_none_of_a_copy(model):
+    observer = Names({"core": model[1], "last": model[2]})
+    with observer:
+        model(torch.zeros(1, 3))
+        copy.deepcopy(model)(torch.zeros(1, 3))
+        pickle.loads(pickle.dumps(model))(torch.zeros(1, 3))
+    model(torch.zeros(1, 3))
+    assert observer.events == ["core arrives", "core leaves", "last arrives", "last leaves"]
+    assert not global_hooks()
 
 
-def alive(kind):
+def test_it_hears_of_a_layer_that_fails(model):
+    observer = Names({"last": model[2]})
+    with observer, pytest.raises(RuntimeError, match="shape"):
+        model[2](torch.zeros(1, 3))
+    assert observer.events == ["last arrives", "last fails"]
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_a_layer_observer_may_replace_what_a_layer_reads_and_makes(by_keyword):
+    core, x = SigmoidCore(), torch.randn(5)
+    with Doubles({"core": core}):
+        y = core(input=x) if by_keyword else core(x)
+    assert torch.equal(y, torch.sigmoid(2 * x) / 2)
+
+
+def test_one_that_is_dropped_while_it_is_attached_leaves_nothing_behind(model):
+    observer = Names({"core": model[1]})
+    observer.attach()
+    observer.attach()
+    assert len(global_hooks()) == 2
+    del observer
     gc.collect()
-    return sum(type(o) is kind for o in gc.get_objects())
-
-
-def kept():
-    """Tensors of the shape of a core's preactivations that are alive: those, their gradients, and the outputs."""
-    gc.collect()
-    return sum(type(o) is torch.Tensor and o.shape == (ROWS, 16) for o in gc.get_objects())
-
-
-def forward_and_backward(model):
-    model(torch.randn(ROWS, 8)).square().mean().backward()
-
-
-def forward_and_backward_of(function, x):
-    function(x).square().mean().backward()
-
-
-def test_attached_twice_it_sees_a_pass_once_and_detached_twice_it_does_no_harm(model, taps):
-    taps.attach()
-    forward_and_backward(model)
-    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
-    taps.detach()
-    taps.detach()
-    assert not taps.attached
-
-
-def test_a_core_that_no_gradient_came_back_to_has_an_empty_list(model, taps):
-    model(torch.randn(ROWS, 8))
-    assert taps.counted() == {"1": [], "3": [], "5": []}
-
-
-def test_a_forward_pass_without_gradients_is_not_kept(model, taps):
-    with torch.no_grad():
-        model(torch.randn(ROWS, 8))
-    assert alive(StackPass) == alive(Pass) == 0
-
-
-def test_a_pass_inside_a_transform_of_torch_func_is_not_kept(model, taps):
-    x = torch.randn(ROWS, 8)
-    torch.func.vmap(model)(x)
-    torch.func.vmap(torch.func.grad(lambda row: model(row).sum()))(x)
-    assert alive(StackPass) == alive(Pass) == 0
-
-
-def test_the_next_micro_batch_frees_the_gradients_and_outputs_of_the_last(model, taps, as_one):
-    forward_and_backward(model)
-    assert kept() == (3 if as_one else 3 + 3 + 3)  # as one, outputs do for preactivations, and sizes for gradients
-    model(torch.randn(5, 8))
-    assert kept() == 3
-    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
-
-
-def test_a_gradient_that_comes_back_through_an_older_micro_batch_is_one_of_its_own(model, taps):
-    loss = model(torch.randn(ROWS, 8)).square().mean()
-    loss.backward(retain_graph=True)
-    model(torch.randn(5, 8))
-    loss.backward()
-    first, second = norms(taps.counted()["1"][0].gradients()).tolist()
-    assert first > 0
-    assert second == pytest.approx(first, rel=1e-6)
-
-
-def test_the_gradient_of_another_loss_by_the_input_does_not_count_when_the_step_goes_through_another_pass(model, taps):
-    x = torch.randn(ROWS, 8, requires_grad=True)
-    torch.autograd.grad(model(x).sum(), x)  # as attacks and saliency maps do
-    torch.autograd.grad(model(x).sum(), list(model.parameters()))
-    assert all(not passes for passes in taps.counted().values())
-    forward_and_backward(model)
-    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
-
-
-def test_gradients_by_some_parameters_count_where_they_come_by(model, taps):
-    model(torch.randn(ROWS, 8)).square().mean().backward(inputs=[model[2].weight, model[2].bias])
-    assert [len(passes) for passes in taps.counted().values()] == [0, 1, 0]
-
-
-@pytest.mark.parametrize("what", ["preactivations", "outputs"])
-def test_values_that_were_changed_in_place_are_known_and_copied_when_asked(model, taps, what):
-    true = []
-
-    class Adds(nn.Module):
-        def forward(self, x):
-            y = model[1](x)
-            true[:] = x.clone(), y.clone()
-            (x if what == "preactivations" else y).add_(1)
-            return y
-
-    layers = nn.Sequential(model[0], Adds(), *model[2:])
-    forward_and_backward(layers)
-    assert [seen[0].changed for seen in taps.counted().values()] == [True, False, False]
-    taps.detach()
-    taps.copy_values("1")
-    taps.attach()
-    forward_and_backward(layers)
-    seen = taps.counted()["1"][0]
-    assert not seen.changed
-    torch.testing.assert_close(seen.x, true[0].detach())
-    assert torch.equal(seen.output(), true[1])
-
-
-def test_nothing_is_kept_after_the_step_where_something_keeps_the_nodes_of_the_parameters(model, taps, as_one):
-    # As DistributedDataParallel does, for its own hooks.
-    nodes = [torch.autograd.graph.get_gradient_edge(p).node for p in model.parameters()]
-    forward_and_backward(model)
-    assert (alive(StackPass), alive(Pass)) == ((1, 0) if as_one else (0, 3))
-    taps.detach()
-    assert len(nodes) == 8
-    assert alive(StackPass) == alive(Pass) == 0
-
-
-def test_a_core_right_after_the_input_and_one_after_frozen_layers_are_seen():
-    model = nn.Sequential(SigmoidCore(8), nn.Linear(8, 8), nn.Linear(8, 4), SigmoidCore(4), nn.Linear(4, 1))
-    model[2].requires_grad_(False)
-    taps = GradientObserver({"0": model[0], "3": model[3]}, model.parameters)
-    taps.attach()
-    model(torch.randn(5, 8, requires_grad=True)).sum().backward()
-    assert [len(passes) for passes in taps.counted().values()] == [1, 1]
-    taps.detach()
-
-
-@pytest.mark.parametrize("options", [{}, {"centered": True}, {"scale": 3.0}, {"centered": True, "scale": 2.0}])
-@pytest.mark.parametrize("trainable", [False, True])
-@pytest.mark.parametrize(("features", "dim", "shape"), [(6, -1, (9, 6)), (6, 1, (9, 6, 4)), (None, -1, (9, 6))])
-def test_the_gradient_and_the_mean_relative_slope_are_those_of_autograd_and_of_the_formula(
-    options, trainable, features, dim, shape
-):
-    core = SigmoidCore(features, dim=dim, alpha=1.5, trainable=trainable, **options).double()
-    core.set_shift(torch.randn(core.shift.shape))
-    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    taps = GradientObserver({"core": core}, lambda: [x])
-    taps.attach()
-    h = 2 * x
-    (core(h).square().sum() + 10 * h.sum()).backward()
-    (seen,) = taps.counted()["core"]
-    own = h.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(core(own).square().sum(), own)
-    torch.testing.assert_close(norms(seen.gradients()), torch.linalg.vector_norm(gradient).reshape(1))
-    alpha, shift = core.align(own)
-    z = (alpha * (own - shift)).detach()
-    expected = mean_relative_slope(z, None if features is None else dim).reshape(-1)
-    torch.testing.assert_close(mean_relative_slopes([seen]), [expected])
-    rows = h.detach() if features is None else h.detach().movedim(dim, -1)
-    torch.testing.assert_close(seen.x, rows.reshape(-1, len(expected)))
-    assert seen.rows * len(expected) == x.numel()
-    taps.detach()
-
-
-def test_the_mean_relative_slopes_of_many_layers_are_those_of_each():
-    torch.manual_seed(0)
-    kinds = [(4, {}), (4, {"centered": True}), (7, {"centered": True, "scale": 2.0}), (300, {}), (4, {})] * 40
-    cores = {str(i): SigmoidCore(n, **options) for i, (n, options) in enumerate(kinds)}
-    taps = GradientObserver(cores, list)
-    taps.attach()
-    inputs = [torch.randn(50, n, requires_grad=True) for n, _ in kinds]
-    sum(core(x).sum() for core, x in zip(cores.values(), inputs, strict=True)).backward()
-    seen = [passes[0] for passes in taps.counted().values()]
-    torch.testing.assert_close(mean_relative_slopes(seen), [mean_relative_slope(x.detach()) for x in inputs])
-    taps.detach()
-
-
-class Graph(nn.Module):
-    """Cores a to f: a feeds b and c, these are joined for d, d goes through a LayerNorm to e, and past it to f."""
-
-    def __init__(self):
-        super().__init__()
-        self.linears = nn.ModuleDict({name: nn.Linear(4, 4) for name in "abcdef"})
-        self.cores = nn.ModuleDict({name: SigmoidCore(4, centered=True) for name in "abcdef"})
-        self.norm = nn.LayerNorm(4)
-
-    def forward(self, x):
-        def layer(name, x):
-            return self.cores[name](self.linears[name](x))
-
-        a = layer("a", x)
-        d = layer("d", layer("b", a) * 2 + layer("c", torch.relu(a)))
-        return layer("e", self.norm(d)) + layer("f", d + self.norm(d))
-
-
-def test_consumers_are_the_cores_that_a_core_feeds_and_whether_always_through_a_normalisation():
-    model = Graph()
-    taps = GradientObserver(dict(model.cores.items()), model.parameters)
-    taps.attach()
-    for _ in range(2):  # micro-batches
-        forward_and_backward_of(model, torch.randn(5, 4))
-    assert consumers(taps.counted()) == {
-        "a": {"b": False, "c": False},
-        "b": {"d": False},
-        "c": {"d": False},
-        "d": {"e": True, "f": False},
-        "e": {},
-        "f": {},
-    }
-    taps.detach()
-
-
-def test_in_a_residual_stream_a_core_feeds_all_that_read_the_stream_after_it():
-    layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), SigmoidCore(4), nn.Linear(4, 4)) for _ in range(4))
-
-    def forward(x):
-        for layer in layers:
-            x = x + layer(x)
-        return x
-
-    taps = GradientObserver({str(i): layer[1] for i, layer in enumerate(layers)}, layers.parameters)
-    taps.attach()
-    forward_and_backward_of(forward, torch.randn(5, 4))
-    expected = {str(i): {str(k): False for k in range(i + 1, 4)} for i in range(4)}
-    assert consumers(taps.counted()) == expected
-    taps.detach()
-
-
-def test_the_graph_of_a_pass_that_no_gradient_comes_back_to_is_not_kept():
-    model = MLP(8, 16, 3, 3)
-    taps = GradientObserver({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
-    taps.attach()
-    big = torch.randn(ROWS, 8)
-    saved = weakref.ref(big)
-    model(big * 1)
-    del big
-    output = model(torch.randn(ROWS, 8))
-    graph = weakref.ref(output)
-    del output
-    gc.collect()
-    assert graph() is None
-    assert saved() is None
-    taps.detach()
-
-
-def test_a_pass_inside_a_backward_pass_is_known(model, taps):
-    x = torch.randn(ROWS, 8, requires_grad=True)
-    checkpoint(model, x, use_reentrant=True).square().mean().backward()
-    assert [seen[0].again for seen in taps.counted().values()] == [True, True, True]
-    taps.detach()
-    taps.attach()
-    checkpoint(model, x, use_reentrant=False).square().mean().backward()
-    assert [seen[0].again for seen in taps.counted().values()] == [False, False, False]
-
-
-@pytest.mark.parametrize("between", [False, True])
-@pytest.mark.parametrize("skipped", [1, 3])
-def test_what_was_seen_before_zero_grad_is_forgotten_wherever_it_stands(model, taps, between, skipped):
-    for _ in range(skipped):
-        forward_and_backward(model)
-    if not between:
-        model.zero_grad()
-    loss = model(torch.randn(5, 8)).square().mean()
-    if between:
-        model.zero_grad()
-    loss.backward()
-    assert [[seen.samples for seen in passes] for passes in taps.counted().values()] == [[5], [5], [5]]
-
-
-def test_many_passes_of_a_core_before_one_backward_pass_all_count():
-    model = MLP(8, 16, 1, 3)
-    taps = GradientObserver({"1": model[1]}, model.parameters)
-    taps.attach()
-    x = torch.randn(100, 5, 8)
-    sum(model(rows) for rows in x).square().mean().backward()
-    assert len(taps.counted()["1"]) == 100
-    taps.detach()
-
-
-def test_a_backward_pass_into_the_input_alone_does_not_count_and_one_into_all_parameters_does():
-    model = nn.Sequential(nn.Linear(8, 8, bias=False), SigmoidCore(8), nn.Linear(8, 2))
-    taps = GradientObserver({"1": model[1]}, model.parameters)
-    taps.attach()
-    x = torch.randn(5, 8, requires_grad=True)
-    model(x).sum().backward(inputs=[x])
-    assert taps.counted() == {"1": []}
-    model(x).sum().backward(inputs=list(model.parameters()))
-    assert len(taps.counted()["1"]) == 1
-    taps.detach()
-
-
-def test_the_number_of_samples_is_that_of_the_core_that_ran_first():
-    model = nn.ModuleList([nn.Linear(8, 6), SigmoidCore(6), nn.Linear(6, 4), SigmoidCore(4)])
-    taps = GradientObserver({"1": model[1], "3": model[3]}, model.parameters)
-    taps.attach()
-    h = model[1](model[0](torch.randn(5, 7, 8)))
-    model[3](model[2](h.flatten(0, 1))).square().mean().backward()
-    assert [seen[0].samples for seen in taps.counted().values()] == [5, 5]
-    taps.detach()
-
-
-def test_a_core_that_is_called_by_keyword_is_seen(model, taps):
-    x = model[0](torch.randn(ROWS, 8))
-    model[2:](model[1](input=x)).square().mean().backward()
-    assert [len(passes) for passes in taps.counted().values()] == [1, 1, 1]
-
-
-def test_two_half_precision_gradients_through_one_graph_do_not_overflow():
-    core = SigmoidCore(4, alpha=16.0)
-    taps = GradientObserver({"core": core}, list)
-    taps.attach()
-    y = core(torch.zeros(2, 4, dtype=torch.float16, requires_grad=True))
-    for _ in range(2):
-        y.backward(torch.full_like(y, 15_000.0), retain_graph=True)  # 60,000 at x; float16 ends at 65,504
-    (seen,) = taps.counted()["core"]
-    assert norms(seen.gradients()).item() == pytest.approx(120_000 * 8**0.5)
-    taps.detach()
-
-
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_the_graph_of_a_very_deep_network_is_freed_without_recursion(comes_back):
-    model = MLP(2, 2, 10_000, 2)  # recursion through so many layers would overflow the stack
-    taps = GradientObserver({n: m for n, m in model.named_modules() if isinstance(m, SigmoidCore)}, model.parameters)
-    taps.attach()
-    output = model(torch.randn(3, 2))
-    if comes_back:
-        output.square().mean().backward()
-    del output
-    gc.collect()
-    counted = taps.counted()
-    assert sum(map(len, counted.values())) == (10_000 if comes_back else 0)
-    taps.detach()
-    del counted
-    gc.collect()
-    assert alive(StackPass) == alive(Pass) == 0
+    assert not global_hooks()

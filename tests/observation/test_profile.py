@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sigmoidcore import MLP, Profile, SigmoidCore, calibrate, gradient_profile
-from sigmoidcore.gain import gradient_size
+from sigmoidcore import MLP, Profile, SigmoidCore, gradient_profile
 
 
 def small_mlp():
@@ -206,22 +205,6 @@ def test_dropout_is_off_while_it_measures():
     assert torch.equal(gradient_profile(model, x).sizes, gradient_profile(without, x).sizes)
 
 
-def test_an_error_in_the_middle_leaves_modes_hooks_and_generator_as_they_were():
-    class Broken(nn.Module):
-        def forward(self, x):
-            torch.rand(3)
-            raise KeyError("broken")
-
-    model = nn.Sequential(nn.Linear(4, 6), SigmoidCore(6), Broken())
-    generator = torch.get_rng_state()
-    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
-    with pytest.raises(KeyError, match="broken"):
-        gradient_profile(model, x)
-    assert all(m.training for m in model.modules())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert torch.equal(torch.get_rng_state(), generator)
-
-
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +243,7 @@ def test_a_core_that_does_not_fit_its_layer_is_an_error_that_names_both_numbers(
 def test_a_core_used_twice_is_an_error_that_names_it():
     core = SigmoidCore(5)
     model = nn.Sequential(nn.Linear(5, 5), core, nn.Linear(5, 5), core)
-    with pytest.raises(ValueError, match="core '1' runs 2 times a forward pass: give every place a core of its own"):
+    with pytest.raises(ValueError, match="core '1' runs 2 times a forward pass: give every place its own core"):
         gradient_profile(model, torch.zeros(3, 5))
 
 
@@ -345,43 +328,3 @@ def test_a_profile_is_frozen():
     profile = Profile(("a",), torch.ones(1))
     with pytest.raises(AttributeError):
         profile.names = ("b",)
-
-
-def test_gradient_size_and_profile_agree_on_a_single_linear_layer():
-    # d (sum of outputs) / d x of the only core, by hand: slope/4 at z = 0.
-    model = nn.Sequential(SigmoidCore(3, alpha=8.0))
-    profile = gradient_profile(model, torch.zeros(5, 3), 0, lambda output, _: output.sum())
-    assert float(profile.sizes[0]) == pytest.approx(float(gradient_size(torch.full((5, 3), 2.0))))
-    assert float(profile.sizes[0]) == pytest.approx(2 * math.sqrt(3))
-
-
-def test_the_profile_does_not_depend_on_the_layout_in_which_the_layers_work():
-    class Sequences(nn.Module):
-        def __init__(self, layout):
-            super().__init__()
-            torch.manual_seed(0)
-            self.layout = layout
-            self.steps = nn.Sequential(nn.Linear(6, 16), SigmoidCore(16, centered=True), nn.Linear(16, 16), nn.Tanh())
-            self.head = nn.Sequential(nn.Linear(16, 16), SigmoidCore(16, centered=True), nn.Linear(16, 2))
-
-        def forward(self, x):
-            if self.layout == "batch first":
-                h = self.steps(x)
-            elif self.layout == "time first":
-                h = self.steps(x.transpose(0, 1)).transpose(0, 1)
-            else:
-                h = self.steps(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-            return self.head(h.mean(1))
-
-    x = torch.randn(20, 9, 6)
-    sizes = [gradient_profile(Sequences(layout), x).sizes for layout in ("batch first", "time first", "all rows")]
-    sizes = [size / size[0] for size in sizes]
-    torch.testing.assert_close(sizes[1], sizes[0])
-    torch.testing.assert_close(sizes[2], sizes[0])
-    slopes = []
-    for layout in ("batch first", "time first", "all rows"):
-        model = Sequences(layout)
-        calibrate(model, x)
-        slopes.append(model.head[1].slope.clone())
-    torch.testing.assert_close(slopes[1], slopes[0], rtol=0.02, atol=0)
-    torch.testing.assert_close(slopes[2], slopes[0], rtol=0.02, atol=0)

@@ -38,7 +38,7 @@ def copy_hooks(source: nn.Module, target: nn.Module) -> None:
 
 
 def global_hooks() -> list[Callable[..., Any] | None]:
-    """The hooks that are called for every module; [None], somebody unknown, if this PyTorch hides some of them."""
+    """The hooks that are called for every module; [None] if this PyTorch hides some of them."""
     return [hook for hooks in _global if hooks for hook in hooks.values()]
 
 

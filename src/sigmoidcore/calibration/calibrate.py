@@ -42,16 +42,16 @@ NOTES = 5
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What `calibrate` or `prepare` did; `print` it.
+    """The report of `calibrate` or `prepare`; `print` it.
 
     Attributes:
-        before: the gradient profile as it was.
-        after: the gradient profile as it is now.
+        before: the gradient profile before.
+        after: the gradient profile now.
         slopes: slope of each core, shape [L], float64, on the CPU.
         levels: saturation level (standard deviation of z) of each core, shape [L], float64, on the CPU.
         passes: forward passes that solved slopes.
         seconds: time taken, in seconds.
-        notes: what could not be done, in words.
+        notes: sentences on what could not be done.
 
     Example:
         >>> import sigmoidcore as sc
@@ -102,7 +102,7 @@ def calibrate(
         model: a model with cores; runs in evaluation mode (a BatchNorm in training mode normalises by the batch), its
             modes and running statistics are restored.
         inputs: one batch of a few hundred samples: a tensor (batch first), a tuple for `model(*inputs)` or a dict for
-            `model(**inputs)`. With a single sample the shifts stay as they are, for a mean says nothing then.
+            `model(**inputs)`. With a single sample the shifts stay: it has no useful mean.
         targets: with `loss_fn(outputs, targets)`, level the profile of that loss instead of random cotangents.
         loss_fn: gives a scalar; use it when the loss weighs the outputs unevenly.
         saturation: saturation level u (standard deviation of z) of the first core. None: its slope makes the gain 1.
@@ -136,20 +136,20 @@ def prepare(
 
     The first layer's weights also take the scale of the inputs: its columns are divided by the features' standard
     deviations, and its size makes the first core's saturation level `saturation` at gain 1. The last layer's size
-    makes the outputs' standard deviation 1, however small the signal has become. A first layer that reads one feature
-    gives every neuron of its core the shift that puts its middle at a sample of its own, drawn at random: with the
-    batch mean, all of them would be nearly the same function. Where that core feeds the last layer, its bias takes the
-    mean off the outputs. Weights and samples come from PyTorch's global generator: `torch.manual_seed` fixes them.
+    makes the outputs' standard deviation 1, however small the signal has become. After a first layer of one
+    feature, each neuron is centred on a different sample, drawn at random: centred on the batch mean, all of them would
+    be nearly the same function. If that core feeds the last layer, its bias removes the mean of the outputs. Weights
+    and samples come from PyTorch's global generator: `torch.manual_seed` fixes them.
 
     Args:
         model: a model of Linear layers, convolutions, recurrent layers and cores, untrained: **its weights are
-            replaced**, but for those with `requires_grad=False`.
+            replaced**, except for those with `requires_grad=False`.
         inputs: one batch of a few hundred samples, see `calibrate`.
         targets: see `calibrate`.
         loss_fn: see `calibrate`.
-        saturation: saturation level u of the first core. "auto": 2 where samples have at most three features, whose
-            functions are curved, and 0.5 for all else; with it the errors of benchmarks/saturation.py are on average
-            1.20 times those of the best level for each set and depth, with 0.5 everywhere 1.59 times.
+        saturation: saturation level u of the first core. "auto": 2 for samples of at most three features, whose
+            functions are curved, and 0.5 otherwise. In benchmarks/saturation.py its errors are on average 1.20 times
+            those of the best level for each set and depth; with 0.5 everywhere, 1.59 times.
 
     Returns:
         A frozen, printable report.

@@ -192,16 +192,16 @@ def solve(
 ) -> Found:
     """Slopes and shifts for which the gradient is level through time; nothing is changed.
 
-    Without a saturation level, those of now are kept if they are at least as level.
+    Without a saturation level, the present slopes are kept if they are at least as level.
 
     Args:
         cell: the kind of layer.
         inputs: [steps, batch, features].
         weights: as they are trained, without slopes and shifts.
-        slope: of now, [gates * hidden].
-        shift: of now, likewise.
+        slope: present slopes, [gates * hidden].
+        shift: present shifts, likewise.
         reverse: the layer runs from the last step to the first.
-        alive: see `cells.unroll`.
+        alive: see `recurrent_cells.unroll`.
         saturation: standard deviation of z over the batch and time, by the size of the weights of the inputs.
 
     Returns:
@@ -259,7 +259,7 @@ def log_sizes(
         inputs: [steps, batch, features].
         weights: with the slopes in them.
         reverse: the layer runs from the last step to the first.
-        alive: see `cells.unroll`.
+        alive: see `recurrent_cells.unroll`.
 
     Returns:
         [steps], float64, on the CPU, in the order in which the steps run; -inf where a gradient is 0.
@@ -316,7 +316,7 @@ def saturation_level(
         inputs: [steps, batch, features].
         weights: with the slopes in them.
         reverse: the layer runs from the last step to the first.
-        alive: see `cells.unroll`.
+        alive: see `recurrent_cells.unroll`.
     """
     with torch.no_grad():
         state = zero_state(inputs, weights, cell)
@@ -366,7 +366,7 @@ def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
 
 
 def _mean(cell: Cell, inputs: Tensor, weights: Weights, alive: Tensor | None) -> Tensor:
-    """Mean of x that the inputs alone bring, [rows]: a mean with the state would change with what is done to it."""
+    """Mean of x that the inputs alone bring, [rows]: the state's part would change with the slopes."""
     mean = linear(_living(inputs, alive).mean(0), weights.ih, weights.bias_ih)
     hidden = len(mean) // len(cell.slopes)
     with_bias = len(mean) - hidden if cell.resets else len(mean)

@@ -1,6 +1,6 @@
-"""Arguments that the `Equalizer`, the `Monitor` and the callbacks of frameworks share: what they may be.
+"""Checks of the arguments that the `Equalizer`, the `Monitor` and the callbacks of frameworks share.
 
-A callback is made long before the model that it will watch. With these checks it refuses then what they would refuse.
+A callback is made long before its model. With these checks it refuses wrong arguments when it is made.
 """
 
 import math
@@ -16,7 +16,7 @@ SHOWN = 60
 
 
 def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
-    """Raise a ValueError where one of an Equalizer is out of range; its docstring says what they are.
+    """Raise a ValueError if an argument of an Equalizer is out of range.
 
     Example:
         >>> check_equalizer("auto", 1.0, 0.05)
@@ -32,7 +32,7 @@ def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
 
 
 def check_steps(name: str, steps: Any) -> None:
-    """Raise a ValueError where an argument of this name is no number of steps.
+    """Raise a ValueError if the argument of this name is not a number of steps.
 
     Example:
         >>> check_steps("monitor_every", 0)
@@ -44,7 +44,7 @@ def check_steps(name: str, steps: Any) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Raise a TypeError where the model is none.
+    """Raise a TypeError for anything but an nn.Module.
 
     Example:
         >>> check_model("mlp.pt")
@@ -58,7 +58,7 @@ def check_model(model: Any) -> None:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise a TypeError where the optimizer is none; wrappers of one pass.
+    """Raise a TypeError for anything but an optimizer or a wrapper of one.
 
     Example:
         >>> check_optimizer(None)
@@ -75,12 +75,12 @@ def checked_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
     """The sinks, each a function of one argument.
 
     Raises:
-        TypeError: they are no list, or hold what is no function, or a class in place of a sink that was made of it.
+        TypeError: not a list, or an item that is not a function of one argument, or a class in place of a sink.
 
     Example:
         >>> checked_sinks(["samples.csv"])
         Traceback (most recent call last):
-        TypeError: sinks hold 'samples.csv', which is no function of one argument: sigmoidcore.integrations.sinks \
+        TypeError: sinks hold 'samples.csv', which is not a function of one argument: sigmoidcore.integrations.sinks \
 has some, CSV("samples.csv") for a table
     """
     if isinstance(sinks, str | Path) or not isinstance(sinks, Iterable):
@@ -94,14 +94,14 @@ has some, CSV("samples.csv") for a table
             raise TypeError(f"sinks hold {described(sink)}: make one of it, as in {sink.__name__}(...)")
         if not callable(sink):
             raise TypeError(
-                f"sinks hold {described(sink)}, which is no function of one argument: sigmoidcore.integrations.sinks "
-                'has some, CSV("samples.csv") for a table'
+                f"sinks hold {described(sink)}, which is not a function of one argument: "
+                'sigmoidcore.integrations.sinks has some, CSV("samples.csv") for a table'
             )
     return found
 
 
 def described(value: Any) -> str:
-    """What an error calls a value of a wrong type.
+    """A value of a wrong type, as an error names it.
 
     Example:
         >>> described(None), described("runs"), described(nn.ReLU), described(nn.ReLU())

@@ -25,16 +25,16 @@ from sigmoidcore.observation.profile import watched_layers
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
 STALE = 0.01
-"""A step that opened more than this share of all neurons changes no weights: its gradients are of another function."""
+"""A step that opened more than this share of all neurons changes no weights: its gradients are out of date."""
 MUCH = 0.1
-"""A change of a slope (in logarithms) from which on it looks again soon, for it may not have been enough."""
+"""A change of a slope (in logarithms) after which the next sample comes soon: it may not have been enough."""
 PATIENCE = 10
-"""Steps in a row that were to be sampled and showed nothing, after which it says so."""
+"""Sampled steps in a row without a gradient, after which a warning is given."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one sampled step showed, and what was done.
+    """The measurement of one sampled step, and the changes.
 
     Attributes:
         step: optimizer step, from 0.
@@ -55,62 +55,59 @@ class Equalizer:
     """Keeps the gradient at the same size in every layer while a model trains.
 
     It attaches itself to the optimizer's step and needs no other call. On a sampled step it reads the gradients of that
-    very step (nothing is computed twice) and applies two rules:
+    step (nothing is computed twice) and applies two rules.
 
-    **Layer rule** (the article's "same size in every layer"): with e_l = log g_l - median, only what exceeds
-    +-log(tolerance) counts. The slope of layer l is divided by exp(p d), d = excess_l - excess_{l+1}, at most by 2 a
-    sample; the part p = (d / log 20)^2 is between 0.1 and 1: a change of slope changes the function, and what is just
-    outside of the band may be the noise of a batch. Where a core feeds several (branches, residual streams), l+1 is
-    their mean; the last core, which feeds none, keeps its slope, for it would change all layers alike. Inside the band
-    nothing is touched, and the slope of a layer whose mean relative slope is below 0.5 is not raised: its gradient is
-    small because it is saturated, and it would only saturate more. A core that feeds others only through a
-    normalisation, which undoes the size that a slope gives, gets a lower one only if it is saturated.
+    **Layer rule** (the article's "same size in every layer"). With e_l = log g_l - median, only the part beyond
+    +-log(tolerance) counts, the excess. The slope of layer l is divided by exp(p d), d = excess_l - excess_{l+1}, at
+    most by 2 a sample. The part p = (d / log 20)^2 is between 0.1 and 1, because a small difference may be the noise of
+    a batch. If a core feeds several cores (branches, residual streams), excess_{l+1} is their mean. The last core keeps
+    its slope: it would change all layers alike. The slope of a layer whose mean relative slope is below 0.5 is not
+    raised: the layer would only saturate more. A core that feeds others only through a normalisation gets a lower slope
+    only if it is saturated. Inside the band nothing changes.
 
-    **Neuron rule** (the article's step 4): a neuron whose mean relative slope over the batch is below `floor` is
-    saturated, by *offset* or by *scale*. Its shift is set to the batch mean of its preactivation; if it is still
-    saturated then, its slope is lowered until its mean relative slope is 0.8. (Back at the floor only, it would still
-    be nearly shut, and the next steps would shut it again.)
+    **Neuron rule** (the article's step 4). A neuron is saturated if its mean relative slope over the batch is below
+    `floor`. Its shift becomes the batch mean of its preactivation. If it is still saturated, its slope is lowered until
+    its mean relative slope is 0.8 (at the floor itself it would saturate again within a few steps).
 
-    Both rest where the loss contains derivatives (`torch.autograd.grad(..., create_graph=True)`, `torch.func.grad`,
-    forward mode). Much of the gradient then reaches a layer by other ways than through the layers behind it, and a
-    neuron that is steep at a few points and flat at all others is no fault: a solution with a jump needs it.
+    Both rules are disabled for losses that contain derivatives (`torch.autograd.grad(..., create_graph=True)`,
+    `torch.func.grad`, forward mode). Much of the gradient then reaches a layer without passing the layers behind it,
+    and neurons that are steep at a few points are correct: a solution with a jump needs them.
 
-    Where more than 1 % of all neurons had to be opened, no slope follows the profile, and the step's gradients are
-    dropped (set to None): they belong to a function that the network no longer is, and an optimizer like Adam would
-    remember their size for long.
+    If more than 1 % of all neurons were saturated, no slope follows the profile and the step's gradients are dropped
+    (set to None). They were computed before the change, and Adam would remember their size for long.
 
-    A step that is not sampled costs nothing: hooks are in place for sampled steps only. Gradients of several
-    backward passes before one step (accumulation) are joined. Clipping does not disturb it, nor does a step that a
-    gradient scaler skips. A profile that is not finite is counted and never moves a slope.
+    A step that is not sampled costs nothing: hooks are in place on sampled steps only. Gradients of several backward
+    passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
+    profile that is not finite is recorded and never moves a slope.
 
     With `torch.compile`, sampled steps run uncompiled and all others compiled; nothing is compiled again. Across the
-    ranks of `torch.distributed` the statistics are summed before anything moves: all ranks make the same changes.
+    ranks of `torch.distributed` the statistics are summed first: all ranks make the same changes.
 
     Args:
         model: a model with `SigmoidCore` modules.
         optimizer: its optimizer.
-        every: "auto" or a number of steps. Auto looks again before the profile can have moved to the edge of the
-            band, at the speed last seen; at most after four times the last interval, after a quarter of it where it has
-            corrected much, and at least every 100 steps.
+        every: "auto" or a number of steps. Auto samples before the profile can reach the edge of the band at its last
+            speed: after at most four times the last interval (a quarter after large corrections), at least every 100
+            steps.
         tolerance: half width of the band, a factor above 1.
         floor: mean relative slope below which a neuron is saturated, between 0 and 1.
-        scaler: the `torch.amp.GradScaler` of the training, if there is one: the history then has unscaled gradients.
-            What is changed does not depend on it, for the factor is the same in every layer.
-        process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
-        sinks: are called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
+        scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients. The changes do not
+            depend on it: the factor is the same in every layer.
+        process_group: the ranks that train this model together; default: all, if `torch.distributed` is initialized.
+        sinks: called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
     Attributes:
         history: the last 10,000 samples, each a `Sample`.
 
     Raises:
-        TypeError: the model or the optimizer is none, the optimizer is a wrapper of another one and cannot have hooks,
-            or a sink is no function of one argument.
+        TypeError: not an nn.Module, not a torch.optim.Optimizer, an optimizer that cannot have hooks because it wraps
+            another one, or a sink that is not a function of one argument.
         ValueError: an argument is out of range, the model has no cores, trained slopes are sharded, or this process
             does not belong to `process_group`. From `optimizer.step`, at the first sample: the slopes are not the same
             on all ranks.
 
     Warns:
-        RuntimeWarning: ten steps in a row were to be sampled, and to some core no gradient came back.
+        RuntimeWarning: no gradient came back to some core on ten sampled steps in a row.
 
     Example:
         >>> import sigmoidcore as sc

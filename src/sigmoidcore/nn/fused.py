@@ -37,7 +37,7 @@ _tanh_backward = torch.ops.aten.tanh_backward
 
 
 def run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers one after the other; hidden layers in a row as one, where nobody has to see each of them."""
+    """Apply layers one after the other; hidden layers in a row as one, unless an observer needs each of them."""
     done = 0
     if runs_plainly(x):
         for first, last in _rows(layers):
@@ -80,10 +80,10 @@ ListenerFactory = Callable[["Stack", Tensor], Listener]
 
 @runtime_checkable
 class HookOwner(Protocol):
-    """Somebody who has global hooks on modules, and does without them where layers run as one."""
+    """An owner of global hooks on modules that does not need them for layers that run as one."""
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """Who wants to know of these modules if they run as one; None if they have to run one by one."""
+        """The listeners for these modules if they run as one; None if they have to run one by one."""
 
 
 def _listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
@@ -108,7 +108,7 @@ class Stack:
         shifts: mu of every layer, [layers, n].
         factors: c of every layer.
         cores: the core of every layer.
-        listeners: who wants to know of its gradients, at most one.
+        listeners: the listener for its gradients, at most one.
     """
 
     def __init__(

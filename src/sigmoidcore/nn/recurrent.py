@@ -26,7 +26,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
 
     Arguments, parameters, inputs and outputs are those of PyTorch's layer. As constructed it computes the same, bit for
     bit (without `bias`, to rounding): a sigmoid gate is a core of slope 1, a tanh a centered core of slope 2 and scale
-    2. A state dict without slopes and shifts, that of the plain layer, sets them to what they were at the start.
+    2. A state dict without slopes and shifts, that of the plain layer, resets them.
 
     `sigmoidcore.calibrate` sets them so that the gradient is level over the sequences given, from the zero state
     (see `calibration.recurrent_solver`); `sigmoidcore.prepare` draws fresh weights first, orthogonal for every gate. In
@@ -36,7 +36,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     Attributes:
         slope_l0: buffer, [gates * hidden_size], in the order of the rows of `weight_ih_l0`; positive. float32 (or
             float64) also where the weights are of half precision.
-        shift_l0: buffer, likewise; what is subtracted from W_ih u + W_hh h + b. (And so on: `slope_l0_reverse`, ...)
+        shift_l0: buffer, likewise; subtracted from W_ih u + W_hh h + b. (And so on: `slope_l0_reverse`, ...)
     """
 
     _plain: type[nn.RNNBase]
@@ -295,7 +295,7 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
     It has biases if the layer has, or if a shift is not 0; parameters that do not require a gradient still do not.
 
     Raises:
-        TypeError: `layer` is no recurrent layer of cores.
+        TypeError: `layer` is not a recurrent layer of cores.
 
     Example:
         >>> folded(CoreGRU(3, 8))

@@ -1,7 +1,7 @@
 """One step of PyTorch's recurrent layers, and a sequence step by step. Tensors in, tensors out; no modules.
 
 The fused kernels do not show what happens between two steps. This loop computes the same, and hands every step's memory
-to who wants to see it. The memory is what carries a gradient through time: h of `nn.RNN` and `nn.GRU`, and c of
+to a callback. The memory is what carries a gradient through time: h of `nn.RNN` and `nn.GRU`, and c of
 `nn.LSTM`, whose h is a function of c, so that all that comes back to h comes back to c as well.
 """
 

@@ -40,7 +40,7 @@ class Observer:
         self._detach: weakref.finalize[..., Observer] | None = None
 
     def watch(self, layers: Mapping[str, nn.Module]) -> None:
-        """Watch these layers in place of those of before."""
+        """Watch these layers instead."""
         self.layers = dict(layers)
         self._names = {id(layer): name for name, layer in self.layers.items()}
 
@@ -56,7 +56,7 @@ class Observer:
         return None
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """Who wants to know of these modules if they run as one; None if they have to run one by one."""
+        """The listeners for these modules if they run as one; None if they have to run one by one."""
         return None if any(id(module) in self._names for module in modules) else []
 
     @property
@@ -111,11 +111,11 @@ class LayerObserver(Observer):
         return self.makes(name, layer, args, kwargs, output)
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """Called with what a layer reads; returns what it reads instead."""
+        """Called with the input of a layer; returns the input to use."""
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Called with what a layer has read and made; returns what is used as its output."""
+        """Called with the arguments and the output of a layer; returns the output to use."""
         return output
 
 

@@ -167,7 +167,7 @@ def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The model's cores by name: `SigmoidCore` modules and recurrent layers of cores.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the model has no cores.
     """
     found: dict[str, nn.Module] = {
         name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | Stepwise)
@@ -205,7 +205,7 @@ def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:
 
 
 def check_inputs(inputs: Inputs) -> None:
-    """Raise a ValueError if the batch is no tensor, empty or not finite."""
+    """Raise a ValueError if the batch has no tensor, is empty or not finite."""
     tensors = floating_tensors(inputs, all_types=True)
     if not tensors:
         raise ValueError(
@@ -240,7 +240,7 @@ def _check_once(names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise ValueError(
-            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place a core of its own, "
+            f"core '{twice}' runs {names.count(twice)} times a forward pass: give every place its own core, "
             "or none (convert leaves alone what exclude= names)"
         )
     if not names:
@@ -273,7 +273,7 @@ def unchanged(model: nn.Module, inputs: Inputs) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, within `unchanged`; a model that refuses it, as exported ones do, stays as it is.
+    """Evaluation mode, within `unchanged`; exported models refuse it and keep their mode.
 
     A BatchNorm that is in training mode stays there: training will use the statistics of its batches, too.
     """

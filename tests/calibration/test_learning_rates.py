@@ -1,0 +1,250 @@
+"""The learning-rate rule against rates computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr, prepare
+from sigmoidcore.calibration import recurrent_solver
+from sigmoidcore.calibration.orthogonal import make_orthogonal
+
+ROUNDING = 0.05
+"""Rates are rounded to two digits, so that equal layers share a group."""
+
+
+def rates(model, lr=0.03):
+    """The rate of each parameter by name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in depth_scaled_lr(model, lr) for p in group["params"]}
+
+
+def orthogonal(model):
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.orthogonal_(module.weight)
+    return model
+
+
+# --- MLP -------------------------------------------------------------------------------------------------------------
+
+
+FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 370
+"""The constants that the docstring states."""
+
+
+def size(weight):
+    """The smaller, for columns and rows, of sqrt(number / min) over the RMS of their inverse norms; 1 if orthogonal."""
+    sizes = []
+    for lines in (weight.t().tolist(), weight.tolist()):
+        inverse = [1 / math.sqrt(sum(v * v for v in line)) for line in lines if any(line)]
+        mean = math.sqrt(len(inverse) / sum(v * v for v in inverse))
+        sizes.append(mean * math.sqrt(len(lines) / min(weight.shape)))
+    return min(sizes)
+
+
+def participation(weights):
+    """(sum s^2)^2 / sum s^4 over the singular values s of W_l ... W_1: rows of size 1, the first's columns before."""
+    first, *rest = weights
+    product = np.eye(first.shape[1])
+    for weight in [first / np.linalg.norm(first, axis=0), *rest]:
+        product = weight / np.linalg.norm(weight, axis=1, keepdims=True) @ product
+    squares = np.linalg.svd(product, compute_uv=False) ** 2
+    return float(squares.sum() ** 2 / (squares**2).sum())
+
+
+def hidden_weights(model, depth):
+    return [model[2 * layer].weight.detach().double().numpy() for layer in range(depth)]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5, 10, 100])
+@pytest.mark.parametrize("lr", [0.03, 0.1])
+def test_orthogonal_layers_get_a_constant_times_lr_over_depth_from_10_on_and_the_last_a_quarter_of_lr(depth, lr):
+    found = rates(orthogonal(MLP(64, 64, depth, 10)), lr)
+    for layer in range(depth):
+        # 50 / 64 = 0.78125; 400 / 64 = 6.25; 16 / 64 = 0.25
+        expected = (0.78125 if layer else 6.25) * lr / max(10, depth)
+        assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING)
+        assert found[f"{2 * layer}.bias"] == pytest.approx(expected, rel=ROUNDING)
+    assert found[f"{2 * depth}.weight"] == found[f"{2 * depth}.bias"] == pytest.approx(0.25 * lr, rel=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "width", "depth", "outputs"), [(784, 256, 20, 10), (2, 40, 10, 1), (64, 64, 30, 10)]
+)
+def test_rates_are_those_computed_by_hand_for_other_shapes_and_for_untouched_weights(inputs, width, depth, outputs):
+    model = MLP(inputs, width, depth, outputs)
+    found = rates(model, lr=0.01)
+    weights = hidden_weights(model, depth)
+    directions = [participation(weights[: layer + 1]) - 1 for layer in range(depth)]
+    for layer, weight in enumerate(weights):
+        share = min(0.1, directions[layer] / sum(directions))
+        factor = HIDDEN if layer else FIRST
+        expected = 0.01 * share * factor / math.sqrt(weight.size) * size(torch.tensor(weight))
+        assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING, abs=0)
+    assert found[f"{2 * depth}.weight"] == pytest.approx(0.01 * LAST / width, rel=ROUNDING, abs=0)
+
+
+@pytest.mark.parametrize("depth", [3, 10, 50])
+@pytest.mark.parametrize("untouched", [False, True])
+def test_no_share_is_above_a_tenth_and_their_sum_is_1_or_what_the_largest_shares_leave_of_it(depth, untouched):
+    model = MLP(64, 64, depth, 10) if untouched else orthogonal(MLP(64, 64, depth, 10))
+    found = rates(model, lr=1.0)
+    factors = [FIRST / 64] + [HIDDEN / 64] * (depth - 1)
+    shares = [found[f"{2 * i}.weight"] / size(model[2 * i].weight.detach()) / factors[i] for i in range(depth)]
+    assert max(shares) <= 0.1 * (1 + ROUNDING)
+    assert sum(shares) <= 1 + ROUNDING
+    if not untouched:
+        assert sum(shares) == pytest.approx(min(1.0, 0.1 * depth), rel=ROUNDING)
+
+
+@pytest.mark.parametrize("width", [16, 64, 256])
+def test_a_wide_hidden_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one(width):
+    rate = rates(orthogonal(MLP(width, width, 4, 5)))["4.weight"]
+    change = float(torch.linalg.matrix_norm(rate * torch.ones(width, width), 2))
+    assert change == pytest.approx(0.003 * HIDDEN, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("depth", [1, 10, 100])
+@pytest.mark.parametrize("width", [16, 256])
+def test_the_last_layers_rate_follows_its_number_of_inputs_alone(depth, width):
+    model = MLP(8, width, depth, 3)
+    assert rates(model)[f"{2 * depth}.weight"] == pytest.approx(0.03 * LAST / width, rel=ROUNDING)
+
+
+@pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
+def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_and_with_its_width(steps, hidden):
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = RNN(3, hidden), nn.Linear(hidden, 10)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][-1])
+
+    model = Classifier()
+    untouched = rates(model)
+    assert untouched["rnn.weight_hh"] == pytest.approx(0.03 * RECURRENT / hidden, rel=ROUNDING)
+    recurrent_solver.solve_layer(model.rnn, torch.randn(steps, 20, 3), None)
+    found = rates(model)
+    for name in ("weight_ih", "weight_hh", "bias"):
+        assert found[f"rnn.{name}"] == pytest.approx(0.03 / steps * RECURRENT / hidden, rel=ROUNDING)
+    assert found["head.weight"] == found["head.bias"] == pytest.approx(0.03 * 128 / hidden, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-2, 37.0, 1e6])
+def test_hidden_weights_times_c_get_rates_times_c_biases_at_most_that_of_size_1_and_the_last_keeps_its_rate(factor):
+    model = MLP(20, 30, 12, 4)
+    before = rates(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p *= factor
+    for name, rate in rates(model).items():
+        if name.endswith("weight") or name.startswith("24."):
+            expected = before[name] * (1 if name.startswith("24.") else factor)
+            assert rate == pytest.approx(expected, rel=2 * ROUNDING, abs=0)
+        else:
+            weight = model.get_parameter(name.replace("bias", "weight"))
+            unit = rates(model)[name.replace("bias", "weight")] / size(weight.detach())
+            assert rate == pytest.approx(unit * min(1.0, size(weight.detach())), rel=2 * ROUNDING, abs=0)
+
+
+def test_unlike_columns_give_the_rate_of_the_smaller_ones():
+    model = nn.Sequential(nn.Linear(2, 64), SigmoidCore(64), nn.Linear(64, 1))
+    with torch.no_grad():
+        model[0].weight[:, 0], model[0].weight[:, 1] = 1.0, 1e6
+    # Harmonic mean of 8 and 8e6, of two columns: 8 sqrt(2); fan_in over the smaller dimension is 1.
+    assert rates(model)["0.weight"] == pytest.approx(0.003 * FIRST / math.sqrt(128) * 8 * math.sqrt(2), rel=ROUNDING)
+
+
+def test_columns_of_zero_are_left_out():
+    model = orthogonal(nn.Sequential(nn.Linear(64, 64), SigmoidCore(64), nn.Linear(64, 10)))
+    with torch.no_grad():
+        model[0].weight[:, :32] = 0.0
+    assert rates(model)["0.weight"] == pytest.approx(0.003 * FIRST / 64 * math.sqrt(0.5), rel=ROUNDING)
+
+
+@pytest.mark.parametrize("layer", [0, 2, 4, 6])
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30, math.nan, math.inf])
+def test_all_rates_are_positive_and_finite_whatever_one_weight_is(value, layer):
+    model = MLP(64, 64, 3, 64)
+    with torch.no_grad():
+        model[layer].weight.fill_(value)
+    assert all(0 < rate < math.inf for rate in rates(model).values())
+
+
+def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers_and_trainable_cores():
+    model = nn.Sequential(
+        nn.Conv1d(1, 2, 3),
+        nn.Flatten(),
+        MLP(12, 8, 4, 3, activation=lambda width: SigmoidCore(width, trainable=True)),
+        nn.LayerNorm(3),
+    )
+    groups = depth_scaled_lr(model)
+    grouped = [p for group in groups for p in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
+    assert rates(model)["3.weight"] == rates(model)["2.1.log_slope"] == 0.03 / 5  # four Linears, one convolution
+    assert len({group["lr"] for group in groups}) == len(groups)
+
+
+def test_a_weight_that_two_layers_share_is_in_one_group():
+    model = MLP(8, 8, 3, 8)
+    model[4].weight = model[2].weight
+    grouped = [id(p) for group in depth_scaled_lr(model) for p in group["params"]]
+    assert sorted(grouped) == sorted(map(id, model.parameters()))
+
+
+def test_parameters_that_require_no_gradient_are_left_out():
+    model = MLP(8, 8, 3, 8)
+    model[2].weight.requires_grad_(False)
+    model[4].bias.requires_grad_(False)
+    assert rates(model).keys() == {name for name, _ in model.named_parameters()} - {"2.weight", "4.bias"}
+
+
+def test_all_rates_are_positive_and_finite_after_prepare_on_unlike_features():
+    model = MLP(16, 32, 20, 4)
+    prepare(model, torch.randn(100, 16) * torch.logspace(-6, 6, 16))
+    assert all(0 < rate < math.inf for rate in rates(model).values())
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
+def test_adam_takes_the_groups_and_one_step_moves_each_weight_by_its_rate(optimizer):
+    model = MLP(8, 16, 4, 3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    expected = rates(model)
+    options = {"weight_decay": 0.0} if optimizer is torch.optim.AdamW else {}
+    steps = optimizer(depth_scaled_lr(model), **options)
+    (model(torch.randn(10, 8)) * 1e4).sum().backward()
+    steps.step()
+    for name, p in model.named_parameters():
+        moved = (p.detach() - before[name]).abs()[p.grad.abs() > 1e-2]
+        assert len(moved)
+        torch.testing.assert_close(moved, torch.full_like(moved, expected[name]), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, math.inf, math.nan])
+def test_a_rate_that_is_not_positive_and_finite_is_an_error_that_names_it(lr):
+    with pytest.raises(ValueError, match=f"lr must be a positive finite number, got {lr}"):
+        depth_scaled_lr(MLP(2, 2, 1, 1), lr)
+
+
+def test_a_model_with_nothing_to_train_is_an_error():
+    for model in (nn.Sequential(SigmoidCore(3)), MLP(2, 2, 1, 1).requires_grad_(False)):
+        with pytest.raises(ValueError, match="no parameters that require a gradient: nothing to train"):
+            depth_scaled_lr(model)
+
+
+def test_a_convolutions_rate_falls_with_the_taps_of_its_kernel():
+    """Adam moves all taps by the same: the same change of the function needs a rate smaller by their root."""
+
+    def rate(size: int) -> float:
+        layers = [nn.Conv2d(8, 8, size, padding=size // 2) for _ in range(4)]
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 36, 2))
+        for layer in layers:
+            make_orthogonal(layer, torch.Generator().manual_seed(0))
+        return rates(model)["2.weight"]
+
+    assert rate(1) == pytest.approx(3 * rate(3), rel=ROUNDING)
+    assert rate(1) == pytest.approx(5 * rate(5), rel=ROUNDING)
