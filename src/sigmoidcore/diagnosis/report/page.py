@@ -143,7 +143,8 @@ def _most_telling(found: Mapping[int, Sequence[int]], places: Sequence[int], mos
     """All places if they are few; else those of the worst findings, at most half, and evenly spaced others."""
     if len(places) <= most:
         return places
-    named = sorted((place for place in found if place in places), key=lambda place: min(found[place]))[: most // 2]
+    shown = set(places)
+    named = sorted((place for place in found if place in shown), key=lambda place: min(found[place]))[: most // 2]
     return sorted({*named, *(places[i] for i in spread_evenly(len(places), most - len(named)))})
 
 
