@@ -24,8 +24,7 @@ from torch import nn
 import sigmoidcore as sc
 from _report import Report, arguments
 from sigmoidcore.training import Recipe, Split, Training, digits
-from sigmoidcore.training.device import Accelerated, Place, place_of
-from sigmoidcore.training.processes import Processes
+from sigmoidcore.training.place import Place, place_of
 
 NETWORKS = ((10, 64), (100, 64), (10, 512), (30, 512))
 WAYS = ("bare loop", "one process", "one process, accelerate", "two processes")
@@ -102,7 +101,7 @@ def measured(way: str, depth: int, width: int, epochs: int) -> list[float]:
         return bare(depth, width, epochs)
     if way == "two processes":
         return two(depth, width, epochs)
-    place = Place() if way == "one process" else Accelerated("cpu", "no", Processes())
+    place = Place(wrap=way != "one process")
     return trained(depth, width, epochs, place)
 
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 import sigmoidcore as sc
 from sigmoidcore.cli import main
 from sigmoidcore.observation.profile import Profile
-from sigmoidcore.training import digits, display, train, watching
-from sigmoidcore.training.runs import session
+from sigmoidcore.training import course, digits, display, session, train
+from sigmoidcore.training.data import Kind, task
 from sigmoidcore.training.runs.folder import read_metrics
 
 COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
@@ -107,11 +107,11 @@ def test_without_the_extra_the_command_says_how_to_install_it():
             ["train", "--data", "cifar"],
             "cifar is neither a file nor a folder nor a built-in set: built in are: digits, ",
         ),
-        (["train", "--lr", "nan"], "nan is not a positive number; 0.03 is the usual choice"),
-        (["train", "--lr", "-1"], "-1.0 is not a positive number"),
+        (["train", "--lr", "nan"], "nan is not above 0; 0.03 is a usual value"),
+        (["train", "--lr", "-1"], "-1.0 is not above 0"),
         (["train", "--saturation", "0"], "0.0 is not above 0"),
-        (["train", "--every", "sometimes"], "'sometimes' is neither 'auto' nor a number of steps"),
-        (["train", "--every", "0"], "'0' is neither"),
+        (["train", "--every", "sometimes"], "'sometimes' is not a whole number or 'auto'"),
+        (["train", "--every", "0"], "0 is not from 1 to 2,147,483,647 or 'auto'"),
         (["train", "--seed", str(2**64)], "--seed"),
         (["demo", "--epochs", "0"], "--epochs"),
         (["demo", "extra"], "extra"),
@@ -178,7 +178,7 @@ def test_train_leaves_metrics_figures_weights_and_a_report(capsys, tmp_path):
     accuracy = f"{epochs[-1]['accuracy']:.1f} %"
     assert accuracy in (run / "report.txt").read_text()
     assert accuracy in output
-    assert tomllib.loads((run / "config.toml").read_text())["options"]["every"] == "5"
+    assert tomllib.loads((run / "config.toml").read_text())["options"]["every"] == 5
 
 
 def test_train_reaches_what_the_library_reaches_with_the_same_seed(tmp_path):
@@ -207,7 +207,7 @@ def test_runs_get_a_folder_of_their_own_and_a_finished_one_is_kept(capsys, tmp_p
     assert main(quick) == main(quick) == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["digits-3x16-1", "digits-3x16-2"]
     assert main([*quick, "--output", "runs/digits-3x16-1"]) == 2
-    assert "holds a run already: give another --output, or --overwrite to replace it" in capsys.readouterr().err
+    assert "contains a run: give another --output, or --overwrite to replace it" in capsys.readouterr().err
     assert main([*quick, "--output", "runs/digits-3x16-1", "--overwrite"]) == 0
 
 
@@ -217,7 +217,7 @@ def test_a_run_that_fails_exits_with_1_says_why_and_keeps_what_there_was(capsys,
     assert error.count("\n") == 1
     assert "the loss is not finite" in error
     assert "use a smaller lr" in error
-    assert error.endswith("what there was is in run\n")
+    assert error.endswith("the results so far are in run\n")
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["outcome"] == "failed"
     assert not (tmp_path / "run" / "model.safetensors").exists()  # they are not finite
 
@@ -226,7 +226,7 @@ def test_a_network_that_does_not_fit_into_memory_says_so(capsys, monkeypatch):
     def no_memory(*arguments, **sizes):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
 
-    monkeypatch.setattr("sigmoidcore.training.network_choice.new_network", no_memory)
+    monkeypatch.setattr("sigmoidcore.training.choice.network", no_memory)
     assert main([*SMALL, "--output", "run"]) == 1
     assert "not enough memory: lower the width" in capsys.readouterr().err
 
@@ -245,7 +245,7 @@ def test_ctrl_c_ends_after_the_step_and_keeps_the_weights_as_that_step_left_them
     monkeypatch.setattr(display.Meter, "update", press_at_step_17)
     assert main([*SMALL, "--output", "run"]) == 130
     assert (
-        "interrupted after step 17 of 28; metrics, figures and weights are in run; to go on: sigmoid-core train "
+        "interrupted after step 17 of 28; metrics, figures and weights are in run; to resume: sigmoid-core train "
         "--resume run" in capsys.readouterr().err
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -257,9 +257,7 @@ def test_ctrl_c_ends_after_the_step_and_keeps_the_weights_as_that_step_left_them
     split = digits()
     torch.manual_seed(0)
     model = sc.MLP(64, 16, 3, 10)
-    sc.prepare(
-        model, *watching.probes(split)[:1], targets=split.train_y[:256], loss_fn=torch.nn.functional.cross_entropy
-    )
+    sc.prepare(model, *course.probes(split)[:1], targets=split.train_y[:256], loss_fn=torch.nn.functional.cross_entropy)
     with session.threads(1):
         train(model, split, epochs=2, on_step=stop_at_step_17)
     saved = load_file(tmp_path / "run" / "model.safetensors")
@@ -420,14 +418,6 @@ def test_a_deep_profile_is_drawn_by_the_smallest_of_the_layers_that_share_a_plac
     assert display.bars(profile(*[1.0] * 50, *[1.0, 0.0] * 25), 10) == "█████     "
 
 
-@pytest.mark.parametrize("width", [5, 12, 30, 200])
-def test_cells_are_packed_in_order_and_no_line_is_too_long(width):
-    cells = ["loss 1.2", "accuracy 97.1 %", "spread 1.03", "0:07 left"]
-    lines = display.pack(cells, width)
-    assert "   ".join(lines) == "   ".join(cells)
-    assert all(len(line) <= width or line in cells for line in lines)
-
-
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (6.2, "0:07"), (59.5, "1:00"), (3723, "1:02:03")])
 def test_times_are_written_as_on_a_clock(seconds, text):
     assert display.clock(seconds) == text
@@ -452,7 +442,7 @@ def test_the_loss_is_read_at_most_four_times_a_second(monkeypatch):
     now = 100.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
     screen = display.Screen(Console(file=io.StringIO(), force_terminal=True, width=80), live=True)
-    with screen.training("a network", epochs=1) as meter:
+    with screen.training("a network", 1, task(Kind.CLASSES)) as meter:
         for step in range(1, 2001):
             now += 0.001
             meter.update(display.Progress(0, step, 3000, Loss(), 0.0, None, None), 1.0, None)
@@ -463,7 +453,7 @@ def test_plain_lines_come_at_most_once_a_second_but_the_last_one_always(monkeypa
     now = 100.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
     file = io.StringIO()
-    with display.Screen.of_file(file).training("a network", epochs=100) as meter:
+    with display.Screen.of_file(file).training("a network", 100, task(Kind.CLASSES)) as meter:
         for step in range(1, 101):
             now += 0.1
             loss = torch.tensor(0.5)
@@ -477,11 +467,11 @@ def test_a_long_epoch_says_now_and_then_that_it_goes_on(monkeypatch):
     now = 100.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
     file = io.StringIO()
-    profile = display.Profile(("1",), torch.ones(1))
-    with display.Screen.of_file(file).training("a network", epochs=1) as meter:
+    one = Profile(("1",), torch.ones(1))
+    with display.Screen.of_file(file).training("a network", 1, task(Kind.CLASSES)) as meter:
         for step in range(1, 61):
             now += 1.0
-            meter.update(display.Progress(0, step, 1000, torch.tensor(0.5), 0.0, None, None), 1.0, profile)
+            meter.update(display.Progress(0, step, 1000, torch.tensor(0.5), 0.0, None, None), 1.0, one)
     lines = file.getvalue().splitlines()
     assert 5 <= len(lines) <= 6
     assert lines[0].split() == [

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     small = ["--depth", "2", "--width", "4", "--epochs", "1", "--output", str(folder / "sold")]
     learnt = ["--target", "sold", "--drop", "price", "--drop", "rent"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigmoidcore.training.course.save_figures", lambda run, records: [])
+        patch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
         assert main(["train", "--data", str(folder / "houses.csv"), *learnt, *small]) == 0
     return folder / "sold"
 

@@ -123,21 +123,21 @@ def test_two_runs_are_compared(trained, capsys):
     [
         (["predict", "runs/none", "new.csv", "-o", "out.csv"], "runs/none does not exist: give the folder of a run"),
         (["predict", "new.csv", "new.csv", "-o", "out.csv"], "new.csv is a file: give the folder of a run"),
-        (["predict", "runs", "new.csv", "-o", "out.csv"], "runs holds no run: it has no config.toml"),
+        (["predict", "runs", "new.csv", "-o", "out.csv"], "runs does not contain a run: it has no config.toml"),
         (["predict", "runs/sold", "new.csv"], "Missing option '--output'"),
         (["predict", "runs/sold", "nothing.csv", "-o", "out.csv"], "nothing.csv is neither a file nor a folder"),
-        (["predict", "runs/sold", "new.csv", "-o", "out.txt"], "is of no kind that can be written"),
+        (["predict", "runs/sold", "new.csv", "-o", "out.txt"], "has an unknown ending"),
         (["predict", "runs/sold", "new.csv", "-o", "no/out.csv"], "there is no folder no; make it"),
-        (["predict", "runs/sold", "new.csv", "-o", "known.csv"], "known.csv is there already"),
+        (["predict", "runs/sold", "new.csv", "-o", "known.csv"], "known.csv exists"),
         (["predict", "runs/sold", "new.csv", "-o", "out.csv", "--keep", "ID"], "no column 'ID': did you mean 'id'?"),
         (["evaluate", "runs/sold", "new.csv"], "new.csv has no column 'sold'"),
         (["evaluate", "runs/sold", "--figure", "x.jpg"], "let it end with .png"),
-        (["evaluate", "runs/sold", "--json", "known.csv"], "known.csv is there already"),
+        (["evaluate", "runs/sold", "--json", "known.csv"], "known.csv exists"),
         (["export", "runs/sold", "-o", "no/x"], "there is no folder no; make it"),
         (["export", "runs/sold", "--format", "pickle"], "'pickle' is not one of"),
         (["runs", "nowhere"], "there is no folder nowhere"),
         (["runs", "new.csv"], "new.csv cannot be read: Not a directory; give a folder of runs"),
-        (["runs", "runs/sold", "runs"], "runs holds no run: give a folder that `sigmoid-core train` wrote"),
+        (["runs", "runs/sold", "runs"], "runs does not contain a run: give a folder that `sigmoid-core train` wrote"),
         (["runs", "--sort", "luck"], "'luck' is not one of"),
     ],
 )
@@ -159,9 +159,9 @@ def test_the_network_of_the_users_own_code_is_made_by_it_where_it_is_named(train
     assert main(["train", "--data", str(trained / "houses.csv"), *more]) == 0
     capsys.readouterr()
     assert main(["evaluate", "run"]) == 2
-    assert "of your own code, which this package does not make: give it as well (--model)" in capsys.readouterr().err
+    assert "of your own code, which this package cannot make: give it too (--model)" in capsys.readouterr().err
     assert main(["evaluate", "run", "--model", "mine:nothing"]) == 2
-    assert "mine:nothing is not a function" in capsys.readouterr().err
+    assert "mine:nothing is an int, not a function" in capsys.readouterr().err
     assert main(["evaluate", "run", "--model", "mine:net"]) == 0
     assert main(["predict", "run", str(trained / "new.csv"), "-o", "out.csv", "--model", "mine:net"]) == 0
     assert main(["export", "run", "--model", "mine:net"]) == 0

@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 
 import sigmoidcore as sc
 from sigmoidcore.training import Recipe, Split, Training
-from sigmoidcore.training.device import place_of
-from sigmoidcore.training.processes import ElsewhereError, Processes
+from sigmoidcore.training.place import place_of
 from sigmoidcore.training.recipe import balanced
 from sigmoidcore.training.runs.folder import read_metrics
 from two_processes import RANKS, Works
@@ -53,9 +52,7 @@ def network(**options: Any) -> sc.MLP:
     return model
 
 
-def trained(
-    precision: str = "no", state: Any = None, stop: int | None = None, shard: bool = False, **recipe: Any
-) -> dict[str, Any]:
+def trained(precision: str = "no", state: Any = None, stop: int | None = None, **recipe: Any) -> dict[str, Any]:
     """What a training gives, on as many processes as there are.
 
     In float64, for within 30 steps a training makes much of a difference in the last bit.
@@ -65,7 +62,7 @@ def trained(
         model = model.double()
         data = Split(data.name, data.train_x.double(), data.train_y, data.test_x.double(), data.test_y, data.classes)
     options = {"epochs": 3, "batch_size": 10, **recipe}
-    training = Training(model, data, Recipe(**options), state, place_of("cpu", precision, shard))
+    training = Training(model, data, Recipe(**options), state, place_of("cpu", precision))
     states = []
 
     def on_step(progress: Any) -> None:
@@ -76,7 +73,7 @@ def trained(
     return {
         "losses": result.losses,
         "accuracies": result.accuracies,
-        "model": {name: value.clone() for name, value in training.weights().items()},
+        "model": {name: value.clone() for name, value in model.state_dict().items()},
         "samples": [vars(sample) for sample in training.equalizer.history] if training.equalizer else [],
         "state": states[0] if states else None,
     }
@@ -138,25 +135,6 @@ def test_two_processes_go_on_bit_for_bit(ranks: Any) -> None:
 
 
 @on_ranks
-def sharded() -> list[dict[str, Any]]:
-    """With layers that gather their weights alone, and all together."""
-    found = [trained(stop=14, shard=True, clip=0.5)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigmoidcore.training.device.LARGE", 100)
-        found.append(trained(state=found[0]["state"], shard=True, clip=0.5))
-    return found
-
-
-def test_with_weights_that_are_spread_over_two_processes_it_ends_where_one_ends_and_goes_on(ranks: Any) -> None:
-    alone = trained(stop=14, clip=0.5)
-    for results in zip(*ranks(sharded), strict=True):
-        assert_same_on_both(list(results))
-        assert_close({**results[0], "samples": alone["samples"]}, alone)
-    assert ranks(sharded)[0][0]["state"].weights.keys() == alone["state"].weights.keys()
-    assert_close({**trained(state=ranks(sharded)[0][0]["state"], clip=0.5), "samples": alone["samples"]}, alone)
-
-
-@on_ranks
 def in_bf16() -> dict[str, Any]:
     return trained("bf16")
 
@@ -167,17 +145,6 @@ def test_bf16_on_two_processes_keeps_slopes_alike_and_stays_near_float32(ranks: 
     alone = plain()["losses"]
     assert results[0]["losses"] == pytest.approx(alone, rel=0.05)
     assert results[0]["losses"] != pytest.approx(alone, rel=1e-5)
-
-
-@on_ranks
-def in_bf16_and_sharded() -> dict[str, Any]:
-    return trained("bf16", shard=True)
-
-
-def test_bf16_with_weights_that_are_spread_is_near_bf16_with_copies(ranks: Any) -> None:
-    results = ranks(in_bf16_and_sharded)
-    assert_same_on_both(results)
-    assert results[0]["losses"] == pytest.approx(ranks(in_bf16)[0]["losses"], rel=0.05)
 
 
 @on_ranks
@@ -228,38 +195,6 @@ def asked_to_stop() -> int:
 
 def test_where_one_process_is_asked_to_stop_both_stop_after_the_same_step(ranks: Any) -> None:
     assert ranks(asked_to_stop) == [5, 5]
-
-
-@on_ranks
-def outcomes() -> list[str]:
-    processes, found = Processes(), []
-    rank = processes.rank
-
-    def fails(where: int) -> int:
-        if rank == where:
-            raise ValueError("no such file")
-        return rank
-
-    found.append(str(processes.outcome(lambda: rank)))
-    for where in range(RANKS):
-        for call in (processes.outcome, processes.by_first):
-            try:
-                found.append(str(call(lambda where=where: fails(where))))
-            except (ValueError, ElsewhereError) as error:
-                found.append(f"{type(error).__name__}: {error}")
-    return found
-
-
-def test_what_fails_on_one_process_is_known_to_all(ranks: Any) -> None:
-    first, second = ranks(outcomes)
-    assert first == [
-        "0", "ValueError: no such file", "ValueError: no such file",
-        "ElsewhereError: no such file (on process 2 of 2)", "0",
-    ]  # fmt: skip
-    assert second == [
-        "1", "ElsewhereError: no such file (on process 1 of 2)", "ElsewhereError: no such file",
-        "ValueError: no such file", "0",
-    ]  # fmt: skip
 
 
 # --- what is exchanged -----------------------------------------------------------------------------------------------
@@ -337,9 +272,8 @@ def epochs_of(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "epoch"]
 
 
-@pytest.mark.parametrize("more", [[], ["--shard"]])
-def test_torchrun_trains_as_one_process_does_and_one_of_them_writes_and_speaks(tmp_path: Path, more: list[str]) -> None:
-    two = command(*SMALL, "--output", "two", *more, folder=tmp_path)
+def test_torchrun_trains_as_one_process_does_and_one_of_them_writes_and_speaks(tmp_path: Path) -> None:
+    two = command(*SMALL, "--output", "two", folder=tmp_path)
     one = command(*SMALL, "--output", "one", folder=tmp_path, launcher=[sys.executable])
     assert two.returncode == one.returncode == 0, two.stderr
     assert two.stdout.count("on cpu with 2 processes") == 1
@@ -359,16 +293,16 @@ THREADS = """
 import os, sys
 from pathlib import Path
 from sigmoidcore.cli import main
-from sigmoidcore.training.processes import Processes
+from sigmoidcore.training.place import Place
 
 def of_group():
     return sum("gloo" in (task / "comm").read_text() for task in Path("/proc/self/task").iterdir())
 
-leave = Processes.leave
+leave = Place.leave
 def counted(self):
     Path(f"before{self.rank}").write_text(str(of_group()))
     leave(self)
-Processes.leave = counted
+Place.leave = counted
 code = main(sys.argv[1:])
 Path(f"after{os.environ['RANK']}").write_text(str(of_group()))
 sys.exit(code)
@@ -376,13 +310,12 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not tell of threads")
-@pytest.mark.parametrize("more", [[], ["--shard"], ["--shard", "--width", "64"]])
 def test_when_a_run_has_ended_no_thread_of_the_process_group_is_left_that_could_abort_the_process(
-    tmp_path: Path, more: list[str]
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "counts.py").write_text(THREADS)
     done = subprocess.run(
-        [*TORCHRUN, "counts.py", "train", *SMALL, "--epochs", "1", "--output", "run", *more],
+        [*TORCHRUN, "counts.py", "train", *SMALL, "--epochs", "1", "--output", "run"],
         cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -403,37 +336,6 @@ def test_a_process_that_is_killed_ends_the_run_with_one_message_and_the_run_goes
     _assert_that_it_went_on(tmp_path)
 
 
-SPREAD = ["--shard", "--width", "64", "--epochs", "12"]
-"""At this width layers gather their weights one by one."""
-
-
-def test_with_weights_that_are_spread_a_process_that_is_killed_ends_the_run_with_one_message_and_two_go_on(
-    tmp_path: Path,
-) -> None:
-    error = _stopped(tmp_path, lambda launcher: os.kill(_process(1, launcher), signal.SIGKILL), *SPREAD)
-    _assert_that_it_was_told_and_kept(error, tmp_path)
-    again = command("--resume", "run", "--shard", folder=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert re.search(r"goes on after step [1-9]", again.stdout)
-    whole = command(*LONG, *SPREAD[1:], "--output", "whole", folder=tmp_path, launcher=[sys.executable])
-    assert whole.returncode == 0, whole.stderr
-    _assert_that_it_went_on(tmp_path)
-
-
-def test_with_weights_that_are_spread_the_launcher_tells_that_the_first_is_killed_and_one_process_goes_on(
-    tmp_path: Path,
-) -> None:
-    error = _stopped(tmp_path, lambda launcher: os.kill(_process(0, launcher), signal.SIGKILL), *SPREAD)
-    assert "Signal 9 (SIGKILL)" in error
-    assert ours(error) == []
-    again = command("--resume", "run", folder=tmp_path, launcher=[sys.executable])
-    assert again.returncode == 0, again.stderr
-    assert re.search(r"goes on after step [1-9]", again.stdout)
-    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert rows[-1]["outcome"] == "finished"
-    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(1, 13))
-
-
 def test_a_process_that_is_killed_before_the_run_begins_is_told_in_one_line_and_no_folder_is_left(
     tmp_path: Path,
 ) -> None:
@@ -443,11 +345,11 @@ def test_a_process_that_is_killed_before_the_run_begins_is_told_in_one_line_and_
         "def net(shape, outputs):\n"
         "    if os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), 9)\n"
-        "    return nn.Linear(*shape, outputs)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))\n"
     )
     done = command("--model", "mine:net", "--output", "run", folder=tmp_path)
     assert ours(done.stderr) == [
-        "sigmoid-core: another process of this training has ended, and the rest cannot go on: start it again"
+        "sigmoid-core: another process of this training has ended, so this one cannot continue: start it again"
     ]
     assert "/sigmoidcore/" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -455,8 +357,8 @@ def test_a_process_that_is_killed_before_the_run_begins_is_told_in_one_line_and_
 
 def _assert_that_it_was_told_and_kept(error: str, folder: Path) -> None:
     assert ours(error) == [
-        "sigmoid-core: another process of this training has ended, and the rest cannot go on; the last checkpoint is "
-        "kept; to go on, with any number of processes: sigmoid-core train --resume run"
+        "sigmoid-core: another process of this training has ended, so this one cannot continue; the last checkpoint "
+        "is kept; to resume, with any number of processes: sigmoid-core train --resume run"
     ]
     assert "/sigmoidcore/" not in error  # no traceback of ours; the launcher's own is there
     rows = read_metrics(folder / "run" / "metrics.jsonl")
@@ -481,7 +383,7 @@ def test_ctrl_c_of_torchrun_stops_both_after_the_same_step_and_two_processes_go_
     assert (tmp_path / "run" / "checkpoints" / f"step-{int(found[1]):09}").is_dir()
     again = command("--resume", "run", folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert f"goes on after step {int(found[1])}" in again.stdout
+    assert f"resumed after step {int(found[1])}" in again.stdout
     assert len(epochs_of(tmp_path / "run")) == EPOCHS
 
 
@@ -521,9 +423,9 @@ def _process(rank: int, launcher: subprocess.Popen[str]) -> int:
     ("arguments", "cause"),
     [
         (["--data", "nowhere.csv"], "nowhere.csv is neither a file nor a folder nor a built-in set"),
-        (["--resume", "nowhere"], "nowhere is no folder: give that of a run"),
-        (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU, and the device is the CPU: take bf16"),
-        (["--lr", "-1"], "-1.0 is not a positive number"),
+        (["--resume", "nowhere"], "nowhere is not a folder: give the folder of a run"),
+        (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU, and the device is the CPU: use bf16"),
+        (["--lr", "-1"], "-1.0 is not above 0"),
     ],
 )
 def test_bad_input_is_told_once_whatever_the_number_of_processes(
@@ -539,7 +441,7 @@ def test_bad_input_is_told_once_whatever_the_number_of_processes(
 def test_accelerate_launch_runs_the_same_command(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--mixed_precision", "bf16"]
     refused = command(*SMALL, "--output", "run", folder=tmp_path, launcher=launcher)
-    assert "accelerate is configured for the precision bf16, and the run for no: give both the same" in refused.stderr
+    assert "accelerate is configured for the precision bf16, and the run for no: use the same" in refused.stderr
     done = command(*SMALL, "--precision", "bf16", "--output", "run", folder=tmp_path, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert "on cpu in bf16" in done.stdout

@@ -8,9 +8,8 @@ import torch
 
 import sigmoidcore as sc
 from sigmoidcore.training.data import load
-from sigmoidcore.training.networks import sizes_for
+from sigmoidcore.training.networks import network, sizes_for
 from sigmoidcore.training.runs.folder import Run
-from sigmoidcore.training.runs.network import network
 
 
 def houses(rows=240, seed=0):

@@ -10,7 +10,7 @@ import struct
 import pytest
 import torch
 
-from sigmoidcore.training.runs.checkpoints import Checkpoints, DamagedError, _sum_of, read_tensors
+from sigmoidcore.training.runs.checkpoints import Checkpoints, DamagedError, checksum, read_tensors
 from sigmoidcore.training.runs.state import State
 
 
@@ -109,7 +109,7 @@ def test_a_file_that_is_cut_off_or_missing_is_seen_and_the_checkpoint_before_is_
 def test_where_none_is_sound_it_says_so_of_each(checkpoints):
     for step in (1, 2):
         (checkpoints.save(state(step)) / "state.json").write_text("{}")
-    with pytest.raises(DamagedError, match=r"no checkpoint is sound: .*step-000000002 is damaged.*step-000000001"):
+    with pytest.raises(DamagedError, match=r"no checkpoint is valid: .*step-000000002 is damaged.*step-000000001"):
         checkpoints.read()
 
 
@@ -159,7 +159,7 @@ def resealed(path, name, data):
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["sha256"]
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": _sum_of(manifest)}))
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": checksum(manifest)}))
 
 
 def header(length, text=b""):
@@ -199,13 +199,6 @@ def test_json_that_is_deep_is_damage(checkpoints):
     assert checkpoints.read().state.step == 1
 
 
-def test_a_file_larger_than_it_can_be_is_not_read(checkpoints):
-    checkpoints.save(state(1))
-    path = checkpoints.save(state(2)) / "model.safetensors"
-    os.truncate(path, 1 << 40)  # a hole: no disk space
-    assert checkpoints.read(largest=10_000).state.step == 1
-
-
 def test_links_are_not_followed(checkpoints, tmp_path):
     checkpoints.save(state(1))
     path = checkpoints.save(state(2)) / "model.safetensors"
@@ -229,13 +222,13 @@ def test_names_in_a_manifest_lead_nowhere(checkpoints, name):
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     manifest["files"][name] = manifest["files"].pop("state.json")
-    path.write_text(json.dumps({**manifest, "sha256": _sum_of(manifest)}))
+    path.write_text(json.dumps({**manifest, "sha256": checksum(manifest)}))
     assert "that of another checkpoint" in checkpoints.read().damaged[0]
 
 
 def test_weights_that_are_a_pickle_are_refused_by_their_first_bytes(tmp_path):
     path = tmp_path / "model.safetensors"
     torch.save({"a": Bomb()}, path)
-    with pytest.raises(DamagedError, match=r"model\.safetensors is no safetensors file"):
+    with pytest.raises(DamagedError, match=r"model\.safetensors is not a safetensors file"):
         read_tensors(path)
     assert not Bomb.ran

@@ -121,7 +121,7 @@ def test_data_that_have_changed_since_are_no_test(folder, tmp_path):
     run = open_run(made_run(tmp_path / "run", path, target="sold"))
     run.evaluate()
     houses(seed=5).to_parquet(path)
-    with pytest.raises(DataError, match="is not what this run has learnt from, it has changed since"):
+    with pytest.raises(DataError, match="has changed since the training"):
         run.evaluate()
     path.unlink()
     with pytest.raises(DataError, match="is neither a file nor a folder nor a built-in set"):
@@ -129,7 +129,7 @@ def test_data_that_have_changed_since_are_no_test(folder, tmp_path):
 
 
 def test_the_data_that_were_learnt_from_are_said_to_be_so(sold, folder):
-    assert "most samples are not new" in sold.evaluate(folder / "houses.parquet").notes[0]
+    assert "knows most of the samples" in sold.evaluate(folder / "houses.parquet").notes[0]
     assert sold.evaluate(NEW).notes == ()
 
 

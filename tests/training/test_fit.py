@@ -57,7 +57,7 @@ def test_an_interrupted_run_goes_on(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sigmoidcore.training.watching.Watched._on_step", stop)
+        patch.setattr("sigmoidcore.training.course.RecordedTraining._on_step", stop)
         with pytest.raises(KeyboardInterrupt):
             fit("wine", output="run", progress=False, **SMALL)
     run = fit(resume="run", progress=False)
@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_keeps_its_options_and_runs_code_of_the_user_where_th
         ("wine", {"colour": "red"}, ValueError, "No such option: --colour"),
         ("wine", {"depth": "deep"}, ValueError, "for '--depth'"),
         ("wine", {"target": "no such"}, ValueError, "there is no target 'no such'"),
-        ((np.zeros(3),), {}, ValueError, "a tuple of 1 was given as data: give (inputs, targets)"),
+        ((np.zeros(3),), {}, ValueError, "data is a tuple of 1: give (inputs, targets)"),
         ([1, 2], {}, ValueError, "a list is not a table"),
     ],
 )
@@ -100,14 +100,14 @@ def test_a_training_that_fails_says_what_is_kept(monkeypatch):
     def fail(*_, **__):
         raise FloatingPointError("the loss is not finite in step 3")
 
-    monkeypatch.setattr("sigmoidcore.training.watching.Watched._on_step", fail)
-    with pytest.raises(FitError, match="the loss is not finite in step 3; what there was is in run"):
+    monkeypatch.setattr("sigmoidcore.training.course.RecordedTraining._on_step", fail)
+    with pytest.raises(FitError, match="the loss is not finite in step 3; the results so far are in run"):
         fit("wine", output="run", progress=False, **SMALL)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten_by_accident():
     fit("wine", output="run", progress=False, **SMALL)
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="contains a run"):
         fit("wine", output="run", progress=False, **SMALL)
     with contextlib.suppress(FileNotFoundError):
         os.unlink("run/report.txt")

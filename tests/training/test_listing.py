@@ -158,5 +158,5 @@ def test_the_demo_is_a_run_too(tmp_path):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="does not contain a run"):
         summary(tmp_path)

@@ -41,8 +41,9 @@ def test_a_lock_whose_process_was_killed_is_taken_over(tmp_path, other):
     other.kill()
     other.wait()
     assert (tmp_path / "lock").exists()
-    with Lock(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    lock = Lock(tmp_path)
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    lock.release()
     assert list(tmp_path.iterdir()) == []
 
 

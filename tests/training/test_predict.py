@@ -194,11 +194,11 @@ def test_unknown_categories_and_missing_values_are_told_of_where_they_are_accept
     ("output", "cause"),
     [
         ("nowhere/out.csv", "there is no folder nowhere; make it"),
-        ("out.xlsx", "is of no kind that can be written: let its name end with one of .parquet"),
-        ("out", "is of no kind that can be written"),
+        ("out.xlsx", "has an unknown ending: give a name that ends with one of .parquet"),
+        ("out", "has an unknown ending"),
         ("a.csv", "a.csv is a folder: give the name of a file"),
-        ("there.csv", "there.csv is there already: give another name, or --overwrite"),
-        ("new.csv", "new.csv is what is read: give another name"),
+        ("there.csv", "there.csv exists: give another name, or --overwrite"),
+        ("new.csv", "new.csv is the input: give another name"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(sold, monkeypatch, tmp_path, output, cause):
@@ -328,13 +328,13 @@ def test_of_a_built_in_set_the_test_part_is_predicted(tmp_path):
 
 
 def test_a_folder_without_a_run_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"holds no run: it has no config\.toml"):
+    with pytest.raises(DataError, match=r"does not contain a run: it has no config\.toml"):
         open_run(tmp_path)
 
 
 def test_damaged_files_are_found_by_their_checksums(folder, tmp_path):
     for name, error, cause in (
-        ("model.safetensors", NetworkError, "does not have its checksum; `sigmoid-core train --resume"),
+        ("model.safetensors", NetworkError, "does not match its checksum; `sigmoid-core train --resume"),
         ("preprocessing.skops", DataError, "is not a preprocessing of a run"),
     ):
         copy = tmp_path / name.partition(".")[0]
@@ -352,7 +352,7 @@ def test_damaged_files_are_found_by_their_checksums(folder, tmp_path):
 def test_a_run_without_preprocessing_is_of_an_older_version(folder, tmp_path):
     for name in ("config.toml", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / "sold" / name).read_bytes())
-    with pytest.raises(DataError, match=r"holds no preprocessing\.skops"):
+    with pytest.raises(DataError, match=r"preprocessing\.skops cannot be read"):
         open_run(tmp_path).predict(NEW)
 
 

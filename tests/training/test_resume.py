@@ -128,12 +128,32 @@ def test_a_loss_that_is_not_finite_names_the_step_the_layer_and_the_remedy():
     assert states[0].step == 13
 
 
-def test_training_ends_early_where_the_metric_does_not_get_better_and_a_resumed_one_knows_it(tmp_path):
-    recipe = Recipe(epochs=50, batch_size=10, lr=1e-9, patience=2)
-    training = Training(network(), split(), recipe)
+class WithValidation(Split):
+    """Its validation metric never changes, while its test metric improves in every epoch."""
+
+    validation = True
+    tests = 0
+
+    def validation_batches(self, batch_size):
+        yield self.test_x[:0], self.test_y[:0]
+
+    def metric(self, outputs, targets):
+        WithValidation.tests += len(targets)
+        return float(WithValidation.tests) if len(targets) else 50.0
+
+
+def test_patience_looks_at_the_validation_part_only_and_a_resumed_training_stops_too():
+    data, recipe = WithValidation(**vars(split())), Recipe(epochs=50, batch_size=10, patience=2)
+    training = Training(network(), data, recipe)
     result = training.run()
-    assert len(result.accuracies) == 3
+    assert result.validations == [50.0] * 3
+    assert result.accuracies == sorted(set(result.accuracies))
     assert training.stopped_early
-    again = Training(network(), split(), recipe, training.state())
+    again = Training(network(), data, recipe, training.state())
     assert again.finished
     assert again.run().accuracies == result.accuracies
+
+
+def test_patience_without_a_validation_part_is_refused():
+    with pytest.raises(ValueError, match="patience needs a validation part: use load"):
+        Training(network(), split(), Recipe(patience=2))

@@ -11,9 +11,10 @@ import torch
 from matplotlib.figure import Figure
 
 import sigmoidcore as sc
-from sigmoidcore.training.runs.folder import FORMAT, Config, Run, holds_run, read_config, read_metrics
+from sigmoidcore.training.networks import network
+from sigmoidcore.training.runs.folder import FORMAT, Config, Run, contains_run, read_config, read_metrics
 from sigmoidcore.training.runs.lock import InUseError
-from sigmoidcore.training.runs.network import network, network_of
+from sigmoidcore.training.runs.network import network_of
 
 BEGUN = ["config.toml", "environment.json", "lock", "metrics.jsonl"]
 
@@ -80,7 +81,7 @@ def test_a_last_line_that_a_kill_cut_off_is_left_out(tmp_path):
 def test_a_broken_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "run", "format": 1}\nnonsense\n')
-    with pytest.raises(ValueError, match=r"line 2 is no JSON: 'nonsense'"):
+    with pytest.raises(ValueError, match=r"line 2 is not a JSON object: 'nonsense'"):
         read_metrics(path)
 
 
@@ -124,7 +125,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(tmp_path):
     with Run.create("test", {"seed": 1}, folder=tmp_path / "run") as run:
         run.log("epoch", epoch=1)
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(FileExistsError, match="holds a run already"):
+    with pytest.raises(FileExistsError, match="contains a run"):
         Run.create("test", {"seed": 2}, folder=run.folder)
     assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
 
@@ -147,8 +148,8 @@ def test_a_folder_that_holds_no_run_is_never_overwritten(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "mine.png").touch()
     (tmp_path / "config.toml").write_text("x = 1")
-    assert not holds_run(tmp_path)
-    with pytest.raises(FileExistsError, match="holds no run"):
+    assert not contains_run(tmp_path)
+    with pytest.raises(FileExistsError, match="does not contain a run"):
         Run.create("test", {}, folder=tmp_path, overwrite=True)
     assert (tmp_path / "figures" / "mine.png").is_file()
 
@@ -156,19 +157,7 @@ def test_a_folder_that_holds_no_run_is_never_overwritten(tmp_path):
 def test_an_empty_folder_that_is_there_already_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
     with Run.create("test", {}, folder=tmp_path / "run") as run:
-        assert holds_run(run.folder)
-
-
-def test_a_folder_of_format_1_is_a_run_and_is_read_and_can_be_overwritten(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"format": 1, "name": "digits-3x16", "options": {"data": "digits"}}')
-    (folder / "metrics.jsonl").write_text('{"kind": "run", "format": 1}\n')
-    assert holds_run(folder)
-    assert read_config(folder) == Config(1, "digits-3x16", {"data": "digits"})
-    assert read_metrics(folder / "metrics.jsonl")[0]["format"] == 1
-    with Run.create("test", {}, folder=folder, overwrite=True):
-        assert not (folder / "config.json").exists()
+        assert contains_run(run.folder)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +168,7 @@ def test_a_config_that_is_none_is_said_in_one_line(tmp_path, text):
     with pytest.raises(ValueError, match=r"config\.toml") as caught:
         read_config(tmp_path)
     assert "\n" not in str(caught.value)
-    assert not holds_run(tmp_path)
+    assert not contains_run(tmp_path)
 
 
 def test_a_config_of_a_newer_format_is_refused(tmp_path):
@@ -218,4 +207,4 @@ def test_a_process_killed_before_its_run_began_leaves_a_folder_that_can_be_taken
     (tmp_path / "lock").write_text("")
     (tmp_path / "config.toml.17.part").write_text("half")
     with Run.create("test", {}, folder=tmp_path) as run:
-        assert holds_run(run.folder)
+        assert contains_run(run.folder)

@@ -124,9 +124,9 @@ def test_the_preprocessing_goes_with_it_and_lies_beside_it(runs, tmp_path, kind)
 def test_formats_beside_each_other_share_the_preprocessing(runs, tmp_path):
     runs["mlp"].export("torch", tmp_path / "net.pt2")
     runs["mlp"].export("safetensors", tmp_path / "net.safetensors")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists: give another name"):
         runs["mlp"].export("safetensors", tmp_path / "net.safetensors")
-    with pytest.raises(DataError, match=r"net\.preprocessing\.skops is there already"):
+    with pytest.raises(DataError, match=r"net\.preprocessing\.skops exists: give another name"):
         runs["conv"].export("torch", tmp_path / "net.other")
     runs["conv"].export("safetensors", tmp_path / "net.safetensors", overwrite=True)
     assert "0.weight" in load_file(tmp_path / "net.safetensors")

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import files
-from sigmoidcore.training.printable import printable
-from sigmoidcore.training.runs.checkpoints import Checkpoints, NewerError, _sum_of
+from sigmoidcore.training.runs.checkpoints import Checkpoints, VersionError, checksum
+from sigmoidcore.training.session import printable
 
 TRAIN = ["train", "--depth", "2", "--width", "4", "--epochs", "1"]
 GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
@@ -53,7 +53,7 @@ def made(tmp_path_factory):
 def run(made, tmp_path, monkeypatch):
     """A copy of it in a folder of its own, where nothing may be but this copy."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sigmoidcore.training.course.save_figures", lambda run, records: [])
+    monkeypatch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
     shutil.copytree(made / "run", tmp_path / "run")
     shutil.copy(made / "table.csv", tmp_path / "table.csv")
     return tmp_path / "run"
@@ -234,11 +234,11 @@ def test_a_checkpoint_of_a_newer_format_is_refused_and_nothing_is_lost(run, safe
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["sha256"]
     manifest["format"] += 1
-    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": _sum_of(manifest)}))
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": checksum(manifest)}))
     before = {p: hashlib.sha256(p.read_bytes()).digest() for p in run.rglob("*") if p.is_file()}
-    assert "install a newer sigmoid-core" in safely_refused("train", "--resume", "run")
+    assert "install the version of sigmoid-core that wrote it" in safely_refused("train", "--resume", "run")
     assert {p: hashlib.sha256(p.read_bytes()).digest() for p in run.rglob("*") if p.is_file()} == before
-    with pytest.raises(NewerError):
+    with pytest.raises(VersionError):
         Checkpoints(run / "checkpoints").read()
 
 

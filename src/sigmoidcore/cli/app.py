@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from sigmoidcore.training.printable import printable
+from sigmoidcore.training.session import printable
 
 if TYPE_CHECKING:
     import typer
@@ -34,16 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import typer
 
-    from sigmoidcore.training.processes import ElsewhereError, LostError, launched, part
-    from sigmoidcore.training.runs.session import Stopped
+    from sigmoidcore.training.place import LostError, launched, leave
+    from sigmoidcore.training.session import Stopped
 
     is_first = launched()[0] == 0  # only the first of several processes prints
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except Stopped as error:
-        return _end(str(error), error.code) if error.own or is_first else error.code
-    except ElsewhereError as error:
-        return _end(str(error), 2) if is_first else 2
+        return _end(str(error), error.code) if error.local or is_first else error.code
     except LostError as error:
         return _end(f"{error}: start it again", 1) if is_first else 1
     except (KeyboardInterrupt, typer.Abort):
@@ -64,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _end(f"{error.name} is not installed: {_INSTALL}", 1)
     finally:
-        part()
+        leave()
 
 
 _INSTALL = 'pip install "sigmoid-core[cli]"'
@@ -74,7 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
     import typer
     from typer.main import get_command
 
-    from sigmoidcore.training.runs.session import bad_input
+    from sigmoidcore.training.session import bad_input
 
     usage_error: type = typer.BadParameter.__bases__[0]  # the base class of all errors in arguments has no public name
     try:

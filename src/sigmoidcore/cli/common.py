@@ -9,13 +9,12 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from torch import nn
 
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.runs.network import NetworkError
-from sigmoidcore.training.runs.session import bad_input, failed, interrupted
+from sigmoidcore.training.session import bad_input, failed, interrupted
 from sigmoidcore.training.use.trained import TrainedRun, open_run, preprocessing_of
-from sigmoidcore.training.user_code import blamed, users_code
+from sigmoidcore.training.user_code import users_model
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of a run.")]
 MODEL = Annotated[
@@ -64,11 +63,4 @@ def opened(folder: Path, model: str | None) -> TrainedRun:
         if model is None:
             return open_run(folder)
         preprocessing = preprocessing_of(folder)
-    with users_code(model) as make:
-        if not callable(make):
-            raise bad_input(f"{model} is not a function: give one of (shape, outputs) that makes the model")
-        with blamed(model):
-            network = make(preprocessing.inputs.shape, preprocessing.target.outputs)
-    if not isinstance(network, nn.Module):
-        raise bad_input(f"{model} returned a {type(network).__name__}, not a torch.nn.Module: let it return the model")
-    return open_run(folder, network)
+    return open_run(folder, users_model(model, preprocessing.inputs.shape, preprocessing.target.outputs))

@@ -13,12 +13,12 @@ from torch import nn
 import sigmoidcore as sc
 from sigmoidcore import article
 from sigmoidcore.plots import figures
-from sigmoidcore.training import Recipe, Split, digits
+from sigmoidcore.training import Recipe, Split, digits, session
+from sigmoidcore.training.course import Record, RecordedTraining, probes, save_figures
 from sigmoidcore.training.display import Screen, count, number, percent
-from sigmoidcore.training.runs import session
-from sigmoidcore.training.runs.folder import Run
-from sigmoidcore.training.runs.session import CtrlC
-from sigmoidcore.training.watching import Record, Watched, probes, save_figures
+from sigmoidcore.training.execution import explain
+from sigmoidcore.training.runs.folder import Run, create_run
+from sigmoidcore.training.session import CtrlC
 
 DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
 OBSERVE = 5
@@ -47,7 +47,7 @@ def demo(
     # One thread: layers of 64 neurons are too small for two.
     with CtrlC() as ctrl_c, session.threads(1):
         options = {"epochs": epochs, "seed": seed, "depth": DEPTH, "width": WIDTH, "batch_size": BATCH, "lr": RATE}
-        run = session.create_run("demo", options, output)
+        run = create_run("demo", options, output)
         records: dict[str, Record] = {}
         problem: BaseException | None = None
         with run:
@@ -65,7 +65,7 @@ def demo(
             if stopped:
                 raise session.interrupted(f"interrupted; what there was is in {run.folder}", ctrl_c.code)
             if isinstance(problem, Exception):
-                raise session.explain(problem, run) from problem
+                raise explain(problem, run) from problem
             report = io.StringIO()
             _closing_table(Screen.of_file(report), records)
             run.save_report(report.getvalue().lstrip())
@@ -114,8 +114,8 @@ def _hundred_layers(
         screen.say()
         screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
         record = records[name] = Record(name, layers=DEPTH)
-        watched = Watched(model, split, record, run, ctrl_c, observe=OBSERVE)
-        watched.train(screen, Recipe(epochs, BATCH, RATE, seed, equalize=name == CORE))
+        training = RecordedTraining(model, split, record, run, ctrl_c, observe=OBSERVE)
+        training.train(screen, Recipe(epochs, BATCH, RATE, seed, equalize=name == CORE))
         reached = record.result
         screen.say(
             f"accuracy {percent(reached.accuracies[-1])}, loss {reached.losses[-1]:.3g} after {count(epochs, 'epoch')}"

@@ -18,7 +18,7 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.display import count
-from sigmoidcore.training.runs.session import bad_input, interrupted
+from sigmoidcore.training.session import bad_input, interrupted
 from sigmoidcore.training.user_code import raised_here, said
 
 NEVER = "never"

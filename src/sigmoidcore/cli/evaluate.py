@@ -10,7 +10,7 @@ from sigmoidcore._files import write_whole
 from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.display import Screen
-from sigmoidcore.training.runs.session import bad_input
+from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use.evaluate import Evaluation, interval, shown
 from sigmoidcore.training.use.output import check_output
 

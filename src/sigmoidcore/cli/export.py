@@ -8,7 +8,7 @@ import typer
 
 from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.training.display import Screen
-from sigmoidcore.training.use.export import beside_of
+from sigmoidcore.training.use.export import path_of_preprocessing
 
 
 class Format(StrEnum):
@@ -42,6 +42,8 @@ def export(
     with using_a_run():
         path = trained.export(format.value, output, overwrite=overwrite)
     screen = Screen.of_stdout()
-    screen.listing([(str(path), "the network, folded"), (str(beside_of(path)), "the preprocessing of its inputs")])
+    screen.listing(
+        [(str(path), "the network, folded"), (str(path_of_preprocessing(path)), "the preprocessing of its inputs")]
+    )
     screen.verbatim(f"to load it: {LOADERS[format].format(path)}")
     return 0

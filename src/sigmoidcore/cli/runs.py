@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from sigmoidcore.cli.common import errors_in_one_line
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.data import DataError, Kind, listed, short, task
-from sigmoidcore.training.display import Screen, clock, count, number, reached
+from sigmoidcore.training.display import Screen, clock, count, metric_text, number
 from sigmoidcore.training.runs.folder import RUNS
 from sigmoidcore.training.runs.listing import Listed, Summary, differing, runs_in, summary
 
@@ -127,7 +127,7 @@ def _print(content: Any) -> None:
 
 def _metric(run: Summary, value: float | None) -> str:
     kind = next(kind for kind in (Kind.CLASSES, Kind.NUMBER) if task(kind).metric_name == run.metric_name)
-    text = reached(task(kind), value)
+    text = metric_text(task(kind), value)
     return text if value is None or kind.is_class else f"{run.metric_name} {text}"
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sigmoidcore.training.runs.folder import read_config
+from sigmoidcore.training.course import probes
+from sigmoidcore.training.runs.folder import data_of, read_config
 from sigmoidcore.training.runs.network import WEIGHTS, NetworkError, network_of
-from sigmoidcore.training.runs.session import bad_input
-from sigmoidcore.training.runs.source import data_of
+from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.user_code import a, blamed, dotted, users_code
-from sigmoidcore.training.watching import probes
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
 WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"

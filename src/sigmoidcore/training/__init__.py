@@ -1,9 +1,10 @@
-"""Train networks of cores: data sets, the training loop, and the folder that a run leaves behind."""
+"""Train networks of cores: data sets, the training loop, and the folder of a run."""
 
 from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, digits, fashion_mnist, load
-from sigmoidcore.training.device import Place, place_of
 from sigmoidcore.training.fit import FitError, fit
 from sigmoidcore.training.loop import Progress, Result, Training, accuracy, train
+from sigmoidcore.training.options import Options
+from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.runs.state import State
 from sigmoidcore.training.use.evaluate import Evaluation
@@ -14,6 +15,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "FitError",
+    "Options",
     "Place",
     "Preprocessing",
     "Progress",

@@ -1,7 +1,7 @@
-"""What the user sees: live where the output is a terminal, plain lines where it is a file or a pipe.
+"""Output for the user: live in a terminal or notebook, plain lines in a file or pipe.
 
-The screen is told what happened; it measures nothing. While a network trains it redraws at most four times a second,
-and only then is the loss read.
+Nothing is measured here. While a network trains, the screen is redrawn at most four times a second, and the loss is
+read only then.
 """
 
 import math
@@ -21,25 +21,24 @@ from rich.table import Table
 from rich.text import Text
 
 from sigmoidcore.observation.profile import Profile
-from sigmoidcore.training.data import Kind, Task, task
+from sigmoidcore.training.data import Data, Task
 from sigmoidcore.training.loop import Progress
-from sigmoidcore.training.printable import printable
+from sigmoidcore.training.session import printable
 
 REDRAW = 0.25
-"""Seconds between two redraws of a terminal, at least."""
+"""Least seconds between two redraws of a terminal."""
 LINE = 1.0
-"""Seconds between two plain lines at the ends of epochs, at least; the last epoch always has one."""
+"""Least seconds between two plain lines at the ends of epochs; the last epoch always has one."""
 WAIT = 10.0
-"""Within a long epoch, seconds until a plain line says that training goes on."""
+"""Seconds between two plain lines within a long epoch."""
 DECADES = 3
-"""One level of the bars that show a profile: this many powers of ten."""
-
+"""Powers of ten for each level of the bars of a profile."""
 _INDENT = 3
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the command, which has things to save, and not end the process as rich would."""
+        """Raise, because the command still has to save results; rich would exit."""
         raise
 
 
@@ -47,8 +46,8 @@ class Screen:
     """Prints to a terminal or a file.
 
     Args:
-        console: where to.
-        live: whether lines may be drawn again.
+        console: the console.
+        live: whether lines can be redrawn.
     """
 
     def __init__(self, console: Console, live: bool) -> None:
@@ -57,7 +56,7 @@ class Screen:
 
     @classmethod
     def of_stdout(cls) -> "Screen":
-        """Live in a notebook, and in a terminal that can move its cursor. NO_COLOR and the width are respected."""
+        """Live in a notebook, and in a terminal that can move its cursor. Respects NO_COLOR and the width."""
         terminal = sys.stdout.isatty()
         notebook = type(sys.stdout).__module__.startswith("ipykernel.") and find_spec("ipywidgets") is not None
         console = _Console(highlight=False, force_terminal=terminal, force_jupyter=notebook)
@@ -72,7 +71,7 @@ class Screen:
         return cls(console, live=False)
 
     def heading(self, text: str) -> None:
-        """A line that begins a part, with an empty line before it."""
+        """The first line of a section, after an empty line."""
         self.console.print()
         self.console.print(Text(printable(text), style="bold"))
 
@@ -84,30 +83,24 @@ class Screen:
             self.console.print(Text(" " * _INDENT if line else "") + line)
 
     def verbatim(self, text: str, style: str = "") -> None:
-        """A line that is meant to be copied, a path or a command: never cut or wrapped."""
+        """A path or a command to copy: never cut or wrapped."""
         self.console.print(Text(" " * _INDENT + printable(text), style=style), soft_wrap=True)
 
     def listing(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Paths and what they hold, beside each other, or below where the width does not suffice."""
+        """Paths with their contents beside them, or below in a narrow terminal."""
         left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
         beside = _INDENT + left + 2 + right <= self.console.width
         for path, what in rows:
-            if beside:
-                self.verbatim(f"{path:<{left}}  {what}")
-            else:
-                self.verbatim(path)
+            self.verbatim(f"{path:<{left}}  {what}" if beside else path)
+            if not beside:
                 self.say(f"  {what}", style="dim")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], strong: int | None = None) -> None:
-        """A table; the first column at the left, the others at the right; column `strong` stands out."""
+        """A table; the first column is left-aligned, the others right-aligned, and column `strong` is highlighted."""
         table = Table(
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            padding=(0, 1),
-            collapse_padding=True,
-            pad_edge=False,
+            box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True, pad_edge=False,
             header_style="bold",
-        )
+        )  # fmt: skip
         for i, column in enumerate(columns):
             style = "bold green" if i == strong else ""
             table.add_column(column, justify="right" if i else "left", style=style, overflow="fold")
@@ -116,24 +109,12 @@ class Screen:
         self.console.print(Padding(table, (0, 0, 0, _INDENT if self.console.width >= 60 else 0), expand=False))
 
     def profile(self, profile: Profile) -> None:
-        """One line that shows the gradient profile."""
+        """The gradient profile as bars."""
         for line in self.profile_line(profile).split("\n"):
             self.console.print(Text(" " * _INDENT) + line)
 
-    @contextmanager
-    def training(self, name: str, epochs: int) -> Iterator["Meter"]:
-        """Show a training run while it lasts."""
-        if self.live:
-            with Live(
-                Text(), console=self.console, auto_refresh=False, transient=True, redirect_stdout=False,
-                redirect_stderr=False,
-            ) as live:  # fmt: skip
-                yield _LiveMeter(self, name, epochs, live)
-        else:
-            yield _PlainMeter(self, name, epochs)
-
     def profile_line(self, profile: Profile) -> Text:
-        """The bars of a profile with their title, below each other where they do not fit beside each other."""
+        """The bars of a profile after their title, or below it in a narrow terminal."""
         title = f"gradient by {place(profile)}, 1 to {len(profile.names)}"
         width = min(50, self.console.width - _INDENT - 3)
         if self.console.width >= _INDENT + len(title) + 3 + 30:
@@ -144,118 +125,97 @@ class Screen:
             line.append("\n")
         return line.append("|").append(drawn, style="cyan").append("|")
 
+    @contextmanager
+    def training(self, name: str, epochs: int, task: Task) -> Iterator["Meter"]:
+        """Show a training; call `update` of the meter after every step."""
+        if not self.live:
+            yield Meter(self, name, epochs, task)
+            return
+        with Live(
+            console=self.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as live:
+            yield Meter(self, name, epochs, task, live)
+
 
 class Meter:
-    """Follows one training run. `update` is cheap: it looks at the clock and, mostly, returns."""
+    """Shows a training: lines that are redrawn in a terminal, or a line for each epoch, at most one a second.
 
-    def __init__(self, screen: Screen, name: str, epochs: int) -> None:
+    Args:
+        screen: the screen.
+        name: of the network.
+        epochs: number of epochs.
+        task: name and unit of the metric.
+        live: of a terminal, or None.
+    """
+
+    def __init__(self, screen: Screen, name: str, epochs: int, task: Task, live: Live | None = None) -> None:
         self.screen = screen
         self.name = name
         self.epochs = epochs
-        self.spread = math.nan
-        self.profile: Profile | None = None
-        self.accuracy: float | None = None
-        self.task = task(Kind.CLASSES)
+        self.task = task
+        self._live = live
+        self._metric: float | None = None
         self._started = time.monotonic()
-        self._began: tuple[float, int] | None = None
+        self._first: tuple[float, int] | None = None
         self._shown = -math.inf
 
     def update(self, progress: Progress, spread: float, profile: Profile | None) -> None:
-        """Take note of a step, and show it if it is time to."""
+        """Show a step if it is time to; cheap otherwise."""
         now = time.monotonic()
-        self.spread, self.profile = spread, profile
         if progress.accuracy is not None:
-            self.accuracy = progress.accuracy
-        if self._began is None:  # The first step sets things up and says nothing of the others.
-            self._began = (now, progress.step)
-        if self._due(progress, now - self._shown):
+            self._metric = progress.accuracy
+        self._first = self._first or (now, progress.step)  # the first step sets things up: its time is not typical
+        since = now - self._shown
+        if self._live is not None:
+            if since >= REDRAW or progress.step == progress.steps:
+                self._shown = now
+                self._draw(self._live, progress, spread, profile, now)
+        elif progress.accuracy is not None:
+            if since >= LINE or progress.step == progress.steps:
+                self._shown = now
+                self._print(progress, spread, profile, now)
+        elif min(since, now - self._started) >= WAIT:
             self._shown = now
-            self._show(progress, self._left(progress, now))
+            self._print(progress, spread, profile, now)
 
-    def _spread(self) -> list[str]:
-        """The spread of the profile; nothing where there is none, as of a network without cores."""
-        return [] if self.profile is None else [f"spread {number(self.spread)}"]
+    def _cells(self, progress: Progress, loss: float, spread: float, profile: Profile | None, now: float) -> list[str]:
+        assert self._first is not None
+        since, first = self._first
+        steps, seconds = progress.step - first, now - since
+        cells = [f"loss {loss:.3g}", f"{self.task.metric_name} {metric_text(self.task, self._metric)}"]
+        cells += [] if profile is None else [f"spread {number(spread)}"]
+        left = clock(seconds / steps * (progress.steps - progress.step)) if steps else "time"
+        return [*cells, f"{left} left" if steps else "time left: unknown yet"]
 
-    def _opened(self, progress: Progress) -> list[str]:
-        """How many saturated neurons the Equalizer has opened so far; nothing where it has opened none."""
-        history = progress.equalizer.history if progress.equalizer is not None else ()
-        opened = sum(sample.neurons for sample in history)
-        return [f"{count(opened, 'saturated neuron')} opened"] if opened else []
-
-    def _speed(self, progress: Progress, now: float) -> list[str]:
-        since, step = self._began or (now, progress.step)
-        return [f"{(progress.step - step) / (now - since):.3g} steps/s"] if progress.step > step and now > since else []
-
-    def _left(self, progress: Progress, now: float) -> str:
-        since, step = self._began or (now, progress.step)
-        if progress.step == step:
-            return "time left: unknown yet"
-        return f"{clock((now - since) / (progress.step - step) * (progress.steps - progress.step))} left"
-
-    def _due(self, progress: Progress, since: float) -> bool:
-        raise NotImplementedError
-
-    def _show(self, progress: Progress, left: str) -> None:
-        raise NotImplementedError
-
-
-class _LiveMeter(Meter):
-    """Redraws a few lines in place; `cells` that do not fit beside each other go below each other."""
-
-    def __init__(self, screen: Screen, name: str, epochs: int, live: Live) -> None:
-        super().__init__(screen, name, epochs)
-        self._live = live
-
-    def _due(self, progress: Progress, since: float) -> bool:
-        return since >= REDRAW or progress.step == progress.steps
-
-    def _show(self, progress: Progress, left: str) -> None:
+    def _draw(self, live: Live, progress: Progress, spread: float, profile: Profile | None, now: float) -> None:
         width = self.screen.console.width - _INDENT
-        cells = [
-            f"loss {float(progress.loss):.3g}",
-            f"{self.task.metric_name} {reached(self.task, self.accuracy)}",
-            *self._spread(),
-            *self._opened(progress),
-            *self._speed(progress, time.monotonic()),
-            left,
+        cells = self._cells(progress, float(progress.loss), spread, profile, now)
+        parts: list[RenderableType] = [
+            Text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", style="bold"),
+            Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), 0),
+            Text("   ".join(cells)),
         ]
-        head = Text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", style="bold")
-        # Padding ends the line, ProgressBar does not.
-        bar = Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), 0)
-        parts: list[RenderableType] = [head, bar, *(Text(line) for line in pack(cells, width))]
-        if self.profile is not None:
-            parts.append(self.screen.profile_line(self.profile))
-        self._live.update(Padding(Group(*parts), (0, 0, 0, _INDENT)), refresh=True)
+        if profile is not None:
+            parts.append(self.screen.profile_line(profile))
+        live.update(Padding(Group(*parts), (0, 0, 0, _INDENT)), refresh=True)
 
-
-class _PlainMeter(Meter):
-    """A line at the end of an epoch, at most one a second; and one now and then within a long epoch."""
-
-    def _due(self, progress: Progress, since: float) -> bool:
-        if progress.accuracy is not None:
-            return since >= LINE or progress.step == progress.steps
-        return min(since, time.monotonic() - self._started) >= WAIT
-
-    def _show(self, progress: Progress, left: str) -> None:
+    def _print(self, progress: Progress, spread: float, profile: Profile | None, now: float) -> None:
         loss = float(progress.loss) if progress.epoch_loss is None else progress.epoch_loss
         digits = len(str(self.epochs))
-        line = (
-            f"epoch {progress.epoch + 1:>{digits}}/{self.epochs}  step {progress.step}/{progress.steps}  "
-            f"loss {loss:.3g}  {self.task.metric_name} {reached(self.task, self.accuracy)}  "
-            f"{'  '.join([*self._spread(), left])}"
-        )
-        self.screen.verbatim(line)
+        cells = self._cells(progress, loss, spread, profile, now)
+        epoch = f"epoch {progress.epoch + 1:>{digits}}/{self.epochs}"
+        self.screen.verbatim("  ".join([epoch, f"step {progress.step}/{progress.steps}", *cells]))
 
 
 def place(profile: Profile) -> str:
-    """What a place of the profile is: a layer, or a step of a recurrent one, whose name has it in brackets."""
+    """The unit of a profile: a layer, or a step of a recurrent layer (its name ends in brackets)."""
     return "step" if all(name.endswith("]") for name in profile.names) else "layer"
 
 
 def bars(profile: Profile, width: int, ascii_only: bool = False) -> str:
-    """A profile as characters: the largest gradient is a full block, each level below is a factor 1,000, 0 is blank.
+    """A profile as characters: a full block for the largest gradient, a level less for a factor 1,000, blank for 0.
 
-    A character stands for several layers if there are more layers than room, and shows the smallest of them.
+    If there are more layers than characters, each character shows the smallest gradient of several layers.
     """
     levels = ".:-=+*%#" if ascii_only else "▁▂▃▄▅▆▇█"
     sizes = profile.sizes.tolist()
@@ -266,24 +226,13 @@ def bars(profile: Profile, width: int, ascii_only: bool = False) -> str:
         group = sizes[i * len(sizes) // width : (i + 1) * len(sizes) // width]
         if not all(map(math.isfinite, group)):
             drawn.append("!")
-            continue
-        smallest = min(group)
-        level = (
-            len(levels) - 1 + math.ceil(math.log10(smallest / largest) / DECADES) if smallest / (largest or 1) else -1
-        )
-        drawn.append(levels[level] if level >= 0 else levels[0] if smallest > 0 else " ")
-    return "".join(drawn)
-
-
-def pack(cells: Sequence[str], width: int, gap: str = "   ") -> list[str]:
-    """Join cells to as few lines as hold them, in order."""
-    lines: list[str] = []
-    for cell in cells:
-        if lines and len(lines[-1]) + len(gap) + len(cell) <= width:
-            lines[-1] += gap + cell
+        elif min(group) == 0:
+            drawn.append(" ")
         else:
-            lines.append(cell)
-    return lines
+            ratio = min(group) / largest
+            lower = math.ceil(math.log10(ratio) / DECADES) if ratio else -len(levels)
+            drawn.append(levels[max(0, len(levels) - 1 + lower)])
+    return "".join(drawn)
 
 
 def clock(seconds: float) -> str:
@@ -294,22 +243,27 @@ def clock(seconds: float) -> str:
 
 
 def percent(value: float | None) -> str:
-    """An accuracy, or a dash where there is none yet."""
+    """An accuracy, or a dash before the first epoch."""
     return "-" if value is None else f"{value:.1f} %"
 
 
-def reached(task: Task, value: float | None) -> str:
-    """A metric's value, or a dash where there is none yet: an accuracy in percent, another one as it is."""
+def metric_text(task: Task, value: float | None) -> str:
+    """An accuracy in percent, another metric as a number, or a dash before the first epoch."""
     return percent(value) if task.unit else "-" if value is None else f"{value:.3f}"
 
 
 def count(number: int, what: str, plural: str | None = None) -> str:
-    """A number of things, with their plural."""
+    """A number with its noun in the singular or plural."""
     return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
 def number(value: float) -> str:
-    """A spread with as many digits as say something."""
+    """A spread with significant digits only."""
     if not math.isfinite(value):
-        return {math.inf: "infinite"}.get(value, "not finite")
+        return "infinite" if value == math.inf else "not finite"
     return f"{value:.3f}" if value < 1.1 else f"{value:.3g}" if value < 1e4 else f"{value:.1e}"
+
+
+def outputs_text(data: Data) -> str:
+    """The network's outputs, for a heading."""
+    return count(len(data.classes), "class", "classes") if data.kind.is_class else count(data.outputs, "number")

@@ -1,75 +1,53 @@
-"""The training loop: AdamW by the depth rule, an Equalizer if asked for, and a state from which it can go on."""
+"""The training loop: AdamW by the depth rule, an Equalizer, and a state from which a training resumes bit for bit."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.training import not_finite, randomness
-from sigmoidcore.training.device import Place
-from sigmoidcore.training.recipe import Recipe
+from sigmoidcore.training import not_finite
+from sigmoidcore.training.place import Place
+from sigmoidcore.training.recipe import Data, Recipe
 from sigmoidcore.training.runs.state import (
     MismatchError,
     State,
-    equalizer_state,
-    equalizer_tensors,
+    cpu_copies,
     fill,
     fill_optimizer,
-    fill_scaler,
     groups_for,
-    groups_of,
-    held,
     named_groups,
     optimizer_tensors,
-    over,
-    scaler_tensors,
-    under,
-    whole,
+    random_tensors,
+    random_values,
+    restore_random,
 )
 
 EVALUATED = 10_000
-"""Test samples that go through the network at once."""
-
-
-class Data(Protocol):
-    """What the loop needs of a data set; see `sigmoidcore.training.data`."""
-
-    def steps(self, batch_size: int) -> int:
-        """How many batches an epoch has."""
-
-    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, from number `start` on, in an order that seed and epoch decide alone."""
-
-    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test samples in their order."""
-
-    def loss_fn(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch."""
-
-    def metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """The metric of all test samples together; the more, the better."""
+"""Samples per batch of an evaluation."""
+_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training run is, handed to `on_step` after every step.
+    """Where a training is, passed to `on_step` after every step.
 
     Attributes:
         epoch: from 0.
         step: steps done, from 1.
-        steps: steps in all.
-        loss: of the batch of this step, as a 0-dim tensor (reading it makes a GPU wait).
+        steps: number of all steps.
+        loss: of this step's batch, a 0-dim tensor (reading it makes a GPU wait).
         seconds: since the start.
-        equalizer: the run's Equalizer, or None.
+        equalizer: the training's Equalizer, or None.
         accuracy: test accuracy in percent, or the data set's other metric, after the last step of an epoch only.
         epoch_loss: mean training loss of the epoch, after its last step only.
-        stopping: whether it ends after this step because somebody asked for it.
+        stopping: whether training ends after this step on request.
+        validation: the metric of the validation part, after the last step of an epoch, if there is this part.
     """
 
     epoch: int
@@ -81,45 +59,49 @@ class Progress:
     accuracy: float | None
     epoch_loss: float | None = None
     stopping: bool = False
+    validation: float | None = None
 
 
 @dataclass
 class Result:
-    """What a training run gave.
+    """The result of a training.
 
     Attributes:
         accuracies: test accuracy in percent, or the data set's other metric, after each epoch.
         losses: mean training loss of each epoch.
         seconds: training time without the evaluations.
         interrupted: whether Ctrl-C ended it; the model is as the last step left it.
+        validations: metric of the validation part after each epoch, if there is this part.
     """
 
     accuracies: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    validations: list[float] = field(default_factory=list)
 
 
 class Training:
-    """One training of a network, which can be stopped between two steps and go on, bit for bit.
+    """The training of a network; it can be stopped between two steps and resumed bit for bit.
 
     Args:
         model: maps a batch of inputs to a batch of outputs.
-        data: the data.
-        recipe: how.
-        state: of the same training, to go on from; the model then takes its weights, and the random generators of
-            PyTorch, NumPy and Python their states.
-        place: where it runs, see `place_of`; None: on the CPU. The model is moved there. With several processes each
-            makes the same training, takes its share of every batch, and has the same results.
+        data: the data set.
+        recipe: how to train.
+        state: of the same training, to resume from; it sets the model's weights and the random generators of PyTorch,
+            NumPy and Python.
+        place: where to train, see `place_of`; None: on the CPU. The model is moved there. Each of several processes
+            makes the same training, computes its share of every batch, and gets the same results.
 
     Attributes:
         step: steps done.
-        steps: steps in all.
+        steps: number of all steps.
         result: so far.
-        equalizer: or None.
+        equalizer: the Equalizer, or None.
 
     Raises:
         MismatchError: the state is of another model or recipe.
+        ValueError: the recipe has patience, and the data set has no validation part.
 
     Example:
         >>> import sigmoidcore as sc
@@ -138,6 +120,8 @@ class Training:
     def __init__(
         self, model: nn.Module, data: Data, recipe: Recipe, state: State | None = None, place: Place | None = None
     ) -> None:
+        if recipe.patience is not None and not has_validation(data):
+            raise ValueError("patience needs a validation part: use load(..., validation_size=0.1)")
         self.model = model
         self.place = place or Place()
         self.data = data
@@ -148,57 +132,52 @@ class Training:
         self.result = Result()
         self._total = torch.zeros((), device=self.place.device)
         self._asked: Callable[[], bool] = lambda: False
-        self._stopping = False
         if state is not None:
             fill(model, state.weights)
-        self.place.take(model)
-        groups = recipe.rates(model, recipe.lr) if state is None else groups_for(model, state.values["groups"])
-        if self.place.processes.count > 1:  # machines may differ in the last bit, and a rate is rounded
-            named = self.place.processes.of_first(named_groups(model, groups))
-            self._wrapped = self.place.wrapped(model)  # which may replace the parameters
-            groups = groups_for(model, named)
-        else:
-            self._wrapped = self.place.wrapped(model)
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
-        self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._wrapped = self.place.wrap(model)
+        # Machines may differ in the last bit of a rate: the first process decides.
+        groups = named_groups(model, recipe.rates(model, recipe.lr)) if state is None else state.values["groups"]
+        self._groups = self.place.of_first(groups)
+        self.optimizer = torch.optim.AdamW(
+            groups_for(model, self._groups), weight_decay=recipe.weight_decay, fused=True
+        )
         self.place.attach(self.optimizer)
         self.equalizer = (
             Equalizer(model, self.optimizer, every=recipe.every, scaler=self.place.scaler) if recipe.equalize else None
         )
         if state is not None:
-            self._load(state)
+            self._restore(state)
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether no step is left."""
         return self.step >= self.steps or self.stopped_early
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the metric has not got better for as many epochs as the recipe has patience."""
-        reached, patience = self.result.accuracies, self.recipe.patience
+        """Whether the validation metric has not improved for as many epochs as the recipe's patience."""
+        reached, patience = self.result.validations, self.recipe.patience
         if patience is None or not reached or self.step % self.batches:
             return False
         return len(reached) - 1 - reached.index(max(reached)) >= patience
 
     def run(self, on_step: Callable[[Progress], None] | None = None, asked: Callable[[], bool] | None = None) -> Result:
-        """Train from where it is to the end.
+        """Train to the end.
 
         Args:
-            on_step: called after every step; `state()` may be taken there.
-            asked: whether somebody wants it to stop; looked at in every step. Where one process is asked, all stop
-                after the same step.
+            on_step: called after every step; it may call `state()`.
+            asked: whether to stop, called in every step. If one process is asked, all stop after the same step.
 
         Returns:
-            Accuracies, losses and time. Ctrl-C ends the run early and returns what there is.
+            Metrics, losses and time. Ctrl-C ends the training early and returns the results so far.
 
         Raises:
             FloatingPointError: the loss is not finite; the message names the step, the layer and the remedy.
-            LostError: another process that trains this network has ended.
+            LostError: another process of this training has ended.
         """
         self._asked = asked or self._asked
         try:
-            with self.place.processes.together():
+            with self.place.together():
                 for epoch in range(self.step // self.batches, self.recipe.epochs):
                     if self.finished:
                         break
@@ -212,162 +191,142 @@ class Training:
         return self.result
 
     def state(self) -> State:
-        """All that is needed to go on from here; between two steps only.
+        """Everything that is needed to resume; call it between two steps.
 
         Raises:
-            FloatingPointError: a weight is not finite: nobody wants to go on from here.
-            LostError: another process, over which weights are spread, has ended.
+            FloatingPointError: a weight is not finite.
         """
-        with self.place.processes.together():
-            return self._state()
-
-    def _state(self) -> State:
-        weights = held(self.model.state_dict())
-        sentence = not_finite.of_state(weights, self.step)
+        weights = cpu_copies(self.model.state_dict())
+        sentence = not_finite.describe_weights(weights, self.step)
         if sentence is not None:
             raise FloatingPointError(sentence)
-        tensors = {
-            "total": self._total,
-            **over("optimizer", optimizer_tensors(self.model, self.optimizer)),
-            **over("random", randomness.captured()),
-        }
-        if self.equalizer is not None:
-            tensors |= over("equalizer", equalizer_tensors(self.equalizer))
-        if self.place.scaler is not None:
-            tensors |= over("scaler", scaler_tensors(self.place.scaler))
+        tensors = {"total": self._total, **optimizer_tensors(self.optimizer), **random_tensors()}
         result = self.result
-        values = {
+        values: dict[str, Any] = {
             "steps": self.steps,
-            "groups": groups_of(self.model, self.optimizer, self._peaks),
+            "groups": self._groups,
             "accuracies": list(result.accuracies),
+            "validations": list(result.validations),
             "losses": list(result.losses),
             "seconds": result.seconds,
+            "random": random_values(),
         }
+        if self.equalizer is not None:
+            values["equalizer"] = self.equalizer.state_dict()
+            sizes = values["equalizer"].pop("before")
+            tensors |= {} if sizes is None else {"equalizer.before": sizes}
+        if self.place.scaler is not None:
+            values["scaler"] = {name: self.place.scaler.state_dict()[name] for name in _SCALER}
+        scores = result.validations or result.accuracies
         ended = self.step > 0 and self.step % self.batches == 0
-        score = result.accuracies[-1] if ended and result.accuracies else None
-        return State(self.step, score, weights, held(tensors), values)
+        return State(self.step, scores[-1] if ended and scores else None, weights, cpu_copies(tensors), values)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The model's state dict, whole; processes over which it is spread call it together."""
-        with self.place.processes.together():
-            return whole(self.model.state_dict())
-
-    def _load(self, state: State) -> None:
-        values = state.values
+    def _restore(self, state: State) -> None:
+        values, tensors = state.values, state.tensors
         if values.get("steps") != self.steps or not 0 <= state.step <= self.steps:
             raise MismatchError(
                 f"the state is of a training of {values.get('steps')} steps, this one has {self.steps}: data, batch "
                 "size and epochs must be the same"
             )
-        fill_optimizer(self.model, self.optimizer, under("optimizer", state.tensors))
-        watched = under("equalizer", state.tensors)
+        fill_optimizer(self.optimizer, tensors)
         if self.equalizer is not None:
-            self.equalizer.load_state_dict(equalizer_state(watched))
-        if self.place.scaler is not None:
-            fill_scaler(self.place.scaler, under("scaler", state.tensors))
+            self.equalizer.load_state_dict({**values["equalizer"], "before": tensors.get("equalizer.before")})
+        if self.place.scaler is not None and "scaler" in values:
+            self.place.scaler.load_state_dict(values["scaler"])
         self.step = state.step
-        self.result = Result(list(values["accuracies"]), list(values["losses"]), float(values["seconds"]))
-        self._total = state.tensors["total"].to(self.place.device, copy=True)
-        randomness.restored(under("random", state.tensors))  # last: nothing may draw between here and the next step
+        self.result = Result(
+            list(values["accuracies"]), list(values["losses"]), float(values["seconds"]),
+            validations=list(values["validations"]),
+        )  # fmt: skip
+        self._total = tensors["total"].to(self.place.device, copy=True)
+        restore_random(tensors, values["random"])  # last: no generator may be used between here and the next step
 
     def _epoch(self, epoch: int, on_step: Callable[[Progress], None]) -> None:
-        recipe, data, result = self.recipe, self.data, self.result
-        start = self.step % self.batches
-        if start == 0:
+        recipe, result = self.recipe, self.result
+        first = self.step % self.batches
+        if first == 0:
             self._total = torch.zeros((), device=self.place.device)
         self.model.train()
-        samples = 0
+        samples = first * recipe.batch_size
         started = time.perf_counter()
-        for x, y in data.train_batches(recipe.batch_size, recipe.seed, epoch, start):
-            for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-                group["lr"] = peak * recipe.schedule(self.step, self.steps)
+        for x, y in self.data.train_batches(recipe.batch_size, recipe.seed, epoch, first):
+            for group, peak in zip(self.optimizer.param_groups, self._groups, strict=True):
+                group["lr"] = peak["lr"] * recipe.schedule(self.step, self.steps)
             loss, asked = self._step(x, y)
             self.step += 1
             samples += len(x)
             self._total += loss * len(x)
-            last = self.step % self.batches == 0
-            if last:
-                result.seconds += time.perf_counter() - started
-                result.losses.append(float(self._total) / (start * recipe.batch_size + samples))
-                result.accuracies.append(evaluate(self.model, data, self.place))
-                started = time.perf_counter()
-            seconds = time.perf_counter() - started
-            result.seconds += seconds
-            reached = result.accuracies[-1] if last else None
-            mean = result.losses[-1] if last else None
-            on_step(Progress(epoch, self.step, self.steps, loss, result.seconds, self.equalizer, reached, mean, asked))
+            result.seconds += time.perf_counter() - started
+            scores = self._end_epoch(samples) if self.step % self.batches == 0 else (None, None, None)
+            accuracy, mean, best = scores
+            seconds = result.seconds
+            on_step(Progress(epoch, self.step, self.steps, loss, seconds, self.equalizer, accuracy, mean, asked, best))
             if asked:
                 raise KeyboardInterrupt
             started = time.perf_counter()
 
-    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
-        """One step of the optimizer, on a batch in as many parts as the recipe says.
+    def _end_epoch(self, samples: int) -> tuple[float, float, float | None]:
+        """Evaluate; returns the test metric, the mean training loss and the validation metric."""
+        result = self.result
+        result.losses.append(float(self._total) / samples)
+        result.accuracies.append(evaluate(self.model, self.data, self.place))
+        if has_validation(self.data):
+            result.validations.append(evaluate(self.model, self.data, self.place, validation=True))
+        return result.accuracies[-1], result.losses[-1], result.validations[-1] if result.validations else None
 
-        Every process takes its share of the batch, so that their gradients and losses, summed, are those of the batch.
+    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
+        """One step of the optimizer; the gradients of all processes and parts add up to those of the batch.
 
         Returns:
             The batch's loss, and whether a process was asked to stop.
         """
-        place, processes = self.place, self.place.processes
+        place = self.place
         self.optimizer.zero_grad()
         parts = self._parts(x, y)
         losses = []
         for number, (inputs, targets, share) in enumerate(parts, 1):
             with place.accumulating(self._wrapped, number == len(parts)):
                 loss = self._loss(self._wrapped(inputs), targets) * share
-                # DDP takes the mean over the processes.
-                place.backward(loss * processes.count if processes.count > 1 else loss)
+                place.backward(loss)
             losses.append(loss.detach())
-        loss, asked = self._together(torch.stack(losses).sum())
+        loss, asked = torch.stack(losses).sum(), self._asked()
+        if place.count > 1:
+            loss, requests = place.total(torch.stack([loss, torch.full_like(loss, float(asked))]))
+            asked = bool(requests > 0)
         if not math.isfinite(float(loss)):
-            raise FloatingPointError(self._why(parts, losses))
-        if self.recipe.clip is not None:
-            place.clip(self.model, self.recipe.clip)
-        place.step()
+            raise FloatingPointError(self._explain(parts, losses))
+        place.step(self.model, self.recipe.clip)
         return loss, asked
 
     def _parts(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-        """This process's share of a batch in parts, each with its share of the batch's loss."""
+        """This process's share of a batch in parts, each with its weight in the batch's loss."""
         place, parts = self.place, self.recipe.accumulate
-        rows = place.processes.share(len(x))
-        if rows.start == rows.stop:  # fewer samples than processes: one that counts nothing, for all take part
+        rows = place.share(len(x))
+        if rows.start == rows.stop:  # fewer samples than processes: take part with weight 0
             return [(x[:1].to(place.device), y[:1].to(place.device), 0.0)]
-        found, whole = [], self._size(y)
+        found, size = [], self._size(y)
         for inputs, targets in zip(x[rows].tensor_split(parts), y[rows].tensor_split(parts), strict=True):
             if len(inputs):  # the last batch of an epoch may have fewer samples than parts
-                share = self._size(targets) / whole
-                found.append((inputs.to(place.device), targets.to(place.device), share))
+                found.append((inputs.to(place.device), targets.to(place.device), self._size(targets) / size))
         return found
 
     def _size(self, targets: Tensor) -> float:
-        """What samples count together in the mean loss of a batch."""
+        """Sum of the weights of samples in the mean loss of a batch."""
         weights = self.recipe.class_weights
         return float(len(targets)) if weights is None else float(weights[targets].sum())
-
-    def _together(self, loss: Tensor) -> tuple[Tensor, bool]:
-        """The sum of the losses of all processes, and whether one of them was asked to stop."""
-        asked = self._asked()
-        if self.place.processes.count == 1:
-            return loss, asked
-        told = self.place.processes.total(torch.stack([loss, torch.full_like(loss, float(asked))]))
-        return told[0], bool(told[1] > 0)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.recipe.class_weights is None:
             return self.data.loss_fn(outputs, targets)
         return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights.to(outputs))
 
-    def _why(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
-        """The sentence for a loss that is not finite, which all processes say alike."""
+    def _explain(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
+        """The sentence for a loss that is not finite, the same on all processes."""
         if self.equalizer is not None:
             self.equalizer.remove()
         wrong = next((i for i, loss in enumerate(losses) if not math.isfinite(float(loss))), 0)
-        if self.place.sharded:
-            return not_finite.in_words(self.step + 1)
-        sentence = not_finite.of_loss(
-            self.model, *parts[wrong][:2], self._loss, self.step + 1
-        )  # all processes together
-        return self.place.processes.of_first(sentence)
+        sentence = not_finite.describe_loss(self.model, *parts[wrong][:2], self._loss, self.step + 1)
+        return self.place.of_first(sentence)
 
 
 def train(
@@ -383,25 +342,25 @@ def train(
     rates: Callable[[nn.Module, float], list[dict[str, Any]]] = depth_scaled_lr,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Train a network: a classifier with cross-entropy, or whatever loss the data set has.
+    """Train a network: a classifier with cross-entropy, or with the data set's own loss.
 
-    The rates are `rates(model, lr)` for the first half of the steps, then fall linearly to 0. `Training` with a
-    `Recipe` has more to choose, and can go on after an interruption.
+    The rates are `rates(model, lr)` for the first half of the steps, then decrease linearly to 0. `Training` with a
+    `Recipe` has more options, and can resume after an interruption.
 
     Args:
         model: maps [batch, features] to [batch, classes].
-        split: the data.
+        split: the data set.
         epochs: passes over the training samples.
-        batch_size: samples a step.
+        batch_size: samples per step.
         lr: total rate, see `depth_scaled_lr`.
-        seed: fixes the order of the samples.
-        equalize: whether an Equalizer watches and corrects.
+        seed: seed for the order of the samples.
+        equalize: whether an Equalizer corrects slopes.
         every: the Equalizer's cadence.
-        rates: gives the optimizer's parameter groups, each with its rate, from the model and `lr`.
+        rates: returns the optimizer's parameter groups, each with its rate, from the model and `lr`.
         on_step: called after every step.
 
     Returns:
-        Accuracies, losses and time. Ctrl-C ends the run early and returns what there is.
+        Metrics, losses and time. Ctrl-C ends the training early and returns the results so far.
 
     Raises:
         ValueError: `epochs` or `batch_size` is less than 1.
@@ -411,34 +370,33 @@ def train(
     return Training(model, split, recipe).run(on_step)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, data: Data, place: Place | None = None) -> float:
-    """The data set's metric of the test samples; the model's mode is kept.
+def has_validation(data: Data) -> bool:
+    """Whether a data set has a validation part."""
+    return getattr(data, "validation", None) is not None
 
-    Args:
-        model: at its place.
-        data: the data.
-        place: where the model is, and with whom the samples are shared; None: on the CPU.
-    """
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validation: bool = False) -> float:
+    """The data set's metric of the test part, or of the validation part; the model's mode is preserved."""
     place = place or Place()
-    processes = place.processes
     mode = model.training
     model.eval()
     outputs, targets = [], []
-    for x, y in data.test_batches(EVALUATED):
-        rows = processes.share(len(x))
-        mine = x[rows] if rows.start < rows.stop else x[:1]
-        outputs.append(processes.gathered(model(mine.to(place.device)), len(x)).cpu())
+    batches: Iterator[tuple[Tensor, Tensor]] = (data.validation_batches if validation else data.test_batches)(EVALUATED)
+    for x, y in batches:
+        rows = place.share(len(x))
+        own = x[rows] if rows.start < rows.stop else x[:1]
+        outputs.append(place.gathered(model(own.to(place.device)), len(x)).cpu())
         targets.append(y)
     model.train(mode)
-    return data.metric(torch.cat(outputs), torch.cat(targets))
+    return float(data.metric(torch.cat(outputs), torch.cat(targets)))
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Percentage of samples whose largest output is their class; the model's mode is kept."""
+    """Percentage of samples whose largest output is their class; the model's mode is preserved."""
     mode = model.training
     model.eval()
-    right = float((model(x).argmax(1) == y).float().mean()) * 100
+    correct = float((model(x).argmax(1) == y).float().mean()) * 100
     model.train(mode)
-    return right
+    return correct

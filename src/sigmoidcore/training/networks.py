@@ -1,24 +1,25 @@
 """The networks of cores for each kind of data: rows of numbers, images, sequences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.nn.networks import RNN, ConvNet
+from sigmoidcore.nn.networks import MLP, RNN, ConvNet
 
 SMALLEST = 7
-"""Pixels that the shorter side of a feature map keeps, however often it is halved."""
-DEPTHS = {"mlp": 100, "conv": 20, "rnn": 1}
-"""Hidden layers where nobody says how many."""
+"""Pixels of the shorter side of a feature map that is not halved any more."""
+OWN = "own"
+"""Architecture of a network that the user's own code makes."""
 
 
 class SequenceNet(nn.Module):
-    """Recurrent layers of cores, and a linear reading of the last step's outputs.
+    """Recurrent layers of cores, and a linear layer on the outputs of the last step.
 
     Args:
-        features: of a step.
+        features: features of a step.
         width: neurons of a recurrent layer.
         depth: recurrent layers.
         out_features: number of outputs.
@@ -40,23 +41,20 @@ class SequenceNet(nn.Module):
         """Run over all steps."""
         for layer in self.layers:
             inputs, _ = layer(inputs)
-        read: Tensor = self.last(inputs[:, -1])
-        return read
+        outputs: Tensor = self.last(inputs[:, -1])
+        return outputs
 
 
 def image_net(
     in_channels: int, height: int, width: int, channels: int, depth: int, out_features: int, halvings: int
 ) -> ConvNet:
-    """A `ConvNet`, all of it told by numbers.
+    """A `ConvNet` with all arguments as numbers.
 
     Example:
         >>> image_net(1, 14, 10, 8, 4, 2, 1)(torch.zeros(5, 1, 14, 10)).shape
         torch.Size([5, 2])
     """
     return ConvNet(in_channels, channels, depth, out_features, image_size=(height, width), halvings=halvings)
-
-
-# --- how samples are taken -------------------------------------------------------------------------------------------
 
 
 def rows(samples: Tensor) -> Tensor:
@@ -81,7 +79,76 @@ def sequences(samples: Tensor) -> Tensor:
     return samples.flatten(2).transpose(1, 2) if samples.dim() > 3 else samples
 
 
-# --- which one, and of what size -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of network.
+
+    Attributes:
+        make: makes the network from its sizes by name.
+        sizes: their names.
+        arrange: the network's inputs, from samples of a data set, [batch, ...].
+        depth: default number of hidden layers.
+    """
+
+    make: Callable[..., nn.Module]
+    sizes: tuple[str, ...]
+    arrange: Callable[[Tensor], Tensor]
+    depth: int
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp": Architecture(MLP, ("in_features", "width", "depth", "out_features"), rows, 100),
+    "conv": Architecture(
+        image_net, ("in_channels", "height", "width", "channels", "depth", "out_features", "halvings"), images, 20
+    ),
+    "rnn": Architecture(SequenceNet, ("features", "width", "depth", "out_features"), sequences, 1),
+}
+"""By name; a network of any other name is made by the user's own code."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its description.
+
+    Attributes:
+        architecture: a name in `ARCHITECTURES`, or "own".
+        sizes: arguments of the architecture.
+        model: the network.
+        preprocessing: digest of the preprocessing that makes its inputs, or "".
+    """
+
+    architecture: str
+    sizes: Mapping[str, int]
+    model: nn.Module
+    preprocessing: str = ""
+
+    def arranged(self, samples: Tensor) -> Tensor:
+        """Samples of a data set, [batch, ...], as inputs of this network."""
+        known = ARCHITECTURES.get(self.architecture)
+        return samples if known is None else known.arrange(samples)
+
+
+def network(architecture: str, **sizes: int) -> Network:
+    """A new network.
+
+    Args:
+        architecture: a name in `ARCHITECTURES`.
+        sizes: by name.
+
+    Raises:
+        ValueError: there is no such architecture, or a size is unknown, missing or out of range.
+
+    Example:
+        >>> network("mlp", in_features=4, width=8, depth=3, out_features=2).model(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture {architecture[:60]!r}: there are {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[architecture]
+    wrong = sorted(set(sizes) ^ set(known.sizes))
+    if wrong:
+        raise ValueError(f"{wrong[0][:60]!r} is unknown or missing: the sizes of {architecture} are {known.sizes}")
+    return Network(architecture, dict(sizes), known.make(**sizes))
 
 
 def kind_for(shape: Sequence[int]) -> str:
@@ -95,17 +162,17 @@ def kind_for(shape: Sequence[int]) -> str:
 
 
 def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: int) -> dict[str, int]:
-    """The sizes of a network of a kind, for samples of a shape.
+    """The sizes of a network for samples of a shape.
 
     Args:
         kind: "mlp", "conv" or "rnn".
         shape: of a sample.
-        outputs: of the network.
-        width: neurons of a hidden layer, or its channels.
+        outputs: number of outputs.
+        width: neurons, or channels, of a hidden layer.
         depth: hidden layers.
 
     Raises:
-        ValueError: such a network cannot take such samples.
+        ValueError: this kind of network does not accept these samples.
 
     Example:
         >>> sizes_for("mlp", [1, 8, 8], 10, 64, 100)
@@ -118,18 +185,18 @@ def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: 
         return {"features": features, "width": width, "depth": depth, "out_features": outputs}
     if len(shape) not in (2, 3):
         raise ValueError(
-            f"a network of convolutions takes images, and a sample has the shape {list(shape)}: take mlp, or rnn for a "
+            f"a convolutional network needs images, and a sample has the shape {list(shape)}: use mlp, or rnn for a "
             "sequence"
         )
-    channels, height, width_of_image = images(torch.empty(1, *shape)).shape[1:]
+    channels, height, image_width = images(torch.empty(1, *shape)).shape[1:]
     return {
-        "in_channels": channels, "height": height, "width": width_of_image, "channels": width, "depth": depth,
-        "out_features": outputs, "halvings": min(depth - 1, _halvings(min(height, width_of_image))),
+        "in_channels": channels, "height": height, "width": image_width, "channels": width, "depth": depth,
+        "out_features": outputs, "halvings": min(depth - 1, _halvings(min(height, image_width))),
     }  # fmt: skip
 
 
 def _halvings(side: int) -> int:
-    """How often a side can be halved, rounding up, and keep `SMALLEST` pixels."""
+    """How often a side can be halved, rounded up, without falling below `SMALLEST` pixels."""
     halvings = 0
     while -(-side // 2) >= SMALLEST:
         side, halvings = -(-side // 2), halvings + 1

@@ -1,200 +1,283 @@
-"""What a training may be told: the options of `sigmoid-core train` and `fit`, their defaults, and what they may be."""
+"""The options of a training, defined once for the command line, `config.toml`, `fit` and the documentation."""
 
-import contextlib
+import dataclasses
 import difflib
 import math
 import numbers
 import os
+import types
+import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from sigmoidcore.training.data import BUILT_IN
 
-MOST = 2**31 - 1
-"""No number of steps, samples or neurons is larger."""
-
-
+LARGEST = 2**31 - 1
+"""Upper limit of counts: steps, samples, neurons."""
 _HELP = " (see sigmoid-core train --help)"
 
 
 class OptionError(ValueError):
-    """An option that is not there, or a value that it cannot have; the message is one line."""
+    """An unknown option or an invalid value; the message is one line."""
 
 
-@dataclass(frozen=True)
-class Option:
-    """What an option may be.
-
-    Attributes:
-        kind: of its values; list: of texts.
-        default: what it is if nothing was said; None: it is found out.
-        least: of a whole number.
-        most: of a whole number.
-        choices: what a text may be; none: anything.
-        check: what is wrong with a value of this kind; "": nothing.
-    """
-
-    kind: type
-    default: Any = None
-    least: int = 1
-    most: int = MOST
-    choices: tuple[str, ...] = ()
-    check: Callable[[Any], str] = lambda value: ""
-
-
-def _share(value: float) -> str:
-    return "" if 0 < value < 1 else f"{value} is not above 0 and below 1; 0.2 is the usual choice."
-
-
-def _rate(value: float) -> str:
-    return "" if 0 < value < math.inf else f"{value} is not a positive number; 0.03 is the usual choice."
-
-
-def _level(value: float) -> str:
-    usual = "0.5 is the usual choice, 3 is a lot."
-    return "" if 0 < value <= 100 else f"{value} is not above 0 and at most 100; {usual}"
-
-
-def _at_least_0(value: float) -> str:
-    return "" if 0 <= value < math.inf else f"{value} is not a number of at least 0."
-
-
-def _above_0(value: float) -> str:
-    return "" if 0 < value < math.inf else f"{value} is not a positive number; 1 is a usual choice."
-
-
-def _steps_or(word: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value == word or (value.isascii() and value.isdigit() and 0 < int(value[:12]) <= MOST):
-            return ""
-        return f"{value[:40]!r} is neither {word!r} nor a number of steps of at least 1."
-
-    return check
-
-
-OPTIONS: Mapping[str, Option] = {
-    "data": Option(str, "digits"),
-    "target": Option(list),
-    "drop": Option(list),
-    "kind": Option(str, choices=("class", "number")),
-    "test_size": Option(float, check=_share),
-    "network": Option(str, "mlp", choices=("mlp", "conv", "rnn", "auto")),
-    "model": Option(str),
-    "depth": Option(int),
-    "width": Option(int, 64),
-    "epochs": Option(int, 10),
-    "batch_size": Option(int, 100),
-    "lr": Option(float, 0.03, check=_rate),
-    "seed": Option(int, 0, least=0, most=2**63 - 1),
-    "saturation": Option(float, 0.5, check=_level),
-    "prepare": Option(bool),
-    "equalize": Option(bool, True),
-    "every": Option(str, "auto", check=_steps_or("auto")),
-    "weight_decay": Option(float, 0.0, check=_at_least_0),
-    "schedule": Option(str, "linear", choices=("linear", "cosine")),
-    "warm_up": Option(int, 0, least=0),
-    "clip": Option(float, check=_above_0),
-    "accumulate": Option(int, 1),
-    "patience": Option(int),
-    "class_weights": Option(bool, False),
-    "device": Option(str, "auto", choices=("auto", "cpu", "cuda", "mps")),
-    "precision": Option(str, "no", choices=("no", "bf16", "fp16")),
-    "tensorboard": Option(bool, False),
-    "threads": Option(int, 1, most=1024),
-    "save_every": Option(str, "epoch", check=_steps_or("epoch")),
-}
-"""All that decides a run, in the order in which its config has it."""
-
-
-def where_it_is(data: str) -> str:
-    """A built-in set's name, or the whole path of what is there: a run goes on from any folder."""
-    return os.path.abspath(data) if data not in BUILT_IN and os.path.exists(data) else data
-
-
-def options_from(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a run, from those that are given.
+def _option(
+    default: Any, help: str, *, metavar: str = "", shown: str = "", low: float = 1, high: float = LARGEST,
+    low_is_valid: bool = True, usual: str = "",
+) -> Any:  # fmt: skip
+    """A field: its default, its help text, and the range of a number.
 
     Args:
-        given: by name; None counts as not given. Numbers may be texts, and a list one text.
-
-    Raises:
-        OptionError: there is no such option, or it cannot have this value.
-
-    Example:
-        >>> options = options_from({"depth": 3, "lr": "0.1"})
-        >>> options["depth"], options["lr"], options["width"]
-        (3, 0.1, 64)
+        default: value if the option is not given; None: decided by the data.
+        help: one sentence for `--help` and the documentation.
+        metavar: placeholder for the value in `--help`.
+        shown: default in words, for `--help`.
+        low: lower limit of a number.
+        high: upper limit of a number.
+        low_is_valid: whether the lower limit itself is valid.
+        usual: a usual value, for the message about an invalid one.
     """
-    for name in given:
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            hint = f"; did you mean {typed(near[0])}?" if near else ""
-            raise OptionError(f"No such option: {typed(name)}{hint}{_HELP}")
-    found = {
-        name: _value(name, given[name]) if given.get(name) is not None else option.default
-        for name, option in OPTIONS.items()
-    }
-    return found | {"data": where_it_is(found["data"])}
+    metadata = {
+        "help": help, "metavar": metavar, "shown": shown, "low": low, "high": high, "low_is_valid": low_is_valid,
+        "usual": usual,
+    }  # fmt: skip
+    return field(default=default, metadata=metadata)
 
 
-def typed(name: str) -> str:
+def _share(help: str, shown: str) -> Any:
+    return _option(
+        None, help, metavar="SHARE", shown=shown, low=0, high=math.nextafter(1, 0), low_is_valid=False, usual="0.2"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All options that decide the result of a training; `Options.parse` makes one from texts and numbers.
+
+    Attributes:
+        data: and the others: see the help text of each field.
+    """
+
+    data: str = _option(
+        "digits",
+        f"Training data: {', '.join(BUILT_IN)}; a CSV, TSV, Parquet, Feather, NPZ or NPY file; or a folder of images "
+        "(one folder per class), of idx files or of Parquet files.",
+        metavar="SOURCE",
+    )
+    target: tuple[str, ...] = _option(
+        (), "Column to predict; give it several times for several numeric columns.", metavar="COLUMN"
+    )
+    drop: tuple[str, ...] = _option((), "Column to ignore; may be given several times.", metavar="COLUMN")
+    kind: Literal["class", "number"] | None = _option(
+        None, "Kind of the target, if it is detected wrongly.", shown="detected"
+    )
+    test_size: float | None = _share("Fraction of the samples held out for testing.", "0.2, or the set's own split")
+    validation_size: float | None = _share(
+        "Fraction of the training samples held out for validation, if --patience or the choice of the depth needs it.",
+        "0.1",
+    )
+    network: Literal["mlp", "conv", "rnn", "auto"] = _option(
+        "mlp", "Fully connected layers, convolutions for images, or recurrent layers for sequences."
+    )
+    model: str | None = _option(
+        None,
+        "Your own network: the function is imported from this folder and RUN, with the shape of a sample and the "
+        "number of outputs.",
+        metavar="MODULE:FUNCTION",
+    )
+    depth: int | None = _option(
+        None, "Hidden layers.", metavar="N", shown="images 100, conv 20, rnn 1, tables the best of 3, 10, 30"
+    )
+    width: int = _option(64, "Neurons of a hidden layer, or channels of a convolution.", metavar="N")
+    epochs: int = _option(10, "Passes over the training samples.", metavar="N")
+    batch_size: int = _option(100, "Samples per step.", metavar="N")
+    lr: float = _option(
+        0.03, "Learning rate; the depth rule divides it by layer.", metavar="RATE", low=0, high=1e38,
+        low_is_valid=False, usual="0.03",
+    )  # fmt: skip
+    seed: int = _option(
+        0, "Seed for the split, the weights and the order of samples.", metavar="N", low=0, high=2**63 - 1
+    )
+    saturation: float = _option(
+        0.5, "Saturation level of the cores: 0.5 is nearly linear, 3 strongly non-linear.", metavar="LEVEL", low=0,
+        high=100, low_is_valid=False, usual="0.5",
+    )  # fmt: skip
+    prepare: bool | None = _option(
+        None, "Set weights and slopes from the first samples.", shown="yes; no for a network of your own"
+    )
+    equalize: bool = _option(True, "Correct slopes during training with the Equalizer.")
+    every: int | Literal["auto"] = _option("auto", "Steps between two measurements of the Equalizer.", metavar="STEPS")
+    weight_decay: float = _option(0.0, "Weight decay of AdamW.", metavar="DECAY", low=0, high=1e38)
+    schedule: Literal["linear", "cosine"] = _option(
+        "linear", "Decrease of the learning rate to 0: linear in the second half, or a cosine."
+    )
+    warm_up: int = _option(0, "Steps of linear increase of the learning rate at the start.", metavar="STEPS", low=0)
+    clip: float | None = _option(
+        None, "Largest norm of the gradient; larger gradients are scaled down.", metavar="NORM", shown="no clipping",
+        low=0, high=1e38, low_is_valid=False, usual="1",
+    )  # fmt: skip
+    accumulate: int = _option(1, "Parts of a batch that are computed one after the other, to save memory.", metavar="N")
+    patience: int | None = _option(
+        None, "Stop after this many epochs without a better validation metric.", metavar="EPOCHS", shown="all epochs"
+    )
+    class_weights: bool = _option(False, "Weight classes inversely to their number of samples.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = _option("auto", "Device; auto: a GPU if there is one.")
+    precision: Literal["no", "bf16", "fp16"] = _option(
+        "no", "Precision of matrix products: float32 (no), or mixed with bfloat16 or float16."
+    )
+    tensorboard: bool = _option(False, "Also write TensorBoard logs into the run's folder.")
+    threads: int = _option(1, "CPU threads; more than one helps only wide layers.", metavar="N", high=1024)
+    save_every: int | Literal["epoch"] = _option("epoch", "Steps between two checkpoints, or 'epoch'.", metavar="STEPS")
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Self:
+        """Options from values by name; None counts as not given, and numbers may be texts.
+
+        Raises:
+            OptionError: there is no such option, or its value is invalid.
+
+        Example:
+            >>> options = Options.parse({"depth": 3, "lr": "0.1"})
+            >>> options.depth, options.lr, options.width
+            (3, 0.1, 64)
+        """
+        fields = {option.name: option for option in dataclasses.fields(cls)}
+        for name in given:
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, n=1)
+                hint = f"; did you mean {flag(close[0])}?" if close else ""
+                raise OptionError(f"No such option: {flag(name[:60])}{hint}{_HELP}")
+        values = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
+        options = cls(**values)
+        return dataclasses.replace(options, data=absolute(options.data))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by name, without those that are None, as TOML can hold them."""
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def absolute(data: str) -> str:
+    """The name of a built-in data set, or an absolute path, so that a run can be resumed from any folder."""
+    return os.path.abspath(data) if data not in BUILT_IN and "\0" not in data and os.path.exists(data) else data
+
+
+def flag(name: str) -> str:
     """An option as it is typed.
 
     Example:
-        >>> typed("batch_size")
+        >>> flag("batch_size")
         '--batch-size'
     """
     return f"--{name.replace('_', '-')}"
 
 
-def _value(name: str, value: Any) -> Any:
-    """The value of an option, as its kind wants it."""
-    option = OPTIONS[name]
-    value = value.value if isinstance(value, Enum) else value
+def types_of(name: str) -> tuple[Any, tuple[str, ...]]:
+    """The type of an option (int, float, bool, str or tuple), and the words that it accepts.
+
+    Example:
+        >>> types_of("every"), types_of("device")[1]
+        ((<class 'int'>, ('auto',)), ('auto', 'cpu', 'cuda', 'mps'))
+    """
+    kinds: list[Any] = []
+    words: tuple[str, ...] = ()
+    hint = get_type_hints(Options)[name]
+    for kind in get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,):
+        if get_origin(kind) is Literal:
+            words = get_args(kind)
+        elif kind is not types.NoneType:
+            kinds.append(get_origin(kind) or kind)
+    return (kinds[0] if kinds else str), words
+
+
+def default_text(option: "dataclasses.Field[Any]") -> str:
+    """An option's default in words."""
+    if option.metadata["shown"] or option.default in (None, ()):
+        return str(option.metadata["shown"])
+    if isinstance(option.default, bool):
+        return "yes" if option.default else "no"
+    return str(option.default)
+
+
+def documentation() -> str:
+    """The options as a table in Markdown."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for option in dataclasses.fields(Options):
+        kind, words = types_of(option.name)
+        value = option.metadata["metavar"] or ("" if kind is bool else "|".join(words))
+        typed = f"`{flag(option.name)} {value}`".replace(" `", "`").replace("|", "\\|")
+        lines.append(f"| {typed} | {default_text(option)} | {option.metadata['help']} |")
+    return "\n".join(lines)
+
+
+def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
+    kind, words = types_of(option.name)
     try:
-        found = _KINDS[option.kind](value)
-        wrong = _wrong(option, found)
+        if words and isinstance(value, str) and (value in words or kind is str):
+            if value not in words:
+                raise ValueError(f"{value[:40]!r} is not one of {', '.join(map(repr, words))}.")
+            return value
+        found = _PARSERS[kind](value)
+        if kind in (int, float):
+            _check_range(found, option.metadata)
     except ValueError as error:
-        wrong = str(error)
-    if wrong:
-        raise OptionError(f"Invalid value for '{typed(name)}': {wrong}{_HELP}")
+        also = f" or {words[0]!r}" if words and kind is not str else ""
+        raise OptionError(
+            f"Invalid value for '{flag(option.name)}': {str(error).removesuffix('.')}{also}.{_HELP}"
+        ) from error
     return found
 
 
-def _whole(value: Any) -> int:
+def _check_range(value: float, metadata: Mapping[str, Any]) -> None:
+    low, high, valid, usual = (metadata[key] for key in ("low", "high", "low_is_valid", "usual"))
+    if not (low <= value <= high and (valid or value > low)):
+        limits = f"from {low:,}" if valid else f"above {low:,}"
+        limits += " and below 1" if high == math.nextafter(1, 0) else f" to {high:,}" if high < 1e38 else ""
+        raise ValueError(f"{str(value)[:40]} is not {limits}" + (f"; {usual} is a usual value" if usual else ""))
+
+
+def _integer(value: Any) -> int:
     if not isinstance(value, bool) and isinstance(value, str | numbers.Integral):
-        with contextlib.suppress(ValueError):
+        try:
             return int(value)
-    raise ValueError(f"{value!r} is not a whole number.")
+        except ValueError:
+            pass
+    raise ValueError(f"{_short(value)} is not a whole number")
 
 
-def _real(value: Any) -> float:
+def _number(value: Any) -> float:
     if not isinstance(value, bool) and isinstance(value, str | numbers.Real):
-        with contextlib.suppress(ValueError):
+        try:
             return float(value)
-    raise ValueError(f"{value!r} is not a number.")
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError(f"{_short(value)} is not a number")
 
 
-def _truth(value: Any) -> bool:
+def _boolean(value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise ValueError(f"{value!r} is neither True nor False.")
+    raise ValueError(f"{_short(value)} is neither True nor False")
 
 
-def _texts(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{_short(value)} is not a text")
 
 
-_KINDS: Mapping[type, Callable[[Any], Any]] = {int: _whole, float: _real, bool: _truth, list: _texts, str: str}
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(_text(item) for item in values)
 
 
-def _wrong(option: Option, value: Any) -> str:
-    if option.kind is int and not option.least <= value <= option.most:
-        return f"{value} is not from {option.least} to {option.most}."
-    if option.choices and value not in option.choices:
-        return f"{value!r} is not one of {', '.join(map(repr, option.choices))}."
-    return option.check(value)
+def _short(value: Any) -> str:
+    return f"{value[:40]!r}" if isinstance(value, str) else str(value)[:40]
+
+
+_PARSERS: Mapping[type, Callable[[Any], Any]] = {
+    int: _integer, float: _number, bool: _boolean, tuple: _texts, str: _text,
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""How a network is trained: all that decides it beside the network and the data."""
+"""How a network is trained: everything that decides it beside the network and the data."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,23 +10,34 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 
-READ = 10_000
-"""Samples that are counted at once."""
+Schedule = Callable[[int, int], float]
+"""From the steps done and the number of all steps: the next step's fraction of the peak rate."""
 
 
-class Batches(Protocol):
-    """Data that can be read in batches."""
+class Data(Protocol):
+    """What the training loop needs of a data set; see `sigmoidcore.training.data`.
+
+    `patience` also needs `validation_batches`, with the interface of `test_batches`.
+    """
+
+    def steps(self, batch_size: int) -> int:
+        """Batches per epoch."""
 
     def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, from number `start` on, in an order that seed and epoch decide alone."""
+        """The batches of an epoch, from number `start`, in an order that only seed and epoch decide."""
 
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test samples in their order."""
 
-Schedule = Callable[[int, int], float]
-"""Of the steps done and the steps in all: the share of the peak rate for the next step."""
+    def loss_fn(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch."""
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Metric of all samples together; higher is better."""
 
 
 def hold_then_fall(step: int, steps: int) -> float:
-    """The peak rate for the first half of the steps, then a linear fall to 0.
+    """The peak rate for the first half of the steps, then a linear decrease to 0.
 
     Example:
         >>> [hold_then_fall(step, 8) for step in (0, 4, 6)]
@@ -45,28 +56,22 @@ def cosine(step: int, steps: int) -> float:
     return (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def warmed_up(schedule: Schedule, warm_up: int) -> Schedule:
-    """The schedule, with a rise in a line over the first `warm_up` steps.
+def warmed_up(schedule: Schedule, steps: int) -> Schedule:
+    """The schedule with a linear increase over the first steps.
 
     Example:
         >>> [warmed_up(hold_then_fall, 4)(step, 80) for step in (0, 1, 3, 4)]
         [0.25, 0.5, 1.0, 1.0]
     """
-
-    def warm(step: int, steps: int) -> float:
-        return min(1.0, (step + 1) / max(1, warm_up)) * schedule(step, steps)
-
-    return warm
+    return lambda step, total: min(1.0, (step + 1) / max(1, steps)) * schedule(step, total)
 
 
-def balanced(data: "Batches", classes: int) -> Tensor:
+def balanced(data: Data, classes: int) -> Tensor:
     """Weights of the classes, inversely proportional to their training samples; over these their mean is 1.
-
-    A class without samples has the weight 0.
 
     Args:
         data: read once.
-        classes: how many there are.
+        classes: their number; a class without samples has the weight 0.
 
     Returns:
         Shape [classes], float32.
@@ -78,7 +83,7 @@ def balanced(data: "Batches", classes: int) -> Tensor:
         tensor([0.6667, 2.0000])
     """
     counts = torch.zeros(classes, dtype=torch.int64)
-    for _, targets in data.train_batches(READ, 0, 0):
+    for _, targets in data.train_batches(10_000, 0, 0):
         counts += torch.bincount(targets, minlength=classes)
     weights = counts.sum() / ((counts > 0).sum() * counts.clamp_min(1))
     return weights.where(counts > 0, 0.0).to(torch.float32)
@@ -90,19 +95,19 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training samples.
-        batch_size: samples a step, over all processes together.
+        batch_size: samples per step, over all processes together.
         lr: total rate, see `depth_scaled_lr`.
-        seed: fixes the order of the samples.
-        equalize: whether an Equalizer watches and corrects.
+        seed: seed for the order of the samples.
+        equalize: whether an Equalizer corrects slopes.
         every: the Equalizer's cadence.
-        rates: gives the optimizer's parameter groups, each with its rate, from the model and `lr`.
-        weight_decay: of AdamW.
+        rates: returns the optimizer's parameter groups, each with its rate, from the model and `lr`.
+        weight_decay: weight decay of AdamW.
         schedule: of the rates.
-        clip: the largest size of the gradient of all parameters together; None: whatever it is.
-        accumulate: parts of a batch that are passed through the network one after the other, to save memory.
-        patience: epochs without a better metric after which training ends; None: it goes on.
-        class_weights: of the loss, [classes]; None: all alike. The loss is then a cross-entropy, and its mean over
-            a batch is weighted.
+        clip: largest norm of the gradient of all parameters; None: no limit.
+        accumulate: parts of a batch that are computed one after the other, to save memory.
+        patience: epochs without a better validation metric after which training stops; None: no limit.
+        class_weights: weights of the classes in the cross-entropy, [classes], whose mean over a batch is weighted;
+            None: the data set's own loss.
 
     Raises:
         ValueError: a number is out of range.
@@ -128,7 +133,7 @@ class Recipe:
         if not 1 <= self.accumulate <= self.batch_size:
             raise ValueError(f"accumulate must be from 1 to batch_size ({self.batch_size}), got {self.accumulate}")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be a number of epochs of at least 1, got {self.patience}")
+            raise ValueError(f"patience must be at least 1 epoch, got {self.patience}")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"clip must be a positive number, got {self.clip}")
         if not 0 <= self.weight_decay < math.inf:

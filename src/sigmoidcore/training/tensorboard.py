@@ -1,38 +1,34 @@
-"""What `sigmoid-core train --tensorboard` writes for TensorBoard: a few numbers over the steps."""
+"""TensorBoard logs of a run, for `sigmoid-core train --tensorboard`."""
 
 import importlib.util
 import time
 from pathlib import Path
 
 from sigmoidcore.training.loop import Progress
-from sigmoidcore.training.runs.session import bad_input
+from sigmoidcore.training.session import bad_input
 
 FOLDER = "tensorboard"
 """In a run's folder."""
 
 
-def check() -> None:
-    """Refuse where TensorBoard is not installed.
+def check_installed() -> None:
+    """Refuse if TensorBoard is not installed.
 
     Raises:
         Stopped: with code 2.
     """
-    if not _is_installed():
+    if importlib.util.find_spec("tensorboard") is None:
         raise bad_input(
             'TensorBoard is not installed: pip install "sigmoid-core[tensorboard]", or leave --tensorboard out'
         )
 
 
-def _is_installed() -> bool:
-    return importlib.util.find_spec("tensorboard") is not None
-
-
 class Board:
-    """Writes the numbers of a run.
+    """Writes the metrics of a run.
 
     Args:
         folder: of the run.
-        step: from which it goes on; what was written for later ones is not shown any more.
+        step: from which the run resumes; values of later steps are hidden.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -43,7 +39,7 @@ class Board:
         self._last: tuple[float, int] | None = None
 
     def add(self, progress: Progress) -> None:
-        """The numbers after a step: the loss at every one, the others where they are known."""
+        """Write the values after a step: the loss, and the others if they are known."""
         step, write = progress.step, self._writer.add_scalar
         write("loss/step", float(progress.loss), step)
         history = progress.equalizer.history if progress.equalizer is not None else ()
@@ -62,5 +58,5 @@ class Board:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest."""
         self._writer.close()

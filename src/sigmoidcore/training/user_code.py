@@ -1,42 +1,52 @@
-"""Code of the user that a command was told to run, by `package.module:name`: found, imported, blamed for errors."""
+"""The user's own code, named on the command line as `package.module:name`: imported and called."""
 
 import contextlib
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 import sigmoidcore as sc
-from sigmoidcore.training.runs.session import bad_input
+from sigmoidcore.training.data import Data
+from sigmoidcore.training.session import bad_input
 
 
 @contextlib.contextmanager
 def users_code(target: str) -> Iterator[Any]:
-    """What `package.module:name` names; within, modules of this folder can be imported, as by `python -m`.
+    """The object that `package.module:name` names; inside the context, modules of this folder can be imported.
 
     Raises:
-        Stopped: it cannot be had, with code 2.
+        Stopped: it cannot be imported, with code 2.
     """
     module, colon, attribute = target.partition(":")
     if not (colon and module and attribute):
-        raise bad_input(f"{target} is no function of a module, as package.module:make would be")
+        raise bad_input(f"{target} is not the name of a function: use the form package.module:make")
     if module.endswith(".py") or os.sep in module:
         raise bad_input(f"{module} is a path: give the module's name, as in {dotted(Path(module))}:{attribute}")
-    with _importable_here():
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
         yield _attribute(_imported(module), module, attribute)
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
 
 
 @contextlib.contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Run code of the user: what it prints goes to standard error; what goes wrong is bad input, with its place.
+    """Context that runs the user's code: its prints go to standard error, and its exceptions are bad input.
 
     Raises:
-        Stopped: it raised something, with code 2.
+        Stopped: the code raised an exception, with code 2.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -45,59 +55,95 @@ def blamed(what: str) -> Iterator[None]:
         raise bad_input(f"{what} raised {said(error)}") from error
 
 
+def users_model(target: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """The model that the user's function makes for samples of a shape.
+
+    Raises:
+        Stopped: there is no such function, or it does not return a model, with code 2.
+    """
+    with users_code(target) as make:
+        if isinstance(make, nn.Module) or not callable(make):
+            what = "a model" if isinstance(make, nn.Module) else f"{a(make)}, not a function"
+            raise bad_input(f"{target} is {what}: give a function of (shape, outputs) that makes a model")
+        with blamed(target):
+            _check_arguments(make)
+            model = make(shape, outputs)
+    if not isinstance(model, nn.Module):
+        raise bad_input(f"{target} returned {a(model)}, not a torch.nn.Module: let it return the model")
+    return model
+
+
+def trainable_model(target: str, data: Data, seed: int) -> nn.Module:
+    """The user's model, which accepts the data and has parameters to train.
+
+    Raises:
+        Stopped: it does not, with code 2.
+    """
+    torch.manual_seed(seed)  # the weights are those of this seed
+    model = users_model(target, data.shape, data.outputs)
+    inputs = data.probes(2)[0]
+    mode = model.training
+    with torch.no_grad(), blamed(f"the model of {target}, called with {list(inputs.shape)}, "):
+        found = model.eval()(inputs)
+    model.train(mode)
+    expected = [len(inputs), data.outputs]
+    if not isinstance(found, torch.Tensor) or list(found.shape) != expected:
+        what = list(found.shape) if isinstance(found, torch.Tensor) else a(found)
+        raise bad_input(
+            f"the model of {target} returned {what} for a batch of {len(inputs)} samples: let it return {expected}"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise bad_input(f"{target} returned a model without parameters that require a gradient: nothing to train")
+    return model
+
+
 def said(error: BaseException) -> str:
-    """An error in one line: its type, its text, and the line of the user's code that it came from."""
+    """An exception in one line: type, text, and the line of the user's code that raised it."""
     text = " ".join(str(error).split())
     words = type(error).__name__ + (f": {text}" if text else "")
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if _is_users(f.filename)]
-    frame = next(reversed(ours or frames), None)
-    if isinstance(error, SyntaxError) or frame is None:  # which says its place itself
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    frame = next(reversed(own or frames), None)
+    if isinstance(error, SyntaxError) or frame is None:  # a SyntaxError names its own place
         return words
-    return f"{words} (at {frame.line or '?'!r}, {_near(frame.filename)}, line {frame.lineno})"
+    path = Path(frame.filename)
+    near = path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path
+    return f"{words} (at {frame.line or '?'!r}, {near}, line {frame.lineno})"
 
 
 def raised_here(error: BaseException) -> bool:
-    """Whether it was this package that raised it, whose messages say where and what to do."""
+    """Whether this package raised the exception; its messages name the place and the remedy."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(sc.__file__).parent in Path(frames[-1].filename).parents
 
 
-def _is_users(filename: str) -> bool:
-    """Whether a file is neither a package that is installed nor one of Python's own, nor ours."""
-    path = Path(filename)
-    ours = Path(sc.__file__).parent
-    library = Path(os.__file__).parent
-    return (
-        path.is_file()
-        and not {"site-packages", "dist-packages"} & set(path.parts)
-        and (library not in path.parents and ours not in path.parents)
-    )
-
-
-def _near(filename: str) -> str:
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if Path.cwd() in path.parents else filename
-
-
 def dotted(path: Path) -> str:
-    """The name that a module in a file has, seen from here."""
+    """The name of the module in a file, as seen from this folder."""
     path = path.resolve()
     if Path.cwd() in path.parents:
         path = path.relative_to(Path.cwd())
     return ".".join(path.with_suffix("").parts[-1 if path.is_absolute() else 0 :])
 
 
-@contextlib.contextmanager
-def _importable_here() -> Iterator[None]:
-    """Modules of this folder can be imported, as by `python -m`."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def a(value: Any) -> str:
+    """The type of a value with its article."""
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
+
+
+def _is_users(filename: str) -> bool:
+    """Whether a file belongs neither to this package, nor to an installed one, nor to Python."""
+    path = Path(filename)
+    libraries = {Path(sc.__file__).parent, Path(os.__file__).parent}
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return path.is_file() and not installed and not libraries & set(path.parents)
+
+
+def _check_arguments(make: Callable[..., Any]) -> None:
     try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
+        inspect.signature(make).bind((1,), 1)
+    except TypeError as error:
+        raise TypeError(f"it is called with a sample's shape and the number of outputs: {error}") from error
 
 
 def _imported(module: str) -> Any:
@@ -105,14 +151,13 @@ def _imported(module: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise bad_input(
-                f"there is no module {error.name!r} in {Path.cwd()} or among the installed packages: run the command "
-                "in the folder that holds it"
-            ) from error
-        raise bad_input(f"{module} cannot be imported: {said(error)}; install what it needs") from error
     except (Exception, SystemExit) as error:
+        name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if name is not None and (module == name or module.startswith(f"{name}.")):
+            raise bad_input(
+                f"there is no module {name!r} in {Path.cwd()} or among the installed packages: run the command in the "
+                "folder that contains it"
+            ) from error
         raise bad_input(f"{module} cannot be imported: {said(error)}") from error
 
 
@@ -121,12 +166,6 @@ def _attribute(module: Any, name: str, attribute: str) -> Any:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError as error:
         names = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
-        near = difflib.get_close_matches(attribute, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "check the name"
+        close = difflib.get_close_matches(attribute, names, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "check the name"
         raise bad_input(f"{name} has no {attribute!r}; {hint}") from error
-
-
-def a(value: Any) -> str:
-    """The type of a value, with its article."""
-    name = type(value).__name__
-    return "None" if value is None else f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"

@@ -1,11 +1,11 @@
-"""Checkpoints: a folder for each, written whole or not at all, with a checksum for every file in it.
+"""Checkpoints: a folder for each, written completely or not at all, with a checksum of every file.
 
     checkpoints/step-000000140/
         model.safetensors      weights, slopes and shifts
-        training.safetensors   optimizer, Equalizer, random generators
+        training.safetensors   optimizer and random generators
         state.json             the rest, in numbers and texts
         config.toml            of the run
-        manifest.json          size and SHA-256 of each of these, and its own
+        manifest.json          size and SHA-256 of each of these, and of itself
 
 The two latest and the best are kept. Reading one runs no code: safetensors and JSON only, no links, and no names that
 come from a file.
@@ -17,7 +17,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,41 +25,37 @@ from typing import Any
 from torch import Tensor
 
 from sigmoidcore._files import open_no_link, sync_folder, write_synced
+from sigmoidcore.training.data import memory
 from sigmoidcore.training.runs.state import State
 
-FORMAT = 1
+FORMAT = 2
 """Version of a checkpoint."""
-KEPT = 2
-"""The latest checkpoints that are kept, beside the best: if the last one is damaged, there is one before it."""
+LATEST = 2
+"""Number of the latest checkpoints that are kept: if the last one is damaged, there is one before it."""
 
-_WEIGHTS, _TENSORS, _STATE, _CONFIG, _MANIFEST = (
-    "model.safetensors",
-    "training.safetensors",
-    "state.json",
-    "config.toml",
-    "manifest.json",
-)
+_WEIGHTS, _TENSORS, _STATE, _CONFIG = "model.safetensors", "training.safetensors", "state.json", "config.toml"
+_MANIFEST = "manifest.json"
 _FILES = (_WEIGHTS, _TENSORS, _STATE, _CONFIG)
 _NAME = re.compile(r"step-(\d{9,12})")
-_LARGEST_MANIFEST = 65_536
+_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 class DamagedError(Exception):
-    """A checkpoint is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
-class NewerError(DamagedError):
-    """A checkpoint is sound, and of a newer format: to go on from an older one would lose what it has."""
+class VersionError(DamagedError):
+    """A checkpoint of another format; resuming from an older checkpoint would lose its steps."""
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read from a folder of checkpoints.
+class Checkpoint:
+    """The latest valid checkpoint of a folder.
 
     Attributes:
-        state: of the latest checkpoint that is sound.
-        config: the run's config.toml, as it was when the checkpoint was written.
-        damaged: a sentence for each later one, which is damaged.
+        state: of the training.
+        config: the run's config.toml when the checkpoint was written.
+        damaged: a sentence about each later checkpoint, which is damaged.
     """
 
     state: State
@@ -71,30 +67,23 @@ class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: of all of them; it is made when the first is saved.
+        folder: of all of them; the first `save` makes it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, state: State, config: bytes = b"") -> Path:
-        """Write a checkpoint, then remove those that are not kept any more.
-
-        Args:
-            state: of the training.
-            config: the run's config.toml.
-
-        Returns:
-            The checkpoint's folder.
+        """Write a checkpoint and remove those that are no longer kept; returns its folder.
 
         Raises:
-            OSError: it cannot be written; those that were there are there still.
+            OSError: it cannot be written; the earlier ones still exist.
             ModuleNotFoundError: safetensors is not installed (extra `cli`).
         """
         from safetensors.torch import save
 
         if self.folder.is_symlink():
-            raise OSError(f"{self.folder} is a link: a run's folder holds no links")
+            raise OSError(f"{self.folder} is a link: a run's folder contains no links")
         self.folder.mkdir(exist_ok=True)
         final = self.folder / f"step-{state.step:09}"
         part = self.folder / f".{final.name}.{os.getpid()}.part"
@@ -107,40 +96,38 @@ class Checkpoints:
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            for name, data in files.items():
+            for name, data in {**files, _MANIFEST: _manifest(state, files)}.items():
                 write_synced(part / name, data)
-            write_synced(part / _MANIFEST, _manifest(state, files))
             sync_folder(part)
             self._remove(final)
             part.replace(final)
             sync_folder(self.folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        self._thin()
+        paths = self.paths()
+        for path in {*paths} - {*paths[-LATEST:], self.best()}:
+            self._remove(path)
         return final
 
-    def read(self, largest: int = 1 << 40) -> Read | None:
-        """The latest checkpoint that is sound, or None if there is no checkpoint at all.
-
-        Args:
-            largest: bytes that a file may have at most; nothing larger is read.
+    def read(self) -> Checkpoint | None:
+        """The latest valid checkpoint, or None without any checkpoint.
 
         Raises:
-            NewerError: the latest that is sound is of a newer format.
-            DamagedError: there are some, and none is sound.
+            VersionError: the latest valid one is of another format.
+            DamagedError: none is valid.
         """
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
-                state, config = _read(path, largest)
-            except NewerError:
+                state, config = _read(path)
+            except VersionError:
                 raise
             except DamagedError as error:
                 damaged.append(f"{path} is damaged: {error}")
             else:
-                return Read(state, config, tuple(damaged))
+                return Checkpoint(state, config, tuple(damaged))
         if damaged:
-            raise DamagedError(f"no checkpoint is sound: {'; '.join(damaged)}")
+            raise DamagedError(f"no checkpoint is valid: {'; '.join(damaged)}")
         return None
 
     def paths(self) -> list[Path]:
@@ -152,8 +139,15 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The checkpoint with the highest score, the first of equals; None if none has a score."""
-        scores = list(self._scores())
-        return max(scores, key=lambda pair: pair[1])[0] if scores else None
+        best, highest = None, -math.inf
+        for path in self.paths():
+            try:
+                score = _read_manifest(path)["score"]
+            except DamagedError:
+                continue
+            if isinstance(score, int | float) and score > highest:
+                best, highest = path, score
+        return best
 
     def clean(self) -> None:
         """Remove what a killed process left behind."""
@@ -169,27 +163,29 @@ class Checkpoints:
         if self.folder.is_dir() and not self.folder.is_symlink() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _scores(self) -> Iterator[tuple[Path, float]]:
-        for path in self.paths():
-            try:
-                score = _read_manifest(path)["score"]
-            except DamagedError:
-                continue
-            if isinstance(score, int | float) and math.isfinite(score):
-                yield path, float(score)
-
-    def _thin(self) -> None:
-        kept = {*self.paths()[-KEPT:], self.best()}
-        for path in self.paths():
-            if path not in kept:
-                self._remove(path)
-
     def _remove(self, path: Path) -> None:
-        """Remove a checkpoint; whoever looks meanwhile finds it whole or not at all."""
+        """Remove a checkpoint; a reader finds it complete or not at all."""
         if path.is_dir():
-            gone = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.replace(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file, which cannot contain code.
+
+    Raises:
+        DamagedError: it is not a safetensors file, or is a link.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        os.close(open_no_link(path, os.O_RDONLY))
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
+            return dict(file.metadata() or {}), tensors
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"{path.name} is not a safetensors file ({error})") from error
 
 
 def _step(path: Path) -> int:
@@ -205,91 +201,71 @@ def _manifest(state: State, files: Mapping[str, bytes]) -> bytes:
         "score": state.score if state.score is not None and math.isfinite(state.score) else None,
         "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()},
     }
-    return (json.dumps({**contents, "sha256": _sum_of(contents)}, indent=1) + "\n").encode()
+    return (json.dumps({**contents, "sha256": checksum(contents)}, indent=1) + "\n").encode()
 
 
-def _sum_of(contents: Mapping[str, Any]) -> str:
+def checksum(contents: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's contents."""
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        contents = json.loads(_bytes(path / _MANIFEST, _LARGEST_MANIFEST))
+        contents = json.loads(_bytes(path / _MANIFEST, 65_536))
     except (ValueError, RecursionError) as error:
-        raise DamagedError("its manifest is no JSON") from error
-    if not isinstance(contents, dict) or contents.pop("sha256", None) != _sum_of(contents):
-        raise DamagedError("its manifest does not have its checksum")
+        raise DamagedError("its manifest is not JSON") from error
+    if not isinstance(contents, dict) or contents.pop("sha256", None) != checksum(contents):
+        raise DamagedError("its manifest does not match its checksum")
     if contents.get("format") != FORMAT:
-        raise NewerError(
-            f"{path} has format {str(contents.get('format'))[:20]}, and this package reads {FORMAT}: install a newer "
-            "sigmoid-core"
+        raise VersionError(
+            f"{path} has format {str(contents.get('format'))[:20]}, and this package reads {FORMAT}: install the "
+            "version of sigmoid-core that wrote it"
         )
     if contents.get("step") != _step(path) or set(contents.get("files", ())) != set(_FILES) or "score" not in contents:
         raise DamagedError("its manifest is that of another checkpoint")
     return contents
 
 
-def _read(path: Path, largest: int) -> tuple[State, bytes]:
+def _read(path: Path) -> tuple[State, bytes]:
     manifest = _read_manifest(path)
     for name in _FILES:
-        _check(path / name, manifest["files"][name], largest)
+        _check(path / name, manifest["files"][name])
     try:
-        values = _from_json(json.loads(_bytes(path / _STATE, largest)))
+        values = _from_json(json.loads(_bytes(path / _STATE)))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{_STATE} is no JSON") from error
+        raise DamagedError(f"{_STATE} is not JSON") from error
     if not isinstance(values, dict):
-        raise DamagedError(f"{_STATE} holds no state")
-    weights, tensors = (read_tensors(path / name) for name in (_WEIGHTS, _TENSORS))
-    return State(manifest["step"], manifest["score"], weights, tensors, values), _bytes(path / _CONFIG, largest)
+        raise DamagedError(f"{_STATE} does not contain a state")
+    weights, tensors = (read_tensors(path / name)[1] for name in (_WEIGHTS, _TENSORS))
+    return State(manifest["step"], manifest["score"], weights, tensors, values), _bytes(path / _CONFIG)
 
 
-def _check(path: Path, written: Mapping[str, Any], largest: int) -> None:
-    """Compare a file with its entry in the manifest; only one of the right size is read."""
+def _check(path: Path, written: Mapping[str, Any]) -> None:
+    """Compare a file with its entry in the manifest; a file of another size is not read."""
     try:
         descriptor = open_no_link(path, os.O_RDONLY)
         with os.fdopen(descriptor, "rb") as file:
             size = os.fstat(descriptor).st_size
-            if size != written.get("bytes"):
+            if size != written.get("bytes") or size > memory():
                 raise DamagedError(f"{path.name} has {size:,} bytes, and {written.get('bytes'):,} were written")
-            if size > largest:
-                raise DamagedError(f"{path.name} has {size:,} bytes, more than this network can have")
             if hashlib.file_digest(file, "sha256").hexdigest() != written.get("sha256"):
-                raise DamagedError(f"{path.name} does not have its checksum")
+                raise DamagedError(f"{path.name} does not match its checksum")
     except (OSError, TypeError, ValueError) as error:
         raise DamagedError(f"{path.name} cannot be read: {error}") from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; no code in it can run, whatever its name is.
-
-    Raises:
-        DamagedError: it is none.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        os.close(open_no_link(path, os.O_RDONLY))
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  it is no dict
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"{path.name} is no safetensors file: {error}") from error
-
-
-def _bytes(path: Path, largest: int) -> bytes:
+def _bytes(path: Path, limit: int | None = None) -> bytes:
     try:
         with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
-            if os.fstat(file.fileno()).st_size > largest:
+            if limit is not None and os.fstat(file.fileno()).st_size > limit:
                 raise DamagedError(f"{path.name} is too large")
             return file.read()
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
-_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
 def _as_json(value: Any) -> Any:
-    """The same without numbers that JSON has not: these become {"float": "inf"}."""
+    """The value with {"float": "inf"} for numbers that JSON cannot express."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, Mapping):

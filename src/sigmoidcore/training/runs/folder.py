@@ -1,18 +1,16 @@
-"""A run's folder: what was asked for, what was measured, checkpoints, weights and figures; nothing in it is lost.
+"""A run's folder: options, metrics, checkpoints, weights and figures; nothing in it is lost.
 
-    config.toml          every option: `sigmoid-core train --config` runs it again
-    environment.json     the versions, the machine
-    metrics.jsonl        one JSON object a line
-    checkpoints/         see `checkpoints.py`
-    preprocessing.skops   how the data become numbers; `sigmoidcore.training.data.Preprocessing` reads it
-    model.safetensors    the weights, slopes and shifts at the end
-    diagnosis.json       what `diagnose` says of the network at the end
-    diagnosis.html       the same as a page
-    figures/*.png
-    report.txt           what was printed at the end
-    lock                 while a process works on it
-
-docs/runs.md describes it; `read_metrics` and `read_config` read it.
+config.toml          all options: `sigmoid-core train --config` runs it again
+environment.json     versions and machine
+metrics.jsonl        one JSON object per line
+checkpoints/         see `checkpoints.py`
+preprocessing.skops  how data become numbers; `sigmoidcore.training.data.Preprocessing` reads it
+model.safetensors    the last weights, slopes and shifts
+diagnosis.json       the diagnosis of the last network
+diagnosis.html       the same as a page
+figures/*.png
+report.txt           the summary that was printed at the end
+lock                 while a process uses the folder
 """
 
 import datetime
@@ -21,8 +19,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -32,46 +30,40 @@ import torch
 
 import sigmoidcore
 from sigmoidcore._files import Closing, open_no_link, write_whole
-from sigmoidcore.training.data import Preprocessing
-from sigmoidcore.training.runs import toml
-from sigmoidcore.training.runs.checkpoints import Checkpoints, Read
+from sigmoidcore.training.data import Data, DataError, Preprocessing, load
+from sigmoidcore.training.networks import Network
+from sigmoidcore.training.options import OptionError, Options
+from sigmoidcore.training.runs.checkpoints import Checkpoint, Checkpoints
 from sigmoidcore.training.runs.lock import NAME as LOCK
-from sigmoidcore.training.runs.lock import Lock
+from sigmoidcore.training.runs.lock import InUseError, Lock
 from sigmoidcore.training.runs.metrics import FORMAT, Metrics, read_metrics, rewind
-from sigmoidcore.training.runs.network import WEIGHTS, Network, save_network
+from sigmoidcore.training.runs.network import WEIGHTS, save_network
 from sigmoidcore.training.runs.state import State
+from sigmoidcore.training.session import bad_input
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sigmoidcore.diagnosis.diagnosis import Diagnosis
 
-__all__ = ["FORMAT", "Config", "Run", "holds_run", "read_config", "read_metrics"]
+__all__ = ["FORMAT", "Config", "Run", "contains_run", "read_config", "read_metrics"]
 
 RUNS = Path("runs")
-"""Runs without a folder of their own go here."""
-
-_CONFIG, ENVIRONMENT, METRICS, _FIGURES, _REPORT, _CHECKPOINTS = (
-    "config.toml",
-    "environment.json",
-    "metrics.jsonl",
-    "figures",
-    "report.txt",
-    "checkpoints",
-)
-PREPROCESSING = "preprocessing.skops"
-_DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
-_OLD_CONFIG = "config.json"
-"""Of format 1."""
+"""Folder of runs without a folder name."""
+CONFIG, ENVIRONMENT, METRICS = "config.toml", "environment.json", "metrics.jsonl"
+PREPROCESSING, REPORT = "preprocessing.skops", "report.txt"
+DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
+_LARGEST_CONFIG = 1 << 20
+_COMMENT = "# To run this again: sigmoid-core train --config config.toml\n"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run was asked for.
+    """The request for a run.
 
     Attributes:
         format: version of the folder.
-        name: of the kind of run.
+        name: kind of run, such as "demo".
         options: everything that decides the run.
     """
 
@@ -81,7 +73,7 @@ class Config:
 
 
 class Run(Closing):
-    """An open run's folder, held for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
+    """An open run folder, locked for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
 
     Attributes:
         folder: the run's folder.
@@ -90,9 +82,9 @@ class Run(Closing):
 
     def __init__(self, folder: Path, lock: Lock) -> None:
         self.folder = folder
-        self.checkpoints = Checkpoints(folder / _CHECKPOINTS)
+        self.checkpoints = Checkpoints(folder / "checkpoints")
         self._lock = lock
-        self._certain: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
         self._preprocessing = ""
         self._metrics: Metrics | None = None
 
@@ -103,76 +95,78 @@ class Run(Closing):
         """Make the folder and write config.toml, environment.json and the first line of metrics.jsonl.
 
         Args:
-            name: of the kind of run, such as "demo".
-            options: everything that decides the run, as TOML can hold it; what is None is left out.
-            folder: where; None: `runs/NAME-N` with the first free number N.
-            overwrite: replace the run that the folder holds; what else is in it stays.
+            name: kind of run, such as "demo".
+            options: everything that decides the run, as TOML values; None is left out.
+            folder: the folder; None: `runs/NAME-N` with the first free number N.
+            overwrite: replace the run in the folder; other files in it stay.
 
         Raises:
-            FileExistsError: the folder is not empty, and `overwrite` was not given or the folder holds no run.
-            InUseError: another process works on it.
+            FileExistsError: the folder is not empty, and `overwrite` was not given or it does not contain a run.
+            InUseError: another process uses it.
             OSError: the folder cannot be made or written.
         """
         folder = next_free(name) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
         _check_free(folder, overwrite)
         run = cls(folder, Lock(folder))
-        with run._closed_on_error():
-            _check_free(folder, overwrite)  # another process may have had it meanwhile
+        try:
+            _check_free(folder, overwrite)  # another process may have created a run in the meantime
             _remove_run(folder)
-            config = {"format": FORMAT, "name": name, "options": dict(options)}
-            write_whole(folder / _CONFIG, toml.written(config, _COMMENT).encode())
+            import tomli_w  # in the extra cli, which reading a run does not need
+
+            content = {"format": FORMAT, "name": name, "options": {k: v for k, v in options.items() if v is not None}}
+            write_whole(folder / CONFIG, (_COMMENT + tomli_w.dumps(content)).encode())
             run.begin()
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
     def reopen(cls, folder: Path) -> Self:
-        """Take a run's folder to go on with it; `begin` or `go_on` comes next.
+        """Lock a run's folder to resume it; `begin` or `resume` comes next.
 
         Raises:
-            FileNotFoundError: it holds no run.
-            InUseError: another process works on it.
+            FileNotFoundError: it does not contain a run.
+            InUseError: another process uses it.
             OSError: the folder cannot be written.
         """
         run = cls(folder, Lock(folder))
-        with run._closed_on_error():
-            if not holds_run(folder) and not run.checkpoints.paths():
-                raise FileNotFoundError(f"{folder} holds no run")
-            run.checkpoints.clean()
+        if not contains_run(folder) and not run.checkpoints.paths():
+            run.close()
+            raise FileNotFoundError(f"{folder} does not contain a run")
+        run.checkpoints.clean()
         return run
 
     def begin(self) -> None:
-        """Write environment.json and the first line of metrics.jsonl; what was in them is gone."""
+        """Write environment.json and start a new metrics.jsonl."""
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         write_whole(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
         (self.folder / METRICS).unlink(missing_ok=True)
         self._metrics = Metrics(self.folder / METRICS)
         self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
 
-    def go_on(self, read: Read) -> tuple[str, ...]:
-        """Go on from a checkpoint: lines of metrics.jsonl that were written after it are taken back.
-
-        Args:
-            read: from `checkpoints.read()`.
+    def resume(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Resume from a checkpoint: lines of metrics.jsonl that were written after it are removed.
 
         Returns:
-            A sentence for everything that is damaged, and was restored from the checkpoint.
+            A sentence about each damaged file, which was restored from the checkpoint.
 
         Raises:
             OSError: the folder cannot be written.
             ValueError: the checkpoint is not one of a run.
         """
-        said = list(read.damaged)
-        if _bytes(self.folder / _CONFIG) != read.config:
-            said.append(f"{self.folder / _CONFIG} is not what it was: it was restored from the checkpoint")
-            write_whole(self.folder / _CONFIG, read.config)
+        said = list(checkpoint.damaged)
+        if _bytes(self.folder / CONFIG) != checkpoint.config:
+            said.append(f"{self.folder / CONFIG} has changed: it was restored from the checkpoint")
+            write_whole(self.folder / CONFIG, checkpoint.config)
         try:
-            self._certain = [dict(row) for row in read.state.values["rows"]]
-            damage = rewind(self.folder / METRICS, read.state.values["metrics"], self._certain)
+            self._rows = [dict(row) for row in checkpoint.state.values["rows"]]
+            damage = rewind(self.folder / METRICS, checkpoint.state.values["metrics"], self._rows)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint of {self.folder} is not one of a run: {error}") from error
         self._metrics = Metrics(self.folder / METRICS)
-        self.log("resume", step=read.state.step, version=sigmoidcore.__version__)
+        self.log("resume", step=checkpoint.state.step, version=sigmoidcore.__version__)
         return (*said, damage) if damage else tuple(said)
 
     def log(self, kind: str, **values: Any) -> None:
@@ -180,100 +174,117 @@ class Run(Closing):
         assert self._metrics is not None
         self._metrics.log(kind, **values)
         if kind in ("run", "epoch"):
-            self._certain.append({"kind": kind, **values})
+            self._rows.append({"kind": kind, **values})
 
     def save_checkpoint(self, state: State) -> Path:
-        """Write a checkpoint from which this run can go on, metrics included.
+        """Write a checkpoint from which this run can resume, metrics included.
 
         Raises:
-            OSError: it cannot be written; those that were there are there still.
-            ModuleNotFoundError: safetensors is not installed (extra `cli`).
+            OSError: it cannot be written; the earlier ones still exist, and the message says how to resume.
         """
         assert self._metrics is not None
-        values = {**state.values, "metrics": self._metrics.mark(), "rows": self._certain}
-        return self.checkpoints.save(replace(state, values=values), _bytes(self.folder / _CONFIG))
+        try:
+            values = {**state.values, "metrics": self._metrics.mark(), "rows": self._rows}
+            return self.checkpoints.save(replace(state, values=values), _bytes(self.folder / CONFIG))
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint of step {state.step} cannot be written ({error.strerror or error}); the earlier ones "
+                f"are kept: free some space, then resume with sigmoid-core train --resume {self.folder}"
+            ) from error
 
     def save_weights(self, network: Network) -> Path:
-        """Write model.safetensors, all of it or nothing; `network_of` makes the network again.
-
-        Raises:
-            ModuleNotFoundError: safetensors is not installed (extra `cli`).
-        """
+        """Write model.safetensors completely or not at all; `network_of` reads it."""
         return save_network(self.folder / WEIGHTS, replace(network, preprocessing=self._preprocessing))
 
     def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
-        """Write preprocessing.skops, all of it or nothing."""
+        """Write the preprocessing completely or not at all."""
         self._preprocessing = preprocessing.digest()
         return write_whole(self.folder / PREPROCESSING, preprocessing.to_bytes())
 
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write figures/NAME.png."""
-        folder = self.folder / _FIGURES
+        folder = self.folder / "figures"
         if folder.is_symlink():
-            raise OSError(f"{folder} is a link: a run's folder holds no links")
+            raise OSError(f"{folder} is a link: a run's folder contains no links")
         folder.mkdir(exist_ok=True)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, dpi=150, format="png")
-        return write_whole(folder / f"{name}.png", drawn.getvalue())
+        file = io.BytesIO()
+        figure.savefig(file, dpi=150, format="png")
+        return write_whole(folder / f"{name}.png", file.getvalue())
 
     def save_diagnosis(self, diagnosis: "Diagnosis") -> Path:
         """Write diagnosis.json and diagnosis.html; returns the page."""
-        text, page = (self.folder / name for name in _DIAGNOSIS)
+        text, page = (self.folder / name for name in DIAGNOSIS)
         diagnosis.to_json(text)
         return diagnosis.to_html(page)
 
     def save_report(self, text: str) -> Path:
         """Write report.txt."""
-        return write_whole(self.folder / _REPORT, text.encode())
+        return write_whole(self.folder / REPORT, text.encode())
 
     def close(self) -> None:
-        """Close metrics.jsonl, and let the folder go."""
+        """Close metrics.jsonl and release the folder."""
         if self._metrics is not None:
             self._metrics.close()
         self._lock.release()
 
-    @contextmanager
-    def _closed_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
 
+def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overwrite: bool = False) -> Run:
+    """Make a run's folder.
 
-_COMMENT = "To run this again: sigmoid-core train --config config.toml"
+    Raises:
+        Stopped: that is impossible, with code 2.
+    """
+    try:
+        return Run.create(name, options, folder=folder, overwrite=overwrite)
+    except FileExistsError as error:
+        if folder is not None and not folder.is_dir():
+            raise bad_input(f"{folder} is a file: give a folder as --output") from error
+        raise bad_input(str(error)) from error
+    except InUseError as error:
+        raise bad_input(str(error)) from error
+    except OSError as error:
+        path = "runs, in this folder" if folder is None else folder
+        raise bad_input(f"cannot write {path}: {error.strerror or error}; give another --output") from error
 
 
 def read_config(folder: Path) -> Config:
-    """What a run was asked for, from its folder of any format.
+    """The request for a run, from its folder.
 
     Raises:
-        FileNotFoundError: the folder holds no config.
-        ValueError: it cannot be read, or its format is newer than this package.
+        FileNotFoundError: the folder does not contain a config.
+        ValueError: it cannot be read, or its format is newer than this package; the message is one line.
     """
-    path = folder / _CONFIG
-    if path.exists():
-        return as_config(_bytes(path), path)
-    path = folder / _OLD_CONFIG
+    path = folder / CONFIG
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run")
-    try:
-        return _as_config(json.loads(_bytes(path)), path)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no config of a run: {error}") from error
+        raise FileNotFoundError(f"{folder} does not contain a run")
+    return parse_config(_bytes(path), path)
 
 
-def as_config(data: bytes, path: Path) -> Config:
-    """The config that a config.toml holds; nothing in it is run.
+def parse_config(data: bytes, path: Path) -> Config:
+    """The config in a TOML file; nothing in it is run.
 
     Raises:
-        ValueError: it is none; the message is one line and names `path`.
+        ValueError: it is not a config; the message is one line and names `path`.
     """
-    return _as_config(toml.read(data, path), path)
+    if len(data) > _LARGEST_CONFIG:
+        raise ValueError(f"{path} is too large for a config")
+    try:
+        found = tomllib.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError, OverflowError) as error:
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
+        raise ValueError(f"{path} is not TOML: {reason}") from error
+    version, options = found.get("format"), found.get("options")
+    if type(version) is not int or version < 1 or not isinstance(options, dict):
+        raise ValueError(f"{path} is not the config of a run: it has no format and no options")
+    if version > FORMAT:
+        raise ValueError(
+            f"{path} has format {version}, this package reads up to {FORMAT}: install a newer sigmoid-core"
+        )
+    return Config(version, str(found.get("name", "")), options)
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a run left this folder."""
+def contains_run(folder: Path) -> bool:
+    """Whether a folder contains a run."""
     try:
         read_config(folder)
     except (OSError, ValueError):
@@ -281,19 +292,45 @@ def holds_run(folder: Path) -> bool:
     return True
 
 
-def _as_config(found: Any, path: Path) -> Config:
-    if (
-        not isinstance(found, dict)
-        or type(found.get("format")) is not int
-        or found["format"] < 1
-        or not isinstance(found.get("options"), dict)
-    ):
-        raise ValueError(f"{path} is no config of a run: it has no format and no options")
-    if found["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {found['format']}, this package reads up to {FORMAT}: install a newer sigmoid-core"
-        )
-    return Config(found["format"], str(found.get("name", "")), found["options"])
+def data_of(options: Mapping[str, Any]) -> Data:
+    """The data set of a run with these options, split in the same way.
+
+    Raises:
+        DataError: it no longer exists, cannot be used, or the options are not those of a run.
+    """
+    names = ("data", "target", "drop", "kind", "test_size", "validation_size", "patience", "seed")
+    try:
+        return load_data(Options.parse({name: options[name] for name in names if name in options}))
+    except OptionError as error:
+        raise DataError(f"the run's config has an invalid option, was it edited? {error}") from error
+
+
+def load_data(options: Options, *, validation: bool = False) -> Data:
+    """The data set that the options name; with a validation part if patience, or the caller, needs one.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    share = (options.validation_size or 0.1) if validation or options.patience else 0.0
+    return load(
+        options.data, target=options.target, drop=options.drop, kind=options.kind, test_size=options.test_size,
+        validation_size=share, seed=options.seed,
+    )  # fmt: skip
+
+
+def next_free(name: str) -> Path:
+    """Make and return `runs/NAME-N`; two runs that start at once get different numbers."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    numbers = [int(found[1]) for p in RUNS.iterdir() if (found := re.fullmatch(re.escape(name) + r"-(\d+)", p.name))]
+    number = max(numbers, default=0) + 1
+    while True:
+        folder = RUNS / f"{name}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def _environment(started: str) -> dict[str, Any]:
@@ -315,57 +352,28 @@ def _environment(started: str) -> dict[str, Any]:
 
 
 def _bytes(path: Path) -> bytes:
-    """What is in a small file, or nothing if it is not there."""
+    """Content of a small file, or nothing if it does not exist."""
     try:
         with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
-            return file.read(toml.LARGEST + 1)
+            return file.read(_LARGEST_CONFIG + 1)
     except FileNotFoundError:
         return b""
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    if all(_is_left_over(path) for path in folder.iterdir()):
-        return
-    if not holds_run(folder):
-        raise FileExistsError(f"{folder} is not empty and holds no run: choose another folder")
+    if all(path.name == LOCK or path.name.endswith(".part") for path in folder.iterdir()):
+        return  # a process that was killed before its run began may have left these
+    if not contains_run(folder):
+        raise FileExistsError(f"{folder} is not empty and does not contain a run: give another --output")
     if not overwrite:
-        raise FileExistsError(f"{folder} holds a run already: choose another folder, or overwrite it")
-
-
-def _is_left_over(path: Path) -> bool:
-    """Whether a process that was killed before its run began has left it."""
-    return path.name == LOCK or path.name.endswith(".part")
-
-
-def next_free(name: str) -> Path:
-    """Make and return `runs/NAME-N`; two runs that start at once get a number each."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    numbers = [int(found[1]) for p in RUNS.iterdir() if (found := re.fullmatch(re.escape(name) + r"-(\d+)", p.name))]
-    number = max(numbers, default=0) + 1
-    while True:
-        folder = RUNS / f"{name}-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+        raise FileExistsError(f"{folder} contains a run: give another --output, or --overwrite to replace it")
 
 
 def _remove_run(folder: Path) -> None:
-    Checkpoints(folder / _CHECKPOINTS).remove()
-    if not (folder / _FIGURES).is_symlink():
-        for figure in (folder / _FIGURES).glob("*.png"):
+    Checkpoints(folder / "checkpoints").remove()
+    if not (folder / "figures").is_symlink():
+        for figure in (folder / "figures").glob("*.png"):
             figure.unlink()
-    for name in (
-        ENVIRONMENT,
-        METRICS,
-        WEIGHTS,
-        PREPROCESSING,
-        _REPORT,
-        *_DIAGNOSIS,
-        "metrics.damaged.jsonl",
-        _CONFIG,  # last: until then the folder is seen to hold a run, which can be overwritten again
-        _OLD_CONFIG,
-    ):
+    names = (ENVIRONMENT, METRICS, WEIGHTS, PREPROCESSING, REPORT, *DIAGNOSIS, "metrics.damaged.jsonl")
+    for name in (*names, CONFIG):  # last: until then the folder contains a run, which can be overwritten
         (folder / name).unlink(missing_ok=True)

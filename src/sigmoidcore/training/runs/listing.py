@@ -1,7 +1,6 @@
-"""The runs below a folder, read one by one: what each was, how it ended, and how they differ."""
+"""The runs in a folder: what each was, how it ended, and how they differ."""
 
 import datetime
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -10,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, short, task
-from sigmoidcore.training.runs.folder import ENVIRONMENT, METRICS, PREPROCESSING, Config, read_config, read_metrics
+from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, read_config, read_metrics
 from sigmoidcore.training.runs.lock import is_held
 
 ORDERS = ("date", "name", "metric", "time")
-"""What runs can be sorted by."""
+"""Sort orders of runs."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One run.
+    """A run.
 
     Attributes:
         folder: of the run.
-        config: what it was asked for.
-        outcome: finished, interrupted, failed, running, or killed: a run that says nothing of its end.
+        config: the request.
+        outcome: finished, interrupted, failed, running, or killed (the run's metrics have no end).
         message: why it failed.
-        steps: that were done.
-        epochs: that ended.
+        steps: steps done.
+        epochs: epochs that ended.
         metric: accuracy in percent, or R2, after the last epoch; None before the first.
-        metric_name: which.
+        metric_name: name of the metric.
         best: the best of all epochs.
         loss: mean training loss of the last epoch.
-        spread: after the last epoch.
+        spread: spread of the gradient profile after the last epoch.
         seconds: of training.
         started: ISO 8601, UTC.
     """
@@ -53,12 +52,12 @@ class Summary:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.folder.resolve().name
 
     @property
     def data(self) -> str:
-        """What it has learnt from: a built-in set, or the name of a file, without its ending, or of a folder."""
+        """The data set: a built-in one, or the name of a file, without its ending, or of a folder."""
         given = str(self.config.options.get("data", "digits" if self.config.name == "demo" else "?"))
         return Path(given).name.partition(".")[0] or given
 
@@ -69,25 +68,20 @@ class Summary:
         return f"{depth}x{width}" if depth and width else "?"
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON can hold it; what is not finite is null."""
-        values = asdict(self) | {
-            "folder": str(self.folder),
-            "config": {"name": self.config.name, "format": self.config.format, "options": self.config.options},
-            "name": self.name,
-            "data": self.data,
-            "shape": self.shape,
-        }
+        """As JSON values; a number that is not finite is null."""
+        values = {**asdict(self), "folder": str(self.folder), "config": asdict(self.config)}
+        values |= {"name": self.name, "data": self.data, "shape": self.shape}
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What is in a folder of runs.
+    """The content of a folder of runs.
 
     Attributes:
-        runs: in the order that was asked for.
+        runs: sorted.
         damaged: a sentence for each run that cannot be read.
-        foreign: names of folders that hold no run.
+        foreign: names of folders that do not contain a run.
     """
 
     runs: tuple[Summary, ...]
@@ -99,36 +93,24 @@ def summary(folder: Path) -> Summary:
     """A run, from the small files of its folder; nothing in it is changed.
 
     Raises:
-        DataError: it holds no run, or one that is damaged.
+        DataError: it does not contain a run, or the run is damaged.
     """
     try:
         config = read_config(folder)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no run: give a folder that `sigmoid-core train` wrote") from error
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or short(error)}") from error
-    except ValueError as error:
-        raise DataError(f"{error}; was the file edited?") from error
-    try:
-        rows = read_metrics(folder / METRICS)
-    except FileNotFoundError:
-        rows = []
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is damaged: {short(error, 200)}") from error
-    try:
+        rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
         return _of_rows(folder, config, rows)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder} is damaged: {METRICS} has a line that no run has written ({short(error)})"
-        ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} does not contain a run: give a folder that `sigmoid-core train` wrote") from error
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"{folder} is damaged, was a file edited? {short(error, 200)}") from error
 
 
 def runs_in(folder: Path, order: str = "date") -> Listed:
-    """All runs right below a folder.
+    """All runs in a folder.
 
     Args:
         folder: such as `runs`.
-        order: of `ORDERS`: the oldest first, by name, the best first, or the quickest first.
+        order: of `ORDERS`: the oldest first, by name, the best first, or the fastest first.
 
     Raises:
         DataError: the folder cannot be read.
@@ -139,26 +121,24 @@ def runs_in(folder: Path, order: str = "date") -> Listed:
         raise DataError(f"there is no folder {folder}: `sigmoid-core train` makes it; or give another one") from error
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or short(error)}; give a folder of runs") from error
-    runs, damaged, foreign = [], [], []
+    runs, damaged = [], []
     for path in below:
-        if not ((path / "config.toml").exists() or (path / "config.json").exists()):
-            foreign.append(path.name)
-            continue
         try:
-            runs.append(summary(path))
+            runs += [summary(path)] if (path / "config.toml").exists() else []
         except DataError as error:
             damaged.append(str(error))
-    return Listed(tuple(sorted(runs, key=lambda run: _place(run, order))), tuple(damaged), tuple(foreign))
+    foreign = tuple(path.name for path in below if not (path / "config.toml").exists())
+    return Listed(tuple(sorted(runs, key=lambda run: _sort_key(run, order))), tuple(damaged), foreign)
 
 
 def differing(runs: Sequence[Summary]) -> dict[str, tuple[Any, ...]]:
-    """The options in which runs differ: of each its value in every run, None where it has none."""
+    """The options in which runs differ: the value in every run, or None."""
     names = dict.fromkeys(name for run in runs for name in run.config.options)
     found = {name: tuple(run.config.options.get(name) for run in runs) for name in names}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
-def _place(run: Summary, order: str) -> tuple[Any, ...]:
+def _sort_key(run: Summary, order: str) -> tuple[Any, ...]:
     metric = -math.inf if run.metric is None or math.isnan(run.metric) else run.metric
     first: Mapping[str, Any] = {"date": run.started, "name": "", "metric": -metric, "time": run.seconds}
     return (first[order], run.name)
@@ -166,43 +146,33 @@ def _place(run: Summary, order: str) -> tuple[Any, ...]:
 
 def _of_rows(folder: Path, config: Config, rows: Sequence[Mapping[str, Any]]) -> Summary:
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    if config.name == "demo":  # it trains two networks, and the second one is ours
+    if config.name == "demo":  # it trains two networks
         epochs = [row for row in epochs if row["network"] == "Sigmoid Core"]
-    ends = [row for row in rows if row["kind"] == "end"]
-    last = epochs[-1] if epochs else {}
-    ended = bool(ends) and rows[-1]["kind"] == "end"
-    outcome = str(rows[-1]["outcome"]) if ended else "running" if is_held(folder) else "killed"
-    steps = [row.get("step", 0) for row in rows if row["kind"] in ("epoch", "end")]
-    reached = [float(row["accuracy"]) for row in epochs]
+    last: Mapping[str, Any] = epochs[-1] if epochs else {}
+    end: Mapping[str, Any] = rows[-1] if rows and rows[-1]["kind"] == "end" else {}
+    metrics = [float(row["accuracy"]) for row in epochs]
+    started = rows[0].get("started") if rows else None
+    changed = datetime.datetime.fromtimestamp(os.path.getmtime(folder), datetime.UTC).isoformat()
     return Summary(
-        folder,
-        config,
-        outcome,
-        str(rows[-1].get("message", "")) if ended else "",
-        int(max(steps, default=0)),
-        len(epochs),
-        reached[-1] if reached else None,
-        _metric_name(folder),
-        max(reached, default=None),
-        float(last["loss"]) if epochs else None,
-        float(last["spread"]) if epochs else None,
-        float(last["seconds"]) if epochs else 0.0,
-        _started(folder, rows),
+        folder=folder,
+        config=config,
+        outcome=str(end["outcome"]) if end else "running" if is_held(folder) else "killed",
+        message=str(end.get("message", "")),
+        steps=max((int(row.get("step", 0)) for row in rows if row["kind"] in ("epoch", "end")), default=0),
+        epochs=len(epochs),
+        metric=metrics[-1] if metrics else None,
+        metric_name=_metric_name(folder),
+        best=max(metrics, default=None),
+        loss=float(last["loss"]) if last else None,
+        spread=float(last["spread"]) if last else None,
+        seconds=float(last["seconds"]) if last else 0.0,
+        started=started if isinstance(started, str) else changed,
     )
-
-
-def _started(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    if rows and isinstance(rows[0].get("started"), str):
-        return str(rows[0]["started"])
-    try:
-        return str(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, KeyError, TypeError):  # of format 1, or not there: the folder's own date
-        return datetime.datetime.fromtimestamp(os.path.getmtime(folder), datetime.UTC).isoformat()
 
 
 def _metric_name(folder: Path) -> str:
     try:
         content = (folder / PREPROCESSING).read_bytes()
         return task(Preprocessing.from_bytes(content).target.kind).metric_name
-    except (OSError, DataError):  # of an older version: these learnt classes
+    except (OSError, DataError):
         return task(Kind.CLASSES).metric_name

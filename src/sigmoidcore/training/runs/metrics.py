@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, written line by line, and continued after the last checkpoint."""
+"""metrics.jsonl: one JSON object per line, appended while a run trains, and continued after the last checkpoint."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ from typing import Any
 from sigmoidcore._files import open_no_link, write_whole
 
 FORMAT = 2
-"""Version of a run's folder; it changes when a reader of the old one would misread the new one."""
+"""Version of a run's folder; it changes if an old reader would misread the new one."""
 
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 class Metrics:
-    """A metrics.jsonl that is open for writing.
+    """A metrics.jsonl that is open for appending.
 
     Args:
-        path: of the file; lines are appended.
+        path: of the file.
 
     Raises:
         OSError: it cannot be opened, or is a link.
@@ -43,7 +43,7 @@ class Metrics:
         self._bytes += len(line)
 
     def mark(self) -> dict[str, Any]:
-        """Where it ends now, and the checksum of all of it: what is before is on the disk."""
+        """Length and checksum of the file, which is on the disk."""
         os.fsync(self._descriptor)
         return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
 
@@ -54,22 +54,19 @@ class Metrics:
             self._descriptor = -1
 
 
-def rewind(path: Path, mark: Mapping[str, Any], certain: Iterable[Mapping[str, Any]]) -> str | None:
-    """Take back all lines that were written after a mark.
-
-    A file that is not what it was at the mark is set aside as metrics.damaged.jsonl, and begun anew with the rows that
-    are certain.
+def rewind(path: Path, mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """Remove all lines after a mark; a damaged file is kept as metrics.damaged.jsonl and restored from rows.
 
     Args:
         path: of metrics.jsonl.
         mark: from `Metrics.mark`.
-        certain: rows that the checkpoint holds.
+        rows: the rows that the checkpoint contains.
 
     Returns:
-        A sentence on the damage, or None where there is none.
+        A sentence about the damage, or None.
 
     Raises:
-        OSError: it cannot be read or written, or is a link.
+        OSError: the file cannot be read or written, or is a link.
     """
     length = int(mark["bytes"])
     descriptor = open_no_link(path, os.O_RDWR | os.O_CREAT)
@@ -80,27 +77,25 @@ def rewind(path: Path, mark: Mapping[str, Any], certain: Iterable[Mapping[str, A
             return None
     aside = path.with_name("metrics.damaged.jsonl")
     path.replace(aside)
-    write_whole(path, b"".join(_line(dict(row)) for row in certain))
-    return f"{path} is damaged and now in {aside}: its epochs were restored from the checkpoint, its samples are lost"
+    write_whole(path, b"".join(_line(row) for row in rows))
+    return f"{path} is damaged and was moved to {aside}: epochs were restored from the checkpoint, samples are lost"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl; numbers that are not finite are numbers again.
-
-    A last line that a killed run left unfinished is left out.
+    """Read a metrics.jsonl; a last line that a killed run left incomplete is ignored.
 
     Raises:
-        ValueError: a line is no JSON object, or the format is newer than this package.
+        ValueError: a line is not a JSON object, or the format is newer than this package.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number} is no JSON: {line[:60]!r}; was the file edited?") from error
+        except (ValueError, RecursionError):
+            row = None
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object: {line[:60]!r}; was the file edited?")
+            raise ValueError(f"{path}, line {number} is not a JSON object: {line[:60]!r}; was the file edited?")
         rows.append({key: value if key == "kind" else _from_json(value) for key, value in row.items()})
     if rows and rows[0].get("format", FORMAT) > FORMAT:
         raise ValueError(

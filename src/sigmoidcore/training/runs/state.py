@@ -1,13 +1,13 @@
-"""Where a training is: all that decides how it goes on, in tensors and in values that JSON can hold."""
+"""The state of a training between two steps: everything that decides how it continues, as tensors and JSON values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-
-from sigmoidcore.equalizer.equalizer import Equalizer
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class State:
 
     Attributes:
         step: steps done.
-        score: the metric, where the step is the last of an epoch; the more, the better.
+        score: the metric after the last step of an epoch (of the validation part, if there is one); higher is better.
         weights: the model's state dict: weights, slopes and shifts.
         tensors: of optimizer, Equalizer and random generators, by name.
         values: the rest, in numbers, texts, lists and dicts.
@@ -30,83 +30,52 @@ class State:
 
 
 class MismatchError(ValueError):
-    """A state that is sound, and belongs to another model or another recipe."""
+    """A valid state of another model or another recipe."""
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose name begins with `prefix.`, without it."""
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
-
-
-def over(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with `prefix.` before their names."""
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def whole(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with those that are spread over several processes put together; all of these call it together."""
-    return {name: t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in tensors.items()}
-
-
-def held(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies on the CPU, each with memory of its own.
+def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory.
 
     Raises:
-        MismatchError: something is no tensor, as a module's extra state may be.
+        MismatchError: a value is not a tensor, as a module's extra state may be.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise MismatchError(f"{name} of the model's state dict is no tensor and cannot be saved")
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in whole(tensors).items()}
+            raise MismatchError(f"{name} of the model's state dict is not a tensor and cannot be saved")
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a model; all of them fit, or nothing is changed.
+    """Copy weights into a model, or change nothing.
 
     Raises:
-        MismatchError: names, shapes or dtypes are not those of the model.
+        MismatchError: names, shapes or dtypes differ from the model's.
     """
-    wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    _same_names(wanted, weights)
-    for name, value in wanted.items():
-        given = weights[name]
-        if given.shape != value.shape or given.dtype != value.dtype:
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unknown:
+        what = f"lack {missing[0]}" if missing else f"contain {unknown[0]}, which the model does not have"
+        raise MismatchError(f"the weights {what}: they belong to another model")
+    for name, value in own.items():
+        new = weights[name]
+        if new.shape != value.shape or new.dtype != value.dtype:
             raise MismatchError(
-                f"{name} has shape {list(given.shape)} and {given.dtype}, the model's has {list(value.shape)} and "
+                f"{name} has shape {list(new.shape)} and {new.dtype}, the model's has {list(value.shape)} and "
                 f"{value.dtype}: it belongs to another model"
             )
-    for name, value in wanted.items():
+    for name, value in own.items():
         value.copy_(weights[name])
 
 
-def _same_names(wanted: Iterable[str], given: Iterable[str]) -> None:
-    missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    if missing or unknown:
-        what = f"lack {missing[0]}" if missing else f"have {unknown[0]}, which the model has not"
-        raise MismatchError(f"the weights {what}: they belong to another model")
-
-
-# --- the optimizer ---------------------------------------------------------------------------------------------------
-
-
-def groups_of(model: nn.Module, optimizer: torch.optim.Optimizer, peaks: Sequence[float]) -> list[dict[str, Any]]:
-    """The optimizer's groups: names of the parameters, and the rate at its peak."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [
-        {"params": [names[id(p)] for p in group["params"]], "lr": peak}
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True)
-    ]
-
-
 def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of parameters with the names of these, for `groups_for`."""
-    names = {id(p): name for name, p in model.named_parameters()}
+    """Parameter groups with names in place of parameters, and their rates: how rates group parameters may change."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [{"params": [names[id(p)] for p in group["params"]], "lr": float(group["lr"])} for group in groups]
 
 
 def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The groups that `groups_of` named, with the parameters of this model.
+    """The groups of `named_groups` with the parameters of this model.
 
     Raises:
         MismatchError: it has no such parameters.
@@ -118,93 +87,72 @@ def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[di
         raise MismatchError(f"the optimizer's groups are those of another model: {error}") from error
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer remembers of each parameter, `PARAMETER/KIND` by name; all of it is tensors."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}/{kind}": value for p, kept in optimizer.state.items() for kind, value in kept.items()
-    }  # fmt: skip
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as tensors, `optimizer.NUMBER.NAME`, with the number of the parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{number}.{name}": value for number, values in state.items() for name, value in values.items()}
 
 
-def fill_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer of this model what `optimizer_tensors` has.
+def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` returned.
 
     Raises:
-        MismatchError: it is of another model.
+        MismatchError: the tensors are of another model.
     """
-    parameters = dict(model.named_parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        name, _, kind = key.rpartition("/")
-        parameter = parameters.get(name)
-        if parameter is None or value.shape not in (parameter.shape, torch.Size()):
-            raise MismatchError(f"the optimizer's {key} is of another model")
-        # An optimizer that is not fused counts its steps on the CPU.
-        counted = kind == "step" and not optimizer.param_groups[0].get("fused")
-        home = torch.device("cpu") if counted else parameter.device
-        value = value.to(home, copy=True)
-        if hasattr(parameter, "full_tensor") and kind != "step":  # spread over several processes
-            from torch.distributed.tensor import distribute_tensor
-
-            spread: Any = parameter
-            value = distribute_tensor(value, spread.device_mesh, spread.placements)
-        optimizer.state[parameter][kind] = value
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".", 2)
+            if int(number) >= len(parameters) or value.shape not in (parameters[int(number)].shape, torch.Size()):
+                raise MismatchError(f"{key} of the state is of another model")
+            state.setdefault(int(number), {})[name] = value.clone()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-# --- the scaler of the gradient --------------------------------------------------------------------------------------
+def seed_all(seed: int) -> None:
+    """Seed the generators of PyTorch, NumPy and Python, which a network of the user's own may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  the generator that others use
+    random.seed(seed)
 
 
-def scaler_tensors(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
-    """`GradScaler.state_dict()` in tensors."""
-    state = scaler.state_dict()
-    return {name: torch.tensor(state[name], dtype=torch.float64) for name in _SCALER if name in state}
+def random_tensors() -> dict[str, Tensor]:
+    """The states of the generators of PyTorch on the CPU and on every CUDA device."""
+    states = {"random.torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
 
 
-def fill_scaler(scaler: torch.amp.GradScaler, tensors: Mapping[str, Tensor]) -> None:
-    """Give a scaler what `scaler_tensors` has; nothing where the state is of a training without one."""
-    if tensors:
-        state = scaler.state_dict()
-        scaler.load_state_dict({name: type(state[name])(tensors[name].item()) for name in state})
+def random_values() -> dict[str, Any]:
+    """The states of the generators of NumPy and Python, as JSON values.
+
+    Example:
+        >>> tensors, values = random_tensors(), random_values()
+        >>> first = torch.rand(3), np.random.rand(), random.random()
+        >>> restore_random(tensors, values)
+        >>> torch.equal(torch.rand(3), first[0]), np.random.rand() == first[1], random.random() == first[2]
+        (True, True, True)
+    """
+    name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, numbers, gauss = random.getstate()
+    return {"numpy": [name, np.asarray(key).tolist(), *rest], "python": [version, list(numbers), gauss]}
 
 
-# --- the Equalizer ---------------------------------------------------------------------------------------------------
-
-_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
-_NUMBERS = ("step", "slopes", "neurons")
-
-
-def equalizer_tensors(equalizer: Equalizer) -> dict[str, Tensor]:
-    """`Equalizer.state_dict()` in tensors: its history may hold ten thousand samples."""
-    state = equalizer.state_dict()
-    history = state["history"]
-    tensors = {
-        "counts": torch.tensor([state["step"], state["next"], state["interval"]]),
-        "history.counts": torch.tensor([[s[key] for key in _NUMBERS] for s in history], dtype=torch.int64),
-        "history.spread": torch.tensor([s["spread"] for s in history], dtype=torch.float64),
-        "history.log_sizes": torch.tensor([s["log_sizes"] for s in history], dtype=torch.float64),
-    }
-    return tensors if state["before"] is None else {**tensors, "before": state["before"]}
-
-
-def equalizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What `equalizer_tensors` was made of, for `Equalizer.load_state_dict`.
+def restore_random(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Restore the generators; those of CUDA if there are as many devices.
 
     Raises:
-        MismatchError: these are no such tensors.
+        MismatchError: these are not states of generators.
     """
     try:
-        step, following, interval = tensors["counts"].tolist()
-        rows = zip(
-            tensors["history.counts"].tolist(),
-            tensors["history.spread"].tolist(),
-            tensors["history.log_sizes"].tolist(),
-            strict=True,
-        )
-        history = [
-            {**dict(zip(_NUMBERS, counts, strict=True)), "spread": spread, "log_sizes": sizes}
-            for counts, spread, sizes in rows
-        ]
-    except (KeyError, ValueError, TypeError) as error:
-        raise MismatchError(f"the state of the Equalizer cannot be read: {error}") from error
-    return {
-        "step": step, "next": following, "interval": interval, "before": tensors.get("before"), "history": history,
-    }  # fmt: skip
+        torch.set_rng_state(tensors["random.torch"])
+        np.random.set_state(tuple(values["numpy"]))  # noqa: NPY002
+        version, numbers, gauss = values["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        cuda = [state for name, state in tensors.items() if name.startswith("random.cuda.")]
+        if cuda and torch.cuda.is_available() and torch.cuda.device_count() == len(cuda):
+            torch.cuda.set_rng_state_all(cuda)
+    except (KeyError, IndexError, TypeError, RuntimeError, OverflowError, ValueError) as error:
+        raise MismatchError(f"the states of the random generators cannot be read: {error}") from error

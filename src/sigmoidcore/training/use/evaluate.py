@@ -1,17 +1,17 @@
-"""What is measured of a network on samples with known targets: `evaluated` measures, `Evaluation` holds and renders."""
+"""The evaluation of a network on samples with known targets: `evaluated` computes, `Evaluation` is the result."""
 
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed
-from sigmoidcore.training.runs.network import Network
+from sigmoidcore.training.networks import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities
 from sigmoidcore.training.use.scores import Score, class_scores, number_scores
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the JSON."""
-DRAWN = 20_000
-"""Most samples of which targets and predictions are kept for a figure."""
+IN_FIGURE = 20_000
+"""Most samples in a figure."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is recognised.
+    """How well a class is recognised.
 
     Attributes:
         name: of the class.
-        samples: that are of it.
-        precision: share of the samples said to be of it that are; NaN if none was said to be.
-        recall: share of its samples that were recognised; NaN if there are none.
-        f1: harmonic mean of both; NaN if there are none and none was said to be.
+        samples: of this class.
+        precision: share of the predictions of this class that are correct; NaN without predictions.
+        recall: share of its samples that were recognised; NaN without samples.
+        f1: harmonic mean of both; NaN without samples and predictions.
     """
 
     name: str
@@ -45,19 +45,19 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network, measured.
+    """The evaluation of a network.
 
     Attributes:
         run: name of the run's folder.
-        data: what it was measured on, in words.
+        data: the data in words.
         kind: of the target.
         targets: names of the target columns.
-        samples: that it was measured on.
+        samples: number of samples.
         scores: metrics with their 95 % intervals.
-        classes: of each class; of numbers none.
-        confusion: rows are true classes, columns predicted ones; of numbers none.
-        points: of numbers, some true and predicted ones, [samples, targets] each, for the figure.
-        notes: what a user should know of the data.
+        classes: of each class; empty for numbers.
+        confusion: rows are true classes, columns predicted ones; empty for numbers.
+        points: for numbers, some true and predicted values, [samples, targets] each, for the figure.
+        notes: what the user should know of the data.
     """
 
     run: str
@@ -76,32 +76,22 @@ class Evaluation:
         return {score.name: score.value for score in self.scores}[name]
 
     def __str__(self) -> str:
-        """The metrics, one a line."""
+        """The metrics, one per line."""
         lines = [f"{self.run} on {self.data}, {self.samples:,} samples; in brackets 95 % intervals"]
         width = max(len(score.name) for score in self.scores)
-        lines += [f"  {score.name:<{width}}  {shown(score)}  {interval(score)}".rstrip() for score in self.scores]
+        lines += [f"  {score.name:<{width}}  {with_interval(score)}" for score in self.scores]
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """As JSON; what is not defined is null."""
+        """As JSON; an undefined number is null."""
         content = {
-            "format": FORMAT,
-            "run": self.run,
-            "data": self.data,
-            "kind": str(self.kind),
-            "targets": list(self.targets),
-            "samples": self.samples,
-            "level": 0.95,
+            "format": FORMAT, "run": self.run, "data": self.data, "kind": str(self.kind),
+            "targets": list(self.targets), "samples": self.samples, "level": 0.95,
             "scores": {s.name: {"value": s.value, "low": s.low, "high": s.high} for s in self.scores},
             "classes": [asdict(c) for c in self.classes],
-            "confusion": [list(row) for row in self.confusion],
-            "notes": list(self.notes),
-        }
+            "confusion": [list(row) for row in self.confusion], "notes": list(self.notes),
+        }  # fmt: skip
         return json.dumps(_without_nan(content), allow_nan=False, ensure_ascii=False, indent=1)
-
-    def with_notes(self, notes: tuple[str, ...]) -> Self:
-        """The same with something to say of the data."""
-        return replace(self, notes=notes)
 
     def frame(self) -> Any:
         """The metrics as a pandas.DataFrame with the columns value, low and high."""
@@ -109,56 +99,60 @@ class Evaluation:
         return needed("pandas", "pandas").DataFrame.from_dict(rows, orient="index")
 
     def figure(self) -> "Figure":
-        """The confusion matrix; of numbers, what was predicted against what was true.
+        """The confusion matrix; for numbers, predictions against true values.
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed (extra `plots`).
         """
-        from sigmoidcore.training.use import evaluation_plots
+        from sigmoidcore.training.use import figures
 
-        return evaluation_plots.confusion(self) if self.kind.is_class else evaluation_plots.against(self)
+        if self.points is None:
+            title = f"accuracy {with_interval(self.scores[0])}"
+            return figures.confusion_matrix(np.array(self.confusion), [c.name for c in self.classes], title)
+        titles = [f"R2 {with_interval(score)}" for score in self.scores[2::3]]
+        return figures.predicted_against_true(*self.points, self.targets, titles)
 
 
 def evaluated(
-    run: str, data: str, network: Network, preprocessing: Preprocessing, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Evaluation:
-    """Measure a network.
+    run: str, data: str, network: Network, preprocessing: Preprocessing, batches: Iterable[tuple[Tensor, Tensor]],
+    notes: tuple[str, ...] = (),
+) -> Evaluation:  # fmt: skip
+    """Evaluate a network.
 
     Args:
         run: name of the run.
         data: in words.
         network: of the run.
         preprocessing: of the run.
-        batches: inputs as preprocessing makes them, and targets as it encodes them.
+        batches: inputs and targets as the preprocessing makes them.
+        notes: about the data.
 
     Raises:
         DataError: there are no samples, or an output is not finite.
     """
     target = preprocessing.target
-    outputs, targets, first = [], [], 0
+    outputs, targets, samples = [], [], 0
     for x, y in batches:
-        outputs.append(outputs_of(network, x, first))
+        outputs.append(outputs_of(network, x, samples))
         targets.append(y)
-        first += len(x)
-    if not first:
+        samples += len(x)
+    if not samples:
         raise DataError(f"{data} has no samples: give data with some")
-    together, known = torch.cat(outputs), torch.cat(targets)
+    found, true = torch.cat(outputs), torch.cat(targets)
     if target.kind.is_class:
-        likely, numbers = probabilities(together), known.numpy()
-        table = _confusion(likely.argmax(1), numbers, len(target.classes))
-        return Evaluation(
-            run, data, target.kind, target.names, first, class_scores(likely, numbers),
-            _of_classes(target.classes, table), tuple(tuple(int(n) for n in row) for row in table), None, (),
-        )  # fmt: skip
-    predicted, true = target.decoded(together), target.decoded(known)
-    several = len(target.names) > 1
-    scores = [
-        score
-        for place, name in enumerate(target.names)
-        for score in number_scores(predicted[:, place], true[:, place], name if several else "")
-    ]
-    points = true[:DRAWN], predicted[:DRAWN]
-    return Evaluation(run, data, target.kind, target.names, first, tuple(scores), (), (), points, ())
+        likely, numbers = probabilities(found), true.numpy()
+        metrics = needed("sklearn.metrics", "scikit-learn")
+        labels = np.arange(len(target.classes))
+        table = np.asarray(metrics.confusion_matrix(numbers, likely.argmax(1), labels=labels))
+        scores, classes = class_scores(likely, numbers), _class_scores(target.classes, table)
+        confusion = tuple(tuple(int(n) for n in row) for row in table)
+        return Evaluation(run, data, target.kind, target.names, samples, scores, classes, confusion, None, notes)
+    predicted, known = target.decoded(found), target.decoded(true)
+    scores = ()
+    for column, name in enumerate(target.names):
+        scores += number_scores(predicted[:, column], known[:, column], name if len(target.names) > 1 else "")
+    points = known[:IN_FIGURE], predicted[:IN_FIGURE]
+    return Evaluation(run, data, target.kind, target.names, samples, scores, (), (), points, notes)
 
 
 def shown(score: Score) -> str:
@@ -167,11 +161,15 @@ def shown(score: Score) -> str:
 
 
 def interval(score: Score) -> str:
-    """A metric's interval as text; nothing where there is none."""
+    """A metric's interval as text, or nothing."""
     if not math.isfinite(score.low):
         return ""
-    low, high = (_number(end, score.percent) for end in (score.low, score.high))
-    return f"[{low}, {high}]"
+    return f"[{_number(score.low, score.percent)}, {_number(score.high, score.percent)}]"
+
+
+def with_interval(score: Score) -> str:
+    """A metric's value and interval as text."""
+    return f"{shown(score)}  {interval(score)}".rstrip()
 
 
 def _number(value: float, percent: bool) -> str:
@@ -180,21 +178,15 @@ def _number(value: float, percent: bool) -> str:
     return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
-def _confusion(guesses: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
-    metrics = needed("sklearn.metrics", "scikit-learn")
-    return np.asarray(metrics.confusion_matrix(targets, guesses, labels=np.arange(classes)))
+def _class_scores(names: tuple[str, ...], table: np.ndarray) -> tuple[ClassScore, ...]:
+    def share(part: int, total: int) -> float:
+        return float(part / total) if total else math.nan
 
-
-def _of_classes(names: tuple[str, ...], table: np.ndarray) -> tuple[ClassScore, ...]:
-    right, true, said = table.diagonal(), table.sum(1), table.sum(0)
+    correct, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
     return tuple(
-        ClassScore(name, int(t), _share(r, s), _share(r, t), _share(2 * r, s + t))
-        for name, r, t, s in zip(names, right, true, said, strict=True)
+        ClassScore(name, int(t), share(c, p), share(c, t), share(2 * c, p + t))
+        for name, c, t, p in zip(names, correct, true, predicted, strict=True)
     )
-
-
-def _share(part: int, whole: int) -> float:
-    return float(part / whole) if whole else math.nan
 
 
 def _without_nan(value: Any) -> Any:

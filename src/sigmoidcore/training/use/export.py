@@ -1,7 +1,7 @@
 """A run's network for other programs: folded into plain PyTorch layers, as ONNX, .pt2 of torch.export, or safetensors.
 
-Each file holds the preprocessing as JSON, too, and a copy of it lies beside the file. What the network takes is what
-the preprocessing makes; what it gives are scores of the classes before the softmax, or scaled numbers.
+Each file describes the preprocessing as JSON; a file beside it contains the preprocessing. The network's inputs are
+those that the preprocessing makes; its outputs are scores of the classes before the softmax, or scaled numbers.
 """
 
 import contextlib
@@ -23,30 +23,30 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.training.data import DataError, Preprocessing, needed, short
-from sigmoidcore.training.networks import SequenceNet
-from sigmoidcore.training.runs.network import Network, NetworkError
+from sigmoidcore.training.networks import Network, SequenceNet
+from sigmoidcore.training.runs.network import NetworkError
 
 CLOSE = 1e-4
-"""The largest difference between the folded network and the run's, relative to the largest output: rounding is less."""
+"""Largest difference between outputs of the folded network and the run's, relative to the largest output."""
 SAMPLES = 16
-"""Made-up samples that both are compared on."""
+"""Random samples for the comparison."""
 OPSET = 18
 
 Layer = tuple[str, dict[str, Any]]
 
 
 def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
-    """The network as plain PyTorch layers, and made-up inputs for it, [samples, ...].
+    """The network as plain PyTorch layers, and random inputs for it, [samples, ...].
 
     Raises:
-        NetworkError: it cannot be folded, or does not compute the same.
+        NetworkError: it cannot be folded, or computes other outputs.
     """
     shape = preprocessing.inputs.shape
     inputs = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     inputs = network.arranged(inputs)
     model = copy.deepcopy(network.model).eval()
     try:
-        plain = fold(_written_out(model)).eval().requires_grad_(False)
+        plain = fold(_as_graph(model)).eval().requires_grad_(False)
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
@@ -65,13 +65,13 @@ class _Tracer(fx.Tracer):
         return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _written_out(model: nn.Module) -> nn.Module:
-    """A sequence network with its forward as a graph: its class is of this package, and stays behind."""
+def _as_graph(model: nn.Module) -> nn.Module:
+    """A sequence network as a graph, which does not need this package's class."""
     return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
 
 
-def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> tuple[Path, Path]:
-    """Write the folded network, and `NAME.preprocessing.skops` beside it; each all or nothing.
+def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> Path:
+    """Write the folded network, and `NAME.preprocessing.skops` beside it, each completely or not at all.
 
     Args:
         path: of the file.
@@ -80,35 +80,31 @@ def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing
         preprocessing: of the run.
 
     Returns:
-        Both paths.
+        The path.
 
     Raises:
-        DataError: there is no such format.
         NetworkError: the network cannot be folded, or be written in this format.
         ModuleNotFoundError: a package is not installed; the message says how to get it.
         OSError: a file cannot be written.
     """
-    if kind not in FORMATS:
-        raise DataError(f"there is no format {short(kind)!r}: there are {', '.join(FORMATS)}")
     plain, inputs = folded(network, preprocessing)
     data = FORMATS[kind][1](plain, inputs, preprocessing)
-    beside = beside_of(path)
-    write_whole(beside, preprocessing.to_bytes())
-    return write_whole(path, data), beside
+    write_whole(path_of_preprocessing(path), preprocessing.to_bytes())
+    return write_whole(path, data)
 
 
-def beside_of(path: Path) -> Path:
-    """Where the preprocessing of an exported network lies.
+def path_of_preprocessing(path: Path) -> Path:
+    """The file with the preprocessing of an exported network.
 
     Example:
-        >>> beside_of(Path("out/model.onnx")).name
+        >>> path_of_preprocessing(Path("out/model.onnx")).name
         'model.preprocessing.skops'
     """
     return path.with_name(f"{path.stem}.preprocessing.skops")
 
 
-def holds_the_same(path: Path, preprocessing: Preprocessing) -> bool:
-    """Whether a file is this preprocessing."""
+def is_preprocessing(path: Path, preprocessing: Preprocessing) -> bool:
+    """Whether a file contains this preprocessing."""
     try:
         return Preprocessing.from_bytes(path.read_bytes()).alike(preprocessing)
     except (OSError, DataError):
@@ -135,7 +131,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
 
 
 def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
-    """torch.export's archive, without anything in it that is a pickle."""
+    """An archive of torch.export without pickles."""
     with _quiet():
         program = torch.export.export(model, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         program.example_inputs = None  # PyTorch would pickle them
@@ -152,7 +148,7 @@ def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> by
 
 
 def _pickles(archive: io.BytesIO) -> list[str]:
-    """Files of an archive that are pickles, or archives of pickles; the raw weights may begin like anything."""
+    """Files in an archive that are pickles, or archives of pickles."""
     with zipfile.ZipFile(archive) as opened:
         return [
             item.filename
@@ -167,7 +163,7 @@ def _text(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> str:
 
 
 def _safetensors(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
-    """The weights; the metadata say which layers of torch.nn they belong to."""
+    """The weights, with the layers of torch.nn that they belong to as metadata."""
     from safetensors.torch import save
 
     described = {"format": "pt", "preprocessing": _described(preprocessing), "outputs": _meaning(preprocessing)}
@@ -188,7 +184,7 @@ _ARGUMENTS = {
 
 
 def layers_of(model: nn.Module) -> list[Layer] | None:
-    """The layers of an `nn.Sequential` as names in `torch.nn` and arguments; None where it is something else.
+    """The layers of an `nn.Sequential` as names in `torch.nn` and arguments, or None.
 
     Example:
         >>> layers_of(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)))[0]
@@ -218,7 +214,7 @@ def _meaning(preprocessing: Preprocessing) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say of their own insides."""
+    """Suppress the exporters' logs and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,6 +1,7 @@
-"""What a run's network says of new data: a table of predictions for each piece of them."""
+"""Predictions of a run's network for new data: one table for each piece of the data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -9,26 +10,26 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.training.data import DataError, NewData, Preprocessing, needed, short
-from sigmoidcore.training.runs.network import Network
+from sigmoidcore.training.networks import Network
 
 NUMBERS = 2**20
-"""Numbers of the inputs that go through the network at once: some thousand rows of a table, or a few large images."""
+"""Most numbers in a batch of inputs: thousands of rows of a table, or a few large images."""
 MOST = 4096
-"""Most samples that do."""
+"""Most samples in a batch."""
 
 
-def at_once(shape: Sequence[int]) -> int:
-    """How many samples of a shape go through a network at once.
+def batch_size_for(shape: Sequence[int]) -> int:
+    """Batch size for samples of a shape.
 
     Example:
-        >>> at_once((13,)), at_once((3, 224, 224))
+        >>> batch_size_for((13,)), batch_size_for((3, 224, 224))
         (4096, 6)
     """
     return max(1, min(MOST, NUMBERS // max(1, prod(shape))))
 
 
 def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
-    """A network's outputs, [samples, outputs], without gradients; the model's mode is kept.
+    """A network's outputs, [samples, outputs], without gradients; the model's mode is preserved.
 
     Args:
         network: of a run.
@@ -36,62 +37,63 @@ def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
         first: number of the first sample, for messages.
 
     Raises:
-        DataError: an output is not finite.
+        DataError: an output is not finite, or the inputs do not fit.
     """
     model, mode = network.model, network.model.training
     model.eval()
     try:
         with torch.no_grad():
-            outputs = torch.cat(
-                [model(network.arranged(part)) for part in torch.split(inputs, at_once(inputs.shape[1:]))]
-            )
+            batches = torch.split(inputs, batch_size_for(inputs.shape[1:]))
+            outputs = torch.cat([model(network.arranged(batch)) for batch in batches])
     except RuntimeError as error:
         raise DataError(
-            f"the network does not take these data ({short(error, 120)}): are they those of another run?"
+            f"the network does not accept these data ({short(error, 120)}): do they belong to another run?"
         ) from error
     finally:
         model.train(mode)
     finite = torch.isfinite(outputs).all(1)
     if not bool(finite.all()):
         row = first + int(finite.logical_not().int().argmax()) + 1
-        raise DataError(f"the network's output is not finite in row {row}: did the run fail? train it anew")
+        raise DataError(f"the network's output is not finite in row {row}: did the run fail? train it again")
     return outputs
 
 
 def names_of(preprocessing: Preprocessing) -> list[str]:
-    """The columns of predictions: `prediction` and `probability_CLASS`, or `prediction_TARGET` of several numbers."""
+    """Columns of predictions: `prediction` and `probability_CLASS`, or `prediction_TARGET` for several numbers."""
     target = preprocessing.target
     if target.kind.is_class:
         return ["prediction", *(f"probability_{name}" for name in target.classes)]
     return ["prediction"] if len(target.names) == 1 else [f"prediction_{name}" for name in target.names]
 
 
-def predictions(network: Network, preprocessing: Preprocessing, unseen: NewData) -> Iterator[Any]:
-    """Predictions piece by piece, in the order of the data.
-
-    Args:
-        network: of the run.
-        preprocessing: of the run.
-        unseen: the data.
+def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -> Iterator[Any]:
+    """Predictions piece by piece, in the order of the data; in a terminal or notebook, progress is shown.
 
     Yields:
-        pyarrow.Table: columns that were kept, then those of `names_of`. Classes are text, probabilities float32,
+        pyarrow.Table: the columns that are kept, then those of `names_of`. Classes are text, probabilities float32,
         numbers float64 in the unit of the target.
 
     Raises:
         DataError: a value does not fit, or an output is not finite.
     """
-    names = names_of(preprocessing)
-    for piece in unseen.pieces():
-        _check_names([*piece.kept, *names])
-        outputs = outputs_of(network, piece.inputs, piece.first)
-        columns = dict(piece.kept) | dict(zip(names, _columns(preprocessing, outputs), strict=True))
-        yield needed("pyarrow", "pyarrow").table(columns)
+    return _with_progress(_predictions(network, preprocessing, data))
 
 
 def probabilities(outputs: Tensor) -> np.ndarray:
-    """Of each class, float64, [samples, classes]; every row adds up to 1."""
+    """Probabilities of the classes, float64, [samples, classes]."""
     return np.asarray(outputs.double().softmax(1).cpu().numpy())
+
+
+def _predictions(network: Network, preprocessing: Preprocessing, data: NewData) -> Iterator[Any]:
+    names = names_of(preprocessing)
+    for piece in data.pieces():
+        columns = [*piece.kept, *names]
+        twice = next((name for name in columns if columns.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"column {short(twice)!r} cannot be kept: the predictions have this name; rename it")
+        outputs = outputs_of(network, piece.inputs, piece.first)
+        predicted = zip(names, _columns(preprocessing, outputs), strict=True)
+        yield needed("pyarrow", "pyarrow").table(dict(piece.kept) | dict(predicted))
 
 
 def _columns(preprocessing: Preprocessing, outputs: Tensor) -> Iterator[Any]:
@@ -104,7 +106,21 @@ def _columns(preprocessing: Preprocessing, outputs: Tensor) -> Iterator[Any]:
         yield from (pa.array(np.ascontiguousarray(column)) for column in values.T)
 
 
-def _check_names(names: Sequence[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"column {short(twice)!r} cannot be kept: the predictions have this name; rename it")
+def _with_progress(tables: Iterable[Any]) -> Iterator[Any]:
+    """The same tables; their rows are counted on standard error, in a terminal or notebook."""
+    if find_spec("rich") is None:
+        yield from tables
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    hidden = not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    rows = 0
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=hidden) as progress:
+        task = progress.add_task("predicting", total=None)
+        for table in tables:
+            rows += table.num_rows
+            progress.update(task, description=f"predicting: {rows:,} rows")
+            yield table

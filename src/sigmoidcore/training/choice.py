@@ -1,0 +1,166 @@
+"""The choice of the network: its kind by the data, its depth by validation, or the user's own function."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import sigmoidcore as sc
+from sigmoidcore.training.course import probes
+from sigmoidcore.training.data import Data, memory
+from sigmoidcore.training.display import Screen, count, outputs_text
+from sigmoidcore.training.loop import Training, evaluate
+from sigmoidcore.training.networks import ARCHITECTURES, OWN, Network, kind_for, network, sizes_for
+from sigmoidcore.training.options import Options
+from sigmoidcore.training.place import by_first
+from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
+from sigmoidcore.training.runs.folder import load_data
+from sigmoidcore.training.session import CtrlC, bad_input
+from sigmoidcore.training.user_code import trainable_model
+
+DEPTHS = (3, 10, 30)
+"""Depths that a table is tried with."""
+TRIAL_STEPS = 300
+"""Most steps of a trial."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The network to train.
+
+    Attributes:
+        heading: data and network in a line.
+        folder: name of the run's folder, without its number.
+        data: with inputs as the network expects them.
+        options: with the decisions about what was not given.
+        make: makes the network.
+        notes: what the user should know about the decisions.
+    """
+
+    heading: str
+    folder: str
+    data: Data
+    options: Options
+    make: Callable[[], Network]
+    notes: tuple[str, ...] = ()
+
+
+def choose(options: Options, data: Data, ctrl_c: CtrlC, *, run_users_code: bool) -> Choice:
+    """The network that the options describe, for a data set.
+
+    Args:
+        options: of the run.
+        data: the data set.
+        ctrl_c: stops the trials of depths.
+        run_users_code: whether `options.model` was given here and now: a file alone must not run code.
+
+    Raises:
+        Stopped: there is no such network, or it is the user's own and must not be run; with code 2.
+    """
+    if options.model is not None:
+        if not run_users_code:
+            raise bad_input(f"the network of this run is made by your own code: to run it, add --model {options.model}")
+        return _own(options, options.model, data)
+    kind = kind_for(data.shape) if options.network == "auto" else options.network
+    architecture = ARCHITECTURES[kind]
+    options = replace(options, network=kind, prepare=options.prepare is not False)  # type: ignore[arg-type]
+    notes: tuple[str, ...] = ()
+    if options.depth is None:
+        is_table = kind == "mlp" and len(data.shape) == 1 and data.features != ()
+        depth = architecture.depth
+        if is_table and data.name != "digits":
+            depth, notes = by_first(lambda: _best_depth(options, ctrl_c))
+        options = replace(options, depth=depth)
+    assert options.depth is not None
+    try:
+        _check_memory(options.depth, options.width)
+        sizes = sizes_for(kind, data.shape, data.outputs, options.width, options.depth)
+    except ValueError as error:
+        raise bad_input(f"{data.name}: {error} (--network)") from error
+    return Choice(
+        f"{data.name}: {_description(kind, sizes)}, {outputs_text(data)}",
+        f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{options.depth}x{options.width}",
+        data.arranged(architecture.arrange),
+        options,
+        lambda: network(kind, **sizes),
+        notes,
+    )
+
+
+def recipe_of(options: Options, data: Data, *, equalize: bool) -> Recipe:
+    """The recipe that the options describe."""
+    schedule = cosine if options.schedule == "cosine" else hold_then_fall
+    return Recipe(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        seed=options.seed,
+        equalize=options.equalize and equalize,
+        every=options.every,
+        weight_decay=options.weight_decay,
+        schedule=warmed_up(schedule, options.warm_up) if options.warm_up else schedule,
+        clip=options.clip,
+        accumulate=options.accumulate,
+        patience=options.patience,
+        class_weights=balanced(data, data.outputs) if options.class_weights else None,
+    )
+
+
+def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, tuple[str, ...]]:
+    """The depth with the best validation metric, and a note about it; trained on one process, on the CPU."""
+    Screen.of_stdout().say(f"trying {', '.join(map(str, DEPTHS))} layers; --depth sets their number")
+    data = load_data(options, validation=True)
+    data = data.arranged(ARCHITECTURES["mlp"].arrange)
+    epochs = max(1, min(options.epochs, TRIAL_STEPS // max(1, data.steps(options.batch_size))))
+    scores: dict[int, float] = {}
+    for depth in DEPTHS:
+        torch.manual_seed(options.seed)
+        model = network("mlp", **sizes_for("mlp", data.shape, data.outputs, options.width, depth)).model
+        inputs, targets = probes(data)
+        sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
+        recipe = recipe_of(replace(options, epochs=epochs, patience=None), data, equalize=True)
+        try:
+            Training(model, data, recipe, place=None).run(lambda progress: ctrl_c.check())
+            scores[depth] = evaluate(model, data, validation=True)
+        except FloatingPointError:
+            scores[depth] = -math.inf
+        ctrl_c.check()
+    best = max(scores, key=lambda depth: scores[depth])
+    shown = ", ".join(f"{depth} layers {score:.3g}{data.task.unit}" for depth, score in scores.items())
+    return best, (f"validation {data.metric_name}: {shown}",)
+
+
+def _check_memory(depth: int, width: int) -> None:
+    """Refuse a network whose weights, gradients and AdamW state (two numbers per weight) cannot fit into memory."""
+    least = depth * (16 * width**2 + 10_000)
+    if least > memory():
+        raise bad_input(
+            f"{count(depth, 'layer')} of {width:,} need at least {least / 2**30:,.0f} GiB of memory, and this machine "
+            f"has {memory() / 2**30:,.0f}: lower --depth or --width"
+        )
+
+
+def _description(kind: str, sizes: Mapping[str, Any]) -> str:
+    depth = sizes["depth"]
+    if kind == "mlp":
+        return f"{sizes['in_features']} inputs, {count(depth, 'layer')} of {sizes['width']} sigmoids"
+    if kind == "rnn":
+        layers = count(depth, "recurrent layer")
+        return f"sequences of {count(sizes['features'], 'number')}, {layers} of {sizes['width']} sigmoids"
+    image = f"images of {sizes['height']} x {sizes['width']} and {count(sizes['in_channels'], 'channel')}"
+    return f"{image}, {count(depth, 'layer')} of {count(sizes['channels'], 'channel')}"
+
+
+def _own(options: Options, target: str, data: Data) -> Choice:
+    model = trainable_model(target, data, options.seed)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shape, name = " x ".join(map(str, data.shape)), target.rpartition(":")[2]
+    return Choice(
+        f"{data.name}: inputs of {shape}, {target} with {count(parameters, 'parameter')}, {outputs_text(data)}",
+        f"{data.file_name}-{name}",
+        data,
+        replace(options, prepare=options.prepare is True),
+        lambda: Network(OWN, {}, model),
+    )

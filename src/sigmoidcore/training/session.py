@@ -1,0 +1,118 @@
+"""What every command shares: an end in one line with an exit code, Ctrl-C that waits for the step, threads."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+
+FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
+"""Errors of a training that are reported in one line; any other is a bug and keeps its traceback."""
+
+
+class Stopped(Exception):
+    """A command ends with a message for the user, on standard error, and an exit code.
+
+    Attributes:
+        code: the exit code.
+        local: of several processes, whether only this one knows the message.
+    """
+
+    def __init__(self, message: str, code: int, local: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.local = local
+
+
+def bad_input(message: str) -> Stopped:
+    """The request cannot be fulfilled: exit code 2."""
+    return Stopped(message, 2)
+
+
+def failed(message: str) -> Stopped:
+    """The command tried and failed: exit code 1."""
+    return Stopped(message, 1)
+
+
+def interrupted(message: str, code: int = 130) -> Stopped:
+    """Ctrl-C, exit code 130, or another signal, 128 and its number."""
+    return Stopped(message, code)
+
+
+class CtrlC:
+    """Takes the first Ctrl-C or SIGTERM as a request to stop after this step; the second stops at once.
+
+    Args:
+        patient: ignore the second one too: launchers of several processes pass on signals that the processes have
+            already received.
+
+    Attributes:
+        asked: whether a signal has arrived.
+        code: the exit code: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self.asked = False
+        self.code = 130
+        self._patient = patient
+        self._previous: dict[int, Any] = {}
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has arrived."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        """Handle signals; not those that are ignored (nohup), and not outside the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked, self.code = True, 128 + number
+        elif not self._patient:
+            raise KeyboardInterrupt
+
+
+def printable(text: str) -> str:
+    r"""The text with characters that could control a terminal as escapes: names of files and columns may hold any.
+
+    Example:
+        >>> print(printable("\x1b[31mred"))
+        \x1b[31mred
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let PyTorch use this many threads; with small layers, two threads mostly wait for each other."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Round denormal numbers to 0: some vanished gradients are denormal, and a CPU may be slow on them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
