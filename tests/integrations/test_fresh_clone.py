@@ -43,7 +43,7 @@ def wheel(clone: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("target", "extra", "command"),
-    [("demo", "cli", ".venv/bin/sigmoid-core demo"), ("test", "test", TESTS)],
+    [("demo", "demo", ".venv/bin/sigmoid-core demo"), ("test", "test", TESTS)],
 )
 def test_make_installs_the_package_before_it_runs_it(clone: Path, target: str, extra: str, command: str) -> None:
     plan = run("make", "-n", target, cwd=clone).splitlines()
