@@ -1,12 +1,11 @@
-"""pytorch-ignite's own engine, for some steps: what the handler sees and does is what it would in a plain loop."""
+"""The handler in an engine of pytorch-ignite: it sees and does the same as in a plain loop."""
 
 import pytest
 import torch
 from ignite.engine import Engine, Events, create_supervised_trainer
 from ignite.handlers import Checkpoint, DiskSaver
 from torch import nn
-from torch.nn.modules import module as module_hooks
-from trainings import CLIP, STEPS, Outcome, adam, batch, batches, network, plain
+from trainings import CLIP, STEPS, Outcome, adam, assert_detached, batch, batches, network, plain
 
 from sigmoidcore.integrations.ignite import SigmoidCoreHandler
 
@@ -28,18 +27,17 @@ def outcome(model, handler):
     return Outcome(model, handler.equalizer, handler.monitor)
 
 
-def test_a_training_is_that_of_a_plain_loop():
+def test_a_training_equals_a_plain_loop():
     model = network()
     optimizer = adam(model)
     trainer = trainer_of(model, optimizer)
     handler = SigmoidCoreHandler(model, optimizer, every=1, monitor_every=3).attach(trainer)
     trainer.run(batches(), max_epochs=1)
     outcome(model, handler).assert_that_of_a_plain_loop()
-    assert not module_hooks._global_forward_hooks
     assert handler.diagnosis().history
 
 
-def test_what_is_no_model_or_no_optimizer_is_refused_before_there_is_a_trainer():
+def test_a_wrong_argument_is_refused_before_the_training():
     model = network()
     with pytest.raises(TypeError, match=r"model must be a .*, got Adam: it comes first"):
         SigmoidCoreHandler(adam(model), model)
@@ -62,7 +60,7 @@ def test_micro_batches_are_joined_and_gradients_are_unscaled():
     outcome(model, handler).assert_same(plain(micro=3, clip=None))
 
 
-def test_a_training_goes_on_from_a_checkpoint_of_ignite_as_if_nothing_had_happened(tmp_path):
+def test_a_training_resumed_from_a_checkpoint_equals_an_uninterrupted_one(tmp_path):
     def run(path=None, folder=None):
         model = network()
         optimizer = adam(model)
@@ -84,7 +82,7 @@ def test_a_training_goes_on_from_a_checkpoint_of_ignite_as_if_nothing_had_happen
     run(path=tmp_path / "checkpoint_12.pt").assert_same(whole)
 
 
-def test_a_trainer_that_was_terminated_goes_on():
+def test_a_terminated_trainer_can_continue():
     model = network()
     optimizer = adam(model)
     trainer = trainer_of(model, optimizer)
@@ -98,7 +96,7 @@ def test_a_trainer_that_was_terminated_goes_on():
 
 
 @pytest.mark.parametrize("handled", [False, True])
-def test_an_error_in_the_training_leaves_nothing_behind_and_is_raised_unless_somebody_handles_it(handled):
+def test_an_error_detaches_the_handler_and_is_raised_unless_another_handler_takes_it(handled):
     model, caught = network(), []
     optimizer = adam(model)
     trainer = trainer_of(model, optimizer)
@@ -111,13 +109,12 @@ def test_an_error_in_the_training_leaves_nothing_behind_and_is_raised_unless_som
     else:
         with pytest.raises(ZeroDivisionError):
             trainer.run(batches(), max_epochs=1)
-    assert not module_hooks._global_forward_hooks
-    assert not optimizer._optimizer_step_pre_hooks
     assert [m.step for m in handler.monitor.measurements] == [0, 1]
+    assert_detached(handler, model.double(), optimizer)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_an_error_is_raised_where_several_handlers_watch_a_training_and_all_are_taken_off(error):
+def test_an_error_detaches_several_handlers_and_is_raised(error):
     models = [network(), network()]
     optimizers = [adam(model) for model in models]
 
@@ -137,7 +134,6 @@ def test_an_error_is_raised_where_several_handlers_watch_a_training_and_all_are_
     ]
     with pytest.raises(error):
         trainer.run(batches(), max_epochs=1)
-    assert not module_hooks._global_forward_hooks
-    for optimizer, handler in zip(optimizers, handlers, strict=True):
-        assert not optimizer._optimizer_step_pre_hooks
+    for model, optimizer, handler in zip(models, optimizers, handlers, strict=True):
         assert [sample.step for sample in handler.equalizer.history] == [0, 1]
+        assert_detached(handler, model, optimizer)

@@ -1,4 +1,4 @@
-"""Lightning's own Trainer, for some steps: what the callback sees and does is what it would in a plain loop."""
+"""The callback in Lightning's Trainer: it sees and does the same as in a plain loop."""
 
 import importlib
 import multiprocessing
@@ -8,12 +8,10 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules import module as module_hooks
-from trainings import CLIP, RATE, STEPS, Outcome, adam, batches, cores, network, plain
+from trainings import CLIP, RATE, STEPS, Outcome, adam, assert_detached, batches, cores, network, plain
 from trainings import batch as batch_of
 
 from sigmoidcore import Equalizer, Monitor
-from sigmoidcore._torch.hooks import global_hooks
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
 from sigmoidcore.integrations.sinks import TensorBoard
 
@@ -66,11 +64,10 @@ def outcome(module, callback):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_training_is_that_of_a_plain_loop(package):
+def test_a_training_equals_a_plain_loop(package):
     module, callback = module_of(package), SigmoidCoreCallback(every=1, monitor_every=3)
     trainer_of(package, callback).fit(module, batches())
     outcome(module, callback).assert_that_of_a_plain_loop()
-    assert not global_hooks()
     assert callback.diagnosis().history
 
 
@@ -80,14 +77,14 @@ def test_micro_batches_are_joined():
     outcome(module, callback).assert_same(plain(micro=3))
 
 
-def test_in_manual_optimization_it_is_the_same():
+def test_manual_optimization_equals_a_plain_loop():
     module, callback = module_of(PACKAGES[0], manual=True), SigmoidCoreCallback(every=1, monitor_every=3)
     trainer_of(PACKAGES[0], callback, gradient_clip_val=None).fit(module, batches())
     outcome(module, callback).assert_same(plain())
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_training_goes_on_from_a_checkpoint_of_lightning_as_if_nothing_had_happened(package, tmp_path):
+def test_a_training_resumed_from_a_checkpoint_equals_an_uninterrupted_one(package, tmp_path):
     callbacks = importlib.import_module(package).callbacks
 
     def fit(path=None):
@@ -108,7 +105,7 @@ def test_a_training_goes_on_from_a_checkpoint_of_lightning_as_if_nothing_had_hap
     assert state["equalizer"]["step"] == state["monitor"]["step"] == 12
 
 
-def test_a_trainer_that_fits_for_more_steps_goes_on():
+def test_a_second_fit_for_more_steps_continues():
     module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=1, monitor_every=3)
     trainer = trainer_of(PACKAGES[0], callback, steps=4)
     trainer.fit(module, batches(4))
@@ -118,7 +115,7 @@ def test_a_trainer_that_fits_for_more_steps_goes_on():
     assert [m.step for m in callback.monitor.measurements] == [0, 3, 6]
 
 
-def test_gradients_of_a_scaled_loss_are_unscaled_and_skipped_steps_are_no_samples():
+def test_gradients_of_a_scaled_loss_are_unscaled_and_skipped_steps_are_not_sampled():
     from lightning.pytorch.plugins import MixedPrecision
 
     def scaler():
@@ -174,7 +171,7 @@ class AsMade(lightning.LightningModule):
         ("bf16-mixed", torch.float32, torch.bfloat16),
     ],
 )
-def test_in_every_precision_a_training_is_that_of_a_plain_loop(precision, dtype, autocast):
+def test_every_precision_equals_a_plain_loop(precision, dtype, autocast):
     module, callback = AsMade(), SigmoidCoreCallback(every=1, monitor_every=3)
     trainer_of(PACKAGES[0], callback, steps=6, precision=precision).fit(module, batches(6))
     found = outcome(module, callback)
@@ -202,7 +199,7 @@ def test_in_every_precision_a_training_is_that_of_a_plain_loop(precision, dtype,
         assert layers == pytest.approx(other[1], rel=tolerance)
 
 
-def test_an_optimizer_that_calls_its_closure_again_and_again_is_looked_at_once_a_step():
+def test_an_optimizer_that_calls_its_closure_repeatedly_is_sampled_once_a_step():
     module, callback = module_of(PACKAGES[0]), SigmoidCoreCallback(every=1, monitor_every=3)
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=1e-3, max_iter=3)
     trainer_of(PACKAGES[0], callback, steps=4, gradient_clip_val=None).fit(module, batches(4))
@@ -229,7 +226,7 @@ class Pair(lightning.LightningModule):
         return adam(self.first), adam(self.second)
 
 
-def test_each_of_two_networks_with_an_optimizer_has_a_callback_of_its_own(tmp_path):
+def test_two_networks_with_an_optimizer_each_have_a_callback_each(tmp_path):
     module = Pair()
     parts = [SigmoidCoreCallback(every=1, monitor_every=3, module=name) for name in ("first", "second")]
     trainer = trainer_of(PACKAGES[0], *parts, steps=2 * STEPS, gradient_clip_val=None)
@@ -250,7 +247,7 @@ def test_each_of_two_networks_with_an_optimizer_has_a_callback_of_its_own(tmp_pa
         ({"module": "third"}, "module='third' is not a submodule of Pair"),
     ],
 )
-def test_where_several_optimizers_train_the_module_it_has_to_be_said_which(options, message):
+def test_an_ambiguous_optimizer_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(PACKAGES[0], SigmoidCoreCallback(**options), gradient_clip_val=None).fit(Pair(), batches())
 
@@ -265,12 +262,12 @@ def test_where_several_optimizers_train_the_module_it_has_to_be_said_which(optio
         ({"monitor_every": 0}, "monitor_every must be a number of steps"),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused_before_there_is_a_trainer(options, message):
+def test_an_invalid_argument_is_refused_before_the_training(options, message):
     with pytest.raises(ValueError, match=message):
         SigmoidCoreCallback(**options)
 
 
-def test_the_optimizer_that_is_named_is_looked_at():
+def test_the_chosen_optimizer_is_sampled():
     module, callback = Pair(), SigmoidCoreCallback(every=1, monitor_every=None, optimizer=1)
     trainer_of(PACKAGES[0], callback, steps=2 * STEPS, gradient_clip_val=None).fit(module, batches())
     assert [sample.step for sample in callback.equalizer.history][-3:] == [STEPS - 3, STEPS - 2, STEPS - 1]
@@ -302,13 +299,13 @@ def test_a_network_without_cores_is_monitored_or_an_error_says_how():
     assert [m.step for m in callback.monitor.measurements] == [0, 2]
 
 
-def test_an_error_in_the_training_leaves_nothing_behind():
+def test_an_error_during_training_detaches_the_callback():
     callback, module = SigmoidCoreCallback(every=None, monitor_every=1), Plain()
     module.fails_at = 3
     with pytest.raises(RuntimeError, match="broken"):
         trainer_of(PACKAGES[0], callback).fit(module, batches())
-    assert not module_hooks._global_forward_hooks
     assert [m.step for m in callback.monitor.measurements] == [0, 1, 2]
+    assert_detached(callback, module.network, adam(module))
 
 
 def test_sinks_are_called_with_the_samples_of_both():
@@ -323,7 +320,7 @@ def test_sinks_are_called_with_the_samples_of_both():
     ]
 
 
-def test_samples_go_where_a_logger_of_lightning_writes(tmp_path):
+def test_a_logger_of_lightning_is_a_writer_of_tensorboard(tmp_path):
     from lightning.pytorch.loggers import TensorBoardLogger
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -364,7 +361,7 @@ class Joined(lightning.LightningModule):
 
 
 class Keep(lightning.Callback):
-    """Writes what a rank came to, for spawned processes return nothing."""
+    """Writes the result of a rank to a file, because spawned processes return nothing."""
 
     def __init__(self, folder, ours):
         self.folder, self.ours = folder, ours
@@ -400,7 +397,7 @@ def fork(folder):
     fit_joined(folder, devices=2, strategy="ddp_fork")
 
 
-def test_two_ranks_of_ddp_make_the_same_changes_as_one_process_with_the_joined_batch(tmp_path):
+def test_two_ranks_make_the_same_changes_as_one_process_with_both_batches(tmp_path):
     fit_joined(tmp_path / "alone")
     process = multiprocessing.get_context("spawn").Process(target=fork, args=(tmp_path / "ranks",))
     process.start()

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, prepare
 from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.integrations.watcher import Watcher
 
 STEPS = 12
 ROWS = 20
@@ -98,6 +99,16 @@ def plain(steps: int = STEPS, micro: int = 1, clip: float | None = CLIP, every: 
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
     return Outcome(model, equalizer, monitor)
+
+
+def assert_detached(callback: Watcher, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step after the training adds nothing to the history of the callback."""
+    before = callback.state_dict()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(batch(0)[0].to(parameters[0].dtype)), batch(0)[1]).backward()
+    optimizer.step()
+    assert str(callback.state_dict()) == str(before)
 
 
 def cores(model: nn.Module) -> list[SigmoidCore]:
