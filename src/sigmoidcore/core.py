@@ -11,7 +11,8 @@ from sigmoidcore._torch.modes import transforms_active
 LARGEST_LOG = 80.0
 """A trained slope is between exp(-80) and exp(80): positive and finite in float32."""
 _HALF = (torch.float16, torch.bfloat16)
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
+# PyTorch 2.6 cannot tell: it might be exporting, where a torch.autograd.Function is an error.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
 def sigmoid_core(
