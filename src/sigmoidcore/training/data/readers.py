@@ -177,6 +177,8 @@ class Group:
         for path, fragment in self.fragments:
             batches = readable(path, fragment.to_batches, **options)
             while (batch := readable(path, next, batches, None)) is not None:
+                if suffix(path) in FEATHER:  # Arrow maps its bytes unchecked: a damaged file would crash Python
+                    readable(path, batch.validate, full=True)
                 if self.rows <= WINDOW:
                     small.append(pa.Table.from_batches([batch]))
                 elif len(batch):
