@@ -86,7 +86,7 @@ class Conversion:
         rows = [(done, few(names), kind, why) for (done, kind, why), names in groups.items()]
         head = f"converted {len(self.converted)} of {len(self.activations)} activations"
         if self.changed:
-            head += f"; the function has changed at {few(self.changed)}"
+            head = textwrap.fill(f"{head}; the function has changed at {few(self.changed)}", _WIDTH)
         return "\n".join([head, *_lines(rows), *self._changes()])
 
     def _changes(self) -> list[str]:
