@@ -158,7 +158,8 @@ def _imported(module: str) -> Any:
                 f"there is no module {name!r} in {Path.cwd()} or among the installed packages: run the command in the "
                 "folder that contains it"
             ) from error
-        raise bad_input(f"{module} cannot be imported: {said(error)}") from error
+        remedy = "" if name is None else "; install what it needs"
+        raise bad_input(f"{module} cannot be imported: {said(error)}{remedy}") from error
 
 
 def _attribute(module: Any, name: str, attribute: str) -> Any:

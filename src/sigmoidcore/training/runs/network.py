@@ -77,9 +77,10 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
     except DamagedError as error:
         raise NetworkError(f"{path} cannot be read: {error}; was the file cut off? {remedy}") from error
     metadata.pop(_FORMAT, None)
-    if metadata.pop(_SUM, "") != checksum(metadata, tensors):
+    written = metadata.pop(_SUM, None)  # files that others have made may have none
+    if written not in (None, checksum(metadata, tensors)):
         raise NetworkError(f"{path} is damaged: it does not match its checksum; {remedy}")
-    architecture, preprocessing = metadata.pop(_ARCHITECTURE, ""), metadata.pop(_PREPROCESSING, "")
+    architecture, preprocessing = metadata.pop(_ARCHITECTURE, "mlp"), metadata.pop(_PREPROCESSING, "")
     try:
         if own is not None:
             fill(own, tensors)
