@@ -69,7 +69,12 @@ def check_sigmoid_core(words: list[str]) -> str | None:
     for parameter in command.params:  # files need not exist
         parameter.callback = None
     try:
-        command.make_context(name, arguments)
+        context = command.make_context(name, arguments)
+        if name == "train":  # its values are parsed after the command line
+            known = vars(Options())
+            Options.parse({key: value for key, value in context.params.items() if key in known and value != []})
+    except OptionError as error:
+        return str(error)
     except typer.BadParameter.__bases__[0] as error:
         return str(error)
     return None
