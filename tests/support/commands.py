@@ -10,6 +10,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from sigmoidcore.training.options import OptionError, Options
+
 ROOT = Path(__file__).resolve().parents[2]
 UNCHECKED = {"cd", "git", "export", "source", "jq", "time", "rm", "tensorboard", "jupyter"}
 """Programs whose options are not checked."""
