@@ -138,17 +138,17 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
                 front.append(before)
 
 
-def met_first(node: Node, among: Mapping[Node, str]) -> set[tuple[str, bool]]:
-    """Which of some nodes are met first on the ways back from a node, and whether a normalisation was on the way.
+def met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[tuple[str, bool]]:
+    """Which of some nodes are met first on the ways back from others, and whether a normalisation was on the way.
 
     Args:
-        node: where the ways begin; it is not met itself.
+        starts: where the ways begin.
         among: the nodes to look for, with their names.
 
     Returns:
         (name, whether behind a normalisation), both if there are ways with and without.
     """
-    waiting = [(before, False) for before, _ in node.next_functions]
+    waiting = [(start, False) for start in starts]
     visited: set[tuple[Node, bool]] = set()
     found: set[tuple[str, bool]] = set()
     while waiting:

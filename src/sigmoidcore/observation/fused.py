@@ -33,7 +33,7 @@ class StackPass:
     Attributes:
         layers: a pass of each core, by name.
         leaf, samples, rows, again, backward, differentiated: see `gradients.Pass`.
-        node: the stack's node, if it is to be kept.
+        node, inputs: the stack's node and the one before it, if they are to be kept.
         arrivals: what has come back: one item, or one each time it was settled.
         slopes: mean relative slopes of every core, once a gradient has come back.
     """
@@ -52,6 +52,7 @@ class StackPass:
         self.samples, self.rows = samples, x.shape[:-1].numel()
         self.again, self.backward, self.differentiated = backward_pass() != NONE, NONE, False
         self.node: Node | None = None
+        self.inputs: tuple[Node | None, ...] = ()
         self.arrivals: list[Arrival] = []
         self.slopes: list[Tensor | None] = [None] * len(names)
         self.layers = {name: LayerPass(self, i, stack.cores[i], [None, *names][i]) for i, name in enumerate(names)}
@@ -84,6 +85,8 @@ class StackPass:
         self.backward = backward_pass()
         if self._keeps_node:
             self.node = node
+            # Taken now: once the graph is freed, PyTorch 2.6 does not tell them any more.
+            self.inputs = (node.next_functions[0][0],)
         if not self._inputs:
             self._inputs = [x.detach(), *(t for block in blocks for t in block.detach().unbind())]
         if not self.arrivals or self.arrivals[-1].settled:
@@ -178,9 +181,9 @@ class LayerPass:
     waits = property(lambda self: self._stack.waits)
 
     @property
-    def entry(self) -> Node | None:
-        """The node that the core reads, if that is not another layer of the stack."""
-        return self._stack.node if self._layer == 0 else None
+    def inputs(self) -> tuple[Node | None, ...]:
+        """The node that the core's layer reads, if that is not another layer of the stack."""
+        return self._stack.inputs if self._layer == 0 else ()
 
     @property
     def exit(self) -> Node | None:

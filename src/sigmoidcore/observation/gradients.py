@@ -253,6 +253,11 @@ class Pass:
         return self.core.in_rows(self._x).to(self.core.shift.dtype)
 
     @property
+    def inputs(self) -> tuple[Node | None, ...]:
+        """The nodes before the one that the core reads."""
+        return () if self.entry is None else tuple(node for node, _ in self.entry.next_functions)
+
+    @property
     def exit(self) -> Node | None:
         """The node that is met first on the way back from what the core feeds."""
         return self.entry
@@ -321,7 +326,7 @@ def consumers(passes: Mapping[str, Sequence[CorePass]]) -> dict[str, dict[str, b
     found: dict[str, dict[str, bool]] = {name: {} for name in passes}
     for name, of_core in passes.items():
         for one in of_core:
-            sources = set() if one.entry is None else met_first(one.entry, exits)
+            sources = met_first(one.inputs, exits)
             if one.before is not None:
                 sources.add((one.before, False))
             for source, normalised in sources:
