@@ -225,7 +225,7 @@ class Trials:
         same = self.goes_on()
         said = text_of(self.said)
         named = str(path) in said or str(path.parent) in said
-        return same and named, named and ("damaged" in said or "is not what it was" in said)
+        return same and named, named and ("damaged" in said or "has changed" in said)
 
     def damage_weights(self, rng: random.Random, spoil: Callable[[bytes, random.Random], bytes]) -> tuple[bool, bool]:
         self.copied(self.place / "whole")

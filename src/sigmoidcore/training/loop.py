@@ -1,5 +1,6 @@
 """The training loop: AdamW by the depth rule, an Equalizer, and a state from which a training resumes bit for bit."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -234,10 +235,8 @@ class Training:
         if self.place.scaler is not None and "scaler" in values:
             self.place.scaler.load_state_dict(values["scaler"])
         self.step = state.step
-        self.result = Result(
-            list(values["accuracies"]), list(values["losses"]), float(values["seconds"]),
-            validations=list(values["validations"]),
-        )  # fmt: skip
+        names = ("accuracies", "losses", "seconds", "validations")
+        self.result = Result(**{name: copy.copy(values[name]) for name in names})
         self._total = tensors["total"].to(self.place.device, copy=True)
         restore_random(tensors, values["random"])  # last: no generator may be used between here and the next step
 
