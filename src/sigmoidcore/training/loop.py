@@ -139,9 +139,8 @@ class Training:
         # Machines may differ in the last bit of a rate: the first process decides.
         groups = named_groups(model, recipe.rates(model, recipe.lr)) if state is None else state.values["groups"]
         self._groups = self.place.of_first(groups)
-        self.optimizer = torch.optim.AdamW(
-            groups_for(model, self._groups), weight_decay=recipe.weight_decay, fused=True
-        )
+        parameters = groups_for(model, self._groups)
+        self.optimizer = torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True)
         self.place.attach(self.optimizer)
         self.equalizer = (
             Equalizer(model, self.optimizer, every=recipe.every, scaler=self.place.scaler) if recipe.equalize else None
