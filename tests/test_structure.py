@@ -24,8 +24,9 @@ def private_uses(source: str) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             yield from (f"from {node.module} import {name}" for name in names if name.startswith("_"))
-        elif isinstance(node, ast.Attribute) and PRIVATE.search(text := ast.unparse(node)):
-            if not text.startswith("self."):
+        elif isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if PRIVATE.search(text) and not text.startswith("self."):
                 yield text
 
 
