@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Slope = Callable[[Tensor, Mapping[str, Any]], Tensor]
-"""Relative slopes, the shape of the tensor, from input or output and the other arguments of the call."""
+"""Relative slopes of inputs or outputs, [tensors, rows, ...], from these and the options of the call."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Activation:
         return {name: found[name] for name in self.options if name in found}
 
     def relative_slopes(self, values: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Relative slopes, float32 or wider, of inputs or outputs (see `by_output`) of any shape."""
+        """Relative slopes, float32 or wider, of inputs or outputs (see `by_output`), [tensors, rows, ...]."""
         return self.slope(values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, options)
 
 
@@ -101,8 +101,8 @@ def _rrelu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
 
 def _prelu(x: Tensor, given: Mapping[str, Any]) -> Tensor:
     below: Tensor = given["weight"].detach().abs().to(x.dtype)
-    if below.numel() > 1 and x.dim() > 1:
-        below = below.reshape(-1, *[1] * (x.dim() - 2))  # channels are in dimension 1
+    if below.numel() > 1 and x.dim() > 2:
+        below = below.reshape(-1, *[1] * (x.dim() - 3))  # channels are in dimension 2, after tensors and rows
     return torch.lerp(below, torch.ones_like(x), _above(x, 0)).div_(below.clamp_min(1.0))
 
 

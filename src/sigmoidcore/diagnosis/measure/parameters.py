@@ -16,27 +16,22 @@ from sigmoidcore.observation.process_group import Ranks
 PIECE = 2**18
 """Numbers of a parameter that are compared with earlier ones while they are in the processor's cache."""
 _ORDINARY = (Tensor, nn.Parameter)
-_UNLIKE = [1.0, 0.0, 0.0, 0.0, 0.0]
-"""Of a parameter whose rows differ: see `_row_facts`."""
+_DIFFER = math.inf, math.inf
+"""`_row_bounds` of rows that differ."""
 
 
 class Parameters:
-    """Reads the parameters of a model around one step.
-
-    Args:
-        named: the parameters by name.
-        buffers: tensors to copy them into, by name, as `buffers` of the step before.
-    """
+    """Reads the parameters of a model, by name, around one step; `buffers` are those of the step before."""
 
     def __init__(self, named: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor] | None = None) -> None:
         self.named = dict(named)
         self.buffers: dict[str, Tensor] = dict(buffers or {})
         self._gradients: dict[str, float] = {}
-        self._nonfinite_gradients: dict[str, int] = {}
+        self._nonfinite_gradients: dict[str, float] = {}
         self._used_up: set[str] = set()
         self._sizes: dict[str, float] = {}
-        self._nonfinite: dict[str, int] = {}
-        self._rows: dict[str, list[float]] = {}
+        self._nonfinite: dict[str, float] = {}
+        self._rows: dict[str, tuple[float, float]] = {}
         self._moves: dict[str, Number] = {}
         self._before: dict[str, Tensor] = {}
 
@@ -67,11 +62,11 @@ class Parameters:
 
     @torch.no_grad()
     def before_step(self, moving: set[int], *, in_backward: bool = False) -> None:
-        """Copy the parameters that are going to move.
+        """Copy the parameters of one optimizer, which is going to move them.
 
         Args:
-            moving: identities of the parameters of one optimizer.
-            in_backward: it steps in the backward pass, and may empty the gradients.
+            moving: their identities.
+            in_backward: the optimizer steps in the backward pass, and may empty the gradients.
         """
         own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
         self._read_sizes()
@@ -90,19 +85,13 @@ class Parameters:
 
     @torch.no_grad()
     def summarize(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
-        """The parameters as they are, or were before the step.
-
-        Args:
-            used: names of those that the forward pass took.
-            scale: the factor of the loss.
-            ranks: the processes; sharded parameters are summed over them.
-        """
+        """The parameters before the step, over all ranks; the forward pass took the `used` ones."""
         self._read_sizes()
-        sharded = _Sharded(self.named, ranks)
         moves = dict(zip(self._moves, fetch(list(self._moves.values())), strict=True))
-        sizes, gradients, updates = map(sharded.norms, (self._sizes, self._gradients, moves))
-        nonfinite, nonfinite_gradients = map(sharded.counts, (self._nonfinite, self._nonfinite_gradients))
-        used, alike = sharded.agreed(used | set(gradients), self._rows)
+        parts = _Parts(self.named, ranks)
+        sizes, gradients, updates = (parts.join(norms, 2) for norms in (self._sizes, self._gradients, moves))
+        nonfinite, nonfinite_gradients = (parts.join(n, 1) for n in (self._nonfinite, self._nonfinite_gradients))
+        used, alike = parts.agree(used | set(gradients), self._rows)
         return tuple(
             Weight(
                 name=name,
@@ -112,8 +101,8 @@ class Parameters:
                 size=sizes[name],
                 gradient=gradients[name] / scale if name in gradients else None,
                 update=updates[name] / sizes[name] if name in updates and sizes[name] > 0 else None,
-                nonfinite=nonfinite.get(name, 0),
-                nonfinite_gradient=nonfinite_gradients.get(name, 0),
+                nonfinite=round(nonfinite[name]),
+                nonfinite_gradient=round(nonfinite_gradients.get(name, 0)),
                 alike=name in alike,
             )
             for name, parameter in self.named.items()
@@ -121,17 +110,18 @@ class Parameters:
 
     def _read(self, parameters: Mapping[str, nn.Parameter]) -> None:
         sizes, nonfinite = _sizes({name: _local(p.grad) for name, p in parameters.items() if p.grad is not None})
-        self._gradients = {n: size for n, size in self._gradients.items() if n not in parameters} | sizes
-        others = {n: count for n, count in self._nonfinite_gradients.items() if n not in parameters}
-        self._nonfinite_gradients = others | nonfinite
+        for known, new in ((self._gradients, sizes), (self._nonfinite_gradients, nonfinite)):
+            for name in parameters.keys() & known.keys():
+                del known[name]
+            known.update(new)
 
     def _read_sizes(self) -> None:
         """Read the sizes of the parameters, once in a step."""
         if not self._sizes:
             local = {name: _local(p) for name, p in self.named.items()}
             self._sizes, self._nonfinite = _sizes(local)
-            unlike = {name for name in _unlike(local) if type(self.named[name]) in _ORDINARY}
-            self._rows = {name: _UNLIKE if name in unlike else _row_facts(p) for name, p in self.named.items()}
+            differ = {name for name in _begin_differently(local) if type(self.named[name]) in _ORDINARY}
+            self._rows = {name: _DIFFER if name in differ else _row_bounds(p) for name, p in self.named.items()}
 
     def _copies(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copies, in the buffers where they fit: fresh memory takes longer than the copy."""
@@ -147,41 +137,31 @@ class Parameters:
         return copies
 
 
-class _Sharded:
-    """Joins numbers of parameters over the ranks: those of sharded parameters are sums over the parts."""
+class _Parts:
+    """Joins the ranks' numbers of parameters; a rank may have a part of a parameter."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> None:
         self._ranks = ranks
         self._device = next((p.device for p in parameters.values()), torch.device("cpu"))
         self._replicas = {} if ranks.count == 1 else {name: _replicas(p) for name, p in parameters.items()}
-        self._names = list(parameters)
 
-    def norms(self, mine: Mapping[str, float]) -> Mapping[str, float]:
-        """L2 norms."""
-        squares = self._sums({name: size * size for name, size in mine.items()})
-        return {**mine, **{name: math.sqrt(square) for name, square in squares.items()}}
+    def join(self, numbers: dict[str, float], power: int) -> dict[str, float]:
+        """The numbers of whole parameters: counts (power 1) or L2 norms (power 2)."""
+        names = [name for name in numbers if self._replicas.get(name)]
+        if not names:
+            return numbers
+        parts = torch.tensor([numbers[name] ** power / self._replicas[name] for name in names], dtype=torch.float64)
+        sums = self._ranks.total(parts, self._device).tolist()
+        return numbers | {name: total ** (1 / power) for name, total in zip(names, sums, strict=True)}
 
-    def counts(self, mine: Mapping[str, int]) -> Mapping[str, int]:
-        """Counts; a rank has those that are not 0."""
-        sums = self._sums({name: float(mine.get(name, 0)) for name in self._names})
-        return {**mine, **{name: round(count) for name, count in sums.items()}}
-
-    def agreed(self, used: set[str], rows: Mapping[str, list[float]]) -> tuple[set[str], set[str]]:
+    def agree(self, used: set[str], rows: Mapping[str, tuple[float, float]]) -> tuple[set[str], set[str]]:
         """Names of the parameters that any rank uses, and of those whose rows are alike on all ranks."""
-        mine = [[float(name in used), *facts] for name, facts in rows.items()]
+        facts = [[float(name in used), *bounds] for name, bounds in rows.items()]
         if self._ranks.count > 1:
-            mine = self._ranks.total(torch.tensor(mine, dtype=torch.float64), self._device, "MAX").tolist()
-        of = dict(zip(rows, mine, strict=True))
-        alike = {name for name, (_, unlike, a, b, c, d) in of.items() if not unlike and a == -b and c == -d != 0}
+            facts = self._ranks.total(torch.tensor(facts, dtype=torch.float64), self._device, "MAX").tolist()
+        of = dict(zip(rows, facts, strict=True))
+        alike = {name for name, (_, upper, lower) in of.items() if upper == -lower != 0}
         return {name for name, (is_used, *_) in of.items() if is_used}, alike
-
-    def _sums(self, mine: Mapping[str, float]) -> dict[str, float]:
-        """Sums over the ranks of the sharded parameters among these."""
-        sharded = [name for name in mine if self._replicas.get(name)]
-        if not sharded:
-            return {}
-        parts = torch.tensor([mine[name] / self._replicas[name] for name in sharded], dtype=torch.float64)
-        return dict(zip(sharded, self._ranks.total(parts, self._device).tolist(), strict=True))
 
 
 def _norms(tensors: dict[str, Tensor]) -> dict[str, Number]:
@@ -208,12 +188,11 @@ def _distances(before: dict[str, Tensor], now: dict[str, Tensor]) -> dict[str, N
     return found
 
 
-def _sizes(tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, int]]:
-    """L2 norms, and the number of non-finite entries of tensors that have any."""
+def _sizes(tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float]]:
+    """L2 norms, and the number of non-finite entries."""
     norms = _norms(tensors)
     sizes = dict(zip(norms, fetch(list(norms.values())), strict=True))
-    odd = [name for name, size in sizes.items() if not math.isfinite(size)]
-    return sizes, {name: int((~torch.isfinite(tensors[name])).sum()) for name in odd}
+    return sizes, {n: 0.0 if math.isfinite(s) else float((~torch.isfinite(tensors[n])).sum()) for n, s in sizes.items()}
 
 
 def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
@@ -252,39 +231,30 @@ def _replicas(parameter: nn.Parameter) -> int:
     return math.prod(size for size, place in zip(sizes, placements, strict=True) if not place.is_shard())
 
 
-def _unlike(tensors: dict[str, Tensor]) -> set[str]:
+def _begin_differently(tensors: dict[str, Tensor]) -> set[str]:
     """Tensors whose first two rows do not begin with the same number, found in one call."""
     several = {name: t for name, t in tensors.items() if t.dim() > 1 and len(t) > 1 and t.numel()}
-    unlike = tensors.keys() - several.keys()
+    different = tensors.keys() - several.keys()
     for names in _groups(several):
         begin = [t.as_strided((2,), (t.stride(0),)) for t in map(several.__getitem__, names)]
         first, second = torch.stack(begin, 1)
-        unlike.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
-    return unlike
+        different.update(name for name, differ in zip(names, (first != second).tolist(), strict=True) if differ)
+    return different
 
 
-def _row_facts(parameter: nn.Parameter) -> list[float]:
-    """Whether the rows on this rank are unlike, and two sums of its first row with both signs.
+def _row_bounds(parameter: nn.Parameter) -> tuple[float, float]:
+    """Largest checksum of the rows on this rank, and of its negative; all rows are alike if their sum is 0.
 
-    The maxima over the ranks tell whether all rows are alike; a rank without rows changes nothing.
+    Infinite if rows differ. The maxima over the ranks tell of all rows; a rank without rows changes nothing.
     """
-    local, placements = _local(parameter), getattr(parameter, "placements", ())
-    by_row = any(p.is_shard(0) for p in placements)
-    if parameter.dim() < 2 or len(parameter) < 2 or not (by_row or _all_alike(local)):
-        return _UNLIKE
-    if not len(local):
-        return [0.0, *[-math.inf] * 4]
-    if len(local) > 1 and not _all_alike(local):
-        return _UNLIKE
-    if not by_row:
-        return [0.0, 1.0, -1.0, 1.0, -1.0]
-    row = local[0].double().flatten()
-    first, second = float(row.sum()), float(row.square().sum())
-    return [0.0, first, -first, second, -second]
-
-
-def _all_alike(weight: Tensor) -> bool:
-    """Whether all rows are the same, and not 0."""
-    if weight.dim() < 2 or len(weight) < 2 or not torch.equal(weight[0], weight[1]):
-        return False
-    return bool((weight == weight[:1]).all()) and bool(weight[0].any())
+    local = _local(parameter)
+    by_row = any(p.is_shard(0) for p in getattr(parameter, "placements", ()))
+    if parameter.dim() < 2 or len(parameter) < 2:
+        return _DIFFER
+    if by_row and not len(local):
+        return -math.inf, -math.inf
+    if len(local) > 1 and not (torch.equal(local[0], local[1]) and bool((local == local[:1]).all())):
+        return _DIFFER
+    row = local[0].double().flatten() if by_row else local.any().double().reshape(1)
+    checksum = float(row @ torch.linspace(1, 2, len(row), dtype=torch.float64, device=row.device))
+    return checksum, -checksum

@@ -1,7 +1,6 @@
 """Takes the statistics of one forward pass, and of the gradients that come back through it."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,9 +19,9 @@ from sigmoidcore._torch.autograd import (
     running_node,
 )
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
-from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS, Activation
+from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, measure_attention
-from sigmoidcore.diagnosis.measure.batches import SMALL, Batches
+from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.statistics import (
     Number,
@@ -39,9 +38,12 @@ from sigmoidcore.diagnosis.measure.statistics import (
 )
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
+INPUT = -1
+"""The place of a layer's input; the places of its outputs are 0, 1, ..."""
+
 
 class Recorder:
-    """Takes statistics of every layer of a forward pass as it runs, and of the gradients that come back.
+    """Takes the statistics of every layer of a forward pass as it runs, and of the gradients that come back.
 
     It keeps numbers only. Its hooks are on tensors and vanish with the graph.
 
@@ -49,7 +51,7 @@ class Recorder:
         parameters: names of the model's parameters by identity.
         stack: the modules that are running.
         samples: of the batch; 0: the length of what the first layer reads.
-        most: samples that statistics across samples are taken from; None: all.
+        most: samples that are compared with each other; None: all.
         arrived: is called when a gradient arrives that counts.
 
     Attributes:
@@ -79,8 +81,8 @@ class Recorder:
         self._leaf: Node | None = None
         self._backward_pass = NONE
         self._batches = Batches()
-        self._input: Tensor | None = None
-        self._time_steps: TimeSteps | None = None
+        self._input: Tensor | None = None  # of the activation that is running
+        self._next: LayerGradient | None = None  # of the recurrent layer that is running
         self._gradients: list[LayerGradient] = []
 
     @property
@@ -93,10 +95,6 @@ class Recorder:
         """What could not be measured, in words."""
         return [*self._notes, *self.tracker.notes]
 
-    def note(self, text: str) -> None:
-        """Add something that could not be measured."""
-        self._notes[text] = None
-
     def forget_gradients(self) -> None:
         """Drop the gradients: they were emptied."""
         for gradient in self._gradients:
@@ -108,12 +106,12 @@ class Recorder:
         for tensor in tensors(values):
             self.tracker.inputs.add(id(tensor))
             if kind := unmeasured(tensor):
-                self.note(f"an input of the model: it is a {kind} tensor")
+                self._notes[f"an input of the model: it is a {kind} tensor"] = None
             elif tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                x = samples_first(bare(tensor), self.samples)
-                add_sizes(x.reshape(1, -1), [sums])
-                add_sample(x.reshape(1, first_rows(x, self.samples, None)[1], -1), [sums])
+                x = samples_first(bare(tensor), self.samples).unsqueeze(0)
+                add_sizes(x, [sums])
+                add_sample(x.reshape(1, first_rows(x[0], self.samples, None)[1], -1), [sums])
                 self.inputs.add(sums)
 
     @hidden_from_modes
@@ -134,10 +132,11 @@ class Recorder:
     @without_gradients
     def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """Take the statistics of a layer, and wait for its gradient."""
-        sums = Sums()
+        gradient, self._next = self._next or LayerGradient(), None
+        sums = gradient.sums
         self.sums.append(sums)
         if kind := unmeasured(outputs[0]):
-            self.note(f"the output of {layer.name}: it is a {kind} tensor")
+            self._notes[f"the output of {layer.name}: it is a {kind} tensor"] = None
             layer.data.update(shape=(), dtype=outputs[0].dtype)
             return
         output = bare(outputs[0])
@@ -151,10 +150,10 @@ class Recorder:
             self._take_output(layer, sums, output, args[1:], kwargs)
         self._input = None
         if layer.function in FUNCTIONS:
-            self._take_attention(layer, sums, args, kwargs, output)
-        if self._time_steps is not None:
-            self._time_steps.sums, self._time_steps = sums, None
-        gradient = LayerGradient(sums)
+            try:
+                measure_attention(sums, layer.function, args, kwargs, output)
+            except (RuntimeError, TypeError, AssertionError, IndexError) as error:
+                self._notes[f"the attention weights of {layer.name}: {str(error).splitlines()[0]}"] = None
         self._gradients.append(gradient)
         for place, value in enumerate(outputs):
             if value.requires_grad:
@@ -167,58 +166,42 @@ class Recorder:
     def _take_output(
         self, layer: LayerCall, sums: Sums, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        x = samples_first(output, self.samples)
-        rows, samples = first_rows(x, self.samples, self._most)
-        slopes = _Slopes.of(layer, args, kwargs)
-        by_output = slopes is not None and slopes.activation.by_output
-        alone = slopes is not None and slopes.key is None
-        if alone or x.numel() > SMALL:
-            sums.count = float(x.numel())
-            sums.squares, sums.nonfinite = squared_size(x)
-            some = self._thinned(x[:rows], layer.dim)
-            add_sample(some.reshape(1, samples, -1), [sums])
-            if slopes is not None and by_output:
-                slopes.add(some.unsqueeze(0), [sums])
-        else:
+        x, most, dim = samples_first(output, self.samples), self._most, layer.dim
+        rows, samples = first_rows(x, self.samples, most)
+        activation = ACTIVATIONS.get(layer.function)
+        key: Hashable = ()
+        options: dict[str, Any] = {}
+        if activation is not None:
+            layer.data.update(shuts=activation.shuts, flat=activation.flat)
+            options = activation.chosen(args, kwargs)
+            changing = any(isinstance(value, Tensor) for value in options.values())
+            key = None if changing else (layer.function, dim, *options.items())
 
-            def add(stack: Tensor, owners: list[Sums]) -> None:
-                add_sizes(stack.flatten(1), owners)
-                some = stack[:, :rows]
-                add_sample(some.reshape(len(stack), samples, -1), owners)
-                if slopes is not None and by_output:
-                    slopes.add(some, owners)
+        def add_slopes_of(stack: Tensor, owners: list[Sums]) -> None:
+            assert activation is not None
+            add_slopes(activation.relative_slopes(stack, options), owners, dim)
 
-            self._batches.put((rows, samples, None if slopes is None else slopes.key), x, sums, add)
-        if slopes is not None and not by_output and self._input is not None:
-            x = self._thinned(self._input, layer.dim)
-            if alone or x.numel() > SMALL:
-                slopes.add(x.unsqueeze(0), [sums])
-            else:
-                self._batches.put(slopes.key, x, sums, slopes.add)
+        def add(stack: Tensor, owners: list[Sums]) -> None:
+            add_sizes(stack, owners)
+            part = _part(stack[:, :rows], dim, most)
+            add_sample(part.reshape(len(stack), samples, -1), owners)
+            if activation is not None and activation.by_output:
+                add_slopes_of(part, owners)
 
-    def _thinned(self, x: Tensor, dim: int) -> Tensor:
-        """The positions of the first samples that are measured, in one piece."""
-        return x.contiguous() if self._most is None else thinned(x, dim).contiguous()
-
-    def _take_attention(
-        self, layer: LayerCall, sums: Sums, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
-    ) -> None:
-        try:
-            measure_attention(sums, layer.function, args, kwargs, output)
-        except (RuntimeError, TypeError, AssertionError, IndexError) as error:
-            self.note(f"the attention weights of {layer.name}: {str(error).splitlines()[0]}")
+        self._batches.put(None if key is None else (rows, samples, key), x, sums, add)
+        if activation is not None and not activation.by_output and self._input is not None:
+            self._batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], sums, add_slopes_of)
 
     def _before_recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if not torch.is_grad_enabled() or not args:
             return args
         x = args[0]
         packed = args[1] if isinstance(args[1], Tensor) and not args[1].is_floating_point() else None
-        steps = TimeSteps(packed, 1 if packed is None and args[-1] is True and x.dim() == 3 else 0)
         if not x.requires_grad and in_checkpoint():
             return args  # a recomputation may not save more than the first computation saved
+        self._next = LayerGradient(packed, 1 if packed is None and args[-1] is True and x.dim() == 3 else 0)
         x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-        x.register_hook(partial(self._arrive_at_steps, steps))
-        self._time_steps = steps
+        x.register_hook(partial(self._arrive, self._next, INPUT))
         return (x, *args[1:])
 
     def _accumulates(self) -> bool:
@@ -238,56 +221,12 @@ class Recorder:
                 return
             self._backward_pass = backward_pass()
             self._arrived(self)
-        self._add(of_layer, place, gradient)
-
-    @without_gradients
-    def _add(self, of_layer: "LayerGradient", place: int, gradient: Tensor) -> None:
-        of_layer.add(place, bare(gradient))
-        of_layer.sums.samples = float(self.samples)
-        of_layer.sums.arrivals += 1
-
-    @without_gradients
-    def _arrive_at_steps(self, steps: "TimeSteps", gradient: Tensor) -> None:
-        if steps.sums is None or not self._accumulates():
-            return
-        total = steps.total.add(0, gradient)
-        steps.sums.steps, steps.sums.step_samples = step_squares(total, steps.batch_sizes, steps.time_dim)
+        of_layer.add(place, gradient, self.samples)
 
 
-@dataclass(frozen=True, slots=True)
-class _Slopes:
-    """How the relative slopes of one activation are computed.
-
-    Attributes:
-        activation: its kind.
-        options: its arguments.
-        dim: the dimension that counts neurons.
-        key: layers with the same key are computed together; None: alone, because an option is a tensor.
-    """
-
-    activation: Activation
-    options: Mapping[str, Any]
-    dim: int
-    key: Hashable
-
-    @classmethod
-    def of(cls, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Slopes | None":
-        """Of a layer; None if it is not an activation."""
-        activation = ACTIVATIONS.get(layer.function)
-        if activation is None:
-            return None
-        layer.data.update(shuts=activation.shuts, flat=activation.flat)
-        options = activation.chosen(args, kwargs)
-        alike = not any(isinstance(value, Tensor) for value in options.values())
-        return cls(activation, options, layer.dim, (layer.function, layer.dim, *options.items()) if alike else None)
-
-    def add(self, stack: Tensor, owners: list[Sums]) -> None:
-        """Add the relative slopes of a stack of inputs or outputs [layers, ...] to the sums of each."""
-        if self.key is None:
-            slopes = self.activation.relative_slopes(stack[0], self.options).unsqueeze(0)
-        else:
-            slopes = self.activation.relative_slopes(stack, self.options)
-        add_slopes(slopes, owners, self.dim)
+def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:
+    """The positions that are measured of a stack of first samples, in one piece."""
+    return (stack if most is None else thinned(stack, dim)).contiguous()
 
 
 def _time_first(layer: LayerCall, args: tuple[Any, ...], values: Tensor) -> bool:
@@ -296,52 +235,42 @@ def _time_first(layer: LayerCall, args: tuple[Any, ...], values: Tensor) -> bool
     return steps and values.dim() == 3
 
 
-class GradientTotal:
-    """Gradients by place: through a graph that is kept, several may come, which add up."""
-
-    def __init__(self) -> None:
-        self._gradients: dict[int, Tensor] = {}
-
-    def add(self, place: int, gradient: Tensor) -> Tensor:
-        """The sum of the gradients at a place so far."""
-        before = self._gradients.pop(place, None)
-        if before is not None:
-            gradient = before + gradient
-        if keeps_graph():
-            self._gradients[place] = gradient
-        return gradient
-
-
 class LayerGradient:
-    """The gradient at the outputs of one layer."""
+    """The gradient at the outputs of one layer, and at the input of a recurrent one.
 
-    def __init__(self, sums: Sums) -> None:
-        self.sums = sums
+    Several gradients may come through a graph that is kept; they add up.
+    """
+
+    def __init__(self, batch_sizes: Tensor | None = None, time_dim: int = 0) -> None:
+        self.sums = Sums()
+        self._batch_sizes = batch_sizes
+        self._time_dim = time_dim
         self.reset()
 
     def reset(self) -> None:
         """Drop what has arrived."""
-        self._total = GradientTotal()
+        self._gradients: dict[int, Tensor] = {}
         self._sizes: dict[int, tuple[Number, Number]] = {}
         self.sums.arrivals = 0.0
         self.sums.gradient = self.sums.nonfinite_gradient = 0.0
         self.sums.steps = self.sums.step_samples = None
 
-    def add(self, place: int, gradient: Tensor) -> None:
-        """Take the gradient of an output."""
-        self._sizes[place] = squared_size(self._total.add(place, gradient))
+    @without_gradients
+    def add(self, place: int, gradient: Tensor, samples: int) -> None:
+        """Take the gradient of an output, or of the input if the place is `INPUT`."""
+        gradient, before = bare(gradient), self._gradients.pop(place, None)
+        if before is not None:
+            gradient = before + gradient
+        if keeps_graph():
+            self._gradients[place] = gradient
+        if place == INPUT:
+            self.sums.steps, self.sums.step_samples = step_squares(gradient, self._batch_sizes, self._time_dim)
+            return
+        self.sums.samples = float(samples)
+        self.sums.arrivals += 1
+        self._sizes[place] = squared_size(gradient)
         if len(self._sizes) == 1:  # without a sum: on a GPU each one is a kernel
             self.sums.gradient, self.sums.nonfinite_gradient = self._sizes[place]
         else:
             self.sums.gradient = sum(size for size, _ in self._sizes.values())
             self.sums.nonfinite_gradient = sum(count for _, count in self._sizes.values())
-
-
-@dataclass
-class TimeSteps:
-    """How the input of a recurrent layer counts its steps, and where the sums of their gradients go."""
-
-    batch_sizes: Tensor | None
-    time_dim: int
-    total: GradientTotal = field(default_factory=GradientTotal)
-    sums: Sums | None = None

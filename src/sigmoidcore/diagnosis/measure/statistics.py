@@ -4,16 +4,14 @@ Everything stays on the tensor's device as 0-dim tensors and short vectors, unti
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigmoidcore.gain import norm
-
 LARGEST_SUBSET = 2**16
-"""Numbers of one layer that statistics across samples are taken from, if there are enough samples and positions."""
+"""Numbers of one layer that are compared across samples, if there are enough samples and positions."""
 FEWEST_SAMPLES = 16
 SMALL = 2**16
 """Numbers that are few enough to be summed in float32."""
@@ -30,72 +28,50 @@ Number = Tensor | float
 
 @dataclass(slots=True)
 class Sums:
-    """Statistics of one layer, of one pass; `add` joins several.
+    """Statistics of one layer, of one pass; `add` joins several."""
 
-    Attributes:
-        count: numbers of the output.
-        squares: sum of their squares.
-        nonfinite: those that are not finite.
-        sampled: numbers of the part that the following are taken from.
-        total: sum of these.
-        deviations: sum of squares of what differs from the mean over the samples, feature by feature.
-        several: `sampled`, where there was more than one sample.
-        samples: samples whose gradients are in the next ones.
-        gradient: sum of the squares of the gradient.
-        nonfinite_gradient: its numbers that are not finite.
-        rows: rows that the neurons' sums are taken over.
-        entropy: sum over `queries` of the entropy over its largest.
-        queries: number of queries of all heads.
-        calls: calls with attention weights.
-        arrivals: gradients that have come back.
-        slopes: by neuron, sum over the rows of the relative slope.
-        heads: by head, sum over the calls of the mean entropy over its largest.
-        steps: by time step, sum of the squares of the derivative by what is read.
-        step_samples: by time step, samples.
-        largest: largest absolute value, in half precision.
-        sample: some of the numbers, for the histogram.
-    """
-
-    count: float = 0.0
+    # of the output
+    count: float = 0.0  # numbers
     squares: Number = 0.0
     nonfinite: Number = 0.0
-    sampled: float = 0.0
+    # of the part of the output that is compared across samples
+    sampled: float = 0.0  # numbers
     total: Number = 0.0
-    deviations: Number = 0.0
-    several: float = 0.0
+    deviations: Number = 0.0  # sum of squares of the differences from the mean over the samples, by feature
+    several: float = 0.0  # numbers, if there is more than one sample
+    # of the gradient
     samples: float = 0.0
-    gradient: Number = 0.0
+    gradient: Number = 0.0  # sum of squares
     nonfinite_gradient: Number = 0.0
-    rows: float = 0.0
-    entropy: Number = 0.0
+    arrivals: float = 0.0  # gradients that came back
+    # of an activation, of attention, of a recurrent layer
+    rows: float = 0.0  # of `slopes`
+    slopes: Tensor | None = None  # by neuron, sum over the rows of the relative slope
+    entropy: Number = 0.0  # sum over the queries of the relative entropy
     queries: float = 0.0
-    calls: float = 0.0
-    arrivals: float = 0.0
-    slopes: Tensor | None = None
-    heads: Tensor | None = None
-    steps: Tensor | None = None
-    step_samples: Tensor | None = None
-    largest: Number = 0.0
-    sample: list[Tensor] = field(default_factory=list)
+    heads: Tensor | None = None  # by head, sum over the calls of the mean relative entropy
+    calls: float = 0.0  # of `heads`
+    steps: Tensor | None = None  # by time step, sum of the squares of the derivative by the input
+    step_samples: Tensor | None = None  # by time step
+    # not sums
+    largest: Number = 0.0  # absolute value, in half precision
+    sample: list[Tensor] = field(default_factory=list)  # numbers for the histogram
 
     def add(self, other: "Sums") -> None:
-        """Take another pass of the same layer in."""
+        """Join another pass of the same layer."""
         for name in SCALARS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in VECTORS:
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs if mine is None else mine if theirs is None else _joined(mine, theirs))
-        self.largest = largest_of(self.largest, other.largest)
+        self.largest = _largest(self.largest, other.largest)
         self.sample = self.sample + other.sample
 
 
-SCALARS = (
-    *("count", "squares", "nonfinite", "sampled", "total", "deviations", "several", "samples"),
-    *("gradient", "nonfinite_gradient", "rows", "entropy", "queries", "calls", "arrivals"),
-)
-"""Fields of `Sums` that are added."""
 VECTORS = ("slopes", "heads", "steps", "step_samples")
-"""Likewise."""
+"""Fields of `Sums` with a vector."""
+SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "largest", "sample"))
+"""Fields of `Sums` with a number that is added."""
 
 
 def _joined(one: Tensor, other: Tensor) -> Tensor:
@@ -105,41 +81,38 @@ def _joined(one: Tensor, other: Tensor) -> Tensor:
     return one + functional.pad(other, (0, len(one) - len(other)))
 
 
-def largest_of(one: Number, other: Number) -> Number:
-    """The larger of two numbers that are not negative."""
+def _largest(one: Number, other: Number) -> Number:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.maximum(one, other)
-    if isinstance(one, Tensor):
-        return one.clamp(min=float(other))
-    return other.clamp(min=one) if isinstance(other, Tensor) else max(one, other)
+    return other if isinstance(other, Tensor) else one
 
 
 def squared_size(x: Tensor) -> tuple[Number, Number]:
-    """Sum of the squares of a tensor, and how many of its numbers are not finite.
-
-    On a CPU both are numbers at once, and what is not finite is counted only if there is any; elsewhere both stay on
-    the device, so that nothing has to wait for the answer.
-    """
-    if not x.is_cpu:
-        return norm(x).square(), (~torch.isfinite(x)).sum()
-    size = size_on_cpu(x)
-    return size * size, 0.0 if math.isfinite(size) else float((~torch.isfinite(x)).sum())
+    """Sum of the squares of a tensor, and how many of its numbers are not finite."""
+    rows = _rows(x.unsqueeze(0))
+    squares = _squares(rows)
+    return squares[0], _nonfinite(rows, squares)[0]
 
 
 def size_on_cpu(x: Tensor) -> float:
-    """L2 norm; float32 is four times as fast as float64, and used as far as it is precise.
+    """L2 norm of a tensor on the CPU.
 
     Example:
         >>> f"{size_on_cpu(torch.full((1000, 1000), 1e30)):.6g}"
         '1e+33'
     """
-    if not x.is_contiguous():
-        x = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))  # in the order in which they lie
-    return _sizes_on_cpu(x.reshape(1, -1))[0]
+    return _sizes_on_cpu(_rows(x.unsqueeze(0)))[0]
+
+
+def _rows(stack: Tensor) -> Tensor:
+    """Each tensor of a stack as a row; the numbers of one tensor are in the order of its memory."""
+    if len(stack) == 1 and not stack.is_contiguous():
+        return stack.permute(sorted(range(stack.dim()), key=stack.stride, reverse=True)).reshape(1, -1)
+    return stack.flatten(1)
 
 
 def _sizes_on_cpu(x: Tensor) -> list[float]:
-    """L2 norms of many, [tensors, numbers]."""
+    """L2 norms of rows; float32 is four times as fast as float64, and used as far as it is precise."""
     norm_of, narrow = torch.linalg.vector_norm, torch.float32 if x.dtype in _HALF else None
     if x.shape[1] <= SMALL:
         sizes = norm_of(x, dim=1, dtype=narrow).tolist()
@@ -153,12 +126,19 @@ def _sizes_on_cpu(x: Tensor) -> list[float]:
     return sizes  # type: ignore[no-any-return]
 
 
-def _squared_sizes(x: Tensor) -> list[Number]:
-    """Sums of the squares of many, [tensors, numbers]."""
+def _squares(x: Tensor) -> list[Number]:
+    """Sums of the squares of rows."""
     if x.is_cpu:
         return [size * size for size in _sizes_on_cpu(x)]
     wide = None if x.device.type == "mps" else torch.float64
     return list(torch.linalg.vector_norm(x, dim=1, dtype=wide).square().unbind())
+
+
+def _nonfinite(x: Tensor, squares: list[Number]) -> list[Number]:
+    """How many numbers of each row are not finite; on a CPU they are counted only if the sum of squares tells."""
+    if not x.is_cpu:
+        return list((~torch.isfinite(x)).sum(1).unbind())
+    return [0.0 if math.isfinite(s) else float((~torch.isfinite(x[i])).sum()) for i, s in enumerate(squares)]
 
 
 def _numbers(x: Tensor) -> list[Number]:
@@ -166,7 +146,7 @@ def _numbers(x: Tensor) -> list[Number]:
 
 
 def unmeasured(tensor: Tensor) -> str | None:
-    """What kind of tensor it is, if no statistics are taken of it: its numbers have no places, or are elsewhere."""
+    """The kind of a tensor that has no statistics, because it is not a plain array of numbers; None for others."""
     if tensor.is_nested:
         return "nested"
     if tensor.layout is not torch.strided:
@@ -175,12 +155,7 @@ def unmeasured(tensor: Tensor) -> str | None:
 
 
 def samples_first(x: Tensor, samples: int) -> Tensor:
-    """A layer's output with its samples in dimension 0, if they are in dimension 1: where time is first.
-
-    Args:
-        x: any shape; of two dimensions, the second counts features.
-        samples: how many there are.
-    """
+    """A layer's output with its samples in dimension 0; with time first they are in dimension 1."""
     if x.dim() == 0:
         return x.reshape(1, 1)
     shape = x.shape
@@ -192,8 +167,8 @@ def first_rows(x: Tensor, samples: int, most: int | None) -> tuple[int, int]:
 
     Args:
         x: samples first, perhaps several rows for each.
-        samples: how many there are; where the rows do not fit, they are taken for samples.
-        most: at most so many; None: all.
+        samples: of the batch; if the rows do not fit, each is a sample.
+        most: samples that are wanted; None: all.
     """
     length = x.shape[0]
     fits = samples > 0 and length % samples == 0
@@ -205,73 +180,54 @@ def first_rows(x: Tensor, samples: int, most: int | None) -> tuple[int, int]:
     return taken * rows, taken
 
 
-def thinned(x: Tensor, dim: int) -> Tensor:
-    """Positions that are evenly distant, if there are more numbers than are to be looked at.
+def thinned(stack: Tensor, dim: int) -> Tensor:
+    """Evenly distant positions of tensors with too many numbers.
 
     Args:
-        x: [samples, ...], with positions in each dimension that counts neither samples nor features.
-        dim: that counts features.
+        stack: [tensors, samples, ...], with positions in each dimension that counts neither samples nor features.
+        dim: the dimension of one tensor that counts features.
     """
-    places = [i for i in range(1, x.dim()) if i != dim % x.dim()]
-    if x.numel() <= LARGEST_SUBSET or not places:
-        return x
-    step = math.ceil((x.numel() / LARGEST_SUBSET) ** (1 / len(places)))
-    evenly = slice((step - 1) // 2, None, step)  # from within the first step: else borders would be seen too often
-    return x[tuple(evenly if i in places and x.shape[i] >= step else slice(None) for i in range(x.dim()))]
+    count, features = stack[0].numel(), dim % (stack.dim() - 1) + 1
+    places = [i for i in range(2, stack.dim()) if i != features]
+    if count <= LARGEST_SUBSET or not places:
+        return stack
+    step = math.ceil((count / LARGEST_SUBSET) ** (1 / len(places)))
+    evenly = slice((step - 1) // 2, None, step)  # begins inside: a first position is at the border of an image
+    cut = (evenly if i in places and stack.shape[i] >= step else slice(None) for i in range(stack.dim()))
+    return stack[tuple(cut)]
 
 
 def add_sizes(stack: Tensor, owners: list[Sums]) -> None:
-    """Take the sizes of layers' whole outputs.
-
-    Args:
-        stack: [layers, numbers], floating.
-        owners: of each layer, where they go.
-    """
-    count = float(stack.shape[1])
-    for sums, squares in zip(owners, _squared_sizes(stack), strict=True):
-        sums.count, sums.squares = count, squares
-    if not stack.is_cpu:
-        for sums, odd in zip(owners, (~torch.isfinite(stack)).sum(1).unbind(), strict=True):
-            sums.nonfinite = odd
-    for i, sums in enumerate(owners):
-        if isinstance(sums.squares, float) and not math.isfinite(sums.squares):
-            sums.nonfinite = float((~torch.isfinite(stack[i])).sum())
+    """Add the sizes of whole outputs, [layers, ...], to the sums of each layer."""
+    rows = _rows(stack)
+    squares = _squares(rows)
+    for sums, square, nonfinite in zip(owners, squares, _nonfinite(rows, squares), strict=True):
+        sums.count, sums.squares, sums.nonfinite = float(rows.shape[1]), square, nonfinite
 
 
 def add_sample(stack: Tensor, owners: list[Sums]) -> None:
-    """Take what is said across samples from some of them.
-
-    Args:
-        stack: [layers, samples, numbers], floating.
-        owners: of each layer, where it goes.
-    """
+    """Add the statistics across samples of a part of the outputs, [layers, samples, numbers]."""
     if stack.dtype in _HALF:
         for sums, largest in zip(owners, stack.abs().flatten(1).amax(1).unbind(), strict=True):
             sums.largest = largest
         stack = stack.float()
     samples = stack.shape[1]
     flat = stack.flatten(1)
-    seen = flat.shape[1]
-    kept = flat[:, :: max(1, -(-seen // KEPT))].clone().unbind()
-    for sums, mean, some in zip(owners, _numbers(flat.mean(1)), kept, strict=True):
-        sums.sampled, sums.total = float(seen), mean * seen
-        sums.sample.append(some)
+    count = flat.shape[1]
+    some = flat[:, :: max(1, -(-count // KEPT))].clone().unbind()
+    for sums, mean, numbers in zip(owners, _numbers(flat.mean(1)), some, strict=True):
+        sums.sampled, sums.total = float(count), mean * count
+        sums.sample.append(numbers)
     if samples > 1:
         # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.
         apart = stack - stack[:, :1]
-        whole, common = _squared_sizes(apart.flatten(1)), _squared_sizes(apart.mean(1))
-        for sums, squares, of_mean in zip(owners, whole, common, strict=True):
-            sums.several, sums.deviations = float(seen), squares - of_mean * samples
+        both = zip(owners, _squares(apart.flatten(1)), _squares(apart.mean(1)), strict=True)
+        for sums, squares, of_mean in both:
+            sums.several, sums.deviations = float(count), squares - of_mean * samples
 
 
 def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
-    """Take the relative slopes of activations.
-
-    Args:
-        slopes: [layers, rows, ...].
-        owners: of each layer, where they go.
-        dim: the dimension of one layer's output that counts neurons.
-    """
+    """Add relative slopes, [layers, rows, ...]; `dim` is the dimension of one layer's output that counts neurons."""
     if slopes.dim() == 2:
         slopes = slopes.unsqueeze(-1)
     neurons = dim % (slopes.dim() - 1) + 1
