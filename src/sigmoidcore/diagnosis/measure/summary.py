@@ -6,7 +6,9 @@ The numbers of all layers are computed together, in NumPy: one at a time would t
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -23,6 +25,7 @@ from sigmoidcore.diagnosis.measure.tracker import LayerCall
 from sigmoidcore.observation.process_group import Alone, Ranks
 
 Array = NDArray[np.float64]
+Totals = Callable[..., Array]
 _DIFFERENTIATED = (
     "whether the gradient explodes (SC102): the loss contains derivatives of the outputs, and their gradients reach "
     "earlier layers past the later ones"
@@ -47,33 +50,22 @@ def summarize(
     seconds: float | None,
     differentiated: bool,
 ) -> Measurement:
-    """The measurement of one step.
-
-    Args:
-        recorders: of its forward passes.
-        parameters: of the model.
-        ranks: the processes that trained together.
-        step: its number.
-        loss: its value; the measurement has the mean over the ranks.
-        scale: the factor of the loss (a gradient scaler).
-        seconds: time taken.
-        differentiated: whether the loss contains derivatives of the outputs.
-    """
+    """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for recorder in recorders:
         recorder.flush()
     calls, sums, inputs = _joined(recorders)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in recorders for note in r.notes))
     fingerprint = torch.tensor([_fingerprint(calls, sums)], dtype=torch.float64, device=device)
+    together: Ranks = ranks
     if ranks.count > 1 and not ranks.same(fingerprint):
         notes.append(_RANKS_DIFFER)
-        totals = _Totals(Alone(), device)
-    else:
-        totals = _Totals(ranks, device)
+        together = Alone()
+    totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*sums, inputs], totals)
-    layers = _layers(calls, facts, factor=1.0 / (scale * totals.count))
+    layers = _layers(calls, facts, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in recorders for name in r.tracker.used}, scale, ranks)
-    samples, any_differentiated = totals.sum(np.array([sum(r.samples for r in recorders), differentiated])).tolist()
+    samples, any_differentiated = totals(np.array([sum(r.samples for r in recorders), differentiated])).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
     if any_differentiated:
@@ -87,7 +79,7 @@ def summarize(
         weights=weights,
         samples=int(samples),
         step=step,
-        loss=None if loss is None else float(totals.sum(np.array([loss]))[0]) / totals.count,
+        loss=None if loss is None else float(totals(np.array([loss]))[0]) / together.count,
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
         input_rms=of_inputs["rms"] if inputs.count else None,
@@ -123,31 +115,17 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], list[Sums],
     return calls, sums, inputs
 
 
-class _Totals:
-    """Sums and maxima over ranks."""
-
-    def __init__(self, ranks: Ranks, device: torch.device) -> None:
-        self.count = ranks.count
-        self._ranks = ranks
-        self._device = device
-
-    def sum(self, values: NDArray[Any]) -> Array:
-        return self._over(values, "SUM")
-
-    def max(self, values: NDArray[Any]) -> Array:
-        return self._over(values, "MAX")
-
-    def _over(self, values: NDArray[Any], operation: str) -> Array:
-        values = values.astype(np.float64, copy=False)
-        if self.count == 1:
-            return values
-        return self._ranks.total(torch.from_numpy(values), self._device, operation).numpy()
+def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:
+    """Sums, or maxima, over ranks."""
+    values = values.astype(np.float64, copy=False)
+    return values if ranks.count == 1 else ranks.total(torch.from_numpy(values), device, operation).numpy()
 
 
-def _facts(sums: Sequence[Sums], totals: _Totals) -> list[dict[str, Any]]:
+def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
     """The numbers of each layer over all passes and ranks, by the names of `Layer`; gradients are not unscaled."""
-    scalars = np.array(fetch([number for s in sums for number in _scalars(s)])).reshape(len(sums), -1)
-    of = dict(zip(SCALARS, totals.sum(scalars).T, strict=True))
+    numbers = operator.attrgetter(*SCALARS)
+    scalars = np.array(fetch([number for s in sums for number in numbers(s)])).reshape(len(sums), -1)
+    of = dict(zip(SCALARS, totals(scalars).T, strict=True))
     with np.errstate(all="ignore"):
         squares, deviations = of["squares"] * of["several"] / of["count"], of["deviations"]
         share = np.minimum(np.sqrt(np.maximum(deviations, 0) / squares), 1)
@@ -160,7 +138,7 @@ def _facts(sums: Sequence[Sums], totals: _Totals) -> list[dict[str, Any]]:
             "mean": (of["total"] / of["sampled"]).tolist(),
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
-            "largest": totals.max(np.array(fetch([s.largest for s in sums]))).tolist(),
+            "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
             "rows": of["rows"].astype(int).tolist(),
             "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
         }
@@ -169,13 +147,11 @@ def _facts(sums: Sequence[Sums], totals: _Totals) -> list[dict[str, Any]]:
         facts[i]["sharp"] = float((heads / of["calls"][i] < SHUT).mean())
     samples = dict(_vectors(sums, "step_samples", totals))
     for i, steps in _vectors(sums, "steps", totals):
-        facts[i]["steps"] = np.sqrt(steps / np.maximum(samples[i], 1))
+        if steps.size:
+            facts[i]["steps"] = np.sqrt(steps / np.maximum(samples[i], 1))
     _add_neurons(facts, _vectors(sums, "slopes", totals))
     _add_histograms(facts, sums, totals)
     return facts
-
-
-_scalars = operator.attrgetter(*SCALARS)
 
 
 def _known(values: Array, where: Array) -> list[float | None]:
@@ -183,7 +159,7 @@ def _known(values: Array, where: Array) -> list[float | None]:
     return [value if there else None for value, there in zip(values.tolist(), where.tolist(), strict=True)]
 
 
-def _vectors(sums: Sequence[Sums], name: str, totals: _Totals) -> list[tuple[int, Array]]:
+def _vectors(sums: Sequence[Sums], name: str, totals: Totals) -> list[tuple[int, Array]]:
     """One kind of vector over the ranks, of every layer that has it, with the layer's place."""
     present = [(i, v) for i, v in enumerate(map(operator.attrgetter(name), sums)) if v is not None]
     if not present:
@@ -191,7 +167,7 @@ def _vectors(sums: Sequence[Sums], name: str, totals: _Totals) -> list[tuple[int
     vectors = [v for _, v in present]
     if len({(v.device, v.dtype) for v in vectors}) > 1:
         vectors = [v.to("cpu", torch.float64) for v in vectors]
-    flat = totals.sum(torch.cat(vectors).to("cpu", torch.float64).numpy())
+    flat = totals(torch.cat(vectors).to("cpu", torch.float64).numpy())
     ends = list(accumulate(v.numel() for v in vectors))
     return [(i, flat[end - v.numel() : end]) for (i, v), end in zip(present, ends, strict=True)]
 
@@ -211,7 +187,7 @@ def _add_neurons(facts: list[dict[str, Any]], slopes: list[tuple[int, Array]]) -
         facts[i].update(neurons=sums.size, relative_slope=mean, saturated=saturated, dead=dead, slopes=tuple(histogram))
 
 
-def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: _Totals) -> None:
+def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: Totals) -> None:
     """Add the histograms of the outputs, over the range of all ranks."""
     samples = [torch.cat(s.sample) if len(s.sample) > 1 else s.sample[0] if s.sample else torch.zeros(0) for s in sums]
     if len({(x.device, x.dtype) for x in samples}) > 1:
@@ -221,11 +197,11 @@ def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: _
     values = np.where(np.isfinite(values), values, np.nan)
     most = np.fmax.reduce(values, axis=1, initial=-math.inf)
     least = np.fmax.reduce(-values, axis=1, initial=-math.inf)
-    most, least = totals.max(np.stack([most, least])).astype(values.dtype)
+    most, least = totals(np.stack([most, least]), "MAX").astype(values.dtype)
     width = most + least
     width = np.where(width > 0, width, 1)
     counts = _histograms((values + least[:, None]) / width[:, None], np.arange(len(values))[:, None], len(values))
-    counts = totals.sum(counts).astype(int)
+    counts = totals(counts).astype(int)
     for fact, low, high, histogram in zip(facts, (-least).tolist(), most.tolist(), counts.tolist(), strict=True):
         if math.isfinite(low):
             fact.update(low=low, high=high, histogram=tuple(histogram))
@@ -244,57 +220,56 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
     for call, of_call in zip(calls, facts, strict=True):
         if of_call["gradient"] is not None:
             of_call["gradient"] *= factor / call.scale
+        if "steps" in of_call:
+            of_call["steps"] = tuple((_thinned(of_call["steps"]) * factor).tolist())
+        for name in ("mean", "rms", "largest", "low", "high"):
+            if name in of_call:
+                of_call[name] *= call.scale
         sources = tuple(bits(call.sources))
         before = [g for i in sources if (g := layers[i].gradient) is not None]
-        gain = max(before) / of_call["gradient"] if before and of_call["gradient"] else None
-        layers.append(_layer(call, dict(of_call), sources, gain, factor))
+        absent = _absent(call, of_call)
+        layers.append(
+            Layer(
+                name=call.name,
+                module=call.module,
+                kind=call.kind,
+                role="attention" if call.attends else call.role,
+                sources=sources,
+                weights=call.weights,
+                gate=call.gate,
+                shape=tuple(call.data["shape"]),
+                dtype=str(call.data["dtype"]).removeprefix("torch."),
+                gain=max(before) / of_call["gradient"] if before and of_call["gradient"] else None,
+                **{name: value for name, value in of_call.items() if name not in absent},
+            )
+        )
     return layers
 
 
-def _layer(
-    call: LayerCall, facts: dict[str, Any], sources: tuple[int, ...], gain: float | None, factor: float
-) -> Layer:
-    dtype = str(call.data["dtype"]).removeprefix("torch.")
-    for name in ("mean", "rms", "largest", "low", "high"):
-        if name in facts:
-            facts[name] *= call.scale
+def _absent(call: LayerCall, facts: dict[str, Any]) -> set[str]:
+    """Names of numbers that mean nothing for this kind of layer."""
     absent = set()
-    if dtype not in ("float16", "bfloat16"):
+    if call.data["dtype"] not in (torch.float16, torch.bfloat16):
         absent.add("largest")
     if not call.data.get("shuts"):
         absent.add("saturated")
     if not call.data.get("flat"):
         absent.add("dead")
-    measured = "sharp" in facts and facts["entropy"] is not None
-    if not measured or (call.function == "softmax" and not call.attends):
+    if "sharp" not in facts or facts["entropy"] is None or (call.function == "softmax" and not call.attends):
         absent |= {"entropy", "sharp"}
-    if (steps := facts.pop("steps", None)) is not None and len(steps):
-        count = min(STEPS, len(steps))
-        places = [round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)]
-        facts["steps"] = tuple((steps[places] * factor).tolist())
-    return Layer(
-        name=call.name,
-        module=call.module,
-        kind=call.kind,
-        role="attention" if call.attends else call.role,
-        sources=sources,
-        weights=call.weights,
-        gate=call.gate,
-        shape=tuple(call.data["shape"]),
-        dtype=dtype,
-        gain=gain,
-        **{name: value for name, value in facts.items() if name not in absent},
-    )
+    return absent
 
 
-def _fingerprint(calls: Sequence[LayerCall], sums: Sequence[Sums]) -> float:
+def _thinned(steps: Array) -> Array:
+    """At most `STEPS` evenly distant steps, the first and the last among them."""
+    count = min(STEPS, len(steps))
+    return steps[[round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)]]
+
+
+def _fingerprint(calls: Sequence[LayerCall], sums: Sequence[Sums]) -> int:
     """A number that is equal on ranks with equal layers and vectors."""
-    value = 0
-    for call, of_call in zip(calls, sums, strict=True):
-        lengths = [len(v) for name in VECTORS if (v := getattr(of_call, name)) is not None]
-        for byte in f"{call.name}/{lengths}".encode():
-            value = (value * 257 + byte) % 999_999_937
-    return float(value)
+    lengths = [[len(v) for name in VECTORS if (v := getattr(s, name)) is not None] for s in sums]
+    return zlib.crc32(repr([*((call.name, own) for call, own in zip(calls, lengths, strict=True))]).encode())
 
 
 def bits(number: int) -> list[int]:
