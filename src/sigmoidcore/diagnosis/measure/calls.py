@@ -76,14 +76,9 @@ def writes_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs:
 
 
 def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bool, output: Tensor) -> int:
-    """The dimension of a function's result that counts features.
+    """The dimension of a function's result that counts features, from that of each argument.
 
-    Args:
-        name: of the function.
-        arguments: its tensors.
-        dims: the dimension of each that counts features.
-        columns: it multiplies weights by columns of features.
-        output: its result.
+    `columns`: it multiplies weights by columns of features.
     """
     if columns and name in ("matmul", "mm") and output.dim() > 1:
         return output.dim() - 2

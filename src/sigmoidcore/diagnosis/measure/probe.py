@@ -119,14 +119,7 @@ class Probe(Observer):
     def conclude(
         self, *, step: int | None = None, loss: float | None = None, scale: float = 1.0, seconds: float | None = None
     ) -> Measurement:
-        """The measurement of all passes since `attach`; detaches.
-
-        Args:
-            step: of the optimizer.
-            loss: its value, not multiplied by `scale`.
-            scale: the factor of the loss (a gradient scaler).
-            seconds: time taken.
-        """
+        """The measurement of all passes since `attach`; detaches. A gradient scaler multiplied the loss by `scale`."""
         self.detach()
         counted = [r for r in self._recorders if r.counts] or self._recorders
         differentiated = self._transformed or any(r.differentiated for r in counted)
@@ -169,7 +162,7 @@ class Probe(Observer):
             self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
             name = self._names.get(id(layer), name)
         layers = len(self._recorders[-1].tracker.layers) if self._recorders else 0
-        self._stack.append(RunningModule.begin(layer, name, layers))
+        self._stack.append(RunningModule(layer, name, layers))
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module has run."""

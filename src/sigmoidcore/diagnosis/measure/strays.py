@@ -10,48 +10,36 @@ _EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class Strays:
-    """Collects the stray weights of a pass.
-
-    Attributes:
-        places: where modules keep them, such as "layers[0].weight".
-    """
+    """Collects the stray weights of a pass."""
 
     def __init__(self) -> None:
-        self.places: dict[str, None] = {}
-        self._unkept: dict[int, str] = {}
-        self._met: set[int] = set()
+        self.places: dict[str, None] = {}  # where modules keep them, such as "layers[0].weight"
+        self._elsewhere: list[str] = []
+        self._known: set[int] = set()
 
     @property
     def note(self) -> str:
         """A sentence about those that no module keeps; "" without any."""
-        if not self._unkept:
+        if not self._elsewhere:
             return ""
-        first = next(iter(self._unkept.values()))
-        if len(self._unkept) == 1:
-            found = f"a weight that trains and is not a parameter of the model, of shape {first}"
-        else:
-            count = len(self._unkept)
-            found = f"{count} weights that train and are not parameters of the model, the first of shape {first}"
-        return f"{found}: model.parameters() does not give them to an optimizer"
+        count = len(self._elsewhere)
+        found = f"{count} weights that train and are not parameters of the model, the first"
+        if count == 1:
+            found = "a weight that trains and is not a parameter of the model,"
+        return f"{found} of shape {self._elsewhere[0]}: model.parameters() does not give them to an optimizer"
 
     def add(self, stray: Tensor, function: str, modules: Sequence[tuple[str, nn.Module]]) -> None:
-        """Note a stray weight.
-
-        Args:
-            stray: the weight.
-            function: that takes it.
-            modules: that are running, with their names, outermost first.
-        """
-        if id(stray) in self._met:
+        """Note a weight that a function takes in these running modules, outermost first."""
+        if id(stray) in self._known:
             return
-        self._met.add(id(stray))
+        self._known.add(id(stray))
         place = _place(modules, stray)
         if place:
             self.places[place] = None
         else:
             name = modules[-1][0]
             where = f"the forward of '{name}'" if name else "the model's own forward"
-            self._unkept[id(stray)] = f"{tuple(stray.shape)}, which {function} takes in {where}"
+            self._elsewhere.append(f"{tuple(stray.shape)}, which {function} takes in {where}")
 
 
 def _place(modules: Sequence[tuple[str, nn.Module]], weight: Tensor) -> str:

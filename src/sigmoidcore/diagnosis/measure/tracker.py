@@ -39,12 +39,7 @@ from sigmoidcore.diagnosis.measure.strays import Strays
 
 @dataclass
 class LayerCall:
-    """A layer while its pass is running; `measurement.Layer` explains the fields.
-
-    Attributes:
-        scale: a core multiplies its sigmoid by this: the layer's output is so many times the function's.
-        data: facts that the listener adds.
-    """
+    """A layer while its pass is running; `measurement.Layer` explains the fields."""
 
     index: int
     name: str
@@ -52,32 +47,24 @@ class LayerCall:
     kind: str
     function: str
     role: Role
-    sources: int
+    sources: int  # as bits
     weights: tuple[str, ...]
-    dim: int
+    dim: int  # counts features
     gate: bool = False
     attends: bool = False
-    scale: float = 1.0
-    data: dict[str, Any] = field(default_factory=dict)
+    scale: float = 1.0  # a core multiplies the function's result by this
+    data: dict[str, Any] = field(default_factory=dict)  # facts that the listener adds
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a tensor comes from.
+    """Where a tensor comes from."""
 
-    Attributes:
-        sources: the layers that it comes from with no other layer in between, as bits.
-        weights: its parameters, if it is computed from parameters, or from them and the model's inputs, only.
-        producer: the layer whose output it is, moved or reshaped at most; -1: none.
-        dim: the dimension that counts its features.
-        constant: it is computed from parameters only.
-    """
-
-    sources: int = 0
-    weights: tuple[str, ...] = ()
-    producer: int = -1
-    dim: int = -1
-    constant: bool = False
+    sources: int = 0  # the last layers on its ways, as bits
+    weights: tuple[str, ...] = ()  # its parameters, if it comes from no layer
+    producer: int = -1  # the layer whose output it is, moved or reshaped at most
+    dim: int = -1  # counts features
+    constant: bool = False  # it is computed from parameters only
 
 
 _UNKNOWN = Origin()
@@ -85,30 +72,17 @@ _UNKNOWN = Origin()
 
 @dataclass
 class RunningModule:
-    """A module that is running.
-
-    Attributes:
-        module: the module.
-        name: its name in the model.
-        kind: its class.
-        is_layer: its next layer is the module itself, a layer of PyTorch's or ours whose forward is one function.
-        parametrizes: it computes a weight of another module.
-        layers: layers that had run before.
-    """
+    """A module that is running, by its name in the model; so many layers had run before."""
 
     module: nn.Module
     name: str
-    kind: str
-    is_layer: bool
-    parametrizes: bool
     layers: int
 
-    @classmethod
-    def begin(cls, module: nn.Module, name: str, layers: int) -> "RunningModule":
-        """A module that begins to run after so many layers."""
-        kind, own = _kind_and_origin(type(module))  # type: ignore[arg-type]  # a class has a hash
-        is_layer = own and all(child == "parametrizations" for child, _ in module.named_children())
-        return cls(module, name, kind, is_layer, "parametrizations" in name.split("."), layers)
+    def __post_init__(self) -> None:
+        self.kind, own = _kind_and_origin(type(self.module))  # type: ignore[arg-type]  # a class has a hash
+        # Its next function makes the layer that has its name: it is a layer of PyTorch's or ours.
+        self.is_layer = own and all(child == "parametrizations" for child, _ in self.module.named_children())
+        self.parametrizes = "parametrizations" in self.name.split(".")  # it computes a weight of another module
 
 
 @lru_cache(maxsize=256)
@@ -139,26 +113,17 @@ class Tracker(TorchFunctionMode):
         parameters: names of the model's parameters by identity.
         stack: the modules that are running, outermost first.
         listener: receives every layer.
-
-    Attributes:
-        layers: the layers so far.
-        used: names of the parameters that anything in the pass took.
-        loss_function: name of the last loss function that was called.
-        loss_reads: the layer whose output it read, or -1.
-        strays: weights that train and are not parameters of the model.
-        inputs: the model's inputs, by identity.
-        paused: another tracker follows the calls for a while.
     """
 
     def __init__(self, parameters: Mapping[int, str], stack: list[RunningModule], listener: Listener) -> None:
         super().__init__()
         self.layers: list[LayerCall] = []
-        self.used: set[str] = set()
-        self.loss_function: str | None = None
-        self.loss_reads = -1
+        self.used: set[str] = set()  # names of the parameters that anything in the pass took
+        self.loss_function: str | None = None  # the last that was called
+        self.loss_reads = -1  # the layer whose output it read
         self.strays = Strays()
-        self.inputs: set[int] = set()
-        self.paused = False
+        self.inputs: set[int] = set()  # the model's, by identity
+        self.paused = False  # another tracker follows the calls for a while
         self._notes: dict[str, None] = {}
         self._names_of_parameters = dict(parameters)
         self._stack = stack
@@ -208,12 +173,9 @@ class Tracker(TorchFunctionMode):
         """A module has run: results of unknown origin come from its last layer, or from what it read."""
         unknown = [t for t in tensors(result) if self._origin(t) is _UNKNOWN]
         if unknown:
-            sources = 1 << (len(self.layers) - 1) if len(self.layers) > running.layers else 0
-            for tensor in () if sources else tensors(args):
-                sources |= self._origin(tensor).sources
-            for tensor in unknown if sources else ():
-                if tensor.is_floating_point():
-                    self._set(tensor, Origin(sources))
+            ran = len(self.layers) > running.layers
+            sources = 1 << (len(self.layers) - 1) if ran else _sources([self._origin(t) for t in tensors(args)])
+            self._set_all([t for t in unknown if sources and t.is_floating_point()], Origin(sources))
 
     def _follow(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         several = (result,) if isinstance(result, Tensor) else tensors(result)
@@ -286,7 +248,7 @@ class Tracker(TorchFunctionMode):
         module, unique, kind = self._place(name)
         layer = LayerCall(len(self.layers), unique, module, kind, name, role, sources, weights, dim)
         self.layers.append(layer)
-        self._set_all(outputs, Origin(1 << layer.index, (), layer.index, dim))
+        self._set_all(outputs, Origin(1 << layer.index, producer=layer.index, dim=dim))
         self._listener.after(layer, args, kwargs, outputs)
 
     def _follow_complex(self, name: str, origins: list[Origin], outputs: list[Tensor]) -> None:
