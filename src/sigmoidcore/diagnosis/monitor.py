@@ -38,24 +38,20 @@ _NO_GRADIENT = (
 class Monitor:
     """Measures a training: one step in every so many, without changing or repeating it.
 
-    It finds the optimizer's steps by itself. A step that is not sampled costs nothing: hooks are attached for sampled
-    steps only, and their statistics stay on the device until the step is over. Gradients of several micro-batches are
-    joined. Gradients of parameters are read when the backward pass is over, before anything clips them, and are
-    unscaled. With `torch.compile`, sampled steps run uncompiled and all others compiled. Across the ranks of
-    `torch.distributed`, numbers are those of all ranks together.
+    It finds the optimizer's steps by itself. Only sampled steps have hooks: the others cost nothing. Micro-batches are
+    joined. Gradients of parameters are unscaled and not clipped. With `torch.compile`, sampled steps run uncompiled.
+    Under `torch.distributed`, numbers are those of all ranks together.
 
-    A step that a gradient scaler skips, or whose gradients are emptied before an optimizer uses them, is not measured.
-    The tenth of them in a row is: otherwise a network whose gradients are never finite would not be seen.
+    Steps that a gradient scaler skips, or whose gradients are emptied before an optimizer uses them, are not measured.
+    The tenth in a row is: a network whose gradients are never finite is measured, too.
 
-    Memory is bounded: when `keep` measurements are there, every second one is dropped, and later ones are kept half as
-    often.
+    Memory is bounded: from `keep` measurements on, every second one is dropped and later ones are kept half as often.
 
     Args:
         model: any module.
         every: measure one step of so many.
-        keep: measurements that are kept at most, evenly over the whole training; the latest is always among them.
-        scaler: the `torch.amp.GradScaler` of the training, if there is one: gradients are then unscaled, and
-            skipped steps are noticed.
+        keep: largest number of measurements, evenly over the training; the latest is always among them.
+        scaler: the `torch.amp.GradScaler` of the training, to unscale gradients and to notice skipped steps.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
         sinks: are called with every new `Measurement`; see `sigmoidcore.integrations.sinks`.
 

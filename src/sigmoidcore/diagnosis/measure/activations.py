@@ -19,21 +19,13 @@ Slope = Callable[[Tensor, Mapping[str, Any]], Tensor]
 
 @dataclass(frozen=True)
 class Activation:
-    """One kind of activation.
-
-    Attributes:
-        slope: gives the relative slopes.
-        by_output: from the output; otherwise from the input.
-        flat: a part of it has derivative 0: a neuron that stays there is dead.
-        shuts: its derivative may come near 0 without being it: a neuron may be saturated. False for the ReLU family.
-        options: names of the arguments after the input, in order, as far as `slope` needs them.
-    """
+    """One kind of activation."""
 
     slope: Slope
-    by_output: bool = False
-    flat: bool = False
-    shuts: bool = True
-    options: tuple[str, ...] = ()
+    by_output: bool = False  # the slope is computed from the output, otherwise from the input
+    flat: bool = False  # a part has derivative 0: a neuron that stays there is dead
+    shuts: bool = True  # the derivative may come near 0: a neuron may be saturated
+    options: tuple[str, ...] = ()  # names of the arguments after the input that `slope` needs, in order
 
     def chosen(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a call, from its arguments after the input."""

@@ -24,14 +24,9 @@ FUNCTIONS = frozenset({"softmax", ATTENTION, DOT_PRODUCT})
 def measure_attention(
     sums: Sums, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
 ) -> None:
-    """Add the entropy of the attention weights of a call; a softmax over another dimension than the last is left out.
+    """Add the entropy of the attention weights of a call of one of `FUNCTIONS`.
 
-    Args:
-        sums: of the layer.
-        function: one of `FUNCTIONS`.
-        args: of the call.
-        kwargs: of the call.
-        output: of the call, without its graph.
+    A softmax over another dimension than the last has none.
     """
     if function == "softmax":
         scores = args[0] if args else kwargs["input"]

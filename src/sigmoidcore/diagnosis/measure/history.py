@@ -7,14 +7,7 @@ from sigmoidcore.diagnosis.values import WrongValueError, read, written
 
 
 class History:
-    """Keeps a bounded number of measurements: evenly distant ones, and the latest.
-
-    Args:
-        most: measurements that are kept, at least 4.
-
-    Attributes:
-        measurements: these, in order.
-    """
+    """Keeps at most so many measurements, 4 or more: evenly distant ones, and the latest."""
 
     def __init__(self, most: int) -> None:
         self.measurements: list[Measurement] = []

@@ -1,7 +1,7 @@
-"""What a probe hands over: numbers of one training step, in frozen dataclasses. Nothing is judged here.
+"""The measurement of one training step: numbers in frozen dataclasses, without any judgement.
 
 Vocabulary: docs/method.md. A *layer* is here one call of a function with weights (Linear, a convolution, a recurrent
-layer, an embedding, attention), of an activation or of a softmax, whether a module makes it or a forward calls it.
+layer, an embedding, attention), of an activation or of a softmax, by a module or in a forward.
 """
 
 import math
@@ -19,7 +19,7 @@ Role = Literal["weights", "activation", "attention"]
 BINS = 20
 """Bins of a histogram."""
 STEPS = 64
-"""Time steps that are kept of a recurrent layer, evenly thinned; the first and the last are among them."""
+"""Largest number of time steps of a recurrent layer: evenly thinned, with the first and the last."""
 SHUT = 0.05
 """A neuron whose mean relative slope is below this is saturated: the floor of the Equalizer."""
 
@@ -29,47 +29,44 @@ class Layer:
     """One layer in one forward and backward pass.
 
     Attributes:
-        name: unique; a module's name, with the function that it calls if it is not a plain PyTorch layer
-            (`encoder.relu`), and with `@2`, `@3`, ... for later calls of the same one.
+        name: unique: the module's name, with the function unless the module is a plain PyTorch layer
+            (`encoder.relu`), and with `@2`, `@3`, ... for later calls.
         module: name of the module that it ran in; "" is the model itself.
         kind: class of the module, or "relu()" for a function.
         role: see `Role`.
         sources: positions, in `Measurement.layers`, of the layers whose outputs reach this one with no other layer in
             between. Empty: it reads the model's inputs.
-        weights: names of the parameters that it uses.
+        weights: names of its parameters.
         gate: its result multiplies another signal (squeeze-excite, GLU).
-        shape: of its output, samples included.
-        dtype: of its output, such as "float32".
+        shape: shape of the output, samples included.
+        dtype: dtype of the output, such as "float32".
         gradient: gradient size g (`gain.gradient_size`): root mean square over the samples of the L2 norm, per
-            sample, of the derivative of the loss by the output (of a recurrent layer: by its last states, too). Of a
-            layer before a core that is the core's preactivation. None: no gradient came back. It may be inf or nan.
-        gain: largest gradient of its `sources` over its own: what the segment that ends here made of the gradient that
-            really came (1 is level). None: unknown.
-        nonfinite: numbers of the output that are not finite.
-        nonfinite_gradient: numbers of the output's gradient that are not finite.
-        mean: of the output.
+            sample, of the derivative of the loss by the output (for a recurrent layer also by its last states; for the
+            layer before a core by the core's preactivation). None: no gradient came back. May be inf or nan.
+        gain: largest gradient of the `sources` over the layer's gradient (1 is level). None: unknown.
+        nonfinite: number of non-finite numbers in the output.
+        nonfinite_gradient: number of non-finite numbers in the gradient of the output.
+        mean: mean of the output.
         rms: root mean square of the output.
         spread: standard deviation *across samples* over the rms: root of the sum over features of the variance
             over the samples, over the root of the sum of the mean squares; in [0, 1]. 0: all samples became one point.
-            None: with one sample nothing is known.
-        largest: largest absolute value of the output; measured in half precision only.
-        rows: samples, times positions, that the numbers about neurons are taken from.
+            None: a single sample.
+        largest: largest absolute value of the output; in half precision only.
+        rows: samples times positions over which the numbers of neurons are taken.
         neurons: number of neurons (channels) of an activation.
-        relative_slope: mean over the neurons of their mean relative slope: local derivative over the largest that the
-            activation can have; 1 - in the middle of a sigmoid, 0 - where nothing comes back. (The share of active
-            ones for the ReLU family.)
-        saturated: share of the neurons whose mean relative slope is below `SHUT`. None for the ReLU family.
-        dead: share of the neurons whose derivative is 0 for all rows. For activations that have a flat part (ReLU
-            family, hard ones); None for others.
+        relative_slope: mean over the neurons of their mean relative slope: local derivative over the largest
+            derivative of the activation. 1: the middle of a sigmoid; 0: no gradient passes.
+        saturated: fraction of neurons whose mean relative slope is below `SHUT`. None for the ReLU family.
+        dead: fraction of neurons whose derivative is 0 for all rows. None for activations without a flat part.
         slopes: histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1].
-        entropy: of attention: mean over heads and queries of the entropy over its largest, in [0, 1]; of a few
-            samples, and of the queries that may see more than one key.
-        sharp: share of the heads whose mean entropy, over its largest, is below `SHUT`.
-        steps: gradient size at every time step of a recurrent layer, first to last, of the derivative by what it
-            reads in that step through all later steps; at most `STEPS`.
-        histogram: of the output, `BINS` bins from `low` to `high`, finite values only.
-        low: smallest number in the histogram, which is made of an even part of a large output.
-        high: largest one.
+        entropy: mean entropy of the attention weights, over heads and queries, relative to the largest possible, in
+            [0, 1]; of a few samples, and of the queries that see more than one key.
+        sharp: fraction of heads whose mean relative entropy is below `SHUT`.
+        steps: gradient size at every time step of a recurrent layer, first to last: of the derivative by the step's
+            input through all later steps; at most `STEPS`.
+        histogram: of finite numbers of the output, `BINS` bins from `low` to `high`.
+        low: smallest number in the histogram; a large output is thinned evenly for it.
+        high: largest number in the histogram.
     """
 
     name: str
@@ -108,18 +105,16 @@ class Weight:
     """One parameter.
 
     Attributes:
-        name: as in `model.named_parameters()`; of a shared one, the first.
-        shape: of the whole, also where it is sharded.
+        name: as in `model.named_parameters()`; for a shared parameter, the first name.
+        shape: of the whole parameter, also if it is sharded.
         trains: `requires_grad`.
-        used: a layer, or anything else in the forward pass, took it.
+        used: the forward pass used it.
         size: its L2 norm.
-        gradient: L2 norm of its `.grad`, all micro-batches and ranks included, unscaled and before clipping. None: it
-            has none.
-        update: size of the last step's change over its size before. None: not known (no step was seen), or its size
-            was 0.
-        nonfinite: its numbers that are not finite.
-        nonfinite_gradient: those of its gradient.
-        alike: all of its rows are the same, and not 0: the neurons that they feed compute the same.
+        gradient: L2 norm of its `.grad` over all micro-batches and ranks, unscaled and before clipping. None: no grad.
+        update: size of the last step's change over its size before. None: no step was measured, or its size was 0.
+        nonfinite: number of non-finite entries.
+        nonfinite_gradient: number of non-finite entries of the gradient.
+        alike: all rows are equal and not 0: the neurons that they feed compute the same.
     """
 
     name: str
@@ -136,27 +131,27 @@ class Weight:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one step showed.
+    """The numbers of one step.
 
     Attributes:
         layers: in the order in which they ran, input to loss.
         weights: every parameter of the model.
         samples: number of samples, of all ranks and micro-batches.
         step: the optimizer's step, from 0; None: outside of training.
-        loss: None: not known.
-        loss_function: name of the loss function that was called last, such as "cross_entropy"; None: not seen.
-        loss_reads: position of the layer whose very output, or a part of it, that function got as its first argument;
-            None: of none.
+        loss: None: unknown.
+        loss_function: name of the last loss function that was called, such as "cross_entropy"; None: none was seen.
+        loss_reads: position of the layer whose output, or a part of it, is that function's first argument; None: it
+            is the output of no layer.
         input_rms: root mean square of the model's floating-point inputs; None: it has none.
-        input_spread: as `Layer.spread`, of these.
-        input_nonfinite: their numbers that are not finite.
+        input_spread: as `Layer.spread`, of the inputs.
+        input_nonfinite: number of non-finite numbers in the inputs.
         ranks: processes that trained together.
         seconds: time that the measurement took; None: it was part of a training step.
-        notes: what was not seen, in words.
-        strays: weights that train and that a module keeps where PyTorch does not look, in a list, a dict or as a plain
-            tensor: they are no parameters of the model. Where they are, such as "layers[0].weight".
-        differentiated: the loss contains derivatives of the outputs by something: gradients reach a layer also by ways
-            that do not lead through the layers behind it.
+        notes: what was not measured, in words.
+        strays: places such as "layers[0].weight" of weights that train and are not parameters of the model, because a
+            module keeps them in a list, a dict or as a plain tensor.
+        differentiated: the loss contains derivatives of the outputs: gradients reach a layer also past the layers
+            behind it.
     """
 
     layers: tuple[Layer, ...]

@@ -17,8 +17,8 @@ OnStep = Callable[[torch.optim.Optimizer], None]
 class OptimizerSteps:
     """Calls listeners before and after every step of every optimizer, in any thread.
 
-    While PyTorch goes through its global hooks in one thread, none may come or go in another. So one hook before and
-    one after a step are registered with the first listener, and stay. The tuple of listeners is replaced, not changed.
+    PyTorch's global hooks must not change while a thread runs them. So one hook before and one after a step stay
+    registered from the first listener on, and the tuple of listeners is replaced, not changed.
     """
 
     def __init__(self) -> None:
@@ -65,17 +65,11 @@ class ModelOptimizers:
     """Finds the optimizers that move a model's parameters as they step.
 
     The steps of one of them are counted: of the first that steps, until another steps twice without it.
-
-    Args:
-        model: the model.
-
-    Attributes:
-        stepped: those that have stepped in the step that is being measured.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self.stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self.stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # in the step that is measured
         self._moves: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
         self._stepped_once: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._counting: weakref.ref[torch.optim.Optimizer] | None = None

@@ -32,9 +32,7 @@ _NO_LAYERS = (
 
 
 class Probe(Observer):
-    """Measures a model while it is attached, and costs nothing while it is not.
-
-    It observes all modules of the model, and follows the functions that they call.
+    """Observes all modules of a model while it is attached, and follows the functions that they call.
 
     Forward passes count if gradients are enabled and a gradient comes back through them on its way into the `.grad` of
     a parameter. Several (micro-batches) are joined. Passes whose gradients are emptied before the next gradient
@@ -46,10 +44,6 @@ class Probe(Observer):
         ranks: the processes that train together.
         begins: is called when a forward pass with gradients begins, before it is measured.
         dropped: is called when passes are dropped because their gradients were emptied.
-
-    Attributes:
-        named_inputs: the model's inputs by name, which hooks do not show; None: not known.
-        parameters: reads the parameters.
     """
 
     def __init__(
@@ -63,7 +57,7 @@ class Probe(Observer):
     ) -> None:
         super().__init__({})
         self.model = model
-        self.named_inputs: Any = None
+        self.named_inputs: Any = None  # which hooks do not show
         self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
         self._ranks = ranks

@@ -53,12 +53,6 @@ class Recorder:
         samples: of the batch; 0: the length of what the first layer reads.
         most: samples that are compared with each other; None: all.
         arrived: is called when a gradient arrives that counts.
-
-    Attributes:
-        tracker: the mode that follows the pass; enter it while the model runs.
-        sums: statistics by layer.
-        inputs: statistics of the model's inputs.
-        differentiated: a gradient came back that is differentiated again: the loss contains derivatives.
     """
 
     def __init__(
@@ -70,11 +64,11 @@ class Recorder:
         most: int | None,
         arrived: Callable[["Recorder"], None],
     ) -> None:
-        self.tracker = Tracker(parameters, stack, self)
-        self.sums: list[Sums] = []
+        self.tracker = Tracker(parameters, stack, self)  # enter it while the model runs
+        self.sums: list[Sums] = []  # by layer
         self.inputs = Sums()
         self.samples = samples
-        self.differentiated = False
+        self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._notes: dict[str, None] = {}
         self._most = most
         self._arrived = arrived

@@ -28,13 +28,9 @@ def own_buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tensor]], None]]:
-    """Let a backward pass fill `.grad`, as FSDP and checkpoints need it, and restore the gradients afterwards.
+    """Let a backward pass fill `.grad` of leaves, as FSDP and checkpoints need it, and restore it afterwards.
 
-    Args:
-        leaves: those that are known before the forward pass.
-
-    Yields:
-        A function that takes more of them.
+    Yields a function that takes leaves that are known after the forward pass only.
     """
     kept: dict[int, tuple[Tensor, Tensor | None]] = {}
     hooks: list[tuple[dict[int, Any], dict[int, Any]]] = []

@@ -9,15 +9,7 @@ from torch import nn
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The diagnosed model and its batch; unknown parts are None.
-
-    Attributes:
-        model: the module.
-        inputs: one batch, as for `diagnose`.
-        targets: second argument of `loss_fn`.
-        loss_fn: the loss function.
-        training: whether the model ran in training mode.
-    """
+    """The diagnosed model, its batch and its mode, as for `diagnose`; unknown parts are None."""
 
     model: nn.Module
     inputs: Any = None
