@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 def begun(monkeypatch):
     """The data of trainings that would have begun now."""
     found = []
-    monkeypatch.setattr("sigmoidcore.training.begin.lead", lambda task, run, screen: found.append(task.data) or 0)
+    monkeypatch.setattr("sigmoidcore.training.launch.lead", lambda choice, *rest: found.append(choice.data))
     return found
 
 
@@ -249,7 +249,7 @@ LONG = "x" * 300 + ".csv"
     "arguments",
     [
         ["train", "--data", LONG, "--target", "price"],
-        ["train", "--data", "plain.csv", "--target", "price", "--output", LONG],
+        ["train", "--data", "plain.csv", "--target", "price", "--depth", "2", "--output", LONG],
         ["train", "--resume", LONG],
         ["train", "--config", LONG],
         ["predict", LONG, "plain.csv", "-o", "out.csv"],
