@@ -1,16 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import os
 
 import pytest
 
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     path = tmp_path / "a.json"
     for data in (b"old", b"new"):
-        assert write_whole(path, data) == path
+        assert write_file(path, data) == path
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -19,10 +19,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    path = write_whole(tmp_path / "a.json", b"old")
+    path = write_file(tmp_path / "a.json", b"old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"new")
+        write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -32,5 +32,5 @@ def test_two_processes_do_not_share_a_part(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: parts.extend(p.name for p in tmp_path.glob("*.part")))
     for process in (1, 2):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
-        write_whole(tmp_path / "a", b"")
+        write_file(tmp_path / "a", b"")
     assert parts == ["a.1.part", "a.2.part"]

@@ -1,16 +1,15 @@
-"""Files that are written whole or not at all, and what is closed by `with`."""
+"""Files that are written completely or not at all, and objects that are closed by `with`."""
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 
-class Closing(ABC):
-    """What writes to a file, and is closed by `with`."""
+class Closable(ABC):
+    """An object with a file that is closed by `with`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -20,53 +19,38 @@ class Closing(ABC):
         """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
 
 
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write all or nothing: a reader finds the old file or the new one, never half of it.
-
-    A link in the file's place is replaced, not followed. When it returns, the file is on the disk.
-
-    Args:
-        path: of the file; its folder must exist.
-        data: what will be in it.
-
-    Returns:
-        `path`.
-
-    Raises:
-        OSError: the file cannot be written; what was there before is still there.
-    """
-    with whole(path) as file:
+def write_file(path: Path, data: bytes) -> Path:
+    """Write a file as `complete_file` does; returns `path`."""
+    with complete_file(path) as file:
         file.write(data)
     return path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes its place when all of it is on the disk; after an error nothing of it is left.
+def complete_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name when the disk has all of it: a reader finds the old file or the new one.
 
-    Args:
-        path: of the file; its folder must exist. What is there stays until the end.
+    After an error, the old file is still there and nothing of the new one. A link in its place is replaced, not
+    followed. The folder must exist.
 
     Raises:
-        OSError: the file cannot be written; what was there before is still there.
+        OSError: the file cannot be written.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
-        >>> with whole(path) as file:
+        >>> with complete_file(path) as file:
         ...     _ = file.write(b"1 2 3")
         ...     before = path.exists()
         >>> before, path.read_text()
         (False, '1 2 3')
     """
-    # Processes that write the same file, ranks for example, each have a part of their own.
+    # Processes that write the same file, ranks for example, each have their own part.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.unlink(missing_ok=True)
@@ -81,12 +65,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet, and wait until the disk has it.
-
-    Raises:
-        FileExistsError: it is there.
-        OSError: it cannot be written; a part of it may be left.
-    """
+    """Write a file that must not exist yet, and wait until the disk has it."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -94,7 +73,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder, where the system can tell."""
+    """Wait until the disk has the names in a folder, if the system can tell."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -104,19 +83,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_no_link(path: Path, flags: int) -> int:
-    """Open a regular file by its own name: a link in its place is an error, so nobody is led out of the folder.
-
-    Args:
-        path: of the file.
-        flags: as for `os.open`.
-
-    Returns:
-        A file descriptor.
-
-    Raises:
-        OSError: it cannot be opened, or it is a link, a folder or a device.
-    """
+def open_regular(path: Path, flags: int) -> int:
+    """`os.open` for regular files only: a link, a folder or a device is an OSError, so that no link leads elsewhere."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(f"{path} is no regular file: a run's folder holds no links")
+        raise OSError(f"{path} is not a regular file: a run's folder holds no links")
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

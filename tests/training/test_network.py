@@ -61,7 +61,7 @@ def test_a_file_that_was_cut_off_is_said_with_the_remedy(saved, length):
 def test_a_link_is_not_followed(saved, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").symlink_to(saved)
-    with pytest.raises(NetworkError, match="is no regular file"):
+    with pytest.raises(NetworkError, match="is not a regular file"):
         network_of(tmp_path / "run")
 
 

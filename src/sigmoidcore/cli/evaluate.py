@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.display import Screen
@@ -41,9 +41,9 @@ def evaluate(
         evaluation = trained.evaluate(data)
         if figure is not None:
             evaluation.figure().savefig(image := io.BytesIO(), dpi=150, format="png")
-            write_whole(figure, image.getvalue())
+            write_file(figure, image.getvalue())
         if file is not None:
-            write_whole(file, evaluation.to_json().encode())
+            write_file(file, evaluation.to_json().encode())
     if json == "-":
         print(writable(evaluation.to_json()))
         return 0

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigmoidcore._files import Closing
+from sigmoidcore._files import Closable
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.equalizer.checks import described
 from sigmoidcore.equalizer.equalizer import Sample
@@ -176,7 +176,7 @@ def _check_methods(sink: str, target: Any, example: str, *methods: str) -> None:
         raise TypeError(f"{sink} needs an object with {names}, such as {example}, got {described(target)}")
 
 
-class _LineFile(Closing, ABC):
+class _LineFile(Closable, ABC):
     """Appends a line for every sample to a file, which is created at the first one. `with` closes it."""
 
     _begin: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 from sigmoidcore.training.data import DataError, as_table, needed
 from sigmoidcore.training.options import absolute
 from sigmoidcore.training.place import leave
@@ -95,5 +95,5 @@ def _source(data: Any, folder: Path) -> str:
     path = (folder / f"table-{name[:8]}.{ending}").absolute()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, file.getvalue())
+        write_file(path, file.getvalue())
     return str(path)

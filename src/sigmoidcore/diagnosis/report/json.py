@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sigmoidcore
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
@@ -42,7 +42,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
     }
     text = "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
     if path is not None:
-        write_whole(Path(path), f"{text}\n".encode())
+        write_file(Path(path), f"{text}\n".encode())
     return text
 
 

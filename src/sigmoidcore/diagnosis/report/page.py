@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.report.charts import panels
@@ -67,7 +67,7 @@ def to_html(judgement: Judgement, path: str | Path) -> Path:
         places=places,
         table=_table(judgement),
     )
-    write_whole(Path(path), page.encode())
+    write_file(Path(path), page.encode())
     return Path(path)
 
 

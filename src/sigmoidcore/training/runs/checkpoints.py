@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmoidcore._files import open_no_link, sync_folder, write_synced
+from sigmoidcore._files import open_regular, sync_folder, write_synced
 from sigmoidcore.training.data import memory
 from sigmoidcore.training.runs.state import State
 
@@ -180,7 +180,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        os.close(open_no_link(path, os.O_RDONLY))
+        os.close(open_regular(path, os.O_RDONLY))
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
             return dict(file.metadata() or {}), tensors
@@ -243,7 +243,7 @@ def _read(path: Path) -> tuple[State, bytes]:
 def _check(path: Path, written: Mapping[str, Any]) -> None:
     """Compare a file with its entry in the manifest; a file of another size is not read."""
     try:
-        descriptor = open_no_link(path, os.O_RDONLY)
+        descriptor = open_regular(path, os.O_RDONLY)
         with os.fdopen(descriptor, "rb") as file:
             size = os.fstat(descriptor).st_size
             if size != written.get("bytes") or size > memory():
@@ -256,7 +256,7 @@ def _check(path: Path, written: Mapping[str, Any]) -> None:
 
 def _bytes(path: Path, limit: int | None = None) -> bytes:
     try:
-        with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             if limit is not None and os.fstat(file.fileno()).st_size > limit:
                 raise DamagedError(f"{path.name} is too large")
             return file.read()

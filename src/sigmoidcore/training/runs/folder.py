@@ -29,7 +29,7 @@ import numpy
 import torch
 
 import sigmoidcore
-from sigmoidcore._files import Closing, open_no_link, write_whole
+from sigmoidcore._files import Closable, open_regular, write_file
 from sigmoidcore.training.data import Data, DataError, Preprocessing, load
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.options import OptionError, Options
@@ -72,7 +72,7 @@ class Config:
     options: dict[str, Any]
 
 
-class Run(Closing):
+class Run(Closable):
     """An open run folder, locked for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
 
     Attributes:
@@ -115,7 +115,7 @@ class Run(Closing):
             import tomli_w  # in the extra cli, which reading a run does not need
 
             content = {"format": FORMAT, "name": name, "options": {k: v for k, v in options.items() if v is not None}}
-            write_whole(folder / CONFIG, (_COMMENT + tomli_w.dumps(content)).encode())
+            write_file(folder / CONFIG, (_COMMENT + tomli_w.dumps(content)).encode())
             run.begin()
         except BaseException:
             run.close()
@@ -141,7 +141,7 @@ class Run(Closing):
     def begin(self) -> None:
         """Write environment.json and start a new metrics.jsonl."""
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        write_whole(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
+        write_file(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
         (self.folder / METRICS).unlink(missing_ok=True)
         self._metrics = Metrics(self.folder / METRICS)
         self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
@@ -159,7 +159,7 @@ class Run(Closing):
         said = list(checkpoint.damaged)
         if _bytes(self.folder / CONFIG) != checkpoint.config:
             said.append(f"{self.folder / CONFIG} has changed: it was restored from the checkpoint")
-            write_whole(self.folder / CONFIG, checkpoint.config)
+            write_file(self.folder / CONFIG, checkpoint.config)
         try:
             self._rows = [dict(row) for row in checkpoint.state.values["rows"]]
             damage = rewind(self.folder / METRICS, checkpoint.state.values["metrics"], self._rows)
@@ -199,7 +199,7 @@ class Run(Closing):
     def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
         """Write the preprocessing completely or not at all."""
         self._preprocessing = preprocessing.digest()
-        return write_whole(self.folder / PREPROCESSING, preprocessing.to_bytes())
+        return write_file(self.folder / PREPROCESSING, preprocessing.to_bytes())
 
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write figures/NAME.png."""
@@ -209,7 +209,7 @@ class Run(Closing):
         folder.mkdir(exist_ok=True)
         file = io.BytesIO()
         figure.savefig(file, dpi=150, format="png")
-        return write_whole(folder / f"{name}.png", file.getvalue())
+        return write_file(folder / f"{name}.png", file.getvalue())
 
     def save_diagnosis(self, diagnosis: "Diagnosis") -> Path:
         """Write diagnosis.json and diagnosis.html; returns the page."""
@@ -219,7 +219,7 @@ class Run(Closing):
 
     def save_report(self, text: str) -> Path:
         """Write report.txt."""
-        return write_whole(self.folder / REPORT, text.encode())
+        return write_file(self.folder / REPORT, text.encode())
 
     def close(self) -> None:
         """Close metrics.jsonl and release the folder."""
@@ -354,7 +354,7 @@ def _environment(started: str) -> dict[str, Any]:
 def _bytes(path: Path) -> bytes:
     """Content of a small file, or nothing if it does not exist."""
     try:
-        with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             return file.read(_LARGEST_CONFIG + 1)
     except FileNotFoundError:
         return b""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore._files import open_no_link, write_whole
+from sigmoidcore._files import open_regular, write_file
 
 FORMAT = 2
 """Version of a run's folder; it changes if an old reader would misread the new one."""
@@ -28,7 +28,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = open_no_link(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         with os.fdopen(os.dup(self._descriptor), "rb") as file:
             file.seek(0)
             self._sum = hashlib.file_digest(file, "sha256")
@@ -69,7 +69,7 @@ def rewind(path: Path, mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]
         OSError: the file cannot be read or written, or is a link.
     """
     length = int(mark["bytes"])
-    descriptor = open_no_link(path, os.O_RDWR | os.O_CREAT)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     with os.fdopen(descriptor, "r+b") as file:
         if os.fstat(descriptor).st_size >= length and hashlib.sha256(file.read(length)).hexdigest() == mark["sha256"]:
             file.truncate(length)
@@ -77,7 +77,7 @@ def rewind(path: Path, mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]
             return None
     aside = path.with_name("metrics.damaged.jsonl")
     path.replace(aside)
-    write_whole(path, b"".join(_line(row) for row in rows))
+    write_file(path, b"".join(_line(row) for row in rows))
     return f"{path} is damaged and was moved to {aside}: epochs were restored from the checkpoint, samples are lost"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 from sigmoidcore.training.networks import ARCHITECTURES, OWN, Network, network
 from sigmoidcore.training.runs.checkpoints import DamagedError, read_tensors
 from sigmoidcore.training.runs.state import MismatchError, fill
@@ -37,7 +37,7 @@ def save_network(path: Path, network: Network) -> Path:
     if network.preprocessing:
         described[_PREPROCESSING] = network.preprocessing
     metadata = {_FORMAT: "pt", **described, _SUM: checksum(described, tensors)}
-    return write_whole(path, save(tensors, metadata=metadata))
+    return write_file(path, save(tensors, metadata=metadata))
 
 
 def network_of(folder: Path, own: nn.Module | None = None) -> Network:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._files import write_whole
+from sigmoidcore._files import write_file
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
@@ -89,8 +89,8 @@ def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing
     """
     plain, inputs = folded(network, preprocessing)
     data = FORMATS[kind][1](plain, inputs, preprocessing)
-    write_whole(path_of_preprocessing(path), preprocessing.to_bytes())
-    return write_whole(path, data)
+    write_file(path_of_preprocessing(path), preprocessing.to_bytes())
+    return write_file(path, data)
 
 
 def path_of_preprocessing(path: Path) -> Path:

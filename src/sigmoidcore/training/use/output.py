@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sigmoidcore._files import whole
+from sigmoidcore._files import complete_file
 from sigmoidcore.training.data import FEATHER, PARQUET, DataError, needed, short, suffix
 
 TEXT = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
@@ -65,7 +65,7 @@ def write_tables(path: Path, tables: Iterable[Any]) -> int:
     """
     check_table(path)
     rows = 0
-    with whole(path) as file:
+    with complete_file(path) as file:
         writer: Any = None
         close: Callable[[], None] = lambda: None  # noqa: E731
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sigmoidcore._files import open_no_link
+from sigmoidcore._files import open_regular
 from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
@@ -243,7 +243,7 @@ def preprocessing_of(folder: Path) -> Preprocessing:
     path = folder / PREPROCESSING
     remedy = f"`sigmoid-core train --resume {folder}` restores it"
     try:
-        with os.fdopen(open_no_link(path, os.O_RDONLY), "rb") as file:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             content = file.read()
         return Preprocessing.from_bytes(content)
     except OSError as error:
