@@ -89,9 +89,9 @@ def _largest(one: Number, other: Number) -> Number:
 
 def squared_size(x: Tensor) -> tuple[Number, Number]:
     """Sum of the squares of a tensor, and how many of its numbers are not finite."""
-    rows = _rows(x.unsqueeze(0))
-    squares = _squares(rows)
-    return squares[0], _nonfinite(rows, squares)[0]
+    row = _row(x)
+    squares = _squares(row)
+    return squares[0], _nonfinite(row, squares)[0]
 
 
 def size_on_cpu(x: Tensor) -> float:
@@ -101,14 +101,14 @@ def size_on_cpu(x: Tensor) -> float:
         >>> f"{size_on_cpu(torch.full((1000, 1000), 1e30)):.6g}"
         '1e+33'
     """
-    return _sizes_on_cpu(_rows(x.unsqueeze(0)))[0]
+    return _sizes_on_cpu(_row(x))[0]
 
 
-def _rows(stack: Tensor) -> Tensor:
-    """Each tensor of a stack as a row; the numbers of one tensor are in the order of its memory."""
-    if len(stack) == 1 and not stack.is_contiguous():
-        return stack.permute(sorted(range(stack.dim()), key=stack.stride, reverse=True)).reshape(1, -1)
-    return stack.flatten(1)
+def _row(x: Tensor) -> Tensor:
+    """A tensor as one row, [1, numbers], in the order of its memory."""
+    if not x.is_contiguous():
+        x = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
+    return x.reshape(1, -1)
 
 
 def _sizes_on_cpu(x: Tensor) -> list[float]:
@@ -199,7 +199,7 @@ def thinned(stack: Tensor, dim: int) -> Tensor:
 
 def add_sizes(stack: Tensor, owners: list[Sums]) -> None:
     """Add the sizes of whole outputs, [layers, ...], to the sums of each layer."""
-    rows = _rows(stack)
+    rows = _row(stack[0]) if len(stack) == 1 else stack.flatten(1)
     squares = _squares(rows)
     for sums, square, nonfinite in zip(owners, squares, _nonfinite(rows, squares), strict=True):
         sums.count, sums.squares, sums.nonfinite = float(rows.shape[1]), square, nonfinite
