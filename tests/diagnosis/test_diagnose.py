@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.measuring import measured, mlp, names
+from support.measuring import Forward, measured, mlp, names
 from torch import nn
 from torch.nn import functional
 
@@ -12,23 +12,6 @@ import sigmoidcore as sc
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(32) % 3
-
-
-class Forward(nn.Module):
-    """A model with a function for its forward."""
-
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self.own_forward = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *args, **kwargs):
-        return self.own_forward(self, *args, **kwargs)
-
-
-def gradients(model):
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 # --- what cannot be measured -----------------------------------------------------------------------------------------
@@ -47,6 +30,10 @@ def gradients(model):
             TypeError,
             r"forward does not accept these inputs .* is a tuple of 2, .* targets",
         ),
+        (mlp(nn.Tanh), torch.empty(0, 6), ValueError, r"inputs of shape \(0, 6\) hold no samples"),
+        (mlp(nn.Tanh), "text", ValueError, "got str"),
+        (mlp(nn.Tanh), (), ValueError, "got tuple"),
+        (mlp(nn.Tanh), torch.randn(4, 7), ValueError, r"does not run on inputs of shape \(4, 7\) float32"),
         (mlp(nn.Tanh), {"x": X}, TypeError, r"it is called as forward\(x=...\)"),
         (nn.Bilinear(6, 6, 2), X, TypeError, r"called as forward\(inputs\); give a tuple"),
         (
@@ -68,9 +55,23 @@ def test_an_error_inside_a_model_is_not_changed():
     assert "does not accept" not in str(caught.value)
 
 
-def test_a_loss_function_without_a_result_is_refused():
-    with pytest.raises(ValueError, match="loss_fn gives None: let it return the loss"):
-        sc.diagnose(mlp(nn.Tanh), X, Y, lambda outputs, targets: None)
+@pytest.mark.parametrize(
+    ("loss_fn", "said"),
+    [
+        (None, "targets is given without loss_fn"),
+        (lambda out, y: None, "loss_fn gives None: let it return the loss"),
+        (lambda out, y: functional.cross_entropy(out, y).item(), "got float"),
+        (lambda out, y: functional.cross_entropy(out, y, reduction="none"), r"must give a scalar, got shape \(32,\)"),
+    ],
+)
+def test_a_loss_that_is_not_a_scalar_is_refused(loss_fn, said):
+    with pytest.raises(ValueError, match=said):
+        sc.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
+
+
+def test_a_model_without_floating_point_outputs_is_refused_without_a_loss():
+    with pytest.raises(ValueError, match="without a floating-point tensor"):
+        sc.diagnose(Forward(lambda s, x: s.fc(x).argmax(1), fc=nn.Linear(6, 3)), X)
 
 
 def test_outputs_in_a_dataclass_need_no_loss():
@@ -161,17 +162,6 @@ def test_an_exported_model_that_refuses_modes_is_measured_in_its_own():
 
 
 # --- what is not seen, and what is no part of the model --------------------------------------------------------------
-
-
-class Pair(nn.Module):
-    """Two parts and a head."""
-
-    def __init__(self, one, other):
-        super().__init__()
-        self.one, self.other, self.head = one, other, nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.head(self.one(x) + self.other(x))
 
 
 def test_a_model_without_seen_layers_has_a_note_if_its_parameters_have_gradients():
@@ -269,8 +259,3 @@ def test_inputs_with_gradients_and_teachers_are_not_weights_of_the_model():
 
     assert not measured(Forward(forward, fc=nn.Linear(6, 6)), X).notes
     assert not measured(mlp(nn.Tanh), X, Y, lambda outputs, _: nn.Linear(3, 1)(outputs).mean()).notes
-
-
-def test_mend_measures_in_the_mode_of_the_diagnosis():
-    mending = sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"], training=True).mend()
-    assert names(mending.before.measurement) == ["fc"]

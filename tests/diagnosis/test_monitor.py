@@ -13,12 +13,10 @@ import torch
 from support.copies import COPIES
 from torch import nn
 from torch.nn.modules import module as module_hooks
-from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, Equalizer, Monitor
-from sigmoidcore.diagnosis import monitor as monitor_module
 from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.monitor import PATIENCE
 
@@ -147,15 +145,6 @@ def test_a_step_that_is_not_measured_leaves_nothing_in_the_process_or_the_model(
             optimizer.step()
     assert hooked == [True, False, False, True, False, False, True]
     assert seen == [not h for h in hooked]
-
-
-def test_a_monitor_that_is_made_between_two_steps_begins_with_the_next_one(model, batch):
-    optimizer = sgd(model)
-    step(model, optimizer, batch)
-    with Monitor(model, every=5) as monitor:
-        for _ in range(6):
-            step(model, optimizer, batch)
-    assert [m.step for m in monitor.measurements] == [0, 5]
 
 
 def test_a_monitor_that_is_made_within_a_step_measures_the_next_one(model, batch):
@@ -481,16 +470,6 @@ def test_a_step_that_the_user_skips_is_not_joined_with_the_next(model, batch, se
     assert_right(measured, model, lambda network: loss_of(network, batch))
 
 
-def test_gradients_that_were_emptied_before_a_second_pass_through_one_graph_do_not_count(model, batch):
-    def run(optimizer):
-        loss = loss_of(model, batch)
-        (30 * loss).backward(retain_graph=True)
-        optimizer.zero_grad()
-        loss.backward()
-
-    assert_right(of_one_step(model, run), model, lambda network: loss_of(network, batch))
-
-
 def test_a_loss_that_one_of_two_heads_gets_by_itself_is_not_taken_for_a_skipped_step(batch):
     class Heads(nn.Module):
         def __init__(self):
@@ -532,18 +511,6 @@ def test_evaluations_between_and_inside_steps_do_not_count(model, batch):
     assert_right(measured, model, lambda network: loss_of(network, batch))
 
 
-def test_hundreds_of_evaluations_with_gradients_inside_a_measured_step_are_not_kept(model, batch):
-    def run(_):
-        loss = loss_of(model, batch)
-        loss.backward()
-        for _ in range(600):
-            model(batch[0])
-
-    measured = of_one_step(model, run)
-    assert measured.samples == ROWS
-    assert_right(measured, model, lambda network: loss_of(network, batch))
-
-
 def test_two_backward_passes_through_one_graph_are_the_gradient_of_the_sum(model, batch):
     def losses(network):
         outputs = network(batch[0])
@@ -557,21 +524,6 @@ def test_two_backward_passes_through_one_graph_are_the_gradient_of_the_sum(model
     measured = of_one_step(model, twice)
     assert measured.samples == ROWS
     assert_right(measured, model, lambda network: sum(losses(network)))
-
-
-def test_a_backward_pass_through_an_old_graph_does_no_harm(model, batch):
-    optimizer = sgd(model, lr=0.0)
-    with Monitor(model, every=2) as monitor:
-        old = model[0](batch[0]).mean()  # needs no weight in its backward pass, which the step changes
-        old.backward(retain_graph=True)
-        optimizer.step()
-        old.backward(retain_graph=True)
-        optimizer.step()
-        optimizer.zero_grad()
-        loss_of(model, batch).backward()
-        optimizer.step()
-    assert [m.step for m in monitor.measurements] == [0, 2]
-    assert_right(monitor.measurements[1], model, lambda network: loss_of(network, batch))
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
@@ -651,25 +603,6 @@ def test_two_networks_that_train_against_each_other_have_a_monitor_each():
     for measured in second.measurements:
         assert measured.samples == 20
         assert gradients(measured) == pytest.approx(expected, rel=1e-5)
-
-
-def test_two_networks_in_one_module_show_the_step_of_the_optimizer_that_steps_first():
-    both = nn.ModuleDict({"generator": nn.Linear(4, 6), "critic": nn.Linear(6, 1)})
-    of_critic, of_generator = sgd(both["critic"], 0.0), sgd(both["generator"], 0.0)
-    noise, real = torch.randn(10, 4), torch.randn(10, 6)
-    with Monitor(both, every=1) as monitor:
-        for _ in range(4):
-            of_critic.zero_grad()
-            loss = both["critic"](both["generator"](noise).detach()).mean() - both["critic"](real).square().mean()
-            loss.backward()
-            of_critic.step()
-            of_generator.zero_grad()
-            (-both["critic"](both["generator"](noise)).mean()).backward()
-            of_generator.step()
-    assert [m.step for m in monitor.measurements] == [0, 1, 2, 3]
-    for measured in monitor.measurements:
-        assert [layer.name for layer in measured.layers] == ["critic"]
-        assert measured.samples == 20
 
 
 def test_with_several_optimizers_a_step_is_over_when_all_of_them_have_moved_their_parameters(model, batch):
@@ -760,49 +693,6 @@ def test_a_closure_is_measured_by_its_last_evaluation(model, batch):
 # --- how the forward pass runs ---------------------------------------------------------------------------------------
 
 
-def test_layers_in_checkpoints_are_seen_once_and_right(model, batch):
-    def in_segments(network):
-        hidden = checkpoint(network[:3], batch[0], use_reentrant=False)
-        hidden = checkpoint(lambda h: network[3:5](h), hidden, use_reentrant=False)
-        return nn.functional.cross_entropy(network[5:](hidden), batch[1])
-
-    class Segments(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = model
-
-        def forward(self, _):
-            return in_segments(self.layers)
-
-    whole = Segments()
-    measured = of_one_step(whole, lambda _: whole(batch[0]).backward())
-    expected = sizes_by_hand(model, lambda network: loss_of(network, batch))
-    assert sizes(measured) == pytest.approx({f"layers.{n}": g for n, g in expected.items()}, rel=1e-5)
-    assert measured.samples == ROWS
-    assert not measured.notes
-
-
-def test_layers_in_reentrant_checkpoints_are_not_seen_which_is_said_and_the_others_are_right(model, batch):
-    x = batch[0].clone().requires_grad_()
-
-    class Segments(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = model
-
-        def forward(self, x):
-            return self.layers[3:](checkpoint(self.layers[:3], x, use_reentrant=True))
-
-    whole = Segments()
-    measured = of_one_step(whole, lambda _: nn.functional.cross_entropy(whole(x), batch[1]).backward())
-    expected = sizes_by_hand(model, lambda network: loss_of(network, batch))
-    known = {n: g for n, g in sizes(measured).items() if g is not None}
-    assert known == pytest.approx({f"layers.{n}": expected[n] for n in "3456"}, rel=1e-5)
-    of_weights = gradients_by_hand(whole, lambda m: loss_of(m.layers, batch))
-    assert gradients(measured) == pytest.approx(of_weights, rel=1e-5)
-    assert any("reentrant" in note for note in measured.notes)
-
-
 def test_a_selective_checkpoint_gets_from_a_measured_step_the_gradients_that_it_gets_from_another(batch):
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
@@ -844,38 +734,6 @@ def test_a_recurrent_layer_in_a_checkpoint_trains_on_a_measured_step(kind):
     model, x = Recurrent(), torch.randn(6, 4, 5)
     measured = of_one_step(model, lambda _: model(x).square().mean().backward())
     assert gradients(measured) == pytest.approx(gradients_by_hand(model, lambda m: m(x).square().mean()), rel=1e-5)
-
-
-def test_a_module_that_runs_twice_is_two_layers_with_a_gradient_each(batch):
-    shared = nn.Linear(8, 8)
-    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(8, 3))
-    outputs = []
-    handle = shared.register_forward_hook(lambda *args: outputs.append(args[2]))
-    found = torch.autograd.grad(loss_of(model, batch), outputs)
-    handle.remove()
-    measured = of_one_step(model, lambda _: loss_of(model, batch).backward())
-    known = sizes(measured)
-    assert [known["0"], known["0@2"]] == pytest.approx([g.norm().item() / math.sqrt(ROWS) for g in found], rel=1e-5)
-    assert gradients(measured) == pytest.approx(gradients_by_hand(model, lambda m: loss_of(m, batch)), rel=1e-5)
-
-
-def test_activations_in_place_have_the_numbers_of_those_that_are_not(batch):
-    def build(inplace):
-        torch.manual_seed(1)
-        return nn.Sequential(
-            nn.Linear(8, 16),
-            nn.ReLU(inplace=inplace),
-            nn.Linear(16, 16),
-            nn.SiLU(inplace=inplace),
-            nn.Linear(16, 16),
-            nn.Hardsigmoid(inplace=inplace),
-            nn.Linear(16, 3),
-        )
-
-    measured = [of_one_step(m, lambda _, m=m: loss_of(m, batch).backward()) for m in (build(False), build(True))]
-    for a, b in zip(measured[0].layers, measured[1].layers, strict=True):
-        assert (a.name, a.gradient, a.rms) == (b.name, pytest.approx(b.gradient, rel=1e-6), pytest.approx(b.rms))
-        assert (a.relative_slope, a.dead, a.saturated) == (b.relative_slope, b.dead, b.saturated)
 
 
 @pytest.mark.parametrize("copied", COPIES)
@@ -920,13 +778,6 @@ def test_a_model_that_is_wrapped_later_is_measured_under_its_names(model, batch)
     assert [layer.name for layer in monitor.measurements[1].layers] == ["0", "1", "2.module", "3", "4", "5", "6"]
     assert [w.name for w in monitor.measurements[1].weights][2] == "2.module.weight"
     assert_right(monitor.measurements[1], model, lambda network: loss_of(network, batch))
-
-
-def test_parameters_that_change_between_two_steps_are_measured_as_they_are(model, batch):
-    with Monitor(model, every=1) as monitor:
-        model[6] = nn.Linear(10, 3)
-        step(model, sgd(model, 0.0), batch)
-    assert_right(monitor.measurements[0], model, lambda network: loss_of(network, batch))
 
 
 def test_two_monitors_and_an_equalizer_at_once_see_the_same_and_leave_nothing(batch):
@@ -977,17 +828,6 @@ def test_trainings_in_several_threads_each_make_and_remove_their_own_monitors():
     finally:
         sys.setswitchinterval(interval)
     assert not failures
-
-
-def test_of_many_monitors_no_more_hooks_on_optimizers_are_left_than_of_one(model, batch):
-    def hooks():
-        return list(optimizer_hooks._global_optimizer_pre_hooks), list(optimizer_hooks._global_optimizer_post_hooks)
-
-    with Monitor(model):
-        of_one = hooks()
-        with Monitor(model):
-            step(model, sgd(model), batch)
-    assert hooks() == of_one
 
 
 def test_it_trains_exactly_as_without_a_monitor(model, batch):
@@ -1043,22 +883,6 @@ def test_a_long_training_keeps_so_many_measurements_and_a_file_of_bounded_size()
     assert lengths[1] < 2 * lengths[0]
 
 
-def test_a_measured_step_keeps_no_tensor_of_the_passes(model):
-    def kept():
-        gc.collect()
-        return sum(type(o) is torch.Tensor and o.shape[:1] == (37,) for o in gc.get_objects())
-
-    optimizer = sgd(model)
-    with Monitor(model, every=1):
-        x = torch.randn(37, 8)
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        assert kept() == 1
-        optimizer.step()
-        del x
-        assert kept() == 0
-
-
 # --- going on later --------------------------------------------------------------------------------------------------
 
 
@@ -1102,11 +926,6 @@ def test_what_is_no_state_is_refused_and_changes_nothing(model, batch, state):
         assert monitor.state_dict() == before
 
 
-def test_patience_and_samples_are_what_the_documentation_says():
-    assert monitor_module.PATIENCE == 10
-    assert monitor_module.SAMPLES == 64
-
-
 def test_every_measurement_goes_to_the_sinks_those_too_that_are_dropped_later(model, batch):
     seen, optimizer = [], sgd(model)
     with Monitor(model, every=1, keep=4, sinks=[seen.append]) as monitor:
@@ -1115,19 +934,6 @@ def test_every_measurement_goes_to_the_sinks_those_too_that_are_dropped_later(mo
     assert [m.step for m in seen] == list(range(9))
     assert len(monitor.measurements) <= 4
     assert seen[-1] is monitor.measurements[-1]
-
-
-@pytest.mark.parametrize("steps", [5, 6])
-def test_the_first_step_after_a_state_is_measured_if_it_is_due(model, batch, steps):
-    optimizer = sgd(model)
-    with Monitor(model, every=3) as monitor:
-        for _ in range(steps):
-            step(model, optimizer, batch)
-    with Monitor(model, every=3) as other:
-        other.load_state_dict(monitor.state_dict())
-        for _ in range(4):
-            step(model, optimizer, batch)
-    assert [m.step for m in other.measurements] == [0, 3, 6, 9][: 3 + (steps == 6)]
 
 
 def test_a_state_holds_the_step_that_is_over_although_not_all_parameters_have_moved(model, batch):

@@ -9,7 +9,7 @@ import torch
 from support.labelled import Labelled
 from torch import nn
 
-from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, gradient_profile, prepare
+from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, prepare
 from sigmoidcore.diagnosis import rules
 
 
@@ -122,13 +122,6 @@ def test_sparse_inputs_are_left_out_and_said_to_be(edges, layout):
         assert layer.gradient == pytest.approx(other.gradient, rel=1e-5)
         assert layer.rms == pytest.approx(other.rms, rel=1e-5)
     assert diagnose(net, (x, sparse)).measurement.notes[0] == "an input of the model: it is a sparse tensor"
-
-
-def test_a_sparse_buffer_is_no_obstacle(edges):
-    net, x = Graph(edges.to_sparse()), torch.randn(30, 4)
-    assert [layer.name for layer in diagnose(net, x).measurement.layers] == ["first", "core", "last"]
-    assert net.edges.is_sparse
-    assert gradient_profile(net, x).sizes.shape == (1,)
 
 
 def test_a_sparse_input_with_numbers_that_are_not_finite_is_refused(edges):

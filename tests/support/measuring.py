@@ -8,6 +8,20 @@ from torch import nn
 import sigmoidcore as sc
 
 
+class Forward(nn.Module):
+    """A model of named parts, tensors as parameters, and a function for its forward."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.own_forward = forward
+        for name, part in parts.items():
+            plain = isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter)
+            setattr(self, name, nn.Parameter(part) if plain else part)
+
+    def forward(self, *args, **kwargs):
+        return self.own_forward(self, *args, **kwargs)
+
+
 def measured(model, inputs, targets=None, loss_fn=None):
     """What the probe sees of one batch."""
     return sc.diagnose(model, inputs, targets, loss_fn).measurement
