@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification, make_friedman1, make_multilabel_classification
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_validate, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -167,6 +168,7 @@ def test_sample_weights_are_routed_through_a_search():
         search = GridSearchCV(
             make_pipeline(StandardScaler().set_fit_request(sample_weight=False), model),
             {"sigmoidcoreclassifier__saturation": [0.5, 1.0]},
+            scoring=get_scorer("accuracy").set_score_request(sample_weight=True),  # scikit-learn 1.6 needs it
         )
         weights = (y < 2).astype(float)
         search.fit(X, y, sample_weight=weights)

@@ -286,7 +286,7 @@ def test_gradients_reach_inputs_and_all_weights_and_are_right(kind):
 def test_exported_it_computes_the_same(kind):
     layer = disturbed(kind, num_layers=2, bidirectional=True).eval()
     inputs = sequences(layer)
-    program = torch.export.export(layer, (inputs,))
+    program = torch.export.export(layer, (inputs,), strict=False)
     assert_same(program.module()(inputs), layer(inputs))
 
 

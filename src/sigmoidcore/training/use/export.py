@@ -31,6 +31,8 @@ CLOSE = 1e-4
 SAMPLES = 16
 """Random samples for the comparison."""
 OPSET = 18
+ANY_BATCH = ({0: torch.export.Dim("batch", max=2**31 - 1)},)
+"""Any number of samples. PyTorch 2.6 refuses a recurrent layer without a maximum."""
 
 Layer = tuple[str, dict[str, Any]]
 
@@ -118,7 +120,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
     with _quiet():
         program = torch.onnx.export(
             model, (inputs,), dynamo=True, verbose=False, opset_version=OPSET, input_names=["inputs"],
-            output_names=["outputs"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            output_names=["outputs"], dynamic_shapes=ANY_BATCH,
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -133,7 +135,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
 def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
     """An archive of torch.export without pickles."""
     with _quiet():
-        program = torch.export.export(model, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(model, (inputs,), dynamic_shapes=ANY_BATCH, strict=False)
         program.example_inputs = None  # PyTorch would pickle them
         file = io.BytesIO()
         extra = {"preprocessing.json": _described(preprocessing), "outputs.txt": _meaning(preprocessing)}
