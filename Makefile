@@ -93,7 +93,11 @@ clean: ## remove everything that was built (.venv and runs/ stay)
 	.venv/bin/python -m pip install -q -e ".[dev]" -r tests/integrations/requirements.txt
 	@touch .venv/.installed-integrations
 
-.venv-oldest/.installed: .venv/.installed-test .ci/oldest.py
+.venv-oldest/.installed: .venv/.installed-test .ci/oldest.py pyproject.toml
+	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info > (3, 12))' || { \
+		echo "The oldest packages need Python 3.11: rm -rf .venv; make test-oldest PYTHON=python3.11" >&2; exit 1; \
+	}
+	rm -rf .venv-oldest
 	.venv/bin/python -m venv .venv-oldest
 	.venv/bin/python .ci/oldest.py > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install -q -e ".[test]" -c .venv-oldest/constraints.txt
