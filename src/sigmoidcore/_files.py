@@ -83,8 +83,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path, flags: int) -> int:
-    """`os.open` for regular files only: a link, a folder or a device is an OSError, so that no link leads elsewhere."""
+def open_regular(path: Path | str, flags: int) -> int:
+    """Open a regular file by its own name, not through a link; an opener for `open`.
+
+    Args:
+        path: of the file.
+        flags: as for `os.open`.
+
+    Returns:
+        A file descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or it is a link, a folder or a device.
+    """
+    path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(f"{path} is not a regular file: a run's folder holds no links")
+        raise OSError(f"{path} is not a regular file: a run's folder contains no links")
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def read_regular(path: Path, limit: int = -1) -> bytes:
+    """Content of a regular file, at most `limit` bytes of it; errors are those of `open_regular`."""
+    with open(path, "rb", opener=open_regular) as file:
+        return file.read(limit)

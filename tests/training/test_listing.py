@@ -109,7 +109,7 @@ def test_damaged_runs_and_other_folders_are_said_and_the_others_listed(runs, cap
     assert main(["runs"]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "left out: " in output
-    assert "no run: notes" in output
+    assert "not a run: notes" in output
     assert main(["runs", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 4
 

@@ -102,9 +102,9 @@ def test_intervals_of_numbers_are_those_of_scikit_learn_on_the_same_resamples(re
 
 def test_the_bootstrap_is_that_of_scipy_up_to_chance():
     values = np.random.default_rng(0).exponential(size=400)
-    found = bootstrap([lambda drawn: float(drawn @ values / 400)], 400)[0]
+    found = bootstrap({"mean": lambda drawn: float(drawn @ values / 400)}, 400)[0]
     theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=1)
-    assert found == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
@@ -112,20 +112,20 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     held = 0
     for _ in range(100):
         values = generator.exponential(size=80)
-        low, high = bootstrap([lambda drawn, values=values: float(drawn @ values / 80)], 80)[0]
-        held += low < 1 < high
+        found = bootstrap({"mean": lambda drawn, values=values: float(drawn @ values / 80)}, 80)[0]
+        held += found.low < 1 < found.high
     assert 86 <= held <= 99
 
 
 def test_very_many_samples_get_fewer_resamples(monkeypatch):
     monkeypatch.setattr("sigmoidcore.training.use.scores.DRAWS", 50_000)
     counted = []
-    bootstrap([lambda drawn: counted.append(drawn.sum()) or 0.0], 100)
-    assert counted == [100.0] * 500
+    bootstrap({"size": lambda drawn: counted.append(drawn.sum()) or 0.0}, 100)
+    assert counted == [100.0] * 501
 
 
 def test_what_is_not_defined_has_no_interval():
-    assert np.isnan(bootstrap([lambda drawn: float("nan")], 10)[0]).all()
+    assert math.isnan(bootstrap({"none": lambda drawn: float("nan")}, 10)[0].low)
     one_class = class_scores(np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=int))
     assert [score.name for score in one_class] == ["accuracy", "macro-F1", "log loss"]
     constant = number_scores(np.array([1.0, 2.0]), np.array([3.0, 3.0]))

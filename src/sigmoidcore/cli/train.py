@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sigmoidcore.training.launch import Request, run_training
+from sigmoidcore.training.launch import run_training
 from sigmoidcore.training.options import Options, default_text, flag, types_of
 
 _FILES = {
@@ -21,8 +21,7 @@ def train(**values: Any) -> int:
     """Train a plain network of sigmoids of any depth; metrics, figures and weights go into a folder."""
     files = {name: values.pop(name) for name in _FILES}
     given = {name: value for name, value in values.items() if value not in (None, [])}
-    request = Request(**files, overwrite=bool(given.pop("overwrite", False)))
-    run_training(given, request)
+    run_training(given, **files, overwrite=bool(given.pop("overwrite", False)))
     return 0
 
 

@@ -48,17 +48,7 @@ class Choice:
 
 
 def choose(options: Options, data: Data, ctrl_c: CtrlC, *, run_users_code: bool) -> Choice:
-    """The network that the options describe, for a data set.
-
-    Args:
-        options: of the run.
-        data: the data set.
-        ctrl_c: stops the trials of depths.
-        run_users_code: whether `options.model` was given here and now: a file alone must not run code.
-
-    Raises:
-        Stopped: there is no such network, or it is the user's own and must not be run; with code 2.
-    """
+    """The network that the options describe, for a data set; a file alone never runs the user's code."""
     if options.model is not None:
         if not run_users_code:
             raise bad_input(f"the network of this run is made by your own code: to run it, add --model {options.model}")

@@ -17,11 +17,7 @@ from sigmoidcore.training.tensorboard import FOLDER, Board
 
 
 def lead(choice: Choice, where: Place, ctrl_c: CtrlC, state: State | None, run: Run, screen: Screen) -> None:
-    """Train on the first process, which shows the training and writes the run's folder.
-
-    Raises:
-        Stopped: it was interrupted, or failed; everything so far is written.
-    """
+    """Train on the first process, which shows the training and writes the run's folder."""
     data = choice.data
     record = Record("Sigmoid Core" if choice.options.model is None else choice.folder, task=data.task)
     screen.heading(choice.heading)
@@ -59,11 +55,7 @@ def lead(choice: Choice, where: Place, ctrl_c: CtrlC, state: State | None, run: 
 
 
 def follow(choice: Choice, where: Place, ctrl_c: CtrlC, state: State | None) -> None:
-    """Train on another process than the first; nothing is shown or written.
-
-    Raises:
-        Stopped: it was interrupted, or failed.
-    """
+    """Train on another process than the first; nothing is shown or written."""
     record = Record(choice.folder, task=choice.data.task)
     try:
         _train(choice, where, ctrl_c, state, None, Screen.of_file(io.StringIO()), record, [], None)
@@ -79,11 +71,7 @@ def follow(choice: Choice, where: Place, ctrl_c: CtrlC, state: State | None) -> 
 
 
 def explain(error: Exception, run: Run) -> Stopped:
-    """The end of a run that failed, after its results are written.
-
-    Raises:
-        BrokenPipeError: the reader of the output has gone, so nobody reads an explanation.
-    """
+    """The end of a run that failed, after its results are written."""
     if isinstance(error, BrokenPipeError):
         raise error
     reason = str(error) or type(error).__name__

@@ -55,19 +55,18 @@ def fit(
         36
     """
     needed("rich", "rich", "sigmoid-core[cli]")
-    from sigmoidcore.training.launch import Request, parse_options, run_training  # needs the extra cli
+    from sigmoidcore.training.launch import parse_options, run_training  # needs the extra cli
 
     targets = [target] if isinstance(target, str) else list(target or ())
     given = {name: value for name, value in {"target": targets or None, **options}.items() if value is not None}
     output = None if output is None else Path(output)
-    config, resume, overwrite = (given.pop(name, None) for name in ("config", "resume", "overwrite"))
-    request = Request(config, resume, output, bool(overwrite))
+    files = {name: given.pop(name) for name in ("config", "resume", "overwrite") if name in given}
     try:
         with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
-            if data is not None and request.resume is None:
-                parse_options(given, request)  # before data are written
+            if data is not None and "resume" not in files:
+                parse_options(given, files.get("config"))  # before data are written
                 data = absolute(_source(data, RUNS if output is None else output.parent))
-            return open_run(run_training({**given, "data": data}, request))
+            return open_run(run_training({**given, "data": data}, output=output, **files))
     except Stopped as error:
         if error.code == 2:
             raise ValueError(str(error)) from error

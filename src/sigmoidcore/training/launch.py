@@ -1,10 +1,8 @@
 """The start of a training: options, data, network, place and folder; `fit` and `sigmoid-core train` call it."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from sigmoidcore.training.choice import Choice, choose
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.execution import follow, lead
 from sigmoidcore.training.options import OptionError, Options, flag
-from sigmoidcore.training.place import Place, by_first, place_of
+from sigmoidcore.training.place import Place, by_first, join, of_first, place_of
 from sigmoidcore.training.runs.checkpoints import Checkpoint, DamagedError
 from sigmoidcore.training.runs.folder import Run, create_run, load_data, parse_config, read_config
 from sigmoidcore.training.runs.lock import InUseError
@@ -25,29 +23,18 @@ WITH_RESUME = ("model", "device")
 """Options that may be given when a run is resumed: the user's own code, and the device."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """Where a training gets options from, and where it writes.
-
-    Attributes:
-        config: a config.toml whose options are the defaults.
-        resume: folder of a run to resume.
-        output: folder of the new run; None: a new one in `runs`.
-        overwrite: replace the run in that folder.
-    """
-
-    config: Path | str | None = None
-    resume: Path | str | None = None
-    output: Path | None = None
-    overwrite: bool = False
-
-
-def run_training(given: Mapping[str, Any], request: Request) -> Path:
+def run_training(
+    given: Mapping[str, Any], *, config: Path | str | None = None, resume: Path | str | None = None,
+    output: Path | None = None, overwrite: bool = False,
+) -> Path:  # fmt: skip
     """Train, show it, and write a run's folder.
 
     Args:
         given: options by name, as texts or values; None counts as not given.
-        request: the files.
+        config: a config.toml whose options are the defaults.
+        resume: folder of a run to resume.
+        output: folder of the new run; None: a new one in `runs`.
+        overwrite: replace the run in that folder.
 
     Returns:
         The run's folder; on other processes than the first, the current folder.
@@ -58,48 +45,42 @@ def run_training(given: Mapping[str, Any], request: Request) -> Path:
     given = {name: value for name, value in given.items() if value is not None}
     with contextlib.ExitStack() as stack:
         run: Run | None = None
+        known: dict[str, Any] = {}
         checkpoint: Checkpoint | None = None
-        if request.resume is not None:
-            _refuse_with_resume([*given, *(["output"] if request.output else [])])
-            runs: list[Run] = []
-            stack.callback(_close, runs)
-            known, checkpoint = by_first(lambda: _reopened(Path(str(request.resume)), runs))
-            run = runs[0] if runs else None
-            options = _parse({**known, **given}, str(request.resume))
+        if resume is not None:
+            _refuse_with_resume([*given, *(["output"] if output else [])])
+            first = join()[0] == 0
+            run, known, checkpoint = _reopened(Path(resume), stack) if first else (None, {}, None)
+            known, checkpoint = of_first((known, checkpoint))
+            options = _parse({**known, **given}, str(resume))
         else:
-            options = parse_options(given, request)
+            options = parse_options(given, config)
         where = _place(options)
         ctrl_c = stack.enter_context(CtrlC(patient=where.count > 1))
         stack.enter_context(session.threads(options.threads))
         choice = _choice(options, ctrl_c, run_users_code="model" in given)
         where.total(torch.zeros(()))  # an error if another process has ended: then no folder is made
-        if where.rank == 0:
-            if run is None:
-                run = create_run(choice.folder, choice.options.to_dict(), request.output, request.overwrite)
-                stack.callback(run.close)
-            else:
-                _resume(run, checkpoint)
         state = None if checkpoint is None else checkpoint.state
-        if run is None:
+        if where.rank != 0:
             follow(choice, where, ctrl_c, state)
             return Path.cwd()
+        if run is None:
+            run = stack.enter_context(create_run(choice.folder, choice.options.to_dict(), output, overwrite))
+        else:
+            _resume(run, checkpoint)
         lead(choice, where, ctrl_c, state, run, Screen.of_stdout())
         return run.folder
 
 
-def parse_options(given: Mapping[str, Any], request: Request) -> Options:
-    """The options of a new run: those that are given, then those of a config.
-
-    Raises:
-        Stopped: a file or an option is invalid, with code 2.
-    """
-    if request.config is None:
+def parse_options(given: Mapping[str, Any], config: Path | str | None) -> Options:
+    """The options of a new run: those that are given, then those of a config."""
+    if config is None:
         return _parse(given)
-    path = Path(request.config)
+    path = Path(config)
 
     def read() -> dict[str, Any]:
         try:
-            with os.fdopen(os.open(path, os.O_RDONLY), "rb") as file:
+            with path.open("rb") as file:
                 return parse_config(file.read(1 << 21), path).options
         except OSError as error:
             raise bad_input(f"cannot read {path}: {error.strerror or error}") from error
@@ -132,31 +113,25 @@ def _refuse_with_resume(given: Sequence[str]) -> None:
             )
 
 
-def _reopened(folder: Path, runs: list[Run]) -> tuple[dict[str, Any], Checkpoint | None]:
-    """Options and last checkpoint of a run; `runs` gets the run."""
+def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str, Any], Checkpoint | None]:
+    """A run, its options and its last checkpoint; the stack closes the run."""
     if not folder.is_dir():
         raise bad_input(f"{folder} is not a folder: give the folder of a run")
     try:
-        runs.append(Run.reopen(folder))
-        checkpoint = runs[0].checkpoints.read()
+        run = stack.enter_context(Run.reopen(folder))
+        checkpoint = run.checkpoints.read()
         path = folder / "config.toml"
         config = read_config(folder) if checkpoint is None else parse_config(checkpoint.config, path)
     except FileNotFoundError as error:
         raise bad_input(f"{error}: give the folder of a run") from error
     except InUseError as error:
         raise bad_input(str(error)) from error
-    except OSError as error:
-        raise bad_input(f"cannot resume in {folder}: {error.strerror or error}") from error
-    except (DamagedError, ValueError) as error:
-        raise bad_input(f"cannot resume in {folder}: {error}") from error
+    except (DamagedError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise bad_input(f"cannot resume in {folder}: {reason}") from error
     if config.name == "demo":
         raise bad_input(f"the run in {folder} is one of the demo, which has no checkpoints: start a new run")
-    return config.options, checkpoint
-
-
-def _close(runs: Sequence[Run]) -> None:
-    for run in runs:
-        run.close()
+    return run, config.options, checkpoint
 
 
 def _resume(run: Run, checkpoint: Checkpoint | None) -> None:

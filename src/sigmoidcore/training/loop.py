@@ -5,15 +5,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.training import not_finite
-from sigmoidcore.training.place import Place
+from sigmoidcore.training.place import Place, of_first, together
 from sigmoidcore.training.recipe import Data, Recipe
 from sigmoidcore.training.runs.state import (
     MismatchError,
@@ -31,6 +30,7 @@ from sigmoidcore.training.runs.state import (
 
 EVALUATED = 10_000
 """Samples per batch of an evaluation."""
+_RESULT = ("accuracies", "losses", "seconds", "validations")
 _SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 
 
@@ -138,7 +138,7 @@ class Training:
         self._wrapped = self.place.wrap(model)
         # Machines may differ in the last bit of a rate: the first process decides.
         groups = named_groups(model, recipe.rates(model, recipe.lr)) if state is None else state.values["groups"]
-        self._groups = self.place.of_first(groups)
+        self._groups = of_first(groups)
         parameters = groups_for(model, self._groups)
         self.optimizer = torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True)
         self.place.attach(self.optimizer)
@@ -177,7 +177,7 @@ class Training:
         """
         self._asked = asked or self._asked
         try:
-            with self.place.together():
+            with together():
                 for epoch in range(self.step // self.batches, self.recipe.epochs):
                     if self.finished:
                         break
@@ -202,15 +202,8 @@ class Training:
             raise FloatingPointError(sentence)
         tensors = {"total": self._total, **optimizer_tensors(self.optimizer), **random_tensors()}
         result = self.result
-        values: dict[str, Any] = {
-            "steps": self.steps,
-            "groups": self._groups,
-            "accuracies": list(result.accuracies),
-            "validations": list(result.validations),
-            "losses": list(result.losses),
-            "seconds": result.seconds,
-            "random": random_values(),
-        }
+        values: dict[str, Any] = {"steps": self.steps, "groups": self._groups, "random": random_values()}
+        values |= {name: copy.copy(getattr(result, name)) for name in _RESULT}
         if self.equalizer is not None:
             values["equalizer"] = self.equalizer.state_dict()
             sizes = values["equalizer"].pop("before")
@@ -234,8 +227,7 @@ class Training:
         if self.place.scaler is not None and "scaler" in values:
             self.place.scaler.load_state_dict(values["scaler"])
         self.step = state.step
-        names = ("accuracies", "losses", "seconds", "validations")
-        self.result = Result(**{name: copy.copy(values[name]) for name in names})
+        self.result = Result(**{name: copy.copy(values[name]) for name in _RESULT})
         self._total = tensors["total"].to(self.place.device, copy=True)
         restore_random(tensors, values["random"])  # last: no generator may be used between here and the next step
 
@@ -324,48 +316,29 @@ class Training:
             self.equalizer.remove()
         wrong = next((i for i, loss in enumerate(losses) if not math.isfinite(float(loss))), 0)
         sentence = not_finite.describe_loss(self.model, *parts[wrong][:2], self._loss, self.step + 1)
-        return self.place.of_first(sentence)
+        return of_first(sentence)
 
 
-def train(
-    model: nn.Module,
-    split: Data,
-    *,
-    epochs: int = 10,
-    batch_size: int = 100,
-    lr: float = 0.03,
-    seed: int = 0,
-    equalize: bool = True,
-    every: int | Literal["auto"] = "auto",
-    rates: Callable[[nn.Module, float], list[dict[str, Any]]] = depth_scaled_lr,
-    on_step: Callable[[Progress], None] | None = None,
-) -> Result:
+def train(model: nn.Module, split: Data, *, on_step: Callable[[Progress], None] | None = None, **recipe: Any) -> Result:
     """Train a network: a classifier with cross-entropy, or with the data set's own loss.
 
-    The rates are `rates(model, lr)` for the first half of the steps, then decrease linearly to 0. `Training` with a
-    `Recipe` has more options, and can resume after an interruption.
+    The rates are `rates(model, lr)` for the first half of the steps, then decrease linearly to 0. `Training` can also
+    resume after an interruption.
 
     Args:
         model: maps [batch, features] to [batch, classes].
         split: the data set.
-        epochs: passes over the training samples.
-        batch_size: samples per step.
-        lr: total rate, see `depth_scaled_lr`.
-        seed: seed for the order of the samples.
-        equalize: whether an Equalizer corrects slopes.
-        every: the Equalizer's cadence.
-        rates: returns the optimizer's parameter groups, each with its rate, from the model and `lr`.
         on_step: called after every step.
+        recipe: fields of `Recipe`, as `epochs=10`, `batch_size=100`, `lr=0.03`, `seed=0`, `equalize=True`.
 
     Returns:
         Metrics, losses and time. Ctrl-C ends the training early and returns the results so far.
 
     Raises:
-        ValueError: `epochs` or `batch_size` is less than 1.
+        ValueError: a number of the recipe is out of range.
         FloatingPointError: the loss is not finite; the message names the step, the layer and the remedy.
     """
-    recipe = Recipe(epochs, batch_size, lr, seed, equalize, every, rates)
-    return Training(model, split, recipe).run(on_step)
+    return Training(model, split, Recipe(**recipe)).run(on_step)
 
 
 def has_validation(data: Data) -> bool:

@@ -131,13 +131,6 @@ class Network:
 def network(architecture: str, **sizes: int) -> Network:
     """A new network.
 
-    Args:
-        architecture: a name in `ARCHITECTURES`.
-        sizes: by name.
-
-    Raises:
-        ValueError: there is no such architecture, or a size is unknown, missing or out of range.
-
     Example:
         >>> network("mlp", in_features=4, width=8, depth=3, out_features=2).model(torch.zeros(5, 4)).shape
         torch.Size([5, 2])
@@ -163,16 +156,6 @@ def kind_for(shape: Sequence[int]) -> str:
 
 def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: int) -> dict[str, int]:
     """The sizes of a network for samples of a shape.
-
-    Args:
-        kind: "mlp", "conv" or "rnn".
-        shape: of a sample.
-        outputs: number of outputs.
-        width: neurons, or channels, of a hidden layer.
-        depth: hidden layers.
-
-    Raises:
-        ValueError: this kind of network does not accept these samples.
 
     Example:
         >>> sizes_for("mlp", [1, 8, 8], 10, 64, 100)

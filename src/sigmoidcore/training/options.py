@@ -1,5 +1,6 @@
 """The options of a training, defined once for the command line, `config.toml`, `fit` and the documentation."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -9,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -28,18 +30,7 @@ def _option(
     default: Any, help: str, *, metavar: str = "", shown: str = "", low: float = 1, high: float = LARGEST,
     low_is_valid: bool = True, usual: str = "",
 ) -> Any:  # fmt: skip
-    """A field: its default, its help text, and the range of a number.
-
-    Args:
-        default: value if the option is not given; None: decided by the data.
-        help: one sentence for `--help` and the documentation.
-        metavar: placeholder for the value in `--help`.
-        shown: default in words, for `--help`.
-        low: lower limit of a number.
-        high: upper limit of a number.
-        low_is_valid: whether the lower limit itself is valid.
-        usual: a usual value, for the message about an invalid one.
-    """
+    """A field: help text, the default in words, the range of a number, and a usual value for the error message."""
     metadata = {
         "help": help, "metavar": metavar, "shown": shown, "low": low, "high": high, "low_is_valid": low_is_valid,
         "usual": usual,
@@ -239,22 +230,11 @@ def _check_range(value: float, metadata: Mapping[str, Any]) -> None:
         raise ValueError(f"{str(value)[:40]} is not {limits}" + (f"; {usual} is a usual value" if usual else ""))
 
 
-def _integer(value: Any) -> int:
-    if not isinstance(value, bool) and isinstance(value, str | numbers.Integral):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-    raise ValueError(f"{_short(value)} is not a whole number")
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, bool) and isinstance(value, str | numbers.Real):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
-    raise ValueError(f"{_short(value)} is not a number")
+def _numeric(kind: type, value: Any) -> Any:
+    if not isinstance(value, bool) and isinstance(value, str | (numbers.Integral if kind is int else numbers.Real)):
+        with contextlib.suppress(ValueError, OverflowError):
+            return kind(value)
+    raise ValueError(f"{_short(value)} is not a {'whole ' if kind is int else ''}number")
 
 
 def _boolean(value: Any) -> bool:
@@ -279,5 +259,5 @@ def _short(value: Any) -> str:
 
 
 _PARSERS: Mapping[type, Callable[[Any], Any]] = {
-    int: _integer, float: _number, bool: _boolean, tuple: _texts, str: _text,
+    int: partial(_numeric, int), float: partial(_numeric, float), bool: _boolean, tuple: _texts, str: _text,
 }  # fmt: skip

@@ -80,18 +80,18 @@ class Place:
         words += [f"with {self.count} processes"] if self.count > 1 else []
         if not words and self.device.type == "cpu":
             return ""
-        return " ".join(["on", "cpu" if self.device.type == "cpu" else str(self.device), *words])
+        return " ".join(["on", str(self.device), *words])
 
     # --- the training step -------------------------------------------------------------------------------------------
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, with the state of the first process; returns the module to call in training."""
         if self.count > 1:
-            model.load_state_dict(self.of_first({name: value.cpu() for name, value in model.state_dict().items()}))
+            model.load_state_dict(of_first({name: value.cpu() for name, value in model.state_dict().items()}))
         model.to(self.device)
         if self._accelerator is None:
             return model
-        with self.together(), warnings.catch_warnings():  # accelerate passes on a deprecated argument
+        with together(), warnings.catch_warnings():  # accelerate passes on a deprecated argument
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
@@ -122,9 +122,8 @@ class Place:
     def step(self, model: nn.Module, clip: float | None = None) -> None:
         """Step of the optimizer; the norm of the gradient is at most `clip`."""
         if clip is not None:
-            (self._accelerator.clip_grad_norm_ if self._accelerator else nn.utils.clip_grad_norm_)(
-                model.parameters(), clip
-            )
+            clip_norm = self._accelerator.clip_grad_norm_ if self._accelerator else nn.utils.clip_grad_norm_
+            clip_norm(model.parameters(), clip)
         self._optimizer.step()
 
     # --- what processes exchange -------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ class Place:
         """Sum of a tensor over the processes."""
         if self.count > 1:
             values = values.clone()
-            with self.together():
+            with together():
                 distributed.all_reduce(values)
         return values
 
@@ -149,14 +148,6 @@ class Place:
         every = rows.new_zeros(samples, *rows.shape[1:])
         every[share] = rows[: share.stop - share.start]
         return self.total(every)
-
-    def of_first(self, value: T) -> T:
-        """The value of the first process."""
-        return of_first(value)
-
-    def together(self) -> AbstractContextManager[None]:
-        """Context of a collective operation: raises LostError if another process has ended."""
-        return together()
 
     def leave(self) -> None:
         """End the group: every process continues alone. A process group that the user has made stays."""
@@ -228,11 +219,7 @@ def by_first(make: Callable[[], T]) -> T:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Context of a collective operation.
-
-    Raises:
-        LostError: another process has ended.
-    """
+    """Context of a collective operation."""
     try:
         yield
     except RuntimeError as error:
@@ -287,11 +274,7 @@ def _accelerator(device: str, precision: str) -> Any:
 
 
 def _available(device: str, count: int) -> str:
-    """The device that is meant.
-
-    Raises:
-        ValueError: this machine does not have it.
-    """
+    """The device that is meant; ValueError if this machine does not have it."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "mps" and available["mps"] and count > 1:
         raise ValueError("several processes cannot share Apple's GPU: use the device cpu, or one process")
@@ -299,20 +282,21 @@ def _available(device: str, count: int) -> str:
         if not available[device]:
             raise ValueError(f"there is no device {device} here, or this PyTorch is built without it: use auto or cpu")
         return device
-    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes"):
+    if _set_by_accelerate("CPU"):
         return "cpu"
     available["mps"] &= count == 1
     return next(name for name, found in available.items() if found)
 
 
-def _check_launcher(precision: str, count: int) -> None:
-    """Refuse settings of `accelerate launch` that a run would ignore.
+def _set_by_accelerate(name: str) -> bool:
+    """Whether the configuration of accelerate uses something, such as the CPU."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes")
 
-    Raises:
-        ValueError: there is one.
-    """
+
+def _check_launcher(precision: str, count: int) -> None:
+    """Refuse settings of `accelerate launch` that a run would ignore, with ValueError."""
     configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    cpu = _set_by_accelerate("CPU")
     if count == 1 and cpu and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         raise ValueError(
             "accelerate launch --cpu starts one process, whatever --num_processes says: use --multi_gpu instead of "
@@ -323,5 +307,5 @@ def _check_launcher(precision: str, count: int) -> None:
             f"accelerate is configured for the precision {configured}, and the run for {precision}: use the same"
         )
     for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+        if _set_by_accelerate(name):
             raise ValueError(f"accelerate is configured for {what}, which a run does not support: choose MULTI_GPU")

@@ -69,10 +69,6 @@ def warmed_up(schedule: Schedule, steps: int) -> Schedule:
 def balanced(data: Data, classes: int) -> Tensor:
     """Weights of the classes, inversely proportional to their training samples; over these their mean is 1.
 
-    Args:
-        data: read once.
-        classes: their number; a class without samples has the weight 0.
-
     Returns:
         Shape [classes], float32.
 

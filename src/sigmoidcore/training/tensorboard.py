@@ -12,11 +12,7 @@ FOLDER = "tensorboard"
 
 
 def check_installed() -> None:
-    """Refuse if TensorBoard is not installed.
-
-    Raises:
-        Stopped: with code 2.
-    """
+    """Refuse if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise bad_input(
             'TensorBoard is not installed: pip install "sigmoid-core[tensorboard]", or leave --tensorboard out'

@@ -22,11 +22,7 @@ from sigmoidcore.training.session import bad_input
 
 @contextlib.contextmanager
 def users_code(target: str) -> Iterator[Any]:
-    """The object that `package.module:name` names; inside the context, modules of this folder can be imported.
-
-    Raises:
-        Stopped: it cannot be imported, with code 2.
-    """
+    """The object that `package.module:name` names; inside the context, modules of this folder can be imported."""
     module, colon, attribute = target.partition(":")
     if not (colon and module and attribute):
         raise bad_input(f"{target} is not the name of a function: use the form package.module:make")
@@ -43,11 +39,7 @@ def users_code(target: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Context that runs the user's code: its prints go to standard error, and its exceptions are bad input.
-
-    Raises:
-        Stopped: the code raised an exception, with code 2.
-    """
+    """Context that runs the user's code: its prints go to standard error, and its exceptions are bad input."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -56,11 +48,7 @@ def blamed(what: str) -> Iterator[None]:
 
 
 def users_model(target: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model that the user's function makes for samples of a shape.
-
-    Raises:
-        Stopped: there is no such function, or it does not return a model, with code 2.
-    """
+    """The model that the user's function makes for samples of a shape."""
     with users_code(target) as make:
         if isinstance(make, nn.Module) or not callable(make):
             what = "a model" if isinstance(make, nn.Module) else f"{a(make)}, not a function"
@@ -74,11 +62,7 @@ def users_model(target: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 
 def trainable_model(target: str, data: Data, seed: int) -> nn.Module:
-    """The user's model, which accepts the data and has parameters to train.
-
-    Raises:
-        Stopped: it does not, with code 2.
-    """
+    """The user's model, which accepts the data and has parameters to train."""
     torch.manual_seed(seed)  # the weights are those of this seed
     model = users_model(target, data.shape, data.outputs)
     inputs = data.probes(2)[0]

@@ -11,6 +11,7 @@ The two latest and the best are kept. Reading one runs no code: safetensors and 
 come from a file.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -24,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmoidcore._files import open_regular, sync_folder, write_synced
+from sigmoidcore._files import open_regular, read_regular, sync_folder, write_synced
 from sigmoidcore.training.data import memory
 from sigmoidcore.training.runs.state import State
 
@@ -74,12 +75,7 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, state: State, config: bytes = b"") -> Path:
-        """Write a checkpoint and remove those that are no longer kept; returns its folder.
-
-        Raises:
-            OSError: it cannot be written; the earlier ones still exist.
-            ModuleNotFoundError: safetensors is not installed (extra `cli`).
-        """
+        """Write a checkpoint and remove those that are no longer kept; returns its folder."""
         from safetensors.torch import save
 
         if self.folder.is_symlink():
@@ -110,22 +106,15 @@ class Checkpoints:
         return final
 
     def read(self) -> Checkpoint | None:
-        """The latest valid checkpoint, or None without any checkpoint.
-
-        Raises:
-            VersionError: the latest valid one is of another format.
-            DamagedError: none is valid.
-        """
+        """The latest valid checkpoint, or None without any checkpoint."""
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
-                state, config = _read(path)
+                return Checkpoint(*_read(path), tuple(damaged))
             except VersionError:
                 raise
             except DamagedError as error:
                 damaged.append(f"{path} is damaged: {error}")
-            else:
-                return Checkpoint(state, config, tuple(damaged))
         if damaged:
             raise DamagedError(f"no checkpoint is valid: {'; '.join(damaged)}")
         return None
@@ -139,15 +128,12 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The checkpoint with the highest score, the first of equals; None if none has a score."""
-        best, highest = None, -math.inf
+        scores: dict[Path, float] = {}
         for path in self.paths():
-            try:
+            with contextlib.suppress(DamagedError):
                 score = _read_manifest(path)["score"]
-            except DamagedError:
-                continue
-            if isinstance(score, int | float) and score > highest:
-                best, highest = path, score
-        return best
+                scores |= {path: score} if isinstance(score, int | float) else {}
+        return max(scores, key=lambda path: scores[path], default=None)
 
     def clean(self) -> None:
         """Remove what a killed process left behind."""
@@ -172,11 +158,7 @@ class Checkpoints:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file, which cannot contain code.
-
-    Raises:
-        DamagedError: it is not a safetensors file, or is a link.
-    """
+    """Metadata and tensors of a safetensors file, which cannot contain code."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -210,11 +192,8 @@ def checksum(contents: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(_bytes(path / _MANIFEST, 65_536))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError("its manifest is not JSON") from error
-    if not isinstance(contents, dict) or contents.pop("sha256", None) != checksum(contents):
+    contents = _json(path / _MANIFEST, 65_536)
+    if contents.pop("sha256", None) != checksum(contents):
         raise DamagedError("its manifest does not match its checksum")
     if contents.get("format") != FORMAT:
         raise VersionError(
@@ -230,22 +209,16 @@ def _read(path: Path) -> tuple[State, bytes]:
     manifest = _read_manifest(path)
     for name in _FILES:
         _check(path / name, manifest["files"][name])
-    try:
-        values = _from_json(json.loads(_bytes(path / _STATE)))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{_STATE} is not JSON") from error
-    if not isinstance(values, dict):
-        raise DamagedError(f"{_STATE} does not contain a state")
+    values = _from_json(_json(path / _STATE))
     weights, tensors = (read_tensors(path / name)[1] for name in (_WEIGHTS, _TENSORS))
-    return State(manifest["step"], manifest["score"], weights, tensors, values), _bytes(path / _CONFIG)
+    return State(manifest["step"], manifest["score"], weights, tensors, values), read_regular(path / _CONFIG)
 
 
 def _check(path: Path, written: Mapping[str, Any]) -> None:
     """Compare a file with its entry in the manifest; a file of another size is not read."""
     try:
-        descriptor = open_regular(path, os.O_RDONLY)
-        with os.fdopen(descriptor, "rb") as file:
-            size = os.fstat(descriptor).st_size
+        with open(path, "rb", opener=open_regular) as file:
+            size = os.fstat(file.fileno()).st_size
             if size != written.get("bytes") or size > memory():
                 raise DamagedError(f"{path.name} has {size:,} bytes, and {written.get('bytes'):,} were written")
             if hashlib.file_digest(file, "sha256").hexdigest() != written.get("sha256"):
@@ -254,14 +227,15 @@ def _check(path: Path, written: Mapping[str, Any]) -> None:
         raise DamagedError(f"{path.name} cannot be read: {error}") from error
 
 
-def _bytes(path: Path, limit: int | None = None) -> bytes:
+def _json(path: Path, limit: int = -1) -> dict[str, Any]:
+    """The object in a JSON file; of a longer file, only the first `limit` bytes are read."""
     try:
-        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            if limit is not None and os.fstat(file.fileno()).st_size > limit:
-                raise DamagedError(f"{path.name} is too large")
-            return file.read()
-    except OSError as error:
-        raise DamagedError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        contents = json.loads(read_regular(path, limit))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(contents, dict):
+        raise DamagedError(f"{path.name} is not a JSON object")
+    return contents
 
 
 def _as_json(value: Any) -> Any:

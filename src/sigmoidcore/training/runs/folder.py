@@ -13,8 +13,10 @@ report.txt           the summary that was printed at the end
 lock                 while a process uses the folder
 """
 
+import contextlib
 import datetime
 import io
+import itertools
 import json
 import os
 import platform
@@ -29,14 +31,14 @@ import numpy
 import torch
 
 import sigmoidcore
-from sigmoidcore._files import Closable, open_regular, write_file
+from sigmoidcore._files import Closable, read_regular, write_file
 from sigmoidcore.training.data import Data, DataError, Preprocessing, load
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.options import OptionError, Options
 from sigmoidcore.training.runs.checkpoints import Checkpoint, Checkpoints
 from sigmoidcore.training.runs.lock import NAME as LOCK
 from sigmoidcore.training.runs.lock import InUseError, Lock
-from sigmoidcore.training.runs.metrics import FORMAT, Metrics, read_metrics, rewind
+from sigmoidcore.training.runs.metrics import FORMAT, append, mark, read_metrics, rewind
 from sigmoidcore.training.runs.network import WEIGHTS, save_network
 from sigmoidcore.training.runs.state import State
 from sigmoidcore.training.session import bad_input
@@ -86,25 +88,12 @@ class Run(Closable):
         self._lock = lock
         self._rows: list[dict[str, Any]] = []
         self._preprocessing = ""
-        self._metrics: Metrics | None = None
 
     @classmethod
     def create(
         cls, name: str, options: Mapping[str, Any], *, folder: Path | None = None, overwrite: bool = False
     ) -> Self:
-        """Make the folder and write config.toml, environment.json and the first line of metrics.jsonl.
-
-        Args:
-            name: kind of run, such as "demo".
-            options: everything that decides the run, as TOML values; None is left out.
-            folder: the folder; None: `runs/NAME-N` with the first free number N.
-            overwrite: replace the run in the folder; other files in it stay.
-
-        Raises:
-            FileExistsError: the folder is not empty, and `overwrite` was not given or it does not contain a run.
-            InUseError: another process uses it.
-            OSError: the folder cannot be made or written.
-        """
+        """Make the folder and write config.toml, environment.json and the first line of metrics.jsonl."""
         folder = next_free(name) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
         _check_free(folder, overwrite)
@@ -124,13 +113,7 @@ class Run(Closable):
 
     @classmethod
     def reopen(cls, folder: Path) -> Self:
-        """Lock a run's folder to resume it; `begin` or `resume` comes next.
-
-        Raises:
-            FileNotFoundError: it does not contain a run.
-            InUseError: another process uses it.
-            OSError: the folder cannot be written.
-        """
+        """Lock a run's folder to resume it; `begin` or `resume` comes next."""
         run = cls(folder, Lock(folder))
         if not contains_run(folder) and not run.checkpoints.paths():
             run.close()
@@ -143,7 +126,6 @@ class Run(Closable):
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         write_file(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
         (self.folder / METRICS).unlink(missing_ok=True)
-        self._metrics = Metrics(self.folder / METRICS)
         self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
 
     def resume(self, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -151,10 +133,6 @@ class Run(Closable):
 
         Returns:
             A sentence about each damaged file, which was restored from the checkpoint.
-
-        Raises:
-            OSError: the folder cannot be written.
-            ValueError: the checkpoint is not one of a run.
         """
         said = list(checkpoint.damaged)
         if _bytes(self.folder / CONFIG) != checkpoint.config:
@@ -165,26 +143,19 @@ class Run(Closable):
             damage = rewind(self.folder / METRICS, checkpoint.state.values["metrics"], self._rows)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint of {self.folder} is not one of a run: {error}") from error
-        self._metrics = Metrics(self.folder / METRICS)
         self.log("resume", step=checkpoint.state.step, version=sigmoidcore.__version__)
         return (*said, damage) if damage else tuple(said)
 
     def log(self, kind: str, **values: Any) -> None:
         """Append a line to metrics.jsonl. Numbers that are not finite become "inf", "-inf" or "nan"."""
-        assert self._metrics is not None
-        self._metrics.log(kind, **values)
+        append(self.folder / METRICS, kind, **values)
         if kind in ("run", "epoch"):
             self._rows.append({"kind": kind, **values})
 
     def save_checkpoint(self, state: State) -> Path:
-        """Write a checkpoint from which this run can resume, metrics included.
-
-        Raises:
-            OSError: it cannot be written; the earlier ones still exist, and the message says how to resume.
-        """
-        assert self._metrics is not None
+        """Write a checkpoint from which this run can resume, metrics included."""
         try:
-            values = {**state.values, "metrics": self._metrics.mark(), "rows": self._rows}
+            values = {**state.values, "metrics": mark(self.folder / METRICS), "rows": self._rows}
             return self.checkpoints.save(replace(state, values=values), _bytes(self.folder / CONFIG))
         except OSError as error:
             raise OSError(
@@ -222,18 +193,12 @@ class Run(Closable):
         return write_file(self.folder / REPORT, text.encode())
 
     def close(self) -> None:
-        """Close metrics.jsonl and release the folder."""
-        if self._metrics is not None:
-            self._metrics.close()
+        """Release the folder."""
         self._lock.release()
 
 
 def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overwrite: bool = False) -> Run:
-    """Make a run's folder.
-
-    Raises:
-        Stopped: that is impossible, with code 2.
-    """
+    """Make a run's folder."""
     try:
         return Run.create(name, options, folder=folder, overwrite=overwrite)
     except FileExistsError as error:
@@ -248,12 +213,7 @@ def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overw
 
 
 def read_config(folder: Path) -> Config:
-    """The request for a run, from its folder.
-
-    Raises:
-        FileNotFoundError: the folder does not contain a config.
-        ValueError: it cannot be read, or its format is newer than this package; the message is one line.
-    """
+    """The request for a run, from its folder."""
     path = folder / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{folder} does not contain a run")
@@ -261,11 +221,7 @@ def read_config(folder: Path) -> Config:
 
 
 def parse_config(data: bytes, path: Path) -> Config:
-    """The config in a TOML file; nothing in it is run.
-
-    Raises:
-        ValueError: it is not a config; the message is one line and names `path`.
-    """
+    """The config in a TOML file; nothing in it is run."""
     if len(data) > _LARGEST_CONFIG:
         raise ValueError(f"{path} is too large for a config")
     try:
@@ -293,11 +249,7 @@ def contains_run(folder: Path) -> bool:
 
 
 def data_of(options: Mapping[str, Any]) -> Data:
-    """The data set of a run with these options, split in the same way.
-
-    Raises:
-        DataError: it no longer exists, cannot be used, or the options are not those of a run.
-    """
+    """The data set of a run with these options, split in the same way."""
     names = ("data", "target", "drop", "kind", "test_size", "validation_size", "patience", "seed")
     try:
         return load_data(Options.parse({name: options[name] for name in names if name in options}))
@@ -306,11 +258,7 @@ def data_of(options: Mapping[str, Any]) -> Data:
 
 
 def load_data(options: Options, *, validation: bool = False) -> Data:
-    """The data set that the options name; with a validation part if patience, or the caller, needs one.
-
-    Raises:
-        DataError: it cannot be used.
-    """
+    """The data set that the options name; with a validation part if patience, or the caller, needs one."""
     share = (options.validation_size or 0.1) if validation or options.patience else 0.0
     return load(
         options.data, target=options.target, drop=options.drop, kind=options.kind, test_size=options.test_size,
@@ -322,40 +270,24 @@ def next_free(name: str) -> Path:
     """Make and return `runs/NAME-N`; two runs that start at once get different numbers."""
     RUNS.mkdir(parents=True, exist_ok=True)
     numbers = [int(found[1]) for p in RUNS.iterdir() if (found := re.fullmatch(re.escape(name) + r"-(\d+)", p.name))]
-    number = max(numbers, default=0) + 1
-    while True:
-        folder = RUNS / f"{name}-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+    for number in itertools.count(max(numbers, default=0) + 1):
+        with contextlib.suppress(FileExistsError):
+            (RUNS / f"{name}-{number}").mkdir()
+            break
+    return RUNS / f"{name}-{number}"
 
 
 def _environment(started: str) -> dict[str, Any]:
-    return {
-        "started": started,
-        "versions": {
-            "sigmoid-core": sigmoidcore.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-    }
+    versions = {"sigmoid-core": sigmoidcore.__version__, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "numpy": numpy.__version__}
+    machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+    return {"started": started, "versions": versions, "machine": {**machine, "threads": torch.get_num_threads()}}
 
 
 def _bytes(path: Path) -> bytes:
     """Content of a small file, or nothing if it does not exist."""
     try:
-        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            return file.read(_LARGEST_CONFIG + 1)
+        return read_regular(path, _LARGEST_CONFIG + 1)
     except FileNotFoundError:
         return b""
 

@@ -90,11 +90,7 @@ class Listed:
 
 
 def summary(folder: Path) -> Summary:
-    """A run, from the small files of its folder; nothing in it is changed.
-
-    Raises:
-        DataError: it does not contain a run, or the run is damaged.
-    """
+    """A run, from the small files of its folder; nothing in it is changed."""
     try:
         config = read_config(folder)
         rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
@@ -106,15 +102,7 @@ def summary(folder: Path) -> Summary:
 
 
 def runs_in(folder: Path, order: str = "date") -> Listed:
-    """All runs in a folder.
-
-    Args:
-        folder: such as `runs`.
-        order: of `ORDERS`: the oldest first, by name, the best first, or the fastest first.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+    """All runs in a folder."""
     try:
         below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     except FileNotFoundError as error:

@@ -19,10 +19,6 @@ class Lock:
 
     Args:
         folder: an existing folder.
-
-    Raises:
-        InUseError: another process has it; the message names that process and the remedy.
-        OSError: the file cannot be made, or is a link.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore._files import open_regular, write_file
+from sigmoidcore._files import open_regular, read_regular, write_file
 
 FORMAT = 2
 """Version of a run's folder; it changes if an old reader would misread the new one."""
@@ -16,77 +16,38 @@ FORMAT = 2
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
-class Metrics:
-    """A metrics.jsonl that is open for appending.
+def append(path: Path, kind: str, **values: Any) -> None:
+    """Append a line. Numbers that are not finite become "inf", "-inf" or "nan"."""
+    with open(path, "ab", opener=open_regular) as file:
+        file.write(_line({"kind": kind, **values}))
 
-    Args:
-        path: of the file.
 
-    Raises:
-        OSError: it cannot be opened, or is a link.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        with os.fdopen(os.dup(self._descriptor), "rb") as file:
-            file.seek(0)
-            self._sum = hashlib.file_digest(file, "sha256")
-        self._bytes = os.fstat(self._descriptor).st_size
-
-    def log(self, kind: str, **values: Any) -> None:
-        """Append a line. Numbers that are not finite become "inf", "-inf" or "nan"."""
-        line = _line({"kind": kind, **values})
-        if os.write(self._descriptor, line) != len(line):
-            raise OSError(28, "No space left on device", str(self.path))
-        self._sum.update(line)
-        self._bytes += len(line)
-
-    def mark(self) -> dict[str, Any]:
-        """Length and checksum of the file, which is on the disk."""
-        os.fsync(self._descriptor)
-        return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+def mark(path: Path) -> dict[str, Any]:
+    """Length and checksum of the file, which is on the disk then."""
+    with open(path, "rb", opener=open_regular) as file:
+        os.fsync(file.fileno())
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def rewind(path: Path, mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str | None:
     """Remove all lines after a mark; a damaged file is kept as metrics.damaged.jsonl and restored from rows.
 
-    Args:
-        path: of metrics.jsonl.
-        mark: from `Metrics.mark`.
-        rows: the rows that the checkpoint contains.
-
     Returns:
         A sentence about the damage, or None.
-
-    Raises:
-        OSError: the file cannot be read or written, or is a link.
     """
-    length = int(mark["bytes"])
-    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
-    with os.fdopen(descriptor, "r+b") as file:
-        if os.fstat(descriptor).st_size >= length and hashlib.sha256(file.read(length)).hexdigest() == mark["sha256"]:
-            file.truncate(length)
-            os.fsync(descriptor)
-            return None
+    content = read_regular(path, int(mark["bytes"])) if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() == mark["sha256"]:
+        os.truncate(path, len(content))
+        return None
     aside = path.with_name("metrics.damaged.jsonl")
-    path.replace(aside)
+    if path.exists():
+        path.replace(aside)
     write_file(path, b"".join(_line(row) for row in rows))
     return f"{path} is damaged and was moved to {aside}: epochs were restored from the checkpoint, samples are lost"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl; a last line that a killed run left incomplete is ignored.
-
-    Raises:
-        ValueError: a line is not a JSON object, or the format is newer than this package.
-    """
+    """Read a metrics.jsonl; a last line that a killed run left incomplete is ignored."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], 1):

@@ -24,12 +24,7 @@ class NetworkError(ValueError):
 
 
 def save_network(path: Path, network: Network) -> Path:
-    """Write a network completely or not at all; `read_network` reads it.
-
-    Raises:
-        OSError: it cannot be written; the old file still exists.
-        ModuleNotFoundError: safetensors is not installed (extra `cli`).
-    """
+    """Write a network completely or not at all; `read_network` reads it."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.model.state_dict().items()}
@@ -41,16 +36,7 @@ def save_network(path: Path, network: Network) -> Path:
 
 
 def network_of(folder: Path, own: nn.Module | None = None) -> Network:
-    """The network of a run with its last weights.
-
-    Args:
-        folder: of the run.
-        own: the network for the weights, if the user's own code makes it.
-
-    Raises:
-        NetworkError: the folder has no weights, they are damaged, or they do not fit.
-        ModuleNotFoundError: safetensors is not installed (extra `cli`).
-    """
+    """The network of a run with its last weights; arguments and errors are those of `read_network`."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise NetworkError(
@@ -61,16 +47,7 @@ def network_of(folder: Path, own: nn.Module | None = None) -> Network:
 
 
 def read_network(path: Path, own: nn.Module | None = None) -> Network:
-    """Read what `save_network` wrote; no memory is allocated for sizes that do not match the weights.
-
-    Args:
-        path: of the file.
-        own: the network for the weights, if the user's own code makes it.
-
-    Raises:
-        NetworkError: the file is damaged, or is of another network.
-        ModuleNotFoundError: safetensors is not installed (extra `cli`).
-    """
+    """Read what `save_network` wrote; no memory is allocated for sizes that do not match the weights."""
     remedy = f"`sigmoid-core train --resume {path.parent}` restores it from the last checkpoint"
     try:
         metadata, tensors = read_tensors(path)

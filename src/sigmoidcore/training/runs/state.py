@@ -34,11 +34,7 @@ class MismatchError(ValueError):
 
 
 def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies on the CPU that share no memory.
-
-    Raises:
-        MismatchError: a value is not a tensor, as a module's extra state may be.
-    """
+    """Copies on the CPU; MismatchError if a value is not a tensor, as a module's extra state may be."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise MismatchError(f"{name} of the model's state dict is not a tensor and cannot be saved")
@@ -47,11 +43,7 @@ def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a model, or change nothing.
-
-    Raises:
-        MismatchError: names, shapes or dtypes differ from the model's.
-    """
+    """Copy weights into a model; MismatchError, and no change, if names, shapes or dtypes differ from the model's."""
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unknown:
@@ -75,11 +67,7 @@ def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[
 
 
 def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The groups of `named_groups` with the parameters of this model.
-
-    Raises:
-        MismatchError: it has no such parameters.
-    """
+    """The groups of `named_groups` with the parameters of this model; MismatchError if it has no such parameters."""
     parameters = dict(model.named_parameters())
     try:
         return [{"params": [parameters[n] for n in group["params"]], "lr": float(group["lr"])} for group in groups]
@@ -94,11 +82,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` returned.
-
-    Raises:
-        MismatchError: the tensors are of another model.
-    """
+    """Restore what `optimizer_tensors` returned; MismatchError if the tensors are of another model."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -141,11 +125,7 @@ def random_values() -> dict[str, Any]:
 
 
 def restore_random(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Restore the generators; those of CUDA if there are as many devices.
-
-    Raises:
-        MismatchError: these are not states of generators.
-    """
+    """Restore the generators; those of CUDA if there are as many devices. MismatchError for other states."""
     try:
         torch.set_rng_state(tensors["random.torch"])
         np.random.set_state(tuple(values["numpy"]))  # noqa: NPY002

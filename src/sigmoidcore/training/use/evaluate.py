@@ -117,19 +117,7 @@ def evaluated(
     run: str, data: str, network: Network, preprocessing: Preprocessing, batches: Iterable[tuple[Tensor, Tensor]],
     notes: tuple[str, ...] = (),
 ) -> Evaluation:  # fmt: skip
-    """Evaluate a network.
-
-    Args:
-        run: name of the run.
-        data: in words.
-        network: of the run.
-        preprocessing: of the run.
-        batches: inputs and targets as the preprocessing makes them.
-        notes: about the data.
-
-    Raises:
-        DataError: there are no samples, or an output is not finite.
-    """
+    """Evaluate a network."""
     target = preprocessing.target
     outputs, targets, samples = [], [], 0
     for x, y in batches:

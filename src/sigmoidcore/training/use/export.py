@@ -38,11 +38,7 @@ Layer = tuple[str, dict[str, Any]]
 
 
 def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
-    """The network as plain PyTorch layers, and random inputs for it, [samples, ...].
-
-    Raises:
-        NetworkError: it cannot be folded, or computes other outputs.
-    """
+    """The network as plain PyTorch layers, and random inputs for it, [samples, ...]."""
     shape = preprocessing.inputs.shape
     inputs = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     inputs = network.arranged(inputs)
@@ -75,19 +71,8 @@ def _as_graph(model: nn.Module) -> nn.Module:
 def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> Path:
     """Write the folded network, and `NAME.preprocessing.skops` beside it, each completely or not at all.
 
-    Args:
-        path: of the file.
-        kind: of `FORMATS`.
-        network: of the run.
-        preprocessing: of the run.
-
     Returns:
         The path.
-
-    Raises:
-        NetworkError: the network cannot be folded, or be written in this format.
-        ModuleNotFoundError: a package is not installed; the message says how to get it.
-        OSError: a file cannot be written.
     """
     plain, inputs = folded(network, preprocessing)
     data = FORMATS[kind][1](plain, inputs, preprocessing)

@@ -19,13 +19,7 @@ LONGEST = 18
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """The confusion matrix: a row for each true class; the colour is the share of that class.
-
-    Args:
-        counts: rows are true classes, columns predicted ones, [classes, classes].
-        names: of the classes.
-        title: above it.
-    """
+    """The confusion matrix: a row for each true class; the colour is the share of that class."""
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [_short(name) for name in names]
@@ -54,14 +48,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Fi
 def predicted_against_true(
     true: np.ndarray, predicted: np.ndarray, names: Sequence[str], titles: Sequence[str]
 ) -> Figure:
-    """Predictions against true values, a panel for each of the first four targets.
-
-    Args:
-        true: [samples, targets].
-        predicted: [samples, targets].
-        names: of the targets.
-        titles: above the panels.
-    """
+    """Predictions against true values, a panel for each of the first four targets."""
     panels = min(true.shape[1], 4)
     figure = new_figure(4.2 * panels + 0.4, 4.2)
     for column, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):

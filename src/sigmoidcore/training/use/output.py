@@ -16,16 +16,7 @@ KINDS = (*PARQUET, *TEXT, *FEATHER)
 
 
 def check_output(path: Path, overwrite: bool, source: object = None) -> None:
-    """Refuse a file that cannot be written, before anything is computed.
-
-    Args:
-        path: of the new file.
-        overwrite: whether an existing file may be replaced.
-        source: a file that is read at the same time.
-
-    Raises:
-        DataError: it cannot be written; the message is one line with the cause and the remedy.
-    """
+    """Refuse a file that cannot be written, before anything is computed."""
     if path.is_dir():
         raise DataError(f"{path} is a folder: give the name of a file")
     if not path.parent.is_dir():
@@ -39,11 +30,7 @@ def check_output(path: Path, overwrite: bool, source: object = None) -> None:
 
 
 def check_table(path: Path) -> None:
-    """Refuse a file name with an unknown ending.
-
-    Raises:
-        DataError: the ending is unknown.
-    """
+    """Refuse a file name with an unknown ending."""
     if suffix(path) not in KINDS:
         raise DataError(f"{path} has an unknown ending: give a name that ends with one of {', '.join(KINDS)}")
 
@@ -51,17 +38,8 @@ def check_table(path: Path) -> None:
 def write_tables(path: Path, tables: Iterable[Any]) -> int:
     """Write tables with the same columns, one below the other; only one of them is in memory.
 
-    Args:
-        path: of the file; its ending decides the format: Parquet (a row group for each table), CSV or TSV, also with
-            .gz, or Feather.
-        tables: pyarrow.Table each.
-
     Returns:
         Number of rows.
-
-    Raises:
-        DataError: the ending is unknown, or the format does not support the columns. After any error, no part of the
-            file is left.
     """
     check_table(path)
     rows = 0

@@ -29,16 +29,7 @@ def batch_size_for(shape: Sequence[int]) -> int:
 
 
 def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
-    """A network's outputs, [samples, outputs], without gradients; the model's mode is preserved.
-
-    Args:
-        network: of a run.
-        inputs: as preprocessing makes them, [samples, ...].
-        first: number of the first sample, for messages.
-
-    Raises:
-        DataError: an output is not finite, or the inputs do not fit.
-    """
+    """A network's outputs, [samples, outputs], without gradients; the model's mode is preserved."""
     model, mode = network.model, network.model.training
     model.eval()
     try:
@@ -72,9 +63,6 @@ def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -
     Yields:
         pyarrow.Table: the columns that are kept, then those of `names_of`. Classes are text, probabilities float32,
         numbers float64 in the unit of the target.
-
-    Raises:
-        DataError: a value does not fit, or an output is not finite.
     """
     return _with_progress(_predictions(network, preprocessing, data))
 

@@ -1,13 +1,12 @@
-"""Metrics of predictions, by scikit-learn, with 95 % confidence intervals.
+"""Metrics of predictions with 95 % confidence intervals; the tests compare them with scikit-learn and SciPy.
 
 An accuracy has Wilson's interval; the others have percentiles of a bootstrap over the samples, with a fixed seed. A
-resample is a weight for each sample, so that the metrics of all resamples need no sorting or copying; scikit-learn's
+metric is a function of a weight for each sample, so that a resample needs no sorting or copying; scikit-learn's
 functions take a hundred times longer for this.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ DRAWS = 200_000_000
 """Samples in all resamples, unless the fewest resamples need more."""
 
 Statistic = Callable[[np.ndarray], float]
-"""A metric of a resample, from the number of times that it contains each sample, [samples]."""
+"""A metric from the number of times that each sample is drawn, [samples]; NaN if undefined."""
 
 
 @dataclass(frozen=True)
@@ -44,80 +43,61 @@ class Score:
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:
-    """Wilson's interval of a fraction.
+    """Wilson's interval of a fraction (1927, doi:10.1080/01621459.1927.10502953).
 
     Example:
         >>> [round(end, 4) for end in wilson(8, 10)]
         [0.4902, 0.9433]
-
-    Source:
-        Wilson (1927), doi:10.1080/01621459.1927.10502953; scipy.stats.binomtest.
     """
     interval = needed("scipy.stats", "scipy").binomtest(correct, count).proportion_ci(LEVEL, "wilson")
     return float(interval.low), float(interval.high)
 
 
-def bootstrap(statistics: Sequence[Statistic], count: int, seed: int = 0) -> list[tuple[float, float]]:
-    """Percentile intervals of several statistics, over the same resamples; undefined statistics are left out.
-
-    Args:
-        statistics: of a resample, NaN if undefined.
-        count: number of samples.
-        seed: of the resamples.
+def bootstrap(statistics: Mapping[str, Statistic], count: int, seed: int = 0) -> list[Score]:
+    """Values and percentile intervals of several metrics, over the same resamples.
 
     Example:
         >>> values = np.arange(100.0)
-        >>> low, high = bootstrap([lambda drawn: float(drawn @ values / 100)], 100)[0]
-        >>> 43 < low < 45 and 54 < high < 56
-        True
+        >>> score = bootstrap({"mean": lambda drawn: float(drawn @ values / 100)}, 100)[0]
+        >>> score.value, 43 < score.low < 45, 54 < score.high < 56
+        (49.5, True, True)
 
     Source:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
     generator = np.random.default_rng(seed)
-    resamples = int(np.clip(DRAWS // max(count, 1), FEWEST, RESAMPLES))
-    found = np.empty((resamples, len(statistics)))
-    for row in found:
+    resamples = np.empty((int(np.clip(DRAWS // max(count, 1), FEWEST, RESAMPLES)), len(statistics)))
+    for row in resamples:
         drawn = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
-        row[:] = [statistic(drawn) for statistic in statistics]
-    intervals = []
-    for values in found.T:
+        row[:] = [statistic(drawn) for statistic in statistics.values()]
+    scores = []
+    for (name, statistic), values in zip(statistics.items(), resamples.T, strict=True):
         defined = values[np.isfinite(values)]
-        ends = [(1 - LEVEL) / 2 * 100, (1 + LEVEL) / 2 * 100]
-        low, high = np.percentile(defined, ends) if len(defined) else (np.nan, np.nan)
-        intervals.append((float(low), float(high)))
-    return intervals
+        ends = np.percentile(defined, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]) if len(defined) else [np.nan, np.nan]
+        scores.append(Score(name, statistic(np.ones(count)), float(ends[0]), float(ends[1]), name == "macro-F1"))
+    return scores
 
 
 def class_scores(probabilities: np.ndarray, targets: np.ndarray) -> tuple[Score, ...]:
-    """Accuracy, macro-F1, log loss, and for two classes the area under the ROC curve.
-
-    Args:
-        probabilities: float64, [samples, classes].
-        targets: class numbers, [samples].
-    """
-    metrics = needed("sklearn.metrics", "scikit-learn")
+    """Accuracy, macro-F1, log loss, and for two classes the area under the ROC curve."""
     samples, classes = probabilities.shape
-    labels, guesses = np.arange(classes), probabilities.argmax(1)
-    losses = -np.log(np.clip(probabilities[np.arange(samples), targets], np.finfo(np.float64).eps, 1.0))
+    guesses = probabilities.argmax(1)
+    correct = int((guesses == targets).sum())
+    likelihoods = probabilities[np.arange(samples), targets]
+    losses = -np.log(np.clip(likelihoods, np.finfo(np.float64).eps, 1.0))
     cells = targets * classes + guesses
 
     def macro_f1(drawn: np.ndarray) -> float:
         return f1_of(np.bincount(cells, drawn, classes * classes).reshape(classes, classes))
 
-    statistics: list[Statistic] = [macro_f1, lambda drawn: float(drawn @ losses / samples)]
-    values = [
-        ("macro-F1", f1_of(metrics.confusion_matrix(targets, guesses, labels=labels)), True),
-        ("log loss", metrics.log_loss(targets, probabilities, labels=labels), False),
-    ]
+    statistics: dict[str, Statistic] = {
+        "macro-F1": macro_f1,
+        "log loss": lambda drawn: float(drawn @ losses / samples),
+    }
     if classes == 2 and len(np.unique(targets)) == 2:
-        statistics.append(auc(probabilities[:, 1], targets))
-        values.append(("AUC", metrics.roc_auc_score(targets, probabilities[:, 1]), False))
-    correct = int((guesses == targets).sum())
-    scores = [Score("accuracy", correct / samples, *wilson(correct, samples), percent=True)]
-    for (name, value, percent), interval in zip(values, bootstrap(statistics, samples), strict=True):
-        scores.append(Score(name, float(value), *interval, percent))
-    return tuple(scores)
+        statistics["AUC"] = auc(probabilities[:, 1], targets)
+    accuracy = Score("accuracy", correct / samples, *wilson(correct, samples), percent=True)
+    return (accuracy, *bootstrap(statistics, samples))
 
 
 def f1_of(table: np.ndarray) -> float:
@@ -153,14 +133,7 @@ def auc(scores: np.ndarray, targets: np.ndarray) -> Statistic:
 
 
 def number_scores(predictions: np.ndarray, targets: np.ndarray, name: str = "") -> tuple[Score, ...]:
-    """Root mean squared error, mean absolute error and R2 of one number.
-
-    Args:
-        predictions: float64, [samples].
-        targets: the same.
-        name: of the target, if there are several.
-    """
-    metrics = needed("sklearn.metrics", "scikit-learn")
+    """Root mean squared error, mean absolute error and R2 of one number."""
     samples = len(targets)
     error, centred = predictions - targets, targets - targets.mean()
     squares, sizes, centred_squares = error**2, np.abs(error), centred**2
@@ -169,15 +142,10 @@ def number_scores(predictions: np.ndarray, targets: np.ndarray, name: str = "") 
         variation = float(drawn @ centred_squares) - float(drawn @ centred) ** 2 / samples
         return 1 - float(drawn @ squares) / variation if variation > 0 else float("nan")
 
-    statistics: list[Statistic] = [
-        lambda drawn: float(np.sqrt(drawn @ squares / samples)), lambda drawn: float(drawn @ sizes / samples), r2,
-    ]  # fmt: skip
-    values: list[tuple[str, Any]] = [
-        ("RMSE", np.sqrt(metrics.mean_squared_error(targets, predictions))),
-        ("MAE", metrics.mean_absolute_error(targets, predictions)),
-        ("R2", metrics.r2_score(targets, predictions) if centred_squares.any() else float("nan")),
-    ]
-    return tuple(
-        Score(f"{what} of {name}" if name else what, float(value), *interval)
-        for (what, value), interval in zip(values, bootstrap(statistics, samples), strict=True)
-    )
+    statistics: dict[str, Statistic] = {
+        "RMSE": lambda drawn: float(np.sqrt(drawn @ squares / samples)),
+        "MAE": lambda drawn: float(drawn @ sizes / samples),
+        "R2": r2,
+    }
+    named = {f"{metric} of {name}" if name else metric: statistic for metric, statistic in statistics.items()}
+    return tuple(bootstrap(named, samples))

@@ -1,6 +1,5 @@
 """A trained run: its predictions for new data, its evaluation, and its network for other programs."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sigmoidcore._files import open_regular
+from sigmoidcore._files import read_regular
 from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
@@ -235,17 +234,11 @@ class TrainedRun:
 
 
 def preprocessing_of(folder: Path) -> Preprocessing:
-    """A run's preprocessing.
-
-    Raises:
-        DataError: it does not exist, or is damaged.
-    """
+    """A run's preprocessing."""
     path = folder / PREPROCESSING
     remedy = f"`sigmoid-core train --resume {folder}` restores it"
     try:
-        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            content = file.read()
-        return Preprocessing.from_bytes(content)
+        return Preprocessing.from_bytes(read_regular(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or short(error)}; {remedy}") from error
     except ValueError as error:
