@@ -10,7 +10,7 @@ import torch
 from support.runs import house_runs, houses, made_run
 
 from sigmoidcore.training.data import DataError
-from sigmoidcore.training.use.evaluate import interval, shown
+from sigmoidcore.training.use.evaluate import interval_text, value_text
 from sigmoidcore.training.use.scores import Score
 from sigmoidcore.training.use.trained import open_run
 
@@ -134,10 +134,10 @@ def test_the_data_that_were_learnt_from_are_said_to_be_so(sold, folder):
 
 
 def test_values_and_intervals_are_written_with_as_many_digits_as_say_something():
-    assert shown(Score("accuracy", 0.91234, 0.9, 0.95, percent=True)) == "91.2 %"
-    assert interval(Score("accuracy", 0.91234, 0.9, 0.95, percent=True)) == "[90.0 %, 95.0 %]"
-    assert shown(Score("R2", math.nan, math.nan, math.nan)) == "undefined"
-    assert interval(Score("R2", math.nan, math.nan, math.nan)) == ""
+    assert value_text(Score("accuracy", 0.91234, 0.9, 0.95, percent=True)) == "91.2 %"
+    assert interval_text(Score("accuracy", 0.91234, 0.9, 0.95, percent=True)) == "[90.0 %, 95.0 %]"
+    assert value_text(Score("R2", math.nan, math.nan, math.nan)) == "undefined"
+    assert interval_text(Score("R2", math.nan, math.nan, math.nan)) == ""
 
 
 def test_metrics_are_a_frame_of_epochs(folder, tmp_path):

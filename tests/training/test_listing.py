@@ -10,8 +10,8 @@ import pytest
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.runs.folder import Run
-from sigmoidcore.training.runs.listing import differing, runs_in, summary
-from sigmoidcore.training.runs.lock import is_held
+from sigmoidcore.training.runs.listing import differences, runs_in, summary
+from sigmoidcore.training.runs.lock import is_locked
 
 
 def a_run(folder, accuracies=(), outcome="finished", **options):
@@ -69,7 +69,7 @@ def test_a_run_without_an_end_was_killed_or_is_running(runs):
         "interrupted", "killed", "killed",
     ]  # fmt: skip
     with Run.reopen(runs / "killed") as run:
-        assert is_held(run.folder)
+        assert is_locked(run.folder)
         assert summary(run.folder).outcome == "running"
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     (runs / "killed" / "lock").write_text(json.dumps({"pid": int(process.stdout), "host": os.uname().nodename}))
@@ -127,7 +127,7 @@ def test_a_folder_without_runs_says_how_to_make_one(tmp_path, capsys):
 
 
 def test_options_that_differ_are_those_and_no_others(runs):
-    found = differing([summary(runs / name) for name in ("b", "a", "stopped")])
+    found = differences([summary(runs / name) for name in ("b", "a", "stopped")])
     assert found == {"depth": (3, 5, 3), "lr": (None, None, 0.1)}
 
 

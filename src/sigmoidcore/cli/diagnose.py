@@ -19,7 +19,7 @@ from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.display import count
 from sigmoidcore.training.session import bad_input, interrupted
-from sigmoidcore.training.user_code import raised_here, said
+from sigmoidcore.training.user_code import exception_text, raised_here
 
 NEVER = "never"
 SEVERITIES = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING)}
@@ -98,7 +98,10 @@ def _diagnosis_of(subject: Subject, training: bool) -> Diagnosis:
             diagnosis = sc.diagnose(subject.model, subject.inputs, subject.targets, subject.loss_fn, training=training)
     except Exception as error:
         ours = isinstance(error, ValueError | TypeError) and raised_here(error)
-        reasons = [str(error) if ours else f"measuring raised {said(error)}", *getattr(error, "__notes__", ())]
+        reasons = [
+            str(error) if ours else f"measuring raised {exception_text(error)}",
+            *getattr(error, "__notes__", ()),
+        ]
         reason = "; ".join(reasons).replace("training=True runs", "--training runs")
         raise bad_input(f"{subject.name}: {reason}") from error
     if not diagnosis.measurement.layers and not diagnosis.findings:

@@ -11,7 +11,7 @@ from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.session import bad_input
-from sigmoidcore.training.use.evaluate import Evaluation, interval, shown
+from sigmoidcore.training.use.evaluate import Evaluation, interval_text, value_text
 from sigmoidcore.training.use.output import check_output
 
 MOST_CLASSES = 30
@@ -58,7 +58,7 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
     screen.heading(f"{evaluation.run} on {evaluation.data}: {evaluation.samples:,} samples")
     for note in evaluation.notes:
         screen.say(note)
-    rows = [[score.name, shown(score), interval(score)] for score in evaluation.scores]
+    rows = [[score.name, value_text(score), interval_text(score)] for score in evaluation.scores]
     screen.table(["", "value", "95 % interval"], rows, strong=1)
     if evaluation.classes:
         screen.say()

@@ -15,7 +15,7 @@ from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.data import DataError, Kind, listed, short, task
 from sigmoidcore.training.display import Screen, clock, count, metric_text, number
 from sigmoidcore.training.runs.folder import RUNS
-from sigmoidcore.training.runs.listing import Listed, Summary, differing, runs_in, summary
+from sigmoidcore.training.runs.listing import Listed, Summary, differences, runs_in, summary
 
 
 class Order(StrEnum):
@@ -97,7 +97,7 @@ def _fit(columns: Sequence[str], rows: list[list[str]], width: int) -> None:
 
 
 def _compare(screen: Screen, found: Sequence[Summary], as_json: bool) -> None:
-    options = differing(found)
+    options = differences(found)
     if as_json:
         _print({"runs": [run.as_json() for run in found], "differing": {k: list(v) for k, v in options.items()}})
         return

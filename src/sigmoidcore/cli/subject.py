@@ -12,7 +12,7 @@ from sigmoidcore.training.course import probes
 from sigmoidcore.training.runs.folder import data_of, read_config
 from sigmoidcore.training.runs.network import WEIGHTS, NetworkError, network_of
 from sigmoidcore.training.session import bad_input
-from sigmoidcore.training.user_code import a, blamed, dotted, users_code
+from sigmoidcore.training.user_code import dotted, reported_as, users_code, with_article
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
 WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"
@@ -52,9 +52,9 @@ def _of_function(target: str) -> Subject:
         if isinstance(make, nn.Module):
             raise bad_input(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
         if not callable(make):
-            raise bad_input(f"{target} is {a(make)}, not a function: give a function; let it {WANTED}")
+            raise bad_input(f"{target} is {with_article(make)}, not a function: give a function; let it {WANTED}")
         torch.manual_seed(0)  # random weights are the same every time
-        with blamed(target):
+        with reported_as(target):
             made = make()
     if isinstance(made, Mapping):
         unknown = [key for key in made if key not in KEYS]
@@ -68,12 +68,12 @@ def _of_function(target: str) -> Subject:
             raise bad_input(f"{target} returned {len(made)} values: {WANTED}")
         values = [*made, None, None][:4]
     else:
-        raise bad_input(f"{target} returned {a(made)}: {WANTED}")
+        raise bad_input(f"{target} returned {with_article(made)}: {WANTED}")
     model, inputs, targets, loss_fn = values
     if not isinstance(model, nn.Module):
-        raise bad_input(f"{target} returned {a(model)} as the model, not a torch.nn.Module: {WANTED}")
+        raise bad_input(f"{target} returned {with_article(model)} as the model, not a torch.nn.Module: {WANTED}")
     if loss_fn is not None and not callable(loss_fn):
-        raise bad_input(f"{target} returned {a(loss_fn)} as loss_fn: give a function of (outputs, targets)")
+        raise bad_input(f"{target} returned {with_article(loss_fn)} as loss_fn: give a function of (outputs, targets)")
     return Subject(target, model, inputs, targets, loss_fn)
 
 

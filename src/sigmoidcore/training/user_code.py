@@ -38,26 +38,26 @@ def users_code(target: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def blamed(what: str) -> Iterator[None]:
+def reported_as(what: str) -> Iterator[None]:
     """Context that runs the user's code: its prints go to standard error, and its exceptions are bad input."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        raise bad_input(f"{what} raised {said(error)}") from error
+        raise bad_input(f"{what} raised {exception_text(error)}") from error
 
 
 def users_model(target: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """The model that the user's function makes for samples of a shape."""
     with users_code(target) as make:
         if isinstance(make, nn.Module) or not callable(make):
-            what = "a model" if isinstance(make, nn.Module) else f"{a(make)}, not a function"
+            what = "a model" if isinstance(make, nn.Module) else f"{with_article(make)}, not a function"
             raise bad_input(f"{target} is {what}: give a function of (shape, outputs) that makes a model")
-        with blamed(target):
+        with reported_as(target):
             _check_arguments(make)
             model = make(shape, outputs)
     if not isinstance(model, nn.Module):
-        raise bad_input(f"{target} returned {a(model)}, not a torch.nn.Module: let it return the model")
+        raise bad_input(f"{target} returned {with_article(model)}, not a torch.nn.Module: let it return the model")
     return model
 
 
@@ -67,12 +67,12 @@ def trainable_model(target: str, data: Data, seed: int) -> nn.Module:
     model = users_model(target, data.shape, data.outputs)
     inputs = data.probes(2)[0]
     mode = model.training
-    with torch.no_grad(), blamed(f"the model of {target}, called with {list(inputs.shape)}, "):
+    with torch.no_grad(), reported_as(f"the model of {target}, called with {list(inputs.shape)}, "):
         found = model.eval()(inputs)
     model.train(mode)
     expected = [len(inputs), data.outputs]
     if not isinstance(found, torch.Tensor) or list(found.shape) != expected:
-        what = list(found.shape) if isinstance(found, torch.Tensor) else a(found)
+        what = list(found.shape) if isinstance(found, torch.Tensor) else with_article(found)
         raise bad_input(
             f"the model of {target} returned {what} for a batch of {len(inputs)} samples: let it return {expected}"
         )
@@ -81,7 +81,7 @@ def trainable_model(target: str, data: Data, seed: int) -> nn.Module:
     return model
 
 
-def said(error: BaseException) -> str:
+def exception_text(error: BaseException) -> str:
     """An exception in one line: type, text, and the line of the user's code that raised it."""
     text = " ".join(str(error).split())
     words = type(error).__name__ + (f": {text}" if text else "")
@@ -109,7 +109,7 @@ def dotted(path: Path) -> str:
     return ".".join(path.with_suffix("").parts[-1 if path.is_absolute() else 0 :])
 
 
-def a(value: Any) -> str:
+def with_article(value: Any) -> str:
     """The type of a value with its article."""
     name = type(value).__name__
     return "None" if value is None else f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
@@ -143,7 +143,7 @@ def _imported(module: str) -> Any:
                 "folder that contains it"
             ) from error
         remedy = "" if name is None else "; install what it needs"
-        raise bad_input(f"{module} cannot be imported: {said(error)}{remedy}") from error
+        raise bad_input(f"{module} cannot be imported: {exception_text(error)}{remedy}") from error
 
 
 def _attribute(module: Any, name: str, attribute: str) -> Any:

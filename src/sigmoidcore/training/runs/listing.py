@@ -10,7 +10,7 @@ from typing import Any
 
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, short, task
 from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, read_config, read_metrics
-from sigmoidcore.training.runs.lock import is_held
+from sigmoidcore.training.runs.lock import is_locked
 
 ORDERS = ("date", "name", "metric", "time")
 """Sort orders of runs."""
@@ -119,7 +119,7 @@ def runs_in(folder: Path, order: str = "date") -> Listed:
     return Listed(tuple(sorted(runs, key=lambda run: _sort_key(run, order))), tuple(damaged), foreign)
 
 
-def differing(runs: Sequence[Summary]) -> dict[str, tuple[Any, ...]]:
+def differences(runs: Sequence[Summary]) -> dict[str, tuple[Any, ...]]:
     """The options in which runs differ: the value in every run, or None."""
     names = dict.fromkeys(name for run in runs for name in run.config.options)
     found = {name: tuple(run.config.options.get(name) for run in runs) for name in names}
@@ -144,7 +144,7 @@ def _of_rows(folder: Path, config: Config, rows: Sequence[Mapping[str, Any]]) ->
     return Summary(
         folder=folder,
         config=config,
-        outcome=str(end["outcome"]) if end else "running" if is_held(folder) else "killed",
+        outcome=str(end["outcome"]) if end else "running" if is_locked(folder) else "killed",
         message=str(end.get("message", "")),
         steps=max((int(row.get("step", 0)) for row in rows if row["kind"] in ("epoch", "end")), default=0),
         epochs=len(epochs),

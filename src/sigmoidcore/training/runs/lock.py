@@ -55,7 +55,7 @@ class Lock:
             self._lock.release()
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether the process that the lock file names seems to be running; only a `Lock` makes sure."""
     holder = _holder(folder / NAME)
     if holder.get("host", "") != _host():

@@ -1,4 +1,4 @@
-"""The evaluation of a network on samples with known targets: `evaluated` computes, `Evaluation` is the result."""
+"""The evaluation of a network on samples with known targets: `evaluate_network` makes an `Evaluation`."""
 
 import json
 import math
@@ -113,7 +113,7 @@ class Evaluation:
         return figures.predicted_against_true(*self.points, self.targets, titles)
 
 
-def evaluated(
+def evaluate_network(
     run: str, data: str, network: Network, preprocessing: Preprocessing, batches: Iterable[tuple[Tensor, Tensor]],
     notes: tuple[str, ...] = (),
 ) -> Evaluation:  # fmt: skip
@@ -143,12 +143,12 @@ def evaluated(
     return Evaluation(run, data, target.kind, target.names, samples, scores, (), (), points, notes)
 
 
-def shown(score: Score) -> str:
+def value_text(score: Score) -> str:
     """A metric's value as text."""
     return _number(score.value, score.percent)
 
 
-def interval(score: Score) -> str:
+def interval_text(score: Score) -> str:
     """A metric's interval as text, or nothing."""
     if not math.isfinite(score.low):
         return ""
@@ -157,7 +157,7 @@ def interval(score: Score) -> str:
 
 def with_interval(score: Score) -> str:
     """A metric's value and interval as text."""
-    return f"{shown(score)}  {interval(score)}".rstrip()
+    return f"{value_text(score)}  {interval_text(score)}".rstrip()
 
 
 def _number(value: float, percent: bool) -> str:

@@ -37,7 +37,7 @@ ANY_BATCH = ({0: torch.export.Dim("batch", max=2**31 - 1)},)
 Layer = tuple[str, dict[str, Any]]
 
 
-def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
+def fold_network(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
     """The network as plain PyTorch layers, and random inputs for it, [samples, ...]."""
     shape = preprocessing.inputs.shape
     inputs = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
@@ -74,7 +74,7 @@ def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing
     Returns:
         The path.
     """
-    plain, inputs = folded(network, preprocessing)
+    plain, inputs = fold_network(network, preprocessing)
     data = FORMATS[kind][1](plain, inputs, preprocessing)
     write_file(path_of_preprocessing(path), preprocessing.to_bytes())
     return write_file(path, data)

@@ -14,7 +14,7 @@ from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, n
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
 from sigmoidcore.training.runs.network import network_of
-from sigmoidcore.training.use.evaluate import Evaluation, evaluated
+from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.export import FORMATS, export, is_preprocessing, path_of_preprocessing
 from sigmoidcore.training.use.output import check_output, check_table, write_tables
 from sigmoidcore.training.use.predict import batch_size_for, names_of, predictions
@@ -194,11 +194,11 @@ class TrainedRun:
         if data is None:
             own = self.data()
             batches, name = own.test_batches(batch_size_for(own.shape)), f"the test part of {own.name}"
-            return evaluated(self.folder.name, name, self.network, self.preprocessing, batches)
+            return evaluate_network(self.folder.name, name, self.network, self.preprocessing, batches)
         unseen = NewData(data, self.preprocessing, targets=True)
         name = str(data) if isinstance(data, str | Path) else "the table"
         notes = (*self._warning(data), *unseen.notes)
-        return evaluated(self.folder.name, name, self.network, self.preprocessing, _with_targets(unseen), notes)
+        return evaluate_network(self.folder.name, name, self.network, self.preprocessing, _with_targets(unseen), notes)
 
     def export(self, format: str, path: str | Path | None = None, *, overwrite: bool = False) -> Path:
         """Write the network folded, as plain PyTorch layers, and its preprocessing beside it.
