@@ -28,23 +28,14 @@ TRIAL_STEPS = 300
 
 @dataclass(frozen=True)
 class Choice:
-    """The network to train.
+    """The network to train."""
 
-    Attributes:
-        heading: data and network in a line.
-        folder: name of the run's folder, without its number.
-        data: with inputs as the network expects them.
-        options: with the decisions about what was not given.
-        make: makes the network.
-        notes: what the user should know about the decisions.
-    """
-
-    heading: str
-    folder: str
-    data: Data
-    options: Options
-    make: Callable[[], Network]
-    notes: tuple[str, ...] = ()
+    heading: str  # data and network in a line
+    folder: str  # name of the run's folder, without its number
+    data: Data  # with inputs as the network expects them
+    options: Options  # with the decisions about what was not given
+    make: Callable[[], Network]  # makes the network
+    notes: tuple[str, ...] = ()  # what the user should know about the decisions
 
 
 def choose(options: Options, data: Data, ctrl_c: CtrlC, *, run_users_code: bool) -> Choice:

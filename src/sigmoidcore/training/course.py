@@ -34,31 +34,18 @@ PROBES = 256
 
 @dataclass
 class Record:
-    """What is known of a training so far.
+    """What is known of a training so far."""
 
-    Attributes:
-        name: of the network.
-        layers: number of cores (of a recurrent layer: of its steps).
-        steps: number of all steps.
-        done: steps done.
-        result: losses and metrics of the epochs that ended.
-        profiles: gradient profile on the first training samples, by steps done.
-        samples: the profile over the steps, for the heat map.
-        step_seconds: of each step.
-        task: loss and metric.
-        stopped_early: whether the validation metric stopped improving.
-    """
-
-    name: str
-    layers: int = 0
-    steps: int = 0
-    done: int = 0
-    result: Result = field(default_factory=Result)
-    profiles: dict[int, Profile] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
-    task: Task = field(default_factory=lambda: task(Kind.CLASSES))
-    stopped_early: bool = False
+    name: str  # of the network
+    layers: int = 0  # number of cores (of a recurrent layer: of its steps)
+    steps: int = 0  # number of all steps
+    done: int = 0  # steps done
+    result: Result = field(default_factory=Result)  # losses and metrics of the epochs that ended
+    profiles: dict[int, Profile] = field(default_factory=dict)  # on the first training samples, by steps done
+    samples: list[Sample] = field(default_factory=list)  # the profile over the steps, for the heat map
+    step_seconds: list[float] = field(default_factory=list)  # of each step
+    task: Task = field(default_factory=lambda: task(Kind.CLASSES))  # loss and metric
+    stopped_early: bool = False  # whether the validation metric stopped improving
 
     @property
     def start(self) -> Profile:

@@ -81,19 +81,12 @@ def sequences(samples: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of network.
+    """A kind of network."""
 
-    Attributes:
-        make: makes the network from its sizes by name.
-        sizes: their names.
-        arrange: the network's inputs, from samples of a data set, [batch, ...].
-        depth: default number of hidden layers.
-    """
-
-    make: Callable[..., nn.Module]
-    sizes: tuple[str, ...]
-    arrange: Callable[[Tensor], Tensor]
-    depth: int
+    make: Callable[..., nn.Module]  # makes the network from its sizes by name
+    sizes: tuple[str, ...]  # their names
+    arrange: Callable[[Tensor], Tensor]  # the network's inputs, from samples of a data set, [batch, ...]
+    depth: int  # default number of hidden layers
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -108,19 +101,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass(frozen=True)
 class Network:
-    """A network and its description.
+    """A network and its description."""
 
-    Attributes:
-        architecture: a name in `ARCHITECTURES`, or "own".
-        sizes: arguments of the architecture.
-        model: the network.
-        preprocessing: digest of the preprocessing that makes its inputs, or "".
-    """
-
-    architecture: str
-    sizes: Mapping[str, int]
-    model: nn.Module
-    preprocessing: str = ""
+    architecture: str  # a name in `ARCHITECTURES`, or "own"
+    sizes: Mapping[str, int]  # arguments of the architecture
+    model: nn.Module  # the network
+    preprocessing: str = ""  # digest of the preprocessing that makes its inputs, or ""
 
     def arranged(self, samples: Tensor) -> Tensor:
         """Samples of a data set, [batch, ...], as inputs of this network."""

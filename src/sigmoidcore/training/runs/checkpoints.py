@@ -51,17 +51,11 @@ class VersionError(DamagedError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The latest valid checkpoint of a folder.
+    """The latest valid checkpoint of a folder."""
 
-    Attributes:
-        state: of the training.
-        config: the run's config.toml when the checkpoint was written.
-        damaged: a sentence about each later checkpoint, which is damaged.
-    """
-
-    state: State
-    config: bytes
-    damaged: tuple[str, ...]
+    state: State  # of the training
+    config: bytes  # the run's config.toml when the checkpoint was written
+    damaged: tuple[str, ...]  # a sentence about each later checkpoint, which is damaged
 
 
 class Checkpoints:

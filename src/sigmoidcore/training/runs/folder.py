@@ -61,17 +61,11 @@ _COMMENT = "# To run this again: sigmoid-core train --config config.toml\n"
 
 @dataclass(frozen=True)
 class Config:
-    """The request for a run.
+    """The request for a run."""
 
-    Attributes:
-        format: version of the folder.
-        name: kind of run, such as "demo".
-        options: everything that decides the run.
-    """
-
-    format: int
-    name: str
-    options: dict[str, Any]
+    format: int  # version of the folder
+    name: str  # kind of run, such as "demo"
+    options: dict[str, Any]  # everything that decides the run
 
 
 class Run(Closable):

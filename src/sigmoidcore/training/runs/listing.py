@@ -18,37 +18,21 @@ ORDERS = ("date", "name", "metric", "time")
 
 @dataclass(frozen=True)
 class Summary:
-    """A run.
+    """A run."""
 
-    Attributes:
-        folder: of the run.
-        config: the request.
-        outcome: finished, interrupted, failed, running, or killed (the run's metrics have no end).
-        message: why it failed.
-        steps: steps done.
-        epochs: epochs that ended.
-        metric: accuracy in percent, or R2, after the last epoch; None before the first.
-        metric_name: name of the metric.
-        best: the best of all epochs.
-        loss: mean training loss of the last epoch.
-        spread: spread of the gradient profile after the last epoch.
-        seconds: of training.
-        started: ISO 8601, UTC.
-    """
-
-    folder: Path
-    config: Config
-    outcome: str
-    message: str
-    steps: int
-    epochs: int
-    metric: float | None
-    metric_name: str
-    best: float | None
-    loss: float | None
-    spread: float | None
-    seconds: float
-    started: str
+    folder: Path  # of the run
+    config: Config  # the request
+    outcome: str  # finished, interrupted, failed, running, or killed (the run's metrics have no end)
+    message: str  # why it failed
+    steps: int  # steps done
+    epochs: int  # epochs that ended
+    metric: float | None  # accuracy in percent, or R2, after the last epoch; None before the first
+    metric_name: str  # name of the metric
+    best: float | None  # the best of all epochs
+    loss: float | None  # mean training loss of the last epoch
+    spread: float | None  # spread of the gradient profile after the last epoch
+    seconds: float  # of training
+    started: str  # ISO 8601, UTC
 
     @property
     def name(self) -> str:
@@ -76,17 +60,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Listed:
-    """The content of a folder of runs.
+    """The content of a folder of runs."""
 
-    Attributes:
-        runs: sorted.
-        damaged: a sentence for each run that cannot be read.
-        foreign: names of folders that do not contain a run.
-    """
-
-    runs: tuple[Summary, ...]
-    damaged: tuple[str, ...]
-    foreign: tuple[str, ...]
+    runs: tuple[Summary, ...]  # sorted
+    damaged: tuple[str, ...]  # a sentence for each run that cannot be read
+    foreign: tuple[str, ...]  # names of folders that do not contain a run
 
 
 def summary(folder: Path) -> Summary:

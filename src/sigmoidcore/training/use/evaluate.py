@@ -26,21 +26,13 @@ IN_FIGURE = 20_000
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well a class is recognised.
+    """How well a class is recognised."""
 
-    Attributes:
-        name: of the class.
-        samples: of this class.
-        precision: share of the predictions of this class that are correct; NaN without predictions.
-        recall: share of its samples that were recognised; NaN without samples.
-        f1: harmonic mean of both; NaN without samples and predictions.
-    """
-
-    name: str
-    samples: int
-    precision: float
-    recall: float
-    f1: float
+    name: str  # of the class
+    samples: int  # of this class
+    precision: float  # share of the predictions of this class that are correct; NaN without predictions
+    recall: float  # share of its samples that were recognised; NaN without samples
+    f1: float  # harmonic mean of both; NaN without samples and predictions
 
 
 @dataclass(frozen=True)

@@ -25,21 +25,13 @@ Statistic = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric.
+    """A metric."""
 
-    Attributes:
-        name: in words.
-        value: of all samples.
-        low: lower end of the 95 % interval, or NaN.
-        high: upper end.
-        percent: whether the value is a fraction, which is shown in percent.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    percent: bool = False
+    name: str  # in words
+    value: float  # of all samples
+    low: float  # lower end of the 95 % interval, or NaN
+    high: float  # upper end
+    percent: bool = False  # whether the value is a fraction, which is shown in percent
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:

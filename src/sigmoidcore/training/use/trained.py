@@ -22,19 +22,12 @@ from sigmoidcore.training.use.predict import batch_size_for, names_of, predictio
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions in a file.
+    """Predictions in a file."""
 
-    Attributes:
-        path: of the file.
-        rows: number of rows.
-        columns: their names.
-        notes: what the user should know of the data.
-    """
-
-    path: Path
-    rows: int
-    columns: tuple[str, ...]
-    notes: tuple[str, ...]
+    path: Path  # of the file
+    rows: int  # number of rows
+    columns: tuple[str, ...]  # their names
+    notes: tuple[str, ...]  # what the user should know of the data
 
 
 class TrainedRun:
@@ -72,29 +65,17 @@ class TrainedRun:
 
     @cached_property
     def network(self) -> Network:
-        """The network with its last weights.
-
-        Raises:
-            NetworkError: there are none, or they are damaged.
-        """
+        """The network with its last weights; NetworkError if there are none, or they are damaged."""
         return network_of(self.folder, self._own)
 
     @property
     def model(self) -> nn.Module:
-        """The network as a torch.nn.Module; its inputs are those of `preprocessing.transform`.
-
-        Raises:
-            NetworkError: there are no weights, or they are damaged.
-        """
+        """The network as a torch.nn.Module; its inputs are those of `preprocessing.transform`."""
         return self.network.model
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """How data become numbers, and outputs become predictions.
-
-        Raises:
-            DataError: it does not exist, or is damaged.
-        """
+        """How data become numbers, and outputs become predictions; DataError if it is damaged."""
         found = preprocessing_of(self.folder)
         if self.network.preprocessing not in ("", found.digest()):
             raise DataError(
@@ -105,11 +86,7 @@ class TrainedRun:
 
     @property
     def metrics(self) -> Any:
-        """Metrics of the training, a pandas.DataFrame with a row per epoch: step, loss, metric, spread.
-
-        Raises:
-            DataError: the file does not exist, or is damaged.
-        """
+        """Metrics of the training, a pandas.DataFrame with a row per epoch: step, loss, metric, spread."""
         path = self.folder / METRICS
         try:
             rows = read_metrics(path)
@@ -121,11 +98,7 @@ class TrainedRun:
         return needed("pandas", "pandas").DataFrame(epochs)
 
     def data(self) -> Data:
-        """The data set of the training, split in the same way.
-
-        Raises:
-            DataError: it no longer exists, or has changed.
-        """
+        """The data set of the training, split in the same way; DataError if it has changed or is gone."""
         data = data_of(self.config.options)
         if not data.preprocessing.alike(self.preprocessing):
             raise DataError(
@@ -169,11 +142,7 @@ class TrainedRun:
         self, data: Any, output: str | Path, *, keep: Sequence[str] = (),
         overwrite: bool = False,
     ) -> Predicted:  # fmt: skip
-        """Predict into a file; arguments and errors are those of `predict`.
-
-        Returns:
-            The number of rows, the columns, and notes about the data.
-        """
+        """Predict into a file; arguments and errors are those of `predict`."""
         path = Path(output)
         check_table(path)
         check_output(path, overwrite, data)
