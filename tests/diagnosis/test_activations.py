@@ -48,17 +48,10 @@ MODULES = {
     "tanhshrink": nn.Tanhshrink(),
 }
 CALLS = {
-    "torch.sigmoid": torch.sigmoid,
     "torch.special.expit": torch.special.expit,
     "Tensor.sigmoid": torch.Tensor.sigmoid,
-    "functional.sigmoid": functional.sigmoid,
-    "torch.tanh": torch.tanh,
     "Tensor.tanh": torch.Tensor.tanh,
-    "functional.tanh": functional.tanh,
-    "torch.relu": torch.relu,
     "Tensor.relu": torch.Tensor.relu,
-    "functional.relu": functional.relu,
-    "torch.selu": torch.selu,
     "torch.celu, by name": functools.partial(torch.celu, alpha=0.5),
     "functional.elu, by position": lambda x: functional.elu(x, 0.5),
     "functional.elu, by name": lambda x: functional.elu(input=x, alpha=0.5),
@@ -66,30 +59,17 @@ CALLS = {
     "functional.hardtanh": lambda x: functional.hardtanh(x, -2.0, 0.5),
     "functional.hardtanh, by name": lambda x: functional.hardtanh(x, max_val=0.5),
     "functional.softplus": lambda x: functional.softplus(x, 2.0),
-    "functional.threshold": lambda x: functional.threshold(x, 0.1, 0.0),
     "functional.threshold, by name": lambda x: functional.threshold(x, threshold=0.1, value=0.0),
-    "functional.logsigmoid": functional.logsigmoid,
-    "functional.gelu": functional.gelu,
-    "functional.silu": functional.silu,
     "functional.prelu": lambda x: functional.prelu(x, torch.tensor([0.1, 0.9], dtype=x.dtype)),
 }
 IN_PLACE = {
     "sigmoid_": torch.sigmoid_,
     "tanh_": torch.Tensor.tanh_,
-    "relu_": functional.relu_,
     "elu_": lambda x: functional.elu_(x, 0.5),
-    "celu_": lambda x: torch.celu_(x, 0.5),
-    "selu_": torch.selu_,
     "leaky_relu_": lambda x: functional.leaky_relu_(x, 0.2),
-    "hardtanh_": lambda x: functional.hardtanh_(x, -0.5, 0.7),
-    "threshold_": lambda x: functional.threshold_(x, 0.3, 0.0),
     "nn.SiLU": nn.SiLU(inplace=True),
-    "nn.Mish": nn.Mish(inplace=True),
     "nn.Hardswish": nn.Hardswish(inplace=True),
-    "nn.Hardsigmoid": nn.Hardsigmoid(inplace=True),
-    "nn.ReLU6": nn.ReLU6(inplace=True),
     "nn.CELU": nn.CELU(2.0, inplace=True),
-    "nn.SELU": nn.SELU(inplace=True),
     "nn.Threshold": nn.Threshold(0.3, 1.0, inplace=True),
 }
 # Not at the kinks themselves, where a derivative is a convention.
@@ -116,7 +96,6 @@ class One(nn.Module):
     def __init__(self, function):
         super().__init__()
         self.at = nn.Parameter(torch.ones(()))
-        self.act = function if isinstance(function, nn.Module) else None
         self.function = function
 
     def forward(self, x):
@@ -132,7 +111,7 @@ def slopes_seen(function, x):
 
 
 def tolerance(kind, dtype=torch.float64):
-    """GELU by tanh is taken for GELU."""
+    """How precise a slope is; GELU by tanh is taken for GELU."""
     return {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 1.6e-2}[dtype] + 2e-3 * ("by tanh" in kind)
 
 
