@@ -120,7 +120,7 @@ def in_dtype(function, dtype):
 
 
 @pytest.mark.parametrize("kind", [*MODULES, *CALLS])
-def test_the_mean_relative_slope_is_that_of_autograd_over_a_dense_grid(kind):
+def test_the_mean_relative_slope_equals_that_of_autograd(kind):
     function = in_dtype({**MODULES, **CALLS}[kind], torch.float64)
     exact = derivative(function, GRID).abs() / steepest(function)
     row = slopes_seen(function, GRID)
@@ -131,7 +131,7 @@ def test_the_mean_relative_slope_is_that_of_autograd_over_a_dense_grid(kind):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", MODULES)
-def test_the_relative_slope_is_that_of_autograd_at_every_point(kind, dtype):
+def test_the_relative_slope_equals_that_of_autograd_at_every_point(kind, dtype):
     function = in_dtype(MODULES[kind], dtype)
     x = GRID.to(dtype)
     called = []
@@ -155,14 +155,14 @@ def test_the_relative_slope_is_that_of_autograd_at_every_point(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", IN_PLACE)
-def test_an_activation_in_place_has_the_slopes_of_what_it_overwrote(kind):
+def test_an_in_place_activation_has_the_slopes_of_its_input(kind):
     function = in_dtype(IN_PLACE[kind], torch.float64)
     exact = derivative(function, GRID).abs() / steepest(function)
     assert slopes_seen(function, GRID).relative_slope == pytest.approx(float(exact.mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["relu", "relu6", "hardtanh", "hardswish", "threshold"])
-def test_a_neuron_in_the_flat_part_is_dead_and_one_that_leaves_it_once_is_not(kind):
+def test_a_neuron_is_dead_if_all_samples_are_in_the_flat_part(kind):
     x = torch.full((64, 3), -50.0)
     x[17, 1] = x[:, 2] = 0.9
     assert slopes_seen(MODULES[kind], x).dead == pytest.approx(1 / 3)
@@ -180,7 +180,7 @@ def test_an_activation_without_a_flat_part_has_saturated_neurons_and_no_dead_one
 
 
 @pytest.mark.parametrize("kind", ["relu", "leaky relu", "threshold", "prelu"])
-def test_one_of_the_relu_family_is_not_called_saturated(kind):
+def test_the_relu_family_has_no_saturated_neurons(kind):
     assert slopes_seen(MODULES[kind], torch.full((64, 4), -80.0)).saturated is None
 
 

@@ -74,7 +74,7 @@ def test_a_model_without_floating_point_outputs_is_refused_without_a_loss():
         sc.diagnose(Forward(lambda s, x: s.fc(x).argmax(1), fc=nn.Linear(6, 3)), X)
 
 
-def test_outputs_in_a_dataclass_need_no_loss():
+def test_outputs_may_be_a_dataclass():
     @dataclass
     class Outputs:
         logits: torch.Tensor
@@ -87,7 +87,7 @@ def test_outputs_in_a_dataclass_need_no_loss():
 # --- inference mode --------------------------------------------------------------------------------------------------
 
 
-def test_inference_mode_around_it_or_in_the_inputs_changes_nothing():
+def test_inference_mode_changes_no_number():
     model = mlp(nn.Tanh)
     wanted = measured(model, X, Y, functional.cross_entropy)
     with torch.inference_mode():
@@ -119,7 +119,7 @@ def detector():
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_model_runs_in_training_mode_if_asked_and_nothing_is_changed(mode):
+def test_training_mode_changes_nothing_in_the_model(mode):
     model = detector().train(mode)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -151,7 +151,7 @@ def test_an_error_of_the_model_or_the_loss_says_in_which_mode_the_model_ran():
     assert not hasattr(caught.value, "__notes__")
 
 
-def test_an_exported_model_that_refuses_modes_is_measured_in_its_own():
+def test_an_exported_model_is_measured_in_its_own_mode():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(-1))
     exported = torch.export.export(model, (X,)).module()
     wanted = measured(model, X)
@@ -164,7 +164,7 @@ def test_an_exported_model_that_refuses_modes_is_measured_in_its_own():
 # --- what is not seen, and what is no part of the model --------------------------------------------------------------
 
 
-def test_a_model_without_seen_layers_has_a_note_if_its_parameters_have_gradients():
+def test_a_model_with_gradients_but_without_known_layers_has_a_note():
     class Opaque(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, weight):

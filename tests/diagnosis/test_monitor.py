@@ -121,7 +121,7 @@ def _leaves_nothing():
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (100, [0])])
-def test_one_step_of_so_many_is_measured(model, batch, every, steps):
+def test_one_step_in_every_so_many_is_measured(model, batch, every, steps):
     optimizer = sgd(model)
     with Monitor(model, every=every) as monitor:
         for _ in range(7):
@@ -130,7 +130,7 @@ def test_one_step_of_so_many_is_measured(model, batch, every, steps):
     assert all(m.samples == ROWS and m.ranks == 1 for m in monitor.measurements)
 
 
-def test_a_step_that_is_not_measured_leaves_nothing_in_the_process_or_the_model(model, batch):
+def test_a_step_between_measured_ones_has_no_hooks(model, batch):
     optimizer = sgd(model)
     seen, hooked = [], []
     with Monitor(model, every=3):
@@ -146,7 +146,7 @@ def test_a_step_that_is_not_measured_leaves_nothing_in_the_process_or_the_model(
     assert seen == [not h for h in hooked]
 
 
-def test_a_monitor_that_is_made_within_a_step_measures_the_next_one(model, batch):
+def test_a_monitor_made_in_the_middle_of_a_step_measures_the_next_step(model, batch):
     optimizer = sgd(model)
     loss = loss_of(model, batch)
     with Monitor(model, every=5) as monitor:
@@ -158,7 +158,7 @@ def test_a_monitor_that_is_made_within_a_step_measures_the_next_one(model, batch
     assert all(math.isfinite(gradient) for gradient in sizes(monitor.measurements[0]).values())
 
 
-def test_a_monitor_that_is_removed_measures_nothing_more_and_keeps_what_it_has(model, batch):
+def test_a_removed_monitor_keeps_its_measurements(model, batch):
     optimizer = sgd(model)
     monitor = Monitor(model, every=1)
     step(model, optimizer, batch)
@@ -168,14 +168,14 @@ def test_a_monitor_that_is_removed_measures_nothing_more_and_keeps_what_it_has(m
     assert [m.step for m in monitor.measurements] == [0]
 
 
-def test_a_monitor_that_is_dropped_while_it_watches_is_gone_with_all_of_its_hooks(model):
+def test_a_garbage_collected_monitor_leaves_no_hooks(model):
     dropped = weakref.ref(Monitor(model, every=1))
     gc.collect()
     assert dropped() is None
     assert traces() == NOTHING
 
 
-def test_an_error_inside_the_forward_pass_or_the_block_leaves_nothing_behind(model, batch):
+def test_an_error_in_the_forward_pass_leaves_no_hooks(model, batch):
     optimizer = sgd(model)
     with Monitor(model, every=1) as monitor:
         with pytest.raises(RuntimeError, match="shapes"):
@@ -201,9 +201,7 @@ def assert_right_before(measurement, model, batch):
     assert_right(measurement, model, lambda network: loss_of(network, batch))
 
 
-def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_watched_only_at_the_cadence_from_then_on(
-    model, batch
-):
+def test_a_warning_comes_after_ten_steps_without_a_gradient(model, batch):
     optimizer = sgd(model)
 
     def unseen():
@@ -242,7 +240,7 @@ def test_wrong_arguments_are_refused(model, options, message):
 # --- the numbers of a plain step -------------------------------------------------------------------------------------
 
 
-def test_the_numbers_are_those_of_the_measured_step_by_an_independent_calculation(model, batch):
+def test_the_numbers_of_a_step_equal_an_independent_calculation(model, batch):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     batches = [(torch.randn(ROWS, 8), torch.randint(0, 3, (ROWS,))) for _ in range(4)]
     with Monitor(model, every=3) as monitor:
@@ -278,7 +276,7 @@ def _outputs(model, x):
         yield x
 
 
-def test_gradients_of_the_parameters_are_those_before_clipping(model, batch):
+def test_gradients_of_parameters_are_read_before_clipping(model, batch):
     def clipped(_):
         loss_of(model, batch).backward()
         assert nn.utils.clip_grad_norm_(model.parameters(), 1e-3) > 1e-3
@@ -290,7 +288,7 @@ def test_gradients_of_the_parameters_are_those_before_clipping(model, batch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_the_numbers_are_those_of_autocast_and_near_those_of_float32(model, batch, dtype):
+def test_gradients_under_autocast_are_near_those_of_float32(model, batch, dtype):
     def loss(network):
         with torch.autocast("cpu", dtype=dtype):
             return loss_of(network, batch)
@@ -302,7 +300,7 @@ def test_under_autocast_the_numbers_are_those_of_autocast_and_near_those_of_floa
 
 
 @pytest.mark.parametrize("unscale", [False, True])
-def test_with_its_scaler_gradients_are_unscaled_and_unclipped_while_the_scale_grows(model, batch, unscale):
+def test_gradients_are_unscaled_while_the_scale_of_the_scaler_grows(model, batch, unscale):
     optimizer, scaler = sgd(model, lr=0.0), torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
     with Monitor(model, every=1, scaler=scaler) as monitor:
         for _ in range(4):
@@ -340,9 +338,7 @@ def scaled(model, batch, factors, *, every=1, fused=False, given=True, zero_firs
 @pytest.mark.parametrize("zero_first", [True, False])
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("fused", [False, True])
-def test_steps_that_the_scaler_skips_do_not_count_and_are_not_joined_with_the_next(
-    model, batch, fused, given, zero_first
-):
+def test_steps_skipped_by_the_scaler_do_not_count(model, batch, fused, given, zero_first):
     inf, nan = math.inf, math.nan
     expected = sizes_by_hand(model, lambda network: loss_of(network, batch))
     monitor = scaled(model, batch, [inf, nan, 1.0, nan, 1.0], fused=fused, given=given, zero_first=zero_first)
@@ -356,7 +352,7 @@ def test_steps_that_the_scaler_skips_do_not_count_and_are_not_joined_with_the_ne
 @pytest.mark.parametrize("zero_first", [True, False])
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_network_that_is_never_finite_is_measured_after_ten_skipped_steps(model, batch, fused, given, zero_first):
+def test_a_network_without_finite_gradients_is_measured_after_ten_skipped_steps(model, batch, fused, given, zero_first):
     with torch.no_grad():
         model[2].weight[0, 0] = math.nan
     monitor = scaled(model, batch, [1.0] * 20, fused=fused, given=given, zero_first=zero_first)
@@ -370,7 +366,7 @@ def test_a_network_that_is_never_finite_is_measured_after_ten_skipped_steps(mode
     assert all(w.update is None for w in measured.weights)
 
 
-def test_a_network_that_becomes_nan_between_two_measured_steps_is_measured_too(model, batch):
+def test_a_network_that_becomes_nan_between_two_measured_steps_is_measured(model, batch):
     monitor = scaled(model, batch, [1.0] * 5 + [math.nan] * 15, every=100)
     assert [m.step for m in monitor.measurements] == [0, 5]
     assert any("10 steps in a row were skipped" in note for note in monitor.measurements[1].notes)
@@ -397,7 +393,7 @@ def micro_batches(batch):
 
 
 @pytest.mark.parametrize("zero", ["before", "between", "after", "zeros"])
-def test_accumulated_micro_batches_are_the_joined_batch_wherever_the_gradients_are_emptied(model, batch, zero):
+def test_micro_batches_have_the_numbers_of_the_whole_batch(model, batch, zero):
     optimizer = sgd(model, lr=0.0)
     parts = micro_batches(batch)
     with Monitor(model, every=1) as monitor:
@@ -426,7 +422,7 @@ def test_accumulated_micro_batches_are_the_joined_batch_wherever_the_gradients_a
 
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("between", [True, False])
-def test_a_step_that_the_user_skips_is_not_joined_with_the_next(model, batch, set_to_none, between):
+def test_a_step_skipped_by_the_user_is_not_joined_with_the_next(model, batch, set_to_none, between):
     def run(optimizer):
         loss_of(model, (batch[0] * 3, batch[1])).mul(50).backward()
         if not between:
@@ -440,7 +436,7 @@ def test_a_step_that_the_user_skips_is_not_joined_with_the_next(model, batch, se
     assert_right(measured, model, lambda network: loss_of(network, batch))
 
 
-def test_a_loss_that_one_of_two_heads_gets_by_itself_is_not_taken_for_a_skipped_step(batch):
+def test_two_heads_with_separate_backward_passes_are_one_step(batch):
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()
@@ -481,7 +477,7 @@ def test_evaluations_between_and_inside_steps_do_not_count(model, batch):
     assert_right(measured, model, lambda network: loss_of(network, batch))
 
 
-def test_two_backward_passes_through_one_graph_are_the_gradient_of_the_sum(model, batch):
+def test_two_backward_passes_through_one_graph_add_up(model, batch):
     def losses(network):
         outputs = network(batch[0])
         return nn.functional.cross_entropy(outputs, batch[1]), -3 * outputs[:, 0].mean()
@@ -508,14 +504,14 @@ def residual(model, x):
     return (second.sum(1) - u).square().mean()
 
 
-def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(batch):
+def test_derivatives_by_the_inputs_do_not_count_as_gradients_of_the_loss(batch):
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 12), nn.Sigmoid(), nn.Linear(12, 1, bias=False))
     measured = of_one_step(model, lambda _: residual(model, batch[0]).backward())
     assert measured.samples == ROWS
     assert_right(measured, model, lambda network: residual(network, batch[0]))
 
 
-def test_torch_func_gives_the_derivatives_that_it_gives_without_a_monitor(model, batch):
+def test_a_monitor_does_not_change_derivatives_by_torch_func(model, batch):
     def derivatives():
         parameters = dict(model.named_parameters())
         _, tangents = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
@@ -563,7 +559,7 @@ def test_two_networks_that_train_against_each_other_have_a_monitor_each():
         assert gradients(measured) == pytest.approx(expected, rel=1e-5)
 
 
-def test_with_several_optimizers_a_step_is_over_when_all_of_them_have_moved_their_parameters(model, batch):
+def test_a_step_of_several_optimizers_ends_with_the_last_of_them(model, batch):
     matrices = torch.optim.SGD([p for p in model.parameters() if p.dim() == 2], lr=0.1)
     vectors = torch.optim.SGD([p for p in model.parameters() if p.dim() == 1], lr=0.2)
     with Monitor(model, every=2) as monitor:
@@ -579,7 +575,7 @@ def test_with_several_optimizers_a_step_is_over_when_all_of_them_have_moved_thei
             assert w.update == pytest.approx((0.1 if len(w.shape) == 2 else 0.2) * w.gradient / w.size, rel=1e-4)
 
 
-def test_parameters_that_no_optimizer_moves_do_not_keep_a_step_from_being_measured(model, batch):
+def test_a_step_is_measured_although_no_optimizer_moves_some_parameters(model, batch):
     optimizer = torch.optim.SGD(model[2:].parameters(), lr=0.1)
     with Monitor(model, every=2) as monitor:
         for k in range(4):
@@ -600,7 +596,7 @@ def test_the_optimizer_of_a_second_phase_is_followed(model, batch):
     assert_right(monitor.measurements[-1], model, lambda network: loss_of(network, batch))
 
 
-def test_optimizers_that_step_inside_the_backward_pass_are_one_step(model, batch):
+def test_optimizers_that_step_in_the_backward_pass_make_one_step(model, batch):
     optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
 
     def in_backward(parameter):
@@ -651,7 +647,7 @@ def test_a_closure_is_measured_by_its_last_evaluation(model, batch):
 # --- how the forward pass runs ---------------------------------------------------------------------------------------
 
 
-def test_a_selective_checkpoint_gets_from_a_measured_step_the_gradients_that_it_gets_from_another(batch):
+def test_a_measured_step_does_not_change_the_gradients_of_a_selective_checkpoint(batch):
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
     def policy(_, op, *args, **kwargs):
@@ -680,7 +676,7 @@ def test_a_selective_checkpoint_gets_from_a_measured_step_the_gradients_that_it_
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_a_recurrent_layer_in_a_checkpoint_trains_on_a_measured_step(kind):
+def test_a_recurrent_layer_in_a_checkpoint_is_measured(kind):
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -695,7 +691,7 @@ def test_a_recurrent_layer_in_a_checkpoint_trains_on_a_measured_step(kind):
 
 
 @pytest.mark.parametrize("copied", COPIES)
-def test_a_copy_made_on_a_measured_step_computes_the_same_and_is_not_watched(model, batch, copied):
+def test_a_copy_of_the_model_is_not_measured(model, batch, copied):
     optimizer = sgd(model, lr=0.0)
     with Monitor(model, every=1) as monitor:
         loss = loss_of(model, batch)
@@ -707,7 +703,7 @@ def test_a_copy_made_on_a_measured_step_computes_the_same_and_is_not_watched(mod
     assert_right(monitor.measurements[0], model, lambda network: loss_of(network, batch))
 
 
-def test_a_model_that_is_wrapped_later_is_measured_under_its_names(model, batch):
+def test_a_model_that_is_wrapped_later_keeps_its_names(model, batch):
     class Wrapper(nn.Module):
         def __init__(self, module):
             super().__init__()
@@ -727,7 +723,7 @@ def test_a_model_that_is_wrapped_later_is_measured_under_its_names(model, batch)
     assert_right(monitor.measurements[1], model, lambda network: loss_of(network, batch))
 
 
-def test_two_monitors_and_an_equalizer_at_once_see_the_same_and_leave_nothing(batch):
+def test_two_monitors_and_an_equalizer_measure_the_same_gradients(batch):
     model = MLP(8, 16, 5, 3)
     optimizer = sgd(model, lr=0.0)
     with (
@@ -747,7 +743,7 @@ def test_two_monitors_and_an_equalizer_at_once_see_the_same_and_leave_nothing(ba
     assert [math.exp(x) for x in equalizer.history[2].log_sizes] == pytest.approx(cores, rel=1e-5)
 
 
-def test_trainings_in_several_threads_each_make_and_remove_their_own_monitors():
+def test_trainings_in_several_threads_have_their_own_monitors():
     failures = []
 
     def train(seed):
@@ -772,7 +768,7 @@ def test_trainings_in_several_threads_each_make_and_remove_their_own_monitors():
     assert not failures
 
 
-def test_it_trains_exactly_as_without_a_monitor(model, batch):
+def test_a_monitor_does_not_change_the_training(model, batch):
     def train(watched):
         torch.manual_seed(3)
         network = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.2), nn.ReLU(inplace=True), nn.Linear(16, 3))
@@ -793,7 +789,7 @@ def test_it_trains_exactly_as_without_a_monitor(model, batch):
 
 
 @pytest.mark.parametrize("keep", [4, 7, 64])
-def test_of_a_thousand_measurements_evenly_distant_ones_are_kept_and_the_latest(keep):
+def test_a_history_keeps_evenly_distant_measurements_and_the_latest(keep):
     thinned = History(keep)
     for given in range(1000):
         thinned.add(given)
@@ -808,7 +804,7 @@ def test_of_a_thousand_measurements_evenly_distant_ones_are_kept_and_the_latest(
 # --- going on later --------------------------------------------------------------------------------------------------
 
 
-def test_a_monitor_goes_on_from_its_state_where_it_was(model, batch, tmp_path):
+def test_a_monitor_continues_from_its_state(model, batch, tmp_path):
     optimizer = sgd(model)
     with Monitor(model, every=3, keep=4) as monitor:
         for _ in range(20):
@@ -839,7 +835,7 @@ def test_a_monitor_goes_on_from_its_state_where_it_was(model, batch, tmp_path):
         {"step": 1, "measurements": {"added": 0, "stride": 1, "extra": False, "kept": [{"layers": 3}]}},
     ],
 )
-def test_what_is_no_state_is_refused_and_changes_nothing(model, batch, state):
+def test_a_wrong_state_is_refused_and_changes_nothing(model, batch, state):
     with Monitor(model, every=3) as monitor:
         step(model, sgd(model), batch)
         before = monitor.state_dict()
@@ -848,7 +844,7 @@ def test_what_is_no_state_is_refused_and_changes_nothing(model, batch, state):
         assert monitor.state_dict() == before
 
 
-def test_every_measurement_goes_to_the_sinks_those_too_that_are_dropped_later(model, batch):
+def test_every_measurement_goes_to_the_sinks(model, batch):
     seen, optimizer = [], sgd(model)
     with Monitor(model, every=1, keep=4, sinks=[seen.append]) as monitor:
         for _ in range(9):
@@ -858,7 +854,7 @@ def test_every_measurement_goes_to_the_sinks_those_too_that_are_dropped_later(mo
     assert seen[-1] is monitor.measurements[-1]
 
 
-def test_a_state_holds_the_step_that_is_over_although_not_all_parameters_have_moved(model, batch):
+def test_a_state_contains_a_step_that_moved_some_parameters_only(model, batch):
     with Monitor(model, every=3) as monitor:
         step(model, sgd(model[0]), batch)
         assert len(monitor.state_dict()["measurements"]["kept"]) == 1

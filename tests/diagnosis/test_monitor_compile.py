@@ -118,7 +118,7 @@ def assert_same(measurements, expected):
 
 @pytest.mark.parametrize("how", [whole_model, in_place, loss_function])
 @pytest.mark.parametrize("late", [False, True])
-def test_a_compiled_training_has_one_graph_no_break_and_the_numbers_of_an_uncompiled_one(how, late):
+def test_a_compiled_training_has_one_graph_and_the_numbers_of_an_uncompiled_one(how, late):
     counter = CompileCounter()
     measurements = train(how, counter, late=late)
     assert counter.frame_count == 1
@@ -131,7 +131,7 @@ def test_a_compiled_backward_pass_and_optimizer_step_are_measured_as_uncompiled_
     assert_same(train(how, "aot_eager", compile_step=True), train(uncompiled, None))
 
 
-def test_nothing_is_compiled_again_where_that_would_be_an_error():
+def test_nothing_is_compiled_again():
     model = build()
     loss_fn = loss_function(model, "eager")
     x, y = batches()[0]
@@ -147,7 +147,7 @@ def test_nothing_is_compiled_again_where_that_would_be_an_error():
     assert [m.step for m in monitor.measurements] == [0, 3, 6]
 
 
-def test_the_compiled_model_may_be_given_to_the_monitor_and_to_diagnose():
+def test_the_monitor_and_diagnose_accept_a_compiled_model():
     model = torch.compile(build(), backend="eager", fullgraph=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with Monitor(model, every=2) as monitor:

@@ -28,7 +28,7 @@ def curvature_loss(net, x):
     return second[:, 0].square().mean() + 1e-6 * u.square().mean()
 
 
-def test_exploding_gradients_are_not_judged_where_the_loss_contains_derivatives():
+def test_exploding_gradients_are_not_judged_if_the_loss_contains_derivatives():
     net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
     optimizer = sgd(net, 1e-9)
     with Monitor(net, every=1) as monitor:
@@ -47,7 +47,7 @@ def test_exploding_gradients_are_not_judged_where_the_loss_contains_derivatives(
     assert "SC102" in [found.rule for found in rules.find(blind)]  # it is the derivatives that it rests for
 
 
-def test_a_loss_of_derivatives_alone_is_not_taken_for_layers_without_gradients():
+def test_a_loss_of_derivatives_alone_has_one_note():
     net, x = MLP(2, 16, 4, 1), torch.rand(64, 2, requires_grad=True)
     optimizer = sgd(net)
     with Monitor(net, every=1) as monitor:
@@ -58,7 +58,7 @@ def test_a_loss_of_derivatives_alone_is_not_taken_for_layers_without_gradients()
     assert "derivatives of the outputs" in note
 
 
-def test_derivatives_in_an_evaluation_beside_the_loss_do_not_count():
+def test_derivatives_outside_of_the_loss_do_not_count():
     net, x = MLP(2, 16, 4, 1), torch.randn(64, 2, requires_grad=True)
     optimizer = sgd(net, 1e-9)
     with Monitor(net, every=1) as monitor:
@@ -69,7 +69,7 @@ def test_derivatives_in_an_evaluation_beside_the_loss_do_not_count():
     assert not monitor.measurements[-1].differentiated
 
 
-def test_tensors_with_labels_are_measured_as_their_numbers():
+def test_tensor_subclasses_are_measured_as_plain_tensors():
     model, inputs = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh()), torch.randn(24, 8)
     optimizer = sgd(model, 1e-30)
     with Monitor(model, every=1) as first:
@@ -106,7 +106,7 @@ def edges():
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
-def test_sparse_inputs_are_left_out_and_said_to_be(edges, layout):
+def test_sparse_inputs_are_reported_as_not_measured(edges, layout):
     net, x = Graph(), torch.randn(30, 4)
     sparse = edges.to_sparse(layout=layout)
     prepare(net, (x, sparse))
@@ -124,14 +124,14 @@ def test_sparse_inputs_are_left_out_and_said_to_be(edges, layout):
     assert diagnose(net, (x, sparse)).measurement.notes[0] == "an input of the model: it is a sparse tensor"
 
 
-def test_a_sparse_input_with_numbers_that_are_not_finite_is_refused(edges):
+def test_a_non_finite_sparse_input_is_refused(edges):
     bad = edges.clone()
     bad[0, 0] = math.nan
     with pytest.raises(ValueError, match="1 non-finite"):
         prepare(Graph(), (torch.randn(30, 4), bad.to_sparse()))
 
 
-def test_nested_tensors_inside_a_model_are_left_out_and_said_to_be():
+def test_nested_tensors_are_reported_as_not_measured():
     class Ragged(nn.Module):
         def __init__(self):
             super().__init__()

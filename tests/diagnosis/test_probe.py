@@ -49,7 +49,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")], ids=["mean", "sum"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_gradient_size_is_that_of_autograd(network, loss_fn):
+def test_gradient_sizes_equal_those_of_autograd(network, loss_fn):
     make, shape = NETWORKS[network]
     model, x = make(), torch.randn(shape)
     y = torch.arange(shape[0]) % 3
@@ -62,7 +62,7 @@ def test_the_gradient_size_is_that_of_autograd(network, loss_fn):
     assert m.loss == pytest.approx(loss_fn(outputs[names(m)[-1]], y).item(), rel=1e-6)
 
 
-def test_the_gradients_of_attention_and_of_functions_are_those_of_autograd():
+def test_gradients_of_attention_and_functions_equal_those_of_autograd():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(40, 3))
     x = torch.randn(32, 5, 8)
@@ -97,7 +97,7 @@ def test_the_gradients_of_attention_and_of_functions_are_those_of_autograd():
 @pytest.mark.parametrize(
     "make", [lambda: sc.MLP(6, 16, 10, 3), lambda: sc.ConvNet(1, 4, 4, 3, image_size=8)], ids=["mlp", "convnet"]
 )
-def test_the_profile_of_a_network_of_cores_is_its_gradient_profile(make):
+def test_gradients_of_a_network_of_cores_equal_its_gradient_profile(make):
     model = make()
     x = X if isinstance(model, sc.MLP) else torch.randn(32, 1, 8, 8)
     sc.prepare(model, x)
@@ -111,7 +111,7 @@ def test_the_profile_of_a_network_of_cores_is_its_gradient_profile(make):
     torch.testing.assert_close(torch.tensor(rows, dtype=torch.float64), without.sizes, rtol=1e-5, atol=0)
 
 
-def test_the_gradient_of_a_shared_layer_is_that_of_every_call():
+def test_each_call_of_a_shared_layer_has_its_own_gradient():
     model = Forward(lambda s, x: s.out(torch.tanh(s.fc(torch.tanh(s.fc(x))))), fc=nn.Linear(6, 6), out=nn.Linear(6, 3))
     first = model.fc(X)
     second = model.fc(torch.tanh(first))
@@ -122,7 +122,7 @@ def test_the_gradient_of_a_shared_layer_is_that_of_every_call():
     assert layer(m, "fc@2").gradient == pytest.approx(size(by_second), rel=1e-5)
 
 
-def test_gain_is_the_largest_gradient_before_over_the_own():
+def test_gain_is_the_largest_source_gradient_over_the_own_gradient():
     model = Forward(lambda s, x: s.out(s.a(x) + 5 * s.b(x)), a=nn.Linear(6, 8), b=nn.Linear(6, 8), out=nn.Linear(8, 3))
     m = measured(model, X, Y, functional.cross_entropy)
     a, b, out = m.layers
@@ -167,7 +167,7 @@ def numpy_spread(y):
 
 
 @pytest.mark.parametrize("shape", [(32, 6), (32, 5, 6), (32, 3, 5, 6), (4, 6), (700, 6)], ids=str)
-def test_mean_rms_and_spread_are_those_of_numpy(shape):
+def test_mean_rms_and_spread_equal_those_of_numpy(shape):
     model, x = nn.Linear(6, 7), 3 + torch.randn(shape)
     y = model(x).detach().double().numpy()
     (row,) = measured(model, x).layers
@@ -178,7 +178,7 @@ def test_mean_rms_and_spread_are_those_of_numpy(shape):
     assert row.nonfinite == 0
 
 
-def test_the_histogram_is_that_of_numpy_over_the_numbers_that_are_kept():
+def test_histograms_equal_those_of_numpy():
     model, x = nn.Linear(6, 8), torch.randn(KEPT // 8, 6)
     y = model(x).detach().double().numpy()
     (row,) = measured(model, x).layers
@@ -192,7 +192,7 @@ def test_the_histogram_is_that_of_numpy_over_the_numbers_that_are_kept():
 
 @pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("first", ["like others", "far away"])
-def test_the_spread_of_a_collapsed_batch_keeps_its_digits(noise, first):
+def test_the_spread_of_a_collapsed_batch_is_precise(noise, first):
     torch.manual_seed(3)
     y = 1 + noise * torch.randn(64, 50, dtype=torch.float64)
     if first == "far away":
@@ -203,7 +203,7 @@ def test_the_spread_of_a_collapsed_batch_keeps_its_digits(noise, first):
     assert row.spread == pytest.approx(numpy_spread(y.float()), rel=1e-3)
 
 
-def test_samples_that_are_one_point_have_no_spread():
+def test_equal_samples_have_no_spread():
     model = mlp(nn.Tanh)
     m = measured(model, X[:1].expand(32, -1))
     assert m.input_spread == 0
@@ -211,7 +211,7 @@ def test_samples_that_are_one_point_have_no_spread():
     assert measured(model, torch.zeros(32, 6)).input_spread == 0
 
 
-def test_what_is_said_across_samples_may_be_taken_from_the_first_of_them():
+def test_a_limit_of_samples_applies_to_spread_mean_and_slopes():
     x = torch.randn(200, 6)
     model = mlp(nn.Sigmoid)
     probe = Probe(model, most=16, ranks=Ranks())
@@ -228,7 +228,7 @@ def test_what_is_said_across_samples_may_be_taken_from_the_first_of_them():
     assert row.relative_slope == pytest.approx(4 * (y[:16] * (1 - y[:16])).mean(), rel=1e-6)
 
 
-def test_of_one_sample_no_spread_is_known():
+def test_a_single_sample_has_no_spread():
     m = measured(mlp(nn.Tanh), X[:1], Y[:1], functional.cross_entropy)
     assert m.samples == 1
     assert m.input_spread is None
@@ -238,7 +238,7 @@ def test_of_one_sample_no_spread_is_known():
         assert row.rms > 0
 
 
-def test_the_numbers_of_the_inputs_are_those_of_numpy():
+def test_statistics_of_the_inputs_equal_those_of_numpy():
     x = 2 + torch.randn(32, 6)
     m = measured(nn.Linear(6, 3), x)
     assert m.input_rms == pytest.approx(float(x.double().square().mean().sqrt()), rel=1e-6)
@@ -246,7 +246,7 @@ def test_the_numbers_of_the_inputs_are_those_of_numpy():
     assert m.input_nonfinite == 0
 
 
-def test_inputs_of_any_number_and_shape_are_seen():
+def test_inputs_of_any_number_and_shape_are_measured():
     model = Forward(lambda s, x, table, scale, i: s.fc(x) * scale + table.mean() + i.sum(), fc=nn.Linear(6, 3))
     x, table = torch.randn(32, 6), torch.randn(7, 3)
     m = measured(model, (x, table, torch.tensor(2.0), torch.arange(5)))
@@ -256,7 +256,7 @@ def test_inputs_of_any_number_and_shape_are_seen():
     assert measured(nn.Embedding(9, 4), torch.randint(0, 9, (32, 5))).input_rms is None
 
 
-def test_what_is_done_in_place_later_changes_no_number():
+def test_later_in_place_operations_change_no_number():
     apart = Forward(lambda s, x: s.b(s.a(x).sigmoid().mul(3).add(1).clamp(2, 3)), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
     within = Forward(lambda s, x: s.b(s.a(x).sigmoid_().mul(3).add_(1).clamp_(2, 3)), a=apart.a, b=apart.b)
     assert measured(apart, X).layers == measured(within, X).layers
@@ -274,7 +274,7 @@ def test_what_is_done_in_place_later_changes_no_number():
 # Numbers that are not finite
 
 
-def test_what_is_not_finite_is_counted_in_inputs_outputs_gradients_and_weights():
+def test_non_finite_numbers_are_counted_in_inputs_outputs_gradients_and_weights():
     x = X.clone()
     x[3, 2], x[7, 1] = math.nan, math.inf
     model = mlp(nn.Tanh, depth=2)
@@ -390,7 +390,7 @@ MASKS = ["none", "causal", "causal and sent on", "float", "padding", "float padd
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("kind", MASKS)
-def test_the_entropy_of_multihead_attention_is_that_of_a_calculation_by_hand(kind, batch_first):
+def test_the_entropy_of_multihead_attention_equals_a_calculation_by_hand(kind, batch_first):
     steps = 6
     attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
     with torch.no_grad():
@@ -430,7 +430,7 @@ def test_the_entropy_of_multihead_attention_is_that_of_a_calculation_by_hand(kin
 
 @pytest.mark.parametrize("kind", ["none", "causal", "bool", "float", "grouped", "scale"])
 @pytest.mark.parametrize("written", ["fused", "by hand"])
-def test_the_entropy_of_dot_product_attention_is_that_of_a_calculation_by_hand(kind, written):
+def test_the_entropy_of_dot_product_attention_equals_a_calculation_by_hand(kind, written):
     heads = 2 if kind == "grouped" else 4
     q, k, v = torch.randn(4, 4, 6, 8), torch.randn(4, heads, 7, 8), torch.randn(4, heads, 7, 8)
     hidden, given, scale = torch.zeros(6, 7, dtype=torch.bool), {}, 8**-0.5
@@ -475,7 +475,7 @@ def steps_of(loss, x, dim=1):
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_the_time_steps_are_those_of_an_explicitly_unrolled_layer(kind, batch_first):
+def test_time_steps_equal_those_of_an_unrolled_layer(kind, batch_first):
     rnn = kind(6, 5, batch_first=batch_first)
     cell = {nn.RNN: nn.RNNCell, nn.LSTM: nn.LSTMCell, nn.GRU: nn.GRUCell}[kind](6, 5)
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
@@ -512,7 +512,7 @@ def test_the_time_steps_are_those_of_an_explicitly_unrolled_layer(kind, batch_fi
         lambda: sc.recurrent.CoreGRU(6, 5, 2, batch_first=True),
     ],
 )
-def test_the_time_steps_of_other_layers_are_those_of_autograd(make):
+def test_time_steps_of_other_recurrent_layers_equal_those_of_autograd(make):
     rnn = make()
     model = Forward(lambda s, x: s.rnn(x)[0].sum(1), rnn=rnn)
     x = torch.randn(32, 9, 6, requires_grad=True)
@@ -521,7 +521,7 @@ def test_the_time_steps_of_other_layers_are_those_of_autograd(make):
     assert m.layers[0].steps == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_time_steps_of_a_packed_sequence_are_those_of_autograd_over_the_samples_that_last_so_long():
+def test_time_steps_of_a_packed_sequence_count_the_samples_that_are_long_enough():
     lengths = torch.tensor([5, 2, 4, 1] * 8)
 
     def forward(s, x):
@@ -536,7 +536,7 @@ def test_the_time_steps_of_a_packed_sequence_are_those_of_autograd_over_the_samp
     assert m.layers[0].steps == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_long_sequence_is_thinned_evenly_and_keeps_both_ends():
+def test_time_steps_of_a_long_sequence_are_thinned_evenly_with_both_ends():
     model = Forward(lambda s, x: s.rnn(x)[0][:, -1], rnn=nn.RNN(6, 3, batch_first=True))
     x = torch.randn(32, 300, 6, requires_grad=True)
     expected = steps_of(functional.cross_entropy(model(x), Y), x)
@@ -550,7 +550,7 @@ def test_a_long_sequence_is_thinned_evenly_and_keeps_both_ends():
 # Parameters
 
 
-def test_the_numbers_of_parameters_are_those_of_a_plain_backward_pass():
+def test_sizes_and_gradients_of_parameters_equal_those_of_a_plain_backward_pass():
     model = convolutional()
     x, y = torch.randn(8, 3, 5, 5), torch.arange(8) % 3
     m = measured(model, x, y, functional.cross_entropy)
@@ -566,7 +566,7 @@ def test_the_numbers_of_parameters_are_those_of_a_plain_backward_pass():
         assert not weight.alike
 
 
-def test_rows_that_are_all_the_same_are_alike_and_others_are_not():
+def test_weights_with_equal_rows_are_reported_as_alike():
     model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(6)])
     with torch.no_grad():
         model[0].weight.fill_(0.3)
@@ -580,7 +580,7 @@ def test_rows_that_are_all_the_same_are_alike_and_others_are_not():
     assert alike == ["0.weight", "1.weight"]
 
 
-def test_used_unused_detached_and_frozen_parameters_are_told_apart():
+def test_used_unused_detached_and_frozen_parameters_differ():
     def forward(s, x):
         return s.fc(x) + s.aside(x).detach() + s.frozen(x)
 
@@ -597,7 +597,7 @@ def test_used_unused_detached_and_frozen_parameters_are_told_apart():
     assert told("never.weight") == told("never.bias") == (True, False, False)
 
 
-def test_a_frozen_backbone_has_gradients_of_outputs_where_they_pass_and_none_where_they_do_not():
+def test_a_frozen_first_layer_has_no_gradient_and_a_frozen_middle_layer_has_one():
     model = mlp(nn.Tanh, depth=3)
     model[0].requires_grad_(False)
     m = measured(model, X, Y, functional.cross_entropy)
@@ -627,7 +627,7 @@ def test_a_loss_that_requires_no_gradient_leaves_all_gradients_unknown():
     assert all(row.rms > 0 for row in m.layers)
 
 
-def test_without_a_loss_function_the_gradient_is_that_of_random_signs():
+def test_without_a_loss_function_the_gradient_is_by_random_signs():
     model = mlp(nn.Tanh)
     m = measured(model, X)
     assert (m.loss, m.loss_function, m.loss_reads) == (None, None, None)
@@ -830,7 +830,7 @@ def checkpointed(reentrant):
     return Forward(forward, stem=nn.Linear(6, 6), block=mlp(nn.Tanh, outputs=6), head=nn.Linear(6, 3))
 
 
-def test_checkpoints_that_are_not_reentrant_have_the_numbers_of_the_plain_model():
+def test_non_reentrant_checkpoints_change_no_number():
     model = checkpointed(False)
     plain = Forward(lambda s, x: s.head(s.block(s.stem(x))), stem=model.stem, block=model.block, head=model.head)
     one, other = (measured(net, X, Y, functional.cross_entropy) for net in (model, plain))
@@ -839,7 +839,7 @@ def test_checkpoints_that_are_not_reentrant_have_the_numbers_of_the_plain_model(
     assert one.notes == ()
 
 
-def test_what_reentrant_checkpoints_hide_is_said():
+def test_layers_in_reentrant_checkpoints_are_reported_as_not_measured():
     m = measured(checkpointed(True), X, Y, functional.cross_entropy)
     assert [row.gradient is None for row in m.layers] == [False, *[True] * 5, False]
     assert all(w.gradient > 0 for w in m.weights)
@@ -865,7 +865,7 @@ def test_huge_and_tiny_numbers_neither_overflow_nor_vanish(magnitude, scale):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_other_dtypes_are_measured_as_they_are(dtype):
+def test_double_and_half_precision_are_measured(dtype):
     model = mlp(nn.Tanh, width=16).to(dtype)
     x = X.to(dtype)
     outputs, gradients = module_gradients(model, x, Y, functional.cross_entropy)

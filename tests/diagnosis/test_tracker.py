@@ -75,7 +75,7 @@ def test_a_product_with_a_parameter_is_a_layer(product, kind):
     assert m.layers[1].sources == (0,)
 
 
-def test_what_is_computed_of_parameters_alone_is_no_layer():
+def test_computations_on_parameters_alone_are_not_layers():
     def forward(s, x):
         weight = s.w + s.up @ s.down  # a low-rank correction
         return functional.linear(x, weight) * torch.sigmoid(s.gate) * functional.softplus(s.temperature)
@@ -142,7 +142,7 @@ def test_later_calls_of_a_shared_module_are_counted_in_their_names():
 # What feeds what
 
 
-def test_in_a_residual_network_a_layer_reads_all_branches_of_the_stream():
+def test_a_layer_of_a_residual_network_reads_all_branches_before_it():
     def forward(s, x):
         x = s.stem(x)
         for fc in s.blocks:
@@ -186,7 +186,7 @@ def test_parallel_branches_have_one_source_and_meet_again():
         lambda a, b: (a.T @ b).unsqueeze(0),
     ],
 )
-def test_what_is_made_of_two_layers_comes_from_both(joined):
+def test_a_function_of_two_layers_has_both_sources(joined):
     m = rows(lambda s, x: torch.tanh(joined(s.a(x), s.b(x))), X, a=nn.Linear(6, 6), b=nn.Linear(6, 6))
     assert sources(m)["tanh"] == ["a", "b"]
 
@@ -203,12 +203,12 @@ def test_what_is_made_of_two_layers_comes_from_both(joined):
         lambda s, x: x[torch.randperm(16)],
     ],
 )
-def test_what_is_made_of_one_layer_comes_from_it(one):
+def test_a_function_of_one_layer_has_its_source(one):
     m = rows(lambda s, x: torch.tanh(one(s, s.fc(x))), X, fc=nn.Linear(6, 6), norm=nn.BatchNorm1d(6))
     assert sources(m)["tanh"] == ["fc"]
 
 
-def test_what_is_written_into_a_tensor_comes_out_of_it():
+def test_sources_follow_writes_into_a_tensor():
     def forward(s, x):
         out = x.new_zeros(len(x), 2, 6)
         for t in range(2):
@@ -231,7 +231,7 @@ class Doubled(torch.autograd.Function):
         return 2 * gradient
 
 
-def test_what_comes_out_of_a_module_of_unseen_functions_comes_from_what_it_read():
+def test_sources_pass_through_a_module_of_custom_autograd_functions():
     hidden = Forward(lambda s, x: Doubled.apply(x))
     m = measured(nn.Sequential(nn.Linear(6, 6), hidden, nn.Linear(6, 2)), X)
     assert sources(m) == {"0": [], "2": ["0"]}
@@ -262,7 +262,7 @@ def test_the_sigmoid_of_squeeze_and_excite_is_a_gate(scale):
     assert sources(m)["out"] == ["conv", "sigmoid"]
 
 
-def test_the_gate_of_a_gated_linear_unit_is_one_in_every_spelling():
+def test_gates_of_gated_linear_units_are_found():
     def forward(s, x):
         a, b = s.fc(x).chunk(2, -1)
         y = a * torch.sigmoid(b)
@@ -274,7 +274,7 @@ def test_the_gate_of_a_gated_linear_unit_is_one_in_every_spelling():
     assert [row.name for row in m.layers if row.gate] == ["sigmoid", "tanh", "silu"]
 
 
-def test_an_activation_that_a_number_a_parameter_or_a_mask_multiplies_is_no_gate():
+def test_an_activation_times_a_number_a_parameter_or_a_mask_is_not_a_gate():
     def forward(s, x):
         mask = (x[:, :1] > 0).float()
         return s.out(2 * torch.relu(s.fc(x)) * s.scale * mask / 3)
@@ -283,7 +283,7 @@ def test_an_activation_that_a_number_a_parameter_or_a_mask_multiplies_is_no_gate
     assert not any(row.gate for row in m.layers)
 
 
-def test_a_softmax_that_a_product_reads_is_attention_and_another_is_an_activation():
+def test_a_softmax_before_a_product_is_attention_and_another_is_an_activation():
     def forward(s, x):
         q, k, v = s.qkv(x).view(16, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
         weights = functional.dropout((q @ k.transpose(-2, -1) / 2).softmax(-1), 0.1, s.training)
@@ -318,7 +318,7 @@ def test_the_rows_of_a_transformer_encoder(norm_first, activation):
     assert found["layers.1.linear1"] == ["layers.0.self_attn", "layers.0.linear2", "layers.1.self_attn"]
 
 
-def test_a_frozen_encoder_in_evaluation_mode_does_not_hide_in_its_fast_path():
+def test_a_frozen_encoder_in_evaluation_mode_does_not_use_its_fast_path():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
     m = measured(nn.Sequential(encoder, nn.Linear(8, 2)), SEQUENCES)
     assert names(m) == ["0.self_attn", "0.linear1", "0.relu", "0.linear2", "1"]
@@ -405,7 +405,7 @@ def test_converted_and_folded_networks_have_the_rows_of_the_plain_one():
     assert sources(measured(sc.fold(model), X)) == expected
 
 
-def test_the_row_of_a_core_is_its_output_and_not_that_of_the_function_inside():
+def test_the_numbers_of_a_core_are_those_of_its_output():
     core = sc.SigmoidCore(8, alpha=4.0, centered=True, scale=3.0)
     model = nn.Sequential(nn.Linear(6, 8), core, nn.Linear(8, 2))
     y = model[:2](X).detach()
@@ -438,7 +438,7 @@ def test_the_row_of_a_core_is_its_output_and_not_that_of_the_function_inside():
         (lambda h: h.to(memory_format=torch.channels_last), 6),
     ],
 )
-def test_the_neurons_of_an_activation_after_a_convolution_are_its_channels_wherever_they_went(moved, neurons):
+def test_neurons_after_a_convolution_are_its_channels(moved, neurons):
     m = rows(lambda s, x: torch.relu(moved(s.conv(x))), IMAGES, conv=nn.Conv2d(3, 6, 3, padding=1))
     assert m.layers[-1].neurons == neurons
 
@@ -468,7 +468,7 @@ def test_the_neurons_of_an_activation_are_the_features_of_its_layer(net, inputs,
         lambda y: torch.return_types.max((y, torch.zeros(16, dtype=torch.long))),
     ],
 )
-def test_a_model_may_give_dicts_and_tuples(wrapped):
+def test_a_model_may_return_dicts_and_tuples(wrapped):
     m = rows(lambda s, x: wrapped(s.fc(x)), X, fc=nn.Linear(6, 2))
     assert names(m) == ["fc"]
     assert m.layers[0].gradient > 0
@@ -484,7 +484,7 @@ def test_a_model_may_be_called_by_name():
     assert m.input_rms is not None
 
 
-def test_parts_that_are_called_without_the_whole_are_followed_as_one_pass():
+def test_parts_called_one_by_one_are_one_pass():
     class Wrapper(nn.Module):
         def __init__(self):
             super().__init__()
@@ -516,7 +516,7 @@ def test_a_functional_call_inside_the_forward_is_followed():
     ]
 
 
-def test_what_runs_in_vmap_is_not_seen_and_said():
+def test_calls_in_vmap_are_reported_as_not_measured():
     block = Forward(lambda s, x: torch.vmap(lambda row: torch.tanh(s.fc(row)))(x), fc=nn.Linear(6, 8))
     m = measured(nn.Sequential(nn.Linear(6, 6), block, nn.Linear(8, 2)), X)
     assert names(m) == ["0", "2"]
@@ -525,7 +525,7 @@ def test_what_runs_in_vmap_is_not_seen_and_said():
     assert m.layers[0].gradient > 0
 
 
-def test_complex_numbers_are_followed_and_their_layers_said_to_be_missing():
+def test_complex_layers_are_reported_as_not_measured():
     def forward(s, x):
         spectrum = torch.einsum("bf,fg->bg", torch.fft.rfft(s.fc(x)), s.filters)
         return s.out(torch.fft.irfft(spectrum, n=6))
@@ -536,7 +536,7 @@ def test_complex_numbers_are_followed_and_their_layers_said_to_be_missing():
     assert m.notes == ("layers of complex numbers, the first of them that of filters",)
 
 
-def test_a_scripted_part_does_not_crash_and_keeps_its_source():
+def test_sources_pass_through_a_scripted_part():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
@@ -546,7 +546,7 @@ def test_a_scripted_part_does_not_crash_and_keeps_its_source():
     assert sources(m)["2"] != []
 
 
-def test_the_loss_function_and_the_layer_that_it_reads_are_known():
+def test_the_loss_function_and_its_layer_are_found():
     y = torch.randint(0, 2, (16,))
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
     m = measured(model, X, y, nn.CrossEntropyLoss())
