@@ -213,7 +213,7 @@ def residual(model, x):
     return (second.sum(1) - u).square().mean()
 
 
-def test_derivatives_by_the_inputs_do_not_count_as_gradients_of_the_loss(model, batch):
+def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(model, batch):
     expected = by_hand(model, partial(residual, x=batch[0]))
     assert_close(sampled(model, lambda _: residual(model, batch[0]).backward()), expected)
 
