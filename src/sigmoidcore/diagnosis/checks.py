@@ -11,7 +11,7 @@ from sigmoidcore.observation.profile import Inputs, LossFn, floating_tensors, ru
 
 
 def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None:
-    """Raise a TypeError or a ValueError, with the remedy, if the model or the batch cannot be measured."""
+    """Raise a TypeError or a ValueError that says what to do if the model or the batch cannot be measured."""
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise TypeError(f"model is the class {model.__name__}: give an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
@@ -20,15 +20,15 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
         )
     if isinstance(inputs, DataLoader):
         raise ValueError("inputs is a DataLoader: give one of its batches, inputs, targets = next(iter(loader))")
-    given = floating_tensors(inputs, all_types=True)
-    if not given:
+    tensors = floating_tensors(inputs, all_types=True)
+    if not tensors:
         raise ValueError(
             f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
         )
-    empty = next((t for t in given if t.numel() == 0), None)
+    empty = next((t for t in tensors if t.numel() == 0), None)
     if empty is not None:
         raise ValueError(f"inputs of shape {tuple(empty.shape)} hold no samples: give a batch of at least one")
-    if any(t.is_meta for t in given):
+    if any(t.is_meta for t in tensors):
         raise ValueError("inputs are on the device meta, which has no numbers: give a batch on another device")
     if targets is not None and loss_fn is None:
         raise ValueError("targets is given without loss_fn: give both, or neither for random cotangents")

@@ -1,7 +1,7 @@
-"""The activations that can be measured: for each function, how steep it is at every input or output.
+"""The activations that can be measured, with the relative slope of each at every input or output.
 
-The *relative slope* is the size of the local derivative over the largest that the activation has anywhere: 4 sigma'(x)
-for a sigmoid, 1 or 0 for ReLU. From the output where it tells, for the input may be gone by then.
+The *relative slope* is the absolute local derivative over the largest derivative of the activation: 4 sigma'(x) for a
+sigmoid, 1 or 0 for ReLU. It is computed from the output if possible: an in-place activation overwrites its input.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Attention weights: computed again where PyTorch's kernels do not return them, and their entropy."""
+"""The entropy of attention weights, which are computed again because PyTorch's kernels do not return them."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is known of PyTorch's functions by their names: which make layers, move numbers, multiply or compute losses."""
+"""PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping

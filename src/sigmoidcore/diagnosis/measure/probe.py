@@ -24,7 +24,7 @@ from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
-"""Forward passes of one step that are kept apart: micro-batches, several models' turns."""
+"""Largest number of forward passes of one step."""
 _NO_LAYERS = (
     "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
     "TorchScript, C++, Triton or a torch.autograd.Function are not"
@@ -103,12 +103,15 @@ class Probe(Observer):
 
     def drop_emptied(self) -> bool:
         """Drop passes whose gradients were emptied; if those of all were, keep them and return True."""
-        counted = [r for r in self._recorders if r.counts]
-        emptied = [r for r in counted if self.parameters.emptied(r.tracker.used)]
-        if len(emptied) == len(counted):
-            return bool(counted)
+        emptied = self._emptied()
+        if emptied and len(emptied) == sum(r.counts for r in self._recorders):
+            return True
         self._recorders = [r for r in self._recorders if r not in emptied]
         return False
+
+    def _emptied(self) -> list[Recorder]:
+        """The passes whose gradients were emptied."""
+        return [r for r in self._recorders if r.counts and self.parameters.emptied(r.tracker.used)]
 
     def conclude(
         self, *, step: int | None = None, loss: float | None = None, scale: float = 1.0, seconds: float | None = None
@@ -233,7 +236,7 @@ class Probe(Observer):
 
     def _drop_emptied_before(self, arriving: Recorder) -> None:
         """Drop passes whose gradients were emptied by a `zero_grad` between the forward and the backward pass."""
-        emptied = [r for r in self._recorders if r.counts and self.parameters.emptied(r.tracker.used)]
+        emptied = self._emptied()
         if emptied:
             self._recorders = [r for r in self._recorders if r not in emptied or r is arriving]
             self._dropped()

@@ -1,6 +1,6 @@
-"""What the probe computes of one layer's output: sums that can be added up over micro-batches and ranks.
+"""Statistics of one layer's output: sums that can be added over micro-batches and ranks.
 
-Everything stays on the tensor's device as 0-dim tensors and short vectors, until all of it is fetched at once.
+They stay on the tensor's device as 0-dim tensors and short vectors until all of them are fetched at once.
 """
 
 import math
@@ -130,7 +130,7 @@ def _squares(x: Tensor) -> list[Number]:
     """Sums of the squares of rows."""
     if x.is_cpu:
         return [size * size for size in _sizes_on_cpu(x)]
-    wide = None if x.device.type == "mps" else torch.float64
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
     return list(torch.linalg.vector_norm(x, dim=1, dtype=wide).square().unbind())
 
 

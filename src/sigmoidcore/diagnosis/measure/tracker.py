@@ -100,7 +100,7 @@ class Listener(Protocol):
     def before(
         self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool
     ) -> tuple[Any, ...]:
-        """A recurrent layer or an activation is going to run, perhaps in place; returns its arguments."""
+        """A recurrent layer or an activation is about to run, perhaps in place; returns its arguments."""
 
     def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """A layer has run."""
@@ -158,9 +158,9 @@ class Tracker(TorchFunctionMode):
         return result
 
     def continues(self, values: Any, name: str) -> bool:
-        """Whether a module that reads these values outside of any other continues the pass, as parts of a model may.
+        """Whether an outermost module that reads these values continues the pass: parts of a model called one by one.
 
-        It does if they come out of one of the pass's layers, or out of calls that were not followed if it is new.
+        The values come from one of the pass's layers, or the module is new and they come from unknown calls.
         """
         arguments = list(tensors(values))
         if any(self._origin(t).sources for t in arguments):
