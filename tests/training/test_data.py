@@ -419,7 +419,7 @@ def edited(content, change):
         ('"StandardScaler"', '"RobustScaler"'),
         ('"__module__": "builtins"', '"__module__": "os"'),
         ("two classes", "a joy"),
-        ('"content": "2"', '"content": "3"'),
+        ('"content": "3"', '"content": "4"'),
     ],
 )
 def test_a_saved_preprocessing_that_was_edited_is_refused(old, new):

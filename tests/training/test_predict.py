@@ -134,7 +134,7 @@ def with_(column, row, value, dtype=object):
     ("data", "cause"),
     [
         (NEW.drop(columns="size"), "the table has no column 'size', which was learnt from: there are: rooms,"),
-        (NEW[["rooms"]], "no column 'size', which was learnt from (nor colour, garden, built)"),
+        (NEW[["rooms"]], "no column 'size', which was learnt from (nor garden, built, colour)"),
         (
             with_("size", 240, "big", str),
             "column 'size' was a number in the data that was learnt from, and here row 241 has",

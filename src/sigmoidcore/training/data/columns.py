@@ -1,15 +1,15 @@
-"""The columns of a table: what each one contains, and its values as a pandas.DataFrame for scikit-learn."""
+"""The columns of a table: what each one contains, and its values as a matrix for scikit-learn."""
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from sigmoidcore.training.data.errors import DataError, check_unique, nearest, short
-from sigmoidcore.training.data.libraries import pa, pandas, pc
+from sigmoidcore.training.data.libraries import pa, pc
 
 DAY = 86_400.0
 DATE_PARTS = ("days", "year sin", "year cos", "week sin", "week cos", "day sin", "day cos")
@@ -19,6 +19,8 @@ FORMATS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 """How dates in text may be written."""
 MOSTLY = 0.9
 """A text column with this fraction of numbers is a column of numbers with mistakes."""
+UNKNOWN, MISSING = -1, -2
+"""Numbers of a category, or of a missing one, that the training part did not have."""
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -39,15 +41,17 @@ class Column:
         name: in the table.
         role: what it contains.
         format: how dates in text are written.
+        categories: the texts of the training part; None stands for a missing value.
     """
 
     name: str
     role: Role
     format: str = ISO
+    categories: tuple[str | None, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the columns of the DataFrame that it becomes."""
+        """Names of the columns of the matrix that it becomes."""
         return tuple(f"{self.name} ({part})" for part in DATE_PARTS) if self.role is Role.DATE else (self.name,)
 
 
@@ -126,22 +130,37 @@ def _dates(values: Any, written: str) -> Any:
 # --- its values ------------------------------------------------------------------------------------------------------
 
 
-def frame(columns: Sequence[Column], table: Any, first: int = 0) -> Any:
-    """The columns of a table as a pandas.DataFrame: float64, and object for categories; missing: NaN and None."""
-    names = table.column_names
-    places = {name: place for place, name in reversed(list(enumerate(names)))}
-    found: dict[str, Any] = {}
-    check_unique("the table", [part for column in columns for part in column.parts])
+def matrix(columns: Sequence[Column], table: Any, first: int = 0) -> np.ndarray:
+    """The columns of a pyarrow.Table as float64, [rows, parts]; a missing number is NaN."""
+    places = {name: place for place, name in reversed(list(enumerate(table.column_names)))}
+    parts = [part for column in columns for part in column.parts]
+    check_unique("the table", parts)
+    found = np.empty((table.num_rows, len(parts)), order="F")
+    place = 0
     for column in columns:
         if column.name not in places:
-            raise DataError(f"there is no column {short(column.name)!r}: {nearest(column.name, names)}")
+            raise DataError(f"there is no column {short(column.name)!r}: {nearest(column.name, table.column_names)}")
         values = table.column(places[column.name])
-        if column.role is Role.CATEGORY:
-            texts = as_texts(column.name, values).to_numpy()
-            found[column.name] = pandas.Series(texts, dtype=object)
-        else:
-            found.update(zip(column.parts, numbers(column, values, first), strict=True))
-    return pandas.DataFrame(found, copy=False)
+        convert = category_numbers if column.role is Role.CATEGORY else numbers
+        found[:, place : place + len(column.parts)] = convert(column, values, first).T
+        place += len(column.parts)
+    return found
+
+
+def with_categories(column: Column, values: Any) -> Column:
+    """The column with the categories in these values, sorted; a missing value is the last one."""
+    if column.role is not Role.CATEGORY:
+        return column
+    found = pc.unique(as_texts(column.name, values)).to_pylist()
+    return replace(column, categories=tuple(sorted(found, key=lambda text: (text is None, text or ""))))
+
+
+def category_numbers(column: Column, values: Any, first: int = 0) -> np.ndarray:
+    """The places of texts in `column.categories`, float64, [1, rows]; `UNKNOWN` and `MISSING` are not among them."""
+    texts = as_texts(column.name, values)
+    found = pc.index_in(texts, value_set=pa.array(column.categories, pa.string()))
+    found = pc.coalesce(found, pc.if_else(pc.is_null(texts), MISSING, UNKNOWN))
+    return np.asarray(found.to_numpy(), dtype=np.float64)[None]
 
 
 def numbers(column: Column, values: Any, first: int = 0, infinite: bool = False) -> np.ndarray:
@@ -161,6 +180,13 @@ def numbers(column: Column, values: Any, first: int = 0, infinite: bool = False)
             "it empty if it is unknown, or write the largest number that makes sense"
         )
     return found
+
+
+def check_finite(columns: Sequence[Column], table: Any, first: int = 0) -> None:
+    """Refuse infinite numbers; columns of categories have none."""
+    for column in columns:
+        if column.role is not Role.CATEGORY:
+            numbers(column, table[column.name], first)
 
 
 def _is_text(kind: Any) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigmoidcore.training.data.arrays import has_idx, inputs_and_targets, read_arrays, read_idx
 from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, built_in_test
-from sigmoidcore.training.data.columns import Role, frame
+from sigmoidcore.training.data.columns import MISSING, UNKNOWN, Role, matrix
 from sigmoidcore.training.data.errors import DataError, listed, nearest, short
 from sigmoidcore.training.data.images import SUFFIXES, decoded, images_below
 from sigmoidcore.training.data.libraries import pa
@@ -122,29 +122,30 @@ class NewData:
         wanted = list(dict.fromkeys((*used, *(target.names if self._targets else ()), *self._keep)))
         first = 0
         for table in _tables(self._source, wanted, used, target):
-            rows = frame(inputs.columns, table, first)
-            self._count_novelties(inputs, rows)
-            x = torch.from_numpy(inputs.apply_frame(rows, first))
+            values = matrix(inputs.columns, table, first)
+            self._count_novelties(inputs, values, table)
+            x = torch.from_numpy(inputs.apply_matrix(values, first))
             y = target.encoded([table[name] for name in target.names], first) if self._targets else None
             yield Piece(first, x, y, {name: table[name] for name in self._keep})
             first += table.num_rows
         if not first:
             raise DataError(f"{_named(self._source)} has no rows: give data with some")
 
-    def _count_novelties(self, inputs: TableInputs, rows: Any) -> None:
+    def _count_novelties(self, inputs: TableInputs, values: np.ndarray, table: Any) -> None:
         """Count what the training part did not have."""
-        expected = inputs.values_seen()
+        place = 0
         for column in inputs.columns:
-            values = rows[column.parts[0]]
-            missing = values.isna()
-            categories, with_missing = expected[column.parts[0]]
-            if not with_missing:
-                self._missing[column.name] += int(missing.sum())
-            if column.role is Role.CATEGORY:
-                unknown = values[~missing & ~values.isin(categories)]
-                if len(unknown):
-                    self._unknown[column.name] += len(unknown)
-                    self._examples.setdefault(column.name, short(unknown.iloc[0], 30))
+            found = values[:, place]
+            place += len(column.parts)
+            if column.role is not Role.CATEGORY:
+                if column.parts[0] not in inputs.indicated:
+                    self._missing[column.name] += int(np.isnan(found).sum())
+                continue
+            self._missing[column.name] += int((found == MISSING).sum())
+            unknown = np.flatnonzero(found == UNKNOWN)
+            if len(unknown):
+                self._unknown[column.name] += len(unknown)
+                self._examples.setdefault(column.name, short(table[column.name][int(unknown[0])].as_py(), 30))
 
 
 def _named(source: Any) -> str:

@@ -11,12 +11,12 @@ import torch
 
 from sigmoidcore.training.data.arrays import inputs_and_targets, read_arrays
 from sigmoidcore.training.data.batches import Batch, IndexedPart, Stream, in_memory
-from sigmoidcore.training.data.columns import described, frame, typed_column
+from sigmoidcore.training.data.columns import check_finite, described, typed_column
 from sigmoidcore.training.data.dataset import Data
 from sigmoidcore.training.data.errors import DataError, listed, nearest, short
 from sigmoidcore.training.data.fingerprint import Fingerprint
 from sigmoidcore.training.data.images import at_a_time, decoded, find_images, fitted_images
-from sigmoidcore.training.data.libraries import pa, pandas
+from sigmoidcore.training.data.libraries import pa
 from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
 from sigmoidcore.training.data.readers import TableFiles, array_column, matrix_table
 from sigmoidcore.training.data.splits import HashedSplit, Parts, random_parts, uniform
@@ -96,13 +96,14 @@ def table_data(name: str, table: Any, request: Request, *, text: bool) -> Data:
     columns = [column for column, _ in found]
     values = {column.name: converted for column, converted in found}
     parts = request.split(target)
-    rows = frame(columns, pa.table(values))
-    fitted, notes = fitted_table(columns, rows.iloc[parts.train[:SAMPLE]])
+    rows = pa.table(values)
+    check_finite(columns, rows)
+    fitted, notes = fitted_table(columns, rows.take(parts.train[:SAMPLE]))
     fingerprint = Fingerprint()
     fingerprint.add_table(table.select([*inputs, *request.targets]))
     if empty:
         notes = (f"left out, because without values: {listed(empty)}", *notes)
-    return _in_memory(name, fitted.apply_frame(rows), fitted, target, parts, notes, fingerprint)
+    return _in_memory(name, fitted.apply(rows), fitted, target, parts, notes, fingerprint)
 
 
 def _in_memory(
@@ -133,12 +134,12 @@ def stream_data(name: str, files: TableFiles, request: Request) -> Data:
     fingerprint, samples, first = Fingerprint(), [], 0
     for table in files.pieces([*inputs, *request.targets]):
         numbers = np.arange(first, first + table.num_rows)
-        rows = frame(columns, table, first)
         sampled = uniform(numbers, request.seed + 1) < SAMPLE / files.rows
-        samples.append(rows[(split.part(numbers) == 0) & sampled])
+        check_finite(columns, table, first)
+        samples.append(table.select(inputs).filter((split.part(numbers) == 0) & sampled))
         fingerprint.add_table(table)
         first += table.num_rows
-    fitted, notes = fitted_table(columns, pandas.concat(samples))
+    fitted, notes = fitted_table(columns, pa.concat_tables(samples))
     preprocessing = Preprocessing(fitted, target.fitted(train))
     parts = tuple(Stream(files, preprocessing, split, part) for part in range(3))
     if not len(parts[0]) or not len(parts[2]):

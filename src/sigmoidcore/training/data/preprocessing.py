@@ -8,32 +8,33 @@ skops writes a zip of JSON and NumPy arrays; loading runs no code and creates on
 import hashlib
 import io
 import json
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.columns import Column, Role, frame
+from sigmoidcore.training.data.columns import Column, Role, matrix, with_categories
 from sigmoidcore.training.data.errors import DataError, listed, needed, short
 from sigmoidcore.training.data.readers import as_table
 from sigmoidcore.training.data.targets import Kind, Target, check_scaled
 
-FORMAT = 2
-"""Version of the file; 1 was JSON."""
+FORMAT = 3
+"""Version of the file."""
 SAMPLE = 100_000
 """Most rows that the transformers are fitted on."""
 ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
+AT_A_TIME = 65_536
+"""Most rows that are transformed together."""
 LARGEST_FILE = 2**28
 """Bytes that a saved preprocessing may unpack to."""
 _SKLEARN = (
     "compose._column_transformer.ColumnTransformer",
-    "compose._column_transformer._RemainderColsList",  # until scikit-learn 1.6
     "pipeline.Pipeline",
     "impute._base.SimpleImputer",
     "impute._base.MissingIndicator",
@@ -53,17 +54,38 @@ class TableInputs:
     """How rows of a table become rows of numbers.
 
     Attributes:
-        columns: the columns that are used.
-        transformer: a fitted sklearn.compose.ColumnTransformer; it takes what `columns.frame` makes of them.
+        columns: the columns that are used, categories last.
+        transformer: a fitted sklearn.compose.ColumnTransformer; it takes what `columns.matrix` makes of them.
     """
 
     columns: tuple[Column, ...]
     transformer: Any
 
-    @property
+    @cached_property
+    def numeric(self) -> tuple[str, ...]:
+        """Names of the first columns of the matrix, which are numbers."""
+        return _numeric(self.columns)
+
+    @cached_property
+    def indicated(self) -> tuple[str, ...]:
+        """Names of the numbers that the training part lacked in some rows: each has an indicator."""
+        if not self.numeric:
+            return ()
+        imputer = self.transformer.named_transformers_["number"][1]
+        return tuple(self.numeric[place] for place in imputer.indicator_.features_)
+
+    @cached_property
     def features(self) -> tuple[str, ...]:
         """Names of the features, in their order."""
-        return tuple(name.partition("__")[2] for name in self.transformer.get_feature_names_out())
+        found = [*self.numeric, *(f"missingindicator_{name}" for name in self.indicated)]
+        categorical = [column for column in self.columns if column.role is Role.CATEGORY]
+        if categorical:
+            encoder = self.transformer.named_transformers_["category"]
+            for column, rare in zip(categorical, encoder.infrequent_categories_, strict=True):
+                others = set() if rare is None else set(rare.astype(int).tolist())
+                found += [f"{column.name}_{text}" for n, text in enumerate(column.categories) if n not in others]
+                found += [f"{column.name}_infrequent_sklearn"] if others else []
+        return tuple(found)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,43 +94,26 @@ class TableInputs:
 
     def apply(self, table: Any, first: int = 0) -> np.ndarray:
         """The rows of a pyarrow.Table as float32, [rows, features]."""
-        return self.apply_frame(frame(self.columns, table, first), first)
+        return self.apply_matrix(matrix(self.columns, table, first), first)
 
-    def apply_frame(self, rows: Any, first: int = 0) -> np.ndarray:
-        """The same of a DataFrame that `columns.frame` has made."""
-        with np.errstate(over="ignore"):
-            found = self.transformer.transform(rows)
-        numeric = [part for column in self.columns if column.role is not Role.CATEGORY for part in column.parts]
-        if numeric:
-            names = [f"column {short(name)!r}" for name in numeric]
-            check_scaled(found[:, : len(numeric)], rows[numeric].to_numpy(), names, first)
-        return np.ascontiguousarray(found, dtype=np.float32)
-
-    def values_seen(self) -> dict[str, tuple[Sequence[str], bool]]:
-        """For each column of the DataFrame: the categories of the training part, and whether values were missing."""
-        steps = self.transformer.named_transformers_
-        found: dict[str, tuple[Sequence[str], bool]] = {}
-        if "number" in steps:
-            names, missing = steps["number"][0].feature_names_in_, steps["number"][1].indicator_.features_
-            found |= {name: ((), place in set(missing.tolist())) for place, name in enumerate(names)}
-        if "category" in steps:
-            known = zip(steps["category"].feature_names_in_, steps["category"].categories_, strict=True)
-            found |= {name: (values.tolist(), None in values.tolist()) for name, values in known}
+    def apply_matrix(self, values: np.ndarray, first: int = 0) -> np.ndarray:
+        """The same of a matrix that `columns.matrix` has made; some rows at a time, which stay in the cache."""
+        found = np.empty((len(values), len(self.features)), dtype=np.float32)
+        names, count = [f"column {short(name)!r}" for name in self.numeric], len(self.numeric)
+        for start in range(0, len(values), AT_A_TIME):
+            rows = values[start : start + AT_A_TIME]
+            with np.errstate(over="ignore"):
+                scaled = self.transformer.transform(rows)
+            check_scaled(scaled[:, :count], rows[:, :count], names, first + start)
+            found[start : start + AT_A_TIME] = scaled
         return found
 
     def description(self) -> dict[str, Any]:
         """Everything that was fitted, as JSON can hold it."""
         found: dict[str, Any] = {"columns": [asdict(column) for column in self.columns], "features": self.features}
-        steps = self.transformer.named_transformers_
-        if "number" in steps:
-            scaler = steps["number"][0]
+        if self.numeric:
+            scaler = self.transformer.named_transformers_["number"][0]
             found |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
-        if "category" in steps:
-            encoder = steps["category"]
-            found["categories"] = {
-                name: values.tolist()
-                for name, values in zip(encoder.feature_names_in_, encoder.categories_, strict=True)
-            }
         return found
 
 
@@ -142,18 +147,24 @@ class SampleInputs:
         return asdict(self)
 
 
-def fitted_table(columns: Sequence[Column], rows: Any) -> tuple[TableInputs, tuple[str, ...]]:
-    """Fit the transformers; useless columns are left out and named in notes."""
-    constant, distinct, used = [], [], []
+def fitted_table(columns: Sequence[Column], table: Any) -> tuple[TableInputs, tuple[str, ...]]:
+    """Fit the transformers on rows of the training part; useless columns are left out and named in notes."""
+    columns = sorted(columns, key=lambda column: column.role is Role.CATEGORY)
+    columns = [with_categories(column, table[column.name]) for column in columns]
+    rows = matrix(columns, table)
+    same = ((rows == rows[:1]) | (np.isnan(rows) & np.isnan(rows[:1]))).all(0).tolist()
+    used: list[Column] = []
+    places: list[int] = []
+    constant, distinct, place = [], [], 0
     for column in columns:
-        values = rows[column.parts[0]]
-        count = values.nunique(dropna=False)
-        if count < 2:
+        if same[place]:
             constant.append(column.name)
-        elif column.role is Role.CATEGORY and ONE_HOT < count == len(values):
+        elif ONE_HOT < len(column.categories) == len(rows):
             distinct.append(column.name)
         else:
             used.append(column)
+            places += range(place, place + len(column.parts))
+        place += len(column.parts)
     notes = tuple(
         f"left out, because {reason}: {listed(names)}"
         for reason, names in (("constant", constant), ("different in every row", distinct))
@@ -162,21 +173,28 @@ def fitted_table(columns: Sequence[Column], rows: Any) -> tuple[TableInputs, tup
     if not used:
         reasons = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(f"there is no column to learn from{reasons}: give data with columns beside the target")
-    transformer = _transformer(used)
+    if len(places) < place:
+        rows = rows[:, np.array(places)]
+    numeric = _numeric(used)
+    transformer = _transformer(len(numeric), rows.shape[1])
     with np.errstate(all="ignore"):
         transformer.fit(rows)
-    if "number" in transformer.named_transformers_:
+    if numeric:
         scaler = transformer.named_transformers_["number"][0]
-        for name, mean, scale in zip(scaler.feature_names_in_, scaler.mean_, scaler.scale_, strict=True):
-            if not (math.isfinite(mean) and math.isfinite(scale)):
-                raise DataError(
-                    f"column {short(name)!r} has numbers as large as {rows[name].abs().max():.1e}, too large to "
-                    "compute with: take their logarithm, or correct them"
-                )
+        large = np.flatnonzero(~np.isfinite(scaler.mean_ + scaler.scale_)).tolist()
+        if large:
+            raise DataError(
+                f"column {short(numeric[large[0]])!r} has numbers as large as {np.nanmax(abs(rows[:, large[0]])):.1e}, "
+                "too large to compute with: take their logarithm, or correct them"
+            )
     return TableInputs(tuple(used), transformer), notes
 
 
-def _transformer(columns: Sequence[Column]) -> Any:
+def _numeric(columns: Sequence[Column]) -> tuple[str, ...]:
+    return tuple(part for column in columns if column.role is not Role.CATEGORY for part in column.parts)
+
+
+def _transformer(numbers: int, parts: int) -> Any:
     """Numbers: scaled, a missing value is the mean and has an indicator. Categories: one feature each."""
     preprocessing = needed("sklearn.preprocessing", "scikit-learn")
     imputer = needed("sklearn.impute", "scikit-learn").SimpleImputer(
@@ -186,9 +204,8 @@ def _transformer(columns: Sequence[Column]) -> Any:
     encoder = preprocessing.OneHotEncoder(
         handle_unknown="infrequent_if_exist", max_categories=ONE_HOT, sparse_output=False, dtype=np.float32
     )
-    numeric = [part for column in columns if column.role is not Role.CATEGORY for part in column.parts]
-    categorical = [column.name for column in columns if column.role is Role.CATEGORY]
-    steps = [("number", pipeline, numeric), ("category", encoder, categorical)]
+    # places and not names: with names, scikit-learn until 1.6 keeps a private type
+    steps = [("number", pipeline, list(range(numbers))), ("category", encoder, list(range(numbers, parts)))]
     return needed("sklearn.compose", "scikit-learn").ColumnTransformer(
         [step for step in steps if step[2]], sparse_threshold=0
     )
@@ -305,7 +322,9 @@ def _target(names: list[str], kind: str, classes: list[str], mean: list[float], 
 def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInputs:
     inputs = fitted["inputs"]
     if fitted["table"]:
-        columns = tuple(Column(c["name"], Role(c["role"]), c["format"]) for c in inputs["columns"])
+        columns = tuple(
+            Column(c["name"], Role(c["role"]), c["format"], tuple(c["categories"])) for c in inputs["columns"]
+        )
         if type(transformer) is not needed("sklearn.compose", "scikit-learn").ColumnTransformer:
             raise ValueError("no transformer")
         made = TableInputs(columns, transformer)
