@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 
 import mpmath as mp
 import pytest
@@ -31,18 +32,8 @@ def same_bits(a, b):
 def values(dtype):
     """512 numbers: random ones of every size, and every special one."""
     info = torch.finfo(dtype)
-    special = [math.inf, -math.inf, math.nan, 0.0, -0.0, 1.0, -1.0, info.max, info.min, info.tiny, -info.tiny]
-    special += [
-        info.smallest_normal / 4,
-        -info.smallest_normal / 4,
-        info.eps,
-        88.0,
-        -88.0,
-        103.0,
-        -103.0,
-        745.0,
-        -745.0,
-    ]
+    sizes = [math.inf, 0.0, 1.0, info.max, info.tiny, info.smallest_normal / 4, info.eps, 88.0, 103.0, 745.0]
+    special = [math.nan, *sizes, *(-size for size in sizes)]
     few = torch.tensor(special, dtype=torch.float64).to(dtype)
     many = torch.randn(512 - len(few), dtype=torch.float64) * 10 ** torch.linspace(-6, 3, 512 - len(few)).double()
     return torch.cat([few, many.to(dtype)])
@@ -83,11 +74,6 @@ def test_as_constructed_it_equals_nn_sigmoid_bit_for_bit_forward_and_backward(co
     assert same_bits(*gradients)
 
 
-def test_a_0_dim_input_is_a_sample_of_a_core_with_one_slope():
-    x = torch.tensor(0.3)
-    assert same_bits(SigmoidCore()(x), torch.sigmoid(x))
-
-
 def exact_core(x, alpha, shift, centered):
     with mp.workdps(50):
         y = 1 / (1 + mp.exp(-mp.mpf(alpha) * (mp.mpf(x) - mp.mpf(shift))))
@@ -114,13 +100,6 @@ def test_centered_is_sigmoid_less_a_half_and_half_tanh_of_half_z(x, alpha):
         sigmoid, tanh = 1 / (1 + mp.exp(-z)) - mp.mpf(1) / 2, mp.tanh(z / 2) / 2
         assert abs(sigmoid - tanh) < mp.mpf(10) ** -390
     assert y == pytest.approx(float(tanh), rel=1e-14, abs=1e-300)
-
-
-def test_centered_keeps_the_precision_that_subtracting_a_half_loses_near_0():
-    x = torch.tensor(1e-12, dtype=torch.float64)
-    exact = float(exact_core(1e-12, 1.0, 0.0, True))
-    assert float(sigmoid_core(x, centered=True)) == pytest.approx(exact, rel=1e-15, abs=0)
-    assert float(torch.sigmoid(x) - 0.5) != pytest.approx(exact, rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -188,20 +167,8 @@ def test_set_slope_and_set_shift_change_the_tensors_in_place(trainable):
     assert [t.data_ptr() for t in after] == addresses
 
 
-WRONG_SLOPES = [
-    0.0,
-    -1.0,
-    math.nan,
-    math.inf,
-    1e-60,
-    1e60,
-    torch.tensor([1.0, 0.0, 1.0]),
-    torch.tensor([1.0, math.nan, 1]),
-]
-
-
 @pytest.mark.parametrize("trainable", [False, True])
-@pytest.mark.parametrize("value", WRONG_SLOPES, ids=str)
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, 1e-60, 1e60, torch.tensor([1.0, 0.0, 1.0])], ids=str)
 def test_a_slope_that_is_not_positive_and_finite_is_an_error_and_changes_nothing(value, trainable):
     core = SigmoidCore(3, alpha=2.0, trainable=trainable)
     before = copy.deepcopy(core.state_dict())
@@ -219,16 +186,11 @@ def test_a_shift_that_is_not_finite_is_an_error_and_changes_nothing(value):
     assert torch.equal(core.shift, before)
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0, math.inf, math.nan])
-def test_a_slope_at_construction_that_is_not_positive_and_finite_is_an_error_that_names_it(alpha):
-    with pytest.raises(ValueError, match=f"alpha must be a positive finite number, got {alpha}"):
-        SigmoidCore(alpha=alpha)
-
-
-@pytest.mark.parametrize("alpha", [1e-60, 1e60])
-def test_a_slope_at_construction_that_float32_cannot_hold_is_an_error(alpha):
-    with pytest.raises(ValueError, match="alpha must be a positive finite number"):
-        SigmoidCore(alpha=alpha)
+@pytest.mark.parametrize("name", ["alpha", "scale"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan, 1e-60, 1e60])
+def test_a_slope_or_scale_that_is_not_positive_and_finite_is_an_error_that_names_it(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a positive finite number, got {value}".replace("+", r"\+")):
+        SigmoidCore(**{name: value})
 
 
 @pytest.mark.parametrize("features", [0, -3])
@@ -238,19 +200,11 @@ def test_a_number_of_features_below_1_is_an_error_that_says_what_none_means(feat
         SigmoidCore(features)
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (2, 3, 1), ()])
-def test_an_input_with_another_number_of_features_is_an_error_that_names_both(shape):
-    with pytest.raises(ValueError, match="set num_features and dim to match it") as error:
-        SigmoidCore(3)(torch.zeros(shape))
-    assert str(error.value) == (
-        f"SigmoidCore has 3 features in dimension -1, but the input has shape {shape}; "
-        "set num_features and dim to match it"
-    )
-
-
-def test_an_input_without_the_dimension_of_the_features_is_the_same_error():
-    with pytest.raises(ValueError, match=r"SigmoidCore has 3 features in dimension 1, but the input has shape \(3,\)"):
-        SigmoidCore(3, dim=1)(torch.zeros(3))
+@pytest.mark.parametrize(("dim", "shape"), [(-1, (2, 4)), (-1, (2, 3, 1)), (-1, ()), (1, (3,))])
+def test_an_input_with_another_number_of_features_is_an_error_that_names_both(dim, shape):
+    message = f"SigmoidCore has 3 features in dimension {dim}, but the input has shape {shape}; set num_features"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SigmoidCore(3, dim=dim)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
@@ -365,12 +319,6 @@ def test_slope_and_shift_stay_float32_when_the_model_is_cast_to_half_precision(c
     assert same_bits(model[1].slope, slope)
 
 
-def test_double_makes_slope_and_shift_float64_and_half_then_leaves_them():
-    core = SigmoidCore(3).double()
-    assert core.slope.dtype == core.shift.dtype == torch.float64
-    assert core.half().slope.dtype == torch.float64
-
-
 @pytest.mark.parametrize("trainable", [False, True])
 def test_a_core_made_on_the_meta_device_takes_memory_and_state_later(trainable):
     with torch.device("meta"):
@@ -425,12 +373,6 @@ def test_scale_multiplies_the_output() -> None:
     assert torch.allclose(SigmoidCore(scale=3.0).double()(x), 3 * torch.sigmoid(x), rtol=1e-15)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
-def test_a_scale_that_is_not_positive_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match="scale must be a positive finite number"):
-        SigmoidCore(scale=scale)
-
-
 @pytest.mark.parametrize("trainable", [False, True])
 def test_the_state_dict_of_the_plain_model_makes_the_core_the_plain_activation_again(trainable: bool) -> None:
     plain = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid())
@@ -456,8 +398,3 @@ def test_slopes_and_shifts_beyond_float16_give_no_nan_there():
     output = core(torch.tensor([[0.0, 1.0], [1e-3, -1.0]], dtype=torch.float16))
     assert output.dtype == torch.float16
     assert output.tolist() == [[0.0, -0.5], [0.5, -0.5]]
-
-
-def test_a_trained_slope_beyond_float16_stays_finite_when_the_model_is_cast():
-    core = SigmoidCore(alpha=1e5, trainable=True).half()
-    assert bool(torch.isfinite(core.alpha).all())

@@ -51,10 +51,7 @@ def _of_shifted(x: Tensor, alpha: Tensor | float, centered: bool, scale: float) 
 
 
 class _CompiledCentered(torch.autograd.Function):
-    """sigmoid(z) - 1/2 for `torch.compile`: its sigmoid is faster than its tanh, and the output is all that is kept.
-
-    Near z = 0 it is off by up to 3e-8, where tanh is off by as small a part of its value.
-    """
+    """sigmoid(z) - 1/2 for `torch.compile`, whose sigmoid is faster than its tanh; the absolute error is up to 3e-8."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -70,7 +67,7 @@ class _CompiledCentered(torch.autograd.Function):
 
 
 def _is_compiling(x: Tensor) -> bool:
-    """Whether this is compiled for a training or an evaluation; half precision keeps tanh, which keeps its digits."""
+    """Whether this is compiled, in a precision that allows `_CompiledCentered`; half precision keeps tanh."""
     return (
         torch.compiler.is_dynamo_compiling()
         and x.dtype in (torch.float32, torch.float64)
@@ -152,19 +149,7 @@ class SigmoidCore(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set slope and shift to those of the start: `alpha` and 0.
-
-        A model made on the meta device has memory without values after `to_empty`; as for PyTorch's own layers, this
-        gives it some.
-
-        Example:
-            >>> with torch.device("meta"):
-            ...     core = SigmoidCore(2, alpha=3.0)
-            >>> core = core.to_empty(device="cpu")
-            >>> core.reset_parameters()
-            >>> core.slope, core.shift
-            (tensor([3., 3.]), tensor([0., 0.]))
-        """
+        """Set the slope to `alpha` and the shift to 0, for example after `to_empty` of a model on the meta device."""
         start = torch.full_like(self.shift, self.initial_slope)
         if self.trainable:
             self.log_slope.copy_(start.log())
@@ -186,7 +171,7 @@ class SigmoidCore(nn.Module):
         return _of_shifted(input - shift, alpha, self.centered, self.scale)
 
     def in_rows(self, values: Tensor) -> Tensor:
-        """What the core reads or makes as [rows, neurons], or [rows, 1] if the layer has one slope."""
+        """Inputs or outputs as [rows, neurons], or [rows, 1] if the layer has one slope."""
         if self.num_features is None:
             return values.reshape(-1, 1)
         if values.dim() == 2 and self.dim % 2 == 1:
@@ -215,11 +200,7 @@ class SigmoidCore(nn.Module):
 
     @torch.no_grad()
     def set_slope(self, value: Tensor | float) -> None:
-        """Set the slope in place, for all neurons (a number) or for each (a tensor of the slope's shape).
-
-        Raises:
-            ValueError: a slope is not a positive finite number; nothing is changed.
-        """
+        """Set the slope in place, for all neurons or each (a tensor); a ValueError unless it is positive and finite."""
         slope = torch.as_tensor(value, dtype=self.shift.dtype, device=self.shift.device)
         if not bool((torch.isfinite(slope) & (slope > 0)).all()):
             raise ValueError(f"a slope must be a positive finite number, got {value}")
@@ -230,18 +211,14 @@ class SigmoidCore(nn.Module):
 
     @torch.no_grad()
     def set_shift(self, value: Tensor | float) -> None:
-        """Set the shift in place, for all neurons (a number) or for each (a tensor of the shift's shape).
-
-        Raises:
-            ValueError: a shift is not finite; nothing is changed.
-        """
+        """Set the shift in place, for all neurons or each (a tensor); a ValueError unless it is finite."""
         shift = torch.as_tensor(value, dtype=self.shift.dtype, device=self.shift.device)
         if not bool(torch.isfinite(shift).all()):
             raise ValueError(f"a shift must be finite, got {value}")
         self.shift.copy_(shift)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows; the slope itself is not read, so printing a GPU model does not wait for it."""
+        """The arguments that `print(model)` shows; it does not read the slope, so it does not wait for a GPU."""
         parts = [] if self.num_features is None else [str(self.num_features)]
         if self.dim != -1:
             parts.append(f"dim={self.dim}")
@@ -251,7 +228,7 @@ class SigmoidCore(nn.Module):
         return ", ".join(parts)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load; a plain activation has no slope and shift, and stands for those of the start."""
+        """Load; the state dict of a plain activation, without slope and shift, resets them."""
         name = "log_slope" if self.trainable else "slope"
         if not any(prefix + key in state_dict for key in (name, "shift")):
             shift = torch.zeros_like(self.shift, device="cpu" if self.shift.is_meta else None)
@@ -269,7 +246,7 @@ class SigmoidCore(nn.Module):
 
 
 def keep_precision(module: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Give buffers that were cast to half precision the values and the dtype of before, on the new device."""
+    """Give buffers that were cast to half precision their old values and dtype, on the new device."""
     for name, old in before.items():
         new = module.get_buffer(name)
         if new.dtype in _HALF:

@@ -74,14 +74,7 @@ def mean_relative_slope(z: Tensor, dim: int | None = -1) -> Tensor:
 
 
 def saturation_level(z: Tensor) -> Tensor:
-    """Saturation level u of a layer: the standard deviation of z, about 0 (0.5 nearly linear, 3 strongly non-linear).
-
-    Args:
-        z: scaled preactivations of a calibrated (shifted) core, shape [batch, ...].
-
-    Returns:
-        A 0-dim tensor.
-    """
+    """Saturation level u of a layer, 0-dim: the root mean square of centred z (0.5 nearly linear, 3 strongly not)."""
     return _root_mean_square(z)
 
 
@@ -90,12 +83,10 @@ def gradient_size(gradient: Tensor, samples: int | None = None) -> Tensor:
 
     Args:
         gradient: shape [batch, ...].
-        samples: the number of samples, where the first dimension does not count them: time comes first, or all
-            positions of a sequence are rows of their own.
+        samples: the number of samples, if the first dimension does not count them (time first, rows of positions).
 
     Returns:
-        A 0-dim tensor. Of a loss that is a mean over the batch, it is smaller by the batch size than of a sum, in
-        every layer alike: the profile's shape is the same.
+        A 0-dim tensor. With a mean loss it is smaller by the batch size than with a sum, in every layer alike.
 
     Example:
         >>> gradient_size(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
@@ -127,14 +118,10 @@ def row_norms(x: Tensor) -> Tensor:
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """`norm` of each of several tensors, in a third of the time: shape [tensors], float64, on the CPU.
+    """`norm` of several tensors, in a third of the time: shape [tensors], float64, on the CPU.
 
-    One call takes all tensors of a kind, in their own precision (float32 at least). Those whose squares may have left
-    its range, as where gradients vanish, are taken again, safely.
-
-    Example:
-        >>> norms([torch.tensor([3.0, 4.0]), torch.tensor([3e-30, 4e-30])])
-        tensor([5.0000e+00, 5.0000e-30], dtype=torch.float64)
+    One call computes all tensors of a kind in their precision (at least float32); `norm` then repeats those whose
+    squares may have overflowed or vanished.
     """
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, tensor in enumerate(tensors):
@@ -153,11 +140,7 @@ def _root_mean_square(x: Tensor) -> Tensor:
 
 
 def spread(sizes: Tensor) -> float:
-    """Spread of a gradient profile: max / min; 1 is perfect, inf if a gradient is 0, nan if one is not finite.
-
-    Args:
-        sizes: gradient sizes g_1 ... g_L, shape [layers].
-    """
+    """Max / min of gradient sizes [layers]: 1 is perfect, inf if a gradient is 0, nan if one is not finite."""
     if not bool(torch.isfinite(sizes).all()):
         return math.nan
     low, high = float(sizes.min()), float(sizes.max())
@@ -165,20 +148,18 @@ def spread(sizes: Tensor) -> float:
 
 
 def tangential_weights(x: Tensor) -> Tensor:
-    """How much of a gradient each neuron carries, per sample, once the gradient has lost its radial part.
+    """Mean squares, per sample and neuron, of a gradient that is orthogonal to x and otherwise isotropic.
 
-    A deep stack of cores that keeps its gradient level normalises its signal: the outputs of later layers hardly
-    depend on the length of x, so the gradient that arrives is orthogonal to x, and otherwise isotropic. A vector drawn
-    evenly from the sphere orthogonal to x has ``E[v_i^2] = (1 - x_i^2 / |x|^2) n / (n - 1)``, in units of its mean
-    square.
-    The neurons with the largest ``|x|`` and therefore the smallest derivative carry the least. Leaving this out
-    underestimates the gain by about u^2 / (2 n) a layer: nothing at 10 layers, a factor of 10^5 at 10,000.
+    A deep stack of cores with a level gradient normalises its signal: later layers hardly depend on the length of x, so
+    the gradient is orthogonal to x. A vector drawn evenly from the sphere orthogonal to x has
+    ``E[v_i^2] = (1 - x_i^2 / |x|^2) n / (n - 1)``, in units of its mean square. Without these weights the gain is
+    underestimated by about u^2 / (2 n) a layer: nothing at 10 layers, a factor of 10^5 at 10,000.
 
     Args:
-        x: centred preactivations, shape [batch, ...]; the n of the formula counts all but dimension 0.
+        x: centred preactivations, shape [batch, ...]; n counts all dimensions but the batch.
 
     Returns:
-        Weights of mean 1 over each sample, the shape of `x`; 1 for samples that are 0 and where n = 1.
+        Weights of mean 1 over each sample, the shape of `x`; 1 for samples that are 0, and if n = 1.
     """
     n = x[0].numel()
     if n < 2:
@@ -301,14 +282,11 @@ def slope_for_floor(
         x: centred preactivations, shape [batch, neurons].
         alpha: present slopes, shape [neurons], positive.
         floor: between 0 and 1.
-        mean: makes means over these rows, [neurons], those over the rows of all processes.
+        mean: turns means over these rows, [neurons], into those over the rows of all processes.
         largest: the same for largest values.
 
     Returns:
-        Slopes, shape [neurons]; equal to `alpha` where the neuron is above the floor already.
-
-    Raises:
-        ValueError: `floor` is not between 0 and 1.
+        Slopes, shape [neurons]; `alpha` for neurons above the floor.
 
     Example:
         >>> slope_for_floor(torch.tensor([[-100.0, -1.0], [100.0, 1.0]]), torch.tensor([4.0, 4.0]), 0.05)

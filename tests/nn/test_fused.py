@@ -197,18 +197,6 @@ def test_hooks_on_a_layer_or_a_core_run(model, x, calls):
     assert calls
 
 
-def test_profile_equalizer_and_diagnosis_see_every_core(model, x):
-    assert len(sc.gradient_profile(model, x).sizes) == 6
-    optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
-    with sc.Equalizer(model, optimizer, every=1) as equalizer:
-        model(x).square().sum().backward()
-        optimizer.step()
-        assert len(equalizer.history[-1].log_sizes) == 6
-    targets = torch.zeros(20, dtype=torch.long)
-    diagnosis = sc.diagnose(model, x, targets, nn.functional.cross_entropy)
-    assert len(diagnosis.measurement.layers) >= 13
-
-
 def test_modes_and_transforms_see_every_operation(model, x, calls):
     weights = {name: p.detach() for name, p in model.named_parameters()}
 
@@ -270,17 +258,6 @@ def test_every_row_of_layers_of_one_width_is_computed_as_one(x, calls, widths, b
     assert len(calls) == 2 * sum(len(list(row)) > 1 for _, row in itertools.groupby(widths))
 
 
-def test_a_converted_sequential_can_be_a_chain(x, calls):
-    plain = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
-    before, found = plain(x), gradients(plain, x)
-    sc.convert(plain)
-    chain = sc.networks.Chain(*plain)
-    assert_close([chain(x)], [before], 1e-6)
-    assert_close(gradients(chain, x), found)
-    assert calls
-    assert list(chain.state_dict()) == list(plain.state_dict())
-
-
 def test_trained_slopes_get_their_gradients(x, calls):
     model = sc.MLP(5, 16, 4, 3, activation=lambda n: SigmoidCore(n, centered=True, trainable=True))
     model(x).sum().backward()
@@ -293,27 +270,3 @@ def test_an_input_that_does_not_fit_gives_pytorchs_error(model):
         model(torch.zeros(20, 4))
     with pytest.raises(RuntimeError, match="dtype"):
         model(torch.zeros(20, 5, dtype=torch.float64))
-
-
-def test_derivatives_by_the_inputs_leave_the_gradients_of_the_parameters_out(model, x, calls, monkeypatch):
-    asked = []
-    way = fused._differentiable_backward
-
-    def heard(*args):
-        asked.append(args[6])
-        return way(*args)
-
-    monkeypatch.setattr(fused, "_differentiable_backward", heard)
-    x = x.clone().requires_grad_()
-    loss = model(x).square().sum()
-    (by_inputs,) = torch.autograd.grad(loss, x, create_graph=True)
-    (by_weight,) = torch.autograd.grad(loss, model[2].weight, create_graph=True)
-    by_bias, _ = torch.autograd.grad(loss, [model[0].bias, x], create_graph=True)
-    assert asked == [(True, False), (True, True), (True, True)]
-    by_inputs.square().sum().backward()
-    found = [by_inputs, by_weight, by_bias, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
-    modules = nn.Sequential(*model.children())
-    model.zero_grad()
-    expected = torch.autograd.grad(modules(x).square().sum(), [x, model[2].weight, model[0].bias], create_graph=True)
-    expected[0].square().sum().backward()
-    assert_close(found, [*expected, *(p.grad for p in model.parameters() if p.grad is not None)])

@@ -91,20 +91,6 @@ def test_step_by_step_it_computes_the_same_and_shows_every_steps_preactivations(
         assert_close(torch.sigmoid(rnn.slope * (x - rnn.shift)) - 0.5, y[t])
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_twice_its_outputs_are_those_of_nn_rnn_with_folded_weights(batch_first):
-    rnn, inputs = layer(batch_first), sequences(batch_first)
-    torch_rnn = nn.RNN(FEATURES, HIDDEN, batch_first=batch_first).double()
-    with torch.no_grad():
-        torch_rnn.weight_ih_l0.copy_(rnn.slope / 2 * rnn.weight_ih)
-        torch_rnn.weight_hh_l0.copy_(rnn.slope / 4 * rnn.weight_hh)
-        torch_rnn.bias_ih_l0.copy_(rnn.slope / 2 * (rnn.bias - rnn.shift))
-        torch_rnn.bias_hh_l0.zero_()
-    state = torch.randn(1, BATCH, HIDDEN, dtype=torch.float64) * 0.3
-    for a, b in zip(rnn(inputs, state), torch_rnn(inputs, 2 * state), strict=True):
-        assert_close(2 * a, b)
-
-
 def test_the_last_state_continues_the_sequence():
     rnn, inputs = layer(), sequences()
     output, last = rnn(inputs)

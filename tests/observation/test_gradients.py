@@ -122,19 +122,6 @@ def test_the_gradient_and_the_mean_relative_slope_are_those_of_autograd_and_of_t
     observer.detach()
 
 
-def test_the_mean_relative_slopes_of_many_layers_are_those_of_each():
-    torch.manual_seed(0)
-    kinds = [(4, {}), (4, {"centered": True}), (7, {"centered": True, "scale": 2.0}), (300, {}), (4, {})] * 40
-    cores = {str(i): SigmoidCore(n, **options) for i, (n, options) in enumerate(kinds)}
-    observer = GradientObserver(cores, list)
-    observer.attach()
-    inputs = [torch.randn(50, n, requires_grad=True) for n, _ in kinds]
-    sum(core(x).sum() for core, x in zip(cores.values(), inputs, strict=True)).backward()
-    seen = [passes[0] for passes in observer.counted().values()]
-    torch.testing.assert_close(mean_relative_slopes(seen), [mean_relative_slope(x.detach()) for x in inputs])
-    observer.detach()
-
-
 class Graph(nn.Module):
     """Cores a to f: a feeds b and c, these are joined for d, d goes through a LayerNorm to e, and past it to f."""
 
@@ -196,16 +183,6 @@ def test_a_pass_inside_a_backward_pass_is_known(model, observer):
     assert [seen[0].again for seen in observer.counted().values()] == [False, False, False]
 
 
-def test_many_passes_of_a_core_before_one_backward_pass_all_count():
-    model = MLP(8, 16, 1, 3)
-    observer = GradientObserver({"1": model[1]}, model.parameters)
-    observer.attach()
-    x = torch.randn(100, 5, 8)
-    sum(model(rows) for rows in x).square().mean().backward()
-    assert len(observer.counted()["1"]) == 100
-    observer.detach()
-
-
 def test_the_number_of_samples_is_that_of_the_core_that_ran_first():
     model = nn.ModuleList([nn.Linear(8, 6), SigmoidCore(6), nn.Linear(6, 4), SigmoidCore(4)])
     observer = GradientObserver({"1": model[1], "3": model[3]}, model.parameters)
@@ -228,16 +205,14 @@ def test_two_half_precision_gradients_through_one_graph_do_not_overflow():
     observer.detach()
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_the_graph_of_a_very_deep_network_is_freed_without_recursion(comes_back):
+def test_the_graph_of_a_very_deep_network_is_freed_without_recursion():
     model = MLP(2, 2, 10_000, 2)  # recursion through so many layers would overflow the stack
     observer = observer_of(model)
     observer.attach()
-    output = model(torch.randn(3, 2))
-    if comes_back:
-        output.square().mean().backward()
-    del output
+    model(torch.randn(3, 2))
     gc.collect()
-    counted = observer.counted()
-    assert sum(map(len, counted.values())) == (10_000 if comes_back else 0)
+    assert sum(map(len, observer.counted().values())) == 0
+    model(torch.randn(3, 2)).square().mean().backward()
+    gc.collect()
+    assert sum(map(len, observer.counted().values())) == 10_000
     observer.detach()

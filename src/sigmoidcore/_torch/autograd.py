@@ -34,17 +34,7 @@ def keeps_graph() -> bool:
 
 
 def bare(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, and without what a subclass adds in Python: labels of columns, units.
-
-    Computing with those may fail, for they need not suit what comes out, or be lost on the way.
-
-    Example:
-        >>> class Labelled(Tensor):
-        ...     def clone(self):
-        ...         raise AttributeError("the labels are lost")
-        >>> bare(torch.zeros(2).as_subclass(Labelled)).clone()
-        tensor([0., 0.])
-    """
+    """The tensor without its graph and without the attributes of a Python subclass (labels, units), which may fail."""
     if type(tensor) in (Tensor, nn.Parameter):
         return tensor.detach()
     with torch._C.DisableTorchFunctionSubclass():
@@ -139,15 +129,7 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[tuple[str, bool]]:
-    """Which of some nodes are met first on the ways back from others, and whether a normalisation was on the way.
-
-    Args:
-        starts: where the ways begin.
-        among: the nodes to look for, with their names.
-
-    Returns:
-        (name, whether behind a normalisation), both if there are ways with and without.
-    """
+    """The names of the nodes that walks back from `starts` meet first, each with whether behind a normalisation."""
     waiting = [(start, False) for start in starts]
     visited: set[tuple[Node, bool]] = set()
     found: set[tuple[str, bool]] = set()

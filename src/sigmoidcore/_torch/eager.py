@@ -71,16 +71,7 @@ hold, release = _EAGER.hold, _EAGER.release
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Whatever is compiled runs uncompiled inside, so that hooks are seen.
-
-    Example:
-        >>> @torch.compile
-        ... def compiling():
-        ...     return torch.compiler.is_compiling()
-        >>> with eager():
-        ...     compiling()
-        False
-    """
+    """Compiled code runs uncompiled inside, so that hooks run."""
     hold()
     try:
         yield
@@ -89,12 +80,6 @@ def eager() -> Iterator[None]:
 
 
 def uncompiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function, which compiled code calls and does not compile.
-
-    Example:
-        >>> compiling = uncompiled(torch.compiler.is_compiling)
-        >>> torch.compile(lambda: compiling())()
-        False
-    """
+    """The function, which compiled code calls and does not compile."""
     disable: Callable[[Callable[_P, _R]], Callable[_P, _R]] = torch.compiler.disable
     return disable(function)

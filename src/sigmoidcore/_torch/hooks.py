@@ -18,12 +18,7 @@ _CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether forward or backward hooks run with the module.
-
-    Example:
-        >>> has_hooks(nn.Tanh())
-        False
-    """
+    """Whether forward or backward hooks run with the module."""
     return any(getattr(module, name, True) for name in _CALLED)
 
 

@@ -20,10 +20,9 @@ SHALLOW = 10
 
 
 def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]) -> float:
-    """The spread over the cores that the solver can level.
+    """The spread over the cores that the solver can level: no fixed slopes, no steps of recurrent layers.
 
-    Not those whose slope a saturation level has fixed, nor the steps of a recurrent layer: its own solver levels them
-    for a loss at its end, and where a loss reads every step, a level gradient gathers on the way back.
+    The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
     """
     left = solution.fixed | solution.normalised
     free = [

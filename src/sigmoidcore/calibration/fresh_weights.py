@@ -25,15 +25,12 @@ class FreshWeights(LayerObserver):
     """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers.
 
     Args:
-        model: a model of Linear layers, convolutions and recurrent layers; other layers stay as they are.
-        segments: of the pass, which say which layers read the inputs.
+        model: the model; layers of other kinds keep their weights.
+        segments: those of the pass, which say which layers read the inputs.
         note: takes a sentence for the report.
 
     Attributes:
         drawn: recurrent layers whose weights were drawn in this pass.
-
-    Raises:
-        ValueError: the weight of a layer is computed from other parameters.
     """
 
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
@@ -70,7 +67,7 @@ class FreshWeights(LayerObserver):
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Remember which layer an output is of, but not the output, which would keep itself alive."""
+        """Remember the layer of an output, without keeping the output alive."""
         self._last = None
         if isinstance(layer, WEIGHTED) and not self._is_frozen(layer):
             self._last = layer, output
@@ -78,7 +75,7 @@ class FreshWeights(LayerObserver):
         return output
 
     def take_layer(self, x: Tensor) -> nn.Module | None:
-        """The layer that a core reads directly; asked for once, when the core runs."""
+        """The layer that a core reads directly."""
         last, self._last = self._last, None
         return last[0] if last is not None and last[1] is x else None
 
@@ -118,8 +115,7 @@ class FreshWeights(LayerObserver):
 def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> bool:
     """Whether a core with a shift for each neuron follows a fresh layer of one feature.
 
-    With the batch mean as their shift, all of its neurons would be in their middle at the same input: their outputs are
-    few functions, however many neurons there are, and little for the layers behind them to work with.
+    Centred on the batch mean, all of its neurons would be nearly the same function.
     """
     one = isinstance(layer, nn.Linear) and layer.in_features == 1 and len(x) > 1
     return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1

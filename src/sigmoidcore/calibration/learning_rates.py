@@ -91,7 +91,7 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
 
 
 def _matrices(layer: nn.Module) -> Tensor:
-    """The weight of a layer of `WEIGHTED` in float64, shape [out, in, taps of the kernel]; of a Linear [out, in, 1]."""
+    """The weight of a layer in float64, [out, in, taps of the kernel]; one tap for a Linear."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     weight = weight.detach().to(torch.float64).reshape(*weight.shape[:2], -1)
@@ -99,10 +99,7 @@ def _matrices(layer: nn.Module) -> Tensor:
 
 
 def _shares(layers: Sequence[nn.Module]) -> list[float]:
-    """Shares proportional to the effective number of directions of the signal, less one; at most a tenth each.
-
-    A convolution counts as what it does to a feature map that is the same everywhere: the sum of its taps.
-    """
+    """Shares proportional to the signal's effective number of directions less one; convolutions as the sum of taps."""
     product: Tensor | None = None
     directions = []
     for layer in layers:
@@ -125,10 +122,7 @@ def _over(weight: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _size(weight: Tensor) -> float:
-    """Typical singular value of a weight [out, in, taps], that of its smaller columns or rows: harmonic means.
-
-    Zeros are left out.
-    """
+    """Typical singular value of a weight [out, in, taps]: harmonic mean of its columns or rows that are not 0."""
     sizes = []
     for dim in (0, 1):
         lines = torch.linalg.vector_norm(weight, dim=(dim, 2))

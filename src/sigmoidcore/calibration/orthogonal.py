@@ -18,9 +18,9 @@ BAND = 2.0
 def make_orthogonal(layer: nn.Module, generator: torch.Generator, *, reads_inputs: bool = False) -> None:
     """Orthogonal weights and a zero bias, in place, for one layer of `WEIGHTED`.
 
-    A convolution gets a delta-orthogonal kernel, per group: an orthogonal matrix at its centre, and 0 elsewhere, which
-    passes a feature map on without blurring it. One with a stride would lose the pixels between, and one that reads
-    the inputs, of few channels, would see points instead of patches: their whole kernels are orthogonal.
+    A convolution gets a delta-orthogonal kernel, per group: an orthogonal matrix at its centre and 0 elsewhere, which
+    does not blur. With a stride it would lose pixels, and on inputs of few channels it would see points instead of
+    patches: then the kernel is orthogonal as a whole.
 
     Source:
         Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Xiao et al. (2018), arXiv 1806.05393.
@@ -63,20 +63,16 @@ def make_recurrent_orthogonal(layer: nn.Module, generator: torch.Generator) -> N
 
 @torch.no_grad()
 def orthogonal_(weight: Tensor, generator: torch.Generator) -> None:
-    """Orthonormal rows or columns, drawn evenly; made in float32 or better on the CPU, whatever the weight is."""
+    """Orthonormal rows or columns, drawn evenly, in float32 or better on the CPU."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, dtype=dtype), generator=generator))
 
 
 @torch.no_grad()
 def scale_to_features(layer: nn.Module, inputs: Tensor) -> None:
-    """Divide the columns of a first layer by how far the features' deviations are out of the band around the typical.
+    """Bring features whose deviations are out of the band around the typical one to its edge.
 
     Features in one unit keep their sizes; one that is a million times larger than the rest does not drown them.
-
-    Args:
-        layer: the layer, one of `WEIGHTED`.
-        inputs: what it reads, shape [batch, ..., features], or [batch, channels, ...] for a convolution.
     """
     weight = layer.weight
     assert isinstance(weight, Tensor)

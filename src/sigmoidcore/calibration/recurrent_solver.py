@@ -46,21 +46,13 @@ ROUNDS = 4
 
 @dataclass(frozen=True)
 class Found:
-    """What `solve` found for one layer in one direction.
+    """The result of `solve` for one layer in one direction."""
 
-    Attributes:
-        slope: [gates * hidden].
-        shift: [gates * hidden].
-        scale: factor of the weights of the inputs; 1 without a saturation level.
-        tilt: what remains of it.
-        spread: largest over smallest size, of the sequences that it was found with.
-    """
-
-    slope: Tensor
-    shift: Tensor
-    scale: float
-    tilt: float
-    spread: float
+    slope: Tensor  # [gates * hidden]
+    shift: Tensor  # [gates * hidden]
+    scale: float  # factor of the weights of the inputs; 1 without a saturation level
+    tilt: float  # remaining
+    spread: float  # largest over smallest gradient size
 
 
 Sequences = Tensor | PackedSequence
@@ -68,18 +60,9 @@ Sequences = Tensor | PackedSequence
 
 @torch.no_grad()
 def solve_layer(layer: Stepwise, input: Sequences, saturation: float | None) -> tuple[float, float, *tuple[str, ...]]:
-    """Set slopes and shifts of a recurrent layer from one batch of sequences.
+    """Set slopes and shifts of a recurrent layer from one batch; returns mean slope, saturation level and notes.
 
-    Args:
-        layer: a `networks.RNN` or one of `nn.recurrent`.
-        input: as for its forward.
-        saturation: the level that the weights of the inputs get, or None to keep them.
-
-    Returns:
-        The mean slope, the saturation level, and notes.
-
-    Raises:
-        ValueError: see `solve`.
+    With a saturation level, the weights of the inputs get the size that makes it.
     """
     if isinstance(layer, RNN):
         assert isinstance(input, Tensor)
@@ -104,7 +87,7 @@ def solve_layer(layer: Stepwise, input: Sequences, saturation: float | None) -> 
 
 @torch.no_grad()
 def measure_layer(layer: Stepwise, input: Sequences) -> tuple[float, float]:
-    """Mean slope and saturation level of a recurrent layer over one batch of sequences, as they are."""
+    """Mean slope and saturation level of a recurrent layer over one batch of sequences."""
     if isinstance(layer, RNN):
         assert isinstance(input, Tensor)
         alpha = float(layer.slope)
@@ -190,22 +173,20 @@ def solve(
     alive: Tensor | None = None,
     saturation: float | None = None,
 ) -> Found:
-    """Slopes and shifts for which the gradient is level through time; nothing is changed.
+    """Slopes and shifts for which the gradient is level through time; changes nothing.
 
-    Without a saturation level, the present slopes are kept if they are at least as level.
+    Without a saturation level, it keeps the present slopes if they are at least as level. If no multiplier between 1e-6
+    and 100 makes the tilt 0, the tilt of the result is not 0.
 
     Args:
         cell: the kind of layer.
         inputs: [steps, batch, features].
-        weights: as they are trained, without slopes and shifts.
+        weights: without slopes and shifts.
         slope: present slopes, [gates * hidden].
         shift: present shifts, likewise.
         reverse: the layer runs from the last step to the first.
         alive: see `recurrent_cells.unroll`.
         saturation: standard deviation of z over the batch and time, by the size of the weights of the inputs.
-
-    Returns:
-        What was found; its tilt is not 0 if no multiplier between 1e-6 and 100 makes it so, and 0 for a single step.
 
     Raises:
         ValueError: weights or inputs are not finite, or so large that no multiplier gives finite gradients.
@@ -252,17 +233,9 @@ def solve(
 def log_sizes(
     cell: Cell, inputs: Tensor, weights: Weights, *, reverse: bool = False, alive: Tensor | None = None
 ) -> Tensor:
-    """Logarithms of the gradient sizes of the memory for random cotangents on the last output.
+    """Logarithms of the gradient sizes of the memory for random cotangents on the last output; arguments as `unroll`.
 
-    Args:
-        cell: the kind of layer.
-        inputs: [steps, batch, features].
-        weights: with the slopes in them.
-        reverse: the layer runs from the last step to the first.
-        alive: see `recurrent_cells.unroll`.
-
-    Returns:
-        [steps], float64, on the CPU, in the order in which the steps run; -inf where a gradient is 0.
+    Shape [steps], float64, on the CPU, in the order in which the steps run; -inf for a gradient of 0.
     """
     memory: list[Tensor] = []
     with torch.enable_grad():
@@ -276,14 +249,7 @@ def log_sizes(
 
 
 def tilt(logs: Tensor) -> float:
-    """Slope of the line through `logs` [steps], times their number; inf if the gradient dies out, -inf if it overflows.
-
-    0 for a single step.
-
-    Example:
-        >>> round(tilt(torch.tensor([0.0, 1.0, 2.0])), 4)
-        3.0
-    """
+    """Slope of the line through `logs` [steps], times their number; inf for a gradient of 0, -inf if one overflows."""
     if bool((torch.isnan(logs) | (logs == math.inf)).any()):
         return -math.inf
     if bool((logs == -math.inf).any()):
@@ -295,29 +261,14 @@ def tilt(logs: Tensor) -> float:
 
 
 def time_constants(hidden: int, steps: int) -> Tensor:
-    """Of the units, from 2 to `steps`, evenly spread: [hidden], float64.
-
-    Example:
-        >>> time_constants(4, 10)
-        tensor([3., 5., 7., 9.], dtype=torch.float64)
-    """
+    """Time constants of the units, evenly spread from 2 to `steps`: [hidden], float64."""
     return 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
 
 
 def saturation_level(
     cell: Cell, inputs: Tensor, weights: Weights, reverse: bool = False, alive: Tensor | None = None
 ) -> float:
-    """Standard deviation of z over batch and time, root mean square over all gates.
-
-    A GRU's new gate is taken as if its reset gate were open.
-
-    Args:
-        cell: the kind of layer.
-        inputs: [steps, batch, features].
-        weights: with the slopes in them.
-        reverse: the layer runs from the last step to the first.
-        alive: see `recurrent_cells.unroll`.
-    """
+    """Standard deviation of z over batch and time, root mean square over all gates; a reset gate counts as open."""
     with torch.no_grad():
         state = zero_state(inputs, weights, cell)
         outputs, _ = unroll(cell, inputs, state, weights, reverse=reverse, alive=alive)
@@ -329,9 +280,9 @@ def saturation_level(
 
 
 def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Found]:
-    """The log multiplier with the smallest tilt that was seen: from `log` on to a change of sign, then in between.
+    """The log multiplier with the smallest tilt: from `log` on to a change of sign, then by bisection.
 
-    Upward in equal steps, since where all gates are shut the gradient vanishes again; downward ever faster.
+    Upward in equal steps, since the gradient vanishes again when all gates are shut; downward ever faster.
     """
     seen = {log: multiplied(log)}
     step = STEP if seen[log].tilt > 0 else -STEP
@@ -366,7 +317,7 @@ def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
 
 
 def _mean(cell: Cell, inputs: Tensor, weights: Weights, alive: Tensor | None) -> Tensor:
-    """Mean of x that the inputs alone bring, [rows]: the state's part would change with the slopes."""
+    """Mean of x from the inputs alone, [rows]: the state's part would change with the slopes."""
     mean = linear(_living(inputs, alive).mean(0), weights.ih, weights.bias_ih)
     hidden = len(mean) // len(cell.slopes)
     with_bias = len(mean) - hidden if cell.resets else len(mean)

@@ -26,31 +26,22 @@ SMALLEST = 1e-5
 
 @dataclass
 class Solution:
-    """What one pass has found.
-
-    Attributes:
-        slopes: slope of each layer, in the order in which they ran.
-        levels: saturation level of each.
-        sources: the cores that feed each core.
-        fixed: cores whose slope a saturation level has fixed.
-        normalised: cores behind a normalisation.
-    """
+    """The result of one pass, by the names of the layers, in the order in which they ran."""
 
     slopes: dict[str, float] = field(default_factory=dict)
     levels: dict[str, float] = field(default_factory=dict)
-    sources: dict[str, list[str]] = field(default_factory=dict)
-    fixed: set[str] = field(default_factory=set)
-    normalised: set[str] = field(default_factory=set)
+    sources: dict[str, list[str]] = field(default_factory=dict)  # the cores that feed each core
+    fixed: set[str] = field(default_factory=set)  # cores whose slope a saturation level has fixed
+    normalised: set[str] = field(default_factory=set)  # cores behind a normalisation
 
 
 class Solver(LayerObserver):
     """Goes forward through a model and sets each core's shift and slope as its input arrives.
 
-    A core's output is cut off from what made it, so that the autograd graph behind the next core's input is that of
-    one segment: its sources, the cores that feed it, are the leaves of that graph, and one vector-Jacobian product
-    gives the size of its rows. Where a core has several sources (branches, residual sums), the gain is that to all of
-    them together. Behind a normalisation the gain does not depend on the sources' slopes, and cannot be 1 by choice:
-    the slope there is that of the saturation level.
+    Every core's output is detached, so that the autograd graph behind the next core's input is one segment. The leaves
+    of that graph are its sources, the cores that feed it, and one vector-Jacobian product gives the size of its rows.
+    With several sources (branches, residual sums), the gain is that to all of them together. Behind a normalisation the
+    gain does not depend on the sources' slopes: the slope is that of the saturation level.
 
     Args:
         model: a model with cores.
@@ -74,12 +65,7 @@ class Solver(LayerObserver):
         self._over_bound = 1.0
 
     def solve(self, inputs: Inputs, log_gains: Mapping[str, float]) -> Solution:
-        """One forward pass that solves every core in turn.
-
-        Args:
-            inputs: the batch.
-            log_gains: logarithm of the gain that each core gets; default 0.
-        """
+        """One forward pass that solves every core in turn, for the gains of these logarithms (default 0)."""
         self._solution, self._log_gains = Solution(), log_gains
         with ExitStack() as stack, torch.enable_grad():
             if self._weights is not None:
@@ -178,7 +164,7 @@ class Solver(LayerObserver):
     def _row_size(self, name: str, leaves: list[Tensor], x: Tensor, signal: Tensor) -> float:
         """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is.
 
-        The core's own level is not known yet; that of its source is near enough to say which neurons weigh less.
+        The core's level is not known yet; that of its source is near enough to say which neurons weigh less.
         """
         level = min(self._solution.levels[self._segments.name(leaves[0])], 2.0)
         cotangent = relative_slope(signal * level).mul_(self._signs_like(x))
@@ -201,15 +187,7 @@ class Solver(LayerObserver):
 
 
 class LevelObserver(LayerObserver):
-    """Measures slopes and saturation levels as they are.
-
-    Args:
-        model: a model with cores.
-
-    Attributes:
-        slopes: mean slope of each layer, in the order in which they ran.
-        levels: saturation level of each.
-    """
+    """Measures the mean slope and the saturation level of each layer, in the order in which they ran."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(watched_layers(model))
@@ -229,11 +207,7 @@ class LevelObserver(LayerObserver):
 
 
 def centre(name: str, core: SigmoidCore, x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The preactivations less their mean, their mean, and their standard deviation; 0 if all samples are alike.
-
-    Raises:
-        ValueError: they are not finite.
-    """
+    """The preactivations less their mean, their mean, and their standard deviation: 0 if all samples are alike."""
     signal = bare(x)
     dim = core.dim % x.dim()
     mean = signal.mean([i for i in range(x.dim()) if core.num_features is None or i != dim], keepdim=True)

@@ -16,13 +16,7 @@ SHOWN = 60
 
 
 def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
-    """Raise a ValueError if an argument of an Equalizer is out of range.
-
-    Example:
-        >>> check_equalizer("auto", 1.0, 0.05)
-        Traceback (most recent call last):
-        ValueError: tolerance must be a factor above 1, got 1.0; 2 is the usual choice
-    """
+    """Raise a ValueError if an argument of an Equalizer is out of range."""
     if every != "auto" and (type(every) is not int or every < 1):
         raise ValueError(f'every must be "auto" or a number of steps of at least 1, got {every!r}')
     if not (isinstance(tolerance, Real) and 1 < float(tolerance) < math.inf):
@@ -32,25 +26,13 @@ def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
 
 
 def check_steps(name: str, steps: Any) -> None:
-    """Raise a ValueError if the argument of this name is not a number of steps.
-
-    Example:
-        >>> check_steps("monitor_every", 0)
-        Traceback (most recent call last):
-        ValueError: monitor_every must be a number of steps of at least 1, got 0
-    """
+    """Raise a ValueError if the argument of this name is not a number of steps."""
     if type(steps) is not int or steps < 1:
         raise ValueError(f"{name} must be a number of steps of at least 1, got {steps!r}")
 
 
 def check_model(model: Any) -> None:
-    """Raise a TypeError for anything but an nn.Module.
-
-    Example:
-        >>> check_model("mlp.pt")
-        Traceback (most recent call last):
-        TypeError: model must be a torch.nn.Module, got 'mlp.pt': it comes first, before its optimizer
-    """
+    """Raise a TypeError for anything but an nn.Module."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model must be a torch.nn.Module, got {described(model)}: it comes first, before its optimizer"
@@ -58,13 +40,7 @@ def check_model(model: Any) -> None:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise a TypeError for anything but an optimizer or a wrapper of one.
-
-    Example:
-        >>> check_optimizer(None)
-        Traceback (most recent call last):
-        TypeError: optimizer must be the torch.optim.Optimizer that trains the model, got None
-    """
+    """Raise a TypeError for anything but an optimizer or a wrapper of one."""
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
         raise TypeError(
             f"optimizer must be the torch.optim.Optimizer that trains the model, got {described(optimizer)}"
@@ -72,17 +48,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def checked_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
-    """The sinks, each a function of one argument.
-
-    Raises:
-        TypeError: not a list, or an item that is not a function of one argument, or a class in place of a sink.
-
-    Example:
-        >>> checked_sinks(["samples.csv"])
-        Traceback (most recent call last):
-        TypeError: sinks hold 'samples.csv', which is not a function of one argument: sigmoidcore.integrations.sinks \
-has some, CSV("samples.csv") for a table
-    """
+    """The sinks as a tuple; a TypeError for anything but functions of one argument in a list."""
     if isinstance(sinks, str | Path) or not isinstance(sinks, Iterable):
         raise TypeError(
             f"sinks must be a list of functions of one argument, got {described(sinks)}: put one in brackets, as in "
@@ -101,12 +67,7 @@ has some, CSV("samples.csv") for a table
 
 
 def described(value: Any) -> str:
-    """A value of a wrong type, as an error names it.
-
-    Example:
-        >>> described(None), described("runs"), described(nn.ReLU), described(nn.ReLU())
-        ('None', "'runs'", 'the class ReLU', 'ReLU')
-    """
+    """A value of a wrong type, as an error names it."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, str | int | float):

@@ -39,13 +39,13 @@ def open_neurons(core: SigmoidCore, x: Tensor, shut: Tensor, floor: float, ranks
 
     Args:
         core: the core; its other neurons stay as they are.
-        x: preactivations of the neurons that are shut, shape [rows, shut ones], in the dtype of the slope.
-        shut: which ones are saturated, shape [neurons] ([1] if the layer has one slope), bool, on the core's device.
+        x: preactivations of the shut neurons, shape [rows, shut ones], in the dtype of the slope.
+        shut: whether each neuron is saturated, shape [neurons] ([1] if the layer has one slope).
         floor: mean relative slope below which a neuron is saturated.
         ranks: the processes whose rows these are.
 
     Returns:
-        The number of neurons opened: 0 if what they read is not finite, and then nothing is changed.
+        The number of neurons opened; 0 if their preactivations are not finite, and then nothing is changed.
     """
     alpha, shift = core.alpha.reshape(-1).clone(), core.shift.reshape(-1).clone()
     shift[shut] = ranks.means([x.mean(0)], [len(x)])[0]

@@ -10,6 +10,7 @@ modules, to rounding; docs/performance.md has what this gives.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,10 +99,11 @@ def _listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
     return found if len(found) < 2 else None
 
 
+@dataclass(eq=False)
 class Stack:
-    """The hidden layers in a row that `of` has found to be such.
+    """Hidden layers in a row.
 
-    Args:
+    Attributes:
         weights: W of every layer, [n, n], but of the first [n, inputs].
         biases: b of every layer, [n].
         slopes: alpha of every layer, [layers, n].
@@ -111,24 +113,17 @@ class Stack:
         listeners: the listener for its gradients, at most one.
     """
 
-    def __init__(
-        self,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        slopes: Tensor,
-        shifts: Tensor,
-        factors: list[float],
-        cores: Sequence[nn.Module],
-        listeners: Sequence[ListenerFactory],
-    ) -> None:
-        self.weights, self.biases = weights, biases
-        self.slopes, self.shifts = slopes, shifts
-        self.factors = factors
-        self.cores, self.listeners = cores, listeners
+    weights: list[Tensor]
+    biases: list[Tensor]
+    slopes: Tensor
+    shifts: Tensor
+    factors: list[float]
+    cores: Sequence[nn.Module]
+    listeners: Sequence[ListenerFactory]
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
-        """The stack of these Linears and cores, or None if they are not plain, or the cores not centered."""
+        """The stack of these Linears and cores, or None if they have to run one by one."""
         for core in cores:
             assert isinstance(core, SigmoidCore)
             if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
@@ -155,7 +150,7 @@ class Stack:
         return cls(weights, biases, slopes, shifts, factors, cores, listeners)
 
     def takes(self, x: Tensor) -> bool:
-        """Whether the first layer reads such a tensor as it is."""
+        """Whether the first layer can read this tensor."""
         first = self.weights[0]
         return (
             x.dim() > 1
@@ -189,10 +184,7 @@ class Stack:
 
 
 def _shortened(factor: Tensor) -> list[Tensor | float]:
-    """The factors of every layer; a number, which a matrix product takes in passing, where all neurons have the same.
-
-    On a GPU, where to ask would be to wait, they are tensors.
-    """
+    """The factor of every layer, as a number if all neurons have the same one; on a GPU, asking would take time."""
     if factor.is_cuda:
         return list(factor.unbind())
     alike = (factor == factor[:, :1]).all(1).tolist()
@@ -218,7 +210,7 @@ def _forward(
 
 
 def _tanh_(t: Tensor) -> Tensor:
-    """Tanh in place: NumPy's is five times as fast on a CPU as PyTorch's where that is not Intel's, and as exact."""
+    """Tanh in place: on CPUs without Intel's library, NumPy's is five times as fast as PyTorch's, and as exact."""
     if t.is_cuda or t.dtype == torch.bfloat16 or (t.numel() > SMALL and torch.get_num_threads() > FEW_THREADS):
         return t.tanh_()
     values = t.numpy()
@@ -227,10 +219,9 @@ def _tanh_(t: Tensor) -> Tensor:
 
 
 class _Layers(torch.autograd.Function):
-    """The layers' t from the inputs, weights and biases, in blocks; the last is one layer, and its core's output.
+    """The t of all layers in blocks, the last of which is the output of the last core.
 
-    All of them are outputs, for second derivatives, and its backward pass is written in differentiable operations if it
-    is to be differentiated itself.
+    All of them are outputs, for second derivatives.
     """
 
     @staticmethod
@@ -283,11 +274,7 @@ def _backward(
     to: tuple[bool, bool],
     listen: LayerListener | None,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Gradients by the inputs, and by weights and biases, some layers at a time from the last to the first.
-
-    `to` says whether those by the inputs are needed, and those by weights and biases: a derivative by the inputs, as
-    in a differential equation, does without.
-    """
+    """Gradients by the inputs, and by weights and biases, if `to` asks for them; some layers at a time."""
     to_inputs, to_parameters = to
     outputs = [t for block in blocks for t in block.unbind()]
     size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
@@ -336,7 +323,7 @@ def _or_none(of_weights: list[Tensor], of_biases: list[Tensor], count: int) -> l
 
 
 def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor) -> Tensor:
-    """What has come back, to which a times what comes from outside is added in place."""
+    """Add a * more to g, in place."""
     if g is None:
         return torch.zeros_like(like) if more is None else more * a
     if more is None:

@@ -166,7 +166,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         return torch.cat([torch.full((self.hidden_size,), value, device=device, dtype=dtype) for value in values])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load; a plain layer has no slopes and shifts, and stands for those of the start."""
+        """Load; the state dict of a plain layer, without slopes and shifts, resets them."""
         buffers = dict(self.named_buffers(recurse=False))
         if not any(prefix + name in state_dict for name in buffers):
             for name, like in buffers.items():
@@ -233,7 +233,7 @@ _RELU = "an nn.RNN with relu has no sigmoids, and its outputs no bound: it canno
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether a module is a recurrent layer or cell of PyTorch's, a quantized one or of a subclass, too."""
+    """Whether a module is one of PyTorch's recurrent layers or cells, a subclass or a quantized one."""
     return any(
         base.__name__ in ("RNNBase", "RNNCellBase") and base.__module__.startswith("torch.")
         for base in type(module).__mro__
@@ -241,7 +241,7 @@ def is_recurrent(module: nn.Module) -> bool:
 
 
 def why_not(layer: nn.Module) -> str:
-    """The reason for which a layer cannot be made of cores, and what to do instead; "" if it can."""
+    """Why a layer cannot be made of cores, and what to do instead; "" if it can."""
     if isinstance(layer, RecurrentCores):
         return "it is made of cores already"
     if not is_recurrent(layer):

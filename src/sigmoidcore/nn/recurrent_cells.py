@@ -18,21 +18,13 @@ State = tuple[Tensor, ...]
 
 
 class Weights(NamedTuple):
-    """Of one layer in one direction, with the slopes and shifts in them.
+    """Weights of one layer in one direction."""
 
-    Attributes:
-        ih: [gates * hidden, features].
-        hh: [gates * hidden, hidden], or [gates * hidden, projected].
-        bias_ih: [gates * hidden].
-        bias_hh: [gates * hidden].
-        hr: [projected, hidden], or None without a projection.
-    """
-
-    ih: Tensor
-    hh: Tensor
-    bias_ih: Tensor
-    bias_hh: Tensor
-    hr: Tensor | None
+    ih: Tensor  # [gates * hidden, features]
+    hh: Tensor  # [gates * hidden, hidden], or [gates * hidden, projected]
+    bias_ih: Tensor  # [gates * hidden]
+    bias_hh: Tensor  # [gates * hidden]
+    hr: Tensor | None  # [projected, hidden], or None without a projection
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,8 @@ class Cell:
         slopes: of each gate as PyTorch computes it: 1 is a sigmoid, 2 (with scale 2 and centered) a tanh.
         leaks: +1 for a gate that keeps the memory, -1 for a gate that lets new in, 0 for the others.
         states: tensors of the state: 1, h, or 2, h and c.
-        step: the new state from what the inputs bring (W_ih u + b_ih, [batch, gates * hidden]), state and weights.
-        resets: whether the bias of the last gate's W_hh is multiplied by another gate, and so no part of its mean.
+        step: the new state from W_ih u + b_ih, [batch, gates * hidden], the state and the weights.
+        resets: whether another gate multiplies the last gate's W_hh h + b_hh, so that b_hh is no part of its mean.
     """
 
     slopes: tuple[float, ...]
@@ -83,13 +75,7 @@ CELLS = {
 def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
     """Slopes and shifts into the rows: a gate is sigmoid(slope (W u + b - shift)) or tanh(slope / 2 (W u + b - shift)).
 
-    With the slopes and shifts of the start every weight keeps its bits.
-
-    Args:
-        cell: the kind of layer.
-        weights: as they are trained.
-        slope: [gates * hidden].
-        shift: [gates * hidden].
+    With the initial slopes and shifts every weight keeps its bits.
     """
     gates = slope.to(weights.ih.dtype).chunk(len(cell.slopes))
     row = torch.cat([gate / start for gate, start in zip(gates, cell.slopes, strict=True)])

@@ -19,23 +19,16 @@ from sigmoidcore.nn.fused import LayerListener, Listener, Stack
 
 
 class StackPass:
-    """One forward pass through a stack.
+    """One forward pass through a stack; `layers` has the pass of each core by name. See `gradients.Pass`.
 
     Args:
         stack: the stack.
         names: names of its cores, in order.
-        x: what its first layer reads.
+        x: the input of its first layer.
         leaf: see `gradients.Pass`; None: that of the first layer.
         samples: see `gradients.Pass`.
-        arrived: called with the layers that a gradient has arrived at which counts.
-        keeps_node: keep the node in the graph once it has.
-
-    Attributes:
-        layers: a pass of each core, by name.
-        leaf, samples, rows, again, backward, differentiated: see `gradients.Pass`.
-        node, inputs: the stack's node and the one before it, if they are to be kept.
-        arrivals: what has come back: one item, or one each time it was settled.
-        slopes: mean relative slopes of every core, once a gradient has come back.
+        arrived: called with the layers whose gradients have arrived and count.
+        keeps_node: whether to keep the stack's node and the one before it, for `gradients.consumers`.
     """
 
     def __init__(
@@ -64,7 +57,7 @@ class StackPass:
         self._graph: weakref.ref[Listener] | None = None
 
     def listener(self) -> Listener:
-        """What the stack calls when a gradient arrives. The graph keeps it, but not this pass."""
+        """The function that the stack calls when a gradient arrives; the graph keeps it alive, but not this pass."""
         listener = partial(_listen, weakref.ref(self))
         self._graph = weakref.ref(listener)
         return listener
@@ -75,7 +68,7 @@ class StackPass:
         return self._graph is not None and self._graph() is not None
 
     def begin(self, node: Node, x: Tensor, blocks: Sequence[Tensor]) -> LayerListener | None:
-        """A gradient arrives; returns what is to be called with those of the layers, if it counts for any."""
+        """A gradient arrives; returns the listener for those of the layers, if it counts for any."""
         everywhere = accumulates(self.leaf)
         counts = [everywhere or accumulates(get_gradient_edge(bias).node) for bias in self._stack.biases]
         if not any(counts):
@@ -85,7 +78,7 @@ class StackPass:
         self.backward = backward_pass()
         if self._keeps_node:
             self.node = node
-            # Taken now: once the graph is freed, PyTorch 2.6 does not tell them any more.
+            # Read now: PyTorch 2.6 does not show them once the graph is freed.
             self.inputs = (node.next_functions[0][0],)
         if not self._inputs:
             self._inputs = [x.detach(), *(t for block in blocks for t in block.detach().unbind())]
@@ -96,19 +89,19 @@ class StackPass:
         return partial(self._reduce, arrival, None if everywhere else x.new_tensor(counts).view(-1, 1, 1))
 
     def _reduce(self, arrival: "Arrival", mask: Tensor | None, start: int, gradients: Tensor, outputs: Tensor) -> None:
-        """Take the numbers of some layers in a row."""
+        """Reduce the gradients and outputs of some layers in a row to numbers."""
         these = slice(start, start + len(gradients))
         arrival.add(these, gradients if mask is None else gradients * mask[these], self._scales[these])
         t = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         self.slopes[these] = (1 - t.square().mean(1)).unbind()
 
     def settle(self) -> None:
-        """Reduce gradients to numbers; what comes back later is taken for another micro-batch."""
+        """Reduce gradients to numbers; later ones belong to another micro-batch."""
         if self.arrivals:
             self.arrivals[-1].settle()
 
     def changed(self, layer: int) -> bool:
-        """Whether a layer's weights have changed since, so that its preactivations cannot be computed any more."""
+        """Whether a layer's weights have changed, so that its preactivations cannot be computed."""
         return version(self._stack.weights[layer]) != self._versions[layer]
 
     def x(self, layer: int) -> Tensor:
@@ -126,16 +119,11 @@ def _listen(stack_pass: "weakref.ref[StackPass]", node: Node, x: Tensor, blocks:
 
 
 class Arrival:
-    """The gradients of one micro-batch, of which nothing but the sizes is kept.
+    """The sizes of the gradients of one micro-batch.
 
     Args:
         outputs: the outputs of every layer, for the shape.
-        more: whether more can come back through the same graph, which adds up: the gradients are kept, too.
-
-    Attributes:
-        counts: whether it counts, for every layer.
-        norms: L2 norm for every layer, 0-dim, float64.
-        settled: whether nothing is added any more.
+        more: whether more gradients, which add up, can come back through the same graph: then it keeps the gradients.
     """
 
     def __init__(self, outputs: Sequence[Tensor], more: bool) -> None:
@@ -152,19 +140,12 @@ class Arrival:
         self.norms[these] = (row_norms(gradients) / scales).unbind()
 
     def settle(self) -> None:
-        """Drop the sum: nothing is added any more."""
+        """Drop the sum."""
         self.settled, self._sum = True, None
 
 
 class LayerPass:
-    """One layer of a `StackPass`, with what a `gradients.Pass` has.
-
-    Args:
-        stack_pass: that of all layers.
-        layer: the index of this one.
-        core: its core.
-        before: name of the core that it reads from in the stack.
-    """
+    """One layer of a `StackPass`, with the interface of `gradients.Pass`."""
 
     __slots__ = ("_layer", "_stack", "before", "core")
 
@@ -182,12 +163,12 @@ class LayerPass:
 
     @property
     def inputs(self) -> tuple[Node | None, ...]:
-        """The node that the core's layer reads, if that is not another layer of the stack."""
+        """The node before the stack, for its first layer."""
         return self._stack.inputs if self._layer == 0 else ()
 
     @property
     def exit(self) -> Node | None:
-        """The node that is met first on the way back from what the core feeds, if that is not another layer."""
+        """The node of the stack, for its last layer."""
         return self._stack.node if self._layer == len(self._stack.layers) - 1 else None
 
     @property
@@ -197,7 +178,7 @@ class LayerPass:
 
     @property
     def changed(self) -> bool:
-        """Whether the preactivations cannot be computed any more."""
+        """Whether the preactivations cannot be computed."""
         return self._stack.changed(self._layer)
 
     @property
@@ -212,7 +193,7 @@ class LayerPass:
         return self._stack.slopes[self._layer]
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """The norms of what has come back, 0-dim."""
+        """The norms of the gradients, 0-dim."""
         at = self._layer
         return tuple(arrival.norms[at] for arrival in self._stack.arrivals if arrival.counts[at])
 

@@ -37,16 +37,15 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class GradientObserver(LayerObserver):
-    """Records the passes through cores whose gradients belong to the step to come.
+    """Records the passes through cores whose gradients belong to the next step.
 
     - The gradient of a core's preactivation counts if the same backward pass goes into the `.grad` of a parameter
       before the core, as that of `backward()` does. `torch.autograd.grad` does not: derivatives by the inputs
       (physics-informed losses, gradient penalties) are part of the loss, not gradients of it.
     - Several backward passes through one graph add up, as they do in `.grad`.
-    - Passes before `zero_grad` are forgotten at the next forward pass, or when the next gradient arrives: their step
-      was skipped, by a gradient scaler or by the user.
-    - Forward passes without a gradient coming back (evaluations, recomputed activation checkpoints) do not count;
-      neither do passes inside a transform of `torch.func`, whose tensors must not be kept.
+    - Passes before `zero_grad` are forgotten: a gradient scaler or the user skipped their step.
+    - Forward passes without a backward pass (evaluations, recomputed activation checkpoints) do not count, nor do
+      passes inside a transform of `torch.func`.
 
     Args:
         cores: the cores to watch, by name.
@@ -132,10 +131,7 @@ class GradientObserver(LayerObserver):
         return first[-1] if first else None
 
     def forget_emptied(self, arriving: "Mapping[str, CorePass]") -> None:
-        """Forget the gradients of cores whose `.grad` has been emptied since, when the next ones arrive.
-
-        `zero_grad` was then called between the forward and the backward pass.
-        """
+        """Forget earlier gradients if `zero_grad` was called between the forward and the backward pass."""
         number = backward_pass()
         earlier = [
             (self._passes[name], p)
@@ -152,10 +148,7 @@ class GradientObserver(LayerObserver):
                     one.let_go()
 
     def _emptied(self) -> bool:
-        """Whether no parameter holds a gradient, as after `zero_grad` before a forward pass.
-
-        (When a gradient arrives it is too late for this question: the layers behind have theirs by then.)
-        """
+        """Whether no parameter holds a gradient, as after `zero_grad` before a forward pass."""
         gradients = (p.grad for p in self._parameters() if p.grad is not None)
         return not any(bool((g.to_local() if hasattr(g, "to_local") else g).any()) for g in gradients)
 
@@ -167,28 +160,25 @@ class GradientObserver(LayerObserver):
 
 
 class Pass:
-    """One forward pass through one core.
-
-    Nothing is computed before the step: one kind of operation for all cores in turn takes much less time than the same
-    between the operations of the model.
+    """One forward pass through one core; the computations wait for the step, when all cores are processed in turn.
 
     Args:
         observer: is told when a gradient arrives that counts.
         name: name of the core.
         core: the core.
         x: the preactivations.
-        y: the output of the core, before anything else is done with it.
-        first: the latest pass of the core that ran first in this step, for what all passes have in common.
+        y: the output of the core.
+        first: the latest pass of the core that ran first in this step.
         copies: keep copies of x and y, because the model changes them in place.
 
     Attributes:
         leaf: a node that most likely accumulates into `.grad` in the backward passes of this step.
         samples: number of samples of the batch: rows of the core that ran first.
         again: whether it ran inside a backward pass, as those of reentrant activation checkpoints do.
-        backward: number of the latest backward pass that a gradient came back in.
-        differentiated: whether a gradient came back that is differentiated again: the loss contains derivatives.
+        backward: number of the latest backward pass that brought a gradient.
+        differentiated: whether a gradient is differentiated again: the loss contains derivatives.
         entry: the node that the core reads, once a gradient has come back: a graph that is never used is not kept.
-        before: name of the core that feeds this one if the graph does not tell: None.
+        before: name of the core that feeds this one, if the graph does not show it: None here.
     """
 
     before: str | None = None
@@ -234,7 +224,7 @@ class Pass:
 
     @property
     def rows(self) -> int:
-        """Number of samples, times positions, that a neuron has read, or the layer if it has one slope."""
+        """Number of samples, times positions, that a neuron reads; or the layer, if it has one slope."""
         return self._x.numel() // (self.core.num_features or 1)
 
     @property
@@ -244,7 +234,7 @@ class Pass:
 
     @property
     def changed(self) -> bool:
-        """Whether the model has changed the preactivations or the output in place since."""
+        """Whether the model has changed the preactivations or the output in place."""
         return (version(self._x), version(self._y)) != self._versions
 
     @property
@@ -259,7 +249,7 @@ class Pass:
 
     @property
     def exit(self) -> Node | None:
-        """The node that is met first on the way back from what the core feeds."""
+        """The node that a backward walk meets first when it comes from later cores."""
         return self.entry
 
     def output(self) -> Tensor:
@@ -267,10 +257,7 @@ class Pass:
         return self.core.in_rows(self._y)
 
     def settle(self) -> None:
-        """Reduce the gradient and the output to numbers: the next micro-batch needs the memory.
-
-        What comes back later through the same graph is then taken for another micro-batch.
-        """
+        """Reduce the gradient and the output to numbers; later gradients belong to another micro-batch."""
         if self._gradient is not None:
             self._settled = (*self._settled, norm(self._gradient))
             self._gradient = None
@@ -280,11 +267,11 @@ class Pass:
             self._versions = self._versions[0], version(self._y)
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """What has come back: gradients, and the norms, 0-dim, of settled ones."""
+        """The gradients, and the norms, 0-dim, of settled ones."""
         return self._settled if self._gradient is None else (*self._settled, self._gradient)
 
     def let_go(self) -> None:
-        """Stop listening: the graph, which may be kept, keeps this pass no longer."""
+        """Stop listening, so that the graph does not keep this pass alive."""
         self._handle.remove()
 
     def __call__(self, gradient: Tensor) -> None:
@@ -314,14 +301,7 @@ CorePass = Pass | LayerPass
 
 
 def consumers(passes: Mapping[str, Sequence[CorePass]]) -> dict[str, dict[str, bool]]:
-    """Which cores each core feeds, without another core in between, and whether always through a normalisation.
-
-    Args:
-        passes: the passes of the cores that a gradient has come back through, by name.
-
-    Returns:
-        For every core the cores that it feeds; none for a core that only the loss reads.
-    """
+    """For every core the cores that it feeds directly, each with whether always through a normalisation."""
     exits = {p.exit: name for name, of_core in passes.items() for p in of_core if p.exit is not None}
     found: dict[str, dict[str, bool]] = {name: {} for name in passes}
     for name, of_core in passes.items():
@@ -337,10 +317,8 @@ def consumers(passes: Mapping[str, Sequence[CorePass]]) -> dict[str, dict[str, b
 def mean_relative_slopes(passes: Sequence[CorePass]) -> list[Tensor]:
     """Mean relative slope of every neuron over the rows of each pass, [neurons] or [1].
 
-    With y = sigmoid(z) it is 4 y (1 - y), and 1 - (2y)^2 of a centered y: to 1e-7 in float32, and to 0.02 a sample
-    in bfloat16, whose roundings average out.
-
-    Small layers of one kind are stacked: that takes half the time.
+    It is 4 y (1 - y) for y = sigmoid(z), and 1 - (2y)^2 for a centered y: the error is 1e-7 in float32, 0.02 a sample
+    in bfloat16, whose roundings average out. Small layers of one kind are stacked, in half the time.
     """
     found: list[Any] = [one.slopes for one in passes]
     outputs = {i: one.output() for i, one in enumerate(passes) if isinstance(one, Pass) and one.slopes is None}

@@ -120,7 +120,7 @@ class LayerObserver(Observer):
 
 
 class _Hooks:
-    """The hooks of an observer, which do not keep it alive."""
+    """The hooks of an observer; they do not keep it alive."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = weakref.ref(observer)

@@ -9,15 +9,11 @@ from sigmoidcore.gain import slope_for_floor
 
 
 class Ranks:
-    """The processes of a group. In one process every statistic is the one that was given, bit for bit.
+    """The processes of a group. In one process every statistic is the argument, bit for bit.
 
-    Every method is a collective: all ranks call it together, and all get the same numbers, from which they then draw
-    the same conclusions. What is exchanged are sums in float64, never samples. Of a sampled step: 24 bytes for whether
-    all ranks can look and may act, 16 L for the gradient profile of L cores, 8 (N + L) for the mean relative slopes of
-    their N neurons; and for a core with K saturated neurons 16 (K + 1), and 8 (42 S + 41) where S of them are still
-    shut then and their slopes are searched for; once, at the first sample, 32 N + 8 to see that the slopes are equal.
-    The search sums 41 times; gathered samples would be more bytes from 86 samples a rank on, and without bound for
-    convolutions.
+    Every method is a collective: all ranks call it together and get the same numbers. They exchange sums in float64,
+    never samples: 16 L + 8 (N + L) + 24 bytes a sampled step for L cores of N neurons, and 8 (42 S + 41) for a core
+    with S neurons whose slopes are searched.
 
     Args:
         group: the process group; None: the default group, or one process where there is none.
@@ -71,15 +67,7 @@ class Ranks:
         return (squares / number).sqrt() / self.count
 
     def means(self, means: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
-        """Means over the rows of all ranks.
-
-        Args:
-            means: this rank's means, each of any shape.
-            rows: number of rows that each was taken over.
-
-        Returns:
-            Means of the same shapes and dtypes.
-        """
+        """Means over the rows of all ranks, from this rank's means and the number of rows of each."""
         if self.count == 1:
             return list(means)
         device = means[0].device
@@ -89,16 +77,7 @@ class Ranks:
         return [(t / n).reshape(m.shape).to(m) for t, n, m in zip(totals, number, means, strict=True)]
 
     def slope_for_floor(self, x: Tensor, alpha: Tensor, floor: float) -> Tensor:
-        """`gain.slope_for_floor` over the rows of all ranks.
-
-        Args:
-            x: this rank's centred preactivations, shape [rows, neurons].
-            alpha: present slopes, [neurons], the same on all ranks.
-            floor: between 0 and 1.
-
-        Returns:
-            Slopes, [neurons], the same on all ranks.
-        """
+        """`gain.slope_for_floor` over the rows of all ranks; `x` has this rank's rows, `alpha` is the same on all."""
         if self.count == 1:
             return slope_for_floor(x, alpha, floor)
         return slope_for_floor(
@@ -110,12 +89,7 @@ class Ranks:
         )
 
     def total(self, values: Tensor, device: torch.device, op: str = "SUM") -> Tensor:
-        """Sum (or "MAX") over the ranks of numbers that each has, in float64; `device` is where the model is.
-
-        Example:
-            >>> Ranks().total(torch.tensor([1.0, 2.0]), torch.device("cpu"))
-            tensor([1., 2.], dtype=torch.float64)
-        """
+        """Sum (or "MAX") of the ranks' numbers, in float64; `device` is that of the model."""
         return values.to(torch.float64) if self.count == 1 else self._sum(values, device, op)
 
     def _sum(self, values: Tensor, device: torch.device, op: str = "SUM") -> Tensor:
