@@ -436,6 +436,16 @@ def test_a_step_skipped_by_the_user_is_not_joined_with_the_next(model, batch, se
     assert_right(measured, model, lambda network: loss_of(network, batch))
 
 
+def test_gradients_emptied_before_a_second_pass_through_one_graph_do_not_count(model, batch):
+    def run(optimizer):
+        loss = loss_of(model, batch)
+        (30 * loss).backward(retain_graph=True)
+        optimizer.zero_grad()
+        loss.backward()
+
+    assert_right(of_one_step(model, run), model, lambda network: loss_of(network, batch))
+
+
 def test_two_heads_with_separate_backward_passes_are_one_step(batch):
     class Heads(nn.Module):
         def __init__(self):
