@@ -121,7 +121,8 @@ def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> by
     """An archive of torch.export without pickles."""
     with _quiet():
         program = torch.export.export(model, (inputs,), dynamic_shapes=ANY_BATCH, strict=False)
-        program.example_inputs = None  # PyTorch would pickle them
+        with contextlib.suppress(ValueError):  # of PyTorch 2.6, which pickles the weights too
+            program.example_inputs = None  # PyTorch would pickle them
         file = io.BytesIO()
         extra = {"preprocessing.json": _described(preprocessing), "outputs.txt": _meaning(preprocessing)}
         torch.export.save(program, file, extra_files=extra)

@@ -104,9 +104,12 @@ def _with_progress(tables: Iterable[Any]) -> Iterator[Any]:
 
     console = Console(stderr=True, highlight=False)
     hidden = not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal)
+    if hidden:
+        yield from tables
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     rows = 0
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=hidden) as progress:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("predicting", total=None)
         for table in tables:
             rows += table.num_rows
