@@ -3,14 +3,16 @@
 import copy
 import math
 import warnings
-from abc import ABCMeta, abstractmethod
-from typing import Any, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
@@ -32,49 +34,80 @@ DEFAULT_DECAY = 0.4
 FEWEST, DECAY_FRACTION = 50, 0.2
 """Samples needed to choose the decay, and the fraction of them that the candidates are compared on."""
 _MOST_SEED = 2**31 - 1
+DTYPES = (np.float64, np.float32)
 
 
-class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
-    """See `SigmoidCoreClassifier` and `SigmoidCoreRegressor`."""
+@dataclass(eq=False, repr=False)
+class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
+    """Training and prediction of both estimators; a subclass adds the encoding of the targets, the loss and the score.
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        *,
-        saturation: Any = 0.5,
-        tolerance: float = 2.0,
-        weight_decay: Any = "auto",
-        batch_size: Any = "auto",
-        learning_rate_init: float = 0.03,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: Any = False,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        device: Any = "cpu",
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.saturation = saturation
-        self.tolerance = tolerance
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
+    `SigmoidCoreClassifier` documents the parameters and attributes.
+    """
+
+    hidden_layer_sizes: Any = (100,)
+    _: KW_ONLY
+    saturation: Any = 0.5
+    tolerance: float = 2.0
+    weight_decay: Any = "auto"
+    batch_size: Any = "auto"
+    learning_rate_init: float = 0.03
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: Any = False
+    warm_start: bool = False
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    device: Any = "cpu"
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on all samples.
+
+        Args:
+            X: inputs, [samples, features]: an array, a data frame or a sparse matrix of finite numbers.
+            y: for a classifier the classes, [samples], of any type; for several labels an indicator matrix of 0 and 1,
+                [samples, labels], dense or sparse. For a regressor finite numbers, [samples] or [samples, outputs].
+            sample_weight: weights, [samples], at least 0; a sample of weight 0 is left out.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: a parameter, X, y or a weight is invalid.
+            FloatingPointError: the loss or a weight of the network is not finite; the message names the cause if it is
+                a number in X or y, else the remedy.
+
+        Warns:
+            UserWarning: Ctrl-C ended the training; the network of that moment is kept.
+        """
+        return self._learn(X, y, sample_weight, incremental=False)
+
+    def predict(self, X: Any) -> Any:
+        """Predict the most likely classes, or the numbers.
+
+        Args:
+            X: see `fit`.
+
+        Returns:
+            A classifier: [samples], with the dtype of `classes_`; for several labels an indicator matrix, [samples,
+            labels], int64, sparse (CSR) if y was sparse. A regressor: float64, [samples] or [samples, outputs] as in
+            `fit`.
+
+        Raises:
+            NotFittedError: the estimator is not fitted.
+            ValueError: the features differ from those in `fit`, or a number is missing or infinite.
+
+        Warns:
+            RuntimeWarning: this machine does not have `device`; the CPU is used.
+        """
+        return self._decode(self._outputs(X))
 
     # --- a subclass defines these --------------------------------------------------------------------------------
+
+    _score: ClassVar[Callable[..., Any]]
+    """The score of predictions for y, with `sample_weight`; higher is better."""
 
     @abstractmethod
     def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
@@ -95,10 +128,6 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
     @abstractmethod
     def _decode(self, outputs: Array) -> Any:
         """Predictions from the network's outputs."""
-
-    @abstractmethod
-    def _score(self, y: Any, predictions: Any, weights: Array | None) -> float:
-        """The score of predictions; higher is better."""
 
     def _strata(self, y: Any, fraction: float) -> Array | None:
         """Groups of which the same fraction is held out, or None."""
@@ -269,7 +298,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
 
     def _validate(self, network: torch.nn.Module, held_out: Table, device: torch.device) -> float:
         predictions = self._decode(self._run(network, held_out.X, device, torch.float32))
-        score = self._score(held_out.y, predictions, held_out.weights)
+        score = float(self._score(held_out.y, predictions, sample_weight=held_out.weights))
         assert self.validation_scores_ is not None
         self.validation_scores_.append(score)
         if self.verbose:
@@ -281,7 +310,7 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
     def _outputs(self, X: Any) -> Array:
         """The network's outputs, [samples, outputs], float64."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         try:
             device = device_of(self.device)
         except ValueError as error:
@@ -329,11 +358,17 @@ class SigmoidCoreEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[mi
         tags.input_tags.sparse = True
         return tags
 
-    def _weights(self, X: Any, sample_weight: Any) -> Array | None:
-        if sample_weight is None:
-            return None
-        weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        return weights
+    def _checked(self, table: Table, *, first: bool, **options: Any) -> Table:
+        """The table as checked arrays; a single column of targets has one dimension."""
+        X, y = validate_data(
+            self, table.X, table.y, accept_sparse="csr", multi_output=True, dtype=DTYPES, reset=first, **options
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        weights = table.weights
+        if weights is not None:
+            weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
+        return Table(X, y, weights)
 
 
 def _weighted(table: Table, weights: Array) -> Table:

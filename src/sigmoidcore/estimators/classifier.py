@@ -1,6 +1,7 @@
 """`SigmoidCoreClassifier`: a network of cores in place of `MLPClassifier`."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -8,9 +9,8 @@ import torch
 from scipy import sparse
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from sigmoidcore.estimators.base import SigmoidCoreEstimator
@@ -18,6 +18,7 @@ from sigmoidcore.estimators.parameters import check_class_weight
 from sigmoidcore.estimators.samples import Array, Table
 
 
+@dataclass(eq=False, repr=False)
 class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ignore[misc]
     """A classifier that is a network of cores: a drop-in replacement for scikit-learn's `MLPClassifier`.
 
@@ -79,68 +80,8 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         (array([0, 1, 2]), (150, 3))
     """
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        *,
-        saturation: Any = 0.5,
-        tolerance: float = 2.0,
-        weight_decay: Any = "auto",
-        class_weight: Any = None,
-        batch_size: Any = "auto",
-        learning_rate_init: float = 0.03,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: Any = False,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        device: Any = "cpu",
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            saturation=saturation,
-            tolerance=tolerance,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            learning_rate_init=learning_rate_init,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            device=device,
-        )
-        self.class_weight = class_weight
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on all samples.
-
-        Args:
-            X: inputs, [samples, features]: an array, a data frame or a sparse matrix of finite numbers.
-            y: classes, [samples], of any type. For several labels an indicator matrix of 0 and 1, [samples, labels],
-                dense or sparse.
-            sample_weight: weights, [samples], at least 0; a sample of weight 0 is left out.
-
-        Returns:
-            The estimator.
-
-        Raises:
-            ValueError: a parameter, X, y or a weight is invalid.
-            FloatingPointError: the loss or a weight of the network is not finite; the message names the cause if it is
-                a number in X or y, else the remedy.
-
-        Warns:
-            UserWarning: Ctrl-C ended the training; the network of that moment is kept.
-        """
-        return self._learn(X, y, sample_weight, incremental=False)
+    class_weight: Any = None
+    _score = staticmethod(accuracy_score)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch at the full rate, and continue the optimizer of the previous call.
@@ -164,25 +105,6 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         """
         return self._learn(X, y, sample_weight, incremental=True, classes=classes)
 
-    def predict(self, X: Any) -> Any:
-        """Predict the most likely class.
-
-        Args:
-            X: see `fit`.
-
-        Returns:
-            Classes, [samples], with the dtype of `classes_`. For several labels an indicator matrix, [samples, labels],
-            int64, sparse (CSR) if y was sparse.
-
-        Raises:
-            NotFittedError: the estimator is not fitted.
-            ValueError: the features differ from those in `fit`, or a number is missing or infinite.
-
-        Warns:
-            RuntimeWarning: this machine does not have `device`; the CPU is used.
-        """
-        return self._decode(self._outputs(X))
-
     def predict_proba(self, X: Any) -> Array:
         """Predict the probability of every class.
 
@@ -204,29 +126,15 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         logarithms: Array = (nn.functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1)).numpy()
         return logarithms
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy of `predict`, from 0 to 1; for several labels the fraction of samples with all labels correct.
-
-        Raises:
-            NotFittedError: see `predict`.
-            ValueError: see `predict`; also if y is of another kind than in `fit`.
-        """
-        return self._score(y, self.predict(X), sample_weight)
-
     # --- for the base class --------------------------------------------------------------------------------------
 
     def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
-        X, y = validate_data(
-            self, table.X, table.y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), reset=first
-        )
+        X, y, weights = self._checked(table, first=first)
         check_classification_targets(y)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
         if type_of_target(y).startswith("multiclass-multioutput"):
             raise ValueError("y has several columns of classes: fit one classifier for each column")
         if y.ndim == 2:
             _check_labels(y, classes if first else None)
-        weights = self._weights(X, table.weights)
         if self.class_weight is not None:
             check_class_weight(self.class_weight)
             if incremental and self.class_weight == "balanced":
@@ -283,9 +191,6 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             labels = (outputs > 0).astype(np.int64)
             return sparse.csr_matrix(labels) if self._sparse_labels else labels
         return self.classes_[outputs.argmax(1)]
-
-    def _score(self, y: Any, predictions: Any, weights: Array | None) -> float:
-        return float(accuracy_score(y, predictions, sample_weight=weights))
 
     def _strata(self, y: Any, fraction: float) -> Array | None:
         if y.ndim == 2:
