@@ -313,7 +313,7 @@ def test_demo_keeps_its_figures_when_it_is_interrupted(capsys, monkeypatch, tmp_
 
     monkeypatch.setattr(display.Meter, "update", press)
     assert main(["demo", "--output", "run"]) == 130
-    assert "interrupted; what there was is in run" in capsys.readouterr().err
+    assert "interrupted; the results so far are in run" in capsys.readouterr().err
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"article_fit", "gradient_profiles", "gradient_heatmap"} <= figures
 

@@ -138,9 +138,9 @@ def test_the_exit_code_is_1_for_findings_of_fail_on_and_for_errors_by_default(na
 @pytest.mark.parametrize(
     ("conditions", "cause"),
     [
-        (["SC9"], "'SC9' is neither error, warning, never, nor the beginning of a rule (SC1, "),
-        (["sc1"], "'sc1' is neither error"),
-        ([""], "'' is neither error"),
+        (["SC9"], "'SC9' is not error, warning, never, a rule such as SC101, or a group of rules (SC1, "),
+        (["sc1"], "'sc1' is not error"),
+        ([""], "'' is not error"),
         (["never", "error"], "never excludes other values"),
     ],
 )
@@ -219,7 +219,7 @@ def test_random_weights_are_the_same_every_time(capsys):
 def test_the_help_says_that_the_users_code_is_run(capsys):
     assert diagnose("--help") == 0
     text = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[│╭╮╰╯─]", "", capsys.readouterr().out).split())
-    assert "your own code, which is imported from this folder and RUN" in text
+    assert "imported from this folder and executed" in text
 
 
 # --- a function of the user ------------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def test_the_help_says_that_the_users_code_is_run(capsys):
 @pytest.mark.parametrize(
     ("target", "cause"),
     [
-        ("nothing", "nothing is neither the folder of a run nor a function of a module, as package.module:make"),
-        ("project.networks:", "project.networks: is neither the folder of a run nor"),
+        ("nothing", "nothing is not the folder of a run: give one, or a function of yours as package.module:make"),
+        ("project.networks:", "project.networks: is not the folder of a run"),
         ("project/networks.py", "is a file: give the folder of a run, or a function of a module as project.networks:"),
         ("project/networks.py:make", "is a path: give the module's name, as in project.networks:make"),
         ("missing.networks:make", "there is no module 'missing' in "),
@@ -246,7 +246,7 @@ def test_the_help_says_that_the_users_code_is_run(capsys):
         ("project.networks:no_loss", "returned a str as loss_fn: give a function"),
         ("project.networks:unknown", "returned a dict with the unknown key 'labels'"),
         ("project.networks:no_inputs", "returned a dict with no 'inputs'"),
-        ("project.networks:needs", "missing 1 required positional argument: 'something'"),
+        ("project.networks:needs", "is called without arguments: missing a required argument: 'something'; give a function without"),
         ("project.networks:fails", "(at 'return torch.ones(2) @ torch.ones(3)', project/networks.py, line "),
         ("project.networks:leaves", "raised SystemExit: no data here"),
         ("project.networks:shapes", "the model does not run on inputs of shape (5, 3) float32"),
@@ -350,7 +350,7 @@ def other_inputs(run):
         (remove("model.safetensors"), "run contains no weights (model.safetensors): `sigmoid-core train` writes them"),
         (
             remove("config.toml"),
-            "run is not a run: it has no config.toml; give a folder that `sigmoid-core train` wrote",
+            "run does not contain a run: it has no config.toml; give a folder that `sigmoid-core train` wrote",
         ),
         (replace_config("format = 2\n[options"), "run/config.toml is not TOML: "),
         (replace_config(""), "run/config.toml is not the config of a run: it has no format and no options"),

@@ -84,7 +84,7 @@ def _run(arguments: Sequence[str]) -> int:
         if context is not None:
             context.close()  # releases the run of --resume
         path = context.command_path if context is not None else "sigmoid-core"
-        message = error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
+        message = error.format_message().replace("Value error, ", "").rstrip(".")  # type: ignore[attr-defined]
         raise bad_input(f"{message} (see {path} --help)") from error
     return code if isinstance(code, int) else 0
 

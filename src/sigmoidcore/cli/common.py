@@ -19,7 +19,9 @@ from sigmoidcore.training.user_code import users_model
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of a run.")]
 MODEL = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODULE:FUNCTION", help="Your function that made the run's network; it is RUN."),
+    typer.Option(
+        "--model", metavar="MODULE:FUNCTION", help="Your function that made the run's network. Your code is executed."
+    ),
 ]
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 

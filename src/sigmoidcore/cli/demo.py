@@ -63,7 +63,7 @@ def demo(
             outcome = "interrupted" if stopped else "failed" if problem else "finished"
             run.log("end", outcome=outcome, message=str(problem or ""))
             if stopped:
-                raise session.interrupted(f"interrupted; what there was is in {run.folder}", ctrl_c.code)
+                raise session.interrupted(f"interrupted; the results so far are in {run.folder}", ctrl_c.code)
             if isinstance(problem, Exception):
                 raise explain(problem, run) from problem
             report = io.StringIO()

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 import sigmoidcore as sc
+from sigmoidcore.cli.common import errors_in_one_line
 from sigmoidcore.cli.subject import Subject, subject_of
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
@@ -19,6 +20,7 @@ from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.display import count
 from sigmoidcore.training.session import bad_input, interrupted
+from sigmoidcore.training.use.output import check_output
 from sigmoidcore.training.user_code import exception_text, raised_here
 
 NEVER = "never"
@@ -31,7 +33,7 @@ def _check_conditions(values: list[str] | None) -> list[str] | None:
         if not known:
             groups = ", ".join(sorted({rule.id[:3] for rule in RULES}))
             raise typer.BadParameter(
-                f"{value!r} is neither error, warning, never, nor the beginning of a rule ({groups}...)."
+                f"{value!r} is not error, warning, never, a rule such as SC101, or a group of rules ({groups})."
             )
     if values and NEVER in values and len(values) > 1:
         raise typer.BadParameter("never excludes other values.")
@@ -41,8 +43,8 @@ def _check_conditions(values: list[str] | None) -> list[str] | None:
 TARGET = typer.Argument(
     metavar="TARGET",
     show_default=False,
-    help="package.module:function, your own code, which is imported from this folder and RUN; it returns (model, "
-    "inputs, targets, loss_fn) or (model, inputs). Or the folder of a run of `sigmoid-core train`.",
+    help="Your function as package.module:function, imported from this folder and executed; it returns (model, inputs, "
+    "targets, loss_fn) or (model, inputs). Or the folder of a run of `sigmoid-core train`.",
 )
 JSON = typer.Option("--json", metavar="FILE", help="Write the diagnosis as JSON; - is standard output.")
 HTML = typer.Option("--html", metavar="FILE", help="Write one page that needs no network connection.")
@@ -52,7 +54,7 @@ FAIL_ON = typer.Option(
     show_default="error",
     callback=_check_conditions,
     metavar="WHAT",
-    help="Exit with 1 on: error, warning (and errors), never, or rules that begin so (SC1). Repeat it for several.",
+    help="Exit with 1 on: error, warning (includes errors), never, a rule (SC101) or group (SC1). Repeatable.",
 )
 
 
@@ -67,14 +69,19 @@ def diagnose(
     if str(html) == "-":
         raise bad_input("--html - would mix the page with the report: give the name of a file, such as report.html")
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
-    _check_writable(files)
+    with errors_in_one_line():
+        for file in files:
+            check_output(file, overwrite=True)
     try:
         with Console(stderr=True, highlight=False).status(f"getting {writable(target)}") as status:
             subject = subject_of(target)
             status.update(f"measuring {_size(subject.model)}")
             diagnosis = _diagnosis_of(subject, training)
             text = diagnosis.to_json() if json == "-" else str(diagnosis)
-            _write(diagnosis, html, json)
+            if html is not None:
+                diagnosis.to_html(html)
+            if json not in (None, "-"):
+                diagnosis.to_json(json)
     except KeyboardInterrupt as error:
         raise interrupted("interrupted") from error
     print(writable(text))
@@ -114,22 +121,3 @@ def _size(model: nn.Module) -> str:
     modules = sum(1 for module in model.modules() if not list(module.children()))
     parameters = sum(p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter))
     return f"{count(modules, 'module')}, {count(parameters, 'parameter')}"
-
-
-def _check_writable(files: Sequence[Path]) -> None:
-    """Refuse wrong names before a long measurement."""
-    for path in files:
-        if path.is_dir():
-            raise bad_input(f"{path} is a folder: give the name of a file")
-        if not path.parent.is_dir():
-            raise bad_input(f"cannot write {path}: there is no folder {path.parent}; make it, or give another name")
-
-
-def _write(diagnosis: Diagnosis, html: Path | None, json: str | None) -> None:
-    try:
-        if html is not None:
-            diagnosis.to_html(html)
-        if json not in (None, "-"):
-            diagnosis.to_json(json)
-    except OSError as error:
-        raise bad_input(f"cannot write {error.filename}: {error.strerror or error}; give another name") from error

@@ -16,7 +16,9 @@ from sigmoidcore.training.use.output import check_output
 
 MOST_CLASSES = 30
 """Classes in the printed table; the JSON has all."""
-DATA = typer.Argument(metavar="[DATA]", show_default="the run's test part", help="File or folder, with the target.")
+DATA = typer.Argument(
+    metavar="DATA", show_default="the run's test part", help="Other data with the target: a file or folder."
+)
 JSON = typer.Option("--json", metavar="FILE", help="Write everything as JSON; - is standard output.")
 FIGURE = typer.Option("--figure", metavar="FILE", help="Draw the confusion matrix, or the numbers, into a .png file.")
 

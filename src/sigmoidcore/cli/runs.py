@@ -28,7 +28,7 @@ class Order(StrEnum):
 
 
 FOLDERS = typer.Argument(
-    metavar="[FOLDER | RUN RUN ...]", show_default="runs", help="A folder of runs to list, or several runs to compare."
+    metavar="FOLDER", show_default="runs", help="A folder of runs to list, or several runs to compare."
 )
 SORT = typer.Option("--sort", help="By date (latest last), name, metric (best first) or time.")
 

@@ -1,5 +1,6 @@
 """The model and the batch of `sigmoid-core diagnose`: from a function of the user, or from a run."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from sigmoidcore.cli.common import errors_in_one_line
 from sigmoidcore.training.course import probes
-from sigmoidcore.training.runs.folder import data_of, read_config
-from sigmoidcore.training.runs.network import WEIGHTS, NetworkError, network_of
+from sigmoidcore.training.runs.folder import data_of
+from sigmoidcore.training.runs.network import WEIGHTS
 from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.use.trained import open_run
 from sigmoidcore.training.user_code import dotted, reported_as, users_code, with_article
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
@@ -44,7 +47,7 @@ def subject_of(target: str) -> Subject:
     if path.exists():
         example = f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
         raise bad_input(f"{target} is a file: give the folder of a run, or a function of a module as {example}")
-    raise bad_input(f"{target} is neither the folder of a run nor a function of a module, as package.module:make")
+    raise bad_input(f"{target} is not the folder of a run: give one, or a function of yours as package.module:make")
 
 
 def _of_function(target: str) -> Subject:
@@ -53,6 +56,10 @@ def _of_function(target: str) -> Subject:
             raise bad_input(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
         if not callable(make):
             raise bad_input(f"{target} is {with_article(make)}, not a function: give a function; let it {WANTED}")
+        try:
+            inspect.signature(make).bind()
+        except TypeError as error:
+            raise bad_input(f"{target} is called without arguments: {error}; give a function without any") from error
         torch.manual_seed(0)  # random weights are the same every time
         with reported_as(target):
             made = make()
@@ -78,19 +85,10 @@ def _of_function(target: str) -> Subject:
 
 
 def _of_run(folder: Path) -> Subject:
-    try:
-        options = read_config(folder).options
-    except FileNotFoundError as error:
-        raise bad_input(
-            f"{folder} is not a run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise bad_input(f"{error}; was the file edited?") from error
-    try:
-        network = network_of(folder)
-        data = data_of(options).arranged(network.arranged)
-    except (NetworkError, ValueError) as error:
-        raise bad_input(str(error)) from error
+    with errors_in_one_line():
+        run = open_run(folder)
+        network = run.network
+        data = data_of(run.config.options).arranged(network.arranged)
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
         raise bad_input(

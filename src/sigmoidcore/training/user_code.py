@@ -86,8 +86,9 @@ def exception_text(error: BaseException) -> str:
     text = " ".join(str(error).split())
     words = type(error).__name__ + (f": {text}" if text else "")
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_users(frame.filename)]
-    frame = next(reversed(own or frames), None)
+    others = [frame for frame in frames if Path(sc.__file__).parent not in Path(frame.filename).parents]
+    own = [frame for frame in others if _is_users(frame.filename)]
+    frame = next(reversed(own or others), None)
     if isinstance(error, SyntaxError) or frame is None:  # a SyntaxError names its own place
         return words
     path = Path(frame.filename)
