@@ -246,7 +246,7 @@ def test_the_help_says_that_the_users_code_is_run(capsys):
         ("project.networks:no_loss", "returned a str as loss_fn: give a function"),
         ("project.networks:unknown", "returned a dict with the unknown key 'labels'"),
         ("project.networks:no_inputs", "returned a dict with no 'inputs'"),
-        ("project.networks:needs", "is called without arguments: missing a required argument: 'something'; give a function without"),
+        ("project.networks:needs", "is called without arguments: missing a required argument: 'something'"),
         ("project.networks:fails", "(at 'return torch.ones(2) @ torch.ones(3)', project/networks.py, line "),
         ("project.networks:leaves", "raised SystemExit: no data here"),
         ("project.networks:shapes", "the model does not run on inputs of shape (5, 3) float32"),
