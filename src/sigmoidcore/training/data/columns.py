@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.errors import DataError, check_unique, nearest, short
-from sigmoidcore.training.data.libraries import pa, pc
+from sigmoidcore.training.data.errors import DataError, check_unique, nearest, pa, pc, short
 
 DAY = 86_400.0
 DATE_PARTS = ("days", "year sin", "year cos", "week sin", "week cos", "day sin", "day cos")
@@ -35,19 +34,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of inputs.
-
-    Attributes:
-        name: in the table.
-        role: what it contains.
-        format: how dates in text are written.
-        categories: the texts of the training part; None stands for a missing value.
-    """
+    """A column of inputs."""
 
     name: str
     role: Role
-    format: str = ISO
-    categories: tuple[str | None, ...] = ()
+    format: str = ISO  # how dates in text are written
+    categories: tuple[str | None, ...] = ()  # the texts of the training part; None stands for a missing value
 
     @property
     def parts(self) -> tuple[str, ...]:

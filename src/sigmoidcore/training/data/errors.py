@@ -1,9 +1,10 @@
-"""Errors about data: one line with the cause and the remedy."""
+"""Errors about data, one line with the cause and the remedy; and optional packages, imported at their first use."""
 
 import difflib
 import importlib
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 
 class DataError(ValueError):
@@ -67,3 +68,18 @@ def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> Modu
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f'{package} is not installed: pip install "{extra}"') from error
+
+
+class Library:
+    """A module of an optional package."""
+
+    def __init__(self, module: str, package: str) -> None:
+        self._module = module
+        self._package = package
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(needed(self._module, self._package), name)
+
+
+pa = Library("pyarrow", "pyarrow")
+pc = Library("pyarrow.compute", "pyarrow")

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.errors import listed
-from sigmoidcore.training.data.libraries import pa, pc
+from sigmoidcore.training.data.errors import listed, pa, pc
 
 DIGITS = 16
 """Hexadecimal digits of a digest."""

@@ -13,17 +13,14 @@ from sigmoidcore.training.data.images import has_images
 from sigmoidcore.training.data.preparation import Request, array_data, image_data, stream_data, table_data
 from sigmoidcore.training.data.readers import (
     ARRAYS,
-    FEATHER,
-    PARQUET,
+    TABLE_FILES,
     TEXT,
     TableFiles,
     as_table,
-    read_table,
+    opened,
     suffix,
+    unknown_kind,
 )  # fmt: skip
-from sigmoidcore.training.data.readers import (
-    TABLES as TABLE_FILES,
-)
 
 IN_MEMORY = 2**30
 """Bytes: larger Parquet and Arrow files and folders of images are streamed."""
@@ -95,17 +92,24 @@ def _from_name(name: str, request: Request) -> Data:
 
 def _from_path(path: Path, request: Request) -> Data:
     check_path(path)
-    if path.is_dir():
-        return _from_folder(path, request)
-    ending = suffix(path)
-    name = path.name.partition(".")[0] if ending in TEXT else path.stem
-    if ending in ARRAYS:
+    if path.is_dir() and has_idx(path):
+        request.refuse_columns(path, own_split=True)
+        return idx_folder(path.resolve().name, path, request.validation_size, request.seed)
+    if path.is_file() and suffix(path) in ARRAYS:
         return array_data(path, request)
-    if ending in (*PARQUET, *FEATHER):
-        return stream_data(name, TableFiles((path,)), request)
-    if ending in TABLE_FILES:
-        return table_data(name, read_table(path), request, text=True)
-    raise unknown_kind(path)
+    found = opened(path)
+    if isinstance(found, TableFiles):
+        return stream_data(path.resolve().name if path.is_dir() else path.stem, found, request)
+    if found is not None:
+        return table_data(path.name.partition(".")[0] if suffix(path) in TEXT else path.stem, found, request, text=True)
+    if not path.is_dir():
+        raise unknown_kind(path)
+    if not has_images(path):
+        tables = sorted(p.name for p in path.iterdir() if suffix(p) in (*TABLE_FILES, *ARRAYS))
+        hint = f"give a file in it: {listed(tables)}" if tables else "make one subfolder for each class, with images"
+        raise DataError(f"{path} is a folder without subfolders of images, Parquet files or idx files: {hint}")
+    request.refuse_columns(path, own_split=False)
+    return image_data(path, request)
 
 
 def check_path(path: Path) -> None:
@@ -123,31 +127,3 @@ def check_path(path: Path) -> None:
         raise DataError(f"{short(path, 200)} is neither a file nor a folder nor a built-in set: {hint}")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"{path} cannot be read twice, as needed: write its content into a file")
-
-
-def unknown_kind(path: Path) -> DataError:
-    """The error for a file of an unknown kind."""
-    known = ", ".join((*TABLE_FILES, *ARRAYS))
-    return DataError(f"{path} is of an unknown kind: its name must end with one of {known}")
-
-
-def parquet_folder(path: Path) -> TableFiles | None:
-    """The Parquet files of a folder, sorted by name; None if there are none."""
-    files = sorted(p for p in path.iterdir() if suffix(p) in PARQUET and not p.name.startswith("."))
-    return TableFiles(tuple(files)) if files else None
-
-
-def _from_folder(path: Path, request: Request) -> Data:
-    name = path.resolve().name
-    if has_idx(path):
-        request.refuse_columns(path, own_split=True)
-        return idx_folder(name, path, request.validation_size, request.seed)
-    files = parquet_folder(path)
-    if files is not None:
-        return stream_data(name, files, request)
-    if not has_images(path):
-        tables = sorted(p.name for p in path.iterdir() if suffix(p) in (*TABLE_FILES, *ARRAYS))
-        hint = f"give a file in it: {listed(tables)}" if tables else "make one subfolder for each class, with images"
-        raise DataError(f"{path} is a folder without subfolders of images, Parquet files or idx files: {hint}")
-    request.refuse_columns(path, own_split=False)
-    return image_data(path, request)

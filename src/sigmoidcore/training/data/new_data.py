@@ -14,26 +14,20 @@ from torch import Tensor
 from sigmoidcore.training.data.arrays import has_idx, inputs_and_targets, read_arrays, read_idx
 from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, built_in_test
 from sigmoidcore.training.data.columns import MISSING, UNKNOWN, Role, matrix
-from sigmoidcore.training.data.errors import DataError, listed, nearest, short
+from sigmoidcore.training.data.errors import DataError, listed, nearest, pa, short
 from sigmoidcore.training.data.images import SUFFIXES, decoded, images_below
-from sigmoidcore.training.data.libraries import pa
-from sigmoidcore.training.data.loading import parquet_folder, unknown_kind
 from sigmoidcore.training.data.preprocessing import Preprocessing, TableInputs
 from sigmoidcore.training.data.readers import (
     ARRAYS,
-    FEATHER,
-    PARQUET,
     WINDOW,
     TableFiles,
     array_column,
     as_table,
     matrix_table,
-    read_table,
+    opened,
     suffix,
+    unknown_kind,
 )  # fmt: skip
-from sigmoidcore.training.data.readers import (
-    TABLES as TABLE_FILES,
-)
 from sigmoidcore.training.data.targets import Target
 
 NUMBERS = 2**22
@@ -44,14 +38,7 @@ FAR = 20.0
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive samples of new data.
-
-    Attributes:
-        first: number of the first sample, from 0.
-        inputs: of the network, float32, [samples, ...].
-        targets: class numbers or scaled numbers, if requested.
-        kept: columns that accompany the predictions: pyarrow arrays by name.
-    """
+    """Consecutive samples of new data: the number of the first, inputs, targets if requested, and columns to keep."""
 
     first: int
     inputs: Tensor
@@ -157,8 +144,8 @@ def _named(source: Any) -> str:
 
 def _tables(source: Any, wanted: Sequence[str], used: Sequence[str], target: Target) -> Iterator[Any]:
     """The rows of a source as pyarrow.Table of at most `WINDOW` rows, each with the wanted columns."""
-    opened = _opened(source, target)
-    there = opened.schema.names
+    found = _opened(source, target)
+    there = found.schema.names
     missing = [name for name in wanted if name not in there]
     if missing:
         others = f" (nor {listed(missing[1:], 5)})" if missing[1:] else ""
@@ -166,11 +153,11 @@ def _tables(source: Any, wanted: Sequence[str], used: Sequence[str], target: Tar
         raise DataError(
             f"{_named(source)} has no column {short(missing[0])!r}{why}{others}: {nearest(missing[0], there)}"
         )
-    if isinstance(opened, TableFiles):
-        yield from opened.pieces(wanted)
+    if isinstance(found, TableFiles):
+        yield from found.pieces(wanted)
         return
-    for start in range(0, opened.num_rows, WINDOW):
-        yield opened.slice(start, WINDOW)
+    for start in range(0, found.num_rows, WINDOW):
+        yield found.slice(start, WINDOW)
 
 
 def _opened(source: Any, target: Target) -> Any:
@@ -187,19 +174,14 @@ def _opened(source: Any, target: Target) -> Any:
     if not isinstance(source, str | Path):
         return as_table(source)
     path = Path(source)
-    files = parquet_folder(path) if path.is_dir() else None
-    if files is not None:
-        return files
-    if not path.is_file():
-        raise DataError(f"{path} is neither a file nor a folder of Parquet files: give a table")
-    ending = suffix(path)
-    if ending in (*PARQUET, *FEATHER):
-        return TableFiles((path,))
-    if ending in ARRAYS:
+    if path.is_file() and suffix(path) in ARRAYS:
         return _array_table(path, target)
-    if ending not in TABLE_FILES:
+    found = opened(path) if path.is_file() or path.is_dir() else None
+    if found is None and path.is_file():
         raise unknown_kind(path)
-    return read_table(path)
+    if found is None:
+        raise DataError(f"{path} is neither a file nor a folder of Parquet files: give a table")
+    return found
 
 
 def _array_table(path: Path, target: Target) -> Any:
@@ -228,15 +210,7 @@ def _inputs_of(path: Path, target: Target) -> tuple[np.ndarray, np.ndarray | Non
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples that are not rows of a table.
-
-    Attributes:
-        name: for messages.
-        count: number of samples.
-        take: some of them, not scaled, [samples, ...].
-        targets: pyarrow column each; empty if there are none.
-        files: names of image files; empty for arrays.
-    """
+    """Samples that are not rows of a table, not scaled; columns of targets and names of image files, if any."""
 
     name: str
     count: int

@@ -13,10 +13,9 @@ from sigmoidcore.training.data.arrays import inputs_and_targets, read_arrays
 from sigmoidcore.training.data.batches import Batch, IndexedPart, Stream, in_memory
 from sigmoidcore.training.data.columns import check_finite, described, typed_column
 from sigmoidcore.training.data.dataset import Data
-from sigmoidcore.training.data.errors import DataError, listed, nearest, short
+from sigmoidcore.training.data.errors import DataError, listed, nearest, pa, short
 from sigmoidcore.training.data.fingerprint import Fingerprint
 from sigmoidcore.training.data.images import at_a_time, decoded, find_images, fitted_images
-from sigmoidcore.training.data.libraries import pa
 from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
 from sigmoidcore.training.data.readers import TableFiles, array_column, matrix_table
 from sigmoidcore.training.data.splits import HashedSplit, Parts, random_parts, uniform

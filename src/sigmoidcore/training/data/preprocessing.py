@@ -51,15 +51,10 @@ TRUSTED = frozenset(
 
 @dataclass(frozen=True)
 class TableInputs:
-    """How rows of a table become rows of numbers.
+    """How rows of a table become rows of numbers."""
 
-    Attributes:
-        columns: the columns that are used, categories last.
-        transformer: a fitted sklearn.compose.ColumnTransformer; it takes what `columns.matrix` makes of them.
-    """
-
-    columns: tuple[Column, ...]
-    transformer: Any
+    columns: tuple[Column, ...]  # categories last
+    transformer: Any  # a fitted sklearn.compose.ColumnTransformer of what `columns.matrix` makes of them
 
     @cached_property
     def numeric(self) -> tuple[str, ...]:
@@ -97,7 +92,7 @@ class TableInputs:
         return self.apply_matrix(matrix(self.columns, table, first), first)
 
     def apply_matrix(self, values: np.ndarray, first: int = 0) -> np.ndarray:
-        """The same of a matrix that `columns.matrix` has made; some rows at a time, which stay in the cache."""
+        """The same of a matrix that `columns.matrix` has made, some rows at a time to save memory."""
         found = np.empty((len(values), len(self.features)), dtype=np.float32)
         names, count = [f"column {short(name)!r}" for name in self.numeric], len(self.numeric)
         for start in range(0, len(values), AT_A_TIME):
@@ -119,15 +114,9 @@ class TableInputs:
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """How images, or other arrays, are scaled: with one mean and deviation, or with those of each channel.
+    """How images, or other arrays, are scaled: with one mean and deviation, or with those of each channel."""
 
-    Attributes:
-        shape: of one sample; of images [channels, height, width].
-        mean: of everything, or of each channel.
-        scale: standard deviation of everything, or of each channel.
-    """
-
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one sample; of images [channels, height, width]
     mean: tuple[float, ...]
     scale: tuple[float, ...]
 
@@ -265,12 +254,10 @@ class Preprocessing:
 
     def to_bytes(self) -> bytes:
         """As a file of skops; `from_bytes` gives an object that makes the same numbers, bit for bit."""
-        inputs = self.inputs
-        is_table = isinstance(inputs, TableInputs)
         content = {
             "format": FORMAT,
-            "fitted": json.dumps({**self.description(), "table": is_table}),
-            "transformer": inputs.transformer if isinstance(inputs, TableInputs) else None,
+            "fitted": json.dumps(self.description()),
+            "transformer": self.inputs.transformer if isinstance(self.inputs, TableInputs) else None,
         }
         return bytes(needed("skops.io", "skops").dumps(content, compression=zipfile.ZIP_DEFLATED))
 
@@ -321,7 +308,7 @@ def _target(names: list[str], kind: str, classes: list[str], mean: list[float], 
 
 def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInputs:
     inputs = fitted["inputs"]
-    if fitted["table"]:
+    if "columns" in inputs:
         columns = tuple(
             Column(c["name"], Role(c["role"]), c["format"], tuple(c["categories"])) for c in inputs["columns"]
         )

@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, short
+from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa, short
 from sigmoidcore.training.data.files import check_size, unpacked
-from sigmoidcore.training.data.libraries import pa
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
 FEATHER = (".feather", ".arrow", ".ipc")
 ARRAYS = (".npz", ".npy")
-TABLES = (*TEXT, *JSON_LINES, *PARQUET, *FEATHER)
+TABLE_FILES = (*TEXT, *JSON_LINES, *PARQUET, *FEATHER)
 WINDOW = 65_536
 """Rows of a stream that are in memory, and shuffled, together."""
 MISSING = ("", "#N/A", "<NA>", "?", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
@@ -44,15 +43,17 @@ def suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() + last if last == ".gz" else last
 
 
-def read_table(path: Path) -> Any:
-    """A file of one of the kinds in `TABLES` as a pyarrow.Table."""
+def opened(path: Path) -> Any:
+    """A pyarrow.Table of a text file, `TableFiles` of a Parquet or Arrow file or a folder of them, or None."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if suffix(p) in PARQUET and not p.name.startswith("."))
+        return TableFiles(tuple(files)) if files else None
     ending = suffix(path)
-    if ending in TEXT:
-        table = read_csv(path)
-    elif ending in JSON_LINES:
-        table = readable(path, _read_json_lines, path)
-    else:
-        table = TableFiles((path,)).table()
+    if ending in (*PARQUET, *FEATHER):
+        return TableFiles((path,))
+    if ending not in (*TEXT, *JSON_LINES):
+        return None
+    table = _read_csv(path) if ending in TEXT else readable(path, _read_json_lines, path)
     check_unique(path, table.column_names)
     if not table.num_rows:
         raise DataError(f"{path} has no rows: give a file with data")
@@ -62,7 +63,7 @@ def read_table(path: Path) -> Any:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path) -> Any:
+def _read_csv(path: Path) -> Any:
     """A CSV or TSV file in UTF-8 as a pyarrow.Table of text; the first line holds the names."""
     module = needed("pyarrow.csv", "pyarrow")
     content = unpacked(path).removeprefix(b"\xef\xbb\xbf")
@@ -147,6 +148,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def unknown_kind(path: Path) -> DataError:
+    """The error for a file of an unknown kind."""
+    return DataError(
+        f"{path} is of an unknown kind: its name must end with one of {', '.join((*TABLE_FILES, *ARRAYS))}"
+    )
+
+
 def _read_json_lines(path: Path) -> Any:
     check_size(path, path.stat().st_size)
     module = needed("pyarrow.json", "pyarrow")
@@ -158,17 +166,11 @@ def _read_json_lines(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are read together: row groups of at most `WINDOW` rows in all, or a larger one.
-
-    Attributes:
-        first: number of the first row in the data set.
-        rows: number of rows.
-        fragments: pyarrow.dataset.Fragment of each row group, with its path.
-    """
+    """Rows that are read together: row groups of at most `WINDOW` rows in all, or a larger one."""
 
     first: int
     rows: int
-    fragments: tuple[tuple[Path, Any], ...]
+    fragments: tuple[tuple[Path, Any], ...]  # pyarrow.dataset.Fragment of each row group, with its path
 
     def tables(self, names: Sequence[str]) -> Iterator[Any]:
         """The rows as pyarrow.Table of at most `WINDOW` rows."""

@@ -49,13 +49,7 @@ def _split(rows: np.ndarray, labels: Any, share: float, seed: int, name: str) ->
 
 @dataclass(frozen=True)
 class HashedSplit:
-    """The split of a stream: seed and row number decide, so that no list of rows is needed.
-
-    Attributes:
-        test: fraction of the rows for the test.
-        validation: fraction of the others for validation.
-        seed: of the split.
-    """
+    """The split of a stream: seed and row number decide, so that no list of rows is needed."""
 
     test: float
     validation: float

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.training.data.columns import Column, Role, as_texts, described, numbers
-from sigmoidcore.training.data.errors import DataError, listed, short
-from sigmoidcore.training.data.libraries import pa, pc
+from sigmoidcore.training.data.errors import DataError, listed, pa, pc, short
 
 MOST_CLASSES = 20
 """Whole numbers with more distinct values than this are numbers, not classes."""
@@ -118,15 +117,7 @@ class Target:
         return len(self.classes) if self.kind.is_class else len(self.names)
 
     def encoded(self, columns: Sequence[Any], first: int = 0) -> Tensor:
-        """Class numbers, int64, [rows]; or scaled numbers, float32, [rows, numbers].
-
-        Args:
-            columns: pyarrow.ChunkedArray of each target column.
-            first: number of the first row, for messages.
-
-        Raises:
-            DataError: a value is missing, infinite, too large, not a number or not one of the classes.
-        """
+        """Target columns as class numbers, int64, [rows]; or scaled numbers, float32, [rows, numbers]."""
         if self.kind.is_class:
             return torch.from_numpy(class_numbers(self.names[0], columns[0], self.classes, first))
         return self.scaled(target_numbers(self.names, columns, first), first)
@@ -161,19 +152,12 @@ def check_scaled(scaled: np.ndarray, values: np.ndarray, names: Sequence[str], f
 
 @dataclass(frozen=True)
 class TargetValues:
-    """The target of all samples, before it is fitted.
-
-    Attributes:
-        names: of its columns.
-        kind: classes or numbers.
-        classes: their names, in order; empty for numbers.
-        values: class numbers, int64, [samples]; or numbers, float64, [samples, numbers].
-    """
+    """The target of all samples, before it is fitted."""
 
     names: tuple[str, ...]
     kind: Kind
     classes: tuple[str, ...]
-    values: np.ndarray
+    values: np.ndarray  # class numbers, int64, [samples]; or numbers, float64, [samples, numbers]
 
     def fitted(self, train: np.ndarray) -> Target:
         """The target with the scale of the training part, whose row numbers are given."""
