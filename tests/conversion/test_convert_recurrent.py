@@ -204,25 +204,9 @@ def test_a_layer_in_several_places_is_left_so_that_the_rest_can_be_calibrated():
     model = Twins()
     report = unchanged(model, sequences())
     assert report.converted == ("other",)
-    assert why(report, "encoder") == (
-        "is used in 2 places; include= makes it one layer for all, which calibrate refuses"
-    )
+    assert why(report, "encoder") == "is used in 2 places, which need one each: give each place its own module"
     names = sc.calibrate(model, sequences(50, 10)).after.names
     assert names == tuple(f"other[{t}]" for t in range(10))
-
-
-def test_asked_for_it_is_one_layer_under_all_its_names():
-    model = Twins()
-    report = unchanged(model, sequences(), include="again")
-    assert report.converted == ("encoder", "other")
-    assert why(report, "encoder") == "asked for; 1 layer for 2 places, calibrate needs one for each"
-    assert type(model.encoder) is CoreLSTM
-    assert model.again is model.encoder
-    with pytest.raises(ValueError, match=r"core 'encoder\[0\]' runs 2 times a forward pass: .*exclude="):
-        sc.calibrate(model, sequences())
-
-
-# --- include and exclude ---------------------------------------------------------------------------------------------
 
 
 # --- living with it --------------------------------------------------------------------------------------------------

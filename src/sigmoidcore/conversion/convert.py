@@ -16,7 +16,6 @@ from sigmoidcore.conversion.eligibility import (
     change,
     is_core,
     judge,
-    places,
     recurrent_layer,
     select,
 )
@@ -52,8 +51,7 @@ def convert(
         model: any module. Optional arguments of its forward are taken to have their defaults.
         include: activations and recurrent layers to convert although they would be left: names as in the report,
             patterns (`"head.*"`), or types of modules, which stand for those of that type and for all inside modules
-            of that type. An activation that one forward calls several times gets a core for each call. In a module
-            that runs several times, it gets one core for all places.
+            of that type. An activation that one forward calls several times gets a core for each call.
         exclude: activations and recurrent layers to leave alone, likewise.
         nearest: activations of the kinds `nn.Hardsigmoid`, `nn.Hardtanh` and `nn.Softsign` that may become the core
             with the same range and the same derivative at 0, likewise: **their function changes**.
@@ -97,12 +95,7 @@ def planned(
     nearest: Names = None,
     centered: bool = False,
 ) -> "Plan":
-    """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left.
-
-    Raises:
-        TypeError: as `convert`.
-        ValueError: a name, pattern or type stands for no activation.
-    """
+    """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -211,8 +204,9 @@ class Plan:
             try:
                 self.forwards.append(_rewritten(self.model, owner, group, calls[owner]))
             except UntraceableError as error:
+                why = f"the forward that calls it cannot be rewritten: {error}; make each call a module"
                 for choice in group:
-                    _not_rewritten(self.model, choice, str(error))
+                    choice.leave(why)
                 if any(choice.site.index is not None for choice in group):
                     self.not_rewritten.append(owner)
 
@@ -225,8 +219,6 @@ def _place(model: nn.Module, choice: Choice) -> None:
     if len(site.uses) == 1:
         for core in choice.cores[1:]:
             core.module = choice.cores[0].module
-    elif len(site.uses) > len(site.names):
-        choice.why += f"; {len(site.names)} core(s) for {len(site.uses)} places, calibrate needs one for each"
 
 
 def _place_layer(model: nn.Module, choice: Choice) -> None:
@@ -237,8 +229,6 @@ def _place_layer(model: nn.Module, choice: Choice) -> None:
     for name in site.names:
         parent, key = _split(name)
         choice.cores.append(_Core(model.get_submodule(parent), key, name, made))
-    if places(site) > 1:
-        choice.why += f"; 1 layer for {places(site)} places, calibrate needs one for each"
 
 
 def _common(site: Site) -> Use | None:
@@ -249,11 +239,7 @@ def _common(site: Site) -> Use | None:
 
 
 def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) -> tuple[nn.Module, RewrittenForward]:
-    """A module, and its forward with calls of cores; it has `calls` functional activations.
-
-    Raises:
-        UntraceableError: a rewritten forward would not do the same.
-    """
+    """A module, and its forward with calls of cores; it has `calls` functional activations."""
     module = model.get_submodule(owner)
     if isinstance(module, nn.Sequential):
         raise UntraceableError("an nn.Sequential would take the core for one more of its layers")
@@ -269,8 +255,6 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
         if site.index is None:
             pairs += _cores_for_calls(model, own, choice)
             continue
-        if len(site.uses) > 1:
-            choice.why += f"; 1 core for {len(site.uses)} places, calibrate needs one for each"
         choice.add(model, site.name, _common(site))
         pairs.append((functions[site.index], _split(site.name)[1]))
     return module, own.with_cores(pairs)
@@ -293,16 +277,6 @@ def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[
     for name, use in zip(names, site.uses, strict=True):
         choice.add(model, name, use)
     return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
-
-
-def _not_rewritten(model: nn.Module, choice: Choice, why: str) -> None:
-    """Leave a functional call; a module that was asked for is one core for all its places."""
-    if choice.site.index is None:
-        choice.cores.clear()
-        _place(model, choice)
-        choice.why += f" (the forward cannot be rewritten: {why})"
-    else:
-        choice.leave(f"the forward that calls it cannot be rewritten: {why}; make it a module")
 
 
 def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[Choice]) -> None:

@@ -24,8 +24,11 @@ _LAYERS = words(
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag "
     "batch_norm layer_norm group_norm instance_norm rms_norm multi_head_attention_forward"
 )
-_METADATA = words("size dim ndim numel nelement stride shape dtype device is_cuda requires_grad")
-"""Metadata of a tensor, which does not depend on its values."""
+_METADATA = words(
+    "size dim ndim numel nelement stride shape dtype device is_cuda requires_grad is_floating_point "
+    "new_zeros new_ones new_empty new_full zeros_like ones_like empty_like"
+)
+"""What does not depend on the values of a tensor."""
 _COMPARISONS = words(
     "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
 )
@@ -40,6 +43,9 @@ _CHANNELS: dict[type[nn.Module], int] = {
     nn.ConvTranspose3d: -4,
     nn.BatchNorm2d: -3,
     nn.BatchNorm3d: -4,
+    nn.InstanceNorm1d: -2,
+    nn.InstanceNorm2d: -3,
+    nn.InstanceNorm3d: -4,
 }
 _DROPOUT = (nn.Identity, *(getattr(nn, f"{kind}Dropout") for kind in ("", "Alpha", "FeatureAlpha")))
 _DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -67,18 +73,13 @@ def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
     The value is followed through operations without weights (shapes, sums, pooling, dropout) until an operation with
     weights reads it. In a product of two values, the one from which the other is computed is the signal; the other is
     a gate.
-
-    Args:
-        node: an activation in the graph of `part`.
-        part: the part of the model.
-        model: the module of that part.
     """
     roles: dict[Role, str] = {}
     seen, waiting = {node}, [node]
     while waiting:
         value = waiting.pop()
         for user in value.users:
-            if user in seen or _reads_metadata(user):
+            if user in seen or reads_metadata(user):
                 continue
             found, where = _role_at(user, value, node, part, model)
             if found is None:
@@ -129,19 +130,20 @@ def name_of(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target)).rstrip("_")
 
 
-def _reads_metadata(node: fx.Node) -> bool:
+def reads_metadata(node: fx.Node) -> bool:
+    """Whether a node reads shapes and types of its inputs only, not values."""
     return name_of(node) in _METADATA
 
 
 def _descendants(node: fx.Node) -> Iterator[fx.Node]:
     """All nodes that are computed from a node."""
-    return _reached(node, lambda n: [user for user in n.users if not _reads_metadata(user)])
+    return _reached(node, lambda n: [user for user in n.users if not reads_metadata(user)])
 
 
 def _ancestors(node: fx.Node) -> Iterator[fx.Node]:
     """A node and all nodes that it is computed from."""
     yield node
-    yield from _reached(node, lambda n: [] if _reads_metadata(n) else n.all_input_nodes)
+    yield from _reached(node, lambda n: [] if reads_metadata(n) else n.all_input_nodes)
 
 
 def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterator[fx.Node]:
@@ -152,28 +154,6 @@ def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterat
                 seen.add(other)
                 waiting.append(other)
                 yield other
-
-
-def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
-    """Whether an in-place call may overwrite a value that something else reads.
-
-    It does not if a layer or a sum made the value, and nothing else reads it on the way.
-    """
-    value = node
-    while True:
-        value, above = (value.all_input_nodes or [value])[0], value
-        if value is above or set(value.users) != {above}:
-            return True
-        if value.op == "call_module":
-            module = model.get_submodule(str(value.target))
-            if features_of(module) is not None:
-                return False
-            if not isinstance(module, _DROPOUT):
-                return True
-        elif name_of(value) in ("add", "sub", "mul", "cat") and value.op == "call_function":
-            return False
-        elif name_of(value) not in ("iadd", "isub", "imul", "add", "sub", "mul"):
-            return True
 
 
 def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:

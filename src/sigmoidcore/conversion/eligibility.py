@@ -35,19 +35,18 @@ _ROLES = {
 
 
 def judge(site: Site, asked: Set[str]) -> tuple[dict[str, Any] | None, str]:
-    """Whether a site becomes a core, and why.
+    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
 
     Args:
         site: the activation or recurrent layer.
         asked: which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be centered.
-
-    Returns:
-        The arguments of its core (none for a recurrent layer), or None if it is left; and the reason.
     """
     if "exclude" in asked:
         return None, "excluded"
     layer = recurrent_layer(site)
-    like = _layer_like(layer) if layer is not None else _EXACT.get(site.kind)
+    like = _EXACT.get(site.kind)
+    if layer is not None:
+        like = None if why_not(layer) else {}
     if like is None:
         if site.kind not in NEAREST or "nearest" not in asked:
             return None, _why_no_core(site)
@@ -61,21 +60,20 @@ def judge(site: Site, asked: Set[str]) -> tuple[dict[str, Any] | None, str]:
     if not site.name or (site.module is not None and "" in site.names):
         instead = "SigmoidCore()" if layer is None else "sigmoidcore.nn.converted(model)"
         return None, f"it is the model itself: use {instead} in its place"
+    separable = layer is None and site.index is None
+    separable = separable and (called_several_times(site) or len(site.names) == _places(site))
+    if _places(site) > 1 and not separable:
+        return None, f"is used in {_places(site)} places, which need one each: give each place its own module"
     if "include" in asked:
         return like, "asked for"
-    why = _why_left(site) if layer is None else _why_layer_left(site)
+    why = "" if layer is not None else _why_left(site)  # any layer may read a recurrent one: its range stays
     if why:
         return None, why
     return like, "hidden" if layer is None else "a slope for every gate row"
 
 
 def select(model: nn.Module, sites: list[Site], option: str, names: Names) -> dict[Site, Any]:
-    """The sites that an option names, with the entry that names them.
-
-    Raises:
-        TypeError: an entry is neither a string nor a type of modules.
-        ValueError: an entry names no site.
-    """
+    """The sites that an option names, with the entry that names them."""
     single = isinstance(names, str | type) or not (names is None or isinstance(names, Iterable))
     entries: list[Any] = [names] if single else list(names or ())  # type: ignore[arg-type]
     found: dict[Site, Any] = {}
@@ -109,7 +107,7 @@ def is_core(module: nn.Module | None) -> bool:
     return isinstance(module, SigmoidCore | Stepwise)
 
 
-def places(site: Site) -> int:
+def _places(site: Site) -> int:
     """In how many places a site is used; without calls in the trace, the number of its names."""
     return len(site.uses) if site.uses else len(site.names)
 
@@ -117,10 +115,6 @@ def places(site: Site) -> int:
 def called_several_times(site: Site) -> bool:
     """Whether one forward calls one module several times: each call can have a core."""
     return len(site.names) == 1 and len(site.uses) > 1 and len({(use.owner, use.call) for use in site.uses}) == 1
-
-
-def _layer_like(layer: nn.Module) -> dict[str, Any] | None:
-    return None if why_not(layer) else {}
 
 
 def _why_no_core(site: Site) -> str:
@@ -134,24 +128,14 @@ def _why_no_core(site: Site) -> str:
 
 def _why_left(site: Site) -> str:
     """The reason to leave an activation alone, "" if it is hidden."""
-    count = places(site)
-    if count > 1:
-        each = site.index is None and (called_several_times(site) or len(site.names) == count)
-        made = "makes a core for each" if each else f"makes {len(site.names)} core(s), which calibrate refuses"
-        return f"is used in {count} places; include= {made}"
+    if _places(site) > 1:
+        return f"is used in {_places(site)} places; include= makes a core for each"
     if not site.uses:
         return f"what reads it is not known: {site.why}; name it in include= if a layer does"
     use = site.uses[0]
     if use.role is Role.UNKNOWN:
         return f"{use.why}; name it in include= if a layer reads it"
     return _ROLES[use.role]
-
-
-def _why_layer_left(site: Site) -> str:
-    """The reason to leave a recurrent layer alone. Its range is the same for all slopes, so any layer may read it."""
-    if places(site) > 1:
-        return f"is used in {places(site)} places; include= makes it one layer for all, which calibrate refuses"
-    return ""
 
 
 def _like_hardtanh(low: float, high: float) -> dict[str, Any] | None:

@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-_MISSING = "a missing attribute"
-
 
 class RewrittenForward:
     """The forward of a module in which functional activations are calls of cores.
 
-    It stands in the module's `forward` attribute, so that the module keeps its class and its methods. `torch.fx`
-    generates the code, once for training and once for evaluation. The code reads parameters, buffers and submodules
-    from the module at each call. Copies and pickles of the module have it, too.
+    It is the module's `forward` attribute, so that the module keeps its class and its methods. `torch.fx` generates
+    the code, which reads parameters, buffers and submodules from the module at each call.
 
     Args:
         module: the module.
@@ -24,9 +21,6 @@ class RewrittenForward:
         added: for each core that the graphs call, what the forward of the class calls there: the function ("tanh()")
             or the name of a module.
         frozen: attributes of the module that the graphs depend on, with their values.
-
-    Raises:
-        RuntimeError: when called, if one of the frozen attributes has another value.
     """
 
     def __init__(
@@ -45,13 +39,10 @@ class RewrittenForward:
     def check(self) -> None:
         """Raise a RuntimeError if a frozen attribute has another value."""
         for name, then in self.frozen.items():
-            now = getattr(self.module, name, _MISSING)
-            if now is not then and now != then:
+            now = getattr(self.module, name, None)
+            if type(now) is not type(then) or now != then:
                 kind = type(self.module).__name__
-                raise RuntimeError(
-                    f"{kind}.{name} is {now!r}, but convert rewrote the forward of {kind} for {then!r}. "
-                    "Set it before convert."
-                )
+                raise RuntimeError(f"{kind}.{name} is {now!r}; it was {then!r} at convert. Set it before convert.")
 
     def as_graph_module(self, training: bool) -> fx.GraphModule:
         """A GraphModule with this forward and the submodules and parameters that it uses."""

@@ -56,11 +56,8 @@ def functional_calls(module: nn.Module, name: str) -> list[FunctionalCall]:
 
 
 def attributes_read(module: nn.Module) -> set[str]:
-    """The attributes of `self` that the forward reads, and the methods that it calls; all, if there is no source."""
-    functions = list(_methods(module))
-    if not functions:
-        return set(vars(module)) - set(vars(nn.Module()))
-    return {name for function, _ in functions for name in _of_self(function)}
+    """The attributes of `self` that the forward and the methods that it calls read, as far as there is source."""
+    return {name for function, _ in _methods(module) for name in _of_self(function)}
 
 
 def _methods(module: nn.Module) -> Iterator[tuple[ast.AST, str]]:

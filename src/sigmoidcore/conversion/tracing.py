@@ -4,12 +4,10 @@ import copy
 import operator
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -24,8 +22,6 @@ _PLAIN_WORDS = {
     "is not installed as a submodule": "it calls a module that is not a submodule, for example from a list",
 }
 """What some messages of torch.fx mean for a user."""
-
-
 _SEVERAL = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "meshgrid", "broadcast_tensors")
 """Functions that give several tensors."""
 
@@ -51,28 +47,13 @@ class Part:
 
 
 def trace_part(module: nn.Module, name: str) -> Part:
-    """Trace a module as `module(x)` runs it: optional arguments have their defaults.
-
-    Args:
-        module: the module.
-        name: its name in the model.
-
-    Raises:
-        UntraceableError: its own forward cannot be traced. Modules inside that cannot be traced become leaves.
-
-    Source:
-        Reed, DeVito, He, Ussery, Ansel (2022), torch.fx, arXiv 2112.08429.
-    """
+    """Trace a module as `module(x)` runs it; modules inside that cannot be traced become leaves."""
     tracer = PartTracer()
     return Part(name, tracer.trace_copy(scratch_copy(module)), tracer.untraced)
 
 
 def scratch_copy(module: nn.Module) -> nn.Module:
-    """A copy that shares parameters and buffers: what a forward sets while it is traced does not reach the model.
-
-    Raises:
-        UntraceableError: the module has an attribute that cannot be copied.
-    """
+    """A copy that shares parameters and buffers: what a forward sets while it is traced does not reach the model."""
     shared: dict[int, Any] = {}
     for m in module.modules():
         for value in (*m.parameters(recurse=False), *m.buffers(recurse=False), *vars(m).values()):
@@ -99,8 +80,9 @@ def first_sentence(error: BaseException) -> str:
 class Tracer(fx.Tracer):
     """A tracer of forwards that `convert` rewrote, too; its values are tensors to the forward.
 
-    Args:
+    Attributes:
         with_defaults: optional arguments have their defaults, as in `model(x)`.
+        draws: whether the forward has drawn random numbers.
     """
 
     proxy_buffer_attributes = True  # or `self.count += 1` would count while tracing
@@ -108,21 +90,22 @@ class Tracer(fx.Tracer):
     def __init__(self, with_defaults: bool = False) -> None:
         super().__init__()
         self.with_defaults = with_defaults
+        self.draws = False
         self._several: set[Any] = set()
 
     def trace_copy(self, module: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Trace a scratch copy; random generators stay as they are.
-
-        Raises:
-            UntraceableError: `torch.fx` cannot follow the forward.
-        """
+        """Trace a scratch copy; random generators stay as they are."""
+        python, state = random.getstate(), torch.get_rng_state()
         try:
-            with random_state_kept():
-                return self.trace(_root(module), concrete_args)
+            return self.trace(_root(module), concrete_args)
         except UntraceableError:
             raise
         except Exception as error:  # a forward may raise anything when it is given a proxy
             raise UntraceableError(first_sentence(error)) from error
+        finally:
+            self.draws = python != random.getstate() or not torch.equal(state, torch.get_rng_state())
+            random.setstate(python)
+            torch.set_rng_state(state)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """PyTorch's own layers, and cores."""
@@ -191,15 +174,3 @@ def _root(module: nn.Module) -> nn.Module:
     if not isinstance(forward, RewrittenForward):
         raise UntraceableError("its forward was set on the instance, not by its class")
     return forward.as_graph_module(module.training)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave the random generators as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -18,19 +18,16 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from sigmoidcore._torch.hooks import has_hooks
+from sigmoidcore.conversion.dataflow import features_of
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS: dict[type[nn.Module], int] = {
-    **{nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3},
-    **dict(zip(TRANSPOSED, (1, 2, 3), strict=True)),
-}
-INSTANCE_NORMS: dict[type[nn.Module], int] = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
-BATCH_NORMS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
-NORMS = {nn.LayerNorm, nn.GroupNorm, *INSTANCE_NORMS, *BATCH_NORMS}
+CONVOLUTIONS = {nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED}
+NORMS = {nn.LayerNorm, nn.GroupNorm}
+NORMS |= {getattr(nn, f"{kind}Norm{n}d") for kind in ("Batch", "Instance") for n in (1, 2, 3)}
 RECURRENT = {nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell}
-PRODUCERS: set[type[nn.Module]] = {nn.Linear, nn.Bilinear, *CONVOLUTIONS, *NORMS}
+PRODUCERS: set[type[nn.Module]] = {nn.Linear, *CONVOLUTIONS, *NORMS}
 """Layers that take a factor and an offset of their output into weight and bias, exact types only."""
-CONSUMERS: set[type[nn.Module]] = {nn.Linear, nn.Bilinear, *CONVOLUTIONS, *RECURRENT}
+CONSUMERS: set[type[nn.Module]] = {nn.Linear, *CONVOLUTIONS, *RECURRENT}
 """Layers that take a factor of their input into their weights; a norm does not: its epsilon is not scaled."""
 
 
@@ -67,15 +64,6 @@ def passage(node: fx.Node, modules: Mapping[str, nn.Module]) -> Passage | None:
     return None if rule_of is None else rule_of(node)
 
 
-def reads_metadata_only(node: fx.Node) -> bool:
-    """Whether a node reads shapes and types of its inputs only, not values."""
-    if node.op == "call_function":
-        if node.target is getattr:
-            return node.args[1] in _FACTS
-        return node.target in (torch.zeros_like, torch.ones_like, torch.empty_like)
-    return node.op == "call_method" and node.target in _ASKING
-
-
 def takes_in_offset(layer: nn.Module) -> bool:
     """Whether a consumer takes an offset of its input into its bias: all that it sums up has the offset, no zeros."""
     if type(layer) not in CONVOLUTIONS:
@@ -90,44 +78,27 @@ def output_axes(layer: nn.Module) -> set[int]:
     A dimension counted from the front is that of a batch: [batch, channels, ...]. The input of a BatchNorm1d is
     [batch, features] or [batch, channels, length].
     """
-    kind = type(layer)
-    if isinstance(layer, nn.LayerNorm):
-        return set(range(-len(layer.normalized_shape), 0))
-    if kind is nn.BatchNorm1d:
-        return {1, -1, -2}
-    if kind is nn.GroupNorm:
-        return {1}
-    for kinds in (CONVOLUTIONS, INSTANCE_NORMS, BATCH_NORMS):
-        if kind in kinds:
-            return {1, -1 - kinds[kind]}
-    return {-1}
+    features = features_of(layer)
+    if features is None or (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1):
+        return set()
+    if isinstance(layer, nn.Linear | nn.LayerNorm):
+        return {-1}
+    return {1, -1, -2} if isinstance(layer, nn.BatchNorm1d) else {1, features[1]}
 
 
-def output_features(layer: nn.Module, axis: int) -> int:
-    """The number of features of a producer's output along that dimension."""
-    if isinstance(layer, nn.LayerNorm):
-        return int(layer.normalized_shape[axis])
-    names = ("out_features", "out_channels", "num_features", "num_channels")
-    return next(int(getattr(layer, name)) for name in names if hasattr(layer, name))
-
-
-def spread_over_weight(layer: nn.Module, values: Tensor, axis: int | None) -> Tensor:
+def spread_over_weight(layer: nn.Module, values: Tensor) -> Tensor:
     """Values of the output's features, shape [features] or [], in the layout of the layer's weight.
 
     The weight of a transposed convolution is [in, out/groups, ...]: output g * (out/groups) + j of group g is column j
-    of that group's rows. All others have the output's features first, a LayerNorm has them at their own place.
+    of that group's rows. All others have the output's features first.
     """
     if values.dim() == 0:
         return values
-    if isinstance(layer, nn.LayerNorm) and axis is not None:
-        return values.reshape(-1, *[1] * (-1 - axis)).expand(layer.normalized_shape)
     if isinstance(layer, TRANSPOSED):
         rows = layer.in_channels // layer.groups
         columns = values.reshape(layer.groups, 1, -1).expand(-1, rows, -1)
         return columns.reshape(layer.in_channels, -1, *[1] * len(layer.kernel_size))
-    ranks = {nn.Linear: 2, nn.Bilinear: 3}
-    rank = CONVOLUTIONS[type(layer)] + 2 if type(layer) in CONVOLUTIONS else ranks.get(type(layer), 1)
-    return values.reshape(-1, *[1] * (rank - 1))
+    return values.reshape(-1, *[1] * (layer.get_parameter("weight").dim() - 1))
 
 
 Rule = tuple[bool, frozenset[int] | None]
@@ -225,8 +196,6 @@ _REORDERING = (
     *("flatten", "reshape", "squeeze", "unsqueeze", "transpose", "permute", "movedim", "moveaxis", "swapaxes"),
     *("swapdims", "t", "clone", "chunk", "split", "unbind", "narrow", "select", "unflatten", "roll", "flip"),
 )
-_FACTS = frozenset(("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda"))
-_ASKING = frozenset(("size", "dim", "numel", "new_zeros", "new_ones", "new_empty", "new_full", "is_floating_point"))
 _FUNCTIONS: dict[Any, Callable[[fx.Node], Passage | None]] = {
     **{getattr(torch, name): _single(True) for name in _REORDERING},
     operator.getitem: _single(True),

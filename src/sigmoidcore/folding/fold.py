@@ -1,23 +1,23 @@
 """Fold: slopes and shifts go into the weights; the result is a plain network of sigmoids or tanhs.
 
-In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite the weights of a copy. `tracing` traces
-the forward, `commutation` knows what a constant may pass, `planner` decides where each constant goes, `plain_layers`
-has the layers that result, `class_forwards` undoes what `convert` did to forwards.
+In the manner of `torch.fx.experimental.optimization.fuse`: trace, plan, rewrite the weights of a copy.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sigmoidcore._torch.hooks import has_hooks, move_hooks
+from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.rewritten_forward import RewrittenForward
 from sigmoidcore.conversion.tracing import UntraceableError
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.folding.class_forwards import with_class_forwards
-from sigmoidcore.folding.plain_layers import folded_rnn, halved, rewrite, with_constants
+from sigmoidcore.folding.class_forwards import plain_forward
+from sigmoidcore.folding.plain_layers import folded_rnn, rewrite, with_constants
 from sigmoidcore.folding.planner import Plan, plan_with_sigmoids
 from sigmoidcore.folding.tracing import has_cores, variants
 from sigmoidcore.nn import recurrent
@@ -26,8 +26,7 @@ from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.stepwise import Stepwise
 
 _PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], Plan]] = {"tanh": Plan, "sigmoid": plan_with_sigmoids}
-_NAMES = 5
-"""Most parts that an error names."""
+_OURS = "sigmoidcore."
 
 
 def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
@@ -83,79 +82,60 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     if runs_cores and (isinstance(model, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(model, "")):
         return next(fold(nn.Sequential(model), activation=activation).children())  # a leaf of a graph, as in a model
     _check_classes(model)
-    folded = _copied(model)
-    plain: dict[nn.Module, nn.Module] = {
-        layer: recurrent.folded(layer) for layer in folded.modules() if isinstance(layer, RecurrentCores)
-    }
-    folded = _replace(folded, plain)
-    graphs: list[fx.Graph] = []
-    if not plain or has_cores(folded):  # else every recurrent layer is plain by itself, whatever the forward does
-        try:
-            graphs = variants(folded)
-        except UntraceableError as error:
-            raise UntraceableError(f"{error}; {_remedy(model)}") from error
+    folded = _replace(_copied(model), lambda m, _: recurrent.folded(m) if isinstance(m, RecurrentCores) else m)
+    if not has_cores(folded):  # every recurrent layer is plain by itself, whatever the forward does
+        return folded
+    try:
+        graphs = variants(folded)
+    except UntraceableError as error:
+        raise UntraceableError(f"{error}; {_remedy(model)}") from error
+    plan = _PLANS[activation](folded, graphs)
     with torch.no_grad():
-        folded = _rewrite_all(_PLANS[activation](folded, graphs))
-    folded = with_class_forwards(folded)
-    chains = {m: _sequential(m) for m in reversed(list(folded.modules())) if type(m).__module__.startswith(_OURS)}
-    folded = _replace(folded, chains)
-    if graphs:
-        _check_reached(folded)
+        for layer in {*plan.outputs, *plan.inputs}:
+            if not isinstance(layer, RNN):
+                rewrite(layer, plan.names[layer], *plan.affine_behind(layer), plan.rescaling_before(layer))
+        folded = _replace(folded, lambda module, name: _plain(plan, module, name))
+    _check_reached(folded)
     return folded
 
 
-_OURS = "sigmoidcore."
-
-
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy that computes the same.
-
-    Raises:
-        ValueError: a tensor cannot be copied because it was computed with gradients.
-    """
+    """A deep copy."""
     try:
-        made = copy.deepcopy(model)
+        return copy.deepcopy(model)
     except RuntimeError as error:
-        for name, module in model.named_modules():
-            for key, value in (*vars(module).items(), *module.named_buffers(recurse=False)):
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    raise ValueError(
-                        f"'{key}' of layer '{name}' was computed with gradients, so PyTorch does not copy it: run the "
-                        "model once under torch.no_grad() before it is folded, or make the weight permanent "
-                        "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
-                    ) from error
-        raise
-    for layer, original in zip(made.modules(), model.modules(), strict=True):
-        activation = dict(layer.named_children()).get("activation")
-        if isinstance(layer, nn.TransformerDecoderLayer) and activation and "activation" not in vars(original):
-            layer.activation = activation  # PyTorch's copy would compute relu
-    return made
+        raise ValueError(
+            f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
+            "prune), run the model once under torch.no_grad() before it is folded, or make the weight permanent "
+            "(torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
+        ) from error
 
 
-def _replace(model: nn.Module, plain: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put modules in the place of others, under all of their names; inner ones first."""
-    names = list(model.named_modules(remove_duplicate=False))
-    for name, module in reversed(names):
-        if module in plain:
-            if not name:
-                return plain[module]
+def _replace(model: nn.Module, make: Callable[[nn.Module, str], nn.Module]) -> nn.Module:
+    """Put `make(module, name)` in the place of every module, under all of its names; inner ones first."""
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in reversed(list(model.named_modules(remove_duplicate=False))):
+        if module not in made:
+            made[module] = make(module, name)
+        if made[module] is not module and name:
             parent, _, key = name.rpartition(".")
-            setattr(model.get_submodule(parent), key, plain[module])
-    return model
+            setattr(model.get_submodule(parent), key, made[module])
+    return made[model]
 
 
-def _rewrite_all(plan: Plan) -> nn.Module:
-    """Change the weights and put the plain modules in place of the cores."""
-    for layer in {*plan.outputs, *plan.inputs}:
-        if not isinstance(layer, RNN):
-            affine, with_offset = plan.affine_behind(layer)
-            rewrite(layer, plan.names[layer], affine, with_offset, plan.rescaling_before(layer))
-    plain: dict[nn.Module, nn.Module] = {core: _plain_core(plan, core) for core in plan.affine}
-    plain |= {m: _plain_rnn(plan, m) for m in plan.rescaling if isinstance(m, RNN)}
-    for module, made in plain.items():
-        made.train(module.training)
-        move_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
-    return _replace(plan.model, plain)
+def _plain(plan: Plan, module: nn.Module, name: str) -> nn.Module:
+    """The plain module in the place of a module of the copy, or itself if it is plain."""
+    if isinstance(module, SigmoidCore):
+        made = _plain_core(plan, module)
+    elif isinstance(module, RNN):
+        made = _plain_rnn(plan, module)
+    elif type(module).__module__.startswith(_OURS):
+        made = nn.Sequential(OrderedDict(module.named_children()))
+    else:
+        return plain_forward(module, name)
+    made.training = module.training
+    move_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values
+    return made
 
 
 def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
@@ -163,24 +143,17 @@ def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
     stays = affine if core in plan.stays_before and not affine.is_identity else None
     factor = plan.rescaling[core].factor if core in plan.stays_behind else 1.0
     act = nn.Tanh() if core in plan.tanhs else nn.Sigmoid()
+    act.training = core.training
     return act if stays is None and factor == 1 else with_constants(act, stays, factor, core.shift)
 
 
 def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
+    name = plan.names[layer]
     if has_hooks(layer):
-        raise ValueError(f"the RNN '{plan.names[layer]}' has hooks, which would get other values: remove them first")
-    rnn = folded_rnn(layer, plan.rescaling_before(layer).factor, plan.names[layer])
-    return halved(rnn) if layer in plan.stays_behind else rnn
-
-
-def _sequential(module: nn.Module) -> nn.Sequential:
-    """The nn.Sequential that computes the same as one of this package."""
-    made = nn.Sequential()
-    for name, child in module.named_children():
-        made.add_module(name, child)
-    move_hooks(module, made)
-    made.training = module.training
-    return made
+        raise ValueError(f"the RNN '{name}' has hooks, which would get other values: remove them first")
+    if layer in plan.stays_behind:
+        raise ValueError(f"the states of the RNN '{name}' go to something that is not a layer: put an nn.Linear behind")
+    return folded_rnn(layer, plan.rescaling_before(layer).factor, name)
 
 
 def _check_classes(model: nn.Module) -> None:
@@ -218,9 +191,8 @@ def _remedy(model: nn.Module) -> str:
     parts = list(_foldable_parts(model, ""))
     if not parts:
         return "move what cannot be traced into a module that has no cores"
-    more = f" and {len(parts) - _NAMES} more" if len(parts) > _NAMES else ""
     return (
-        f"its parts {', '.join(repr(p) for p in parts[:_NAMES])}{more} can be folded by themselves, if it runs them "
+        f"its parts {few([repr(part) for part in parts])} can be folded by themselves, if it runs them "
         "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
     )
 

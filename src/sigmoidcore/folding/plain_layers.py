@@ -1,14 +1,14 @@
 """The plain layers of a folded model: rewritten weights, and what stands in place of a core."""
 
-import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
+from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.folding.commutation import RECURRENT, output_features, spread_over_weight
+from sigmoidcore.folding.commutation import RECURRENT, spread_over_weight
 from sigmoidcore.nn.networks import RNN
 
 
@@ -47,11 +47,7 @@ NO_RESCALING = Rescaling()
 
 
 def affine_of(core: SigmoidCore, name: str, half: float) -> Affine:
-    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh.
-
-    Raises:
-        ValueError: a slope or shift is not finite, or on the meta device.
-    """
+    """z = alpha (x - mu) for a sigmoid (`half` is 1); half of it for a tanh."""
     alpha, shift = core.alpha.detach(), core.shift
     for what, value in (("slope", alpha), ("shift", shift)):
         _check_finite(what, value, f"core '{name}'")
@@ -78,28 +74,22 @@ def weights_of_input(layer: nn.Module) -> list[str]:
 
 
 def rewrite(layer: nn.Module, name: str, affine: Affine | None, with_offset: bool, rescaling: Rescaling) -> None:
-    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once.
-
-    Raises:
-        ValueError: the new weights overflow their dtype.
-    """
+    """W <- a W f and b <- a b + c - m (sum of the new W over its inputs), computed in float64, rounded once."""
     if affine is None and rescaling == NO_RESCALING:
         return
     for which in weights_of_input(layer):
         weight = rescaling.factor * exact(layer.get_parameter(which))
         if affine is not None:
-            weight = spread_over_weight(layer, affine.gain, affine.dim) * weight
+            weight = spread_over_weight(layer, affine.gain) * weight
         _set(layer, name, which, weight)
     old = getattr(layer, "bias", None)  # of a recurrent layer, a flag
     if type(layer) in RECURRENT or (old is None and not with_offset and rescaling.middle == 0):
         return
-    shape = layer.get_parameter("weight").shape if isinstance(layer, nn.LayerNorm) else (output_features(layer, -1),)
-    bias = exact(torch.zeros(shape) if old is None else old)
+    features = features_of(layer)
+    shape = layer.normalized_shape if isinstance(layer, nn.LayerNorm) else features and features[:1]
+    bias = exact(torch.zeros(shape or ()) if old is None else old)
     if affine is not None:
-        gain, offset = affine.gain, affine.offset
-        if isinstance(layer, nn.LayerNorm):
-            gain, offset = (spread_over_weight(layer, v, affine.dim) for v in (gain, offset))
-        bias = gain * bias + (offset if with_offset else 0.0)
+        bias = affine.gain * bias + (affine.offset if with_offset else 0.0)
     if rescaling.middle != 0:
         bias = bias - rescaling.middle * exact(layer.get_parameter("weight")).flatten(1).sum(1)
     _set(layer, name, "bias", bias)
@@ -173,14 +163,3 @@ def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
         trained = old.requires_grad and name != "bias_hh_l0"
         setattr(rnn, name, nn.Parameter(value.to(old.dtype).to(old.device), requires_grad=trained))
     return rnn
-
-
-def halved(rnn: nn.RNN) -> fx.GraphModule:
-    """nn.RNN, whose outputs and states are 2 y, with y for those who read them."""
-    root = nn.Module()
-    root.rnn = rnn
-    graph = fx.Graph()
-    result = graph.call_module("rnn", (graph.placeholder("input"),))
-    parts = [graph.call_function(operator.getitem, (result, i)) for i in (0, 1)]
-    graph.output(tuple(graph.call_function(torch.mul, (part, 0.5)) for part in parts))
-    return fx.GraphModule(root, graph)

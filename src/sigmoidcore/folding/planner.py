@@ -12,15 +12,14 @@ from collections.abc import Iterable, Set
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.hooks import has_hooks
+from sigmoidcore.conversion.dataflow import features_of, reads_metadata
 from sigmoidcore.conversion.rewritten_forward import RewrittenForward
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.commutation import (
     CONSUMERS,
     PRODUCERS,
     output_axes,
-    output_features,
     passage,
-    reads_metadata_only,
     takes_in_offset,
 )
 from sigmoidcore.folding.plain_layers import NO_RESCALING, Affine, Rescaling, affine_of, weights_of_input
@@ -105,7 +104,7 @@ class Plan:
     def _go_back(self, graph: fx.Graph) -> None:
         asked: dict[fx.Node, Demand | None] = {}
         for node in reversed(graph.nodes):
-            demands = {self._demand(user, node, asked) for user in node.users if not reads_metadata_only(user)}
+            demands = {self._demand(user, node, asked) for user in node.users if not reads_metadata(user)}
             demand = demands.pop() if len(demands) == 1 else None
             self.stays_before |= {d[0] for d in demands if d}
             asked[node] = demand
@@ -130,10 +129,10 @@ class Plan:
         return (demand[0], demand[1] and not (way.adds and node is not way.data[0]))
 
     def _takes_in(self, layer: nn.Module, demand: Demand) -> bool:
-        affine = self.affine[demand[0]]
-        if affine.dim is None:
-            return True
-        return affine.dim in output_axes(layer) and output_features(layer, affine.dim) == affine.gain.numel()
+        affine, features = self.affine[demand[0]], features_of(layer)
+        if affine.dim is None or features is None:
+            return affine.dim is None
+        return affine.dim in output_axes(layer) and features[0] == affine.gain.numel()
 
     def _passes(self, node: fx.Node, demand: Demand) -> bool:
         way = passage(node, self.modules)
@@ -153,14 +152,14 @@ class Plan:
 
     def _pending(self, node: fx.Node, pending: dict[fx.Node, Pending]) -> Pending:
         """The rescaling that the value of a node still needs."""
-        if reads_metadata_only(node):
+        if reads_metadata(node):
             return _NOTHING
         module = self._module(node)
         layer = self._layer(node, CONSUMERS)
         data: tuple[fx.Node, ...] = ()
         result = _NOTHING
         if layer is not None:
-            data = _nodes(node.args[: 2 if isinstance(layer, nn.Bilinear) else 1])
+            data = _nodes(node.args[:1])
             self._read(layer, [pending[n] for n in data], takes_in_offset(layer))
         elif isinstance(module, RNN):
             if len(node.args) != 1 or node.kwargs:
@@ -184,10 +183,7 @@ class Plan:
         """Note what a layer must take in for its inputs; a middle goes only where an offset goes."""
         if not with_offset:
             self._keep(each for each in inputs if each[0].middle)
-        factor, middle, cores = 1.0, 0.0, frozenset[nn.Module]()
-        for rescaling, of in inputs:
-            factor, middle, cores = factor * rescaling.factor, middle + rescaling.middle, cores | of
-        self.inputs[layer].add((Rescaling(factor, middle), cores))
+        self.inputs[layer].update(inputs)
 
     # --- which module a node calls ----------------------------------------------------------------------------------
 

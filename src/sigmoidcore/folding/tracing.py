@@ -1,53 +1,35 @@
 """Every way in which a forward may run, as graphs: a constant may go where all of them allow it."""
 
 import inspect
-import itertools
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
+from sigmoidcore.conversion.eligibility import is_core
 from sigmoidcore.conversion.tracing import Tracer, UntraceableError, is_leaf, scratch_copy
-from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.stepwise import Stepwise
-
-MOST_VARIANTS = 64
 
 
 def variants(model: nn.Module) -> list[fx.Graph]:
-    """The graphs of a model's forward in training and evaluation, with optional arguments given and not.
+    """The graphs of a model's forward in training and evaluation, with optional arguments at their defaults and not.
 
-    `torch.fx` follows one way through a forward. A flag is traced as true and as false, an argument with default None
-    as None and as a value. A module without cores whose forward cannot be followed is a node of the graph.
-
-    Args:
-        model: any module; it is not changed and does not run.
-
-    Raises:
-        UntraceableError: in one of the ways, `torch.fx` cannot follow the forward of the model or of a module with
-            cores, for example because it branches on values; or there are more than 64 ways.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2), SigmoidCore(2))
-        >>> [len(graph.nodes) for graph in variants(model)]
-        [4, 4]
-
-    Source:
-        Reed, DeVito, He, Ussery, Ansel (2022), torch.fx, arXiv 2112.08429.
+    `torch.fx` follows one way through a forward. Each flag is turned over, and each argument with default None is
+    given a value, one at a time and all together.
     """
-    choices = _choices(model)
-    ways = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    if 2 * len(ways) > MOST_VARIANTS:
-        raise UntraceableError(
-            f"the forward of {type(model).__name__} has {len(choices)} optional arguments, which make {2 * len(ways)} "
-            f"ways to run it, more than {MOST_VARIANTS}"
-        )
-    return [_trace(model, training, way) for training, way in itertools.product((True, False), ways)]
+    arguments = inspect.signature(type(model).forward).parameters.values()
+    defaults = {p.name: p.default for p in arguments if p.default is None or isinstance(p.default, bool)}
+
+    def others(*names: str) -> dict[str, Any]:
+        """The values with these turned over; an argument without a value here is given."""
+        return {n: (not v if n in names else v) for n, v in defaults.items() if not (v is None and n in names)}
+
+    ways = [others(), *map(others, defaults), *([others(*defaults)] if len(defaults) > 1 else [])]
+    return [_trace(model, training, way) for training in (True, False) for way in ways]
 
 
 def has_cores(module: nn.Module) -> bool:
     """Whether a module is a core or contains one."""
-    return any(isinstance(m, SigmoidCore | Stepwise) for m in module.modules())
+    return any(map(is_core, module.modules()))
 
 
 class _Tracer(Tracer):
@@ -67,21 +49,8 @@ class _Tracer(Tracer):
         return super().create_arg(a)
 
 
-_GIVEN = object()
-
-
-def _choices(model: nn.Module) -> dict[str, list[Any]]:
-    """The values of each optional argument that may decide which way a forward goes."""
-    parameters = inspect.signature(type(model).forward).parameters.values()
-    return {
-        p.name: [True, False] if isinstance(p.default, bool) else [_GIVEN, None]
-        for p in parameters
-        if p.default is None or isinstance(p.default, bool)
-    }
-
-
-def _trace(model: nn.Module, training: bool, way: dict[str, Any]) -> fx.Graph:
-    fixed = {name: value for name, value in way.items() if value is not _GIVEN}
+def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> fx.Graph:
+    """One way; a module without cores whose forward cannot be followed is a node of the graph."""
     try:
         return _Tracer(around=False).trace_copy(scratch_copy(model).train(training), fixed)
     except UntraceableError:
