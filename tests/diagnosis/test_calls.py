@@ -172,7 +172,7 @@ def test_the_call_for_a_model_with_optional_arguments_works():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Siamese, "runs 2 times in a forward pass"),
+        (Siamese, "is used in 2 places, which need one each"),
         (SiameseThatBranches, "runs 2 times in a forward pass"),
         (BranchesAndShares, "runs 12 times in a forward pass"),
         (BranchesAndCalls, "make it a module, nn.Sigmoid()"),

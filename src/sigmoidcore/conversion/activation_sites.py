@@ -12,6 +12,7 @@ from torch.nn.modules import activation as activations
 from sigmoidcore.conversion.dataflow import (
     Role,
     features,
+    may_overwrite,
     nearest_weight,
     role_of,
     words,
@@ -68,7 +69,7 @@ class Site:
         module: the module, None for a functional call.
         index: number of the functional activation in its owner's forward; None for a module.
         uses: its calls in the trace.
-        writes: the functional call overwrites a tensor.
+        writes: the functional call overwrites a tensor that something else may read.
         why: the reason if the trace has no call.
     """
 
@@ -198,7 +199,8 @@ def _read(
             index = counts[use.owner, use.call]
             counts[use.owner, use.call] += 1
             in_place = node.target in _IN_PLACE or (node.op == "call_method" and str(node.target).endswith("_"))
-            functions[use.owner, index].append((function, in_place or "out" in node.kwargs, use))
+            writes = "out" in node.kwargs or (in_place and may_overwrite(node, root))
+            functions[use.owner, index].append((function, writes, use))
 
 
 def is_activation(module: nn.Module) -> bool:
