@@ -205,13 +205,6 @@ def test_tangential_weights_are_1_for_samples_of_zeros_and_for_one_neuron():
     assert tangential_weights(torch.tensor([[5.0], [0.0]])).tolist() == [[1.0], [1.0]]
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tangential_weights_do_not_depend_on_the_length_of_x(scale, dtype):
-    x = torch.randn(5, 8, dtype=dtype)
-    np.testing.assert_allclose(tangential_weights(x * scale), tangential_weights(x), rtol=1e-4)
-
-
 # --- the gain --------------------------------------------------------------------------------------------------------
 
 

@@ -100,13 +100,6 @@ def test_no_share_is_above_a_tenth_and_their_sum_is_1_or_what_the_largest_shares
         assert sum(shares) == pytest.approx(min(1.0, 0.1 * depth), rel=ROUNDING)
 
 
-@pytest.mark.parametrize("width", [16, 64, 256])
-def test_a_wide_hidden_layer_with_orthogonal_weights_changes_by_the_same_spectral_norm_as_a_narrow_one(width):
-    rate = rates(orthogonal(MLP(width, width, 4, 5)))["4.weight"]
-    change = float(torch.linalg.matrix_norm(rate * torch.ones(width, width), 2))
-    assert change == pytest.approx(0.003 * HIDDEN, rel=ROUNDING)
-
-
 @pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
 def test_a_recurrent_layers_rate_falls_with_the_steps_that_it_was_prepared_for_and_with_its_width(steps, hidden):
     class Classifier(nn.Module):

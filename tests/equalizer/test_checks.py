@@ -51,7 +51,7 @@ def test_a_model_and_an_optimizer_that_have_changed_places_are_named():
 @pytest.mark.parametrize(
     ("optimizer", "named"), [(None, "None"), ("adam", "'adam'"), (torch.optim.Adam, "the class Adam"), (0.1, "0.1")]
 )
-def test_what_is_no_optimizer_is_named(optimizer, named):
+def test_other_types_than_optimizers_are_named(optimizer, named):
     with pytest.raises(TypeError, match=f"trains the model, got {named}"):
         check_optimizer(optimizer)
 
@@ -67,7 +67,7 @@ def test_sinks_are_functions_in_anything_that_can_be_gone_through():
     ("sinks", "named"),
     [(CSV("a.csv"), "CSV"), ("a.csv", r"'a\.csv'"), (None, "None"), (CSV, "the class CSV"), (3, "3")],
 )
-def test_what_is_no_list_of_sinks_is_an_error_that_shows_one(sinks, named):
+def test_anything_but_a_list_of_sinks_is_an_error_that_shows_one(sinks, named):
     message = rf'sinks must be a list of functions of one argument, got {named}: put one in brackets.*\[CSV\("sam'
     with pytest.raises(TypeError, match=message):
         checked_sinks(sinks)
@@ -82,7 +82,7 @@ def test_what_is_no_list_of_sinks_is_an_error_that_shows_one(sinks, named):
         (CSV, r"sinks hold the class CSV: make one of it, as in CSV\(\.\.\.\)"),
     ],
 )
-def test_what_is_no_sink_is_an_error_that_says_how_to_make_one(sink, message):
+def test_anything_but_a_sink_is_an_error_that_says_how_to_make_one(sink, message):
     with pytest.raises(TypeError, match=message):
         checked_sinks([print, sink])
 

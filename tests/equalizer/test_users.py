@@ -8,7 +8,6 @@ import torch
 from support.copies import COPIES
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, Equalizer, SigmoidCore, prepare
 
@@ -153,21 +152,6 @@ def test_with_its_scaler_the_history_has_the_profile_of_unscaled_and_unclipped_g
 # --- several passes a step -------------------------------------------------------------------------------------------
 
 
-def test_two_backward_passes_through_one_graph_count_as_their_sum(model, batch):
-    def losses(network):
-        outputs = network(batch[0])
-        return nn.functional.cross_entropy(outputs, batch[1]), -3 * outputs[:, 0].mean()
-
-    def twice(_):
-        first, second = losses(model)
-        first.backward(retain_graph=True)
-        second.backward()
-
-    expected = by_hand(model, lambda network: sum(losses(network)))
-    assert_close(sampled(model, twice), expected)
-    assert (by_hand(model, lambda network: losses(network)[1]) - expected).abs().max() > 0.05
-
-
 def test_gradients_of_accumulated_micro_batches_with_clipping_are_joined(model, batch):
     def accumulate(_):
         for rows in torch.arange(50).split(10):
@@ -217,18 +201,6 @@ def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(model, batch):
     assert_close(sampled(model, lambda _: residual(model, batch[0]).backward()), expected)
 
 
-@pytest.mark.parametrize("by", ["parameters", "inputs"])
-def test_gradients_that_autograd_grad_takes_for_something_else_do_not_count(model, batch, by):
-    x = batch[0].clone().requires_grad_()
-
-    def look_around(_):
-        loss = cross_entropy(model, (x, batch[1]))
-        torch.autograd.grad(100 * loss, list(model.parameters())[:9] if by == "parameters" else x, retain_graph=True)
-        loss.backward()
-
-    assert_close(sampled(model, look_around), by_hand(model, partial(cross_entropy, batch=batch)))
-
-
 def test_a_loss_whose_backward_pass_is_itself_differentiated_counts(model, batch):
     with pytest.warns(UserWarning, match="create_graph"):
         seen = sampled(model, lambda _: cross_entropy(model, batch).backward(create_graph=True))
@@ -273,26 +245,6 @@ def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, b
         for _ in range(15):
             step()
     assert not equalizer.history
-
-
-# --- activation checkpointing ----------------------------------------------------------------------------------------
-
-
-def in_segments(model, x, use_reentrant):
-    layers = list(model)
-    for start in range(0, len(layers), 4):
-        x = checkpoint(nn.Sequential(*layers[start : start + 4]), x, use_reentrant=use_reentrant)
-    return x
-
-
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_a_forward_pass_recomputed_for_a_checkpoint_does_not_count_twice(model, batch, use_reentrant):
-    x = batch[0].clone().requires_grad_()  # the reentrant kind asks for it
-
-    def run(_):
-        nn.functional.cross_entropy(in_segments(model, x, use_reentrant), batch[1]).backward()
-
-    assert_close(sampled(model, run), by_hand(model, partial(cross_entropy, batch=batch)))
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------

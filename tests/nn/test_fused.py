@@ -111,14 +111,6 @@ def test_batches_of_more_dimensions_and_other_scales_too(x, calls):
     assert calls
 
 
-def test_parts_of_a_network_are_computed_as_one_too(model, x, calls):
-    whole = by_modules(model)(x)
-    for cut in range(1, 12):
-        calls.clear()
-        assert_close([model[cut:](model[:cut](x))], [whole])
-        assert calls
-
-
 def test_saturated_and_infinite_preactivations_are_no_warning(model, x):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -232,15 +232,6 @@ def test_slopes_stay_in_float32_where_weights_are_of_half_precision(dtype):
     assert layer(sequences(layer))[0].dtype == dtype
 
 
-def test_on_the_meta_device_and_materialised_from_a_plain_state_dict():
-    plain = nn.LSTM(FEATURES, HIDDEN)
-    layer = CoreLSTM(FEATURES, HIDDEN, device="meta")
-    assert layer.slope_l0.is_meta
-    layer.load_state_dict(plain.state_dict(), assign=True)
-    inputs = sequences(plain)
-    assert_same(layer(inputs), plain(inputs))
-
-
 @pytest.mark.parametrize("kind", PLAIN)
 def test_reset_gives_memory_without_values_new_weights_and_the_slopes_of_the_start(kind):
     layer = CORES[kind](FEATURES, HIDDEN, num_layers=2, device="meta").to_empty(device="cpu")

@@ -47,15 +47,6 @@ def forward_and_backward_of(function, x):
     function(x).square().mean().backward()
 
 
-def test_attached_twice_it_sees_a_pass_once_and_detached_twice_it_does_no_harm(model, observer):
-    observer.attach()
-    forward_and_backward(model)
-    assert [len(passes) for passes in observer.counted().values()] == [1, 1, 1]
-    observer.detach()
-    observer.detach()
-    assert not observer.attached
-
-
 def test_a_core_that_no_gradient_came_back_to_has_an_empty_list(model, observer):
     model(torch.randn(ROWS, 8))
     assert observer.counted() == {"1": [], "3": [], "5": []}
