@@ -182,10 +182,7 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
         return None
     layers = [(type(layer).__name__, {a: getattr(layer, a) for a in _ARGUMENTS[type(layer)]}) for layer in model]
     made = nn.Sequential(*(getattr(nn, name)(**arguments) for name, arguments in layers))
-    same = {name: t.shape for name, t in made.state_dict().items()} == {
-        name: t.shape for name, t in model.state_dict().items()
-    }
-    return layers if same and repr(made) == repr(model) else None
+    return layers if repr(made) == repr(model) else None
 
 
 def _described(preprocessing: Preprocessing) -> str:
@@ -203,17 +200,14 @@ def _meaning(preprocessing: Preprocessing) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the exporters' logs and warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 Writer = Callable[[nn.Module, Tensor, Preprocessing], bytes]
