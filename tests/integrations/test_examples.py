@@ -1,6 +1,5 @@
-"""What stands in examples/ runs, and goes on from its own checkpoints as if nothing had happened."""
+"""The scripts of examples/ run, and continue from their own checkpoints."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -16,19 +15,8 @@ from sigmoidcore.training.runs.folder import read_metrics
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
-@pytest.fixture
-def example(root):
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, root / "examples" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main
-
-    return load
-
-
-def test_the_plain_loop_goes_on(example, tmp_path, capsys):
-    main = example("plain_loop")
+def test_the_plain_loop_continues_from_its_checkpoint(example, tmp_path, capsys):
+    main = example("plain_loop").main
     main(["--folder", str(tmp_path / "whole"), "--epochs", "3", "--depth", "5"])
     main(["--folder", str(tmp_path / "parts"), "--epochs", "2", "--depth", "5"])
     main(["--folder", str(tmp_path / "parts"), "--epochs", "3", "--depth", "5", "--resume"])
@@ -42,8 +30,8 @@ def test_the_plain_loop_goes_on(example, tmp_path, capsys):
     assert (tmp_path / "whole" / "samples.csv").read_text().startswith(",".join(CSV.COLUMNS))
 
 
-def test_the_loop_of_accelerate_goes_on_from_accelerates_checkpoints(example, tmp_path, capsys):
-    main = example("accelerate_loop")
+def test_the_accelerate_loop_continues_from_a_checkpoint_of_accelerate(example, tmp_path, capsys):
+    main = example("accelerate_loop").main
     options = ["--cpu", "--depth", "5", "--epochs"]
     network, equalizer, monitor = main([*options, "3", "--folder", str(tmp_path / "whole")])
     shutil.copytree(tmp_path / "whole" / "epoch-2", tmp_path / "parts" / "epoch-2")
@@ -58,18 +46,18 @@ def test_the_loop_of_accelerate_goes_on_from_accelerates_checkpoints(example, tm
 
 
 @pytest.mark.parametrize("name", ["plain_loop", "accelerate_loop"])
-def test_without_a_checkpoint_there_is_nothing_to_go_on_with(name, example, tmp_path):
+def test_resume_without_a_checkpoint_is_an_error(name, example, tmp_path):
     options = ["--cpu"] if name == "accelerate_loop" else []
     with pytest.raises(SystemExit, match=re.escape(f"no checkpoint in {tmp_path}: leave out --resume")):
-        example(name)([*options, "--folder", str(tmp_path), "--depth", "5", "--resume"])
+        example(name).main([*options, "--folder", str(tmp_path), "--depth", "5", "--resume"])
 
 
-def test_a_plain_loop_that_fails_has_closed_its_table(example, tmp_path, monkeypatch):
+def test_a_plain_loop_that_fails_closes_its_table(example, tmp_path, monkeypatch):
     closed, close = [], CSV.close
     monkeypatch.setattr(CSV, "close", lambda table: closed.append(close(table)))
     monkeypatch.setattr(torch, "save", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        example("plain_loop")(["--folder", str(tmp_path), "--epochs", "1", "--depth", "5"])
+        example("plain_loop").main(["--folder", str(tmp_path), "--epochs", "1", "--depth", "5"])
     assert len(closed) == 1
 
 

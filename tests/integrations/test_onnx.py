@@ -1,15 +1,21 @@
-"""ONNX: onnxruntime computes what PyTorch does, and a folded model holds sigmoids and no constants of cores."""
+"""ONNX: onnxruntime computes the same as PyTorch, of models, of folded models and of exported runs."""
 
+import json
 from collections import Counter
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from support.runs import houses, made_run
 from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore import RNN, SigmoidCore
+from sigmoidcore.cli import main
+from sigmoidcore.training.data import Preprocessing
+from sigmoidcore.training.use.trained import open_run
 
 pytestmark = [
     pytest.mark.integration,
@@ -115,3 +121,37 @@ def test_a_folded_graph_holds_layers_and_sigmoids_only(name):
 def test_a_graph_of_cores_holds_more_than_layers_and_sigmoids():
     model, x = calibrated("mlp of sigmoids")
     assert "Mul" in {node.op_type for node in onnx_model(model, x).graph.node}
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+OPERATIONS = {
+    "mlp": {"Gemm", "MatMul", "Add", "Tanh"},
+    "conv": {"Conv", "Tanh", "Gemm", "MatMul", "Add", "Reshape", "Flatten"},
+    "rnn": None,
+}
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_onnxruntime_computes_the_same_for_any_number_of_samples(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    houses().to_parquet("houses.parquet")
+    source = "houses.parquet" if kind == "mlp" else "digits"
+    options = {"target": "sold"} if kind == "mlp" else {}
+    depth = {"mlp": 30, "conv": 4, "rnn": 1}[kind]
+    run = open_run(made_run(tmp_path / "run", source, kind=kind, depth=depth, **options))
+    assert main(["export", "run", "--format", "onnx"]) == 0
+    proto = onnx.load("run.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession("run.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        inputs = run.network.arranged(torch.randn(count, *run.preprocessing.inputs.shape))
+        with torch.no_grad():
+            expected = run.model.eval()(inputs).numpy()
+        found = session.run(["outputs"], {"inputs": inputs.numpy()})[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    held = {item.key: item.value for item in proto.metadata_props}
+    assert json.loads(held["preprocessing"]) == json.loads(json.dumps(run.preprocessing.description()))
+    assert Preprocessing.from_bytes((tmp_path / "run.preprocessing.skops").read_bytes()).alike(run.preprocessing)
+    if OPERATIONS[kind] is not None:
+        assert {node.op_type for node in proto.graph.node} <= OPERATIONS[kind]

@@ -1,6 +1,5 @@
 """Solvers of differential equations: the examples for DeepXDE and PINA run, and the methods of pinn.py are theirs."""
 
-import importlib.util
 import os
 
 import numpy as np
@@ -15,22 +14,15 @@ os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
-def example(root, name):
-    spec = importlib.util.spec_from_file_location(name, root / "examples" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_example_for_deepxde_learns_with_its_layers_computed_as_one(root, calls, capsys):
-    losses = example(root, "deepxde_burgers").main(["--steps", "40", "--depth", "4"])
+def test_the_example_for_deepxde_learns_with_its_layers_computed_as_one(example, calls, capsys):
+    losses = example("deepxde_burgers").main(["--steps", "40", "--depth", "4"])
     assert losses[-1] < losses[0] / 2
     assert len(calls) > 40
     assert "u(0.5, 0.25) = " in capsys.readouterr().out
 
 
-def test_the_example_for_pina_learns_with_its_layers_computed_as_one(root, calls, capsys):
-    main = example(root, "pina_poisson").main
+def test_the_example_for_pina_learns_with_its_layers_computed_as_one(example, calls, capsys):
+    main = example("pina_poisson").main
     before = main(["--steps", "1", "--depth", "4"])
     assert main(["--steps", "60", "--depth", "4"]) < before / 2
     assert len(calls) > 60
