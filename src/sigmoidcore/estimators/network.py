@@ -19,16 +19,8 @@ _GLOBAL_GENERATOR = threading.Lock()
 def prepared(widths: Sequence[int], inputs: Tensor, saturation: float | Literal["auto"], seed: int) -> nn.Sequential:
     """A prepared network: Linear and a centered core for every hidden width, then Linear.
 
-    PyTorch's global generator is left as it was, also if several threads make networks at the same time.
-
-    Args:
-        widths: numbers of inputs, of neurons in each hidden layer, and of outputs.
-        inputs: a batch, [batch, widths[0]], float32, on the CPU.
-        saturation: see `sigmoidcore.prepare`.
-        seed: seed of the weights.
-
-    Returns:
-        The network, float32, on the CPU.
+    It is float32 and on the CPU, like the inputs. PyTorch's global generator does not change, also if several threads
+    make networks at the same time.
 
     Example:
         >>> prepared((3, 8, 4, 2), torch.randn(20, 3), 0.5, seed=0)(torch.zeros(5, 3)).shape

@@ -10,14 +10,6 @@ class Schedule:
     as many epochs as it stayed at its peak; the fall begins after half of the epochs at the latest. Training ends if
     nothing improves during the fall.
 
-    Args:
-        epochs: largest number of epochs.
-        tol: smallest improvement.
-        patience: epochs without an improvement.
-
-    Attributes:
-        finished: whether training should end.
-
     Example:
         >>> schedule = Schedule(epochs=8, tol=0.0, patience=10)
         >>> shares = []

@@ -26,19 +26,7 @@ among the samples that the scaling was made from."""
 
 
 class Trainer:
-    """Trains a network epoch by epoch.
-
-    Args:
-        network: a prepared network on the CPU, which is left as it is.
-        state: from `state()`, to continue a training; None begins one.
-        device: device of the training.
-        lr: total rate, see `sigmoidcore.depth_scaled_lr`.
-        weight_decay: weight decay of AdamW.
-        tolerance: see `sigmoidcore.Equalizer`.
-
-    Attributes:
-        network: a copy; during the training float32 and on the device.
-    """
+    """Trains a copy of a prepared network, float32 and on the device; `state` continues an earlier training."""
 
     def __init__(
         self,
@@ -77,17 +65,9 @@ class Trainer:
         batch_size: int,
         share: Callable[[float], float],
     ) -> float:
-        """Train on all samples once.
+        """Train on all samples once, in this order; returns the mean loss.
 
-        Args:
-            samples: training samples.
-            loss_fn: see `LossFn`.
-            order: the order of the rows, [samples].
-            batch_size: largest number of samples in a step.
-            share: the rate as a fraction of its peak, from the fraction of the epoch that is done.
-
-        Returns:
-            The mean loss.
+        `share` is the rate as a fraction of its peak, from the fraction of the epoch that is done.
 
         Raises:
             FloatingPointError: the loss or a weight is not finite; the message names the remedy.

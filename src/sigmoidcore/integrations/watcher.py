@@ -80,12 +80,8 @@ class Watcher:
     ) -> None:
         """Attach to a training, and continue from the state that was loaded, if any.
 
-        Args:
-            model: the model to watch.
-            optimizer: the optimizer whose steps the Equalizer samples; a Monitor alone needs none.
-            scaler: gradient scaler of the training.
-            main: whether this process calls the sinks.
-            resumed: whether the training of the previous call continues, with its history.
+        `main` says whether this process calls the sinks, `resumed` whether the training of the previous call continues,
+        with its history. A Monitor alone needs no optimizer.
 
         Raises:
             ValueError: the model has no cores, or the state belongs to another model.

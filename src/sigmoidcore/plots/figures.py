@@ -37,8 +37,6 @@ from sigmoidcore.plots.style import (
 
 __all__ = ["article_fit", "draw_profiles", "gradient_heatmap", "gradient_profiles", "learning_curves"]
 
-Curves = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
-
 # Colour, line and marker change together: curves can be told apart in black and white too.
 _CURVES = (
     (PALETTE["blue"], "-", "s"),

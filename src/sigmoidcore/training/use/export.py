@@ -31,8 +31,6 @@ CLOSE = 1e-4
 SAMPLES = 16
 """Random samples for the comparison."""
 OPSET = 18
-ANY_BATCH = ({0: torch.export.Dim("batch", max=2**31 - 1)},)
-"""Any number of samples. PyTorch 2.6 refuses a recurrent layer without a maximum."""
 
 Layer = tuple[str, dict[str, Any]]
 
@@ -98,6 +96,12 @@ def is_preprocessing(path: Path, preprocessing: Preprocessing) -> bool:
         return False
 
 
+def _any_batch() -> tuple[dict[int, Any], ...]:
+    """Any number of samples; a function, because `Dim` imports SymPy, which is slow."""
+    # PyTorch 2.6 refuses a recurrent layer without a maximum.
+    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)
+
+
 def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
     """ONNX by the dynamo exporter: one input, "inputs", and one output, "outputs", with any number of samples."""
     for module in ("onnx", "onnxscript"):
@@ -105,7 +109,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
     with _quiet():
         program = torch.onnx.export(
             model, (inputs,), dynamo=True, verbose=False, opset_version=OPSET, input_names=["inputs"],
-            output_names=["outputs"], dynamic_shapes=ANY_BATCH,
+            output_names=["outputs"], dynamic_shapes=_any_batch(),
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -120,7 +124,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
 def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
     """An archive of torch.export without pickles."""
     with _quiet():
-        program = torch.export.export(model, (inputs,), dynamic_shapes=ANY_BATCH, strict=False)
+        program = torch.export.export(model, (inputs,), dynamic_shapes=_any_batch(), strict=False)
         with contextlib.suppress(ValueError):  # of PyTorch 2.6, which pickles the weights too
             program.example_inputs = None  # PyTorch would pickle them
         file = io.BytesIO()
