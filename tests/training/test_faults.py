@@ -220,10 +220,12 @@ def test_a_second_process_on_the_folder_is_refused(tmp_path, capsys):
     with subprocess.Popen(COMMAND + arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while reached(tmp_path / "run") < 14:
             time.sleep(0.01)
-        for second in (["train", "--resume", "run"], [*TRAIN, "--output", "run", "--overwrite"]):
-            assert main(second) == 2
-            assert f"run is in use by process {process.pid} on " in capsys.readouterr().err
-        process.kill()
+        try:
+            for second in (["train", "--resume", "run"], [*TRAIN, "--output", "run", "--overwrite"]):
+                assert main(second) == 2
+                assert f"run is in use by process {process.pid} on " in capsys.readouterr().err
+        finally:
+            process.kill()
     assert (tmp_path / "run" / "lock").exists()
 
 
