@@ -37,6 +37,8 @@ class Lock:
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
+            if holder and not _holder(self._path):  # older versions of filelock empty the file
+                self._path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
             raise InUseError(
                 f"{folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}: wait for it, or "
                 "stop it"
