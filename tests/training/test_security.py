@@ -272,6 +272,7 @@ def test_what_unpacks_to_more_than_there_is_room_for_is_refused(run, safely_refu
     assert "is larger than" in safely_refused("train", "--data", "a.npz")
 
 
+@pytest.mark.filterwarnings("ignore:pickle-based deserialization:RuntimeWarning")  # pyarrow 15 says it refuses
 def test_pickles_in_tables_and_arrays_are_not_unpickled(run, safely_refused, tmp_path):
     bomb = pickle.dumps(Bomb(tmp_path / "canary"))
     for name in ("a.csv", "a.npy", "a.npz", "a.parquet", "a.feather", "a.pkl", "a.pt"):
