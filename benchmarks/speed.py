@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 import sigmoidcore as sc
 from _report import Report, arguments
 from sigmoidcore.training import Recipe, Split, Training
+from sigmoidcore.training.data import Kind, task
 from sigmoidcore.training.display import Screen
 
 SIZES = (1000, 64, 100), (100, 256, 256), (30, 1024, 512), (10_000, 64, 100)
@@ -372,7 +373,7 @@ def looped(clock: Clock, depth: int, steps: int) -> dict[str, float]:
 
     def shown() -> None:
         terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
-        with Screen(terminal, live=True).training("speed", 1) as meter:
+        with Screen(terminal, live=True).training("speed", 1, task(Kind.CLASSES)) as meter:
             Training(copy.deepcopy(model), data, recipe).run(lambda progress: meter.update(progress, 1.0, profile))
 
     profile = sc.gradient_profile(model, x[:batch])
