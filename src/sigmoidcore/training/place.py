@@ -80,7 +80,8 @@ class Place:
         words += [f"with {self.count} processes"] if self.count > 1 else []
         if not words and self.device.type == "cpu":
             return ""
-        return " ".join(["on", str(self.device), *words])
+        device = "cpu" if self.device.type == "cpu" else str(self.device)  # accelerate numbers the CPU, too
+        return " ".join(["on", device, *words])
 
     # --- the training step -------------------------------------------------------------------------------------------
 
