@@ -1,4 +1,4 @@
-"""Slopes, shifts and fresh weights before training."""
+"""`calibrate` and `prepare`: slopes, shifts and fresh weights before training."""
 
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr

@@ -1,4 +1,4 @@
-"""Hidden activations of any model become cores."""
+"""`convert`: hidden activations of any model become cores."""
 
 from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.conversion.convert import Plan, convert, planned

@@ -1,4 +1,4 @@
-"""Diagnose: measure any network, say in words what is wrong and what to do."""
+"""`diagnose` and `Monitor`: measure any network, find what is wrong and suggest what to do."""
 
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.diagnosis.diagnosis import Diagnosis

@@ -1,4 +1,4 @@
-"""Slopes during training."""
+"""`Equalizer`: slopes during training."""
 
 from sigmoidcore.equalizer.equalizer import Equalizer, Sample
 from sigmoidcore.equalizer.neuron_rule import open_neurons

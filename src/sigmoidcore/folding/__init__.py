@@ -1,4 +1,4 @@
-"""Slopes and shifts go into the weights."""
+"""`fold`: a copy of plain PyTorch layers, with slopes and shifts in their weights."""
 
 from sigmoidcore.folding.fold import fold
 

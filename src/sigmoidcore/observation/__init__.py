@@ -1,4 +1,4 @@
-"""What reaches a core and what comes back to it."""
+"""Observers of layers, and the gradient profile that they measure."""
 
 from sigmoidcore.observation.gradients import GradientObserver
 from sigmoidcore.observation.observer import LayerObserver, Observer

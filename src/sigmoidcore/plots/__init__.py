@@ -1,4 +1,4 @@
-"""Figures of runs and of the article. Needs matplotlib."""
+"""Matplotlib figures of gradient profiles, training runs and the article."""
 
 from sigmoidcore.plots.figures import article_fit, draw_profiles, gradient_heatmap, gradient_profiles, learning_curves
 

@@ -1,1 +1,1 @@
-"""Measurements of one training step."""
+"""Measurements of one training step, from the hooks to the numbers."""
