@@ -29,7 +29,7 @@ test-oldest: .venv-oldest/.installed ## run the tests with the lowest versions t
 	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
-	.venv/bin/python -m pytest tests/integrations
+	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope tests/integrations
 
 lint: .venv/.installed-dev ## check style, format and the import contracts
 	.venv/bin/python -m ruff check .
