@@ -315,7 +315,9 @@ def test_a_name_that_is_no_text_is_refused(run, safely_refused, tmp_path):
 def test_the_help_says_that_the_users_code_is_run(command, capsys):
     assert main([command, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert re.search(r"[Yy]our (own )?(function|network).*imported from this folder and (run|executed)", text)
+    assert re.search(
+        r"[Yy]our (own )?(function|network).*imported from this folder and (run|executed)", text, re.IGNORECASE
+    )
 
 
 def test_a_run_of_code_of_ones_own_runs_it_only_where_that_is_typed(run, safely_refused, tmp_path, monkeypatch):
