@@ -86,7 +86,7 @@ clean: ## remove everything that was built (.venv and runs/ stay)
 
 .venv/.installed-%: .venv/.made pyproject.toml
 	@echo "Installing packages into .venv; the first time, this downloads PyTorch and takes some minutes."
-	.venv/bin/python -m pip install -q -e ".[$*]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
+	@.venv/bin/python -m pip install -q -e ".[$*]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
 	@touch .venv/.installed-$*
 
 .venv/.installed-integrations: .venv/.installed-dev tests/integrations/requirements.txt
