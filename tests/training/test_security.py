@@ -285,7 +285,7 @@ def test_pickles_in_tables_and_arrays_are_not_unpickled(run, safely_refused, tmp
     schema = pa.schema([pa.field("x", pa.float64(), metadata=extension), pa.field("y", pa.int64())])
     table = pa.table({"x": np.arange(20.0), "y": [0, 1] * 10}, schema=schema)
     parquet.write_table(table.replace_schema_metadata({b"pandas": bomb}), tmp_path / "c.parquet")
-    assert main([*TRAIN, "--data", "c.parquet", "--target", "y", "--output", "new"]) == 0
+    assert main([*TRAIN, "--data", "c.parquet", "--target", "y", "--output", "new"]) in (0, 2)  # pyarrow 15 refuses it
     assert not (tmp_path / "canary").exists()
 
 
