@@ -77,7 +77,7 @@ def names(tmp_path, monkeypatch):
         monkeypatch.setenv(variable, value)
     options = {"max_steps": 2, "per_device_train_batch_size": ROWS, "use_cpu": True, "report_to": []}
     model = Classifier(torch.float32)
-    return {
+    yield {
         "sc": sc,
         "lightning": lightning,
         "module": Module(),
@@ -90,6 +90,8 @@ def names(tmp_path, monkeypatch):
         "wandb": wandb,
         "mlflow": mlflow,
     }
+    wandb.finish()  # a run that stays open is what the next `wandb.init` of this process returns
+    wandb.teardown()
 
 
 @pytest.mark.parametrize(("name", "skipped"), [("lightning", 3), ("transformers", 3), ("sinks", 2)])

@@ -81,7 +81,7 @@ def test_weights_and_biases_has_them_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     import wandb
 
-    with wandb.init(project="sigmoidcore", dir=tmp_path, mode="offline") as run:
+    with wandb.init(project="sigmoidcore", dir=tmp_path, mode="offline", reinit="finish_previous") as run:
         sink = WandB(run)
         spreads = train(sink)
         run.log({"mine": 1.0})
