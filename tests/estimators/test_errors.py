@@ -1,16 +1,14 @@
 """A training that fails says why, and leaves the estimator as it was."""
 
 import pickle
-import warnings
 
 import numpy as np
 import pytest
-from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 
-from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, base
-from sigmoidcore.estimators.trainer import Trainer
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
+from sigmoidcore.estimators.training import Trainer
 
 QUICK = {"max_iter": 5, "weight_decay": 0.4, "random_state": 0}
 X, y = make_classification(120, 6, random_state=0)
@@ -24,39 +22,20 @@ def outlier(X, value=1e300):
 
 def test_a_diverging_training_names_the_parameters_to_change():
     rate = r"use a smaller learning_rate_init than 1e\+30"
-    with pytest.raises(FloatingPointError, match=f"{rate}, or a smaller weight_decay than 0.4$"):
+    with pytest.raises(FloatingPointError, match=f"{rate}, or a smaller weight_decay than 0.4, or"):
         SigmoidCoreRegressor((4,), learning_rate_init=1e30, **QUICK).fit(X, y)
-    with pytest.raises(FloatingPointError, match=f"{rate}$"):
+    with pytest.raises(FloatingPointError, match=f"{rate}, or correct"):
         SigmoidCoreRegressor((4,), learning_rate_init=1e30, **{**QUICK, "weight_decay": 0}).fit(X, y)
-    with pytest.raises(FloatingPointError, match=r"any of the weight decays 8, 2, 0.4, 0.08: use a smaller learning_"):
+    with pytest.raises(FloatingPointError, match=r"no weight decay of .* a smaller learning_rate"):
         SigmoidCoreClassifier((8,), learning_rate_init=1e30, max_iter=3, random_state=0).fit(X, y)
 
 
-def test_a_weight_that_the_last_step_made_not_finite_is_an_error(monkeypatch):
-    monkeypatch.setattr(SigmoidCoreRegressor, "_losses", lambda self, outputs, _: (outputs - outputs).sqrt().mean(1))
-    with pytest.raises(FloatingPointError, match="the loss or a weight is not finite"):
-        SigmoidCoreRegressor((4,), batch_size=120, random_state=0).partial_fit(X, y)
-
-
-@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
-def test_an_outlier_that_later_samples_contain_is_located(kind):
-    message = r"column 2 of {} contains a number .*e\+{} standard deviations"
-    classifier = SigmoidCoreClassifier((8,), **QUICK).fit(kind(X), y)
-    with pytest.raises(FloatingPointError, match=message.format("X", 38)):
-        classifier.partial_fit(kind(outlier(X)), y)
-    regressor = SigmoidCoreRegressor((8,), **QUICK).fit(kind(X), X[:, :3])
-    with pytest.raises(FloatingPointError, match=message.format("y", 20)):
-        regressor.partial_fit(kind(X), outlier(X, 1e20)[:, :3])
-
-
-@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
-def test_numbers_whose_variance_overflows_are_located(kind):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ValueError, match=r"column 2 of X contains numbers up to 1e\+300"):
-            SigmoidCoreRegressor((8,), **QUICK).fit(kind(outlier(X)), y)
-        with pytest.raises(ValueError, match=r"column 0 of y contains numbers up to 1e\+300"):
-            SigmoidCoreRegressor((8,), **QUICK).fit(kind(X), outlier(X)[:, 2])
+def test_an_outlier_in_later_samples_is_an_error_that_says_so():
+    classifier = SigmoidCoreClassifier((8,), **QUICK).fit(X, y)
+    regressor = SigmoidCoreRegressor((8,), **QUICK).fit(X, y)
+    for training in (lambda: classifier.partial_fit(outlier(X), y), lambda: regressor.partial_fit(X, outlier(X)[:, 2])):
+        with pytest.raises(FloatingPointError, match="correct numbers in X or y that are far from the others"):
+            training()
 
 
 def test_a_decay_that_diverges_is_not_chosen():
@@ -118,16 +97,3 @@ def test_an_error_during_training_leaves_the_estimator_as_it_was(settings, monke
     monkeypatch.setattr(Trainer, "epoch", failing)
     assert_unchanged(model, {}, lambda: model.fit(X, y))
     assert_unchanged(model, {"warm_start": False}, lambda: (calls.clear(), model.fit(X, y)))
-
-
-@pytest.mark.parametrize("decay", [0.4, "auto"])
-def test_ctrl_c_before_the_first_epoch_is_raised(decay, monkeypatch):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    model = SigmoidCoreClassifier((8,), **{**QUICK, "weight_decay": decay})
-    before = dict(vars(model))
-    monkeypatch.setattr(base, "prepared", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, y)
-    assert vars(model) == before

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sigmoidcore as sc
-from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, targets
 
 QUICK = {"max_iter": 30, "weight_decay": 0.4, "random_state": 0}
 BRIEF = {**QUICK, "max_iter": 5}
@@ -269,27 +269,39 @@ def test_auto_chooses_a_strong_decay_for_noisy_data_and_a_weak_one_for_clean_dat
     assert clean.weight_decay_ <= 0.4
 
 
-@pytest.mark.parametrize("decay", [0.4, "auto"])
-@pytest.mark.parametrize(("step", "epochs"), [(1, 0), (10, 1)])  # an epoch has 5 or 6 steps
-def test_ctrl_c_ends_training_with_a_warning_and_keeps_the_network(decay, step, epochs, monkeypatch):
-    calls = []
-    losses = SigmoidCoreClassifier._losses
+def interrupting(monkeypatch, step):
+    """Ctrl-C at this step of all trainings."""
+    steps = []
+    losses = targets.Classes.losses
 
-    def interrupting(self, outputs, targets):
-        calls.append(len(outputs))
-        if len(calls) == step:
+    def losses_or_interrupt(self, outputs, targets):
+        steps.append(len(outputs))
+        if len(steps) == step:
             signal.raise_signal(signal.SIGINT)
         return losses(self, outputs, targets)
 
-    monkeypatch.setattr(SigmoidCoreClassifier, "_losses", interrupting)
-    model = SigmoidCoreClassifier((8,), max_iter=100, weight_decay=decay, random_state=0)
+    monkeypatch.setattr(targets.Classes, "losses", losses_or_interrupt)
+
+
+@pytest.mark.parametrize(("step", "epochs"), [(1, 0), (10, 1)])  # an epoch has 5 or 6 steps
+def test_ctrl_c_ends_training_with_a_warning_and_keeps_the_network(step, epochs, monkeypatch):
+    interrupting(monkeypatch, step)
+    model = SigmoidCoreClassifier((8,), max_iter=100, weight_decay=0.4, random_state=0)
     with pytest.warns(UserWarning, match="interrupted") as warned:
         model.fit(*FLOWERS)
     assert [warning.filename for warning in warned] == [__file__]
     assert model.n_iter_ == len(model.loss_curve_) == epochs
     assert (model.loss_ is None) == (model.best_loss_ is None) == (epochs == 0)
     assert model.predict(FLOWERS[0]).shape == (150,)
-    assert model.get_params()["weight_decay"] == decay
+
+
+def test_ctrl_c_during_the_choice_of_a_decay_ends_fit_and_leaves_the_estimator_as_it_was(monkeypatch):
+    interrupting(monkeypatch, 10)
+    model = SigmoidCoreClassifier((8,), random_state=0)
+    before = dict(vars(model))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*FLOWERS)
+    assert vars(model) == before
 
 
 # --- the fitted estimator --------------------------------------------------------------------------------------------

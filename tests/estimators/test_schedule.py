@@ -2,16 +2,17 @@
 
 import pytest
 
-from sigmoidcore.estimators.schedule import Schedule
+from sigmoidcore.estimators.training import Schedule
 
 
 def epochs_of(values, epochs=200):
     """The epoch at which the rate begins to fall and the epoch at which training ends, with a patience of 10."""
-    schedule = Schedule(epochs, tol=0.5, patience=10)
-    for epoch, value in enumerate(values, 1):
+    schedule, shares = Schedule(epochs, tol=0.5, patience=10), []
+    for value in values:
         schedule.after_epoch(value)
+        shares.append(schedule.share(1.0))
         if schedule.finished:
-            return next(e for e in range(epoch + 1) if schedule.share(e + 1) < 1), epoch
+            return sum(share == 1 for share in shares) + 1, len(shares)
     raise AssertionError("training did not end")
 
 
