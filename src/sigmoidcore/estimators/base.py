@@ -85,7 +85,8 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             NotFittedError: the estimator is not fitted.
             ValueError: X does not fit the samples of `fit`, or this machine does not have `device`.
         """
-        return self._targets.decode(self._outputs(X).numpy())
+        outputs = self._outputs(X).numpy()
+        return self._targets.decode(outputs)
 
     def __sklearn_tags__(self) -> Any:
         """The estimator's properties for scikit-learn."""

@@ -1,6 +1,6 @@
 """pytorch-ignite: a handler that equalizes and monitors."""
 
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class SigmoidCoreHandler(Watcher):
     """An `Equalizer` and a `Monitor` on a trainer of ignite, from its first step to its last.
 
     Gradients are read before clipping and are unscaled. The handler has a `state_dict` for ignite's `Checkpoint`; load
-    it before the trainer runs.
+    it before the trainer runs. After an error in the training, call `remove`.
 
     Args:
         model: the model, wrapped or not.
@@ -32,9 +32,7 @@ class SigmoidCoreHandler(Watcher):
 
     Raises:
         ImportError: (on import) pytorch-ignite is not installed.
-        TypeError: the model is not an nn.Module, the optimizer is not a torch.optim.Optimizer, or a sink is not a
-            function of one argument.
-        ValueError: an argument is out of range. When the trainer starts: the model has no cores.
+        ValueError, TypeError: an argument is out of range. When the trainer starts: the model has no cores.
 
     Example:
         >>> import sigmoidcore as sc
@@ -53,32 +51,21 @@ class SigmoidCoreHandler(Watcher):
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        *,
         scaler: torch.amp.GradScaler | None = None,
         **options: Unpack[Options],
     ) -> None:
         check_model(model)
+        check_optimizer(optimizer)
         super().__init__(**options)
-        if self.every is not None:
-            check_optimizer(optimizer)
-        self._model = model
-        self._optimizer = optimizer
+        self._training = model, optimizer
         self._scaler = scaler
 
     def attach(self, engine: Engine) -> Self:
         """Begin and end with a trainer, which has not run yet; returns the handler."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self.remove)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         return self
 
     def _start(self, engine: Engine) -> None:
-        resumed, main = engine.state.iteration > 0, idist.get_rank() == 0
-        self.begin(self._model, self._optimizer, scaler=self._scaler, main=main, resumed=resumed)
-
-    def _fail(self, engine: Engine, error: BaseException) -> None:
-        """End. An engine does not raise errors that have handlers, so the last of ours does, unless others exist."""
-        self.remove()
-        handlers: list[Any] = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
-        if handlers[-1] == self._fail and all(isinstance(getattr(h, "__self__", None), type(self)) for h in handlers):
-            raise error
+        resumed = engine.state.iteration > 0
+        self.begin(*self._training, scaler=self._scaler, main=idist.get_rank() == 0, resumed=resumed)

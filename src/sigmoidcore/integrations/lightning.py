@@ -40,26 +40,16 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
 
     Raises:
         ImportError: (on import) neither lightning nor pytorch_lightning is installed.
-        TypeError: a sink is not a function of one argument.
-        ValueError: an argument is out of range. From `trainer.fit`: the module has no cores or no such submodule, or
-            several optimizers qualify.
+        ValueError, TypeError: an argument is out of range. From `trainer.fit`: the module has no cores or no such
+            submodule, or several optimizers qualify.
 
     Example:
-        `docs/integrations.md` has the module, too.
-
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
-        >>> trainer = lightning.Trainer(max_epochs=2, callbacks=[callback])  # doctest: +SKIP
-        >>> trainer.fit(module, batches)  # doctest: +SKIP
-        >>> callback.equalizer.history[0].step, callback.monitor.measurements[0].step  # doctest: +SKIP
-        (0, 0)
+        >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
 
     def __init__(self, *, module: str = "", optimizer: int | None = None, **options: Unpack[Options]) -> None:
         super().__init__(**options)
-        if not isinstance(module, str):
-            raise ValueError(f'module must be the name of a submodule, or "" for the whole module, got {module!r}')
-        if optimizer is not None and (type(optimizer) is not int or optimizer < 0):
-            raise ValueError(f"optimizer must be an index in configure_optimizers, from 0, or None, got {optimizer!r}")
         self._module = module
         self._optimizer = optimizer
         self._sampled_in_closure: torch.optim.Optimizer | None = None
@@ -74,8 +64,7 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
         try:
             model: nn.Module = pl_module.get_submodule(self._module)
         except AttributeError as error:
-            name = type(pl_module).__name__
-            raise ValueError(f"module={self._module!r} is not a submodule of {name}: {error}") from None
+            raise ValueError(f"module={self._module!r} is not a submodule: {error}") from None
         optimizer = None if self.every is None else self._choose(trainer.optimizers, model)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.begin(model, optimizer, scaler=scaler, main=trainer.is_global_zero, resumed=trainer.global_step > 0)
@@ -89,26 +78,21 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
         if self.equalizer is not None and optimizer is self._sampled_in_closure:
             self.equalizer.look()
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, *arguments: Any) -> None:
         """End."""
         self.remove()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """End."""
-        self.remove()
+    on_exception = on_train_end
 
     def _choose(self, optimizers: list[torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:
-        if self._optimizer is not None:
-            if self._optimizer >= len(optimizers):
-                raise ValueError(f"optimizer={self._optimizer}, but there are {len(optimizers)}, counted from 0")
-            return optimizers[self._optimizer]
         own = set(model.parameters())
-        candidates = [o for o in optimizers if any(p in own for group in o.param_groups for p in group["params"])]
-        if len(candidates) != 1:
-            what = f"submodule '{self._module}'" if self._module else "the module"
+        fitting = [o for o in optimizers if any(p in own for group in o.param_groups for p in group["params"])]
+        if self._optimizer is not None:
+            fitting = optimizers[self._optimizer : self._optimizer + 1]
+        if len(fitting) != 1:
             raise ValueError(
-                f"{len(candidates)} of {len(optimizers)} optimizers have parameters of {what}: choose one by "
-                "optimizer=, its index in configure_optimizers, or watch only the submodule that it trains by module=; "
-                "there may be a callback for each submodule"
+                f"{len(fitting)} of {len(optimizers)} optimizers have parameters of module={self._module!r} and fit "
+                f"optimizer={self._optimizer}: choose one by optimizer=, its index in configure_optimizers, or the "
+                "submodule that it trains by module=; there may be a callback for each submodule"
             )
-        return candidates[0]
+        return fitting[0]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from sigmoidcore._files import Closable
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.equalizer.checks import described
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.integrations.requirements import missing
 from sigmoidcore.integrations.summary import SCALARS, Sink, picture, scalars
@@ -36,26 +35,24 @@ class _Tracker(ABC):
             import sigmoidcore.diagnosis.report.figures  # noqa: F401
         self._prefix = prefix
         self._pictures = pictures
-        self._latest: int | None = None
+        self._latest = math.inf
+        """The step of the latest picture of an Equalizer's samples."""
 
     def __call__(self, sample: Measurement | Sample) -> None:
         """Write the sample."""
         assert sample.step is not None
         numbers = {f"{self._prefix}/{name}": float(value) for name, value in scalars(sample).items()}
-        name = f"{self._prefix}/{'layers' if isinstance(sample, Measurement) else 'cores'}"
-        self._write(sample.step, numbers, {name: picture(sample)} if self._has_picture(sample) else {})
+        images = {}
+        if self._pictures and isinstance(sample, Measurement):
+            images[f"{self._prefix}/layers"] = picture(sample)
+        # A step before the latest belongs to a training that was restarted or resumed.
+        elif self._pictures and not self._latest < sample.step < self._latest + PICTURE_STEPS:
+            self._latest = sample.step
+            images[f"{self._prefix}/cores"] = picture(sample)
+        self._write(sample.step, numbers, images)
 
     @abstractmethod
     def _write(self, step: int, numbers: dict[str, float], images: dict[str, Any]) -> None: ...
-
-    def _has_picture(self, sample: Measurement | Sample) -> bool:
-        if not self._pictures or isinstance(sample, Measurement):
-            return self._pictures
-        # A step before the latest belongs to a training that was restarted or resumed.
-        if self._latest is not None and self._latest < sample.step < self._latest + PICTURE_STEPS:
-            return False
-        self._latest = sample.step
-        return True
 
 
 class TensorBoard(_Tracker):
@@ -68,8 +65,7 @@ class TensorBoard(_Tracker):
         pictures: whether to draw every measurement (0.2 s), and the Equalizer's samples every 100 steps.
 
     Raises:
-        ImportError: matplotlib is missing (extra `plots`), with `pictures`.
-        TypeError: the writer has no such methods.
+        ImportError: the tracker is missing, or matplotlib (extra `plots`) with `pictures`.
 
     Example:
         >>> from unittest.mock import Mock
@@ -81,8 +77,6 @@ class TensorBoard(_Tracker):
 
     def __init__(self, writer: "SummaryWriter", *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
         super().__init__(prefix, pictures)
-        methods = ("add_scalar", "add_image") if pictures else ("add_scalar",)
-        _check_methods("TensorBoard", writer, 'torch.utils.tensorboard.SummaryWriter("runs")', *methods)
         self._writer = writer
 
     def _write(self, step: int, numbers: dict[str, float], images: dict[str, Any]) -> None:
@@ -97,16 +91,8 @@ class WandB(_Tracker):
 
     They have their own step, `sigmoidcore/step`. Log your values without `step=`: W&B drops values of past steps.
 
-    Args:
-        run: the result of `wandb.init()`; in Lightning `logger.experiment`.
-        prefix, pictures: see `TensorBoard`.
-
-    Raises:
-        ImportError: wandb is missing, or matplotlib (extra `plots`) with `pictures`.
-        TypeError: `run` is not a run.
-
-    Example:
-        >>> equalizer = sc.Equalizer(model, optimizer, sinks=[WandB(wandb.init())])  # doctest: +SKIP
+    `run` is the result of `wandb.init()`; in Lightning `logger.experiment`. Other arguments and errors: see
+    `TensorBoard`.
     """
 
     def __init__(self, run: Any, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
@@ -115,7 +101,6 @@ class WandB(_Tracker):
             import wandb
         except ImportError as error:
             raise missing("sigmoidcore.integrations.sinks.WandB", "wandb") from error
-        _check_methods("WandB", run, "wandb.init()", "define_metric", "log")
         self._image = wandb.Image
         self._run = run
         run.define_metric(f"{prefix}/step", hidden=True)
@@ -129,18 +114,8 @@ class WandB(_Tracker):
 class MLflow(_Tracker):
     """Logs `scalars` and a `picture` of every sample to a run of MLflow.
 
-    Args:
-        run_id: `info.run_id` of the run; None for the active run.
-        prefix, pictures: see `TensorBoard`.
-
-    Raises:
-        ImportError: mlflow is missing, or matplotlib (extra `plots`) with `pictures`.
-        TypeError: `run_id` is not a text.
-        ValueError: no run is active.
-
-    Example:
-        >>> with mlflow.start_run():  # doctest: +SKIP
-        ...     equalizer = sc.Equalizer(model, optimizer, sinks=[MLflow()])
+    `run_id` is the `info.run_id` of the run; without it a run must be active. Other arguments and errors: see
+    `TensorBoard`.
     """
 
     def __init__(self, run_id: str | None = None, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
@@ -149,8 +124,6 @@ class MLflow(_Tracker):
             import mlflow
         except ImportError as error:
             raise missing("sigmoidcore.integrations.sinks.MLflow", "mlflow-skinny", "mlflow") from error
-        if not isinstance(run_id, str | None):
-            raise TypeError(f"run_id must be the id of a run, as run.info.run_id, got {described(run_id)}")
         active = mlflow.active_run()
         if run_id is None and active is None:
             raise ValueError("no run of MLflow is active: use it inside mlflow.start_run(), or give a run_id")
@@ -162,12 +135,6 @@ class MLflow(_Tracker):
         self._mlflow.log_metrics(numbers, step=step, run_id=self._run_id)
         for name, image in images.items():
             self._client.log_image(self._run_id, image, key=name, step=step)
-
-
-def _check_methods(sink: str, target: Any, example: str, *methods: str) -> None:
-    if isinstance(target, type) or not all(callable(getattr(target, name, None)) for name in methods):
-        names = " and ".join(methods)
-        raise TypeError(f"{sink} needs an object with {names}, such as {example}, got {described(target)}")
 
 
 class _LineFile(Closable, ABC):
@@ -202,25 +169,15 @@ class _LineFile(Closable, ABC):
 
     def _repair(self) -> None:
         """Check the first line, and remove an incomplete last line: the next would become a part of it."""
-        with self._path.open("a+b") as file:
-            file.seek(0)
-            first = last = file.readline()
-            if not (first.startswith(self._begin.encode()) or self._begin.encode().startswith(first)):
-                text = first.decode(errors="replace").strip()[:60]
-                raise ValueError(
-                    f"{self._path} is not a file of {type(self).__name__}, it begins with {text!r}: use another name"
-                )
-            for line in file:
-                last = line
-            if last and not last.endswith(b"\n"):
-                file.truncate(file.seek(0, os.SEEK_END) - len(last))
-                text = last.decode(errors="replace")
-                more = "..." if len(text) > 100 else ""
-                warnings.warn(
-                    f"the last line of {self._path} is incomplete and was removed: {text[:100]!r}{more}",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+        data, begin = self._path.read_bytes() if self._path.exists() else b"", self._begin.encode()
+        if not (data.startswith(begin) or begin.startswith(data)):
+            text, kind = data[:60].decode(errors="replace"), type(self).__name__
+            raise ValueError(f"{self._path} is not a file of {kind}, it begins with {text!r}: use another name")
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            os.truncate(self._path, complete)
+            text = data[complete:][:100].decode(errors="replace")
+            warnings.warn(f"{self._path}: removed the incomplete last line {text!r}", RuntimeWarning, stacklevel=4)
 
 
 class CSV(_LineFile):
@@ -257,22 +214,11 @@ class CSV(_LineFile):
 
 
 class JSONL(_LineFile):
-    """Appends every sample to a file with one JSON object a line, with the gradient size of every layer.
+    """Appends every sample to a file with one JSON object a line; arguments and errors are those of `CSV`.
 
     The keys are `kind` ("measurement" or "equalizer"), `step` and the names of `SCALARS`; for a measurement also
-    `layers` and `gradients`, for the Equalizer `log_sizes`. Numbers that are not finite are "inf", "-inf" and "nan".
-    A resumed training writes some steps again; the later line of a kind counts.
-
-    Arguments and errors are those of `CSV`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with JSONL(Path(folder) / "samples.jsonl") as lines:
-        ...         lines(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
-        ...     row = json.loads((Path(folder) / "samples.jsonl").read_text())
-        >>> row["kind"], row["step"], row["log_sizes"]
-        ('equalizer', 3, [0.0, 0.4])
+    `layers` and `gradients`, the gradient size of every layer; for the Equalizer `log_sizes`. Numbers that are not
+    finite are "inf", "-inf" and "nan".
     """
 
     _begin = '{"kind": "'

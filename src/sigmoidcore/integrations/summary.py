@@ -37,12 +37,6 @@ SCALARS = {
 def scalars(sample: Measurement | Sample) -> dict[str, float]:
     """The numbers of a sample, by their names in `SCALARS`; unknown values are left out.
 
-    Args:
-        sample: a sample of a `Monitor` or an `Equalizer`.
-
-    Returns:
-        The numbers; nan or inf if gradients are not finite.
-
     Example:
         >>> scalars(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
         {'equalizer_spread': 1.5, 'slopes_changed': 1, 'neurons_opened': 0}
@@ -72,21 +66,11 @@ def scalars(sample: Measurement | Sample) -> dict[str, float]:
 def picture(sample: Measurement | Sample) -> NDArray[np.uint8]:
     """The gradient profile over depth; for a measurement also saturation and outputs, as in `Diagnosis.plot`.
 
-    Args:
-        sample: a sample of a `Monitor` or an `Equalizer`, or the attribute `measurement` of a `Diagnosis`.
-
     Returns:
         RGB image, [height, 900, 3], uint8; the height depends on the content.
 
     Raises:
         ImportError: matplotlib is missing (extra `plots`).
-
-    Example:
-        >>> import sigmoidcore as sc
-        >>> import torch
-        >>> measurement = sc.diagnose(sc.MLP(8, 16, 3, 2), torch.randn(50, 8)).measurement
-        >>> picture(measurement).shape[1:], picture(measurement).dtype
-        ((900, 3), dtype('uint8'))
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

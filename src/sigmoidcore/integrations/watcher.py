@@ -11,7 +11,6 @@ from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.equalizer.checks import check_equalizer, check_steps, checked_sinks
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.summary import Sink
-from sigmoidcore.observation.profile import watched_layers
 
 
 class Options(TypedDict, total=False):
@@ -30,7 +29,8 @@ class Watcher:
     Args:
         tolerance: tolerance of the Equalizer, a factor above 1.
         floor: floor of the Equalizer, between 0 and 1.
-        every: steps between two samples of the Equalizer, or "auto"; None for no Equalizer.
+        every: steps between two samples of the Equalizer, or "auto"; None for no Equalizer, as for networks without
+            cores.
         monitor_every: steps between two measurements of the Monitor; None for no Monitor.
         sinks: functions that are called with every sample, in the main process only.
 
@@ -59,10 +59,8 @@ class Watcher:
             check_equalizer(every, tolerance, floor)
         if monitor_every is not None:
             check_steps("monitor_every", monitor_every)
-        self.tolerance = tolerance
-        self.floor = floor
-        self.every = every
-        self.monitor_every = monitor_every
+        self.tolerance, self.floor = tolerance, floor
+        self.every, self.monitor_every = every, monitor_every
         self.sinks: tuple[Sink, ...] = checked_sinks(sinks)
         self.equalizer: Equalizer | None = None
         self.monitor: Monitor | None = None
@@ -82,29 +80,19 @@ class Watcher:
 
         `main` says whether this process calls the sinks, `resumed` whether the training of the previous call continues,
         with its history. A Monitor alone needs no optimizer.
-
-        Raises:
-            ValueError: the model has no cores, or the state belongs to another model.
         """
         self.remove()
         state, self._state = self.state_dict() if resumed else self._state, {}
-        sinks = self.sinks if main else ()
+        shared: dict[str, Any] = {"scaler": scaler, "sinks": self.sinks if main else ()}
         self.equalizer = self.monitor = None
         try:
             if self.every is not None:
                 assert optimizer is not None
-                _check_cores(model)
                 self.equalizer = Equalizer(
-                    model,
-                    optimizer,
-                    every=self.every,
-                    tolerance=self.tolerance,
-                    floor=self.floor,
-                    scaler=scaler,
-                    sinks=sinks,
+                    model, optimizer, every=self.every, tolerance=self.tolerance, floor=self.floor, **shared
                 )
             if self.monitor_every is not None:
-                self.monitor = Monitor(model, self.monitor_every, scaler=scaler, sinks=sinks)
+                self.monitor = Monitor(model, self.monitor_every, **shared)
             self._running = True
             self.load_state_dict(state)
         except BaseException:
@@ -114,8 +102,7 @@ class Watcher:
     def remove(self) -> None:
         """Detach both from the training; their history stays.
 
-        Call it after a training that ended with an error, if the framework does not tell callbacks of errors. The next
-        training does so, too.
+        The next training does so, too; call it after an error that the framework does not tell callbacks of.
         """
         self._running = False
         for part in (self.monitor, self.equalizer):
@@ -123,11 +110,7 @@ class Watcher:
                 part.remove()
 
     def diagnosis(self) -> Diagnosis:
-        """The Monitor's diagnosis of the training so far.
-
-        Raises:
-            ValueError: there is no Monitor, or it has no measurement yet.
-        """
+        """The Monitor's diagnosis of the training so far."""
         if self.monitor is None:
             raise ValueError("nothing was measured: the training has not begun, or monitor_every is None")
         return self.monitor.diagnosis()
@@ -137,11 +120,7 @@ class Watcher:
         return {**self._state, **{name: part.state_dict() for name, part in self._parts().items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state: in the current training, or in the next one if none is running.
-
-        Raises:
-            ValueError: the state belongs to another model than that of the current training.
-        """
+        """Continue from a state: in the current training, or in the next one if none is running."""
         if not self._running:
             self.equalizer = self.monitor = None
             self._state = dict(state_dict)
@@ -153,10 +132,3 @@ class Watcher:
     def _parts(self) -> "dict[str, Equalizer | Monitor]":
         parts = {"equalizer": self.equalizer, "monitor": self.monitor}
         return {name: part for name, part in parts.items() if part is not None}
-
-
-def _check_cores(model: nn.Module) -> None:
-    try:
-        watched_layers(model)
-    except ValueError as error:
-        raise ValueError(f"{error}; or give every=None, to monitor only") from None
