@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_regressor
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
@@ -32,6 +32,7 @@ DEFAULT_DECAY, FEWEST, DECAY_FRACTION = 0.4, 50, 0.2
 """`weight_decay="auto"` with fewer samples, or on which fraction of the samples the candidates are compared."""
 ROWS = 10_000
 """Rows of one forward pass of a prediction."""
+DTYPES = np.float64, np.float32
 Random = np.random.RandomState
 
 
@@ -98,7 +99,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
-        """The checked samples and classes."""
+        """Check targets and classes; returns both, with the weights of classes in those of the samples."""
 
     @abstractmethod
     def _targets_of(self, table: Table, classes: Any) -> Targets:
@@ -114,9 +115,10 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         before = dict(vars(self))
         try:
             first = not hasattr(self, "network_") or not (incremental or self.warm_start)
-            table, classes = self._check(Table(X, y, sample_weight), classes, incremental=incremental, first=first)
+            table = self._checked(X, y, sample_weight, first)
+            table, classes = self._check(table, classes, incremental=incremental, first=first)
             with isolated():
-                self._fit(table, classes, incremental=incremental, first=first)
+                self._fit(_with_weight(table), classes, incremental=incremental, first=first)
         except BaseException:
             self.__dict__ = before
             raise
@@ -124,21 +126,12 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             warnings.warn("Training interrupted by user.", stacklevel=3)
         return self
 
-    def _checked(self, table: Table, *, first: bool, **options: Any) -> Table:
-        """The table as checked arrays; a single column of targets has one dimension."""
-        X, y = validate_data(
-            self,
-            table.X,
-            table.y,
-            accept_sparse="csr",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=first,
-            **options,
-        )
+    def _checked(self, X: Any, y: Any, weights: Any, first: bool) -> Table:
+        """The samples as arrays; a single column of targets has one dimension."""
+        options: dict[str, Any] = {"accept_sparse": "csr", "multi_output": True, "y_numeric": is_regressor(self)}
+        X, y = validate_data(self, X, y, dtype=DTYPES, reset=first, **options)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        weights = table.weights
         if weights is not None:
             weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
         return Table(X, y, weights)
@@ -146,7 +139,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> None:
         """Train on checked samples. Objects that attributes refer to are replaced, never modified."""
         random = check_random_state(self.random_state)
-        table, held_out = table.with_weight(), None
+        held_out = None
         if self.early_stopping:
             table, held_out = self._split(table, self.validation_fraction, random)
         if first:
@@ -178,8 +171,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         self._trainer_state: dict[str, Any] | None = None
         self.n_layers_, self.n_outputs_ = len(widths), widths[-1]
         self.out_activation_ = self._targets.activation
-        self.n_iter_ = 0
-        self.t_ = 0
+        self.n_iter_ = self.t_ = 0
         self.loss_: float | None = None
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
@@ -210,21 +202,15 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _split(self, table: Table, fraction: float, random: Random) -> tuple[Table, Table]:
         """Samples to train on, and samples that are held out."""
-        arrays = [array for array in table if array is not None]
-
-        def split(classes: Any) -> Any:
-            return train_test_split(*arrays, test_size=fraction, random_state=random, stratify=classes)
-
+        options: dict[str, Any] = {"test_size": fraction, "random_state": random}
+        rows, classes = np.arange(table.X.shape[0]), None if is_regressor(self) or table.y.ndim == 2 else table.y
         try:
-            parts = split(table.y if is_classifier(self) and table.y.ndim == 1 else None)
+            train, held_out = train_test_split(rows, stratify=classes, **options)
         except ValueError:  # a class is too small for both parts
-            parts = split(None)
-        train, held_out = (Table(X, y, weights[0] if weights else None) for X, y, *weights in (parts[::2], parts[1::2]))
-        if held_out.X.shape[0] < 2:
-            raise ValueError(
-                "validation needs at least 2 samples: raise validation_fraction or set early_stopping=False"
-            )
-        return train, held_out
+            train, held_out = train_test_split(rows, **options)
+        if len(held_out) < 2:
+            raise ValueError("too few samples for validation: raise validation_fraction, or set early_stopping=False")
+        return table.at(train), table.at(held_out)
 
     def _train(self, samples: Samples, held_out: Table | None, random: Random, incremental: bool) -> None:
         # partial_fit trains at the full rate: its only epoch is the first half of two.
@@ -274,7 +260,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _validate(self, network: nn.Sequential, held_out: Table, device: torch.device) -> float:
         predictions = self._targets.decode(self._run(network, held_out.X, device, torch.float32).numpy())
-        score_of = accuracy_score if is_classifier(self) else r2_score
+        score_of = r2_score if is_regressor(self) else accuracy_score
         score = float(score_of(held_out.y, predictions, sample_weight=held_out.weights))
         assert self.validation_scores_ is not None
         self.validation_scores_.append(score)
@@ -287,7 +273,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Tensor:
         """The network's outputs, [samples, outputs], float64, on the CPU."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         device = device_of(self.device)
         if device.type == "cpu":
             return self._run(self.network_, X, device, torch.float64)
@@ -313,3 +299,12 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._targets.losses(outputs, targets).mean()
+
+
+def _with_weight(table: Table) -> Table:
+    """The samples with a positive weight; the largest becomes 1, because the sum of weights may overflow."""
+    if table.weights is None:
+        return table
+    if not table.weights.any():
+        raise ValueError("all sample weights are 0: there is nothing to learn from")
+    return table._replace(weights=table.weights / table.weights.max()).at(table.weights > 0)

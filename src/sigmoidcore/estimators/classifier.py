@@ -23,7 +23,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
     Inputs are standardised internally.
 
     Args:
-        hidden_layer_sizes: number of neurons in each hidden layer; a single number is one layer.
+        hidden_layer_sizes: number of neurons in each hidden layer.
         saturation: saturation level of the first layer, see `sigmoidcore.prepare`; "auto" is 2 for up to three
             features, else 0.5.
         tolerance: tolerance of the `sigmoidcore.Equalizer`.
@@ -34,7 +34,6 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             proportional to the number of samples, or None for equal weights.
         batch_size: largest number of samples in a step; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: total rate of `sigmoidcore.depth_scaled_lr`, the same for every depth and width.
-        random_state: seed or `numpy.random.RandomState`; None uses NumPy's global generator.
         n_iter_no_change: epochs without an improvement by `tol` after which the rate falls, or, during the fall,
             training ends. The fall begins after half of `max_iter` at the latest.
         device: device for training and prediction. A fitted estimator is stored on the CPU.
@@ -93,15 +92,12 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
         return isinstance(self._targets, Labels)
 
     def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
-        X, y, weights = self._checked(table, first=first)
+        y, weights = table.y, table.weights
         check_classification_targets(y)
         if type_of_target(y).startswith("multiclass-multioutput"):
             raise ValueError("y has several columns of classes: fit one classifier for each column")
         if incremental and self.class_weight == "balanced":
-            raise ValueError(
-                'class_weight="balanced" needs all samples at once; give partial_fit the dict from '
-                "sklearn.utils.compute_class_weight"
-            )
+            raise ValueError('class_weight="balanced" needs all samples at once: give partial_fit a dict of weights')
         if self.class_weight is not None:
             by_class = compute_sample_weight(self.class_weight, y)
             if not (np.isfinite(by_class) & (by_class >= 0)).all():
@@ -121,7 +117,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             now, before = ("one class", "several labels") if self._multilabel else ("several labels", "one class")
             raise ValueError(f"y has {now} a sample, and had {before} before")
         _check_classes(y, classes)
-        return Table(X, y, weights), classes
+        return table._replace(weights=weights), classes
 
     def _targets_of(self, table: Table, classes: Any) -> Targets:
         self.classes_ = classes

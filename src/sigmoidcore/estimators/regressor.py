@@ -35,7 +35,6 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
     def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
         if sparse.issparse(table.y):
             raise ValueError("y is a sparse matrix: a regressor needs an array, give y.toarray()")
-        table = self._checked(table, first=first, y_numeric=True)
         columns = math.prod(table.y.shape[1:])
         if not first and columns != self.n_outputs_:
             raise ValueError(f"y has {columns} targets a sample, and had {self.n_outputs_} before")

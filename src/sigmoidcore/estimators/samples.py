@@ -19,14 +19,9 @@ class Table(NamedTuple):
     y: Any
     weights: Array | None
 
-    def with_weight(self) -> "Table":
-        """The samples with a positive weight; the largest becomes 1, because the sum of weights may overflow."""
-        if self.weights is None:
-            return self
-        positive = self.weights > 0
-        if not positive.any():
-            raise ValueError("all sample weights are 0: there is nothing to learn from")
-        return Table(self.X[positive], self.y[positive], self.weights[positive] / self.weights.max())
+    def at(self, rows: Array) -> "Table":
+        """Some of the samples."""
+        return Table(self.X[rows], self.y[rows], None if self.weights is None else self.weights[rows])
 
 
 class Scaling:
