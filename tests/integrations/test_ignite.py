@@ -44,14 +44,6 @@ def test_a_training_is_that_of_a_plain_loop():
     assert handler.diagnosis().history
 
 
-def test_invalid_arguments_are_refused_before_the_training():
-    model = network()
-    with pytest.raises(TypeError, match=r"model must be a .*, got Adam: it comes first"):
-        SigmoidCoreHandler(adam(model), model)
-    with pytest.raises(TypeError, match=r"optimizer must be .*, got None"):
-        SigmoidCoreHandler(model, None)
-
-
 def test_micro_batches_are_joined_and_gradients_are_unscaled():
     model = network()
     optimizer, scaler = adam(model), torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=12)

@@ -5,7 +5,6 @@ from typing import Self, Unpack
 import torch
 from torch import nn
 
-from sigmoidcore.equalizer.checks import check_model, check_optimizer
 from sigmoidcore.integrations.requirements import missing
 from sigmoidcore.integrations.watcher import Options, Watcher
 
@@ -32,7 +31,7 @@ class SigmoidCoreHandler(Watcher):
 
     Raises:
         ImportError: (on import) pytorch-ignite is not installed.
-        ValueError, TypeError: an argument is out of range. When the trainer starts: the model has no cores.
+        ValueError, TypeError: (when the trainer starts) an argument is invalid, or the model has no cores.
 
     Example:
         >>> import sigmoidcore as sc
@@ -54,8 +53,6 @@ class SigmoidCoreHandler(Watcher):
         scaler: torch.amp.GradScaler | None = None,
         **options: Unpack[Options],
     ) -> None:
-        check_model(model)
-        check_optimizer(optimizer)
         super().__init__(**options)
         self._training = model, optimizer
         self._scaler = scaler

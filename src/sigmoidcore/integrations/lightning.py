@@ -40,7 +40,7 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
 
     Raises:
         ImportError: (on import) neither lightning nor pytorch_lightning is installed.
-        ValueError, TypeError: an argument is out of range. From `trainer.fit`: the module has no cores or no such
+        ValueError, TypeError: (from `trainer.fit`) an argument is invalid, the module has no cores or no such
             submodule, or several optimizers qualify.
 
     Example:

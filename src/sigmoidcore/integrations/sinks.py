@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sigmoidcore._files import Closable
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.equalizer.equalizer import Sample
-from sigmoidcore.integrations.requirements import missing
 from sigmoidcore.integrations.summary import SCALARS, Sink, picture, scalars
 
 if TYPE_CHECKING:
@@ -97,10 +96,8 @@ class WandB(_Tracker):
 
     def __init__(self, run: Any, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
         super().__init__(prefix, pictures)
-        try:
-            import wandb
-        except ImportError as error:
-            raise missing("sigmoidcore.integrations.sinks.WandB", "wandb") from error
+        import wandb
+
         self._image = wandb.Image
         self._run = run
         run.define_metric(f"{prefix}/step", hidden=True)
@@ -120,10 +117,8 @@ class MLflow(_Tracker):
 
     def __init__(self, run_id: str | None = None, *, prefix: str = "sigmoidcore", pictures: bool = True) -> None:
         super().__init__(prefix, pictures)
-        try:
-            import mlflow
-        except ImportError as error:
-            raise missing("sigmoidcore.integrations.sinks.MLflow", "mlflow-skinny", "mlflow") from error
+        import mlflow
+
         active = mlflow.active_run()
         if run_id is None and active is None:
             raise ValueError("no run of MLflow is active: use it inside mlflow.start_run(), or give a run_id")

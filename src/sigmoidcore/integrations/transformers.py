@@ -31,8 +31,8 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
 
     Raises:
         ImportError: (on import) transformers is not installed.
-        ValueError, TypeError: an argument is out of range. From `trainer.train`: the model has no cores, or the
-            optimizer cannot have hooks, as with DeepSpeed.
+        ValueError, TypeError: (from `trainer.train`) an argument is invalid, the model has no cores, or the optimizer
+            cannot have hooks, as with DeepSpeed.
 
     Example:
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)

@@ -1,6 +1,6 @@
 """The common part of all callbacks: an Equalizer and a Monitor from the beginning to the end of a training."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -8,7 +8,6 @@ from torch import nn
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.equalizer.checks import check_equalizer, check_steps, checked_sinks
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.summary import Sink
 
@@ -20,7 +19,7 @@ class Options(TypedDict, total=False):
     floor: float
     every: int | Literal["auto"] | None
     monitor_every: int | None
-    sinks: Iterable[Sink]
+    sinks: Sequence[Sink]
 
 
 class Watcher:
@@ -37,10 +36,6 @@ class Watcher:
     Attributes:
         equalizer: the `Equalizer` of the latest training, or None.
         monitor: the `Monitor` of the latest training, or None.
-
-    Raises:
-        TypeError: a sink is not a function of one argument.
-        ValueError: both are None, or an argument is out of range.
     """
 
     def __init__(
@@ -50,18 +45,12 @@ class Watcher:
         floor: float = 0.05,
         every: int | Literal["auto"] | None = "auto",
         monitor_every: int | None = 100,
-        sinks: Iterable[Sink] = (),
+        sinks: Sequence[Sink] = (),
     ) -> None:
         super().__init__()
-        if every is None and monitor_every is None:
-            raise ValueError("every and monitor_every are both None: there is nothing to do")
-        if every is not None:
-            check_equalizer(every, tolerance, floor)
-        if monitor_every is not None:
-            check_steps("monitor_every", monitor_every)
         self.tolerance, self.floor = tolerance, floor
         self.every, self.monitor_every = every, monitor_every
-        self.sinks: tuple[Sink, ...] = checked_sinks(sinks)
+        self.sinks = sinks
         self.equalizer: Equalizer | None = None
         self.monitor: Monitor | None = None
         self._state: dict[str, Any] = {}
@@ -70,13 +59,13 @@ class Watcher:
     def begin(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Any,
         *,
         scaler: torch.amp.GradScaler | None = None,
         main: bool = True,
         resumed: bool = False,
     ) -> None:
-        """Attach to a training, and continue from the state that was loaded, if any.
+        """Attach to a training, and continue from the state that was loaded, if any; arguments are checked now.
 
         `main` says whether this process calls the sinks, `resumed` whether the training of the previous call continues,
         with its history. A Monitor alone needs no optimizer.
@@ -87,7 +76,6 @@ class Watcher:
         self.equalizer = self.monitor = None
         try:
             if self.every is not None:
-                assert optimizer is not None
                 self.equalizer = Equalizer(
                     model, optimizer, every=self.every, tolerance=self.tolerance, floor=self.floor, **shared
                 )
