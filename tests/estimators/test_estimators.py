@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sigmoidcore as sc
-from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, targets
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, data
 
 QUICK = {"max_iter": 30, "weight_decay": 0.4, "random_state": 0}
 BRIEF = {**QUICK, "max_iter": 5}
@@ -272,7 +272,7 @@ def test_auto_chooses_a_strong_decay_for_noisy_data_and_a_weak_one_for_clean_dat
 def interrupting(monkeypatch, step):
     """Ctrl-C at this step of all trainings."""
     steps = []
-    losses = targets.Classes.losses
+    losses = data.Classes.losses
 
     def losses_or_interrupt(self, outputs, targets):
         steps.append(len(outputs))
@@ -280,7 +280,7 @@ def interrupting(monkeypatch, step):
             signal.raise_signal(signal.SIGINT)
         return losses(self, outputs, targets)
 
-    monkeypatch.setattr(targets.Classes, "losses", losses_or_interrupt)
+    monkeypatch.setattr(data.Classes, "losses", losses_or_interrupt)
 
 
 @pytest.mark.parametrize(("step", "epochs"), [(1, 0), (10, 1)])  # an epoch has 5 or 6 steps

@@ -14,14 +14,14 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigmoidcore.diagnosis.diagnose import diagnose_over
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.estimators.parameters import automatic_batch_size, check_parameters, device_of, hidden_widths
-from sigmoidcore.estimators.samples import Samples, Scaling, Table
-from sigmoidcore.estimators.targets import Targets
+from sigmoidcore.estimators.data import Samples, Scaling, Table, Targets
+from sigmoidcore.estimators.parameters import automatic_batch_size, check_parameters, hidden_widths
 from sigmoidcore.estimators.training import Schedule, Trainer, isolated, prepared
+from sigmoidcore.nn.networks import Chain
 from sigmoidcore.observation.process_group import Alone
 
 PROBES = 256
@@ -84,7 +84,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
         Raises:
             NotFittedError: the estimator is not fitted.
-            ValueError: X does not fit the samples of `fit`, or this machine does not have `device`.
+            ValueError: X does not fit the samples of `fit`.
         """
         outputs = self._outputs(X).numpy()
         return self._targets.decode(outputs)
@@ -152,10 +152,9 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             )
         if self.weight_decay != "auto":
             self.weight_decay_ = float(self.weight_decay)
-        elif first and (incremental or table.X.shape[0] < FEWEST):
-            self.weight_decay_ = DEFAULT_DECAY
         elif first:
-            self.weight_decay_ = self._best_decay(table, classes, random)
+            few = incremental or table.X.shape[0] < FEWEST
+            self.weight_decay_ = DEFAULT_DECAY if few else self._best_decay(table, classes, random)
         if first:
             self._new_network(table.X, widths, random)
         samples = Samples(table, self._targets.encode(table.y), self._scaling, torch.device(self.device))
@@ -171,8 +170,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         self._trainer_state: dict[str, Any] | None = None
         self.n_layers_, self.n_outputs_ = len(widths), widths[-1]
         self.out_activation_ = self._targets.activation
-        self.n_iter_ = self.t_ = 0
-        self.loss_: float | None = None
+        self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
 
@@ -191,7 +189,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
                 continue
             if trial._interrupted:
                 raise KeyboardInterrupt
-            outputs = trial._run(trial.network_, held_out.X, torch.device("cpu"), torch.float64)
+            outputs = trial._run(trial.network_, held_out.X)
             each = trial._targets.losses(outputs, trial._targets.encode(held_out.y))
             loss = float(np.average(each.numpy(), weights=held_out.weights))
             if math.isfinite(loss):
@@ -216,29 +214,31 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         # partial_fit trains at the full rate: its only epoch is the first half of two.
         schedule = Schedule(2 if incremental else self.max_iter, self.tol, self.n_iter_no_change)
         batch_size = automatic_batch_size(len(samples)) if self.batch_size == "auto" else self.batch_size
-        order = np.arange(len(samples))
+        order, curve = np.arange(len(samples)), list(self.loss_curve_)
+        scores = None if held_out is None else list(self.validation_scores_ or [])
         best: tuple[float, Any] | None = None
-        self._interrupted = False
-        self.loss_curve_ = list(self.loss_curve_)
-        if held_out is not None:
-            self.validation_scores_ = list(self.validation_scores_ or [])
         state = self._trainer_state if incremental else None
         trainer = Trainer(
             self.network_, state, samples.device, self.learning_rate_init, self.weight_decay_, self.tolerance
         )
+        self._interrupted = False
         try:
             while not schedule.finished:
                 if self.shuffle:
                     order = random.permutation(len(samples))
-                criterion = trainer.epoch(samples, self._targets.losses, order, batch_size, schedule)
-                self._count_epoch(criterion, len(samples))
-                if held_out is not None:
-                    criterion = -self._validate(trainer.network, held_out, samples.device)
-                    if best is None or criterion < best[0]:
-                        best = criterion, copy.deepcopy(trainer.network.state_dict())
+                curve.append(trainer.epoch(samples, self._targets.losses, order, batch_size, schedule))
+                self.t_ += len(samples)
+                if self.verbose:
+                    print(f"Iteration {len(curve)}, loss = {curve[-1]:.8f}")
+                if held_out is not None and scores is not None:
+                    scores.append(self._validate(trainer.network, held_out))
+                    if self.verbose:
+                        print(f"Validation score: {scores[-1]:f}")
+                    if best is None or scores[-1] > best[0]:
+                        best = scores[-1], copy.deepcopy(trainer.network.state_dict())
                 if incremental:
                     break
-                schedule.after_epoch(criterion)
+                schedule.after_epoch(-scores[-1] if scores else curve[-1])
         except KeyboardInterrupt:
             self._interrupted = True
         finally:
@@ -247,26 +247,16 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             trainer.network.load_state_dict(best[1])
         self.network_ = trainer.network
         self._trainer_state = trainer.state() if incremental else None
-        self.best_loss_ = min(self.loss_curve_, default=None) if held_out is None else None
-        self.best_validation_score_ = None if best is None else -best[0]
+        self.loss_curve_, self.n_iter_ = curve, len(curve)
+        self.loss_ = curve[-1] if curve else None
+        self.best_loss_ = min(curve, default=None) if held_out is None else None
+        self.validation_scores_ = scores or self.validation_scores_
+        self.best_validation_score_ = None if best is None else best[0]
 
-    def _count_epoch(self, loss: float, samples: int) -> None:
-        self.loss_ = loss
-        self.loss_curve_.append(loss)
-        self.n_iter_ += 1
-        self.t_ += samples
-        if self.verbose:
-            print(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
-
-    def _validate(self, network: nn.Sequential, held_out: Table, device: torch.device) -> float:
-        predictions = self._targets.decode(self._run(network, held_out.X, device, torch.float32).numpy())
+    def _validate(self, network: Chain, held_out: Table) -> float:
+        predictions = self._targets.decode(self._run(network, held_out.X).numpy())
         score_of = r2_score if is_regressor(self) else accuracy_score
-        score = float(score_of(held_out.y, predictions, sample_weight=held_out.weights))
-        assert self.validation_scores_ is not None
-        self.validation_scores_.append(score)
-        if self.verbose:
-            print(f"Validation score: {score:f}")
-        return score
+        return float(score_of(held_out.y, predictions, sample_weight=held_out.weights))
 
     # --- the fitted network --------------------------------------------------------------------------------------
 
@@ -274,16 +264,16 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """The network's outputs, [samples, outputs], float64, on the CPU."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        device = device_of(self.device)
-        if device.type == "cpu":
-            return self._run(self.network_, X, device, torch.float64)
-        return self._run(copy.deepcopy(self.network_).to(device, torch.float32), X, device, torch.float32)
+        on_cpu = torch.device(self.device).type == "cpu"
+        network = self.network_ if on_cpu else copy.deepcopy(self.network_).to(self.device, torch.float32)
+        return self._run(network, X)
 
-    def _run(self, network: nn.Module, X: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def _run(self, network: Chain, X: Any) -> Tensor:
         network.eval()
+        like = next(network.parameters())
         with isolated(gradients=False):
             starts = range(0, X.shape[0], ROWS)
-            parts = [network(self._scaling(X[start : start + ROWS]).to(dtype).to(device)) for start in starts]
+            parts = [network(self._scaling(X[start : start + ROWS]).to(like)) for start in starts]
         return torch.cat(parts).to("cpu", torch.float64)
 
     @property

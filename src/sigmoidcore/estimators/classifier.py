@@ -11,8 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from torch import nn
 
 from sigmoidcore.estimators.base import SigmoidCoreEstimator
-from sigmoidcore.estimators.samples import Array, Table
-from sigmoidcore.estimators.targets import Classes, Labels, Targets
+from sigmoidcore.estimators.data import Array, Classes, Labels, Table, Targets
 
 
 @dataclass(eq=False, repr=False)

@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 
 from sigmoidcore.calibration.calibrate import MOST_SATURATED
 
@@ -30,7 +29,6 @@ NUMBERS: dict[str, Allowed] = {
 def check_parameters(estimator: Any) -> None:
     """Raise a ValueError if a parameter has a value that is not allowed."""
     hidden_widths(estimator.hidden_layer_sizes)
-    device_of(estimator.device)
     for name in ("shuffle", "warm_start", "early_stopping"):
         value = getattr(estimator, name)
         if not isinstance(value, bool | np.bool_):
@@ -58,14 +56,3 @@ def automatic_batch_size(samples: int) -> int:
     One step an epoch, as in `MLPRegressor`, is too few to learn from 200 samples in 200 epochs.
     """
     return min(200, max(16, samples // 5))
-
-
-def device_of(name: Any) -> torch.device:
-    """The device of a name or a `torch.device`, if PyTorch can use it on this machine."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f'device must be one of this machine, such as "cpu", got {name!r}: {reason}') from error
-    return device

@@ -7,8 +7,7 @@ from scipy import sparse
 from sklearn.base import RegressorMixin
 
 from sigmoidcore.estimators.base import SigmoidCoreEstimator
-from sigmoidcore.estimators.samples import Table
-from sigmoidcore.estimators.targets import Numbers, Targets
+from sigmoidcore.estimators.data import Numbers, Table, Targets
 
 
 class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from sigmoidcore.calibration.calibrate import prepare
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.estimators.samples import Array, Samples
+from sigmoidcore.estimators.data import Array, Samples
 from sigmoidcore.gain import norms
 from sigmoidcore.nn.networks import Chain
 from sigmoidcore.observation.process_group import Alone
