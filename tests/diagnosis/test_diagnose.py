@@ -222,7 +222,7 @@ def test_weights_outside_of_all_modules_are_reported():
     m = measured(Forward(lambda s, x: s.fc(others[1](others[0](x))), fc=nn.Linear(6, 3)), X)
     assert not m.strays
     assert m.notes == (
-        "2 weights that train and are not parameters of the model, the first of shape (6, 6), which linear takes in "
+        "weights that train and are not parameters of the model, the first of shape (6, 6), which linear takes in "
         "the model's own forward: model.parameters() does not give them to an optimizer",
     )
 

@@ -1,7 +1,7 @@
 """The parameters of a model around one step: their sizes, their gradients, and how far the step moves them."""
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch import foreach
 from sigmoidcore.diagnosis.measure.measurement import Weight
-from sigmoidcore.diagnosis.measure.statistics import SAFE, SMALL, Number, size_on_cpu
+from sigmoidcore.diagnosis.measure.statistics import SAFE, SMALL, Number, fetch, size_on_cpu
 from sigmoidcore.gain import norm
 from sigmoidcore.observation.process_group import Ranks
 
@@ -201,17 +201,6 @@ def _groups(tensors: Mapping[str, Tensor]) -> Iterable[list[str]]:
     for name, tensor in tensors.items():
         groups.setdefault((tensor.device, tensor.dtype), []).append(name)
     return groups.values()
-
-
-def fetch(values: Sequence[Number]) -> list[float]:
-    """Numbers of 0-dim tensors and numbers: one transfer for each device and dtype."""
-    result: list[Any] = list(values)
-    found = {str(i): value for i, value in enumerate(values) if isinstance(value, Tensor)}
-    for places in _groups(found):
-        numbers = torch.stack([found[place] for place in places]).tolist()
-        for place, number in zip(places, numbers, strict=True):
-            result[int(place)] = float(number)
-    return result
 
 
 def _local(values: Any) -> Tensor:

@@ -3,7 +3,6 @@
 `measurement` holds the result, `tracker` follows a pass, `recorder` takes its statistics, `summary` joins them.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,17 +17,13 @@ from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.summary import summarize
-from sigmoidcore.diagnosis.measure.tracker import RunningModule, Tracker
+from sigmoidcore.diagnosis.measure.tracker import RunningModule
 from sigmoidcore.nn.fused import ListenerFactory
 from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
 """Largest number of forward passes of one step."""
-_NO_LAYERS = (
-    "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
-    "TorchScript, C++, Triton or a torch.autograd.Function are not"
-)
 
 
 class Probe(Observer):
@@ -66,7 +61,7 @@ class Probe(Observer):
         self._parameter_names: dict[int, str] = {}
         self._stack: list[RunningModule] = []
         self._running: Recorder | None = None
-        self._following: Tracker | None = None
+        self._following: Recorder | None = None
         self._recorders: list[Recorder] = []
         self._fresh: list[Recorder] = []
         self._backward_pass = NONE
@@ -111,7 +106,7 @@ class Probe(Observer):
 
     def _emptied(self) -> list[Recorder]:
         """The passes whose gradients were emptied."""
-        return [r for r in self._recorders if r.counts and self.parameters.emptied(r.tracker.used)]
+        return [r for r in self._recorders if r.counts and self.parameters.emptied(r.used)]
 
     def conclude(
         self, *, step: int | None = None, loss: float | None = None, scale: float = 1.0, seconds: float | None = None
@@ -121,15 +116,12 @@ class Probe(Observer):
         counted = [r for r in self._recorders if r.counts] or self._recorders
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
-            found = summarize(
+            return summarize(
                 counted, self.parameters, self._ranks,
                 step=step, loss=loss, scale=scale, seconds=seconds, differentiated=differentiated,
             )  # fmt: skip
         finally:
             self.forget()
-        if found.layers or found.notes or all(weight.gradient is None for weight in found.weights):
-            return found
-        return dataclasses.replace(found, notes=(_NO_LAYERS,))
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -137,7 +129,7 @@ class Probe(Observer):
         if not self._recorders:
             yield
             return
-        self._following = self._recorders[-1].tracker
+        self._following = self._recorders[-1]
         try:
             with self._following:
                 yield
@@ -158,7 +150,7 @@ class Probe(Observer):
                 return
             self._begin_pass(args if args or self.named_inputs is None else self.named_inputs, name)
             name = self._names.get(id(layer), name)
-        layers = len(self._recorders[-1].tracker.layers) if self._recorders else 0
+        layers = len(self._recorders[-1].layers) if self._recorders else 0
         self._stack.append(RunningModule(layer, name, layers))
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -166,7 +158,7 @@ class Probe(Observer):
         if self._stack and self._stack[-1].module is layer:
             running = self._stack.pop()
             if self._running is not None:
-                self._running.tracker.leave(running, args, output)
+                self._running.leave(running, args, output)
             if not self._stack:
                 self._end_pass()
 
@@ -178,7 +170,7 @@ class Probe(Observer):
         last = self._recorders[-1] if self._recorders else None
         if last is None:
             self._read_names()
-        if last is None or not last.tracker.continues(args, name):
+        if last is None or not last.continues(args, name):
             if len(self._recorders) >= MOST_PASSES:
                 self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
             last = Recorder(
@@ -191,17 +183,17 @@ class Probe(Observer):
             last.take_inputs(args)
             self._recorders.append(last)
         self._running = last
-        if self._following is not last.tracker:  # a loss function may run the model again
+        if self._following is not last:  # a loss function may run the model again
             if self._following is not None:
                 self._following.paused = True
-            last.tracker.__enter__()  # type: ignore[no-untyped-call]
+            last.__enter__()  # type: ignore[no-untyped-call]
 
     def _end_pass(self) -> None:
         self._stack.clear()
         if self._running is not None:
             running, self._running = self._running, None
-            if self._following is not running.tracker:
-                running.tracker.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if self._following is not running:
+                running.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             if self._following is not None:
                 self._following.paused = False
 

@@ -20,7 +20,7 @@ from sigmoidcore._torch.autograd import (
 )
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
-from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, measure_attention
+from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.statistics import (
@@ -42,7 +42,7 @@ INPUT = -1
 """The place of a layer's input; the places of its outputs are 0, 1, ..."""
 
 
-class Recorder:
+class Recorder(Tracker):
     """Takes the statistics of every layer of a forward pass as it runs, and of the gradients that come back.
 
     It keeps numbers only. Its hooks are on tensors and vanish with the graph.
@@ -64,12 +64,10 @@ class Recorder:
         most: int | None,
         arrived: Callable[["Recorder"], None],
     ) -> None:
-        self.tracker = Tracker(parameters, stack, self)  # enter it while the model runs
-        self.sums: list[Sums] = []  # by layer
-        self.inputs = Sums()
+        super().__init__(parameters, stack)
+        self.of_inputs = Sums()
         self.samples = samples
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
-        self._notes: dict[str, None] = {}
         self._most = most
         self._arrived = arrived
         self._leaf: Node | None = None
@@ -82,41 +80,38 @@ class Recorder:
     @property
     def counts(self) -> bool:
         """Whether any gradient has come back."""
-        return any(s.arrivals for s in self.sums)
-
-    @property
-    def notes(self) -> list[str]:
-        """What could not be measured, in words."""
-        return [*self._notes, *self.tracker.notes]
+        return any(layer.sums.arrivals for layer in self.layers)
 
     def forget_gradients(self) -> None:
         """Drop the gradients: they were emptied."""
         for gradient in self._gradients:
             gradient.reset()
 
+    def flush(self) -> None:
+        """Compute the statistics that wait to be computed together."""
+        self._batches.flush()
+
     @torch.no_grad()
     def take_inputs(self, values: Any) -> None:
         """Take the statistics of the model's inputs."""
         for tensor in tensors(values):
-            self.tracker.inputs.add(id(tensor))
+            self.inputs.add(id(tensor))
             if kind := unmeasured(tensor):
-                self._notes[f"an input of the model: it is a {kind} tensor"] = None
+                self.notes[f"an input of the model: it is a {kind} tensor"] = None
             elif tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
                 x = samples_first(bare(tensor), self.samples).unsqueeze(0)
                 add_sizes(x, [sums])
                 add_sample(x.reshape(1, first_rows(x[0], self.samples, None)[1], -1), [sums])
-                self.inputs.add(sums)
+                self.of_inputs.add(sums)
 
     @hidden_from_modes
-    def before(
-        self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool
-    ) -> tuple[Any, ...]:
+    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], in_place: bool) -> tuple[Any, ...]:
         """Keep the input of an activation; give a recurrent layer an input whose gradient can be measured."""
-        if function in RECURRENT:
+        if name in RECURRENT:
             return self._before_recurrent(args)
         x = args[0] if args else kwargs.get("input")
-        if not ACTIVATIONS[function].by_output and isinstance(x, Tensor) and not unmeasured(x):
+        if not ACTIVATIONS[name].by_output and isinstance(x, Tensor) and not unmeasured(x):
             x = samples_first(bare(x), self.samples)
             x = x[: first_rows(x, self.samples, self._most)[0]]
             self._input = x.clone() if in_place else x
@@ -127,38 +122,32 @@ class Recorder:
     def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """Take the statistics of a layer, and wait for its gradient."""
         gradient, self._next = self._next or LayerGradient(), None
-        sums = gradient.sums
-        self.sums.append(sums)
+        layer.sums, layer.dtype = gradient.sums, outputs[0].dtype
         if kind := unmeasured(outputs[0]):
-            self._notes[f"the output of {layer.name}: it is a {kind} tensor"] = None
-            layer.data.update(shape=(), dtype=outputs[0].dtype)
+            self.notes[f"the output of {layer.name}: it is a {kind} tensor"] = None
             return
         output = bare(outputs[0])
         if not self.samples:
             first = next((t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)), output)
             self.samples = first.shape[1 if _time_first(layer, args, first) else 0] if first.dim() else 1
-        layer.data.update(shape=output.shape, dtype=output.dtype)
+        layer.shape = output.shape
         if output.numel():
             if _time_first(layer, args, output) and output.shape[1] == self.samples:
                 output = output.movedim(1, 0)  # also where there are as many steps
-            self._take_output(layer, sums, output, args[1:], kwargs)
+            self._take_output(layer, output, args[1:], kwargs)
         self._input = None
         if layer.function in FUNCTIONS:
             try:
-                measure_attention(sums, layer.function, args, kwargs, output)
+                add_attention(layer.sums, layer.function, args, kwargs, output)
             except (RuntimeError, TypeError, AssertionError, IndexError) as error:
-                self._notes[f"the attention weights of {layer.name}: {str(error).splitlines()[0]}"] = None
+                self.notes[f"the attention weights of {layer.name}: {str(error).splitlines()[0]}"] = None
         self._gradients.append(gradient)
         for place, value in enumerate(outputs):
             if value.requires_grad:
                 value.register_hook(partial(self._arrive, gradient, place))  # type: ignore[no-untyped-call]
 
-    def flush(self) -> None:
-        """Compute the statistics that wait to be computed together."""
-        self._batches.flush()
-
     def _take_output(
-        self, layer: LayerCall, sums: Sums, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, layer: LayerCall, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         x, most, dim = samples_first(output, self.samples), self._most, layer.dim
         rows, samples = first_rows(x, self.samples, most)
@@ -166,7 +155,6 @@ class Recorder:
         key: Hashable = ()
         options: dict[str, Any] = {}
         if activation is not None:
-            layer.data.update(shuts=activation.shuts, flat=activation.flat)
             options = activation.chosen(args, kwargs)
             changing = any(isinstance(value, Tensor) for value in options.values())
             key = None if changing else (layer.function, dim, *options.items())
@@ -182,9 +170,9 @@ class Recorder:
             if activation is not None and activation.by_output:
                 add_slopes_of(part, owners)
 
-        self._batches.put(None if key is None else (rows, samples, key), x, sums, add)
+        self._batches.put(None if key is None else (rows, samples, key), x, layer.sums, add)
         if activation is not None and not activation.by_output and self._input is not None:
-            self._batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], sums, add_slopes_of)
+            self._batches.put(key, _part(self._input.unsqueeze(0), dim, most)[0], layer.sums, add_slopes_of)
 
     def _before_recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if not torch.is_grad_enabled() or not args:
@@ -198,19 +186,11 @@ class Recorder:
         x.register_hook(partial(self._arrive, self._next, INPUT))
         return (x, *args[1:])
 
-    def _accumulates(self) -> bool:
-        """Whether the gradient that arrives is on its way into the `.grad` of a parameter."""
-        if self._leaf is not None and accumulates(self._leaf):
-            return True
-        leaf = nearest_leaf(running_node())
-        if accumulates(leaf):
-            self._leaf = leaf
-            return True
-        return False
-
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor) -> None:
         if backward_pass() != self._backward_pass:  # of one backward pass all gradients count, or none
-            if not self._accumulates():
+            if self._leaf is None or not accumulates(self._leaf):
+                self._leaf = nearest_leaf(running_node())
+            if not accumulates(self._leaf):  # it is not on its way into the `.grad` of a parameter
                 self.differentiated |= torch.is_grad_enabled()
                 return
             self._backward_pass = backward_pass()
@@ -245,8 +225,7 @@ class LayerGradient:
         """Drop what has arrived."""
         self._gradients: dict[int, Tensor] = {}
         self._sizes: dict[int, tuple[Number, Number]] = {}
-        self.sums.arrivals = 0.0
-        self.sums.gradient = self.sums.nonfinite_gradient = 0.0
+        self.sums.arrivals = self.sums.gradient = self.sums.nonfinite_gradient = 0.0
         self.sums.steps = self.sums.step_samples = None
 
     @without_gradients

@@ -4,11 +4,13 @@ They stay on the tensor's device as 0-dim tensors and short vectors until all of
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 LARGEST_SUBSET = 2**16
 """Numbers of one layer that are compared across samples, if there are enough samples and positions."""
@@ -59,13 +61,13 @@ class Sums:
 
     def add(self, other: "Sums") -> None:
         """Join another pass of the same layer."""
-        for name in SCALARS:
+        for name in (*SCALARS, "sample"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in VECTORS:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, theirs if mine is None else mine if theirs is None else _joined(mine, theirs))
-        self.largest = _largest(self.largest, other.largest)
-        self.sample = self.sample + other.sample
+            vectors = [v for v in (getattr(self, name), getattr(other, name)) if v is not None]
+            # One may be longer: sequences of another length.
+            setattr(self, name, pad_sequence(vectors).sum(1) if len(vectors) > 1 else next(iter(vectors), None))
+        self.largest = max(self.largest, other.largest)
 
 
 VECTORS = ("slopes", "heads", "steps", "step_samples")
@@ -74,17 +76,17 @@ SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "larges
 """Fields of `Sums` with a number that is added."""
 
 
-def _joined(one: Tensor, other: Tensor) -> Tensor:
-    """Sum of two vectors, of which one may be longer: sequences of another length."""
-    if len(one) < len(other):
-        one, other = other, one
-    return one + functional.pad(other, (0, len(one) - len(other)))
-
-
-def _largest(one: Number, other: Number) -> Number:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.maximum(one, other)
-    return other if isinstance(other, Tensor) else one
+def fetch(values: Sequence[Number]) -> list[float]:
+    """Numbers of 0-dim tensors and numbers: one transfer for each device and dtype."""
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, value in enumerate(values):
+        if isinstance(value, Tensor):
+            groups.setdefault((value.device, value.dtype), []).append(i)
+    result: list[Any] = list(values)
+    for places in groups.values():
+        for i, number in zip(places, torch.stack([result[i] for i in places]).tolist(), strict=True):
+            result[i] = float(number)
+    return result
 
 
 def squared_size(x: Tensor) -> tuple[Number, Number]:

@@ -1,15 +1,15 @@
-"""From sums to the measurement: joins passes and ranks, fetches all numbers at once, takes roots.
+"""From sums to the measurement: joins passes and ranks, fetches all numbers at once, applies the formulas.
 
 The numbers of all layers are computed together, in NumPy: one at a time would take longer than the training step.
 """
 
 import dataclasses
 import math
-import operator
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
+from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, Layer, Measurement
-from sigmoidcore.diagnosis.measure.parameters import Parameters, fetch
+from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
-from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums
+from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
 from sigmoidcore.diagnosis.measure.tracker import LayerCall
 from sigmoidcore.observation.process_group import Alone, Ranks
 
 Array = NDArray[np.float64]
 Totals = Callable[..., Array]
+"""Sums, or maxima, over the ranks."""
+
+_NO_LAYERS = (
+    "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
+    "TorchScript, C++, Triton or a torch.autograd.Function are not"
+)
 _DIFFERENTIATED = (
     "whether the gradient explodes (SC102): the loss contains derivatives of the outputs, and their gradients reach "
     "earlier layers past the later ones"
@@ -53,18 +60,17 @@ def summarize(
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for recorder in recorders:
         recorder.flush()
-    calls, sums, inputs = _joined(recorders)
+    calls, inputs = _joined(recorders)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in recorders for note in r.notes))
-    fingerprint = torch.tensor([_fingerprint(calls, sums)], dtype=torch.float64, device=device)
     together: Ranks = ranks
-    if ranks.count > 1 and not ranks.same(fingerprint):
+    if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
         notes.append(_RANKS_DIFFER)
         together = Alone()
     totals = partial(_total, together, device)
-    *facts, of_inputs = _facts([*sums, inputs], totals)
+    *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
     layers = _layers(calls, facts, factor=1.0 / (scale * together.count))
-    weights = parameters.summarize({name for r in recorders for name in r.tracker.used}, scale, ranks)
+    weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
     samples, any_differentiated = totals(np.array([sum(r.samples for r in recorders), differentiated])).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
@@ -72,7 +78,9 @@ def summarize(
         notes.append(_DIFFERENTIATED)
     elif hidden:
         notes.append(_HIDDEN.format(len(hidden), hidden[0]))
-    last = next((r.tracker for r in reversed(recorders) if r.tracker.loss_function), None)
+    if trained and not layers and not notes:
+        notes.append(_NO_LAYERS)
+    last = next((r for r in reversed(recorders) if r.loss_function), None)
     read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
     return Measurement(
         layers=tuple(layers),
@@ -88,42 +96,43 @@ def summarize(
         ranks=ranks.count,
         seconds=seconds,
         notes=tuple(notes),
-        strays=tuple(dict.fromkeys(name for r in recorders for name in r.tracker.strays.places)),
+        strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
         differentiated=any_differentiated > 0,
     )
 
 
-def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], list[Sums], Sums]:
-    """The layers of several passes (layers of one name are one), their sums, and those of the inputs."""
+def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums]:
+    """The layers of several passes (layers of one name are one), and the sums of the inputs."""
     if len(recorders) == 1:
-        return recorders[0].tracker.layers, recorders[0].sums, recorders[0].inputs
+        return recorders[0].layers, recorders[0].of_inputs
     calls: list[LayerCall] = []
-    sums: list[Sums] = []
     inputs = Sums()
     places: dict[str, int] = {}
     for recorder in recorders:
-        inputs.add(recorder.inputs)
-        own: list[int] = []  # the places of this pass's layers among all
-        for call, of_call in zip(recorder.tracker.layers, recorder.sums, strict=True):
+        inputs.add(recorder.of_inputs)
+        for call in recorder.layers:
             place = places.setdefault(call.name, len(calls))
-            own.append(place)
             if place == len(calls):
-                sources = sum(1 << own[i] for i in bits(call.sources))
-                calls.append(dataclasses.replace(call, index=place, sources=sources))
-                sums.append(Sums())
-            sums[place].add(of_call)
-    return calls, sums, inputs
+                sources = sum(1 << places[recorder.layers[i].name] for i in bits(call.sources))
+                calls.append(dataclasses.replace(call, sources=sources, sums=Sums()))
+            calls[place].sums.add(call.sums)
+    return calls, inputs
 
 
 def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:
-    """Sums, or maxima, over ranks."""
     values = values.astype(np.float64, copy=False)
     return values if ranks.count == 1 else ranks.total(torch.from_numpy(values), device, operation).numpy()
 
 
+def _fingerprint(calls: Sequence[LayerCall]) -> int:
+    """A number that is equal on ranks with equal layers and vectors."""
+    lengths = [[len(v) for name in VECTORS if (v := getattr(call.sums, name)) is not None] for call in calls]
+    return zlib.crc32(repr([*((call.name, own) for call, own in zip(calls, lengths, strict=True))]).encode())
+
+
 def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
     """The numbers of each layer over all passes and ranks, by the names of `Layer`; gradients are not unscaled."""
-    numbers = operator.attrgetter(*SCALARS)
+    numbers = attrgetter(*SCALARS)
     scalars = np.array(fetch([number for s in sums for number in numbers(s)])).reshape(len(sums), -1)
     of = dict(zip(SCALARS, totals(scalars).T, strict=True))
     with np.errstate(all="ignore"):
@@ -161,15 +170,19 @@ def _known(values: Array, where: Array) -> list[float | None]:
 
 def _vectors(sums: Sequence[Sums], name: str, totals: Totals) -> list[tuple[int, Array]]:
     """One kind of vector over the ranks, of every layer that has it, with the layer's place."""
-    present = [(i, v) for i, v in enumerate(map(operator.attrgetter(name), sums)) if v is not None]
+    present = [(i, v) for i, v in enumerate(map(attrgetter(name), sums)) if v is not None]
     if not present:
         return []
-    vectors = [v for _, v in present]
-    if len({(v.device, v.dtype) for v in vectors}) > 1:
-        vectors = [v.to("cpu", torch.float64) for v in vectors]
-    flat = totals(torch.cat(vectors).to("cpu", torch.float64).numpy())
-    ends = list(accumulate(v.numel() for v in vectors))
+    flat = totals(torch.cat(_alike([v for _, v in present])).to("cpu", torch.float64).numpy())
+    ends = list(accumulate(v.numel() for _, v in present))
     return [(i, flat[end - v.numel() : end]) for (i, v), end in zip(present, ends, strict=True)]
+
+
+def _alike(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of one device and dtype."""
+    if len({(x.device, x.dtype) for x in tensors}) > 1:
+        return [x.to("cpu", torch.float64) for x in tensors]
+    return tensors
 
 
 def _add_neurons(facts: list[dict[str, Any]], slopes: list[tuple[int, Array]]) -> None:
@@ -189,11 +202,9 @@ def _add_neurons(facts: list[dict[str, Any]], slopes: list[tuple[int, Array]]) -
 
 def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: Totals) -> None:
     """Add the histograms of the outputs, over the range of all ranks."""
-    samples = [torch.cat(s.sample) if len(s.sample) > 1 else s.sample[0] if s.sample else torch.zeros(0) for s in sums]
-    if len({(x.device, x.dtype) for x in samples}) > 1:
-        samples = [x.to("cpu", torch.float32) for x in samples]
-    samples.append(samples[0].new_full((1,), math.nan))  # at least one number: the maximum of none is an error
-    values = pad_sequence(samples, batch_first=True, padding_value=math.nan)[:-1].cpu().numpy()
+    # At least one number each: the maximum of none is an error.
+    samples = _alike([torch.cat(s.sample) if s.sample else torch.full((1,), math.nan) for s in sums])
+    values = pad_sequence(samples, batch_first=True, padding_value=math.nan).cpu().numpy()
     values = np.where(np.isfinite(values), values, np.nan)
     most = np.fmax.reduce(values, axis=1, initial=-math.inf)
     least = np.fmax.reduce(-values, axis=1, initial=-math.inf)
@@ -217,17 +228,16 @@ def _histograms(values: NDArray[Any], layer: NDArray[Any], layers: int) -> NDArr
 def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor: float) -> list[Layer]:
     """The layers; sizes of gradients are multiplied by the factor."""
     layers: list[Layer] = []
-    for call, of_call in zip(calls, facts, strict=True):
-        if of_call["gradient"] is not None:
-            of_call["gradient"] *= factor / call.scale
-        if "steps" in of_call:
-            of_call["steps"] = tuple((_thinned(of_call["steps"]) * factor).tolist())
-        for name in ("mean", "rms", "largest", "low", "high"):
-            if name in of_call:
-                of_call[name] *= call.scale
+    for call, fact in zip(calls, facts, strict=True):
+        if fact["gradient"] is not None:
+            fact["gradient"] *= factor / call.scale
+        if "steps" in fact:
+            fact["steps"] = tuple((_thinned(fact["steps"]) * factor).tolist())
+        for name in fact.keys() & {"mean", "rms", "largest", "low", "high"}:
+            fact[name] *= call.scale
         sources = tuple(bits(call.sources))
         before = [g for i in sources if (g := layers[i].gradient) is not None]
-        absent = _absent(call, of_call)
+        absent = _absent(call, fact)
         layers.append(
             Layer(
                 name=call.name,
@@ -237,39 +247,32 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 sources=sources,
                 weights=call.weights,
                 gate=call.gate,
-                shape=tuple(call.data["shape"]),
-                dtype=str(call.data["dtype"]).removeprefix("torch."),
-                gain=max(before) / of_call["gradient"] if before and of_call["gradient"] else None,
-                **{name: value for name, value in of_call.items() if name not in absent},
+                shape=tuple(call.shape),
+                dtype=str(call.dtype).removeprefix("torch."),
+                gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
+                **{name: value for name, value in fact.items() if name not in absent},
             )
         )
     return layers
 
 
-def _absent(call: LayerCall, facts: dict[str, Any]) -> set[str]:
+def _absent(call: LayerCall, fact: dict[str, Any]) -> set[str]:
     """Names of numbers that mean nothing for this kind of layer."""
-    absent = set()
-    if call.data["dtype"] not in (torch.float16, torch.bfloat16):
-        absent.add("largest")
-    if not call.data.get("shuts"):
-        absent.add("saturated")
-    if not call.data.get("flat"):
-        absent.add("dead")
-    if "sharp" not in facts or facts["entropy"] is None or (call.function == "softmax" and not call.attends):
-        absent |= {"entropy", "sharp"}
-    return absent
+    activation = ACTIVATIONS.get(call.function)
+    softmax_of_no_product = call.function == "softmax" and not call.attends
+    means_something = {
+        ("largest",): call.dtype in (torch.float16, torch.bfloat16),
+        ("saturated",): activation is not None and activation.shuts,
+        ("dead",): activation is not None and activation.flat,
+        ("entropy", "sharp"): "sharp" in fact and fact["entropy"] is not None and not softmax_of_no_product,
+    }
+    return {name for names, does in means_something.items() if not does for name in names}
 
 
 def _thinned(steps: Array) -> Array:
     """At most `STEPS` evenly distant steps, the first and the last among them."""
     count = min(STEPS, len(steps))
     return steps[[round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)]]
-
-
-def _fingerprint(calls: Sequence[LayerCall], sums: Sequence[Sums]) -> int:
-    """A number that is equal on ranks with equal layers and vectors."""
-    lengths = [[len(v) for name in VECTORS if (v := getattr(s, name)) is not None] for s in sums]
-    return zlib.crc32(repr([*((call.name, own) for call, own in zip(calls, lengths, strict=True))]).encode())
 
 
 def bits(number: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Follows one forward pass, function by function: the layers, what feeds them, and the weights that they use.
 
 A `TorchFunctionMode` receives every call of PyTorch that the model makes, from its modules and from its own code alike;
-module hooks tell in which module. The tracker computes nothing: it tells a listener what enters and leaves a layer.
+module hooks tell in which module. The tracker computes nothing: its subclass `Recorder` takes the statistics.
 """
 
 import weakref
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,26 +34,28 @@ from sigmoidcore.diagnosis.measure.calls import (
     writes_in_place,
 )
 from sigmoidcore.diagnosis.measure.measurement import Role
-from sigmoidcore.diagnosis.measure.strays import Strays
+from sigmoidcore.diagnosis.measure.statistics import Sums
+from sigmoidcore.diagnosis.measure.strays import place_of
 
 
 @dataclass
 class LayerCall:
-    """A layer while its pass is running; `measurement.Layer` explains the fields."""
+    """A layer while its pass is running; `measurement.Layer` explains the first fields."""
 
-    index: int
     name: str
     module: str
     kind: str
-    function: str
     role: Role
     sources: int  # as bits
     weights: tuple[str, ...]
+    function: str
     dim: int  # counts features
     gate: bool = False
     attends: bool = False
     scale: float = 1.0  # a core multiplies the function's result by this
-    data: dict[str, Any] = field(default_factory=dict)  # facts that the listener adds
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    sums: Sums = field(default_factory=Sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,47 +96,36 @@ def _kind_and_origin(cls: type) -> tuple[str, bool]:
     return base.__name__ if wraps else cls.__name__, own
 
 
-class Listener(Protocol):
-    """Receives the layers of a pass."""
-
-    def before(
-        self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool
-    ) -> tuple[Any, ...]:
-        """A recurrent layer or an activation is about to run, perhaps in place; returns its arguments."""
-
-    def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
-        """A layer has run."""
-
-
 class Tracker(TorchFunctionMode):
     """Follows one forward pass while it is entered.
 
     Args:
         parameters: names of the model's parameters by identity.
         stack: the modules that are running, outermost first.
-        listener: receives every layer.
     """
 
-    def __init__(self, parameters: Mapping[int, str], stack: list[RunningModule], listener: Listener) -> None:
+    def __init__(self, parameters: Mapping[int, str], stack: list[RunningModule]) -> None:
         super().__init__()
         self.layers: list[LayerCall] = []
         self.used: set[str] = set()  # names of the parameters that anything in the pass took
         self.loss_function: str | None = None  # the last that was called
         self.loss_reads = -1  # the layer whose output it read
-        self.strays = Strays()
+        self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
+        self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
         self.paused = False  # another tracker follows the calls for a while
-        self._notes: dict[str, None] = {}
+        self._unplaced = False
         self._names_of_parameters = dict(parameters)
         self._stack = stack
-        self._listener = listener
         self._origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
         self._calls: Counter[str] = Counter()
 
-    @property
-    def notes(self) -> list[str]:
-        """What the tracker could not follow, in words."""
-        return [*self._notes, *filter(None, [self.strays.note])]
+    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], in_place: bool) -> tuple[Any, ...]:
+        """A recurrent layer or an activation is about to run, perhaps in place; returns its arguments."""
+        return args
+
+    def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
+        """A layer has run."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -145,16 +136,16 @@ class Tracker(TorchFunctionMode):
         if not name or self.paused:
             return func(*args, **kwargs)
         if transforms_active():
-            self._notes["calls inside torch.func.vmap, grad and the like"] = None
+            self.notes["calls inside torch.func.vmap, grad and the like"] = None
             return func(*args, **kwargs)
         if name in RECURRENT or name in ACTIVATIONS:
-            args = self._listener.before(name, args, kwargs, in_place=writes_in_place(func, args, kwargs))
+            args = self.before(name, args, kwargs, writes_in_place(func, args, kwargs))
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)
         elif name == "setitem" and isinstance(args[-1], Tensor):
             target, value = self._origin(args[0]), self._origin(args[-1])
-            self._set(args[0], Origin(target.sources | value.sources, target.weights, -1, target.dim))
+            self._set_all([args[0]], Origin(target.sources | value.sources, target.weights, -1, target.dim))
         return result
 
     def continues(self, values: Any, name: str) -> bool:
@@ -184,9 +175,7 @@ class Tracker(TorchFunctionMode):
         origins = [self._origin(t) for t in arguments]
         if not outputs:
             return
-        if outputs[0].is_complex():
-            self._follow_complex(name, origins, outputs)
-        elif self._stack and self._stack[-1].parametrizes:
+        if self._stack and self._stack[-1].parametrizes:
             self._set_all(outputs, Origin(0, _weights(origins), constant=True))
         elif is_ordinary(name) and len(outputs) == 1 and sum(o is not _UNKNOWN for o in origins) <= 1:
             self._follow_ordinary(name, args, arguments, origins, outputs[0])
@@ -209,7 +198,7 @@ class Tracker(TorchFunctionMode):
             constant = origin.constant and len(arguments) == 1
             if (origin.producer, origin.dim, origin.constant) != (-1, dim, constant):
                 origin = replace(origin, producer=-1, dim=dim, constant=constant)
-        self._set(output, origin)
+        self._set_all([output], origin)
 
     def _follow_special(
         self,
@@ -222,45 +211,45 @@ class Tracker(TorchFunctionMode):
     ) -> None:
         """Follow a layer, a loss, a move, or a function of several tensors."""
         sources, weights = _sources(origins), _weights(origins)
-        if name in LOSSES:
-            self.loss_function, self.loss_reads = name, origins[0].producer
+        constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
-        constant = bool(origins) and all(o.constant for o in origins)
-        strays = self._strays_in(arguments) if name in WEIGHTED and not weights else []
-        for stray in strays:
-            self.strays.add(stray, name, [(running.name, running.module) for running in self._stack])
         role: Role | None = None
-        if name == DOT_PRODUCT:
+        if outputs[0].is_complex():
+            if name in WEIGHTED and weights:
+                self.notes[f"layers of complex numbers, the first of them that of {weights[0]}"] = None
+        elif name == DOT_PRODUCT:
             role, weights = "attention", ()
-        elif name in WEIGHTED and (weights or strays) and not (constant and name in PRODUCTS):
-            role = "weights"
+        elif name in WEIGHTED and (weights or self._takes_strays(name, arguments)):
+            role = None if constant and name in PRODUCTS else "weights"
         elif (name in ACTIVATIONS or name == "softmax") and not constant:
             role, weights = "activation", ()
-        elif name in MULTIPLICATIONS:
-            self._mark_gate(arguments, origins)
-        if name in PRODUCTS:
-            self._mark_attention(origins)
+        self._mark(name, origins)
         if role is None:
             producer = origins[0].producer if name in MOVES and origins else -1
             self._set_all(outputs, Origin(sources, () if sources else weights, producer, dim, constant))
             return
-        module, unique, kind = self._place(name)
-        layer = LayerCall(len(self.layers), unique, module, kind, name, role, sources, weights, dim)
+        layer = LayerCall(*self._place(name), role, sources, weights, name, dim)
+        index = len(self.layers)
         self.layers.append(layer)
-        self._set_all(outputs, Origin(1 << layer.index, producer=layer.index, dim=dim))
-        self._listener.after(layer, args, kwargs, outputs)
+        self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
+        self.after(layer, args, kwargs, outputs)
 
-    def _follow_complex(self, name: str, origins: list[Origin], outputs: list[Tensor]) -> None:
-        """Complex numbers: their origin is followed, and nothing else."""
-        sources, weights = _sources(origins), _weights(origins)
-        if name in WEIGHTED and weights:
-            self._notes[f"layers of complex numbers, the first of them that of {weights[0]}"] = None
-        constant = all(o.constant for o in origins)
-        self._set_all(outputs, Origin(sources, () if sources else weights, constant=constant))
+    def _mark(self, name: str, origins: list[Origin]) -> None:
+        """Note what a function tells of the layers that it reads."""
+        if name in LOSSES:
+            self.loss_function, self.loss_reads = name, origins[0].producer
+        produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
+        if name in MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
+            for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
+                if layer is not None and layer.role == "activation" and other.sources:
+                    layer.gate = True
+        for layer in produced if name in PRODUCTS else ():  # a softmax that a product reads is attention
+            if layer is not None and layer.function == "softmax":
+                layer.attends = True
 
     def _place(self, function: str) -> tuple[str, str, str]:
-        """The module that is running, the layer's unique name, and its kind."""
+        """A layer's unique name, the module that is running, and the layer's kind."""
         module, name, kind = "", function, f"{function}()"
         if self._stack:
             running = self._stack[-1]
@@ -272,7 +261,7 @@ class Tracker(TorchFunctionMode):
                 name = f"{module}.{function}"
         self._calls[name] += 1
         times = self._calls[name]
-        return module, f"{name}@{times}" if times > 1 else name, kind
+        return f"{name}@{times}" if times > 1 else name, module, kind
 
     def _scaled_core(self, origin: Origin, args: tuple[Any, ...]) -> LayerCall | None:
         """The core that multiplies its sigmoid by a number, if this is what happens."""
@@ -282,25 +271,25 @@ class Tracker(TorchFunctionMode):
         is_core = layer.module == running.name and type(running.module).__module__.startswith("sigmoidcore")
         return layer if is_core else None
 
-    def _mark_gate(self, arguments: list[Tensor], origins: list[Origin]) -> None:
-        """An activation's output that multiplies another signal is a gate."""
-        if len(arguments) > 1:
-            for one, other in (origins[:2], origins[1::-1]):
-                if one.producer >= 0 and self.layers[one.producer].role == "activation" and other.sources:
-                    self.layers[one.producer].gate = True
-
-    def _mark_attention(self, origins: list[Origin]) -> None:
-        """A softmax that a product reads is attention."""
-        for origin in origins:
-            if origin.producer >= 0 and self.layers[origin.producer].function == "softmax":
-                self.layers[origin.producer].attends = True
-
-    def _strays_in(self, arguments: list[Tensor]) -> list[Tensor]:
-        """Weights that train and are not parameters of the model."""
+    def _takes_strays(self, function: str, arguments: list[Tensor]) -> bool:
+        """Whether a function takes weights that train and are not parameters of the model; notes where they are."""
         if not self._stack or not torch.is_grad_enabled():
-            return []
+            return False
         own = [t for t in arguments if t.requires_grad and t.is_leaf and t.dim() > 1 and id(t) not in self.inputs]
-        return [t for t in own if isinstance(t, nn.Parameter)] or own
+        for stray in [t for t in own if isinstance(t, nn.Parameter)] or own:
+            place = place_of(stray, {running.name: running.module for running in self._stack})
+            if place:
+                self.strays[place] = None
+            elif not self._unplaced:
+                self._unplaced = True
+                module = self._stack[-1].name
+                where = f"the forward of '{module}'" if module else "the model's own forward"
+                self.notes[
+                    "weights that train and are not parameters of the model, the first of shape "
+                    f"{tuple(stray.shape)}, which {function} takes in {where}: model.parameters() does not give them "
+                    "to an optimizer"
+                ] = None
+        return bool(own)
 
     def _origin(self, tensor: Tensor) -> Origin:
         found = self._origins.get(id(tensor))
@@ -323,12 +312,9 @@ class Tracker(TorchFunctionMode):
                     return found
         return None
 
-    def _set(self, tensor: Tensor, origin: Origin) -> None:
-        self._origins[id(tensor)] = (weakref.ref(tensor), origin)
-
     def _set_all(self, outputs: list[Tensor], origin: Origin) -> None:
         for output in outputs:
-            self._set(output, origin)
+            self._origins[id(output)] = (weakref.ref(output), origin)
 
 
 def _sources(origins: list[Origin]) -> int:
