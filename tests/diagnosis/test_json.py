@@ -15,8 +15,7 @@ from support.measurements import changed, dead, frozen, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.measure.subject import Subject
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject, Weight
 from sigmoidcore.diagnosis.report.json import to_json
 
 BROKEN = Diagnosis(stack(5), (vanishing("net.0", "net.2"), dead("net.5"), frozen("net.0.weight")))

@@ -8,8 +8,7 @@ from torch import nn
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measure.measurement import BINS, Layer, Measurement, Weight
-from sigmoidcore.diagnosis.measure.subject import Subject
+from sigmoidcore.diagnosis.measure.measurement import BINS, Layer, Measurement, Subject, Weight
 
 
 def counts(values, low, high):

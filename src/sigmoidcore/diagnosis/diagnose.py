@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
+from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
-from sigmoidcore.diagnosis.measure.subject import Subject
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigmoidcore.diagnosis.judgement import Judgement
-from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.measure.subject import Subject
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
 from sigmoidcore.diagnosis.report import (
     data_frame,

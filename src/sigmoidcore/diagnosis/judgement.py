@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.measure.subject import Subject
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 
 
 @dataclass(frozen=True, eq=False, repr=False)

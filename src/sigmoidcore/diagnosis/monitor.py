@@ -1,7 +1,6 @@
 """Monitor: watch a whole training, one step in many, with bounded memory."""
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
@@ -13,12 +12,10 @@ from torch import nn
 from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore._torch.grad_scaler import stepped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
-from sigmoidcore.diagnosis.measure import optimizer_steps, scaler_updates
 from sigmoidcore.diagnosis.measure.history import History
-from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, moved
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
+from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, listen, listen_to_updates, moved
 from sigmoidcore.diagnosis.measure.probe import Probe
-from sigmoidcore.diagnosis.measure.subject import Subject
 from sigmoidcore.equalizer.checks import check_model, check_steps, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
 
@@ -108,23 +105,12 @@ class Monitor:
         self._in_step = False
         self._stepped: int | None = None
         self._counted = False
-        # Global hooks would keep a monitor alive that nobody else has.
-        me = weakref.ref(self)
         self._probe = Probe(
-            model,
-            most=SAMPLES,
-            ranks=self._ranks,
-            begins=_weakly(me, Monitor._before_forward),
-            dropped=_weakly(me, Monitor._count_skipped),
+            model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward, dropped=self._count_skipped
         )
-        ends = [
-            optimizer_steps.listen(_weakly(me, Monitor._before_step), _weakly(me, Monitor._after_step)),
-            self._probe.detach,
-        ]
-        if scaler is not None:
-            ends.append(scaler_updates.listen(scaler, _weakly(me, Monitor._before_update)))
-        self._remove = weakref.finalize(self, _call, ends)
-        self._remove.atexit = False
+        self._watches = True
+        listen(self._before_step, self._after_step)
+        self._stop_listening = listen_to_updates(scaler, self._before_update) if scaler is not None else lambda: None
         self._probe.attach()
 
     @property
@@ -167,9 +153,11 @@ class Monitor:
 
     def remove(self) -> None:
         """Stop measuring; the measurements stay."""
-        if self._remove.alive:
+        if self._watches:
             self._take_finished()
-        self._remove()
+        self._watches = False
+        self._stop_listening()
+        self._probe.detach()
         self._probe.forget()
         self._probe.parameters.buffers.clear()
 
@@ -204,7 +192,7 @@ class Monitor:
             self._probe.parameters.before_step(moved(optimizer), in_backward=backward_pass() != NONE)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if optimizer not in self._optimizers:
+        if not self._watches or optimizer not in self._optimizers:
             return
         self._in_step = False
         counts = self._optimizers.count(optimizer)
@@ -276,8 +264,8 @@ class Monitor:
     def _record(self, *notes: str) -> None:
         step = self._step if self._stepped is None else self._stepped
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
-        measurement = self._probe.conclude(step=step, scale=scale)
-        measurement = replace(measurement, notes=(*measurement.notes, *notes))
+        measurement = self._probe.conclude(scale)
+        measurement = replace(measurement, step=step, notes=(*measurement.notes, *notes))
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:
@@ -297,19 +285,3 @@ class Monitor:
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)
-
-
-def _weakly(me: "weakref.ref[Monitor]", method: Callable[..., None]) -> Callable[..., None]:
-    """The method, as long as the monitor lives."""
-
-    def call(*args: Any) -> None:
-        monitor = me()
-        if monitor is not None:
-            method(monitor, *args)
-
-    return call
-
-
-def _call(functions: list[Callable[[], Any]]) -> None:
-    for function in functions:
-        function()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Slope = Callable[[Tensor, Mapping[str, Any]], Tensor]
+Options = Mapping[str, Any]
+Slope = Callable[[Tensor, Options], Tensor]
 """Relative slopes of inputs or outputs, [tensors, rows, ...], from these and the options of the call."""
 
 
@@ -27,12 +28,12 @@ class Activation:
     shuts: bool = True  # the derivative may come near 0: a neuron may be saturated
     options: tuple[str, ...] = ()  # names of the arguments after the input that `slope` needs, in order
 
-    def chosen(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def chosen(self, args: tuple[Any, ...], kwargs: Options) -> dict[str, Any]:
         """The options of a call, from its arguments after the input."""
         found = {**dict(zip(self.options, args, strict=False)), **kwargs}
         return {name: found[name] for name in self.options if name in found}
 
-    def relative_slopes(self, values: Tensor, options: Mapping[str, Any]) -> Tensor:
+    def relative_slopes(self, values: Tensor, options: Options) -> Tensor:
         """Relative slopes, float32 or wider, of inputs or outputs (see `by_output`), [tensors, rows, ...]."""
         return self.slope(values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, options)
 
@@ -42,82 +43,62 @@ def _above(x: Tensor, bound: float) -> Tensor:
     return torch.gt(x, bound, out=torch.empty_like(x))
 
 
-def _gelu(x: Tensor, _: Mapping[str, Any]) -> Tensor:
-    below = torch.erf(x * math.sqrt(0.5)).add_(1).mul_(0.5)
+def _gelu(x: Tensor, _: Options) -> Tensor:
     density = torch.exp(x.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
-    return below.addcmul_(x, density).abs_().div_(GELU_STEEPEST)
+    slope: Tensor = torch.special.ndtr(x).addcmul_(x, density).abs_()
+    return slope / 1.1289042
 
 
-def _silu(x: Tensor, _: Mapping[str, Any]) -> Tensor:
+def _silu(x: Tensor, _: Options) -> Tensor:
     y = torch.sigmoid(x)
-    return (y * (1 + x * (1 - y))).abs() / SILU_STEEPEST
+    return (y * (1 + x * (1 - y))).abs() / 1.0998393
 
 
-def _mish(x: Tensor, _: Mapping[str, Any]) -> Tensor:
+def _mish(x: Tensor, _: Options) -> Tensor:
     inner = torch.tanh(functional.softplus(x))
     slope: Tensor = (inner + x * (1 - inner.square()) * torch.sigmoid(x)).abs()
-    return slope / MISH_STEEPEST
+    return slope / 1.0884982
 
 
-def _hardswish(x: Tensor, _: Mapping[str, Any]) -> Tensor:
-    between = (2 * x + 3).div_(6).mul_(_above(x, -3))
-    return between.lerp_(torch.ones_like(x), torch.ge(x, 3, out=torch.empty_like(x))).abs_().div_(1.5)
-
-
-def _elu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+def _elu(y: Tensor, given: Options) -> Tensor:
     alpha = float(given.get("alpha", 1.0))
-    slope: Tensor = torch.lerp(y + alpha, torch.ones_like(y), _above(y, 0)).abs_()
-    return slope / max(1.0, abs(alpha))
+    return torch.where(y > 0, 1.0, y + alpha).abs_() / max(1.0, abs(alpha))
 
 
 def _between(low: float, high: float) -> Slope:
-    def slope(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+    def slope(y: Tensor, given: Options) -> Tensor:
         below = torch.lt(y, given.get("max_val", high), out=torch.empty_like(y))
         return below.mul_(_above(y, given.get("min_val", low)))
 
     return slope
 
 
-def _positive(y: Tensor, _: Mapping[str, Any]) -> Tensor:
-    return _above(y, 0)
-
-
-def _leaky(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+def _leaky(y: Tensor, given: Options) -> Tensor:
     below = abs(float(given.get("negative_slope", 0.01)))
     return _above(y, 0).mul_(1 - below).add_(below).div_(max(1.0, below))
 
 
-def _rrelu(y: Tensor, given: Mapping[str, Any]) -> Tensor:
+def _rrelu(y: Tensor, given: Options) -> Tensor:
     return _leaky(y, {"negative_slope": (given.get("lower", 1 / 8) + given.get("upper", 1 / 3)) / 2})
 
 
-def _prelu(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+def _prelu(x: Tensor, given: Options) -> Tensor:
     below: Tensor = given["weight"].detach().abs().to(x.dtype)
     if below.numel() > 1 and x.dim() > 2:
         below = below.reshape(-1, *[1] * (x.dim() - 3))  # channels are in dimension 2, after tensors and rows
-    return torch.lerp(below, torch.ones_like(x), _above(x, 0)).div_(below.clamp_min(1.0))
+    return torch.where(x > 0, 1.0, below) / below.clamp_min(1.0)
 
 
-def _softplus(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+def _softplus(x: Tensor, given: Options) -> Tensor:
     scaled = x * given.get("beta", 1.0)
     return torch.sigmoid(scaled).maximum(_above(scaled, given.get("threshold", 20.0)))
 
 
-def _shrink(x: Tensor, given: Mapping[str, Any]) -> Tensor:
-    return _above(x.abs(), given.get("lambd", 0.5))
-
-
-GELU_STEEPEST = 1.1289042
-"""Largest derivative of GELU, at x = sqrt(2)."""
-SILU_STEEPEST = 1.0998393
-"""Largest derivative of SiLU, at x = 2.3994."""
-SELU_ABOVE = 1 - 1 / 1.6732632423543772
-"""How much less steep SELU is above 0 than just below."""
-MISH_STEEPEST = 1.0884982
-"""Largest derivative of Mish, at x = 1.4906."""
+SELU_BELOW = 1.6732632423543772
+"""How much steeper SELU is just below 0 than above."""
 
 _SIGMOID = Activation(lambda y, _: 4 * y * (1 - y), by_output=True)
-_SHRINK = Activation(_shrink, flat=True, shuts=False, options=("lambd",))
+_SHRINK = Activation(lambda x, g: _above(x.abs(), g.get("lambd", 0.5)), flat=True, shuts=False, options=("lambd",))
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "sigmoid": _SIGMOID,
@@ -127,19 +108,19 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "hardsigmoid": Activation(_between(0.0, 1.0), by_output=True, flat=True),
     "hardtanh": Activation(_between(-1.0, 1.0), by_output=True, flat=True, options=("min_val", "max_val")),
     "relu6": Activation(_between(0.0, 6.0), by_output=True, flat=True),
-    "relu": Activation(_positive, by_output=True, flat=True, shuts=False),
+    "relu": Activation(lambda y, _: _above(y, 0), by_output=True, flat=True, shuts=False),
     "leaky_relu": Activation(_leaky, by_output=True, shuts=False, options=("negative_slope",)),
     "rrelu": Activation(_rrelu, by_output=True, shuts=False, options=("lower", "upper")),
     "prelu": Activation(_prelu, shuts=False, options=("weight",)),
     "elu": Activation(_elu, by_output=True, options=("alpha",)),
     "celu": Activation(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
-    "selu": Activation(lambda x, _: torch.exp(x.clamp(max=0)).mul_(1 - SELU_ABOVE * _above(x, 0))),
+    "selu": Activation(lambda x, _: torch.where(x > 0, 1 / SELU_BELOW, torch.exp(x.clamp(max=0)))),
     "softplus": Activation(_softplus, options=("beta", "threshold")),
     "log_sigmoid": Activation(lambda x, _: torch.sigmoid(-x)),
     "gelu": Activation(_gelu),
     "silu": Activation(_silu),
     "mish": Activation(_mish),
-    "hardswish": Activation(_hardswish, flat=True),
+    "hardswish": Activation(lambda x, _: torch.where(x < 3, ((2 * x + 3) / 6).abs() * (x > -3), 1.0) / 1.5, flat=True),
     "hardshrink": _SHRINK,
     "softshrink": _SHRINK,
     "tanhshrink": Activation(lambda x, _: torch.tanh(x).square()),

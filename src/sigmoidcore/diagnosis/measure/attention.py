@@ -21,9 +21,7 @@ QUERIES = 2**20
 FUNCTIONS = frozenset({"softmax", ATTENTION, DOT_PRODUCT})
 
 
-def add_attention(
-    sums: Sums, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
-) -> None:
+def add_attention(sums: Sums, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
     """Add the entropy of the attention weights of a call of one of `FUNCTIONS`.
 
     A softmax over another dimension than the last has none.

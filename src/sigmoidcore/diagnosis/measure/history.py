@@ -14,24 +14,21 @@ class History:
         self._most = most
         self._added = 0
         self._stride = 1
-        self._extra = False
 
     def add(self, measurement: Measurement) -> None:
         """Add one; when there are too many, drop every second one."""
-        kept = self.measurements[:-1] if self._extra else list(self.measurements)
-        self._extra = self._added % self._stride != 0  # the latest, which the next one replaces
-        self._added += 1
-        kept.append(measurement)
-        if len(kept) > self._most:
+        if (self._added - 1) % self._stride:  # the latest is not one of the evenly distant ones
+            self.measurements = self.measurements[:-1]
+        self.measurements = [*self.measurements, measurement]
+        if len(self.measurements) > self._most:
             self._stride *= 2
-            self._extra = (self._added - 1) % self._stride != 0
-            kept = [*kept[:-1:2], measurement]
-        self.measurements = kept
+            self.measurements = [*self.measurements[:-1:2], measurement]
+        self._added += 1
 
     def state_dict(self) -> dict[str, Any]:
         """All measurements in numbers, texts, lists and dicts."""
         kept = [written(Measurement, m) for m in self.measurements]
-        return {"added": self._added, "stride": self._stride, "extra": self._extra, "kept": kept}
+        return {"added": self._added, "stride": self._stride, "kept": kept}
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from `state_dict()`.
@@ -41,9 +38,9 @@ class History:
         """
         try:
             kept = list(read(tuple[Measurement, ...], state["kept"], "measurements"))
-            added, stride, extra = state["added"], state["stride"], state["extra"]
+            added, stride = state["added"], state["stride"]
         except (KeyError, TypeError, WrongValueError) as error:
             raise ValueError(f"this is not the state of a Monitor: cannot read its measurements ({error})") from error
-        if not (type(added) is int and type(stride) is int and added >= 0 < stride and type(extra) is bool):
-            raise ValueError(f"this is not the state of a Monitor: added, stride and extra are {added, stride, extra}")
-        self.measurements, self._added, self._stride, self._extra = kept, added, stride, extra
+        if not (type(added) is int and type(stride) is int and added >= 0 < stride):
+            raise ValueError(f"this is not the state of a Monitor: added and stride are {added, stride}")
+        self.measurements, self._added, self._stride = kept, added, stride

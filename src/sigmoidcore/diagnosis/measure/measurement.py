@@ -5,11 +5,12 @@ layer, an embedding, attention), of an activation or of a softmax, by a module o
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from sigmoidcore.observation.profile import Profile
 
@@ -166,7 +167,7 @@ class Measurement:
     input_nonfinite: int = 0
     ranks: int = 1
     seconds: float | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
     differentiated: bool = False
 
@@ -180,3 +181,14 @@ class Measurement:
     def weighted(self) -> Iterator[Layer]:
         """The layers with weights."""
         return (layer for layer in self.layers if layer.role == "weights")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The diagnosed model, its batch and its mode, as for `diagnose`; unknown parts are None."""
+
+    model: nn.Module
+    inputs: Any = None
+    targets: Any = None
+    loss_fn: Callable[[Any, Any], Any] | None = None
+    training: bool = False

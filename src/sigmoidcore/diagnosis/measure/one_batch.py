@@ -2,20 +2,18 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch.autograd import leaves
+from sigmoidcore._torch.autograd import leaves, post_accumulate_hooks
 from sigmoidcore.diagnosis.checks import check, cut_off, outputs_of
 from sigmoidcore.diagnosis.measure.calls import tensors
-from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.probe import Probe
-from sigmoidcore.diagnosis.measure.restoration import own_buffers, own_gradients
-from sigmoidcore.diagnosis.measure.subject import Subject
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import evaluating, unchanged
 
@@ -33,7 +31,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
             known += loss_fn.parameters()
         probe = Probe(model, most=None, ranks=ranks)
         probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
-        with unchanged(model, inputs), own_buffers(model), own_gradients(known) as own, mode(model):
+        with unchanged(model, inputs), _own_buffers(model), _own_gradients(known) as own, mode(model):
             probe.attach()
             try:
                 with _named(mode):
@@ -46,10 +44,56 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                     loss.backward()  # type: ignore[no-untyped-call]
                     if not probe.has_gradients:  # no layer has received one
                         probe.parameters.read_gradients()
-                value = float(loss.detach()) if loss_fn is not None else None
-                return probe.conclude(loss=value, seconds=time.perf_counter() - started)
+                measurement = probe.conclude()
             finally:
                 probe.detach()
+        mean = ranks.total(loss.detach().cpu(), loss.device) / ranks.count
+    seconds = time.perf_counter() - started
+    return dataclasses.replace(measurement, loss=None if loss_fn is None else float(mean), seconds=seconds)
+
+
+@contextmanager
+def _own_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers after a forward pass; a buffer of another shape stays: a cache that has grown."""
+    kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for module, name, buffer, copy in kept:
+            now = getattr(module, name, None)
+            if now is not None and now.shape == buffer.shape:
+                if now is not buffer:
+                    setattr(module, name, buffer)
+                if buffer.layout is torch.strided and not torch.equal(buffer, copy):
+                    buffer.copy_(copy)
+
+
+@contextmanager
+def _own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tensor]], None]]:
+    """Let a backward pass fill `.grad` of leaves, as FSDP and checkpoints need it, and restore it afterwards.
+
+    Yields a function that takes leaves that are known after the forward pass only.
+    """
+    kept: dict[int, tuple[Tensor, Tensor | None]] = {}
+    hooks: list[tuple[dict[int, Any], dict[int, Any]]] = []
+
+    def keep(leaves: Iterable[Tensor]) -> None:
+        for leaf in leaves:
+            if id(leaf) not in kept:
+                kept[id(leaf)] = leaf, leaf.grad
+                leaf.grad = None
+                stepping = post_accumulate_hooks(leaf)  # of optimizers that step in the backward pass
+                hooks.append((stepping, dict(stepping)))
+                stepping.clear()
+
+    keep(leaves)
+    try:
+        yield keep
+    finally:
+        for leaf, gradient in kept.values():
+            leaf.grad = gradient
+        for stepping, before in hooks:
+            stepping.update(before)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The steps of a model's optimizers."""
+"""The steps of optimizers, and the updates of a gradient scaler: a step that it skips reaches no optimizer."""
 
 import threading
 import weakref
@@ -15,50 +15,68 @@ OnStep = Callable[[torch.optim.Optimizer], None]
 
 
 class OptimizerSteps:
-    """Calls listeners before and after every step of every optimizer, in any thread.
+    """Calls methods before and after every step of every optimizer, in any thread, as long as their objects live.
 
     PyTorch's global hooks must not change while a thread runs them. So one hook before and one after a step stay
     registered from the first listener on, and the tuple of listeners is replaced, not changed.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a listener may be collected, and so end, while another begins
-        self._listeners: tuple[tuple[OnStep, OnStep], ...] = ()
+        self._lock = threading.Lock()
+        self._listeners: tuple[tuple[weakref.WeakMethod[OnStep], weakref.WeakMethod[OnStep]], ...] = ()
         self._registered = False
 
-    def listen(self, before: OnStep, after: OnStep) -> Callable[[], None]:
-        """Call functions before and after every step; returns the function that ends this.
-
-        Example:
-            >>> stop = listen(lambda _: print("before"), lambda _: print("after"))
-            >>> torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]).step()
-            before
-            after
-            >>> stop()
-        """
-        listener = before, after
+    def listen(self, before: OnStep, after: OnStep) -> None:
+        """Call two methods of an object before and after every step."""
         with self._lock:
             if not self._registered:
-                register_optimizer_step_pre_hook(uncompiled(self._before))
-                register_optimizer_step_post_hook(uncompiled(self._after))
+                register_optimizer_step_pre_hook(uncompiled(lambda optimizer, *_: self._call(0, optimizer)))
+                register_optimizer_step_post_hook(uncompiled(lambda optimizer, *_: self._call(1, optimizer)))
                 self._registered = True
-            self._listeners = (*self._listeners, listener)
-        return lambda: self._end(listener)
+            living = [listener for listener in self._listeners if listener[0]() is not None]
+            self._listeners = (*living, (weakref.WeakMethod(before), weakref.WeakMethod(after)))
 
-    def _end(self, listener: tuple[OnStep, OnStep]) -> None:
-        with self._lock:
-            self._listeners = tuple(other for other in self._listeners if other is not listener)
-
-    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for before, _ in self._listeners:
-            before(optimizer)
-
-    def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for _, after in self._listeners:
-            after(optimizer)
+    def _call(self, which: int, optimizer: torch.optim.Optimizer) -> None:
+        for listener in self._listeners:
+            method = listener[which]()
+            if method is not None:
+                method(optimizer)
 
 
 listen = OptimizerSteps().listen
+
+
+class _Update:
+    """A scaler's `update` that calls listeners first; it replaces the method of one scaler, and not of its copies."""
+
+    def __init__(self, scaler: torch.amp.GradScaler) -> None:
+        self.scaler = scaler
+        self.listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        for method in [listener() for listener in self.listeners]:
+            if method is not None:
+                method()
+        type(self.scaler).update(self.scaler, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.scaler, "update")
+
+
+def listen_to_updates(scaler: torch.amp.GradScaler, listener: Callable[[], None]) -> Callable[[], None]:
+    """Call a method before every `scaler.update()`, as long as its object lives; returns a function that ends this."""
+    update = vars(scaler).get("update")
+    if not isinstance(update, _Update):
+        scaler.update = update = _Update(scaler)  # type: ignore[method-assign]
+    reference = weakref.WeakMethod(listener)
+    update.listeners.append(reference)
+
+    def stop() -> None:
+        update.listeners = [one for one in update.listeners if one is not reference]
+        if not update.listeners and vars(scaler).get("update") is update:
+            del scaler.update
+
+    return stop
 
 
 class ModelOptimizers:
@@ -83,8 +101,7 @@ class ModelOptimizers:
         """Whether an optimizer moves any of the model's parameters."""
         moves = self._moves.get(optimizer)
         if moves is None:
-            moves = not moved(optimizer).isdisjoint(map(id, self._model.parameters()))
-            self._moves[optimizer] = moves
+            moves = self._moves[optimizer] = not moved(optimizer).isdisjoint(map(id, self._model.parameters()))
         return moves
 
     def count(self, optimizer: torch.optim.Optimizer) -> bool:

@@ -105,21 +105,15 @@ class Probe(Observer):
         return False
 
     def _emptied(self) -> list[Recorder]:
-        """The passes whose gradients were emptied."""
         return [r for r in self._recorders if r.counts and self.parameters.emptied(r.used)]
 
-    def conclude(
-        self, *, step: int | None = None, loss: float | None = None, scale: float = 1.0, seconds: float | None = None
-    ) -> Measurement:
+    def conclude(self, scale: float = 1.0) -> Measurement:
         """The measurement of all passes since `attach`; detaches. A gradient scaler multiplied the loss by `scale`."""
         self.detach()
         counted = [r for r in self._recorders if r.counts] or self._recorders
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
-            return summarize(
-                counted, self.parameters, self._ranks,
-                step=step, loss=loss, scale=scale, seconds=seconds, differentiated=differentiated,
-            )  # fmt: skip
+            return summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
         finally:
             self.forget()
 

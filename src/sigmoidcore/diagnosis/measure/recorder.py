@@ -146,9 +146,7 @@ class Recorder(Tracker):
             if value.requires_grad:
                 value.register_hook(partial(self._arrive, gradient, place))  # type: ignore[no-untyped-call]
 
-    def _take_output(
-        self, layer: LayerCall, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def _take_output(self, layer: LayerCall, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         x, most, dim = samples_first(output, self.samples), self._most, layer.dim
         rows, samples = first_rows(x, self.samples, most)
         activation = ACTIVATIONS.get(layer.function)

@@ -96,16 +96,6 @@ def squared_size(x: Tensor) -> tuple[Number, Number]:
     return squares[0], _nonfinite(row, squares)[0]
 
 
-def size_on_cpu(x: Tensor) -> float:
-    """L2 norm of a tensor on the CPU.
-
-    Example:
-        >>> f"{size_on_cpu(torch.full((1000, 1000), 1e30)):.6g}"
-        '1e+33'
-    """
-    return _sizes_on_cpu(_row(x))[0]
-
-
 def _row(x: Tensor) -> Tensor:
     """A tensor as one row, [1, numbers], in the order of its memory."""
     if not x.is_contiguous():
@@ -113,9 +103,14 @@ def _row(x: Tensor) -> Tensor:
     return x.reshape(1, -1)
 
 
-def _sizes_on_cpu(x: Tensor) -> list[float]:
-    """L2 norms of rows; float32 is four times as fast as float64, and used as far as it is precise."""
-    norm_of, narrow = torch.linalg.vector_norm, torch.float32 if x.dtype in _HALF else None
+def _squares(x: Tensor) -> list[Number]:
+    """Sums of the squares of rows."""
+    norm_of = torch.linalg.vector_norm
+    if not x.is_cpu:
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        return list(norm_of(x, dim=1, dtype=wide).square().unbind())
+    # On a CPU float32 is four times as fast as float64, and is used as far as it is precise.
+    narrow = torch.float32 if x.dtype in _HALF else None
     if x.shape[1] <= SMALL:
         sizes = norm_of(x, dim=1, dtype=narrow).tolist()
     else:
@@ -125,15 +120,7 @@ def _sizes_on_cpu(x: Tensor) -> list[float]:
         sizes = norm_of(torch.cat([parts, rest], 1), dim=1, dtype=torch.float64).tolist()
     if not all(SAFE[0] < size < SAFE[1] for size in sizes):
         sizes = norm_of(x, dim=1, dtype=torch.float64).tolist()
-    return sizes  # type: ignore[no-any-return]
-
-
-def _squares(x: Tensor) -> list[Number]:
-    """Sums of the squares of rows."""
-    if x.is_cpu:
-        return [size * size for size in _sizes_on_cpu(x)]
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    return list(torch.linalg.vector_norm(x, dim=1, dtype=wide).square().unbind())
+    return [size * size for size in sizes]
 
 
 def _nonfinite(x: Tensor, squares: list[Number]) -> list[Number]:
@@ -141,10 +128,6 @@ def _nonfinite(x: Tensor, squares: list[Number]) -> list[Number]:
     if not x.is_cpu:
         return list((~torch.isfinite(x)).sum(1).unbind())
     return [0.0 if math.isfinite(s) else float((~torch.isfinite(x[i])).sum()) for i, s in enumerate(squares)]
-
-
-def _numbers(x: Tensor) -> list[Number]:
-    return x.tolist() if x.is_cpu else list(x.unbind())
 
 
 def unmeasured(tensor: Tensor) -> str | None:
@@ -217,7 +200,8 @@ def add_sample(stack: Tensor, owners: list[Sums]) -> None:
     flat = stack.flatten(1)
     count = flat.shape[1]
     some = flat[:, :: max(1, -(-count // KEPT))].clone().unbind()
-    for sums, mean, numbers in zip(owners, _numbers(flat.mean(1)), some, strict=True):
+    means = flat.mean(1)
+    for sums, mean, numbers in zip(owners, means.tolist() if means.is_cpu else means.unbind(), some, strict=True):
         sums.sampled, sums.total = float(count), mean * count
         sums.sample.append(numbers)
     if samples > 1:

@@ -1,6 +1,6 @@
 """Weights that train and are not parameters of the model: layers in a Python list, plain tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 """Attributes that every module has: PyTorch knows what they hold."""
 
 
-def place_of(weight: Tensor, modules: Mapping[str, nn.Module]) -> str:
+def place_of(weight: Tensor, modules: Sequence[tuple[str, nn.Module]]) -> str:
     """Where running modules (by name, outermost first) keep a weight, such as "layers[0].weight"; "" if none does."""
-    for name, module in reversed(modules.items()):
+    for name, module in reversed(modules):
         for attribute, value in vars(module).items():
             place = None if attribute in _OF_EVERY_MODULE else _place_in(value, weight)
             if place is not None:

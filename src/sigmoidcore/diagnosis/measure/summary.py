@@ -47,15 +47,7 @@ _RANKS_DIFFER = "layers of other ranks: the ranks ran different layers, and numb
 
 @torch.no_grad()
 def summarize(
-    recorders: Sequence[Recorder],
-    parameters: Parameters,
-    ranks: Ranks,
-    *,
-    step: int | None,
-    loss: float | None,
-    scale: float,
-    seconds: float | None,
-    differentiated: bool,
+    recorders: Sequence[Recorder], parameters: Parameters, ranks: Ranks, *, scale: float, differentiated: bool
 ) -> Measurement:
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for recorder in recorders:
@@ -86,15 +78,12 @@ def summarize(
         layers=tuple(layers),
         weights=weights,
         samples=int(samples),
-        step=step,
-        loss=None if loss is None else float(totals(np.array([loss]))[0]) / together.count,
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"],
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
-        seconds=seconds,
         notes=tuple(notes),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
         differentiated=any_differentiated > 0,

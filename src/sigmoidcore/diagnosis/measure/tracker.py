@@ -277,7 +277,7 @@ class Tracker(TorchFunctionMode):
             return False
         own = [t for t in arguments if t.requires_grad and t.is_leaf and t.dim() > 1 and id(t) not in self.inputs]
         for stray in [t for t in own if isinstance(t, nn.Parameter)] or own:
-            place = place_of(stray, {running.name: running.module for running in self._stack})
+            place = place_of(stray, [(running.name, running.module) for running in self._stack])
             if place:
                 self.strays[place] = None
             elif not self._unplaced:

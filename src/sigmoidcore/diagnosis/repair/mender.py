@@ -13,8 +13,8 @@ from sigmoidcore.conversion import convert, few
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
+from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
-from sigmoidcore.diagnosis.measure.subject import Subject
 from sigmoidcore.diagnosis.repair import learning_rates
 from sigmoidcore.diagnosis.repair.calls import findings_of
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
