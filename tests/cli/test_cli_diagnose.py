@@ -242,7 +242,7 @@ def test_the_help_says_that_the_users_code_is_run(capsys):
         ("project.networks:model", "project.networks:model is a model: give a function that makes a model and a batch"),
         ("project.networks:none", "returned None: return (model, inputs, targets, loss_fn), or (model, inputs)"),
         ("project.networks:three", "returned 3 values: return (model"),
-        ("project.networks:no_model", "returned a float as the model, not a torch.nn.Module"),
+        ("project.networks:no_model", "no_model: model must be a torch.nn.Module, got float"),
         ("project.networks:no_loss", "returned a str as loss_fn: give a function"),
         ("project.networks:unknown", "returned a dict with the unknown key 'labels'"),
         ("project.networks:no_inputs", "returned a dict with no 'inputs'"),

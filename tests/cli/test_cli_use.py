@@ -11,8 +11,8 @@ import pandas
 import pytest
 
 from sigmoidcore.cli import main
+from sigmoidcore.training.use import open_run
 from sigmoidcore.training.use.predict import outputs_of
-from sigmoidcore.training.use.trained import open_run
 
 SMALL = ["--depth", "3", "--width", "8", "--epochs", "2"]
 

@@ -15,7 +15,7 @@ import sigmoidcore as sc
 from sigmoidcore import RNN, SigmoidCore
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import Preprocessing
-from sigmoidcore.training.use.trained import open_run
+from sigmoidcore.training.use import open_run
 
 pytestmark = [
     pytest.mark.integration,

@@ -13,8 +13,8 @@ from support.runs import house_runs, houses, made_run
 
 from sigmoidcore.training.data import DataError, NewData, new_data, readers
 from sigmoidcore.training.runs.network import NetworkError
+from sigmoidcore.training.use import open_run
 from sigmoidcore.training.use.predict import predictions
-from sigmoidcore.training.use.trained import open_run
 
 NEW = houses(250, seed=1)
 PROBABILITIES = ["probability_no", "probability_yes"]

@@ -1,9 +1,10 @@
-"""A run's network leaves this package: it computes the same, and loads without it."""
+"""An exported network gives the outputs of the run, and loads without this package."""
 
 import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,17 +13,17 @@ from safetensors.torch import load_file
 from support.runs import houses, made_run
 from torch import nn
 
+import sigmoidcore as sc
+from sigmoidcore.folding import fold
 from sigmoidcore.training.data import DataError, Preprocessing
-from sigmoidcore.training.runs.network import OWN, Network, NetworkError
-from sigmoidcore.training.use import export as export_module
-from sigmoidcore.training.use.export import layers_of
-from sigmoidcore.training.use.trained import TrainedRun, open_run
+from sigmoidcore.training.runs.network import NetworkError
+from sigmoidcore.training.use import TrainedRun, export, open_run
 
 NO_PICKLES = pytest.mark.skipif(torch.__version__ < "2.7", reason="PyTorch 2.6 writes pickles into .pt2 files")
 
 
 def loaded(code, *arguments):
-    """What a program prints that has neither this package nor pickle."""
+    """The outputs of a program that can import neither this package nor pickle."""
     head = (
         "import json, pickle, sys, torch\n"
         "sys.modules['sigmoidcore'] = None\n"
@@ -77,7 +78,7 @@ def samples(run, count):
     ],
     ids=["mlp torch", "rnn torch", "mlp safetensors"],
 )
-def test_it_computes_the_same_where_this_package_and_pickle_are_not(runs, tmp_path, name, kind, code):
+def test_an_exported_network_gives_the_same_outputs_without_this_package_and_pickle(runs, tmp_path, name, kind, code):
     run = runs[name]
     path = run.export(kind, tmp_path / f"out.{kind}")
     inputs, outputs = samples(run, 7)  # not the number that it was exported with
@@ -86,17 +87,15 @@ def test_it_computes_the_same_where_this_package_and_pickle_are_not(runs, tmp_pa
 
 
 @NO_PICKLES
-@pytest.mark.parametrize("name", ["mlp", "conv"])
-def test_it_takes_any_number_of_samples(runs, tmp_path, name):
-    run = runs[name]
-    program = torch.export.load(run.export("torch", tmp_path / "out.pt2")).module()
-    for count in (1, 5):
-        inputs, outputs = samples(run, count)
-        torch.testing.assert_close(program(inputs), outputs, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("count", [1, 5])
+def test_images_are_exported_for_any_number_of_samples(runs, tmp_path, count):
+    program = torch.export.load(runs["conv"].export("torch", tmp_path / "out.pt2")).module()
+    inputs, outputs = samples(runs["conv"], count)
+    torch.testing.assert_close(program(inputs), outputs, rtol=1e-5, atol=1e-5)
 
 
 @NO_PICKLES
-def test_the_archive_of_torch_holds_no_pickle(runs, tmp_path):
+def test_the_archive_of_torch_contains_no_pickle(runs, tmp_path):
     path = runs["mlp"].export("torch", tmp_path / "out.pt2")
     with zipfile.ZipFile(path) as archive:
         for item in archive.infolist():
@@ -106,15 +105,15 @@ def test_the_archive_of_torch_holds_no_pickle(runs, tmp_path):
         assert any(name.endswith("preprocessing.json") for name in archive.namelist())
 
 
-def test_a_pytorch_that_would_pickle_is_refused(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "_pickles", lambda archive: ["data.pkl"])
+def test_a_pytorch_that_writes_pickles_is_refused(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_has_pickles", lambda file: True)
     with pytest.raises(NetworkError, match=r"writes pickles into \.pt2 files"):
         runs["mlp"].export("torch", tmp_path / "out.pt2")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", [pytest.param("torch", marks=NO_PICKLES), "safetensors"])
-def test_the_preprocessing_goes_with_it_and_lies_beside_it(runs, tmp_path, kind):
+def test_the_preprocessing_is_described_in_the_file_and_saved_beside_it(runs, tmp_path, kind):
     run = runs["mlp"]
     path = run.export(kind, tmp_path / f"net.{kind}")
     assert Preprocessing.from_bytes((tmp_path / "net.preprocessing.skops").read_bytes()).alike(run.preprocessing)
@@ -130,7 +129,7 @@ def test_the_preprocessing_goes_with_it_and_lies_beside_it(runs, tmp_path, kind)
 
 
 @NO_PICKLES
-def test_formats_beside_each_other_share_the_preprocessing(runs, tmp_path):
+def test_files_of_several_formats_share_the_preprocessing(runs, tmp_path):
     runs["mlp"].export("torch", tmp_path / "net.pt2")
     runs["mlp"].export("safetensors", tmp_path / "net.safetensors")
     with pytest.raises(DataError, match="exists: give another name"):
@@ -141,7 +140,7 @@ def test_formats_beside_each_other_share_the_preprocessing(runs, tmp_path):
     assert "0.weight" in load_file(tmp_path / "net.safetensors")
 
 
-def test_layers_of_images_are_told_by_name(runs, tmp_path):
+def test_the_metadata_name_the_layers_of_a_convolutional_network(runs, tmp_path):
     run = runs["conv"]
     with safe_open(run.export("safetensors", tmp_path / "out.safetensors"), "pt") as file:
         layers = json.loads(file.metadata()["layers"])
@@ -152,47 +151,51 @@ def test_layers_of_images_are_told_by_name(runs, tmp_path):
     torch.testing.assert_close(model(inputs), outputs, rtol=1e-5, atol=1e-5)
 
 
-def test_layers_that_cannot_be_told_by_name_are_none():
-    assert layers_of(nn.Sequential(nn.Linear(2, 2), nn.Softplus())) is None
-    assert layers_of(nn.Sequential(nn.Conv2d(1, 2, 3, groups=1, dilation=2))) is None
-    assert layers_of(nn.Linear(2, 2)) is None
-    assert layers_of(nn.Sequential(nn.Linear(2, 2, bias=False))) is None
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(2, 2), nn.Softplus()),
+        nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2)),
+        nn.Sequential(nn.Linear(2, 2, bias=False)),
+        nn.Linear(2, 2),
+    ],
+)
+def test_other_layers_are_not_named_in_the_metadata(model):
+    assert export.layers_of(model) is None
 
 
-def test_there_are_three_formats(runs, tmp_path):
+def test_an_unknown_format_is_refused(runs, tmp_path):
     with pytest.raises(DataError, match="there is no format 'pickle': there are onnx, torch, safetensors"):
         runs["mlp"].export("pickle", tmp_path / "out.pkl")
 
 
 class Branching(nn.Module):
-    """A forward that cannot be followed, with a core in it."""
+    """A forward with a branch that depends on the data."""
 
     def __init__(self):
         super().__init__()
-        import sigmoidcore as sc
-
         self.layers = sc.MLP(24, 8, 2, 2)
 
     def forward(self, x):
         return self.layers(x) if float(x.sum()) > 0 else self.layers(-x)
 
 
-def test_a_network_that_cannot_be_folded_is_said(runs, tmp_path):
-    run = runs["mlp"]
+def wrong_fold(model):
+    plain = fold(model)
+    with torch.no_grad():
+        plain[0].bias += 0.1
+    return plain
+
+
+def test_a_network_that_cannot_be_folded_is_refused(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(vars(runs["mlp"]), "network", replace(runs["mlp"].network, model=Branching()))
     with pytest.raises(NetworkError, match="the network cannot be folded into plain layers"):
-        export_module.export(tmp_path / "x.pt2", "torch", Network(OWN, {}, Branching()), run.preprocessing)
+        runs["mlp"].export("torch", tmp_path / "out.pt2")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fold_that_computes_something_else_is_refused(runs, tmp_path, monkeypatch):
-    def wrong(model):
-        plain = fold(model)
-        with torch.no_grad():
-            plain[0].bias += 0.1
-        return plain
-
-    fold = export_module.fold
-    monkeypatch.setattr(export_module, "fold", wrong)
+def test_a_folded_network_with_other_outputs_is_refused(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "fold", wrong_fold)
     with pytest.raises(NetworkError, match="gives other outputs"):
         runs["mlp"].export("torch", tmp_path / "out.pt2")
     assert not list(tmp_path.iterdir())

@@ -1,143 +1,104 @@
-"""Metrics are scikit-learn's; intervals are those of other programs, or of scikit-learn on the same resamples."""
+"""Metrics equal scikit-learn's, also on every resample; the bootstrap equals SciPy's."""
 
 import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from sklearn import metrics
 
-from sigmoidcore.training.use.scores import auc, bootstrap, class_scores, f1_of, number_scores, wilson
+from sigmoidcore.training.use import Score, scores
 
 
-def made_up(samples=300, classes=3, seed=0):
-    """Probabilities that have something to do with the classes, and ties among them."""
-    generator = np.random.default_rng(seed)
-    targets = generator.integers(0, classes, samples)
-    scores = generator.normal(size=(samples, classes)).round(1)
-    scores[np.arange(samples), targets] += 1
-    return scipy.special.softmax(scores, axis=1), targets
-
-
-@pytest.mark.parametrize(("right", "count"), [(0, 5), (5, 5), (37, 50), (9_000, 10_000)])
-def test_wilsons_interval_is_that_of_his_formula(right, count):
-    z = scipy.stats.norm.ppf(0.975)
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    assert wilson(right, count) == pytest.approx((max(middle - half, 0), min(middle + half, 1)), abs=1e-12)
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_values_of_classes_are_those_of_scikit_learn(classes):
-    probabilities, targets = made_up(classes=classes)
-    found = {score.name: score.value for score in class_scores(probabilities, targets)}
-    guesses = probabilities.argmax(1)
-    expected = {
-        "accuracy": metrics.accuracy_score(targets, guesses),
-        "macro-F1": metrics.f1_score(targets, guesses, average="macro"),
-        "log loss": metrics.log_loss(targets, probabilities),
-    }
-    if classes == 2:
-        expected["AUC"] = metrics.roc_auc_score(targets, probabilities[:, 1])
-    assert found == pytest.approx(expected)
-
-
-def test_values_of_numbers_are_those_of_scikit_learn():
+def classified(samples, classes):
+    """Probabilities that depend on the classes, some of them equal, and the classes."""
     generator = np.random.default_rng(0)
-    targets = generator.normal(50, 9, 200)
-    predictions = targets + generator.normal(1, 3, 200)
-    found = [score.value for score in number_scores(predictions, targets)]
-    expected = [
-        metrics.root_mean_squared_error(targets, predictions),
-        metrics.mean_absolute_error(targets, predictions),
-        metrics.r2_score(targets, predictions),
-    ]
-    assert found == pytest.approx(expected)
-    assert number_scores(predictions, targets, "price")[0].name == "RMSE of price"
-
-
-@pytest.fixture
-def resamples(monkeypatch):
-    """What `bootstrap` draws, but fewer: scikit-learn takes its time."""
-    monkeypatch.setattr("sigmoidcore.training.use.scores.RESAMPLES", 100)
-    monkeypatch.setattr("sigmoidcore.training.use.scores.FEWEST", 100)
-
-    def draw(count, seed=0):
-        generator = np.random.default_rng(seed)
-        return [generator.integers(count, size=count) for _ in range(100)]
-
-    return draw
+    targets = generator.integers(0, classes, samples)
+    logits = generator.normal(size=(samples, classes)).round(1)
+    logits[np.arange(samples), targets] += 1
+    return scipy.special.softmax(logits, axis=1), targets
 
 
 def percentiles(values):
-    return tuple(np.percentile(values, [2.5, 97.5]))
+    return pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
 
 
-def test_intervals_of_classes_are_those_of_scikit_learn_on_the_same_resamples(resamples):
-    probabilities, targets = made_up(60, 2)
-    found = {score.name: (score.low, score.high) for score in class_scores(probabilities, targets)}
-    rows = resamples(60)
-    guesses = probabilities.argmax(1)
-    assert found["macro-F1"] == pytest.approx(
-        percentiles([metrics.f1_score(targets[r], guesses[r], average="macro") for r in rows])
-    )
-    assert found["log loss"] == pytest.approx(
-        percentiles([metrics.log_loss(targets[r], probabilities[r], labels=[0, 1]) for r in rows])
-    )
-    assert found["AUC"] == pytest.approx(
-        percentiles([metrics.roc_auc_score(targets[r], probabilities[r, 1]) for r in rows])
-    )
+def assert_equal_on_resamples(monkeypatch, found, expected, samples):
+    """Compare values and intervals with metrics of scikit-learn, which are functions of rows."""
+    monkeypatch.setattr(scores, "RESAMPLES", 60)
+    monkeypatch.setattr(scores, "FEWEST", 60)
+    generator = np.random.default_rng(0)
+    resamples = [generator.integers(samples, size=samples) for _ in range(60)]
+    compared = {score.name: score for score in found() if score.name != "accuracy"}
+    assert compared.keys() == expected.keys()
+    for name, metric in expected.items():
+        assert compared[name].value == pytest.approx(metric(np.arange(samples)))
+        assert (compared[name].low, compared[name].high) == percentiles([metric(rows) for rows in resamples])
 
 
-def test_intervals_of_numbers_are_those_of_scikit_learn_on_the_same_resamples(resamples):
-    generator = np.random.default_rng(1)
-    targets = generator.normal(50, 9, 40)
-    predictions = targets + generator.normal(1, 3, 40)
-    found = [(score.low, score.high) for score in number_scores(predictions, targets)]
-    measures = (metrics.root_mean_squared_error, metrics.mean_absolute_error, metrics.r2_score)
-    for interval, measure in zip(found, measures, strict=True):
-        assert interval == pytest.approx(percentiles([measure(targets[r], predictions[r]) for r in resamples(40)]))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_metrics_of_classes_equal_those_of_scikit_learn(monkeypatch, classes):
+    p, y = classified(60, classes)
+    expected = {
+        "macro-F1": lambda rows: metrics.f1_score(y[rows], p[rows].argmax(1), average="macro"),
+        "log loss": lambda rows: metrics.log_loss(y[rows], p[rows], labels=np.arange(classes)),
+    }
+    if classes == 2:
+        expected["AUC"] = lambda rows: metrics.roc_auc_score(y[rows], p[rows, 1])
+    assert_equal_on_resamples(monkeypatch, lambda: scores.class_scores(p, y), expected, 60)
+    accuracy = scores.class_scores(p, y)[0]
+    assert accuracy.value == metrics.accuracy_score(y, p.argmax(1))
 
 
-def test_the_bootstrap_is_that_of_scipy_up_to_chance():
+def test_metrics_of_numbers_equal_those_of_scikit_learn(monkeypatch):
+    generator = np.random.default_rng(0)
+    y = generator.normal(50, 9, 40)
+    guesses = y + generator.normal(1, 3, 40)
+    names = {
+        "RMSE": metrics.root_mean_squared_error,
+        "MAE": metrics.mean_absolute_error,
+        "R2": metrics.r2_score,
+    }
+    expected = {
+        f"{name} of price": lambda rows, metric=metric: metric(y[rows], guesses[rows]) for name, metric in names.items()
+    }
+    assert_equal_on_resamples(monkeypatch, lambda: scores.number_scores(guesses, y, "price"), expected, 40)
+    assert [score.name for score in scores.number_scores(guesses, y)] == list(names)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 5), (5, 5), (37, 50), (9_000, 10_000)])
+def test_the_interval_of_an_accuracy_follows_wilsons_formula(correct, count):
+    z, share = scipy.stats.norm.ppf(0.975), correct / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
+    found = scores.accuracy_score(correct, count)
+    assert (found.low, found.high) == pytest.approx((max(middle - half, 0), min(middle + half, 1)), abs=1e-12)
+
+
+def test_the_bootstrap_agrees_with_that_of_scipy():
     values = np.random.default_rng(0).exponential(size=400)
-    found = bootstrap({"mean": lambda drawn: float(drawn @ values / 400)}, 400)[0]
+    (found,) = scores.bootstrap({"mean": lambda rows: float(values[rows].mean())}, 400)
     theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=1)
     assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says():
-    generator = np.random.default_rng(0)
-    held = 0
-    for _ in range(100):
-        values = generator.exponential(size=80)
-        found = bootstrap({"mean": lambda drawn, values=values: float(drawn @ values / 80)}, 80)[0]
-        held += found.low < 1 < found.high
-    assert 86 <= held <= 99
-
-
 def test_very_many_samples_get_fewer_resamples(monkeypatch):
-    monkeypatch.setattr("sigmoidcore.training.use.scores.DRAWS", 50_000)
-    counted = []
-    bootstrap({"size": lambda drawn: counted.append(drawn.sum()) or 0.0}, 100)
-    assert counted == [100.0] * 501
+    monkeypatch.setattr(scores, "DRAWS", 50_000)
+    sizes = []
+    scores.bootstrap({"size": lambda rows: sizes.append(len(rows)) or 0.0}, 100)
+    assert sizes == [100] * 501
 
 
-def test_what_is_not_defined_has_no_interval():
-    assert math.isnan(bootstrap({"none": lambda drawn: float("nan")}, 10)[0].low)
-    one_class = class_scores(np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=int))
+def test_an_undefined_metric_has_no_interval():
+    one_class = scores.class_scores(np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=int))
     assert [score.name for score in one_class] == ["accuracy", "macro-F1", "log loss"]
-    constant = number_scores(np.array([1.0, 2.0]), np.array([3.0, 3.0]))
-    assert math.isnan(constant[2].value)
-    assert math.isnan(constant[2].low)
+    r2 = scores.number_scores(np.array([1.0, 2.0]), np.array([3.0, 3.0]))[2]
+    assert math.isnan(r2.value)
+    assert math.isnan(r2.low)
+    assert str(r2) == "undefined"
 
 
-def test_classes_that_neither_occur_nor_were_predicted_do_not_count():
-    table = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
-    assert f1_of(table) == pytest.approx((6 / 7 + 8 / 9) / 2)
-
-
-def test_the_area_of_a_resample_without_one_of_the_classes_is_not_defined():
-    area = auc(np.array([0.1, 0.9]), np.array([0, 1]))
-    assert math.isnan(area(np.array([2.0, 0.0])))
+def test_a_score_is_written_with_its_significant_digits():
+    assert str(Score("accuracy", 0.91234, 0.9, 0.95)) == "91.2 %  [90.0 %, 95.0 %]"
+    assert str(Score("RMSE", 12.34567, 11.0, 14.0)) == "12.35  [11, 14]"

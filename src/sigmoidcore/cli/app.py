@@ -1,19 +1,23 @@
 """The command `sigmoid-core`: its commands, and the exit code and message of every error."""
 
 import errno
-import importlib.util
-import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
-from sigmoidcore.training.session import printable
+from sigmoidcore.training.data import DataError
+from sigmoidcore.training.options import OptionError
+from sigmoidcore.training.place import LostError, launched, leave
+from sigmoidcore.training.runs.network import NetworkError
+from sigmoidcore.training.session import Stopped, printable
 
 if TYPE_CHECKING:
     import typer
 
-NEEDED = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
-"""Packages of every command, by the module that they contain; others are imported when they are needed."""
 _WRONG_NAMES = (errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 """Errors of the operating system that come from a wrong file name."""
 
@@ -28,65 +32,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success; 1 if a run failed or a diagnosis has findings of `--fail-on`; 2 for wrong input;
         130 after Ctrl-C, 143 after SIGTERM.
     """
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        return _end(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: {_INSTALL}", 1)
-
-    import typer
-
-    from sigmoidcore.training.place import LostError, launched, leave
-    from sigmoidcore.training.session import Stopped
-
-    is_first = launched()[0] == 0  # only the first of several processes prints
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except Stopped as error:
-        return _end(str(error), error.code) if error.local or is_first else error.code
-    except LostError as error:
-        return _end(f"{error}: start it again", 1) if is_first else 1
-    except (KeyboardInterrupt, typer.Abort):
-        return _end("interrupted", 130)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno in _WRONG_NAMES and error.filename is not None:
-            return _end(f"cannot read or write {error.filename}: {error.strerror}; give another name", 2)
-        return _end(f"cannot read or write: {error}", 1)
-    except MemoryError as error:
-        return _end(f"not enough memory ({error}): use less data, or a smaller network or batch", 1)
-    except ModuleNotFoundError as error:
-        if error.name is None:  # raised by this package, with the remedy
-            return _end(str(error), 1)
-        if error.name.startswith("sigmoidcore"):
-            raise
-        return _end(f"{error.name} is not installed: {_INSTALL}", 1)
+        with _ended_by_sigterm() as received:
+            code = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)
+        if code == 130:  # typer returns it for Ctrl-C, without a message
+            raise KeyboardInterrupt(*received)
+        return code if isinstance(code, int) else 0
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _ending(error)
+        # What all processes of a training know, the first one prints.
+        if launched()[0] == 0 or not (isinstance(error, Stopped | LostError) and not getattr(error, "local", False)):
+            print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
+        return code
     finally:
         leave()
 
 
-_INSTALL = 'pip install "sigmoid-core[cli]"'
-
-
-def _run(arguments: Sequence[str]) -> int:
-    import typer
-    from typer.main import get_command
-
-    from sigmoidcore.training.session import bad_input
-
-    usage_error: type = typer.BadParameter.__bases__[0]  # the base class of all errors in arguments has no public name
-    try:
-        code = get_command(application()).main(args=list(arguments), prog_name="sigmoid-core", standalone_mode=False)
-    except Exception as error:
-        if not isinstance(error, usage_error):
-            raise
+def _ending(error: BaseException) -> tuple[str, int]:
+    """Message and exit code of an error; a bug is raised again, with its traceback."""
+    match error:
+        case Stopped():
+            return str(error), error.code
+        case DataError() | NetworkError() | OptionError():
+            return str(error), 2
+        case LostError():
+            return f"{error}: start it again", 1
+        case KeyboardInterrupt(args=(int(code),)):
+            return "ended by SIGTERM", code
+        case KeyboardInterrupt():
+            return "interrupted", 130
+        case MemoryError():
+            return f"not enough memory ({error}): use less data, or a smaller network or batch", 1
+        case ModuleNotFoundError(name=None):  # raised by this package, with the remedy
+            return str(error), 1
+        case ModuleNotFoundError(name=str(name)) if not name.startswith("sigmoidcore"):
+            return f'{name} is not installed: pip install "sigmoid-core[cli]"', 1
+        case OSError(filename=name) if name is not None and error.errno in _WRONG_NAMES:
+            return f"cannot read or write {name}: {error.strerror}; give another name", 2
+        case OSError():
+            return f"cannot read or write: {error}", 1
+    if hasattr(error, "format_message"):  # of typer, for wrong arguments
         context = getattr(error, "ctx", None)
-        if context is not None:
-            context.close()  # releases the run of --resume
-        path = context.command_path if context is not None else "sigmoid-core"
-        message = error.format_message().replace("Value error, ", "").rstrip(".")  # type: ignore[attr-defined]
-        raise bad_input(f"{message} (see {path} --help)") from error
-    return code if isinstance(code, int) else 0
+        path = "sigmoid-core" if context is None else context.command_path
+        return f"{error.format_message().rstrip('.')} (see {path} --help)", 2
+    raise error
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[list[int]]:
+    """SIGTERM ends the command as Ctrl-C does, so that no incomplete file is left; yields its exit code then."""
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        received.append(128 + number)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if is_main else None
+    try:
+        yield received
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def application() -> "typer.Typer":
@@ -116,8 +123,3 @@ def application() -> "typer.Typer":
     ):  # fmt: skip
         app.command(command.__name__)(command)
     return app
-
-
-def _end(message: str, code: int) -> int:
-    print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
-    return code

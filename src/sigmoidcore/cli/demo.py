@@ -11,9 +11,8 @@ import typer
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore import article
-from sigmoidcore.plots import figures
-from sigmoidcore.training import Recipe, Split, digits, session
+from sigmoidcore import article, plots
+from sigmoidcore.training import Options, Recipe, digits, session
 from sigmoidcore.training.course import Record, RecordedTraining, probes, save_figures
 from sigmoidcore.training.display import Screen, count, number, percent
 from sigmoidcore.training.execution import explain
@@ -24,7 +23,6 @@ DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
 OBSERVE = 5
 """Steps between two columns of the heat map, for both networks."""
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
-
 FIGURES = {
     "article_fit": "the article's example",
     "gradient_profiles": "gradient size in every layer",
@@ -32,45 +30,51 @@ FIGURES = {
     "gradient_heatmap": "gradient size by layer and step",
 }
 OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.", show_default="runs/demo-N")
-EPOCHS = typer.Option("--epochs", metavar="N", min=1, help="Passes over the 1,400 digits, for each network.")
-SEED = typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed of weights and of the order of samples.")
+EPOCHS = typer.Option("--epochs", metavar="N", help="Passes over the 1,400 digits, for each network.")
+SEED = typer.Option("--seed", metavar="N", help="Seed of weights and of the order of samples.")
 
 
 def demo(
     output: Annotated[Path | None, OUTPUT] = None,
-    epochs: Annotated[int, EPOCHS] = 10,
-    seed: Annotated[int, SEED] = 0,
+    epochs: Annotated[str, EPOCHS] = "10",
+    seed: Annotated[str, SEED] = "0",
 ) -> int:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
     began = time.monotonic()
+    options = Options.parse(
+        {"epochs": epochs, "seed": seed, "depth": DEPTH, "width": WIDTH, "batch_size": BATCH, "lr": RATE}
+    )
     screen = Screen.of_stdout()
     # One thread: layers of 64 neurons are too small for two.
-    with CtrlC() as ctrl_c, session.threads(1):
-        options = {"epochs": epochs, "seed": seed, "depth": DEPTH, "width": WIDTH, "batch_size": BATCH, "lr": RATE}
-        run = create_run("demo", options, output)
-        records: dict[str, Record] = {}
+    with CtrlC() as ctrl_c, session.threads(1), create_run("demo", options.to_dict(), output) as run:
+        records = {name: Record(name, layers=DEPTH) for name in (PLAIN, CORE)}
         problem: BaseException | None = None
-        with run:
-            try:
-                _article(screen, run)
-                ctrl_c.check()
-                with session.denormals_flushed():
-                    _hundred_layers(screen, run, ctrl_c, records, epochs, seed)
-            except (KeyboardInterrupt, *session.FAILURES) as error:
-                problem = error
-            save_figures(run, records)
-            stopped = isinstance(problem, KeyboardInterrupt)
-            outcome = "interrupted" if stopped else "failed" if problem else "finished"
-            run.log("end", outcome=outcome, message=str(problem or ""))
-            if stopped:
-                raise session.interrupted(f"interrupted; the results so far are in {run.folder}", ctrl_c.code)
-            if isinstance(problem, Exception):
-                raise explain(problem, run) from problem
-            report = io.StringIO()
-            _closing_table(Screen.of_file(report), records)
-            run.save_report(report.getvalue().lstrip())
-        _closing_table(screen, records)
-        _what_next(screen, run, time.monotonic() - began)
+        try:
+            _article(screen, run)
+            ctrl_c.check()
+            with session.denormals_flushed():
+                _hundred_layers(screen, run, ctrl_c, records, options)
+        except (KeyboardInterrupt, *session.FAILURES) as error:
+            problem = error
+        save_figures(run, records)
+        stopped = isinstance(problem, KeyboardInterrupt)
+        outcome = "interrupted" if stopped else "failed" if problem else "finished"
+        run.log("end", outcome=outcome, message=str(problem or ""))
+        if stopped:
+            raise session.interrupted(f"interrupted; the results so far are in {run.folder}", ctrl_c.code)
+        if isinstance(problem, Exception):
+            raise explain(problem, run) from problem
+        report = io.StringIO()
+        for each in (Screen.of_file(report), screen):
+            _closing_table(each, records)
+        run.save_report(report.getvalue().lstrip())
+    screen.heading("Figures")
+    screen.listing([(str(run.folder / "figures" / f"{name}.png"), what) for name, what in FIGURES.items()])
+    screen.heading("Next")
+    for arguments in ("--depth 300", "--depth 30 --saturation 1", "--help"):
+        screen.verbatim(f"sigmoid-core train {arguments}")
+    screen.say()
+    screen.say(f"Took {time.monotonic() - began:.0f} s.", style="dim")
     return 0
 
 
@@ -90,54 +94,44 @@ def _article(screen: Screen, run: Run) -> None:
         f"slope {fit.start_alpha:.3g} -> {fit.alpha:.4g}, shift 0 -> {fit.shift:.4g}, mean squared error "
         f"{fit.loss[0]:.3g} -> {fit.loss[-1]:.3g} ({fit.loss.size - 1:,} epochs, {seconds:.2f} s)"
     )
-    run.save_figure("article_fit", figures.article_fit(fit))
+    run.save_figure("article_fit", plots.article_fit(fit))
 
 
-def _hundred_layers(
-    screen: Screen, run: Run, ctrl_c: CtrlC, records: dict[str, Record], epochs: int, seed: int
-) -> None:
+def _hundred_layers(screen: Screen, run: Run, ctrl_c: CtrlC, records: dict[str, Record], options: Options) -> None:
     split = digits()
+    inputs, targets = probes(split)
+    epochs = count(options.epochs, "epoch")
     screen.heading("2. One hundred layers of sigmoids")
     screen.say(
         f"Handwritten digits, {len(split.train_x):,} to learn from and {len(split.test_x)} to test with; {DEPTH} "
-        f"hidden layers of {WIDTH} sigmoids, no skip connections, no normalisation. Two networks train on the "
-        f"same batches for the same {count(epochs, 'epoch')}, with Adam and the same rule for the learning rates."
+        f"hidden layers of {WIDTH} sigmoids, no skip connections, no normalisation. Two networks train on the same "
+        f"batches for the same {epochs}, with Adam and the same rule for the learning rates."
     )
     screen.say()
     screen.say(
         "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
         "processors are slow with them."
     )
-    for name in (PLAIN, CORE):
-        torch.manual_seed(seed)
-        model, story = _plain(split) if name == PLAIN else _prepared(split)
+    for name, record in records.items():
+        torch.manual_seed(options.seed)
+        # A new core is nn.Sigmoid bit for bit, and its gradient can be measured.
+        plain = {"activation": lambda size: sc.SigmoidCore(size)} if name == PLAIN else {}
+        model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes, **plain)
+        story = "PyTorch's default weights."
+        if name == CORE:
+            report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
+            story = f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and equalized during training."
         screen.say()
         screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
-        record = records[name] = Record(name, layers=DEPTH)
         training = RecordedTraining(model, split, record, run, ctrl_c, observe=OBSERVE)
-        training.train(screen, Recipe(epochs, BATCH, RATE, seed, equalize=name == CORE))
-        reached = record.result
-        screen.say(
-            f"accuracy {percent(reached.accuracies[-1])}, loss {reached.losses[-1]:.3g} after {count(epochs, 'epoch')}"
-        )
+        training.train(screen, Recipe(options.epochs, BATCH, RATE, options.seed, equalize=name == CORE))
+        result = record.result
+        screen.say(f"accuracy {percent(result.accuracies[-1])}, loss {result.losses[-1]:.3g} after {epochs}")
         screen.profile(record.end)
 
 
-def _plain(split: Split) -> tuple[nn.Module, str]:
-    # A new core is nn.Sigmoid bit for bit, and its gradient can be measured.
-    model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes, activation=lambda n: sc.SigmoidCore(n))
-    return model, "PyTorch's default weights."
-
-
-def _prepared(split: Split) -> tuple[nn.Module, str]:
-    model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes)
-    inputs, targets = probes(split)
-    report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
-    return model, f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and equalized during training."
-
-
 def _closing_table(screen: Screen, records: dict[str, Record]) -> None:
-    both = [records[PLAIN], records[CORE]]
+    both = list(records.values())
     screen.heading(f"{DEPTH} layers, {count(len(both[0].result.accuracies), 'epoch')}")
     rows = [
         ["test accuracy", *(percent(record.result.accuracies[-1]) for record in both)],
@@ -149,14 +143,3 @@ def _closing_table(screen: Screen, records: dict[str, Record]) -> None:
     screen.table(["", "plain", CORE], rows, strong=2)
     screen.say()
     screen.say("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %.")
-
-
-def _what_next(screen: Screen, run: Run, seconds: float) -> None:
-    screen.heading("Figures")
-    screen.listing([(str(run.folder / "figures" / f"{name}.png"), what) for name, what in FIGURES.items()])
-    screen.heading("Next")
-    screen.verbatim("sigmoid-core train --depth 300")
-    screen.verbatim("sigmoid-core train --depth 30 --saturation 1")
-    screen.verbatim("sigmoid-core train --help")
-    screen.say()
-    screen.say(f"Took {seconds:.0f} s.", style="dim")

@@ -1,41 +1,49 @@
 """`sigmoid-core diagnose`: measures a network on one batch, reports what is wrong, and exits with a code for CI."""
 
 import contextlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
 import sigmoidcore as sc
-from sigmoidcore.cli.common import errors_in_one_line
-from sigmoidcore.cli.subject import Subject, subject_of
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
-from sigmoidcore.training.display import count
-from sigmoidcore.training.session import bad_input, interrupted
-from sigmoidcore.training.use.output import check_output
-from sigmoidcore.training.user_code import exception_text, raised_here
+from sigmoidcore.training.course import probes
+from sigmoidcore.training.runs.folder import data_of
+from sigmoidcore.training.runs.network import WEIGHTS
+from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.use import check_output, open_run
+from sigmoidcore.training.user_code import (
+    dotted,
+    exception_text,
+    raised_here,
+    reported_as,
+    users_code,
+    with_article,
+)
 
-NEVER = "never"
-SEVERITIES = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING)}
+SEVERITIES = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING), "never": ()}
+KEYS = ("model", "inputs", "targets", "loss_fn")
+WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"
 
 
 def _check_conditions(values: list[str] | None) -> list[str] | None:
     for value in values or ():
-        known = value in (*SEVERITIES, NEVER) or (value and any(rule.id.startswith(value) for rule in RULES))
-        if not known:
+        if value not in SEVERITIES and not (value and any(rule.id.startswith(value) for rule in RULES)):
             groups = ", ".join(sorted({rule.id[:3] for rule in RULES}))
             raise typer.BadParameter(
                 f"{value!r} is not error, warning, never, a rule such as SC101, or a group of rules ({groups})."
             )
-    if values and NEVER in values and len(values) > 1:
+    if values and "never" in values and len(values) > 1:
         raise typer.BadParameter("never excludes other values.")
     return values
 
@@ -69,55 +77,93 @@ def diagnose(
     if str(html) == "-":
         raise bad_input("--html - would mix the page with the report: give the name of a file, such as report.html")
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
-    with errors_in_one_line():
-        for file in files:
-            check_output(file, overwrite=True)
-    try:
-        with Console(stderr=True, highlight=False).status(f"getting {writable(target)}") as status:
-            subject = subject_of(target)
-            status.update(f"measuring {_size(subject.model)}")
-            diagnosis = _diagnosis_of(subject, training)
-            text = diagnosis.to_json() if json == "-" else str(diagnosis)
-            if html is not None:
-                diagnosis.to_html(html)
-            if json not in (None, "-"):
-                diagnosis.to_json(json)
-    except KeyboardInterrupt as error:
-        raise interrupted("interrupted") from error
+    for file in files:
+        check_output(file, overwrite=True)
+    with Console(stderr=True, highlight=False).status(f"measuring {writable(target)}"):
+        diagnosis = _measured(target, training)
+        if html is not None:
+            diagnosis.to_html(html)
+        if json not in (None, "-"):
+            diagnosis.to_json(json)
+        text = diagnosis.to_json() if json == "-" else str(diagnosis)
     print(writable(text))
     if json != "-":
         for file in files:
             print(writable(f"written: {file}"))
-    return int(any(_fails(finding, fail_on or ["error"]) for finding in diagnosis.findings))
-
-
-def _fails(finding: Finding, conditions: Sequence[str]) -> bool:
-    """Whether a condition includes this finding; a named rule counts with every severity."""
-    return any(
-        finding.severity in SEVERITIES[condition] if condition in SEVERITIES else finding.rule.startswith(condition)
-        for condition in conditions
+    failing = any(
+        finding.severity in SEVERITIES[what] if what in SEVERITIES else finding.rule.startswith(what)
+        for finding in diagnosis.findings
+        for what in fail_on or ["error"]
     )
+    return int(failing)
 
 
-def _diagnosis_of(subject: Subject, training: bool) -> Diagnosis:
+def _measured(target: str, training: bool) -> Diagnosis:
+    subject = _subject(target)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # for what the model prints
-            diagnosis = sc.diagnose(subject.model, subject.inputs, subject.targets, subject.loss_fn, training=training)
+            diagnosis = sc.diagnose(**subject, training=training)
     except Exception as error:
         ours = isinstance(error, ValueError | TypeError) and raised_here(error)
-        reasons = [
-            str(error) if ours else f"measuring raised {exception_text(error)}",
-            *getattr(error, "__notes__", ()),
-        ]
-        reason = "; ".join(reasons).replace("training=True runs", "--training runs")
-        raise bad_input(f"{subject.name}: {reason}") from error
+        reason = str(error) if ours else f"measuring raised {exception_text(error)}"
+        reason = "; ".join([reason, *getattr(error, "__notes__", ())])
+        raise bad_input(f"{target}: {reason.replace('training=True runs', '--training runs')}") from error
     if not diagnosis.measurement.layers and not diagnosis.findings:
         why = diagnosis.measurement.notes or ("it calls nothing that has weights or is an activation",)
-        raise bad_input(f"{subject.name}: no layers of the model were seen: {'; '.join(why)}")
+        raise bad_input(f"{target}: no layers of the model were seen: {'; '.join(why)}")
     return diagnosis
 
 
-def _size(model: nn.Module) -> str:
-    modules = sum(1 for module in model.modules() if not list(module.children()))
-    parameters = sum(p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter))
-    return f"{count(modules, 'module')}, {count(parameters, 'parameter')}"
+def _subject(target: str) -> dict[str, Any]:
+    """The arguments of `diagnose`: from a run's folder, or from `package.module:function`, which is run."""
+    path = Path(target)
+    if path.is_dir():
+        return _of_run(path)
+    module, _, name = target.partition(":")
+    if module and name:
+        return _of_function(target)
+    if path.exists():
+        example = f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
+        raise bad_input(f"{target} is a file: give the folder of a run, or a function of a module as {example}")
+    raise bad_input(f"{target} is not the folder of a run: give one, or a function of yours as package.module:make")
+
+
+def _of_function(target: str) -> dict[str, Any]:
+    with users_code(target) as make:
+        if isinstance(make, nn.Module):
+            raise bad_input(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
+        if not callable(make):
+            raise bad_input(f"{target} is {with_article(make)}, not a function: give a function; let it {WANTED}")
+        try:
+            inspect.signature(make).bind()
+        except TypeError as error:
+            raise bad_input(f"{target} is called without arguments: {error}; give a function without any") from error
+        torch.manual_seed(0)  # random weights are the same every time
+        with reported_as(target):
+            made = make()
+    if isinstance(made, tuple | list):
+        if len(made) not in (2, 4):
+            raise bad_input(f"{target} returned {len(made)} values: {WANTED}")
+        made = dict(zip(KEYS, made, strict=False))
+    if not isinstance(made, Mapping):
+        raise bad_input(f"{target} returned {with_article(made)}: {WANTED}")
+    wrong = [f"the unknown key {key!r}" for key in made if key not in KEYS]
+    wrong += [f"no {key!r}" for key in KEYS[:2] if key not in made]
+    if wrong:
+        raise bad_input(f"{target} returned a dict with {wrong[0]}: {WANTED}")
+    if not callable(loss := made.get("loss_fn") or nn.Identity()):
+        raise bad_input(f"{target} returned {with_article(loss)} as loss_fn: give a function of (outputs, targets)")
+    return dict(made)
+
+
+def _of_run(folder: Path) -> dict[str, Any]:
+    run = open_run(folder)
+    network = run.network
+    data = data_of(run.config.options).arranged(network.arranged)
+    features = network.sizes.get("in_features")
+    if features is not None and (features,) != data.shape:
+        raise bad_input(
+            f"{folder / WEIGHTS} is a network with {features} inputs, but {data.name} has {data.shape[0]}: the weights "
+            "belong to another run"
+        )
+    return dict(zip(KEYS, (network.model, *probes(data), data.loss_fn), strict=True))

@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from sigmoidcore._files import write_file
-from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
+from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.session import bad_input
-from sigmoidcore.training.use.evaluate import Evaluation, interval_text, value_text
-from sigmoidcore.training.use.output import check_output
+from sigmoidcore.training.use import Evaluation, check_output
 
 MOST_CLASSES = 30
 """Classes in the printed table; the JSON has all."""
@@ -35,17 +34,16 @@ def evaluate(
     trained = opened(run, model)
     file = None if json in (None, "-") else Path(str(json))
     files = [path for path in (file, figure) if path is not None]
-    with using_a_run():
-        for path in files:
-            check_output(path, overwrite, data)
-        if figure is not None and figure.suffix.lower() != ".png":
-            raise bad_input(f"{figure} is not the name of a figure: let it end with .png")
-        evaluation = trained.evaluate(data)
-        if figure is not None:
-            evaluation.figure().savefig(image := io.BytesIO(), dpi=150, format="png")
-            write_file(figure, image.getvalue())
-        if file is not None:
-            write_file(file, evaluation.to_json().encode())
+    for path in files:
+        check_output(path, overwrite, data)
+    if figure is not None and figure.suffix.lower() != ".png":
+        raise bad_input(f"{figure} is not the name of a figure: let it end with .png")
+    evaluation = trained.evaluate(data)
+    if figure is not None:
+        evaluation.figure().savefig(image := io.BytesIO(), dpi=150, format="png")
+        write_file(figure, image.getvalue())
+    if file is not None:
+        write_file(file, evaluation.to_json().encode())
     if json == "-":
         print(writable(evaluation.to_json()))
         return 0
@@ -60,14 +58,13 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
     screen.heading(f"{evaluation.run} on {evaluation.data}: {evaluation.samples:,} samples")
     for note in evaluation.notes:
         screen.say(note)
-    rows = [[score.name, value_text(score), interval_text(score)] for score in evaluation.scores]
+    rows = [[score.name, score.text, score.interval] for score in evaluation.scores]
     screen.table(["", "value", "95 % interval"], rows, strong=1)
     if evaluation.classes:
         screen.say()
         rows = [
-            [c.name, f"{c.samples:,}", *("-" if share != share else f"{100 * share:.1f} %" for share in scores)]
+            [c.name, f"{c.samples:,}", *("-" if x != x else f"{100 * x:.1f} %" for x in (c.precision, c.recall, c.f1))]
             for c in evaluation.classes[:MOST_CLASSES]
-            for scores in [(c.precision, c.recall, c.f1)]
         ]
         screen.table(["class", "samples", "precision", "recall", "F1"], rows)
         if len(evaluation.classes) > MOST_CLASSES:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, using_a_run
+from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened
 from sigmoidcore.training.data import listed
 from sigmoidcore.training.display import Screen, count
 
@@ -13,12 +14,9 @@ DATA = typer.Argument(
     metavar="DATA", show_default=False, help="File or folder like the training data, with or without the target."
 )
 OUTPUT = typer.Option(
-    "--output",
-    "-o",
-    metavar="FILE",
-    show_default=False,
+    "--output", "-o", metavar="FILE", show_default=False,
     help="File of the predictions; it ends with .parquet, .csv, .tsv, .csv.gz, .tsv.gz or .feather.",
-)
+)  # fmt: skip
 KEEP = typer.Option("--keep", metavar="COLUMN", help="Column of DATA to copy; repeat it for several.")
 
 
@@ -32,8 +30,11 @@ def predict(
 ) -> int:
     """Predict new data with a run's network, in their order; large Parquet files are processed in pieces."""
     trained = opened(run, model)
-    with using_a_run():
-        predicted = trained.predict_into(data, output, keep=keep or (), overwrite=overwrite)
+    with Console(stderr=True, highlight=False).status("predicting") as status:
+        predicted = trained.predict_into(
+            data, output, keep=keep or (), overwrite=overwrite,
+            progress=lambda rows: status.update(f"predicting: {rows:,} rows"),
+        )  # fmt: skip
     screen = Screen.of_stdout()
     for note in predicted.notes:
         screen.say(note)

@@ -3,60 +3,49 @@
 import datetime
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.cells import cell_len
 
-from sigmoidcore.cli.common import errors_in_one_line
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.training.data import DataError, Kind, listed, short, task
 from sigmoidcore.training.display import Screen, clock, count, metric_text, number
 from sigmoidcore.training.runs.folder import RUNS
 from sigmoidcore.training.runs.listing import Listed, Summary, differences, runs_in, summary
 
-
-class Order(StrEnum):
-    """Sort keys of the list."""
-
-    date = "date"
-    name = "name"
-    metric = "metric"
-    time = "time"
-
-
 FOLDERS = typer.Argument(
     metavar="FOLDER", show_default="runs", help="A folder of runs to list, or several runs to compare."
 )
 SORT = typer.Option("--sort", help="By date (latest last), name, metric (best first) or time.")
+OPTIONAL = ("data", "steps", "spread", "shape", "time")
+"""Columns that a narrow terminal does not show, the first ones first."""
 
 
 def runs(
     folders: Annotated[list[Path] | None, FOLDERS] = None,
-    sort: Annotated[Order, SORT] = Order.date,
+    sort: Annotated[Literal["date", "name", "metric", "time"], SORT] = "date",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """List the runs in a folder, or compare runs: options that differ, and results."""
     screen = Screen.of_stdout()
     folder, *others = folders or [RUNS]
-    with errors_in_one_line():
-        if others:
-            _compare(screen, [summary(run) for run in (folder, *others)], as_json)
-        else:
-            _list(screen, _runs_of(folder, sort), folder, as_json)
+    if others:
+        _compare(screen, [summary(run) for run in (folder, *others)], as_json)
+    else:
+        _list(screen, _runs_of(folder, sort), folder, as_json)
     return 0
 
 
-def _runs_of(folder: Path, sort: Order) -> Listed:
+def _runs_of(folder: Path, sort: str) -> Listed:
     """The run in a folder, or the runs in its subfolders."""
     try:
         return Listed((summary(folder),), (), ())
     except DataError:
         if (folder / "config.toml").exists():
             raise
-    return runs_in(folder, sort.value)
+    return runs_in(folder, sort)
 
 
 def _list(screen: Screen, listing: Listed, folder: Path, as_json: bool) -> None:
@@ -65,10 +54,14 @@ def _list(screen: Screen, listing: Listed, folder: Path, as_json: bool) -> None:
         _print({"runs": found, "damaged": listing.damaged, "foreign": listing.foreign})
         return
     if listing.runs:
-        columns = ["run", "data", "shape", "outcome", "steps", "metric", "spread", "time", "date"]
         rows = [_row(run) for run in listing.runs]
-        _fit(columns, rows, screen.console.width - 5)
-        screen.table(columns, rows)
+        columns = list(rows[0])
+        for column in OPTIONAL:
+            sizes = [max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 2 for name in columns]
+            if sum(sizes) <= screen.console.width - 1:
+                break
+            columns.remove(column)
+        screen.table(columns, [[row[name] for name in columns] for row in rows])
     else:
         screen.say(f"{folder} contains no run: `sigmoid-core train` makes one")
     for sentence in listing.damaged:
@@ -77,23 +70,12 @@ def _list(screen: Screen, listing: Listed, folder: Path, as_json: bool) -> None:
         screen.say(f"not a run: {listed(listing.foreign)}")
 
 
-def _row(run: Summary) -> list[str]:
-    return [
-        run.name, run.data, run.shape, run.outcome, f"{run.steps:,}", _metric(run, run.metric), _spread(run),
-        clock(run.seconds), _date(run.started),
-    ]  # fmt: skip
-
-
-def _fit(columns: Sequence[str], rows: list[list[str]], width: int) -> None:
-    """Shorten names of runs and data, the longest first, until the table fits; a name keeps its end, a number."""
-    sizes = [max(cell_len(line[i]) for line in [list(columns), *rows]) for i in range(len(columns))]
-    while sum(sizes) + 2 * (len(sizes) - 1) > width and max(sizes[:2]) > 8:
-        sizes[0 if sizes[0] >= sizes[1] else 1] -= 1
-    for row in rows:
-        for i, size in enumerate(sizes[:2]):
-            if cell_len(row[i]) > size:
-                end = max(2, size // 3)
-                row[i] = f"{row[i][: size - end - 1]}…{row[i][-end:]}"
+def _row(run: Summary) -> dict[str, str]:
+    return {
+        "run": run.name, "data": run.data, "shape": run.shape, "outcome": run.outcome, "steps": f"{run.steps:,}",
+        "metric": _metric(run, run.metric), "spread": _spread(run), "time": clock(run.seconds),
+        "date": _date(run.started),
+    }  # fmt: skip
 
 
 def _compare(screen: Screen, found: Sequence[Summary], as_json: bool) -> None:
@@ -104,21 +86,24 @@ def _compare(screen: Screen, found: Sequence[Summary], as_json: bool) -> None:
     names = [short(run.name, max(8, (screen.console.width - 24) // len(found) - 2)) for run in found]
     screen.heading(f"Options that differ: {len(options)} of {count(len(found[0].config.options), 'option')}")
     if options:
-        rows = [[name.replace("_", "-"), *(_value(v) for v in values)] for name, values in options.items()]
+        rows = [[name.replace("_", "-"), *map(_value, values)] for name, values in options.items()]
         screen.table(["", *names], rows)
     screen.heading("Results")
     same = len({run.metric_name for run in found}) == 1
-    rows = [
-        ["outcome", *(run.outcome for run in found)],
-        ["steps", *(f"{run.steps:,}" for run in found)],
-        [f"test {found[0].metric_name if same else 'metric'}", *(_metric(run, run.metric) for run in found)],
-        ["its best epoch", *(_metric(run, run.best) for run in found)],
-        ["training loss", *("-" if run.loss is None else f"{run.loss:.3g}" for run in found)],
-        ["spread", *(_spread(run) for run in found)],
-        ["time", *(clock(run.seconds) for run in found)],
-        ["date", *(_date(run.started) for run in found)],
+    results = [
+        {
+            "outcome": run.outcome,
+            "steps": f"{run.steps:,}",
+            f"test {run.metric_name if same else 'metric'}": _metric(run, run.metric),
+            "its best epoch": _metric(run, run.best),
+            "training loss": "-" if run.loss is None else f"{run.loss:.3g}",
+            "spread": _spread(run),
+            "time": clock(run.seconds),
+            "date": _date(run.started),
+        }
+        for run in found
     ]
-    screen.table(["", *names], rows)
+    screen.table(["", *names], [[name, *(result[name] for result in results)] for name in results[0]])
 
 
 def _print(content: Any) -> None:

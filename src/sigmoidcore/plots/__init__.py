@@ -1,5 +1,14 @@
-"""Matplotlib figures of gradient profiles, training runs and the article."""
+"""Matplotlib figures of gradient profiles, training runs, evaluations and the article."""
 
+from sigmoidcore.plots.evaluation import confusion_matrix, predicted_against_true
 from sigmoidcore.plots.figures import article_fit, draw_profiles, gradient_heatmap, gradient_profiles, learning_curves
 
-__all__ = ["article_fit", "draw_profiles", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+__all__ = [
+    "article_fit",
+    "confusion_matrix",
+    "draw_profiles",
+    "gradient_heatmap",
+    "gradient_profiles",
+    "learning_curves",
+    "predicted_against_true",
+]

@@ -7,8 +7,7 @@ from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.runs.state import State
-from sigmoidcore.training.use.evaluate import Evaluation
-from sigmoidcore.training.use.trained import TrainedRun, open_run
+from sigmoidcore.training.use import Evaluation, TrainedRun, open_run
 
 __all__ = [
     "Data",

@@ -15,7 +15,7 @@ from sigmoidcore.training.options import absolute
 from sigmoidcore.training.place import leave
 from sigmoidcore.training.runs.folder import RUNS
 from sigmoidcore.training.session import Stopped
-from sigmoidcore.training.use.trained import TrainedRun, open_run
+from sigmoidcore.training.use import TrainedRun, open_run
 
 
 class FitError(RuntimeError):

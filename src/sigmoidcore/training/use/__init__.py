@@ -1,1 +1,19 @@
 """A trained network in use: predictions, evaluation, export."""
+
+from sigmoidcore.training.use.evaluate import ClassScore, Evaluation
+from sigmoidcore.training.use.export import path_of_preprocessing
+from sigmoidcore.training.use.output import check_output
+from sigmoidcore.training.use.scores import Score
+from sigmoidcore.training.use.trained import Predicted, TrainedRun, open_run, preprocessing_of
+
+__all__ = [
+    "ClassScore",
+    "Evaluation",
+    "Predicted",
+    "Score",
+    "TrainedRun",
+    "check_output",
+    "open_run",
+    "path_of_preprocessing",
+    "preprocessing_of",
+]

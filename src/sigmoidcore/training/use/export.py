@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._files import write_file
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
-from sigmoidcore.training.data import DataError, Preprocessing, needed, short
+from sigmoidcore.training.data import Preprocessing, needed, short
 from sigmoidcore.training.networks import Network, SequenceNet
 from sigmoidcore.training.runs.network import NetworkError
 
@@ -32,14 +31,34 @@ SAMPLES = 16
 """Random samples for the comparison."""
 OPSET = 18
 
-Layer = tuple[str, dict[str, Any]]
+
+def exported(kind: str, network: Network, preprocessing: Preprocessing) -> bytes:
+    """The file of the folded network in a format of `FORMATS`."""
+    target = preprocessing.target
+    meaning = "times target.scale, plus target.mean of the preprocessing, they are in their own unit"
+    if target.kind.is_class:
+        meaning = "scores before the softmax; the classes are in the preprocessing: target.classes"
+    described = {
+        "preprocessing": json.dumps(preprocessing.description(), ensure_ascii=False),
+        "outputs": f"[samples, {'classes' if target.kind.is_class else 'numbers'}]: {meaning}",
+    }
+    return FORMATS[kind][1](*folded(network, preprocessing), described)
 
 
-def fold_network(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
+def path_of_preprocessing(path: Path) -> Path:
+    """The file with the preprocessing of an exported network.
+
+    Example:
+        >>> path_of_preprocessing(Path("out/model.onnx")).name
+        'model.preprocessing.skops'
+    """
+    return path.with_name(f"{path.stem}.preprocessing.skops")
+
+
+def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, Tensor]:
     """The network as plain PyTorch layers, and random inputs for it, [samples, ...]."""
     shape = preprocessing.inputs.shape
-    inputs = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    inputs = network.arranged(inputs)
+    inputs = network.arranged(torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0)))
     model = copy.deepcopy(network.model).eval()
     try:
         plain = fold(_as_graph(model)).eval().requires_grad_(False)
@@ -66,43 +85,7 @@ def _as_graph(model: nn.Module) -> nn.Module:
     return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
 
 
-def export(path: Path, kind: str, network: Network, preprocessing: Preprocessing) -> Path:
-    """Write the folded network, and `NAME.preprocessing.skops` beside it, each completely or not at all.
-
-    Returns:
-        The path.
-    """
-    plain, inputs = fold_network(network, preprocessing)
-    data = FORMATS[kind][1](plain, inputs, preprocessing)
-    write_file(path_of_preprocessing(path), preprocessing.to_bytes())
-    return write_file(path, data)
-
-
-def path_of_preprocessing(path: Path) -> Path:
-    """The file with the preprocessing of an exported network.
-
-    Example:
-        >>> path_of_preprocessing(Path("out/model.onnx")).name
-        'model.preprocessing.skops'
-    """
-    return path.with_name(f"{path.stem}.preprocessing.skops")
-
-
-def is_preprocessing(path: Path, preprocessing: Preprocessing) -> bool:
-    """Whether a file contains this preprocessing."""
-    try:
-        return Preprocessing.from_bytes(path.read_bytes()).alike(preprocessing)
-    except (OSError, DataError):
-        return False
-
-
-def _any_batch() -> tuple[dict[int, Any], ...]:
-    """Any number of samples; a function, because `Dim` imports SymPy, which is slow."""
-    # PyTorch 2.6 refuses a recurrent layer without a maximum.
-    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)
-
-
-def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
+def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
     """ONNX by the dynamo exporter: one input, "inputs", and one output, "outputs", with any number of samples."""
     for module in ("onnx", "onnxscript"):
         needed(module, module, "sigmoid-core[onnx]")
@@ -113,7 +96,7 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
-    for key, value in {"preprocessing": _described(preprocessing), "outputs": _meaning(preprocessing)}.items():
+    for key, value in described.items():
         proto.metadata_props.add(key=key, value=value)
     try:
         return bytes(proto.SerializeToString())
@@ -121,48 +104,43 @@ def _onnx(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> byt
         raise NetworkError(f"the network is too large for one ONNX file ({short(error)}): use safetensors") from error
 
 
-def _torch(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
+def _torch(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
     """An archive of torch.export without pickles."""
+    file = io.BytesIO()
     with _quiet():
         program = torch.export.export(model, (inputs,), dynamic_shapes=_any_batch(), strict=False)
         with contextlib.suppress(ValueError):  # of PyTorch 2.6, which pickles the weights too
             program.example_inputs = None  # PyTorch would pickle them
-        file = io.BytesIO()
-        extra = {"preprocessing.json": _described(preprocessing), "outputs.txt": _meaning(preprocessing)}
+        extra = {"preprocessing.json": described["preprocessing"], "outputs.txt": described["outputs"]}
         torch.export.save(program, file, extra_files=extra)
-    pickled = _pickles(file)
-    if pickled:
+    if _has_pickles(file):
         raise NetworkError(
-            f"PyTorch {torch.__version__} writes pickles into .pt2 files ({short(pickled[0])}), which can run code "
-            "when they are loaded: use a newer PyTorch, or the format safetensors"
+            f"PyTorch {torch.__version__} writes pickles into .pt2 files, which can run code when they are loaded: use "
+            "a newer PyTorch, or the format safetensors"
         )
     return file.getvalue()
 
 
-def _pickles(archive: io.BytesIO) -> list[str]:
-    """Files in an archive that are pickles, or archives of pickles."""
-    with zipfile.ZipFile(archive) as opened:
-        return [
-            item.filename
-            for item in opened.infolist()
-            if item.file_size
-            and (item.filename.endswith((".pt", ".pkl")) or '"use_pickle": true' in _text(opened, item))
-        ]
+def _any_batch() -> tuple[dict[int, Any], ...]:
+    """Any number of samples; a function, because `Dim` imports SymPy, which is slow."""
+    # PyTorch 2.6 refuses a recurrent layer without a maximum.
+    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)
 
 
-def _text(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> str:
-    return archive.read(item).decode() if item.filename.endswith("_config.json") else ""
+def _has_pickles(file: io.BytesIO) -> bool:
+    """Whether an archive contains pickles, or files of torch.save, which are archives of pickles."""
+    with zipfile.ZipFile(file) as archive:
+        return any(n.endswith(".pkl") or archive.open(n).read(4) == b"PK\x03\x04" for n in archive.namelist())
 
 
-def _safetensors(model: nn.Module, inputs: Tensor, preprocessing: Preprocessing) -> bytes:
+def _safetensors(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
     """The weights, with the layers of torch.nn that they belong to as metadata."""
     from safetensors.torch import save
 
-    described = {"format": "pt", "preprocessing": _described(preprocessing), "outputs": _meaning(preprocessing)}
     layers = layers_of(model)
-    described |= {"network": repr(model)} if layers is None else {"layers": json.dumps(layers)}
+    network = {"network": repr(model)} if layers is None else {"layers": json.dumps(layers)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return bytes(save(tensors, metadata=described))
+    return bytes(save(tensors, metadata={"format": "pt", **described, **network}))
 
 
 _ARGUMENTS = {
@@ -175,7 +153,7 @@ _ARGUMENTS = {
 }
 
 
-def layers_of(model: nn.Module) -> list[Layer] | None:
+def layers_of(model: nn.Module) -> list[tuple[str, dict[str, Any]]] | None:
     """The layers of an `nn.Sequential` as names in `torch.nn` and arguments, or None.
 
     Example:
@@ -189,33 +167,19 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
     return layers if repr(made) == repr(model) else None
 
 
-def _described(preprocessing: Preprocessing) -> str:
-    """The preprocessing as JSON, for other programs."""
-    return json.dumps(preprocessing.description(), ensure_ascii=False)
-
-
-def _meaning(preprocessing: Preprocessing) -> str:
-    target = preprocessing.target
-    if target.kind.is_class:
-        return "[samples, classes]: scores before the softmax; the classes are in the preprocessing: target.classes"
-    return "[samples, numbers]: times target.scale, plus target.mean of the preprocessing, they are in their own unit"
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the exporters' logs and warnings."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(disabled)
 
 
-Writer = Callable[[nn.Module, Tensor, Preprocessing], bytes]
-FORMATS: dict[str, tuple[str, Writer]] = {
+FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor, dict[str, str]], bytes]]] = {
     "onnx": (".onnx", _onnx),
     "torch": (".pt2", _torch),
     "safetensors": (".safetensors", _safetensors),

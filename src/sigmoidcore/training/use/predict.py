@@ -1,7 +1,6 @@
 """Predictions of a run's network for new data: one table for each piece of the data."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -12,10 +11,8 @@ from torch import Tensor
 from sigmoidcore.training.data import DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
 
-NUMBERS = 2**20
-"""Most numbers in a batch of inputs: thousands of rows of a table, or a few large images."""
-MOST = 4096
-"""Most samples in a batch."""
+NUMBERS, MOST = 2**20, 4096
+"""Most numbers, and most samples, in a batch: thousands of rows of a table, or a few large images."""
 
 
 def batch_size_for(shape: Sequence[int]) -> int:
@@ -57,22 +54,19 @@ def names_of(preprocessing: Preprocessing) -> list[str]:
     return ["prediction"] if len(target.names) == 1 else [f"prediction_{name}" for name in target.names]
 
 
-def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -> Iterator[Any]:
-    """Predictions piece by piece, in the order of the data; in a terminal or notebook, progress is shown.
-
-    Yields:
-        pyarrow.Table: the columns that are kept, then those of `names_of`. Classes are text, probabilities float32,
-        numbers float64 in the unit of the target.
-    """
-    return _with_progress(_predictions(network, preprocessing, data))
-
-
 def probabilities(outputs: Tensor) -> np.ndarray:
     """Probabilities of the classes, float64, [samples, classes]."""
     return np.asarray(outputs.double().softmax(1).cpu().numpy())
 
 
-def _predictions(network: Network, preprocessing: Preprocessing, data: NewData) -> Iterator[Any]:
+def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -> Iterator[Any]:
+    """Predictions piece by piece, in the order of the data.
+
+    Yields:
+        pyarrow.Table: the columns that are kept, then those of `names_of`. Classes are text, probabilities float32,
+        numbers float64 in the unit of the target.
+    """
+    pa = needed("pyarrow", "pyarrow")
     names = names_of(preprocessing)
     for piece in data.pieces():
         columns = [*piece.kept, *names]
@@ -80,38 +74,9 @@ def _predictions(network: Network, preprocessing: Preprocessing, data: NewData) 
         if twice is not None:
             raise DataError(f"column {short(twice)!r} cannot be kept: the predictions have this name; rename it")
         outputs = outputs_of(network, piece.inputs, piece.first)
-        predicted = zip(names, _columns(preprocessing, outputs), strict=True)
-        yield needed("pyarrow", "pyarrow").table(dict(piece.kept) | dict(predicted))
-
-
-def _columns(preprocessing: Preprocessing, outputs: Tensor) -> Iterator[Any]:
-    pa = needed("pyarrow", "pyarrow")
-    values = preprocessing.predictions(outputs)
-    if preprocessing.target.kind.is_class:
-        yield pa.array(values.tolist(), pa.string())
-        yield from (pa.array(column) for column in probabilities(outputs).astype(np.float32).T)
-    else:
-        yield from (pa.array(np.ascontiguousarray(column)) for column in values.T)
-
-
-def _with_progress(tables: Iterable[Any]) -> Iterator[Any]:
-    """The same tables; their rows are counted on standard error, in a terminal or notebook."""
-    if find_spec("rich") is None:
-        yield from tables
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True, highlight=False)
-    hidden = not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal)
-    if hidden:
-        yield from tables
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    rows = 0
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
-        task = progress.add_task("predicting", total=None)
-        for table in tables:
-            rows += table.num_rows
-            progress.update(task, description=f"predicting: {rows:,} rows")
-            yield table
+        values = preprocessing.predictions(outputs)
+        if preprocessing.target.kind.is_class:
+            found = [pa.array(values.tolist(), pa.string()), *probabilities(outputs).astype(np.float32).T]
+        else:
+            found = [np.ascontiguousarray(column) for column in values.T]
+        yield pa.table(dict(piece.kept) | dict(zip(names, found, strict=True)))

@@ -1,7 +1,7 @@
 """A trained run: its predictions for new data, its evaluation, and its network for other programs."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sigmoidcore._files import read_regular
+from sigmoidcore._files import read_regular, write_file
 from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
 from sigmoidcore.training.runs.network import network_of
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
-from sigmoidcore.training.use.export import FORMATS, export, is_preprocessing, path_of_preprocessing
-from sigmoidcore.training.use.output import check_output, check_table, write_tables
+from sigmoidcore.training.use.export import FORMATS, exported, path_of_preprocessing
+from sigmoidcore.training.use.output import check_output, check_table, same_file, write_tables
 from sigmoidcore.training.use.predict import batch_size_for, names_of, predictions
 
 
@@ -139,15 +139,15 @@ class TrainedRun:
         return needed("pyarrow", "pyarrow").concat_tables(tables).to_pandas()
 
     def predict_into(
-        self, data: Any, output: str | Path, *, keep: Sequence[str] = (),
-        overwrite: bool = False,
+        self, data: Any, output: str | Path, *, keep: Sequence[str] = (), overwrite: bool = False,
+        progress: Callable[[int], object] | None = None,
     ) -> Predicted:  # fmt: skip
-        """Predict into a file; arguments and errors are those of `predict`."""
+        """Predict into a file, as `predict` does; `progress` is called with the number of rows so far."""
         path = Path(output)
         check_table(path)
         check_output(path, overwrite, data)
         unseen = NewData(data, self.preprocessing, keep=keep)
-        rows = write_tables(path, predictions(self.network, self.preprocessing, unseen))
+        rows = write_tables(path, predictions(self.network, self.preprocessing, unseen), progress)
         return Predicted(path, rows, (*keep, *names_of(self.preprocessing)), unseen.notes)
 
     def evaluate(self, data: Any = None) -> Evaluation:
@@ -160,14 +160,18 @@ class TrainedRun:
             DataError: the data do not fit, or no longer exist.
             NetworkError: there are no weights, or they are damaged.
         """
+        notes: tuple[str, ...] = ()
         if data is None:
             own = self.data()
             batches, name = own.test_batches(batch_size_for(own.shape)), f"the test part of {own.name}"
-            return evaluate_network(self.folder.name, name, self.network, self.preprocessing, batches)
-        unseen = NewData(data, self.preprocessing, targets=True)
-        name = str(data) if isinstance(data, str | Path) else "the table"
-        notes = (*self._warning(data), *unseen.notes)
-        return evaluate_network(self.folder.name, name, self.network, self.preprocessing, _with_targets(unseen), notes)
+        else:
+            unseen = NewData(data, self.preprocessing, targets=True)
+            known = str(self.config.options.get("data", ""))
+            if isinstance(data, str | Path) and (str(data) == known or same_file(data, known)):
+                notes = ("these are the data of the training: the network knows most of the samples",)
+            batches, name = _with_targets(unseen), str(data) if isinstance(data, str | Path) else "the table"
+            notes += unseen.notes
+        return evaluate_network(self.folder.name, name, self.network, self.preprocessing, batches, notes)
 
     def export(self, format: str, path: str | Path | None = None, *, overwrite: bool = False) -> Path:
         """Write the network folded, as plain PyTorch layers, and its preprocessing beside it.
@@ -190,16 +194,12 @@ class TrainedRun:
         found = Path(f"{self.folder.resolve().name}{FORMATS[format][0]}") if path is None else Path(path)
         check_output(found, overwrite)
         beside = path_of_preprocessing(found)
-        if not is_preprocessing(beside, self.preprocessing):  # it may be that of another format's export
+        preprocessing, content = self.preprocessing, read_regular(self.folder / PREPROCESSING)
+        if not (beside.is_file() and beside.read_bytes() == content):  # it may be that of another format
             check_output(beside, overwrite)
-        return export(found, format, self.network, self.preprocessing)
-
-    def _warning(self, data: Any) -> tuple[str, ...]:
-        known = str(self.config.options.get("data", ""))
-        same = isinstance(data, str | Path) and (
-            str(data) == known or (Path(data).exists() and Path(known).exists() and Path(data).samefile(known))
-        )
-        return ("these are the data of the training: the network knows most of the samples",) if same else ()
+        network = exported(format, self.network, preprocessing)
+        write_file(beside, content)
+        return write_file(found, network)
 
 
 def preprocessing_of(folder: Path) -> Preprocessing:
