@@ -3,8 +3,8 @@
 import math
 
 
-def short(value: float | None) -> str:
-    """Three digits; an empty string for None.
+def short(value: float | None, digits: int = 3) -> str:
+    """Three digits, or another number of them; an empty string for None.
 
     Example:
         >>> [short(v) for v in (None, 0.0, 0.12345, 1234.5, 1.23e-9, 0.1, math.inf, math.nan)]
@@ -15,9 +15,9 @@ def short(value: float | None) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}".replace("-0", "0")
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    digits, exponent = f"{value:.2e}".split("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+        return f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+    number, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{number.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def percent(share: float | None) -> str:

@@ -12,6 +12,7 @@ from sigmoidcore._files import write_file
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.report.axes import spread_evenly
 from sigmoidcore.diagnosis.values import WrongValueError, read, written
 
 FORMAT = 1
@@ -21,11 +22,7 @@ EARLIER = 8_000_000
 
 
 def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
-    """One line of strict JSON, the same for the same diagnosis, without its `subject`.
-
-    Args:
-        judgement: the diagnosis.
-        path: of a file, which is replaced.
+    """One line of strict JSON, the same for the same diagnosis, without its `subject`; also written to `path`.
 
     Raises:
         OSError: the file cannot be written.
@@ -47,10 +44,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
 
 
 def from_json(source: str | Path) -> Judgement:
-    """Read the result of `to_json`. It cannot run code; unknown fields are left out.
-
-    Args:
-        source: a `Path`, or the text itself.
+    """Read the result of `to_json` from a `Path`, or from the text itself. It runs no code and ignores unknown fields.
 
     Raises:
         OSError: the file cannot be read.
@@ -62,16 +56,14 @@ def from_json(source: str | Path) -> Judgement:
         found = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         path = "; give a file as a pathlib.Path" if isinstance(source, str) and "{" not in source else ""
-        raise ValueError(
-            f"{place} is not JSON, or incomplete ({error}): write it again with Diagnosis.to_json{path}"
-        ) from error
+        remedy = f"write it again with Diagnosis.to_json{path}"
+        raise ValueError(f"{place} is not JSON, or incomplete ({error}): {remedy}") from error
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int or number < 1:
         raise ValueError(f"{place} is not a diagnosis, it has no format number: give the output of Diagnosis.to_json")
     if number > FORMAT:
-        raise ValueError(
-            f"{place} has format {number}, this package reads up to {FORMAT}: install a newer sigmoid-core"
-        )
+        reads = f"this package reads up to {FORMAT}: install a newer sigmoid-core"
+        raise ValueError(f"{place} has format {number}, {reads}")
     try:
         findings = read(tuple[Finding, ...], found.get("findings"), "findings")
         measurement = read(Measurement, found.get("measurement"), "measurement")
@@ -89,8 +81,7 @@ def _thinned(texts: Sequence[str]) -> Sequence[str]:
     """All texts, or evenly spaced ones within the limit, with the first."""
     if sum(map(len, texts)) <= EARLIER:
         return texts
-    count = max(1, EARLIER // max(map(len, texts)))
-    return [texts[round(i * (len(texts) - 1) / max(1, count - 1))] for i in range(count)]
+    return [texts[i] for i in spread_evenly(len(texts), max(1, EARLIER // max(map(len, texts))))]
 
 
 def _refuse(constant: str) -> None:

@@ -1,4 +1,4 @@
-"""A diagnosis as HTML: one page with its style, figures and script inside, and a short form for notebooks.
+"""A diagnosis as HTML: one page with its style, charts and script inside, and a short form for notebooks.
 
 jinja2 makes the HTML and escapes everything that a model brings; it is a requirement of torch.
 """
@@ -7,19 +7,18 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sigmoidcore._files import write_file
 from sigmoidcore.diagnosis.judgement import Judgement
-from sigmoidcore.diagnosis.measure.measurement import Layer
-from sigmoidcore.diagnosis.report.charts import panels
-from sigmoidcore.diagnosis.report.depth import spread_evenly
-from sigmoidcore.diagnosis.report.formatting import percent, short
+from sigmoidcore.diagnosis.report.axes import numbered
+from sigmoidcore.diagnosis.report.charts import Box, Point, panels
+from sigmoidcore.diagnosis.report.formatting import short
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows
-from sigmoidcore.diagnosis.report.table import Column, named_layers, number_columns
+from sigmoidcore.diagnosis.report.table import cell, findings_by_layer, most_telling, number_columns, positions
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable
 from sigmoidcore.diagnosis.report.text import head, verdict
 
@@ -32,28 +31,11 @@ MOST = 10_000
 def to_html(judgement: Judgement, path: str | Path) -> Path:
     """Write a diagnosis as one self-contained page; returns its path.
 
-    Args:
-        judgement: the diagnosis.
-        path: of the file, which is replaced; its folder must exist.
-
     Raises:
         OSError: the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
-        >>> layers = tuple(Layer(f"{i}", f"{i}", "Linear", "weights", gradient=0.5) for i in range(3))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = to_html(Judgement(Measurement(layers, (), samples=8), ()), f"{folder}/page.html")
-        ...     "healthy" in page.read_text(encoding="utf-8")
-        True
     """
-    script = _asset("page.js")
+    script, measurement = _asset("page.js"), judgement.measurement
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    measurement = judgement.measurement
-    every = list(enumerate(measurement.layers))[::-1]
-    places = {weight: place for place, layer in every for weight in layer.weights}
-    places |= {layer.name: place for place, layer in every}
     page = _rendered(
         "page.html",
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
@@ -63,8 +45,9 @@ def to_html(judgement: Judgement, path: str | Path) -> Path:
         judgement=judgement,
         model=type(judgement.subject.model).__name__ if judgement.subject is not None else "",
         parameters=sum(math.prod(weight.shape) for weight in measurement.weights),
-        panels=panels(judgement),
-        places=places,
+        panels=panels(measurement, judgement.findings, judgement.history),
+        numbers=numbered(len(measurement.layers)) if measurement.layers else [],
+        places={name: found[0] for name, found in positions(measurement).items()},
         table=_table(judgement),
     )
     write_file(Path(path), page.encode())
@@ -94,6 +77,7 @@ def _rendered(template: str, **values: Any) -> str:
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     templates.filters |= {"layer_name": _name, "short": short, "quoted": re.compile("`([^`]+)`").split}
+    templates.filters |= {"box_path": _box_path, "line_path": _line_path}
     return templates.get_template(template).render(**values)
 
 
@@ -106,27 +90,32 @@ def _name(name: str) -> str:
     return printable(name) or "(the model)"
 
 
+def _box_path(boxes: Iterable[Box]) -> str:
+    return "".join(f"M{x:.5g} {y:.5g}h{width:.5g}v{height:.5g}h-{width:.5g}z" for x, y, width, height in boxes)
+
+
+def _line_path(strokes: Iterable[Iterable[Point]]) -> str:
+    return "".join("M" + "L".join(f"{x:.5g} {y:.5g}" for x, y in stroke) for stroke in strokes)
+
+
 def _table(judgement: Judgement) -> dict[str, Any]:
     """The table: columns, rows for a page without its script, and the data for the script."""
-    measurement = judgement.measurement
-    found: dict[int, list[int]] = {}
-    for number, named in enumerate(named_layers(measurement, judgement.findings)):
-        for place in named:
-            found.setdefault(place, []).append(number)
-    places = _most_telling(found, range(len(measurement.layers)), MOST)
+    measurement, findings = judgement.measurement, judgement.findings
+    found = findings_by_layer(measurement, findings)
+    marks = [printable(finding.rule) for finding in findings]
+    places = most_telling(measurement, findings, MOST)
     layers = [measurement.layers[place] for place in places]
-    cells = {column: [_cell(column, layer) for layer in layers] for column in number_columns(measurement)}
+    cells = {column: [cell(column, layer) for layer in layers] for column in number_columns(measurement)}
     cells = {column: texts for column, texts in cells.items() if any(texts)}
-    marks = [printable(finding.rule) for finding in judgement.findings]
-    row = {place: number for number, place in enumerate(places)}
+    shown = set(most_telling(measurement, findings, FIRST))
     rows = [
-        (place, measurement.layers[place], [texts[row[place]] for texts in cells.values()],
-         " ".join(marks[number] for number in found.get(place, ())))
-        for place in _most_telling(found, places, FIRST)
-    ]  # fmt: skip
+        (place, layers[i], [texts[i] for texts in cells.values()], " ".join(marks[n] for n in found.get(place, ())))
+        for i, place in enumerate(places)
+        if place in shown
+    ]
     data = {
         "layers": len(measurement.layers),
-        "places": list(places) if len(places) < len(measurement.layers) else None,
+        "places": places if len(places) < len(measurement.layers) else None,
         "names": [_name(layer.name) for layer in layers],
         "kinds": [_name(layer.kind) for layer in layers],
         "shapes": [f"{' x '.join(map(str, layer.shape))} {printable(layer.dtype)}".strip() for layer in layers],
@@ -137,19 +126,3 @@ def _table(judgement: Judgement) -> dict[str, Any]:
         "page": FIRST,
     }
     return {"columns": list(cells), "rows": rows, "data": data, "marked": bool(found)}
-
-
-def _most_telling(found: Mapping[int, Sequence[int]], places: Sequence[int], most: int) -> Sequence[int]:
-    """All places if they are few; else those of the worst findings, at most half, and evenly spaced others."""
-    if len(places) <= most:
-        return places
-    shown = set(places)
-    named = sorted((place for place in found if place in shown), key=lambda place: min(found[place]))[: most // 2]
-    return sorted({*named, *(places[i] for i in spread_evenly(len(places), most - len(named)))})
-
-
-def _cell(column: Column, layer: Layer) -> str:
-    value = column.value(layer)
-    if column.key == "gradient" and value is None and layer.role == "weights":
-        return "none"
-    return percent(value) if column.head.endswith("%") else short(value)

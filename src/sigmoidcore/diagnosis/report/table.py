@@ -1,4 +1,4 @@
-"""The layers of a measurement as a table: its columns for the text and the page, and a DataFrame of pandas."""
+"""The layers of a measurement as a table: its columns, the layers to show of many, and a DataFrame of pandas."""
 
 import math
 import typing
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigmoidcore.diagnosis.findings import Finding
-from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Role, Weight
+from sigmoidcore.diagnosis.report.formatting import percent, short
 
 if TYPE_CHECKING:
     import pandas
@@ -20,14 +21,9 @@ ALIKE = 0.1
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers.
+    """A column of numbers; its values are shares if the heading ends in "%".
 
-    Attributes:
-        key: its name for scripts.
-        head: its heading; it ends in "%" if the values are shares.
-        meaning: its explanation.
-        value: the number of a layer, or None.
-        notable: whether a value is reason enough for the text to show the column.
+    `notable` says whether a value is reason enough for the text to show the column.
     """
 
     key: str
@@ -42,14 +38,12 @@ def number_columns(measurement: Measurement) -> list[Column]:
     weights = first_weights(measurement)
     updates = {layer.name: w.update for layer, w in zip(measurement.layers, weights, strict=True) if w is not None}
     gain = "gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level"
+    across, bad = "difference of the output across samples, from 0 to 1", "numbers that are inf or nan, in the output"
     return [
         Column("gradient", "gradient", "size of the gradient of the layer's output", lambda x: x.gradient),
         Column("gain", "gain", gain, lambda x: x.gain),
         Column("rms", "RMS", "root mean square of the output", lambda x: None if math.isnan(x.rms) else x.rms),
-        Column(
-            "spread", "spread", "difference of the output across samples, from 0 to 1", lambda x: x.spread,
-            lambda value: not value >= ALIKE,
-        ),
+        Column("spread", "spread", across, lambda x: x.spread, lambda value: not value >= ALIKE),
         Column("slope", "slope", "mean relative slope of the neurons, from 0 to 1", lambda x: x.relative_slope),
         Column("saturated", "satur. %", "share of the neurons that are saturated", lambda x: x.saturated, bool),
         Column("dead", "dead %", "share of the neurons with derivative 0 for all samples", lambda x: x.dead, bool),
@@ -57,20 +51,66 @@ def number_columns(measurement: Measurement) -> list[Column]:
         Column("sharp", "sharp %", "share of the heads that attend to one place only", lambda x: x.sharp, bool),
         Column("update", "update", "last change of the weight, over its size", lambda x: updates.get(x.name)),
         Column(
-            "nonfinite", "not finite", "numbers that are inf or nan, in the output and its gradient",
-            lambda x: x.nonfinite + x.nonfinite_gradient or None,
+            "nonfinite", "not finite", f"{bad} and its gradient", lambda x: (x.nonfinite + x.nonfinite_gradient) or None
         ),
-    ]  # fmt: skip
+    ]
+
+
+def positions(measurement: Measurement) -> dict[str, list[int]]:
+    """Positions of the layers by their name, and by those of the parameters that they use."""
+    found: dict[str, list[int]] = {}
+    for i, layer in enumerate(measurement.layers):
+        for weight in layer.weights:
+            found.setdefault(weight, []).append(i)
+    return found | {layer.name: [i] for i, layer in enumerate(measurement.layers)}
 
 
 def named_layers(measurement: Measurement, findings: Iterable[Finding]) -> list[list[int]]:
-    """Positions of the layers that each finding names, worst first; a parameter stands for the layers that use it."""
-    positions: dict[str, list[int]] = {}
-    for i, layer in enumerate(measurement.layers):
-        for weight in layer.weights:
-            positions.setdefault(weight, []).append(i)
-    positions |= {layer.name: [i] for i, layer in enumerate(measurement.layers)}
-    return [list(dict.fromkeys(i for name in finding.layers for i in positions.get(name, []))) for finding in findings]
+    """Positions of the layers that each finding names, worst first."""
+    known = positions(measurement)
+    return [list(dict.fromkeys(i for name in finding.layers for i in known.get(name, []))) for finding in findings]
+
+
+def findings_by_layer(measurement: Measurement, findings: Sequence[Finding]) -> dict[int, list[int]]:
+    """For the position of each layer that findings name, the numbers of these findings."""
+    found: dict[int, list[int]] = {}
+    for number, named in enumerate(named_layers(measurement, findings)):
+        for place in named:
+            found.setdefault(place, []).append(number)
+    return found
+
+
+def cell(column: Column, layer: Layer, digits: int = 3) -> str:
+    """The value of a layer in a column; an empty text if it is unknown."""
+    value = column.value(layer)
+    if value is None and column.key == "gradient" and layer.role == "weights":
+        return "none"
+    return percent(value) if column.head.endswith("%") else short(value, digits)
+
+
+def most_telling(measurement: Measurement, findings: Sequence[Finding], most: int) -> list[int]:
+    """Positions of at most `most` layers, in order.
+
+    Of more, both ends, the extremes, up to half from the findings, a few of each, and others at even distances.
+    """
+    layers = measurement.layers
+    if len(layers) <= most:
+        return list(range(len(layers)))
+    named = [found[: max(1, most // 5)] for found in named_layers(measurement, findings)]
+    by_rank = [found[rank] for rank in range(max(map(len, named), default=0)) for found in named if rank < len(found)]
+    sizes = {i: x.gradient for i, x in enumerate(layers) if x.gradient is not None and 0 < x.gradient < math.inf}
+    weighted = [i for i in sizes if layers[i].role == "weights"] or list(sizes)
+    slopes = {i: x.relative_slope for i, x in enumerate(layers) if x.relative_slope is not None}
+    chosen = {0, len(layers) - 1, *list(dict.fromkeys(by_rank))[: most // 2]}
+    if weighted:
+        chosen |= {min(weighted, key=sizes.__getitem__), max(weighted, key=sizes.__getitem__)}
+    if slopes:
+        chosen.add(min(slopes, key=slopes.__getitem__))
+    for pool in (weighted, range(len(layers))):
+        others = [i for i in pool if i not in chosen]
+        count = min(len(others), most - len(chosen))
+        chosen |= {others[round(k)] for k in np.linspace(0, len(others) - 1, count + 2)[1:-1]}
+    return sorted(chosen)
 
 
 def first_weights(measurement: Measurement) -> list[Weight | None]:
@@ -86,46 +126,30 @@ def first_weights(measurement: Measurement) -> list[Weight | None]:
 def data_frame(measurement: Measurement) -> "pandas.DataFrame":
     """A row for each layer, in the order in which they ran.
 
-    Returns:
-        A table with the index `name` and the other fields of `Layer` as columns, then `weight_size`, `weight_gradient`
-        and `update` of the layer's first weight of at least two dimensions, or else of its first. Unknown numbers are
-        `pandas.NA`, in columns of type Float64 and Int64; nan is a measured number.
+    The index is `name`, the columns are the other fields of `Layer`, then `weight_size`, `weight_gradient` and `update`
+    of the layer's first matrix, or else of its first weight. Unknown numbers are `pandas.NA`; nan is a measured number.
 
     Raises:
         ImportError: pandas is not installed (extra `tables`).
-
-    Example:
-        >>> layer = Layer("head", "head", "Linear", "weights", gradient=0.5)
-        >>> table = data_frame(Measurement((layer,), (), samples=8))
-        >>> print(*table.loc["head", ["kind", "gradient", "gain"]])
-        Linear 0.5 <NA>
     """
     try:
         import pandas
     except ImportError as error:
         raise ImportError('a table of the layers needs pandas: pip install "sigmoid-core[tables]"') from error
 
-    hints = typing.get_type_hints(Layer)
-    columns = {f.name: _array(hints[f.name], [getattr(x, f.name) for x in measurement.layers]) for f in fields(Layer)}
-    index = pandas.Index(columns.pop("name"), name="name")
-    weights = first_weights(measurement)
+    index = pandas.Index([layer.name for layer in measurement.layers], name="name")
+    dtypes = {float: "float64", int: "int64", bool: "bool", int | None: "Int64", str: "str", Role: "str"}
+
+    def series(hint: Any, values: list[Any]) -> "pandas.Series[Any]":
+        if hint != float | None:
+            return pandas.Series(values, index, dtype=dtypes.get(hint, "object"))
+        unknown = np.array([value is None for value in values], dtype=bool)  # nan is known
+        known = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
+        return pandas.Series(pandas.arrays.FloatingArray(known, unknown), index)
+
+    hints, weights = typing.get_type_hints(Layer), first_weights(measurement)
+    names = [field.name for field in fields(Layer) if field.name != "name"]
+    columns = {name: series(hints[name], [getattr(layer, name) for layer in measurement.layers]) for name in names}
     for column, name in {"weight_size": "size", "weight_gradient": "gradient", "update": "update"}.items():
-        columns[column] = _array(float | None, [None if w is None else getattr(w, name) for w in weights])
-    return pandas.DataFrame({name: pandas.Series(values, index) for name, values in columns.items()}, index)
-
-
-def _array(hint: Any, values: Sequence[Any]) -> Any:
-    """An array of pandas; None becomes NA, and nan stays nan."""
-    import pandas
-
-    if hint in (float, int, bool):
-        return np.array(values, dtype=hint)
-    if hint in (float | None, int | None):
-        missing = np.array([value is None for value in values], dtype=bool)
-        filled = [0 if value is None else value for value in values]
-        if hint == float | None:
-            return pandas.arrays.FloatingArray(np.array(filled, dtype=np.float64), missing)
-        return pandas.arrays.IntegerArray(np.array(filled, dtype=np.int64), missing)
-    if typing.get_origin(hint) is typing.Literal or hint is str:
-        return pandas.array(values, dtype="str")
-    return pandas.array([None, *values], dtype=object)[1:]  # a list of tuples of one length alone gives a matrix
+        columns[column] = series(float | None, [getattr(weight, name, None) for weight in weights])
+    return pandas.DataFrame(columns, index)

@@ -10,11 +10,7 @@ from itertools import accumulate
 
 NARROWEST, DEFAULT, WIDEST = 40, 80, 100
 """Columns of text: at least, without a terminal, and at most, because longer lines are hard to read."""
-ASCII = str.maketrans(
-    {"█": "#", "→": ">", "…": "~"}
-    | dict(zip("▁▂▃▄▅▆▇", "1234567", strict=True))
-    | dict(zip("▏▎▍▌▋▊▉", "    ###", strict=True))
-)
+ASCII = str.maketrans("█→…▁▂▃▄▅▆▇▏▎▍▌▋▊▉", "#>~1234567    ###")
 """Replacements for bars, arrows and dots, one character each, so that columns stay aligned."""
 
 
@@ -31,14 +27,12 @@ def writable(text: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        text = text.translate(ASCII).encode(encoding, "replace").decode(encoding)
+        return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
     return text
 
 
 def printable(text: str) -> str:
     r"""The text with control characters escaped as in Python: `\n`, `\x1b`, `\ud800`."""
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -59,71 +53,59 @@ def shortened(text: str, limit: int) -> str:
     Of a dotted name, the parts between the first and the last go first, except numbers, which tell layers apart:
     `encoder.layers.11.attention.output.dense` in 24 columns is `encoder…11…output.dense`.
     """
+    parts = text.split(".")
+    for i in (i for i in range(1, len(parts) - 1) if not parts[i].isdigit()):
+        if columns(text) <= limit:
+            break
+        parts[i] = ""
+        text = re.sub(r"\.{2,}", "…", ".".join(parts))
     if columns(text) <= limit:
         return text
-    parts = text.split(".")
-    for i in range(1, len(parts) - 1):
-        if not parts[i].isdigit():
-            parts[i] = ""
-            shorter = re.sub(r"\.{2,}", "…", ".".join(parts))
-            if columns(shorter) <= limit:
-                return shorter
-    text = re.sub(r"\.{2,}", "…", ".".join(parts))
     start = _prefix(text, (limit - 1) // 3)
     end = _prefix(text[::-1], limit - 1 - columns(start))[::-1]
     return f"{start.rstrip('…')}…{end.lstrip('…')}"
 
 
 def _prefix(text: str, limit: int) -> str:
-    taken = accumulate(map(_columns, text))
-    return "".join(character for character, total in zip(text, taken, strict=True) if total <= limit)
+    totals = accumulate(map(_columns, text))
+    return "".join(character for character, total in zip(text, totals, strict=True) if total <= limit)
 
 
 def wrapped(text: str, limit: int, first: str = "", rest: str | None = None) -> list[str]:
     """Lines of at most `limit` columns, broken between words; longer words are shortened.
 
-    Args:
-        text: any text.
-        limit: columns of a line.
-        first: start of the first line.
-        rest: start of the other lines; None: as `first`.
+    The first line starts with `first`, the others with `rest`, or with `first` as well.
     """
     rest = first if rest is None else rest
     lines: list[str] = []
     for word in map(printable, text.split()):
         word = shortened(word, limit - max(columns(first), columns(rest)))
-        if lines and columns(lines[-1]) + 1 + columns(word) <= limit:
-            lines[-1] += " " + word
+        if lines and columns(f"{lines[-1]} {word}") <= limit:
+            lines[-1] += f" {word}"
         else:
             lines.append((rest if lines else first) + word)
     return lines
 
 
 def folded(code: str, limit: int) -> list[str]:
-    """Python code in lines of at most `limit` columns that run the same.
+    """Python code in lines of at most `limit` columns that run the same; only a longer name is not broken.
 
-    A line breaks after a comma or a bracket. A longer name is not broken, so that the code can be copied.
+    A line breaks after a comma or a bracket, and each statement begins one.
     """
-    if columns(code) <= limit or "\n" in code:
+    if columns(code) <= limit:
         return [printable(line) for line in code.splitlines()]
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
     except (tokenize.TokenError, SyntaxError):  # not Python
         return wrapped(code, limit)
-    cuts = [token.end[1] for token in tokens if token.string in (",", "(", "[", ";")]
-    return _filled([code[i:j] for i, j in zip([0, *cuts], [*cuts, None], strict=True)], limit)
-
-
-def _filled(pieces: list[str], limit: int) -> list[str]:
-    """Pieces of code, as many in a line as fit; a statement begins a line."""
+    ends = [token.end[1] for token in tokens if token.string in (",", "(", "[", ";")]
     lines = [""]
-    for piece in map(printable, pieces):
+    for start, end in zip([0, *ends], [*ends, None], strict=True):
+        piece = printable(code[start:end])
         if lines[-1].endswith(";"):
-            lines[-1] = lines[-1].rstrip(";")
-            lines.append(piece.strip())
+            lines[-1:] = [lines[-1].removesuffix(";"), piece.strip()]
         elif columns(lines[-1] + piece.rstrip()) <= limit:
             lines[-1] += piece
         else:
-            lines[-1] = lines[-1].rstrip()
             lines.append("    " + piece.strip())
-    return lines
+    return [line.rstrip() for line in lines]

@@ -9,9 +9,8 @@ from sigmoidcore.diagnosis.report.formatting import counted
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, folded, printable, shortened, wrapped
 
-NAMES = 4
-"""Layers that are named under a finding; the others are counted."""
-NAME_WIDTH = 36
+NAMES, NAME_WIDTH = 4, 36
+"""Layers that are named under a finding, the others are counted; columns of a name."""
 NOTES = 5
 CALL_LINES = 16
 """A call of more lines is not printed; the text says where it is."""
@@ -36,33 +35,30 @@ def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
 def verdict(judgement: Judgement) -> str:
     """The findings in one line, and the number of layers."""
     count = len(judgement.measurement.layers)
-    layers = counted(count, "layer") if count else "no layers"
     severities = Counter(finding.severity for finding in judgement.findings)
-    found = ", ".join(counted(severities[s], s.value) for s in Severity if severities[s])
+    found = ", ".join(counted(severities[s], s.value) for s in Severity if severities[s]) or "nothing found"
+    layers = counted(count, "layer") if count else "no layers"
     if not judgement.healthy:
         return f"{found} in {layers}"
-    if count:
-        return f"healthy: {layers}, {found or 'nothing found'}"
-    return f"no layers were seen, {found or 'nothing found'}"
+    return f"healthy: {layers}, {found}" if count else f"no layers were seen, {found}"
 
 
 def head(judgement: Judgement) -> list[str]:
     """The verdict, what was measured, and the steps of a training."""
-    measurement = judgement.measurement
+    measurement, history = judgement.measurement, judgement.history
     facts = [counted(measurement.samples, "sample")]
     if measurement.ranks > 1:
         facts.append(f"{measurement.ranks:,} processes")
     if measurement.loss is not None:
         function = f" ({measurement.loss_function})" if measurement.loss_function else ""
         facts.append(f"loss {measurement.loss:.4g}{function}")
-    profile = measurement.profile
-    if len(profile.names) > 1:
-        facts.append(f"gradient spread {profile.spread:.4g}")
+    if len(measurement.profile.names) > 1:
+        facts.append(f"gradient spread {measurement.profile.spread:.4g}")
     lines = [verdict(judgement), ", ".join(facts)]
-    if len(judgement.history) > 1:
-        steps = [m.step for m in judgement.history if m.step is not None]
+    if len(history) > 1:
+        steps = [m.step for m in history if m.step is not None]
         span = f" from step {min(steps):,} to {max(steps):,}" if steps else ""
-        lines.append(f"measured {len(judgement.history):,} times{span}; the numbers below are of the last")
+        lines.append(f"measured {len(history):,} times{span}; the numbers below are of the last")
     elif measurement.step is not None:
         lines.append(f"measured at step {measurement.step:,}")
     return lines
@@ -85,9 +81,6 @@ def _finding(index: int, finding: Finding, width: int) -> list[str]:
 
 
 def _notes(notes: Sequence[str], width: int) -> list[str]:
-    if not notes:
-        return []
-    shown = list(notes[:NOTES])
-    if len(notes) > NOTES:
-        shown.append(f"and {len(notes) - NOTES:,} more in diagnosis.measurement.notes")
-    return ["not seen:", *(line for note in shown for line in wrapped(note, width, "  - ", "    "))]
+    more = [f"and {len(notes) - NOTES:,} more in diagnosis.measurement.notes"] if len(notes) > NOTES else []
+    lines = [line for note in (*notes[:NOTES], *more) for line in wrapped(note, width, "  - ", "    ")]
+    return ["not seen:", *lines] if notes else []
