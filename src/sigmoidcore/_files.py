@@ -33,13 +33,9 @@ def write_file(path: Path, data: bytes) -> Path:
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name when the disk has all of it: a reader finds the old file or the new one.
+    """A file that replaces the old one when the disk has all of it; after an error, the old one is still there.
 
-    After an error, the old file is still there and nothing of the new one. A link in its place is replaced, not
-    followed. The folder must exist.
-
-    Raises:
-        OSError: the file cannot be written.
+    A link in its place is replaced, not followed.
 
     Example:
         >>> import tempfile
@@ -84,18 +80,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_regular(path: Path | str, flags: int) -> int:
-    """Open a regular file by its own name, not through a link; an opener for `open`.
-
-    Args:
-        path: of the file.
-        flags: as for `os.open`.
-
-    Returns:
-        A file descriptor.
-
-    Raises:
-        OSError: it cannot be opened, or it is a link, a folder or a device.
-    """
+    """Open a regular file as `os.open` does, not through a link; an opener for `open`."""
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(f"{path} is not a regular file: a run's folder contains no links")

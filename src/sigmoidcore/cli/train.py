@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,31 +26,27 @@ def train(**values: Any) -> int:
     return 0
 
 
-def _parameters() -> list[inspect.Parameter]:
+def _parameters() -> Iterator[inspect.Parameter]:
     """The command's parameters: one for each option, then the files."""
-    found = []
     for option in dataclasses.fields(Options):
         kind, words = types_of(option.name)
-        name, metadata = flag(option.name), option.metadata
-        metavar = metadata["metavar"] or "|".join(words)
-        shown = default_text(option)
-        text = metadata["help"] + (f" Default: {shown}." if shown and option.default is not False else "")
+        name, shown = flag(option.name), default_text(option)
+        text = option.metadata["help"] + (f" Default: {shown}." if shown and option.default is not False else "")
         flags = [name] if option.default is False or kind is not bool else [f"{name}/--no-{name[2:]}"]
         declared: Any = bool if kind is bool else list[str] if kind is tuple else str
-        info = typer.Option(*flags, metavar=metavar or None, help=text, show_default=False)
-        found.append(_parameter(option.name, declared, info))
+        yield _parameter(
+            option.name, declared, *flags, metavar=option.metadata["metavar"] or "|".join(words), help=text
+        )
     for name, (metavar, text) in _FILES.items():
-        info = typer.Option(flag(name), metavar=metavar, help=text, show_default=False)
-        found.append(_parameter(name, Path, info))
-    info = typer.Option("--overwrite", help="Replace the run in FOLDER.", show_default=False)
-    return [*found, _parameter("overwrite", bool, info)]
+        yield _parameter(name, Path, flag(name), metavar=metavar, help=text)
+    yield _parameter("overwrite", bool, "--overwrite", metavar="", help="Replace the run in FOLDER.")
 
 
-def _parameter(name: str, kind: Any, info: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-    )
+def _parameter(name: str, kind: Any, *flags: str, metavar: str, help: str) -> inspect.Parameter:
+    info = typer.Option(*flags, metavar=metavar or None, help=help, show_default=False)
+    annotation = Annotated[kind | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-train.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
+train.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]
 train.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: the confusion matrix, or predictions against true values. Needs matplotlib."""
+"""Figures of an evaluation: the confusion matrix, or predictions against true values."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,12 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from sigmoidcore.plots.style import INK, PALETTE, new_figure, style_axes
+from sigmoidcore.plots.style import INK, PALETTE, colour_bar, new_figure, style_axes
 
 SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE["blue"]])
 """One hue, light to dark: readable with any colour vision, and in grey."""
-WITH_NUMBERS = 20
-"""Most classes with numbers in the cells."""
-WITH_NAMES = 60
-"""Most classes with names at the axes."""
-LONGEST = 18
-"""Most characters of a name."""
+WITH_NUMBERS, WITH_NAMES, LONGEST = 20, 60, 18
+"""Most classes with numbers in the cells, and with names at the axes; most characters of a name."""
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
@@ -38,10 +34,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Fi
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("share of the true class", fontsize=10, color=INK)
-    bar.ax.tick_params(colors=INK, labelsize=9)
-    bar.outline.set_visible(False)
+    colour_bar(figure, image, axes, "share of the true class", shrink=0.8)
     return figure
 
 

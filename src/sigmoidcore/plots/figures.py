@@ -1,62 +1,43 @@
-"""Figures. Each function takes data and returns a `matplotlib.figure.Figure`; nothing is shown and no GUI is needed.
+"""Figures of gradient profiles, trainings and the article. Each function takes data and returns a Matplotlib figure.
 
-Needs matplotlib, which the rest of the package does not. Save a figure with `figure.savefig("name.png", dpi=200)`; a
-notebook displays it.
+Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it. Nothing needs a GUI.
 """
-
-from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import blended_transform_factory
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
-from sigmoidcore.plots.style import (
-    FAINT,
-    INK,
-    NOTHING,
-    PALETTE,
-    ROW,
-    SMALL_AND_LARGE,
-    legend_below,
-    mark_band,
-    new_figure,
-    style_axes,
-)
-
-__all__ = ["article_fit", "draw_profiles", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+from sigmoidcore.plots import style
+from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
 
 # Colour, line and marker change together: curves can be told apart in black and white too.
-_CURVES = (
-    (PALETTE["blue"], "-", "s"),
-    (PALETTE["vermilion"], "-", "o"),
-    (PALETTE["green"], "--", "^"),
-    (PALETTE["purple"], "--", "D"),
-    (PALETTE["orange"], "-.", "v"),
-    (PALETTE["sky"], "-.", "P"),
+_CURVES = [
+    (PALETTE["blue"], "-", "s"), (PALETTE["vermilion"], "-", "o"), (PALETTE["green"], "--", "^"),
+    (PALETTE["purple"], "--", "D"), (PALETTE["orange"], "-.", "v"), (PALETTE["sky"], "-.", "P"),
     (PALETTE["black"], ":", "X"),
-)
+]  # fmt: skip
 # Profiles come in pairs mostly, before and after training: one hue, dashed and solid.
-_PAIRS = (
-    (PALETTE["sky"], "--", "^"),
-    (PALETTE["blue"], "-", "s"),
-    (PALETTE["orange"], "--", "v"),
-    (PALETTE["vermilion"], "-", "o"),
-    (PALETTE["purple"], "--", "D"),
-    (PALETTE["green"], "-", "P"),
+_PAIRS = [
+    (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
+    (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
     (PALETTE["black"], ":", "X"),
-)
+]  # fmt: skip
+_ROW = 0.045
+"""Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
+_LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
 def article_fit(fit: Fit) -> Figure:
@@ -70,32 +51,23 @@ def article_fit(fit: Fit) -> Figure:
     """
     figure = new_figure(9.0, 3.8)
     curves, losses = figure.subplots(1, 2, width_ratios=(3, 2))
-
     margin = 0.1 * (np.ptp(fit.x) or 10.0)
     x = np.linspace(fit.x.min() - margin, fit.x.max() + margin, 401)
-    before, after = sigmoid_core(x, fit.start_alpha), fit.predict(x)
-    curves.plot(x, before, "--", color=PALETTE["vermilion"], linewidth=2, label=f"before: slope {fit.start_alpha:.3g}")
-    curves.plot(
-        x, after, color=PALETTE["blue"], linewidth=2, label=f"after: slope {fit.alpha:.3g}, shift {fit.shift:.3g}"
-    )
+    after = f"after: slope {fit.alpha:.3g}, shift {fit.shift:.3g}"
+    before = f"before: slope {fit.start_alpha:.3g}"
+    curves.plot(x, sigmoid_core(x, fit.start_alpha), "--", color=PALETTE["vermilion"], linewidth=2, label=before)
+    curves.plot(x, fit.predict(x), color=PALETTE["blue"], linewidth=2, label=after)
     curves.plot(fit.x, fit.y, "o", color=PALETTE["black"], markersize=7, label="ground truth", zorder=3, clip_on=False)
     curves.set_xlim(x[0], x[-1])
     curves.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK)
     style_axes(curves, "Ground truth and Sigmoid Core", "preactivation x", "output y")
 
-    epochs = np.arange(fit.loss.size)
-    losses.semilogy(epochs, fit.loss, color=PALETTE["blue"], linewidth=2)
-    for epoch, colour, place in ((0, "vermilion", (9, -1)), (epochs[-1], "blue", (-10, -4))):
-        losses.plot(epoch, fit.loss[epoch], "o", color=PALETTE[colour], markersize=7, zorder=3, clip_on=False)
-        losses.annotate(
-            f"{fit.loss[epoch]:.3g}",
-            (epoch, fit.loss[epoch]),
-            xytext=place,
-            textcoords="offset points",
-            ha="left" if epoch == 0 else "right",
-            fontsize=9,
-            color=INK,
-        )
+    losses.semilogy(np.arange(fit.loss.size), fit.loss, color=PALETTE["blue"], linewidth=2)
+    ends = ((0, "vermilion", (9, -1), "left"), (fit.loss.size - 1, "blue", (-10, -4), "right"))
+    for epoch, colour, place, side in ends:
+        loss = float(fit.loss[epoch])
+        losses.plot(epoch, loss, "o", color=PALETTE[colour], markersize=7, zorder=3, clip_on=False)
+        losses.annotate(f"{loss:.3g}", (epoch, loss), place, textcoords="offset points", ha=side, **_LABEL)
     style_axes(losses, "Training", "epoch", "mean squared error")
     losses.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
     return figure
@@ -160,24 +132,25 @@ def draw_profiles(
     margin = max((3 - (most - least)) / 2, 0.05 * (most - least))
     least, most = least - margin, most + margin
     below, above = bool((sizes == 0).any()), not np.isfinite(sizes).all()
-    row = ROW * (most - least) / (1 - ROW * (below + above))
+    row = _ROW * (most - least) / (1 - _ROW * (below + above))
     axes.set_yscale("log")
     axes.set_ylim(10 ** (least - row * below), 10 ** (most + row * above))
     for (label, (layers, values)), (colour, line, marker) in zip(curves.items(), itertools.cycle(styles)):
         drawable = np.where(np.isfinite(values) & (values > 0), values, np.nan)
         marker, order = marker if len(values) <= 30 else "", 3 if line == "--" else 2
         axes.plot(layers, drawable, line, color=colour, linewidth=2, marker=marker, ms=5, label=label, zorder=order)
-        for marked, height in ((values == 0, ROW / 2), (~np.isfinite(values), 1 - ROW / 2)):
+        for marked, height in ((values == 0, _ROW / 2), (~np.isfinite(values), 1 - _ROW / 2)):
             if marked.any():
                 at = np.full(int(marked.sum()), height)
                 axes.plot(layers[marked], at, "x", color=colour, markersize=4, transform=axes.get_xaxis_transform())
     low, high = 10 ** (least + row / 2 * below), 10 ** (most - row / 2 * above)
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
     axes.minorticks_off()
-    if below:
-        mark_band(axes, ROW / 2, ROW, "0")
-    if above:
-        mark_band(axes, 1 - ROW / 2, ROW, "not finite")
+    for present, middle, text in ((below, _ROW / 2, "0"), (above, 1 - _ROW / 2, "not finite")):
+        if present:
+            band = Rectangle((0, middle - _ROW / 2), 1, _ROW, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+            axes.add_patch(band).set_transform(axes.transAxes)
+            axes.text(-0.008, middle, text, transform=axes.transAxes, ha="right", va="center", **_LABEL)
 
 
 def learning_curves(
@@ -202,34 +175,31 @@ def learning_curves(
         raise ValueError("there are no results to draw: give at least one by its name")
     figure = new_figure(9.0, 4.0)
     left, right = figure.subplots(1, 2)
+    epochs = max(map(len, losses.values()))
     for axes, curves in ((left, losses), (right, scores)):
         for (name, values), (colour, line, marker) in zip(curves.items(), itertools.cycle(_CURVES)):
-            epochs, marker = np.arange(1, len(values) + 1), marker if len(values) <= 30 else ""
-            axes.plot(epochs, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
+            marker = marker if len(values) <= 30 else ""
+            x = np.arange(1, len(values) + 1)
+            axes.plot(x, values, line, color=colour, linewidth=2, marker=marker, markersize=5, label=name)
+        axes.set_xlim(0.7, max(2, epochs) + 0.3)
+        _count(axes.xaxis)
+    percent = metric == "accuracy"
+    style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
+    style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
     if any(value > 0 for values in losses.values() for value in values):
         left.set_yscale("log")
         low, high = left.get_ylim()
-        labelled = (2, 5) if high / low < 1000 else ()
+        labelled = "25" if high / low < 1000 else ""
         left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        left.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _first_digit(value) in labelled else "")
+        left.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in labelled else "")
         left.tick_params(which="minor", colors=INK, labelsize=9)
-    percent = metric == "accuracy"
+        left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
     if percent:
-        right.set_ylim(-3, 103)
-    epochs_run = max(map(len, losses.values()))
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(0.7, max(2, epochs_run) + 0.3)
-    style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
-    style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
-    left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
+        low, high = right.get_ylim()
+        right.set_ylim(max(low, -3), min(high, 101))
     handles, labels = left.get_legend_handles_labels()
     legend_below(figure, handles=handles, labels=labels, ncols=3)
     return figure
-
-
-def _first_digit(value: float) -> int:
-    return int(f"{value:.0e}"[0])
 
 
 def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, steps: int | None = None) -> Figure:
@@ -253,49 +223,45 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
     """
     if not histories or not all(histories.values()):
         raise ValueError("there are no samples to draw: give at least one for each name")
-    tables = {name: np.array([s.log_sizes for s in samples]).T / math.log(10) for name, samples in histories.items()}
-    relative = {name: _relative_to_median(table) for name, table in tables.items()}
-    sizes = np.concatenate([np.abs(table[np.isfinite(table)]) for table in relative.values()])
+    tables = {name: _relative_to_median(samples) for name, samples in histories.items()}
+    sizes = np.concatenate([np.abs(table[np.isfinite(table)]) for table in tables.values()])
     limit = float(np.clip(sizes.max(initial=0), 0.5, 3.0))
-
     figure = new_figure(9.0 if len(histories) > 1 else 7.0, 4.2)
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-    colours = SMALL_AND_LARGE.with_extremes(bad=NOTHING)
-    for axes, (name, table) in zip(panels, relative.items(), strict=True):
+    stride = max(1, math.ceil(layers / 64))
+    for axes, (name, table) in zip(panels, tables.items(), strict=True):
         at = np.array([sample.step for sample in histories[name]], dtype=float)
-        end = at[-1] + max(1.0, np.diff(at).max(initial=1.0))
-        edges = np.append(at, max(at[-1] + 1, steps) if steps is not None else end)
-        stride = max(1, math.ceil(layers / 64))
+        end = at[-1] + np.diff(at).max(initial=1.0) if steps is None else max(at[-1] + 1, steps)
         rows = np.append(np.arange(len(table)) * stride + 0.5, layers + 0.5)
         mesh = axes.pcolormesh(
-            edges, rows, np.ma.masked_invalid(table), cmap=colours, vmin=-limit, vmax=limit, rasterized=True
-        )
-        above = blended_transform_factory(axes.transData, axes.transAxes)
+            np.append(at, end), rows, np.ma.masked_invalid(table), vmin=-limit, vmax=limit, rasterized=True,
+            cmap=style.SMALL_AND_LARGE.with_extremes(bad=style.NOTHING),
+        )  # fmt: skip
+        above = axes.get_xaxis_transform()
         axes.plot(at, np.full(len(at), 1.012), "|", color=INK, markersize=4, transform=above, clip_on=False)
-        style_axes(
-            axes,
-            name,
-            "step (marks at the top: samples)",
-            "layer (1 is next to the input)" if axes is panels[0] else "",
-        )
+        y_label = "layer (1 is next to the input)" if axes is panels[0] else ""
+        style_axes(axes, name, "step (marks at the top: samples)", y_label)
         axes.grid(False)
         axes.tick_params(axis="x", pad=6)
-        axes.set_xlim(edges[0], edges[-1])
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(at[0], end)
+        _count(axes.xaxis)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    bar = figure.colorbar(mesh, ax=list(panels), extend="both" if sizes.max(initial=0) > limit else "neither", pad=0.02)
-    bar.set_label("gradient size over the median, log10", fontsize=10, color=INK)
-    bar.ax.tick_params(colors=INK, labelsize=9)
-    if any(not np.isfinite(table).all() for table in relative.values()):
-        legend_below(figure, handles=[Patch(facecolor=NOTHING, label="no gradient: 0, or not finite")])
+    extend = "both" if sizes.max(initial=0) > limit else "neither"
+    style.colour_bar(figure, mesh, list(panels), "gradient size over the median, log10", extend=extend, pad=0.02)
+    if any(not np.isfinite(table).all() for table in tables.values()):
+        legend_below(figure, handles=[Patch(facecolor=style.NOTHING, label="no gradient: 0, or not finite")])
     return figure
 
 
-def _relative_to_median(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithms [layers, samples] less their median over the layers that have one; the rest become nan."""
-    result = np.full(table.shape, np.nan)
-    for column, values in enumerate(table.T):
-        finite = np.isfinite(values)
-        if finite.any():
-            result[finite, column] = values[finite] - np.median(values[finite])
-    return result
+def _count(axis: Axis) -> None:
+    """Few whole numbers, short ones: 1M for a million."""
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _relative_to_median(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """log10 of sizes over their median, [layers, samples]; NaN for sizes that are 0 or not finite."""
+    logs = np.array([sample.log_sizes for sample in samples]).T / math.log(10)
+    logs[~np.isfinite(logs)] = np.nan
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of samples without any gradient
+        return np.asarray(logs - np.nanmedian(logs, axis=0))

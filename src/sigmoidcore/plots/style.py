@@ -1,13 +1,13 @@
-"""The style of all figures: colours, an empty figure, and the parts that panels share. Needs matplotlib."""
+"""The style of all figures: colours, an empty figure, and the parts that panels share."""
 
 import io
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 
 PALETTE = {
     "black": "#000000",
@@ -24,9 +24,6 @@ PALETTE = {
 INK = "#222222"
 FAINT = "#D9D9D9"
 NOTHING = "#9A9A9A"
-ROW = 0.045
-"""Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
-
 SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE["blue"], "white", PALETTE["vermilion"]])
 
 
@@ -57,14 +54,14 @@ def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def mark_band(axes: Axes, middle: float, height: float, label: str) -> None:
-    """A grey band for marks, `middle` and `height` as shares of the axes, with its label at the left."""
-    band = Rectangle((0, middle - height / 2), 1, height, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
-    band.set_transform(axes.transAxes)
-    axes.add_patch(band)
-    axes.text(-0.008, middle, label, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
-
-
 def legend_below(figure: Figure, **options: Any) -> None:
     """A legend below the panels."""
     figure.legend(loc="outside lower left", fontsize=9, frameon=False, labelcolor=INK, **options)
+
+
+def colour_bar(figure: Figure, image: ScalarMappable, axes: Axes | list[Axes], label: str, **options: Any) -> None:
+    """The scale of an image's colours."""
+    bar = figure.colorbar(image, ax=axes, **options)
+    bar.set_label(label, fontsize=10, color=INK)
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    bar.outline.set_visible(False)

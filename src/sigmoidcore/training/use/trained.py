@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from sigmoidcore._files import read_regular, write_file
 from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
-from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
+from sigmoidcore.training.runs.folder import CONFIG, METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
 from sigmoidcore.training.runs.network import network_of
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.export import FORMATS, exported, path_of_preprocessing
@@ -31,33 +32,22 @@ class Predicted:
 
 
 class TrainedRun:
-    """A run's folder for reading; nothing in it is changed, and nothing in it is executed.
-
-    Args:
-        folder: that `sigmoid-core train` or `fit` has written.
-        model: the network for the weights, if your own code makes it.
+    """A run's folder for reading; nothing in it is changed, and nothing in it is executed. `open_run` makes one.
 
     Attributes:
         folder: of the run.
         config: the request for the run.
-
-    Raises:
-        DataError: the folder does not contain a run.
     """
 
     def __init__(self, folder: str | Path, model: nn.Module | None = None) -> None:
         self.folder = Path(folder)
         self._own = model
-        try:
-            self.config: Config = read_config(self.folder)
-        except FileNotFoundError as error:
+        if not (self.folder / CONFIG).exists():
             raise DataError(
                 f"{folder} does not contain a run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
-            ) from error
-        except OSError as error:
-            raise DataError(f"{folder} cannot be read: {error.strerror or short(error)}") from error
-        except ValueError as error:
-            raise DataError(f"{error}; was the file edited?") from error
+            )
+        with _readable(self.folder / CONFIG, "was the file edited?"):
+            self.config: Config = read_config(self.folder)
 
     def __repr__(self) -> str:
         """The folder, and the name of the run."""
@@ -87,13 +77,8 @@ class TrainedRun:
     @property
     def metrics(self) -> Any:
         """Metrics of the training, a pandas.DataFrame with a row per epoch: step, loss, metric, spread."""
-        path = self.folder / METRICS
-        try:
-            rows = read_metrics(path)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or short(error)}") from error
-        except ValueError as error:
-            raise DataError(str(error)) from error
+        with _readable(self.folder / METRICS, "was the file edited?"):
+            rows = read_metrics(self.folder / METRICS)
         epochs = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "epoch"]
         return needed("pandas", "pandas").DataFrame(epochs)
 
@@ -205,13 +190,20 @@ class TrainedRun:
 def preprocessing_of(folder: Path) -> Preprocessing:
     """A run's preprocessing."""
     path = folder / PREPROCESSING
-    remedy = f"`sigmoid-core train --resume {folder}` restores it"
-    try:
+    with _readable(path, f"`sigmoid-core train --resume {folder}` restores it"):
         return Preprocessing.from_bytes(read_regular(path))
+
+
+@contextmanager
+def _readable(path: Path, remedy: str) -> Iterator[None]:
+    """Name a file that cannot be read, and the remedy."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or short(error)}; {remedy}") from error
     except ValueError as error:
-        raise DataError(f"{path}: {short(error, 200)}; {remedy}") from error
+        text = short(error, 200)
+        raise DataError(f"{text if str(path) in text else f'{path}: {text}'}; {remedy}") from error
 
 
 def open_run(folder: str | Path, model: nn.Module | None = None) -> TrainedRun:
