@@ -133,7 +133,7 @@ SHAPES = {
     "dropout": lambda h: F.dropout(h, 0.5).flatten(1),
 }
 """The same in functions and methods."""
-if torch.__version__ < "2.8":
+if torch.__version__ < "2.9":
     del SHAPES["chunk and cat"]  # which torch.fx does not trace
 OFFSET_STAYS = "pad", "number", "pool", "dropout"
 """Those that an offset does not pass."""

@@ -19,7 +19,7 @@ from sigmoidcore.training.data import DataError, Preprocessing
 from sigmoidcore.training.runs.network import NetworkError
 from sigmoidcore.training.use import TrainedRun, export, open_run
 
-NO_PICKLES = pytest.mark.skipif(torch.__version__ < "2.7", reason="PyTorch 2.6 writes pickles into .pt2 files")
+NO_PICKLES = pytest.mark.skipif(torch.__version__ < "2.9", reason="PyTorch before 2.9 writes pickles into .pt2 files")
 
 
 def loaded(code, *arguments):
