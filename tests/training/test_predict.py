@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from support.runs import house_runs, houses, made_run
 
-from sigmoidcore.training.data import DataError, NewData, new_data, readers
+from sigmoidcore.training.data import DataError, NewData, readers
 from sigmoidcore.training.runs.network import NetworkError
 from sigmoidcore.training.use import open_run
 from sigmoidcore.training.use.predict import predictions
@@ -38,7 +38,6 @@ def sold(folder):
 @pytest.fixture
 def _small_pieces(monkeypatch):
     """Pieces of 100 rows."""
-    monkeypatch.setattr(new_data, "WINDOW", 100)
     monkeypatch.setattr(readers, "WINDOW", 100)
 
 
@@ -137,18 +136,18 @@ def with_(column, row, value, dtype=object):
         (NEW[["rooms"]], "no column 'size', which was learnt from (nor garden, built, colour)"),
         (
             with_("size", 240, "big", str),
-            "column 'size' was a number in the data that was learnt from, and here row 241 has",
+            "column 'size' has 'big' in row 241, and is a number elsewhere",
         ),
         (
             NEW.assign(size=NEW["built"]),
             "column 'size' was a number in the data that was learnt from, and here the val",
         ),
         (NEW.assign(built=3), "column 'built' was a date in the data that was learnt from, and here the values are of"),
-        (with_("size", 9, np.inf, float), "column 'size' is infinite in row 10: leave it empty"),
+        (with_("size", 9, np.inf, float), "column 'size' has inf in row 10, too large"),
         (NEW.assign(colour=[["x"]] * 250), "column 'colour' has values of type list"),
         (NEW[:0], "the table has no rows"),
         (np.zeros((3, 2)), "the table has no column 'size'"),
-        (np.zeros(3), "an array of shape [3] and type float64 is not a table"),
+        (np.zeros(3), "the array has the shape [3] and the type float64: give a matrix"),
         ([1, 2], "a list is not a table: give a pandas.DataFrame"),
         ("nothing.csv", "nothing.csv is neither a file nor a folder of Parquet files"),
         ("new.xlsx", "new.xlsx is of an unknown kind: its name must end with one of .csv"),
@@ -259,7 +258,7 @@ def test_arrays_are_taken_from_memory_and_from_files(sequences):
     [
         (
             lambda x: x[:, :5],
-            "the array has samples of shape [5, 3] and type float64: give numbers of the shape that was",
+            "the array has samples of shape [5, 3] and type float64: give an array of numbers of the shape [12, 3]",
         ),
         (lambda x: x / 255, "give them in the same unit"),
         (lambda x: x * 255, "give them in the same unit"),
@@ -271,7 +270,7 @@ def test_arrays_are_taken_from_memory_and_from_files(sequences):
         ),
         (lambda x: "nowhere.npz", "nowhere.npz is neither a file nor a folder"),
         (lambda x: "digits", "digits has samples of shape [64]"),
-        (lambda x: "wine", "wine is a table, and the run has learnt from samples"),
+        (lambda x: "wine", "a DataFrame has no samples"),
         (lambda x: {"x": x}, "a dict has no samples"),
     ],
 )

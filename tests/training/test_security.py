@@ -346,7 +346,7 @@ DOORS = {
     "training/user_code.py": {"importlib", "import_module"},  # `diagnose module:callable` and `train --model`
     "training/data/errors.py": {"importlib", "import_module"},  # packages by names that stand in the code
     "integrations/lightning.py": {"importlib", "import_module"},  # the same
-    "training/data/arrays.py": {"np.load(file, allow_pickle=False)"},
+    "training/data/samples.py": {"np.load(file, allow_pickle=False)"},
 }
 HARMLESS = {"importlib.util", "importlib.resources", "importlib.metadata"}
 

@@ -55,7 +55,7 @@ class Options:
     data: str = _option(
         "digits",
         f"Training data: {', '.join(BUILT_IN)}; a CSV, TSV, Parquet, Feather, NPZ or NPY file; or a folder of images "
-        "(one folder per class), of idx files or of Parquet files.",
+        "(one folder per class) or of Parquet files.",
         metavar="SOURCE",
     )
     target: tuple[str, ...] = _option(

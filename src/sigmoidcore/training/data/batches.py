@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sigmoidcore.training.data.preprocessing import Preprocessing, TableInputs
 from sigmoidcore.training.data.readers import Group, TableFiles
-from sigmoidcore.training.data.splits import HashedSplit, mixed, shuffled
+from sigmoidcore.training.data.splits import mixed, shuffled
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32, [samples, ...]; and class numbers, int64, [samples], or numbers, float32, [samples, numbers]."""
@@ -41,29 +41,25 @@ class Part(Protocol):
 class IndexedPart:
     """Samples that are available by their number."""
 
-    count: int
+    rows: Tensor  # their numbers
     take: Callable[[Tensor], Batch]
     order: Callable[[int, int, int], Tensor] = shuffled
 
     def __len__(self) -> int:
-        """Number of samples."""
-        return self.count
+        return len(self.rows)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All samples in their order."""
-        for rows in torch.split(torch.arange(self.count), batch_size):
-            yield self.take(rows)
+        yield from self._batches(self.rows, batch_size)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
         """Samples from batch `start` on, in this epoch's order."""
-        rows = self.order(self.count, seed, epoch)[start * batch_size :]
+        order = self.order(len(self.rows), seed, epoch)
+        yield from self._batches(self.rows[order[start * batch_size :]], batch_size)
+
+    def _batches(self, rows: Tensor, batch_size: int) -> Iterator[Batch]:
         for batch in torch.split(rows, batch_size) if len(rows) else ():
             yield self.take(batch)
-
-
-def in_memory(x: Tensor, y: Tensor, order: Callable[[int, int, int], Tensor] = shuffled) -> IndexedPart:
-    """A part in memory: inputs [samples, ...] and targets."""
-    return IndexedPart(len(x), lambda rows: (x[rows], y[rows]), order)
 
 
 @dataclass(frozen=True)
@@ -76,11 +72,10 @@ class Stream:
 
     files: TableFiles
     preprocessing: Preprocessing
-    split: HashedSplit
+    part_of_rows: np.ndarray  # int8, of all rows; see `Parts.of_rows`
     part: int
 
     def __len__(self) -> int:
-        """Number of rows."""
         return sum(self._counts)
 
     @cached_property
@@ -89,14 +84,14 @@ class Stream:
 
     def _rows(self, first: int, count: int) -> np.ndarray:
         """The places of this part's rows among `count` rows that begin with number `first`."""
-        return np.flatnonzero(self.split.part(np.arange(first, first + count)) == self.part)
+        return np.flatnonzero(self.part_of_rows[first : first + count] == self.part)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """The rows in the order of the files."""
-        yield from rebatched((batch for group in self.files.groups for batch in self._read(group)), batch_size)
+        """All samples in their order."""
+        yield from _rebatched((batch for group in self.files.groups for batch in self._read(group)), batch_size)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        """The rows from batch `start` on, in this epoch's order."""
+        """Samples from batch `start` on, in this epoch's order."""
         order = np.random.default_rng(mixed(seed, epoch)).permutation(len(self.files.groups)).tolist()
         skip = start * batch_size
         while order and skip >= self._counts[order[0]]:
@@ -106,7 +101,7 @@ class Stream:
             for place, group in enumerate(order):
                 yield from self._read(self.files.groups[group], (seed, epoch), 0 if place else skip)
 
-        yield from rebatched(pieces(), batch_size)
+        yield from _rebatched(pieces(), batch_size)
 
     def _read(self, group: Group, shuffle: tuple[int, int] | None = None, skip: int = 0) -> Iterator[Batch]:
         """A group window by window, shuffled by (seed, epoch), without the first `skip` rows."""
@@ -117,14 +112,14 @@ class Stream:
             rows = self._rows(first, table.num_rows)
             if shuffle is not None:
                 rows = np.random.default_rng(mixed(*shuffle, first)).permutation(rows)
-            chosen = table.take(rows[skip:]) if skip < len(rows) else None
-            skip = max(0, skip - len(rows))
             first += table.num_rows
-            if chosen is not None:
+            if skip < len(rows):
+                chosen = table.take(rows[skip:])
                 yield torch.from_numpy(inputs.apply(chosen)), target.encoded([chosen[name] for name in target.names])
+            skip = max(0, skip - len(rows))
 
 
-def rebatched(pieces: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+def _rebatched(pieces: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
     """Pieces of any size as batches of one size; the last may be smaller."""
     rest: Batch | None = None
     for x, y in pieces:

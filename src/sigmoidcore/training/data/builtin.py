@@ -1,27 +1,29 @@
 """Data sets that need no file of the user: scikit-learn's, Fashion-MNIST from Debian's package, mnist1d."""
 
 import random
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from sigmoidcore.training.data.arrays import read_idx
-from sigmoidcore.training.data.batches import in_memory
 from sigmoidcore.training.data.dataset import Data, Split
-from sigmoidcore.training.data.errors import needed
-from sigmoidcore.training.data.fingerprint import Fingerprint
-from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs
-from sigmoidcore.training.data.splits import random_parts, reshuffled
-from sigmoidcore.training.data.targets import Kind, Target
+from sigmoidcore.training.data.errors import DataError, needed
+from sigmoidcore.training.data.files import unpacked
+from sigmoidcore.training.data.preparation import Request, samples_data
+from sigmoidcore.training.data.preprocessing import SampleInputs
+from sigmoidcore.training.data.samples import array_samples
+from sigmoidcore.training.data.splits import Parts, random_parts, reshuffled
+from sigmoidcore.training.data.targets import Kind, Target, TargetValues
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """The folder of Debian's package `dataset-fashion-mnist`."""
+SHAPES: Mapping[str, tuple[int, ...]] = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "mnist1d": (40,)}
+"""Built-in sets of images, and the shape of one."""
 TABLES: Mapping[str, str] = {"wine": "load_wine", "breast-cancer": "load_breast_cancer", "diabetes": "load_diabetes"}
-BUILT_IN = ("digits", "fashion-mnist", "mnist1d", *TABLES)
+BUILT_IN = (*SHAPES, *TABLES)
 """Names of the built-in sets."""
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -36,7 +38,7 @@ def digits() -> Split:
     Raises:
         ModuleNotFoundError: scikit-learn is not installed (extra `cli` or `sklearn`).
     """
-    return _split("digits", *_digits())
+    return _split("digits", _digits())
 
 
 def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHION_MNIST) -> Split:
@@ -51,33 +53,28 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
         FileNotFoundError: the folder lacks a file; the message says how to get it.
         DataError: a file cannot be read.
     """
-    train_x, train_y, test_x, test_y = _idx(folder)
-    return _split("fashion-mnist", train_x[:train], train_y[:train], test_x[:test], test_y[:test])
+    train_x, train_y, test_x, test_y = _fashion_mnist(folder)
+    return _split("fashion-mnist", (train_x[:train], train_y[:train], test_x[:test], test_y[:test]))
 
 
-def idx_folder(name: str, folder: Path, validation: float = 0.0, seed: int = 0) -> Data:
-    """A set of images from a folder of four idx files, with its own split."""
-    arrays = _idx(folder)
-    side = read_idx(folder, "t10k")[0].shape[1:]
-    return _data(name, (1, *side), arrays, validation, seed)
-
-
-def built_in(name: str, validation: float = 0.0, seed: int = 0) -> Data:
-    """A built-in set that has its own split: digits, fashion-mnist or mnist1d."""
-    if name == "fashion-mnist":
-        return idx_folder(name, FASHION_MNIST, validation, seed)
-    return _data(name, (1, 8, 8) if name == "digits" else (40,), _arrays(name), validation, seed)
+def built_in(name: str, request: Request) -> Data:
+    """A built-in set of images, with its own split."""
+    train_x, train_y, test_x, test_y = arrays = _arrays(name)
+    y, count = np.concatenate([train_y, test_y]).astype(np.int64), len(train_y)
+    samples = array_samples(name, np.concatenate([train_x, test_x]), {}, SHAPES[name])
+    target = TargetValues(Target(("class",), Kind.CLASSES, tuple(str(n) for n in range(int(y.max()) + 1))), y)
+    parts = Parts(np.arange(count), np.arange(0), np.arange(count, len(y)))
+    if request.validation_size:
+        split = random_parts(count, y[:count], target.target.classes, request.validation_size, 0.0, request.seed)
+        parts = Parts(split.train, split.test, parts.test)
+    mean, deviation = _scale(arrays)
+    inputs = SampleInputs(SHAPES[name], (mean,), (deviation,))
+    return samples_data(name, samples, target, parts, request.in_memory, inputs=inputs, order=reshuffled)
 
 
 def built_in_test(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Samples and classes of the test part of a built-in set, not scaled."""
+    """Samples and classes of the test part of a built-in set of images, not scaled."""
     return _arrays(name)[2:]
-
-
-def _arrays(name: str) -> Arrays:
-    if name == "fashion-mnist":
-        return _idx(FASHION_MNIST)
-    return _digits() if name == "digits" else _mnist1d()
 
 
 def built_in_table(name: str) -> Any:
@@ -87,6 +84,24 @@ def built_in_table(name: str) -> Any:
     return read(as_frame=True, **({"scaled": False} if name == "diabetes" else {})).frame
 
 
+def _arrays(name: str) -> Arrays:
+    if name == "fashion-mnist":
+        return _fashion_mnist(FASHION_MNIST)
+    return _digits() if name == "digits" else _mnist1d()
+
+
+def _scale(arrays: Arrays) -> tuple[float, float]:
+    """Mean and deviation of all training pixels."""
+    return float(arrays[0].mean()), float(arrays[0].std())
+
+
+def _split(name: str, arrays: Arrays) -> Split:
+    mean, deviation = _scale(arrays)
+    train_x, test_x = (torch.tensor((x - mean) / deviation, dtype=torch.float32) for x in arrays[::2])
+    train_y, test_y = (torch.tensor(y, dtype=torch.int64) for y in arrays[1::2])
+    return Split(name, train_x, train_y, test_x, test_y, int(train_y.max()) + 1)
+
+
 def _digits() -> Arrays:
     x, y = needed("sklearn.datasets", "scikit-learn").load_digits(return_X_y=True)
     split = needed("sklearn.model_selection", "scikit-learn").train_test_split
@@ -94,50 +109,37 @@ def _digits() -> Arrays:
     return train_x, train_y, test_x, test_y
 
 
-def _idx(folder: Path) -> Arrays:
-    (train_x, train_y), (test_x, test_y) = (read_idx(folder, part) for part in ("train", "t10k"))
-    return train_x.reshape(len(train_x), -1) / 255.0, train_y, test_x.reshape(len(test_x), -1) / 255.0, test_y
-
-
 def _mnist1d() -> Arrays:
     module = needed("mnist1d.data", "mnist1d", "mnist1d")
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:  # it seeds all generators
-        made = module.make_dataset()
+        with torch.random.fork_rng(devices=[]):
+            made = module.make_dataset()
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
     return made["x"], made["y"], made["x_test"], made["y_test"]
 
 
-def _split(name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> Split:
-    mean, deviation = train_x.mean(), train_x.std()
-
-    def features(x: np.ndarray) -> Tensor:
-        return torch.tensor((x - mean) / deviation, dtype=torch.float32)
-
-    def labels(y: np.ndarray) -> Tensor:
-        return torch.tensor(y, dtype=torch.int64)
-
-    return Split(name, features(train_x), labels(train_y), features(test_x), labels(test_y), int(train_y.max()) + 1)
+def _fashion_mnist(folder: Path) -> Arrays:
+    train_x, train_y, test_x, test_y = (
+        _read_idx(folder, part, what) for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+    )
+    return train_x.reshape(len(train_x), -1) / 255.0, train_y, test_x.reshape(len(test_x), -1) / 255.0, test_y
 
 
-def _data(name: str, shape: tuple[int, ...], arrays: Arrays, validation: float, seed: int) -> Data:
-    split = _split(name, *arrays)
-    classes = tuple(str(number) for number in range(split.classes))
-    inputs = SampleInputs(shape, (float(arrays[0].mean()),), (float(arrays[0].std()),))
-    target = Target(("class",), Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES, classes)
-    fingerprint = Fingerprint()
-    for array_name, array in zip(("train", "train classes", "test", "test classes"), arrays, strict=True):
-        fingerprint.add(array_name, array)
-    x, y = split.train_x.reshape(-1, *shape), split.train_y
-    test = in_memory(split.test_x.reshape(-1, *shape), split.test_y)
-    validated = in_memory(x[:0], y[:0])
-    if validation:
-        parts = random_parts(len(y), classes, y.numpy(), validation, 0.0, seed)
-        validated = in_memory(x[parts.test], y[parts.test])
-        x, y = x[parts.train], y[parts.train]
-    counts = tuple(y.bincount(minlength=split.classes).tolist())
-    train = in_memory(x, y, reshuffled)
-    return Data.of(name, (train, validated, test), Preprocessing(inputs, target), counts, (), fingerprint.digests())
+def _read_idx(folder: Path, part: str, what: str) -> np.ndarray:
+    """An idx file of unsigned bytes: images [images, height, width] or labels [images]."""
+    paths = [folder / f"{part}-{what}-ubyte{ending}" for ending in (".gz", "")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{paths[0]} does not exist: install Debian's package dataset-fashion-mnist, or give the folder of the idx "
+            "files"
+        )
+    data = unpacked(path)
+    try:
+        shape = struct.unpack_from(f">{data[3]}I", data, 4) if data[:3] == b"\0\0\x08" else ()
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (IndexError, ValueError, struct.error) as error:
+        raise DataError(f"{path} is not a complete idx file of unsigned bytes: copy or load it again") from error

@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.batches import Batch, Part, in_memory
+from sigmoidcore.training.data.batches import Batch, IndexedPart, Part
 from sigmoidcore.training.data.preprocessing import Preprocessing
-from sigmoidcore.training.data.splits import reshuffled
+from sigmoidcore.training.data.splits import reshuffled, shuffled
 from sigmoidcore.training.data.targets import Kind, Task, task
 
 
@@ -52,15 +52,18 @@ class Learnable:
             epoch: from 0. Seed and epoch alone decide the order.
             start: number of the first batch, from 0; earlier ones are not computed.
         """
-        yield from self.train.shuffled(batch_size, seed, epoch, start)
+        yield from self._arranged(self.train.shuffled(batch_size, seed, epoch, start))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """The test samples in their order."""
-        yield from self.test.in_order(batch_size)
+        yield from self._arranged(self.test.in_order(batch_size))
 
     def probes(self, count: int) -> Batch:
         """The first training samples, at most `count`, from which slopes are prepared."""
-        return next(iter(self.train.in_order(count)))
+        return next(self._arranged(self.train.in_order(count)))
+
+    def _arranged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return batches
 
 
 @dataclass(frozen=True)
@@ -71,44 +74,44 @@ class Data(Learnable):
         name: of the set.
         train: the samples to learn from.
         test: the samples for the final score.
-        kind: of the target.
-        targets: names of the target columns.
-        classes: their names, in the order of the outputs; empty for numbers.
-        features: names of the inputs; empty for images and arrays.
-        shape: of the inputs of one sample.
         preprocessing: makes inputs of new data, and predictions of outputs.
         class_counts: training samples of each class; empty for numbers.
         notes: remarks for the user, such as columns that were left out.
         validation: samples for early stopping and for the choice of options, if `load` was asked for them.
         fingerprint: digest of the values of each column; see `changes`.
+        arrange: reshapes the inputs of a batch; see `arranged`.
     """
 
     name: str
     train: Part
     test: Part
-    kind: Kind
-    targets: tuple[str, ...]
-    classes: tuple[str, ...]
-    features: tuple[str, ...]
-    shape: tuple[int, ...]
     preprocessing: Preprocessing
     class_counts: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     validation: Part | None = None
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    arrange: Callable[[Tensor], Tensor] | None = None
 
-    @classmethod
-    def of(
-        cls, name: str, parts: tuple[Part, Part, Part], preprocessing: Preprocessing, counts: tuple[int, ...],
-        notes: tuple[str, ...], fingerprint: Mapping[str, str],
-    ) -> Self:  # fmt: skip
-        """A set of three parts (training, validation, test), of which the second may be empty."""
-        inputs, target = preprocessing.inputs, preprocessing.target
-        train, validation, test = parts
-        return cls(
-            name, train, test, target.kind, target.names, target.classes, inputs.features, inputs.shape, preprocessing,
-            counts, notes, validation if len(validation) else None, fingerprint,
-        )  # fmt: skip
+    @property
+    def kind(self) -> Kind:  # type: ignore[override]
+        """Of the target."""
+        return self.preprocessing.target.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the outputs; empty for numbers."""
+        return self.preprocessing.target.classes
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the inputs; empty for images and arrays."""
+        return self.preprocessing.inputs.features
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the inputs of one sample."""
+        shape = self.preprocessing.inputs.shape
+        return shape if self.arrange is None else tuple(self.arrange(torch.empty(1, *shape)).shape[1:])
 
     @property
     def outputs(self) -> int:
@@ -122,7 +125,7 @@ class Data(Learnable):
         kind = f"{self.kind} ({shown})" if self.kind.is_class else str(self.kind)
         validation = f", {len(self.validation):,} validation" if self.validation is not None else ""
         samples = f"{len(self.train):,} training{validation} and {len(self.test):,} test samples"
-        return f"target {', '.join(self.targets)}: {kind}; {samples}"
+        return f"target {', '.join(self.preprocessing.target.names)}: {kind}; {samples}"
 
     @property
     def file_name(self) -> str:
@@ -132,41 +135,19 @@ class Data(Learnable):
     def validation_batches(self, batch_size: int) -> Iterator[Batch]:
         """The validation samples in their order; none if `load` was not asked for them."""
         if self.validation is not None:
-            yield from self.validation.in_order(batch_size)
+            yield from self._arranged(self.validation.in_order(batch_size))
 
     def flattened(self) -> Self:
         """The same set with each sample as a row of numbers, for a network of Linear layers."""
         return self.arranged(lambda samples: samples.flatten(1))
 
     def arranged(self, arrange: Callable[[Tensor], Tensor]) -> Self:
-        """The same set with inputs in another shape.
+        """The same set with inputs in another shape; `arrange` reshapes samples, [batch, ...], as they were loaded."""
+        return replace(self, arrange=arrange)
 
-        Args:
-            arrange: reshapes samples, [batch, ...].
-        """
-        shape = tuple(arrange(torch.empty(1, *self.shape)).shape[1:])
-        if shape == self.shape:
-            return self
-        train, test = (_Arranged(part, arrange) for part in (self.train, self.test))
-        validation = None if self.validation is None else _Arranged(self.validation, arrange)
-        return replace(self, train=train, test=test, validation=validation, shape=shape)
-
-
-@dataclass(frozen=True)
-class _Arranged:
-    part: Part
-    arrange: Callable[[Tensor], Tensor]
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        for x, y in self.part.in_order(batch_size):
-            yield self.arrange(x), y
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        for x, y in self.part.shuffled(batch_size, seed, epoch, start):
-            yield self.arrange(x), y
+    def _arranged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        arrange = self.arrange
+        return batches if arrange is None else ((arrange(x), y) for x, y in batches)
 
 
 @dataclass(frozen=True)
@@ -216,3 +197,8 @@ class Split(Learnable):
     def outputs(self) -> int:
         """Number of outputs of the network."""
         return self.classes
+
+
+def in_memory(x: Tensor, y: Tensor, order: Callable[[int, int, int], Tensor] = shuffled) -> IndexedPart:
+    """A part with all these samples: inputs [samples, ...] and targets."""
+    return IndexedPart(torch.arange(len(x)), lambda rows: (x[rows], y[rows]), order)

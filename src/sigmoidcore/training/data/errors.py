@@ -1,8 +1,9 @@
 """Errors about data, one line with the cause and the remedy; and optional packages, imported at their first use."""
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,12 +21,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
         >>> nearest("x", ["price", "size"])
         'there are: price, size'
     """
-    names = [str(known) for known in names]
-    lower = {known.lower(): known for known in names}
+    lower = {str(known).lower(): str(known) for known in names}
     close = difflib.get_close_matches(name.lower(), list(lower)[:5000], n=1)
-    if close:
-        return f"did you mean {lower[close[0]]!r}?"
-    return f"there are: {listed(names)}"
+    return f"did you mean {lower[close[0]]!r}?" if close else f"there are: {listed(lower.values())}"
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
@@ -58,6 +56,18 @@ def check_unique(source: object, names: Sequence[str]) -> None:
         places[name] = place
 
 
+@contextlib.contextmanager
+def file_errors(source: object) -> Iterator[None]:
+    """Errors of the file system as a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
+        reason = error.strerror or short(error)
+        raise DataError(f"{short(source, 200)} cannot be read: {reason}; give a readable file") from error
+
+
 def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> ModuleType:
     """Import a module of an optional package.
 
@@ -74,11 +84,10 @@ class Library:
     """A module of an optional package."""
 
     def __init__(self, module: str, package: str) -> None:
-        self._module = module
-        self._package = package
+        self._names = module, package
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(needed(self._module, self._package), name)
+        return getattr(needed(*self._names), name)
 
 
 pa = Library("pyarrow", "pyarrow")

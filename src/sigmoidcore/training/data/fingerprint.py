@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from sigmoidcore.training.data.columns import is_number
 from sigmoidcore.training.data.errors import listed, pa, pc
-
-DIGITS = 16
-"""Hexadecimal digits of a digest."""
 
 
 class Fingerprint:
@@ -20,18 +18,18 @@ class Fingerprint:
 
     def add(self, name: str, content: bytes | np.ndarray) -> None:
         """Add bytes, or the values of an array, to a column."""
-        digest = self._found.setdefault(name, hashlib.blake2b(digest_size=DIGITS // 2))
+        digest = self._found.setdefault(name, hashlib.blake2b(digest_size=8))
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)
 
     def add_table(self, table: Any) -> None:
         """Add the rows of a pyarrow.Table."""
         for name, column in zip(table.column_names, table.columns, strict=True):
-            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-                self.add(name, np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64))
-                continue
-            texts = pc.fill_null(column.cast(pa.string()), "\0").combine_chunks()
-            joined = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), "\n")
-            self.add(name, joined[0].as_py().encode() + b"\n")
+            if is_number(column.type):
+                self.add(name, np.asarray(column.cast(pa.float64(), safe=False)))
+            else:
+                texts = pc.fill_null(column.cast(pa.string()), "\0").combine_chunks()
+                joined = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), "\n")
+                self.add(name, joined[0].as_py().encode() + b"\n")
 
     def digests(self) -> dict[str, str]:
         """The digest of each column."""

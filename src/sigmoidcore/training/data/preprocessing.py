@@ -1,4 +1,4 @@
-"""Inputs as numbers: scikit-learn's ColumnTransformer for tables, one scale for images and arrays; saved by skops.
+"""Data as numbers: scikit-learn's ColumnTransformer for tables, one scale for images and arrays; saved by skops.
 
 Tables are fitted on at most `SAMPLE` random rows of their training part, in memory as in a stream. The scale of a
 column then has a relative error of about 1 / sqrt(SAMPLE), and a category that the sample lacks counts as unknown.
@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.columns import Column, Role, matrix, with_categories
-from sigmoidcore.training.data.errors import DataError, listed, needed, short
+from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, matrix
+from sigmoidcore.training.data.errors import DataError, listed, needed, pc, short
 from sigmoidcore.training.data.readers import as_table
-from sigmoidcore.training.data.targets import Kind, Target, check_scaled
+from sigmoidcore.training.data.targets import Target, check_scaled
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file."""
 SAMPLE = 100_000
 """Most rows that the transformers are fitted on."""
@@ -43,8 +43,8 @@ _SKLEARN = (
 )
 TRUSTED = frozenset(
     {f"sklearn.{name}" for name in _SKLEARN}
-    | {"builtins.dict", "builtins.list", "builtins.tuple", "builtins.slice", "builtins.type", "builtins.str"}
-    | {"numpy.ndarray", "numpy.dtype", "numpy.float64", "numpy.float32", "numpy.int64", "numpy.bool", "numpy.bool_"}
+    | {f"builtins.{name}" for name in ("dict", "list", "tuple", "slice", "type", "str")}
+    | {f"numpy.{name}" for name in ("ndarray", "dtype", "float64", "float32", "int64", "bool", "bool_")}
 )
 """The only types in a saved preprocessing."""
 
@@ -57,22 +57,16 @@ class TableInputs:
     transformer: Any  # a fitted sklearn.compose.ColumnTransformer of what `columns.matrix` makes of them
 
     @cached_property
-    def numeric(self) -> tuple[str, ...]:
-        """Names of the first columns of the matrix, which are numbers."""
-        return _numeric(self.columns)
-
-    @cached_property
     def indicated(self) -> tuple[str, ...]:
-        """Names of the numbers that the training part lacked in some rows: each has an indicator."""
-        if not self.numeric:
-            return ()
-        imputer = self.transformer.named_transformers_["number"][1]
-        return tuple(self.numeric[place] for place in imputer.indicator_.features_)
+        """Names of the columns that the training part lacked in some rows: each has an indicator."""
+        numeric = _numeric(self.columns)
+        places = self.transformer.named_transformers_["missing"].features_ if numeric else ()
+        return tuple(numeric[place].name for place in places)
 
     @cached_property
     def features(self) -> tuple[str, ...]:
         """Names of the features, in their order."""
-        found = [*self.numeric, *(f"missingindicator_{name}" for name in self.indicated)]
+        found = [*_part_names(self.columns), *(f"missingindicator_{name}" for name in self.indicated)]
         categorical = [column for column in self.columns if column.role is Role.CATEGORY]
         if categorical:
             encoder = self.transformer.named_transformers_["category"]
@@ -88,28 +82,36 @@ class TableInputs:
         return (len(self.features),)
 
     def apply(self, table: Any, first: int = 0) -> np.ndarray:
-        """The rows of a pyarrow.Table as float32, [rows, features]."""
+        """The rows of a pyarrow.Table as float32, [rows, features]; `first` is the number of the first row."""
         return self.apply_matrix(matrix(self.columns, table, first), first)
 
     def apply_matrix(self, values: np.ndarray, first: int = 0) -> np.ndarray:
-        """The same of a matrix that `columns.matrix` has made, some rows at a time to save memory."""
+        """The same of the matrix of `columns.matrix`, some rows at a time to save memory."""
         found = np.empty((len(values), len(self.features)), dtype=np.float32)
-        names, count = [f"column {short(name)!r}" for name in self.numeric], len(self.numeric)
+        names = [f"column {short(name)!r}" for name in _part_names(self.columns)]
         for start in range(0, len(values), AT_A_TIME):
             rows = values[start : start + AT_A_TIME]
             with np.errstate(over="ignore"):
                 scaled = self.transformer.transform(rows)
-            check_scaled(scaled[:, :count], rows[:, :count], names, first + start)
+            check_scaled(scaled[:, : len(names)], rows[:, : len(names)], names, first + start)
             found[start : start + AT_A_TIME] = scaled
         return found
 
     def description(self) -> dict[str, Any]:
         """Everything that was fitted, as JSON can hold it."""
         found: dict[str, Any] = {"columns": [asdict(column) for column in self.columns], "features": self.features}
-        if self.numeric:
+        if _numeric(self.columns):
             scaler = self.transformer.named_transformers_["number"][0]
             found |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
         return found
+
+
+def _numeric(columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if column.role is not Role.CATEGORY]
+
+
+def _part_names(columns: Sequence[Column]) -> list[str]:
+    return [part for column in _numeric(columns) for part in column.part_names]
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,7 @@ class SampleInputs:
     shape: tuple[int, ...]  # of one sample; of images [channels, height, width]
     mean: tuple[float, ...]
     scale: tuple[float, ...]
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The numbers have no names."""
-        return ()
+    features: tuple[str, ...] = ()  # the numbers have no names
 
     def apply(self, samples: np.ndarray) -> np.ndarray:
         """Scaled samples, float32, the shape stays."""
@@ -136,68 +134,78 @@ class SampleInputs:
         return asdict(self)
 
 
-def fitted_table(columns: Sequence[Column], table: Any) -> tuple[TableInputs, tuple[str, ...]]:
-    """Fit the transformers on rows of the training part; useless columns are left out and named in notes."""
-    columns = sorted(columns, key=lambda column: column.role is Role.CATEGORY)
-    columns = [with_categories(column, table[column.name]) for column in columns]
-    rows = matrix(columns, table)
-    same = ((rows == rows[:1]) | (np.isnan(rows) & np.isnan(rows[:1]))).all(0).tolist()
-    used: list[Column] = []
-    places: list[int] = []
-    constant, distinct, place = [], [], 0
+# --- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def fitted_table(
+    names: Sequence[str], table: Any, rows: np.ndarray, train: np.ndarray
+) -> tuple[TableInputs, tuple[str, ...]]:
+    """Fit the transformers.
+
+    Args:
+        names: of the columns of inputs.
+        table: a sample of all parts, from which the kind of each column is found.
+        rows: numbers of the sample's rows in the whole table, for messages.
+        train: places of the rows of the training part, on which the transformers are fitted.
+
+    Returns:
+        The transformers, and notes about the columns that were left out.
+    """
+    empty = [name for name in names if table[name].null_count == table.num_rows]
+    columns = [describe(name, table[name]) for name in names if name not in empty]
+    table = table.take(train)
+    columns = sorted((_with_categories(column, table) for column in columns), key=lambda c: c.role is Role.CATEGORY)
+    values = matrix(columns, table, rows[train])
+    varying = ((values != values[:1]) & ~(np.isnan(values) & np.isnan(values[:1]))).any(0)
+    used, constant, distinct, place = [], [], [], 0
     for column in columns:
-        if same[place]:
+        here = slice(place, place + len(column.parts))
+        place = here.stop
+        if not varying[here].any():
             constant.append(column.name)
-        elif ONE_HOT < len(column.categories) == len(rows):
+        elif ONE_HOT < len(column.categories) == len(values):
             distinct.append(column.name)
+            varying[here] = False
         else:
-            used.append(column)
-            places += range(place, place + len(column.parts))
-        place += len(column.parts)
-    notes = tuple(
-        f"left out, because {reason}: {listed(names)}"
-        for reason, names in (("constant", constant), ("different in every row", distinct))
-        if names
-    )
+            parts = tuple(part for part, varies in zip(column.parts, varying[here], strict=True) if varies)
+            used.append(replace(column, parts=parts))
+    reasons = {"without values": empty, "constant": constant, "different in every row": distinct}
+    notes = tuple(f"left out, because {reason}: {listed(names)}" for reason, names in reasons.items() if names)
     if not used:
-        reasons = f" ({'; '.join(notes)})" if notes else ""
-        raise DataError(f"there is no column to learn from{reasons}: give data with columns beside the target")
-    if len(places) < place:
-        rows = rows[:, np.array(places)]
-    numeric = _numeric(used)
-    transformer = _transformer(len(numeric), rows.shape[1])
-    with np.errstate(all="ignore"):
-        transformer.fit(rows)
-    if numeric:
-        scaler = transformer.named_transformers_["number"][0]
-        large = np.flatnonzero(~np.isfinite(scaler.mean_ + scaler.scale_)).tolist()
-        if large:
-            raise DataError(
-                f"column {short(numeric[large[0]])!r} has numbers as large as {np.nanmax(abs(rows[:, large[0]])):.1e}, "
-                "too large to compute with: take their logarithm, or correct them"
-            )
-    return TableInputs(tuple(used), transformer), notes
+        given = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(f"there is no column to learn from{given}: give data with columns beside the target")
+    return TableInputs(tuple(used), _fitted(used, values[:, varying])), notes
 
 
-def _numeric(columns: Sequence[Column]) -> tuple[str, ...]:
-    return tuple(part for column in columns if column.role is not Role.CATEGORY for part in column.parts)
+def _with_categories(column: Column, table: Any) -> Column:
+    if column.role is not Role.CATEGORY:
+        return column
+    found = pc.unique(as_texts(column.name, table[column.name])).to_pylist()
+    return replace(column, categories=tuple(sorted(found, key=lambda text: (text is None, text or ""))))
 
 
-def _transformer(numbers: int, parts: int) -> Any:
+def _fitted(columns: Sequence[Column], rows: np.ndarray) -> Any:
     """Numbers: scaled, a missing value is the mean and has an indicator. Categories: one feature each."""
-    preprocessing = needed("sklearn.preprocessing", "scikit-learn")
-    imputer = needed("sklearn.impute", "scikit-learn").SimpleImputer(
-        strategy="constant", fill_value=0.0, add_indicator=True, keep_empty_features=True
+    preprocessing, impute = needed("sklearn.preprocessing", "scikit-learn"), needed("sklearn.impute", "scikit-learn")
+    scale = needed("sklearn.pipeline", "scikit-learn").make_pipeline(
+        preprocessing.StandardScaler(),
+        impute.SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True),
     )
-    pipeline = needed("sklearn.pipeline", "scikit-learn").make_pipeline(preprocessing.StandardScaler(), imputer)
     encoder = preprocessing.OneHotEncoder(
         handle_unknown="infrequent_if_exist", max_categories=ONE_HOT, sparse_output=False, dtype=np.float32
     )
-    # places and not names: with names, scikit-learn until 1.6 keeps a private type
-    steps = [("number", pipeline, list(range(numbers))), ("category", encoder, list(range(numbers, parts)))]
-    return needed("sklearn.compose", "scikit-learn").ColumnTransformer(
-        [step for step in steps if step[2]], sparse_threshold=0
-    )
+    sizes = [len(column.parts) for column in _numeric(columns)]
+    count, first_parts = sum(sizes), (np.cumsum(sizes) - sizes).astype(int).tolist()
+    steps = [  # places and not names: with names, scikit-learn until 1.6 keeps a private type
+        ("number", scale, list(range(count))),
+        ("missing", impute.MissingIndicator(error_on_new=False), first_parts),
+        ("category", encoder, list(range(count, rows.shape[1]))),
+    ]
+    transformer = needed("sklearn.compose", "scikit-learn").ColumnTransformer
+    return transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
+
+
+# --- the whole preprocessing -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -254,11 +262,8 @@ class Preprocessing:
 
     def to_bytes(self) -> bytes:
         """As a file of skops; `from_bytes` gives an object that makes the same numbers, bit for bit."""
-        content = {
-            "format": FORMAT,
-            "fitted": json.dumps(self.description()),
-            "transformer": self.inputs.transformer if isinstance(self.inputs, TableInputs) else None,
-        }
+        transformer = self.inputs.transformer if isinstance(self.inputs, TableInputs) else None
+        content = {"format": FORMAT, "fitted": json.dumps(self.description()), "transformer": transformer}
         return bytes(needed("skops.io", "skops").dumps(content, compression=zipfile.ZIP_DEFLATED))
 
     @classmethod
@@ -274,7 +279,7 @@ class Preprocessing:
             if found["format"] != FORMAT:
                 raise ValueError(f"format {short(found['format'])} instead of {FORMAT}")
             fitted = json.loads(found["fitted"])
-            return cls(_inputs(fitted, found["transformer"]), _target(**fitted["target"]))
+            return cls(_inputs(fitted["inputs"], found["transformer"]), Target.of(**fitted["target"]))
         except ModuleNotFoundError:
             raise
         except Exception as error:  # a damaged file fails anywhere in zipfile, json, skops or scikit-learn
@@ -291,35 +296,25 @@ def _check_types(content: bytes) -> None:
         remaining = [json.loads(archive.read("schema.json"))]
     while remaining:
         node = remaining.pop()
-        if isinstance(node, dict):
-            kind = f"{node['__module__']}.{node['__class__']}" if "__class__" in node else None
-            if kind is not None and kind not in TRUSTED:
+        if isinstance(node, dict) and "__class__" in node:
+            kind = f"{node['__module__']}.{node['__class__']}"
+            if kind not in TRUSTED:
                 raise ValueError(f"type {short(kind)}")
         remaining += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def _target(names: list[str], kind: str, classes: list[str], mean: list[float], scale: list[float]) -> Target:
-    made = Target(tuple(names), Kind(kind), tuple(classes), tuple(mean), tuple(scale))
-    sizes = (0, 0) if made.kind.is_class else (len(names), len(names))
-    if (len(mean), len(scale)) != sizes or made.outputs < 1 or not all(value > 0 for value in scale):
-        raise ValueError("the parts of the target do not fit each other")
-    return made
-
-
 def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInputs:
-    inputs = fitted["inputs"]
-    if "columns" in inputs:
+    if "columns" in fitted:
         columns = tuple(
-            Column(c["name"], Role(c["role"]), c["format"], tuple(c["categories"])) for c in inputs["columns"]
+            Column(c["name"], Role(c["role"]), c["format"], tuple(c["parts"]), tuple(c["categories"]))
+            for c in fitted["columns"]
         )
-        if type(transformer) is not needed("sklearn.compose", "scikit-learn").ColumnTransformer:
-            raise ValueError("no transformer")
         made = TableInputs(columns, transformer)
-        if json.loads(json.dumps(made.description())) != inputs:
+        if json.loads(json.dumps(made.description())) != fitted:
             raise ValueError("the transformer is not the one that was saved")
         return made
-    shape = tuple(int(size) for size in inputs["shape"])
-    mean, scale = (tuple(float(value) for value in inputs[name]) for name in ("mean", "scale"))
-    if len(mean) != len(scale) or len(mean) not in (1, shape[0]) or not all(value > 0 for value in scale):
+    shape = tuple(int(size) for size in fitted["shape"])
+    mean, scale = (tuple(float(value) for value in fitted[name]) for name in ("mean", "scale"))
+    if len(mean) != len(scale) or len(mean) not in (1, shape[0]) or not all(0 < value < np.inf for value in scale):
         raise ValueError("mean and scale do not fit the shape")
     return SampleInputs(shape, mean, scale)

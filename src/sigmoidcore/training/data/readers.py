@@ -1,23 +1,22 @@
 """Tables from files, through Apache Arrow.
 
-Why pyarrow and not Hugging Face `datasets`: it is a dependency already, one code path (`pyarrow.dataset`) reads
-Parquet and Arrow files that are larger than memory by record batches, and it writes no cache to the disk. CSV is read
-as text: only `columns.py` decides about types, so that "007" stays a name if one value of the column is not a number,
-and an error names the row. It is read without threads: those of pyarrow.csv can abort the interpreter at its end.
+`pyarrow.dataset` reads Parquet and Arrow files that are larger than memory by record batches, without a cache on the
+disk. CSV is read as text: only `columns.py` decides about types, and an error names the row. It is read without
+threads: those of pyarrow.csv can abort the interpreter at its end.
 """
 
+import contextlib
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from sigmoidcore.training.data.columns import MISSING, is_float
 from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa, short
-from sigmoidcore.training.data.files import check_size, unpacked
+from sigmoidcore.training.data.files import check_size, text_of
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -27,8 +26,6 @@ ARRAYS = (".npz", ".npy")
 TABLE_FILES = (*TEXT, *JSON_LINES, *PARQUET, *FEATHER)
 WINDOW = 65_536
 """Rows of a stream that are in memory, and shuffled, together."""
-MISSING = ("", "#N/A", "<NA>", "?", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
-"""Texts that stand for a missing value in CSV."""
 _BLOCK = 2**24
 
 
@@ -43,8 +40,33 @@ def suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() + last if last == ".gz" else last
 
 
-def opened(path: Path) -> Any:
-    """A pyarrow.Table of a text file, `TableFiles` of a Parquet or Arrow file or a folder of them, or None."""
+@dataclass(frozen=True)
+class MemoryTable:
+    """A pyarrow.Table in memory."""
+
+    table: Any
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.table.column_names)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.table.num_rows)
+
+    def pieces(self, names: Sequence[str]) -> Iterator[Any]:
+        """Some columns of all rows, as pyarrow.Table of at most `WINDOW` rows."""
+        chosen = self.table.select(list(names))
+        yield from (chosen.slice(start, WINDOW) for start in range(0, self.rows, WINDOW))
+
+
+def opened(source: Any) -> "MemoryTable | TableFiles | None":
+    """A table file, a folder of Parquet files, or a table in memory; None for another kind of file."""
+    if not isinstance(source, str | Path):
+        return MemoryTable(as_table(source))
+    path = Path(source)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if suffix(p) in PARQUET and not p.name.startswith("."))
         return TableFiles(tuple(files)) if files else None
@@ -53,11 +75,18 @@ def opened(path: Path) -> Any:
         return TableFiles((path,))
     if ending not in (*TEXT, *JSON_LINES):
         return None
-    table = _read_csv(path) if ending in TEXT else readable(path, _read_json_lines, path)
+    table = _read_csv(path) if ending in TEXT else _read_json_lines(path)
     check_unique(path, table.column_names)
     if not table.num_rows:
         raise DataError(f"{path} has no rows: give a file with data")
-    return table
+    return MemoryTable(table)
+
+
+def unknown_kind(path: Path) -> DataError:
+    """The error for a file of an unknown kind."""
+    return DataError(
+        f"{path} is of an unknown kind: its name must end with one of {', '.join((*TABLE_FILES, *ARRAYS))}"
+    )
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -66,8 +95,7 @@ def opened(path: Path) -> Any:
 def _read_csv(path: Path) -> Any:
     """A CSV or TSV file in UTF-8 as a pyarrow.Table of text; the first line holds the names."""
     module = needed("pyarrow.csv", "pyarrow")
-    content = unpacked(path).removeprefix(b"\xef\xbb\xbf")
-    _check_text(path, content)
+    content = text_of(path)
     names, delimiter = _header(path, content)
     places = [str(place) for place in range(len(names))]
     wrong: list[Any] = []
@@ -81,7 +109,9 @@ def _read_csv(path: Path) -> Any:
             pa.py_buffer(content),
             read_options=module.ReadOptions(column_names=places, block_size=_BLOCK, use_threads=False),
             parse_options=module.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember
+                delimiter=delimiter,
+                newlines_in_values=True,
+                invalid_row_handler=remember,
             ),
             convert_options=module.ConvertOptions(
                 column_types=dict.fromkeys(places, pa.string()), null_values=MISSING, strings_can_be_null=True
@@ -95,27 +125,11 @@ def _read_csv(path: Path) -> Any:
                 f"{delimiter!r} into quotes"
             ) from error
         raise DataError(f"{path} cannot be read as a table ({short(error, 120)}): save it again as CSV") from error
-    table = table.slice(1).rename_columns([f" {place}" for place in places])
+    table = table.slice(1)
     if not names[0]:  # the row numbers that pandas writes
         table, names = table.remove_column(0), names[1:]
     _check_names(path, names)
     return table.rename_columns(names)
-
-
-def _check_text(path: Path, content: bytes) -> None:
-    if not content or content.isspace():
-        raise DataError(f"{path} is empty: give a file with column names in its first line and data below")
-    try:
-        content.decode()
-        problem = content.find(b"\0")
-    except UnicodeDecodeError as error:
-        problem = error.start
-    if problem >= 0:
-        line = content[:problem].count(b"\n") + 1
-        raise DataError(
-            f"{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f WINDOWS-1252 -t "
-            f"UTF-8 {short(path.name)} > new.csv"
-        )
 
 
 def _header(path: Path, content: bytes) -> tuple[list[str], str]:
@@ -134,31 +148,17 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise DataError(f"{path} has one column, without a name: write a name above each column, with commas between")
     if "" in names:
         raise DataError(f"{path} has no name for column {names.index('') + 1}: write one into the first line")
-    if all(_is_number(name) for name in names):
+    if all(is_float(name) for name in names):
         raise DataError(
             f"{path} has numbers instead of column names ({listed(names, 3)}): write names into the first line"
         )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def unknown_kind(path: Path) -> DataError:
-    """The error for a file of an unknown kind."""
-    return DataError(
-        f"{path} is of an unknown kind: its name must end with one of {', '.join((*TABLE_FILES, *ARRAYS))}"
-    )
-
-
 def _read_json_lines(path: Path) -> Any:
     check_size(path, path.stat().st_size)
     module = needed("pyarrow.json", "pyarrow")
-    return module.read_json(path, read_options=module.ReadOptions(use_threads=False, block_size=_BLOCK))
+    with _reading(path):
+        return module.read_json(path, read_options=module.ReadOptions(use_threads=False, block_size=_BLOCK))
 
 
 # --- Parquet and Arrow -----------------------------------------------------------------------------------------------
@@ -170,23 +170,24 @@ class Group:
 
     first: int
     rows: int
-    fragments: tuple[tuple[Path, Any], ...]  # pyarrow.dataset.Fragment of each row group, with its path
+    fragments: tuple[Any, ...]  # pyarrow.dataset.Fragment of each row group
 
     def tables(self, names: Sequence[str]) -> Iterator[Any]:
         """The rows as pyarrow.Table of at most `WINDOW` rows."""
-        options = {"columns": list(names), "batch_size": WINDOW, "use_threads": False, "batch_readahead": 1}
-        small: list[Any] = []
-        for path, fragment in self.fragments:
-            batches = readable(path, fragment.to_batches, **options)
-            while (batch := readable(path, next, batches, None)) is not None:
-                if suffix(path) in FEATHER:  # Arrow maps its bytes unchecked: a damaged file would crash Python
-                    readable(path, batch.validate, full=True)
-                if self.rows <= WINDOW:
-                    small.append(pa.Table.from_batches([batch]))
-                elif len(batch):
-                    yield typed(pa.Table.from_batches([batch]))
-        if self.rows and small:
-            yield typed(pa.concat_tables(small))
+        tables = (table for fragment in self.fragments for table in _tables(fragment, names))
+        if self.rows > WINDOW:
+            yield from tables
+        elif self.rows:
+            yield pa.concat_tables(tables)
+
+
+def _tables(fragment: Any, names: Sequence[str]) -> Iterator[Any]:
+    path = Path(fragment.path)
+    with _reading(path):
+        for batch in fragment.to_batches(columns=list(names), batch_size=WINDOW, use_threads=False, batch_readahead=1):
+            if suffix(path) in FEATHER:  # Arrow maps its bytes unchecked: a damaged file would crash Python
+                batch.validate(full=True)
+            yield _without_views(pa.Table.from_batches([batch]))
 
 
 @dataclass(frozen=True)
@@ -197,19 +198,21 @@ class TableFiles:
 
     @cached_property
     def _datasets(self) -> list[Any]:
-        module = needed("pyarrow.dataset", "pyarrow")
-        kind = "parquet" if suffix(self.paths[0]) in PARQUET else "ipc"
-        return [readable(path, module.dataset, str(path), format=kind) for path in self.paths]
+        module, found = needed("pyarrow.dataset", "pyarrow"), []
+        for path in self.paths:
+            with _reading(path):
+                found.append(module.dataset(str(path), format="parquet" if suffix(path) in PARQUET else "ipc"))
+        return found
 
     @cached_property
-    def schema(self) -> Any:
-        """Names and types of the columns, a pyarrow.Schema."""
+    def names(self) -> list[str]:
+        """Names of the columns."""
         schemas = [dataset.schema.remove_metadata() for dataset in self._datasets]
         check_unique(self.paths[0], schemas[0].names)
         for path, schema in zip(self.paths, schemas, strict=True):
             if not schema.equals(schemas[0]):
                 raise DataError(f"{path} has other columns than {self.paths[0]}: give files with the same columns")
-        return schemas[0]
+        return list(schemas[0].names)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -217,13 +220,14 @@ class TableFiles:
         found: list[Group] = []
         first = 0
         for path, dataset in zip(self.paths, self._datasets, strict=True):
-            for fragment in readable(path, _split, dataset):
-                rows = readable(path, _count_rows, fragment)
+            with _reading(path):
+                fragments = [part for fragment in dataset.get_fragments() for part in _row_groups(fragment)]
+            for fragment, rows in fragments:
                 if found and found[-1].rows + rows <= WINDOW:
                     last = found.pop()
-                    found.append(Group(last.first, last.rows + rows, (*last.fragments, (path, fragment))))
+                    found.append(Group(last.first, last.rows + rows, (*last.fragments, fragment)))
                 else:
-                    found.append(Group(first, rows, ((path, fragment),)))
+                    found.append(Group(first, rows, (fragment,)))
                 first += rows
         return tuple(found)
 
@@ -232,57 +236,39 @@ class TableFiles:
         """Number of rows."""
         return sum(group.rows for group in self.groups)
 
-    def table(self) -> Any:
-        """All rows as a pyarrow.Table in memory."""
-        names = self.schema.names
-        tables = [table for group in self.groups for table in group.tables(names)]
-        return pa.concat_tables(tables).replace_schema_metadata() if tables else self.schema.empty_table()
-
     def pieces(self, names: Sequence[str]) -> Iterator[Any]:
-        """All rows in their order, as pyarrow.Table of at most `WINDOW` rows."""
-        for group in self.groups:
-            yield from group.tables(names)
+        """Some columns of all rows, as pyarrow.Table of at most `WINDOW` rows."""
+        yield from (table for group in self.groups for table in group.tables(names))
 
 
-def _split(dataset: Any) -> list[Any]:
-    found: list[Any] = []
-    for fragment in dataset.get_fragments():
-        found += fragment.split_by_row_group() if hasattr(fragment, "split_by_row_group") else [fragment]
-    return found
+def _row_groups(fragment: Any) -> list[tuple[Any, int]]:
+    """The row groups of a Parquet file, or an Arrow file, each with its number of rows."""
+    if not hasattr(fragment, "split_by_row_group"):
+        return [(fragment, fragment.count_rows())]
+    return [(part, sum(group.num_rows for group in part.row_groups)) for part in fragment.split_by_row_group()]
 
 
-def _count_rows(fragment: Any) -> int:
-    # count_rows() of a row group counts the rows of its file
-    return (
-        sum(group.num_rows for group in fragment.row_groups)
-        if hasattr(fragment, "row_groups")
-        else fragment.count_rows()
-    )
-
-
-def typed(table: Any) -> Any:
-    """The table with texts of the types that pyarrow computes with, not views."""
+def _without_views(table: Any) -> Any:
+    """The table with texts of the type that pyarrow computes with."""
     kinds = {"string_view": pa.string(), "binary_view": pa.binary()}
-    if not any(str(field.type) in kinds for field in table.schema):
+    if not any(str(kind) in kinds for kind in table.schema.types):
         return table
     return table.cast(pa.schema([field.with_type(kinds.get(str(field.type), field.type)) for field in table.schema]))
 
 
-def readable(path: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The result of `read` of these arguments."""
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors of pyarrow as a DataError."""
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty: was it cut off? copy or load it again")
-        return read(*arguments, **options)
+        yield
     except DataError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise DataError(
             f"{path} cannot be read as {path.suffix[1:]} ({short(error, 120)}): is it another kind of file, or cut off?"
         ) from error
-
-
-# --- tables in memory ------------------------------------------------------------------------------------------------
 
 
 def as_table(source: Any) -> Any:
@@ -296,26 +282,8 @@ def as_table(source: Any) -> Any:
             table = pa.Table.from_pandas(source.set_axis(names, axis=1), preserve_index=False)
         else:
             table = pa.table(source)
-        return typed(table.replace_schema_metadata())
+        return _without_views(table.replace_schema_metadata())
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"the table has a column of mixed types ({short(error, 120)}): make all its values texts, or numbers"
         ) from error
-
-
-def matrix_table(values: np.ndarray) -> Any:
-    """A matrix as a pyarrow.Table with columns named 0, 1, 2, ..."""
-    names = [str(number) for number in range(values.shape[1])]
-    return pa.table([array_column(column) for column in values.T], names=names)
-
-
-def array_column(values: np.ndarray) -> Any:
-    """A vector as a pyarrow.ChunkedArray; NaN is a missing value."""
-    if values.dtype.kind == "f":
-        return pa.chunked_array([pa.array(values.astype(np.float64), from_pandas=True)])
-    if values.dtype.kind in "SU":
-        try:
-            return pa.chunked_array([pa.array(values.astype(str).tolist(), pa.string())])
-        except UnicodeError as error:
-            raise DataError(f"an array of bytes is not text ({short(error)}): give an array of str") from error
-    return pa.chunked_array([pa.array(np.ascontiguousarray(values))])

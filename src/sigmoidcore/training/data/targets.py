@@ -1,24 +1,23 @@
 """The target: its kind, its classes or its scale, and the loss and metric that follow."""
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.training.data.columns import Column, Role, as_texts, described, numbers
+from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, is_float, numbers
 from sigmoidcore.training.data.errors import DataError, listed, pa, pc, short
 
 MOST_CLASSES = 20
 """Whole numbers with more distinct values than this are numbers, not classes."""
-LARGEST = 1e30
-"""Scaled numbers beyond this are too large for float32."""
 EXACT = 2.0**53
 """float64 represents all whole numbers below this."""
+LARGEST = 1e30
+"""Scaled numbers beyond this are too large for float32."""
 CLASS, NUMBER = "class", "number"
 """Kinds that a user may ask for."""
 
@@ -75,22 +74,15 @@ def accuracy(outputs: Tensor, targets: Tensor) -> float:
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """Coefficient of determination, 1 - (squared error / variance of the targets), the mean over the columns.
+    """Mean over the columns of 1 - (squared error / variance of the targets); both are [samples, numbers].
 
-    Args:
-        outputs: shape [samples, numbers].
-        targets: shape [samples, numbers]. A constant column counts as 1 if predicted exactly, else as 0.
-
-    Example:
-        >>> r2(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [2.0], [3.0]]))
-        1.0
+    A constant column of targets counts as 1 if predicted exactly, else as 0.
     """
     outputs, targets = outputs.double(), targets.double()
     error = (outputs - targets).square().sum(0)
     spread = (targets - targets.mean(0)).square().sum(0)
     constant = spread == 0
-    scores = 1 - error / spread.where(~constant, 1.0)
-    return float(scores.where(~constant, (error == 0).double()).mean())
+    return float((1 - error / spread).where(~constant, (error == 0).double()).mean())
 
 
 @dataclass(frozen=True)
@@ -111,6 +103,17 @@ class Target:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
 
+    @classmethod
+    def of(cls, names: list[str], kind: str, classes: list[str], mean: list[float], scale: list[float]) -> Self:
+        """The target of these values, which come from a file; ValueError if they do not fit each other."""
+        numbers = [tuple(float(value) for value in values) for values in (mean, scale)]
+        made = cls(tuple(names), Kind(kind), tuple(classes), *numbers)
+        count = 0 if made.kind.is_class else len(names)
+        finite = np.isfinite(numbers).all() and min(made.scale, default=1.0) > 0
+        if (len(mean), len(scale)) != (count, count) or made.outputs < 1 or not finite:
+            raise ValueError("the parts of the target do not fit each other")
+        return made
+
     @property
     def outputs(self) -> int:
         """Number of outputs of the network."""
@@ -119,8 +122,26 @@ class Target:
     def encoded(self, columns: Sequence[Any], first: int = 0) -> Tensor:
         """Target columns as class numbers, int64, [rows]; or scaled numbers, float32, [rows, numbers]."""
         if self.kind.is_class:
-            return torch.from_numpy(class_numbers(self.names[0], columns[0], self.classes, first))
-        return self.scaled(target_numbers(self.names, columns, first), first)
+            return torch.from_numpy(self.class_numbers(columns[0], first))
+        return self.scaled(_target_numbers(self.names, columns, first), first)
+
+    def class_numbers(self, values: Any, first: int = 0) -> np.ndarray:
+        """The number of each row's class, int64, [rows]."""
+        name, role = self.names[0], Role.CATEGORY
+        known: list[Any] = list(self.classes)
+        if set(known) == {"false", "true"}:
+            role, known = Role.BOOLEAN, [float(text == "true") for text in known]
+        elif all(is_float(text) and abs(float(text)) < EXACT for text in known):
+            role, known = Role.NUMBER, [float(text) for text in known]
+        keys = _keys(name, values, role, first)
+        found = pc.index_in(keys, value_set=pa.array(known, keys.type))
+        if found.null_count:
+            row = pc.index(pc.is_null(found), True).as_py()
+            raise DataError(
+                f"target {short(name)!r} has {short(values[row].as_py(), 30)!r} in row {first + row + 1}, which is not "
+                f"one of its classes ({listed(self.classes, 5)}): correct it, or train again with it"
+            )
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def scaled(self, values: np.ndarray, first: int = 0) -> Tensor:
         """Numbers [rows, numbers] with mean 0 and standard deviation 1 over the training part, float32."""
@@ -152,156 +173,111 @@ def check_scaled(scaled: np.ndarray, values: np.ndarray, names: Sequence[str], f
 
 @dataclass(frozen=True)
 class TargetValues:
-    """The target of all samples, before it is fitted."""
+    """The target of all samples, before numbers are scaled."""
 
-    names: tuple[str, ...]
-    kind: Kind
-    classes: tuple[str, ...]
+    target: Target
     values: np.ndarray  # class numbers, int64, [samples]; or numbers, float64, [samples, numbers]
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The class of each sample; None for numbers."""
+        return self.values if self.target.kind.is_class else None
 
     def fitted(self, train: np.ndarray) -> Target:
         """The target with the scale of the training part, whose row numbers are given."""
-        if self.kind.is_class:
-            return Target(self.names, self.kind, self.classes)
+        if self.target.kind.is_class:
+            return self.target
         found = self.values[train]
-        with np.errstate(all="ignore"):
-            mean, scale = found.mean(0), found.std(0)
-        for name, column, deviation in zip(self.names, found.T, scale, strict=True):
-            if not np.isfinite(deviation):
-                raise DataError(
-                    f"target {short(name)!r} has numbers as large as {abs(column).max():.1e}, too large to compute "
-                    "with: take their logarithm, or correct them"
-                )
+        for name, column in zip(self.target.names, found.T, strict=True):
             if column.min() == column.max():
                 raise DataError(
                     f"target {short(name)!r} is always {column[0]:g}: there is nothing to learn; give another target"
                 )
-        return Target(self.names, self.kind, (), tuple(mean.tolist()), tuple(scale.tolist()))
+        return replace(self.target, mean=tuple(found.mean(0).tolist()), scale=tuple(found.std(0).tolist()))
 
-    def encoded(self, target: Target, rows: np.ndarray) -> Tensor:
-        """The targets of some rows as the network learns them."""
-        values = self.values[rows]
-        return torch.from_numpy(values) if self.kind.is_class else target.scaled(values)
+    def encoded(self, target: Target) -> Tensor:
+        """All targets as the network learns them."""
+        return torch.from_numpy(self.values) if target.kind.is_class else target.scaled(self.values)
 
     def class_counts(self, train: np.ndarray) -> tuple[int, ...]:
         """Training samples of each class; empty for numbers."""
-        if not self.kind.is_class:
+        if self.classes is None:
             return ()
-        return tuple(np.bincount(self.values[train], minlength=len(self.classes)).tolist())
+        return tuple(np.bincount(self.classes[train], minlength=self.target.outputs).tolist())
 
 
-def target_values(names: tuple[str, ...], columns: Sequence[Any], kind: str | None, text: bool) -> TargetValues:
+def target_values(names: tuple[str, ...], columns: Sequence[Any], kind: str | None) -> TargetValues:
     """Find out what the target is.
 
     Texts, truth values, and whole numbers with at most 20 distinct values (each twice or more on average) are classes.
     """
     if kind not in (None, CLASS, NUMBER):
         raise DataError(f"there is no kind of target {short(kind)!r}: say {CLASS!r} or {NUMBER!r}")
-    roles = []
-    for name, values in zip(names, columns, strict=True):
-        check_complete(name, values)
-        roles.append(described(name, values, text)[0].role)
-        if roles[-1] is Role.DATE and kind != CLASS:
+    roles = [describe(name, values).role for name, values in zip(names, columns, strict=True)]
+    for name, role in zip(names, roles, strict=True):
+        if role is Role.DATE and kind != CLASS:
             raise DataError(f"target {short(name)!r} is a date: convert it to a number, such as days")
-    if len(names) > 1:
-        others = [name for name, role in zip(names, roles, strict=True) if role is not Role.NUMBER or kind == CLASS]
-        if others:
+        if len(names) > 1 and (role is not Role.NUMBER or kind == CLASS):
             raise DataError(
-                f"several targets must all be numbers, and {short(others[0])!r} is not: give one target for classes"
+                f"several targets must all be numbers, and {short(name)!r} is not: give one target for classes"
             )
-        return TargetValues(names, Kind.NUMBERS, (), target_numbers(names, columns))
-    if kind == NUMBER and roles[0] is not Role.NUMBER:
-        raise DataError(f"target {short(names[0])!r} is a {roles[0]}, not a number: give another target or kind")
+        if kind == NUMBER and role is not Role.NUMBER:
+            raise DataError(f"target {short(name)!r} is a {role}, not a number: give another target or kind")
     if roles[0] is Role.NUMBER and kind != CLASS:
-        found = target_numbers(names, columns)
-        if kind == NUMBER or not _few_whole(found):
-            return TargetValues(names, Kind.NUMBER, (), found)
-    texts = labels(names[0], columns[0], roles[0] is Role.NUMBER)
-    counted = texts.value_counts()
-    counts = dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
-    classes = ordered_classes(names[0], counts)
-    kind_found = Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES
-    return TargetValues(names, kind_found, classes, class_numbers(names[0], texts, classes))
+        values = _target_numbers(names, columns)
+        if len(names) > 1 or kind == NUMBER or not _few_whole(values):
+            return TargetValues(Target(names, Kind.NUMBERS if len(names) > 1 else Kind.NUMBER), values)
+    return class_target(names[0], columns[0], roles[0])
+
+
+def class_target(name: str, values: Any, role: Role = Role.CATEGORY) -> TargetValues:
+    """A target of classes; numbers are ordered by size, texts by the alphabet."""
+    keys = _keys(name, values, role)
+    if role is Role.NUMBER and pc.max(pc.abs(keys)).as_py() >= EXACT:
+        role, keys = Role.CATEGORY, _keys(name, values, Role.CATEGORY)
+    classes = [_class_name(key, role) for key in sorted(pc.unique(keys).to_pylist())]
+    if len(classes) == 1:
+        raise DataError(
+            f"target {short(name)!r} is always {short(classes[0], 30)!r}: there is nothing to learn; add rows of "
+            "another class, or give another target"
+        )
+    if len(classes) > max(2, len(keys) // 2):
+        raise DataError(
+            f"target {short(name)!r} has {len(classes):,} different classes in {len(keys):,} rows: give another "
+            "target, or add rows"
+        )
+    target = Target((name,), Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES, tuple(classes))
+    return TargetValues(target, target.class_numbers(values))
+
+
+def _class_name(key: float | str, role: Role) -> str:
+    if role is Role.BOOLEAN:
+        return "true" if key else "false"
+    return str(int(key)) if isinstance(key, float) and key.is_integer() else str(key)
+
+
+def _keys(name: str, values: Any, role: Role, first: int = 0) -> Any:
+    """Values of a target as a pyarrow array of numbers, or of texts without spaces around them; none is missing."""
+    if role in (Role.NUMBER, Role.BOOLEAN):
+        found = pa.array(numbers(Column(name, role), values, first, "target")[0])
+    else:
+        found = pc.utf8_trim_whitespace(as_texts(name, values))
+    missing = pc.is_null(found, nan_is_null=True)
+    count = pc.sum(missing).as_py()
+    if count:
+        row = first + pc.index(missing, True).as_py() + 1
+        others = f" and {count - 1:,} more" if count > 1 else ""
+        raise DataError(f"target {short(name)!r} is missing in row {row}{others}: fill in or remove these rows")
+    return found
+
+
+def _target_numbers(names: Sequence[str], columns: Sequence[Any], first: int = 0) -> np.ndarray:
+    """The numbers of the target columns, float64, [rows, numbers]."""
+    keys = (_keys(name, values, Role.NUMBER, first) for name, values in zip(names, columns, strict=True))
+    return np.stack([np.asarray(each) for each in keys], axis=1)
 
 
 def _few_whole(values: np.ndarray) -> bool:
     distinct = np.unique(values)
     whole = bool((distinct == np.round(distinct)).all())
     return whole and len(distinct) <= MOST_CLASSES and 2 * len(distinct) <= max(len(values), 4)
-
-
-def labels(name: str, values: Any, numeric: bool) -> Any:
-    """Classes as text; whole numbers without a point."""
-    if pa.types.is_integer(values.type):
-        return values.cast(pa.string())
-    if not numeric:
-        return pc.utf8_trim_whitespace(as_texts(name, values))
-    if pa.types.is_string(values.type):
-        values = pc.utf8_trim_whitespace(values)
-    values = values.cast(pa.float64(), safe=False)
-    if pc.all(pc.and_(pc.equal(values, pc.round(values)), pc.less(pc.abs(values), EXACT))).as_py():
-        return pc.round(values).cast(pa.int64()).cast(pa.string())
-    return values.cast(pa.string())
-
-
-def ordered_classes(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The classes in their order: numbers by size, texts by the alphabet."""
-    rows = sum(counts.values())
-    if len(counts) == 1:
-        raise DataError(
-            f"target {short(name)!r} is always {short(next(iter(counts)), 30)!r}: there is nothing to learn; add rows "
-            "of another class, or give another target"
-        )
-    if len(counts) > max(2, rows // 2):
-        raise DataError(
-            f"target {short(name)!r} has {len(counts):,} different classes in {rows:,} rows: give another target, or "
-            "add rows"
-        )
-    for number in (int, float):
-        with contextlib.suppress(ValueError):
-            return tuple(sorted(counts, key=number))
-    return tuple(sorted(counts))
-
-
-def class_numbers(name: str, values: Any, classes: Sequence[str], first: int = 0) -> np.ndarray:
-    """The number of each row's class, int64."""
-    check_complete(name, values, first)
-    types = pa.types
-    if types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    numeric = types.is_integer(values.type) or types.is_floating(values.type) or types.is_decimal(values.type)
-    texts = labels(name, values, numeric)
-    found = pc.index_in(texts, value_set=pa.array(classes, pa.string()))
-    if found.null_count:  # numbers written as text, such as 1.0 for 1
-        with contextlib.suppress(pa.ArrowInvalid):
-            found = pc.index_in(labels(name, texts, True), value_set=pa.array(classes, pa.string()))
-    if found.null_count:
-        row = pc.index(pc.is_null(found), True).as_py()
-        raise DataError(
-            f"target {short(name)!r} has {short(texts[row].as_py(), 30)!r} in row {first + row + 1}, which is not one "
-            f"of its classes ({listed(classes, 5)}): correct it, or train again with it"
-        )
-    return np.asarray(found.to_numpy(), dtype=np.int64)
-
-
-def target_numbers(names: Sequence[str], columns: Sequence[Any], first: int = 0) -> np.ndarray:
-    """The numbers of the target columns, float64, [rows, numbers]."""
-    found = []
-    for name, values in zip(names, columns, strict=True):
-        check_complete(name, values, first)
-        found.append(numbers(Column(name, Role.NUMBER), values, first, infinite=True)[0])
-        if not np.isfinite(found[-1]).all():
-            row = first + int(np.isfinite(found[-1]).argmin()) + 1
-            what = "not a number (NaN)" if np.isnan(found[-1]).any() else "infinite"
-            raise DataError(f"target {short(name)!r} is {what} in row {row}: correct it, or remove the row")
-    return np.stack(found, axis=1)
-
-
-def check_complete(name: str, values: Any, first: int = 0) -> None:
-    """Refuse a target with missing values."""
-    missing = pc.is_null(values, nan_is_null=True)
-    count = pc.sum(missing).as_py()
-    if count:
-        row = first + pc.index(missing, True).as_py() + 1
-        others = f" and {count - 1:,} more" if count > 1 else ""
-        raise DataError(f"target {short(name)!r} is missing in row {row}{others}: fill in or remove these rows")
