@@ -1,6 +1,5 @@
 """The article's algorithm in NumPy, against mpmath and SciPy; and the two pages about the article, run."""
 
-import io
 import re
 from pathlib import Path
 
@@ -48,12 +47,6 @@ def test_output_is_exact_to_1e_15_for_any_finite_inputs(x, alpha, shift):
     assert_exact(sigmoid_core(x, alpha, shift), x, alpha, shift)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_output_is_exact_to_1e_15_over_the_range_of_the_exponential(seed):
-    for z in np.random.default_rng(seed).uniform(-745.0, 40.0, 1000):
-        assert_exact(sigmoid_core(z, 1.0), z, 1.0)
-
-
 def test_output_is_0_from_minus_746_on_and_1_from_37_on():
     assert sigmoid_core([-746.0, -1e4, -1e308], 1.0).tolist() == [0.0, 0.0, 0.0]
     assert sigmoid_core(-745.0, 1.0) == SMALLEST_DENORMAL
@@ -79,32 +72,16 @@ def test_outputs_are_float64_of_the_broadcast_shape(x, alpha, shift, shape):
         assert_exact(y[index], *(np.broadcast_to(value, shape)[index] for value in (x, alpha, shift)))
 
 
-def test_scalars_give_a_scalar_that_is_a_python_float():
-    assert isinstance(sigmoid_core(1, 2), float)
-
-
-def test_inputs_are_not_changed():
-    x = np.array([-1.0, 1.0])
-    sigmoid_core(x, 2.0, 0.5)
-    assert x.tolist() == [-1.0, 1.0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (([1.0, np.nan], 1.0), ValueError, r"x\[1\] is nan: x must be finite; remove or replace it"),
-        (([[1.0, 2.0], [np.inf, 0.0]], 1.0), ValueError, r"x\[1, 0\] is inf: x must be finite"),
-        ((1.0, np.inf), ValueError, "alpha is inf: alpha must be finite"),
         ((1.0, 1.0, -np.inf), ValueError, "shift is -inf: shift must be finite"),
         ((1.0, 0.0), ValueError, "alpha is 0.0: alpha must be > 0; to mirror the curve, negate x"),
         ((1.0, [1.0, -0.1]), ValueError, r"alpha\[1\] is -0.1: alpha must be > 0"),
         (([[1], [1, 2]], 1.0), ValueError, r"x is ragged: give rows of one length"),
         (([1, 2], [1, 2, 3]), ValueError, "could not be broadcast"),
         (("a", 1.0), TypeError, "x must be real numbers, got 'a'; convert it to float"),
-        (([1.0, "2"], 1.0), TypeError, r"x must be real numbers, got \[1.0, '2'\]"),
-        (([1.0, None], 1.0), TypeError, r"x must be real numbers, got \[1.0, None\]"),
-        ((1j, 1.0), TypeError, "x must be real numbers, got 1j"),
-        ((1.0, True), TypeError, "alpha must be real numbers, got True"),
     ],
 )
 def test_sigmoid_core_names_the_wrong_value_and_the_remedy(arguments, error, message):
@@ -145,16 +122,6 @@ def test_gradient_vanishes_without_becoming_nan_at_a_saturated_neuron():
     assert gradient(-500.0, 1.0, 1.0) == pytest.approx((1000 * tiny, 2 * tiny), rel=1e-12, abs=0)
     # Here output is 1.0 in float64, and output * (1 - output) would be 0.
     assert gradient(500.0, 0.0, 1.0) == pytest.approx((1000 * tiny, -2 * tiny), rel=1e-12, abs=0)
-
-
-def test_local_derivative_is_largest_in_the_slope_at_alpha_x_equal_to_1_5434():
-    z = float(mp.findroot(lambda z: z * mp.tanh(z / 2) - 1, 1.5))
-    assert z == pytest.approx(1.5434, abs=5e-5)
-    for x in (0.01, 1.0, -40.0):
-        alphas = np.linspace(0.5, 3.0, 25001) / abs(x)
-        output = sigmoid_core(x, alphas)
-        best = alphas[np.argmax(alphas * output * (1 - output))]
-        assert best * abs(x) == pytest.approx(z, abs=2e-4)
 
 
 # --- the fit, against mpmath and SciPy -------------------------------------------------------------------------------
@@ -199,13 +166,6 @@ def test_the_articles_points_reach_the_optimum_that_scipy_finds_given_enough_epo
     assert loss < patient_fit.loss[-1] < 1e-10
 
 
-def test_points_on_a_sigmoid_give_its_slope_and_shift():
-    x = np.linspace(-4, 4, 9)
-    fitted = fit(x, expit(1.5 * (x + 0.5)), learning_rate=0.5, epochs=2000)
-    assert (fitted.alpha, fitted.shift) == pytest.approx((1.5, -0.5), abs=1e-12)
-    assert fitted.loss[-1] < 1e-28
-
-
 def test_fit_starts_from_the_given_slope_and_shift_0_and_zero_epochs_change_nothing():
     fitted = fit([1, 2], [0.2, 0.9], alpha=0.7, epochs=0)
     assert (fitted.start_alpha, fitted.alpha, fitted.shift) == (0.7, 0.7, 0.0)
@@ -236,20 +196,13 @@ def test_a_learning_rate_that_is_too_large_stops_with_an_error_that_says_so():
     ("arguments", "error", "message"),
     [
         ({"x": [], "y": []}, ValueError, r"x has shape \(0,\) and y \(0,\): give one output for each x"),
-        ({"x": [1, 2], "y": [1]}, ValueError, r"x has shape \(2,\) and y \(1,\): give one output"),
-        ({"x": [[1]], "y": [[1]]}, ValueError, "in two flat sequences"),
         ({"x": 1, "y": 1}, ValueError, "in two flat sequences"),
         ({"x": [np.nan], "y": [1]}, ValueError, r"x\[0\] is nan: x must be finite"),
-        ({"x": [1], "y": [np.inf]}, ValueError, r"y\[0\] is inf: y must be finite"),
-        ({"x": ["1"], "y": [1]}, TypeError, r"x must be real numbers, got \['1'\]"),
         ({"x": [1], "y": [1], "alpha": 0}, ValueError, "alpha is 0.0: alpha must be > 0"),
         ({"x": [1], "y": [1], "alpha": [1.0]}, ValueError, r"alpha has shape \(1,\): give one number"),
         ({"x": [1], "y": [1], "learning_rate": -0.1}, ValueError, "learning_rate is -0.1: .* choose a small positive"),
-        ({"x": [1], "y": [1], "learning_rate": np.nan}, ValueError, "learning_rate is nan"),
         ({"x": [1], "y": [1], "epochs": -1}, ValueError, "epochs must be an integer of at least 0, got -1"),
-        ({"x": [1], "y": [1], "epochs": 1.5}, ValueError, "epochs must be an integer of at least 0, got 1.5"),
         ({"x": [0], "y": [1e200]}, ValueError, r"the squared error overflows at y=1e\+200: .*scale y"),
-        ({"x": [1e308], "y": [0], "alpha": 1e-308, "learning_rate": 1e308}, ValueError, r"to -inf .* both finite"),
         ({"x": [0], "y": [1], "alpha": 1e300, "learning_rate": 1e10, "epochs": 1}, ValueError, "shift to -inf"),
     ],
 )
@@ -258,28 +211,7 @@ def test_fit_names_the_wrong_value_and_the_remedy(arguments, error, message):
         fit(**arguments)
 
 
-# --- the figure ------------------------------------------------------------------------------------------------------
-
-
-def test_the_figure_shows_the_points_both_curves_and_the_loss():
-    plots = pytest.importorskip("sigmoidcore.plots.figures", reason="needs matplotlib", exc_type=ImportError)
-    fitted = fit(POINTS_X, POINTS_Y, epochs=50)
-    figure = plots.article_fit(fitted)
-    curves, losses = figure.axes
-    before, after, points = curves.lines
-    for curve, alpha, shift in ((before, 0.1, 0.0), (after, fitted.alpha, fitted.shift)):
-        x, y = curve.get_data()
-        assert x.min() < -5 < 5 < x.max()
-        assert y == pytest.approx(expit(alpha * (x - shift)), rel=1e-12)
-    assert points.get_xydata().tolist() == [list(point) for point in zip(POINTS_X, POINTS_Y, strict=True)]
-    assert losses.lines[0].get_ydata() == pytest.approx(fitted.loss)
-    assert all(axes.get_xlabel() and axes.get_ylabel() and axes.get_title(loc="left") for axes in figure.axes)
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    assert image.getvalue().startswith(b"\x89PNG")
-
-
-# --- the four faults of the article's printed code --------------------------------------------------------------------
+# --- the faults of the article's printed code --------------------------------------------------------------------
 
 
 def printed_sigmoid_core(input_values, alpha):
@@ -303,12 +235,6 @@ def printed_training(input_values, output_values, alpha, epochs, learning_rate=0
     return alpha
 
 
-def test_fault_1_the_printed_loop_does_not_run_because_it_iterates_over_a_number():
-    with pytest.raises(TypeError, match="not iterable"):
-        printed_sigmoid_core(np.array([-5, -3, -1, 1, 3, 5])[0], 0.1)
-    assert printed_sigmoid_core(POINTS_X, 0.1) == pytest.approx(sigmoid_core(POINTS_X, 0.1).tolist(), rel=1e-15)
-
-
 @pytest.mark.parametrize("z", [-6.0, 0.0, 4.0])
 def test_fault_2_the_printed_gradient_is_the_true_one_without_the_factor_sigma_prime(z):
     y = 0.3
@@ -327,21 +253,6 @@ def test_fault_3_one_printed_step_raises_the_loss_at_a_positive_x_and_one_true_s
     fitted = fit([x], [y], alpha=alpha, epochs=1)
     assert fitted.alpha > alpha
     assert fitted.loss[1] < fitted.loss[0]
-
-
-def test_fault_3_the_printed_slope_of_the_six_points_grows_by_0_01_an_epoch_whatever_the_fit():
-    slopes = [printed_training(POINTS_X, POINTS_Y, alpha, epochs=1) - alpha for alpha in (0.1, 1.0, 10.0, 100.0)]
-    assert slopes == pytest.approx([0.01] * 4, abs=1e-3)
-    after = printed_training(POINTS_X, POINTS_Y, 0.1, epochs=1000)
-    assert after == pytest.approx(10.126, abs=1e-3)
-    assert np.mean((expit(after * np.array(POINTS_X)) - POINTS_Y) ** 2) > 20 * fit(POINTS_X, POINTS_Y).loss[-1]
-
-
-def test_fault_4_the_printed_update_of_x_is_lost_and_the_shift_of_the_fit_is_kept():
-    input_values = np.array(POINTS_X)
-    printed_training(input_values, POINTS_Y, 0.1, epochs=10)
-    assert input_values.tolist() == list(POINTS_X)
-    assert fit(POINTS_X, POINTS_Y, epochs=10).shift > 0.005
 
 
 # --- docs/article.md and its Chinese twin ----------------------------------------------------------------------------

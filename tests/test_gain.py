@@ -73,13 +73,6 @@ def test_relative_slope_is_0_and_never_nan_beyond_the_range_of_exp(dtype):
     assert relative_slope(z).tolist() == [0.0] * 6
 
 
-@given(st.floats(-1e4, 1e4), st.sampled_from(DTYPES))
-def test_relative_slope_is_even_and_lies_between_0_and_1_to_the_last_digit(z, dtype):
-    pair = relative_slope(torch.tensor([z, -z], dtype=dtype))
-    assert pair[0] == pair[1]
-    assert 0 <= pair[0] <= 1 + torch.finfo(dtype).eps
-
-
 def test_local_derivative_is_the_derivative_of_the_output_by_x():
     # Every product and difference below is exact in binary, so that the tails show the function's error alone.
     cases = [(0.0, 1.0, 0.0), (1.0, 4.0, 1.0), (0.75, 2.0, 0.25), (-3.5, 0.5, 2.0), (5.0, 8.0, -1.0)]
@@ -154,12 +147,6 @@ def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_orde
     expected = [m and m * np.linalg.norm(t.double().numpy() / m) for t, m in zip(tensors, largest, strict=True)]
     assert norms(tensors).tolist() == pytest.approx(expected, rel=1e-6, abs=0)
     assert norms([]).shape == (0,)
-
-
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_norm_is_not_finite_where_a_number_is_not_and_the_others_are(value):
-    found = norms([torch.ones(4), torch.tensor([1.0, value]), torch.ones(9)])
-    assert torch.equal(torch.isfinite(found), torch.tensor([True, False, True]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -288,18 +275,6 @@ def test_the_slope_reaches_the_target_and_is_never_below_four_times_it(x, target
         assert reached == pytest.approx(target, rel=1e-5)
 
 
-@given(samples, targets, st.floats(1.05, 10))
-def test_a_larger_target_needs_a_larger_slope(x, target, factor):
-    tensor = torch.tensor([[*x, 0.0]], dtype=torch.float64)
-    assert slope_for_gain(tensor, target * factor)[0] > slope_for_gain(tensor, target)[0]
-
-
-@given(samples, targets, st.floats(1.0, 10))
-def test_wider_preactivations_need_a_larger_slope(x, target, factor):
-    tensor = torch.tensor([[*x, 0.0]], dtype=torch.float64)
-    assert slope_for_gain(tensor * factor, target)[0] >= slope_for_gain(tensor, target)[0] * (1 - 1e-4)
-
-
 def test_preactivations_of_zero_get_four_times_the_target():
     for target in (1e-20, 1.0, 1e20):
         alpha, reached = slope_for_gain(torch.zeros(3, 2), target)
@@ -325,15 +300,6 @@ def test_of_three_slopes_that_reach_the_target_the_smallest_is_returned():
     x = torch.cat([torch.ones(1, 99), torch.full((1, 1), 1e-3)], dim=1).double()
     smallest = brentq(lambda a: numpy_gain(x, a) - 0.2, 1e-3, MOST_OPEN)
     assert slope_for_gain(x, 0.2)[0] == pytest.approx(smallest, rel=1e-5)
-
-
-@pytest.mark.parametrize("target", [1.05 * LARGEST, 1.0, 10.0])
-def test_where_no_slope_reaches_the_target_the_slope_of_the_largest_gain_above_the_bound_is_returned(target):
-    best = max(MOST_OPEN, 4 * target)  # below four times the target nothing is looked for
-    alpha, reached = slope_for_gain(PAIR, target)
-    assert alpha == pytest.approx(best, rel=0.06)
-    assert reached < target
-    assert reached == pytest.approx(numpy_gain([1.0], alpha), rel=1e-6)
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.inf, math.nan])

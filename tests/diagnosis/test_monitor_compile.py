@@ -2,29 +2,23 @@
 
 import pytest
 import torch
-import torch._dynamo
+from support.compiling import (
+    batches,
+    fresh_compiler,  # noqa: F401
+    in_place,
+    loss_function,
+    stance,
+    train,
+    uncompiled,
+    whole_model,
+)
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 from sigmoidcore import Monitor, diagnose
 
-STEPS = 9
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    assert stance() == "default"
-    torch._dynamo.reset()
-
-
-def stance():
-    now = torch.compiler.set_stance("default")
-    now.__exit__(None, None, None)
-    return now.prev.stance
+DATA = batches(steps=9, rows=20)
 
 
 class Network(nn.Module):
@@ -55,52 +49,20 @@ def build():
     return Network()
 
 
-def batches():
-    generator = torch.Generator().manual_seed(2)
-    return [
-        (torch.randn(20, 8, generator=generator), torch.randint(0, 3, (20,), generator=generator)) for _ in range(STEPS)
-    ]
-
-
-def loss_of(model):
-    return lambda x, y: nn.functional.cross_entropy(model(x), y)
-
-
-def uncompiled(model, backend):
-    return loss_of(model)
-
-
-def whole_model(model, backend):
-    return loss_of(torch.compile(model, backend=backend, fullgraph=True))
-
-
-def in_place(model, backend):
-    model.compile(backend=backend, fullgraph=True)
-    return loss_of(model)
-
-
-def loss_function(model, backend):
-    return torch.compile(loss_of(model), backend=backend, fullgraph=True)
-
-
 def block_by_block(model, backend):
     for block in model.blocks:
         block.compile(backend=backend, fullgraph=True)
-    return loss_of(model)
+    return uncompiled(model, None)
 
 
-def train(how, backend, *, late=False, compile_step=False):
-    """Train; returns the measurements. The Monitor is made before or after the model is compiled."""
+def measured(how, backend, *, late=False, compile_step=False):
+    """The measurements of a training. The Monitor is made before or after the model is compiled."""
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    loss_fn = how(model, backend) if late else None
-    step = torch.compile(optimizer.step, backend=backend) if compile_step else optimizer.step
+    loss = how(model, backend) if late else None
+    step = torch.compile(optimizer.step, backend=backend) if compile_step else None
     with Monitor(model, every=3) as monitor:
-        loss_fn = loss_fn or how(model, backend)
-        for x, y in batches():
-            optimizer.zero_grad()
-            loss_fn(x, y).backward()
-            step()
+        train(loss or how(model, backend), optimizer, DATA, step)
     return monitor.measurements
 
 
@@ -120,29 +82,25 @@ def assert_same(measurements, expected):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_compiled_training_has_one_graph_and_the_numbers_of_an_uncompiled_one(how, late):
     counter = CompileCounter()
-    measurements = train(how, counter, late=late)
+    measurements = measured(how, counter, late=late)
     assert counter.frame_count == 1
     assert not counters["graph_break"]
-    assert_same(measurements, train(uncompiled, None))
+    assert_same(measurements, measured(uncompiled, None))
 
 
 @pytest.mark.parametrize("how", [whole_model, block_by_block])
 def test_a_compiled_backward_pass_and_optimizer_step_are_measured_as_uncompiled_ones(how):
-    assert_same(train(how, "aot_eager", compile_step=True), train(uncompiled, None))
+    assert_same(measured(how, "aot_eager", compile_step=True), measured(uncompiled, None))
 
 
 def test_nothing_is_compiled_again():
     model = build()
-    loss_fn = loss_function(model, "eager")
-    x, y = batches()[0]
-    loss_fn(x, y).backward()
+    loss = loss_function(model, "eager")
+    loss(*DATA[0]).backward()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with torch.compiler.set_stance("fail_on_recompile"):
         with Monitor(model, every=3) as monitor:
-            for x, y in batches():
-                optimizer.zero_grad()
-                loss_fn(x, y).backward()
-                optimizer.step()
+            train(loss, optimizer, DATA)
         assert stance() == "fail_on_recompile"
     assert [m.step for m in monitor.measurements] == [0, 3, 6]
 
@@ -151,12 +109,9 @@ def test_the_monitor_and_diagnose_accept_a_compiled_model():
     model = torch.compile(build(), backend="eager", fullgraph=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with Monitor(model, every=2) as monitor:
-        for x, y in batches()[:3]:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
+        train(uncompiled(model, None), optimizer, DATA[:3])
     assert [m.step for m in monitor.measurements] == [0, 2]
-    x, y = batches()[0]
+    x, y = DATA[0]
     found = diagnose(model, x, y, nn.functional.cross_entropy).measurement
     expected = diagnose(model._orig_mod, x, y, nn.functional.cross_entropy).measurement
     assert [layer.gradient for layer in found.layers] == [layer.gradient for layer in expected.layers]
