@@ -14,6 +14,7 @@ import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification, make_friedman1, make_multilabel_classification
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_validate, train_test_split
@@ -21,7 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sigmoidcore as sc
-from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, data
+from sigmoidcore.estimators import SigmoidCoreClassifier, SigmoidCoreRegressor, base, data
+from sigmoidcore.estimators.parameters import automatic_epochs
 
 QUICK = {"max_iter": 30, "weight_decay": 0.4, "random_state": 0}
 BRIEF = {**QUICK, "max_iter": 5}
@@ -111,6 +113,17 @@ def test_a_sparse_matrix_is_learnt_like_the_dense_one(kind):
     dense = SigmoidCoreClassifier((8,), **QUICK).fit(X, y)
     model = SigmoidCoreClassifier((8,), **QUICK).fit(kind(X), y)
     np.testing.assert_allclose(model.predict_proba(kind(X)), dense.predict_proba(X), atol=1e-3)
+
+
+def test_sparse_text_is_learnt_without_blowing_up_rare_words():
+    random = np.random.default_rng(0)
+    topics = random.lognormal(size=(3, 800)) / np.arange(1, 801)
+    y = np.arange(300) % 3
+    counts = np.array([random.multinomial(60, topics[c] / topics[c].sum()) for c in y])
+    texts = TfidfTransformer().fit_transform(sparse.csr_matrix(counts))
+    model = SigmoidCoreClassifier((16,), **QUICK).fit(texts[:200], y[:200])
+    assert model.score(texts[200:], y[200:]) > 0.9
+    assert np.isfinite(model.predict_proba(sparse.csr_matrix(texts.shape))).all()
 
 
 def test_feature_names_are_stored_and_checked():
@@ -267,6 +280,19 @@ def test_auto_chooses_a_strong_decay_for_noisy_data_and_a_weak_one_for_clean_dat
     clean = SigmoidCoreRegressor((16, 16), **settings).fit(X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2])
     assert noisy.weight_decay_ == 8.0
     assert clean.weight_decay_ <= 0.4
+
+
+def test_a_decay_chosen_on_a_part_of_many_samples_is_scaled_to_all(monkeypatch):
+    monkeypatch.setattr(base, "MOST_COMPARED", 60)
+    model = SigmoidCoreClassifier((8,), max_iter=5, random_state=0).fit(*FLOWERS)
+    assert model.weight_decay_ / (60 / 150) == pytest.approx(
+        min(base.DECAYS, key=lambda d: abs(d * 0.4 - model.weight_decay_))
+    )
+
+
+@pytest.mark.parametrize(("samples", "epochs"), [(150, 200), (10_000, 200), (50_000, 40), (10**6, 20)])
+def test_many_samples_take_fewer_epochs(samples, epochs):
+    assert automatic_epochs(samples) == epochs
 
 
 def interrupting(monkeypatch, step):

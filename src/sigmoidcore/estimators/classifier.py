@@ -19,7 +19,8 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
     """A classifier that is a network of cores: a drop-in replacement for scikit-learn's `MLPClassifier`.
 
     Parameters and attributes that are not below are those of `MLPClassifier`; docs/estimators.md lists all differences.
-    Inputs are standardised internally.
+    Inputs are standardised internally; columns of a sparse matrix with less than a tenth of numbers other than 0 (text)
+    get the same largest value instead.
 
     Args:
         hidden_layer_sizes: number of neurons in each hidden layer.
@@ -27,12 +28,14 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             features, else 0.5.
         tolerance: tolerance of the `sigmoidcore.Equalizer`.
         weight_decay: weight decay of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), at least 0. "auto" compares
-            four values on a fifth of the samples, which takes four more trainings; it is 0.4 in `partial_fit` and with
-            fewer than 50 samples. A training that continues keeps the value that "auto" has chosen.
+            four values on a fifth of the samples, which takes four more trainings (on 5,000 samples at most); it is 0.4
+            in `partial_fit` and with fewer than 50 samples. A training that continues keeps the chosen value.
         class_weight: a dict of weights by class (a list of dicts for several labels), "balanced" for weights inversely
             proportional to the number of samples, or None for equal weights.
         batch_size: largest number of samples in a step; "auto" is a fifth of the samples, from 16 to 200.
         learning_rate_init: total rate of `sigmoidcore.depth_scaled_lr`, the same for every depth and width.
+        max_iter: largest number of epochs; "auto" is 200 up to 10,000 samples, then fewer, with two million samples in
+            all, but at least 20 epochs.
         n_iter_no_change: epochs without an improvement by `tol` after which the rate falls, or, during the fall,
             training ends. The fall begins after half of `max_iter` at the latest.
         device: device for training and prediction. A fitted estimator is stored on the CPU.

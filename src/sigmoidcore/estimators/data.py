@@ -1,15 +1,19 @@
 """Samples in memory: inputs that are standardised and cut into batches, and three kinds of targets."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from torch import Tensor, nn
 
 Array = np.ndarray[Any, Any]
+
+RARE = 0.1
+"""Fraction of numbers other than 0, below which a sparse matrix is taken as text."""
 
 
 class Table(NamedTuple):
@@ -25,13 +29,21 @@ class Table(NamedTuple):
 
 
 class Scaling:
-    """Standardises columns; a sparse matrix only batch by batch, which `StandardScaler` cannot do."""
+    """Standardises columns; a sparse matrix only batch by batch, which `StandardScaler` cannot do.
+
+    Columns of a very sparse matrix (text) get the same largest value instead, and one factor makes their mean variance
+    1. A rare word, standardised, would be a number of many standard deviations.
+    """
 
     def __init__(self, X: Any, weights: Array | None) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # the loss is not finite then
             scaler = StandardScaler(with_mean=not sparse.issparse(X)).fit(X, sample_weight=weights)
         self.mean: Array = np.asarray(scaler.mean_, dtype=np.float64)
         self.deviation: Array = np.asarray(scaler.scale_, dtype=np.float64)
+        if sparse.issparse(X) and X.nnz < RARE * math.prod(X.shape):
+            largest = MaxAbsScaler().fit(X).scale_
+            self.mean = np.zeros_like(self.mean)
+            self.deviation = largest * (math.sqrt(np.mean(scaler.var_ / largest**2)) or 1.0)
 
     def __call__(self, X: Any) -> Tensor:
         """The standardised samples; dense, float64."""

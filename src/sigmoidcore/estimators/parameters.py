@@ -24,6 +24,7 @@ NUMBERS: dict[str, Allowed] = {
     "tol": NOT_NEGATIVE,
     "validation_fraction": (Real, "a number between 0 and 1", lambda value: 0 < value < 1),
 }
+AUTOMATIC = ("batch_size", "max_iter", "saturation", "weight_decay")
 
 
 def check_parameters(estimator: Any) -> None:
@@ -34,7 +35,7 @@ def check_parameters(estimator: Any) -> None:
         if not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name} must be True or False, got {value!r}")
     for name, (kind, allowed, fits) in NUMBERS.items():
-        value, automatic = getattr(estimator, name), name in ("batch_size", "saturation", "weight_decay")
+        value, automatic = getattr(estimator, name), name in AUTOMATIC
         if automatic and isinstance(value, str) and value == "auto":
             continue
         if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
@@ -56,3 +57,8 @@ def automatic_batch_size(samples: int) -> int:
     One step an epoch, as in `MLPRegressor`, is too few to learn from 200 samples in 200 epochs.
     """
     return min(200, max(16, samples // 5))
+
+
+def automatic_epochs(samples: int) -> int:
+    """The value of `max_iter="auto"`: 200 up to 10,000 samples, then two million samples in all, at least 20 epochs."""
+    return max(20, min(200, 2_000_000 // samples))
