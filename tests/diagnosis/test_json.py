@@ -198,7 +198,7 @@ def edited(*path, to):
         (edited("measurement", "samples", to=1.5), r"measurement\.samples is 1\.5, but must be a whole number"),
         (edited("measurement", "loss", to=False), r"measurement\.loss is false, but must be a number"),
         (edited("measurement", "loss", to="NaN"), r'measurement\.loss is "NaN", but must be a number'),
-        (edited("measurement", "loss", to=10**400), r"measurement\.loss is 1000.*\.\.\., which is too large"),
+        (edited("measurement", "loss", to=10**400), r"measurement\.loss is 1000.*\.\.\., but must be a smaller number"),
         (edited("measurement", "layers", 3, "name", to=3), r"measurement\.layers\[3\]\.name is 3, but must be text"),
         (edited("measurement", "layers", 3, "role", to="x"), r"one of weights, activation, attention"),
         (edited("measurement", "layers", 3, "gate", to=0), r"gate is 0, but must be true or false"),

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sigmoidcore.observation.profile import Inputs, LossFn, floating_tensors, run
+from sigmoidcore.observation.profile import Inputs, LossFn, check_batch, run
 
 
 def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None:
@@ -20,15 +20,7 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
         )
     if isinstance(inputs, DataLoader):
         raise ValueError("inputs is a DataLoader: give one of its batches, inputs, targets = next(iter(loader))")
-    tensors = floating_tensors(inputs, all_types=True)
-    if not tensors:
-        raise ValueError(
-            f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
-        )
-    empty = next((t for t in tensors if t.numel() == 0), None)
-    if empty is not None:
-        raise ValueError(f"inputs of shape {tuple(empty.shape)} hold no samples: give a batch of at least one")
-    if any(t.is_meta for t in tensors):
+    if any(t.is_meta for t in check_batch(inputs)):
         raise ValueError("inputs are on the device meta, which has no numbers: give a batch on another device")
     if targets is not None and loss_fn is None:
         raise ValueError("targets is given without loss_fn: give both, or neither for random cotangents")
@@ -56,7 +48,14 @@ def outputs_of(model: nn.Module, inputs: Inputs) -> Any:
     except TypeError as error:
         if _fits(model, inputs):
             raise
-        raise TypeError(f"the model's forward does not accept these inputs ({error}): {_call(inputs)}") from error
+        kind = (
+            f"{type(inputs).__name__} of {len(inputs)}" if isinstance(inputs, list | tuple) else type(inputs).__name__
+        )
+        raise TypeError(
+            f"the model's forward does not accept these inputs ({error}): inputs is a {kind}; give a tensor for "
+            "forward(inputs), a tuple for forward(*inputs), a dict for forward(**inputs), and targets as a separate "
+            "argument: diagnose(model, inputs, targets, loss_fn)"
+        ) from error
 
 
 def _fits(model: nn.Module, inputs: Inputs) -> bool:
@@ -71,18 +70,6 @@ def _fits(model: nn.Module, inputs: Inputs) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _call(inputs: Inputs) -> str:
-    """How forward was called, and the other ways to call it."""
-    if isinstance(inputs, Tensor):
-        return "it is called as forward(inputs); give a tuple for forward(*inputs), or a dict for forward(**inputs)"
-    if isinstance(inputs, Mapping):
-        return f"inputs is a dict, so it is called as forward({', '.join(f'{k}=...' for k in inputs)}); give its names"
-    return (
-        f"inputs is a {type(inputs).__name__} of {len(inputs)}, so it is called as forward(*inputs); give targets as "
-        "a separate argument: diagnose(model, inputs, targets, loss_fn)"
-    )
 
 
 def cut_off(values: Any) -> Any:

@@ -51,18 +51,5 @@ def diagnose(
         >>> d.findings[0].rule, d.findings[0].name
         ('SC101', 'vanishing gradient')
     """
-    return diagnose_over(Ranks(), model, inputs, targets, loss_fn, training=training)
-
-
-def diagnose_over(
-    ranks: Ranks,
-    model: nn.Module,
-    inputs: Inputs,
-    targets: Any = None,
-    loss_fn: LossFn | None = None,
-    *,
-    training: bool = False,
-) -> Diagnosis:
-    """`diagnose` over these processes, all of which call it together."""
     subject = Subject(model, inputs, targets, loss_fn, training)
-    return judged([measure(subject, ranks)], subject)
+    return judged([measure(subject, Ranks())], subject)

@@ -8,14 +8,7 @@ from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Judgement:
-    """The data of a `Diagnosis`; reports and repairs take it.
-
-    Attributes:
-        measurement: the latest.
-        findings: worst first.
-        history: all measurements of a `Monitor`, the latest included; else empty.
-        subject: the model and its batch, or None for a diagnosis from a file.
-    """
+    """The data of a `Diagnosis`, which explains them; reports and repairs take it."""
 
     measurement: Measurement
     findings: tuple[Finding, ...]

@@ -15,7 +15,7 @@ from typing import Any
 DIGITS = 6
 """Significant digits of a number."""
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-SIMPLE = {str: "text", bool: "true or false"}
+SIMPLE = {str: "text", bool: "true or false", int: "a whole number"}
 
 
 class WrongValueError(ValueError):
@@ -31,9 +31,13 @@ def written(hint: Any, value: Any) -> Any:
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(float(value))
     if typing.get_origin(hint) is tuple:
         return [written(typing.get_args(hint)[0], item) for item in value]
-    if isinstance(hint, type) and is_dataclass(hint):
+    if is_dataclass(hint):
         members = [(field, inner, getattr(value, field.name)) for field, inner in _fields(hint)]
-        return {f.name: written(inner, item) for f, inner, item in members if not _same(item, f.default)}
+        return {
+            field.name: written(inner, item)
+            for field, inner, item in members
+            if item != field.default and not (item != item and field.default != field.default)  # nan
+        }
     return value.value if isinstance(value, Enum) else value
 
 
@@ -52,49 +56,34 @@ def read(hint: Any, value: Any, place: str) -> Any:
     if value is None and may_be_none:
         return None
     if hint is float:
-        return _number(value, place)
-    if hint is int:
-        integer = type(value) is int or (type(value) is float and value.is_integer())
-        return int(_require(integer, value, place, "a whole number"))
+        number = NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        _require(type(number) in (int, float), value, place, "a number")
+        _require(type(number) is float or abs(number) < 2**1023, value, place, "a smaller number")
+        return float(number)
     if hint in SIMPLE:
         return _require(type(value) is hint, value, place, SIMPLE[hint])
     if typing.get_origin(hint) is tuple:
-        items = _require(isinstance(value, list), value, place, "a list")
-        return tuple(read(typing.get_args(hint)[0], item, f"{place}[{i}]") for i, item in enumerate(items))
-    if isinstance(hint, type) and is_dataclass(hint):
-        members, found = _require(isinstance(value, dict), value, place, "an object"), {}
-        for field, inner in _fields(hint):
-            if field.name in members:
-                found[field.name] = read(inner, members[field.name], f"{place}.{field.name}")
-            elif field.default is MISSING:
+        _require(isinstance(value, list), value, place, "a list")
+        return tuple(read(typing.get_args(hint)[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if is_dataclass(hint):
+        _require(isinstance(value, dict), value, place, "an object")
+        known = {field.name: inner for field, inner in _fields(hint) if field.name in value}
+        for field, _ in _fields(hint):
+            if field.default is MISSING and field.name not in value:
                 raise WrongValueError(f"{place}.{field.name} is missing")
-        return hint(**found)
-    enum = isinstance(hint, type) and issubclass(hint, Enum)
-    choices = {item.value: item for item in hint} if enum else {text: text for text in typing.get_args(hint)}
-    known = isinstance(value, str) and value in choices
-    return choices[_require(known, value, place, "one of " + ", ".join(choices))]
-
-
-def _number(value: Any, place: str) -> float:
-    if isinstance(value, str) and value in NOT_FINITE:
-        return NOT_FINITE[value]
-    try:
-        return float(_require(type(value) in (int, float), value, place, "a number"))
-    except OverflowError:
-        raise WrongValueError(f"{place} is {_shown(value)}, which is too large") from None
+        return hint(**{name: read(inner, value[name], f"{place}.{name}") for name, inner in known.items()})  # type: ignore[operator]
+    of_enum = {item.value: item for item in hint} if isinstance(hint, type) and issubclass(hint, Enum) else None
+    choices = of_enum or {text: text for text in typing.get_args(hint)}
+    _require(isinstance(value, str) and value in choices, value, place, "one of " + ", ".join(choices))
+    return choices[value]
 
 
 def _require(condition: bool, value: Any, place: str, what: str) -> Any:
-    if not condition:
-        raise WrongValueError(f"{place} is {_shown(value)}, but must be {what}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
+    if condition:
+        return value
     text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    kind = {list: "a list", dict: "an object"}.get(type(value))
+    raise WrongValueError(f"{place} is {kind or (text if len(text) <= 40 else f'{text[:37]}...')}, but must be {what}")
 
 
 def _optional(hint: Any) -> tuple[Any, bool]:
@@ -110,7 +99,3 @@ def _fields(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
     """The fields of a dataclass with their types."""
     hints = typing.get_type_hints(kind)
     return tuple((field, hints[field.name]) for field in fields(kind))
-
-
-def _same(value: Any, default: Any) -> bool:
-    return bool(value == default or (value != value and default != default))

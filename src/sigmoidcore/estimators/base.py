@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from sigmoidcore.diagnosis.diagnose import diagnose_over
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
+from sigmoidcore.diagnosis.measure import Subject, measure
 from sigmoidcore.estimators.data import Samples, Scaling, Table, Targets
 from sigmoidcore.estimators.parameters import automatic_batch_size, automatic_epochs, check_parameters, hidden_widths
 from sigmoidcore.estimators.training import Schedule, Trainer, isolated, prepared
@@ -295,7 +295,8 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             inputs, targets = self._sample
             network = copy.deepcopy(self.network_).to(torch.float32)
             with isolated():
-                self._diagnosis = diagnose_over(Alone(), network, inputs, targets, self._mean_loss)
+                subject = Subject(network, inputs, targets, self._mean_loss)
+                self._diagnosis = judged([measure(subject, Alone())], subject)
         return self._diagnosis
 
     def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -21,14 +21,7 @@ from sigmoidcore.nn.fused import LayerListener, Listener, Stack
 class StackPass:
     """One forward pass through a stack; `layers` has the pass of each core by name. See `gradients.Pass`.
 
-    Args:
-        stack: the stack.
-        names: names of its cores, in order.
-        x: the input of its first layer.
-        leaf: see `gradients.Pass`; None: that of the first layer.
-        samples: see `gradients.Pass`.
-        arrived: called with the layers whose gradients have arrived and count.
-        keeps_node: whether to keep the stack's node and the one before it, for `gradients.consumers`.
+    It calls `arrived` with the layers whose gradients have arrived and count.
     """
 
     def __init__(
@@ -119,12 +112,7 @@ def _listen(stack_pass: "weakref.ref[StackPass]", node: Node, x: Tensor, blocks:
 
 
 class Arrival:
-    """The sizes of the gradients of one micro-batch.
-
-    Args:
-        outputs: the outputs of every layer, for the shape.
-        more: whether more gradients, which add up, can come back through the same graph: then it keeps the gradients.
-    """
+    """The sizes of the gradients of one micro-batch; if `more` can come back through the same graph, they add up."""
 
     def __init__(self, outputs: Sequence[Tensor], more: bool) -> None:
         self.counts = [False] * len(outputs)

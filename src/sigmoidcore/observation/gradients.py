@@ -27,8 +27,6 @@ from sigmoidcore.nn.fused import Listener, ListenerFactory, Stack
 from sigmoidcore.observation.fused import LayerPass, StackPass
 from sigmoidcore.observation.observer import LayerObserver
 
-ROOM = 8
-"""From this number of waiting passes of a core on, those whose graph is gone are dropped."""
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
 STACKED = 2**17
@@ -59,7 +57,6 @@ class GradientObserver(LayerObserver):
         self._passes: dict[str, list[CorePass]] = {}
         self._first: str | None = None
         self._copied: set[str] = set()
-        self._room: dict[str, int] = {}
         self._transformed = False
 
     def detach(self) -> None:
@@ -122,11 +119,9 @@ class GradientObserver(LayerObserver):
             self._forget()
         for name in names:
             passes = self._passes.setdefault(name, [])
+            passes[:] = [p for p in passes if p.counts or p.waits]  # without those whose graph is gone
             for earlier in passes:
                 earlier.settle()
-            if len(passes) >= self._room.get(name, ROOM):
-                passes[:] = [p for p in passes if p.counts or p.waits]
-                self._room[name] = max(ROOM, 2 * len(passes))
         first = self._passes.get(self._first)
         return first[-1] if first else None
 
@@ -156,20 +151,11 @@ class GradientObserver(LayerObserver):
         for passes in self._passes.values():
             for one in passes:
                 one.let_go()
-        self._passes, self._room = {}, {}
+        self._passes = {}
 
 
 class Pass:
     """One forward pass through one core; the computations wait for the step, when all cores are processed in turn.
-
-    Args:
-        observer: is told when a gradient arrives that counts.
-        name: name of the core.
-        core: the core.
-        x: the preactivations.
-        y: the output of the core.
-        first: the latest pass of the core that ran first in this step.
-        copies: keep copies of x and y, because the model changes them in place.
 
     Attributes:
         leaf: a node that most likely accumulates into `.grad` in the backward passes of this step.

@@ -52,13 +52,8 @@ class Ranks:
     def sizes(self, sizes: Tensor, samples: Sequence[int], device: torch.device) -> Tensor:
         """Gradient sizes over the joined batch, whose loss is the mean of the ranks' losses.
 
-        Args:
-            sizes: gradient sizes of this rank's own loss, shape [cores], float64, on the CPU.
-            samples: number of samples that each was measured on.
-            device: where this rank's tensors are.
-
-        Returns:
-            ``sqrt(sum_r n_r g_r^2 / sum_r n_r) / R`` for R ranks, [cores], on the CPU.
+        ``sqrt(sum_r n_r g_r^2 / sum_r n_r) / R`` for R ranks, from this rank's sizes g and samples n: [cores], float64,
+        on the CPU.
         """
         if self.count == 1:
             return sizes

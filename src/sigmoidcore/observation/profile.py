@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -100,9 +100,13 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
         with observer:
             outputs = run(model, inputs)
         names = [name for name, _ in observer.preactivations]
-        loss = _random_loss(outputs) if loss_fn is None else loss_fn(outputs, targets)
+        loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
         _check_once(names)
-        _check_scalar(loss, outputs, loss_fn)
+        if not loss.requires_grad:
+            raise ValueError(
+                "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
+                "that this does not run in torch.inference_mode()"
+            )
         steps = [name not in observer.layers for name in names]
         tensors = [x for _, x in observer.preactivations]
         samples = max((len(x) for x, step in zip(tensors, steps, strict=True) if step), default=len(tensors[0]))
@@ -137,30 +141,36 @@ class _PreactivationObserver(LayerObserver):
         return output
 
 
-def _random_loss(outputs: Any) -> Any:
-    """The outputs times random signs, which are made on the CPU so that every device gets the same; 0 without any."""
-    generator = torch.Generator().manual_seed(0)
-    loss: Any = 0
-    for output in floating_tensors(outputs):
-        signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
-        loss = loss + (output * signs.to(output.device, output.dtype)).sum().to(torch.float32)
-    return loss
+def random_loss(outputs: Any) -> Tensor:
+    """The sum of the outputs with random signs, which are made on the CPU so that every device gets the same.
 
-
-def _check_scalar(loss: Any, outputs: Any, loss_fn: LossFn | None) -> None:
-    if not isinstance(loss, Tensor):
+    Raises:
+        ValueError: the outputs contain no floating-point tensor.
+    """
+    floating = floating_tensors(outputs)
+    if not floating:
         raise ValueError(
             f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
-            if loss_fn is None
-            else f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()"
         )
-    if loss.dim() > 0:
+    generator = torch.Generator().manual_seed(0)
+    signs = [torch.randint(0, 2, t.shape, generator=generator) * 2 - 1 for t in floating]
+    products = [(t * s.to(t.device, t.dtype)).sum() for t, s in zip(floating, signs, strict=True)]
+    return torch.stack([product.to(torch.float32) for product in products]).sum()
+
+
+def scalar_loss(loss: Any) -> Tensor:
+    """What a loss function has returned, as a 0-dim tensor.
+
+    Raises:
+        ValueError: it is not a tensor with one number.
+    """
+    if loss is None:
+        raise ValueError("loss_fn gives None: let it return the loss, a tensor with one number")
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()")
+    if loss.numel() != 1:
         raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
-    if not loss.requires_grad:
-        raise ValueError(
-            "no gradient comes back from the outputs to the cores: check that forward does not detach them, and "
-            "that this does not run in torch.inference_mode()"
-        )
+    return loss.reshape(())
 
 
 def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -197,23 +207,33 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:
-    """The floating-point tensors in nested tuples, lists and dicts, in order."""
+    """The floating-point tensors in nested tuples, lists, dicts and dataclasses, in order."""
     if isinstance(values, Tensor):
         return [values] if all_types or values.is_floating_point() else []
+    if is_dataclass(values) and not isinstance(values, type | Mapping):
+        values = vars(values)
     children = values.values() if isinstance(values, Mapping) else values if isinstance(values, list | tuple) else ()
     return [t for child in children for t in floating_tensors(child, all_types)]
 
 
-def check_inputs(inputs: Inputs) -> None:
-    """Raise a ValueError if the batch has no tensor, is empty or not finite."""
+def check_batch(inputs: Any) -> list[Tensor]:
+    """The tensors of a batch; raises a ValueError if there is none, or an empty one."""
     tensors = floating_tensors(inputs, all_types=True)
     if not tensors:
         raise ValueError(
             f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
         )
-    for tensor in tensors:
-        if tensor.dim() == 0 or tensor.numel() == 0:
-            raise ValueError(f"inputs of shape {tuple(tensor.shape)} hold no samples: give a batch of at least one")
+    empty = next((t for t in tensors if t.numel() == 0), None)
+    if empty is not None:
+        raise ValueError(f"inputs of shape {tuple(empty.shape)} hold no samples: give a batch of at least one")
+    return tensors
+
+
+def check_inputs(inputs: Inputs) -> None:
+    """Raise a ValueError if the batch has no tensor, no sample, or numbers that are not finite."""
+    for tensor in check_batch(inputs):
+        if tensor.dim() == 0:
+            raise ValueError("inputs of shape () hold no samples: give a batch of at least one")
         if tensor.is_floating_point():
             numbers = tensor if tensor.layout is torch.strided else _values(tensor)
             bad = int((~torch.isfinite(numbers)).sum())

@@ -15,7 +15,7 @@ from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import evaluating, unchanged
+from sigmoidcore.observation.profile import evaluating, random_loss, scalar_loss, unchanged
 
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
@@ -37,8 +37,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                 with _named(mode):
                     outputs = outputs_of(model, inputs)
                     with probe.following():
-                        loss = _signed(outputs) if loss_fn is None else loss_fn(outputs, targets)
-                loss = _scalar(loss)
+                        loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
                 if loss.requires_grad:
                     own(leaves(loss))
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -114,27 +113,3 @@ def _named(mode: Callable[..., Any]) -> Iterator[None]:
         if mode is evaluating:
             error.add_note("the model ran in evaluation mode; training=True runs it as in training")
         raise
-
-
-def _signed(outputs: Any) -> Tensor:
-    """The sum of the outputs with random signs."""
-    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type | dict):
-        outputs = [getattr(outputs, field.name) for field in dataclasses.fields(outputs)]
-    floating = [t for t in tensors(outputs) if t.is_floating_point()]
-    if not floating:
-        raise ValueError(
-            f"the model gives {type(outputs).__name__}, without a floating-point tensor: give targets and a loss_fn"
-        )
-    generator = torch.Generator().manual_seed(0)
-    signs = [(torch.randint(0, 2, t.shape, generator=generator) * 2 - 1).to(t.device, t.dtype) for t in floating]
-    return torch.stack([(t * s).sum().float() for t, s in zip(floating, signs, strict=True)]).sum()
-
-
-def _scalar(loss: Any) -> Tensor:
-    if loss is None:
-        raise ValueError("loss_fn gives None: let it return the loss, a tensor with one number")
-    if not isinstance(loss, Tensor):
-        raise ValueError(f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()")
-    if loss.numel() != 1:
-        raise ValueError(f"loss_fn must give a scalar, got shape {tuple(loss.shape)}: take its mean or sum")
-    return loss.reshape(())
