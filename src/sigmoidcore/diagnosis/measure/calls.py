@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
-
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 ATTENTION = "multi_head_attention_forward"
 DOT_PRODUCT = "scaled_dot_product_attention"
@@ -54,13 +52,6 @@ def name_of(function: Callable[..., Any]) -> str:
         return attribute if attribute in MOVES else ""
     # An operator of ATen, as exported models call them, is named `linear.default`.
     return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
-
-
-@cache
-def is_ordinary(name: str) -> bool:
-    """Whether a function has no special meaning: neither weights, activation, loss, move nor channels."""
-    special = WEIGHTED | LOSSES | MOVES | _FEATURES_LAST | {"softmax", DOT_PRODUCT} | ACTIVATIONS.keys()
-    return name not in special and not _has_channels(name)
 
 
 @cache

@@ -7,7 +7,7 @@ module hooks tell in which module. The tracker computes nothing: its subclass `R
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +28,6 @@ from sigmoidcore.diagnosis.measure.calls import (
     SCALINGS,
     WEIGHTED,
     feature_dim,
-    is_ordinary,
     name_of,
     tensors,
     writes_in_place,
@@ -177,69 +176,42 @@ class Tracker(TorchFunctionMode):
             return
         if self._stack and self._stack[-1].parametrizes:
             self._set_all(outputs, Origin(0, _weights(origins), constant=True))
-        elif is_ordinary(name) and len(outputs) == 1 and sum(o is not _UNKNOWN for o in origins) <= 1:
-            self._follow_ordinary(name, args, arguments, origins, outputs[0])
-        else:
-            self._follow_special(name, args, kwargs, arguments, origins, outputs)
-
-    def _follow_ordinary(
-        self, name: str, args: tuple[Any, ...], arguments: list[Tensor], origins: list[Origin], output: Tensor
-    ) -> None:
-        """Follow a function of at most one tensor of known origin, such as x * slope."""
-        known = next(((t, o) for t, o in zip(arguments, origins, strict=True) if o is not _UNKNOWN), None)
-        if known is None:
             return
-        tensor, origin = known
-        core = self._scaled_core(origin, args) if name in SCALINGS else None
-        if core is not None:
-            core.scale = float(args[-1]) ** SCALINGS[name]
-        else:
-            dim = origin.dim if tensor.dim() == output.dim() else -1
-            constant = origin.constant and len(arguments) == 1
-            if (origin.producer, origin.dim, origin.constant) != (-1, dim, constant):
-                origin = replace(origin, producer=-1, dim=dim, constant=constant)
-        self._set_all([output], origin)
-
-    def _follow_special(
-        self,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        arguments: list[Tensor],
-        origins: list[Origin],
-        outputs: list[Tensor],
-    ) -> None:
-        """Follow a layer, a loss, a move, or a function of several tensors."""
         sources, weights = _sources(origins), _weights(origins)
         constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
-        role: Role | None = None
-        if outputs[0].is_complex():
+        role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
+        keeps_producer = self._mark(name, args, origins) or name in MOVES
+        if role is not None:
+            layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
+            index = len(self.layers)
+            self.layers.append(layer)
+            self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
+            self.after(layer, args, kwargs, outputs)
+        elif any(o is not _UNKNOWN for o in origins):
+            producer = origins[0].producer if keeps_producer else -1
+            self._set_all(outputs, Origin(sources, () if sources else weights, producer, dim, constant))
+
+    def _role(
+        self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
+    ) -> Role | None:
+        """The role of the layer that a function makes; None if it makes none."""
+        if is_complex:
             if name in WEIGHTED and weights:
                 self.notes[f"layers of complex numbers, the first of them that of {weights[0]}"] = None
-        elif name == DOT_PRODUCT:
-            role, weights = "attention", ()
-        elif name in WEIGHTED and (weights or self._takes_strays(name, arguments)):
-            role = None if constant and name in PRODUCTS else "weights"
-        elif (name in ACTIVATIONS or name == "softmax") and not constant:
-            role, weights = "activation", ()
-        self._mark(name, origins)
-        if role is None:
-            producer = origins[0].producer if name in MOVES and origins else -1
-            self._set_all(outputs, Origin(sources, () if sources else weights, producer, dim, constant))
-            return
-        layer = LayerCall(*self._place(name), role, sources, weights, name, dim)
-        index = len(self.layers)
-        self.layers.append(layer)
-        self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
-        self.after(layer, args, kwargs, outputs)
+            return None
+        if name == DOT_PRODUCT:
+            return "attention"
+        if name in WEIGHTED and (weights or self._takes_strays(name, arguments)):
+            return None if constant and name in PRODUCTS else "weights"
+        return "activation" if (name in ACTIVATIONS or name == "softmax") and not constant else None
 
-    def _mark(self, name: str, origins: list[Origin]) -> None:
-        """Note what a function tells of the layers that it reads."""
+    def _mark(self, name: str, args: tuple[Any, ...], origins: list[Origin]) -> bool:
+        """Note what a function tells of the layers that it reads; returns whether it scales the output of a core."""
+        produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         if name in LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
-        produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         if name in MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
@@ -247,6 +219,14 @@ class Tracker(TorchFunctionMode):
         for layer in produced if name in PRODUCTS else ():  # a softmax that a product reads is attention
             if layer is not None and layer.function == "softmax":
                 layer.attends = True
+        core = produced[0] if produced and self._stack and name in SCALINGS else None
+        if core is None or not isinstance(args[-1], int | float):
+            return False
+        running = self._stack[-1]
+        if core.module != running.name or not type(running.module).__module__.startswith("sigmoidcore"):
+            return False
+        core.scale = float(args[-1]) ** SCALINGS[name]
+        return True
 
     def _place(self, function: str) -> tuple[str, str, str]:
         """A layer's unique name, the module that is running, and the layer's kind."""
@@ -262,14 +242,6 @@ class Tracker(TorchFunctionMode):
         self._calls[name] += 1
         times = self._calls[name]
         return f"{name}@{times}" if times > 1 else name, module, kind
-
-    def _scaled_core(self, origin: Origin, args: tuple[Any, ...]) -> LayerCall | None:
-        """The core that multiplies its sigmoid by a number, if this is what happens."""
-        if origin.producer < 0 or not self._stack or not isinstance(args[-1], int | float):
-            return None
-        layer, running = self.layers[origin.producer], self._stack[-1]
-        is_core = layer.module == running.name and type(running.module).__module__.startswith("sigmoidcore")
-        return layer if is_core else None
 
     def _takes_strays(self, function: str, arguments: list[Tensor]) -> bool:
         """Whether a function takes weights that train and are not parameters of the model; notes where they are."""
