@@ -11,11 +11,6 @@ def norms(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[T
     return list(torch._foreach_norm(list(tensors), 2, dtype))
 
 
-def copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy each source into its target."""
-    torch._foreach_copy_(list(targets), list(sources))
-
-
 def subtract(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
     """Subtract each of the others from its target, in place."""
     torch._foreach_sub_(list(targets), list(others))

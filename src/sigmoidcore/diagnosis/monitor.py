@@ -159,7 +159,6 @@ class Monitor:
         self._stop_listening()
         self._probe.detach()
         self._probe.forget()
-        self._probe.parameters.buffers.clear()
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -280,8 +279,6 @@ class Monitor:
     def _attach_if_due(self) -> None:
         if self._step % self.every == 0:
             self._probe.attach()
-        else:
-            self._probe.parameters.buffers.clear()
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)

@@ -31,7 +31,7 @@ def written(hint: Any, value: Any) -> Any:
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(float(value))
     if typing.get_origin(hint) is tuple:
         return [written(typing.get_args(hint)[0], item) for item in value]
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         members = [(field, inner, getattr(value, field.name)) for field, inner in _fields(hint)]
         return {
             field.name: written(inner, item)
@@ -56,7 +56,7 @@ def read(hint: Any, value: Any, place: str) -> Any:
     if value is None and may_be_none:
         return None
     if hint is float:
-        number = NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        number: Any = NOT_FINITE.get(value, value) if isinstance(value, str) else value
         _require(type(number) in (int, float), value, place, "a number")
         _require(type(number) is float or abs(number) < 2**1023, value, place, "a smaller number")
         return float(number)
@@ -65,15 +65,15 @@ def read(hint: Any, value: Any, place: str) -> Any:
     if typing.get_origin(hint) is tuple:
         _require(isinstance(value, list), value, place, "a list")
         return tuple(read(typing.get_args(hint)[0], item, f"{place}[{i}]") for i, item in enumerate(value))
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         _require(isinstance(value, dict), value, place, "an object")
         known = {field.name: inner for field, inner in _fields(hint) if field.name in value}
         for field, _ in _fields(hint):
             if field.default is MISSING and field.name not in value:
                 raise WrongValueError(f"{place}.{field.name} is missing")
-        return hint(**{name: read(inner, value[name], f"{place}.{name}") for name, inner in known.items()})  # type: ignore[operator]
-    of_enum = {item.value: item for item in hint} if isinstance(hint, type) and issubclass(hint, Enum) else None
-    choices = of_enum or {text: text for text in typing.get_args(hint)}
+        return hint(**{name: read(inner, value[name], f"{place}.{name}") for name, inner in known.items()})
+    enum = isinstance(hint, type) and issubclass(hint, Enum)
+    choices = {item.value: item for item in hint} if enum else {text: text for text in typing.get_args(hint)}
     _require(isinstance(value, str) and value in choices, value, place, "one of " + ", ".join(choices))
     return choices[value]
 
@@ -82,8 +82,9 @@ def _require(condition: bool, value: Any, place: str, what: str) -> Any:
     if condition:
         return value
     text = json.dumps(value)
-    kind = {list: "a list", dict: "an object"}.get(type(value))
-    raise WrongValueError(f"{place} is {kind or (text if len(text) <= 40 else f'{text[:37]}...')}, but must be {what}")
+    if isinstance(value, list | dict):
+        text = "a list" if isinstance(value, list) else "an object"
+    raise WrongValueError(f"{place} is {text if len(text) <= 40 else f'{text[:37]}...'}, but must be {what}")
 
 
 def _optional(hint: Any) -> tuple[Any, bool]:

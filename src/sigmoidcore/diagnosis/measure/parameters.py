@@ -17,11 +17,10 @@ _ORDINARY = (Tensor, nn.Parameter)
 
 
 class Parameters:
-    """Reads the parameters of a model, by name, around one step; `buffers` are those of the step before."""
+    """Reads the parameters of a model, by name, around one step."""
 
-    def __init__(self, named: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
         self.named = dict(named)
-        self.buffers: dict[str, Tensor] = dict(buffers or {})
         self._sizes: dict[str, Size] = {}
         self._gradients: dict[str, Size] = {}
         self._used_up: set[str] = set()
@@ -64,20 +63,19 @@ class Parameters:
         """
         own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
         self._read_sizes()
-        self._before |= self._copies({name: _local(p) for name, p in own.items() if name not in self._moves})
+        self._before |= {name: _local(p).clone() for name, p in own.items() if name not in self._moves}
         if in_backward:
             self._read(own)
             self._used_up.update(own)
 
     @torch.no_grad()
     def after_step(self, moving: set[int]) -> None:
-        """Measure how far each has moved, and give the copies back."""
+        """Measure how far each has moved."""
         own = [name for name in self._before if id(self.named[name]) in moving]
         before = {name: self._before.pop(name) for name in own}
         for names in _groups(before):
             foreach.subtract([before[name] for name in names], [_local(self.named[name]) for name in names])
         self._moves |= _sizes(before)
-        self.buffers |= before
 
     @torch.no_grad()
     def summarize(self, used: set[str], scale: float, ranks: Ranks) -> tuple[Weight, ...]:
@@ -113,19 +111,6 @@ class Parameters:
         if not self._sizes:
             local = {name: _local(p) for name, p in self.named.items()}
             self._sizes, self._rows_differ = _sizes(local), _with_different_rows(local)
-
-    def _copies(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies, in the buffers where they fit: fresh memory takes longer than the copy."""
-        copies: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            buffer = self.buffers.pop(name, None)
-            fits = buffer is not None and (buffer.shape, buffer.dtype, buffer.device) == (
-                tensor.shape, tensor.dtype, tensor.device,
-            )  # fmt: skip
-            copies[name] = buffer if fits and buffer is not None else torch.empty_like(tensor)
-        for names in _groups(tensors):
-            foreach.copy([copies[name] for name in names], [tensors[name] for name in names])
-        return copies
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Probe(Observer):
     def attach(self) -> None:
         """Measure from the next forward pass on."""
         if not self.attached:
-            self.parameters = Parameters(self.parameters.named, self.parameters.buffers)
+            self.parameters = Parameters(self.parameters.named)
             if not self.layers:
                 self._read_names()
             super().attach()

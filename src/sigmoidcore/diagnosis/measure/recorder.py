@@ -8,34 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from sigmoidcore._torch.autograd import (
-    NONE,
-    accumulates,
-    backward_pass,
-    bare,
-    in_checkpoint,
-    keeps_graph,
-    nearest_leaf,
-    running_node,
-)
+from sigmoidcore._torch import autograd
+from sigmoidcore._torch.autograd import NONE, backward_pass, bare, keeps_graph
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
+from sigmoidcore.diagnosis.measure import statistics
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
-from sigmoidcore.diagnosis.measure.statistics import (
-    Number,
-    Sums,
-    add_sample,
-    add_sizes,
-    add_slopes,
-    first_rows,
-    samples_first,
-    squared_size,
-    step_squares,
-    thinned,
-    unmeasured,
-)
+from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
 INPUT = -1
@@ -96,13 +77,13 @@ class Recorder(Tracker):
         """Take the statistics of the model's inputs."""
         for tensor in tensors(values):
             self.inputs.add(id(tensor))
-            if kind := unmeasured(tensor):
+            if kind := statistics.unmeasured(tensor):
                 self.notes[f"an input of the model: it is a {kind} tensor"] = None
             elif tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
-                x = samples_first(bare(tensor), self.samples).unsqueeze(0)
-                add_sizes(x, [sums])
-                add_sample(x.reshape(1, first_rows(x[0], self.samples, None)[1], -1), [sums])
+                x = statistics.samples_first(bare(tensor), self.samples).unsqueeze(0)
+                statistics.add_sizes(x, [sums])
+                statistics.add_sample(x.reshape(1, statistics.first_rows(x[0], self.samples, None)[1], -1), [sums])
                 self.of_inputs.add(sums)
 
     @hidden_from_modes
@@ -111,9 +92,9 @@ class Recorder(Tracker):
         if name in RECURRENT:
             return self._before_recurrent(args)
         x = args[0] if args else kwargs.get("input")
-        if not ACTIVATIONS[name].by_output and isinstance(x, Tensor) and not unmeasured(x):
-            x = samples_first(bare(x), self.samples)
-            x = x[: first_rows(x, self.samples, self._most)[0]]
+        if not ACTIVATIONS[name].by_output and isinstance(x, Tensor) and not statistics.unmeasured(x):
+            x = statistics.samples_first(bare(x), self.samples)
+            x = x[: statistics.first_rows(x, self.samples, self._most)[0]]
             self._input = x.clone() if in_place else x
         return args
 
@@ -123,7 +104,7 @@ class Recorder(Tracker):
         """Take the statistics of a layer, and wait for its gradient."""
         gradient, self._next = self._next or LayerGradient(), None
         layer.sums, layer.dtype = gradient.sums, outputs[0].dtype
-        if kind := unmeasured(outputs[0]):
+        if kind := statistics.unmeasured(outputs[0]):
             self.notes[f"the output of {layer.name}: it is a {kind} tensor"] = None
             return
         output = bare(outputs[0])
@@ -147,8 +128,8 @@ class Recorder(Tracker):
                 value.register_hook(partial(self._arrive, gradient, place))  # type: ignore[no-untyped-call]
 
     def _take_output(self, layer: LayerCall, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        x, most, dim = samples_first(output, self.samples), self._most, layer.dim
-        rows, samples = first_rows(x, self.samples, most)
+        x, most, dim = statistics.samples_first(output, self.samples), self._most, layer.dim
+        rows, samples = statistics.first_rows(x, self.samples, most)
         activation = ACTIVATIONS.get(layer.function)
         key: Hashable = ()
         options: dict[str, Any] = {}
@@ -159,12 +140,12 @@ class Recorder(Tracker):
 
         def add_slopes_of(stack: Tensor, owners: list[Sums]) -> None:
             assert activation is not None
-            add_slopes(activation.relative_slopes(stack, options), owners, dim)
+            statistics.add_slopes(activation.relative_slopes(stack, options), owners, dim)
 
         def add(stack: Tensor, owners: list[Sums]) -> None:
-            add_sizes(stack, owners)
+            statistics.add_sizes(stack, owners)
             part = _part(stack[:, :rows], dim, most)
-            add_sample(part.reshape(len(stack), samples, -1), owners)
+            statistics.add_sample(part.reshape(len(stack), samples, -1), owners)
             if activation is not None and activation.by_output:
                 add_slopes_of(part, owners)
 
@@ -177,7 +158,7 @@ class Recorder(Tracker):
             return args
         x = args[0]
         packed = args[1] if isinstance(args[1], Tensor) and not args[1].is_floating_point() else None
-        if not x.requires_grad and in_checkpoint():
+        if not x.requires_grad and autograd.in_checkpoint():
             return args  # a recomputation may not save more than the first computation saved
         self._next = LayerGradient(packed, 1 if packed is None and args[-1] is True and x.dim() == 3 else 0)
         x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
@@ -186,9 +167,9 @@ class Recorder(Tracker):
 
     def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor) -> None:
         if backward_pass() != self._backward_pass:  # of one backward pass all gradients count, or none
-            if self._leaf is None or not accumulates(self._leaf):
-                self._leaf = nearest_leaf(running_node())
-            if not accumulates(self._leaf):  # it is not on its way into the `.grad` of a parameter
+            if self._leaf is None or not autograd.accumulates(self._leaf):
+                self._leaf = autograd.nearest_leaf(autograd.running_node())
+            if not autograd.accumulates(self._leaf):  # it is not on its way into the `.grad` of a parameter
                 self.differentiated |= torch.is_grad_enabled()
                 return
             self._backward_pass = backward_pass()
@@ -198,7 +179,7 @@ class Recorder(Tracker):
 
 def _part(stack: Tensor, dim: int, most: int | None) -> Tensor:
     """The positions that are measured of a stack of first samples, in one piece."""
-    return (stack if most is None else thinned(stack, dim)).contiguous()
+    return (stack if most is None else statistics.thinned(stack, dim)).contiguous()
 
 
 def _time_first(layer: LayerCall, args: tuple[Any, ...], values: Tensor) -> bool:
@@ -235,11 +216,13 @@ class LayerGradient:
         if keeps_graph():
             self._gradients[place] = gradient
         if place == INPUT:
-            self.sums.steps, self.sums.step_samples = step_squares(gradient, self._batch_sizes, self._time_dim)
+            self.sums.steps, self.sums.step_samples = statistics.step_squares(
+                gradient, self._batch_sizes, self._time_dim
+            )
             return
         self.sums.samples = float(samples)
         self.sums.arrivals += 1
-        self._sizes[place] = squared_size(gradient)
+        self._sizes[place] = statistics.squared_size(gradient)
         if len(self._sizes) == 1:  # without a sum: on a GPU each one is a kernel
             self.sums.gradient, self.sums.nonfinite_gradient = self._sizes[place]
         else:

@@ -16,22 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._torch.modes import transforms_active
+from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
-from sigmoidcore.diagnosis.measure.calls import (
-    ATTENTION,
-    DOT_PRODUCT,
-    LOSSES,
-    MOVES,
-    MULTIPLICATIONS,
-    PRODUCTS,
-    RECURRENT,
-    SCALINGS,
-    WEIGHTED,
-    feature_dim,
-    name_of,
-    tensors,
-    writes_in_place,
-)
+from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
 from sigmoidcore.diagnosis.measure.strays import place_of
@@ -131,14 +118,14 @@ class Tracker(TorchFunctionMode):
     ) -> Any:
         """Run the function and follow its tensors."""
         kwargs = kwargs or {}
-        name = name_of(func)
+        name = calls.name_of(func)
         if not name or self.paused:
             return func(*args, **kwargs)
         if transforms_active():
             self.notes["calls inside torch.func.vmap, grad and the like"] = None
             return func(*args, **kwargs)
-        if name in RECURRENT or name in ACTIVATIONS:
-            args = self.before(name, args, kwargs, writes_in_place(func, args, kwargs))
+        if name in calls.RECURRENT or name in ACTIVATIONS:
+            args = self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)
@@ -180,9 +167,9 @@ class Tracker(TorchFunctionMode):
         sources, weights = _sources(origins), _weights(origins)
         constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
-        dim = feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
+        dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
-        keeps_producer = self._mark(name, args, origins) or name in MOVES
+        keeps_producer = self._mark(name, args, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             index = len(self.layers)
@@ -198,34 +185,34 @@ class Tracker(TorchFunctionMode):
     ) -> Role | None:
         """The role of the layer that a function makes; None if it makes none."""
         if is_complex:
-            if name in WEIGHTED and weights:
+            if name in calls.WEIGHTED and weights:
                 self.notes[f"layers of complex numbers, the first of them that of {weights[0]}"] = None
             return None
-        if name == DOT_PRODUCT:
+        if name == calls.DOT_PRODUCT:
             return "attention"
-        if name in WEIGHTED and (weights or self._takes_strays(name, arguments)):
-            return None if constant and name in PRODUCTS else "weights"
+        if name in calls.WEIGHTED and (weights or self._takes_strays(name, arguments)):
+            return None if constant and name in calls.PRODUCTS else "weights"
         return "activation" if (name in ACTIVATIONS or name == "softmax") and not constant else None
 
     def _mark(self, name: str, args: tuple[Any, ...], origins: list[Origin]) -> bool:
         """Note what a function tells of the layers that it reads; returns whether it scales the output of a core."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
-        if name in LOSSES:
+        if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
-        if name in MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
+        if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
                     layer.gate = True
-        for layer in produced if name in PRODUCTS else ():  # a softmax that a product reads is attention
+        for layer in produced if name in calls.PRODUCTS else ():  # a softmax that a product reads is attention
             if layer is not None and layer.function == "softmax":
                 layer.attends = True
-        core = produced[0] if produced and self._stack and name in SCALINGS else None
+        core = produced[0] if produced and self._stack and name in calls.SCALINGS else None
         if core is None or not isinstance(args[-1], int | float):
             return False
         running = self._stack[-1]
         if core.module != running.name or not type(running.module).__module__.startswith("sigmoidcore"):
             return False
-        core.scale = float(args[-1]) ** SCALINGS[name]
+        core.scale = float(args[-1]) ** calls.SCALINGS[name]
         return True
 
     def _place(self, function: str) -> tuple[str, str, str]:
@@ -234,7 +221,7 @@ class Tracker(TorchFunctionMode):
         if self._stack:
             running = self._stack[-1]
             module = running.name
-            if running.is_layer or (function == ATTENTION and module):
+            if running.is_layer or (function == calls.ATTENTION and module):
                 running.is_layer = False  # a second layer in the same call is named by its function
                 name, kind = module or function, running.kind
             elif module:
