@@ -6,7 +6,7 @@ The numbers of all layers are computed together, in NumPy: one at a time would t
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import attrgetter
@@ -221,12 +221,15 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
         if fact["gradient"] is not None:
             fact["gradient"] *= factor / call.scale
         if "steps" in fact:
-            fact["steps"] = tuple((_thinned(fact["steps"]) * factor).tolist())
+            count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
+            places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
+            fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
         for name in fact.keys() & {"mean", "rms", "largest", "low", "high"}:
             fact[name] *= call.scale
+        for name in list(_meaningless(call, fact)):
+            fact.pop(name, None)
         sources = tuple(bits(call.sources))
         before = [g for i in sources if (g := layers[i].gradient) is not None]
-        absent = _absent(call, fact)
         layers.append(
             Layer(
                 name=call.name,
@@ -239,29 +242,23 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 shape=tuple(call.shape),
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
-                **{name: value for name, value in fact.items() if name not in absent},
+                **fact,
             )
         )
     return layers
 
 
-def _absent(call: LayerCall, fact: dict[str, Any]) -> set[str]:
+def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
     """Names of numbers that mean nothing for this kind of layer."""
     activation = ACTIVATIONS.get(call.function)
-    softmax_of_no_product = call.function == "softmax" and not call.attends
-    means_something = {
-        ("largest",): call.dtype in (torch.float16, torch.bfloat16),
-        ("saturated",): activation is not None and activation.shuts,
-        ("dead",): activation is not None and activation.flat,
-        ("entropy", "sharp"): "sharp" in fact and fact["entropy"] is not None and not softmax_of_no_product,
-    }
-    return {name for names, does in means_something.items() if not does for name in names}
-
-
-def _thinned(steps: Array) -> Array:
-    """At most `STEPS` evenly distant steps, the first and the last among them."""
-    count = min(STEPS, len(steps))
-    return steps[[round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)]]
+    if call.dtype not in (torch.float16, torch.bfloat16):
+        yield "largest"
+    if activation is None or not activation.shuts:
+        yield "saturated"
+    if activation is None or not activation.flat:
+        yield "dead"
+    if "sharp" not in fact or fact["entropy"] is None or (call.function == "softmax" and not call.attends):
+        yield from ("entropy", "sharp")
 
 
 def bits(number: int) -> list[int]:
