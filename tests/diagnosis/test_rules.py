@@ -15,7 +15,7 @@ import sigmoidcore as sc
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.rules import RULES, find
-from sigmoidcore.diagnosis.rules.wording import listed, share
+from sigmoidcore.diagnosis.wording import listed
 
 IDS = [rule.id for rule in RULES]
 
@@ -47,10 +47,6 @@ def test_names_are_listed_in_full_as_a_range_or_by_the_first_three():
     assert listed(["d", "b", "a", "c"], ["a", "b", "c", "d", "e"]) == "`a` to `d` (4 of 5 layers)"
     assert listed(["e", "a", "b", "c"], ["a", "b", "c", "d", "e"]) == "`e`, `a`, `b` and 1 more"
     assert listed([""]) == "the model itself"
-
-
-def test_a_share_is_0_or_100_percent_only_if_it_is():
-    assert [share(v) for v in (0, 0.001, 0.5, 0.999, 1)] == ["0 %", "less than 1 %", "50 %", "more than 99 %", "100 %"]
 
 
 @pytest.fixture(scope="module")

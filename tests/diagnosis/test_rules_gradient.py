@@ -41,7 +41,7 @@ def test_layers_are_named_worst_first_with_their_median_gain():
 def test_the_layer_before_a_single_bad_segment_is_named_first():
     finding = only(chain(*[1e-7] * 5, 1.0, 1.0))
     assert finding.layers[0] == "8"
-    assert "Most is lost between `8` and `10` (gain 1e-07)" in finding.message
+    assert "Most is lost between `8` and `10` (gain 1e-7)" in finding.message
 
 
 def test_a_thousand_layers_fit_into_one_sentence():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.report.formatting import short
+from sigmoidcore.diagnosis.wording import short
 from sigmoidcore.equalizer.equalizer import Sample
 
 if TYPE_CHECKING:

@@ -41,9 +41,7 @@ def _open(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple
     layers = [layer for layer in measurement.layers if layer.name in finding.layers]
     if not any(layer.kind in SIGMOIDS and not layer.gate for layer in layers):
         return None
-    found = candidates(model, measurement, finding.layers)
-    if not found.new and not found.cores:
-        raise ValueError(found.why)
+    candidates(model, measurement, finding.layers).check()
     batch = "" if measurement.step is None else "inputs=inputs"  # a Monitor keeps no batch
     return "Shift and rescale the saturated neurons, then train on.", f"diagnosis.mend({batch})"
 
@@ -67,14 +65,12 @@ def _level_through_time(finding: Finding, measurement: Measurement, model: nn.Mo
 
 def _convert_and(measurement: Measurement, model: nn.Module, *, fresh: bool) -> tuple[str, str]:
     found = candidates(model, measurement)
-    if not found.new and not found.cores:
-        raise ValueError(found.why)
+    found.check()
+    remedy = "Set the slopes of the sigmoids from one batch; the weights do not change."
     if fresh:
         centre = "centre the sigmoids, " if found.uncentered else ""
         remedy = f"Before training, {centre}draw orthogonal weights and set the slopes from one batch; sc.calibrate in "
         remedy += "place of sc.prepare keeps your weights."
-    else:
-        remedy = "Set the slopes of the sigmoids from one batch; the weights do not change."
     verb = "sc.prepare(model, inputs)" if fresh else "sc.calibrate(model, inputs)"
     return remedy, "; ".join(part for part in (found.call(fresh), verb) if part)
 

@@ -21,6 +21,7 @@ from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
 from sigmoidcore.diagnosis.repair.saturation import open_saturated
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn, check_inputs
 
@@ -81,12 +82,10 @@ def mend(
     """
     subject = _subject(diagnosis, inputs, targets, loss_fn)
     check_inputs(subject.inputs)
-    mender = _Mender(replace(diagnosis, subject=subject))
+    mender = _Mender(replace(diagnosis, subject=subject, history=()), subject)
     revealed = mender.attempt(SATURATED, mender.open_neurons)
     mender.attempt(LEVEL + revealed, mender.level)
-    updates = [f for f in diagnosis.findings if f.rule in UPDATES]
-    if updates:
-        mender.set_rates(updates, optimizer)
+    mender.set_rates([f for f in diagnosis.findings if f.rule in UPDATES], optimizer)
     return mender.report(diagnosis.findings)
 
 
@@ -101,19 +100,17 @@ def _subject(diagnosis: Judgement, inputs: Any, targets: Any, loss_fn: Any) -> S
     if targets is not None:
         raise ValueError("targets are given without their inputs: give inputs=, too")
     if subject.inputs is None:
-        raise ValueError(
-            "this diagnosis has no batch, because a Monitor keeps none: d.mend(inputs=..., targets=..., loss_fn=...)"
-        )
+        how = "d.mend(inputs=..., targets=..., loss_fn=...)"
+        raise ValueError(f"this diagnosis has no batch, because a Monitor keeps none: {how}")
     return subject if loss_fn is None else replace(subject, loss_fn=loss_fn)
 
 
 class _Mender:
     """A model under repair: its state, the changes, and why others were not made."""
 
-    def __init__(self, diagnosis: Judgement) -> None:
-        assert diagnosis.subject is not None
-        self.subject, self.model = diagnosis.subject, diagnosis.subject.model
-        self.before = self.now = self._judge(diagnosis)
+    def __init__(self, diagnosis: Judgement, subject: Subject) -> None:
+        self.subject, self.model = subject, subject.model
+        self.before = self.now = self._judged(diagnosis)
         self.done: list[Change] = []
         self.notes: list[str] = []
         self.reasons: dict[str, list[str]] = defaultdict(list)
@@ -121,30 +118,28 @@ class _Mender:
     def attempt(self, rules: tuple[str, ...], step: Callable[[list[Finding]], list[Change]]) -> tuple[str, ...]:
         """Take a step if one of the rules found something, and undo it if it does not help.
 
-        Returns:
-            The rules, if the step was undone because it revealed a gradient that is not level; else ().
+        Returns the rules if the step was undone because it revealed a gradient that is not level; else ().
         """
         findings = [f for f in self.now.findings if f.rule in rules and f.severity is not Severity.NOTE]
         if not findings:
             return ()
-        snapshot, notes, better = Snapshot(self.model), list(self.notes), False
+        snapshot, notes, before = Snapshot(self.model), list(self.notes), self.now
         try:
             changes = step(findings)
-            after = self._judge(self.now)
-            better = _better(self.now, after, rules)
-            if better:
+            after = self._judged(before)
+            if _better(before, after, rules):
                 self.done += changes
                 self.now = after
                 return ()
             tried = " and ".join(dict.fromkeys(change.what for change in changes))
-            self._explain(findings, f"{tried}, but undone without improvement: {summary(self.now)} -> {summary(after)}")
-            new = {f.rule for f in after.findings} - {f.rule for f in self.now.findings}
+            self._explain(findings, f"{tried}, but undone without improvement: {summary(before)} -> {summary(after)}")
+            new = {f.rule for f in after.findings} - {f.rule for f in before.findings}
             return rules if new.intersection(LEVEL) else ()
         except (RuntimeError, TypeError, ValueError) as error:
             self._explain(findings, str(error))
             return ()
         finally:
-            if not better:
+            if self.now is before:
                 snapshot.restore()
                 self.notes = notes
 
@@ -156,16 +151,15 @@ class _Mender:
         cores = {name: module for name, module in modules.items() if isinstance(module, SigmoidCore)}
         opened = open_saturated(self.model, self.subject.inputs, cores) if cores else {}
         if not opened:
-            raise ValueError(found.why if found.left else "no neuron of these activations is saturated on this batch")
-        if found.left:
+            raise ValueError(found.why or "no neuron of these activations is saturated on this batch")
+        if found.why:
             self._explain(findings, found.why)
         return changes + [Change("opened", name, f"{n} of {of} neurons opened") for name, (n, of) in opened.items()]
 
     def level(self, findings: list[Finding]) -> list[Change]:
         """Convert all hidden sigmoids, and set slopes and shifts from the batch."""
         found = candidates(self.model, self.now.measurement)
-        if not found.new and not found.cores:
-            raise ValueError(found.why)
+        found.check()
         changes = self._convert(found)
         targets, loss_fn = self.subject.targets, self.subject.loss_fn
         if loss_fn is not None and targets is None:  # a loss of the outputs alone
@@ -173,30 +167,33 @@ class _Mender:
         calibration = calibrate(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
         self.notes += calibration.notes
         spreads = f"spread of the profile {calibration.before.spread:.3g} -> {calibration.after.spread:.3g}"
-        return [*changes, Change("calibrated", _cores(len(calibration.slopes)), spreads)]
+        return [*changes, Change("calibrated", counted(len(calibration.slopes), "core"), spreads)]
 
     def _convert(self, found: Candidates) -> list[Change]:
         """Make cores of the candidates: a change for each kind of activation."""
-        if not found.new:
-            return []
         names: dict[str, list[str]] = defaultdict(list)
-        for activation in convert(self.model, include=found.include, exclude=found.exclude).activations:
-            if activation.converted:
-                names[activation.kind].append(activation.name)
-        how = {kind: f"{len(those)} {kind} -> {_cores(len(those))}, the same function" for kind, those in names.items()}
-        return [Change("converted", few(names[kind]), how[kind]) for kind in names]
+        if found.new:
+            for activation in convert(self.model, include=found.include, exclude=found.exclude).activations:
+                if activation.converted:
+                    names[activation.kind].append(activation.name)
+        how = "{} {} -> {}, the same function"
+        return [
+            Change("converted", few(several), how.format(len(several), kind, counted(len(several), "core")))
+            for kind, several in names.items()
+        ]
 
     def set_rates(self, findings: list[Finding], optimizer: torch.optim.Optimizer | None) -> None:
-        """Set the optimizer's rates by the rule."""
-        why = "give optimizer= to have its rates set"
+        """Set the optimizer's rates by the rule if updates are too small or too large."""
+        if not findings:
+            return
+        why: str | None = "give optimizer= to have its rates set"
         if optimizer is not None:
-            why = learning_rates.why_not(self.model, self.now.measurement, optimizer) or ""
+            why = learning_rates.why_not(self.model, self.now.measurement, optimizer)
         if optimizer is None or why:
-            self._explain(findings, why)
+            self._explain(findings, why or "")
             return
         before, after = learning_rates.set_rates(self.model, optimizer)
-        groups = len(optimizer.param_groups)
-        where = f"{type(optimizer).__name__}, {groups} group{'s' if groups > 1 else ''}"
+        where = f"{type(optimizer).__name__}, {counted(len(optimizer.param_groups), 'group')}"
         self.done.append(Change("rates", where, f"{_range(before)} -> {_range(after)}, by sc.depth_scaled_lr"))
         self.notes.append("the next steps show the effect of new rates: measure them with sc.Monitor")
 
@@ -222,11 +219,10 @@ class _Mender:
         ]
         return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes))
 
-    def _judge(self, diagnosis: Judgement) -> Judgement:
-        """A new diagnosis on the batch."""
+    def _judged(self, diagnosis: Judgement) -> Judgement:
+        """The same with a new measurement on the batch."""
         measurement = measure(self.subject, Ranks())
-        findings = findings_of([measurement], self.model)
-        return replace(diagnosis, measurement=measurement, findings=findings, history=())
+        return replace(diagnosis, measurement=measurement, findings=findings_of([measurement], self.model))
 
     def _explain(self, findings: Iterable[Finding], reason: str) -> None:
         for finding in findings:
@@ -234,30 +230,25 @@ class _Mender:
 
 
 def _better(before: Judgement, after: Judgement, rules: tuple[str, ...]) -> bool:
-    """Whether there are fewer errors, else warnings, else layers with this finding, or it is much less so."""
-    *counts, excess, nonfinite = _score(before, rules)
-    *new_counts, new_excess, new_nonfinite = _score(after, rules)
-    return new_nonfinite <= nonfinite and (*new_counts, new_excess + math.log(BETTER)) < (*counts, excess)
+    """Whether there are fewer errors, else warnings, else layers with these findings, or they are much less so."""
+    nonfinite, *counts, excess = _score(before, rules)
+    new_nonfinite, *new_counts, new_excess = _score(after, rules)
+    return new_nonfinite <= nonfinite and (*new_counts, BETTER * new_excess) < (*counts, excess)
 
 
 def _score(diagnosis: Judgement, rules: tuple[str, ...]) -> tuple[float, ...]:
-    """Errors, warnings, layers with these findings, the logarithm of their excess, numbers that are not finite."""
+    """Numbers that are not finite, errors, warnings, layers with these findings, and the largest excess."""
     severities = [finding.severity for finding in diagnosis.findings]
     findings = [finding for finding in diagnosis.findings if finding.rule in rules]
     ratios = [f.value / f.threshold if f.threshold else math.inf for f in findings]
-    excesses = [abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf for ratio in ratios]
     loss, layers = diagnosis.measurement.loss, diagnosis.measurement.layers
     return (
+        (loss is not None and not math.isfinite(loss)) + sum(x.nonfinite + x.nonfinite_gradient for x in layers),
         severities.count(Severity.ERROR),
         severities.count(Severity.WARNING),
         sum(len(finding.layers) for finding in findings),
-        max(excesses, default=0.0),
-        (loss is not None and not math.isfinite(loss)) + sum(x.nonfinite + x.nonfinite_gradient for x in layers),
+        max((max(r, 1 / r) if 0 < r < math.inf else math.inf for r in ratios), default=1.0),
     )
-
-
-def _cores(count: int) -> str:
-    return f"{count} core{'s' if count != 1 else ''}"
 
 
 def _range(values: list[float]) -> str:

@@ -67,13 +67,16 @@ class Mending:
         rows += [("left", f"{left.rule} {left.where}: {left.why}") for left in self.left]
         rows += [("note", note) for note in self.notes]
         rows += [("before", summary(self.before)), *([("after", summary(self.after))] if self.done else [])]
-        wrap = textwrap.TextWrapper(
-            terminal.width(), subsequent_indent=" " * 14, break_long_words=False, break_on_hyphens=False
-        )
         lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
         for label, text in rows:
-            wrap.initial_indent = f"  {label:<10}  "
-            lines += wrap.wrap(text)
+            lines += textwrap.wrap(
+                text,
+                terminal.width(),
+                initial_indent=f"  {label:<10}  ",
+                subsequent_indent=" " * 14,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
         return terminal.writable("\n".join(lines))
 
 

@@ -22,8 +22,8 @@ from sigmoidcore.diagnosis.report.axes import (
     drawable,
     spread_evenly,
 )
-from sigmoidcore.diagnosis.report.formatting import counted, percent, short
 from sigmoidcore.diagnosis.report.table import findings_by_layer
+from sigmoidcore.diagnosis.wording import counted, percent, short
 
 STEPS = 64
 """Rows of the heat map over steps."""

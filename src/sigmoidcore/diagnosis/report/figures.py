@@ -12,7 +12,7 @@ import numpy as np
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, Measurement
 from sigmoidcore.diagnosis.report.axes import Tick
 from sigmoidcore.diagnosis.report.charts import SHADES, Chart, panels
-from sigmoidcore.diagnosis.report.formatting import short
+from sigmoidcore.diagnosis.wording import short
 
 try:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.axes import drawable
 from sigmoidcore.diagnosis.report.charts import through_time
-from sigmoidcore.diagnosis.report.formatting import short
 from sigmoidcore.diagnosis.report.table import Column, cell, findings_by_layer, most_telling, number_columns
 from sigmoidcore.diagnosis.report.terminal import columns, printable, shortened, wrapped
+from sigmoidcore.diagnosis.wording import short
 
 SHORT, ROWS = 20, 16
 """A network of at most `SHORT` layers is shown in full, of a longer one `ROWS`."""

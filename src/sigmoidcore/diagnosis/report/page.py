@@ -16,11 +16,11 @@ from sigmoidcore._files import write_file
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.axes import numbered
 from sigmoidcore.diagnosis.report.charts import Box, Point, panels
-from sigmoidcore.diagnosis.report.formatting import short
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows
 from sigmoidcore.diagnosis.report.table import cell, findings_by_layer, most_telling, number_columns, positions
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable
 from sigmoidcore.diagnosis.report.text import head, verdict
+from sigmoidcore.diagnosis.wording import short
 
 FIRST = 100
 """Rows of a page of the table; without its script, the page shows the most telling ones."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Role, Weight
-from sigmoidcore.diagnosis.report.formatting import percent, short
+from sigmoidcore.diagnosis.wording import percent, short
 
 if TYPE_CHECKING:
     import pandas

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
-from sigmoidcore.diagnosis.report.formatting import counted
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, folded, printable, shortened, wrapped
+from sigmoidcore.diagnosis.wording import counted
 
 NAMES, NAME_WIDTH = 4, 36
 """Layers that are named under a finding, the others are counted; columns of a name."""

@@ -1,11 +1,12 @@
 """The input of the rules: the measurements, and the latest one as a graph of layers."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
+from sigmoidcore.diagnosis.wording import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +29,13 @@ class Evidence:
         """Layers of the latest measurement."""
         return self.latest.layers
 
-    @cached_property
-    def weighted(self) -> tuple[str, ...]:
-        """Names of the layers with weights, in order."""
-        return tuple(layer.name for layer in self.latest.weighted)
+    def names(self, places: Iterable[int]) -> tuple[str, ...]:
+        """Names of the layers at these positions."""
+        return tuple(self.layers[i].name for i in places)
 
-    @cached_property
-    def activations(self) -> tuple[str, ...]:
-        """Names of the activations, in order."""
-        return tuple(layer.name for layer in self.layers if layer.role == "activation")
+    def listed(self, names: Sequence[str], role: str = "weights", noun: str = "layers") -> str:
+        """Names of layers of a role in a sentence."""
+        return listed(names, [layer.name for layer in self.layers if layer.role == role], noun)
 
     @cached_property
     def weights(self) -> dict[str, Weight]:
@@ -55,10 +54,7 @@ class Evidence:
     @cached_property
     def live(self) -> tuple[bool, ...]:
         """For each layer: whether it has weights and a finite gradient arrived at it."""
-        return tuple(
-            layer.role == "weights" and layer.gradient is not None and math.isfinite(layer.gradient)
-            for layer in self.layers
-        )
+        return tuple(x.role == "weights" and x.gradient is not None and math.isfinite(x.gradient) for x in self.layers)
 
     @cached_property
     def feeds_live(self) -> tuple[bool, ...]:
@@ -79,11 +75,8 @@ class Evidence:
     @cached_property
     def hidden(self) -> tuple[int, ...]:
         """Activations that feed a layer with weights and are not gates."""
-        return tuple(
-            i
-            for i, layer in enumerate(self.layers)
-            if layer.role == "activation" and not layer.gate and self.feeds_weights[i]
-        )
+        ungated = (i for i, layer in enumerate(self.layers) if layer.role == "activation" and not layer.gate)
+        return tuple(i for i in ungated if self.feeds_weights[i])
 
     @cached_property
     def sinks(self) -> tuple[int, ...]:
@@ -122,23 +115,20 @@ class Evidence:
     @cached_property
     def upper_level(self) -> dict[int, float]:
         """Level of each live layer that feeds a sink, by the larger of its two sizes and the smallest sink."""
+        factors = self._row_factors()
         return {
-            i: self._row_factors[i] * max(self._sizes(i)) / reference[0]
+            i: factors[i] * max(self._sizes(i)) / reference[0]
             for i, reference in enumerate(self.references)
-            if self.live[i] and reference and self._row_factors[i] < math.inf
+            if self.live[i] and reference and factors[i] < math.inf
         }
 
     @cached_property
     def lower_level(self) -> dict[int, float]:
         """Level of each live layer that feeds a sink, by the smaller of its two sizes and the largest sink."""
-        return {
-            i: min(self._sizes(i)) / reference[1]
-            for i, reference in enumerate(self.references)
-            if self.live[i] and reference
-        }
+        known = ((i, reference) for i, reference in enumerate(self.references) if self.live[i] and reference)
+        return {i: min(self._sizes(i)) / largest for i, (_, largest) in known}
 
-    @cached_property
-    def _row_factors(self) -> tuple[float, ...]:
+    def _row_factors(self) -> list[float]:
         """For each layer: how much larger its gradient would be for all rows; an expert of a mixture sees a few."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for i, layer in enumerate(self.layers):
@@ -146,11 +136,11 @@ class Evidence:
                 groups.setdefault((pattern, layer.kind, layer.shape[1:]), []).append(i)
         found = [1.0] * len(self.layers)
         for group in groups.values():
-            rows = [self.layers[i].shape[0] if self.layers[i].shape else 1 for i in group]
+            rows = [(self.layers[i].shape or (1,))[0] for i in group]
             if len(set(rows)) > 1:
                 for i, count in zip(group, rows, strict=True):
                     found[i] = max(found[i], math.sqrt(sum(rows) / count) if count else math.inf)
-        return tuple(found)
+        return found
 
     @cached_property
     def zero_initialised(self) -> tuple[Weight, ...]:
@@ -179,13 +169,12 @@ class Evidence:
         visited, waiting = {i}, list(self.consumers[i])
         while waiting:
             c = waiting.pop()
-            if c in visited:
-                continue
-            visited.add(c)
-            if self.live[c]:
-                yield c
-            else:
-                waiting += self.consumers[c]
+            if c not in visited:
+                visited.add(c)
+                if self.live[c]:
+                    yield c
+                else:
+                    waiting += self.consumers[c]
 
 
 def is_zero(weight: Weight) -> bool:

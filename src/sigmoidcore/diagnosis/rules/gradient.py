@@ -8,7 +8,7 @@ from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules import units
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.wording import listed, named, number, verb
+from sigmoidcore.diagnosis.wording import named, number, verb
 
 SMALL, VANISHED, GONE = 1e-3, 1e-4, 1e-6
 """Levels below which a vanishing gradient is a note, a warning, an error."""
@@ -33,17 +33,16 @@ def vanishing(evidence: Evidence) -> Found | None:
     r"""Layers near the inputs get almost no gradient: they stay as they were initialised.
 
     A layer $l$ is named if $g_l / g_\text{sink}$ is below a threshold, for it and for all layers before it. $g_l$ is
-    the gradient size at its output, or the same in units of the signal that the next layer returns
-    ($g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$), whichever is larger. $g_\text{sink}$ is the smallest
-    gradient size of the sinks that $l$ feeds. Below `SMALL` it is a note, below `VANISHED` a warning, below `GONE` an
-    error. Layers are left out if a branch starts at 0 beside a skip connection (ReZero, Fixup, LoRA, a last BatchNorm
-    weight of 0), if a normalisation follows them, if they share weights with a healthy layer, or if saturated (SC201)
-    or dead (SC202) neurons explain the loss of gradient.
+    the gradient size at its output, or $g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$, in units of the next
+    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL` it is
+    a note, below `VANISHED` a warning, below `GONE` an error. Layers are left out if a branch starts at 0 beside a skip
+    connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a healthy layer, or if
+    saturated (SC201) or dead (SC202) neurons explain the loss of gradient.
 
-    *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, at most
-    1,000 steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers
-    (4e-4) take 500 steps, 5 (5e-5) never get there. 12 tanh layers (1e-3) take 150 steps, 16 (8e-5) fail for one seed.
-    AUTOTRAINER (Zhang et al., 2021) warns below 1e-3, which is a note here. 1e-6 is a choice.
+    *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
+    steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
+    take 500 steps, 5 (5e-5) fail. 12 tanh layers (1e-3) take 150 steps, 16 (8e-5) fail for one seed. AUTOTRAINER
+    (Zhang et al., 2021) warns below 1e-3, which is a note here. 1e-6 is a choice.
     """
     if not fades(evidence):
         return None
@@ -51,12 +50,10 @@ def vanishing(evidence: Evidence) -> Found | None:
     level = evidence.upper_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=True)
     size = "Less than 1e-30" if level < 1e-30 else f"Only {number(level)}"
-    effect = "slowly" if level >= VANISHED else "almost nothing"
-    learn = verb(names, "it learns", "they learn")
-    text = f"{size} of the gradient reaches {listed(names, evidence.weighted)}: {learn} {effect}.{place}"
-    if level >= VANISHED:
-        return Found(names, level, SMALL, text, severity=Severity.NOTE)
-    return Found(names, level, VANISHED, text, severity=Severity.ERROR if level < GONE else Severity.WARNING)
+    effect = f"{verb(names, 'it learns', 'they learn')} {'slowly' if level >= VANISHED else 'almost nothing'}"
+    text = f"{size} of the gradient reaches {evidence.listed(names)}: {effect}.{place}"
+    severity = Severity.NOTE if level >= VANISHED else Severity.WARNING if level >= GONE else Severity.ERROR
+    return Found(names, level, SMALL if level >= VANISHED else VANISHED, text, severity=severity)
 
 
 def exploding(evidence: Evidence) -> Found | None:
@@ -76,7 +73,7 @@ def exploding(evidence: Evidence) -> Found | None:
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)
-    text = f"The gradient at {listed(names, evidence.weighted)} is up to {number(level)} times larger than at the last "
+    text = f"The gradient at {evidence.listed(names)} is up to {number(level)} times larger than at the last "
     text += f"layers: a step that suits those is too large here.{place}"
     return Found(names, level, EXPLODED, text, severity=Severity.ERROR if level > BURST else Severity.WARNING)
 
@@ -96,7 +93,7 @@ def fades(evidence: Evidence) -> bool:
 def underflown(evidence: Evidence) -> tuple[int, ...]:
     """Layers whose gradient is too small for float16, and that lose it; all of them if the sinks have no gradient."""
     if not any(evidence.references) and evidence.latest.loss != 0:
-        return tuple(i for i in range(len(evidence.layers)) if evidence.live[i] and _underflows(evidence, i))
+        return tuple(i for i, live in enumerate(evidence.live) if live and _underflows(evidence, i))
     gone = set(lost(evidence))
     return tuple(
         i for i in evidence.upper_level if _underflows(evidence, i) and (i in gone or evidence.gradient(i) > 0)
@@ -116,7 +113,7 @@ def _underflows(evidence: Evidence, i: int) -> bool:
 
 def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[str, tuple[str, ...]]:
     """A sentence on where the gradient changes, and the names; the layer before a single bad segment comes first."""
-    names = tuple(evidence.layers[i].name for i in layers)
+    names = evidence.names(layers)
     gains = []
     for i in layers:
         after = [evidence.gradient(c) for c in evidence.next_live(i)]
@@ -127,10 +124,8 @@ def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[st
     usual = median(gain for gain, _ in gains)
     gain, before = min(gains) if shrinks else max(gains)
     if len(gains) > 2 and STEEP < gain / usual < 1 / STEEP:
-        return (
-            f" It {'shrinks' if shrinks else 'grows'} everywhere: the median gain of a layer is {number(usual)}.",
-            names,
-        )
+        change = "shrinks" if shrinks else "grows"
+        return f" It {change} everywhere: the median gain of a layer is {number(usual)}.", names
     first = evidence.layers[before].name
     following = evidence.layers[max(evidence.next_live(before), key=evidence.gradient)].name
     if len(gains) > 2:

@@ -3,19 +3,12 @@
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.units import plain
-from sigmoidcore.diagnosis.rules.wording import named
+from sigmoidcore.diagnosis.wording import named
 
-LOGITS, LOG_PROBABILITIES = "logits (any real number)", "log-probabilities"
-NOT_LOGITS = {"softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid", "relu"}
-NOT_LOGARITHMS = NOT_LOGITS | {"weights"}
-EXPECTS = {
-    "cross_entropy": (LOGITS, NOT_LOGITS),
-    "binary_cross_entropy_with_logits": (LOGITS, NOT_LOGITS),
-    "multilabel_soft_margin_loss": (LOGITS, NOT_LOGITS),
-    "nll_loss": (LOG_PROBABILITIES, NOT_LOGARITHMS),
-    "kl_div": (LOG_PROBABILITIES, NOT_LOGARITHMS),
-}
-"""By loss function: the input that it expects, and layers that it must not read ("weights": any with weights)."""
+READS_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
+READS_LOGARITHMS = ("nll_loss", "kl_div")
+BOUNDED = ("softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid", "relu")
+"""Activations whose outputs are neither logits nor logarithms."""
 
 REPLACE = "Give the loss the input that it expects."
 
@@ -31,19 +24,18 @@ def wrong_input(evidence: Evidence) -> Found | None:
     *Source.* PyTorch's documentation of these functions.
     """
     function, position = evidence.latest.loss_function, evidence.latest.loss_reads
-    if position is None or function not in EXPECTS:
+    if position is None:
         return None
     layer = evidence.layers[position]
-    kind = "weights" if layer.role == "weights" else plain(layer.kind)
-    expected, wrong = EXPECTS[function]
-    if kind not in wrong:
-        return None
-    source = "a layer without log_softmax" if kind == "weights" else f"a {layer.kind.removesuffix('()')}"
-    if expected == LOGITS:
-        reason = "logits may be negative" if kind == "relu" else f"{function} has its own"
-        remedy = f"Remove {named(layer.name)}: {reason}."
+    kind, weighted = plain(layer.kind), layer.role == "weights"
+    if function in READS_LOGITS and kind in BOUNDED and not weighted:
+        expected, reason = "logits (any real number)", f"{function} has its own"
+        remedy = f"Remove {named(layer.name)}: {'logits may be negative' if kind == 'relu' else reason}."
+    elif function in READS_LOGARITHMS and (kind in BOUNDED or weighted):
+        expected, right = "log-probabilities", "cross_entropy" if function == "nll_loss" else "log_softmax"
+        remedy = f"Use {right} on the {'output' if weighted else 'input'} of {named(layer.name)}."
     else:
-        right = "cross_entropy" if function == "nll_loss" else "log_softmax"
-        remedy = f"Use {right} on the {'output' if kind == 'weights' else 'input'} of {named(layer.name)}."
+        return None
+    source = "a layer without log_softmax" if weighted else f"a {layer.kind.removesuffix('()')}"
     text = f"{function} expects {expected} but reads {named(layer.name)}, {source}."
     return Found((layer.name,), 1.0, 0.0, text, remedy)

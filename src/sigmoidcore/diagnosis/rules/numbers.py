@@ -10,7 +10,7 @@ from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.gradient import SMALLEST_HALF
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.wording import listed, named, number, same_in
+from sigmoidcore.diagnosis.wording import listed, named, number, same_in
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 NEAR = 0.5
@@ -27,10 +27,7 @@ CHECK_LOSS = (
 )
 HALF = "float16 ends at 65504: use bfloat16, keep this layer in float32, or scale the loss with torch.amp.GradScaler."
 SKIPPED = "Nothing to do if it is one step now and then: GradScaler skips that step."
-MORE_RANGE = (
-    "Use bfloat16, keep this layer in float32 (`torch.autocast(..., enabled=False)`), or scale its inputs or weights "
-    "down."
-)
+MORE_RANGE = "Use bfloat16, or keep this layer in float32 (`torch.autocast(..., enabled=False)`), or scale it down."
 SCALE_LOSS = "Scale the loss with torch.amp.GradScaler, or use bfloat16."
 
 
@@ -43,17 +40,13 @@ def nonfinite(evidence: Evidence) -> Found | None:
 
     *Source.* Arithmetic, as SageMaker Debugger's ExplodingTensor.
     """
-    places: list[tuple[Measurement, _Place]] = []
-    for measurement in reversed(evidence.measurements):
-        place = next(_places(measurement), None)
-        if place is None:
-            break
-        places.append((measurement, place))
-    if not places:
+    firsts = [next(_places(measurement), None) for measurement in reversed(evidence.measurements)]
+    count = firsts.index(None) if None in firsts else len(firsts)
+    place = firsts[count - 1] if count else None
+    if place is None:
         return None
-    begin, place = places[-1]
+    begin, once = evidence.measurements[-count], count == 1
     half = any(layer.dtype == "float16" for layer in begin.layers)
-    once = len(places) == 1
     if half and once and place.backward and begin.step is not None:
         return Found(place.names, place.numbers, 0, place.message, SKIPPED, Severity.NOTE)
     since = "" if once or begin.step is None else f" It began at step {begin.step}."
@@ -68,16 +61,12 @@ def near_overflow(evidence: Evidence) -> Found | None:
 
     *Source.* Arithmetic: twice as much is inf.
     """
-    ratios = [
-        (layer.largest / LARGEST[layer.dtype], layer)
-        for layer in evidence.layers
-        if layer.largest is not None and layer.dtype in LARGEST
-    ]
-    found = sorted((pair for pair in ratios if NEAR < pair[0] < math.inf), key=lambda pair: -pair[0])
+    ratios = [(x.largest or 0.0) / LARGEST.get(x.dtype, math.inf) for x in evidence.layers]
+    found = sorted((i for i, ratio in enumerate(ratios) if NEAR < ratio < math.inf), key=lambda i: -ratios[i])
     if not found:
         return None
-    value, worst = found[0]
-    names, largest = tuple(layer.name for _, layer in found), LARGEST[worst.dtype]
+    value, worst, names = ratios[found[0]], evidence.layers[found[0]], evidence.names(found)
+    largest = LARGEST[worst.dtype]
     text = f"{named(worst.name)} returns {number(value * largest)}, and {worst.dtype} ends at {number(largest)}."
     return Found(names, value, NEAR, text + same_in(names))
 
@@ -90,16 +79,12 @@ def underflow(evidence: Evidence) -> Found | None:
 
     *Source.* Micikevicius et al. (2018, arXiv 1710.03740): float16 rounds numbers below $2^{-24}$ to 0.
     """
-    if gradient.fades(evidence):
-        return None
     found = sorted(gradient.underflown(evidence), key=evidence.gradient)
-    if not found:
+    if not found or gradient.fades(evidence):
         return None
-    names = tuple(evidence.layers[i].name for i in found)
-    text = (
-        f"The gradient at {listed(names, evidence.weighted)} is below 6e-8, the smallest number of float16: most of it "
-    )
-    return Found(names, evidence.gradient(found[0]), SMALLEST_HALF, f"{text}has become 0.")
+    names = evidence.names(found)
+    text = f"The gradient at {evidence.listed(names)} is below 6e-8, the smallest number of float16: most of it is 0."
+    return Found(names, evidence.gradient(found[0]), SMALLEST_HALF, text)
 
 
 class _Place(NamedTuple):

@@ -9,16 +9,7 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence
 
 @dataclass(frozen=True)
 class Found:
-    """The result of a check. The rule adds its code, its name and its defaults.
-
-    Attributes:
-        layers: names of layers or parameters, worst first.
-        value: the worst number.
-        threshold: what the value is compared with.
-        message: one or two short sentences: the measurement with its numbers, and why it matters.
-        remedy: one sentence with the next step for the user; None for that of the rule.
-        severity: None for that of the rule.
-    """
+    """The result of a check, with the fields of a `Finding`. The rule adds its code, its name and its defaults."""
 
     layers: tuple[str, ...]
     value: float
@@ -38,7 +29,7 @@ class Rule:
         name: two to five words.
         severity: of a finding, unless the check decides otherwise.
         check: returns its result, or None. Its docstring is the rule's section in docs/rules.md.
-        remedy: one sentence with the next step for the user.
+        remedy: one sentence with the next step for the user, unless the check has a better one.
         hidden_by: codes of rules that explain this one: beside their errors and warnings it is not reported.
     """
 

@@ -7,7 +7,7 @@ from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient, units
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, siblings
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.wording import listed, named, verb
+from sigmoidcore.diagnosis.wording import listed, named, verb
 
 MEASUREMENTS = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
@@ -82,13 +82,11 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return Found(names, 0.0, 0.0, text, FIND_FLAT_END, Severity.ERROR)
     stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w)]
     if stuck:
-        text = (
-            f"{listed(stuck)} {verb(stuck, 'is 0 and gets', 'are 0 and get')} a gradient of exactly 0: nothing moves."
-        )
+        are = verb(stuck, "is 0 and gets", "are 0 and get")
+        text = f"{listed(stuck)} {are} a gradient of exactly 0: nothing moves."
         severity = Severity.ERROR if len(zero) == len(matrices) else None
         return Found(tuple(stuck), 0.0, 0.0, text, START_ONE, severity)
-    fades = gradient.fades(evidence)
-    lost = gradient.lost(evidence)
+    fades, lost = gradient.fades(evidence), gradient.lost(evidence)
     if lost and not fades:
         return _becomes_zero(evidence, lost)
     if fades or units.neurons_explain(evidence):
@@ -105,19 +103,11 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
     convolutions of single channels are left out, because their rows read different things.
     """
-    names = tuple(
-        dict.fromkeys(
-            name
-            for i, layer in enumerate(evidence.layers)
-            if layer.role == "weights" and evidence.feeds_weights[i] and not layer.kind.lower().startswith("embedding")
-            for name in layer.weights
-            if name in evidence.weights and _identical(evidence, layer, evidence.weights[name])
-        )
-    )
-    if not names:
-        return None
+    layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
+    used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
+    names = list(dict.fromkeys(name for x, name in used if _identical(evidence, x, evidence.weights.get(name))))
     text = f"All rows of {listed(names)} are identical: these neurons compute the same and stay the same."
-    return Found(names, len(names), 0, text)
+    return _of(names, text) if names else None
 
 
 def unregistered(evidence: Evidence) -> Found | None:
@@ -133,9 +123,7 @@ def unregistered(evidence: Evidence) -> Found | None:
         return None
     text = f"{listed(names)} {verb(names, 'is', 'are')} trainable but missing in model.parameters()"
     them = verb(names, "it", "them")
-    return Found(
-        names, len(names), 0, f"{text}: the optimizer does not move {them} and state_dict() does not save {them}."
-    )
+    return _of(names, f"{text}: the optimizer does not move {them} and state_dict() does not save {them}.")
 
 
 def _of(names: Sequence[str], message: str, remedy: str | None = None, severity: Severity | None = None) -> Found:
@@ -146,14 +134,9 @@ def _before_a_cut(evidence: Evidence, missing: Sequence[str]) -> list[str]:
     """Those of the parameters whose layer feeds layers with a gradient, or that would if no tensor had been rebuilt."""
     first = next((i for i, live in enumerate(evidence.live) if live), 0)
     rebuilt = first if not evidence.layers[first].sources else 0
-    found = {
-        name: None
-        for i, layer in enumerate(evidence.layers)
-        if layer.role == "weights" and layer.gradient is None and (evidence.feeds_live[i] or i < rebuilt)
-        for name in layer.weights
-        if name in missing
-    }
-    return list(found)
+    cut = [x for i, x in enumerate(evidence.layers) if x.gradient is None and (evidence.feeds_live[i] or i < rebuilt)]
+    names = (name for layer in cut if layer.role == "weights" for name in layer.weights)
+    return list(dict.fromkeys(name for name in names if name in missing))
 
 
 def _with_used_siblings(evidence: Evidence, missing: Sequence[str]) -> set[str]:
@@ -168,19 +151,18 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
     names = tuple(evidence.layers[i].name for i in reversed(lost))
     dead = [evidence.layers[i] for i in evidence.consumers[last] if evidence.layers[i].dead == 1]
     if dead:
-        text = (
-            f"The gradient becomes exactly 0 at {named(dead[0].name)}, whose units are off for all {dead[0].rows} rows."
-        )
-        return Found((dead[0].name, *names), 0.0, 0.0, text, units.REVIVE, Severity.ERROR)
+        name, rows = dead[0].name, dead[0].rows
+        text = f"The gradient becomes exactly 0 at {named(name)}, whose units are off for all {rows} rows."
+        return Found((name, *names), 0.0, 0.0, text, units.REVIVE, Severity.ERROR)
     following = next((f" and {named(evidence.layers[c].name)}" for c in evidence.next_live(last)), "")
     text = f"The gradient becomes exactly 0 between {named(names[0])}{following}: "
-    text += f"{listed(names, evidence.weighted)} {verb(names, 'gets', 'get')} none."
+    text += f"{evidence.listed(names)} {verb(names, 'gets', 'get')} none."
     return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
 
 
-def _identical(evidence: Evidence, layer: Layer, weight: Weight) -> bool:
+def _identical(evidence: Evidence, layer: Layer, weight: Weight | None) -> bool:
     """Whether the rows are the same and read the same, so that the neurons are identical."""
-    if not weight.trains or not weight.alike or len(weight.shape) < 2 or weight.shape[0] < 2:
+    if weight is None or not weight.trains or not weight.alike or len(weight.shape) < 2 or weight.shape[0] < 2:
         return False
     if len(weight.shape) > 2 and weight.shape[1] == 1 and layer.sources:
         return False  # depthwise: each row reads another channel

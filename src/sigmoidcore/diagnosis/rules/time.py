@@ -1,12 +1,13 @@
 """SC103, SC104: the gradient vanishes or explodes through time."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.wording import named, number, same_in
+from sigmoidcore.diagnosis.wording import named, number, same_in
 
 FORGOTTEN = 1.2e-7
 """The rounding of float32."""
@@ -35,9 +36,8 @@ def vanishing(evidence: Evidence) -> Found | None:
     found = sorted((left, name) for name, steps in _recurrent(evidence) if (left := _remembered(steps)) < FORGOTTEN)
     if not found:
         return None
-    value, first = found[0]
-    names = tuple(name for _, name in found)
-    text = f"Only {number(value)} of the gradient through time in {named(first)} reaches the first steps"
+    value, names = found[0][0], tuple(name for _, name in found)
+    text = f"Only {number(value)} of the gradient through time in {named(names[0])} reaches the first steps"
     return Found(names, value, FORGOTTEN, f"{text}: it cannot learn from them.{same_in(names)}")
 
 
@@ -50,14 +50,13 @@ def exploding(evidence: Evidence) -> Found | None:
     *Source.* Arithmetic: if a loss reads every step, a level gradient adds up on the way back, at most by the number of
     steps; 1e4 is more than a thousand of them explain.
     """
-    growths = ((_growth(steps), name) for name, steps in _recurrent(evidence))
-    found = sorted(((growth, name) for growth, name in growths if growth > EXPLODED), reverse=True)
+    grown = ((growth, name) for name, steps in _recurrent(evidence) if (growth := _growth(steps)) > EXPLODED)
+    found = sorted(grown, reverse=True)
     if not found:
         return None
-    value, first = found[0]
-    names = tuple(name for _, name in found)
-    text = f"The gradient through time in {named(first)} grows {number(value)} times from the last step to the first: "
-    text += f"long sequences decide the whole update.{same_in(names)}"
+    value, names = found[0][0], tuple(name for _, name in found)
+    text = f"The gradient through time in {named(names[0])} grows {number(value)} times from the last step to the "
+    text += f"first: long sequences decide the whole update.{same_in(names)}"
     return Found(names, value, EXPLODED, text, severity=Severity.ERROR if value > BURST else Severity.WARNING)
 
 
@@ -79,24 +78,18 @@ def _in_a_row(evidence: Evidence, places: Sequence[int]) -> bool:
     """Whether each call depends on the output of the call before."""
     calls, behind = set(places), [-1] * len(evidence.layers)  # for each layer: how many calls come before it
     for i in range(places[0], places[-1] + 1):
-        behind[i] = max((behind[source] for source in evidence.layers[i].sources), default=-1)
-        if i in calls:
-            behind[i] += 1
-    first = behind[places[0]]
-    return [behind[i] for i in places] == list(range(first, first + len(places)))
+        behind[i] = max((behind[source] for source in evidence.layers[i].sources), default=-1) + (i in calls)
+    return all(behind[b] == behind[a] + 1 for a, b in itertools.pairwise(places))
 
 
 def _remembered(steps: Sequence[float]) -> float:
     """Largest gradient in the first tenth of the steps over the largest of all; 1 without a gradient there."""
     early, largest = max(steps[: max(1, len(steps) // 10)]), max(steps)
-    if largest == 0 or (early == 0 and _cut(steps, largest)):
+    if largest == 0:
         return 1.0
+    if early == 0 and next(step for step in steps if step > 0) > 1e-3 * largest:
+        return 1.0  # the gradient ends at once: the sequence was cut, or these steps are padding
     return early / largest
-
-
-def _cut(steps: Sequence[float], largest: float) -> bool:
-    """Whether the gradient ends at once: the sequence was cut, or these steps are padding."""
-    return next(step for step in steps if step > 0) > 1e-3 * largest
 
 
 def _growth(steps: Sequence[float]) -> float:

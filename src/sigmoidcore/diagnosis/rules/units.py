@@ -3,10 +3,10 @@
 import math
 
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.measurement import SHUT
+from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.wording import listed, named, number, share, verb
+from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 ROWS = 32
 """With fewer rows neurons are not judged: one that is open for 10 % of the samples is shut for 32 of them in 3 %."""
@@ -50,14 +50,14 @@ def saturation(evidence: Evidence) -> Found | None:
 
     *Source.* 0.05 is the floor of the `Equalizer`; 0.5 is SageMaker Debugger's (SaturatedActivation).
     """
-    found = sorted(_saturated(evidence), key=lambda i: -_shut(evidence, i))
+    found = sorted(_saturated(evidence), key=lambda i: -_shut(evidence.layers[i]))
     if not found:
         return None
-    names, worst = tuple(evidence.layers[i].name for i in found), evidence.layers[found[0]]
+    names, worst = evidence.names(found), evidence.layers[found[0]]
     slope = "" if worst.relative_slope is None else f" (mean relative slope {number(worst.relative_slope)})"
-    value = _shut(evidence, found[0])
-    most = f"{share(value)} of the neurons of {named(worst.name)} are saturated{slope}"
-    others = f", and most neurons of {listed(names[1:], evidence.activations, 'activations')}" if names[1:] else ""
+    value = _shut(worst)
+    most = f"{percent(value)} % of the neurons of {named(worst.name)} are saturated{slope}"
+    others = f", and most neurons of {evidence.listed(names[1:], 'activation', 'activations')}" if names[1:] else ""
     return Found(names, value, SATURATED, f"{most}{others}: they pass almost no gradient back.")
 
 
@@ -77,19 +77,17 @@ def dead_units(evidence: Evidence) -> Found | None:
     layers = [evidence.layers[i] for i in found]
     worst, value = layers[0], layers[0].dead or 0
     names = tuple(layer.name for layer in layers if value < DEAD or (layer.dead or 0) >= DEAD)
-    message = f"{share(value)} of the units of {named(worst.name)} have derivative 0 for all {worst.rows:,} rows"
+    message = f"{percent(value)} % of the units of {named(worst.name)} have derivative 0 for all {worst.rows:,} rows"
     if len(names) > 1:
-        message += f", and many units of {listed(names[1:], evidence.activations, 'activations')}"
+        message += f", and many units of {evidence.listed(names[1:], 'activation', 'activations')}"
     message += ": they get no gradient and cannot recover."
-    zero = [
-        w.name for w in evidence.latest.weights if w.trains and len(w.shape) == 1 and is_zero(w) and w.gradient == 0
-    ]
+    vectors = [w for w in evidence.latest.weights if w.trains and len(w.shape) == 1]
+    zero = [w.name for w in vectors if is_zero(w) and w.gradient == 0]
     remedy = None
     if zero and value == 1:
         message += f" {listed(zero)} {verb(zero, 'is', 'are')} 0, which switches a normalisation off."
         remedy = "Start the weight of a normalisation at 1, or put the zero-initialised layer last in its block."
-    two_sided = any(plain(layer.kind) in TWO_SIDED and (layer.dead or 0) > SATURATED for layer in layers)
-    warns = value >= DEAD or two_sided
+    warns = value >= DEAD or any(plain(x.kind) in TWO_SIDED and (x.dead or 0) > SATURATED for x in layers)
     severity = Severity.ERROR if value == 1 else Severity.WARNING if warns else Severity.NOTE
     return Found(names, value, DEAD if value >= DEAD else HALF_DEAD, message, remedy, severity)
 
@@ -117,7 +115,7 @@ def collapse(evidence: Evidence) -> Found | None:
     spread = first.spread or 0.0
     text = f"From {named(first.name)} on, all samples are {'' if spread < EQUAL else 'nearly '}the same point"
     text += f": they differ by {number(spread)} of their size, and by {number(inputs)} in the inputs."
-    return Found(tuple(evidence.layers[i].name for i in found), spread / inputs, COLLAPSED, text)
+    return Found(evidence.names(found), spread / inputs, COLLAPSED, text)
 
 
 def sharp_attention(evidence: Evidence) -> Found | None:
@@ -130,14 +128,10 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     *Source.* Zhai et al. (2023, arXiv 2303.06296) saw training diverge when the entropy of attention collapses. The
     threshold is that of the relative slope, and a choice. Single heads of this kind are common in trained transformers.
     """
-    found = [
-        layer
-        for i, layer in enumerate(evidence.layers)
-        if (layer.sharp or 0) >= ALL_HEADS and not layer.gate and evidence.feeds_weights[i]
-    ]
+    feeding = [x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i] and not x.gate]
+    found = sorted((x for x in feeding if (x.sharp or 0) >= ALL_HEADS), key=lambda layer: layer.entropy or 0.0)
     if not found:
         return None
-    found.sort(key=lambda layer: layer.entropy or 0.0)
     names, value = tuple(layer.name for layer in found), found[0].entropy or 0.0
     text = f"All heads of {listed(names)} attend to a single key (mean entropy {number(value)} of the maximum)"
     severity = Severity.NOTE if _learned(evidence) else Severity.WARNING
@@ -195,17 +189,12 @@ def gradient_left(evidence: Evidence) -> tuple[float, ...]:
 def _saturated(evidence: Evidence) -> tuple[int, ...]:
     """Hidden activations with saturated neurons, in order; gates only if every neuron is."""
     hidden = set(evidence.hidden)
-    return tuple(
-        i
-        for i, layer in enumerate(evidence.layers)
-        if layer.rows >= ROWS
-        and (_shut(evidence, i) > SATURATED if i in hidden else layer.gate and _shut(evidence, i) == 1)
-    )
+    judged = [(i, layer, _shut(layer)) for i, layer in enumerate(evidence.layers) if layer.rows >= ROWS]
+    return tuple(i for i, x, shut in judged if (shut > SATURATED if i in hidden else x.gate and shut == 1))
 
 
-def _shut(evidence: Evidence, i: int) -> float:
+def _shut(layer: Layer) -> float:
     """Share of the neurons that are saturated but not dead."""
-    layer = evidence.layers[i]
     return 0.0 if plain(layer.kind) in ONE_SIDED else (layer.saturated or 0.0) - (layer.dead or 0.0)
 
 

@@ -7,7 +7,7 @@ from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.wording import listed, number, verb
+from sigmoidcore.diagnosis.wording import listed, number, verb
 
 STILL = 1.2e-7
 """The rounding of float32."""
@@ -16,9 +16,7 @@ MEASUREMENTS = 3
 """With fewer measurements of a weight, its updates are not judged."""
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
-FASTER = (
-    "Raise the learning rate, and check that no scheduler holds it at 0 and that the optimizer has these parameters; "
-) + _RATES
+FASTER = f"Raise the learning rate, and check the scheduler and that the optimizer has these parameters; {_RATES}"
 SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
 
 
@@ -43,9 +41,8 @@ def too_small(evidence: Evidence) -> Found | None:
         return None
     value = max(largest[name] for name in found)
     names = listed(found, tuple(largest), "weights")
-    if value > 0:
-        text = f"No measured step changed {names} by more than {number(value)} of its size: rounding removes it."
-    else:
+    text = f"No measured step changed {names} by more than {number(value)} of its size: rounding removes it."
+    if value == 0:
         every = "any weight" if len(found) == len(largest) else "these weights"
         text = f"No measured step changed {every}: {names} {verb(found, 'stands', 'stand')} still."
     return Found(tuple(found), largest[found[0]], STILL, text)
@@ -78,14 +75,9 @@ def _updates(evidence: Evidence) -> dict[str, list[float]]:
         if any(w.update is not None for w in measurement.weights):
             for weight in measurement.weights:
                 history.setdefault(weight.name, []).append(weight)
-    found = {
-        name: [w.update or 0.0 for w in history[name] if w.update is not None or not _changes(history[name])]
-        for name, (*_, last) in history.items()
-        if last.trains and len(last.shape) > 1 and not any(map(is_zero, history[name]))
-    }
+    found = {}
+    for name, weights in history.items():
+        if weights[-1].trains and len(weights[-1].shape) > 1 and not any(map(is_zero, weights)):
+            fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
+            found[name] = [w.update or 0.0 for w in weights if w.update is not None or fixed]
     return {name: updates for name, updates in found.items() if len(updates) >= MEASUREMENTS}
-
-
-def _changes(weights: list[Weight]) -> bool:
-    """Whether the size of a weight changes: if no update is known, another optimizer moves it."""
-    return len({weight.size for weight in weights}) > 1

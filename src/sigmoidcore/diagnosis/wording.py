@@ -1,0 +1,86 @@
+"""Numbers and names in reports and findings: short, whatever the number of layers."""
+
+import math
+from collections.abc import Sequence
+
+SHOWN = 3
+"""Names that are spelled out."""
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits; an empty string for None.
+
+    Example:
+        >>> [short(v) for v in (None, 0.0, 0.12345, 1234.5, 1.23e-9, 0.1, math.inf, math.nan)]
+        ['', '0', '0.123', '1234', '1.23e-9', '0.1', 'inf', 'nan']
+    """
+    if value is None:
+        return ""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}".replace("-0", "0")
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+    number, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number}e{int(exponent)}"
+
+
+def number(value: float) -> str:
+    """Two digits."""
+    return short(value, 2)
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage, without the sign; only an exact 0 or 1 gives 0 or 100.
+
+    Example:
+        >>> [percent(s) for s in (None, 0.0, 0.0001, 0.5, 0.9999, 1.0)]
+        ['', '0', '0.1', '50', '99.9', '100']
+    """
+    if share is None:
+        return ""
+    if share in (0, 1) or not math.isfinite(share):
+        return f"{100 * share:g}"
+    return f"{min(max(100 * share, 0.1), 99.9):.3g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "layer"), counted(1200, "layer")
+        ('1 layer', '1,200 layers')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def named(name: str) -> str:
+    """A name as code; the model itself has none."""
+    return f"`{name}`" if name else "the model itself"
+
+
+def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layers") -> str:
+    """Names in a sentence: all, or a range of `every`, or the first three and the number of the others.
+
+    Example:
+        >>> listed(["0", "2", "4", "6"], ["0", "2", "4", "6", "8"])
+        '`0` to `6` (4 of 5 layers)'
+        >>> listed(["a", "b", "c", "d", "e"])
+        '`a`, `b`, `c` and 2 more'
+    """
+    wanted = set(names)
+    places = [i for i, name in enumerate(every) if name in wanted]
+    if len(places) > SHOWN and places[-1] - places[0] + 1 == len(places):
+        return f"{named(every[places[0]])} to {named(every[places[-1]])} ({len(places)} of {len(every)} {noun})"
+    parts = [named(name) for name in names[:SHOWN]]
+    last = f"{len(names) - SHOWN} more" if len(names) > SHOWN else parts.pop() if parts else ""
+    return f"{', '.join(parts)} and {last}" if parts else last
+
+
+def same_in(names: Sequence[str]) -> str:
+    """A sentence about all names but the first, or ""."""
+    return f" The same holds for {listed(names[1:])}." if len(names) > 1 else ""
+
+
+def verb(names: Sequence[str], one: str, several: str) -> str:
+    """The form of a verb that fits the number of names."""
+    return one if len(names) == 1 else several
