@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import sigmoidcore
 
 pytestmark = pytest.mark.integration
 
@@ -16,7 +20,9 @@ TESTS = ".venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope"
 def run(*command: str, cwd: Path) -> str:
     # Within `make test-integrations` the variables of that make would reach the makes in here.
     environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH")
     }
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
@@ -35,10 +41,10 @@ def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(clone: Path) -> Path:
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", ".", cwd=clone)
-    (built,) = (clone / "dist").glob("*.whl")
-    return built
+def distributions(clone: Path) -> list[Path]:
+    """The sdist, and the wheel that is built from it."""
+    run(sys.executable, "-m", "build", cwd=clone)
+    return sorted((clone / "dist").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -69,26 +75,32 @@ def test_make_names_the_remedy_where_there_is_no_suitable_python(clone: Path) ->
     assert "make setup PYTHON=" in result.stderr
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+def test_sdist_and_wheel_have_the_version_of_the_package_and_a_valid_description(distributions: list[Path]) -> None:
+    names = [f"sigmoid_core-{sigmoidcore.__version__}{ending}" for ending in ("-py3-none-any.whl", ".tar.gz")]
+    assert [path.name for path in distributions] == names
+    run(sys.executable, "-m", "twine", "check", "--strict", *map(str, distributions), cwd=distributions[0].parent)
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(distributions: list[Path]) -> None:
+    names = zipfile.ZipFile(distributions[0]).namelist()
     assert "sigmoidcore/__init__.py" in names
     assert "sigmoidcore/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sigmoidcore", "sigmoid_core"}
 
 
-def test_the_wheel_imports_without_the_repository(wheel: Path, tmp_path: Path) -> None:
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--target",
-        str(tmp_path / "site"),
-        str(wheel),
-        cwd=tmp_path,
-    )
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import sigmoidcore; print(sigmoidcore.__file__)"
-    )
-    assert Path(run(sys.executable, "-c", code, cwd=tmp_path).strip()).is_relative_to(tmp_path)
+def test_the_wheel_trains_in_a_new_environment_without_the_repository(
+    distributions: list[Path], tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    install = ("-m", "pip", "--python", str(python), "install", "--no-deps", str(distributions[0]))
+    run(sys.executable, *install, cwd=tmp_path)
+    # PyTorch and the others are those of this environment; its link to the repository is not followed.
+    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    where = run(str(python), "-c", "import sigmoidcore; print(sigmoidcore.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(site)
+    command = str(python.parent / "sigmoid-core")
+    assert run(command, "--version", cwd=tmp_path).split() == ["sigmoid-core", sigmoidcore.__version__]
+    run(command, "train", "--data", "digits", "--epochs", "1", "--depth", "3", "--output", "run", cwd=tmp_path)
+    assert "accuracy" in run(command, "evaluate", "run", cwd=tmp_path)
