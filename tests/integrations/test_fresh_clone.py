@@ -88,9 +88,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: list[Path])
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sigmoidcore", "sigmoid_core"}
 
 
-def test_the_wheel_trains_in_a_new_environment_without_the_repository(
-    distributions: list[Path], tmp_path: Path
-) -> None:
+def test_the_wheel_trains_in_a_new_environment_without_repository(distributions: list[Path], tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
