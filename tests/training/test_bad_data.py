@@ -106,6 +106,9 @@ def put(tmp_path):
         ),
         (GOOD.encode("utf-16")[:-1], {"target": "price"}, "is not UTF-8 text, see line 1"),
         (b"a,b\n1,\x00\n", {"target": "a"}, "is not UTF-8 text, see line 2"),
+        (GOOD.encode("utf-16"), {"target": "price"}, "iconv -f UTF-16"),
+        (GOOD.replace("red", "红色的").encode("gbk"), {"target": "price"}, "iconv -f GB18030"),
+        (GOOD.replace("red", "grün").encode("cp1252"), {"target": "price"}, "iconv -f WINDOWS-1252"),
         (gzip.compress(GOOD.encode(), mtime=0)[:-20], {"target": "price"}, "cannot be unpacked"),
         (b"\x1f\x8b" + b"x" * 40, {"target": "price"}, "cannot be unpacked"),
     ],
@@ -119,7 +122,7 @@ def test_what_is_not_there_is_named_with_what_may_have_been_meant(put, tmp_path)
     assert "did you mean 'prices.csv'?" in refused(tmp_path / "price.csv", target="price")
     assert "did you mean 'wine'?" in refused("wines")
     assert "neither a file nor a folder" in refused(tmp_path / "no" / "where.csv")
-    assert "zero byte" in refused("a\0b.csv", target="x")
+    assert "neither a file nor a folder" in refused("a\0b.csv", target="x")
 
 
 def test_a_folder_instead_of_a_file_is_refused_and_its_files_are_named(put, tmp_path):
@@ -172,7 +175,7 @@ def test_python_objects_in_arrays_are_not_unpickled(put, tmp_path):
     [
         ({"x": np.ones((9, 2)), "y": np.arange(8)}, {}, "give as many targets as inputs"),
         ({"x": np.ones((9, 2)), "y": np.ones((9, 2, 2))}, {}, "give as many targets as inputs"),
-        ({"x": np.ones((9, 2)), "z": np.arange(9)}, {}, "no array named y"),
+        ({"x": np.ones((9, 2)), "z": np.arange(9)}, {}, "no array 'y'"),
         ({"a": np.ones((9, 2)), "b": np.ones(9), "y": np.arange(9)}, {}, "no array named x"),
         ({"x": np.ones((9, 2)), "label": np.arange(9)}, {"target": "labels"}, "did you mean 'label'?"),
         ({"x": np.ones((9, 2)), "y": np.arange(9)}, {"target": ["x", "y"]}, "one array as --target"),

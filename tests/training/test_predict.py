@@ -295,6 +295,13 @@ def test_a_matrix_has_columns_by_their_number_with_the_target_or_without(tmp_pat
         pandas.testing.assert_frame_equal(run.predict(data), expected)
 
 
+def test_kept_columns_of_text_files_have_types_if_no_text_is_lost(sold):
+    NEW.assign(age=range(250), part=1.5, code=[f"{n:03}" for n in range(250)]).to_csv("new.csv", index=False)
+    sold.predict("new.csv", "out.parquet", keep=["age", "part", "code"])
+    schema = pyarrow.parquet.read_schema("out.parquet")
+    assert [str(schema.field(name).type) for name in ("age", "part", "code")] == ["int64", "double", "string"]
+
+
 def test_images_go_with_the_names_of_their_files(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("cats", "dogs"):

@@ -1,6 +1,5 @@
-"""Data sets that need no file of the user: scikit-learn's, Fashion-MNIST from Debian's package, mnist1d."""
+"""Data sets that need no file of the user: scikit-learn's, Fashion-MNIST from Debian's package."""
 
-import random
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigmoidcore.training.data.dataset import Data, Split
+from sigmoidcore.training.data.dataset import Split
 from sigmoidcore.training.data.errors import DataError, needed
 from sigmoidcore.training.data.files import unpacked
-from sigmoidcore.training.data.preparation import Request, samples_data
 from sigmoidcore.training.data.preprocessing import SampleInputs
-from sigmoidcore.training.data.samples import array_samples
-from sigmoidcore.training.data.splits import Parts, random_parts, reshuffled
+from sigmoidcore.training.data.samples import Samples, array_samples
+from sigmoidcore.training.data.splits import Parts
 from sigmoidcore.training.data.targets import Kind, Target, TargetValues
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """The folder of Debian's package `dataset-fashion-mnist`."""
-SHAPES: Mapping[str, tuple[int, ...]] = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "mnist1d": (40,)}
+SHAPES: Mapping[str, tuple[int, ...]] = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28)}
 """Built-in sets of images, and the shape of one."""
 TABLES: Mapping[str, str] = {"wine": "load_wine", "breast-cancer": "load_breast_cancer", "diabetes": "load_diabetes"}
 BUILT_IN = (*SHAPES, *TABLES)
@@ -57,19 +55,15 @@ def fashion_mnist(train: int = 60_000, test: int = 10_000, folder: Path = FASHIO
     return _split("fashion-mnist", (train_x[:train], train_y[:train], test_x[:test], test_y[:test]))
 
 
-def built_in(name: str, request: Request) -> Data:
-    """A built-in set of images, with its own split."""
+def built_in_samples(name: str) -> tuple[Samples, TargetValues, Parts, SampleInputs]:
+    """A built-in set of images with its classes, its own training and test part, and its scale."""
     train_x, train_y, test_x, test_y = arrays = _arrays(name)
     y, count = np.concatenate([train_y, test_y]).astype(np.int64), len(train_y)
     samples = array_samples(name, np.concatenate([train_x, test_x]), {}, SHAPES[name])
     target = TargetValues(Target(("class",), Kind.CLASSES, tuple(str(n) for n in range(int(y.max()) + 1))), y)
-    parts = Parts(np.arange(count), np.arange(0), np.arange(count, len(y)))
-    if request.validation_size:
-        split = random_parts(count, y[:count], target.target.classes, request.validation_size, 0.0, request.seed)
-        parts = Parts(split.train, split.test, parts.test)
     mean, deviation = _scale(arrays)
-    inputs = SampleInputs(SHAPES[name], (mean,), (deviation,))
-    return samples_data(name, samples, target, parts, request.in_memory, inputs=inputs, order=reshuffled)
+    parts = Parts(np.arange(count), np.arange(0), np.arange(count, len(y)))
+    return samples, target, parts, SampleInputs(SHAPES[name], (mean,), (deviation,))
 
 
 def built_in_test(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -85,9 +79,7 @@ def built_in_table(name: str) -> Any:
 
 
 def _arrays(name: str) -> Arrays:
-    if name == "fashion-mnist":
-        return _fashion_mnist(FASHION_MNIST)
-    return _digits() if name == "digits" else _mnist1d()
+    return _digits() if name == "digits" else _fashion_mnist(FASHION_MNIST)
 
 
 def _scale(arrays: Arrays) -> tuple[float, float]:
@@ -107,18 +99,6 @@ def _digits() -> Arrays:
     split = needed("sklearn.model_selection", "scikit-learn").train_test_split
     train_x, test_x, train_y, test_y = split(x, y, test_size=397, random_state=0, stratify=y)
     return train_x, train_y, test_x, test_y
-
-
-def _mnist1d() -> Arrays:
-    module = needed("mnist1d.data", "mnist1d", "mnist1d")
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:  # it seeds all generators
-        with torch.random.fork_rng(devices=[]):
-            made = module.make_dataset()
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-    return made["x"], made["y"], made["x_test"], made["y_test"]
 
 
 def _fashion_mnist(folder: Path) -> Arrays:

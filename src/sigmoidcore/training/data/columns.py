@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sigmoidcore.training.data.errors import DataError, check_unique, nearest, pa, pc, short
+from sigmoidcore.training.data.errors import DataError, nearest, pa, pc, short
 
 MISSING = ("", "#N/A", "<NA>", "?", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
 """Texts that stand for a missing value."""
@@ -132,6 +132,15 @@ def as_texts(name: str, values: Any) -> Any:
     return pc.if_else(absent, pa.scalar(None, pa.string()), texts) if pc.any(absent).as_py() else texts
 
 
+def with_type(texts: Any) -> Any:
+    """Text from a CSV file as whole numbers, or as numbers, if they can be written as the same text again."""
+    for kind, pattern in ((pa.int64(), ""), (pa.float64(), r"(\.(0|\d*[1-9]))?")):
+        with contextlib.suppress(pa.ArrowInvalid):
+            if pc.all(pc.match_substring_regex(texts, rf"^-?(0|[1-9]\d*){pattern}$")).as_py():
+                return texts.cast(kind)
+    return texts
+
+
 def _converts(convert: Callable[[Any], Any], values: Any) -> bool:
     try:
         convert(values)
@@ -184,7 +193,6 @@ def matrix(columns: Sequence[Column], table: Any, first: int | np.ndarray = 0) -
     """
     places = {name: place for place, name in reversed(list(enumerate(table.column_names)))}
     parts = [part for column in columns for part in column.part_names]
-    check_unique("the table", parts)
     found = np.empty((table.num_rows, len(parts)), order="F")
     place = 0
     for column in columns:

@@ -1,29 +1,95 @@
 """`load`: a data set from a name, a file, a folder, a table or arrays, ready for training."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in, built_in_table
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmoidcore.training.data.batches import Batch, IndexedPart, Part, Stream
+from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_samples, built_in_table
 from sigmoidcore.training.data.dataset import Data
-from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, short
-from sigmoidcore.training.data.preparation import Request, samples_data, table_data
+from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, needed, pa, short
+from sigmoidcore.training.data.fingerprint import Fingerprint
+from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
 from sigmoidcore.training.data.readers import (
     ARRAYS,
     TABLE_FILES,
     TEXT,
     MemoryTable,
+    TableFiles,
     as_table,
     opened,
     suffix,
     unknown_kind,
 )  # fmt: skip
-from sigmoidcore.training.data.samples import array_samples, has_images, matrix_table, read_arrays, training_images
-from sigmoidcore.training.data.targets import class_target, target_values
+from sigmoidcore.training.data.samples import (
+    Samples,
+    array_samples,
+    has_images,
+    matrix_table,
+    read_arrays,
+    training_images,
+)  # fmt: skip
+from sigmoidcore.training.data.splits import Parts, random_parts, reshuffled, shuffled
+from sigmoidcore.training.data.targets import TargetValues, class_target, target_values
 
 IN_MEMORY = 2**30
 """Bytes: larger Parquet and Arrow files and folders of images are streamed."""
+FEWEST = 4
+"""Rows that a set must have."""
+TEST_SIZE = 0.2
+"""Default fraction of the samples for the test."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, beside the source of the data; see `load`."""
+
+    targets: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    test_size: float | None = None
+    validation_size: float = 0.0
+    seed: int = 0
+    kind: str | None = None
+    in_memory: int = 2**30
+
+    def inputs(self, names: Sequence[str]) -> list[str]:
+        """The names of the input columns of a table."""
+        if not self.targets:
+            raise DataError(f"name the column to learn (--target): there are: {listed(names)}")
+        for role, given in (("target", self.targets), ("column to drop", self.drop)):
+            for name in given:
+                if name not in names:
+                    raise DataError(f"there is no {role} {short(name)!r}: {nearest(name, names)}")
+        twice = [name for name, count in Counter(self.targets).items() if count > 1]
+        if twice:
+            raise DataError(f"target {short(twice[0])!r} was given twice: give each column once")
+        both = [name for name in self.targets if name in self.drop]
+        if both:
+            raise DataError(f"{short(both[0])!r} is the target and cannot be left out: take it from --drop or --target")
+        inputs = [name for name in names if name not in {*self.targets, *self.drop}]
+        if not inputs:
+            raise DataError("there is no column to learn from beside the target: give data with more columns")
+        return inputs
+
+    def refuse_columns(self, name: object, *, own_split: bool) -> None:
+        """Refuse options that need a table."""
+        if self.targets or self.drop:
+            raise DataError(f"{name} has no columns: leave out --target and --drop")
+        if self.kind not in (None, "class"):
+            raise DataError(f"{name} has classes, not numbers: leave out the kind of the target")
+        if own_split and self.test_size is not None:
+            raise DataError(f"{name} has a training part and a test part already: leave out --test-size")
+
+    def split(self, rows: int, target: TargetValues) -> Parts:
+        """The rows of each part."""
+        test = TEST_SIZE if self.test_size is None else self.test_size
+        return random_parts(rows, target.classes, target.target.classes, test, self.validation_size, self.seed)
 
 
 def load(
@@ -40,7 +106,7 @@ def load(
     """Load a data set: split it, turn it into numbers, and make it ready for `train`.
 
     Args:
-        source: the name of a built-in set (digits, fashion-mnist, mnist1d, wine, breast-cancer, diabetes); a file (CSV,
+        source: the name of a built-in set (digits, fashion-mnist, wine, breast-cancer, diabetes); a file (CSV,
             TSV, JSON lines, Parquet, Arrow, NPZ, NPY); a folder of images with one subfolder for each class, or of
             Parquet files; a pandas, polars or pyarrow table.
         target: the column to learn, or several columns of numbers; for an NPZ file the name of the array. Not needed
@@ -73,11 +139,20 @@ def load(
             request = replace(request, targets=targets or ("target",))
             return table_data(source, MemoryTable(as_table(built_in_table(source))), request)
         if isinstance(source, str) and source in BUILT_IN:
-            request.refuse_columns(source, own_split=True)
-            return built_in(source, request)
+            return _from_built_in(source, request)
         if isinstance(source, str | Path):
             return _from_path(Path(source), request)
     return table_data("table", MemoryTable(as_table(source)), request)
+
+
+def _from_built_in(name: str, request: Request) -> Data:
+    request.refuse_columns(name, own_split=True)
+    samples, target, parts, inputs = built_in_samples(name)
+    if request.validation_size:
+        classes, count = target.target.classes, len(parts.train)
+        split = random_parts(count, target.values[:count], classes, request.validation_size, 0.0, request.seed)
+        parts = Parts(split.train, split.test, parts.test)
+    return samples_data(name, samples, target, parts, request.in_memory, inputs=inputs, order=reshuffled)
 
 
 def _from_path(path: Path, request: Request) -> Data:
@@ -98,7 +173,7 @@ def _from_path(path: Path, request: Request) -> Data:
     request.refuse_columns(path, own_split=False)
     images = training_images(path)
     target = class_target("class", images.targets["class"])
-    parts = request.split(path, images.count, target)
+    parts = request.split(images.count, target)
     return samples_data(path.resolve().name, images, target, parts, request.in_memory)
 
 
@@ -115,13 +190,11 @@ def _from_arrays(path: Path, request: Request) -> Data:
         raise DataError(f"{path} has no columns: leave out --drop")
     samples = array_samples(path, x, columns, x.shape[1:])
     target = target_values(names, list(columns.values()), request.kind)
-    return samples_data(path.stem, samples, target, request.split(path, len(x), target), request.in_memory)
+    return samples_data(path.stem, samples, target, request.split(len(x), target), request.in_memory)
 
 
 def check_path(path: Path) -> None:
     """Refuse a path that cannot be read."""
-    if "\0" in str(path):
-        raise DataError("a file's name cannot contain a zero byte: give another one")
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -133,3 +206,101 @@ def check_path(path: Path) -> None:
         raise DataError(f"{short(path, 200)} is neither a file nor a folder nor a built-in set: {hint}")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"{path} cannot be read twice, as needed: write its content into a file")
+
+
+def table_data(name: str, source: MemoryTable | TableFiles, request: Request) -> Data:
+    """A set from a table: in memory if it is small enough, else read batch by batch."""
+    inputs = request.inputs(source.names)
+    if source.rows < FEWEST:
+        count = "no rows" if not source.rows else "one row" if source.rows == 1 else f"{source.rows} rows"
+        raise DataError(f"{name} has {count}: give at least {FEWEST}, and better some hundreds")
+    streamed = isinstance(source, TableFiles) and source.rows * len(source.names) * 8 > request.in_memory
+    if isinstance(source, TableFiles) and not streamed:
+        source = MemoryTable(pa.concat_tables(source.pieces(source.names)))
+    learnt = pa.concat_tables(source.pieces(request.targets))
+    target = target_values(request.targets, [learnt[each] for each in request.targets], request.kind)
+    parts = request.split(source.rows, target)
+    part_of_rows = parts.of_rows()
+    rows = np.sort(np.concatenate([part[:SAMPLE] for part in (parts.train, parts.validation, parts.test)]))
+    fitted, notes = fitted_table(inputs, _rows_of(source, inputs, rows), rows, np.flatnonzero(part_of_rows[rows] == 0))
+    fingerprint, first, found = Fingerprint(), 0, []
+    for table in source.pieces([*inputs, *request.targets]):
+        fingerprint.add_table(table)
+        inputs_of_piece = torch.from_numpy(fitted.apply(table, first))  # a stream is checked before the training
+        found += [] if streamed else [inputs_of_piece]
+        first += table.num_rows
+    preprocessing = Preprocessing(fitted, target.fitted(parts.train))
+    if streamed:
+        notes = (*notes, f"{source.rows:,} rows are read from the file batch by batch")
+        three: list[Part] = [Stream(source, preprocessing, part_of_rows, part) for part in range(3)]  # type: ignore[arg-type]
+    else:
+        x, y = torch.cat(found), target.encoded(preprocessing.target)
+        three = _indexed(parts, lambda rows: (x[rows], y[rows]))
+    return _data(name, three, preprocessing, target.class_counts(parts.train), notes, fingerprint)
+
+
+def _rows_of(source: MemoryTable | TableFiles, names: Sequence[str], rows: np.ndarray) -> Any:
+    """Some rows of a table, given by their sorted numbers."""
+    found, first = [], 0
+    for table in source.pieces(names):
+        start, end = np.searchsorted(rows, (first, first + table.num_rows))
+        found.append(table.take(rows[start:end] - first))
+        first += table.num_rows
+    return pa.concat_tables(found)
+
+
+def samples_data(
+    name: str, samples: Samples, target: TargetValues, parts: Parts, in_memory: int, *,
+    inputs: SampleInputs | None = None, order: Callable[[int, int, int], Tensor] = shuffled,
+) -> Data:  # fmt: skip
+    """A set from images or arrays: read once if they fit into memory, else batch by batch.
+
+    `inputs` scales them; None: it is fitted on the training part.
+    """
+    scaler = needed("sklearn.preprocessing", "scikit-learn").StandardScaler()
+    streamed = samples.count * int(np.prod(samples.shape)) * 4 > in_memory
+    part_of_rows, fingerprint, read = parts.of_rows(), Fingerprint(), []
+    for start in range(0, samples.count, samples.at_a_time):
+        values = samples.take(slice(start, start + samples.at_a_time))
+        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+        if not finite.all():
+            row = start + int(finite.argmin()) + 1
+            raise DataError(
+                f"{samples.name} has a value that is not finite in sample {row}: correct it, or remove the sample"
+            )
+        fingerprint.add("inputs", values)
+        train = values[part_of_rows[start : start + len(values)] == 0]
+        if inputs is None and len(train):
+            by_channel = train.reshape(len(train), samples.channels, -1).swapaxes(1, 2)
+            scaler.partial_fit(by_channel.reshape(-1, samples.channels).astype(np.float64))
+        read += [] if streamed else [values]
+    fingerprint.add("targets", target.values)
+    if inputs is None:
+        if not (np.isfinite(scaler.scale_).all() and scaler.var_.any()):
+            raise DataError(f"{samples.name} has inputs that are constant, or too large to compute with: correct them")
+        inputs = SampleInputs(samples.shape, tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()))
+    fitted, preprocessing = inputs, Preprocessing(inputs, target.fitted(parts.train))
+    y, notes = target.encoded(preprocessing.target), samples.notes
+    if streamed:
+        notes = (*notes, f"{samples.count:,} samples are read batch by batch")
+        three = _indexed(parts, lambda rows: (torch.from_numpy(fitted.apply(samples.take(rows.numpy()))), y[rows]))
+    else:
+        x = torch.cat([torch.from_numpy(fitted.apply(values)) for values in read])
+        three = _indexed(parts, lambda rows: (x[rows], y[rows]), order)
+    return _data(name, three, preprocessing, target.class_counts(parts.train), notes, fingerprint)
+
+
+def _indexed(
+    parts: Parts, take: Callable[[Tensor], Batch], order: Callable[[int, int, int], Tensor] = shuffled
+) -> list[Part]:
+    return [IndexedPart(torch.from_numpy(rows), take, order) for rows in (parts.train, parts.validation, parts.test)]
+
+
+def _data(
+    name: str, parts: Sequence[Part], preprocessing: Preprocessing, counts: tuple[int, ...], notes: tuple[str, ...],
+    fingerprint: Fingerprint,
+) -> Data:  # fmt: skip
+    train, validation, test = parts
+    return Data(
+        name, train, test, preprocessing, counts, notes, validation if len(validation) else None, fingerprint.digests()
+    )

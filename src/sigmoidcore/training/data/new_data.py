@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, built_in_test
-from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix
+from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, with_type
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
 from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
-from sigmoidcore.training.data.readers import ARRAYS, MemoryTable, TableFiles, opened, suffix, unknown_kind
+from sigmoidcore.training.data.readers import ARRAYS, TEXT, MemoryTable, TableFiles, opened, suffix, unknown_kind
 from sigmoidcore.training.data.samples import (
     IMAGES,
     Samples,
@@ -101,13 +101,16 @@ class NewData:
             )
         if not table.rows:
             raise DataError(f"{self._name} has no rows: give data with some")
+        from_text = isinstance(self._source, str | Path) and suffix(Path(self._source)) in TEXT
+        typed = {name: with_type(table.table[name]) for name in self._keep} if from_text else {}  # type: ignore[union-attr]
         first = 0
         for piece in table.pieces(wanted):
             values = matrix(inputs.columns, piece, first)
             self._count_novelties(inputs, values, piece)
             x = torch.from_numpy(inputs.apply_matrix(values, first))
             y = target.encoded([piece[name] for name in names], first) if self._targets else None
-            yield Piece(first, x, y, {name: piece[name] for name in self._keep})
+            kept = {name: typed[name].slice(first, len(piece)) if name in typed else piece[name] for name in self._keep}
+            yield Piece(first, x, y, kept)
             first += piece.num_rows
 
     def _count_novelties(self, inputs: TableInputs, values: np.ndarray, table: Any) -> None:

@@ -29,8 +29,6 @@ SAMPLE = 100_000
 """Most rows that the transformers are fitted on."""
 ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
-AT_A_TIME = 65_536
-"""Most rows that are transformed together."""
 LARGEST_FILE = 2**28
 """Bytes that a saved preprocessing may unpack to."""
 _SKLEARN = (
@@ -86,16 +84,12 @@ class TableInputs:
         return self.apply_matrix(matrix(self.columns, table, first), first)
 
     def apply_matrix(self, values: np.ndarray, first: int = 0) -> np.ndarray:
-        """The same of the matrix of `columns.matrix`, some rows at a time to save memory."""
-        found = np.empty((len(values), len(self.features)), dtype=np.float32)
+        """The same of the matrix of `columns.matrix`."""
         names = [f"column {short(name)!r}" for name in _part_names(self.columns)]
-        for start in range(0, len(values), AT_A_TIME):
-            rows = values[start : start + AT_A_TIME]
-            with np.errstate(over="ignore"):
-                scaled = self.transformer.transform(rows)
-            check_scaled(scaled[:, : len(names)], rows[:, : len(names)], names, first + start)
-            found[start : start + AT_A_TIME] = scaled
-        return found
+        with np.errstate(over="ignore"):
+            found = self.transformer.transform(values)
+        check_scaled(found[:, : len(names)], values[:, : len(names)], names, first)
+        return np.asarray(found, dtype=np.float32)
 
     def description(self) -> dict[str, Any]:
         """Everything that was fitted, as JSON can hold it."""
@@ -140,16 +134,10 @@ class SampleInputs:
 def fitted_table(
     names: Sequence[str], table: Any, rows: np.ndarray, train: np.ndarray
 ) -> tuple[TableInputs, tuple[str, ...]]:
-    """Fit the transformers.
+    """Fit the transformers on a sample of rows, and name the columns that are left out in notes.
 
-    Args:
-        names: of the columns of inputs.
-        table: a sample of all parts, from which the kind of each column is found.
-        rows: numbers of the sample's rows in the whole table, for messages.
-        train: places of the rows of the training part, on which the transformers are fitted.
-
-    Returns:
-        The transformers, and notes about the columns that were left out.
+    The kind of each column is found from all rows of `table`; the transformers are fitted on the places `train`. The
+    numbers of the rows in the whole table are for messages.
     """
     empty = [name for name in names if table[name].null_count == table.num_rows]
     columns = [describe(name, table[name]) for name in names if name not in empty]

@@ -77,8 +77,6 @@ def opened(source: Any) -> "MemoryTable | TableFiles | None":
         return None
     table = _read_csv(path) if ending in TEXT else _read_json_lines(path)
     check_unique(path, table.column_names)
-    if not table.num_rows:
-        raise DataError(f"{path} has no rows: give a file with data")
     return MemoryTable(table)
 
 
@@ -144,14 +142,13 @@ def _header(path: Path, content: bytes) -> tuple[list[str], str]:
 
 
 def _check_names(path: Path, names: list[str]) -> None:
-    if not names:
-        raise DataError(f"{path} has one column, without a name: write a name above each column, with commas between")
-    if "" in names:
-        raise DataError(f"{path} has no name for column {names.index('') + 1}: write one into the first line")
-    if all(is_float(name) for name in names):
-        raise DataError(
-            f"{path} has numbers instead of column names ({listed(names, 3)}): write names into the first line"
-        )
+    problem = ""
+    if "" in names or not names:
+        problem = f"no name for column {names.index('') + 1 if names else 1}"
+    elif all(is_float(name) for name in names):
+        problem = f"numbers instead of column names ({listed(names, 3)})"
+    if problem:
+        raise DataError(f"{path} has {problem}: write a name above each column in the first line")
 
 
 def _read_json_lines(path: Path) -> Any:

@@ -56,10 +56,9 @@ def read_arrays(path: Path, target: str | None, required: bool = True) -> tuple[
     if "" in arrays:
         return arrays[""], {}
     named = target if target is not None else next((name for name in TARGETS if name in arrays), None)
-    if required and named is None:
-        raise DataError(f"{path} has no array named y: name the target (--target); {nearest('y', arrays)}")
     if required and named not in arrays:
-        raise DataError(f"{path} has no array {short(named)!r}: {nearest(str(named), arrays)}")
+        name = "y" if named is None else named
+        raise DataError(f"{path} has no array {short(name)!r}: name the target (--target); {nearest(name, arrays)}")
     others = [name for name in arrays if name != named]
     inputs = next((name for name in INPUTS if name in others), others[0] if len(others) == 1 else None)
     if inputs is None:
