@@ -1,6 +1,6 @@
 """SigmoidCore: a sigmoid with an adjustable input slope and shift."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from sigmoidcore._torch.modes import transforms_active
 
 LARGEST_LOG = 80.0
 """A trained slope is between exp(-80) and exp(80): positive and finite in float32."""
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 # PyTorch 2.6 cannot tell: it might be exporting, where a torch.autograd.Function is an error.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
@@ -76,23 +76,53 @@ def _is_compiling(x: Tensor) -> bool:
     )
 
 
-class SigmoidCore(nn.Module):
+class CoreModule(nn.Module):
+    """Base of the modules with slopes and shifts: `SigmoidCore` and the recurrent layers of cores.
+
+    Slopes and shifts stay float32 when the model is cast to half precision. A state dict that has none of them, that of
+    the plain model before `convert`, resets them.
+    """
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Slopes and shifts of the plain activation, by name; on the CPU if the module is on the meta device."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set slopes and shifts to the initial ones, for example after `to_empty` of a model on the meta device."""
+        for name, value in self.initial_values().items():
+            getattr(self, name).copy_(value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        values = self.initial_values()
+        if not any(prefix + name in state_dict for name in values):
+            state_dict.update({prefix + name: value for name, value in values.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = dict(self.named_buffers(recurse=False))
+        module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = self.get_buffer(name)
+            if new.dtype in HALF:
+                setattr(self, name, old.to(new.device))
+        return module
+
+
+class SigmoidCore(CoreModule):
     """A sigmoid whose input slope and shift are set by a controller (`calibrate`, `Equalizer`), not by the loss.
 
     As constructed, `SigmoidCore()` equals `nn.Sigmoid()` bit for bit. Slope and shift are buffers in the state dict,
-    changed in place only. They stay float32 (or float64) when the model is cast to bfloat16 or float16, and are
-    cast to the input's dtype at use, so the output's dtype is the input's.
+    changed in place only. They stay float32 (or float64) when the model is cast to half precision, and are cast to the
+    input's dtype at use. A state dict without slope and shift, that of the plain model before `convert`, resets them.
 
     Args:
         num_features: neurons with a slope and a shift each; None: one slope and one shift for the layer.
         dim: the dimension of the input that counts neurons (-1 after Linear, 1 after a convolution).
-        alpha: slope at the start, positive.
+        alpha: initial slope, positive.
         centered: the output is sigmoid(z) - 1/2 = tanh(z/2)/2.
         trainable: the slope is a parameter (its logarithm, so that it stays positive), trained with the weights.
         scale: constant factor of the output; a centered core of slope 2 and scale 2 is `nn.Tanh`, bit for bit.
-
-    A state dict without slope and shift, that of the plain model before `convert`, sets them to what they were at the
-    start, so that the core is the plain activation again.
 
     Attributes:
         slope: buffer, shape [num_features] or []; with `trainable` it is absent and `log_slope` is the parameter.
@@ -137,32 +167,27 @@ class SigmoidCore(nn.Module):
         self.trainable = trainable
         self.scale = float(scale)
         self.initial_slope = float(alpha)
-        shape = () if num_features is None else (num_features,)
         dtype = torch.get_default_dtype()
-        slope = torch.empty(shape, dtype=torch.float32 if dtype in _HALF else dtype)
+        shape = () if num_features is None else (num_features,)
+        slope = torch.full(shape, self.initial_slope, dtype=torch.float32 if dtype in HALF else dtype)
         if trainable:
-            self.log_slope = nn.Parameter(slope)
+            self.log_slope = nn.Parameter(slope.log())
         else:
             self.register_buffer("slope", slope)
-        self.register_buffer("shift", torch.empty_like(slope))
-        self.reset_parameters()
+        self.register_buffer("shift", torch.zeros_like(slope))
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Set the slope to `alpha` and the shift to 0, for example after `to_empty` of a model on the meta device."""
-        start = torch.full_like(self.shift, self.initial_slope)
-        if self.trainable:
-            self.log_slope.copy_(start.log())
-        else:
-            self.slope.copy_(start)
-        self.shift.zero_()
+    def initial_values(self) -> dict[str, Tensor]:
+        """See `CoreModule`."""
+        shift = torch.zeros_like(self.shift, device="cpu" if self.shift.is_meta else None)
+        slope = torch.full_like(shift, self.initial_slope)
+        return {"log_slope": slope.log(), "shift": shift} if self.trainable else {"slope": slope, "shift": shift}
 
     @property
     def alpha(self) -> Tensor:
         """The slope, shape [num_features] or []; differentiable if it is trained."""
         if not self.trainable:
             return self.slope
-        log_slope = self.log_slope.float() if self.log_slope.dtype in _HALF else self.log_slope
+        log_slope = self.log_slope.float() if self.log_slope.dtype in HALF else self.log_slope
         return log_slope.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -226,28 +251,3 @@ class SigmoidCore(nn.Module):
         if self.scale != 1:
             parts.append(f"scale={self.scale:g}")
         return ", ".join(parts)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load; the state dict of a plain activation, without slope and shift, resets them."""
-        name = "log_slope" if self.trainable else "slope"
-        if not any(prefix + key in state_dict for key in (name, "shift")):
-            shift = torch.zeros_like(self.shift, device="cpu" if self.shift.is_meta else None)
-            slope = torch.full_like(shift, self.initial_slope)
-            state_dict[prefix + name] = slope.log() if self.trainable else slope
-            state_dict[prefix + "shift"] = shift
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move with the model, but keep slope and shift in float32 when the model is cast to half precision."""
-        before = dict(self.named_buffers(recurse=False))
-        module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        keep_precision(self, before)
-        return module
-
-
-def keep_precision(module: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Give buffers that were cast to half precision their old values and dtype, on the new device."""
-    for name, old in before.items():
-        new = module.get_buffer(name)
-        if new.dtype in _HALF:
-            setattr(module, name, old.to(new.device))

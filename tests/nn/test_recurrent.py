@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 import sigmoidcore as sc
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, converted, folded
-from sigmoidcore.nn.recurrent_cells import CELLS
+from sigmoidcore.nn.recurrent_cells import CELLS, Sequences
 
 STEPS, BATCH, FEATURES, HIDDEN = 7, 5, 3, 6
 PLAIN = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -302,7 +302,7 @@ def test_the_solvers_sizes_are_those_of_an_independent_loop_from_the_last_output
     signs = torch.randint(0, 2, (BATCH, HIDDEN), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     gradients = torch.autograd.grad((outputs[-1] * signs).sum(), memories)
     expected = torch.stack([g.square().sum(-1).mean().sqrt().log() for g in gradients])
-    found = recurrent_solver.log_sizes(CELLS[layer.mode], inputs, layer.effective_weights("l0"))
+    found = recurrent_solver.log_sizes(Sequences(CELLS[layer.mode], inputs), layer.effective_weights("l0"))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
@@ -396,9 +396,9 @@ def test_every_layer_and_direction_is_levelled_by_itself_and_named_after_pytorch
     sequence = inputs
     for number in range(2):
         outputs = []
-        for suffix in layer.suffixes(number):
+        for suffix in layer.suffixes[2 * number : 2 * number + 2]:
             reverse = suffix.endswith("_reverse")
-            logs = recurrent_solver.log_sizes(cell, sequence, layer.effective_weights(suffix), reverse=reverse)
+            logs = recurrent_solver.log_sizes(Sequences(cell, sequence, reverse), layer.effective_weights(suffix))
             assert abs(recurrent_solver.tilt(logs)) < 0.5
             one = CORES[kind](sequence.shape[-1], 48)
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "slope", "shift"):
@@ -468,7 +468,7 @@ def test_hostile_weights_and_inputs_never_make_a_slope_that_is_not_finite(kind, 
         assert bool(torch.isfinite(buffer).all())
         assert not name.startswith("slope") or bool((buffer > 0).all())
     assert math.isfinite(float(report.levels[0]))
-    logs = recurrent_solver.log_sizes(CELLS[model.layer.mode], inputs, model.layer.effective_weights("l0"))
+    logs = recurrent_solver.log_sizes(Sequences(CELLS[model.layer.mode], inputs), model.layer.effective_weights("l0"))
     assert abs(recurrent_solver.tilt(logs)) < 0.5 or report.notes
 
 

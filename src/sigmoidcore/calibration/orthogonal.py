@@ -49,16 +49,14 @@ def make_recurrent_orthogonal(layer: nn.Module, generator: torch.Generator) -> N
         orthogonal_(layer.weight_ih, generator)
         layer.bias.zero_()
     elif isinstance(layer, RecurrentCores):
-        for number in range(layer.num_layers):
-            for suffix in layer.suffixes(number):
-                weights = layer.weights(suffix)
-                for weight in (weights.ih, weights.hh):
-                    for gate in weight.chunk(len(layer.cell.slopes)):
-                        orthogonal_(gate, generator)
-                if weights.hr is not None:
-                    orthogonal_(weights.hr, generator)
-                weights.bias_ih.zero_()
-                weights.bias_hh.zero_()
+        for weights in map(layer.weights, layer.suffixes):
+            for weight in (weights.ih, weights.hh):
+                for gate in weight.chunk(len(layer.cell.slopes)):
+                    orthogonal_(gate, generator)
+            if weights.hr is not None:
+                orthogonal_(weights.hr, generator)
+            weights.bias_ih.zero_()
+            weights.bias_hh.zero_()
 
 
 @torch.no_grad()

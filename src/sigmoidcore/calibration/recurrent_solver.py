@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore.gain import gradient_size, slope_for_gain
 from sigmoidcore.nn.networks import RNN
-from sigmoidcore.nn.recurrent import RecurrentCores, is_reverse
-from sigmoidcore.nn.recurrent_cells import Cell, Weights, fold, unroll, zero_state
+from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.nn.recurrent_cells import Cell, Sequences, Weights, fold
 from sigmoidcore.nn.stepwise import Stepwise
 
 SEQUENCES = 64
@@ -55,11 +55,10 @@ class Found:
     spread: float  # largest over smallest gradient size
 
 
-Sequences = Tensor | PackedSequence
-
-
 @torch.no_grad()
-def solve_layer(layer: Stepwise, input: Sequences, saturation: float | None) -> tuple[float, float, *tuple[str, ...]]:
+def solve_layer(
+    layer: Stepwise, input: Tensor | PackedSequence, saturation: float | None
+) -> tuple[float, float, *tuple[str, ...]]:
     """Set slopes and shifts of a recurrent layer from one batch; returns mean slope, saturation level and notes.
 
     With a saturation level, the weights of the inputs get the size that makes it.
@@ -70,30 +69,27 @@ def solve_layer(layer: Stepwise, input: Sequences, saturation: float | None) -> 
     assert isinstance(layer, RecurrentCores)
     notes: list[str] = []
 
-    def set_one(suffix: str, inputs: Tensor, alive: Tensor | None) -> None:
+    def set_one(suffix: str, sequences: Sequences) -> None:
         slope, shift = layer.tensor("slope", suffix), layer.tensor("shift", suffix)
-        found = solve(
-            layer.cell, inputs, layer.weights(suffix), slope, shift,
-            reverse=is_reverse(suffix), alive=alive, saturation=saturation,
-        )  # fmt: skip
+        found = solve(sequences, layer.weights(suffix), slope, shift, saturation)
         layer.tensor("weight_ih", suffix).mul_(found.scale)
         slope.copy_(found.slope)
         shift.copy_(found.shift)
-        notes.extend(_remarks(found, suffix, len(inputs)))
+        notes.extend(_remarks(found, suffix, len(sequences.inputs)))
 
     slope, level = _through_layers(layer, input, set_one)
     return slope, level, *notes
 
 
 @torch.no_grad()
-def measure_layer(layer: Stepwise, input: Sequences) -> tuple[float, float]:
+def measure_layer(layer: Stepwise, input: Tensor | PackedSequence) -> tuple[float, float]:
     """Mean slope and saturation level of a recurrent layer over one batch of sequences."""
     if isinstance(layer, RNN):
         assert isinstance(input, Tensor)
         alpha = float(layer.slope)
         return alpha, float((alpha * _centred(layer, input)).square().mean().sqrt())
     assert isinstance(layer, RecurrentCores)
-    return _through_layers(layer, input, lambda suffix, inputs, alive: None)
+    return _through_layers(layer, input, lambda suffix, sequences: None)
 
 
 def _solve_rnn(layer: RNN, inputs: Tensor, saturation: float | None) -> tuple[float, float]:
@@ -128,22 +124,19 @@ def _centred(layer: RNN, inputs: Tensor) -> Tensor:
 
 
 def _through_layers(
-    layer: RecurrentCores, input: Sequences, set_one: Callable[[str, Tensor, Tensor | None], None]
+    layer: RecurrentCores, input: Tensor | PackedSequence, set_one: Callable[[str, Sequences], None]
 ) -> tuple[float, float]:
-    """Go through the layers, `set_one` before each; mean slope and mean saturation level."""
-    sequence, alive = layer.as_sequence(input)
-    sequence = sequence.detach()
+    """Run all layers, `set_one` before each; mean slope and mean saturation level."""
     slopes, levels = [], []
-    for number in range(layer.num_layers):
-        outputs = []
-        for suffix in layer.suffixes(number):
-            set_one(suffix, sequence, alive)
-            weights, reverse = layer.effective_weights(suffix), is_reverse(suffix)
-            state = zero_state(sequence, weights, layer.cell)
-            outputs.append(unroll(layer.cell, sequence, state, weights, reverse=reverse, alive=alive)[0])
-            slopes.append(float(layer.tensor("slope", suffix).mean()))
-            levels.append(saturation_level(layer.cell, sequence, weights, reverse, alive))
-        sequence = torch.cat(outputs, -1)
+
+    def run(suffix: str, sequences: Sequences) -> Tensor:
+        set_one(suffix, sequences)
+        weights = layer.effective_weights(suffix)
+        slopes.append(float(layer.tensor("slope", suffix).mean()))
+        levels.append(saturation_level(sequences, weights))
+        return sequences.unroll(weights)[0]
+
+    layer.run_layers(input, run)
     return sum(slopes) / len(slopes), sum(levels) / len(levels)
 
 
@@ -163,15 +156,7 @@ def _remarks(found: "Found", suffix: str, steps: int) -> list[str]:
 
 
 def solve(
-    cell: Cell,
-    inputs: Tensor,
-    weights: Weights,
-    slope: Tensor,
-    shift: Tensor,
-    *,
-    reverse: bool = False,
-    alive: Tensor | None = None,
-    saturation: float | None = None,
+    sequences: Sequences, weights: Weights, slope: Tensor, shift: Tensor, saturation: float | None = None
 ) -> Found:
     """Slopes and shifts for which the gradient is level through time; changes nothing.
 
@@ -179,13 +164,10 @@ def solve(
     and 100 makes the tilt 0, the tilt of the result is not 0.
 
     Args:
-        cell: the kind of layer.
-        inputs: [steps, batch, features].
+        sequences: the inputs of the layer.
         weights: without slopes and shifts.
         slope: present slopes, [gates * hidden].
         shift: present shifts, likewise.
-        reverse: the layer runs from the last step to the first.
-        alive: see `recurrent_cells.unroll`.
         saturation: standard deviation of z over the batch and time, by the size of the weights of the inputs.
 
     Raises:
@@ -195,13 +177,12 @@ def solve(
         Time constants of gates: Tallec, Ollivier (2018), arXiv 1804.11188, who draw them at random. Gated networks at
         the edge of chaos: Chen, Pennington, Schoenholz (2018), arXiv 1806.05394.
     """
-    wanted = _wanted_means(cell, weights, len(inputs))
+    cell, some = sequences.cell, sequences.some(SEQUENCES)
+    wanted = _wanted_means(cell, weights, len(sequences.inputs))
     start = _rows(cell, weights, cell.slopes)
-    inputs_few, alive_few = _few(inputs, alive)
 
     def try_out(weights: Weights, slope: Tensor, shift: Tensor, scale: float = 1.0) -> Found:
-        folded = fold(cell, weights, slope, shift)
-        logs = log_sizes(cell, inputs_few, folded, reverse=reverse, alive=alive_few)
+        logs = log_sizes(some, fold(cell, weights, slope, shift))
         return Found(slope, shift, scale, tilt(logs), math.exp(min(float(logs.max() - logs.min()), 700.0)))
 
     found = now = try_out(weights, slope, shift)
@@ -210,7 +191,7 @@ def solve(
     log, scale = 0.0, 1.0
     for _ in range(1 if saturation is None else ROUNDS):
         scaled = weights._replace(ih=weights.ih * scale)
-        mean = _mean(cell, inputs, scaled, alive)
+        mean = _mean(sequences, scaled)
 
         def multiplied(log: float, scaled: Weights = scaled, mean: Tensor = mean, scale: float = scale) -> Found:
             slope = start * math.exp(log)
@@ -222,27 +203,21 @@ def solve(
                 "no slopes give finite gradients through time: weights or inputs are not finite or too large, scale "
                 "them down"
             )
-        folded = fold(cell, scaled, found.slope, found.shift)
-        level = saturation_level(cell, inputs_few, folded, reverse, alive_few)
+        level = saturation_level(some, fold(cell, scaled, found.slope, found.shift))
         if saturation is None or level == 0 or abs(saturation / level - 1) < 0.02:
             break
         scale *= saturation / level
     return now if saturation is None and abs(now.tilt) <= abs(found.tilt) else found
 
 
-def log_sizes(
-    cell: Cell, inputs: Tensor, weights: Weights, *, reverse: bool = False, alive: Tensor | None = None
-) -> Tensor:
-    """Logarithms of the gradient sizes of the memory for random cotangents on the last output; arguments as `unroll`.
+def log_sizes(sequences: Sequences, weights: Weights) -> Tensor:
+    """Logarithms of the gradient sizes of the memory for random cotangents on the last output.
 
     Shape [steps], float64, on the CPU, in the order in which the steps run; -inf for a gradient of 0.
     """
     memory: list[Tensor] = []
     with torch.enable_grad():
-        state = zero_state(inputs, weights, cell)
-        _, last = unroll(
-            cell, inputs, state, weights, reverse=reverse, alive=alive, on_step=lambda _, m: memory.append(m)
-        )
+        _, last = sequences.unroll(weights, on_step=lambda _, m: memory.append(m))
         signs = torch.randint(0, 2, last[0].shape, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
         gradients = torch.autograd.grad((last[0] * signs.to(last[0])).sum(), memory)
     return torch.stack([gradient_size(g) for g in gradients]).to("cpu", torch.float64).log()
@@ -265,18 +240,15 @@ def time_constants(hidden: int, steps: int) -> Tensor:
     return 2 + (max(steps, 2) - 2) * (torch.arange(hidden, dtype=torch.float64) + 0.5) / hidden
 
 
-def saturation_level(
-    cell: Cell, inputs: Tensor, weights: Weights, reverse: bool = False, alive: Tensor | None = None
-) -> float:
+@torch.no_grad()
+def saturation_level(sequences: Sequences, weights: Weights) -> float:
     """Standard deviation of z over batch and time, root mean square over all gates; a reset gate counts as open."""
-    with torch.no_grad():
-        state = zero_state(inputs, weights, cell)
-        outputs, _ = unroll(cell, inputs, state, weights, reverse=reverse, alive=alive)
-        first = state[0].unsqueeze(0)
-        before = torch.cat([outputs[1:], first] if reverse else [first, outputs[:-1]])
-        z = _rows(cell, weights, cell.slopes) * (linear(inputs, weights.ih) + linear(before, weights.hh))
-        z = _living(z, alive)
-        return float((z - z.mean(0)).square().mean().sqrt())
+    outputs, _ = sequences.unroll(weights)
+    first = sequences.zero_state(weights)[0].unsqueeze(0)
+    before = torch.cat([outputs[1:], first] if sequences.reverse else [first, outputs[:-1]])
+    z = linear(sequences.inputs, weights.ih) + linear(before, weights.hh)
+    z = sequences.running(_rows(sequences.cell, weights, sequences.cell.slopes) * z)
+    return float((z - z.mean(0)).square().mean().sqrt())
 
 
 def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Found]:
@@ -301,32 +273,18 @@ def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Fo
     return min(seen.items(), key=lambda item: abs(item[1].tilt))
 
 
-def _few(inputs: Tensor, alive: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """At most `SEQUENCES` sequences, evenly spread over the batch, as far as the longest of them goes."""
-    few = slice(None, None, -(-inputs.shape[1] // SEQUENCES))
-    if alive is None:
-        return inputs[:, few], None
-    steps = alive[:, few].any(1).squeeze(-1)
-    return inputs[steps][:, few], alive[steps][:, few]
-
-
 def _wanted_means(cell: Cell, weights: Weights, steps: int) -> Tensor:
     """Of z, [rows]: +-log(tau - 1) = logit(1 - 1/tau) for gates that keep the memory and let new in, 0 for others."""
     logit = (time_constants(weights.hh.shape[0] // len(cell.slopes), steps) - 1).log()
     return torch.cat([leak * logit for leak in cell.leaks]).to(weights.hh)
 
 
-def _mean(cell: Cell, inputs: Tensor, weights: Weights, alive: Tensor | None) -> Tensor:
+def _mean(sequences: Sequences, weights: Weights) -> Tensor:
     """Mean of x from the inputs alone, [rows]: the state's part would change with the slopes."""
-    mean = linear(_living(inputs, alive).mean(0), weights.ih, weights.bias_ih)
-    hidden = len(mean) // len(cell.slopes)
-    with_bias = len(mean) - hidden if cell.resets else len(mean)
+    mean = linear(sequences.running(sequences.inputs).mean(0), weights.ih, weights.bias_ih)
+    hidden = len(mean) // len(sequences.cell.slopes)
+    with_bias = len(mean) - hidden if sequences.cell.resets else len(mean)
     return torch.cat([mean[:with_bias] + weights.bias_hh[:with_bias], mean[with_bias:]])
-
-
-def _living(x: Tensor, alive: Tensor | None) -> Tensor:
-    """[steps, batch, features] -> [steps of sequences that still go on, features]."""
-    return x.flatten(0, 1) if alive is None else x[alive.squeeze(-1)]
 
 
 def _rows(cell: Cell, weights: Weights, values: tuple[float, ...]) -> Tensor:

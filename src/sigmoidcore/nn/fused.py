@@ -12,7 +12,7 @@ modules, to rounding; docs/performance.md has what this gives.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -259,23 +259,31 @@ class _Layers(torch.autograd.Function):
         way = _differentiable_backward if torch.is_grad_enabled() else _backward
         listen = None if ctx.listener is None else ctx.listener(ctx, x, blocks)
         to_parameters = asks_for(node for node, _ in ctx.next_functions[-2 * len(weights) :])
-        to = ctx.needs_input_grad[0], to_parameters
-        of_inputs, of_parameters = way(added, x, ctx.factor, [1.0, *before], blocks, weights, to, listen)
-        return of_inputs, None, None, None, None, *of_parameters
+        saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters, listen)
+        of_inputs, of_parameters = way(saved, added)
+        return of_inputs, None, None, None, None, *(of_parameters or [None] * (2 * len(weights)))
 
 
-def _backward(
-    added: Sequence[Tensor | None],
-    x: Tensor,
-    factor: Sequence[Tensor | float],
-    before: Sequence[float],
-    blocks: list[Tensor],
-    weights: list[Tensor],
-    to: tuple[bool, bool],
-    listen: LayerListener | None,
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Gradients by the inputs, and by weights and biases, if `to` asks for them; some layers at a time."""
-    to_inputs, to_parameters = to
+class _Saved(NamedTuple):
+    """What the way back needs, and which gradients it computes."""
+
+    x: Tensor
+    factor: Sequence[Tensor | float]
+    before: Sequence[float]  # c of the layer before, 1 for the first
+    blocks: list[Tensor]
+    weights: list[Tensor]
+    to_inputs: bool
+    to_parameters: bool
+    listen: LayerListener | None
+
+
+_Gradients = tuple[Tensor | None, list[Tensor]]
+"""By the inputs; by all weights, then all biases."""
+
+
+def _backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
+    """Some layers at a time: the gradients of their weights are one batched product."""
+    x, factor, before, blocks, weights, to_inputs, to_parameters, listen = saved
     outputs = [t for block in blocks for t in block.unbind()]
     size = max(1, min(len(weights), BATCH // (outputs[0].numel() * x.element_size())))
     gradients = outputs[0].new_empty(size, *outputs[0].shape)
@@ -284,7 +292,7 @@ def _backward(
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
     g: Tensor | None = None  # the gradient by the layer's t, times its factor
-    end, start = len(weights), 0
+    end = len(weights)
     for block in reversed(blocks):
         first = end - len(block)
         while end > first:
@@ -302,24 +310,17 @@ def _backward(
             here = gradients[: end - start]
             if listen is not None:
                 listen(start, here, block[start - first : end - first])
-            if not to_parameters:
-                end = start
-                continue
-            of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
-            if start > first:
-                of_weights[:0] = torch.bmm(here.mT, block[start - first - 1 : end - first - 1]).unbind()
-            else:
-                found = [torch.mm(slots[0].t(), outputs[start - 1] if start else x)]
-                if end - start > 1:
-                    found += torch.bmm(here[1:].mT, block[: end - first - 1]).unbind()
-                of_weights[:0] = found
+            if to_parameters:
+                of_biases[:0] = here.sum(1).div_(x.new_tensor(before[start:end]).unsqueeze(1)).unbind()
+                if start > first:
+                    of_weights[:0] = torch.bmm(here.mT, block[start - first - 1 : end - first - 1]).unbind()
+                else:
+                    found = [torch.mm(slots[0].t(), outputs[start - 1] if start else x)]
+                    if end - start > 1:
+                        found += torch.bmm(here[1:].mT, block[: end - first - 1]).unbind()
+                    of_weights[:0] = found
             end = start
-    of_inputs = torch.mm(slots[0], weights[0]) if to_inputs else None
-    return of_inputs, _or_none(of_weights, of_biases, 2 * len(weights))
-
-
-def _or_none(of_weights: list[Tensor], of_biases: list[Tensor], count: int) -> list[Tensor | None]:
-    return [*of_weights, *of_biases] or [None] * count
+    return torch.mm(slots[0], weights[0]) if to_inputs else None, of_weights + of_biases
 
 
 def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor) -> Tensor:
@@ -331,30 +332,17 @@ def _with(g: Tensor | None, more: Tensor | None, a: Tensor | float, like: Tensor
     return g.addcmul_(more, a) if isinstance(a, Tensor) else g.add_(more, alpha=a)
 
 
-def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
-    if a is None:
-        return torch.zeros_like(like) if b is None else b
-    return a if b is None else a + b
-
-
-def _differentiable_backward(
-    added: Sequence[Tensor | None],
-    x: Tensor,
-    factor: Sequence[Tensor | float],
-    before: Sequence[float],
-    blocks: list[Tensor],
-    weights: list[Tensor],
-    to: tuple[bool, bool],
-    listen: LayerListener | None,
-) -> tuple[Tensor | None, list[Tensor | None]]:
+def _differentiable_backward(saved: _Saved, added: Sequence[Tensor | None]) -> _Gradients:
     """The same, layer by layer, in operations that can be differentiated."""
-    to_inputs, to_parameters = to
+    x, factor, before, blocks, weights, to_inputs, to_parameters, listen = saved
     outputs = [t for block in blocks for t in block.unbind()]
     of_weights: list[Tensor] = []
     of_biases: list[Tensor] = []
     g: Tensor | None = None
     for layer in range(len(weights) - 1, -1, -1):
-        at, a = _tanh_backward(_sum(g, added[layer], outputs[layer]), outputs[layer]), factor[layer]
+        parts = [part for part in (g, added[layer]) if part is not None]
+        arriving = sum(parts[1:], parts[0]) if parts else torch.zeros_like(outputs[layer])
+        at, a = _tanh_backward(arriving, outputs[layer]), factor[layer]
         rows = a.unsqueeze(1) if isinstance(a, Tensor) else a
         if listen is not None:
             listen(layer, (at * a).detach().unsqueeze(0), outputs[layer].detach().unsqueeze(0))
@@ -363,4 +351,4 @@ def _differentiable_backward(
             of_biases.insert(0, at.sum(0) * (a / before[layer]))
         if layer or to_inputs:
             g = at @ (weights[layer] * rows)  # and not at * a: there are more samples than neurons where this is used
-    return g if to_inputs else None, _or_none(of_weights, of_biases, 2 * len(weights))
+    return g if to_inputs else None, of_weights + of_biases

@@ -184,12 +184,23 @@ class RNN(Stepwise):
         self.batch_first = batch_first
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.bias = nn.Parameter(torch.empty(hidden_size))
+        self.register_buffer("slope", torch.empty(()))
+        self.register_buffer("shift", torch.empty(hidden_size))
+        self.register_buffer("steps", torch.tensor(0))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw orthogonal weights; slope 4, no bias, no shift."""
+        super().reset_parameters()
         nn.init.orthogonal_(self.weight_ih)
         nn.init.orthogonal_(self.weight_hh)
-        self.register_buffer("slope", torch.tensor(4.0))
-        self.register_buffer("shift", torch.zeros(hidden_size))
-        self.register_buffer("steps", torch.tensor(0))
+        nn.init.zeros_(self.bias)
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """See `core.CoreModule`."""
+        values = {name: torch.zeros_like(b, device="cpu" if b.is_meta else None) for name, b in self.named_buffers()}
+        return values | {"slope": torch.full_like(values["slope"], 4.0)}
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over all steps; see the class."""

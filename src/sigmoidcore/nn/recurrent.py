@@ -14,11 +14,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from sigmoidcore._torch.eager import uncompiled
 from sigmoidcore._torch.hooks import copy_hooks
 from sigmoidcore._torch.recurrent import with_flat_weights, with_same_parameters
-from sigmoidcore.core import keep_precision
-from sigmoidcore.nn.recurrent_cells import CELLS, Cell, State, Weights, fold, unroll, zero_state
+from sigmoidcore.core import HALF, CoreModule
+from sigmoidcore.nn.recurrent_cells import CELLS, Cell, Sequences, State, Weights, fold
 from sigmoidcore.nn.stepwise import Stepwise
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class RecurrentCores(Stepwise, nn.RNNBase):
@@ -50,10 +48,9 @@ class RecurrentCores(Stepwise, nn.RNNBase):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw new weights, as PyTorch's layer does, and set slopes and shifts to those of the start."""
+        """Draw new weights, as PyTorch's layer does, and set slopes and shifts to the initial ones."""
+        nn.RNNBase.reset_parameters(self)
         super().reset_parameters()
-        for name, buffer in self.named_buffers(recurse=False):  # none yet while the layer is made
-            buffer.copy_(self._at_start(name, buffer.device, buffer.dtype))
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run over all steps, as the layer of PyTorch does."""
@@ -63,44 +60,52 @@ class RecurrentCores(Stepwise, nn.RNNBase):
 
     def run_stepwise(self, input: Any, state: Any = None, *, on_step: Callable[[str, Tensor], None]) -> tuple[Any, Any]:
         """The same as the fused kernel, in a Python loop; `on_step` gets h_t, or c_t of an LSTM."""
-        sequence, alive = self.as_sequence(input)
         unbatched = isinstance(input, Tensor) and input.dim() == 2
         starts: list[Tensor] | None = None
         if state is not None:
             starts = [h.unsqueeze(1) if unbatched else h for h in (state if isinstance(state, tuple) else (state,))]
         ends: list[State] = []
-        for layer in range(self.num_layers):
-            if layer:
-                sequence = nn.functional.dropout(sequence, self.dropout, self.training)
-            outputs = []
-            for suffix in self.suffixes(layer):
-                weights = self.effective_weights(suffix)
-                zero = zero_state(sequence, weights, self.cell)
-                start = zero if starts is None else tuple(h[len(ends)] for h in starts)
-                place = f"{suffix}," if self.num_layers > 1 or self.bidirectional else ""
+        several = self.num_layers > 1 or self.bidirectional
 
-                def name_step(step: int, memory: Tensor, place: str = place) -> None:
-                    on_step(f"{place}{step}", memory)
+        def run(suffix: str, sequences: Sequences) -> Tensor:
+            start = None if starts is None else tuple(h[len(ends)] for h in starts)
+            place = f"{suffix}," if several else ""
+            weights = self.effective_weights(suffix)
+            output, end = sequences.unroll(weights, start, lambda step, memory: on_step(f"{place}{step}", memory))
+            ends.append(end)
+            return output
 
-                output, end = unroll(
-                    self.cell, sequence, start, weights, reverse=is_reverse(suffix), alive=alive, on_step=name_step
-                )
-                outputs.append(output)
-                ends.append(end)
-            sequence = torch.cat(outputs, -1)
+        outputs = self.run_layers(input, run)
         last = tuple(torch.stack(tensors) for tensors in zip(*ends, strict=True))
         if unbatched:
             last = tuple(h.squeeze(1) for h in last)
-        return self._in_form_of(sequence, input), last if self.cell.states > 1 else last[0]
+        return self._in_form_of(outputs, input), last if self.cell.states > 1 else last[0]
+
+    def run_layers(self, input: Tensor | PackedSequence, run: Callable[[str, Sequences], Tensor]) -> Tensor:
+        """Run all layers; `run` gets the suffix of each layer and direction with its inputs, and gives its outputs.
+
+        Returns:
+            Outputs of the last layer, [steps, batch, features].
+        """
+        sequence, alive = self._as_sequence(input)
+        for layer in range(self.num_layers):
+            if layer:
+                sequence = nn.functional.dropout(sequence, self.dropout, self.training)
+            directions = [s for s in self.suffixes if s.removesuffix("_reverse") == f"l{layer}"]
+            outputs = [run(s, Sequences(self.cell, sequence, s.endswith("_reverse"), alive)) for s in directions]
+            sequence = torch.cat(outputs, -1)
+        return sequence
 
     @property
     def cell(self) -> Cell:
         """One step of this layer."""
         return CELLS[self.mode]
 
-    def suffixes(self, layer: int) -> list[str]:
-        """Of the names of the parameters of a layer, one for each direction: l0, l0_reverse."""
-        return [f"l{layer}", f"l{layer}_reverse"] if self.bidirectional else [f"l{layer}"]
+    @property
+    def suffixes(self) -> list[str]:
+        """Of the names of the parameters: l0, l0_reverse, l1, ..."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"l{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
 
     def tensor(self, name: str, suffix: str) -> Tensor:
         """A parameter or buffer: `tensor("slope", "l0")`."""
@@ -124,7 +129,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         """The weights with slopes and shifts folded in."""
         return fold(self.cell, self.weights(suffix), self.tensor("slope", suffix), self.tensor("shift", suffix))
 
-    def as_sequence(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor | None]:
+    def _as_sequence(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor | None]:
         """[steps, batch, features], and which of the packed sequences still go on, [steps, batch, 1]."""
         if isinstance(input, PackedSequence):
             self.check_input(input.data, input.batch_sizes)
@@ -147,39 +152,26 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         return outputs.transpose(0, 1) if self.batch_first else outputs
 
     def _run_kernel(self, input: Any, hx: Any) -> Any:
-        suffixes = [suffix for layer in range(self.num_layers) for suffix in self.suffixes(layer)]
-        flat = [tensor for suffix in suffixes for tensor in self.effective_weights(suffix) if tensor is not None]
+        flat = [t for suffix in self.suffixes for t in self.effective_weights(suffix) if t is not None]
         return self._plain.forward(with_flat_weights(self, self._plain, flat), input, hx)
 
     def _add_cores(self) -> None:
-        """Register slopes and shifts, as they are at the start."""
-        for layer in range(self.num_layers):
-            for suffix in self.suffixes(layer):
-                weight = self.tensor("weight_hh", suffix)
-                dtype = torch.float32 if weight.dtype in _HALF else weight.dtype
-                for name in (f"slope_{suffix}", f"shift_{suffix}"):
-                    self.register_buffer(name, self._at_start(name, weight.device, dtype))
+        """Register slopes and shifts."""
+        for suffix in self.suffixes:
+            weight = self.tensor("weight_hh", suffix)
+            dtype = torch.float32 if weight.dtype in HALF else weight.dtype
+            for name in ("slope", "shift"):
+                self.register_buffer(f"{name}_{suffix}", weight.new_empty(len(weight), dtype=dtype))
+        CoreModule.reset_parameters(self)
 
-    def _at_start(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Slopes or shifts of the start, [gates * hidden_size]."""
-        values = [float(slope) * name.startswith("slope_") for slope in self.cell.slopes]
-        return torch.cat([torch.full((self.hidden_size,), value, device=device, dtype=dtype) for value in values])
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load; the state dict of a plain layer, without slopes and shifts, resets them."""
-        buffers = dict(self.named_buffers(recurse=False))
-        if not any(prefix + name in state_dict for name in buffers):
-            for name, like in buffers.items():
-                device = torch.device("cpu") if like.is_meta else like.device
-                state_dict[prefix + name] = self._at_start(name, device, like.dtype)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move with the model, but keep slopes and shifts in float32 when the model is cast to half precision."""
-        before = dict(self.named_buffers(recurse=False))
-        module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        keep_precision(self, before)
-        return module
+    def initial_values(self) -> dict[str, Tensor]:
+        """See `CoreModule`; [gates * hidden_size] each, and none while the layer is made."""
+        values: dict[str, Tensor] = {}
+        for name, like in self.named_buffers(recurse=False):
+            slopes = torch.tensor(self.cell.slopes, dtype=like.dtype, device="cpu" if like.is_meta else like.device)
+            rows = slopes.repeat_interleave(self.hidden_size)
+            values[name] = rows if name.startswith("slope_") else torch.zeros_like(rows)
+        return values
 
 
 class CoreRNN(RecurrentCores, nn.RNN):
@@ -303,14 +295,13 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
     """
     if not isinstance(layer, RecurrentCores):
         raise TypeError(f"folded takes a CoreRNN, CoreLSTM or CoreGRU, got {type(layer).__name__}")
-    suffixes = [suffix for number in range(layer.num_layers) for suffix in layer.suffixes(number)]
     options: dict[str, Any] = {"proj_size": layer.proj_size} if layer.proj_size else {}
     plain_layer: Any = layer._plain  # its constructor takes no mode, that of the base class does
     plain: nn.RNNBase = plain_layer(
         layer.input_size,
         layer.hidden_size,
         num_layers=layer.num_layers,
-        bias=layer.bias or any(bool(layer.tensor("shift", suffix).any()) for suffix in suffixes),
+        bias=layer.bias or any(bool(layer.tensor("shift", suffix).any()) for suffix in layer.suffixes),
         batch_first=layer.batch_first,
         bidirectional=layer.bidirectional,
         device=layer.tensor("weight_hh", "l0").device,
@@ -320,7 +311,7 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
     plain.dropout = layer.dropout
     copy_hooks(layer, plain)
     with torch.no_grad():
-        for suffix in suffixes:
+        for suffix in layer.suffixes:
             for name, tensor in zip(_NAMES, layer.effective_weights(suffix), strict=True):
                 parameter = getattr(plain, f"{name}_{suffix}", None)
                 if isinstance(parameter, nn.Parameter) and tensor is not None:
@@ -331,8 +322,3 @@ def folded(layer: RecurrentCores) -> nn.RNNBase:
 
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-
-
-def is_reverse(suffix: str) -> bool:
-    """Whether a name is that of a direction from the last step to the first."""
-    return suffix.endswith("_reverse")

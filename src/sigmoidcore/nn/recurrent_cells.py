@@ -6,7 +6,7 @@ to a callback. The memory is what carries a gradient through time: h of `nn.RNN`
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -89,49 +89,70 @@ def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
     )
 
 
-def unroll(
-    cell: Cell,
-    inputs: Tensor,
-    state: State,
-    weights: Weights,
-    *,
-    reverse: bool = False,
-    alive: Tensor | None = None,
-    on_step: Callable[[int, Tensor], None] = lambda step, memory: None,
-) -> tuple[Tensor, State]:
-    """A sequence step by step.
+@dataclass(frozen=True)
+class Sequences:
+    """A batch of sequences that a layer runs over in one direction.
 
-    Args:
+    Attributes:
         cell: the kind of layer.
         inputs: [steps, batch, features].
-        state: before the first step.
-        weights: with the slopes in them.
         reverse: from the last step to the first.
         alive: [steps, batch, 1], boolean: whether a sequence still goes on; after its end it keeps its state. At least
-            one goes on at every step.
-        on_step: gets each step's number and memory, [sequences that go on, hidden], in the order in which they run.
-
-    Returns:
-        Outputs [steps, batch, features], 0 after a sequence's end, and the last state.
+            one goes on at every step. None: all go on.
     """
-    driven = linear(inputs, weights.ih, weights.bias_ih)
-    if torch.is_grad_enabled() and not driven.requires_grad:
-        driven.requires_grad_()  # so that the memory of frozen weights has a gradient, too
-    outputs: list[Tensor] = []
-    for step in reversed(range(len(inputs))) if reverse else range(len(inputs)):
-        if alive is None:
-            state = new = cell.step(driven[step], state, weights)
-            outputs.append(new[0])
-        else:
-            rows = (alive[step].squeeze(-1),)
-            new = cell.step(driven[step][rows], tuple(s[rows] for s in state), weights)
-            state = tuple(s.index_put(rows, n) for s, n in zip(state, new, strict=True))
-            outputs.append(torch.zeros_like(state[0]).index_put(rows, new[0]))
-        on_step(step, new[-1])
-    return torch.stack(outputs[::-1] if reverse else outputs), state
 
+    cell: Cell
+    inputs: Tensor
+    reverse: bool = False
+    alive: Tensor | None = None
 
-def zero_state(inputs: Tensor, weights: Weights, cell: Cell) -> tuple[Tensor, ...]:
-    """The state before the first step that PyTorch's layers start from."""
-    sizes = (weights.hh.shape[1], weights.hh.shape[0] // len(cell.slopes))
-    return tuple(inputs.new_zeros(inputs.shape[1], size) for size in sizes[: cell.states])
+    def zero_state(self, weights: Weights) -> State:
+        """The state before the first step that PyTorch's layers start from."""
+        sizes = (weights.hh.shape[1], weights.hh.shape[0] // len(self.cell.slopes))
+        return tuple(self.inputs.new_zeros(self.inputs.shape[1], size) for size in sizes[: self.cell.states])
+
+    def unroll(
+        self,
+        weights: Weights,
+        state: State | None = None,
+        on_step: Callable[[int, Tensor], None] = lambda step, memory: None,
+    ) -> tuple[Tensor, State]:
+        """Run step by step.
+
+        Args:
+            weights: with the slopes in them.
+            state: before the first step; None: zeros.
+            on_step: gets each step's number and memory, [sequences that go on, hidden], in the order in which they run.
+
+        Returns:
+            Outputs [steps, batch, features], 0 after a sequence's end, and the last state.
+        """
+        state = self.zero_state(weights) if state is None else state
+        driven = linear(self.inputs, weights.ih, weights.bias_ih)
+        if torch.is_grad_enabled() and not driven.requires_grad:
+            driven.requires_grad_()  # so that the memory of frozen weights has a gradient, too
+        outputs: list[Tensor] = []
+        steps = range(len(self.inputs))
+        for step in reversed(steps) if self.reverse else steps:
+            if self.alive is None:
+                state = new = self.cell.step(driven[step], state, weights)
+                outputs.append(new[0])
+            else:
+                rows = (self.alive[step].squeeze(-1),)
+                new = self.cell.step(driven[step][rows], tuple(s[rows] for s in state), weights)
+                state = tuple(s.index_put(rows, n) for s, n in zip(state, new, strict=True))
+                outputs.append(torch.zeros_like(state[0]).index_put(rows, new[0]))
+            on_step(step, new[-1])
+        return torch.stack(outputs[::-1] if self.reverse else outputs), state
+
+    def running(self, x: Tensor) -> Tensor:
+        """[steps, batch, features] -> [steps of sequences that still go on, features]."""
+        return x.flatten(0, 1) if self.alive is None else x[self.alive.squeeze(-1)]
+
+    def some(self, most: int) -> "Sequences":
+        """At most so many sequences, evenly spread over the batch, as far as the longest of them goes."""
+        few = slice(None, None, -(-self.inputs.shape[1] // most))
+        if self.alive is None:
+            return replace(self, inputs=self.inputs[:, few])
+        steps = self.alive[:, few].any(1).squeeze(-1)
+        return replace(self, inputs=self.inputs[steps][:, few], alive=self.alive[steps][:, few])

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from sigmoidcore.core import CoreModule
 
 
-class Stepwise(nn.Module):
+class Stepwise(CoreModule):
     """A recurrent layer of cores that can also run step by step."""
 
     def run_stepwise(self, input: Any, state: Any = None, *, on_step: Callable[[str, Tensor], None]) -> tuple[Any, Any]:
