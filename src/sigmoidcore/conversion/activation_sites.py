@@ -9,28 +9,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import activation as activations
 
-from sigmoidcore.conversion.dataflow import (
-    Role,
-    features,
-    may_overwrite,
-    nearest_weight,
-    role_of,
-    words,
-)
-from sigmoidcore.conversion.tracing import Part, UntraceableError, is_leaf, trace_part
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.conversion.dataflow import Role, features, nearest_weight, role_of, words
+from sigmoidcore.conversion.tracing import Part, PartTracer, UntraceableError, is_leaf, scratch_copy
+from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import is_recurrent
-from sigmoidcore.nn.stepwise import Stepwise
 
-_CORES: dict[object, str] = {
-    torch.sigmoid: "sigmoid",
-    torch.special.expit: "sigmoid",
-    torch.tanh: "tanh",
-    nn.functional.sigmoid: "sigmoid",
-    nn.functional.tanh: "tanh",
-}
-_IN_PLACE: dict[object, str] = {torch.sigmoid_: "sigmoid", torch.tanh_: "tanh"}
-_METHODS = {"sigmoid": "sigmoid", "tanh": "tanh", "sigmoid_": "sigmoid", "tanh_": "tanh"}
+_SIGMOIDS = (torch.sigmoid, torch.sigmoid_, torch.special.expit, nn.functional.sigmoid, "sigmoid", "sigmoid_")
+_TANHS = (torch.tanh, torch.tanh_, nn.functional.tanh, "tanh", "tanh_")
+_CORES: dict[object, str] = dict.fromkeys(_SIGMOIDS, "sigmoid") | dict.fromkeys(_TANHS, "tanh")
+"""The functional activations that can be cores, by function or name of a method."""
 _OTHERS = words(
     "hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish glu "
     "logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
@@ -39,48 +26,28 @@ _OTHERS = words(
 
 @dataclass(frozen=True)
 class Use:
-    """One call of an activation in a forward pass.
-
-    Attributes:
-        role: what becomes of its result.
-        why: the reason if the role is unknown.
-        features: number of features of its input and their dimension, if a layer fixes them.
-        weight: the nearest weight that its input depends on, for device and dtype.
-        owner: name of the module whose forward makes the call.
-        call: how often that forward had been called.
-    """
+    """One call of an activation in a forward pass."""
 
     role: Role
-    why: str
-    features: tuple[int, int] | None
-    weight: Tensor | None
-    owner: str
-    call: int
+    why: str  # the role is unknown
+    features: tuple[int, int] | None  # of its input: their number and dimension
+    weight: Tensor | None  # the nearest one, for device and dtype
+    owner: str  # name of the module whose forward makes the call
+    call: int  # how often that forward had been called
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One activation or recurrent layer: a module, or a functional call in a forward.
+    """One activation or recurrent layer: a module, or a functional call in a forward."""
 
-    Attributes:
-        names: its names in the model, the one to show first. A functional call has the name that its core would get.
-        kind: class of the module; "tanh()" for a functional call.
-        owner: name of the module that calls it, if known.
-        module: the module, None for a functional call.
-        index: number of the functional activation in its owner's forward; None for a module.
-        uses: its calls in the trace.
-        writes: the functional call overwrites a tensor that something else may read.
-        why: the reason if the trace has no call.
-    """
-
-    names: tuple[str, ...]
-    kind: str
-    owner: str
+    names: tuple[str, ...]  # in the model, the one to show first; a functional call has the name that its core gets
+    kind: str  # class of the module; "tanh()" for a functional call
+    owner: str  # name of the module that calls it, if known
     module: nn.Module | None = None
-    index: int | None = None
+    index: int | None = None  # of the functional call in its owner's forward
     uses: tuple[Use, ...] = ()
-    writes: bool = False
-    why: str = ""
+    writes: bool = False  # the functional call overwrites a tensor
+    why: str = ""  # the trace has no call of it
 
     @property
     def name(self) -> str:
@@ -100,12 +67,10 @@ def join(*names: str) -> str:
 
 def function_of(node: fx.Node) -> str | None:
     """The name of the activation function that a node calls, as in torch.nn.functional, or None."""
-    if node.op == "call_method":
-        return _METHODS.get(str(node.target))
-    if node.op != "call_function":
+    if node.op not in ("call_function", "call_method"):
         return None
-    if node.target in _CORES or node.target in _IN_PLACE:
-        return _CORES.get(node.target) or _IN_PLACE[node.target]
+    if node.target in _CORES or node.op == "call_method":
+        return _CORES.get(node.target)
     name = str(getattr(node.target, "__name__", "")).strip("_")
     ours = str(getattr(node.target, "__module__", "")).partition(".")[0] in ("torch", "None", "")
     return name if name in _OTHERS and ours else None
@@ -117,7 +82,11 @@ def find(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
     uses: dict[nn.Module, list[Use]] = defaultdict(list)
     functions: dict[tuple[str, int], list[tuple[str, bool, Use]]] = defaultdict(list)
     for part in parts:
-        _read(part, model, uses, functions, callers)
+        for kind, index, use, writes in _uses(part, model, callers):
+            if isinstance(kind, nn.Module):
+                uses[kind].append(use)
+            else:
+                functions[use.owner, index].append((kind, writes, use))
     sites = [*_module_sites(model, uses, callers), *_functions(model, functions)]
     order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     sites.sort(key=lambda site: order[site.owner if site.module is None else site.name])
@@ -148,7 +117,8 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
             go_into(name, callers.get(name) or opaque)
             continue
         try:
-            part = trace_part(module, name)
+            tracer = PartTracer()
+            part = Part(name, tracer.trace_copy(scratch_copy(module)), tracer.untraced)
         except UntraceableError as error:
             part = Part(name, fx.Graph(), {"": str(error)})
         parts.append(part)
@@ -164,21 +134,16 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
     return parts, untraced, callers
 
 
-def _read(
-    part: Part,
-    model: nn.Module,
-    uses: dict[nn.Module, list[Use]],
-    functions: dict[tuple[str, int], list[tuple[str, bool, Use]]],
-    callers: dict[str, str],
-) -> None:
-    """Add the uses of activations in one part."""
+def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[tuple[nn.Module | str, int, Use, bool]]:
+    """The uses of activations in one part: module or function, its number among the functions, whether it writes."""
     root = model.get_submodule(part.name)
     known = features(part, root)
     counts: Counter[tuple[str, int]] = Counter()
     for node in part.graph.nodes:
         module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         function = function_of(node)
-        if not (function or (module is not None and is_activation(module))):
+        kind = function or (module if module is not None and is_activation(module) else None)
+        if kind is None:
             continue
         found, lost = role_of(node, part, root)
         why = f"its result goes into '{join(part.name, lost)}', whose forward cannot be traced"
@@ -193,20 +158,15 @@ def _read(
             owner=join(part.name, node.meta["owner"]),
             call=node.meta["call"],
         )
-        if module is not None:
-            uses[module].append(use)
-        elif function:
-            index = counts[use.owner, use.call]
-            counts[use.owner, use.call] += 1
-            in_place = node.target in _IN_PLACE or (node.op == "call_method" and str(node.target).endswith("_"))
-            writes = "out" in node.kwargs or (in_place and may_overwrite(node, root))
-            functions[use.owner, index].append((function, writes, use))
+        in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
+        yield kind, counts[use.owner, use.call], use, in_place or "out" in node.kwargs
+        counts[use.owner, use.call] += function is not None
 
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is one of PyTorch's activations, a recurrent layer or a core."""
     own = type(module).__module__ == activations.__name__ and not isinstance(module, nn.MultiheadAttention)
-    return own or isinstance(module, SigmoidCore | Stepwise) or is_recurrent(module)
+    return own or isinstance(module, CoreModule) or is_recurrent(module)
 
 
 def _module_sites(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[str, str]) -> Iterator[Site]:

@@ -35,17 +35,10 @@ _COMPARISONS = words(
 _ALIGNED = words("add iadd sub isub mul imul div truediv neg")
 _ELEMENTWISE = words("dropout relu sigmoid tanh relu6 leaky_relu elu selu gelu silu hardtanh softsign hardsigmoid")
 _CHANNELS: dict[type[nn.Module], int] = {
-    nn.Conv1d: -2,
-    nn.Conv2d: -3,
-    nn.Conv3d: -4,
-    nn.ConvTranspose1d: -2,
-    nn.ConvTranspose2d: -3,
-    nn.ConvTranspose3d: -4,
-    nn.BatchNorm2d: -3,
-    nn.BatchNorm3d: -4,
-    nn.InstanceNorm1d: -2,
-    nn.InstanceNorm2d: -3,
-    nn.InstanceNorm3d: -4,
+    getattr(nn, f"{kind}{n}d"): -1 - n
+    for kind in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm")
+    for n in (1, 2, 3)
+    if (kind, n) != ("BatchNorm", 1)  # it also takes [batch, features]
 }
 _DROPOUT = (nn.Identity, *(getattr(nn, f"{kind}Dropout") for kind in ("", "Alpha", "FeatureAlpha")))
 _DROPOUT += (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -70,9 +63,7 @@ class Role(Enum):
 def role_of(node: fx.Node, part: Part, model: nn.Module) -> tuple[Role, str]:
     """What becomes of a node's value; for `UNKNOWN`, also the untraceable module that takes it.
 
-    The value is followed through operations without weights (shapes, sums, pooling, dropout) until an operation with
-    weights reads it. In a product of two values, the one from which the other is computed is the signal; the other is
-    a gate.
+    In a product of two values, the one from which the other is computed is the signal; the other is a gate.
     """
     roles: dict[Role, str] = {}
     seen, waiting = {node}, [node]
@@ -156,28 +147,6 @@ def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterat
                 yield other
 
 
-def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
-    """Whether an in-place call may overwrite a value that something else reads.
-
-    It does not if a layer or a sum made the value, and nothing else reads it on the way.
-    """
-    value = node
-    while True:
-        value, above = (value.all_input_nodes or [value])[0], value
-        if value is above or set(value.users) != {above}:
-            return True
-        if value.op == "call_module":
-            module = model.get_submodule(str(value.target))
-            if features_of(module) is not None:
-                return False
-            if not isinstance(module, _DROPOUT):
-                return True
-        elif name_of(value) in ("add", "sub", "mul", "cat") and value.op == "call_function":
-            return False
-        elif name_of(value) not in ("iadd", "isub", "imul", "add", "sub", "mul"):
-            return True
-
-
 def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:
     """The nearest floating-point weight or buffer that a node depends on; it has the device and dtype of the value."""
     for above in _ancestors(node):
@@ -196,11 +165,7 @@ def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:
 
 
 def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
-    """The number of features and their dimension, for every node whose layer fixes them.
-
-    The dimension is -1 after a Linear, and -2, -3 or -4 after a convolution, which also takes inputs without a batch.
-    A norm keeps the dimension of its input.
-    """
+    """The number of features and their dimension, for every node whose layer fixes them."""
     known: dict[fx.Node, tuple[int, int]] = {}
     for node in part.graph.nodes:
         found = None

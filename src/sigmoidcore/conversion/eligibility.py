@@ -9,9 +9,8 @@ from torch import nn
 
 from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.conversion.dataflow import Role
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import is_recurrent, why_not
-from sigmoidcore.nn.stepwise import Stepwise
 
 Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
 """Names or patterns of activations, or types of modules."""
@@ -37,9 +36,7 @@ _ROLES = {
 def judge(site: Site, asked: Set[str]) -> tuple[dict[str, Any] | None, str]:
     """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
 
-    Args:
-        site: the activation or recurrent layer.
-        asked: which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be centered.
+    `asked` says which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be centered.
     """
     if "exclude" in asked:
         return None, "excluded"
@@ -104,7 +101,7 @@ def recurrent_layer(site: Site) -> nn.Module | None:
 
 def is_core(module: nn.Module | None) -> bool:
     """Whether a module is a core, or a recurrent layer of cores."""
-    return isinstance(module, SigmoidCore | Stepwise)
+    return isinstance(module, CoreModule)
 
 
 def _places(site: Site) -> int:

@@ -20,12 +20,7 @@ _FIXED = (NoneType, bool, int, float, str, FunctionType)
 class OwnForward:
     """The graphs of a module's own forward, in training and in evaluation; the modules that it calls are nodes.
 
-    Args:
-        module: the module; it is not changed and does not run.
-
-    Raises:
-        UntraceableError: the forward branches on values or on optional arguments, draws random numbers, sets
-            attributes, makes tensors, or switches gradients or autocast. Its graph would not do the same.
+    An UntraceableError says why a graph would not do the same as the forward.
     """
 
     def __init__(self, module: nn.Module) -> None:

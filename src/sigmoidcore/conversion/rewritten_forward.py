@@ -13,22 +13,15 @@ class RewrittenForward:
     """The forward of a module in which functional activations are calls of cores.
 
     It is the module's `forward` attribute, so that the module keeps its class and its methods. `torch.fx` generates
-    the code, which reads parameters, buffers and submodules from the module at each call.
-
-    Args:
-        module: the module.
-        graphs: the graph for each value of `module.training`.
-        added: for each core that the graphs call, what the forward of the class calls there: the function ("tanh()")
-            or the name of a module.
-        frozen: attributes of the module that the graphs depend on, with their values.
+    the code, one for each value of `training`; it reads parameters and submodules from the module at each call.
     """
 
     def __init__(
         self, module: nn.Module, graphs: Mapping[bool, fx.Graph], added: dict[str, str], frozen: dict[str, Any]
     ) -> None:
         self.module = module
-        self.added = added
-        self.frozen = frozen
+        self.added = added  # for each core, what the forward of the class calls there: "tanh()" or a module's name
+        self.frozen = frozen  # attributes of the module that the graphs depend on, with their values
         self.generated = {training: _without_module(graph) for training, graph in graphs.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,10 +55,7 @@ class RewrittenForward:
 
 
 def _without_module(graph: fx.Graph) -> fx.GraphModule:
-    """The generated code by itself: stand-ins for the submodules and parameters, so that it can be copied and pickled.
-
-    The stand-ins are parameters because `torch.fx` traces the code once more when it is unpickled.
-    """
+    """The generated code with stand-ins for submodules and parameters, so that it can be copied and pickled."""
     plain = fx.Graph()  # the given graph knows its tracer, which would be pickled with it
     plain.output(plain.graph_copy(graph, {}))
     stand_ins: dict[str, Any] = {}

@@ -13,8 +13,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.rewritten_forward import RewrittenForward
-from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.stepwise import Stepwise
+from sigmoidcore.core import CoreModule
 
 _PLAIN_WORDS = {
     "inputs to control flow": "it branches on a value",
@@ -32,24 +31,11 @@ class UntraceableError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """A module of the model whose forward could be traced.
+    """A module of the model whose forward could be traced as `module(x)` runs it."""
 
-    Attributes:
-        name: its name in the model, "" for the model itself.
-        graph: its forward. The targets of nodes are relative to the module. `node.meta` has `owner`, the name of the
-            module whose forward makes the call, and `call`, how often that forward had been called.
-        untraced: the modules inside that are leaves because their forward cannot be traced, with the reason.
-    """
-
-    name: str
-    graph: fx.Graph
-    untraced: dict[str, str]
-
-
-def trace_part(module: nn.Module, name: str) -> Part:
-    """Trace a module as `module(x)` runs it; modules inside that cannot be traced become leaves."""
-    tracer = PartTracer()
-    return Part(name, tracer.trace_copy(scratch_copy(module)), tracer.untraced)
+    name: str  # in the model, "" for the model itself
+    graph: fx.Graph  # `node.meta` has `owner`, the module whose forward makes the call, and `call`, its number
+    untraced: dict[str, str]  # modules inside that are leaves because they cannot be traced, with the reason
 
 
 def scratch_copy(module: nn.Module) -> nn.Module:
@@ -67,7 +53,7 @@ def scratch_copy(module: nn.Module) -> nn.Module:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is a node of the graph: one of PyTorch's own layers, or a core."""
-    return isinstance(module, SigmoidCore | Stepwise) or fx.Tracer().is_leaf_module(module, "")
+    return isinstance(module, CoreModule) or fx.Tracer().is_leaf_module(module, "")
 
 
 def first_sentence(error: BaseException) -> str:
@@ -78,19 +64,14 @@ def first_sentence(error: BaseException) -> str:
 
 
 class Tracer(fx.Tracer):
-    """A tracer of forwards that `convert` rewrote, too; its values are tensors to the forward.
-
-    Attributes:
-        with_defaults: optional arguments have their defaults, as in `model(x)`.
-        draws: whether the forward has drawn random numbers.
-    """
+    """A tracer of forwards that `convert` rewrote, too; its values are tensors to the forward."""
 
     proxy_buffer_attributes = True  # or `self.count += 1` would count while tracing
 
     def __init__(self, with_defaults: bool = False) -> None:
         super().__init__()
-        self.with_defaults = with_defaults
-        self.draws = False
+        self.with_defaults = with_defaults  # optional arguments have their defaults, as in `model(x)`
+        self.draws = False  # whether the forward has drawn random numbers
         self._several: set[Any] = set()
 
     def trace_copy(self, module: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:

@@ -261,7 +261,8 @@ class _Layers(torch.autograd.Function):
         to_parameters = asks_for(node for node, _ in ctx.next_functions[-2 * len(weights) :])
         saved = _Saved(x, ctx.factor, [1.0, *before], blocks, weights, ctx.needs_input_grad[0], to_parameters, listen)
         of_inputs, of_parameters = way(saved, added)
-        return of_inputs, None, None, None, None, *(of_parameters or [None] * (2 * len(weights)))
+        nothing: list[None] = [None] * (2 * len(weights))
+        return of_inputs, None, None, None, None, *(of_parameters or nothing)
 
 
 class _Saved(NamedTuple):
