@@ -37,8 +37,7 @@ Floats = NDArray[np.float64]
 def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.float64 | Floats:
     """The output of a Sigmoid Core, y = 1 / (1 + exp(-z)) with z = alpha (x - shift).
 
-    The exponential never overflows, and small outputs keep their precision: with z as float64 computes it, the relative
-    error is below 1e-15 wherever y is a normal number (z >= -708).
+    The relative error is below 1e-15 wherever y is a normal number (z >= -708), with z as float64 computes it.
 
     Args:
         x: preactivations, any shape; real numbers, converted to float64.
@@ -52,8 +51,7 @@ def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.f
         TypeError: an input is not made of real numbers.
         ValueError: an input is not finite, alpha is not positive, or the shapes do not broadcast.
 
-    Source: the article, section 3: y = 1 / (1 + e^-x) of the adjusted input x' = alpha x. The shift is the other way of
-    "adjusting the input": its training loop moves x, without a formula for it.
+    Source: the article, section 3: y = 1 / (1 + e^-x) of the adjusted input x' = alpha x; its training loop moves x.
 
     Example:
         >>> sigmoid_core([-1.0, 0.0, 1.0], alpha=2.0)
@@ -77,8 +75,6 @@ def gradient(x: float, y: float, alpha: float, shift: float = 0.0) -> tuple[floa
 
         d loss / d alpha = -2 (y - sigmoid(z)) sigmoid'(z) (x - shift)
         d loss / d shift = +2 (y - sigmoid(z)) d
-
-    Finite floats in, floats out; `fit` checks its inputs, this inner formula does not.
 
     Source: the article, section 3, step 3, and section 4, whose `gradient` lacks the factor sigmoid'(z).
 
@@ -130,9 +126,7 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
     Each epoch takes the points one at a time, in order; each point moves slope and shift against its own `gradient`:
     alpha -= learning_rate * d loss / d alpha, shift -= learning_rate * d loss / d shift. The shift starts at 0.
 
-    The slope is the number that is stepped, as in the article, and not its logarithm; so a step can carry it to 0 or
-    below, and training then stops with an error rather than with a clipped slope. It happens when the learning rate is
-    too large, and when y falls as x rises: no positive slope fits such points.
+    A step that takes the slope to 0 or below ends with an error: the learning rate is too large, or y falls as x rises.
 
     Args:
         x: preactivations, (points,), at least one.
@@ -202,15 +196,13 @@ def _finite(value: ArrayLike, name: str) -> Floats:
     if numbers.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got {value!r:.60}; convert it to float first")
     array = numbers.astype(np.float64)
-    _require(np.isfinite(array), array, name, f"{name} must be finite; remove or replace it")
-    return array
+    return _require(np.isfinite(array), array, name, "must be finite; remove or replace it")
 
 
 def _positive(value: ArrayLike, name: str) -> Floats:
     array = _finite(value, name)
     remedy = "to mirror the curve, negate x instead" if name == "alpha" else "choose a small positive number"
-    _require(array > 0, array, name, f"{name} must be > 0; {remedy}")
-    return array
+    return _require(array > 0, array, name, f"must be > 0; {remedy}")
 
 
 def _number(value: ArrayLike, name: str) -> float:
@@ -220,13 +212,12 @@ def _number(value: ArrayLike, name: str) -> float:
     return float(array)
 
 
-def _require(holds: NDArray[np.bool_], array: Floats, name: str, message: str) -> None:
-    """Raise a ValueError that names the first element for which `holds` is false."""
-    if np.all(holds):
-        return
-    index = tuple(int(i) for i in np.argwhere(~np.atleast_1d(holds))[0])
-    place = f"{name}[{', '.join(map(str, index))}]" if array.ndim else name
-    raise ValueError(f"{place} is {float(np.atleast_1d(array)[index])!r}: {message}")
+def _require(holds: NDArray[np.bool_], array: Floats, name: str, rule: str) -> Floats:
+    """The array; a ValueError names the first element for which `holds` is false."""
+    for index in np.argwhere(~np.atleast_1d(holds))[:1].tolist():
+        place = f"{name}{index}" if array.ndim else name
+        raise ValueError(f"{place} is {float(np.atleast_1d(array)[tuple(index)])!r}: {name} {rule}")
+    return array
 
 
 def _points(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:

@@ -1,7 +1,7 @@
 """Slope, gain, saturation: the formulas and the two solvers. Tensors in, tensors out; no modules.
 
-Vocabulary: preactivation x, slope alpha > 0, shift mu, scaled preactivation z = alpha (x - mu), output
-y = sigmoid(z). The batch is dimension 0; every other dimension belongs to one sample.
+Vocabulary: preactivation x, slope alpha > 0, shift mu, scaled preactivation z = alpha (x - mu), output y = sigmoid(z).
+The batch is dimension 0; every other dimension belongs to one sample.
 """
 
 import math
@@ -12,11 +12,6 @@ from torch import Tensor
 
 from sigmoidcore._torch import foreach
 
-MOST_OPEN = 1.5434046384182085
-"""Size of z at which a neuron's local derivative is largest over its slope: the root of z tanh(z/2) = 1.
-
-d/dalpha [alpha sigma'(alpha x)] = sigma'(z) (1 - z tanh(z/2)) = 0, at fixed x != 0.
-"""
 FEW = 2**18
 """So many numbers have a sum of squares in float32 with an error of about 1e-6."""
 
@@ -73,11 +68,6 @@ def mean_relative_slope(z: Tensor, dim: int | None = -1) -> Tensor:
     """
     s = relative_slope(z)
     return s.mean() if dim is None else s.movedim(dim, -1).flatten(0, -2).mean(0)
-
-
-def saturation_level(z: Tensor) -> Tensor:
-    """Saturation level u of a layer, 0-dim: the root mean square of centred z (0.5 nearly linear, 3 strongly not)."""
-    return _root_mean_square(z)
 
 
 def gradient_size(gradient: Tensor, samples: int | None = None) -> Tensor:
@@ -138,10 +128,6 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     return sizes
 
 
-def _root_mean_square(x: Tensor) -> Tensor:
-    return (norm(x) / math.sqrt(x.numel())).to(x.dtype)
-
-
 def spread(sizes: Tensor) -> float:
     """Max / min of gradient sizes [layers]: 1 is perfect, inf if a gradient is 0, nan if one is not finite."""
     if not bool(torch.isfinite(sizes).all()):
@@ -172,23 +158,6 @@ def tangential_weights(x: Tensor) -> Tensor:
     total = squares.flatten(1).sum(1).reshape(-1, *[1] * (x.dim() - 1))
     share = torch.where(total > 0, squares / total, 1.0 / n)
     return (1 - share) * (n / (n - 1))
-
-
-def gain(derivative: Tensor, row_size: Tensor | float = 1.0, weights: Tensor | None = None) -> Tensor:
-    """Gain of a segment that ends in a core: ``sqrt(mean over batch and neurons of d_i^2 |w_i|^2)``.
-
-    This is the RMS size of the vector-Jacobian product for random cotangents over the size of the cotangents.
-
-    Args:
-        derivative: local derivatives d, shape [batch, ...].
-        row_size: ``|w_i|``, the L2 norm of the Jacobian's row that feeds each neuron; broadcasts against `derivative`.
-        weights: mean squares of the cotangents (mean 1), for cotangents that are not isotropic.
-
-    Returns:
-        A 0-dim tensor.
-    """
-    scaled = derivative * row_size
-    return _root_mean_square(scaled if weights is None else scaled * weights.sqrt())
 
 
 def slope_for_gain(

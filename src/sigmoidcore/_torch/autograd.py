@@ -56,23 +56,17 @@ def in_transform() -> bool:
     return any(transform.key() in (kinds.Grad, kinds.Jvp) for transform in stack or ())
 
 
-def accumulates(leaf: Node) -> bool:
+def accumulates(leaf: Node, unknown: bool = False) -> bool:
     """Whether the backward pass that is running puts a gradient into this leaf's `.grad`."""
     try:
         return torch._C._will_engine_execute_node(leaf)
     except RuntimeError:  # `torch.autograd.grad` by that very leaf
-        return False
+        return unknown
 
 
 def asks_for(nodes: Iterable[Node | None]) -> bool:
     """Whether the backward pass that is running needs a gradient at any of these nodes; that of some inputs may not."""
-    for node in nodes:
-        try:
-            if node is not None and torch._C._will_engine_execute_node(node):
-                return True
-        except RuntimeError:  # `torch.autograd.grad` by that very leaf
-            return True
-    return False
+    return any(node is not None and accumulates(node, unknown=True) for node in nodes)
 
 
 def in_checkpoint() -> bool:
@@ -108,24 +102,20 @@ def nearest_leaf(node: Node) -> Node:
     return other
 
 
-def leaves(tensor: Tensor) -> Iterator[Tensor]:
-    """The leaves of the graph behind a tensor, into whose `.grad` its backward pass accumulates.
+def nodes_behind(tensor: Tensor) -> Iterator[Node]:
+    """All nodes of the graph behind a tensor."""
+    waiting, seen = [tensor.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(before for before, _ in node.next_functions)
 
-    Example:
-        >>> weight = torch.ones(2, requires_grad=True)
-        >>> [leaf is weight for leaf in leaves((weight * 3).sum())]
-        [True]
-    """
-    front = [tensor.grad_fn] if tensor.grad_fn is not None else []
-    seen = set(front)
-    while front:
-        node = front.pop()
-        if hasattr(node, "variable"):
-            yield node.variable
-        for before, _ in node.next_functions:
-            if before is not None and before not in seen:
-                seen.add(before)
-                front.append(before)
+
+def leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The leaves of the graph behind a tensor, into whose `.grad` its backward pass accumulates."""
+    return (node.variable for node in nodes_behind(tensor) if hasattr(node, "variable"))
 
 
 def met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[tuple[str, bool]]:

@@ -22,22 +22,13 @@ from sigmoidcore.observation.observer import LayerObserver
 
 
 class FreshWeights(LayerObserver):
-    """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers.
-
-    Args:
-        model: the model; layers of other kinds keep their weights.
-        segments: those of the pass, which say which layers read the inputs.
-        note: takes a sentence for the report.
-
-    Attributes:
-        drawn: recurrent layers whose weights were drawn in this pass.
-    """
+    """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers."""
 
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
         layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))}
         super().__init__(layers)
         _check_weights(layers)
-        self.drawn: set[nn.Module] = set()
+        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
         self._segments, self._note = segments, note
         self._reached: set[nn.Module] = set()
         self._outputs = WeakTensorKeyDictionary()
@@ -113,10 +104,7 @@ class FreshWeights(LayerObserver):
 
 
 def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> bool:
-    """Whether a core with a shift for each neuron follows a fresh layer of one feature.
-
-    Centred on the batch mean, all of its neurons would be nearly the same function.
-    """
+    """Whether a core follows a fresh layer of one feature: all neurons would be nearly the same function."""
     one = isinstance(layer, nn.Linear) and layer.in_features == 1 and len(x) > 1
     return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
 

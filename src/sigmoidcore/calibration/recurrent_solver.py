@@ -163,16 +163,6 @@ def solve(
     Without a saturation level, it keeps the present slopes if they are at least as level. If no multiplier between 1e-6
     and 100 makes the tilt 0, the tilt of the result is not 0.
 
-    Args:
-        sequences: the inputs of the layer.
-        weights: without slopes and shifts.
-        slope: present slopes, [gates * hidden].
-        shift: present shifts, likewise.
-        saturation: standard deviation of z over the batch and time, by the size of the weights of the inputs.
-
-    Raises:
-        ValueError: weights or inputs are not finite, or so large that no multiplier gives finite gradients.
-
     Source:
         Time constants of gates: Tallec, Ollivier (2018), arXiv 1804.11188, who draw them at random. Gated networks at
         the edge of chaos: Chen, Pennington, Schoenholz (2018), arXiv 1806.05394.
@@ -252,10 +242,8 @@ def saturation_level(sequences: Sequences, weights: Weights) -> float:
 
 
 def _search(multiplied: Callable[[float], Found], log: float) -> tuple[float, Found]:
-    """The log multiplier with the smallest tilt: from `log` on to a change of sign, then by bisection.
-
-    Upward in equal steps, since the gradient vanishes again when all gates are shut; downward ever faster.
-    """
+    """The log multiplier with the smallest tilt: from `log` on to a change of sign, then by bisection."""
+    # Upward in equal steps, since the gradient vanishes again when all gates are shut; downward ever faster.
     seen = {log: multiplied(log)}
     step = STEP if seen[log].tilt > 0 else -STEP
     last = end = log

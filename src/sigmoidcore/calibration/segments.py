@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigmoidcore._torch.autograd import bare, normalises
+from sigmoidcore._torch.autograd import bare, leaves, nodes_behind, normalises
 
 
 class Segments:
@@ -27,19 +27,8 @@ class Segments:
 
     def behind(self, x: Tensor) -> tuple[list[Tensor], bool]:
         """The leaves of the segment that ends in a tensor, and whether it contains a normalisation."""
-        leaves, normalised, visited, waiting = [], False, set(), [x.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in visited:
-                continue
-            visited.add(node)
-            leaf = getattr(node, "variable", None)
-            if leaf is None:
-                normalised = normalised or normalises(node)
-                waiting.extend(before for before, _ in node.next_functions)
-            elif leaf in self._names:
-                leaves.append(leaf)
-        return leaves, normalised
+        found = [leaf for leaf in leaves(x) if leaf in self._names]
+        return found, any(normalises(node) for node in nodes_behind(x))
 
     def name(self, leaf: Tensor) -> str:
         """The core that a leaf is the output of."""

@@ -42,12 +42,6 @@ class Solver(LayerObserver):
     of that graph are its sources, the cores that feed it, and one vector-Jacobian product gives the size of its rows.
     With several sources (branches, residual sums), the gain is that to all of them together. Behind a normalisation the
     gain does not depend on the sources' slopes: the slope is that of the saturation level.
-
-    Args:
-        model: a model with cores.
-        saturation: saturation level of the first cores, or None.
-        fresh_weights: whether layers get fresh weights as the batch reaches them.
-        note: takes a sentence for the report.
     """
 
     def __init__(
@@ -97,7 +91,8 @@ class Solver(LayerObserver):
 
     def _solve_recurrent(self, name: str, layer: nn.Module, sequences: Any) -> None:
         data = sequences.data if isinstance(sequences, PackedSequence) else sequences
-        check_finite(name, data)
+        if not bool(torch.isfinite(data).all()):
+            raise _not_finite(name, data)
         assert isinstance(layer, Stepwise)
         self._solution.sources[name] = self._segments.sources(data)
         drawn = self._weights is not None and layer in self._weights.drawn
@@ -162,10 +157,7 @@ class Solver(LayerObserver):
         return solved
 
     def _row_size(self, name: str, leaves: list[Tensor], x: Tensor, signal: Tensor) -> float:
-        """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is.
-
-        The core's level is not known yet; that of its source is near enough to say which neurons weigh less.
-        """
+        """Root mean square size of the Jacobian rows from the sources to `x`, weighed as a gradient is."""
         level = min(self._solution.levels[self._segments.name(leaves[0])], 2.0)
         cotangent = relative_slope(signal * level).mul_(self._signs_like(x))
         with torch.enable_grad():
@@ -219,12 +211,6 @@ def centre(name: str, core: SigmoidCore, x: Tensor) -> tuple[Tensor, Tensor, flo
     if size <= SMALLEST * largest:
         return torch.zeros_like(signal), mean, 0.0
     return around, mean, size
-
-
-def check_finite(name: str, x: Tensor) -> None:
-    """Raise a ValueError if what a core reads is not finite."""
-    if not bool(torch.isfinite(x).all()):
-        raise _not_finite(name, x)
 
 
 def _not_finite(name: str, x: Tensor) -> ValueError:

@@ -9,11 +9,7 @@ _FUNCTIONS = {"tanh()": nn.Tanh, "sigmoid()": nn.Sigmoid}
 
 
 def plain_forward(owner: nn.Module, name: str) -> nn.Module:
-    """A module without a rewritten forward: itself, or a GraphModule if a constant stayed at one of its calls.
-
-    Raises:
-        ValueError: a constant stayed, the module is in training mode, and its forward is another in evaluation.
-    """
+    """A module without a rewritten forward: itself, or a GraphModule if a constant stayed at one of its calls."""
     forward = vars(owner).get("forward")
     if not isinstance(forward, RewrittenForward):
         return owner

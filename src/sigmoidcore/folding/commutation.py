@@ -33,20 +33,12 @@ CONSUMERS: set[type[nn.Module]] = {nn.Linear, *CONVOLUTIONS, *RECURRENT}
 
 @dataclass(frozen=True)
 class Passage:
-    """How a constant passes an operation.
+    """How a constant passes an operation."""
 
-    Attributes:
-        data: the inputs that it passes from; they must all carry the same factor.
-        offset: whether an offset passes, too.
-        axes: the dimensions of features that stay as they are; None: all of them. Empty: only one constant for all
-            features passes.
-        adds: the operation adds its inputs: an offset of the result is one of the first input.
-    """
-
-    data: tuple[fx.Node, ...]
-    offset: bool = False
-    axes: frozenset[int] | None = frozenset()
-    adds: bool = False
+    data: tuple[fx.Node, ...]  # the inputs that it passes from; they must all carry the same factor
+    offset: bool = False  # whether an offset passes, too
+    axes: frozenset[int] | None = frozenset()  # of features that stay as they are; None: all. Empty: one constant only
+    adds: bool = False  # the operation adds its inputs: an offset of the result is one of the first input
 
 
 def passage(node: fx.Node, modules: Mapping[str, nn.Module]) -> Passage | None:
@@ -73,11 +65,7 @@ def takes_in_offset(layer: nn.Module) -> bool:
 
 
 def output_axes(layer: nn.Module) -> set[int]:
-    """The dimensions along which the output of a producer has its features.
-
-    A dimension counted from the front is that of a batch: [batch, channels, ...]. The input of a BatchNorm1d is
-    [batch, features] or [batch, channels, length].
-    """
+    """The dimensions along which the output of a producer has its features; from the front it is [batch, channels]."""
     features = features_of(layer)
     if features is None or (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1):
         return set()
@@ -87,14 +75,12 @@ def output_axes(layer: nn.Module) -> set[int]:
 
 
 def spread_over_weight(layer: nn.Module, values: Tensor) -> Tensor:
-    """Values of the output's features, shape [features] or [], in the layout of the layer's weight.
-
-    The weight of a transposed convolution is [in, out/groups, ...]: output g * (out/groups) + j of group g is column j
-    of that group's rows. All others have the output's features first.
-    """
+    """Values of the output's features, shape [features] or [], in the layout of the layer's weight."""
     if values.dim() == 0:
         return values
-    if isinstance(layer, TRANSPOSED):
+    if isinstance(
+        layer, TRANSPOSED
+    ):  # [in, out/groups, ...]: output g * (out/groups) + j is column j of group g's rows
         rows = layer.in_channels // layer.groups
         columns = values.reshape(layer.groups, 1, -1).expand(-1, rows, -1)
         return columns.reshape(layer.in_channels, -1, *[1] * len(layer.kernel_size))

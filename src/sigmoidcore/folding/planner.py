@@ -33,16 +33,7 @@ _NOTHING: Pending = NO_RESCALING, frozenset()
 
 
 class Plan:
-    """Which constants go where.
-
-    Args:
-        model: the model.
-        graphs: every way through its forward.
-        sigmoids: the centered cores that become sigmoids; the others become tanhs.
-
-    Raises:
-        ValueError: a slope or shift is not finite, the forward reads one, or an `RNN` gets an initial state.
-    """
+    """Which constants go where; the centered cores in `sigmoids` become sigmoids, the others tanhs."""
 
     def __init__(self, model: nn.Module, graphs: list[fx.Graph], sigmoids: Set[SigmoidCore] = frozenset()) -> None:
         self.model = model
@@ -99,8 +90,6 @@ class Plan:
         for _, cores in pending:
             self.stays_behind |= cores
 
-    # --- slopes and shifts: from each core back to the layers that give its input -----------------------------------
-
     def _go_back(self, graph: fx.Graph) -> None:
         asked: dict[fx.Node, Demand | None] = {}
         for node in reversed(graph.nodes):
@@ -143,8 +132,6 @@ class Plan:
             return True
         return (way.axes is None or dim in way.axes) and not (way.adds and dim >= 0)  # the inputs' ranks may differ
 
-    # --- factors and halves: from each core on to the layers that read its output -----------------------------------
-
     def _go_forward(self, graph: fx.Graph) -> None:
         pending: dict[fx.Node, Pending] = {}
         for node in graph.nodes:
@@ -185,8 +172,6 @@ class Plan:
             self._keep(each for each in inputs if each[0].middle)
         self.inputs[layer].update(inputs)
 
-    # --- which module a node calls ----------------------------------------------------------------------------------
-
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None
 
@@ -197,10 +182,7 @@ class Plan:
 
 
 def plan_with_sigmoids(model: nn.Module, graphs: list[fx.Graph]) -> Plan:
-    """The plan in which a centered core becomes a sigmoid if the layers around take in all its constants, else a tanh.
-
-    It starts with sigmoids everywhere, and makes a new plan without those that would keep a constant.
-    """
+    """The plan in which centered cores become sigmoids if the layers around take in all constants, else tanhs."""
     sigmoids = {m for m in model.modules() if isinstance(m, SigmoidCore) and m.centered}
     for owner in model.modules():  # the forward of the class, which the copy has again, calls other activations
         forward = vars(owner).get("forward")

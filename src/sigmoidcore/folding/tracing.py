@@ -13,8 +13,7 @@ from sigmoidcore.conversion.tracing import Tracer, UntraceableError, is_leaf, sc
 def variants(model: nn.Module) -> list[fx.Graph]:
     """The graphs of a model's forward in training and evaluation, with optional arguments at their defaults and not.
 
-    `torch.fx` follows one way through a forward. Each flag is turned over, and each argument with default None is
-    given a value, one at a time and all together.
+    Each flag is turned over, and each argument with default None is given a value, one at a time and all together.
     """
     arguments = inspect.signature(type(model).forward).parameters.values()
     defaults = {p.name: p.default for p in arguments if p.default is None or isinstance(p.default, bool)}

@@ -101,25 +101,15 @@ def _listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
 
 @dataclass(eq=False)
 class Stack:
-    """Hidden layers in a row.
+    """Hidden layers in a row."""
 
-    Attributes:
-        weights: W of every layer, [n, n], but of the first [n, inputs].
-        biases: b of every layer, [n].
-        slopes: alpha of every layer, [layers, n].
-        shifts: mu of every layer, [layers, n].
-        factors: c of every layer.
-        cores: the core of every layer.
-        listeners: the listener for its gradients, at most one.
-    """
-
-    weights: list[Tensor]
-    biases: list[Tensor]
-    slopes: Tensor
-    shifts: Tensor
-    factors: list[float]
+    weights: list[Tensor]  # W of every layer, [n, n], but of the first [n, inputs]
+    biases: list[Tensor]  # b of every layer, [n]
+    slopes: Tensor  # [layers, n]
+    shifts: Tensor  # [layers, n]
+    factors: list[float]  # c of every layer
     cores: Sequence[nn.Module]
-    listeners: Sequence[ListenerFactory]
+    listeners: Sequence[ListenerFactory]  # at most one
 
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
@@ -219,10 +209,7 @@ def _tanh_(t: Tensor) -> Tensor:
 
 
 class _Layers(torch.autograd.Function):
-    """The t of all layers in blocks, the last of which is the output of the last core.
-
-    All of them are outputs, for second derivatives.
-    """
+    """The t of all layers in blocks, as outputs for second derivatives; the last is the output of the last core."""
 
     @staticmethod
     def forward(

@@ -29,21 +29,13 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A kind of recurrent layer.
+    """A kind of recurrent layer."""
 
-    Attributes:
-        slopes: of each gate as PyTorch computes it: 1 is a sigmoid, 2 (with scale 2 and centered) a tanh.
-        leaks: +1 for a gate that keeps the memory, -1 for a gate that lets new in, 0 for the others.
-        states: tensors of the state: 1, h, or 2, h and c.
-        step: the new state from W_ih u + b_ih, [batch, gates * hidden], the state and the weights.
-        resets: whether another gate multiplies the last gate's W_hh h + b_hh, so that b_hh is no part of its mean.
-    """
-
-    slopes: tuple[float, ...]
-    leaks: tuple[int, ...]
-    states: int
-    step: Callable[[Tensor, State, Weights], State]
-    resets: bool = False
+    slopes: tuple[float, ...]  # of each gate as PyTorch computes it: 1 is a sigmoid, 2 (scale 2, centered) a tanh
+    leaks: tuple[int, ...]  # +1 for a gate that keeps the memory, -1 for a gate that lets new in, 0 for the others
+    states: int  # tensors of the state: 1, h, or 2, h and c
+    step: Callable[[Tensor, State, Weights], State]  # from W_ih u + b_ih, [batch, gates * hidden], state and weights
+    resets: bool = False  # another gate multiplies the last gate's W_hh h + b_hh: b_hh is not part of its mean
 
 
 def _rnn(driven: Tensor, state: State, weights: Weights) -> State:
@@ -91,20 +83,12 @@ def fold(cell: Cell, weights: Weights, slope: Tensor, shift: Tensor) -> Weights:
 
 @dataclass(frozen=True)
 class Sequences:
-    """A batch of sequences that a layer runs over in one direction.
-
-    Attributes:
-        cell: the kind of layer.
-        inputs: [steps, batch, features].
-        reverse: from the last step to the first.
-        alive: [steps, batch, 1], boolean: whether a sequence still goes on; after its end it keeps its state. At least
-            one goes on at every step. None: all go on.
-    """
+    """A batch of sequences that a layer runs over in one direction."""
 
     cell: Cell
-    inputs: Tensor
-    reverse: bool = False
-    alive: Tensor | None = None
+    inputs: Tensor  # [steps, batch, features]
+    reverse: bool = False  # from the last step to the first
+    alive: Tensor | None = None  # [steps, batch, 1], boolean: which sequences still go on; at least one. None: all
 
     def zero_state(self, weights: Weights) -> State:
         """The state before the first step that PyTorch's layers start from."""
@@ -117,15 +101,9 @@ class Sequences:
         state: State | None = None,
         on_step: Callable[[int, Tensor], None] = lambda step, memory: None,
     ) -> tuple[Tensor, State]:
-        """Run step by step.
+        """Run step by step: outputs [steps, batch, features], 0 after a sequence's end, and the last state.
 
-        Args:
-            weights: with the slopes in them.
-            state: before the first step; None: zeros.
-            on_step: gets each step's number and memory, [sequences that go on, hidden], in the order in which they run.
-
-        Returns:
-            Outputs [steps, batch, features], 0 after a sequence's end, and the last state.
+        `on_step` gets each step's number and memory, [sequences that go on, hidden], in the order in which they run.
         """
         state = self.zero_state(weights) if state is None else state
         driven = linear(self.inputs, weights.ih, weights.bias_ih)
