@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sigmoidcore.observation.profile import Inputs, LossFn, check_batch, run
+from sigmoidcore.observation.profile import Inputs, LossFn, check_batch
 
 
 def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None:
@@ -35,41 +35,25 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
                 f"'{name}' of the model was made in torch.inference_mode() and cannot have a gradient: make or load "
                 "the model outside of it"
             )
+    _check_call(model, inputs)
 
 
-def outputs_of(model: nn.Module, inputs: Inputs) -> Any:
-    """The outputs of the model.
-
-    Raises:
-        TypeError: its forward does not accept these inputs.
-    """
+def _check_call(model: nn.Module, inputs: Inputs) -> None:
+    """Raise a TypeError if forward does not accept this number of arguments, or these names."""
+    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
     try:
-        return run(model, inputs)
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # written in C++, as in TorchScript
+        return
+    try:
+        signature.bind(*((args,) if isinstance(args, Tensor) else args), **kwargs)
     except TypeError as error:
-        if _fits(model, inputs):
-            raise
-        kind = (
-            f"{type(inputs).__name__} of {len(inputs)}" if isinstance(inputs, list | tuple) else type(inputs).__name__
-        )
+        kind = type(inputs).__name__ + (f" of {len(inputs)}" if isinstance(inputs, list | tuple) else "")
         raise TypeError(
             f"the model's forward does not accept these inputs ({error}): inputs is a {kind}; give a tensor for "
             "forward(inputs), a tuple for forward(*inputs), a dict for forward(**inputs), and targets as a separate "
             "argument: diagnose(model, inputs, targets, loss_fn)"
         ) from error
-
-
-def _fits(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether forward accepts this number of arguments, and these names."""
-    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
-    try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # written in C++, as in TorchScript
-        return True
-    try:
-        signature.bind(*((args,) if isinstance(args, Tensor) else args), **kwargs)
-    except TypeError:
-        return False
-    return True
 
 
 def cut_off(values: Any) -> Any:

@@ -43,8 +43,6 @@ class Diagnosis(Judgement):
         >>> d = sc.diagnose(model, torch.randn(64, 16))
         >>> d
         <Diagnosis: 1 error in 60 layers>
-        >>> d.healthy, d.findings[0].rule, d.measurement.samples
-        (False, 'SC101', 64)
         >>> Diagnosis.from_json(d.to_json()).findings[0].name
         'vanishing gradient'
     """

@@ -99,15 +99,12 @@ class Monitor:
         self._ranks = Ranks(process_group)
         self._scaler = scaler
         self._step = 0
-        self._skipped = 0
         self._without_gradient = 0
         self._optimizers = ModelOptimizers(model)
         self._in_step = False
         self._stepped: int | None = None
         self._counted = False
-        self._probe = Probe(
-            model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward, dropped=self._count_skipped
-        )
+        self._probe = Probe(model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward)
         self._watches = True
         listen(self._before_step, self._after_step)
         self._stop_listening = listen_to_updates(scaler, self._before_update) if scaler is not None else lambda: None
@@ -182,7 +179,7 @@ class Monitor:
         elif self._optimizers.stepped:  # another than the one that counts
             self._probe.start_over()
             self._optimizers.stepped.clear()
-        elif self._probe.drop_emptied() or (self._probe.has_gradients and self._skipped >= PATIENCE - 1):
+        elif self._probe.drop_emptied() or (self._probe.has_gradients and self._probe.skipped >= PATIENCE - 1):
             self._skip()
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -206,7 +203,7 @@ class Monitor:
         if counts:
             self._stepped = self._step if self._probe.attached else None
             self._step += 1
-            self._skipped = 0
+            self._probe.skipped = 0
         if self._stepped is not None and backward_pass() == NONE:
             self._take_if_complete()
         elif counts:
@@ -219,18 +216,19 @@ class Monitor:
             self._skip()
         self._counted = False
 
-    def _count_skipped(self) -> None:
-        self._skipped += 1
-
     def _skip(self) -> None:
         """No optimizer has used the gradients."""
-        self._count_skipped()
-        if self._probe.attached and self._skipped >= PATIENCE and (self._scaler is not None or self._ranks.count == 1):
+        self._probe.skipped += 1
+        if (
+            self._probe.attached
+            and self._probe.skipped >= PATIENCE
+            and (self._scaler is not None or self._ranks.count == 1)
+        ):
             if self._all(self._probe.has_gradients):
-                self._record(f"{self._skipped} steps in a row were skipped; this is the last of them")
+                self._record(f"{self._probe.skipped} steps in a row were skipped; this is the last of them")
         elif self._probe.attached:
             self._probe.forget()
-        elif self._skipped == PATIENCE - 1:
+        elif self._probe.skipped == PATIENCE - 1:
             self._probe.attach()
 
     def _take_if_complete(self) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import leaves, post_accumulate_hooks
-from sigmoidcore.diagnosis.checks import check, cut_off, outputs_of
+from sigmoidcore.diagnosis.checks import check, cut_off
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import evaluating, random_loss, scalar_loss, unchanged
+from sigmoidcore.observation.profile import evaluating, random_loss, run, scalar_loss, unchanged
 
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
@@ -35,7 +35,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
             probe.attach()
             try:
                 with _named(mode):
-                    outputs = outputs_of(model, inputs)
+                    outputs = run(model, inputs)
                     with probe.following():
                         loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
                 if loss.requires_grad:

@@ -38,7 +38,9 @@ class Probe(Observer):
         most: samples of a batch that statistics across samples are taken from; None: all.
         ranks: the processes that train together.
         begins: is called when a forward pass with gradients begins, before it is measured.
-        dropped: is called when passes are dropped because their gradients were emptied.
+
+    Attributes:
+        skipped: number of steps in a row whose gradients no optimizer has used.
     """
 
     def __init__(
@@ -48,16 +50,15 @@ class Probe(Observer):
         most: int | None,
         ranks: Ranks,
         begins: Callable[[], None] = lambda: None,
-        dropped: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__({})
         self.model = model
         self.named_inputs: Any = None  # which hooks do not show
+        self.skipped = 0
         self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
         self._ranks = ranks
         self._begins = begins
-        self._dropped = dropped
         self._parameter_names: dict[int, str] = {}
         self._stack: list[RunningModule] = []
         self._running: Recorder | None = None
@@ -138,7 +139,8 @@ class Probe(Observer):
         if not self._stack:
             if not torch.is_grad_enabled() or backward_pass() != NONE:
                 return  # an evaluation, or the recomputation of a checkpoint
-            self._drop_interrupted()
+            # The backward passes of fresh ones ended with an error.
+            self._recorders, self._fresh = [r for r in self._recorders if r not in self._fresh], []
             self._begins()
             if not self.attached:
                 return
@@ -184,12 +186,11 @@ class Probe(Observer):
 
     def _end_pass(self) -> None:
         self._stack.clear()
-        if self._running is not None:
-            running, self._running = self._running, None
-            if self._following is not running:
-                running.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            if self._following is not None:
-                self._following.paused = False
+        running, self._running = self._running, None
+        if running is not None and self._following is not running:
+            running.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self._following is not None:
+            self._following.paused = False
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
@@ -205,7 +206,11 @@ class Probe(Observer):
             return
         if backward_pass() != self._backward_pass:
             self._backward_pass = backward_pass()
-            self._drop_emptied_before(recorder)
+            emptied = self._emptied()  # by a `zero_grad` between the forward and the backward pass
+            self._recorders = [r for r in self._recorders if r not in emptied or r is recorder]
+            self.skipped += bool(emptied)
+            if recorder in emptied:
+                recorder.forget_gradients()
             # Three times over: DistributedDataParallel writes the mean over the ranks in such a callback of such a
             # callback, too.
             after_backward(lambda: after_backward(lambda: after_backward(self._read_gradients)))
@@ -214,20 +219,6 @@ class Probe(Observer):
     def _read_gradients(self) -> None:
         self._fresh = []
         self.parameters.read_gradients()
-
-    def _drop_interrupted(self) -> None:
-        """Drop passes whose backward pass ended with an error."""
-        self._recorders = [r for r in self._recorders if r not in self._fresh]
-        self._fresh = []
-
-    def _drop_emptied_before(self, arriving: Recorder) -> None:
-        """Drop passes whose gradients were emptied by a `zero_grad` between the forward and the backward pass."""
-        emptied = self._emptied()
-        if emptied:
-            self._recorders = [r for r in self._recorders if r not in emptied or r is arriving]
-            self._dropped()
-        if arriving in emptied:
-            arriving.forget_gradients()
 
 
 def batch_size(values: Any) -> int:
