@@ -39,7 +39,8 @@ class StackPass:
         self.again, self.backward, self.differentiated = backward_pass() != NONE, NONE, False
         self.node: Node | None = None
         self.inputs: tuple[Node | None, ...] = ()
-        self.arrivals: list[Arrival] = []
+        self.counts = [False] * len(names)
+        self.norms: list[Tensor | None] = [None] * len(names)
         self.slopes: list[Tensor | None] = [None] * len(names)
         self.layers = {name: LayerPass(self, i, stack.cores[i], [None, *names][i]) for i, name in enumerate(names)}
         self._stack = stack
@@ -47,6 +48,7 @@ class StackPass:
         self._scales = torch.tensor([1.0, *stack.factors[:-1]], dtype=torch.float64, device=x.device)
         self._arrived, self._keeps_node = arrived, keeps_node
         self._inputs: list[Tensor] = []
+        self._sum: Tensor | None = None  # of the gradients, if the graph is kept and more of them can come back
         self._graph: weakref.ref[Listener] | None = None
 
     def listener(self) -> Listener:
@@ -75,23 +77,22 @@ class StackPass:
             self.inputs = (node.next_functions[0][0],)
         if not self._inputs:
             self._inputs = [x.detach(), *(t for block in blocks for t in block.detach().unbind())]
-        if not self.arrivals or self.arrivals[-1].settled:
-            self.arrivals.append(Arrival(self._inputs[1:], keeps_graph()))
-        arrival = self.arrivals[-1]
-        arrival.counts = [a or b for a, b in zip(arrival.counts, counts, strict=True)]
-        return partial(self._reduce, arrival, None if everywhere else x.new_tensor(counts).view(-1, 1, 1))
+        if self._sum is None and keeps_graph():
+            kind = torch.promote_types(x.dtype, torch.float32)
+            self._sum = x.new_zeros(len(counts), *self._inputs[1].shape, dtype=kind)
+        self.counts = [a or b for a, b in zip(self.counts, counts, strict=True)]
+        return partial(self._reduce, None if everywhere else x.new_tensor(counts).view(-1, 1, 1))
 
-    def _reduce(self, arrival: "Arrival", mask: Tensor | None, start: int, gradients: Tensor, outputs: Tensor) -> None:
-        """Reduce the gradients and outputs of some layers in a row to numbers."""
+    def _reduce(self, mask: Tensor | None, start: int, gradients: Tensor, outputs: Tensor) -> None:
+        """Reduce the gradients and outputs of some layers in a row, [layers, rows, neurons], to numbers."""
         these = slice(start, start + len(gradients))
-        arrival.add(these, gradients if mask is None else gradients * mask[these], self._scales[these])
+        if mask is not None:
+            gradients = gradients * mask[these]
+        if self._sum is not None:
+            gradients = self._sum[these].add_(gradients)
+        self.norms[these] = (row_norms(gradients) / self._scales[these]).unbind()
         t = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         self.slopes[these] = (1 - t.square().mean(1)).unbind()
-
-    def settle(self) -> None:
-        """Reduce gradients to numbers; later ones belong to another micro-batch."""
-        if self.arrivals:
-            self.arrivals[-1].settle()
 
     def changed(self, layer: int) -> bool:
         """Whether a layer's weights have changed, so that its preactivations cannot be computed."""
@@ -109,27 +110,6 @@ def _listen(stack_pass: "weakref.ref[StackPass]", node: Node, x: Tensor, blocks:
     """Begin, if the pass is still there."""
     found = stack_pass()
     return None if found is None else found.begin(node, x, blocks)
-
-
-class Arrival:
-    """The sizes of the gradients of one micro-batch; if `more` can come back through the same graph, they add up."""
-
-    def __init__(self, outputs: Sequence[Tensor], more: bool) -> None:
-        self.counts = [False] * len(outputs)
-        self.norms: list[Tensor] = [outputs[0].new_zeros((), dtype=torch.float64)] * len(outputs)
-        self.settled = False
-        kind = torch.promote_types(outputs[0].dtype, torch.float32)
-        self._sum = outputs[0].new_zeros(len(outputs), *outputs[0].shape, dtype=kind) if more else None
-
-    def add(self, these: slice, gradients: Tensor, scales: Tensor) -> None:
-        """Add the gradients of some layers in a row, [layers, rows, neurons], each divided by its scale."""
-        if self._sum is not None:
-            gradients = self._sum[these].add_(gradients)
-        self.norms[these] = (row_norms(gradients) / scales).unbind()
-
-    def settle(self) -> None:
-        """Drop the sum."""
-        self.settled, self._sum = True, None
 
 
 class LayerPass:
@@ -162,7 +142,7 @@ class LayerPass:
     @property
     def counts(self) -> bool:
         """Whether a gradient has come back."""
-        return any(arrival.counts[self._layer] for arrival in self._stack.arrivals)
+        return self._stack.counts[self._layer]
 
     @property
     def changed(self) -> bool:
@@ -181,13 +161,12 @@ class LayerPass:
         return self._stack.slopes[self._layer]
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """The norms of the gradients, 0-dim."""
-        at = self._layer
-        return tuple(arrival.norms[at] for arrival in self._stack.arrivals if arrival.counts[at])
+        """The norm of the gradient, 0-dim."""
+        norm = self._stack.norms[self._layer]
+        return (norm,) if self.counts and norm is not None else ()
 
     def settle(self) -> None:
-        """See `StackPass`."""
-        self._stack.settle()
+        """Nothing to do: gradients are numbers already."""
 
     def let_go(self) -> None:
         """Nothing to do: the graph keeps no pass."""
