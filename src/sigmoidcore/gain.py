@@ -21,12 +21,6 @@ def relative_slope(z: Tensor) -> Tensor:
 
     The product of the two tails keeps its relative precision where 1 - tanh(z/2)^2 has lost all of it.
 
-    Args:
-        z: scaled preactivations, any shape, floating.
-
-    Returns:
-        Same shape and dtype as `z`.
-
     Example:
         >>> relative_slope(torch.tensor([0.0, 2.0]))
         tensor([1.0000, 0.4200])
@@ -36,14 +30,6 @@ def relative_slope(z: Tensor) -> Tensor:
 
 def local_derivative(x: Tensor, alpha: Tensor | float, shift: Tensor | float = 0.0) -> Tensor:
     """Local derivative d = alpha sigma'(alpha (x - mu)) = dy/dx of a core.
-
-    Args:
-        x: preactivations, any shape, floating.
-        alpha: slope, a number or a tensor that broadcasts against `x`.
-        shift: mu, likewise.
-
-    Returns:
-        The broadcast shape.
 
     Example:
         >>> local_derivative(torch.tensor(1.0), 4.0, 1.0)

@@ -134,12 +134,10 @@ def prepare(
 ) -> Calibration:
     """Before training, for depth: fresh orthogonal weights, zero biases, then calibrate.
 
-    The first layer's weights also take the scale of the inputs: its columns are divided by the features' standard
-    deviations, and its size makes the first core's saturation level `saturation` at gain 1. The last layer's size
-    makes the outputs' standard deviation 1, however small the signal has become. After a first layer of one
-    feature, each neuron is centred on a different sample, drawn at random: centred on the batch mean, all of them would
-    be nearly the same function. If that core feeds the last layer, its bias removes the mean of the outputs. Weights
-    and samples come from PyTorch's global generator: `torch.manual_seed` fixes them.
+    The first layer's weights also take the scale of the inputs, and their size makes the first core's saturation level
+    `saturation` at gain 1. The last layer's size makes the outputs' standard deviation 1. After a first layer of one
+    feature, each neuron is centred on a different sample, drawn at random; centred on the batch mean, all of them would
+    be nearly the same function. `torch.manual_seed` fixes weights and samples.
 
     Args:
         model: a model of Linear layers, convolutions, recurrent layers and cores, untrained: **its weights are

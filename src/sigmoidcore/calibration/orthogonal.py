@@ -1,10 +1,19 @@
-"""Fresh weights for depth: orthogonal matrices and kernels, and the scales of the first and the last layer."""
+"""Fresh orthogonal weights, drawn as a batch reaches the layers: the first and the last ones depend on the batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from sigmoidcore._torch.autograd import bare
+from sigmoidcore.calibration.segments import Segments
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.nn.stepwise import Stepwise
+from sigmoidcore.observation.observer import LayerObserver
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -105,3 +114,105 @@ def scale_to_unit_outputs(layer: nn.Module, output: Tensor, *, centre: bool = Fa
         weight.div_(size)
         if centre and isinstance(layer, nn.Linear) and isinstance(bias, Tensor):
             bias.sub_(output.flatten(0, -2).mean(0) / size)
+
+
+class FreshWeights(LayerObserver):
+    """Draws orthogonal weights for each layer when the batch first reaches it, and sizes the first and last layers."""
+
+    def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
+        layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))}
+        super().__init__(layers)
+        _check_weights(layers)
+        self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
+        self._segments, self._note = segments, note
+        self._reached: set[nn.Module] = set()
+        self._outputs = WeakTensorKeyDictionary()
+        self._last: tuple[nn.Module, Tensor] | None = None
+        self._scales: list[tuple[nn.Module, float]] = []
+        self._samples: dict[str, Tensor] = {}
+        # One draw, which the global generator keeps: the next model gets other weights.
+        self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+    def begin(self) -> None:
+        """Forget the tensors of the pass before."""
+        self._outputs, self._last, self._scales = WeakTensorKeyDictionary(), None, []
+        self.drawn = set()
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Draw the weights of a layer that has not been reached before."""
+        if layer not in self._reached and not self._is_frozen(layer):
+            if isinstance(layer, Stepwise):
+                make_recurrent_orthogonal(layer, self._rng)
+                self.drawn.add(layer)
+            else:
+                reads_inputs = not self._segments.behind(x)[0]
+                make_orthogonal(layer, self._rng, reads_inputs=reads_inputs)
+                if reads_inputs:
+                    scale_to_features(layer, bare(x))
+        self._reached.add(layer)
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Remember the layer of an output, without keeping the output alive."""
+        self._last = None
+        if isinstance(layer, WEIGHTED) and not self._is_frozen(layer):
+            self._last = layer, output
+            self._outputs[output] = layer
+        return output
+
+    def take_layer(self, x: Tensor) -> nn.Module | None:
+        """The layer that a core reads directly."""
+        last, self._last = self._last, None
+        return last[0] if last is not None and last[1] is x else None
+
+    def scale_later(self, layer: nn.Module, scale: float) -> None:
+        """Multiply the weights of a layer at the end of the pass."""
+        self._scales.append((layer, scale))
+
+    def sample_for_each_neuron(self, name: str, signal: Tensor) -> Tensor:
+        """For each neuron its preactivation at one sample: in every pass at the same place in the batch."""
+        rows = signal.flatten(0, -2)
+        if name not in self._samples:
+            self._samples[name] = torch.rand(1, rows.shape[1], generator=self._rng, dtype=torch.float64)
+        chosen = (self._samples[name] * len(rows)).long()
+        return rows.gather(0, chosen.to(rows.device))
+
+    @torch.no_grad()
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        """After the pass: the sizes of first layers, and outputs of standard deviation 1."""
+        for layer, scale in self._scales:
+            for parameter in layer.parameters(recurse=False):
+                parameter.mul_(scale)
+        heads = [(self._outputs[output], output) for output in outputs if output in self._outputs]
+        if not heads and self._last is not None:
+            heads = [self._last]
+        for layer, output in heads:
+            centre = any(name in self._samples for name in self._segments.sources(output))
+            scale_to_unit_outputs(layer, output, centre=centre)
+
+    def _is_frozen(self, layer: nn.Module) -> bool:
+        """Whether a layer keeps its weights because somebody has trained it."""
+        frozen = any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
+        if frozen:
+            self._note("weights with requires_grad=False were kept as they are; unfreeze what is to be drawn afresh")
+        return frozen
+
+
+def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> bool:
+    """Whether a core follows a fresh layer of one feature: all neurons would be nearly the same function."""
+    one = isinstance(layer, nn.Linear) and layer.in_features == 1 and len(x) > 1
+    return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
+
+
+def _check_weights(layers: dict[str, nn.Module]) -> None:
+    computed = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer, WEIGHTED) and "weight" not in dict(layer.named_parameters(recurse=False))
+    ]
+    if computed:
+        raise ValueError(
+            f"the weight of layer '{computed[0]}' ({len(computed)} in all) is computed from other parameters "
+            "(weight_norm, spectral_norm, a parametrization), so prepare cannot give it fresh ones: prepare first and "
+            "parametrize then, or use calibrate"
+        )

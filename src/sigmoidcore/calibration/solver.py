@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare
 from sigmoidcore.calibration import recurrent_solver
-from sigmoidcore.calibration.fresh_weights import FreshWeights, reads_one_feature
+from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
 from sigmoidcore.calibration.segments import Segments
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,9 +21,8 @@ from sigmoidcore.conversion.eligibility import (
 )
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
-from sigmoidcore.conversion.rewritten_forward import RewrittenForward
 from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
-from sigmoidcore.conversion.tracing import UntraceableError
+from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores, converted
 
@@ -44,8 +43,8 @@ def convert(
     parameters, hooks and modes, and loads checkpoints of the plain model with `strict=True`.
 
     Left alone are activations that reach the model's output, that multiply another signal (gates), that are used in
-    several places, or whose use is unknown because a forward cannot be traced. The range of a recurrent layer does not
-    depend on its slopes, so it is only left if it is used in several places. The report has the reasons.
+    several places, or whose use is unknown because a forward cannot be traced. A recurrent layer is left only if it is
+    used in several places. The report has the reasons.
 
     Args:
         model: any module. Optional arguments of its forward are taken to have their defaults.
@@ -113,8 +112,7 @@ def planned(
     return plan
 
 
-@dataclass
-class _Core:
+class _Core(NamedTuple):
     """A core and where it goes."""
 
     parent: nn.Module
@@ -136,11 +134,16 @@ class Choice:
         """Make no core of it."""
         self.like, self.why, self.cores = None, why, []
 
-    def add(self, model: nn.Module, name: str, use: Use | None) -> None:
-        """Make a core of that name, on the device and in the dtype of its input."""
+    def add(
+        self, model: nn.Module, name: str, use: Use | None, made: SigmoidCore | RecurrentCores | None = None
+    ) -> None:
+        """Put a core under that name; if it is not made yet, on the device and in the dtype of its input."""
         assert self.like is not None
         activation, (parent_name, key) = self.site.module, _split(name)
         parent = model.get_submodule(parent_name)
+        if made is not None:
+            self.cores.append(_Core(parent, key, name, made))
+            return
         features, dim = use.features if use and use.features else (None, -1)
         core = SigmoidCore(features, dim=dim, **self.like)
         weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
@@ -193,9 +196,7 @@ class Plan:
             if choice.like is None:
                 continue
             site = choice.site
-            if recurrent_layer(site) is not None:
-                _place_layer(self.model, choice)
-            elif site.index is not None or called_several_times(site):
+            if site.index is not None or (called_several_times(site) and recurrent_layer(site) is None):
                 by_owner[site.owner].append(choice)
             else:
                 _place(self.model, choice)
@@ -213,22 +214,12 @@ class Plan:
 
 def _place(model: nn.Module, choice: Choice) -> None:
     """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
-    site = choice.site
-    for name in site.names:
-        choice.add(model, name, _common(site))
-    if len(site.uses) == 1:
-        for core in choice.cores[1:]:
-            core.module = choice.cores[0].module
-
-
-def _place_layer(model: nn.Module, choice: Choice) -> None:
-    """One layer of cores for a recurrent layer, under all of its names."""
     site, layer = choice.site, recurrent_layer(choice.site)
-    assert layer is not None
-    made = converted(layer)
+    made: SigmoidCore | RecurrentCores | None = None if layer is None else converted(layer)
     for name in site.names:
-        parent, key = _split(name)
-        choice.cores.append(_Core(model.get_submodule(parent), key, name, made))
+        choice.add(model, name, _common(site), made)
+        if len(site.uses) == 1:
+            made = choice.cores[0].module
 
 
 def _common(site: Site) -> Use | None:

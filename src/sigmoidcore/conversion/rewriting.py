@@ -9,9 +9,8 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.conversion.activation_sites import function_of
-from sigmoidcore.conversion.rewritten_forward import RewrittenForward
 from sigmoidcore.conversion.source_lines import attributes_read
-from sigmoidcore.conversion.tracing import Tracer, UntraceableError, scratch_copy
+from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, scratch_copy
 
 _FIXED = (NoneType, bool, int, float, str, FunctionType)
 """Attributes whose changes after `convert` raise an error."""

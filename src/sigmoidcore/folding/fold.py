@@ -13,11 +13,9 @@ from torch import fx, nn
 
 from sigmoidcore._torch.hooks import has_hooks, move_hooks
 from sigmoidcore.conversion.report import few
-from sigmoidcore.conversion.rewritten_forward import RewrittenForward
-from sigmoidcore.conversion.tracing import UntraceableError
+from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.folding.class_forwards import plain_forward
-from sigmoidcore.folding.plain_layers import folded_rnn, rewrite, with_constants
+from sigmoidcore.folding.plain_layers import folded_rnn, plain_forward, rewrite, with_constants
 from sigmoidcore.folding.planner import Plan, plan_with_sigmoids
 from sigmoidcore.folding.tracing import has_cores, variants
 from sigmoidcore.nn import recurrent
@@ -42,15 +40,13 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     Args:
         model: any module with cores; it is not changed. `torch.fx` must be able to follow its forward.
         activation: what a centered core becomes. "tanh", or "sigmoid" for faster inference of batches on a CPU, where
-            PyTorch's tanh is slower: a core is then 2 sigmoid(2 z) - 1 instead of tanh(z), with the 2 and the 1 in
-            the layers around it, if these can take them in (nn.Linear, a convolution that does not pad with zeros);
-            otherwise it is `nn.Tanh`. This loses precision: in float32 the error is four to seven times larger.
+            PyTorch's tanh is slower. A core becomes a sigmoid only if the layers around it can take in the difference
+            (nn.Linear, a convolution that does not pad with zeros). In float32 the error is four to seven times larger.
 
     Returns:
-        The copy, on the same devices, with the same dtypes, modes and `requires_grad`, without gradients. The outputs
-        are the same up to rounding: weights are computed in float64 and rounded once. A layer gets a bias if it has
-        none and a shift or a sigmoid needs one. The copy can be trained further, pickled and exported; no module in it
-        is from sigmoidcore.
+        The copy, on the same devices, with the same dtypes, modes and `requires_grad`. The outputs are the same up to
+        rounding: weights are computed in float64 and rounded once. A layer gets a bias if it has none and a shift or a
+        sigmoid needs one. The copy can be trained further, pickled and exported; no module in it is from sigmoidcore.
 
     Raises:
         UntraceableError: the forward branches on values, and the model has other cores than recurrent layers. The
@@ -88,7 +84,14 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     try:
         graphs = variants(folded)
     except UntraceableError as error:
-        raise UntraceableError(f"{error}; {_remedy(model)}") from error
+        parts = list(_foldable_parts(model, ""))
+        remedy = "move what cannot be traced into a module that has no cores"
+        if parts:
+            remedy = (
+                f"its parts {few([repr(part) for part in parts])} can be folded by themselves, if it runs them "
+                "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
+            )
+        raise UntraceableError(f"{error}; {remedy}") from error
     plan = _PLANS[activation](folded, graphs)
     with torch.no_grad():
         for layer in {*plan.outputs, *plan.inputs}:
@@ -185,16 +188,6 @@ def _check_reached(folded: nn.Module) -> None:
             f"the forward reaches a core through an attribute that is not a submodule, such as a list: {error}; "
             "keep its modules in an nn.ModuleList"
         ) from error
-
-
-def _remedy(model: nn.Module) -> str:
-    parts = list(_foldable_parts(model, ""))
-    if not parts:
-        return "move what cannot be traced into a module that has no cores"
-    return (
-        f"its parts {few([repr(part) for part in parts])} can be folded by themselves, if it runs them "
-        "as a whole only: model.set_submodule(part, sigmoidcore.fold(model.get_submodule(part)))"
-    )
 
 
 def _foldable_parts(model: nn.Module, prefix: str) -> Iterator[str]:

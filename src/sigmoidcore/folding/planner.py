@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.hooks import has_hooks
 from sigmoidcore.conversion.dataflow import features_of, reads_metadata
-from sigmoidcore.conversion.rewritten_forward import RewrittenForward
+from sigmoidcore.conversion.tracing import RewrittenForward
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding.commutation import (
     CONSUMERS,
