@@ -125,6 +125,14 @@ def test_what_is_not_there_is_named_with_what_may_have_been_meant(put, tmp_path)
     assert "neither a file nor a folder" in refused("a\0b.csv", target="x")
 
 
+def test_sizes_are_refused_before_memory_is_taken(put, tmp_path, monkeypatch):
+    monkeypatch.setattr("sigmoidcore.training.data.files.memory", lambda: 2**20)
+    monkeypatch.setattr("sigmoidcore.training.data.loading.memory", lambda: 2**20)
+    assert "larger than 0.0 GiB unpacked" in refused(put(gzip.compress(b"a,b\n" + b"1,2\n" * 2**20), "a.csv.gz"))
+    parquet.write_table(pa.table({"x": np.zeros(2**15), "y": np.zeros(2**15)}), tmp_path / "a.parquet")
+    assert "32,768 rows, whose targets do not fit into memory" in refused(tmp_path / "a.parquet", target="y")
+
+
 def test_a_folder_instead_of_a_file_is_refused_and_its_files_are_named(put, tmp_path):
     put(GOOD, "prices.csv")
     assert "give a file in it: prices.csv" in refused(tmp_path, target="price")

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import warnings
 import zipfile
 
@@ -419,6 +420,11 @@ def test_images_are_scaled_the_same_after_saving(tmp_path):
     assert torch.equal(again.transform(raw), data.preprocessing.transform(raw))
 
 
+def schema_of(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read("schema.json").decode()
+
+
 def edited(content, change):
     """A saved preprocessing with another schema."""
     made = io.BytesIO()
@@ -444,6 +450,14 @@ def test_a_saved_preprocessing_that_was_edited_is_refused(old, new):
     assert Preprocessing.from_bytes(edited(content, lambda text: text))
     with pytest.raises(DataError, match="is not a preprocessing of a run"):
         Preprocessing.from_bytes(edited(content, lambda text: text.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "NaN"])
+def test_a_saved_mean_that_is_not_a_finite_number_is_refused(number):
+    content = load("diabetes").preprocessing.to_bytes()
+    mean = re.search(r'mean\\+": \[([-\d.]+)\]', schema_of(content))[1]
+    with pytest.raises(DataError, match="is not a preprocessing of a run"):
+        Preprocessing.from_bytes(edited(content, lambda text: text.replace(mean, number)))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"{}", pickle.dumps([1])])

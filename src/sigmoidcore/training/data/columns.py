@@ -24,8 +24,8 @@ DATE_PARTS = ("days", *(f"{period} {part}" for period in PERIODS for part in ("s
 ISO = "ISO"
 FORMATS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 """How dates in text may be written."""
-LARGEST = 1e150
-"""Squares of larger numbers are infinite."""
+LARGEST = 1e100
+"""Larger numbers are not computed with: their squares come near to the largest number."""
 MOSTLY = 0.9
 """A text column with this fraction of numbers is a column of numbers with mistakes."""
 UNKNOWN_CATEGORY, MISSING_CATEGORY = -1, -2

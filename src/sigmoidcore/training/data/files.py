@@ -1,5 +1,6 @@
 """The bytes and the text of files, gzipped or not, within the limits of this machine's memory."""
 
+import contextlib
 import gzip
 import os
 import re
@@ -14,11 +15,18 @@ _BLOCK = 1 << 24
 
 
 def memory() -> int:
-    """Bytes of this machine's memory; 1 TiB if the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 1 << 40
+    """Bytes that this process may use, of the machine, its container or its limit; 1 TiB if unknown."""
+    found = [1 << 40]
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # the file says "max" if there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        found += [limit] if limit > 0 else []
+    return min(found)
 
 
 def check_size(path: Path, size: int) -> None:

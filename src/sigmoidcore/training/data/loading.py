@@ -14,6 +14,7 @@ from sigmoidcore.training.data.batches import Batch, IndexedPart, Part, Stream
 from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_samples, built_in_table
 from sigmoidcore.training.data.dataset import Data
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, needed, pa, short
+from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import Fingerprint
 from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
 from sigmoidcore.training.data.readers import (
@@ -42,6 +43,8 @@ IN_MEMORY = 2**30
 """Bytes: larger Parquet and Arrow files and folders of images are streamed."""
 FEWEST = 4
 """Rows that a set must have."""
+ROW_BYTES = 64
+"""Bytes of a row's target and of its number in the split, while they are made."""
 TEST_SIZE = 0.2
 """Default fraction of the samples for the test."""
 
@@ -214,6 +217,8 @@ def table_data(name: str, source: MemoryTable | TableFiles, request: Request) ->
     if source.rows < FEWEST:
         count = "no rows" if not source.rows else "one row" if source.rows == 1 else f"{source.rows} rows"
         raise DataError(f"{name} has {count}: give at least {FEWEST}, and better some hundreds")
+    if source.rows * ROW_BYTES > memory():
+        raise DataError(f"{name} has {source.rows:,} rows, whose targets do not fit into memory: give a part of them")
     streamed = isinstance(source, TableFiles) and source.rows * len(source.names) * 8 > request.in_memory
     if isinstance(source, TableFiles) and not streamed:
         source = MemoryTable(pa.concat_tables(source.pieces(source.names)))

@@ -107,7 +107,7 @@ class NewData:
         for piece in table.pieces(wanted):
             values = matrix(inputs.columns, piece, first)
             self._count_novelties(inputs, values, piece)
-            x = torch.from_numpy(inputs.apply_matrix(values, first))
+            x = torch.from_numpy(inputs.apply_matrix(values))
             y = target.encoded([piece[name] for name in names], first) if self._targets else None
             kept = {name: typed[name].slice(first, len(piece)) if name in typed else piece[name] for name in self._keep}
             yield Piece(first, x, y, kept)
@@ -153,7 +153,7 @@ def _table(source: Any, name: str, target: Target) -> MemoryTable | TableFiles:
     path = Path(source)
     if path.is_file() and suffix(path) in ARRAYS:
         return MemoryTable(matrix_table(path, *_arrays(path, target)))
-    found = opened(path) if path.is_file() or path.is_dir() else None
+    found = opened(path) if path.exists() else None
     if found is None and path.is_file():
         raise unknown_kind(path)
     if found is None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, matrix
 from sigmoidcore.training.data.errors import DataError, listed, needed, pc, short
 from sigmoidcore.training.data.readers import as_table
-from sigmoidcore.training.data.targets import Target, check_scaled
+from sigmoidcore.training.data.samples import array_samples
+from sigmoidcore.training.data.targets import Target
 
 FORMAT = 4
 """Version of the file."""
@@ -81,15 +82,12 @@ class TableInputs:
 
     def apply(self, table: Any, first: int = 0) -> np.ndarray:
         """The rows of a pyarrow.Table as float32, [rows, features]; `first` is the number of the first row."""
-        return self.apply_matrix(matrix(self.columns, table, first), first)
+        return self.apply_matrix(matrix(self.columns, table, first))
 
-    def apply_matrix(self, values: np.ndarray, first: int = 0) -> np.ndarray:
+    def apply_matrix(self, values: np.ndarray) -> np.ndarray:
         """The same of the matrix of `columns.matrix`."""
-        names = [f"column {short(name)!r}" for name in _part_names(self.columns)]
         with np.errstate(over="ignore"):
-            found = self.transformer.transform(values)
-        check_scaled(found[:, : len(names)], values[:, : len(names)], names, first)
-        return np.asarray(found, dtype=np.float32)
+            return np.asarray(self.transformer.transform(values), dtype=np.float32)
 
     def description(self) -> dict[str, Any]:
         """Everything that was fitted, as JSON can hold it."""
@@ -220,13 +218,8 @@ class Preprocessing:
         """
         if isinstance(self.inputs, TableInputs):
             return torch.from_numpy(self.inputs.apply(as_table(data)))
-        samples = np.asarray(data)
-        if samples.shape[1:] != self.inputs.shape or samples.dtype.kind not in "biuf":
-            raise DataError(
-                f"samples have the shape {list(samples.shape[1:])} and the type {samples.dtype}: give numbers of the "
-                f"shape that was learnt from, {list(self.inputs.shape)}"
-            )
-        return torch.from_numpy(self.inputs.apply(samples))
+        samples = array_samples("the array", np.asarray(data), {}, self.inputs.shape)
+        return torch.from_numpy(self.inputs.apply(samples.take(slice(None))))
 
     def predictions(self, outputs: Tensor) -> np.ndarray:
         """Predictions from outputs: names of classes [rows], or numbers [rows, numbers] in the unit of the target."""
@@ -303,6 +296,7 @@ def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInp
         return made
     shape = tuple(int(size) for size in fitted["shape"])
     mean, scale = (tuple(float(value) for value in fitted[name]) for name in ("mean", "scale"))
-    if len(mean) != len(scale) or len(mean) not in (1, shape[0]) or not all(0 < value < np.inf for value in scale):
+    fits = len(mean) == len(scale) and len(mean) in (1, shape[0]) and min(scale) > 0
+    if not fits or not np.isfinite([*mean, *scale]).all():
         raise ValueError("mean and scale do not fit the shape")
     return SampleInputs(shape, mean, scale)

@@ -16,8 +16,6 @@ MOST_CLASSES = 20
 """Whole numbers with more distinct values than this are numbers, not classes."""
 EXACT = 2.0**53
 """float64 represents all whole numbers below this."""
-LARGEST = 1e30
-"""Scaled numbers beyond this are too large for float32."""
 CLASS, NUMBER = "class", "number"
 """Kinds that a user may ask for."""
 
@@ -123,7 +121,7 @@ class Target:
         """Target columns as class numbers, int64, [rows]; or scaled numbers, float32, [rows, numbers]."""
         if self.kind.is_class:
             return torch.from_numpy(self.class_numbers(columns[0], first))
-        return self.scaled(_target_numbers(self.names, columns, first), first)
+        return self.scaled(_target_numbers(self.names, columns, first))
 
     def class_numbers(self, values: Any, first: int = 0) -> np.ndarray:
         """The number of each row's class, int64, [rows]."""
@@ -143,29 +141,16 @@ class Target:
             )
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
-    def scaled(self, values: np.ndarray, first: int = 0) -> Tensor:
+    def scaled(self, values: np.ndarray) -> Tensor:
         """Numbers [rows, numbers] with mean 0 and standard deviation 1 over the training part, float32."""
         with np.errstate(over="ignore"):
-            scaled = (values - np.array(self.mean)) / np.array(self.scale)
-        check_scaled(scaled, values, [f"target {short(name)!r}" for name in self.names], first)
-        return torch.from_numpy(scaled.astype(np.float32))
+            return torch.from_numpy(((values - np.array(self.mean)) / np.array(self.scale)).astype(np.float32))
 
     def decoded(self, outputs: Tensor) -> np.ndarray:
         """Predictions: names of classes [rows], or numbers [rows, numbers] in their unit."""
         if self.kind.is_class:
             return np.array([self.classes[number] for number in outputs.argmax(1).tolist()], dtype=object)
         return np.asarray(outputs.detach().double().cpu().numpy() * np.array(self.scale) + np.array(self.mean))
-
-
-def check_scaled(scaled: np.ndarray, values: np.ndarray, names: Sequence[str], first: int) -> None:
-    """Refuse numbers that are too large for float32 after scaling; arrays are [rows, columns]."""
-    large = np.argwhere(np.abs(scaled) > LARGEST)
-    if len(large):
-        row, place = large[0]
-        raise DataError(
-            f"{names[place]} has {values[row, place]:.1e} in row {first + row + 1}, too large to compute with: correct "
-            "it, or remove the row"
-        )
 
 
 # --- the target of a new data set ------------------------------------------------------------------------------------
