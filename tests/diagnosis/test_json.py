@@ -106,12 +106,6 @@ def test_the_text_is_the_same_after_reading():
     assert str(Diagnosis.from_json(TEXT)).splitlines()[2:] == str(BROKEN).splitlines()[2:]
 
 
-def test_numbers_that_are_not_finite_are_texts():
-    measurement = changed(stack(1), 0, gradient=math.nan, gain=-math.inf)
-    layer = json.loads(to_json(Diagnosis(measurement, ())), parse_constant=refuse)["measurement"]["layers"][0]
-    assert (layer["gradient"], layer["gain"]) == ("nan", "-inf")
-
-
 def test_the_history_comes_back_with_the_latest_measurement_in_it():
     measurements = tuple(replace(stack(2), step=step) for step in (0, 100, 200))
     again = Diagnosis.from_json(to_json(Diagnosis(measurements[-1], (), measurements)))
@@ -130,10 +124,6 @@ def test_a_long_history_is_thinned_evenly_until_it_is_small_enough(monkeypatch):
     gaps = [b - a for a, b in pairwise(steps[:-1])]
     assert max(gaps) - min(gaps) <= 1
     assert to_json(Diagnosis.from_json(text)) == text
-
-
-def test_a_layer_of_a_thousand_takes_less_than_half_a_kilobyte():
-    assert len(to_json(Diagnosis(stack(500), ()))) < 500 * 999
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

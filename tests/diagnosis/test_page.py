@@ -93,11 +93,6 @@ def test_the_path_is_returned_and_the_file_replaced(tmp_path):
     assert "old" * 10 not in path.read_text(encoding="utf-8")
 
 
-def test_the_same_diagnosis_gives_the_same_page(tmp_path):
-    one, two = (diagnoses.broken().to_html(tmp_path / name) for name in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes()
-
-
 def test_the_page_refers_to_nothing_outside(write):
     text = write(replace(diagnoses.broken(), history=diagnoses.trained().history))
     for element in Tree(text).elements:
@@ -235,13 +230,6 @@ def test_gradients_without_a_place_on_a_log_axis_are_counted_in_bands(write):
     legend = tree.all("figcaption")[0]["text"]
     assert "0: vanished to 0 in 1 layer" in legend
     assert "none: no gradient came back in 1 layer" in legend
-
-
-def test_a_network_without_known_gradients_is_drawn(write):
-    diagnosis = diagnoses.broken(3)
-    for place in range(6):
-        diagnosis = diagnoses.with_layer(diagnosis, place, gradient=None, gain=None)
-    assert "none: no gradient came back in 3 layers" in Tree(write(diagnosis)).all("figcaption")[0]["text"]
 
 
 @pytest.mark.parametrize("layers", [1_000, 10_000])

@@ -24,10 +24,6 @@ def test_the_columns_are_the_fields_of_a_layer_and_three_of_its_weight():
     assert list(table.index) == [f"net.{i}" for i in range(5)]
 
 
-def test_a_diagnosis_has_the_table_of_its_latest_measurement():
-    assert Diagnosis(stack(3), ()).layers.equals(data_frame(stack(3)))
-
-
 def test_numbers_that_may_be_unknown_are_nullable_and_others_are_not():
     types = data_frame(stack(3)).dtypes.astype(str)
     assert types["gradient"] == types["saturated"] == types["update"] == "Float64"

@@ -29,10 +29,6 @@ def test_control_characters_are_escaped(text):
     assert printable(printable(text)) == printable(text)
 
 
-def test_an_escape_sequence_colours_nothing():
-    assert printable("a\x1b[31m\n\ud800") == r"a\x1b[31m\n\ud800"
-
-
 @pytest.mark.parametrize(
     ("name", "limit", "short"),
     [
@@ -88,10 +84,6 @@ def test_a_folded_call_runs_the_same_and_fits_unless_a_single_name_does_not(call
 def test_names_in_a_call_are_kept_whatever_characters_they_have(names):
     lines = folded(f"sc.convert(model, include={names!r})", 60)
     assert ast.literal_eval(ast.parse("\n".join(lines)).body[0].value.keywords[0].value) == names
-
-
-def test_a_call_that_fits_is_not_changed():
-    assert folded("sc.prepare( model,inputs )", 72) == ["sc.prepare( model,inputs )"]
 
 
 BROKEN = Diagnosis(stack(30, 1e-2), (vanishing(*(f"net.{i}" for i in range(20)), call="sc.convert(model)"),))

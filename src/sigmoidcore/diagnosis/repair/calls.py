@@ -13,12 +13,7 @@ from sigmoidcore.diagnosis.rules import Evidence, find
 
 
 def findings_of(measurements: Sequence[Measurement], model: nn.Module | None) -> tuple[Finding, ...]:
-    """The findings of the rules, with calls that work for this model.
-
-    Args:
-        measurements: of one training, latest last, or a single one.
-        model: the measured module, which is not changed or run; None: without calls.
-    """
+    """The findings of the rules, with calls that work for this model, if there is one; it is not changed or run."""
     findings = find(measurements)
     return findings if model is None else tuple(_with_call(f, measurements[-1], model) for f in findings)
 
@@ -30,10 +25,7 @@ def _with_call(finding: Finding, measurement: Measurement, model: nn.Module) -> 
     except Exception as error:  # a model may raise anything while it is traced, and a diagnosis does not fail for that
         why = str(error).strip().partition("\n")[0].rstrip(".")
         return replace(finding, remedy=f"{finding.remedy} Sigmoid Core has no call for this model ({why}).")
-    if suggestion is None:
-        return finding
-    remedy, call = suggestion
-    return replace(finding, remedy=remedy, call=call)
+    return finding if suggestion is None else replace(finding, remedy=suggestion[0], call=suggestion[1])
 
 
 def _open(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str] | None:

@@ -24,14 +24,8 @@ REASONS = 2
 class Candidates:
     """Activations that can become cores whose slopes can be set, and cores that the model has already.
 
-    Attributes:
-        new: names of activations of which `convert` makes cores with these arguments.
-        include: those of them that `convert` leaves by itself, although the measurement shows that a layer reads them.
-        include_kind: the type that stands for `include`, such as "Tanh"; "" without one.
-        exclude: names of other activations of which `convert` would make cores.
-        uncentered: whether some of `new` are sigmoids, whose mean is 1/2.
-        cores: names of the cores that are there.
-        why: why other activations are left.
+    `convert` makes cores of `new` with these arguments. By itself it leaves `include`, of which all may be of one type,
+    `include_kind`. `why` says why others are left.
     """
 
     new: tuple[str, ...]

@@ -1,6 +1,6 @@
 """New learning rates in the groups of an optimizer that has begun to train."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,10 +22,8 @@ def why_not(model: nn.Module, measurement: Measurement, optimizer: torch.optim.O
     if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
         return "the optimizer has no trainable parameter of this model"
     if any("initial_lr" in group for group in optimizer.param_groups):
-        return (
-            "a learning-rate scheduler sets the optimizer's rates: make the optimizer with sc.depth_scaled_lr(model), "
-            "then the scheduler"
-        )
+        how = "make the optimizer with sc.depth_scaled_lr(model), then the scheduler"
+        return f"a learning-rate scheduler sets the optimizer's rates: {how}"
     for layer in measurement.layers:
         if layer.role == "activation" and layer.kind not in SIGMOIDS:
             return f"sc.depth_scaled_lr is for networks of sigmoids; '{layer.name}' is a {layer.kind}"
@@ -42,28 +40,18 @@ def set_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[
     Groups are split by rate and keep their other options. Other parameters keep their rate, all keep their state.
     """
     rates = {id(p): group["lr"] for group in depth_scaled_lr(model) for p in group["params"]}
-    before = _rates(optimizer.param_groups)
+    before = {float(group["lr"]) for group in optimizer.param_groups}
     optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _split(group, rates)]
-    return before, _rates(optimizer.param_groups)
+    return sorted(before), sorted({float(group["lr"]) for group in optimizer.param_groups})
 
 
-def _split(group: dict[str, Any], rates: dict[int, float]) -> list[dict[str, Any]]:
+def _split(group: dict[str, Any], rates: dict[int, float]) -> Iterator[dict[str, Any]]:
+    """A group for each rate."""
     places: dict[float | None, list[int]] = {}
     for place, parameter in enumerate(group["params"]):
         places.setdefault(rates.get(id(parameter)), []).append(place)
-    lists = [key for key in ("params", "param_names") if key in group]
-    return [
-        group | {key: [group[key][i] for i in part] for key in lists} | {"lr": _like(group["lr"], rate)}
-        for rate, part in places.items()
-    ]
-
-
-def _like(lr: float | Tensor, rate: float | None) -> float | Tensor:
-    """A rate of the group's kind: a number, or a tensor that a captured graph reads."""
-    if rate is None:
-        return lr
-    return torch.full_like(lr, rate) if isinstance(lr, Tensor) else rate
-
-
-def _rates(groups: Iterable[dict[str, Any]]) -> list[float]:
-    return sorted({float(group["lr"]) for group in groups})
+    for rate, part in places.items():
+        lists = {key: [group[key][i] for i in part] for key in ("params", "param_names") if key in group}
+        old = group["lr"]  # a number, or a tensor that a captured graph reads
+        lr = old if rate is None else torch.full_like(old, rate) if isinstance(old, Tensor) else rate
+        yield group | lists | {"lr": lr}

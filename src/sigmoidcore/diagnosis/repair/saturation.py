@@ -19,9 +19,7 @@ def open_saturated(model: nn.Module, inputs: Inputs, cores: Mapping[str, Sigmoid
     """Open the saturated neurons of these cores in one forward pass, from the input on.
 
     Each core reads the outputs of cores that are opened already, so a neuron that another one had saturated stays.
-
-    Returns:
-        For each core with opened neurons: their number, and the number of all its neurons.
+    Returns the number of opened and of all neurons for each core with opened ones.
     """
     opener = _NeuronOpener(cores)
     with undisturbed(model, inputs), torch.no_grad(), opener:

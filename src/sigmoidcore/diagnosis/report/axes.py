@@ -31,14 +31,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns for some of the layers: one each, or one for several neighbours if there are more than `COLUMNS`.
-
-    Attributes:
-        count: columns of the whole chart, of all layers.
-        left: left end of each column.
-        right: right end; a column reaches half-way to the next ones, at their usual distance.
-        members: indices of the layers in each column.
-    """
+    """Columns for some of the layers, out of `count` for all: their ends, and the indices of the layers in each."""
 
     count: int
     left: Floats
@@ -57,7 +50,10 @@ class Columns:
 
 
 def columns(at: Sequence[int], layers: int, most: int = COLUMNS) -> Columns:
-    """Columns for the layers at these positions, ascending, of which several may be the same; at least one."""
+    """Columns for the layers at these positions, ascending, one or more: a column each, or one for several neighbours.
+
+    A column reaches half-way to the next ones, if they are at the usual distance.
+    """
     count = min(layers, most)
     used, first = np.unique(np.array(at) * count // layers, return_index=True)
     distance = float(np.median(np.diff(np.unique(at)))) if len(set(at)) > 1 else 1.0

@@ -226,7 +226,9 @@ def _history(measurement: Measurement, measurements: Sequence[Measurement]) -> P
         f"Gradient size of every layer over the median of its step, in {rows} steps from {steps[0]} to {steps[-1]}; "
         f"at most {short(10**largest)} times larger or smaller."
     )
-    chart = _heat_map("history", summary, "step", levels, cols, max(60, min(280, 16 * rows)), ticks, colours="d")
+    height = max(60, min(280, 16 * rows))
+    boxes = _cells(levels, cols, height, "d")
+    chart = Chart("chart-history", summary, "step", cols.count, height, ticks, boxes, cells=True)
     times = short(10**limit)
     legend = [_scale("d", range(1, last + 1), f"{times} times smaller", f"{times} times larger")]
     legend += [Key("0", (f"d{last + 2}",))] if zero.any() else []
@@ -265,7 +267,9 @@ def _slopes(measurement: Measurement) -> Panel | None:
     ticks = [Tick(1 - v, f"{v:g}", line=False) for v in (0, 0.25, 0.5, 0.75, 1)]
     legend = [_scale("q", range(1, SHADES + 1), "few neurons", "all")]
     legend += [_scale("q", range(SHADES + 1, 2 * SHADES + 1), f"below {SHUT:g}: few", "all")]
-    return Panel("slopes", [_heat_map("slopes", summary, "relative slope", levels, cols, 200, ticks)], legend)
+    boxes = _cells(levels, cols, 200)
+    chart = Chart("chart-slopes", summary, "relative slope", cols.count, 200, ticks, boxes, cells=True)
+    return Panel("slopes", [chart], legend)
 
 
 def _outputs(measurement: Measurement) -> Panel | None:
@@ -283,24 +287,14 @@ def _outputs(measurement: Measurement) -> Panel | None:
         ends = f"from {short(axis.low)} to {short(axis.high)}"
         summary = f"Outputs of {counted(len(found), 'layer')} ({title.lower()}), {ends}."
         what = "output" + (f", logarithmic beyond {short(axis.knee)}" if axis.knee else "")
-        charts.append(_heat_map(ident, summary, what, levels, cols, 160, axis.ticks(), title))
+        boxes, name = _cells(levels, cols, 160), f"chart-{ident}"
+        charts.append(Chart(name, summary, what, cols.count, 160, axis.ticks(), boxes, title=title, cells=True))
     return Panel("outputs", charts, [_scale("q", range(1, SHADES + 1), "few values", "most")]) if charts else None
 
 
-def _heat_map(
-    ident: str,
-    summary: str,
-    what: str,
-    levels: Ints,
-    cols: Columns,
-    height: int,
-    ticks: list[Tick],
-    title: str = "",
-    colours: str = "q",
-) -> Chart:
+def _cells(levels: Ints, cols: Columns, height: int, colours: str = "q") -> dict[str, list[Box]]:
     """Cells for levels [rows, columns], row 0 at the top; 0 is left out, level n has the class `colours` + n."""
-    boxes = _runs(levels, cols.left, cols.right, 0.0, height / len(levels), colours)
-    return Chart(f"chart-{ident}", summary, what, cols.count, height, ticks, boxes, title=title, cells=True)
+    return _runs(levels, cols.left, cols.right, 0.0, height / len(levels), colours)
 
 
 def _runs(levels: Ints, left: Floats, right: Floats, top: float, tall: float, prefix: str = "") -> dict[str, list[Box]]:

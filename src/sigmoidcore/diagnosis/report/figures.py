@@ -44,14 +44,7 @@ _COLOURS = {
 
 
 def overview(measurement: Measurement) -> Figure:
-    """Gradient profile, saturation and outputs over depth, one below the other, as far as there is data.
-
-    Example:
-        >>> from sigmoidcore.diagnosis.measure.measurement import Layer
-        >>> layers = tuple(Layer(f"{i}", f"{i}", "Linear", "weights", gradient=0.1**i) for i in range(3))
-        >>> overview(Measurement(layers, (), samples=8)).axes[0].get_title(loc="left")
-        'Gradient profile, spread 100'
-    """
+    """Gradient profile, saturation and outputs over depth, one below the other, as far as there is data."""
     found = {panel.ident: panel.charts[-1] for panel in panels(measurement)}
     titles = _titles(measurement)
     charts = {titles[ident]: found[ident] for ident in ("profile", "slopes", "outputs") if ident in found}

@@ -6,7 +6,7 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.rules import gradient, loss, numbers, structure, time, units, updates
 from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.rule import Found, Rule
+from sigmoidcore.diagnosis.rules.rule import Rule
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -37,25 +37,19 @@ RULES: tuple[Rule, ...] = (
 
 
 def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
-    """Apply all rules.
+    """At most one finding for each rule: errors, then warnings, then notes, without those that another one explains.
 
-    Args:
-        measurements: of one training, latest last, or a single one. The latest is judged. The earlier ones tell how
-            large the updates were, and since when numbers are not finite.
-
-    Returns:
-        At most one finding for each rule: errors, then warnings, then notes. A finding that another one explains is
-        left out, see `Rule.hidden_by`.
+    The measurements are of one training, latest last, or a single one. The latest is judged. The earlier ones tell how
+    large the updates were, and since when numbers are not finite.
     """
     if not measurements:
         return ()
     evidence = Evidence(measurements)
     found = [(rule, result) for rule in RULES if (result := rule.check(evidence)) is not None]
     reported = {rule.id for rule, result in found if (result.severity or rule.severity) is not NOTE}
-    findings = [_finding(rule, result) for rule, result in found if reported.isdisjoint(rule.hidden_by)]
+    findings = []
+    for rule, x in found:
+        if reported.isdisjoint(rule.hidden_by):
+            severity, remedy = x.severity or rule.severity, x.remedy or rule.remedy
+            findings.append(Finding(rule.id, rule.name, severity, x.layers, x.value, x.threshold, x.message, remedy))
     return tuple(sorted(findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity)))
-
-
-def _finding(rule: Rule, found: Found) -> Finding:
-    severity, remedy = found.severity or rule.severity, found.remedy or rule.remedy
-    return Finding(rule.id, rule.name, severity, found.layers, found.value, found.threshold, found.message, remedy)
