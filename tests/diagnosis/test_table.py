@@ -14,7 +14,7 @@ from sigmoidcore.diagnosis.report.table import data_frame, first_weights
 
 
 def test_the_columns_are_the_fields_of_a_layer_and_three_of_its_weight():
-    table = data_frame(stack(3))
+    table = Diagnosis(stack(3), ()).layers
     assert [table.index.name, *table.columns] == [
         *(field.name for field in fields(Layer)),
         "weight_size",
