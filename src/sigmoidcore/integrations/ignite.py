@@ -5,14 +5,13 @@ from typing import Self, Unpack
 import torch
 from torch import nn
 
-from sigmoidcore.integrations.requirements import missing
 from sigmoidcore.integrations.watcher import Options, Watcher
 
 try:
     import ignite.distributed as idist
     from ignite.engine import Engine, Events
 except ImportError as error:
-    raise missing(__name__, "pytorch-ignite") from error
+    raise ImportError("pytorch-ignite is missing: pip install pytorch-ignite") from error
 
 __all__ = ["SigmoidCoreHandler"]
 

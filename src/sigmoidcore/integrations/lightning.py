@@ -6,7 +6,6 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from sigmoidcore.integrations.requirements import missing
 from sigmoidcore.integrations.watcher import Options, Watcher
 
 __all__ = ["SigmoidCoreCallback"]
@@ -21,7 +20,7 @@ def _callbacks() -> tuple[Any, ...]:
         except ImportError as error:
             errors.append(error)
     if not found:
-        raise missing(__name__, "lightning", "pytorch-lightning") from errors[0]
+        raise ImportError("lightning and pytorch-lightning are missing: pip install lightning") from errors[0]
     return tuple(found)
 
 

@@ -5,13 +5,12 @@ from typing import Any, Unpack
 
 import torch
 
-from sigmoidcore.integrations.requirements import missing
 from sigmoidcore.integrations.watcher import Options, Watcher
 
 try:
     from transformers.trainer_callback import ExportableState, TrainerCallback
 except ImportError as error:
-    raise missing(__name__, "transformers[torch]") from error
+    raise ImportError('transformers is missing: pip install "transformers[torch]"') from error
 
 __all__ = ["SigmoidCoreCallback"]
 
