@@ -42,7 +42,7 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
         ValueError, TypeError: (from `trainer.fit`) an argument is invalid, the module has no cores or no such
             submodule, or several optimizers qualify.
 
-    Example:
+    Example (docs/integrations.md has all of it):
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """

@@ -33,7 +33,7 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
         ValueError, TypeError: (from `trainer.train`) an argument is invalid, the model has no cores, or the optimizer
             cannot have hooks, as with DeepSpeed.
 
-    Example:
+    Example (docs/integrations.md has all of it):
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
         >>> trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[callback])  # doctest: +SKIP
     """
