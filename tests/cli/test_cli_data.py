@@ -7,14 +7,14 @@ import pandas
 import pytest
 
 from sigmoidcore.cli import main
-from sigmoidcore.training.data import Preprocessing, load
+from sigmoidcore.training.data import Preprocessing
 from sigmoidcore.training.runs.folder import read_metrics
 
 SMALL = ["--depth", "3", "--width", "8", "--epochs", "2", "--output", "run"]
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -41,7 +41,7 @@ def houses(tmp_path):
         (["--target", "rooms"], "target rooms: several classes (1, 2, 3, 4, 5, ...);", "accuracy"),
     ],
 )
-def test_what_was_found_is_said_and_learnt(houses, capsys, tmp_path, arguments, said, metric):
+def test_train_prints_the_detected_target_and_trains(houses, capsys, tmp_path, arguments, said, metric):
     assert main(["train", "--data", "my houses.csv", *arguments, *SMALL]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert said in output
@@ -52,16 +52,14 @@ def test_what_was_found_is_said_and_learnt(houses, capsys, tmp_path, arguments, 
     assert kept.transform(houses).shape == (200, len(kept.inputs.features))
 
 
-def test_a_number_is_learnt(houses, tmp_path):
+def test_a_numeric_target_is_learnt(houses, tmp_path):
     arguments = ["--target", "price", "--depth", "3", "--epochs", "30", "--output", "run"]
     assert main(["train", "--data", "my houses.csv", *arguments]) == 0
     epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
     assert epochs[-1]["accuracy"] > 0.9  # R2
 
 
-def test_a_run_on_own_data_is_made_again_goes_on_and_is_diagnosed_from_any_folder(
-    houses, tmp_path, monkeypatch, capsys
-):
+def test_a_run_is_repeated_and_diagnosed_from_any_folder(houses, tmp_path, monkeypatch, capsys):
     assert main(["train", "--data", "my houses.csv", "--target", "sold", *SMALL]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -89,16 +87,10 @@ def test_a_run_on_own_data_is_made_again_goes_on_and_is_diagnosed_from_any_folde
         (["--data", "."], "give a file in it: my houses.csv"),
     ],
 )
-def test_bad_data_are_one_line_and_exit_code_2(houses, capsys, tmp_path, arguments, cause):
+def test_unsuitable_data_are_one_line_and_exit_code_2(houses, capsys, tmp_path, arguments, cause):
     assert main(["train", *arguments]) == 2
     output, error = capsys.readouterr()
     assert output == ""
     assert error.count("\n") == 1
     assert cause in error
     assert [path.name for path in tmp_path.iterdir()] == ["my houses.csv"]
-
-
-def test_a_name_of_a_file_becomes_that_of_a_folder(houses, tmp_path):
-    assert main(["train", "--data", "my houses.csv", "--target", "price", *SMALL[:-2]]) == 0
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["my-houses-3x8-1"]
-    assert load(tmp_path / "my houses.csv", target="price").name == "my houses"

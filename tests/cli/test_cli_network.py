@@ -18,7 +18,7 @@ QUICK = ["train", "--epochs", "1", "--width", "8", "--output", "run"]
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -41,7 +41,7 @@ def arrays(shape, classes=3, samples=120):
         ((2, 9, 8), "conv", "images of 9 x 8 and 2 channels, 4 layers of 8 channels"),
     ],
 )
-def test_the_network_follows_the_kind_of_data_and_the_run_knows_it(capsys, tmp_path, shape, kind, words):
+def test_auto_chooses_the_network_by_the_shape_of_the_data(capsys, tmp_path, shape, kind, words):
     depth = ["--depth", "4"] if kind != "rnn" else []
     assert main([*QUICK, *arrays(shape), "--network", "auto", *depth]) == 0
     output = " ".join(capsys.readouterr().out.split())
@@ -57,7 +57,7 @@ def test_the_network_follows_the_kind_of_data_and_the_run_knows_it(capsys, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["conv", "rnn"])
-def test_pixels_are_images_or_sequences_where_that_is_asked_for_and_they_are_learnt(tmp_path, kind):
+def test_images_are_learnt_by_convolutions_and_as_sequences(tmp_path, kind):
     depth = ["--depth", "3"] if kind == "conv" else []
     arguments = ["train", "--network", kind, "--epochs", "3", "--width", "16", "--output", "run", *depth]
     assert main(arguments) == 0
@@ -65,7 +65,7 @@ def test_pixels_are_images_or_sequences_where_that_is_asked_for_and_they_are_lea
     assert epochs[-1]["accuracy"] > (85 if kind == "conv" else 40)
 
 
-def test_rows_of_numbers_are_no_images(capsys, tmp_path):
+def test_a_convolutional_network_refuses_rows_of_numbers(capsys, tmp_path):
     assert main([*QUICK, "--data", "wine", "--network", "conv"]) == 2
     error = capsys.readouterr().err
     assert "a convolutional network needs images, and a sample has the shape [13]: use mlp" in error
@@ -121,7 +121,7 @@ def own(tmp_path):
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("name", ["cores", "relu"])
-def test_a_function_of_the_user_makes_the_network_and_a_run_of_it_goes_on_with_it(capsys, tmp_path, name):
+def test_the_users_function_makes_the_network_also_to_resume(capsys, tmp_path, name):
     arguments = ["--data", "wine", "--model", f"own:{name}", "--epochs", "2"]
     assert main([*QUICK, *arguments]) == 0
     output = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_a_function_of_the_user_makes_the_network_and_a_run_of_it_goes_on_with_i
 
 
 @pytest.mark.usefixtures("own")
-def test_a_config_alone_runs_no_code(capsys, tmp_path):
+def test_a_config_alone_executes_no_code(capsys, tmp_path):
     (tmp_path / "own.py").write_text("raise SystemExit('ran')")
     (tmp_path / "config.toml").write_text('format = 2\nname = "wine"\n[options]\ndata = "wine"\nmodel = "own:cores"\n')
     assert main(["train", "--config", "config.toml", "--output", "run"]) == 2
@@ -161,7 +161,7 @@ def test_a_config_alone_runs_no_code(capsys, tmp_path):
         ("own:lonely", "it is called with a sample's shape and the number of outputs"),
     ],
 )
-def test_a_network_that_cannot_be_trained_is_one_line_and_exit_code_2(capsys, tmp_path, target, cause):
+def test_an_unusable_network_is_one_line_and_exit_code_2(capsys, tmp_path, target, cause):
     assert main([*QUICK, "--data", "wine", "--model", target]) == 2
     output, error = capsys.readouterr()
     assert error.count("\n") == 1
@@ -173,7 +173,7 @@ def test_a_network_that_cannot_be_trained_is_one_line_and_exit_code_2(capsys, tm
 # --- where -----------------------------------------------------------------------------------------------------------
 
 
-def test_bf16_on_the_processor_trains_near_float32(capsys, tmp_path):
+def test_bf16_on_the_cpu_trains_like_float32(capsys, tmp_path):
     arguments = ["train", "--depth", "4", "--width", "16", "--epochs", "3"]
     assert main([*arguments, "--output", "full"]) == 0
     assert main([*arguments, "--output", "half", "--precision", "bf16", "--device", "cpu"]) == 0
@@ -186,7 +186,7 @@ def test_bf16_on_the_processor_trains_near_float32(capsys, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_bad_input(capsys, tmp_path):
+def test_a_missing_device_is_wrong_input(capsys, tmp_path):
     assert main([*QUICK, "--device", "cuda"]) == 2
     assert (
         "there is no device cuda here, or this PyTorch is built without it: use auto or cpu" in capsys.readouterr().err
@@ -205,13 +205,13 @@ def test_a_device_that_is_not_there_is_bad_input(capsys, tmp_path):
         ("ACCELERATE_MIXED_PRECISION", "bf16", "for the precision bf16, and the run for no: use the same"),
     ],
 )
-def test_what_accelerate_is_configured_for_and_a_run_does_not_do_is_refused(monkeypatch, variable, value, cause):
+def test_other_settings_of_accelerate_are_refused(monkeypatch, variable, value, cause):
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=cause):
         place_of("cpu")
 
 
-def test_without_accelerate_the_command_says_how_to_get_it(capsys, monkeypatch):
+def test_without_accelerate_the_message_says_how_to_install_it(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "accelerate" else find_spec(name))
     assert main([*QUICK, "--precision", "bf16"]) == 1
     assert 'precision bf16 needs accelerate, which is not installed: pip install "sigmoid-core[accelerate]"' in (
@@ -222,7 +222,7 @@ def test_without_accelerate_the_command_says_how_to_get_it(capsys, monkeypatch):
 # --- TensorBoard -----------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_gets_its_numbers_on_request(capsys, tmp_path):
+def test_tensorboard_gets_losses_and_metrics(capsys, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -235,7 +235,7 @@ def test_tensorboard_gets_its_numbers_on_request(capsys, tmp_path):
     assert {"test metric", "gradient/spread", "gradient/saturated neurons opened"} <= set(events.Tags()["scalars"])
 
 
-def test_without_tensorboard_the_command_says_how_to_get_it(capsys, monkeypatch, tmp_path):
+def test_without_tensorboard_the_message_says_how_to_install_it(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
     assert main([*QUICK, "--tensorboard"]) == 2
     assert 'pip install "sigmoid-core[tensorboard]"' in capsys.readouterr().err

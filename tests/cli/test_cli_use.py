@@ -38,11 +38,11 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _there(trained, monkeypatch):
+def _in_its_folder(trained, monkeypatch):
     monkeypatch.chdir(trained)
 
 
-def test_predict_writes_a_row_a_row_with_the_columns_that_were_kept(trained, tmp_path, capsys):
+def test_predict_writes_one_row_per_row_with_the_columns_of_keep(trained, tmp_path, capsys):
     output = tmp_path / "out.parquet"
     assert main(["predict", "runs/sold", "new.csv", "-o", str(output), "--keep", "id"]) == 0
     found = pandas.read_parquet(output)
@@ -52,7 +52,7 @@ def test_predict_writes_a_row_a_row_with_the_columns_that_were_kept(trained, tmp
     pandas.testing.assert_frame_equal(found.drop(columns="id"), open_run("runs/sold").predict("new.csv"))
 
 
-def test_evaluate_agrees_with_what_was_measured_in_training(trained, capsys):
+def test_evaluate_agrees_with_the_metrics_of_the_training(trained, capsys):
     assert main(["evaluate", "runs/sold", "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["samples"] == 40
@@ -79,21 +79,21 @@ def test_evaluate_shows_metrics_and_classes_and_draws_a_figure(trained, tmp_path
     assert set(json.loads((tmp_path / "price.json").read_text())["scores"]) == {"RMSE", "MAE", "R2"}
 
 
-def test_export_writes_a_file_and_the_preprocessing_and_says_how_to_load_it(trained, tmp_path, capsys, monkeypatch):
+def test_export_writes_network_and_preprocessing_and_says_how_to_load_them(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["export", str(trained / "runs" / "sold")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sold.preprocessing.skops", "sold.safetensors"]
     assert 'load_file("sold.safetensors")' in capsys.readouterr().out
 
 
-def test_a_package_that_is_not_there_is_said_with_exit_code_1(trained, tmp_path, capsys, monkeypatch):
+def test_a_missing_package_is_named_with_exit_code_1(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", "runs/sold", "--format", "onnx", "-o", str(tmp_path / "x.onnx")]) == 1
     assert 'pip install "sigmoid-core[onnx]"' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_lists_all_of_them_in_the_width_of_the_terminal(trained, capsys, monkeypatch):
+def test_runs_lists_all_runs_in_the_width_of_the_terminal(trained, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -141,13 +141,13 @@ def test_two_runs_are_compared(trained, capsys):
         (["runs", "--sort", "luck"], "'luck' is not one of"),
     ],
 )
-def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_left(trained, refused, arguments, cause):
+def test_wrong_input_is_one_line_with_exit_code_2_and_changes_no_file(trained, refused, arguments, cause):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     assert cause in refused(arguments)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_the_network_of_the_users_own_code_is_made_by_it_where_it_is_named(trained, tmp_path, capsys, monkeypatch):
+def test_the_users_function_makes_the_network_of_a_run(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
@@ -169,7 +169,7 @@ def test_the_network_of_the_users_own_code_is_made_by_it_where_it_is_named(train
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_and_nothing_is_left(trained, tmp_path, capsys, monkeypatch, number, code):
+def test_a_signal_ends_predict_without_a_file(trained, tmp_path, capsys, monkeypatch, number, code):
     def signalled(network, inputs, first=0):
         os.kill(os.getpid(), number)
         return outputs_of(network, inputs, first)
