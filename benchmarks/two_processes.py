@@ -1,8 +1,8 @@
 """What several processes cost: a step of one process and of two on this machine, with the same global batch.
 
-Digits, batch 100, the networks of `sigmoid-core train`, the Equalizer as it is by default. Four ways, in turns: a bare
-loop over the same batches; `Training` in one process, which stays plain; the same through accelerate's wrappers; two
-processes (gloo, on the loopback), each with half of every batch. A step is the median over all repeats, evaluations
+Digits, batch 100, the networks of `sigmoid-core train`, the Equalizer as it is by default. Three ways, in turns: a bare
+loop over the same batches; `Training` in one process; two processes (gloo, on the loopback), each with half of every
+batch. A step is the median over all repeats, evaluations
 left out. Megabytes are those of the gradients that two processes sum in a step. A process has one thread; on a machine
 with fewer free cores than processes these take turns.
 """
@@ -27,7 +27,7 @@ from sigmoidcore.training import Recipe, Split, Training, digits
 from sigmoidcore.training.place import Place, place_of
 
 NETWORKS = ((10, 64), (100, 64), (10, 512), (30, 512))
-WAYS = ("bare loop", "one process", "one process, accelerate", "two processes")
+WAYS = ("bare loop", "one process", "two processes")
 BATCH = 100
 
 
@@ -101,8 +101,7 @@ def measured(way: str, depth: int, width: int, epochs: int) -> list[float]:
         return bare(depth, width, epochs)
     if way == "two processes":
         return two(depth, width, epochs)
-    place = Place(wrap=way != "one process")
-    return trained(depth, width, epochs, place)
+    return trained(depth, width, epochs, Place())
 
 
 def main() -> None:

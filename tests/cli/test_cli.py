@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import sigmoidcore as sc
 from sigmoidcore.cli import main
-from sigmoidcore.training import course, digits, display, session, train
+from sigmoidcore.training import digits, display, recording, session, train
 from sigmoidcore.training.runs.folder import read_metrics
 
 COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
@@ -242,7 +242,9 @@ def test_ctrl_c_ends_after_the_step_and_keeps_its_weights(capsys, monkeypatch, t
     split = digits()
     torch.manual_seed(0)
     model = sc.MLP(64, 16, 3, 10)
-    sc.prepare(model, *course.probes(split)[:1], targets=split.train_y[:256], loss_fn=torch.nn.functional.cross_entropy)
+    sc.prepare(
+        model, *recording.probes(split)[:1], targets=split.train_y[:256], loss_fn=torch.nn.functional.cross_entropy
+    )
     with session.threads(1):
         train(model, split, epochs=2, on_step=stop_at_step_17)
     saved = load_file(tmp_path / "run" / "model.safetensors")

@@ -211,14 +211,6 @@ def test_other_settings_of_accelerate_are_refused(monkeypatch, variable, value, 
         place_of("cpu")
 
 
-def test_without_accelerate_the_message_says_how_to_install_it(capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "accelerate" else find_spec(name))
-    assert main([*QUICK, "--precision", "bf16"]) == 1
-    assert 'precision bf16 needs accelerate, which is not installed: pip install "sigmoid-core[accelerate]"' in (
-        capsys.readouterr().err
-    )
-
-
 # --- TensorBoard -----------------------------------------------------------------------------------------------------
 
 

@@ -353,10 +353,3 @@ def test_accelerate_launch_starts_two_processes_as_the_documentation_says(tmp_pa
     output = trained(*SMALL, "--device", "cpu", "--output", "run", folder=tmp_path, launcher=launcher)
     assert output.count("on cpu with 2 processes") == 1
     assert len(epochs_of(tmp_path / "run")) == 3
-
-
-def test_accelerate_launch_with_cpu_and_two_processes_is_refused(tmp_path: Path) -> None:
-    done = command(*SMALL, "--output", "run", folder=tmp_path, launcher=[*ACCELERATE, "--cpu", "--num_processes", "2"])
-    (line,) = messages(done.stderr)
-    assert "accelerate launch --cpu starts one process, whatever --num_processes says" in line
-    assert list(tmp_path.iterdir()) == []

@@ -57,7 +57,7 @@ def test_an_interrupted_run_goes_on(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sigmoidcore.training.course.RecordedTraining._on_step", stop)
+        patch.setattr("sigmoidcore.training.recording.RecordedTraining._on_step", stop)
         with pytest.raises(KeyboardInterrupt):
             fit("wine", output="run", progress=False, **SMALL)
     run = fit(resume="run", progress=False)
@@ -100,7 +100,7 @@ def test_a_training_that_fails_says_what_is_kept(monkeypatch):
     def fail(*_, **__):
         raise FloatingPointError("the loss is not finite in step 3")
 
-    monkeypatch.setattr("sigmoidcore.training.course.RecordedTraining._on_step", fail)
+    monkeypatch.setattr("sigmoidcore.training.recording.RecordedTraining._on_step", fail)
     with pytest.raises(FitError, match="the loss is not finite in step 3; the results so far are in run"):
         fit("wine", output="run", progress=False, **SMALL)
 

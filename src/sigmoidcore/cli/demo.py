@@ -13,9 +13,9 @@ from torch import nn
 import sigmoidcore as sc
 from sigmoidcore import article, plots
 from sigmoidcore.training import Options, Recipe, digits, session
-from sigmoidcore.training.course import Record, RecordedTraining, probes, save_figures
 from sigmoidcore.training.display import Screen, count, number, percent
 from sigmoidcore.training.execution import explain
+from sigmoidcore.training.recording import RecordedTraining, probes, save_figures
 from sigmoidcore.training.runs.folder import Run, create_run
 from sigmoidcore.training.session import CtrlC
 
@@ -47,16 +47,16 @@ def demo(
     screen = Screen.of_stdout()
     # One thread: layers of 64 neurons are too small for two.
     with CtrlC() as ctrl_c, session.threads(1), create_run("demo", options.to_dict(), output) as run:
-        records = {name: Record(name, layers=DEPTH) for name in (PLAIN, CORE)}
+        trainings: list[RecordedTraining] = []
         problem: BaseException | None = None
         try:
             _article(screen, run)
             ctrl_c.check()
             with session.denormals_flushed():
-                _hundred_layers(screen, run, ctrl_c, records, options)
+                _hundred_layers(screen, run, ctrl_c, trainings, options)
         except (KeyboardInterrupt, *session.FAILURES) as error:
             problem = error
-        save_figures(run, records)
+        save_figures(run, trainings)
         stopped = isinstance(problem, KeyboardInterrupt)
         outcome = "interrupted" if stopped else "failed" if problem else "finished"
         run.log("end", outcome=outcome, message=str(problem or ""))
@@ -66,7 +66,7 @@ def demo(
             raise explain(problem, run) from problem
         report = io.StringIO()
         for each in (Screen.of_file(report), screen):
-            _closing_table(each, records)
+            _closing_table(each, trainings)
         run.save_report(report.getvalue().lstrip())
     screen.heading("Figures")
     screen.listing([(str(run.folder / "figures" / f"{name}.png"), what) for name, what in FIGURES.items()])
@@ -97,7 +97,9 @@ def _article(screen: Screen, run: Run) -> None:
     run.save_figure("article_fit", plots.article_fit(fit))
 
 
-def _hundred_layers(screen: Screen, run: Run, ctrl_c: CtrlC, records: dict[str, Record], options: Options) -> None:
+def _hundred_layers(
+    screen: Screen, run: Run, ctrl_c: CtrlC, trainings: list[RecordedTraining], options: Options
+) -> None:
     split = digits()
     inputs, targets = probes(split)
     epochs = count(options.epochs, "epoch")
@@ -112,7 +114,7 @@ def _hundred_layers(screen: Screen, run: Run, ctrl_c: CtrlC, records: dict[str, 
         "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
         "processors are slow with them."
     )
-    for name, record in records.items():
+    for name in (PLAIN, CORE):
         torch.manual_seed(options.seed)
         # A new core is nn.Sigmoid bit for bit, and its gradient can be measured.
         plain = {"activation": lambda size: sc.SigmoidCore(size)} if name == PLAIN else {}
@@ -123,22 +125,23 @@ def _hundred_layers(screen: Screen, run: Run, ctrl_c: CtrlC, records: dict[str, 
             story = f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and equalized during training."
         screen.say()
         screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
-        training = RecordedTraining(model, split, record, run, ctrl_c, observe=OBSERVE)
-        training.train(screen, Recipe(options.epochs, BATCH, RATE, options.seed, equalize=name == CORE))
-        result = record.result
+        recipe = Recipe(options.epochs, BATCH, RATE, options.seed, equalize=name == CORE)
+        training = RecordedTraining(name, model, split, recipe, ctrl_c, run=run, observe=OBSERVE)
+        trainings.append(training)
+        training.train(screen)
+        result = training.result
         screen.say(f"accuracy {percent(result.accuracies[-1])}, loss {result.losses[-1]:.3g} after {epochs}")
-        screen.profile(record.end)
+        screen.profile(training.end)
 
 
-def _closing_table(screen: Screen, records: dict[str, Record]) -> None:
-    both = list(records.values())
+def _closing_table(screen: Screen, both: list[RecordedTraining]) -> None:
     screen.heading(f"{DEPTH} layers, {count(len(both[0].result.accuracies), 'epoch')}")
     rows = [
-        ["test accuracy", *(percent(record.result.accuracies[-1]) for record in both)],
-        ["spread at start", *(number(record.start.spread) for record in both)],
-        ["spread at end", *(number(record.end.spread) for record in both)],
-        ["no gradient in", *(f"{int((record.end.sizes == 0).sum())} of {record.layers}" for record in both)],
-        ["time per step", *(f"{record.milliseconds:.1f} ms" for record in both)],
+        ["test accuracy", *(percent(training.result.accuracies[-1]) for training in both)],
+        ["spread at start", *(number(training.start.spread) for training in both)],
+        ["spread at end", *(number(training.end.spread) for training in both)],
+        ["no gradient in", *(f"{int((training.end.sizes == 0).sum())} of {training.layers}" for training in both)],
+        ["time per step", *(f"{training.milliseconds:.1f} ms" for training in both)],
     ]
     screen.table(["", "plain", CORE], rows, strong=2)
     screen.say()

@@ -17,7 +17,7 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.report.terminal import writable
 from sigmoidcore.diagnosis.rules import RULES
-from sigmoidcore.training.course import probes
+from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.folder import data_of
 from sigmoidcore.training.runs.network import WEIGHTS
 from sigmoidcore.training.session import bad_input

@@ -5,18 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore.training.course import probes
-from sigmoidcore.training.data import Data, memory
+from sigmoidcore.training.data import Data, DataError, memory
 from sigmoidcore.training.display import Screen, count, outputs_text
 from sigmoidcore.training.loop import Training, evaluate
-from sigmoidcore.training.networks import ARCHITECTURES, OWN, Network, kind_for, network, sizes_for
+from sigmoidcore.training.networks import ARCHITECTURES, OWN, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import by_first
 from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
+from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.folder import load_data
+from sigmoidcore.training.runs.state import seed_all
 from sigmoidcore.training.session import CtrlC, bad_input
 from sigmoidcore.training.user_code import trainable_model
 
@@ -34,93 +35,82 @@ class Choice:
     folder: str  # name of the run's folder, without its number
     data: Data  # with inputs as the network expects them
     options: Options  # with the decisions about what was not given
-    make: Callable[[], Network]  # makes the network
+    architecture: str  # of the network
+    sizes: Mapping[str, int]  # arguments of the architecture
+    make: Callable[[], nn.Module]  # makes the network
     notes: tuple[str, ...] = ()  # what the user should know about the decisions
 
 
 def choose(options: Options, data: Data, ctrl_c: CtrlC, *, run_users_code: bool) -> Choice:
     """The network that the options describe, for a data set; a file alone never runs the user's code."""
+    if options.class_weights and not data.kind.is_class:
+        raise DataError("--class-weights is for classes, and the target is a number: leave it out")
     if options.model is not None:
         if not run_users_code:
             raise bad_input(f"the network of this run is made by your own code: to run it, add --model {options.model}")
         return _own(options, options.model, data)
     kind = kind_for(data.shape) if options.network == "auto" else options.network
-    architecture = ARCHITECTURES[kind]
+    architecture, depth, notes = ARCHITECTURES[kind], options.depth, ""
     options = replace(options, network=kind, prepare=options.prepare is not False)  # type: ignore[arg-type]
-    notes: tuple[str, ...] = ()
-    if options.depth is None:
-        is_table = kind == "mlp" and len(data.shape) == 1 and data.features != ()
+    if depth is None:
         depth = architecture.depth
-        if is_table and data.name != "digits":
+        if kind == "mlp" and len(data.shape) == 1 and data.features != () and data.name != "digits":
             depth, notes = by_first(lambda: _best_depth(options, ctrl_c))
-        options = replace(options, depth=depth)
-    assert options.depth is not None
+    # The weights, gradients and AdamW state (two numbers per weight) must fit into memory.
+    least = depth * (16 * options.width**2 + 10_000)
+    if least > memory():
+        raise bad_input(
+            f"{count(depth, 'layer')} of {options.width:,} need at least {least / 2**30:,.0f} GiB of memory, and this "
+            f"machine has {memory() / 2**30:,.0f}: lower --depth or --width"
+        )
     try:
-        _check_memory(options.depth, options.width)
-        sizes = sizes_for(kind, data.shape, data.outputs, options.width, options.depth)
+        sizes = sizes_for(kind, data.shape, data.outputs, options.width, depth)
     except ValueError as error:
         raise bad_input(f"{data.name}: {error} (--network)") from error
     return Choice(
         f"{data.name}: {_description(kind, sizes)}, {outputs_text(data)}",
-        f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{options.depth}x{options.width}",
+        f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options.width}",
         data.arranged(architecture.arrange),
-        options,
-        lambda: network(kind, **sizes),
-        notes,
+        replace(options, depth=depth),
+        kind,
+        sizes,
+        lambda: network(kind, **sizes).model,
+        (notes,),
     )
 
 
 def recipe_of(options: Options, data: Data, *, equalize: bool) -> Recipe:
     """The recipe that the options describe."""
+    same = ("epochs", "batch_size", "lr", "seed", "every", "weight_decay", "clip", "accumulate", "patience")
     schedule = cosine if options.schedule == "cosine" else hold_then_fall
     return Recipe(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        seed=options.seed,
+        **{name: getattr(options, name) for name in same},
         equalize=options.equalize and equalize,
-        every=options.every,
-        weight_decay=options.weight_decay,
         schedule=warmed_up(schedule, options.warm_up) if options.warm_up else schedule,
-        clip=options.clip,
-        accumulate=options.accumulate,
-        patience=options.patience,
         class_weights=balanced(data, data.outputs) if options.class_weights else None,
     )
 
 
-def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, tuple[str, ...]]:
+def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, str]:
     """The depth with the best validation metric, and a note about it; trained on one process, on the CPU."""
     Screen.of_stdout().say(f"trying {', '.join(map(str, DEPTHS))} layers; --depth sets their number")
-    data = load_data(options, validation=True)
-    data = data.arranged(ARCHITECTURES["mlp"].arrange)
+    data = load_data(options, validation=True).arranged(ARCHITECTURES["mlp"].arrange)
     epochs = max(1, min(options.epochs, TRIAL_STEPS // max(1, data.steps(options.batch_size))))
+    recipe = recipe_of(replace(options, epochs=epochs, patience=None), data, equalize=True)
     scores: dict[int, float] = {}
     for depth in DEPTHS:
-        torch.manual_seed(options.seed)
+        seed_all(options.seed)
         model = network("mlp", **sizes_for("mlp", data.shape, data.outputs, options.width, depth)).model
         inputs, targets = probes(data)
         sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
-        recipe = recipe_of(replace(options, epochs=epochs, patience=None), data, equalize=True)
         try:
             Training(model, data, recipe, place=None).run(lambda progress: ctrl_c.check())
             scores[depth] = evaluate(model, data, validation=True)
         except FloatingPointError:
             scores[depth] = -math.inf
         ctrl_c.check()
-    best = max(scores, key=lambda depth: scores[depth])
     shown = ", ".join(f"{depth} layers {score:.3g}{data.task.unit}" for depth, score in scores.items())
-    return best, (f"validation {data.metric_name}: {shown}",)
-
-
-def _check_memory(depth: int, width: int) -> None:
-    """Refuse a network whose weights, gradients and AdamW state (two numbers per weight) cannot fit into memory."""
-    least = depth * (16 * width**2 + 10_000)
-    if least > memory():
-        raise bad_input(
-            f"{count(depth, 'layer')} of {width:,} need at least {least / 2**30:,.0f} GiB of memory, and this machine "
-            f"has {memory() / 2**30:,.0f}: lower --depth or --width"
-        )
+    return max(scores, key=lambda depth: scores[depth]), f"validation {data.metric_name}: {shown}"
 
 
 def _description(kind: str, sizes: Mapping[str, Any]) -> str:
@@ -143,5 +133,7 @@ def _own(options: Options, target: str, data: Data) -> Choice:
         f"{data.file_name}-{name}",
         data,
         replace(options, prepare=options.prepare is True),
-        lambda: Network(OWN, {}, model),
+        OWN,
+        {},
+        lambda: model,
     )

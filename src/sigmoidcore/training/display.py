@@ -43,12 +43,7 @@ class _Console(Console):
 
 
 class Screen:
-    """Prints to a terminal or a file.
-
-    Args:
-        console: the console.
-        live: whether lines can be redrawn.
-    """
+    """Prints to a terminal or a file; `live` says whether lines can be redrawn."""
 
     def __init__(self, console: Console, live: bool) -> None:
         self.console = console
@@ -65,10 +60,8 @@ class Screen:
     @classmethod
     def of_file(cls, file: TextIO) -> "Screen":
         """Plain lines into a text file."""
-        console = Console(
-            file=file, highlight=False, no_color=True, force_terminal=False, force_jupyter=False, width=96
-        )
-        return cls(console, live=False)
+        plain = {"highlight": False, "no_color": True, "force_terminal": False, "force_jupyter": False}
+        return cls(Console(file=file, width=96, **plain), live=False)  # type: ignore[arg-type]
 
     def heading(self, text: str) -> None:
         """The first line of a section, after an empty line."""
@@ -77,8 +70,7 @@ class Screen:
 
     def say(self, text: str = "", style: str = "") -> None:
         """A paragraph, wrapped to the width."""
-        width = max(20, self.console.width - _INDENT)
-        for line in Text(printable(text), style=style).wrap(self.console, width):
+        for line in Text(printable(text), style=style).wrap(self.console, max(20, self.console.width - _INDENT)):
             line.rstrip()
             self.console.print(Text(" " * _INDENT if line else "") + line)
 
@@ -115,14 +107,11 @@ class Screen:
 
     def profile_line(self, profile: Profile) -> Text:
         """The bars of a profile after their title, or below it in a narrow terminal."""
-        title = f"gradient by {place(profile)}, 1 to {len(profile.names)}"
-        width = min(50, self.console.width - _INDENT - 3)
-        if self.console.width >= _INDENT + len(title) + 3 + 30:
-            width = min(width, self.console.width - _INDENT - len(title) - 4)
-        drawn = bars(profile, width, ascii_only=self.console.options.ascii_only)
-        line = Text(f"{title} ")
-        if len(title) + 3 + len(drawn) + _INDENT > self.console.width:
-            line.append("\n")
+        title = f"gradient by {place_in(profile)}, 1 to {len(profile.names)}"
+        width = self.console.width - _INDENT - 3
+        beside = width - len(title) - 1
+        drawn = bars(profile, min(50, beside if beside >= 29 else width), ascii_only=self.console.options.ascii_only)
+        line = Text(f"{title} " if len(drawn) <= beside else f"{title}\n")
         return line.append("|").append(drawn, style="cyan").append("|")
 
     @contextmanager
@@ -138,76 +127,57 @@ class Screen:
 
 
 class Meter:
-    """Shows a training: lines that are redrawn in a terminal, or a line for each epoch, at most one a second.
-
-    Args:
-        screen: the screen.
-        name: of the network.
-        epochs: number of epochs.
-        task: name and unit of the metric.
-        live: of a terminal, or None.
-    """
+    """Shows a training: lines that are redrawn in a terminal, or a line for each epoch, at most one a second."""
 
     def __init__(self, screen: Screen, name: str, epochs: int, task: Task, live: Live | None = None) -> None:
-        self.screen = screen
-        self.name = name
-        self.epochs = epochs
-        self.task = task
+        self.screen, self.name, self.epochs, self.task = screen, name, epochs, task
         self._live = live
         self._metric: float | None = None
-        self._started = time.monotonic()
         self._first: tuple[float, int] | None = None
-        self._shown = -math.inf
+        self._started, self._shown = time.monotonic(), -math.inf
 
     def update(self, progress: Progress, spread: float, profile: Profile | None) -> None:
         """Show a step if it is time to; cheap otherwise."""
         now = time.monotonic()
-        if progress.accuracy is not None:
+        ended = progress.accuracy is not None
+        if ended:
             self._metric = progress.accuracy
         self._first = self._first or (now, progress.step)  # the first step sets things up: its time is not typical
-        since = now - self._shown
-        if self._live is not None:
-            if since >= REDRAW or progress.step == progress.steps:
-                self._shown = now
-                self._draw(self._live, progress, spread, profile, now)
-        elif progress.accuracy is not None:
-            if since >= LINE or progress.step == progress.steps:
-                self._shown = now
-                self._print(progress, spread, profile, now)
-        elif min(since, now - self._started) >= WAIT:
-            self._shown = now
-            self._print(progress, spread, profile, now)
-
-    def _cells(self, progress: Progress, loss: float, spread: float, profile: Profile | None, now: float) -> list[str]:
-        assert self._first is not None
-        since, first = self._first
-        steps, seconds = progress.step - first, now - since
+        wait = REDRAW if self._live is not None else LINE if ended else WAIT
+        last = progress.step == progress.steps and (ended or self._live is not None)
+        since = max(self._started, self._shown) if wait == WAIT else self._shown
+        if now - since < wait and not last:
+            return
+        self._shown = now
+        loss = float(progress.loss if progress.epoch_loss is None or self._live else progress.epoch_loss)
         cells = [f"loss {loss:.3g}", f"{self.task.metric_name} {metric_text(self.task, self._metric)}"]
         cells += [] if profile is None else [f"spread {number(spread)}"]
-        left = clock(seconds / steps * (progress.steps - progress.step)) if steps else "time"
-        return [*cells, f"{left} left" if steps else "time left: unknown yet"]
+        cells.append(self._time_left(progress, now))
+        if self._live is not None:
+            self._live.update(self._view(progress, cells, profile), refresh=True)
+        else:
+            epoch = f"epoch {progress.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            self.screen.verbatim("  ".join([epoch, f"step {progress.step}/{progress.steps}", *cells]))
 
-    def _draw(self, live: Live, progress: Progress, spread: float, profile: Profile | None, now: float) -> None:
+    def _time_left(self, progress: Progress, now: float) -> str:
+        since, first = self._first or (now, progress.step)
+        steps = progress.step - first
+        if not steps:
+            return "time left: unknown yet"
+        return f"{clock((now - since) / steps * (progress.steps - progress.step))} left"
+
+    def _view(self, progress: Progress, cells: Sequence[str], profile: Profile | None) -> Padding:
         width = self.screen.console.width - _INDENT
-        cells = self._cells(progress, float(progress.loss), spread, profile, now)
-        parts: list[RenderableType] = [
+        lines: list[RenderableType] = [
             Text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", style="bold"),
-            Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), 0),
+            ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)),
             Text("   ".join(cells)),
+            *([] if profile is None else [self.screen.profile_line(profile)]),
         ]
-        if profile is not None:
-            parts.append(self.screen.profile_line(profile))
-        live.update(Padding(Group(*parts), (0, 0, 0, _INDENT)), refresh=True)
-
-    def _print(self, progress: Progress, spread: float, profile: Profile | None, now: float) -> None:
-        loss = float(progress.loss) if progress.epoch_loss is None else progress.epoch_loss
-        digits = len(str(self.epochs))
-        cells = self._cells(progress, loss, spread, profile, now)
-        epoch = f"epoch {progress.epoch + 1:>{digits}}/{self.epochs}"
-        self.screen.verbatim("  ".join([epoch, f"step {progress.step}/{progress.steps}", *cells]))
+        return Padding(Group(*lines), (0, 0, 0, _INDENT))
 
 
-def place(profile: Profile) -> str:
+def place_in(profile: Profile) -> str:
     """The unit of a profile: a layer, or a step of a recurrent layer (its name ends in brackets)."""
     return "step" if all(name.endswith("]") for name in profile.names) else "layer"
 
@@ -221,18 +191,18 @@ def bars(profile: Profile, width: int, ascii_only: bool = False) -> str:
     sizes = profile.sizes.tolist()
     largest = max((size for size in sizes if math.isfinite(size)), default=0.0)
     width = min(width, len(sizes))
-    drawn = []
+    drawn = ""
     for i in range(width):
         group = sizes[i * len(sizes) // width : (i + 1) * len(sizes) // width]
         if not all(map(math.isfinite, group)):
-            drawn.append("!")
+            drawn += "!"
         elif min(group) == 0:
-            drawn.append(" ")
+            drawn += " "
         else:
             ratio = min(group) / largest
             lower = math.ceil(math.log10(ratio) / DECADES) if ratio else -len(levels)
-            drawn.append(levels[max(0, len(levels) - 1 + lower)])
-    return "".join(drawn)
+            drawn += levels[max(0, len(levels) - 1 + lower)]
+    return drawn
 
 
 def clock(seconds: float) -> str:

@@ -3,15 +3,15 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.training import not_finite
+from sigmoidcore.diagnosis.diagnose import diagnose
+from sigmoidcore.equalizer.equalizer import Equalizer, Sample
 from sigmoidcore.training.place import Place, of_first, together
 from sigmoidcore.training.recipe import Data, Recipe
 from sigmoidcore.training.runs.state import (
@@ -31,7 +31,7 @@ from sigmoidcore.training.runs.state import (
 EVALUATED = 10_000
 """Samples per batch of an evaluation."""
 _RESULT = ("accuracies", "losses", "seconds", "validations")
-_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+_REMEDY = "use a smaller lr, clip the gradient, or prepare the model before training"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Progress:
     epoch_loss: float | None = None
     stopping: bool = False
     validation: float | None = None
+
+    @property
+    def sample(self) -> Sample | None:
+        """The Equalizer's measurement of this step, if it made one."""
+        history = () if self.equalizer is None else self.equalizer.history
+        return history[-1] if history and history[-1].step == self.step - 1 else None
 
 
 @dataclass
@@ -132,7 +138,6 @@ class Training:
         self.step = 0
         self.result = Result()
         self._total = torch.zeros((), device=self.place.device)
-        self._asked: Callable[[], bool] = lambda: False
         if state is not None:
             fill(model, state.weights)
         self._wrapped = self.place.wrap(model)
@@ -141,7 +146,6 @@ class Training:
         self._groups = of_first(groups)
         parameters = groups_for(model, self._groups)
         self.optimizer = torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True)
-        self.place.attach(self.optimizer)
         self.equalizer = (
             Equalizer(model, self.optimizer, every=recipe.every, scaler=self.place.scaler) if recipe.equalize else None
         )
@@ -175,19 +179,18 @@ class Training:
             FloatingPointError: the loss is not finite; the message names the step, the layer and the remedy.
             LostError: another process of this training has ended.
         """
-        self._asked = asked or self._asked
         try:
             with together():
                 for epoch in range(self.step // self.batches, self.recipe.epochs):
                     if self.finished:
                         break
-                    self._epoch(epoch, on_step or (lambda progress: None))
+                    self._epoch(epoch, on_step, asked or (lambda: False))
         except KeyboardInterrupt:
             self.result.interrupted = True
         finally:
             if self.equalizer is not None:
                 self.equalizer.remove()
-            self.place.unwrap(self.model)
+            self._wrapped = self.model  # DistributedDataParallel would keep the process group
         return self.result
 
     def state(self) -> State:
@@ -197,9 +200,9 @@ class Training:
             FloatingPointError: a weight is not finite.
         """
         weights = cpu_copies(self.model.state_dict())
-        sentence = not_finite.describe_weights(weights, self.step)
-        if sentence is not None:
-            raise FloatingPointError(sentence)
+        wrong = not_finite(weights)
+        if wrong is not None:
+            raise FloatingPointError(f"{wrong} is not finite after step {self.step}: {_REMEDY}")
         tensors = {"total": self._total, **optimizer_tensors(self.optimizer), **random_tensors()}
         result = self.result
         values: dict[str, Any] = {"steps": self.steps, "groups": self._groups, "random": random_values()}
@@ -209,7 +212,7 @@ class Training:
             sizes = values["equalizer"].pop("before")
             tensors |= {} if sizes is None else {"equalizer.before": sizes}
         if self.place.scaler is not None:
-            values["scaler"] = {name: self.place.scaler.state_dict()[name] for name in _SCALER}
+            values["scaler"] = self.place.scaler.state_dict()
         scores = result.validations or result.accuracies
         ended = self.step > 0 and self.step % self.batches == 0
         return State(self.step, scores[-1] if ended and scores else None, weights, cpu_copies(tensors), values)
@@ -231,7 +234,7 @@ class Training:
         self._total = tensors["total"].to(self.place.device, copy=True)
         restore_random(tensors, values["random"])  # last: no generator may be used between here and the next step
 
-    def _epoch(self, epoch: int, on_step: Callable[[Progress], None]) -> None:
+    def _epoch(self, epoch: int, on_step: Callable[[Progress], None] | None, asked: Callable[[], bool]) -> None:
         recipe, result = self.recipe, self.result
         first = self.step % self.batches
         if first == 0:
@@ -242,29 +245,33 @@ class Training:
         for x, y in self.data.train_batches(recipe.batch_size, recipe.seed, epoch, first):
             for group, peak in zip(self.optimizer.param_groups, self._groups, strict=True):
                 group["lr"] = peak["lr"] * recipe.schedule(self.step, self.steps)
-            loss, asked = self._step(x, y)
+            loss, stopping = self._step(x, y, asked)
             self.step += 1
             samples += len(x)
             self._total += loss * len(x)
             result.seconds += time.perf_counter() - started
-            scores = self._end_epoch(samples) if self.step % self.batches == 0 else (None, None, None)
-            accuracy, mean, best = scores
-            seconds = result.seconds
-            on_step(Progress(epoch, self.step, self.steps, loss, seconds, self.equalizer, accuracy, mean, asked, best))
-            if asked:
+            scores: dict[str, Any] = {"accuracy": None}
+            if self.step % self.batches == 0:
+                scores = self._end_epoch(samples)
+            if on_step is not None:
+                at = (epoch, self.step, self.steps, loss, result.seconds, self.equalizer)
+                on_step(Progress(*at, stopping=stopping, **scores))
+            if stopping:
                 raise KeyboardInterrupt
             started = time.perf_counter()
 
-    def _end_epoch(self, samples: int) -> tuple[float, float, float | None]:
-        """Evaluate; returns the test metric, the mean training loss and the validation metric."""
+    def _end_epoch(self, samples: int) -> dict[str, Any]:
+        """Evaluate; returns what an epoch adds to the progress."""
         result = self.result
         result.losses.append(float(self._total) / samples)
         result.accuracies.append(evaluate(self.model, self.data, self.place))
+        scores = {"accuracy": result.accuracies[-1], "epoch_loss": result.losses[-1]}
         if has_validation(self.data):
             result.validations.append(evaluate(self.model, self.data, self.place, validation=True))
-        return result.accuracies[-1], result.losses[-1], result.validations[-1] if result.validations else None
+            scores["validation"] = result.validations[-1]
+        return scores
 
-    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
+    def _step(self, x: Tensor, y: Tensor, asked: Callable[[], bool]) -> tuple[Tensor, bool]:
         """One step of the optimizer; the gradients of all processes and parts add up to those of the batch.
 
         Returns:
@@ -275,18 +282,18 @@ class Training:
         parts = self._parts(x, y)
         losses = []
         for number, (inputs, targets, share) in enumerate(parts, 1):
-            with place.accumulating(self._wrapped, number == len(parts)):
-                loss = self._loss(self._wrapped(inputs), targets) * share
+            with place.exchange(self._wrapped, number == len(parts)):
+                loss = self._loss(place.outputs(self._wrapped, inputs), targets) * share
                 place.backward(loss)
             losses.append(loss.detach())
-        loss, asked = torch.stack(losses).sum(), self._asked()
+        loss, stopping = torch.stack(losses).sum(), asked()
         if place.count > 1:
-            loss, requests = place.total(torch.stack([loss, torch.full_like(loss, float(asked))]))
-            asked = bool(requests > 0)
+            loss, requests = place.total(torch.stack([loss, torch.full_like(loss, float(stopping))]))
+            stopping = bool(requests > 0)
         if not math.isfinite(float(loss)):
             raise FloatingPointError(self._explain(parts, losses))
-        place.step(self.model, self.recipe.clip)
-        return loss, asked
+        place.step(self.optimizer, self.model.parameters(), self.recipe.clip)
+        return loss, stopping
 
     def _parts(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         """This process's share of a batch in parts, each with its weight in the batch's loss."""
@@ -311,12 +318,23 @@ class Training:
         return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights.to(outputs))
 
     def _explain(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
-        """The sentence for a loss that is not finite, the same on all processes."""
+        """The sentence for a loss that is not finite, the same on all processes; rule SC401 names the layer."""
         if self.equalizer is not None:
             self.equalizer.remove()
         wrong = next((i for i, loss in enumerate(losses) if not math.isfinite(float(loss))), 0)
-        sentence = not_finite.describe_loss(self.model, *parts[wrong][:2], self._loss, self.step + 1)
-        return of_first(sentence)
+        try:
+            findings = diagnose(self.model, *parts[wrong][:2], self._loss).findings
+        except (RuntimeError, ValueError, TypeError, ArithmeticError):
+            findings = ()
+        message = next((finding.message for finding in findings if finding.rule == "SC401"), "")
+        layer = f"{message[0].lower()}{message[1:].rstrip('.')} (SC401); " if message else ""
+        return of_first(f"the loss is not finite at step {self.step + 1}: {layer}{_REMEDY}")
+
+
+def not_finite(weights: Mapping[str, Any]) -> str | None:
+    """The name of a weight in a state dict that is not finite, or None."""
+    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
+    return next((name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()), None)
 
 
 def train(model: nn.Module, split: Data, *, on_step: Callable[[Progress], None] | None = None, **recipe: Any) -> Result:
@@ -353,11 +371,10 @@ def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validat
     mode = model.training
     model.eval()
     outputs, targets = [], []
-    batches: Iterator[tuple[Tensor, Tensor]] = (data.validation_batches if validation else data.test_batches)(EVALUATED)
-    for x, y in batches:
+    for x, y in (data.validation_batches if validation else data.test_batches)(EVALUATED):
         rows = place.share(len(x))
         own = x[rows] if rows.start < rows.stop else x[:1]
-        outputs.append(place.gathered(model(own.to(place.device)), len(x)).cpu())
+        outputs.append(place.gathered(place.outputs(model, own), len(x)).cpu())
         targets.append(y)
     model.train(mode)
     return float(data.metric(torch.cat(outputs), torch.cat(targets)))

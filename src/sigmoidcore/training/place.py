@@ -1,8 +1,4 @@
-"""Where a training runs: device, precision and processes.
-
-One process in full precision needs PyTorch alone; the library accelerate does several processes (DDP) and mixed
-precision. Its wrappers take time at every step, which a small network feels (benchmarks/two_processes.py), so one
-process in full precision does without them.
+"""Where a training runs: device, precision and processes, by PyTorch's own autocast and DistributedDataParallel.
 
 Every process reads the same batches and computes its share of each. `torchrun` or `accelerate launch` starts them.
 """
@@ -10,20 +6,18 @@ Every process reads the same batches and computes its share of each. `torchrun` 
 import atexit
 import contextlib
 import gc
-import importlib.util
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _own_group: list[bool] = []
 """Not empty while a process group exists that this module has made."""
 
@@ -46,7 +40,6 @@ class Place:
     Args:
         device: "cpu", "cuda" or "mps", or a torch.device.
         precision: "no", "bf16" or "fp16".
-        wrap: use accelerate; None: if there are several processes, or mixed precision.
 
     Attributes:
         device: of the network.
@@ -63,25 +56,21 @@ class Place:
         ('cpu', 1, slice(0, 100, None))
     """
 
-    def __init__(self, device: torch.device | str = "cpu", precision: str = "no", *, wrap: bool | None = None) -> None:
+    def __init__(self, device: torch.device | str = "cpu", precision: str = "no") -> None:
         self.rank, self.count = join()
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.count > 1:
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
         self.precision = precision
-        self.scaler: torch.amp.GradScaler | None = None
-        self._accelerator: Any = None
-        if wrap or (wrap is None and (self.count > 1 or precision != "no")):
-            self._accelerator = _accelerator(self.device.type, precision)
-            self.device, self.scaler = self._accelerator.device, self._accelerator.scaler
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 
     @property
     def words(self) -> str:
         """Device, precision and processes, for the user; nothing for one process in full precision on the CPU."""
         words = [] if self.precision == "no" else [f"in {self.precision}"]
         words += [f"with {self.count} processes"] if self.count > 1 else []
-        if not words and self.device.type == "cpu":
-            return ""
-        device = "cpu" if self.device.type == "cpu" else str(self.device)  # accelerate numbers the CPU, too
-        return " ".join(["on", device, *words])
+        return " ".join(["on", str(self.device), *words]) if words or self.device.type != "cpu" else ""
 
     # --- the training step -------------------------------------------------------------------------------------------
 
@@ -90,42 +79,39 @@ class Place:
         if self.count > 1:
             model.load_state_dict(of_first({name: value.cpu() for name, value in model.state_dict().items()}))
         model.to(self.device)
-        if self._accelerator is None:
+        if self.count == 1:
             return model
-        with together(), warnings.catch_warnings():  # accelerate passes on a deprecated argument
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            wrapped: nn.Module = self._accelerator.prepare_model(model)
-        return wrapped
+        with together():  # every process computes the same slopes: buffers need no broadcast at every step
+            return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def unwrap(self, model: nn.Module) -> None:
-        """Let the model compute in full precision again."""
-        if self._accelerator is not None:
-            self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            self._accelerator.free_memory()
+    def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """The model's outputs on the device; with mixed precision they are computed under autocast, and float32."""
+        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "no"):
+            outputs: Tensor = model(inputs.to(self.device))
+        return outputs if self.precision == "no" else outputs.float()
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the optimizer of `step`."""
-        self._optimizer = optimizer
-        if self._accelerator is not None:
-            self._optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
-
-    def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    def exchange(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Context for one part of a batch: the gradients are exchanged with the last part only."""
-        return contextlib.nullcontext() if last or self.count == 1 else self._accelerator.no_sync(wrapped)
+        alone = last or not isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        return contextlib.nullcontext() if alone else wrapped.no_sync()  # type: ignore[operator]
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass of a loss that is this process's part of the sum."""
-        if self._accelerator is None:
-            loss.backward()  # type: ignore[no-untyped-call]
-        else:
-            self._accelerator.backward(loss * self.count if self.count > 1 else loss)  # DDP takes the mean
+        loss = loss * self.count if self.count > 1 else loss  # DistributedDataParallel takes the mean
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, model: nn.Module, clip: float | None = None) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], clip: float | None = None) -> None:
         """Step of the optimizer; the norm of the gradient is at most `clip`."""
         if clip is not None:
-            clip_norm = self._accelerator.clip_grad_norm_ if self._accelerator else nn.utils.clip_grad_norm_
-            clip_norm(model.parameters(), clip)
-        self._optimizer.step()
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, clip)
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
 
     # --- what processes exchange -------------------------------------------------------------------------------------
 
@@ -208,14 +194,9 @@ def of_first(value: T) -> T:
 
 
 def by_first(make: Callable[[], T]) -> T:
-    """What `make` returns on the first process, the only one that calls it.
-
-    If it raises there, the first process ends, and the others raise LostError.
-    """
-    if join()[1] == 1:
-        return make()
-    values = [make()] if launched()[0] == 0 else [None]
-    return of_first(values)[0]  # type: ignore[return-value]
+    """What `make` returns on the first process; if it raises there, the others raise LostError."""
+    values = [make()] if join()[0] == 0 else []
+    return of_first(values)[0]
 
 
 @contextmanager
@@ -239,8 +220,8 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
         precision: precision of matrix products: "no" (float32), "bf16" or "fp16"; weights and slopes stay float32.
 
     Raises:
-        ValueError: this machine has no such device, or the precision needs another one.
-        ModuleNotFoundError: accelerate is needed and not installed (extra `accelerate`).
+        ValueError: this machine has no such device, the precision needs another one, or the configuration of
+            `accelerate launch` asks for something else.
 
     Example:
         >>> place_of("cpu").device
@@ -255,23 +236,15 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
     device = _available(device, count)
     if precision == "fp16" and device == "cpu":
         raise ValueError("fp16 needs a GPU, and the device is the CPU: use bf16")
-    _check_launcher(precision, count)
-    if (count > 1 or precision != "no") and importlib.util.find_spec("accelerate") is None:
-        what = f"{count} processes need" if count > 1 else f"precision {precision} needs"
-        raise ModuleNotFoundError(
-            f'{what} accelerate, which is not installed: pip install "sigmoid-core[accelerate]"', name="accelerate"
+    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if configured not in ("no", precision):
+        raise ValueError(
+            f"accelerate is configured for the precision {configured}, and the run for {precision}: use the same"
         )
+    for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            raise ValueError(f"accelerate is configured for {what}, which a run does not support: choose MULTI_GPU")
     return Place(device, precision)
-
-
-def _accelerator(device: str, precision: str) -> Any:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(True)  # forget the settings of an earlier training in this process
-    # Every rank computes the same slopes: buffers need no broadcast at every step.
-    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[parallel])
 
 
 def _available(device: str, count: int) -> str:
@@ -279,34 +252,9 @@ def _available(device: str, count: int) -> str:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "mps" and available["mps"] and count > 1:
         raise ValueError("several processes cannot share Apple's GPU: use the device cpu, or one process")
-    if device != "auto":
-        if not available[device]:
-            raise ValueError(f"there is no device {device} here, or this PyTorch is built without it: use auto or cpu")
-        return device
-    if _set_by_accelerate("CPU"):
-        return "cpu"
-    available["mps"] &= count == 1
-    return next(name for name, found in available.items() if found)
-
-
-def _set_by_accelerate(name: str) -> bool:
-    """Whether the configuration of accelerate uses something, such as the CPU."""
-    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes")
-
-
-def _check_launcher(precision: str, count: int) -> None:
-    """Refuse settings of `accelerate launch` that a run would ignore, with ValueError."""
-    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    cpu = _set_by_accelerate("CPU")
-    if count == 1 and cpu and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
-        raise ValueError(
-            "accelerate launch --cpu starts one process, whatever --num_processes says: use --multi_gpu instead of "
-            "--cpu, with --device cpu for the run, or torchrun"
-        )
-    if configured not in ("no", precision):
-        raise ValueError(
-            f"accelerate is configured for the precision {configured}, and the run for {precision}: use the same"
-        )
-    for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
-        if _set_by_accelerate(name):
-            raise ValueError(f"accelerate is configured for {what}, which a run does not support: choose MULTI_GPU")
+    if device == "auto":
+        available["mps"] &= count == 1
+        return next(name for name, found in available.items() if found)
+    if not available[device]:
+        raise ValueError(f"there is no device {device} here, or this PyTorch is built without it: use auto or cpu")
+    return device

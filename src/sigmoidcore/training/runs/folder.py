@@ -206,6 +206,24 @@ def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overw
         raise bad_input(f"cannot write {path}: {error.strerror or error}; give another --output") from error
 
 
+def check_output(folder: Path | None, overwrite: bool) -> None:
+    """Refuse a folder in which a run cannot be made, with ValueError."""
+    if folder is None:
+        return
+    if folder.is_dir():
+        try:
+            _check_free(folder, overwrite)
+        except FileExistsError as error:
+            raise ValueError(str(error)) from error
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder as --output")
+    if not existing.is_dir():
+        raise ValueError(f"cannot write {folder}: {existing.name} is a file; give another --output")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"cannot write {folder}: Permission denied; give another --output")
+
+
 def read_config(folder: Path) -> Config:
     """The request for a run, from its folder."""
     path = folder / CONFIG
