@@ -270,8 +270,7 @@ def run(finished, tmp_path):
 
 
 def metadata(**changes):
-    shape = {"in_features": "64", "width": "16", "depth": "3", "out_features": "10"} | changes
-    return {key: value for key, value in shape.items() if value is not None}
+    return {"in_features": "64", "width": "16", "depth": "3", "out_features": "10"} | changes
 
 
 def test_the_last_weights_of_a_run_are_measured_on_its_data(capsys, run):
@@ -294,48 +293,32 @@ def test_weights_that_are_not_finite_are_a_finding(capsys, run):
     assert "SC401" in capsys.readouterr().out
 
 
-def remove(name):
-    return lambda run: (run / name).unlink()
-
-
-def replace_config(text):
-    return lambda run: (run / "config.toml").write_text(text)
-
-
-def other_data(run):
-    config = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(config.replace("digits", "cifar"))
-
-
-def cut_off(run):
-    data = (run / "model.safetensors").read_bytes()
-    (run / "model.safetensors").write_bytes(data[:-100])
-
-
-def described_as(**changes):
-    return lambda run: save_file(load_file(run / "model.safetensors"), run / "model.safetensors", metadata(**changes))
-
-
 def other_inputs(run):
     save_file(sc.MLP(7, 16, 3, 10).state_dict(), run / "model.safetensors", metadata(in_features="7"))
+
+
+def wrong_metadata(**changes):
+    return lambda run: save_file(load_file(run / "model.safetensors"), run / "model.safetensors", metadata(**changes))
 
 
 @pytest.mark.parametrize(
     ("damage", "cause"),
     [
-        (remove("model.safetensors"), "run contains no weights (model.safetensors): `sigmoid-core train` writes them"),
         (
-            remove("config.toml"),
-            "run does not contain a run: it has no config.toml; give a folder that `sigmoid-core train` wrote",
+            lambda run: (run / "model.safetensors").unlink(),
+            "run contains no weights (model.safetensors): `sigmoid-core",
         ),
-        (replace_config("format = 2\n[options"), "run/config.toml is not TOML: "),
-        (replace_config(""), "run/config.toml is not the config of a run: it has no format and no options"),
-        (other_data, "cifar is neither a file nor a folder nor a built-in set: built in are: digits, fashion-mnist"),
-        (cut_off, "run/model.safetensors cannot be read: "),
-        (described_as(width=None), "'width' is unknown or missing"),
-        (described_as(width="wide"), "does not match the network that its metadata describe: invalid literal"),
-        (described_as(width="17"), "does not match the network that its metadata describe: "),
-        (described_as(depth="1000000000"), "1000000000 layers, but "),
+        (
+            lambda run: (run / "config.toml").unlink(),
+            "run does not contain a run: it has no config.toml; give a folder",
+        ),
+        (lambda run: (run / "config.toml").write_text("[options"), "run/config.toml is not TOML: "),
+        (
+            lambda run: (run / "config.toml").write_text(""),
+            "is not the config of a run: it has no format and no options",
+        ),
+        (wrong_metadata(width="wide"), "does not match the network that its metadata describe: invalid literal"),
+        (wrong_metadata(depth="1000000000"), "1000000000 layers, but "),
         (other_inputs, "is a network with 7 inputs, but digits has 64"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The figures of runs and of the article."""
+"""The figures of trainings and of the article."""
 
 import io
 import math
@@ -78,7 +78,7 @@ def test_a_gradient_that_is_not_finite_is_marked_above_the_axis():
     assert "not finite in 2 of 3 layers" in line.get_label()
 
 
-def test_a_level_profile_looks_level():
+def test_the_axis_of_a_profile_has_at_least_three_decades():
     low, high = figures.gradient_profiles({"a": profile(1.0, 1.01, 1.0)}).axes[0].get_ylim()
     assert high / low >= 1000
 
@@ -89,7 +89,7 @@ def test_only_finished_epochs_are_drawn():
     assert [line.get_ydata().tolist() for line in accuracies.lines] == [[80.0, 90.0], [70.0]]
 
 
-def test_the_heat_map_draws_irregular_samples_at_their_true_steps():
+def test_the_heat_map_draws_irregular_samples_at_their_steps():
     history = [sample(step, 0.0, 0.1, 0.2) for step in (0, 1, 3, 50)]
     axes = figures.gradient_heatmap({"a": history}, layers=3, steps=60).axes[0]
     (mesh,) = axes.collections
@@ -105,14 +105,14 @@ def test_the_heat_map_shows_the_logarithm_of_size_over_median():
     assert np.asarray(mesh.get_array()).ravel() == pytest.approx([-2, 0, 0, 0, 2])
 
 
-def test_the_rows_of_thinned_samples_are_as_high_as_the_layers_they_stand_for():
+def test_a_row_of_thinned_samples_covers_all_its_layers():
     history = [sample(0, *[0.0] * 50)]  # 100 layers, of which every second was kept
     (mesh,) = figures.gradient_heatmap({"a": history}, layers=100).axes[0].collections
     rows = mesh.get_coordinates()[:, 0, 1]
     assert (rows[0], rows[1], rows[-1]) == (0.5, 2.5, 100.5)
 
 
-def test_a_vanished_gradient_is_grey_on_the_heat_map_and_named_so():
+def test_a_vanished_gradient_is_grey_in_the_heat_map():
     figure = figures.gradient_heatmap({"a": [sample(0, -math.inf, -math.inf, -math.inf, 0.0)]}, layers=4)
     (mesh,) = figure.axes[0].collections
     assert np.ma.getmaskarray(mesh.get_array()).ravel().tolist() == [True, True, True, False]
@@ -133,3 +133,18 @@ def test_a_vanished_gradient_is_grey_on_the_heat_map_and_named_so():
 def test_nothing_to_draw_is_an_error(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_the_accuracy_axis_follows_the_data():
+    low, high = figures.learning_curves({"a": [0.5, 0.2]}, {"a": [94.0, 98.0]}).axes[1].get_ylim()
+    assert 90 < low < 94
+    assert 98 < high <= 101
+
+
+def test_a_million_steps_have_short_labels():
+    history = [sample(step, 0.0, 0.1) for step in (0, 500_000, 1_000_000)]
+    figure = figures.gradient_heatmap({"a": history}, layers=2, steps=1_200_000)
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert "1M" in labels
+    assert max(map(len, labels)) <= 5
