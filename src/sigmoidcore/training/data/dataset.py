@@ -98,6 +98,11 @@ class Data(Learnable):
         return self.preprocessing.target.kind
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the target columns."""
+        return self.preprocessing.target.names
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Their names, in the order of the outputs; empty for numbers."""
         return self.preprocessing.target.classes
@@ -125,7 +130,7 @@ class Data(Learnable):
         kind = f"{self.kind} ({shown})" if self.kind.is_class else str(self.kind)
         validation = f", {len(self.validation):,} validation" if self.validation is not None else ""
         samples = f"{len(self.train):,} training{validation} and {len(self.test):,} test samples"
-        return f"target {', '.join(self.preprocessing.target.names)}: {kind}; {samples}"
+        return f"target {', '.join(self.targets)}: {kind}; {samples}"
 
     @property
     def file_name(self) -> str:
@@ -142,8 +147,9 @@ class Data(Learnable):
         return self.arranged(lambda samples: samples.flatten(1))
 
     def arranged(self, arrange: Callable[[Tensor], Tensor]) -> Self:
-        """The same set with inputs in another shape; `arrange` reshapes samples, [batch, ...], as they were loaded."""
-        return replace(self, arrange=arrange)
+        """The same set with inputs in another shape; `arrange` reshapes samples, [batch, ...]."""
+        before = self.arrange
+        return replace(self, arrange=arrange if before is None else lambda samples: arrange(before(samples)))
 
     def _arranged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         arrange = self.arrange

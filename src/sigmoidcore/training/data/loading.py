@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sigmoidcore.training.data.batches import Batch, IndexedPart, Part, Stream
 from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_samples, built_in_table
+from sigmoidcore.training.data.columns import matrix
 from sigmoidcore.training.data.dataset import Data
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, needed, pa, short
 from sigmoidcore.training.data.files import memory
@@ -231,8 +232,8 @@ def table_data(name: str, source: MemoryTable | TableFiles, request: Request) ->
     fingerprint, first, found = Fingerprint(), 0, []
     for table in source.pieces([*inputs, *request.targets]):
         fingerprint.add_table(table)
-        inputs_of_piece = torch.from_numpy(fitted.apply(table, first))  # a stream is checked before the training
-        found += [] if streamed else [inputs_of_piece]
+        values = matrix(fitted.columns, table, first)  # a stream too is checked before the training
+        found += [] if streamed else [torch.from_numpy(fitted.apply_matrix(values))]
         first += table.num_rows
     preprocessing = Preprocessing(fitted, target.fitted(parts.train))
     if streamed:
