@@ -202,6 +202,13 @@ def test_only_measured_quantities_have_a_figure(write):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("size", [0.0, -1.0, math.nan, math.inf, 1e-320, 1e300])
+def test_any_size_of_a_gradient_gives_a_page(write, size):
+    diagnosis = diagnoses.with_layer(diagnoses.trained(3), 0, gradient=size, steps=(size, 1.0, size))
+    history = (*diagnosis.history, diagnosis.measurement)
+    assert Tree(write(replace(diagnosis, history=history))).all(id="chart-time")
+
+
 def test_every_figure_has_a_summary_in_words(write):
     diagnosis = diagnoses.with_layer(diagnoses.broken(4), 0, gradient=0.0)
     diagnosis = diagnoses.with_layer(diagnosis, 2, gradient=math.nan)

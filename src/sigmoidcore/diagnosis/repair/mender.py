@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -197,24 +197,20 @@ class _Mender:
         self.done.append(Change("rates", where, f"{_range(before)} -> {_range(after)}, by sc.depth_scaled_lr"))
         self.notes.append("the next steps show the effect of new rates: measure them with sc.Monitor")
 
-    def report(self, asked: Iterable[Finding]) -> Mending:
+    def report(self, asked: Sequence[Finding]) -> Mending:
         """The report. Findings are left if they are there now, or were asked for and not repaired."""
-        left: dict[str, Finding] = {}
         rates_set = any(change.what == "rates" for change in self.done)
         before = {finding.rule for finding in self.before.findings}
-        for finding in asked:
-            hidden = finding.rule in LEVEL + SATURATED and finding.rule not in before
-            if hidden:
-                self._explain([finding], "this batch does not show it")
-            if hidden or (finding.rule in UPDATES and not rates_set):
-                left[finding.rule] = finding
-        for finding in self.now.findings:
-            if finding.severity is not Severity.NOTE and finding.rule not in UPDATES:
-                left[finding.rule] = finding
-                self.reasons[finding.rule] = [r for r in self.reasons[finding.rule] if r not in finding.remedy]
-                self._explain([finding], finding.remedy)
+        hidden = [f for f in asked if f.rule in LEVEL + SATURATED and f.rule not in before]
+        self._explain(hidden, "this batch does not show it")
+        found = [f for f in self.now.findings if f.severity is not Severity.NOTE and f.rule not in UPDATES]
+        for finding in found:
+            others = [reason for reason in self.reasons[finding.rule] if reason not in finding.remedy]
+            self.reasons[finding.rule] = [*others, finding.remedy]
+        updates = [f for f in asked if f.rule in UPDATES and not rates_set]
+        left = {f.rule: f for f in (*hidden, *updates, *found)}
         rows = [
-            Left(f.rule, ", ".join([f.name, *([few(f.layers)] if f.layers else [])]), ". ".join(self.reasons[f.rule]))
+            Left(f.rule, f"{f.name}, {few(f.layers)}" if f.layers else f.name, ". ".join(self.reasons[f.rule]))
             for f in left.values()
         ]
         return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes))

@@ -141,7 +141,7 @@ class OutputAxis:
             values = [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         else:
             first, last = math.ceil(math.log10(self.knee)), math.floor(math.log10(max(self.high, -self.low)))
-            powers = [10.0**p for p in range(first, last + 1, math.ceil((last - first + 1) / 3))]
+            powers = [10.0**p for p in range(first, last + 1, max(1, math.ceil((last - first + 1) / 3)))]
             values = [v for v in (*(-p for p in powers), 0.0, *powers) if self.low <= v <= self.high]
         heights = self.heights(values).tolist()
         return [Tick(1 - height, f"{v:.6g}", line=False) for height, v in zip(heights, values, strict=True)]

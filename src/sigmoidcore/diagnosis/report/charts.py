@@ -125,7 +125,8 @@ def _bars(
     marks: dict[str, list[int]] = {}
     for at, size in sizes:
         if not drawable(size):
-            marks.setdefault("none" if size is None else "0" if size == 0 else f"{size:g}", []).append(at)
+            name = "none" if size is None else "nan" if math.isnan(size) else "inf" if math.isinf(size) else "0"
+            marks.setdefault(name, []).append(at)
     above = [*(["found"] if found else []), *(name for name in ("nan", "inf") if name in marks)]
     known = [(at, size) for at, size in sizes if size is not None and drawable(size)]
     axis = LogAxis([size for _, size in known], above, [name for name in ("0", "none") if name in marks])
@@ -174,7 +175,9 @@ def _through_time(measurement: Measurement) -> Panel | None:
     if not drawn:
         return None
     values = [size for _, sizes in drawn for size in sizes]
-    axis = LogAxis(values, [] if all(map(math.isfinite, values)) else ["inf, nan"], ["0"] if 0 in values else [])
+    axis = LogAxis(
+        values, [] if all(map(math.isfinite, values)) else ["inf, nan"], ["0"] if any(v <= 0 for v in values) else []
+    )
     lines, legend = {}, []
     for i, (name, sizes) in enumerate(drawn):
         strokes: list[list[Point]] = [[]]
@@ -183,7 +186,7 @@ def _through_time(measurement: Measurement) -> Panel | None:
             if drawable(size):
                 strokes[-1].append((x, axis.y(size)))
             else:  # a dash in the band
-                y = axis.bands["0" if size == 0 else "inf, nan"] + BAND / 2
+                y = axis.bands["0" if size <= 0 else "inf, nan"] + BAND / 2
                 strokes += [[(x - 3, y), (x + 3, y)], []]
         lines[f"line{i}"] = [stroke for stroke in strokes if stroke]
         fact = f"{short(sizes[0])} at the first step, {short(sizes[-1])} at the last"
@@ -224,7 +227,7 @@ def _history(measurement: Measurement, measurements: Sequence[Measurement]) -> P
     ticks = [Tick((i + 0.5) / rows, f"{steps[i]:,}", line=False) for i in spread_evenly(rows, 6)]
     summary = (
         f"Gradient size of every layer over the median of its step, in {rows} steps from {steps[0]} to {steps[-1]}; "
-        f"at most {short(10**largest)} times larger or smaller."
+        f"at most {short(10 ** min(largest, 300))} times larger or smaller."
     )
     height = max(60, min(280, 16 * rows))
     boxes = _cells(levels, cols, height, "d")
@@ -242,7 +245,7 @@ def _relative_logs(measurement: Measurement, names: Sequence[str]) -> Floats:
     found = {layer.name: layer.gradient for layer in measurement.layers if layer.gradient is not None}
     known = np.array([name in found for name in names])
     sizes = np.nan_to_num([found.get(name, 1.0) for name in names], nan=math.inf, posinf=math.inf)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(known, np.log10(sizes), math.nan)
     finite = logs[np.isfinite(logs)]
     return np.asarray(logs - (np.median(finite) if finite.size else 0.0), dtype=np.float64)

@@ -46,13 +46,12 @@ _COLOURS = {
 def overview(measurement: Measurement) -> Figure:
     """Gradient profile, saturation and outputs over depth, one below the other, as far as there is data."""
     found = {panel.ident: panel.charts[-1] for panel in panels(measurement)}
-    titles = _titles(measurement)
-    charts = {titles[ident]: found[ident] for ident in ("profile", "slopes", "outputs") if ident in found}
-    heights = [chart.height / 75 for chart in charts.values()] or [3.0]
+    charts = [(title, found[ident]) for ident, title in _titles(measurement).items() if ident in found]
+    heights = [chart.height / 75 for _, chart in charts] or [3.0]
     figure = new_figure(9.0, sum(heights) + 0.4 * len(heights))
     rows = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0].tolist()
     count = max(1, len(measurement.layers))
-    for axes, (title, chart) in zip(rows, charts.items(), strict=False):
+    for axes, (title, chart) in zip(rows, charts, strict=False):
         _draw(axes, title, chart, count)
     rows[-1].set_xlim(0.5, count + 0.5)
     rows[-1].xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
