@@ -41,30 +41,27 @@ class Layer:
         gate: its result multiplies another signal (squeeze-excite, GLU).
         shape: shape of the output, samples included.
         dtype: dtype of the output, such as "float32".
-        gradient: gradient size g (`gain.gradient_size`): root mean square over the samples of the L2 norm, per
-            sample, of the derivative of the loss by the output (for a recurrent layer also by its last states; for the
-            layer before a core by the core's preactivation). None: no gradient came back. May be inf or nan.
+        gradient: gradient size g (`gain.gradient_size`) at the output; for a recurrent layer also at its last states.
+            None: no gradient came back. May be inf or nan.
         gain: largest gradient of the `sources` over the layer's gradient (1 is level). None: unknown.
         nonfinite: number of non-finite numbers in the output.
         nonfinite_gradient: number of non-finite numbers in the gradient of the output.
         mean: mean of the output.
         rms: root mean square of the output.
-        spread: standard deviation *across samples* over the rms: root of the sum over features of the variance
-            over the samples, over the root of the sum of the mean squares; in [0, 1]. 0: all samples became one point.
-            None: a single sample.
+        spread: standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the
+            variance, over that of the mean squares. 0: all samples became one point. None: a single sample.
         largest: largest absolute value of the output; in half precision only.
         rows: samples times positions over which the numbers of neurons are taken.
         neurons: number of neurons (channels) of an activation.
-        relative_slope: mean over the neurons of their mean relative slope: local derivative over the largest
-            derivative of the activation. 1: the middle of a sigmoid; 0: no gradient passes.
+        relative_slope: mean local derivative, over the largest of the activation. 1: the middle of a sigmoid; 0: no
+            gradient passes.
         saturated: fraction of neurons whose mean relative slope is below `SHUT`. None for the ReLU family.
         dead: fraction of neurons whose derivative is 0 for all rows. None for activations without a flat part.
         slopes: histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1].
-        entropy: mean entropy of the attention weights, over heads and queries, relative to the largest possible, in
-            [0, 1]; of a few samples, and of the queries that see more than one key.
+        entropy: mean entropy of the attention weights relative to the largest possible, in [0, 1]; of a few samples,
+            and of the queries that see more than one key.
         sharp: fraction of heads whose mean relative entropy is below `SHUT`.
-        steps: gradient size at every time step of a recurrent layer, first to last: of the derivative by the step's
-            input through all later steps; at most `STEPS`.
+        steps: gradient size at the input of every time step of a recurrent layer, first to last; at most `STEPS`.
         histogram: of finite numbers of the output, `BINS` bins from `low` to `high`.
         low: smallest number in the histogram; a large output is thinned evenly for it.
         high: largest number in the histogram.
