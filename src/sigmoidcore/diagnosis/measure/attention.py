@@ -1,5 +1,6 @@
 """The entropy of attention weights, which are computed again because PyTorch's kernels do not return them."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sigmoidcore._torch.autograd import bare
-from sigmoidcore.diagnosis.measure.calls import ATTENTION, DOT_PRODUCT, by_name
+from sigmoidcore.diagnosis.measure.calls import ATTENTION, DOT_PRODUCT
 from sigmoidcore.diagnosis.measure.statistics import Sums
 
 SAMPLES = 4
@@ -31,24 +32,24 @@ def add_attention(sums: Sums, function: str, args: tuple[Any, ...], kwargs: Mapp
         dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
         if scores.shape != output.shape or dim is None or scores.dim() < 2 or dim % scores.dim() != scores.dim() - 1:
             return
-        _add_entropy(sums, output[:SAMPLES], _visible(bare(scores)[:SAMPLES] > MASKED))
+        weights, visible = output[:SAMPLES], bare(scores)[:SAMPLES] > MASKED
     elif function == ATTENTION:
         weights, visible = _multi_head_weights(args, kwargs)
-        _add_entropy(sums, weights, _visible(visible))
     else:
-        weights, scores = _dot_product_weights(by_name(_dot_product, args, kwargs))
-        _add_entropy(sums, weights, _visible(scores > MASKED))
+        weights, visible = _dot_product_weights(args, kwargs)
+    _add_entropy(sums, weights.float(), visible)
 
 
 def _add_entropy(sums: Sums, weights: Tensor, visible: Tensor) -> None:
     """Add attention weights [..., queries, keys] (of four dimensions the second counts heads) to the sums.
 
-    The entropy is relative to its largest, the logarithm of the number of visible keys, [..., queries, 1].
+    The entropy is relative to its largest, the logarithm of the number of visible keys; all if a mask hides every one.
     """
-    weights = weights.float()
+    count = visible.sum(-1, keepdim=True)
+    count = torch.where(count > 0, count, visible.shape[-1])
     tiny = torch.finfo(torch.float32).tiny  # anything smaller may be flushed to 0
     entropy = -(weights * weights.clamp_min(tiny).log()).sum(-1, keepdim=True)
-    relative = torch.where(visible > 1, entropy / visible.clamp_min(2).log(), torch.nan).squeeze(-1)
+    relative = torch.where(count > 1, entropy / count.clamp_min(2).log(), torch.nan).squeeze(-1)
     known = torch.isfinite(relative)
     relative = relative.nan_to_num(0.0)
     sums.queries, sums.entropy = float(known.sum()), relative.sum()
@@ -57,15 +58,9 @@ def _add_entropy(sums: Sums, weights: Tensor, visible: Tensor) -> None:
     sums.heads, sums.calls = means.reshape(-1), 1.0
 
 
-def _visible(visible: Tensor) -> Tensor:
-    """The number of keys that each query sees, [..., queries, 1]; all where a mask hides every one."""
-    count = visible.sum(-1, keepdim=True)
-    return torch.where(count > 0, count, visible.shape[-1])
-
-
 def _multi_head_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Attention weights of `multi_head_attention_forward`, [samples, heads, queries, keys], and the visible keys."""
-    call = by_name(functional.multi_head_attention_forward, args, kwargs)
+    call = inspect.signature(functional.multi_head_attention_forward).bind(*args, **kwargs).arguments
     if call["query"].dim() == 3:
         for name in ("query", "key", "value"):
             call[name] = call[name][:, :SAMPLES]
@@ -100,8 +95,9 @@ def _dot_product(
     """The arguments of `scaled_dot_product_attention`, which is built in and has no signature."""
 
 
-def _dot_product_weights(call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Attention weights of some queries of the first samples, and the scores that they are the softmax of."""
+def _dot_product_weights(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Attention weights of some queries of the first samples, and the visible keys."""
+    call = inspect.signature(_dot_product).bind(*args, **kwargs).arguments
     query, key = bare(call["query"])[:SAMPLES].float(), bare(call["key"])[:SAMPLES].float()
     mask, scale = call.get("attn_mask"), call.get("scale")
     if query.dim() > 2 and query.shape[-3] != key.shape[-3]:
@@ -117,4 +113,4 @@ def _dot_product_weights(call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         mask = mask[:SAMPLES] if mask.dim() == query.dim() and len(mask) > 1 else mask
         mask = mask[..., at, :] if mask.shape[-2] == queries else mask
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1), scores
+    return scores.softmax(-1), scores > MASKED

@@ -1,6 +1,5 @@
 """PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -104,8 +103,3 @@ def tensors(values: Any) -> Iterator[Tensor]:
             yield child
         elif isinstance(child, tuple | list | dict):
             yield from tensors(child)
-
-
-def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
