@@ -16,11 +16,9 @@ class Closable(ABC):
         """Close the file."""
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close."""
         self.close()
 
 

@@ -145,7 +145,7 @@ def test_a_narrow_terminal_shows_whole_names_and_fewer_columns(runs, capsys, mon
     assert main(["runs", "--sort", "name"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["run", "outcome", "metric", "date"]
+    assert lines[0].split() == ["run", "outcome", "metric", "time", "date"]
     assert any(line.split()[0] == name for line in lines)
 
 

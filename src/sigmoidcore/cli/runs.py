@@ -19,6 +19,8 @@ FOLDERS = typer.Argument(
     metavar="FOLDER", show_default="runs", help="A folder of runs to list, or several runs to compare."
 )
 SORT = typer.Option("--sort", help="By date (latest last), name, metric (best first) or time.")
+COLUMNS = ("run", "data", "shape", "outcome", "steps", "metric", "spread", "time", "date")
+RESULTS = ("outcome", "steps", "metric", "its best epoch", "training loss", "spread", "time", "date")
 OPTIONAL = ("data", "steps", "spread", "shape", "time")
 """Columns that a narrow terminal does not show, the first ones first."""
 
@@ -31,10 +33,20 @@ def runs(
     """List the runs in a folder, or compare runs: options that differ, and results."""
     screen = Screen.of_stdout()
     folder, *others = folders or [RUNS]
+    content: dict[str, Any]
     if others:
-        _compare(screen, [summary(run) for run in (folder, *others)], as_json)
+        compared = [summary(run) for run in (folder, *others)]
+        content = {"runs": [run.as_json() for run in compared], "differing": differences(compared)}
     else:
-        _list(screen, _runs_of(folder, sort), folder, as_json)
+        listing = _runs_of(folder, sort)
+        found = [run.as_json() for run in listing.runs]
+        content = {"runs": found, "damaged": listing.damaged, "foreign": listing.foreign}
+    if as_json:
+        print(writable(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)))
+    elif others:
+        _compare(screen, compared)
+    else:
+        _list(screen, listing, folder)
     return 0
 
 
@@ -48,14 +60,10 @@ def _runs_of(folder: Path, sort: str) -> Listed:
     return runs_in(folder, sort)
 
 
-def _list(screen: Screen, listing: Listed, folder: Path, as_json: bool) -> None:
-    if as_json:
-        found = [run.as_json() for run in listing.runs]
-        _print({"runs": found, "damaged": listing.damaged, "foreign": listing.foreign})
-        return
+def _list(screen: Screen, listing: Listed, folder: Path) -> None:
     if listing.runs:
-        rows = [_row(run) for run in listing.runs]
-        columns = list(rows[0])
+        rows = [_cells(run) for run in listing.runs]
+        columns = list(COLUMNS)
         for column in OPTIONAL:
             sizes = [max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 2 for name in columns]
             if sum(sizes) <= screen.console.width - 1:
@@ -70,54 +78,34 @@ def _list(screen: Screen, listing: Listed, folder: Path, as_json: bool) -> None:
         screen.say(f"not a run: {listed(listing.foreign)}")
 
 
-def _row(run: Summary) -> dict[str, str]:
+def _cells(run: Summary) -> dict[str, str]:
     return {
         "run": run.name, "data": run.data, "shape": run.shape, "outcome": run.outcome, "steps": f"{run.steps:,}",
-        "metric": _metric(run, run.metric), "spread": _spread(run), "time": clock(run.seconds),
+        "metric": _metric(run, run.metric), "its best epoch": _metric(run, run.best),
+        "training loss": "-" if run.loss is None else f"{run.loss:.3g}",
+        "spread": "-" if run.spread is None else number(run.spread), "time": clock(run.seconds),
         "date": _date(run.started),
     }  # fmt: skip
 
 
-def _compare(screen: Screen, found: Sequence[Summary], as_json: bool) -> None:
+def _compare(screen: Screen, found: Sequence[Summary]) -> None:
     options = differences(found)
-    if as_json:
-        _print({"runs": [run.as_json() for run in found], "differing": {k: list(v) for k, v in options.items()}})
-        return
     names = [short(run.name, max(8, (screen.console.width - 24) // len(found) - 2)) for run in found]
     screen.heading(f"Options that differ: {len(options)} of {count(len(found[0].config.options), 'option')}")
     if options:
         rows = [[name.replace("_", "-"), *map(_value, values)] for name, values in options.items()]
         screen.table(["", *names], rows)
     screen.heading("Results")
-    same = len({run.metric_name for run in found}) == 1
-    results = [
-        {
-            "outcome": run.outcome,
-            "steps": f"{run.steps:,}",
-            f"test {run.metric_name if same else 'metric'}": _metric(run, run.metric),
-            "its best epoch": _metric(run, run.best),
-            "training loss": "-" if run.loss is None else f"{run.loss:.3g}",
-            "spread": _spread(run),
-            "time": clock(run.seconds),
-            "date": _date(run.started),
-        }
-        for run in found
-    ]
-    screen.table(["", *names], [[name, *(result[name] for result in results)] for name in results[0]])
-
-
-def _print(content: Any) -> None:
-    print(writable(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)))
+    metrics = {run.metric_name for run in found}
+    titles = {"metric": f"test {metrics.pop() if len(metrics) == 1 else 'metric'}"}
+    cells = [_cells(run) for run in found]
+    screen.table(["", *names], [[titles.get(name, name), *(run[name] for run in cells)] for name in RESULTS])
 
 
 def _metric(run: Summary, value: float | None) -> str:
     kind = next(kind for kind in (Kind.CLASSES, Kind.NUMBER) if task(kind).metric_name == run.metric_name)
     text = metric_text(task(kind), value)
     return text if value is None or kind.is_class else f"{run.metric_name} {text}"
-
-
-def _spread(run: Summary) -> str:
-    return "-" if run.spread is None else number(run.spread)
 
 
 def _date(started: str) -> str:

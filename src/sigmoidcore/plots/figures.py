@@ -23,18 +23,13 @@ from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import style
 from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
 
-# Colour, line and marker change together: curves can be told apart in black and white too.
-_CURVES = [
-    (PALETTE["blue"], "-", "s"), (PALETTE["vermilion"], "-", "o"), (PALETTE["green"], "--", "^"),
-    (PALETTE["purple"], "--", "D"), (PALETTE["orange"], "-.", "v"), (PALETTE["sky"], "-.", "P"),
-    (PALETTE["black"], ":", "X"),
-]  # fmt: skip
-# Profiles come in pairs mostly, before and after training: one hue, dashed and solid.
+# Colour, line and marker change together: curves can be told apart in black and white too. Profiles come in pairs
+# mostly, before and after training: one hue, dashed and solid.
 _PAIRS = [
     (PALETTE["sky"], "--", "^"), (PALETTE["blue"], "-", "s"), (PALETTE["orange"], "--", "v"),
     (PALETTE["vermilion"], "-", "o"), (PALETTE["purple"], "--", "D"), (PALETTE["green"], "-", "P"),
-    (PALETTE["black"], ":", "X"),
 ]  # fmt: skip
+_CURVES = _PAIRS[1::2] + _PAIRS[::2]
 _ROW = 0.045
 """Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
@@ -76,13 +71,8 @@ def article_fit(fit: Fit) -> Figure:
 def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     """Gradient size by layer, on a log axis: the input at the left, the loss at the right.
 
-    Layers whose gradient is 0 or not finite are marked below and above the axis, with their number in the legend.
-
-    Args:
-        profiles: by the name that the legend shows; at least one.
-
-    Raises:
-        ValueError: there are no profiles.
+    Layers whose gradient is 0 or not finite are marked below and above the axis, with their number in the legend, which
+    shows the names of the profiles; ValueError without any.
 
     Example:
         >>> import torch
@@ -118,13 +108,9 @@ def draw_profiles(
     curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
     styles: Sequence[tuple[str, str, str]] = _CURVES,
 ) -> None:
-    """Gradient sizes on a log axis of at least three decades.
+    """Layer numbers and their gradient sizes, by label, on a log axis of at least three decades.
 
-    Args:
-        axes: the panel.
-        curves: layer numbers and their gradient sizes, by label. A row of marks below the axis shows sizes of 0, a row
-            above it sizes that are not finite.
-        styles: colour, line and marker of the curves.
+    A row of marks below the axis shows sizes of 0, a row above it sizes that are not finite.
     """
     sizes = np.concatenate([values for _, values in curves.values()])
     known = sizes[np.isfinite(sizes) & (sizes > 0)]
@@ -156,12 +142,7 @@ def draw_profiles(
 def learning_curves(
     losses: Mapping[str, Sequence[float]], scores: Mapping[str, Sequence[float]], metric: str = "accuracy"
 ) -> Figure:
-    """Training loss and test metric after each epoch; an epoch that did not end is not drawn.
-
-    Args:
-        losses: training loss by epoch, by the name that the legend shows; at least one.
-        scores: the metric by epoch, for the same names.
-        metric: its name; accuracy is in percent.
+    """Training losses and test metrics of each epoch, by the name that the legend shows; accuracy is in percent.
 
     Raises:
         ValueError: there are no losses.

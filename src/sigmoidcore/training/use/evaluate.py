@@ -18,10 +18,8 @@ from sigmoidcore.training.use.scores import LEVEL, Score, class_scores, number_s
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 1
-"""Version of the JSON."""
-IN_FIGURE = 20_000
-"""Most samples in a figure."""
+FORMAT, IN_FIGURE = 1, 20_000
+"""Version of the JSON; most samples in a figure."""
 
 
 @dataclass(frozen=True)
@@ -37,38 +35,23 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a network.
+    """The evaluation of a network."""
 
-    Attributes:
-        run: name of the run's folder.
-        data: the data in words.
-        kind: of the target.
-        targets: names of the target columns.
-        samples: number of samples.
-        scores: metrics with their 95 % intervals.
-        notes: what the user should know of the data.
-        classes: of each class; empty for numbers.
-        confusion: rows are true classes, columns predicted ones; empty for numbers.
-        points: for numbers, some true and predicted values, [samples, targets] each, for the figure.
-    """
-
-    run: str
-    data: str
-    kind: Kind
-    targets: tuple[str, ...]
-    samples: int
-    scores: tuple[Score, ...]
-    notes: tuple[str, ...]
-    classes: tuple[ClassScore, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
-    points: tuple[np.ndarray, np.ndarray] | None = None
+    run: str  # name of the run's folder
+    data: str  # the data in words
+    kind: Kind  # of the target
+    targets: tuple[str, ...]  # names of the target columns
+    samples: int  # number of samples
+    scores: tuple[Score, ...]  # metrics with their 95 % intervals
+    notes: tuple[str, ...]  # what the user should know of the data
+    classes: tuple[ClassScore, ...] = ()  # of each class; empty for numbers
+    confusion: tuple[tuple[int, ...], ...] = ()  # rows are true classes, columns predicted ones; empty for numbers
+    points: tuple[np.ndarray, np.ndarray] | None = None  # for numbers: true and predicted, [samples, targets] each
 
     def __getitem__(self, name: str) -> float:
-        """The value of a metric, such as "accuracy"."""
         return {score.name: score.value for score in self.scores}[name]
 
     def __str__(self) -> str:
-        """The metrics, one per line."""
         width = max(len(score.name) for score in self.scores)
         lines = [f"  {score.name:<{width}}  {score}" for score in self.scores]
         return "\n".join([f"{self.run} on {self.data}, {self.samples:,} samples; in brackets 95 % intervals", *lines])
@@ -118,30 +101,20 @@ def evaluate_network(
     if not samples:
         raise DataError(f"{data} has no samples: give data with some")
     found, true = torch.cat(outputs), torch.cat(targets)
+    described = (run, data, target.kind, target.names, samples)
     if target.kind.is_class:
         likely, numbers = probabilities(found), true.numpy()
         metrics = needed("sklearn.metrics", "scikit-learn")
-        guesses, labels = likely.argmax(1), np.arange(len(target.classes))
-        table = metrics.confusion_matrix(numbers, guesses, labels=labels).tolist()
-        precision, recall, f1, count = (
-            values.tolist()
-            for values in metrics.precision_recall_fscore_support(numbers, guesses, labels=labels, zero_division=np.nan)
-        )
-        classes = map(ClassScore, target.classes, count, precision, recall, f1)
-        scores = class_scores(likely, numbers)
-        confusion = tuple(map(tuple, table))
-        return Evaluation(
-            run, data, target.kind, target.names, samples, scores, notes, classes=tuple(classes), confusion=confusion
-        )
+        compared = {"y_true": numbers, "y_pred": likely.argmax(1), "labels": np.arange(len(target.classes))}
+        confusion = tuple(map(tuple, metrics.confusion_matrix(**compared).tolist()))
+        precision, recall, f1, count = metrics.precision_recall_fscore_support(**compared, zero_division=np.nan)
+        of_classes = zip(target.classes, count.tolist(), precision.tolist(), recall.tolist(), f1.tolist(), strict=True)
+        classes = tuple(ClassScore(*values) for values in of_classes)
+        return Evaluation(*described, class_scores(likely, numbers), notes, classes, confusion)
     predicted, known = target.decoded(found), target.decoded(true)
-    several = len(target.names) > 1
-    scores = tuple(
-        score
-        for column, name in enumerate(target.names)
-        for score in number_scores(predicted[:, column], known[:, column], name if several else "")
-    )
-    points = known[:IN_FIGURE], predicted[:IN_FIGURE]
-    return Evaluation(run, data, target.kind, target.names, samples, scores, notes, points=points)
+    names = target.names if len(target.names) > 1 else ("",)
+    scores = (number_scores(p, k, name) for p, k, name in zip(predicted.T, known.T, names, strict=True))
+    return Evaluation(*described, sum(scores, ()), notes, points=(known[:IN_FIGURE], predicted[:IN_FIGURE]))
 
 
 def _without_nan(value: Any) -> Any:

@@ -25,10 +25,8 @@ from sigmoidcore.training.data import Preprocessing, needed, short
 from sigmoidcore.training.networks import Network, SequenceNet
 from sigmoidcore.training.runs.network import NetworkError
 
-CLOSE = 1e-4
-"""Largest difference between outputs of the folded network and the run's, relative to the largest output."""
-SAMPLES = 16
-"""Random samples for the comparison."""
+CLOSE, SAMPLES = 1e-4, 16
+"""Largest difference of outputs after folding, relative to the largest output, and random samples to compare them."""
 OPSET = 18
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from sigmoidcore.training.data import needed
 
 LEVEL = 0.95
-"""Confidence level."""
 RESAMPLES, FEWEST, DRAWS = 1000, 200, 200_000_000
 """Resamples of the bootstrap: fewer if they have too many samples in all."""
 Statistic = Callable[[np.ndarray], float]
@@ -41,7 +40,6 @@ class Score:
         return f"[{self._text(self.low)}, {self._text(self.high)}]" if math.isfinite(self.low) else ""
 
     def __str__(self) -> str:
-        """Value and interval."""
         return f"{self.text}  {self.interval}".rstrip()
 
     def _text(self, value: float) -> str:
@@ -64,13 +62,7 @@ def accuracy_score(correct: int, samples: int) -> Score:
 def bootstrap(statistics: Mapping[str, Statistic], samples: int, seed: int = 0) -> tuple[Score, ...]:
     """Values and percentile intervals of several metrics, over the same resamples.
 
-    Example:
-        >>> values = np.arange(100.0)
-        >>> str(*bootstrap({"mean": lambda rows: float(values[rows].mean())}, 100))
-        '49.5  [44.15, 54.83]'
-
-    Source:
-        Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
     generator = np.random.default_rng(seed)
     resamples = int(np.clip(DRAWS // samples, FEWEST, RESAMPLES))
@@ -79,11 +71,8 @@ def bootstrap(statistics: Mapping[str, Statistic], samples: int, seed: int = 0) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a metric that is undefined in every resample
         low, high = np.nanpercentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
-    everything = np.arange(samples)
-    return tuple(
-        Score(name, statistics[name](everything), float(ends[0]), float(ends[1]))
-        for name, ends in zip(statistics, zip(low, high, strict=True), strict=True)
-    )
+    value = [statistic(np.arange(samples)) for statistic in statistics.values()]
+    return tuple(map(Score, statistics, value, low.tolist(), high.tolist()))
 
 
 def class_scores(probabilities: np.ndarray, targets: np.ndarray) -> tuple[Score, ...]:

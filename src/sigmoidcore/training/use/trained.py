@@ -50,7 +50,6 @@ class TrainedRun:
             self.config: Config = read_config(self.folder)
 
     def __repr__(self) -> str:
-        """The folder, and the name of the run."""
         return f"TrainedRun({str(self.folder)!r}, name={self.config.name!r})"
 
     @cached_property
@@ -99,10 +98,10 @@ class TrainedRun:
         """Predict, in the order of the data: for classes the likeliest and all probabilities; else numbers.
 
         Args:
-            data: a file or folder of any kind that `load` reads, with the target or without it; a pandas.DataFrame, a
-                pyarrow.Table or a NumPy array.
+            data: a file or folder that `load` reads, a pandas.DataFrame, a pyarrow.Table or a NumPy array; the target
+                is not needed.
             output: a file for the predictions: Parquet, CSV, TSV, also with .gz, or Feather. It is written piece by
-                piece, and completely or not at all. None: they are returned.
+                piece, and completely or not at all.
             keep: columns of the data to copy into the predictions, such as a row number.
             overwrite: replace an existing file.
 
