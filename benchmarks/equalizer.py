@@ -7,6 +7,9 @@ added to each loss.
 
 **Help.** Digits, 30 layers of 64, 10 epochs: after `prepare`, two slopes are 8 times as large or a twentieth, as if by
 an accident. Test accuracy with and without.
+
+**Gated, branched and residual networks** (`_branched.py`): digits, 10 epochs, `convert(centered=True)` and `prepare`;
+test accuracy with and without, and the largest loss of points over the seeds.
 """
 
 import math
@@ -19,6 +22,7 @@ from sklearn import datasets
 from torch import Tensor, nn
 
 import sigmoidcore as sc
+from _branched import BRANCHED
 from _report import Report, arguments
 from sigmoidcore.training import digits
 
@@ -112,6 +116,18 @@ def accuracy(factor: float, depth: int, steps: int, watched: bool, seed: int) ->
         return float((model(split.test_x).argmax(1) == split.test_y).float().mean()) * 100
 
 
+def branched_accuracy(name: str, steps: int, watched: bool, seed: int) -> tuple[float, int]:
+    """On the test digits, in percent, of a network of `_branched.py`; and the looks that changed slopes."""
+    split = digits()
+    torch.manual_seed(seed)
+    model = BRANCHED[name]()
+    sc.convert(model, centered=True)
+    sc.prepare(model, split.train_x[:256])
+    _, changes = train(model, (split.train_x, split.train_y), 100, 0.03, steps, watched, seed)
+    with torch.no_grad():
+        return float((model(split.test_x).argmax(1) == split.test_y).float().mean()) * 100, changes
+
+
 def main() -> None:
     options = arguments(__doc__).parse_args()
     torch.set_flush_denormal(True)
@@ -153,6 +169,21 @@ def main() -> None:
             ]
             watched, alone = (round(statistics.median(values), 2) for values in both)
             report.add(task=name, depth=depth, batch=100, lr=0.03, watched=watched, alone=alone, all=both)
+    for name in list(BRANCHED)[:2] if options.quick else BRANCHED:
+        if report.wants(task=f"digits, {name}", depth=None, batch=100, lr=0.03):
+            count = steps if options.quick else EPOCHS * 14
+            found = [[branched_accuracy(name, count, watched, seed) for watched in (True, False)] for seed in seeds]
+            report.add(
+                task=f"digits, {name}",
+                depth=None,
+                batch=100,
+                lr=0.03,
+                watched=round(statistics.median(w for (w, _), _ in found), 2),
+                alone=round(statistics.median(o for _, (o, _) in found), 2),
+                lost=round(max(o - w for (w, _), (o, _) in found), 2),
+                changes=round(statistics.fmean(changes for (_, changes), _ in found)),
+                all=found,
+            )
     report.finish()
     logs = [math.log(row["ratio"]) for row in report.rows if "ratio" in row]
     if logs:

@@ -11,7 +11,9 @@ from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, calibrate, depth_scaled_lr, gradient_profile, prepare
 from sigmoidcore._torch.hooks import global_hooks
+from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.gain import mean_relative_slope
+from sigmoidcore.observation.graph import Graph
 from sigmoidcore.training import digits, train
 
 DEPTH = 7
@@ -411,6 +413,7 @@ def test_channels_of_a_convolution_are_its_neurons():
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the Equalizer gives core")
 @pytest.mark.parametrize("every", [3, "auto"])
 def test_20_steps_equal_10_steps_a_reload_and_10_steps_bit_for_bit(every, tmp_path):
     generator = torch.Generator().manual_seed(3)
@@ -466,7 +469,7 @@ def test_a_state_that_is_not_an_equalizers_or_of_another_model_is_an_error(model
     with Equalizer(model, optimizer) as equalizer:
         step(model, optimizer, batch)
         with pytest.raises(
-            ValueError, match="not the state of an Equalizer: it lacks before, history, interval, next, step"
+            ValueError, match="state of an Equalizer: it lacks before, history, interval, next, resting, step, trials"
         ):
             equalizer.load_state_dict({})
         with (
@@ -596,9 +599,9 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     "factors", [(1 / 5, 1, 1 / 4, 1), (1, 1, 1 / 9, 1), (1, 1 / 8, 1, 1), (1 / 8, 1, 1, 1), (2, 1 / 4, 1, 1)]
 )
-def test_in_a_graph_the_excess_of_what_a_core_feeds_is_the_mean(factors, batch):
+def test_in_a_graph_the_size_behind_a_core_is_the_root_mean_square_of_what_it_feeds(factors, batch):
     model = Branches()
-    calibrate(model, batch[0])
+    calibrate(model, batch[0], saturation=0.5)
     for core, factor in zip(model.cores, factors, strict=True):
         core.slope.mul_(factor)
     before = [core.slope.clone() for core in model.cores]
@@ -607,9 +610,9 @@ def test_in_a_graph_the_excess_of_what_a_core_feeds_is_the_mean(factors, batch):
         step(model, optimizer, batch)
     logs = np.array(equalizer.history[0].log_sizes)
     errors = logs - np.sort(logs)[1]  # torch's median is the lower one
-    excess = np.sign(errors) * np.maximum(np.abs(errors) - math.log(1.2), 0)
-    behind = np.array([(excess[1] + excess[2]) / 2, excess[3], excess[3], excess[3]])
-    change = np.clip([softened(d) for d in excess - behind], -math.log(2), math.log(2))
+    behind = np.array([np.log(np.exp(2 * errors[1:3]).mean()) / 2, errors[3], errors[3], errors[3]])
+    excess, wanted = (np.sign(e) * np.maximum(np.abs(e) - math.log(1.2), 0) for e in (errors, behind))
+    change = np.clip([softened(d) for d in excess - wanted], -math.log(2), math.log(2))
     assert abs(change).max() > 0.01
     with torch.no_grad():
         for core, slope, by, name in zip(model.cores, before, change, range(4), strict=True):
@@ -636,6 +639,64 @@ def test_a_core_that_feeds_others_through_a_normalisation_only_gets_no_lower_slo
     assert logs[0] > logs[1:3].max() + 1
     assert bool((model.cores[0].slope < before).all()) == lowered
     assert torch.equal(model.cores[0].slope, before) == norm
+
+
+class Gated(nn.Module):
+    """Core 0 feeds core 1, through a gate that core 2 is in; cores 1 and 3 are a chain."""
+
+    def __init__(self):
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(8, 8) for _ in range(5))
+        self.cores = nn.ModuleList(SigmoidCore(8, centered=True) for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        a, b, c, d = (lambda x, i=i: self.cores[i](self.linears[i](x)) for i in range(4))
+        x = a(x)
+        return self.head(d(b(x * torch.sigmoid(self.linears[4](c(x))))))
+
+
+@pytest.mark.parametrize("changed", [0, 2])
+def test_a_side_branch_that_ends_in_a_product_is_left_alone_and_the_trunk_around_it_is_not(batch, changed):
+    model, optimizer = Gated(), idle()
+    calibrate(model, batch[0])
+    model.cores[changed].slope.mul_(1 / 10)
+    with torch.no_grad():
+        model.linears[2].bias[0] += 100  # a saturated neuron of the gate
+    before = [core.slope.clone() for core in model.cores]
+    with Equalizer(model, optimizer, every=1) as equalizer:
+        for _ in range(20):
+            step(model, optimizer, batch)
+    assert sum(sample.neurons for sample in equalizer.history) == 0
+    assert torch.equal(model.cores[2].slope, before[2])
+    assert changed == 2 or bool((model.cores[0].slope > before[0]).all())
+
+
+def test_ten_changes_that_bring_no_gradient_nearer_to_level_are_undone_with_one_warning(model):
+    before = slopes(model)
+    rule = LayerRule({f"core {i}": core for i, core in enumerate(cores(model))}, 2.0)
+    graph = Graph(set(range(DEPTH)), set(), [[i] for i in range(1, DEPTH)] + [[]], set())
+    errors = torch.zeros(DEPTH, dtype=torch.float64)
+    errors[2] = 3.0
+    relative = [torch.ones(16)] * DEPTH
+    moved = [len(rule.level(errors, relative, graph)) for _ in range(10)]
+    assert moved == [2] * 10
+    assert not torch.equal(slopes(model), before)
+    with pytest.warns(RuntimeWarning, match="gives core 'core 1' its old slope back") as record:
+        assert rule.level(errors, relative, graph) == []
+    assert len(record) == 1
+    torch.testing.assert_close(slopes(model), before)
+    assert rule.level(errors, relative, graph) == []
+
+
+@pytest.mark.parametrize(("count", "opened"), [(5, 0), (12, 12)])
+def test_after_the_first_sample_neurons_are_opened_only_if_they_are_half_of_their_layer(model, batch, count, opened):
+    optimizer = idle()
+    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
+        step(model, optimizer, batch)
+        drive(model, 3, "offset", 12.0, slice(count))
+        step(model, optimizer, batch)
+    assert [sample.neurons for sample in equalizer.history] == [0, opened]
 
 
 def test_every_sample_goes_to_the_sinks(model, batch):

@@ -12,7 +12,8 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.gain import norms, row_norms
 from sigmoidcore.nn import fused
 from sigmoidcore.observation.fused import LayerPass
-from sigmoidcore.observation.gradients import GradientObserver, Pass, consumers, mean_relative_slopes
+from sigmoidcore.observation.gradients import GradientObserver, Pass, mean_relative_slopes
+from sigmoidcore.observation.graph import consumers
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, norms
-from sigmoidcore.observation.gradients import GradientObserver, consumers, mean_relative_slopes
+from sigmoidcore.observation.gradients import GradientObserver, mean_relative_slopes
+from sigmoidcore.observation.graph import consumers
 
 ROWS = 37
 """A number that no other tensor has for its rows."""
@@ -131,13 +132,20 @@ class Graph(nn.Module):
         return layer("e", self.norm(d)) + layer("f", d + self.norm(d))
 
 
+def consumers_of(observer):
+    """The consumers of every core, each with whether always through a normalisation."""
+    return {
+        name: {k: link.normalised for k, link in fed.items()} for name, fed in consumers(observer.counted()).items()
+    }
+
+
 def test_consumers_are_the_cores_that_a_core_feeds_and_whether_always_through_a_normalisation():
     model = Graph()
     observer = GradientObserver(dict(model.cores.items()), model.parameters)
     observer.attach()
     for _ in range(2):  # micro-batches
         forward_and_backward_of(model, torch.randn(5, 4))
-    assert consumers(observer.counted()) == {
+    assert consumers_of(observer) == {
         "a": {"b": False, "c": False},
         "b": {"d": False},
         "c": {"d": False},
@@ -160,7 +168,7 @@ def test_in_a_residual_stream_a_core_feeds_all_that_read_the_stream_after_it():
     observer.attach()
     forward_and_backward_of(forward, torch.randn(5, 4))
     expected = {str(i): {str(k): False for k in range(i + 1, 4)} for i in range(4)}
-    assert consumers(observer.counted()) == expected
+    assert consumers_of(observer) == expected
     observer.detach()
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ NONE = -1
 """The number of no backward pass."""
 _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm")
 """In the names of the nodes of normalisations by the signal (InstanceNorm is a BatchNorm there)."""
+_PRODUCTS = ("Mul", "Div", "Bmm", "Baddbmm", "Lerp", "Addcmul", "Addcdiv", "ScaledDotProduct")
+"""In the names of the nodes of products, whose factors may be signals or weights."""
+_LAYERS = ("Addmm", "Mm", "Linear", "Convolution")
+"""In the names of the nodes of layers: what comes out of them is a signal."""
 
 
 def backward_pass() -> int:
@@ -118,22 +122,58 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
     return (node.variable for node in nodes_behind(tensor) if hasattr(node, "variable"))
 
 
-def met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[tuple[str, bool]]:
-    """The names of the nodes that walks back from `starts` meet first, each with whether behind a normalisation."""
-    waiting = [(start, False) for start in starts]
-    visited: set[tuple[Node, bool]] = set()
-    found: set[tuple[str, bool]] = set()
+class Link(NamedTuple):
+    """The way from one node to another.
+
+    Attributes:
+        name: of the node at its end.
+        normalised: whether it passes a normalisation.
+        multiplied: whether it passes a product with another signal: a gate, attention, a mixture.
+    """
+
+    name: str
+    normalised: bool
+    multiplied: bool
+
+
+def met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[Link]:
+    """The ways to the nodes that walks back from `starts` meet first."""
+    waiting = [(start, False, False) for start in starts]
+    visited: set[tuple[Node, bool, bool]] = set()
+    found: set[Link] = set()
     while waiting:
-        at, normalised = waiting.pop()
-        if at is None or (at, normalised) in visited:
+        at, normalised, multiplied = waiting.pop()
+        if at is None or (at, normalised, multiplied) in visited:
             continue
-        visited.add((at, normalised))
+        visited.add((at, normalised, multiplied))
         if at in among:
-            found.add((among[at], normalised))
+            found.add(Link(among[at], normalised, multiplied))
         elif not hasattr(at, "variable"):
-            behind = normalised or normalises(at)
-            waiting.extend((before, behind) for before, _ in at.next_functions)
+            normalised, multiplied = normalised or normalises(at), multiplied or _multiplies_signals(at, among)
+            waiting.extend((before, normalised, multiplied) for before, _ in at.next_functions)
     return found
+
+
+def _multiplies_signals(node: Node, among: Mapping[Node, str]) -> bool:
+    """Whether a node multiplies two signals; a signal by a weight or a constant does not count."""
+    name = node.name()
+    if "Glu" in name:
+        return True
+    factors = [before for before, _ in node.next_functions if before is not None]
+    return any(kind in name for kind in _PRODUCTS) and sum(_is_signal(factor, among) for factor in factors) > 1
+
+
+def _is_signal(node: Node, among: Mapping[Node, str]) -> bool:
+    """Whether the walk back from a node meets one of those among, or a layer."""
+    waiting, visited = [node], {node}
+    while waiting:
+        at = waiting.pop()
+        if at in among or any(kind in at.name() for kind in _LAYERS):
+            return True
+        new = {before for before, _ in at.next_functions if before is not None} - visited
+        visited |= new
+        waiting.extend(new)
+    return False
 
 
 def running_node() -> Node:

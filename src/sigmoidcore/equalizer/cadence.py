@@ -43,15 +43,14 @@ class Cadence:
         self._before = None
         self.next = self.step + self._interval
 
-    def advance(self, logs: Tensor, *, corrected: bool) -> None:
-        """Set the next sample from the logarithms of this one's profile.
+    def advance(self, errors: Tensor, *, corrected: bool) -> None:
+        """Set the next sample from the logarithms of this one's profile over its median.
 
         Automatic: at the speed since the last sample (root mean square of all layers: single ones differ from batch to
         batch) the profile stays in the band until then. After a large correction, at most a quarter of the last
         interval: it may not have been enough.
         """
         if self._every == "auto":
-            errors = logs - logs.median()
             if self._before is not None:
                 speed = float((errors - self._before).square().mean().sqrt()) / self._interval
                 room = max(self._band - float(errors.abs().max()), self._band / 2)
@@ -75,7 +74,7 @@ class Cadence:
 
 def check_state(state: dict[str, Any], cores: int) -> None:
     """Raise a ValueError if this is not the state of a cadence for so many cores."""
-    missing = {"step", "next", "interval", "before", "history"} - set(state)
+    missing = {"step", "next", "interval", "before", "history", "trials", "resting"} - set(state)
     if missing:
         raise ValueError(f"this is not the state of an Equalizer: it lacks {', '.join(sorted(missing))}")
     before = state["before"]

@@ -10,22 +10,27 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from sigmoidcore._torch.eager import uncompiled
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import check_equalizer, check_model, check_optimizer, checked_sinks
-from sigmoidcore.equalizer.layer_rule import Consumers, excess_of, find_consumers, level_layers
+from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.equalizer.neuron_rule import open_saturated
-from sigmoidcore.gain import norms, spread
-from sigmoidcore.observation.gradients import CorePass, GradientObserver, mean_relative_slopes
+from sigmoidcore.gain import spread
+from sigmoidcore.observation.gradients import CorePass, GradientObserver
+from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import watched_layers
+from sigmoidcore.observation.statistics import gradient_sizes, relative_slopes
 
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are out of date."""
+MOST_SHUT = 0.5
+"""Share of a layer's neurons from which on saturation is a fault also later than at the first sample."""
 MUCH = 0.1
 """A change of a slope (in logarithms) after which the next sample comes soon: it may not have been enough."""
 PATIENCE = 10
@@ -57,24 +62,20 @@ class Equalizer:
     It attaches itself to the optimizer's step and needs no other call. On a sampled step it reads the gradients of that
     step (nothing is computed twice) and applies two rules.
 
-    **Layer rule** (the article's "same size in every layer"). With e_l = log g_l - median, only the part beyond
-    +-log(tolerance) counts, the excess. The slope of layer l is divided by exp(p d), d = excess_l - excess_{l+1}, at
-    most by 2 a sample. The part p = (d / log 20)^2 is between 0.1 and 1, because a small difference may be the noise of
-    a batch. If a core feeds several cores (branches, residual streams), excess_{l+1} is their mean. The last core keeps
-    its slope: it would change all layers alike. The slope of a layer whose mean relative slope is below 0.5 is not
-    raised: the layer would only saturate more. A core that feeds others only through a normalisation gets a lower slope
-    only if it is saturated. Inside the band nothing changes.
+    **Layer rule** (the article's "same size in every layer"). The slope of a layer changes if its gradient differs from
+    that of the layers that it feeds and leaves the band, +-`tolerance` around the median; at most by 2 a sample. Inside
+    the band nothing changes. The rule skips the last core, layers that would only saturate more, and side branches that
+    end in a product with another signal (gates, experts, attention): the size of their gradient is that of the other
+    signal. If ten changes bring a gradient no nearer to level, the slope gets its old value back for good.
 
     **Neuron rule** (the article's step 4). A neuron is saturated if its mean relative slope over the batch is below
     `floor`. Its shift becomes the batch mean of its preactivation. If it is still saturated, its slope is lowered until
-    its mean relative slope is 0.8 (at the floor itself it would saturate again within a few steps).
+    its mean relative slope is 0.8. After the first sample this applies only if half of a layer is saturated: the
+    training may need single saturated neurons. It applies only on the trunk, to layers that no other way leads around.
 
-    Both rules are disabled for losses that contain derivatives (`torch.autograd.grad(..., create_graph=True)`,
-    `torch.func.grad`, forward mode). Much of the gradient then reaches a layer without passing the layers behind it,
-    and neurons that are steep at a few points are correct: a solution with a jump needs them.
-
-    If more than 1 % of all neurons were saturated, no slope follows the profile and the step's gradients are dropped
-    (set to None). They were computed before the change, and Adam would remember their size for long.
+    Both rules are disabled for losses that contain derivatives (docs/physics.md). If more than 1 % of all neurons were
+    opened, no slope follows the profile and the step's gradients are dropped (set to None): they were computed before
+    the change, and Adam would remember their size for long. docs/method.md has the formulas and the reasons.
 
     A step that is not sampled costs nothing: hooks are in place on sampled steps only. Gradients of several backward
     passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
@@ -107,7 +108,8 @@ class Equalizer:
             on all ranks.
 
     Warns:
-        RuntimeWarning: no gradient came back to some core on ten sampled steps in a row.
+        RuntimeWarning: no gradient came back to some core on ten sampled steps in a row; once, ten changes of a slope
+            did not help.
 
     Example:
         >>> import sigmoidcore as sc
@@ -146,13 +148,14 @@ class Equalizer:
         self._cores = _cores_of(model)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
-        self._observer = GradientObserver(self._cores, model.parameters)
+        self._observer = GradientObserver(self._cores, model.parameters, model)
         self._optimizer = optimizer
         self._neurons = sum(core.shift.numel() for core in self._cores.values())
         self._cadence = Cadence(every, tolerance)
         self._unseen = 0
         self._compared = False
-        self._fed: Consumers | None = None
+        self._layer_rule = LayerRule(self._cores, tolerance)
+        self._graph: Graph | None = None
         try:
             self._hooks = [
                 optimizer.register_step_pre_hook(uncompiled(self._before_step)),
@@ -176,7 +179,8 @@ class Equalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
-        return {**self._cadence.state_dict(), "history": [vars(sample) for sample in self.history]}
+        rules = self._cadence.state_dict() | self._layer_rule.state_dict()
+        return {**rules, "history": [vars(sample) for sample in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -188,9 +192,10 @@ class Equalizer:
         check_state(state, len(self._cores))
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
-        except (KeyError, TypeError) as error:
+            self._layer_rule.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"this is not the state of an Equalizer: its history does not hold samples ({error})"
+                f"this is not the state of an Equalizer: its history or trials are wrong ({error})"
             ) from error
         self._cadence.load_state_dict(state)
         self.history = deque(history, maxlen=REMEMBERED)
@@ -231,7 +236,7 @@ class Equalizer:
         """Look if the step is sampled, and stop watching; returns the number of neurons opened."""
         if not self._observer.attached:
             return 0
-        passes, differentiated = self._observer.counted(), self._observer.differentiated
+        passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
         self._observer.detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
         if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
@@ -242,7 +247,7 @@ class Equalizer:
                 self._observer.copy_values(name)
             return 0
         self._compare_ranks()
-        return self._look(passes, differentiated)
+        return self._look(passes, differentiated, ends)
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -281,27 +286,35 @@ class Equalizer:
         return next(iter(self._cores.values())).shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[CorePass]], differentiated: bool) -> int:
+    def _look(self, passes: dict[str, list[CorePass]], differentiated: bool, ends: list[Node]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened.
 
         Args:
             passes: those that count, by core.
             differentiated: whether the loss of this rank contains derivatives: then no rule applies.
+            ends: the nodes of the model's outputs.
         """
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
-        sizes = self._ranks.sizes(_sizes(passes.values()), samples, self._device)
+        sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
         if self._scaler is not None:
             sizes = sizes / self._scaler.get_scale()
         logs = sizes.log()
-        neurons, moved, relative = 0, [], None
+        errors, neurons, moved, relative = self._errors(logs), 0, [], None
         if self._ranks.all(not differentiated, self._device) and bool(torch.isfinite(sizes).all()):
             rows = [sum(p.rows for p in of_core) for of_core in passes.values()]
-            relative = self._ranks.means(_mean_relative_slopes(passes.values(), self._device), rows)
-            neurons = open_saturated(self._cores, passes, relative, self.floor, self._ranks)
-        if bool(torch.isfinite(logs).all()) and not self._stale(neurons):
-            if relative is not None:
-                moved = self._level_layers(logs, relative, passes)
-            self._cadence.advance(logs, corrected=neurons > 0 or max(moved, default=0.0) > MUCH)
+            relative = self._ranks.means(relative_slopes(passes.values(), self._device), rows)
+            shut = bool((torch.cat(relative) < self.floor).any())  # one look at the device, not one for every core
+            if self._graph is None and (shut or bool(self._layer_rule.excess(errors).any())):
+                self._graph = find_graph(passes, ends)
+                errors = self._errors(logs)
+            if shut and self._graph is not None:
+                trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk}
+                share = MOST_SHUT if self.history else 0.0
+                neurons = open_saturated(self._cores, passes, trunk, self.floor, share, self._ranks)
+        if bool(torch.isfinite(errors).all()) and not self._stale(neurons):
+            if relative is not None and self._graph is not None:
+                moved = self._layer_rule.level(errors, relative, self._graph)
+            self._cadence.advance(errors, corrected=neurons > 0 or max(moved, default=0.0) > MUCH)
         else:  # not finite, exactly 0, or computed before neurons were opened
             self._cadence.restart()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))]
@@ -314,11 +327,11 @@ class Equalizer:
         """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""
         return opened > STALE * self._neurons
 
-    def _level_layers(self, logs: Tensor, relative: list[Tensor], passes: dict[str, list[CorePass]]) -> list[float]:
-        """Apply the layer rule, which needs to know once what each core feeds."""
-        if self._fed is None and bool(excess_of(logs, self.tolerance).any()):
-            self._fed = find_consumers(passes)
-        return level_layers(list(self._cores.values()), logs, relative, self._fed or [], self.tolerance)
+    def _errors(self, logs: Tensor) -> Tensor:
+        """Logarithms of the profile over its median; 0 on side branches."""
+        side = torch.zeros(len(logs), dtype=torch.bool)
+        side[[] if self._graph is None else list(self._graph.side)] = True
+        return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
 
 
 def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
@@ -338,28 +351,3 @@ def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether `optimizer.step` was given a closure; the first argument is the optimizer."""
     return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
-
-
-def _sizes(passes: Iterable[list[CorePass]]) -> Tensor:
-    """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
-    flat = norms([gradient for of_core in passes for one in of_core for gradient in one.gradients()])
-    samples = [one.samples for of_core in passes for one in of_core for _ in one.gradients()]
-    flat /= torch.tensor(samples, dtype=torch.float64).sqrt()
-    counts = [sum([len(one.gradients()) for one in of_core]) for of_core in passes]
-    if len(flat) == len(counts):
-        return flat
-    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
-
-
-def _mean_relative_slopes(passes: Iterable[list[CorePass]], home: torch.device) -> list[Tensor]:
-    """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
-    slopes = iter(mean_relative_slopes([one for of_core in passes for one in of_core]))
-    return [_joined([next(slopes).to(home) for _ in of_core], of_core) for of_core in passes]
-
-
-def _joined(means: list[Tensor], passes: list[CorePass]) -> Tensor:
-    """Mean over the rows of several passes from the mean over those of each."""
-    if len(means) == 1:
-        return means[0]
-    rows = sum(one.rows for one in passes)
-    return torch.stack([mean * (one.rows / rows) for mean, one in zip(means, passes, strict=True)]).sum(0)

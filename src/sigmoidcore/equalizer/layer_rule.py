@@ -1,12 +1,16 @@
 """The layer rule: slopes of layers change where the gradient leaves the band around its median size."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.observation.gradients import FOLLOWED, CorePass, consumers
+from sigmoidcore.observation.graph import Graph
 
 STEEPER = 0.5
 """Mean relative slope of a layer from which on its slope may be raised; a saturated one would only saturate more."""
@@ -16,65 +20,106 @@ LEAST = 0.1
 """The share of a small difference that a slope makes up for in one sample."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
+TRIES = 10
+"""Changes of a slope after which the gradient must be nearer to level than before them."""
 
-Consumers = list[list[tuple[int, bool]]]
-"""For each core the indices of the cores that it feeds, and whether only through a normalisation."""
+
+@dataclass
+class Trial:
+    """Changes of the slope of a core since its gradient left the band.
+
+    Attributes:
+        start: the difference before the first change.
+        moved: sum of the changes, in logarithms.
+        count: number of changes.
+    """
+
+    start: float
+    moved: float = 0.0
+    count: int = 0
 
 
-def level_layers(
-    cores: Sequence[SigmoidCore], logs: Tensor, relative: Sequence[Tensor], fed: Consumers, tolerance: float
-) -> list[float]:
-    """Change the slopes of cores whose gradient differs from that of the cores that they feed; see `Equalizer`.
+class LayerRule:
+    """Changes the slopes of cores whose gradient differs from that of the cores that they feed; see `Equalizer`.
 
     Args:
-        cores: the cores.
-        logs: logarithms of the gradient profile, [cores].
-        relative: mean relative slopes of the neurons of each core.
-        fed: the cores that each core feeds.
+        cores: the cores, by name.
         tolerance: half width of the band, a factor above 1.
-
-    Returns:
-        The size of the change of each slope that was changed, in logarithms.
     """
-    excess = excess_of(logs, tolerance)
-    if not bool(excess.any()):
-        return []
-    behind, normalised = _excess_behind(excess, fed)
-    change = excess - behind
-    change = (change * (change / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
-    moved = []
-    for i in change.nonzero().flatten().tolist():
-        open_enough = bool(relative[i].mean() >= STEEPER)
-        if open_enough if change[i] < 0 else not (open_enough and i in normalised):
-            cores[i].set_slope(cores[i].alpha * math.exp(-float(change[i])))
-            moved.append(abs(float(change[i])))
-    return moved
+
+    def __init__(self, cores: Mapping[str, SigmoidCore], tolerance: float) -> None:
+        self._names, self._cores = list(cores), list(cores.values())
+        self._band = math.log(tolerance)
+        self._trials: dict[int, Trial] = {}
+        self._resting: list[int] = []
+
+    def level(self, errors: Tensor, relative: Sequence[Tensor], graph: Graph) -> list[float]:
+        """Change slopes.
+
+        Args:
+            errors: logarithms of the gradient profile over its median, [cores].
+            relative: mean relative slopes of the neurons of each core.
+            graph: the graph of the cores.
+
+        Returns:
+            The size of the change of each slope that was changed, in logarithms.
+        """
+        difference = self.excess(errors) - self.excess(_wanted(errors, graph))
+        change = (difference * (difference / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
+        moved = []
+        self._trials = {i: trial for i, trial in self._trials.items() if change[i] != 0}
+        for i in change.nonzero().flatten().tolist():
+            open_enough = bool(relative[i].mean() >= STEEPER)
+            allowed = open_enough if change[i] < 0 else not (open_enough and i in graph.normalised)
+            if allowed and i not in self._resting and not self._give_up(i, abs(float(difference[i]))):
+                self._move(i, -float(change[i]))
+                moved.append(abs(float(change[i])))
+        return moved
+
+    def _move(self, i: int, by: float) -> None:
+        self._trials[i].moved += by
+        self._trials[i].count += 1
+        self._cores[i].set_slope(self._cores[i].alpha * math.exp(by))
+
+    def _give_up(self, i: int, difference: float) -> bool:
+        """Restore the slope of a core, for good, if its changes do not bring its gradient nearer to level."""
+        trial = self._trials.setdefault(i, Trial(difference))
+        if trial.count < TRIES or difference < max(trial.start, self._band):
+            return False
+        self._move(i, -trial.moved)
+        if not self._resting:
+            warnings.warn(
+                f"the Equalizer gives core '{self._names[i]}' its old slope back and does not change it any more: "
+                f"{TRIES} changes did not bring its gradient nearer to the size in other layers. It will treat other "
+                "cores alike, without a warning. A signal that multiplies the output of the core is a usual reason",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._resting.append(i)
+        return True
+
+    def excess(self, errors: Tensor) -> Tensor:
+        """What exceeds the band, [cores]; 0 inside."""
+        return errors.sign() * (errors.abs() - self._band).clamp_min(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers and lists."""
+        return {"trials": {str(i): list(astuple(t)) for i, t in self._trials.items()}, "resting": list(self._resting)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._trials = {int(i): Trial(*trial) for i, trial in state["trials"].items()}
+        self._resting = list(state["resting"])
 
 
-def excess_of(logs: Tensor, tolerance: float) -> Tensor:
-    """What exceeds the band around the median, [cores]; 0 inside."""
-    errors = logs - logs.median()
-    return errors.sign() * (errors.abs() - math.log(tolerance)).clamp_min(0)
+def _wanted(errors: Tensor, graph: Graph) -> Tensor:
+    """The error that each core should have: that of the cores behind it, or its own if there are none.
 
-
-def find_consumers(passes: Mapping[str, Sequence[CorePass]]) -> Consumers:
-    """What each core feeds; the next core if the graph cannot be followed."""
-    if len(passes) > FOLLOWED or any(p.again for of_core in passes.values() for p in of_core):
-        return [[(i, False)] for i in range(1, len(passes))] + [[]]
-    places = {name: i for i, name in enumerate(passes)}
-    return [[(places[name], norm) for name, norm in fed.items()] for fed in consumers(passes).values()]
-
-
-def _excess_behind(excess: Tensor, fed: Consumers) -> tuple[Tensor, set[int]]:
-    """The mean excess of the cores that each core feeds, its own if there are none; and who feeds norms only.
-
-    The slope of a core that feeds none changes the gradient of all before it as much as its own: it levels nothing.
+    Of several, the root mean square: gradients of branches add up in their squares. A core with none behind it changes
+    the gradient of all before it as much as its own, and levels nothing.
     """
-    behind, normalised = excess.clone(), set()
-    for i, those in enumerate(fed):
-        plain = [k for k, through_norm in those if not through_norm]
-        if those:
-            behind[i] = excess[plain or [k for k, _ in those]].mean()
-        if those and not plain:
-            normalised.add(i)
-    return behind, normalised
+    wanted = errors.clone()
+    for i, behind in enumerate(graph.behind):
+        if behind:
+            wanted[i] = (torch.logsumexp(2 * errors[behind], 0) - math.log(len(behind))) / 2
+    return wanted

@@ -17,19 +17,22 @@ OPEN = 0.8
 def open_saturated(
     cores: Mapping[str, SigmoidCore],
     passes: Mapping[str, Sequence[CorePass]],
-    relative: Sequence[Tensor],
+    relative: Mapping[str, Tensor],
     floor: float,
+    share: float,
     ranks: Ranks,
 ) -> int:
-    """Open the neurons of all cores whose mean relative slope is below the floor; returns their number."""
-    if not bool((torch.cat(list(relative)) < floor).any()):  # one look at the device, not one for every core
-        return 0
+    """Open the neurons whose mean relative slope is below the floor, if they are this share of their core.
+
+    Returns:
+        Their number.
+    """
     opened = 0
-    for (name, core), mean in zip(cores.items(), relative, strict=True):
-        shut = (mean < floor).to(core.shift.device)
-        if bool(shut.any()):
+    for name, mean in relative.items():
+        shut = (mean < floor).to(cores[name].shift.device)
+        if bool(shut.any()) and float(shut.double().mean()) >= share:
             x = torch.cat([p.x[:, shut] for p in passes[name]])
-            opened += open_neurons(core, x, shut, floor, ranks)
+            opened += open_neurons(cores[name], x, shut, floor, ranks)
     return opened
 
 

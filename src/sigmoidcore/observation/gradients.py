@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from sigmoidcore._torch.autograd import (
     backward_pass,
     bare,
     in_transform,
-    met_first,
     nearest_leaf,
     running_node,
     version,
@@ -26,11 +26,14 @@ from sigmoidcore.gain import norm
 from sigmoidcore.nn.fused import Listener, ListenerFactory, Stack
 from sigmoidcore.observation.fused import LayerPass, StackPass
 from sigmoidcore.observation.observer import LayerObserver
+from sigmoidcore.observation.profile import floating_tensors
 
 FOLLOWED = 1000
 """Models with more cores are taken for chains: graph nodes that Python has touched are freed recursively."""
 STACKED = 2**17
 """Most numbers that are stacked to take statistics of several layers at once while they are in the cache."""
+OUTPUT = " output"
+"""What the cores feed that no other core follows."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -48,10 +51,22 @@ class GradientObserver(LayerObserver):
     Args:
         cores: the cores to watch, by name.
         parameters: gives the parameters whose `.grad` is emptied between two steps.
+        model: the model, to see which cores its outputs come from.
+
+    Attributes:
+        ends: the nodes of the outputs of the model that a gradient of this step came back to.
     """
 
-    def __init__(self, cores: Mapping[str, SigmoidCore], parameters: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(
+        self,
+        cores: Mapping[str, SigmoidCore],
+        parameters: Callable[[], Iterable[Tensor]],
+        model: nn.Module | None = None,
+    ) -> None:
         super().__init__(cores)
+        if model is not None:
+            self._names.setdefault(id(model), OUTPUT)
+        self.ends: list[Node] = []
         self.keeps_nodes = len(cores) <= FOLLOWED
         self._parameters = parameters
         self._passes: dict[str, list[CorePass]] = {}
@@ -78,6 +93,20 @@ class GradientObserver(LayerObserver):
         """Whether the loss contains derivatives, by a graph of the backward pass, a transform or forward mode."""
         passes = [p for of_core in self._passes.values() for p in of_core if p.counts]
         return self._transformed or any(p.differentiated for p in passes)
+
+    def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """See `LayerObserver`; the inputs of the model are nothing to it."""
+        return None if name == OUTPUT else super().arrives(name, layer, args)
+
+    def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """See `LayerObserver`; notes the nodes of the outputs of the model when a gradient comes back."""
+        if name != OUTPUT:
+            return super().leaves(name, layer, args, kwargs, output)
+        if self.keeps_nodes and not transforms_active():
+            for tensor in floating_tensors(output):
+                if tensor.grad_fn is not None:
+                    tensor.register_hook(partial(_note_end, weakref.ref(self)))  # type: ignore[no-untyped-call]
+        return None
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Another name for the same tensor, to which nothing comes back but through this core."""
@@ -151,7 +180,14 @@ class GradientObserver(LayerObserver):
         for passes in self._passes.values():
             for one in passes:
                 one.let_go()
-        self._passes = {}
+        self._passes, self.ends = {}, []
+
+
+def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> None:
+    """The hook on an output of the model."""
+    found = observer()
+    if found is not None and found.attached:
+        found.ends.append(running_node())
 
 
 class Pass:
@@ -284,20 +320,6 @@ class Pass:
 
 CorePass = Pass | LayerPass
 """A pass through a core: by itself, or in a stack."""
-
-
-def consumers(passes: Mapping[str, Sequence[CorePass]]) -> dict[str, dict[str, bool]]:
-    """For every core the cores that it feeds directly, each with whether always through a normalisation."""
-    exits = {p.exit: name for name, of_core in passes.items() for p in of_core if p.exit is not None}
-    found: dict[str, dict[str, bool]] = {name: {} for name in passes}
-    for name, of_core in passes.items():
-        for one in of_core:
-            sources = met_first(one.inputs, exits)
-            if one.before is not None:
-                sources.add((one.before, False))
-            for source, normalised in sources:
-                found[source][name] = found[source].get(name, True) and normalised
-    return found
 
 
 def mean_relative_slopes(passes: Sequence[CorePass]) -> list[Tensor]:

@@ -1,0 +1,34 @@
+"""Statistics of a sampled step: those of several passes through a core are joined."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from sigmoidcore.gain import norms
+from sigmoidcore.observation.gradients import CorePass, mean_relative_slopes
+
+
+def gradient_sizes(passes: Iterable[list[CorePass]]) -> Tensor:
+    """Gradient sizes of the cores, [cores], float64, on the CPU: those of several passes are joined."""
+    flat = norms([gradient for of_core in passes for one in of_core for gradient in one.gradients()])
+    samples = [one.samples for of_core in passes for one in of_core for _ in one.gradients()]
+    flat /= torch.tensor(samples, dtype=torch.float64).sqrt()
+    counts = [sum([len(one.gradients()) for one in of_core]) for of_core in passes]
+    if len(flat) == len(counts):
+        return flat
+    return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
+
+
+def relative_slopes(passes: Iterable[list[CorePass]], home: torch.device) -> list[Tensor]:
+    """Mean relative slope of every neuron of each core over the rows of all its passes, on one device."""
+    slopes = iter(mean_relative_slopes([one for of_core in passes for one in of_core]))
+    return [_joined([next(slopes).to(home) for _ in of_core], of_core) for of_core in passes]
+
+
+def _joined(means: list[Tensor], passes: list[CorePass]) -> Tensor:
+    """Mean over the rows of several passes from the mean over those of each."""
+    if len(means) == 1:
+        return means[0]
+    rows = sum(one.rows for one in passes)
+    return torch.stack([mean * (one.rows / rows) for mean, one in zip(means, passes, strict=True)]).sum(0)
