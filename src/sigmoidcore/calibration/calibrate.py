@@ -74,11 +74,8 @@ class Calibration:
         """One line for each fact, then the profile."""
         rows = [
             ("spread", f"{self.before.spread:.4g} -> {self.after.spread:.4g}"),
-            ("slopes", _range(self.slopes)),
-            (
-                "saturation level",
-                f"{float(self.levels[0]):.3g} at the first core, {float(self.levels[-1]):.3g} at the last",
-            ),
+            ("slopes", f"{float(self.slopes.min()):.4g} to {float(self.slopes.max()):.4g}"),
+            ("saturation level", f"{self.levels[0]:.3g} at the first core, {self.levels[-1]:.3g} at the last"),
             ("time", f"{self.seconds:.2f} s, {self.passes} pass{'es' if self.passes > 1 else ''}"),
             *(("note", note) for note in self.notes[:NOTES]),
         ]
@@ -169,15 +166,10 @@ def prepare(
     if isinstance(saturation, str):
         if saturation != "auto":
             raise ValueError(f'saturation must be "auto" or a positive number, got {saturation!r}')
-        saturation = _level_for(inputs)
+        tensors = floating_tensors(inputs)
+        few = len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].shape[1] <= FEW
+        saturation = CURVED if few else USUAL
     return _calibrate(model, inputs, targets, loss_fn, saturation, fresh_weights=True)
-
-
-def _level_for(inputs: Inputs) -> float:
-    """What `saturation="auto"` stands for."""
-    tensors = floating_tensors(inputs)
-    few = len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].shape[1] <= FEW
-    return CURVED if few else USUAL
 
 
 def _calibrate(
@@ -225,10 +217,7 @@ def _calibrate(
 def _solve_and_correct(
     model: nn.Module, inputs: Inputs, solver: Solver, profile: Callable[[], Profile]
 ) -> tuple[Solution, Profile, int]:
-    """Solve for gain 1, then correct the gains until the profile is level or gets worse; returns the number of passes.
-
-    The model has the slopes of the best pass.
-    """
+    """Solve for gain 1, then correct the gains until the profile is level or gets worse; the best pass is kept."""
     gains: dict[str, float] = {}
     solution = solver.solve(inputs, gains)
     after, passes = profile(), 1
@@ -264,7 +253,3 @@ class _Snapshot:
         except BaseException:
             self.restore()
             raise
-
-
-def _range(values: Tensor) -> str:
-    return f"{float(values.min()):.4g} to {float(values.max()):.4g}"

@@ -21,25 +21,18 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
 
     `torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)`; let the rates fall to 0 in the second half of training.
 
-    Reason. Adam moves every entry of a weight W by about its rate r, and for one direction of the gradient all
-    entries move together: W changes by about r sqrt(fan_in fan_out) in spectral norm. A layer's function changes by the
-    ratio of this to the size of W (its typical singular value). In a plain network the changes of all L layers
-    multiply, so the change of the whole is, to first order, their sum. The rule fixes that sum:
+    Adam changes a weight W by about its rate times sqrt(fan_in fan_out) in spectral norm, and a layer's function by the
+    ratio of this to the size of W (its typical singular value). In a plain network the changes of all layers add up, to
+    first order. The rule fixes their sum:
 
         r_l = lr * share_l * 50 / sqrt(fan_in fan_out) * size(W_l),    sum of the shares at most 1,
 
-    which is 0.8 lr / L for orthogonal 64 x 64 weights. Shares are equal as long as the signal keeps its directions. In
-    weights that are not orthogonal it loses them with depth, and where all samples lie along one line, all
-    updates point the same way and learn nothing. So share_l is proportional to D_l - 1, where D_l is the
-    participation ratio of the singular values of W_l ... W_1 (their effective number), all with rows of size 1, since
-    a slope can undo the size of a row; and no layer has more than a tenth: in networks of less than 10 layers it is
-    not the sum that limits the rate, but what one layer can bear.
-
-    The first layer has 400 in place of 50: `prepare` made its weights small, for the saturation level, and it may
-    change by the size that they would have otherwise. The last layer does not multiply anything that follows, and
-    what it reads is bounded: its rate is lr * 16 / fan_in, at any depth. In a recurrent layer of cores all steps share
-    the weights: its rate is lr / steps * 370 / hidden_size, with the number of steps that it was prepared for, and
-    the last layer has 128 in place of 16. A bias has its weight's rate, with a size of at most 1.
+    which is 0.8 lr / L for orthogonal 64 x 64 weights. share_l is proportional to D_l - 1, where D_l is the effective
+    number (participation ratio) of the singular values of W_l ... W_1 with rows of size 1: layers that all samples
+    reach along one line learn nothing. No layer has more than a tenth. The first layer has 400 in place of 50, because
+    `prepare` made its weights small. The last layer's rate is lr * 16 / fan_in, at any depth. That of an `RNN` is
+    lr / steps * 370 / hidden_size, with the steps that it was prepared for; the last layer then has 128 in place of 16.
+    A bias has its weight's rate, with a size of at most 1.
 
     Args:
         model: a model of Linear layers, convolutions and cores, prepared or calibrated: rates follow the weights it has

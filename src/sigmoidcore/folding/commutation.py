@@ -151,16 +151,11 @@ def _sum_of_two(node: fx.Node) -> Passage | None:
 
 
 def _times_number(node: fx.Node) -> Passage | None:
-    """x * 2, 2 * x."""
+    """x * 2, 2 * x, x / 2; not 2 / x."""
     data = tuple(a for a in node.args if isinstance(a, fx.Node))
     numbers = [a for a in node.args if isinstance(a, int | float)]
-    return Passage(data, False, None) if len(data) == 1 == len(numbers) and not node.kwargs else None
-
-
-def _over_number(node: fx.Node) -> Passage | None:
-    """x / 2."""
-    divided = len(node.args) == 2 and isinstance(node.args[0], fx.Node) and isinstance(node.args[1], int | float)
-    return _times_number(node) if divided else None
+    inverse = "div" in str(getattr(node.target, "__name__", node.target)) and data != node.args[:1]
+    return Passage(data, False, None) if len(data) == 1 == len(numbers) and not node.kwargs and not inverse else None
 
 
 def _padded(node: fx.Node) -> Passage | None:
@@ -195,8 +190,7 @@ _FUNCTIONS: dict[Any, Callable[[fx.Node], Passage | None]] = {
     F.pad: _padded,
     **{f: _joined for f in (torch.cat, torch.concat, torch.stack)},
     **{f: _sum_of_two for f in (operator.add, torch.add, operator.sub, torch.sub)},
-    **{f: _times_number for f in (operator.mul, torch.mul)},
-    **{f: _over_number for f in (operator.truediv, torch.div)},
+    **{f: _times_number for f in (operator.mul, torch.mul, operator.truediv, torch.div)},
 }
 _METHODS: dict[str, Callable[[fx.Node], Passage | None]] = {
     **{name: _single(True) for name in (*_REORDERING, "view", "contiguous", "expand", "repeat", "mean", "detach")},
@@ -204,5 +198,5 @@ _METHODS: dict[str, Callable[[fx.Node], Passage | None]] = {
     "add": _sum_of_two,
     "sub": _sum_of_two,
     "mul": _times_number,
-    "div": _over_number,
+    "div": _times_number,
 }

@@ -23,8 +23,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
     """What `CoreRNN`, `CoreLSTM` and `CoreGRU` have in common; use one of these.
 
     Arguments, parameters, inputs and outputs are those of PyTorch's layer. As constructed it computes the same, bit for
-    bit (without `bias`, to rounding): a sigmoid gate is a core of slope 1, a tanh a centered core of slope 2 and scale
-    2. A state dict without slopes and shifts, that of the plain layer, resets them.
+    bit (without `bias`, to rounding). A state dict without slopes and shifts, that of the plain layer, resets them.
 
     `sigmoidcore.calibrate` sets them so that the gradient is level over the sequences given, from the zero state
     (see `calibration.recurrent_solver`); `sigmoidcore.prepare` draws fresh weights first, orthogonal for every gate. In
