@@ -3,9 +3,4 @@
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 
-__all__ = [
-    "Calibration",
-    "calibrate",
-    "depth_scaled_lr",
-    "prepare",
-]
+__all__ = ["Calibration", "calibrate", "depth_scaled_lr", "prepare"]

@@ -28,12 +28,7 @@ from sigmoidcore.nn.recurrent import RecurrentCores, converted
 
 
 def convert(
-    model: nn.Module,
-    *,
-    include: Names = None,
-    exclude: Names = None,
-    nearest: Names = None,
-    centered: bool = False,
+    model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None, centered: bool = False
 ) -> Conversion:
     """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
@@ -87,12 +82,7 @@ def convert(
 
 
 def planned(
-    model: nn.Module,
-    *,
-    include: Names = None,
-    exclude: Names = None,
-    nearest: Names = None,
-    centered: bool = False,
+    model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None, centered: bool = False
 ) -> "Plan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     if not isinstance(model, nn.Module):

@@ -15,13 +15,7 @@ from sigmoidcore._torch.hooks import has_hooks
 from sigmoidcore.conversion.dataflow import features_of, reads_metadata
 from sigmoidcore.conversion.tracing import RewrittenForward
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.folding.commutation import (
-    CONSUMERS,
-    PRODUCERS,
-    output_axes,
-    passage,
-    takes_in_offset,
-)
+from sigmoidcore.folding.commutation import CONSUMERS, PRODUCERS, output_axes, passage, takes_in_offset
 from sigmoidcore.folding.plain_layers import NO_RESCALING, Affine, Rescaling, affine_of, weights_of_input
 from sigmoidcore.nn.networks import RNN
 

@@ -81,11 +81,7 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         return self._in_form_of(outputs, input), last if self.cell.states > 1 else last[0]
 
     def run_layers(self, input: Tensor | PackedSequence, run: Callable[[str, Sequences], Tensor]) -> Tensor:
-        """Run all layers; `run` gets the suffix of each layer and direction with its inputs, and gives its outputs.
-
-        Returns:
-            Outputs of the last layer, [steps, batch, features].
-        """
+        """Run all layers, of which `run` gets suffix and inputs and gives the outputs, [steps, batch, features]."""
         sequence, alive = self._as_sequence(input)
         for layer in range(self.num_layers):
             if layer:
