@@ -9,10 +9,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sigmoidcore._torch.autograd import bare
 from sigmoidcore.calibration.segments import Segments
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.nn.recurrent import RecurrentCores
-from sigmoidcore.nn.stepwise import Stepwise
 from sigmoidcore.observation.observer import LayerObserver
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import PackedSequence
 
+from sigmoidcore.core import Stepwise
 from sigmoidcore.gain import gradient_size, slope_for_gain
 from sigmoidcore.nn.networks import RNN
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.recurrent_cells import Cell, Sequences, Weights, fold
-from sigmoidcore.nn.stepwise import Stepwise
 
 SEQUENCES = 64
 """Sequences that are run step by step, spread evenly over the batch."""

@@ -14,9 +14,8 @@ from sigmoidcore._torch.autograd import NONE, backward_pass, bare
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
 from sigmoidcore.calibration.segments import Segments
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
-from sigmoidcore.nn.stepwise import Stepwise
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import Inputs, floating_tensors, run, watched_layers
 

@@ -14,14 +14,12 @@ from torch import fx, nn
 from sigmoidcore._torch.hooks import has_hooks, move_hooks
 from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.folding.plain_layers import folded_rnn, plain_forward, rewrite, with_constants
-from sigmoidcore.folding.planner import Plan, plan_with_sigmoids
-from sigmoidcore.folding.tracing import has_cores, variants
+from sigmoidcore.folding.planner import Plan, has_cores, plan_with_sigmoids, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
-from sigmoidcore.nn.stepwise import Stepwise
 
 _PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], Plan]] = {"tanh": Plan, "sigmoid": plan_with_sigmoids}
 _OURS = "sigmoidcore."

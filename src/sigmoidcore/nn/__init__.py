@@ -1,8 +1,8 @@
 """Networks of cores and recurrent layers of cores."""
 
+from sigmoidcore.core import Stepwise
 from sigmoidcore.nn.networks import MLP, RNN, Chain, ConvNet
 from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, RecurrentCores, converted, folded
-from sigmoidcore.nn.stepwise import Stepwise
 
 __all__ = [
     "MLP",

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.core import SigmoidCore, sigmoid_core
+from sigmoidcore.core import SigmoidCore, Stepwise, sigmoid_core
 from sigmoidcore.nn import fused
-from sigmoidcore.nn.stepwise import Stepwise
 
 
 class Chain(nn.Sequential):

@@ -14,9 +14,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from sigmoidcore._torch.eager import uncompiled
 from sigmoidcore._torch.hooks import copy_hooks
 from sigmoidcore._torch.recurrent import with_flat_weights, with_same_parameters
-from sigmoidcore.core import HALF, CoreModule
+from sigmoidcore.core import HALF, CoreModule, Stepwise
 from sigmoidcore.nn.recurrent_cells import CELLS, Cell, Sequences, State, Weights, fold
-from sigmoidcore.nn.stepwise import Stepwise
 
 
 class RecurrentCores(Stepwise, nn.RNNBase):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import own_copy
 from sigmoidcore._torch.eager import eager
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import gradient_size, spread
-from sigmoidcore.nn.stepwise import Stepwise
 from sigmoidcore.observation.observer import LayerObserver
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]

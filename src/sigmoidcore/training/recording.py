@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.equalizer.equalizer import Sample
-from sigmoidcore.nn.stepwise import Stepwise
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
 from sigmoidcore.training.data import Data, Split
