@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -74,8 +74,8 @@ def convert(
     plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered)
     _check_answered(plan.asked, plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
-        for core in choice.cores:
-            setattr(core.parent, core.key, core.module)
+        for name, core in choice.cores.items():
+            model.set_submodule(name, core)
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
     return plan.conversion
@@ -102,15 +102,6 @@ def planned(
     return plan
 
 
-class _Core(NamedTuple):
-    """A core and where it goes."""
-
-    parent: nn.Module
-    key: str
-    name: str
-    module: SigmoidCore | RecurrentCores
-
-
 @dataclass
 class Choice:
     """What to do with one site: `like` has the arguments of its core (none for a layer), None leaves it."""
@@ -118,22 +109,16 @@ class Choice:
     site: Site
     like: dict[str, Any] | None
     why: str
-    cores: list[_Core] = field(default_factory=list)
+    cores: dict[str, SigmoidCore | RecurrentCores] = field(default_factory=dict)  # by name
 
     def leave(self, why: str) -> None:
         """Make no core of it."""
-        self.like, self.why, self.cores = None, why, []
+        self.like, self.why, self.cores = None, why, {}
 
-    def add(
-        self, model: nn.Module, name: str, use: Use | None, made: SigmoidCore | RecurrentCores | None = None
-    ) -> None:
-        """Put a core under that name; if it is not made yet, on the device and in the dtype of its input."""
+    def add(self, model: nn.Module, name: str, use: Use | None) -> None:
+        """Make a core of that name, on the device and in the dtype of its input."""
         assert self.like is not None
-        activation, (parent_name, key) = self.site.module, _split(name)
-        parent = model.get_submodule(parent_name)
-        if made is not None:
-            self.cores.append(_Core(parent, key, name, made))
-            return
+        activation, parent = self.site.module, model.get_submodule(name.rpartition(".")[0])
         features, dim = use.features if use and use.features else (None, -1)
         core = SigmoidCore(features, dim=dim, **self.like)
         weight = use.weight if use and use.weight is not None else _weight_of(parent, model)
@@ -142,7 +127,7 @@ class Choice:
         core.train((activation or parent).training)
         if activation is not None:  # its hooks go on with the core
             (copy_hooks if self.cores else move_hooks)(activation, core)
-        self.cores.append(_Core(parent, key, name, core))
+        self.cores[name] = core
 
     def report(self) -> list[Activation]:
         """A line for the site, or for each of its cores."""
@@ -151,11 +136,11 @@ class Choice:
             return [Activation(self.site.name, kind, False, self.why)]
         changed = change(kind, self.like or {})
         rows: dict[int, Activation] = {}
-        for core in self.cores:
+        for name, core in self.cores.items():
             what = f"{self.why}; {changed}" if changed else self.why
-            if isinstance(core.module, SigmoidCore) and core.module.num_features is None:
+            if isinstance(core, SigmoidCore) and core.num_features is None:
                 what += "; one slope, because its number of features is not known"
-            rows.setdefault(id(core.module), Activation(core.name, kind, True, what, not changed))
+            rows.setdefault(id(core), Activation(name, kind, True, what, not changed))
         return list(rows.values())
 
 
@@ -205,11 +190,14 @@ class Plan:
 def _place(model: nn.Module, choice: Choice) -> None:
     """The cores of a site that is an attribute of its owner: one for each name, if the places differ."""
     site, layer = choice.site, recurrent_layer(choice.site)
-    made: SigmoidCore | RecurrentCores | None = None if layer is None else converted(layer)
-    for name in site.names:
-        choice.add(model, name, _common(site), made)
-        if len(site.uses) == 1:
-            made = choice.cores[0].module
+    if layer is not None:
+        choice.cores = dict.fromkeys(site.names, converted(layer))
+    elif len(site.uses) == 1:
+        choice.add(model, site.name, _common(site))
+        choice.cores = dict.fromkeys(site.names, choice.cores[site.name])
+    else:
+        for name in site.names:
+            choice.add(model, name, _common(site))
 
 
 def _common(site: Site) -> Use | None:
@@ -237,7 +225,7 @@ def _rewritten(model: nn.Module, owner: str, choices: list[Choice], calls: int) 
             pairs += _cores_for_calls(model, own, choice)
             continue
         choice.add(model, site.name, _common(site))
-        pairs.append((functions[site.index], _split(site.name)[1]))
+        pairs.append((functions[site.index], site.name.rpartition(".")[2]))
     return module, own.with_cores(pairs)
 
 
@@ -247,8 +235,8 @@ def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[
     prefix = f"{site.owner}." if site.owner else ""
     nodes = own.calls(lambda node: node.op == "call_module" and prefix + str(node.target) == site.name)
     names = [site.name, *(f"{site.name}_{i}" for i in range(1, len(nodes)))]
-    parent = model.get_submodule(_split(site.name)[0])
-    taken = [name for name in names[1:] if hasattr(parent, _split(name)[1])]
+    parent = model.get_submodule(site.name.rpartition(".")[0])
+    taken = [name for name in names[1:] if hasattr(parent, name.rpartition(".")[2])]
     if taken:
         raise UntraceableError(f"the name '{taken[0]}' is taken")
     if len(nodes) != len(site.uses):
@@ -269,9 +257,8 @@ def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[Choice]) ->
     for choice in choices:
         if choice.site in asked["include"]:
             done = choice.like is not None or is_core(choice.site.module)
-            whys[asked["include"][choice.site]].append(
-                (done, f"'{choice.site.name}' ({choice.site.kind}) {choice.why}")
-            )
+            reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
+            whys[asked["include"][choice.site]].append((done, reason))
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
@@ -286,8 +273,3 @@ def _weight_of(parent: nn.Module, model: nn.Module) -> Tensor | None:
     """A floating weight or buffer near a module."""
     tensors = (t for m in (parent, model) for t in (*m.parameters(), *m.buffers()))
     return next((t for t in tensors if t.is_floating_point()), None)
-
-
-def _split(name: str) -> tuple[str, str]:
-    parent, _, key = name.rpartition(".")
-    return parent, key

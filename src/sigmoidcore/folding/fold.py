@@ -119,8 +119,7 @@ def _replace(model: nn.Module, make: Callable[[nn.Module, str], nn.Module]) -> n
         if module not in made:
             made[module] = make(module, name)
         if made[module] is not module and name:
-            parent, _, key = name.rpartition(".")
-            setattr(model.get_submodule(parent), key, made[module])
+            model.set_submodule(name, made[module])
     return made[model]
 
 

@@ -77,7 +77,7 @@ def candidates(model: nn.Module, measurement: Measurement, names: Collection[str
     runs = Counter(layer.module for layer in layers if layer.kind == "SigmoidCore")
     for choice in choices:
         count = len(calls[choice.site.name])
-        if count > len({id(core.module) for core in choice.cores}) > 0:
+        if count > len({id(core) for core in choice.cores.values()}) > 0:
             runs[choice.site.name] = count
     left: dict[str, list[str]] = defaultdict(list)
     for name, count in runs.items():
