@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import activation as activations
 
 from sigmoidcore.conversion.dataflow import Role, features, nearest_weight, role_of, words
-from sigmoidcore.conversion.tracing import Part, PartTracer, UntraceableError, is_leaf, scratch_copy
+from sigmoidcore.conversion.tracing import Part, is_leaf
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import is_recurrent
 
@@ -116,11 +116,7 @@ def _parts(model: nn.Module) -> tuple[list[Part], dict[str, str], dict[str, str]
         if type(module).forward is nn.Module.forward or is_leaf(module):
             go_into(name, callers.get(name) or opaque)
             continue
-        try:
-            tracer = PartTracer()
-            part = Part(name, tracer.trace_copy(scratch_copy(module)), tracer.untraced)
-        except UntraceableError as error:
-            part = Part(name, fx.Graph(), {"": str(error)})
+        part = Part(name, module)
         parts.append(part)
         for inner, reason in part.untraced.items():
             place = join(name, inner)

@@ -6,7 +6,6 @@ import operator
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -28,15 +27,6 @@ _SEVERAL = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsp
 
 class UntraceableError(ValueError):
     """The forward of a model cannot be turned into a graph; the message says where and why."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module of the model whose forward could be traced as `module(x)` runs it."""
-
-    name: str  # in the model, "" for the model itself
-    graph: fx.Graph  # `node.meta` has `owner`, the module whose forward makes the call, and `call`, its number
-    untraced: dict[str, str]  # modules inside that are leaves because they cannot be traced, with the reason
 
 
 def scratch_copy(module: nn.Module) -> nn.Module:
@@ -113,14 +103,22 @@ class Tracer(fx.Tracer):
         return TensorProxy(node, self)
 
 
-class PartTracer(Tracer):
-    """A tracer that notes which forward makes a call, and goes around what it cannot follow."""
+class Part(Tracer):
+    """A module of a model as `module(x)` runs it: its graph, and the modules that are leaves because of their forward.
 
-    def __init__(self) -> None:
+    `node.meta` has `owner`, the name of the module whose forward makes the call, and `call`, how often that had run.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
         super().__init__(with_defaults=True)
+        self.name = name
         self.untraced: dict[str, str] = {}
         self._calls: Counter[str] = Counter()
         self._owners: list[str] = [""]
+        try:
+            self.trace_copy(scratch_copy(module))
+        except UntraceableError as error:
+            self.graph, self.untraced = fx.Graph(), {"": str(error)}
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

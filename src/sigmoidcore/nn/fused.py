@@ -12,7 +12,7 @@ modules, to rounding; docs/performance.md has what this gives.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,20 +79,16 @@ ListenerFactory = Callable[["Stack", Tensor], Listener]
 """Called when a stack runs with gradients: with what its first layer reads."""
 
 
-@runtime_checkable
-class HookOwner(Protocol):
-    """An owner of global hooks on modules that does not need them for layers that run as one."""
-
-    def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """The listeners for these modules if they run as one; None if they have to run one by one."""
-
-
 def _listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-    """What all owners of global hooks say together: at most one of them listens."""
+    """The listeners of all owners of global hooks, at most one; None if the modules have to run one by one.
+
+    An owner that does not need the modules one by one has a method `stack_listeners` (`observation.Observer`).
+    """
     owners = {id(owner): owner for owner in (getattr(hook, "__self__", None) for hook in global_hooks())}
     found: list[ListenerFactory] = []
     for owner in owners.values():
-        listeners = owner.stack_listeners(modules) if isinstance(owner, HookOwner) else None
+        ask = getattr(owner, "stack_listeners", None)
+        listeners = None if ask is None else ask(modules)
         if listeners is None:
             return None
         found += listeners
