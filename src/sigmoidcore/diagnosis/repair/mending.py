@@ -1,6 +1,5 @@
 """The report of `mend`: changes, remaining findings, and the diagnosis before and after."""
 
-import textwrap
 from dataclasses import dataclass
 
 from sigmoidcore.diagnosis.findings import Severity
@@ -69,14 +68,7 @@ class Mending:
         rows += [("before", summary(self.before)), *([("after", summary(self.after))] if self.done else [])]
         lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
         for label, text in rows:
-            lines += textwrap.wrap(
-                text,
-                terminal.width(),
-                initial_indent=f"  {label:<10}  ",
-                subsequent_indent=" " * 14,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            lines += terminal.wrapped(text, terminal.width(), f"  {label:<10}  ", " " * 14)
         return terminal.writable("\n".join(lines))
 
 

@@ -37,6 +37,8 @@ MARKS = {"nan": "not a number", "inf": "infinite", "0": "vanished to 0", "none":
 Box = tuple[float, float, float, float]
 """Left, top, width, height."""
 Point = tuple[float, float]
+Sizes = Sequence[tuple[int, float | None]]
+"""Positions of layers, ascending, with a size each."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,7 @@ def _updates(measurement: Measurement) -> Panel | None:
     return _bars("updates", "update-to-weight ratio", measurement, sizes, {})
 
 
-def _bars(
-    ident: str,
-    what: str,
-    measurement: Measurement,
-    sizes: Sequence[tuple[int, float | None]],
-    found: dict[str, list[int]],
-) -> Panel | None:
+def _bars(ident: str, what: str, measurement: Measurement, sizes: Sizes, found: dict[str, list[int]]) -> Panel | None:
     """Bars with a band each for findings, nan and inf above them, and for 0 and missing sizes below them."""
     if not sizes:
         return None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import replace
 
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
@@ -40,17 +40,17 @@ def nonfinite(evidence: Evidence) -> Found | None:
 
     *Source.* Arithmetic, as SageMaker Debugger's ExplodingTensor.
     """
-    firsts = [next(_places(measurement), None) for measurement in reversed(evidence.measurements)]
-    count = firsts.index(None) if None in firsts else len(firsts)
-    place = firsts[count - 1] if count else None
+    places = [next(_places(measurement), None) for measurement in reversed(evidence.measurements)]
+    count = places.index(None) if None in places else len(places)
+    place = places[count - 1] if count else None
     if place is None:
         return None
-    begin, once = evidence.measurements[-count], count == 1
+    (found, backward), begin = place, evidence.measurements[-count]
     half = any(layer.dtype == "float16" for layer in begin.layers)
-    if half and once and place.backward and begin.step is not None:
-        return Found(place.names, place.numbers, 0, place.message, SKIPPED, Severity.NOTE)
-    since = "" if once or begin.step is None else f" It began at step {begin.step}."
-    return Found(place.names, place.numbers, 0, place.message + since, place.remedy or (HALF if half else None))
+    if half and count == 1 and backward and begin.step is not None:
+        return replace(found, remedy=SKIPPED, severity=Severity.NOTE)
+    since = "" if count == 1 or begin.step is None else f" It began at step {begin.step}."
+    return replace(found, message=found.message + since, remedy=found.remedy or (HALF if half else None))
 
 
 def near_overflow(evidence: Evidence) -> Found | None:
@@ -87,44 +87,35 @@ def underflow(evidence: Evidence) -> Found | None:
     return Found(names, evidence.gradient(found[0]), SMALLEST_HALF, text)
 
 
-class _Place(NamedTuple):
-    """A place with inf or NaN."""
-
-    names: tuple[str, ...]
-    numbers: int
-    message: str
-    remedy: str | None = None
-    backward: bool = False
-
-
-def _places(measurement: Measurement) -> Iterator[_Place]:
-    """The places with inf or NaN: in the order of the forward pass, then of the backward pass."""
+def _places(measurement: Measurement) -> Iterator[tuple[Found, bool]]:
+    """The places with inf or NaN, in order, and whether they are in the backward pass."""
     if count := measurement.input_nonfinite:
-        yield _Place((), count, f"{_numbers(count, 'the inputs')} inf or NaN.", CLEAN_INPUTS)
+        yield Found((), count, 0, f"{_numbers(count, 'the inputs')} inf or NaN.", CLEAN_INPUTS), False
     names = tuple(w.name for w in measurement.weights if w.nonfinite)
     if count := sum(w.nonfinite for w in measurement.weights):
-        yield _Place(names, count, f"{_numbers(count, listed(names))} inf or NaN: an earlier step wrote them.")
+        text = f"{_numbers(count, listed(names))} inf or NaN: an earlier step wrote them."
+        yield Found(names, count, 0, text), False
     layers = [layer for layer in measurement.layers if layer.nonfinite]
     if layers:
         name, count = layers[0].name, layers[0].nonfinite
         later = f" {len(layers) - 1} layers after it have inf or NaN, too." if layers[1:] else ""
         text = f"{named(name)} is the first layer whose output has inf or NaN ({count} numbers).{later}"
-        yield _Place((name,), count, text)
+        yield Found((name,), count, 0, text), False
     backward = [layer for layer in reversed(measurement.layers) if _bad_gradient(layer)]
     names = tuple(layer.name for layer in backward[:1])
     if measurement.loss is not None and not math.isfinite(measurement.loss):
         of = f" ({measurement.loss_function})" if measurement.loss_function else ""
         at = f" The first gradient with inf or NaN is at {named(names[0])}." if names else ""
         text = f"The loss{of} is {measurement.loss}, although all layers return finite numbers.{at}"
-        yield _Place(names, 1, text, CHECK_LOSS)
+        yield Found(names, 1, 0, text, CHECK_LOSS), False
     if names:
         count = max(1, backward[0].nonfinite_gradient)
         text = f"{named(names[0])} is the first layer on the way back whose gradient has inf or NaN ({count} numbers)."
-        yield _Place(names, count, text, backward=True)
+        yield Found(names, count, 0, text), True
     names = tuple(w.name for w in measurement.weights if w.nonfinite_gradient)
     if count := sum(w.nonfinite_gradient for w in measurement.weights):
         text = f"{_numbers(count, f'the gradients of {listed(names)}')} inf or NaN."
-        yield _Place(names, count, text, backward=True)
+        yield Found(names, count, 0, text), True
 
 
 def _numbers(count: int, of: str) -> str:
