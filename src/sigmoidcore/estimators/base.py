@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone, is_regressor
+from sklearn.base import BaseEstimator, is_regressor
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
@@ -100,11 +100,11 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     # --- a subclass defines these --------------------------------------------------------------------------------
 
     @abstractmethod
-    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
-        """Check targets and classes; returns both, with the weights of classes in those of the samples."""
+    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> Table:
+        """Check the targets; returns the samples, with the weights of their classes."""
 
     @abstractmethod
-    def _targets_of(self, table: Table, classes: Any) -> Targets:
+    def _targets_of(self, table: Table) -> Targets:
         """The classes, or the scaling of the targets."""
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -118,9 +118,9 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         try:
             first = not hasattr(self, "network_") or not (incremental or self.warm_start)
             table = self._checked(X, y, sample_weight, first)
-            table, classes = self._check(table, classes, incremental=incremental, first=first)
+            table = self._check(table, classes, incremental=incremental, first=first)
             with isolated():
-                self._fit(_with_weight(table), classes, incremental=incremental, first=first)
+                self._fit(_with_weight(table), incremental=incremental, first=first)
         except BaseException:
             self.__dict__ = before
             raise
@@ -138,14 +138,14 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
         return Table(X, y, weights)
 
-    def _fit(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> None:
+    def _fit(self, table: Table, *, incremental: bool, first: bool) -> None:
         """Train on checked samples. Objects that attributes refer to are replaced, never modified."""
         random = check_random_state(self.random_state)
         held_out = None
         if self.early_stopping:
             table, held_out = self._split(table, self.validation_fraction, random)
         if first:
-            self._targets = self._targets_of(table, classes)
+            self._targets = self._targets_of(table)
             self._scaling = Scaling(table.X, table.weights)
         widths = (table.X.shape[1], *hidden_widths(self.hidden_layer_sizes), self._targets.outputs)
         if not first and widths != self._widths:
@@ -156,7 +156,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             self.weight_decay_ = float(self.weight_decay)
         elif first:
             few = incremental or table.X.shape[0] < FEWEST
-            self.weight_decay_ = DEFAULT_DECAY if few else self._best_decay(table, classes, random)
+            self.weight_decay_ = DEFAULT_DECAY if few else self._best_decay(table, random)
         if first:
             self._new_network(table.X, widths, random)
         samples = Samples(table, self._targets.encode(table.y), self._scaling, torch.device(self.device))
@@ -176,7 +176,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
 
-    def _best_decay(self, table: Table, classes: Any, random: Random) -> float:
+    def _best_decay(self, table: Table, random: Random) -> float:
         """The weight decay with the lowest loss on held-out samples.
 
         With a part of the samples, it is divided by the ratio of their numbers: the best time scale of AdamW, in
@@ -190,11 +190,11 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         seed = random.randint(2**31 - 1)
         losses: dict[float, float] = {}
         for decay in DECAYS:
-            trial: Self = clone(self).set_params(
+            trial: Self = copy.copy(self).set_params(
                 weight_decay=decay, early_stopping=False, warm_start=False, verbose=False, random_state=seed
             )
             try:
-                trial._fit(table, classes, incremental=False, first=True)
+                trial._fit(table, incremental=False, first=True)
             except FloatingPointError:
                 continue
             if trial._interrupted:

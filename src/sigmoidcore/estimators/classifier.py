@@ -93,7 +93,7 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
     def _multilabel(self) -> bool:
         return isinstance(self._targets, Labels)
 
-    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
+    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> Table:
         y, weights = table.y, table.weights
         check_classification_targets(y)
         if type_of_target(y).startswith("multiclass-multioutput"):
@@ -119,11 +119,11 @@ class SigmoidCoreClassifier(ClassifierMixin, SigmoidCoreEstimator):  # type: ign
             now, before = ("one class", "several labels") if self._multilabel else ("several labels", "one class")
             raise ValueError(f"y has {now} a sample, and had {before} before")
         _check_classes(y, classes)
-        return table._replace(weights=weights), classes
+        self.classes_: Any = classes
+        return table._replace(weights=weights)
 
-    def _targets_of(self, table: Table, classes: Any) -> Targets:
-        self.classes_ = classes
-        return Labels(table.y) if table.y.ndim == 2 else Classes(classes)
+    def _targets_of(self, table: Table) -> Targets:
+        return Labels(table.y) if table.y.ndim == 2 else Classes(self.classes_)
 
     def __sklearn_tags__(self) -> Any:
         """The estimator's properties for scikit-learn."""

@@ -1,46 +1,39 @@
-"""Checks of the estimators' parameters: an error names the parameter, its value, and the allowed values."""
+"""Checks of the estimators' parameters, and the values of "auto"."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_scalar
 
 from sigmoidcore.calibration.calibrate import MOST_SATURATED
 
-Allowed = tuple[type, str, Callable[[Any], bool]]
-"""The type of a parameter, its values in words, and the test for them."""
-COUNT: Allowed = (Integral, "a whole number of at least 1", lambda value: value >= 1)
-NOT_NEGATIVE: Allowed = (Real, "a finite number of at least 0", lambda value: 0 <= value < math.inf)
-NUMBERS: dict[str, Allowed] = {
-    "max_iter": COUNT,
-    "n_iter_no_change": COUNT,
-    "batch_size": COUNT,
-    "saturation": (Real, f"a number above 0, up to {MOST_SATURATED:g}", lambda value: 0 < value <= MOST_SATURATED),
-    "tolerance": (Real, "a finite factor above 1", lambda value: 1 < value < math.inf),
-    "learning_rate_init": (Real, "a finite number above 0", lambda value: 0 < value < math.inf),
-    "weight_decay": NOT_NEGATIVE,
-    "tol": NOT_NEGATIVE,
-    "validation_fraction": (Real, "a number between 0 and 1", lambda value: 0 < value < 1),
+RANGES: dict[str, tuple[type, float, float, str]] = {
+    "max_iter": (Integral, 1, math.inf, "both"),
+    "n_iter_no_change": (Integral, 1, math.inf, "both"),
+    "batch_size": (Integral, 1, math.inf, "both"),
+    "saturation": (Real, 0, MOST_SATURATED, "right"),
+    "tolerance": (Real, 1, math.inf, "neither"),
+    "learning_rate_init": (Real, 0, math.inf, "neither"),
+    "weight_decay": (Real, 0, math.inf, "left"),
+    "tol": (Real, 0, math.inf, "left"),
+    "validation_fraction": (Real, 0, 1, "neither"),
 }
+"""Type, smallest and largest value, and which of the two are allowed."""
 AUTOMATIC = ("batch_size", "max_iter", "saturation", "weight_decay")
 
 
 def check_parameters(estimator: Any) -> None:
-    """Raise a ValueError if a parameter has a value that is not allowed."""
-    hidden_widths(estimator.hidden_layer_sizes)
-    for name in ("shuffle", "warm_start", "early_stopping"):
+    """Raise a ValueError or a TypeError if a parameter has a value that is not allowed."""
+    for name, (kind, smallest, largest, bounds) in RANGES.items():
         value = getattr(estimator, name)
-        if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"{name} must be True or False, got {value!r}")
-    for name, (kind, allowed, fits) in NUMBERS.items():
-        value, automatic = getattr(estimator, name), name in AUTOMATIC
-        if automatic and isinstance(value, str) and value == "auto":
-            continue
-        if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
-            words = f'"auto" or {allowed}' if automatic else allowed
-            raise ValueError(f"{name} must be {words}, got {value!r}")
+        if name in AUTOMATIC and isinstance(value, str):
+            if value != "auto":
+                raise ValueError(f'{name} must be "auto" or a number, got {value!r}')
+        else:
+            check_scalar(value, name, kind, min_val=smallest, max_val=largest, include_boundaries=bounds)
 
 
 def hidden_widths(sizes: Any) -> tuple[int, ...]:

@@ -31,13 +31,13 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         """Train for one epoch at the full rate; see `SigmoidCoreClassifier.partial_fit`."""
         return self._learn(X, y, sample_weight, incremental=True)
 
-    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> tuple[Table, Any]:
+    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> Table:
         if sparse.issparse(table.y):
             raise ValueError("y is a sparse matrix: a regressor needs an array, give y.toarray()")
         columns = math.prod(table.y.shape[1:])
         if not first and columns != self.n_outputs_:
             raise ValueError(f"y has {columns} targets a sample, and had {self.n_outputs_} before")
-        return table, None
+        return table
 
-    def _targets_of(self, table: Table, classes: Any) -> Targets:
+    def _targets_of(self, table: Table) -> Targets:
         return Numbers(table)

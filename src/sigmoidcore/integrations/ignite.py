@@ -1,11 +1,11 @@
 """pytorch-ignite: a handler that equalizes and monitors."""
 
-from typing import Self, Unpack
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from sigmoidcore.integrations.watcher import Options, Watcher
+from sigmoidcore.integrations.watcher import Watcher
 
 try:
     import ignite.distributed as idist
@@ -50,7 +50,7 @@ class SigmoidCoreHandler(Watcher):
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None = None,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._training = model, optimizer

@@ -1,12 +1,12 @@
 """Lightning: a callback that equalizes and monitors, for `lightning` and `pytorch_lightning`."""
 
 import importlib
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import nn
 
-from sigmoidcore.integrations.watcher import Options, Watcher
+from sigmoidcore.integrations.watcher import Watcher
 
 __all__ = ["SigmoidCoreCallback"]
 
@@ -47,7 +47,7 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __init__(self, *, module: str = "", optimizer: int | None = None, **options: Unpack[Options]) -> None:
+    def __init__(self, *, module: str = "", optimizer: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._module = module
         self._optimizer = optimizer

@@ -1,11 +1,11 @@
 """Hugging Face Trainer: a callback that equalizes and monitors."""
 
 import json
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 
-from sigmoidcore.integrations.watcher import Options, Watcher
+from sigmoidcore.integrations.watcher import Watcher
 
 try:
     from transformers.trainer_callback import ExportableState, TrainerCallback
@@ -38,7 +38,7 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
         >>> trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __init__(self, **options: Unpack[Options]) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.has_sinks = bool(self.sinks)
 

@@ -1,7 +1,7 @@
 """The common part of all callbacks: an Equalizer and a Monitor from the beginning to the end of a training."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,16 +10,6 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.integrations.summary import Sink
-
-
-class Options(TypedDict, total=False):
-    """The arguments of a `Watcher`, for the callbacks that have more."""
-
-    tolerance: float
-    floor: float
-    every: int | Literal["auto"] | None
-    monitor_every: int | None
-    sinks: Sequence[Sink]
 
 
 class Watcher:
