@@ -58,7 +58,7 @@ def main(arguments=None):
         accelerator.load_state(str(last))
         done = int(last.name.split("-")[1])
 
-    with lines, equalizer, monitor:
+    with equalizer, monitor:
         for epoch in range(done, options.epochs):
             for x, y in loader:
                 with accelerator.accumulate(model):

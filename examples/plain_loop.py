@@ -39,8 +39,8 @@ def main(arguments=None):
     sc.prepare(model, train[0])
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)
 
+    table = CSV(options.folder / "samples.csv")
     with (
-        CSV(options.folder / "samples.csv") as table,
         sc.Equalizer(model, optimizer, sinks=[table]) as equalizer,
         sc.Monitor(model, every=20, sinks=[table]) as monitor,
     ):

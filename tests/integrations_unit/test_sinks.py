@@ -146,8 +146,7 @@ def rows_of(path):
 
 def test_a_table_has_a_row_for_every_sample_and_is_continued(tmp_path):
     for sample in (MEASUREMENT, SAMPLE):
-        with CSV(tmp_path / "samples.csv") as table:
-            table(sample)
+        CSV(tmp_path / "samples.csv")(sample)
     assert rows_of(tmp_path / "samples.csv") == [
         {"step": 7, **scalars(MEASUREMENT)},
         {"step": 7, **scalars(SAMPLE)},
@@ -157,9 +156,9 @@ def test_a_table_has_a_row_for_every_sample_and_is_continued(tmp_path):
 def test_lines_of_json_have_every_layer(tmp_path):
     path = tmp_path / "samples.jsonl"
     broken = replace(MEASUREMENT.layers[0], gradient=math.nan)
-    with JSONL(path) as lines:
-        for sample in (MEASUREMENT, SAMPLE, Measurement((broken,), (), samples=8, step=9)):
-            lines(sample)
+    lines = JSONL(path)
+    for sample in (MEASUREMENT, SAMPLE, Measurement((broken,), (), samples=8, step=9)):
+        lines(sample)
     first, second, third = rows_of(path)
     layers = {"layers": ["0", "1", "2", "3", "4"], "gradients": [0.5, 9.0, 2.0, None, None]}
     assert first == {"kind": "measurement", "step": 7, **scalars(MEASUREMENT), **layers}
@@ -168,35 +167,30 @@ def test_lines_of_json_have_every_layer(tmp_path):
 
 
 @pytest.mark.parametrize("sink", [CSV, JSONL])
-def test_a_line_is_in_the_file_at_once_and_a_closed_file_is_opened_again(sink, tmp_path):
+def test_the_file_is_created_at_the_first_sample_and_a_line_is_in_it_at_once(sink, tmp_path):
     path = tmp_path / f"samples.{sink.__name__.lower()}"
-    with sink(path) as file:
-        assert not path.exists()
-        file(SAMPLE)
-        assert [row["step"] for row in rows_of(path)] == [7]
-    with file:
-        file(replace(SAMPLE, step=8))
-    assert [row["step"] for row in rows_of(path)] == [7, 8]
+    file = sink(path)
+    assert not path.exists()
+    file(SAMPLE)
+    assert [row["step"] for row in rows_of(path)] == [7]
 
 
 @pytest.mark.parametrize("sink", [CSV, JSONL])
 def test_a_line_that_a_killed_process_left_incomplete_is_removed_and_quoted(sink, tmp_path):
     path = tmp_path / f"samples.{sink.__name__.lower()}"
-    with sink(path) as file:
-        for step in (1, 2):
-            file(replace(SAMPLE, step=step))
+    for step in (1, 2):
+        sink(path)(replace(SAMPLE, step=step))
     complete = path.read_bytes()
     for end in range(len(complete)):
         path.write_bytes(complete[:end])
         rest = complete[complete[:end].rfind(b"\n") + 1 : end].decode()
         before = max(complete[:end].count(b"\n") - (sink is CSV), 0)
-        with sink(path) as file:
-            if rest:
-                message = f"{path}: removed the incomplete last line {rest[:100]!r}"
-                with pytest.warns(RuntimeWarning, match=re.escape(message)):
-                    file(replace(SAMPLE, step=3))
-            else:
-                file(replace(SAMPLE, step=3))
+        if rest:
+            message = f"{path}: removed the incomplete last line {rest[:100]!r}"
+            with pytest.warns(RuntimeWarning, match=re.escape(message)):
+                sink(path)(replace(SAMPLE, step=3))
+        else:
+            sink(path)(replace(SAMPLE, step=3))
         assert [row["step"] for row in rows_of(path)] == [*[1, 2][:before], 3]
 
 

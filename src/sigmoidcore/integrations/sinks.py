@@ -8,11 +8,9 @@ import math
 import os
 import warnings
 from abc import ABC, abstractmethod
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigmoidcore._files import Closable
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.integrations.summary import SCALARS, Sink, picture, scalars
@@ -132,8 +130,8 @@ class MLflow(_Tracker):
             self._client.log_image(self._run_id, image, key=name, step=step)
 
 
-class _LineFile(Closable, ABC):
-    """Appends a line for every sample to a file, which is created at the first one. `with` closes it."""
+class _LineFile(ABC):
+    """Appends a line for every sample to a file, which is open only meanwhile."""
 
     _begin: str
     """The beginning of the first line."""
@@ -141,26 +139,18 @@ class _LineFile(Closable, ABC):
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._file: TextIOWrapper | None = None
+        self._repaired = False
 
     def __call__(self, sample: Measurement | Sample) -> None:
-        """Append a line, which is in the file at once."""
-        if self._file is None:
+        """Append a line."""
+        if not self._repaired:
             self._repair()
-            self._file = self._path.open("a", encoding="utf-8", newline="")
-            if self._file.tell() == 0:
-                self._file.write(self._header)
-        self._file.write(self._line(sample) + "\n")
-        self._file.flush()
+            self._repaired = True
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            file.write((self._header if file.tell() == 0 else "") + self._line(sample) + "\n")
 
     @abstractmethod
     def _line(self, sample: Measurement | Sample) -> str: ...
-
-    def close(self) -> None:
-        """Close the file; the next sample opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def _repair(self) -> None:
         """Check the first line, and remove an incomplete last line: the next would become a part of it."""
@@ -172,7 +162,7 @@ class _LineFile(Closable, ABC):
         if complete < len(data):
             os.truncate(self._path, complete)
             text = data[complete:][:100].decode(errors="replace")
-            warnings.warn(f"{self._path}: removed the incomplete last line {text!r}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{self._path}: removed the incomplete last line {text!r}", RuntimeWarning, stacklevel=3)
 
 
 class CSV(_LineFile):
@@ -194,8 +184,8 @@ class CSV(_LineFile):
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with CSV(Path(folder) / "samples.csv") as table:
-        ...         table(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
+        ...     table = CSV(Path(folder) / "samples.csv")
+        ...     table(Sample(step=3, spread=1.5, log_sizes=(0.0, 0.4), slopes=1, neurons=0))
         ...     print((Path(folder) / "samples.csv").read_text().splitlines()[1])
         3,,,,,,,,,1.5,1,0
     """
