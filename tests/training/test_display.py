@@ -90,3 +90,16 @@ def test_a_long_epoch_has_a_line_every_ten_seconds(clock):
     lines = plain_lines(clock, 60, 1.0, lambda n: Progress(0, n, 1000, torch.tensor(0.5), 0.0, None, None))
     assert 5 <= len(lines) <= 6
     assert "step 10/1000  loss 0.5  accuracy -  spread 1.000  16:30 left" in lines[0]
+
+
+def test_a_plain_line_that_is_too_wide_leaves_out_the_step(clock):
+    file = io.StringIO()
+    screen = display.Screen(Console(file=file, width=80), live=False)
+    with screen.training("a network", 10_000, CLASSES) as meter:
+        for step in (100_000, 1_000_000):
+            clock[0] += 20
+            progress = Progress(9_999, step, 1_000_000, torch.tensor(0.00714), 0.0, None, 97.7, 0.00714)
+            meter.update(progress, 1.2e7, profile(1.0))
+    line = file.getvalue().splitlines()[-1]
+    assert len(line) <= 80
+    assert line.split()[:4] == ["epoch", "10000/10000", "loss", "0.00714"]

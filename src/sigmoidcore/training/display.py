@@ -157,7 +157,9 @@ class Meter:
             self._live.update(self._view(progress, cells, profile), refresh=True)
         else:
             epoch = f"epoch {progress.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
-            self.screen.verbatim("  ".join([epoch, f"step {progress.step}/{progress.steps}", *cells]))
+            line = "  ".join([epoch, f"step {progress.step}/{progress.steps}", *cells])
+            fits = _INDENT + len(line) <= self.screen.console.width
+            self.screen.verbatim(line if fits else "  ".join([epoch, *cells]))
 
     def _time_left(self, progress: Progress, now: float) -> str:
         since, first = self._first or (now, progress.step)
