@@ -35,6 +35,8 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
             screen.say(line)
     screen.verbatim(f"into {run.folder}", style="dim")
     run.save_preprocessing(choice.data.preprocessing)
+    if state is None:
+        run.log("data", columns=dict(choice.data.fingerprint))
     training: RecordedTraining | None = None
     board = Board(run.folder, state.step if state else 0) if choice.options.tensorboard else None
     outcome = "finished"

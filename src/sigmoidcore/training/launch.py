@@ -25,6 +25,7 @@ from sigmoidcore.training.runs.folder import (
     load_data,
     parse_config,
     read_config,
+    refuse_changed,
 )
 from sigmoidcore.training.runs.lock import InUseError
 from sigmoidcore.training.session import CtrlC, bad_input, interrupted, threads
@@ -70,7 +71,11 @@ def run_training(
             place = place_of(options.device, options.precision)
             ctrl_c = stack.enter_context(CtrlC(patient=place.count > 1))
             stack.enter_context(threads(options.threads))
-            choice = choose(options, load_data(options), ctrl_c, run_users_code="model" in given)
+            data = load_data(options)
+            if checkpoint is not None:
+                remedy = f"restore it, or start a new run: sigmoid-core train --config {Path(str(resume), CONFIG)}"
+                refuse_changed(data, checkpoint.state.values.get("rows", ()), remedy)
+            choice = choose(options, data, ctrl_c, run_users_code="model" in given)
         except ValueError as error:
             raise bad_input(str(error)) from error
         except KeyboardInterrupt as error:

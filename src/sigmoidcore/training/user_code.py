@@ -17,6 +17,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.training.data import Data
+from sigmoidcore.training.runs.state import seed_all
 from sigmoidcore.training.session import bad_input
 
 
@@ -63,7 +64,7 @@ def users_model(target: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 def trainable_model(target: str, data: Data, seed: int) -> nn.Module:
     """The user's model, which accepts the data and has parameters to train."""
-    torch.manual_seed(seed)  # the weights are those of this seed
+    seed_all(seed)  # the weights are those of this seed
     model = users_model(target, data.shape, data.outputs)
     inputs = data.probes(2)[0]
     mode = model.training

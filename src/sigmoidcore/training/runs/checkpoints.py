@@ -29,7 +29,7 @@ from sigmoidcore._files import open_regular, read_regular, sync_folder, write_sy
 from sigmoidcore.training.data import memory
 from sigmoidcore.training.runs.state import State
 
-FORMAT = 2
+FORMAT = 3
 """Version of a checkpoint."""
 LATEST = 2
 """Number of the latest checkpoints that are kept: if the last one is damaged, there is one before it."""
@@ -38,7 +38,6 @@ _WEIGHTS, _TENSORS, _STATE, _CONFIG = "model.safetensors", "training.safetensors
 _MANIFEST = "manifest.json"
 _FILES = (_WEIGHTS, _TENSORS, _STATE, _CONFIG)
 _NAME = re.compile(r"step-(\d{9,12})")
-_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 class DamagedError(Exception):
@@ -80,7 +79,7 @@ class Checkpoints:
         files = {
             _WEIGHTS: save(state.weights, metadata={"format": "pt"}),
             _TENSORS: save(state.tensors, metadata={"format": "pt"}),
-            _STATE: json.dumps(_as_json(state.values), allow_nan=False).encode(),
+            _STATE: json.dumps(state.values).encode(),
             _CONFIG: config,
         }
         try:
@@ -203,7 +202,7 @@ def _read(path: Path) -> tuple[State, bytes]:
     manifest = _read_manifest(path)
     for name in _FILES:
         _check(path / name, manifest["files"][name])
-    values = _from_json(_json(path / _STATE))
+    values = _json(path / _STATE)
     weights, tensors = (read_tensors(path / name)[1] for name in (_WEIGHTS, _TENSORS))
     return State(manifest["step"], manifest["score"], weights, tensors, values), read_regular(path / _CONFIG)
 
@@ -230,20 +229,3 @@ def _json(path: Path, limit: int = -1) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise DamagedError(f"{path.name} is not a JSON object")
     return contents
-
-
-def _as_json(value: Any) -> Any:
-    """The value with {"float": "inf"} for numbers that JSON cannot express."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {"float"} and value["float"] in _NOT_FINITE:
-            return _NOT_FINITE[value["float"]]
-        return {key: _from_json(item) for key, item in value.items()}
-    return [_from_json(item) for item in value] if isinstance(value, list) else value

@@ -22,7 +22,7 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -32,7 +32,7 @@ import torch
 
 import sigmoidcore
 from sigmoidcore._files import Closable, read_regular, write_file
-from sigmoidcore.training.data import Data, DataError, Preprocessing, load
+from sigmoidcore.training.data import Data, DataError, Preprocessing, changes, load
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.options import OptionError, Options
 from sigmoidcore.training.runs.checkpoints import Checkpoint, Checkpoints
@@ -143,7 +143,7 @@ class Run(Closable):
     def log(self, kind: str, **values: Any) -> None:
         """Append a line to metrics.jsonl. Numbers that are not finite become "inf", "-inf" or "nan"."""
         append(self.folder / METRICS, kind, **values)
-        if kind in ("run", "epoch"):
+        if kind in ("run", "data", "epoch"):
             self._rows.append({"kind": kind, **values})
 
     def save_checkpoint(self, state: State) -> Path:
@@ -222,6 +222,14 @@ def check_output(folder: Path | None, overwrite: bool) -> None:
         raise ValueError(f"cannot write {folder}: {existing.name} is a file; give another --output")
     if not os.access(existing, os.W_OK):
         raise ValueError(f"cannot write {folder}: Permission denied; give another --output")
+
+
+def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
+    """DataError if the values of a data set are not those that the "data" row of a run's metrics tells of."""
+    known = next((row.get("columns") for row in rows if row["kind"] == "data"), None)
+    found = changes(known, data.fingerprint) if isinstance(known, dict) else ()
+    if found:
+        raise DataError(f"{data.name} has changed since the training ({'; '.join(found)}): {remedy}")
 
 
 def read_config(folder: Path) -> Config:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from sigmoidcore._files import read_regular, write_file
 from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
-from sigmoidcore.training.runs.folder import CONFIG, METRICS, PREPROCESSING, Config, data_of, read_config, read_metrics
+from sigmoidcore.training.runs.folder import (
+    CONFIG,
+    METRICS,
+    PREPROCESSING,
+    Config,
+    data_of,
+    read_config,
+    read_metrics,
+    refuse_changed,
+)
 from sigmoidcore.training.runs.network import network_of
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.export import FORMATS, exported, path_of_preprocessing
@@ -76,19 +85,21 @@ class TrainedRun:
     @property
     def metrics(self) -> Any:
         """Metrics of the training, a pandas.DataFrame with a row per epoch: step, loss, metric, spread."""
-        with _readable(self.folder / METRICS, "was the file edited?"):
-            rows = read_metrics(self.folder / METRICS)
-        epochs = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "epoch"]
+        epochs = [{k: v for k, v in row.items() if k != "kind"} for row in self._rows() if row["kind"] == "epoch"]
         return needed("pandas", "pandas").DataFrame(epochs)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        with _readable(self.folder / METRICS, "was the file edited?"):
+            return read_metrics(self.folder / METRICS)
 
     def data(self) -> Data:
         """The data set of the training, split in the same way; DataError if it has changed or is gone."""
         data = data_of(self.config.options)
+        remedy = "its test part may contain samples of the training; give other data to evaluate on"
+        if (self.folder / METRICS).exists():
+            refuse_changed(data, self._rows(), remedy)
         if not data.preprocessing.alike(self.preprocessing):
-            raise DataError(
-                f"{data.name} has changed since the training: its test part may contain samples of the training; give "
-                "other data to evaluate on"
-            )
+            raise DataError(f"{data.name} has changed since the training: {remedy}")
         return data
 
     def predict(
