@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _ended_by_sigterm() as received:
             code = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)
-        if code == 130:  # typer returns it for Ctrl-C, without a message
+        if code == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt(*received)
         return code if isinstance(code, int) else 0
     except (Exception, KeyboardInterrupt) as error:
@@ -85,7 +85,7 @@ def _ended_by_sigterm() -> Iterator[list[int]]:
 
     def end(number: int, frame: FrameType | None) -> None:
         received.append(128 + number)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(128 + number)
 
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, end) if is_main else None
