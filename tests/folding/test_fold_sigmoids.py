@@ -167,9 +167,6 @@ def test_a_network_has_sigmoids_before_its_linears_and_tanhs_before_its_padded_c
     assert_becomes(model, x, acts=[nn.Tanh, nn.Tanh, nn.Sigmoid])
 
 
-# --- layers before a core --------------------------------------------------------------------------------------------
-
-
 # --- what lies between -----------------------------------------------------------------------------------------------
 
 
@@ -210,9 +207,6 @@ def test_if_one_reader_cannot_take_the_half_in_the_tanh_stays(case):
         **{"a": nn.Linear(4, 4), "act": core(4), "b": nn.Linear(4, 4), "c": nn.Linear(8, 4)},
     )
     assert_stays(model, torch.randn(3, 4))
-
-
-# --- layers that are not to be touched -------------------------------------------------------------------------------
 
 
 # --- models that were converted --------------------------------------------------------------------------------------
@@ -259,9 +253,3 @@ def test_a_sigmoid_that_was_centered_by_convert_is_the_sigmoid_of_the_class_agai
     assert folded.state_dict().keys() == plain.state_dict().keys()
     assert_same(folded(x), model(x), 1e-5)
     assert isinstance(sc.fold(model), fx.GraphModule)  # the class has no place for a tanh
-
-
-# --- a copy that can be used -----------------------------------------------------------------------------------------
-
-
-# --- networks that nobody thought of ---------------------------------------------------------------------------------

@@ -167,3 +167,25 @@ def test_prepare_sets_the_saturation_level_over_time(saturation):
     z = model.rnn.slope * (torch.stack(seen) - model.rnn.shift)
     assert float(z.square().mean().sqrt()) == pytest.approx(saturation, rel=0.15)
     assert float(report.levels[0]) == pytest.approx(saturation, rel=0.15)
+
+
+def test_slopes_stay_in_float32_in_half_precision_and_a_state_dict_without_them_resets_them():
+    model, inputs = RNN(3, 8), torch.randn(6, 4, 3)
+    prepare(model, inputs)
+    slope = model.slope.clone()
+    model.to(torch.bfloat16)
+    assert torch.equal(model.slope, slope)
+    assert model(inputs.bfloat16())[0].dtype == torch.bfloat16
+    model.load_state_dict({name: p for name, p in model.named_parameters()})
+    assert (model.slope.item(), model.steps.item(), bool(model.shift.any())) == (4.0, 0, False)
+
+
+def test_reset_gives_memory_without_values_the_weights_of_a_new_layer():
+    with torch.device("meta"):
+        layer = RNN(3, 8)
+    layer = layer.to_empty(device="cpu")
+    torch.manual_seed(4)
+    layer.reset_parameters()
+    torch.manual_seed(4)
+    expected = RNN(3, 8).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in layer.state_dict().items())

@@ -132,10 +132,11 @@ class FreshWeights(LayerObserver):
         # One draw, which the global generator keeps: the next model gets other weights.
         self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
-    def begin(self) -> None:
-        """Forget the tensors of the pass before."""
+    def attach(self) -> None:
+        """Watch a pass; the tensors of the one before are forgotten."""
         self._outputs, self._last, self._scales = WeakTensorKeyDictionary(), None, []
         self.drawn = set()
+        super().attach()
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Draw the weights of a layer that has not been reached before."""
@@ -204,11 +205,8 @@ def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> 
 
 
 def _check_weights(layers: dict[str, nn.Module]) -> None:
-    computed = [
-        name
-        for name, layer in layers.items()
-        if isinstance(layer, WEIGHTED) and "weight" not in dict(layer.named_parameters(recurse=False))
-    ]
+    weighted = {name: layer for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
+    computed = [name for name, layer in weighted.items() if "weight" not in dict(layer.named_parameters(recurse=False))]
     if computed:
         raise ValueError(
             f"the weight of layer '{computed[0]}' ({len(computed)} in all) is computed from other parameters "

@@ -62,7 +62,6 @@ class Solver(LayerObserver):
         self._solution, self._log_gains = Solution(), log_gains
         with ExitStack() as stack, torch.enable_grad():
             if self._weights is not None:
-                self._weights.begin()
                 stack.enter_context(self._weights)
             stack.enter_context(self)
             outputs = floating_tensors(run(self._model, inputs))

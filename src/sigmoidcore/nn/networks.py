@@ -138,11 +138,8 @@ class ConvNet(nn.Sequential):
 class RNN(Stepwise):
     """A recurrent layer of centered cores, run by PyTorch's own fused tanh kernel.
 
-    x_t = W_ih u_t + W_hh y_{t-1} + b,  y_t = sigmoid(alpha (x_t - mu)) - 1/2. A centered core is tanh(z/2)/2, so with
-    h = 2 y and weights alpha/2 W_ih, alpha/4 W_hh and bias alpha/2 (b - mu), h_t is that of `nn.RNN`.
-
-    `sigmoidcore.prepare` sets orthogonal W_hh, the size of W_ih, the shift and the one slope for which the gradient
-    keeps its size through time over the sequences given.
+    x_t = W_ih u_t + W_hh y_{t-1} + b,  y_t = sigmoid(alpha (x_t - mu)) - 1/2. `sigmoidcore.prepare` sets an orthogonal
+    W_hh, the size of W_ih, the shift and the one slope for which the gradient keeps its size through time.
 
     Args:
         input_size: features of a step.
@@ -210,7 +207,7 @@ class RNN(Stepwise):
             )
         if state is None:
             state = inputs.new_zeros(1, inputs.shape[0 if self.batch_first else 1], self.hidden_size)
-        half = self.slope.to(inputs.dtype) / 2
+        half = self.slope.to(inputs.dtype) / 2  # y = tanh(z/2)/2: 2 y is the h of nn.RNN with the weights below
         bias = half * (self.bias - self.shift.to(inputs.dtype))
         weights = [half * self.weight_ih, half / 2 * self.weight_hh, bias, torch.zeros_like(bias)]
         output, last = torch.rnn_tanh(inputs, 2 * state, weights, True, 1, 0.0, self.training, False, self.batch_first)
