@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sigmoidcore import MLP, Equalizer, SigmoidCore, prepare
-from sigmoidcore.gain import slope_for_floor
-from sigmoidcore.observation.process_group import Ranks
 
 pytestmark = pytest.mark.integration
 on_ranks = TwoProcesses()
@@ -206,60 +204,6 @@ def test_different_slopes_sharded_slopes_and_a_group_without_this_rank_are_refus
     assert "slopes and shifts are not the same on all ranks" in first["different slopes"]
     assert "the trained slopes of core '1' are sharded" in first["sharded slopes"]
     assert "this process does not belong to process_group" in second["another group"]
-
-
-# --- statistics ------------------------------------------------------------------------------------------------------
-
-
-def uneven() -> tuple[Tensor, Tensor]:
-    """Preactivations of very different sizes, and slopes; the first rank has 70 of the 100 rows."""
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(100, 6, generator=generator) * torch.tensor([0.1, 1.0, 10.0, 100.0, 1e4, 3.0])
-    return x, torch.tensor([4.0, 4.0, 4.0, 4.0, 4.0, 0.5])
-
-
-@on_ranks
-def statistics(rank: int) -> dict[str, Any]:
-    x, alpha = uneven()
-    x = x[:70] if rank == 0 else x[70:]
-    ranks, sent = Ranks(), []
-    reduce = dist.all_reduce
-
-    def counted(values: Tensor, **options: Any) -> None:
-        sent.append(values.nbytes)
-        reduce(values, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dist, "all_reduce", counted)
-        found = {
-            "mean": ranks.means([x.mean(0), x.square().mean()], [len(x), len(x)]),
-            "slope": ranks.slope_for_floor(x, alpha, 0.05),
-            "sizes": ranks.sizes(torch.tensor([3.0, 4.0], dtype=torch.float64) * (rank + 1), [len(x), 10], x.device),
-            "all": [ranks.all(True, x.device), ranks.all(rank == 0, x.device)],
-        }
-    return found | {"sent": sent}
-
-
-def test_means_slopes_and_sizes_are_those_of_the_joined_rows(ranks: Any) -> None:
-    x, alpha = uneven()
-    # Two losses, each a mean over its own samples; the training takes their mean.
-    first = math.sqrt((70 * 3.0**2 + 30 * 6.0**2) / 100) / 2
-    second = math.sqrt((10 * 4.0**2 + 10 * 8.0**2) / 20) / 2
-    for found in ranks(statistics):
-        torch.testing.assert_close(found["mean"], [x.mean(0), x.square().mean()])
-        torch.testing.assert_close(found["slope"], slope_for_floor(x, alpha, 0.05), rtol=1e-5, atol=0)
-        torch.testing.assert_close(found["sizes"], torch.tensor([first, second], dtype=torch.float64))
-        assert found["all"] == [True, False]
-
-
-def test_the_ranks_exchange_the_bytes_in_the_documentation(ranks: Any) -> None:
-    neurons = 6
-    for found in ranks(statistics):
-        means, slopes, (sizes, *flags) = found["sent"][0], found["sent"][1:-3], found["sent"][-3:]
-        assert means == 8 * (neurons + 1 + 2)
-        assert sum(slopes) == 8 * (43 * neurons + 42) - 8 * (neurons + 1)  # without the shift, which came before
-        assert sizes == 16 * 2
-        assert sum(flags) == 16
 
 
 # --- documentation ---------------------------------------------------------------------------------------------------

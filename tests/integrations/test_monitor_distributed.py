@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from support.two_processes import RANKS, ROWS, TwoProcesses, data_parallel, full, joined_batch, rows_of, sharded
 from torch import Tensor, nn
 
@@ -320,45 +319,3 @@ def missing_backward_pass(rank: int) -> list[int | None]:
 
 def test_a_step_without_a_backward_pass_on_one_rank_is_measured_on_none_and_the_next_one_on_both(ranks: Any) -> None:
     assert ranks(missing_backward_pass) == [[1, 2, 4]] * 2
-
-
-@on_ranks
-def skipped_steps(rank: int) -> list[Measurement]:
-    """Twelve steps that a scaler skips for nan on rank 1, and one that it does not."""
-    found = []
-    for wrap in (data_parallel, sharded):
-        model = wrap(Network())
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=10**6)
-        x, y = batch(0, rank)
-        with Monitor(model, every=1, scaler=scaler) as monitor:
-            for step in range(13):
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model(x), y)
-                scaler.scale(loss * (torch.nan if step < 12 and rank == 1 else 1)).backward()
-                scaler.step(optimizer)
-                scaler.update()
-        found += monitor.measurements
-    return found
-
-
-def test_the_tenth_step_in_a_row_that_the_scaler_skips_is_measured_on_both_ranks(ranks: Any) -> None:
-    results = ranks(skipped_steps)
-    assert len(results[0]) == 2
-    for first, second in zip(*results, strict=True):
-        assert_same(first, second, tolerance=0)
-        assert first.step == 0
-        assert any("10 steps in a row were skipped" in note for note in first.notes)
-
-
-@on_ranks
-def separate_groups(rank: int) -> list[Measurement]:
-    groups = [dist.new_group([r]) for r in range(RANKS)]
-    return train(rank, process_group=groups[rank])
-
-
-def test_ranks_in_separate_groups_measure_their_own_batches(ranks: Any) -> None:
-    for rank, found in enumerate(ranks(separate_groups)):
-        for measurement, expected in zip(found, train(rank), strict=True):
-            assert measurement.ranks == 1
-            assert_same(measurement, expected)

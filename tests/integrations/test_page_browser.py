@@ -4,7 +4,6 @@ Needs a Chromium or Chrome; the one that Playwright would download is not used. 
 """
 
 import io
-import math
 import shutil
 from dataclasses import replace
 
@@ -151,18 +150,6 @@ def test_figures_can_be_walked_through_with_the_keyboard_and_escape_clears(page)
     assert "#layer" not in page.url
 
 
-def test_the_card_moves_to_the_neighbours_and_to_the_table(page):
-    page.locator("#finding-1 a.layer").first.click()
-    assert page.locator("#card-previous").is_disabled()
-    page.click("#card-next")
-    assert page.locator("#card-name").inner_text() == "layers.0.act"
-    page.click("#card-row")
-    box = page.locator("tr.selected").bounding_box()
-    assert 0 < box["y"] < page.viewport_size["height"]
-    page.click("#card-close")
-    assert page.locator("#card").is_hidden()
-
-
 def test_a_click_in_a_figure_selects_a_layer_and_a_pointer_shows_it(page):
     plot = page.locator("#chart-outputs .plot, #chart-weighted .plot").first
     plot.scroll_into_view_if_needed()
@@ -189,20 +176,6 @@ def test_columns_sort_in_both_directions_with_aria_sort(page):
     page.click("[data-key=name] button")
     assert names(page)[:4] == ["layers.0.act", "layers.0.linear", "layers.1.act", "layers.1.linear"]
     assert head.get_attribute("aria-sort") is None
-
-
-def test_words_sort_to_the_ends_and_empty_cells_come_last(open_page):
-    diagnosis = diagnoses.broken(6)
-    for place, value in ((0, math.nan), (2, math.inf), (4, None), (6, 0.0)):
-        diagnosis = diagnoses.with_layer(diagnosis, place, gradient=value)
-    page = open_page(diagnosis)
-    page.click("[data-key=gradient] button")
-    assert column(page, "gradient")[:2] == ["none", "0"]
-    assert column(page, "gradient")[-2:] == ["inf", "nan"]
-    for _ in range(2):
-        page.click("[data-key=saturated] button")
-        assert column(page, "saturated")[-6:] == [""] * 6
-        assert "" not in column(page, "saturated")[:6]
 
 
 def test_the_table_is_filtered_by_name_by_rule_by_kind_and_by_findings(page):
@@ -246,14 +219,6 @@ def test_a_call_is_copied(open_page):
     page.locator(".copy").first.click()
     page.locator(".copy", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == "sigmoidcore.prepare(model, inputs)"
-
-
-def test_a_call_is_selected_if_copying_is_forbidden(open_page):
-    page = open_page(diagnoses.broken(3))
-    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
-    page.locator(".copy").first.click()
-    page.locator(".copy", has_text="Selected").wait_for()
-    assert page.evaluate("getSelection().toString()") == "sigmoidcore.prepare(model, inputs)"
 
 
 def test_ten_thousand_layers_open_and_their_table_has_pages(open_page):
