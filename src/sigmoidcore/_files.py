@@ -1,25 +1,10 @@
-"""Files that are written completely or not at all, and objects that are closed by `with`."""
+"""Files that are written completely or not at all."""
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self
-
-
-class Closable(ABC):
-    """An object with a file that is closed by `with`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the file."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+from typing import BinaryIO
 
 
 def write_file(path: Path, data: bytes) -> Path:

@@ -31,7 +31,7 @@ import numpy
 import torch
 
 import sigmoidcore
-from sigmoidcore._files import Closable, read_regular, write_file
+from sigmoidcore._files import read_regular, write_file
 from sigmoidcore.training.data import Data, DataError, Preprocessing, changes, load
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.options import OptionError, Options
@@ -68,7 +68,7 @@ class Config:
     options: dict[str, Any]  # everything that decides the run
 
 
-class Run(Closable):
+class Run:
     """An open run folder, locked for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
 
     Attributes:
@@ -189,6 +189,12 @@ class Run(Closable):
     def close(self) -> None:
         """Release the folder."""
         self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overwrite: bool = False) -> Run:
