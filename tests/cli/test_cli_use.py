@@ -147,6 +147,29 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_changes_no_file(trained, r
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        (["export", "runs/sold", "-o"], "runs/sold/model.safetensors"),
+        (["export", "runs/sold", "-o"], "runs/price/../sold/MODEL.safetensors"),
+        (["export", "runs/sold", "-o"], "link.safetensors"),
+        (["export", "runs/sold", "-o"], "other/sold/checkpoints/step-000000001.safetensors"),
+        (["predict", "runs/sold", "new.csv", "-o"], "runs/price/figures/out.csv"),
+        (["evaluate", "runs/sold", "--json"], "runs/sold/metrics.jsonl"),
+        (["evaluate", "runs/sold", "--figure"], "runs/sold/figures/learning_curves.png"),
+    ],
+)
+def test_no_output_replaces_a_file_of_a_run(trained, refused, command, output):
+    with contextlib.suppress(FileExistsError):
+        os.symlink("runs/sold/model.safetensors", "link.safetensors")
+        os.symlink("runs", "other")
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    found = refused([*command, output, "--overwrite"])
+    assert f"{output} is a file of the run" in found
+    assert "give another name" in found
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
 def test_the_users_function_makes_the_network_of_a_run(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(

@@ -55,6 +55,8 @@ RUNS = Path("runs")
 CONFIG, ENVIRONMENT, METRICS = "config.toml", "environment.json", "metrics.jsonl"
 PREPROCESSING, REPORT = "preprocessing.skops", "report.txt"
 DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
+FILES = (ENVIRONMENT, METRICS, WEIGHTS, PREPROCESSING, REPORT, *DIAGNOSIS, "metrics.damaged.jsonl", CONFIG)
+"""All files of a run, the config last: until it is removed, the folder contains a run, which can be overwritten."""
 _LARGEST_CONFIG = 1 << 20
 _COMMENT = "# To run this again: sigmoid-core train --config config.toml\n"
 
@@ -274,6 +276,16 @@ def contains_run(folder: Path) -> bool:
     return True
 
 
+def run_of(path: Path) -> Path | None:
+    """The folder of the run that a file belongs to, or would belong to with this name; None for any other file."""
+    real = path.resolve()
+    for folder in real.parents:
+        if (folder / CONFIG).is_file() and (folder / METRICS).is_file():
+            own = (*FILES, LOCK, "checkpoints", "figures")
+            return folder if real.relative_to(folder).parts[0].casefold() in own else None
+    return None
+
+
 def data_of(options: Mapping[str, Any]) -> Data:
     """The data set of a run with these options, split in the same way."""
     names = ("data", "target", "drop", "kind", "test_size", "validation_size", "patience", "seed")
@@ -332,6 +344,5 @@ def _remove_run(folder: Path) -> None:
     if not (folder / "figures").is_symlink():
         for figure in (folder / "figures").glob("*.png"):
             figure.unlink()
-    names = (ENVIRONMENT, METRICS, WEIGHTS, PREPROCESSING, REPORT, *DIAGNOSIS, "metrics.damaged.jsonl")
-    for name in (*names, CONFIG):  # last: until then the folder contains a run, which can be overwritten
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)

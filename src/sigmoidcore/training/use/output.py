@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from sigmoidcore._files import complete_file
 from sigmoidcore.training.data import FEATHER, PARQUET, DataError, needed, short, suffix
+from sigmoidcore.training.runs.folder import run_of
 
 TEXT = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
 """Endings of text files, and their separators."""
@@ -34,6 +35,8 @@ def check_output(path: Path, overwrite: bool, source: object = None) -> None:
         raise DataError(f"cannot write {path}: no permission to write in its folder; give another name")
     if same_file(path, source):
         raise DataError(f"{path} is the input: give another name")
+    if (run := run_of(path)) is not None:
+        raise DataError(f"{path} is a file of the run {run}: give another name")
     if path.exists() and not overwrite:
         raise DataError(f"{path} exists: give another name, or --overwrite to replace it")
 
