@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
@@ -81,7 +82,9 @@ class Place:
         model.to(self.device)
         if self.count == 1:
             return model
-        with together():  # every process computes the same slopes: buffers need no broadcast at every step
+        # Every process computes the same slopes: buffers need no broadcast at every step.
+        with together(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # 2.6 has only this
             return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
