@@ -311,9 +311,16 @@ def test_modules_in_a_forward_that_cannot_be_rewritten_are_converted():
     assert sc.convert(model).converted == ("act",)
 
 
-def test_a_call_in_place_is_left():
-    report = sc.convert(Net(lambda net, x: net.b(net.a(x).tanh_())))
-    assert "call the function that returns a new one" in why(report, "tanh")
+@pytest.mark.parametrize(
+    ("run", "converted"),
+    [
+        (lambda net, x: net.b(net.a(x).tanh_()), ("tanh",)),
+        (lambda net, x: (lambda h: net.b(h.tanh_() + h))(net.a(x)), ()),
+        (lambda net, x: net.b(torch.sigmoid_(x)), ()),
+    ],
+)
+def test_a_call_in_place_is_converted_only_if_nothing_else_reads_what_it_overwrites(run, converted):
+    assert sc.convert(Net(run)).converted == converted
 
 
 def test_a_block_that_runs_twice_is_left():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import activation as activations
 
-from sigmoidcore.conversion.dataflow import Role, features, nearest_weight, role_of, words
+from sigmoidcore.conversion.dataflow import Role, features, may_overwrite, nearest_weight, role_of, words
 from sigmoidcore.conversion.tracing import Part, is_leaf
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import is_recurrent
@@ -46,7 +46,7 @@ class Site:
     module: nn.Module | None = None
     index: int | None = None  # of the functional call in its owner's forward
     uses: tuple[Use, ...] = ()
-    writes: bool = False  # the functional call overwrites a tensor
+    writes: bool = False  # the functional call overwrites a tensor that something else may read
     why: str = ""  # the trace has no call of it
 
     @property
@@ -155,7 +155,8 @@ def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[tup
             call=node.meta["call"],
         )
         in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
-        yield kind, counts[use.owner, use.call], use, in_place or "out" in node.kwargs
+        writes = "out" in node.kwargs or (in_place and may_overwrite(node, root))
+        yield kind, counts[use.owner, use.call], use, writes
         counts[use.owner, use.call] += function is not None
 
 

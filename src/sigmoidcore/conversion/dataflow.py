@@ -147,6 +147,28 @@ def _reached(node: fx.Node, nexts: Callable[[fx.Node], list[fx.Node]]) -> Iterat
                 yield other
 
 
+def may_overwrite(node: fx.Node, model: nn.Module) -> bool:
+    """Whether an in-place call may overwrite a value that something else reads.
+
+    It does not if a layer or a sum made the value, and nothing else reads it on the way.
+    """
+    value = node
+    while True:
+        value, above = (value.all_input_nodes or [value])[0], value
+        if value is above or set(value.users) != {above}:
+            return True
+        if value.op == "call_module":
+            module = model.get_submodule(str(value.target))
+            if features_of(module) is not None:
+                return False
+            if not isinstance(module, _DROPOUT):
+                return True
+        elif name_of(value) in ("add", "sub", "mul", "cat") and value.op == "call_function":
+            return False
+        elif name_of(value) not in ("iadd", "isub", "imul", "add", "sub", "mul"):
+            return True
+
+
 def nearest_weight(node: fx.Node, model: nn.Module) -> Tensor | None:
     """The nearest floating-point weight or buffer that a node depends on; it has the device and dtype of the value."""
     for above in _ancestors(node):
