@@ -29,6 +29,7 @@ Cause = Literal[
     "weight decay too strong",
     "no step",
     "gradients not cleared",
+    "gradients cleared too early",
     "parameters not in the optimizer",
     "frozen parameters",
     "graph cut",
