@@ -183,7 +183,7 @@ def test_train_gives_the_weights_of_the_library_with_the_same_seed(tmp_path):
 def test_without_the_equalizer_the_heat_map_shows_the_epochs(tmp_path):
     assert main([*SMALL, "--no-equalize", "--output", "run"]) == 0
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert {row["kind"] for row in rows} == {"run", "epoch", "end"}
+    assert {row["kind"] for row in rows} == {"run", "data", "epoch", "end"}
     assert (tmp_path / "run" / "figures" / "gradient_heatmap.png").is_file()
 
 
