@@ -93,6 +93,26 @@ def test_a_file_contains_the_returned_predictions(sold, ending):
     assert os.listdir() == [f"out.{ending}"]
 
 
+FORMULAS = ['=HYPERLINK("http://x","y")', "+1", "@x", "\tx", "\rx", "-2+3", "＝1", "'=1", "-1", "b", "'"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv.gz", "parquet"])
+def test_no_text_file_contains_a_formula(tmp_path, ending):
+    table = pandas.DataFrame({"=x": range(220), "y": FORMULAS * 20, "n": -1.5})
+    table.to_parquet("table.parquet")
+    run = open_run(made_run(tmp_path / "run", "table.parquet", target="y", drop=["n"]))
+    path = run.predict("table.parquet", f"out.{ending}", keep=["=x", "y", "n"])
+    assert run.evaluate(path).scores == run.evaluate("table.parquet").scores
+    if ending == "parquet":
+        assert pandas.read_parquet(path)[["=x", "y", "n"]].equals(table)
+        return
+    found = pandas.read_csv(path, sep=None, engine="python", dtype={"y": str})
+    texts = [*found.columns, *found["y"], *found["prediction"]]
+    assert {text for text in texts if text[0] in "=+-@\t\r＝"} == {"-1"}
+    assert found["n"].tolist() == table["n"].tolist()
+    assert found["y"].tolist()[:7] == [f"'{text}" for text in FORMULAS[:7]]
+
+
 @pytest.mark.usefixtures("_small_pieces")
 def test_parquet_is_written_in_row_groups(sold):
     NEW.to_parquet("new.parquet")

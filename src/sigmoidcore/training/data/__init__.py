@@ -6,6 +6,7 @@ from sigmoidcore.training.data.dataset import Data, Split
 from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
 from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import changes
+from sigmoidcore.training.data.formulas import disarmed
 from sigmoidcore.training.data.loading import load
 from sigmoidcore.training.data.new_data import NewData, Piece
 from sigmoidcore.training.data.preprocessing import Preprocessing
@@ -33,6 +34,7 @@ __all__ = [
     "built_in_table",
     "changes",
     "digits",
+    "disarmed",
     "fashion_mnist",
     "listed",
     "load",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sigmoidcore._files import complete_file
-from sigmoidcore.training.data import FEATHER, PARQUET, DataError, needed, short, suffix
+from sigmoidcore.training.data import FEATHER, PARQUET, DataError, disarmed, needed, short, suffix
 from sigmoidcore.training.runs.folder import run_of
 
 TEXT = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
@@ -63,6 +63,7 @@ def write_tables(path: Path, tables: Iterable[Any], progress: Callable[[int], ob
         with complete_file(path) as file, ExitStack() as stack:
             write: Callable[[Any], None] | None = None
             for table in tables:
+                table = disarmed(table) if suffix(path) in TEXT else table
                 write = write or _writer(suffix(path), file, table.schema, stack)
                 write(table)
                 rows += table.num_rows
