@@ -260,6 +260,13 @@ def test_fault_3_one_printed_step_raises_the_loss_at_a_positive_x_and_one_true_s
 PAGES = ["article.md", "article.zh-CN.md"]
 
 
+@pytest.mark.parametrize(
+    ("page", "words"), [(PAGES[0], "without title, author or address"), (PAGES[1], "没有标题、作者和出处")]
+)
+def test_the_page_says_that_the_article_came_without_title_author_or_address(page, words):
+    assert words in (DOCS / page).read_text(encoding="utf-8")[:1500]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_table_of_models_on_the_page_is_what_scipy_and_fit_find(page, patient_fit):
     x, y = np.array(POINTS_X), np.array(POINTS_Y)

@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import sys
+import tracemalloc
 import zipfile
 import zlib
 
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import files
 from sigmoidcore.training.runs.checkpoints import Checkpoints, VersionError, checksum
+from sigmoidcore.training.runs.folder import read_config
 from sigmoidcore.training.session import printable
 
 TRAIN = ["train", "--depth", "2", "--width", "4", "--epochs", "1"]
@@ -128,6 +130,15 @@ def test_weights_that_are_something_else_are_refused_by_every_command(run, safel
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize("size", ["9" * 400, "9" * 5000, "-" + "9" * 400])
+def test_sizes_that_no_computer_can_hold_are_refused(run, safely_refused, size):
+    tensors = load_file(run / "model.safetensors")
+    described = {"architecture": "mlp", "in_features": size, "width": "4", "depth": "2", "out_features": "1"}
+    (run / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt", **described}))
+    for use in USES:
+        assert len(safely_refused(*use)) < 500
+
+
 def test_pickles_beside_the_weights_are_not_looked_at(run, capsys, tmp_path):
     for name in ("model.pt", "pytorch_model.bin", "optimizer.pkl", "checkpoints/step-000000001.pt", "model.joblib"):
         (run / name).write_bytes(pickle.dumps(Bomb(tmp_path / "canary")))
@@ -151,7 +162,8 @@ def test_a_bit_that_flips_in_the_weights_is_seen_and_resume_mends_it(run, safely
 # --- configs ---------------------------------------------------------------------------------------------------------
 
 OPTIONS = [
-    "depth = 1979-05-27", "depth = 99999999999999999999", "depth = 2000000000", "width = 1000000000", "depth = -1",
+    "depth = 1979-05-27", "depth = 99999999999999999999", f"depth = 0x{'f' * 5000}", "depth = 2000000000",
+    "width = 1000000000", "depth = -1",
     f"depth = {'9' * 4000}", f"depth = {'9' * 5000}", f"every = '{'9' * 5000}'", "batch_size = 9223372036854775808",
     "lr = nan", "lr = 1e999", "threads = 1000000", "'../../x' = 1", "resume = 'run'", "overwrite = true",
     "output = '/tmp/elsewhere'", "'__class__' = 'x'", "target = [1]", f"target = {'[' * 5000}", f"a{'.a' * 5000} = 1",
@@ -171,6 +183,37 @@ def test_a_hostile_config_is_refused_before_anything_is_made(run, safely_refused
     safely_refused("train", "--resume", "run")
     assert sorted(os.listdir(run)) == before
     assert not (tmp_path / "canary").exists()
+
+
+DEEP = "a." * 50_000
+KEYS = {
+    "bare": f"{DEEP}a = 1",
+    "header": f"[{DEEP}a]\nb.c = 1",
+    "spaces": "a \t. " * 30_000 + "a = 1",
+    "quoted": '\'a\'."a\\"".' * 30_000 + "a = 1",
+    "behind texts": "x = [{a = '''#''''', b = '#', " + DEEP + "a = 'y'}]",
+}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+def test_a_key_of_many_parts_takes_no_memory(run, safely_refused, capsys, key):
+    (run / "config.toml").write_text(f"format = 2\n{key}\n[options]\n")
+    tracemalloc.start()
+    try:
+        for use in [["runs"], *USES]:
+            found = capsys.readouterr().out if use == ["runs"] and main(["runs", "."]) == 0 else safely_refused(*use)
+            assert "a key has more than 8 parts" in " ".join(found.split())
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_config_may_contain_dots(run):
+    dots = ".a" * 20
+    (run / "config.toml").write_text(
+        f'format = 2\noptions.drop = [\'{dots}\', """\n{dots}"""] # {dots}\noptions.y = [{"1.5, " * 20}]\n'
+    )
+    assert read_config(run).options == {"drop": [dots, dots], "y": [1.5] * 20}
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "true", "'2'", "2.0", "3", "[2]"])

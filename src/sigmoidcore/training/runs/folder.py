@@ -58,6 +58,12 @@ DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
 FILES = (ENVIRONMENT, METRICS, WEIGHTS, PREPROCESSING, REPORT, *DIAGNOSIS, "metrics.damaged.jsonl", CONFIG)
 """All files of a run, the config last: until it is removed, the folder contains a run, which can be overwritten."""
 _LARGEST_CONFIG = 1 << 20
+_QUOTED = re.compile(
+    r""""{3}(?:\\.|[^\\])*?(?:"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|#[^\n]*""", re.DOTALL
+)
+"""Texts and comments of TOML; what is not closed matches too, so that the search needs linear time."""
+_DEEP = re.compile(r"(?:\.[^.,=\]}\n]*){8}")
+"""A key of more than eight parts; a value outside of quotes has at most one dot."""
 _COMMENT = "# To run this again: sigmoid-core train --config config.toml\n"
 
 
@@ -253,7 +259,11 @@ def parse_config(data: bytes, path: Path) -> Config:
     if len(data) > _LARGEST_CONFIG:
         raise ValueError(f"{path} is too large for a config")
     try:
-        found = tomllib.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        # For every part of a dotted key, tomllib keeps a list of all parts before it: 100 kB of them need 8 GB.
+        if _DEEP.search(_QUOTED.sub("x", text)):
+            raise tomllib.TOMLDecodeError("a key has more than 8 parts")
+        found = tomllib.loads(text)
     except (ValueError, RecursionError, OverflowError) as error:
         reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
         raise ValueError(f"{path} is not TOML: {reason}") from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._files import write_file
+from sigmoidcore.training.data import short
 from sigmoidcore.training.networks import ARCHITECTURES, OWN, Network, network
 from sigmoidcore.training.runs.checkpoints import DamagedError, read_tensors
 from sigmoidcore.training.runs.state import MismatchError, fill
@@ -66,6 +67,8 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
             what = "of your own code" if architecture == OWN else f"of the architecture {architecture[:60]!r}"
             raise NetworkError(f"{path} is a network {what}, which this package cannot make: give it too (--model)")
         sizes = {name: int(value) for name, value in metadata.items()}
+        if wrong := [name for name, size in sizes.items() if size >= 2**31]:
+            raise ValueError(f"{wrong[0]} is too large")
         if sizes.get("depth", 0) > len(tensors):
             raise ValueError(f"{sizes['depth']} layers, but {len(tensors)} tensors")
         with torch.device("meta"):
@@ -76,7 +79,9 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
     except MismatchError as error:
         raise NetworkError(f"{path} does not match the network that was given: {error}") from error
     except (RuntimeError, ValueError) as error:
-        raise NetworkError(f"{path} does not match the network that its metadata describe: {error}") from error
+        raise NetworkError(
+            f"{path} does not match the network that its metadata describe: {short(error, 200)}"
+        ) from error
     return replace(made, preprocessing=preprocessing)
 
 
