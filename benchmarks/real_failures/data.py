@@ -1,5 +1,7 @@
 """Small data on which the programs of the collection train, and the scores that their authors looked at."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,31 @@ def tokens(samples: int = 64, length: int = 12, vocabulary: int = 16) -> tuple[T
     return walk[:, :-1], walk[:, 1:]
 
 
+def rectangles(samples: int = 64, size: int = 12) -> tuple[Tensor, Tensor]:
+    """A bright rectangle in noise, and where it is: images and masks of zeros and ones [samples, 1, size, size]."""
+    start, extent = torch.randint(1, size // 2, (2, samples, 1)), torch.randint(3, size // 2, (2, samples, 1))
+    place = torch.arange(size)
+    rows, columns = (place >= start) & (place < start + extent)
+    masks = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
+    return masks + 0.5 * torch.randn(samples, 1, size, size), masks
+
+
+def minibatches(size: int, inputs: Tensor, targets: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The batches of a loader, again and again: inputs and targets by the number of the step."""
+    batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+    return lambda step: batches[step % len(batches)]
+
+
+def shuffled(size: int, inputs: Tensor, targets: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The batches of a loader that shuffles: other samples in each step."""
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        rows = torch.randperm(len(inputs))[:size]
+        return inputs[rows], targets[rows]
+
+    return batch
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Fraction of samples whose largest output is the label's, in evaluation mode."""
@@ -51,3 +78,19 @@ def negative_error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     model.eval()
     error = (model(inputs).reshape(targets.shape) - targets).square().mean().item()
     return -error if error == error else -float("inf")
+
+
+@torch.no_grad()
+def overlap(model: nn.Module, images: Tensor, masks: Tensor, threshold: float = 0.0) -> float:
+    """Intersection over union of the masks and the outputs above a threshold, in evaluation mode."""
+    model.eval()
+    found, there = model(images) > threshold, masks > 0
+    return (found & there).sum().item() / max((found | there).sum().item(), 1)
+
+
+@torch.no_grad()
+def explained(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Fraction of the targets' variance that the outputs explain, at least -1, in evaluation mode."""
+    model.eval()
+    error = (model(inputs).reshape(targets.shape) - targets).square().mean() / targets.var()
+    return max(1 - error.item(), -1.0) if error.isfinite() else -1.0

@@ -38,6 +38,8 @@ Cause = Literal[
     "initialisation too large",
     "initialisation too small",
     "loss input wrong",
+    "loss weights wrong",
+    "axes mixed",
     "targets broadcast",
     "targets out of reach",
     "targets not scaled",

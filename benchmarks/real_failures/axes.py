@@ -1,0 +1,211 @@
+"""Dimensions that are mixed up: batch for time, batch for classes, view where a transposition is needed."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from real_failures.data import accuracy, explained, minibatches, sequences, shuffled
+from real_failures.program import Program, Training
+
+
+class RowByRow(nn.Module):
+    def __init__(self, batch_first: bool):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 32, 2, batch_first=batch_first)
+        self.classifier = nn.Linear(32, 4)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.classifier(self.lstm(pictures)[0][:, -1])
+
+
+def rows_of_a_picture(repaired: bool) -> Training:
+    pictures, labels = sequences(200, steps=10)
+    order = torch.randperm(200)
+    pictures, labels = pictures[order], labels[order]
+    model = RowByRow(batch_first=repaired)
+    return Training(
+        model,
+        batch=shuffled(50, pictures, labels),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=lambda model: accuracy(model, pictures, labels),
+    )
+
+
+class FieldEncoder(nn.Module):
+    def __init__(self, swap: bool):
+        super().__init__()
+        self.swap = swap
+        self.embedding = nn.Embedding(5, 32)
+        self.transformer_encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0), 1)
+        self.head = nn.Linear(4 * 32, 2)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        fields = self.embedding(rows)
+        if self.swap:
+            return self.head(self.transformer_encoder(fields.transpose(0, 1)).transpose(0, 1).flatten(1))
+        return self.head(self.transformer_encoder(fields).flatten(1))
+
+
+def fields_of_a_transaction(repaired: bool) -> Training:
+    rows = torch.randint(5, (640, 4))
+    rows[::2, 3] = rows[::2, 1]
+    labels = (rows[:, 1] == rows[:, 3]).long()
+    model = FieldEncoder(swap=repaired)
+    return Training(
+        model,
+        batch=shuffled(64, rows[:512], labels[:512]),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=3e-3),
+        score=lambda model: accuracy(model, rows[512:], labels[512:]),
+    )
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, transposed: bool):
+        super().__init__()
+        self.transposed = transposed
+        self.embed = nn.Linear(5, 16)
+        self.project, self.output, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, series: Tensor) -> Tensor:
+        hidden = self.embed(series)
+        batch, length, _ = hidden.shape
+        heads = (x.view(batch, length, 4, 4) for x in self.project(hidden).chunk(3, -1))
+        if self.transposed:
+            query, key, value = (x.transpose(1, 2) for x in heads)
+        else:
+            query, key, value = (x.reshape(batch, 4, length, 4) for x in heads)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, length, 16)
+        return self.head(hidden + self.output(mixed)).squeeze(-1)
+
+
+def heads_by_view(repaired: bool) -> Training:
+    keys = torch.stack([torch.randperm(8) % 4 for _ in range(512)])
+    values = torch.randn(512, 8)
+    series = torch.cat([F.one_hot(keys, 4).float(), values[:, :, None]], 2)
+    partner = ((keys[:, :, None] == keys[:, None]).float() @ values[:, :, None]).squeeze(2) - values
+    model = SelfAttention(transposed=repaired)
+    return Training(
+        model,
+        batch=minibatches(128, series, partner),
+        loss=nn.MSELoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=lambda model: explained(model, series, partner),
+    )
+
+
+class CharacterConvolution(nn.Module):
+    def __init__(self, transposed: bool):
+        super().__init__()
+        self.transposed = transposed
+        self.embedding = nn.Embedding(12, 8)
+        self.convolution = nn.Conv1d(8, 16, 3)
+        self.classifier = nn.Linear(16, 2)
+
+    def forward(self, words: Tensor) -> Tensor:
+        letters = self.embedding(words)
+        letters = letters.transpose(1, 2) if self.transposed else letters.view(len(words), 8, -1)
+        return self.classifier(self.convolution(letters).relu().amax(2))
+
+
+def letters_by_view(repaired: bool) -> Training:
+    words = torch.randint(12, (384, 10))
+    rows = torch.arange(0, 384, 2)
+    place = torch.randint(8, (192,))
+    for offset, letter in enumerate((3, 1, 4)):
+        words[rows, place + offset] = letter
+    labels = (torch.arange(384) % 2 == 0).long()
+    model = CharacterConvolution(transposed=repaired)
+    return Training(
+        model,
+        batch=minibatches(64, words[:256], labels[:256]),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=lambda model: accuracy(model, words[256:], labels[256:]),
+    )
+
+
+class QuestionClassifier(nn.Module):
+    def __init__(self, last: bool):
+        super().__init__()
+        self.last = last
+        self.embedding = nn.Embedding(20, 16)
+        self.lstm = nn.LSTM(16, 32, batch_first=True)
+        self.classifier = nn.Linear(32, 4)
+
+    def forward(self, questions: Tensor) -> Tensor:
+        outputs = self.lstm(self.embedding(questions))[0]
+        lengths = (questions > 0).sum(1)
+        picked = outputs[:, -1] if self.last else outputs[torch.arange(len(questions)), lengths - 1]
+        return self.classifier(picked)
+
+
+def output_of_the_padding(repaired: bool) -> Training:
+    labels = torch.arange(128) % 4
+    questions = torch.randint(5, 20, (128, 40))
+    lengths = torch.randint(3, 8, (128, 1))
+    questions[:, 0] = 1 + labels
+    questions[torch.arange(40) >= lengths] = 0
+    model = QuestionClassifier(last=not repaired)
+    return Training(
+        model,
+        batch=minibatches(32, questions, labels),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=5e-3),
+        score=lambda model: accuracy(model, questions, labels),
+    )
+
+
+PROGRAMS = [
+    Program(
+        name="LSTM over the rows of digits without batch_first",
+        source="https://github.com/pytorch/pytorch/issues/1538",
+        symptom="the accuracy differs with and without batch_first",
+        explanation="the LSTM takes the batch for the time, so samples see each other and not their rows",
+        causes=("information across the batch",),
+        make=rows_of_a_picture,
+        steps=60,
+        margin=0.36,
+    ),
+    Program(
+        name="transformer over the fields of a table, batch in the first dimension",
+        source="https://github.com/IBM/TabFormer/pull/14",
+        symptom="the attention is computed wrongly",
+        explanation="the encoder expects the batch in the second dimension, so rows attend to each other",
+        causes=("information across the batch",),
+        make=fields_of_a_transaction,
+        steps=150,
+        margin=0.11,
+    ),
+    Program(
+        name="attention heads by view",
+        source="https://github.com/zhouhaoyi/Informer2020/issues/59",
+        symptom="the relation between heads and time steps is broken",
+        explanation="view is used to swap the dimensions of time and heads, where a transposition is needed",
+        causes=("axes mixed",),
+        make=heads_by_view,
+        steps=100,
+        margin=0.4,
+    ),
+    Program(
+        name="convolution over letters by view",
+        source="https://github.com/galsang/BiDAF-pytorch/issues/17",
+        symptom="the loss falls more slowly than with a transposition",
+        explanation="view is used to bring the embedding before the letters, which mixes both",
+        causes=("axes mixed",),
+        make=letters_by_view,
+        steps=80,
+        margin=0.11,
+    ),
+    Program(
+        name="questions, the output at the padding",
+        source="https://github.com/thtrieu/qclass_dl/issues/1",
+        symptom="the result is terrible with the last output",
+        explanation="the last output of the LSTM belongs to padding; the one of the last word is needed",
+        causes=("gradient lost through time", "data wrong"),
+        make=output_of_the_padding,
+        steps=50,
+        margin=0.37,
+    ),
+]
