@@ -167,6 +167,7 @@ PROGRAMS = [
         make=rows_of_a_picture,
         steps=60,
         margin=0.36,
+        layers=("lstm",),
     ),
     Program(
         name="transformer over the fields of a table, batch in the first dimension",
@@ -177,6 +178,7 @@ PROGRAMS = [
         make=fields_of_a_transaction,
         steps=150,
         margin=0.11,
+        layers=("transformer_encoder",),
     ),
     Program(
         name="attention heads by view",

@@ -239,12 +239,11 @@ PROGRAMS = [
         make=heart_rates_around_92,
         steps=400,
         margin=0.1,
-        layers=("0",),
     ),
     Program(
         name="recurrent autoencoder, pixels divided by 255 twice",
         source="https://github.com/pkmital/pycadl/pull/5",
-        symptom="the network draws nothing",
+        symptom="the training pipeline normalises the images twice",
         explanation="the batches are divided by 255 in the pipeline and again before the network",
         causes=("inputs not scaled", "inputs constant"),
         make=divided_by_255_twice,

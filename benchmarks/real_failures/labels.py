@@ -183,6 +183,7 @@ PROGRAMS = [
         make=padding_is_the_end_of_sequence,
         steps=60,
         margin=0.5,
+        visible="training",
     ),
     Program(
         name="causal transformer with targets that are not shifted",
@@ -213,6 +214,7 @@ PROGRAMS = [
         make=inputs_shuffled_without_labels,
         steps=60,
         margin=0.33,
+        visible="training",
     ),
     Program(
         name="segmentation with masks that are augmented by themselves",
@@ -223,6 +225,7 @@ PROGRAMS = [
         make=masks_shifted_by_themselves,
         steps=80,
         margin=0.29,
+        visible="training",
     ),
     Program(
         name="detector that never finds its first class",
@@ -233,5 +236,6 @@ PROGRAMS = [
         make=first_class_is_the_background,
         steps=60,
         margin=0.25,
+        visible="training",
     ),
 ]

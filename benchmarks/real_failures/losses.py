@@ -318,7 +318,7 @@ PROGRAMS = [
     Program(
         name="distillation with probabilities in kl_div",
         source="https://github.com/microsoft/ProDA/issues/20",
-        symptom="the distillation loss differs from the usual one; the student does not match the teacher",
+        symptom="the distillation loss differs from the usual one",
         explanation="kl_div expects log-probabilities of the student and gets probabilities",
         causes=("loss input wrong",),
         make=probabilities_in_kl_div,
@@ -328,7 +328,7 @@ PROGRAMS = [
     Program(
         name="distillation that compares the teacher with itself",
         source="https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/66",
-        symptom="no distillation takes place",
+        symptom="no distillation takes place at all",
         explanation="the soft loss gets the teacher's logits twice, so the student has no part in it",
         causes=("graph cut", "loss input wrong"),
         make=teacher_compared_with_itself,
@@ -339,7 +339,7 @@ PROGRAMS = [
         name="LogSoftmax in a library that takes the logarithm itself",
         source="https://github.com/skorch-dev/skorch/issues/519",
         symptom="the training loss is NaN from the first batch",
-        explanation="the library takes the logarithm of the outputs before NLLLoss, and LogSoftmax returns negative ones",
+        explanation="the library takes the logarithm of the outputs, which LogSoftmax has made negative",
         causes=("not finite", "loss input wrong"),
         make=logarithm_of_logarithms,
         steps=60,
@@ -348,7 +348,7 @@ PROGRAMS = [
     Program(
         name="contrastive loss with logits and labels swapped",
         source="https://github.com/isaaccorley/detcon-pytorch/pull/2",
-        symptom="the contrastive loss is not the one of the paper",
+        symptom="the contrastive loss is computed wrongly",
         explanation="logits and labels are passed to the cross entropy in the wrong order",
         causes=("loss input wrong",),
         make=logits_and_labels_swapped,
@@ -368,7 +368,7 @@ PROGRAMS = [
     Program(
         name="dice loss of logits",
         source="https://github.com/jakeret/tf_unet/issues/15",
-        symptom="the dice loss is not what it should be",
+        symptom="the dice loss operates on logits rather than predictions",
         explanation="the dice coefficient is computed from logits where it needs probabilities",
         causes=("loss input wrong",),
         make=dice_of_logits,

@@ -282,7 +282,7 @@ PROGRAMS = [
     Program(
         name="Q-learning, chosen values with an extra dimension",
         source="https://github.com/kengz/SLM-Lab/pull/372",
-        symptom="DQN does not learn the environment",
+        symptom="DQN has a problem with shapes, found while it was tuned for an environment",
         explanation="chosen values [batch, 1] and targets [batch] broadcast to all pairs",
         causes=("targets broadcast",),
         make=q_learning_on_a_chain,
@@ -348,9 +348,10 @@ PROGRAMS = [
         make=regression_that_ends_in_a_sigmoid,
         steps=200,
         margin=0.37,
+        layers=("3",),
     ),
     Program(
-        name="autoencoder of standardised pictures that ends in a ReLU",
+        name="autoencoder of standardised pictures without negative outputs",
         source="https://github.com/mikesj-public/convolutional_autoencoder/pull/9",
         symptom="the lower half of the values is cut off in the reconstructions",
         explanation="the data have mean zero, and the output layer cannot produce negative values",
@@ -358,6 +359,7 @@ PROGRAMS = [
         make=standardised_pictures_from_a_relu,
         steps=250,
         margin=0.16,
+        layers=("3",),
     ),
     Program(
         name="cubes of the numbers to 4000",

@@ -151,6 +151,7 @@ PROGRAMS = [
         make=vae_of_genes,
         steps=200,
         margin=0.3,
+        visible="training",
     ),
     Program(
         name="variational autoencoder of digits, error averaged over the pixels",
@@ -161,6 +162,7 @@ PROGRAMS = [
         make=vae_of_digits,
         steps=200,
         margin=0.16,
+        visible="training",
     ),
     Program(
         name="emotion classifier with class weights in the wrong order",
