@@ -51,6 +51,7 @@ Cause = Literal[
     "no activation between layers",
     "not finite",
     "precision too low",
+    "dropout too strong",
     "data wrong",
 ]
 
