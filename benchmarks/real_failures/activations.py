@@ -1,9 +1,11 @@
 """Activations: many layers of sigmoids, none between layers, ReLU where outputs need to be negative or to move."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
-from real_failures.data import accuracy, classes, images, negative_error, sequences
+from real_failures.data import accuracy, classes, images, line, negative_error, sequences
 from real_failures.program import Program, Training
 
 
@@ -165,7 +167,33 @@ def layers_without_activations(repaired: bool) -> Training:
     )
 
 
+def hidden_layer_of_one_unit(repaired: bool) -> Training:
+    inputs, targets = line(features=8)
+    targets = torch.sin(targets / targets.std())[:, None]
+    widths = [8, 64, 64] if repaired else [8, 64, 64, 1]
+    layers = [layer for i, o in itertools.pairwise(widths) for layer in (nn.Linear(i, o), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+    return Training(
+        model,
+        batch=lambda step: (inputs[step % 4 * 64 :][:64], targets[step % 4 * 64 :][:64]),
+        loss=nn.functional.mse_loss,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.003),
+        score=lambda model: negative_error(model, inputs, targets),
+    )
+
+
 PROGRAMS = [
+    Program(
+        name="tabular benchmark's MLP with a hidden layer of one unit",
+        source="https://github.com/LeoGrin/tabular-benchmark/issues/14",
+        symptom="the MLP of the benchmark is worse than it should be",
+        explanation="the output size is appended to the hidden sizes: a ReLU layer of one unit comes before the head",
+        causes=("targets out of reach", "dead units"),
+        make=hidden_layer_of_one_unit,
+        steps=150,
+        margin=0.2,
+        layers=("4", "5"),
+    ),
     Program(
         name="classifier of four layers of sigmoids",
         source="https://github.com/phlippe/uvadlc_notebooks/issues/119",

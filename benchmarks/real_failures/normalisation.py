@@ -92,6 +92,29 @@ def shared_normalisation_of_decoder(repaired: bool) -> Training:
     )
 
 
+def one_image_a_batch(repaired: bool) -> Training:
+    inputs, _ = images(samples=64)
+    inputs = inputs * (0.3 + torch.rand(64, 1, 1, 1)) + torch.randn(64, 1, 1, 1)
+    labels = (nn.functional.avg_pool2d(inputs, 3, 1, 1) > 0.3).long().squeeze(1)
+    layers: list[nn.Module] = []
+    for channels in (1, 12, 12):
+        layers += [nn.Conv2d(channels, 12, 3, padding=1), nn.GroupNorm(4, 12) if repaired else nn.BatchNorm2d(12)]
+        layers += [nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Conv2d(12, 2, 1))
+
+    @torch.no_grad()
+    def score(model: nn.Module) -> float:
+        return (model.eval()(inputs).argmax(1) == labels).float().mean().item()
+
+    return Training(
+        model,
+        batch=lambda step: (inputs[step % 64][None], labels[step % 64][None]),
+        loss=nn.functional.cross_entropy,
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.003),
+        score=score,
+    )
+
+
 def one_value_per_channel(repaired: bool) -> Training:
     inputs, labels = images()
     model = nn.Sequential(
@@ -232,6 +255,18 @@ PROGRAMS = [
         steps=40,
         margin=0.02,
         layers=("down_norms.0", "down_norms.1"),
+        visible="training",
+    ),
+    Program(
+        name="BASNet with one image a batch",
+        source="https://github.com/xuebinqin/BASNet/issues/42",
+        symptom="with batch size 1 the performance is far from that with batch size 8",
+        explanation="batch normalisation needs larger batches; another normalisation repairs it",
+        causes=("normalisation wrong",),
+        make=one_image_a_batch,
+        steps=128,
+        margin=0.01,
+        layers=("1", "4", "7"),
         visible="training",
     ),
     Program(

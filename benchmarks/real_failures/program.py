@@ -52,6 +52,8 @@ Cause = Literal[
     "not finite",
     "precision too low",
     "dropout too strong",
+    "mask wrong",
+    "positions missing",
     "data wrong",
 ]
 
