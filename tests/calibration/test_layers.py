@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore import SigmoidCore, calibrate, gradient_profile, prepare
+from sigmoidcore import SigmoidCore, calibrate, convert, gradient_profile, prepare
 from sigmoidcore.calibration.orthogonal import make_orthogonal, scale_to_features
 from sigmoidcore.gain import spread
 
@@ -388,11 +388,27 @@ def test_every_head_gets_outputs_of_standard_deviation_1():
         assert float((output - output.mean(0)).square().mean().sqrt()) == pytest.approx(1, rel=1e-3)
 
 
-@pytest.mark.parametrize(("depth", "noted"), [(10, False), (11, True)])
-def test_a_deep_network_of_cores_that_are_not_centered_is_noted(depth, noted):
-    layers = [m for i in range(depth) for m in (nn.Linear(16 if i else 8, 16), SigmoidCore(16))]
-    report = prepare(nn.Sequential(*layers, nn.Linear(16, 2)), vectors(100))
-    assert any("not centered" in note and "centered=True" in note for note in report.notes) is noted
+def deep_and_uncentered(depth):
+    layers = [m for i in range(depth) for m in (nn.Linear(16 if i else 8, 16), nn.Sigmoid())]
+    return nn.Sequential(*layers, nn.Linear(16, 2))
+
+
+def test_prepare_warns_of_a_deep_network_of_cores_that_are_not_centered():
+    model = deep_and_uncentered(11)
+    convert(model)
+    with pytest.warns(
+        UserWarning, match=r"11 cores are not centered.*sc\.convert\(model, centered=True\) before"
+    ) as caught:
+        report = prepare(model, vectors(100))
+    assert caught[0].filename == __file__
+    assert any("not centered" in note for note in report.notes)
+
+
+def test_prepare_says_nothing_of_centered_or_shallow_cores():
+    for depth, centered in ((10, False), (11, True)):
+        model = deep_and_uncentered(depth)
+        convert(model, centered=centered)
+        assert not any("not centered" in note for note in prepare(model, vectors(100)).notes)
 
 
 def test_an_unbatched_input_and_a_wrong_dtype_are_named():

@@ -7,6 +7,7 @@ that makes up for it, and go forward again: every slope is solved for the signal
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.correction import can_correct, corrected_gains, free_spread, remarks
+from sigmoidcore.calibration.correction import can_correct, corrected_gains, free_spread, remarks, uncentered
 from sigmoidcore.calibration.solver import LevelObserver, Solution, Solver
 from sigmoidcore.observation.profile import (
     Inputs,
@@ -152,6 +153,9 @@ def prepare(
     Raises:
         ValueError: as `calibrate`; weights, slopes and shifts are then as they were.
 
+    Warns:
+        UserWarning: more than ten cores are not centered; the network will hardly learn.
+
     Example:
         >>> import sigmoidcore as sc
         >>> model = sc.MLP(8, 16, 100, 2)
@@ -203,6 +207,9 @@ def _calibrate(
             solution = replace(solution, slopes=levels.slopes, levels=levels.levels)
             notes["no pass made the profile more level: all slopes are as they were"] = None
     notes.update(dict.fromkeys(remarks(after, solution, solver.layers, saturation)))
+    if fresh_weights:
+        for text in uncentered(solver.layers.values()):
+            warnings.warn(text, stacklevel=3)
     return Calibration(
         before=before,
         after=after,

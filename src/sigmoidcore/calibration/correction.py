@@ -1,7 +1,7 @@
 """After a pass that solves: how level the profile is, and which gains would make it more level."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -82,13 +82,7 @@ def remarks(
             f"gain 1 makes the first core '{first}' nearly binary (level {solution.levels[first]:.3g}); "
             "saturation=1 would keep what its inputs say"
         )
-    open_ended = [name for name, core in layers.items() if isinstance(core, SigmoidCore) and not core.centered]
-    if len(open_ended) > SHALLOW:
-        found.append(
-            f"{len(open_ended)} cores are not centered: the mean of their outputs, 1/2, makes so deep a network "
-            "hard to train however level its gradient is; use SigmoidCore(..., centered=True), or "
-            "sc.convert(..., centered=True)"
-        )
+    found += uncentered(layers.values())
     if solution.fixed:
         found.append("the saturation level fixes the first core's slope, and so its gradient size")
     if solution.normalised:
@@ -97,6 +91,18 @@ def remarks(
             "slope gives: theirs set the saturation level only"
         )
     return found
+
+
+def uncentered(layers: Iterable[nn.Module]) -> list[str]:
+    """What to say of a deep network whose cores are not centered: a sentence or nothing."""
+    count = sum(isinstance(core, SigmoidCore) and not core.centered for core in layers)
+    if count <= SHALLOW:
+        return []
+    return [
+        f"{count} cores are not centered. Their mean output of 1/2 keeps so deep a network from learning, also with a "
+        "level gradient. Build the model again and call sc.convert(model, centered=True) before sc.prepare; pass "
+        "centered=True to a SigmoidCore"
+    ]
 
 
 def _layer_name(name: str, layers: Mapping[str, nn.Module]) -> str:
