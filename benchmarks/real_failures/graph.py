@@ -189,6 +189,37 @@ def spectrogram_generator(repaired: bool) -> Training:
     )
 
 
+class QuantisedAutoencoder(nn.Module):
+    """Autoencoder whose latent vectors are replaced by the nearest of a codebook."""
+
+    def __init__(self, features: int, codes: int, repaired: bool):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(features, 32), nn.ReLU(), nn.Linear(32, 3))
+        self.codebook = nn.Parameter(torch.rand(codes, 3) / codes)
+        self.decoder = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, features))
+        self.repaired = repaired
+
+    def forward(self, inputs):
+        latent = self.encoder(inputs)
+        quantised = self.codebook[torch.cdist(latent, self.codebook).argmin(1)]
+        straight = latent + (quantised - latent).detach()
+        chosen = quantised if self.repaired else straight
+        commitment = mse_loss(quantised.detach(), latent) + mse_loss(chosen, latent.detach())
+        return self.decoder(straight), commitment
+
+
+def quantised_autoencoder(repaired: bool) -> Training:
+    inputs, _ = classes(samples=160, features=10, kinds=8, spread=0.2)
+    model = QuantisedAutoencoder(10, 16, repaired)
+    return Training(
+        model,
+        batch=lambda number: (inputs, inputs),
+        loss=lambda outputs, targets: mse_loss(outputs[0], targets) + outputs[1],
+        optimizer=torch.optim.Adam(model.parameters(), lr=5e-3),
+        score=lambda model: -mse_loss(model(inputs)[0], inputs).item(),
+    )
+
+
 PROGRAMS = [
     Program(
         name="flow network, logits detached in the probabilities",
@@ -231,5 +262,15 @@ PROGRAMS = [
         make=spectrogram_generator,
         steps=100,
         margin=0.1,
+    ),
+    Program(
+        name="quantised autoencoder, codebook behind the straight-through step",
+        source="https://github.com/andylolu2/jax-vqvae-gpt/issues/2",
+        symptom="a loss that should pull the codes to the latent vectors has the wrong gradient",
+        explanation="the loss uses codes after the straight-through step, so its gradient reaches the encoder only",
+        causes=("graph cut",),
+        make=quantised_autoencoder,
+        steps=120,
+        margin=0.2,
     ),
 ]

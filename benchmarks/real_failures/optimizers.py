@@ -312,8 +312,8 @@ PROGRAMS = [
     Program(
         name="variational autoencoder whose optimizer holds the encoder",
         source="https://github.com/zdebruine/MMVAE/issues/39",
-        symptom="the shared part of the autoencoder reconstructs badly",
-        explanation="the optimizer gets the parameters of the encoder and not those of the decoder",
+        symptom="the optimizer of the shared autoencoder gets the parameters of one half",
+        explanation="the parameters of the encoder are passed, those of the decoder are forgotten",
         causes=("parameters not in the optimizer",),
         make=autoencoder_of_encoder_parameters,
         steps=60,
@@ -323,7 +323,7 @@ PROGRAMS = [
     Program(
         name="text autoencoder, latent layers not in the optimizer",
         source="https://github.com/ImKeTT/PCAE/issues/5",
-        symptom="results of the fine-tuning stage cannot be reproduced",
+        symptom="the optimizer of the fine-tuning stage does not hold the linear layer of mean and variance",
         explanation="the optimizer holds the pretrained model, not the new layers of the latent variables",
         causes=("parameters not in the optimizer",),
         make=text_autoencoder_of_the_body,

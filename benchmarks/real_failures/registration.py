@@ -323,7 +323,7 @@ PROGRAMS = [
     Program(
         name="video frames, new layers frozen with the old ones",
         source="https://github.com/harvitronix/five-video-classification-methods/pull/26",
-        symptom="fine-tuning of a pretrained network on video frames does not improve the accuracy",
+        symptom="the new layers for the fine-tuning turn out to be frozen",
         explanation="the code that freezes the pretrained layers also freezes the new layers on top",
         causes=("frozen parameters",),
         make=video_frames_with_frozen_head,
@@ -334,8 +334,8 @@ PROGRAMS = [
     Program(
         name="clothes retrieval, all convolutions frozen",
         source="https://github.com/ihciah/deep-fashion-retrieval/issues/1",
-        symptom="the accuracy of a retrieval network hardly improves",
-        explanation="a flag freezes all pretrained layers; with trainable layers the accuracy improves quickly",
+        symptom="a reader finds all convolutions frozen; the accuracy improves quickly with the flag the other way",
+        explanation="a flag freezes all pretrained layers, whose features do not suit the task",
         causes=("frozen parameters",),
         make=frozen_retrieval,
         steps=60,

@@ -187,7 +187,7 @@ PROGRAMS = [
     Program(
         name="speech recogniser, one cycle stepped by epoch",
         source="https://github.com/espnet/espnet/pull/3319",
-        symptom="a schedule of one cycle stays in its first steps for the whole training",
+        symptom="the trainer steps a schedule of one cycle at the end of each epoch",
         explanation="OneCycleLR counts iterations, and the trainer steps it once per epoch",
         causes=("learning rate too low",),
         make=speech_with_one_cycle_by_epoch,
@@ -198,7 +198,7 @@ PROGRAMS = [
     Program(
         name="docking poses, plateau of a loss in the mode for accuracies",
         source="https://github.com/RMeli/gnina-torch/pull/57",
-        symptom="the schedule reduces the learning rate although the loss still falls",
+        symptom="a user finds that the schedule waits for the loss to rise",
         explanation="ReduceLROnPlateau gets a loss with mode max, so each fall of the loss counts as a bad epoch",
         causes=("learning rate too low",),
         make=docking_poses,
@@ -209,7 +209,7 @@ PROGRAMS = [
     Program(
         name="long videos, plateau of an accuracy in the mode for losses",
         source="https://github.com/md-mohaiminul/ViS4mer/issues/4",
-        symptom="the schedule reduces the learning rate although the accuracy still rises",
+        symptom="a user finds that the schedule waits for the accuracy to fall",
         explanation="ReduceLROnPlateau gets an accuracy with its default mode, which is for losses",
         causes=("learning rate too low",),
         make=long_videos,

@@ -220,7 +220,7 @@ PROGRAMS = [
     Program(
         name="EMNIST classifier, gradients cleared between backward and step",
         source="https://github.com/Tony-Y/pytorch_warmup/issues/12",
-        symptom="the learning rate falls as planned, but the network does not train",
+        symptom="the learning rate drops from its first value, without a warmup that the asker expects",
         explanation="zero_grad is called after backward, so the optimizer steps with gradients of zero",
         causes=("no step", "gradients cleared too early"),
         make=cleared_before_the_step,
@@ -231,7 +231,7 @@ PROGRAMS = [
     Program(
         name="face detector without backward",
         source="https://github.com/Goingqs/PyramidBox/issues/7",
-        symptom="the training script of a detector runs, but its loss stays where it was",
+        symptom="a reader finds no call of loss.backward() in the training script",
         explanation="the loop computes the loss and steps, but never calls loss.backward()",
         causes=("no step",),
         make=detector_without_backward,
@@ -253,7 +253,7 @@ PROGRAMS = [
     Program(
         name="key points of a tennis court, gradients not cleared",
         source="https://github.com/yastrebksv/TennisCourtDetector/issues/7",
-        symptom="heat maps of key points are worse than they should be after training",
+        symptom="a reader finds no zero_grad in the trainer and suspects an error",
         explanation="zero_grad is missing in the training loop",
         causes=("gradients not cleared",),
         make=court_keypoints,
@@ -264,7 +264,7 @@ PROGRAMS = [
     Program(
         name="student of private teachers, gradients not cleared",
         source="https://github.com/opendp/smartnoise-sdk/issues/280",
-        symptom="the student discriminator of PATECTGAN trains worse than that of the sibling class",
+        symptom="two sibling classes clear the gradients in this place, the class for students does not",
         explanation="the optimizer of the student never clears its gradients",
         causes=("gradients not cleared",),
         make=private_student,
@@ -275,7 +275,7 @@ PROGRAMS = [
     Program(
         name="accumulation that keeps one batch of four",
         source="https://github.com/pytorch/ignite/issues/583",
-        symptom="gradient accumulation after the example in the manual trains much more slowly than expected",
+        symptom="the example of the manual clears the gradients in the same iteration in which it steps",
         explanation="zero_grad runs just before the last backward, which erases the gradients of the other batches",
         causes=("gradients cleared too early",),
         make=accumulation_as_in_the_manual,
