@@ -157,6 +157,73 @@ def output_of_the_padding(repaired: bool) -> Training:
     )
 
 
+class Translator(nn.Module):
+    def __init__(self, transposed: bool):
+        super().__init__()
+        self.transposed = transposed
+        self.source, self.target = nn.Embedding(8, 16), nn.Embedding(9, 16)
+        self.encoder = nn.LSTM(16, 16, bidirectional=True, batch_first=True)
+        self.decoder = nn.LSTM(16, 32, batch_first=True)
+        self.head = nn.Linear(32, 8)
+
+    def combined(self, states: Tensor) -> Tensor:
+        return (states.transpose(0, 1) if self.transposed else states).reshape(1, states.shape[1], 32)
+
+    def forward(self, texts: tuple[Tensor, Tensor]) -> Tensor:
+        source, before = texts
+        hidden, cell = (self.combined(states) for states in self.encoder(self.source(source))[1])
+        return self.head(self.decoder(self.target(before), (hidden, cell))[0])
+
+
+def directions_by_view(repaired: bool) -> Training:
+    source = torch.randint(8, (256, 5))
+    target = source.flip(1)[:, :3]
+    before = torch.cat([torch.full((256, 1), 8), target[:, :-1]], 1)
+    model = Translator(transposed=repaired)
+
+    def batch(step: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        rows = torch.randperm(256)[:64]
+        return (source[rows], before[rows]), target[rows]
+
+    def right(model: nn.Module) -> float:
+        with torch.no_grad():
+            return (model((source, before)).argmax(-1) == target).float().mean().item()
+
+    return Training(
+        model,
+        batch=batch,
+        loss=lambda outputs, targets: F.cross_entropy(outputs.transpose(1, 2), targets),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=right,
+    )
+
+
+class SentenceEncoder(nn.Module):
+    def __init__(self, time_first: bool):
+        super().__init__()
+        self.time_first = time_first
+        self.embedding = nn.Embedding(16, 8)
+        self.layers = nn.Sequential(nn.Linear(80, 32), nn.Tanh(), nn.Linear(32, 4))
+
+    def forward(self, text: Tensor) -> Tensor:
+        words = self.embedding(text)
+        words = words.transpose(0, 1) if self.time_first else words
+        return self.layers(words.reshape(len(text), -1))
+
+
+def time_first_before_a_dense_layer(repaired: bool) -> Training:
+    labels = torch.randint(4, (256,))
+    text = torch.where(torch.rand(256, 10) < 0.4, 4 * labels[:, None], 0) + torch.randint(4, (256, 10))
+    model = SentenceEncoder(time_first=not repaired)
+    return Training(
+        model,
+        batch=shuffled(64, text, labels),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=lambda model: accuracy(model, text, labels),
+    )
+
+
 PROGRAMS = [
     Program(
         name="LSTM over the rows of digits without batch_first",
@@ -209,5 +276,25 @@ PROGRAMS = [
         make=output_of_the_padding,
         steps=50,
         margin=0.37,
+    ),
+    Program(
+        name="states of two directions by view",
+        source="https://github.com/facebookresearch/fairseq/issues/239",
+        symptom="the outputs of a sample are not those that it should have",
+        explanation="view joins the directions of a bidirectional LSTM and mixes the samples of the batch",
+        causes=("information across the batch",),
+        make=directions_by_view,
+        steps=100,
+        margin=0.35,
+    ),
+    Program(
+        name="sentences with time first before a dense layer",
+        source="https://github.com/TobiasLee/Chinese-Hip-pop-Generation/pull/8",
+        symptom="the dense layer gets words of other sentences",
+        explanation="inputs transposed for a recurrent encoder are reshaped to rows for a dense layer",
+        causes=("information across the batch",),
+        make=time_first_before_a_dense_layer,
+        steps=60,
+        margin=0.33,
     ),
 ]

@@ -141,6 +141,28 @@ def queries_that_see_nothing(repaired: bool) -> Training:
     )
 
 
+class PowerPooling(nn.Module):
+    def __init__(self, positive: bool):
+        super().__init__()
+        self.positive = positive
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = features.clamp(min=1e-6) if self.positive else features
+        return ((features**3).mean((2, 3)) + 1e-12) ** (1 / 3)
+
+
+def root_of_negative_numbers(repaired: bool) -> Training:
+    pictures, labels = images(128)
+    model = nn.Sequential(nn.Conv2d(1, 16, 5), nn.BatchNorm2d(16), PowerPooling(positive=repaired), nn.Linear(16, 4))
+    return Training(
+        model,
+        batch=minibatches(32, pictures, labels),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=lambda model: accuracy(model, pictures, labels),
+    )
+
+
 PROGRAMS = [
     Program(
         name="siamese network with pairs of the same sample",
@@ -193,5 +215,16 @@ PROGRAMS = [
         make=queries_that_see_nothing,
         steps=60,
         margin=0.3,
+    ),
+    Program(
+        name="pooling by the root of a mean of powers",
+        source="https://blog.csdn.net/qq_38507163/article/details/111181447",
+        symptom="all losses are NaN",
+        explanation="the mean of the third powers can be negative, and its power of 1/3 is NaN",
+        causes=("not finite",),
+        make=root_of_negative_numbers,
+        steps=60,
+        margin=0.37,
+        layers=("2",),
     ),
 ]
