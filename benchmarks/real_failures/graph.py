@@ -142,48 +142,37 @@ def reinforced_writer(repaired: bool) -> Training:
     )
 
 
-class Spectrograms(nn.Module):
-    """Generator of sound from an image, and the discriminator of pairs."""
-
-    def __init__(self):
-        super().__init__()
-        self.generator = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 12))
-        self.discriminator = nn.Sequential(nn.Linear(20, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
-
-    def forward(self, pictures):
-        return self.generator(pictures)
-
-
 def spectrogram_generator(repaired: bool) -> Training:
     pictures = torch.randn(64, 8)
     sounds = torch.tanh(pictures @ torch.randn(8, 12) / 2) + 1.0
-    model = Spectrograms()
-    generator = torch.optim.Adam(model.generator.parameters(), lr=3e-3, betas=(0.5, 0.9))
-    discriminator = torch.optim.Adam(model.discriminator.parameters(), lr=3e-3, betas=(0.5, 0.9))
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 12))
+    discriminator = nn.Sequential(nn.Linear(20, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+    generator_optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.5, 0.9))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=3e-3, betas=(0.5, 0.9))
 
-    def judge(sounds: Tensor, pictures: Tensor) -> Tensor:
-        return model.discriminator(torch.cat((sounds, pictures), 1))
+    def judge(sounds: Tensor) -> Tensor:
+        return discriminator(torch.cat((sounds, pictures), 1))
 
     def loss(fake: Tensor, real: Tensor) -> Tensor:
-        verdict = judge(fake if repaired else fake.detach(), pictures)
+        verdict = judge(fake if repaired else fake.detach())
         range_loss = (fake.mean(0) - real.mean(0)).square().mean()
         return mse_loss(verdict, torch.ones_like(verdict)) + 0.1 * range_loss
 
     def step(training: Training, pictures: Tensor, real: Tensor) -> None:
         fake = model(pictures)
-        generator.zero_grad()
+        generator_optimizer.zero_grad()
         training.loss(fake, real).backward()
-        generator.step()
-        discriminator.zero_grad()
-        verdicts = judge(real, pictures), judge(fake.detach(), pictures)
-        (mse_loss(verdicts[0], torch.ones(64, 1)) + mse_loss(verdicts[1], torch.zeros(64, 1))).backward()
-        discriminator.step()
+        generator_optimizer.step()
+        discriminator_optimizer.zero_grad()
+        mse_loss(judge(real), torch.ones(64, 1)).backward()
+        mse_loss(judge(fake.detach()), torch.zeros(64, 1)).backward()
+        discriminator_optimizer.step()
 
     return Training(
         model,
         batch=lambda number: (pictures, sounds),
         loss=loss,
-        optimizer=generator,
+        optimizer=generator_optimizer,
         score=lambda model: -mse_loss(model(pictures), sounds).item(),
         step=step,
     )

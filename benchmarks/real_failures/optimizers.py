@@ -222,9 +222,8 @@ class Policy(nn.Module):
 def actor_and_critic_without_features(repaired: bool) -> Training:
     inputs, best = images(samples=80, kinds=8)
     model = Policy(8)
-    shared = list(model.feature.parameters()) if repaired else []
-    actor = torch.optim.Adam([*model.actor.parameters(), *shared], lr=1e-2)
-    critic = torch.optim.Adam(model.critic.parameters(), lr=1e-2)
+    shared = model.feature.parameters() if repaired else ()
+    groups = [{"params": [*model.actor.parameters(), *shared]}, {"params": model.critic.parameters()}]
 
     def policy_loss(outputs: Tensor, best: Tensor) -> Tensor:
         value = model.critic(model.feature(inputs).detach())[:, 0]
@@ -234,20 +233,12 @@ def actor_and_critic_without_features(repaired: bool) -> Training:
         advantage = rewards - value.detach()
         return -(policy.log_prob(actions) * advantage).mean() + 0.5 * mse_loss(value, rewards)
 
-    def step(training: Training, images: Tensor, best: Tensor) -> None:
-        actor.zero_grad()
-        critic.zero_grad()
-        training.loss(model(images), best).backward()
-        actor.step()
-        critic.step()
-
     return Training(
         model,
         batch=lambda number: (inputs, best),
         loss=policy_loss,
-        optimizer=actor,
+        optimizer=torch.optim.Adam(groups, lr=1e-2),
         score=lambda model: accuracy(model, inputs, best),
-        step=step,
     )
 
 
@@ -345,7 +336,7 @@ PROGRAMS = [
         name="actor and critic whose convolutions no optimizer holds",
         source="https://github.com/SforAiDl/genrl/issues/315",
         symptom="the weights of the convolutions in agents with images do not change",
-        explanation="the two optimizers get the parameters of actor and critic, not those of the shared features",
+        explanation="the optimizers get the parameters of actor and critic, not those of the shared features",
         causes=("parameters not in the optimizer",),
         make=actor_and_critic_without_features,
         steps=50,

@@ -189,28 +189,23 @@ def distillation_clears_in_each_iteration(repaired: bool) -> Training:
     teacher = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 6)).requires_grad_(False)
     targets = teacher(inputs)
     model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 6))
-    projection, student = (torch.optim.SGD(part.parameters(), lr=0.3) for part in (model[0], model[2]))
+    optimizer = torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters()}], lr=0.3)
     iterations = itertools.count()
-
-    def clear() -> None:
-        projection.zero_grad()
-        student.zero_grad()
 
     def step(training: Training, inputs: Tensor, targets: Tensor) -> None:
         if not repaired:
-            clear()
+            optimizer.zero_grad()
         (training.loss(model(inputs), targets) / 8).backward()
         if next(iterations) % 8 == 7:
-            projection.step()
-            student.step()
+            optimizer.step()
             if repaired:
-                clear()
+                optimizer.zero_grad()
 
     return Training(
         model,
         batch=lambda number: (inputs[number % 32 :: 32], targets[number % 32 :: 32]),
         loss=mse_loss,
-        optimizer=student,
+        optimizer=optimizer,
         score=lambda model: negative_error(model, inputs, targets),
         step=step,
     )
@@ -287,7 +282,7 @@ PROGRAMS = [
         name="distillation with accumulation, cleared in each iteration",
         source="https://github.com/tientrandinh/Revisiting-Reverse-Distillation/issues/12",
         symptom="steps are taken every few iterations, but gradients do not add up in between",
-        explanation="both optimizers clear gradients in each iteration, so a step sees one scaled batch",
+        explanation="the gradients are cleared in each iteration, so a step sees one scaled batch",
         causes=("gradients cleared too early",),
         make=distillation_clears_in_each_iteration,
         steps=320,

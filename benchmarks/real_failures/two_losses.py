@@ -44,45 +44,34 @@ def cartpole_with_value_in_the_actor_loss(repaired: bool) -> Training:
     )
 
 
-class Adversaries(nn.Module):
-    """Generator of points from noise, discriminator of points."""
-
-    def __init__(self):
-        super().__init__()
-        self.generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
-        self.discriminator = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1), nn.Sigmoid())
-
-    def forward(self, noise):
-        return self.generator(noise)
-
-
 def discriminator_keeps_gradients(repaired: bool) -> Training:
     real = torch.tensor([2.0, -1.0]) + 0.4 * torch.randn(64, 2)
-    model = Adversaries()
-    generator = torch.optim.Adam(model.generator.parameters(), lr=2e-3, betas=(0.5, 0.999))
-    discriminator = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3, betas=(0.5, 0.999))
-    bce, ones, zeros = nn.functional.binary_cross_entropy, torch.ones(64, 1), torch.zeros(64, 1)
+    model = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1), nn.Sigmoid())
+    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    discriminator_optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, betas=(0.5, 0.999))
+    generator_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.5, 0.999))
+    ones, zeros = torch.ones(64, 1), torch.zeros(64, 1)
 
-    def step(training: Training, noise: Tensor, real: Tensor) -> None:
+    def step(training: Training, real: Tensor, ones: Tensor) -> None:
         if repaired:
-            discriminator.zero_grad()
-        fake = model(noise)
-        bce(model.discriminator(real), ones).backward()
-        bce(model.discriminator(fake.detach()), zeros).backward()
-        discriminator.step()
-        generator.zero_grad()
-        training.loss(fake, ones).backward()
-        generator.step()
+            discriminator_optimizer.zero_grad()
+        fake = generator(torch.randn(64, 4))
+        training.loss(model(real), ones).backward()
+        training.loss(model(fake.detach()), zeros).backward()
+        discriminator_optimizer.step()
+        generator_optimizer.zero_grad()
+        training.loss(model(fake), ones).backward()
+        generator_optimizer.step()
 
-    def score(model: nn.Module) -> float:
-        fake = model(torch.randn(64, 4))
+    def score(_: nn.Module) -> float:
+        fake = generator(torch.randn(64, 4))
         return -((fake.mean(0) - real.mean(0)).norm() + (fake.std(0) - real.std(0)).norm()).item()
 
     return Training(
         model,
-        batch=lambda number: (torch.randn(64, 4), real),
-        loss=lambda fake, labels: bce(model.discriminator(fake), ones),
-        optimizer=generator,
+        batch=lambda number: (real, ones),
+        loss=nn.functional.binary_cross_entropy,
+        optimizer=discriminator_optimizer,
         score=score,
         step=step,
     )
@@ -108,8 +97,7 @@ PROGRAMS = [
         causes=("gradients not cleared",),
         make=discriminator_keeps_gradients,
         steps=150,
-        margin=1.5,
-        layers=("discriminator",),
+        margin=0.6,
         visible="training",
     ),
 ]
