@@ -211,6 +211,35 @@ def distillation_clears_in_each_iteration(repaired: bool) -> Training:
     )
 
 
+class KernelAdam(torch.optim.Adam):
+    """Adam of a device whose kernels write to a copy if the memory of a parameter is not contiguous."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        parameters = [p for group in self.param_groups for p in group["params"] if not p.is_contiguous()]
+        values = [parameter.clone() for parameter in parameters]
+        super().step()
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def sparse_autoencoder_on_a_laptop(repaired: bool) -> Training:
+    parts = nn.functional.normalize(torch.randn(16, 12), dim=1)
+    inputs = (torch.rand(256, 16) * (torch.rand(256, 16) < 0.15)) @ parts
+    encoder, decoder = nn.Linear(12, 16), nn.Linear(16, 12)
+    encoder.weight.data = decoder.weight.data.clone().t()
+    if repaired:
+        encoder.weight.data = encoder.weight.data.contiguous()
+    model = nn.Sequential(encoder, nn.ReLU(), decoder)
+    return Training(
+        model,
+        batch=lambda number: (inputs, inputs),
+        loss=mse_loss,
+        optimizer=KernelAdam(model.parameters(), lr=1e-2),
+        score=lambda model: 100 * negative_error(model, inputs, inputs),
+    )
+
+
 PROGRAMS = [
     Program(
         name="EMNIST classifier, gradients cleared between backward and step",
@@ -287,6 +316,18 @@ PROGRAMS = [
         make=distillation_clears_in_each_iteration,
         steps=320,
         margin=0.06,
+        visible="training",
+    ),
+    Program(
+        name="sparse autoencoder, kernels that lose the step of transposed weights",
+        source="https://elanapearl.github.io/blog/2025/the-bug-that-taught-me-pytorch",
+        symptom="the training loss reaches a plateau, and no change of hyperparameters moves it",
+        explanation="on one device Adam loses its update of weights that are not contiguous: the encoder is frozen",
+        causes=("no step", "frozen parameters"),
+        make=sparse_autoencoder_on_a_laptop,
+        steps=120,
+        margin=0.15,
+        layers=("0",),
         visible="training",
     ),
 ]
