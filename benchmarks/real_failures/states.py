@@ -79,23 +79,6 @@ def half_precision_denoiser(repaired: bool) -> Training:
     )
 
 
-def half_precision_faces(repaired: bool) -> Training:
-    inputs, labels = images(samples=60, size=10, kinds=5)
-    inputs = inputs.half()
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(72, 32), nn.ReLU(), nn.Linear(32, 5)),
-    ).half()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, eps=1e-4 if repaired else 1e-8)
-    return Training(
-        model,
-        batch=lambda number: (inputs, labels),
-        loss=cross_entropy,
-        optimizer=optimizer,
-        score=lambda model: accuracy(model, inputs, labels),
-    )
-
-
 class Retriever(nn.Module):
     """Questions and passages in one space, scored by their dot products."""
 
@@ -213,17 +196,6 @@ PROGRAMS = [
         make=half_precision_denoiser,
         steps=40,
         margin=0.5,
-        visible="training",
-    ),
-    Program(
-        name="faces in half precision, default eps of Adam",
-        source="https://github.com/pytorch/pytorch/issues/8860",
-        symptom="the loss of a network in half precision is nan after a few iterations",
-        explanation="the eps of Adam vanishes in float16; with eps=1e-4 the network trains",
-        causes=("precision too low", "not finite"),
-        make=half_precision_faces,
-        steps=40,
-        margin=0.4,
         visible="training",
     ),
     Program(
