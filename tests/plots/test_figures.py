@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 
 import matplotlib.image
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
-from sigmoidcore.plots import figures
+from sigmoidcore.plots import confusion_matrix, figures, fonts
 
 
 def profile(*sizes):
@@ -45,6 +46,30 @@ def all_figures():
 def test_no_figure_is_blank(name, figure):
     image = pixels(figure)
     assert 0.005 < (image < 0.9).any(axis=2).mean() < 0.9, name
+
+
+def test_names_are_drawn_with_fonts_that_have_their_characters():
+    names = ["⌚", "$\\x", "⌖⌖"]  # of these, DejaVu Sans has the dollar, and STIX, which Matplotlib brings, has all
+    figure = confusion_matrix(np.eye(3, dtype=int), names, "⌖")
+    with warnings.catch_warnings(action="error"):
+        pixels(figure)
+    for text in (*figure.axes[0].get_xticklabels(), *figure.axes[0].get_yticklabels()):
+        if "$" not in text.get_text():
+            assert set(text.get_text()) <= {c for f in text.get_fontfamily() for c in characters_of(f)}
+
+
+def test_a_warning_names_the_remedy_once_if_no_font_has_the_characters(monkeypatch):
+    monkeypatch.setattr(fonts.fontManager, "ttflist", [f for f in fonts.fontManager.ttflist if f.name == "DejaVu Sans"])
+    monkeypatch.setattr(fonts, "findSystemFonts", list)
+    names, remedy = ["⌗", "⌭"], "no installed font has the characters ⌗⌭, .*: install one, such as Noto Sans CJK"
+    with pytest.warns(UserWarning, match=remedy):
+        pixels(confusion_matrix(np.eye(2, dtype=int), names, "⌗"))
+    with warnings.catch_warnings(action="error"):
+        pixels(confusion_matrix(np.eye(2, dtype=int), names, "⌗"))
+
+
+def characters_of(family):
+    return map(chr, fonts.get_font(fonts.findfont(fonts.FontProperties(family=[family]))).get_charmap())
 
 
 def test_a_notebook_shows_a_figure_without_pyplot():

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 import torch
@@ -23,10 +24,10 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save
 
 from sigmoidcore.cli import main
+from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import files
 from sigmoidcore.training.runs.checkpoints import Checkpoints, VersionError, checksum
 from sigmoidcore.training.runs.folder import read_config
-from sigmoidcore.training.session import printable
 
 TRAIN = ["train", "--depth", "2", "--width", "4", "--epochs", "1"]
 GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
@@ -342,7 +343,56 @@ def test_names_with_escape_sequences_and_markup_do_nothing_to_a_terminal(run, ca
     assert "[/bold]" in output
     assert r"\x1b]0;x\x07" in output
     safely_refused("train", "--data", "\x1b[2J.csv", "--target", "\x1b[31m")
-    assert printable("a\u202eb\udcffc\n") == "a\\u202eb\\udcffc\n"
+    assert printable("a\u202eb\udcffc\n") == "a\\u202eb\\udcffc\\n"
+
+
+NAMES = ["a\nBAD", "a\r\nBAD", "\x1b[31mBAD", "\x9b2JBAD", "\x7f\x08BAD", "\u202eBAD", "类别", "é"]
+"""Names that would change a terminal, and two that many outputs cannot encode."""
+
+
+@pytest.fixture
+def use_of_names(run, tmp_path, monkeypatch):
+    """Runs every command on files, folders, columns and classes with such names; returns JSON texts."""
+    colours = pandas.Series([NAMES[n % len(NAMES)] for n in range(80)])
+    table = pandas.DataFrame({f"{name}x": np.arange(80.0) % (n + 2) for n, name in enumerate(NAMES)})
+    folder = tmp_path / "".join(NAMES)
+    folder.mkdir()
+    table.assign(**{"\nBADy": colours}).to_parquet(folder / "\nBAD.parquet")
+    monkeypatch.chdir(folder)
+    data, out = "\nBAD.parquet", "\nBAD"
+
+    def use(output, error):
+        train = [*TRAIN, "--data", data, "--target", "\nBADy"]
+        for arguments in (
+            [*train, "--output", out], ["train", "--resume", out], ["runs", "."], ["runs", out, out],
+            ["evaluate", out], ["evaluate", out, data, "--figure", "\nBAD.png"], ["diagnose", out],
+            ["predict", out, data, "-o", "\nBAD.csv", "--keep", f"{NAMES[0]}x"], ["export", out],
+            ["runs", ".", "--json"], ["evaluate", out, "--json", "-"], ["diagnose", out, "--json", "-"],
+        ):  # fmt: skip
+            start = output().rfind("\n") + 1
+            assert main(arguments) in (0, 1), error()
+            if arguments[-2:-1] == ["--json"] or arguments[-1] == "--json":
+                yield json.loads(output()[start:])
+        for arguments in ([*train[:-1], "\nBAD"], ["evaluate", "\nBAD1"], ["\nBAD"], ["diagnose", "\nBAD:x"]):
+            assert main(arguments) == 2
+
+    return use
+
+
+@pytest.mark.filterwarnings("ignore:no installed font:UserWarning")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "gbk"])
+def test_no_name_controls_a_terminal_in_any_encoding(use_of_names, monkeypatch, encoding):
+    written = {name: io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for name in ("stdout", "stderr")}
+    for name, stream in written.items():
+        monkeypatch.setattr(sys, name, stream)
+    output, error = (lambda s=s: s.buffer.getvalue().decode(encoding) for s in written.values())
+    contents = list(use_of_names(output, error))
+    assert [c["name"] for c in contents[1]["classes"]] == sorted(NAMES)
+    for text in (output(), error()):
+        assert text.replace("\n", "").isprintable()
+        assert not re.search(r"(?m)^BAD", text)
+    assert ("类别" in output()) == (encoding in ("utf-8", "gbk"))
+    assert "Traceback" not in error()
 
 
 def test_a_name_that_is_no_text_is_refused(run, safely_refused, tmp_path):

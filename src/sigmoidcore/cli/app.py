@@ -1,6 +1,7 @@
 """The command `sigmoid-core`: its commands, and the exit code and message of every error."""
 
 import errno
+import io
 import signal
 import sys
 import threading
@@ -9,11 +10,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
+from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.options import OptionError
 from sigmoidcore.training.place import LostError, launched, leave
 from sigmoidcore.training.runs.network import NetworkError
-from sigmoidcore.training.session import Stopped, printable
+from sigmoidcore.training.session import Stopped
 
 if TYPE_CHECKING:
     import typer
@@ -32,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success; 1 if a run failed or a diagnosis has findings of `--fail-on`; 2 for wrong input;
         130 after Ctrl-C, 143 after SIGTERM.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # a terminal or pipe that is not UTF-8 gets question marks
     try:
         with _ended_by_sigterm() as received:
             code = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)

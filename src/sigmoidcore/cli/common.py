@@ -1,5 +1,8 @@
 """The arguments that commands share, and the run that they name."""
 
+import json
+import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,3 +31,15 @@ def opened(folder: Path, model: str | None) -> TrainedRun:
         return open_run(folder)
     preprocessing = preprocessing_of(folder)
     return open_run(folder, users_model(model, preprocessing.inputs.shape, preprocessing.target.outputs))
+
+
+def print_json(text: str) -> None:
+    """Print JSON, with characters that the output cannot encode or that could control a terminal as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+
+    def written(found: re.Match[str]) -> str:
+        return (
+            found[0] if found[0].isprintable() and found[0].encode(encoding, "ignore") else json.dumps(found[0])[1:-1]
+        )
+
+    print(re.sub(r"[^ -~\n]", written, text))

@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 import sigmoidcore as sc
+from sigmoidcore.cli.common import print_json
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.report.terminal import writable
+from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.folder import data_of
@@ -79,17 +81,18 @@ def diagnose(
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
     for file in files:
         check_output(file, overwrite=True)
-    with Console(stderr=True, highlight=False).status(f"measuring {writable(target)}"):
+    with Console(stderr=True, highlight=False).status(Text(f"measuring {printable(target)}")):
         diagnosis = _measured(target, training)
         if html is not None:
             diagnosis.to_html(html)
         if json not in (None, "-"):
             diagnosis.to_json(json)
-        text = diagnosis.to_json() if json == "-" else str(diagnosis)
-    print(writable(text))
-    if json != "-":
+    if json == "-":
+        print_json(diagnosis.to_json())
+    else:
+        print(diagnosis)
         for file in files:
-            print(writable(f"written: {file}"))
+            print(printable(f"written: {file}"))
     failing = any(
         finding.severity in SEVERITIES[what] if what in SEVERITIES else finding.rule.startswith(what)
         for finding in diagnosis.findings

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from sigmoidcore._files import write_file
-from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened
-from sigmoidcore.diagnosis.report.terminal import writable
+from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, print_json
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use import Evaluation, check_output
@@ -45,7 +44,7 @@ def evaluate(
     if file is not None:
         write_file(file, evaluation.to_json().encode())
     if json == "-":
-        print(writable(evaluation.to_json()))
+        print_json(evaluation.to_json())
         return 0
     screen = Screen.of_stdout()
     _show(screen, evaluation)

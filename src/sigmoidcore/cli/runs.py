@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.cells import cell_len
 
-from sigmoidcore.diagnosis.report.terminal import writable
+from sigmoidcore.cli.common import print_json
 from sigmoidcore.training.data import DataError, Kind, listed, short, task
 from sigmoidcore.training.display import Screen, clock, count, metric_text, number
 from sigmoidcore.training.runs.folder import RUNS
@@ -42,7 +42,7 @@ def runs(
         found = [run.as_json() for run in listing.runs]
         content = {"runs": found, "damaged": listing.damaged, "foreign": listing.foreign}
     if as_json:
-        print(writable(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)))
+        print_json(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
     elif others:
         _compare(screen, compared)
     else:

@@ -1,6 +1,7 @@
 """Figures of an evaluation: the confusion matrix, or predictions against true values."""
 
 from collections.abc import Sequence
+from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -19,7 +20,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Fi
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [_short(name) for name in names]
-    longest = max(len(name) for name in names)
+    longest = max(sum(1 + (east_asian_width(character) in "WF") for character in name) for name in names)
     size = min(max(0.52 * classes, 2.4), 9.0)
     figure = new_figure(size + 2.2 + 0.07 * longest, size + 1.3 + (0.07 * longest if longest > 3 else 0))
     axes = figure.subplots()
@@ -56,4 +57,5 @@ def predicted_against_true(
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    """A name, shortened, in which a dollar is not mathematics."""
+    return (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…").replace("$", r"\$")

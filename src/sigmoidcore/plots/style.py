@@ -1,13 +1,19 @@
 """The style of all figures: colours, an empty figure, and the parts that panels share."""
 
 import io
+import warnings
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
+
+from sigmoidcore.plots.fonts import fallback_families
 
 PALETTE = {
     "black": "#000000",
@@ -28,7 +34,19 @@ SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE[
 
 
 class Picture(Figure):
-    """A figure that a notebook shows without pyplot."""
+    """A figure that a notebook shows without pyplot, with fonts that have all of its characters."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw, with fallback fonts where the default one lacks characters."""
+        for axes in self.axes:
+            axes.get_xticklabels(), axes.get_yticklabels()  # makes the labels
+        texts = [text for text in self.findobj(Text) if not text.get_text().isascii()]
+        families = fallback_families("".join(text.get_text() for text in texts))
+        for text in texts if families else ():
+            text.set_fontfamily([*rcParams["font.family"], *families])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+")
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()

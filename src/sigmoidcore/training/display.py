@@ -20,10 +20,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.training.data import Data, Task
 from sigmoidcore.training.loop import Progress
-from sigmoidcore.training.session import printable
 
 REDRAW = 0.25
 """Least seconds between two redraws of a terminal."""
@@ -34,6 +34,11 @@ WAIT = 10.0
 DECADES = 3
 """Powers of ten for each level of the bars of a profile."""
 _INDENT = 3
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text without markup and without characters that could control a terminal."""
+    return Text(printable(text), style=style)
 
 
 class _Console(Console):
@@ -66,17 +71,17 @@ class Screen:
     def heading(self, text: str) -> None:
         """The first line of a section, after an empty line."""
         self.console.print()
-        self.console.print(Text(printable(text), style="bold"))
+        self.console.print(_text(text, "bold"))
 
     def say(self, text: str = "", style: str = "") -> None:
         """A paragraph, wrapped to the width."""
-        for line in Text(printable(text), style=style).wrap(self.console, max(20, self.console.width - _INDENT)):
+        for line in _text(text, style).wrap(self.console, max(20, self.console.width - _INDENT)):
             line.rstrip()
             self.console.print(Text(" " * _INDENT if line else "") + line)
 
     def verbatim(self, text: str, style: str = "") -> None:
         """A path or a command to copy: never cut or wrapped."""
-        self.console.print(Text(" " * _INDENT + printable(text), style=style), soft_wrap=True)
+        self.console.print(_text(" " * _INDENT + text, style), soft_wrap=True)
 
     def listing(self, rows: Sequence[tuple[str, str]]) -> None:
         """Paths with their contents beside them, or below in a narrow terminal."""
@@ -95,9 +100,9 @@ class Screen:
         )  # fmt: skip
         for i, column in enumerate(columns):
             style = "bold green" if i == strong else ""
-            table.add_column(column, justify="right" if i else "left", style=style, overflow="fold")
+            table.add_column(_text(column), justify="right" if i else "left", style=style, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+            table.add_row(*map(_text, row))
         self.console.print(Padding(table, (0, 0, 0, _INDENT if self.console.width >= 60 else 0), expand=False))
 
     def profile(self, profile: Profile) -> None:
@@ -171,7 +176,7 @@ class Meter:
     def _view(self, progress: Progress, cells: Sequence[str], profile: Profile | None) -> Padding:
         width = self.screen.console.width - _INDENT
         lines: list[RenderableType] = [
-            Text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", style="bold"),
+            _text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", "bold"),
             ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)),
             Text("   ".join(cells)),
             *([] if profile is None else [self.screen.profile_line(profile)]),

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.choice import choose
 from sigmoidcore.training.execution import follow, lead
 from sigmoidcore.training.options import OptionError, Options, flag
@@ -91,7 +92,7 @@ def run_training(
             run.begin()
         else:
             for sentence in run.resume(checkpoint):
-                print(f"sigmoid-core: {sentence}", file=sys.stderr)
+                print(printable(f"sigmoid-core: {sentence}"), file=sys.stderr)
         lead(choice, place, ctrl_c, state, run)
         return run.folder
 

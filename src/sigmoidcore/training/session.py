@@ -85,16 +85,6 @@ class CtrlC:
             raise KeyboardInterrupt
 
 
-def printable(text: str) -> str:
-    r"""The text with characters that could control a terminal as escapes: names of files and columns may hold any.
-
-    Example:
-        >>> print(printable("\x1b[31mred"))
-        \x1b[31mred
-    """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let PyTorch use this many threads; with small layers, two threads mostly wait for each other."""

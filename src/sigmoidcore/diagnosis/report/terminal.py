@@ -32,7 +32,12 @@ def writable(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters escaped as in Python: `\n`, `\x1b`, `\ud800`."""
+    r"""The text with characters that could control a terminal escaped as in Python: names of files may hold any.
+
+    Example:
+        >>> print(printable("\x1b[31mred\n"))
+        \x1b[31mred\n
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

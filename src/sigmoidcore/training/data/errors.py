@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+from sigmoidcore.diagnosis.report.terminal import printable
+
 
 class DataError(ValueError):
     """Data cannot be used. The message is one line: what is wrong, where, and what to do."""
@@ -40,8 +42,7 @@ def listed(names: Iterable[str], most: int = 8) -> str:
 
 def short(text: object, most: int = 60) -> str:
     """Text as one printable line of at most `most` characters."""
-    words = " ".join(str(text).split())
-    words = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    words = printable(" ".join(str(text).split()))
     return words if len(words) <= most else words[: most - 3] + "..."
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities
@@ -79,10 +80,10 @@ class Evaluation:
         from sigmoidcore import plots
 
         if self.points is None:
-            names = [c.name for c in self.classes]
+            names = [printable(c.name) for c in self.classes]
             return plots.confusion_matrix(np.array(self.confusion), names, f"accuracy {self.scores[0]}")
         titles = [f"R2 {score}" for score in self.scores[2::3]]
-        return plots.predicted_against_true(*self.points, self.targets, titles)
+        return plots.predicted_against_true(*self.points, [printable(name) for name in self.targets], titles)
 
 
 def evaluate_network(
