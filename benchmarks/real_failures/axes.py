@@ -32,35 +32,6 @@ def rows_of_a_picture(repaired: bool) -> Training:
     )
 
 
-class FieldEncoder(nn.Module):
-    def __init__(self, swap: bool):
-        super().__init__()
-        self.swap = swap
-        self.embedding = nn.Embedding(5, 32)
-        self.transformer_encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0), 1)
-        self.head = nn.Linear(4 * 32, 2)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        fields = self.embedding(rows)
-        if self.swap:
-            return self.head(self.transformer_encoder(fields.transpose(0, 1)).transpose(0, 1).flatten(1))
-        return self.head(self.transformer_encoder(fields).flatten(1))
-
-
-def fields_of_a_transaction(repaired: bool) -> Training:
-    rows = torch.randint(5, (640, 4))
-    rows[::2, 3] = rows[::2, 1]
-    labels = (rows[:, 1] == rows[:, 3]).long()
-    model = FieldEncoder(swap=repaired)
-    return Training(
-        model,
-        batch=shuffled(64, rows[:512], labels[:512]),
-        loss=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.Adam(model.parameters(), lr=3e-3),
-        score=lambda model: accuracy(model, rows[512:], labels[512:]),
-    )
-
-
 class SelfAttention(nn.Module):
     def __init__(self, transposed: bool):
         super().__init__()
@@ -123,37 +94,6 @@ def letters_by_view(repaired: bool) -> Training:
         loss=nn.CrossEntropyLoss(),
         optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
         score=lambda model: accuracy(model, words[256:], labels[256:]),
-    )
-
-
-class QuestionClassifier(nn.Module):
-    def __init__(self, last: bool):
-        super().__init__()
-        self.last = last
-        self.embedding = nn.Embedding(20, 16)
-        self.lstm = nn.LSTM(16, 32, batch_first=True)
-        self.classifier = nn.Linear(32, 4)
-
-    def forward(self, questions: Tensor) -> Tensor:
-        outputs = self.lstm(self.embedding(questions))[0]
-        lengths = (questions > 0).sum(1)
-        picked = outputs[:, -1] if self.last else outputs[torch.arange(len(questions)), lengths - 1]
-        return self.classifier(picked)
-
-
-def output_of_the_padding(repaired: bool) -> Training:
-    labels = torch.arange(128) % 4
-    questions = torch.randint(5, 20, (128, 40))
-    lengths = torch.randint(3, 8, (128, 1))
-    questions[:, 0] = 1 + labels
-    questions[torch.arange(40) >= lengths] = 0
-    model = QuestionClassifier(last=not repaired)
-    return Training(
-        model,
-        batch=minibatches(32, questions, labels),
-        loss=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.Adam(model.parameters(), lr=5e-3),
-        score=lambda model: accuracy(model, questions, labels),
     )
 
 
@@ -237,17 +177,6 @@ PROGRAMS = [
         layers=("lstm",),
     ),
     Program(
-        name="transformer over the fields of a table, batch in the first dimension",
-        source="https://github.com/IBM/TabFormer/pull/14",
-        symptom="the attention is computed wrongly",
-        explanation="the encoder expects the batch in the second dimension, so rows attend to each other",
-        causes=("information across the batch",),
-        make=fields_of_a_transaction,
-        steps=150,
-        margin=0.11,
-        layers=("transformer_encoder",),
-    ),
-    Program(
         name="attention heads by view",
         source="https://github.com/zhouhaoyi/Informer2020/issues/59",
         symptom="the relation between heads and time steps is broken",
@@ -266,16 +195,6 @@ PROGRAMS = [
         make=letters_by_view,
         steps=80,
         margin=0.11,
-    ),
-    Program(
-        name="questions, the output at the padding",
-        source="https://github.com/thtrieu/qclass_dl/issues/1",
-        symptom="the result is terrible with the last output",
-        explanation="the last output of the LSTM belongs to padding; the one of the last word is needed",
-        causes=("gradient lost through time", "data wrong"),
-        make=output_of_the_padding,
-        steps=50,
-        margin=0.37,
     ),
     Program(
         name="states of two directions by view",

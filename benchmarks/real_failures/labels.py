@@ -217,6 +217,58 @@ def returns_of_the_next_episode(repaired: bool) -> Training:
     return Training(network, batch, nn.MSELoss(), torch.optim.RAdam(network.parameters(), lr=1e-2), value_error)
 
 
+def masks_in_the_order_of_the_disk(repaired: bool) -> Training:
+    pictures, masks = rectangles()
+    order = torch.arange(64) if repaired else torch.randperm(64)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 1, 3, 1, 1)),
+        nn.Sigmoid(),
+    )
+
+    def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+        return 1 - (2 * (outputs * targets).sum() + 1) / (outputs.sum() + targets.sum() + 1)
+
+    return Training(
+        model,
+        batch=minibatches(16, pictures, masks[order]),
+        loss=dice,
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+        score=lambda model: overlap(model, pictures, masks, 0.5),
+    )
+
+
+class TextEncoder(nn.Module):
+    def __init__(self, padding: int):
+        super().__init__()
+        self.padding = padding
+        self.embedding = nn.Embedding(13, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, text: Tensor) -> Tensor:
+        hidden = text == self.padding
+        encoded = self.layer(self.embedding(text), src_key_padding_mask=hidden)
+        seen = (~hidden).float()[:, :, None]
+        return self.head((encoded * seen).sum(1) / seen.sum(1))
+
+
+def exclamation_marks_are_padding(repaired: bool) -> Training:
+    labels = torch.arange(384) % 2
+    text = torch.randint(1, 12, (384, 10))
+    lengths = torch.randint(5, 11, (384, 1))
+    text[torch.arange(384), (torch.rand(384) * lengths.squeeze(1)).long()] *= 1 - labels
+    padding = 12 if repaired else 0
+    text[torch.arange(10) >= lengths] = padding
+    model = TextEncoder(padding)
+    return Training(
+        model,
+        batch=minibatches(64, text[:256], labels[:256]),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=5e-3),
+        score=lambda model: accuracy(model, text[256:], labels[256:]),
+    )
+
+
 PROGRAMS = [
     Program(
         name="lane detector whose background has the label of lanes",
@@ -312,6 +364,28 @@ PROGRAMS = [
         make=returns_of_the_next_episode,
         steps=150,
         margin=0.2,
+        visible="training",
+    ),
+    Program(
+        name="hair segmentation with masks in the order of the disk",
+        source="https://github.com/TRANHV-VFA-DO-NOT-USE/MobileAILab-HairColor-iOS/issues/2",
+        symptom="the dice coefficient stays low, and the model segments poorly",
+        explanation="images and masks are listed in an undefined order, so they do not belong together",
+        causes=("data wrong",),
+        make=masks_in_the_order_of_the_disk,
+        steps=80,
+        margin=0.19,
+        visible="training",
+    ),
+    Program(
+        name="text encoder that takes exclamation marks for padding",
+        source="https://github.com/lucidrains/DALLE2-pytorch/issues/207",
+        symptom="a word of the texts is masked",
+        explanation="token 0 counts as padding and is a word as well",
+        causes=("data wrong",),
+        make=exclamation_marks_are_padding,
+        steps=80,
+        margin=0.22,
         visible="training",
     ),
 ]

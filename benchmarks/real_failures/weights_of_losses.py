@@ -1,11 +1,11 @@
-"""Losses of several terms or samples whose weights are wrong, and adversarial losses with wrong targets."""
+"""Losses whose terms or samples have wrong weights, losses of pairs of networks and of triplets of samples."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from real_failures.data import accuracy, classes, images, minibatches
-from real_failures.program import Program, Training
+from real_failures.data import accuracy, classes, images, minibatches, shuffled
+from real_failures.program import Program, Training, usual_step
 
 
 class Variational(nn.Module):
@@ -99,46 +99,52 @@ def summed_loss(repaired: bool) -> Training:
     )
 
 
-class Adversaries(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
-        self.discriminator = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        generated = self.generator(torch.randn(len(inputs), 4))
-        return self.discriminator(torch.cat([inputs, generated]))
-
-
 def generated_samples_called_real(repaired: bool) -> Training:
     data = torch.tensor([2.0, -1.0]) + torch.randn(256, 2) @ torch.tensor([[0.6, 0.3], [0.0, 0.4]])
-    model = Adversaries()
-    first = torch.optim.Adam(model.generator.parameters(), lr=2e-3, betas=(0.5, 0.9))
-    second = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    discriminator = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+    first = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    second = torch.optim.Adam(discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
     targets = torch.cat([torch.ones(64, 1), torch.zeros(64, 1) if repaired else torch.ones(64, 1)])
 
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        real = data[64 * (step % 4) : 64 * (step % 4) + 64]
+        return torch.cat([real, generator(torch.randn(64, 4)).detach()]), targets
+
     def step(training: Training, inputs: Tensor, targets: Tensor) -> None:
+        usual_step(training, inputs, targets)
         first.zero_grad()
-        generated = model.discriminator(model.generator(torch.randn(64, 4)))
-        F.binary_cross_entropy_with_logits(generated, torch.ones(64, 1)).backward()
+        judged = discriminator(generator(torch.randn(64, 4)))
+        F.binary_cross_entropy_with_logits(judged, torch.ones(64, 1)).backward()
         first.step()
-        second.zero_grad()
-        training.loss(model(inputs), targets).backward()
-        second.step()
 
     def distance(model: nn.Module) -> float:
         with torch.no_grad():
-            generated = model.generator(torch.randn(500, 4))
+            generated = generator(torch.randn(500, 4))
         return -(generated.mean(0) - data.mean(0)).norm().item()
 
-    return Training(
-        model,
-        batch=lambda step: (data[64 * (step % 4) : 64 * (step % 4) + 64], targets),
-        loss=F.binary_cross_entropy_with_logits,
-        optimizer=second,
-        score=distance,
-        step=step,
-    )
+    return Training(discriminator, batch, F.binary_cross_entropy_with_logits, second, distance, step)
+
+
+def hardest_triplets(repaired: bool) -> Training:
+    labels = torch.arange(192) % 6
+    inputs = 0.4 * torch.randn(6, 20)[labels] + torch.randn(192, 20)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+
+    def loss(embedded: Tensor, labels: Tensor) -> Tensor:
+        distances = ((embedded[:, None] - embedded).square().sum(2) + 1e-12).sqrt()
+        same = labels[:, None] == labels
+        farthest, nearest = (distances * same).amax(1), (distances + 1e6 * same).amin(1)
+        return (farthest - nearest + 0.5).relu().mean()
+
+    def neighbour(model: nn.Module) -> float:
+        with torch.no_grad():
+            embedded = model(inputs)
+        nearest = torch.cdist(embedded, embedded).fill_diagonal_(torch.inf).argmin(1)
+        return (labels[nearest] == labels).float().mean().item()
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3 if repaired else 1e-2)
+    return Training(model, shuffled(48, inputs, labels), loss, optimizer, neighbour)
 
 
 PROGRAMS = [
@@ -194,5 +200,16 @@ PROGRAMS = [
         make=generated_samples_called_real,
         steps=300,
         margin=0.7,
+    ),
+    Program(
+        name="triplets whose loss stays at the margin",
+        source="https://github.com/omoindrot/tensorflow-triplet-loss/issues/6",
+        symptom="the loss becomes exactly the margin after several steps, and all embeddings are the same",
+        explanation="the embeddings collapse to a point; the learning rate has to be reduced until they do not",
+        causes=("collapsed units", "learning rate too high"),
+        make=hardest_triplets,
+        steps=100,
+        margin=0.36,
+        visible="training",
     ),
 ]
