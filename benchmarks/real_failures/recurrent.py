@@ -1,38 +1,10 @@
-"""Recurrent networks: padding at the end, states of other sequences, gradients that explode or are lost on the way."""
+"""Recurrent networks: states of other sequences, gradients that explode."""
 
 import torch
 from torch import Tensor, nn
 
 from real_failures.data import accuracy, sequences
 from real_failures.program import Program, Training
-
-
-class LastOutput(nn.Module):
-    """LSTM over words; its output after the last word or after the padding goes through a linear layer."""
-
-    def __init__(self, real_length: bool, width: int = 16):
-        super().__init__()
-        self.embedding, self.lstm = nn.Embedding(20, width, padding_idx=0), nn.LSTM(width, width, batch_first=True)
-        self.output = nn.Linear(width, 4)
-        self.real_length = real_length
-
-    def forward(self, words: Tensor) -> Tensor:
-        outputs = self.lstm(self.embedding(words))[0]
-        last = (words > 0).sum(1) - 1 if self.real_length else torch.full((len(words),), -1)
-        return self.output(outputs[torch.arange(len(words)), last])
-
-
-def output_after_the_padding(repaired: bool) -> Training:
-    words = torch.randint(4, 20, (128, 30)) * (torch.arange(30) < torch.randint(3, 9, (128, 1)))
-    labels = words[:, 0] % 4
-    model = LastOutput(real_length=repaired)
-    return Training(
-        model,
-        batch=lambda step: (words, labels),
-        loss=nn.functional.cross_entropy,
-        optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
-        score=lambda model: accuracy(model, words, labels),
-    )
 
 
 class BothDirections(nn.Module):
@@ -134,22 +106,11 @@ def linear_recurrence(repaired: bool) -> Training:
 
 PROGRAMS = [
     Program(
-        name="LSTM whose last output is after the padding",
-        source="https://github.com/thtrieu/qclass_dl/issues/1",
-        symptom="with the last output of the LSTM the result is terrible",
-        explanation="the last output belongs to padding; the output at the real length is right",
-        causes=("gradient lost through time", "data wrong"),
-        make=output_after_the_padding,
-        steps=40,
-        margin=0.34,
-        layers=("lstm",),
-    ),
-    Program(
         name="sentence VAE whose states are viewed, not transposed",
         source="https://github.com/timbmg/Sentence-VAE/issues/15",
         symptom="the state of a bidirectional encoder mixes two dimensions; the code runs without errors",
         explanation="states are [directions, samples, width] also with batch_first, so view joins those of two samples",
-        causes=("information across the batch",),
+        causes=("information across the batch", "axes mixed"),
         make=state_of_other_sentences,
         steps=80,
         margin=0.33,
@@ -159,7 +120,7 @@ PROGRAMS = [
         source="https://github.com/Stable-Baselines-Team/stable-baselines3-contrib/issues/111",
         symptom="states of the LSTM from the buffer are not those of their sequences",
         explanation="the buffer reshapes [sequences, layers, width] where it should swap the axes",
-        causes=("information across the batch",),
+        causes=("information across the batch", "axes mixed"),
         make=reshaped_states,
         steps=100,
         margin=0.12,
