@@ -4,8 +4,8 @@ Each program is written in our own words and code, from the description in its s
 network on small data that train in about a second. Nothing is copied. A program has to show that the mistake matters:
 after the same number of steps, the broken one has a clearly worse `score` than the repaired one.
 
-The collection is split by source: programs of one thread, one repository or one published collection are all in the
-same half, which the hash of `Program.origin` decides. The rules of the diagnosis are developed on the half
+The collection is split by source: programs of one repository or one page are all in the same half, which the hash of
+`Program.origin` decides. The rules of the diagnosis are developed on the half
 `"development"`. The half `"held out"` is diagnosed once per release, and its score is reported as it comes out.
 """
 
@@ -130,8 +130,9 @@ class Program:
 
     @property
     def origin(self) -> str:
-        """The thread or repository of the source, without scheme and fragment: what the halves are split by."""
-        return self.source.split("://", 1)[-1].split("#", 1)[0].rstrip("/")
+        """The repository of the source, or the page: what the halves are split by."""
+        host, *path = self.source.removeprefix("https://").split("#")[0].rstrip("/").split("/")
+        return "/".join([host, *(path[:2] if host == "github.com" else path)]).lower()
 
     @property
     def half(self) -> Literal["development", "held out"]:
