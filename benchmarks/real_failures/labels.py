@@ -163,60 +163,6 @@ def first_class_is_the_background(repaired: bool) -> Training:
     )
 
 
-def rewards_without_a_future(repaired: bool) -> Training:
-    policy = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 2))
-
-    def observed(cue: Tensor) -> Tensor:
-        return torch.cat([F.one_hot(cue, 2)[:, None].expand(-1, 4, 2), torch.eye(4).expand(len(cue), 4, 4)], 2).float()
-
-    def batch(step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        states = observed(cue := torch.randint(2, (32,)))
-        with torch.no_grad():
-            actions = torch.distributions.Categorical(logits=policy(states)).sample()
-        rewards = torch.zeros(32, 4)
-        rewards[:, 3] = (actions[:, 0] == cue).float()
-        discounted = rewards * 0.99 ** torch.arange(4)
-        future = discounted.flip(1).cumsum(1).flip(1) / 0.99 ** torch.arange(4)
-        returns = future if repaired else discounted
-        return states, (actions, (returns - returns.mean()) / (returns.std() + 1e-8))
-
-    def loss(logits: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
-        actions, returns = targets
-        return (F.cross_entropy(logits.flatten(0, 1), actions.flatten(), reduction="none") * returns.flatten()).mean()
-
-    def success(policy: nn.Module) -> float:
-        with torch.no_grad():
-            return (policy(observed(torch.arange(2)))[:, 0].softmax(-1).diagonal()).mean().item()
-
-    return Training(policy, batch, loss, torch.optim.Adam(policy.parameters(), lr=1e-2), success)
-
-
-def returns_of_the_next_episode(repaired: bool) -> Training:
-    network = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 1))
-    states = torch.arange(5).repeat(8)
-    ends = (states == 4).float()
-    rewards = ends.clone()
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            values = network(torch.eye(5))[states].squeeze(1)
-        returns = torch.zeros(40)
-        returns[-1] = rewards[-1]
-        for t in range(38, -1, -1):
-            if repaired:
-                following = (0.65 * returns[t + 1] + 0.35 * values[t + 1]) * (1 - ends[t])
-            else:
-                following = 0.65 * returns[t + 1] + 0.35 * values[t + 1] * (1 - ends[t])
-            returns[t] = rewards[t] + 0.9 * following
-        return torch.eye(5)[states], returns[:, None]
-
-    def value_error(network: nn.Module) -> float:
-        with torch.no_grad():
-            return -(network(torch.eye(5)).squeeze(1) - 0.9 ** torch.arange(4, -1, -1)).abs().mean().item()
-
-    return Training(network, batch, nn.MSELoss(), torch.optim.RAdam(network.parameters(), lr=1e-2), value_error)
-
-
 def masks_in_the_order_of_the_disk(repaired: bool) -> Training:
     pictures, masks = rectangles()
     order = torch.arange(64) if repaired else torch.randperm(64)
@@ -342,28 +288,6 @@ PROGRAMS = [
         make=first_class_is_the_background,
         steps=60,
         margin=0.25,
-        visible="training",
-    ),
-    Program(
-        name="policy gradient with rewards that have no future",
-        source="https://github.com/hunkim/ReinforcementZeroToAll/issues/1",
-        symptom="the policy gradient does not behave as intended",
-        explanation="each reward is discounted by its time and future rewards are not summed",
-        causes=("data wrong",),
-        make=rewards_without_a_future,
-        steps=100,
-        margin=0.2,
-        visible="training",
-    ),
-    Program(
-        name="Q(lambda) with returns of the next episode",
-        source="https://github.com/vwxyzjn/cleanrl/pull/494",
-        symptom="returns are computed across the end of an episode",
-        explanation="the mask of the last step covers the next value and not the next return",
-        causes=("data wrong",),
-        make=returns_of_the_next_episode,
-        steps=150,
-        margin=0.2,
         visible="training",
     ),
     Program(

@@ -71,33 +71,6 @@ def squeezed_logits(repaired: bool) -> Training:
     )
 
 
-def q_learning_on_a_chain(repaired: bool) -> Training:
-    states, actions = torch.cartesian_prod(torch.arange(6), torch.arange(2)).T
-    following = (states + 2 * actions - 1).clamp(0, 5)
-    rewards, done = (following == 5).float(), (following == 5).float()
-    network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2))
-    one_hot = torch.eye(6)
-
-    def td_targets(rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            best = network(one_hot[following[rows]]).amax(1)
-        return rewards[rows] + 0.9 * (1 - done[rows]) * best
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(8 * step, 8 * step + 8) * 5 % 12
-        return one_hot[states[rows]], rows
-
-    def loss(values: Tensor, rows: Tensor) -> Tensor:
-        chosen = values.gather(1, actions[rows, None])
-        return F.mse_loss(chosen.squeeze(1) if repaired else chosen, td_targets(rows))
-
-    def value_error(model: nn.Module) -> float:
-        with torch.no_grad():
-            return -(model(one_hot[:5]).amax(1) - 0.9 ** torch.arange(4, -1, -1)).abs().mean().item()
-
-    return Training(network, batch, loss, torch.optim.Adam(network.parameters(), lr=1e-2), value_error)
-
-
 def initial_condition_of_a_wave(repaired: bool) -> Training:
     model = nn.Sequential(nn.Linear(2, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1))
     inside, start = torch.rand(64, 2) * 2 - 1, torch.cat([torch.linspace(-1, 1, 32)[:, None], torch.zeros(32, 1)], 1)
@@ -114,39 +87,6 @@ def initial_condition_of_a_wave(repaired: bool) -> Training:
 
     batch = (start, height[:, None] if repaired else height)
     return Training(model, lambda step: batch, loss, torch.optim.Adam(model.parameters(), lr=1e-2), solution_error)
-
-
-class ActorCritic(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 32), nn.ReLU())
-        self.actor, self.critic = nn.Linear(32, 3), nn.Linear(32, 1)
-
-    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.body(states)
-        return self.actor(hidden).log_softmax(1), self.critic(hidden)
-
-
-def returns_minus_values(repaired: bool) -> Training:
-    states = torch.randn(256, 4)
-    actions = torch.randint(3, (256,))
-    returns = 2 * states[:, 3] + (actions == states[:, :3].argmax(1)).float()
-    model = ActorCritic()
-
-    def loss(outputs: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor:
-        log_probabilities, values = outputs
-        actions, returns = targets
-        advantage = returns - (values.squeeze(1) if repaired else values)
-        chosen = log_probabilities.gather(1, actions[:, None]).squeeze(1)
-        return -(chosen * advantage.detach()).mean() + 0.5 * advantage.square().mean()
-
-    def critic(model: nn.Module) -> float:
-        with torch.no_grad():
-            values = model(states)[1].squeeze(1)
-        return 1 - ((values - 2 * states[:, 3] - 1 / 3).square().mean() / 4).item()
-
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    return Training(model, lambda step: (states, (actions, returns)), loss, optimizer, critic)
 
 
 def segmentation(last: nn.Module) -> nn.Sequential:
@@ -234,20 +174,6 @@ def cubes_of_large_numbers(repaired: bool) -> Training:
     )
 
 
-def large_returns_for_a_critic(repaired: bool) -> Training:
-    states = torch.randn(256, 16)
-    returns = 18 + 4 * states[:, 0] * states[:, 1].sign()
-    scaled = (returns - returns.mean()) / returns.std() if repaired else returns
-    critic = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1))
-    return Training(
-        critic,
-        batch=minibatches(64, states, scaled[:, None]),
-        loss=nn.MSELoss(),
-        optimizer=torch.optim.AdamW(critic.parameters(), lr=3e-3),
-        score=lambda critic: explained(critic, states, scaled),
-    )
-
-
 PROGRAMS = [
     Program(
         name="linear regression, targets without the last dimension",
@@ -280,16 +206,6 @@ PROGRAMS = [
         margin=0.4,
     ),
     Program(
-        name="Q-learning, chosen values with an extra dimension",
-        source="https://github.com/kengz/SLM-Lab/pull/372",
-        symptom="DQN has a problem with shapes, found while it was tuned for an environment",
-        explanation="chosen values [batch, 1] and targets [batch] broadcast to all pairs",
-        causes=("targets broadcast",),
-        make=q_learning_on_a_chain,
-        steps=300,
-        margin=0.055,
-    ),
-    Program(
         name="physics-informed network, initial condition without the last dimension",
         source="https://github.com/Photon-AI-Research/NeuralSolvers/issues/20",
         symptom="the loss of the initial condition warns about sizes [n] and [n, 1]",
@@ -298,16 +214,6 @@ PROGRAMS = [
         make=initial_condition_of_a_wave,
         steps=150,
         margin=0.22,
-    ),
-    Program(
-        name="actor-critic, returns minus values of another shape",
-        source="https://github.com/thu-ml/tianshou/pull/155",
-        symptom="the loss of A2C is wrong",
-        explanation="returns [batch] minus values [batch, 1] give a matrix of advantages",
-        causes=("targets broadcast",),
-        make=returns_minus_values,
-        steps=100,
-        margin=0.45,
     ),
     Program(
         name="few-shot segmentation, masks of 0 and 255 for a sigmoid",
@@ -370,15 +276,5 @@ PROGRAMS = [
         make=cubes_of_large_numbers,
         steps=400,
         margin=0.85,
-    ),
-    Program(
-        name="critic of PPO with large returns",
-        source="https://github.com/deepspeedai/DeepSpeedExamples/issues/556",
-        symptom="the loss of the critic grows and does not decrease",
-        explanation="the returns are up to 20 and hard to estimate; scaled rewards solve it",
-        causes=("targets not scaled",),
-        make=large_returns_for_a_critic,
-        steps=150,
-        margin=0.65,
     ),
 ]
