@@ -12,6 +12,7 @@ import shutil
 import struct
 import sys
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 
@@ -393,6 +394,17 @@ def test_no_name_controls_a_terminal_in_any_encoding(use_of_names, monkeypatch, 
         assert not re.search(r"(?m)^BAD", text)
     assert ("类别" in output()) == (encoding in ("utf-8", "gbk"))
     assert "Traceback" not in error()
+
+
+def test_a_warning_is_one_line_without_control_characters(capsys, monkeypatch):
+    def shown(*_, **__):
+        print(warnings.formatwarning("a\x1b[2J\nb", UserWarning, "x.py", 3), end="")
+
+    before = warnings.formatwarning
+    monkeypatch.setattr("sigmoidcore.cli.train.run_training", shown)
+    assert main(["train"]) == 0
+    assert capsys.readouterr().out == "sigmoid-core: a\\x1b[2J b (UserWarning, x.py:3)\n"
+    assert warnings.formatwarning is before
 
 
 def test_a_name_that_is_no_text_is_refused(run, safely_refused, tmp_path):

@@ -5,6 +5,7 @@ import io
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -34,11 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success; 1 if a run failed or a diagnosis has findings of `--fail-on`; 2 for wrong input;
         130 after Ctrl-C, 143 after SIGTERM.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")  # a terminal or pipe that is not UTF-8 gets question marks
     try:
-        with _ended_by_sigterm() as received:
+        with _printing(), _ended_by_sigterm() as received:
             code = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)
         if code == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt(*received)
@@ -81,6 +79,27 @@ def _ending(error: BaseException) -> tuple[str, int]:
         path = "sigmoid-core" if context is None else context.command_path
         return f"{error.format_message().rstrip('.')} (see {path} --help)", 2
     raise error
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """An output that is not UTF-8 gets question marks; a warning is one line without control characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+    before = warnings.formatwarning
+
+    def one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        text = printable(" ".join(str(message).split()))
+        return f"sigmoid-core: {text} ({category.__name__}, {filename}:{lineno})\n"
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager
