@@ -235,7 +235,57 @@ def codebook_of_unit_variance(repaired: bool) -> Training:
     )
 
 
+class Tower(nn.Module):
+    """Residual blocks of convolutions and a value between -1 and 1, as in a chess network."""
+
+    def __init__(self, width: int = 16, depth: int = 4):
+        super().__init__()
+        self.start = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU()),
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+            )
+            for _ in range(depth)
+        )
+        self.value = nn.Sequential(nn.Flatten(), nn.Linear(width * 25, 1), nn.Tanh())
+
+    def forward(self, boards: Tensor) -> Tensor:
+        hidden = self.start(boards)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.value(hidden.relu())
+
+
+def fans_without_the_kernel(repaired: bool) -> Training:
+    boards = torch.randint(-1, 2, (48, 3, 5, 5)).float()
+    targets = (boards.sum((1, 2, 3)) / 8).round().clamp(-1, 1)[:, None]
+    model = Tower()
+    for weight in (p for p in model.parameters() if p.dim() > 1):
+        fans = weight.shape[0] + weight[0].numel() if weight.dim() == 2 else sum(weight.shape)
+        if repaired and weight.dim() == 4:
+            fans = (weight.shape[0] + weight.shape[1]) * 9
+        nn.init.normal_(weight, std=math.sqrt(2 / fans))
+    return Training(
+        model,
+        batch=lambda step: (boards, targets),
+        loss=nn.functional.mse_loss,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9, nesterov=True),
+        score=lambda model: negative_error(model, boards, targets),
+    )
+
+
 PROGRAMS = [
+    Program(
+        name="chess network with fans that ignore the kernel",
+        source="https://github.com/LeelaChessZero/lczero-training/pull/43",
+        symptom="a new net needs long until its value loss drops; until then the value is always 1",
+        explanation="Xavier's fans leave out the area of the kernel, so the weights of convolutions are too large",
+        causes=("initialisation too large", "saturated units", "exploding gradient"),
+        make=fans_without_the_kernel,
+        steps=60,
+        margin=0.2,
+    ),
     Program(
         name="adapters whose two factors are zero",
         source="https://github.com/circle-hit/SAPT/issues/11",

@@ -131,6 +131,20 @@ def one_value_per_channel(repaired: bool) -> Training:
     )
 
 
+def one_feature(repaired: bool) -> Training:
+    inputs = torch.randn(256, 1)
+    targets = 2 * inputs + 1
+    norm = nn.Identity() if repaired else nn.LayerNorm(1)
+    model = nn.Sequential(nn.Linear(1, 1), norm, nn.ReLU(), nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
+    return Training(
+        model,
+        batch=lambda step: (inputs, targets),
+        loss=nn.functional.mse_loss,
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.02),
+        score=lambda model: negative_error(model, inputs, targets),
+    )
+
+
 def normalised_output(repaired: bool) -> Training:
     inputs, kinds = classes(kinds=12)
     targets = (torch.randn(12, 8) * (torch.rand(12, 8) < 0.5))[kinds] * 3
@@ -279,6 +293,17 @@ PROGRAMS = [
         steps=60,
         margin=0.37,
         layers=("5",),
+    ),
+    Program(
+        name="layer normalisation of one feature",
+        source="https://github.com/pytorch/pytorch/issues/108956",
+        symptom="layer normalisation returns zeros for a column",
+        explanation="a sample has one value there, which is its own mean",
+        causes=("normalisation wrong", "collapsed units"),
+        make=one_feature,
+        steps=100,
+        margin=1.7,
+        layers=("1",),
     ),
     Program(
         name="regression to word vectors through a normalised output",

@@ -8,21 +8,21 @@ from real_failures.program import Program, Training
 
 
 class BothDirections(nn.Module):
-    """The last states of a bidirectional LSTM, brought to [samples, features] by view or by transpose."""
+    """The last states of a bidirectional GRU, brought to [samples, features] by view or by transpose."""
 
     def __init__(self, transposed: bool, width: int = 12):
         super().__init__()
-        self.lstm = nn.LSTM(4, width, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(4, width, batch_first=True, bidirectional=True)
         self.latent, self.output = nn.Linear(2 * width, 8), nn.Linear(8, 4)
         self.transposed = transposed
 
     def forward(self, inputs: Tensor) -> Tensor:
-        state = self.lstm(inputs)[1][0]
+        state = self.gru(inputs)[1]
         state = state.transpose(0, 1).flatten(1) if self.transposed else state.view(len(inputs), -1)
         return self.output(self.latent(state).tanh())
 
 
-def state_of_other_sentences(repaired: bool) -> Training:
+def state_of_other_molecules(repaired: bool) -> Training:
     inputs, labels = sequences(steps=8)
     order = torch.randint(128, (200, 32))
     model = BothDirections(transposed=repaired)
@@ -106,12 +106,12 @@ def linear_recurrence(repaired: bool) -> Training:
 
 PROGRAMS = [
     Program(
-        name="sentence VAE whose states are viewed, not transposed",
-        source="https://github.com/timbmg/Sentence-VAE/issues/15",
-        symptom="the state of a bidirectional encoder mixes two dimensions; the code runs without errors",
+        name="encoder of molecules whose states are viewed, not transposed",
+        source="https://github.com/PaccMann/paccmann_chemistry/issues/5",
+        symptom="the batch dimension of a bidirectional GRU's state ends up mixed with the directions",
         explanation="states are [directions, samples, width] also with batch_first, so view joins those of two samples",
         causes=("information across the batch", "axes mixed"),
-        make=state_of_other_sentences,
+        make=state_of_other_molecules,
         steps=80,
         margin=0.33,
     ),

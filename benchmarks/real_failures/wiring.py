@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from real_failures.data import accuracy, classes, images, negative_error, sequences
+from real_failures.data import accuracy, images, negative_error, sequences
 from real_failures.program import Program, Training
 
 
@@ -100,25 +100,6 @@ def gate_of_one_expert(repaired: bool) -> Training:
     )
 
 
-def rectified_action_values(repaired: bool) -> Training:
-    states, best = classes(kinds=3, spread=1.5)
-    values = torch.where(torch.arange(3) == best[:, None], -0.2, -1.0)
-    layers = [nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3), nn.Identity() if repaired else nn.ReLU()]
-    model = nn.Sequential(*layers)
-
-    def play(step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        chosen, actions = torch.randint(256, (32,)), torch.randint(3, (32, 1))
-        return states[chosen], (actions, values[chosen].gather(1, actions))
-
-    return Training(
-        model,
-        batch=play,
-        loss=lambda values, played: nn.functional.smooth_l1_loss(values.gather(1, played[0]), played[1]),
-        optimizer=torch.optim.RMSprop(model.parameters(), lr=0.002),
-        score=lambda model: accuracy(model, states, best),
-    )
-
-
 class WalkFactors(nn.Module):
     """Two factors whose product says how likely walks between two nodes are."""
 
@@ -188,17 +169,6 @@ PROGRAMS = [
         steps=150,
         margin=0.95,
         layers=("gate",),
-    ),
-    Program(
-        name="action values behind a ReLU",
-        source="https://github.com/dennybritz/reinforcement-learning/pull/104",
-        symptom="values of states with negative rewards, as in Pong, cannot be learnt",
-        explanation="the last layer has a ReLU by default, so values are never negative",
-        causes=("targets out of reach", "dead units"),
-        make=rectified_action_values,
-        steps=100,
-        margin=0.32,
-        layers=("2", "3"),
     ),
     Program(
         name="walks on a graph whose steps are multiplied by degrees",
