@@ -186,7 +186,7 @@ PROGRAMS = [
     Program(
         name="tabular benchmark's MLP with a hidden layer of one unit",
         source="https://github.com/LeoGrin/tabular-benchmark/issues/14",
-        symptom="the MLP of the benchmark is worse than it should be",
+        symptom="found in the code: the head always maps the output size to itself",
         explanation="the output size is appended to the hidden sizes: a ReLU layer of one unit comes before the head",
         causes=("targets out of reach", "dead units"),
         make=hidden_layer_of_one_unit,
@@ -217,7 +217,7 @@ PROGRAMS = [
     Program(
         name="ReLU after the logits of a tutorial",
         source="https://github.com/pytorch/tutorials/pull/1644",
-        symptom="accuracy stays low in the introduction's model",
+        symptom="the loss of the introduction's model does not seem to be right",
         explanation="a ReLU between the last layer and cross entropy removes the negative logits",
         causes=("targets out of reach", "dead units", "loss input wrong"),
         make=rectified_logits,
@@ -260,7 +260,7 @@ PROGRAMS = [
     Program(
         name="CoverNet head of two linear layers",
         source="https://github.com/nutonomy/nuscenes-devkit/pull/758",
-        symptom="the head cannot combine the map and the state of the car",
+        symptom="none is told; a reader asks for a non-linearity in the head",
         explanation="there is no activation between the linear layers of the head",
         causes=("no activation between layers",),
         make=linear_head,
@@ -271,7 +271,7 @@ PROGRAMS = [
     Program(
         name="course network without activations",
         source="https://github.com/Cambridge-ICCS/practical-ml-with-pytorch/pull/45",
-        symptom="the classifier of a course on PyTorch is a linear function",
+        symptom="found in the code of a course: its networks are linear functions",
         explanation="there are no activation functions between its linear layers; the course added them",
         causes=("no activation between layers",),
         make=layers_without_activations,

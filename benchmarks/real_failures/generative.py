@@ -180,7 +180,7 @@ PROGRAMS = [
     Program(
         name="Wasserstein GAN whose generator goes the wrong way",
         source="https://github.com/Zeleni9/pytorch-wgan/pull/53",
-        symptom="with clipping, generated samples do not become similar to real ones",
+        symptom="found by a comparison with the version that has a gradient penalty",
         explanation="the generator's loss has the wrong sign: it lowers the critic's opinion of its samples",
         causes=("loss input wrong", "loss weights wrong"),
         make=generator_helps_the_critic,

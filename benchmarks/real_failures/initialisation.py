@@ -300,7 +300,7 @@ PROGRAMS = [
     Program(
         name="modulated convolutions whose two factors are zero",
         source="https://github.com/KU-VGI/LFS-GAN/issues/2",
-        symptom="the added parameters never change",
+        symptom="gradients of the added parameters look as if they were zero for ever",
         explanation="the two factors of the modulation start at zero, so neither has a gradient",
         causes=("weights all alike", "initialisation too small"),
         make=both_modulations_zero,
@@ -322,7 +322,7 @@ PROGRAMS = [
     Program(
         name="transformer with weights of unit variance",
         source="https://github.com/young-geng/EasyLM/issues/114",
-        symptom="training a language model goes strangely; days of search",
+        symptom="training is strange, and the reason is found after days",
         explanation="the default standard deviation of the weights is 1; it should shrink with the width",
         causes=("initialisation too large", "exploding gradient", "saturated units"),
         make=transformer_of_unit_variance,
@@ -363,7 +363,7 @@ PROGRAMS = [
     Program(
         name="codebook drawn from a normal distribution",
         source="https://github.com/lucidrains/vector-quantize-pytorch/issues/19",
-        symptom="a few codes are used for everything",
+        symptom="the indices of the codebook collapse",
         explanation="the codes start far from the encoder's outputs; a small uniform distribution is right",
         causes=("initialisation too large", "collapsed units"),
         make=codebook_of_unit_variance,

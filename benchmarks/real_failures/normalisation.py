@@ -250,7 +250,7 @@ PROGRAMS = [
     Program(
         name="TabNet whose steps share a normalisation",
         source="https://github.com/dreamquark-ai/tabnet/pull/76",
-        symptom="results became worse after layers were shared between the steps",
+        symptom="found in the code after layers were shared between the steps",
         explanation="batch normalisations were shared with the layers, so all steps write the same statistics",
         causes=("normalisation wrong", "wrong mode"),
         make=shared_normalisation_of_steps,
@@ -262,7 +262,7 @@ PROGRAMS = [
     Program(
         name="SegNet whose decoder has the encoder's normalisations",
         source="https://github.com/yassouali/pytorch-segmentation/pull/159",
-        symptom="segmentation is bad in evaluation",
+        symptom="SegNet has a problem that others asked about too; it is traced to its lists of modules",
         explanation="the decoder's list is the encoder's list, so both contain the same batch normalisations",
         causes=("normalisation wrong", "wrong mode"),
         make=shared_normalisation_of_decoder,
@@ -308,7 +308,7 @@ PROGRAMS = [
     Program(
         name="regression to word vectors through a normalised output",
         source="https://github.com/Lab41/attalos/pull/89",
-        symptom="the regression to sums of word vectors is bad",
+        symptom="none is told; the fix says that the last layer should be linear",
         explanation="batch normalisation follows the last layer, which should be linear",
         causes=("normalisation wrong", "targets out of reach"),
         make=normalised_output,
@@ -319,7 +319,7 @@ PROGRAMS = [
     Program(
         name="transformer of 12 layers with normalisation after each part",
         source="https://github.com/pytorch/pytorch/issues/55270",
-        symptom="transformers of 12 and more layers do not train in a benchmark of implementations",
+        symptom="training is unstable for transformers of 12 and more layers",
         explanation="normalisation after the residual sum with Xavier weights makes gradients vanish with depth",
         causes=("vanishing gradient", "normalisation wrong"),
         make=normalisation_after_each_part,
@@ -329,7 +329,7 @@ PROGRAMS = [
     Program(
         name="DeepLab with dropout 0.9",
         source="https://github.com/bonlime/keras-deeplab-v3-plus/issues/4",
-        symptom="the ported network does not train as the original does",
+        symptom="found by a comparison with the original",
         explanation="the original's probability to keep, 0.9, became the probability to drop",
         causes=("dropout too strong",),
         make=dropout_of_nine_tenths,
@@ -340,7 +340,7 @@ PROGRAMS = [
     Program(
         name="MNIST with dropout 0.7 after each of four layers",
         source="https://github.com/hunkim/DeepLearningZeroToAll/issues/204",
-        symptom="accuracy is lower than in the version with the low-level functions",
+        symptom="found by a comparison with the version of low-level functions",
         explanation="tf.layers.dropout takes the rate to drop; 0.7 was meant as the rate to keep",
         causes=("dropout too strong",),
         make=dropout_of_seven_tenths,

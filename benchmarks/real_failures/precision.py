@@ -164,7 +164,7 @@ PROGRAMS = [
     Program(
         name="smoothness loss of a flat mesh",
         source="https://github.com/akanazawa/cmr/issues/11",
-        symptom="the loss is NaN after the first step",
+        symptom="the smoothness loss is NaN",
         explanation="the gradient of the square root is infinite at zero",
         causes=("not finite",),
         make=root_of_zero,
