@@ -347,7 +347,7 @@ def test_settings_of_pytorch_are_restored():
 # --- what is shown ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("columns", "variables"), [(40, {"NO_COLOR": "1"}), (100, {})])
+@pytest.mark.parametrize(("columns", "variables"), [(40, {"NO_COLOR": "1"}), (80, {}), (120, {})])
 def test_a_terminal_shows_a_live_view_in_its_width_and_respects_no_color(columns, variables):
     code, written = in_terminal([*SMALL, "--output", "run"], columns, **variables)
     assert code == 0
@@ -356,6 +356,8 @@ def test_a_terminal_shows_a_live_view_in_its_width_and_respects_no_color(columns
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", written)) == (not variables)
     text = ESCAPE.sub("", written)
     assert "epoch 1 of 2" in text
+    assert re.search(r"(?m)^ *loss [0-9.]+ ", text)
+    assert re.search(r"[0-9] left\b", " ".join(text.split()))
     assert "test accuracy" in text
     assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= columns
 

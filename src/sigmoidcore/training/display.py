@@ -177,7 +177,8 @@ class Meter:
         width = self.screen.console.width - _INDENT
         lines: list[RenderableType] = [
             _text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", "bold"),
-            ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)),
+            # A bar does not end its line; its padding does.
+            Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), expand=False),
             Text("   ".join(cells)),
             *([] if profile is None else [self.screen.profile_line(profile)]),
         ]
