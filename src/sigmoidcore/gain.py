@@ -13,7 +13,7 @@ from torch import Tensor
 from sigmoidcore._torch import foreach
 
 FEW = 2**18
-"""So many numbers have a sum of squares in float32 with an error of about 1e-6."""
+"""Up to this many numbers, a sum of squares in float32 has an error of about 1e-6."""
 
 
 def relative_slope(z: Tensor) -> Tensor:

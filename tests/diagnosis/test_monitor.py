@@ -212,7 +212,7 @@ def test_a_warning_comes_after_ten_steps_without_a_gradient(model, batch):
     with Monitor(model, every=100) as monitor:
         for _ in range(PATIENCE - 1):
             unseen()
-        with pytest.warns(RuntimeWarning, match="no gradient came back to the model: the Monitor measures nothing"):
+        with pytest.warns(RuntimeWarning, match="no gradient reached the model, so the Monitor measures nothing"):
             unseen()
         assert traces() == NOTHING
         for _ in range(5):

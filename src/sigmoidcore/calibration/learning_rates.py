@@ -28,10 +28,11 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
         r_l = lr * share_l * 50 / sqrt(fan_in fan_out) * size(W_l),    sum of the shares at most 1,
 
     which is 0.8 lr / L for orthogonal 64 x 64 weights. share_l is proportional to D_l - 1, where D_l is the effective
-    number (participation ratio) of the singular values of W_l ... W_1 with rows of size 1: layers that all samples
-    reach along one line learn nothing. No layer has more than a tenth. The first layer has 400 in place of 50, because
-    `prepare` made its weights small. The last layer's rate is lr * 16 / fan_in, at any depth. That of an `RNN` is
-    lr / steps * 370 / hidden_size, with the steps that it was prepared for; the last layer then has 128 in place of 16.
+    number (participation ratio) of the singular values of W_l ... W_1 with rows of size 1: a layer
+    learns nothing if all samples reach it along one line. No layer has more than a tenth. The first layer has 400 in
+    place of 50, because `prepare` made its weights small. The last layer's rate is lr * 16 / fan_in, at any
+    depth. That of an `RNN` is lr / steps * 370 / hidden_size, with the steps that it was prepared for; the last layer
+    then has 128 in place of 16.
     A bias has its weight's rate, with a size of at most 1.
 
     Args:

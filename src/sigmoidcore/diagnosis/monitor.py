@@ -25,8 +25,8 @@ PATIENCE = 10
 """Skipped steps in a row after which one is measured all the same."""
 
 _NO_GRADIENT = (
-    f"{PATIENCE} steps in a row were to be measured, and no gradient came back to the model: the Monitor measures "
-    "nothing. It measures forward passes that run module by module and whose gradients come from backward(): not those "
+    f"In {PATIENCE} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
+    "It measures forward passes that run module by module and whose gradients come from backward(): not those "
     "of TorchScript, transforms of torch.func, replayed CUDA graphs or a copy of the model. Give it the modules that "
     "train"
 )
@@ -40,7 +40,7 @@ class Monitor:
     Under `torch.distributed`, numbers are those of all ranks together.
 
     Steps that a gradient scaler skips, or whose gradients are emptied before an optimizer uses them, are not measured.
-    The tenth in a row is: a network whose gradients are never finite is measured, too.
+    After ten of them in a row, one is measured all the same: it shows gradients that are never finite.
 
     Memory is bounded: from `keep` measurements on, every second one is dropped and later ones are kept half as often.
 
@@ -58,7 +58,7 @@ class Monitor:
             `process_group`.
 
     Warns:
-        RuntimeWarning: ten steps in a row were to be measured, and no gradient came back to the model.
+        RuntimeWarning: in ten measured steps in a row, no gradient reached the model.
 
     Example:
         >>> import sigmoidcore as sc

@@ -34,9 +34,7 @@ def check_steps(name: str, steps: Any) -> None:
 def check_model(model: Any) -> None:
     """Raise a TypeError for anything but an nn.Module."""
     if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, got {described(model)}: it comes first, before its optimizer"
-        )
+        raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
 
 
 def check_optimizer(optimizer: Any) -> None:

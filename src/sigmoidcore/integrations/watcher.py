@@ -80,7 +80,7 @@ class Watcher:
     def remove(self) -> None:
         """Detach both from the training; their history stays.
 
-        The next training does so, too; call it after an error that the framework does not tell callbacks of.
+        The next training detaches them too. Call this after an error that the framework does not report to callbacks.
         """
         self._running = False
         for part in (self.monitor, self.equalizer):

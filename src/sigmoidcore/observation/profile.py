@@ -70,8 +70,8 @@ class Profile:
 def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Profile:
     """Measure the gradient profile of a model on one batch: one forward and one backward pass.
 
-    All cores are taken to see the samples of the first one, or of the recurrent layers if there are any, also where
-    they have time first, or a row for every step; a step of a recurrent layer has those whose sequences last so long.
+    Every core is assumed to see as many samples as the first core, or as the recurrent layers if there are any,
+    whatever its layout. Step t of a recurrent layer counts the sequences that reach step t.
 
     Nothing is changed: neither weights nor their `.grad`, buffers, modes or the state of the random generators.
     The model runs in evaluation mode, but a BatchNorm in training mode normalises by the batch, as in training.

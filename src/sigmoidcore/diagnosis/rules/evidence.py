@@ -13,8 +13,9 @@ from sigmoidcore.diagnosis.wording import listed
 class Evidence:
     """The measurements, latest last, and the latest one as a graph of layers, which are named by their position.
 
-    A layer is *live* if it has weights and a finite gradient arrived at it. A *sink* is a live layer before no other
-    live layer: it feeds the loss. The *level* of a layer is its gradient size over that of the sinks that it feeds.
+    A layer is *live* if it has weights and a finite gradient arrived at it. A *sink* is a live layer that no
+    other live layer follows: it feeds the loss. The *level* of a layer is its gradient size over that of the sinks that
+    it feeds.
     """
 
     measurements: Sequence[Measurement]
@@ -148,7 +149,7 @@ class Evidence:
         return tuple(w for w in self.latest.weights if w.trains and is_zero(w) and w.gradient)
 
     def from_inputs_on(self, bad: Callable[[int], bool]) -> tuple[int, ...]:
-        """Live layers that are bad and have bad layers only before them: no path brings them a sound gradient.
+        """Bad live layers that only bad layers precede: no path brings them a sound gradient.
 
         A branch beside a skip connection is left out, a layer behind weights that start at 0, and a layer that shares
         its weights with a sound one.

@@ -16,7 +16,7 @@ MEASUREMENTS = 3
 """With fewer measurements of a weight, its updates are not judged."""
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
-FASTER = f"Raise the learning rate, and check the scheduler and that the optimizer has these parameters; {_RATES}"
+FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
 SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
 
 
