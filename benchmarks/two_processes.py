@@ -1,6 +1,6 @@
 """What several processes cost: a step of one process and of two on this machine, with the same global batch.
 
-Digits, batch 100, the networks of `sigmoid-core train`, the Equalizer as it is by default. Three ways, in turns: a bare
+Digits, batch 100, the networks of `sigmoid-core train`, the Equalizer with its defaults. Three ways, in turns: a bare
 loop over the same batches; `Training` in one process; two processes (gloo, on the loopback), each with half of every
 batch. A step is the median over all repeats, evaluations
 left out. Megabytes are those of the gradients that two processes sum in a step. A process has one thread; on a machine

@@ -194,7 +194,7 @@ class FreshWeights(LayerObserver):
         """Whether a layer keeps its weights because somebody has trained it."""
         frozen = any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
         if frozen:
-            self._note("weights with requires_grad=False were kept as they are; unfreeze what is to be drawn afresh")
+            self._note("weights with requires_grad=False were kept; unfreeze those that should be drawn anew")
         return frozen
 
 

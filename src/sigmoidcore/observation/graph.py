@@ -42,8 +42,9 @@ def find_graph(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -
         return Graph(set(range(last)), set(), [[i] for i in range(1, last)] + [[]], set())
     places = {name: i for i, name in enumerate(passes)} | {OUTPUT: last}
     links = [{places[name]: link for name, link in fed.items()} for fed in consumers(passes, ends).values()]
-    order = _topological_order([set(of_core) or {last} for of_core in links])
-    trunk = _not_jumped([set(of_core) or {last} for of_core in links], order)
+    readers = [set(of_core) or {last} for of_core in links]
+    order = _topological_order(readers)
+    trunk = _not_jumped(readers, order)
     side: set[int] = set()
     for i in reversed(order):
         if i not in trunk and (

@@ -4,6 +4,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,20 @@ from matplotlib.font_manager import FontEntry, FontProperties, findfont, findSys
 _FIRST = re.compile("CJK|Han Sans|Hei|PingFang")
 """Families with most characters of Chinese, Japanese and Korean, without serifs."""
 
-logging.getLogger("matplotlib.font_manager").addFilter(lambda record: "find font weight" not in str(record.msg))
-"""A fallback font need not have a bold face: Matplotlib takes another one, and would say so for every text."""
+
+@contextmanager
+def without_notes_on_weights() -> Iterator[None]:
+    """Hide that a fallback font has no bold face: Matplotlib takes another one, and says so for every text."""
+    logger = logging.getLogger("matplotlib.font_manager")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "find font weight" not in str(record.msg)
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def fallback_families(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
-from sigmoidcore.plots.fonts import fallback_families
+from sigmoidcore.plots.fonts import fallback_families, without_notes_on_weights
 
 PALETTE = {
     "black": "#000000",
@@ -44,7 +44,7 @@ class Picture(Figure):
         families = fallback_families("".join(text.get_text() for text in texts))
         for text in texts if families else ():
             text.set_fontfamily([*rcParams["font.family"], *families])
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_notes_on_weights():
             warnings.filterwarnings("ignore", r"Glyph \d+")
             super().draw(renderer)
 

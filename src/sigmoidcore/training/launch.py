@@ -21,7 +21,7 @@ from sigmoidcore.training.runs.checkpoints import Checkpoint, DamagedError
 from sigmoidcore.training.runs.folder import (
     CONFIG,
     Run,
-    check_output,
+    check_run_folder,
     create_run,
     load_data,
     parse_config,
@@ -61,7 +61,7 @@ def run_training(
         try:
             if resume is None:
                 options = parse_options(given, config)
-                by_first(lambda: check_output(output, overwrite))
+                by_first(lambda: check_run_folder(output, overwrite))
             else:
                 _refuse_with_resume([*given, *(["output"] if output else [])])
                 known: dict[str, Any] = {}

@@ -57,7 +57,7 @@ class Progress:
     loss: Tensor
     seconds: float
     equalizer: Equalizer | None
-    accuracy: float | None
+    accuracy: float | None = None
     epoch_loss: float | None = None
     stopping: bool = False
     validation: float | None = None
@@ -184,7 +184,9 @@ class Training:
                 for epoch in range(self.step // self.batches, self.recipe.epochs):
                     if self.finished:
                         break
-                    self._epoch(epoch, on_step, asked or (lambda: False))
+                    if not self._epoch(epoch, on_step, asked or (lambda: False)):
+                        self.result.interrupted = True
+                        break
         except KeyboardInterrupt:
             self.result.interrupted = True
         finally:
@@ -234,7 +236,8 @@ class Training:
         self._total = tensors["total"].to(self.place.device, copy=True)
         restore_random(tensors, values["random"])  # last: no generator may be used between here and the next step
 
-    def _epoch(self, epoch: int, on_step: Callable[[Progress], None] | None, asked: Callable[[], bool]) -> None:
+    def _epoch(self, epoch: int, on_step: Callable[[Progress], None] | None, asked: Callable[[], bool]) -> bool:
+        """Train to the end of an epoch; False if a process was asked to stop."""
         recipe, result = self.recipe, self.result
         first = self.step % self.batches
         if first == 0:
@@ -250,15 +253,16 @@ class Training:
             samples += len(x)
             self._total += loss * len(x)
             result.seconds += time.perf_counter() - started
-            scores: dict[str, Any] = {"accuracy": None}
+            scores: dict[str, Any] = {}
             if self.step % self.batches == 0:
                 scores = self._end_epoch(samples)
             if on_step is not None:
-                at = (epoch, self.step, self.steps, loss, result.seconds, self.equalizer)
+                at = epoch, self.step, self.steps, loss, result.seconds, self.equalizer
                 on_step(Progress(*at, stopping=stopping, **scores))
             if stopping:
-                raise KeyboardInterrupt
+                return False
             started = time.perf_counter()
+        return True
 
     def _end_epoch(self, samples: int) -> dict[str, Any]:
         """Evaluate; returns what an epoch adds to the progress."""

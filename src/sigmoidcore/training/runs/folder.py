@@ -220,7 +220,7 @@ def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overw
         raise bad_input(f"cannot write {path}: {error.strerror or error}; give another --output") from error
 
 
-def check_output(folder: Path | None, overwrite: bool) -> None:
+def check_run_folder(folder: Path | None, overwrite: bool) -> None:
     """Refuse a folder in which a run cannot be made, with ValueError."""
     if folder is None:
         return
