@@ -86,11 +86,11 @@ clean: ## remove everything that was built (.venv and runs/ stay)
 
 .venv/.installed-%: .venv/.made pyproject.toml
 	@echo "Installing packages into .venv; the first time, this downloads PyTorch and takes some minutes."
-	@.venv/bin/python -m pip install -q -e ".[$*]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
+	@.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$*]" || { echo "$(NOT_INSTALLED)" >&2; exit 1; }
 	@touch .venv/.installed-$*
 
 .venv/.installed-integrations: .venv/.installed-dev tests/integrations/requirements.txt
-	.venv/bin/python -m pip install -q -e ".[dev]" -r tests/integrations/requirements.txt
+	.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]" -r tests/integrations/requirements.txt
 	@touch .venv/.installed-integrations
 
 .venv-oldest/.installed: .venv/.installed-test .ci/oldest.py pyproject.toml
@@ -100,5 +100,5 @@ clean: ## remove everything that was built (.venv and runs/ stay)
 	rm -rf .venv-oldest
 	.venv/bin/python -m venv .venv-oldest
 	.venv/bin/python .ci/oldest.py > .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pip install -q -e ".[test]" -c .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -e ".[test]" -c .venv-oldest/constraints.txt
 	@touch .venv-oldest/.installed

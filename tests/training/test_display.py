@@ -92,7 +92,7 @@ def test_a_long_epoch_has_a_line_every_ten_seconds(clock):
     assert "step 10/1000  loss 0.5  accuracy -  spread 1.000  16:30 left" in lines[0]
 
 
-def test_a_plain_line_that_is_too_wide_leaves_out_the_step(clock):
+def test_a_plain_line_at_the_end_of_an_epoch_has_no_step_and_fits_into_80_columns(clock):
     file = io.StringIO()
     screen = display.Screen(Console(file=file, width=80), live=False)
     with screen.training("a network", 10_000, CLASSES) as meter:

@@ -162,9 +162,8 @@ class Meter:
             self._live.update(self._view(progress, cells, profile), refresh=True)
         else:
             epoch = f"epoch {progress.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
-            line = "  ".join([epoch, f"step {progress.step}/{progress.steps}", *cells])
-            fits = _INDENT + len(line) <= self.screen.console.width
-            self.screen.verbatim(line if fits else "  ".join([epoch, *cells]))
+            within = [] if ended else [f"step {progress.step}/{progress.steps}"]
+            self.screen.verbatim("  ".join([epoch, *within, *cells]))
 
     def _time_left(self, progress: Progress, now: float) -> str:
         since, first = self._first or (now, progress.step)
