@@ -54,8 +54,7 @@ def distributions(clone: Path) -> list[Path]:
 def test_make_installs_the_package_before_it_runs_it(clone: Path, target: str, extra: str, command: str) -> None:
     plan = run("make", "-n", target, cwd=clone).splitlines()
     created = next(i for i, line in enumerate(plan) if "-m venv .venv" in line)
-    install = f'.venv/bin/python -m pip install -q -e ".[{extra}]"'
-    installed = next(i for i, line in enumerate(plan) if line.startswith(install))
+    installed = next(i for i, line in enumerate(plan) if "-m pip install" in line and f'-e ".[{extra}]"' in line)
     assert created < installed < plan.index(command)
     assert plan[-1] == command
 
