@@ -11,7 +11,7 @@ CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11
 NOT_INSTALLED = The packages could not be installed; pip says why above. If it found no torch, this Python is too new for \
 	PyTorch: rm -rf .venv; make setup PYTHON=python3.12. If it reached nothing, check the network; then repeat the command.
 
-.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs notebooks bench format clean
+.PHONY: help setup demo test test-oldest test-integrations lint types doctest docs results notebooks bench format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +49,9 @@ doctest: .venv/.installed-test ## run the examples in the docstrings
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	.venv/bin/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+results: .venv/.installed-dev ## write the tables of the documentation again from benchmarks/results
+	.venv/bin/python docs/results.py
 
 notebooks: .venv/.installed-integrations ## run the notebooks of the documentation and store their output
 	.venv/bin/python docs/notebooks.py

@@ -1,5 +1,6 @@
 """Every example of the documentation runs; every command, name, file and link in it exists."""
 
+import importlib
 import io
 import json
 import re
@@ -149,6 +150,21 @@ def test_names_files_and_links_on_the_page_exist(page):
 def test_the_picture_of_the_architecture_shows_the_import_contracts():
     command = [sys.executable, "docs/architecture.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True).stderr == ""
+
+
+def test_tables_and_sentences_have_the_figures_of_the_benchmarks():
+    command = [sys.executable, "docs/results.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, encoding="utf-8").stderr == ""
+
+
+def test_a_figure_that_differs_from_the_benchmarks_is_found(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    results = importlib.import_module("results")
+    page = text_of("README.md")
+    figure = re.search(r"^\| 100 \| [\d.]+ (\| [\d.]+ %)", page, flags=re.MULTILINE)[1]
+    assert results.written(page.replace(figure, "| 99.9 %")) == results.written(page) == page
+    assert results.missing("README.md", page) == []
+    assert len(results.missing("README.md", page.replace("3.3 times the rule's give", "3.3 times give"))) == 1
 
 
 def test_the_readme_counts_the_rules_right():
