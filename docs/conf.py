@@ -23,7 +23,7 @@ autodoc_default_options = {
 }
 autodoc_member_order = "bysource"
 # Frameworks of sigmoidcore.integrations, which need not be installed to build the documentation.
-autodoc_mock_imports = ["ignite", "lightning", "pytorch_lightning", "transformers"]
+autodoc_mock_imports = ["lightning", "pytorch_lightning", "transformers"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # Show public names as users write them.

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import sigmoidcore as sc
-from sigmoidcore.integrations.sinks import JSONL
+from sigmoidcore.integrations.sinks import CSV
 
 
 def main(arguments=None):
@@ -41,8 +41,8 @@ def main(arguments=None):
     optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
 
     # Both need the model and the optimizer before `prepare` wraps them.
-    lines = JSONL(options.folder / "samples.jsonl")  # creates the file at the first sample
-    sinks = [lines] if accelerator.is_main_process else []
+    table = CSV(options.folder / "samples.csv")  # creates the file at the first sample
+    sinks = [table] if accelerator.is_main_process else []
     equalizer = sc.Equalizer(model, optimizer, scaler=accelerator.scaler, sinks=sinks)
     monitor = sc.Monitor(model, every=20, scaler=accelerator.scaler, sinks=sinks)
     network = model

@@ -89,7 +89,7 @@ def test_tests_of_integrations_have_the_bounds_of_the_extras(project: dict[str, 
     texts = [line for line in (root / INTEGRATIONS).read_text().splitlines() if not line.startswith("#")]
     tested = {found.name: found.specifier for found in map(Requirement, texts)}
     extras = project["optional-dependencies"]
-    for name in ("accelerate", "ignite", "lightning", "onnx", "tensorboard", "transformers"):
+    for name in ("accelerate", "lightning", "onnx", "tensorboard", "transformers"):
         for requirement in map(Requirement, extras[name]):
             assert tested[requirement.name] == requirement.specifier, requirement.name
 

@@ -1,4 +1,4 @@
-"""Two processes of Lightning, the Trainer or ignite train one network as one process with the joined batch.
+"""Two processes of Lightning or the Trainer train one network as one process with the joined batch.
 
 test_examples.py has the same for Accelerate.
 """
@@ -49,28 +49,6 @@ def with_the_trainer(rank: int) -> tuple[Outcome, int]:
 
 
 @on_ranks
-def with_ignite(rank: int) -> tuple[Outcome, int]:
-    import ignite.distributed as idist
-    from ignite.engine import Engine
-
-    from sigmoidcore.integrations.ignite import SigmoidCoreHandler
-
-    model, sunk = network(), []
-    wrapped, optimizer = idist.auto_model(model, broadcast_buffers=False), adam(model)
-
-    def update(engine: Engine, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(wrapped(rows[0]), rows[1]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-
-    trainer = Engine(update)
-    handler = SigmoidCoreHandler(wrapped, optimizer, **OPTIONS, sinks=[sunk.append]).attach(trainer)
-    trainer.run(halves(rank), max_epochs=1)
-    return Outcome(model, handler.equalizer, handler.monitor), len(sunk)
-
-
-@on_ranks
 def with_lightning(rank: int) -> tuple[Outcome, int]:
     import lightning.pytorch as lightning
 
@@ -97,7 +75,7 @@ def with_lightning(rank: int) -> tuple[Outcome, int]:
     return Outcome(module.network, callback.equalizer, callback.monitor), len(sunk)
 
 
-@pytest.mark.parametrize("work", [with_the_trainer, with_ignite, with_lightning])
+@pytest.mark.parametrize("work", [with_the_trainer, with_lightning])
 def test_two_processes_make_the_same_changes_as_one_with_the_joined_batch(ranks: Any, work: Any) -> None:
     (first, sunk), (second, sunk_on_second) = ranks(work)
     assert first.history == second.history

@@ -2,6 +2,5 @@
 
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
 from sigmoidcore.integrations.transformers import SigmoidCoreCallback
-from sigmoidcore.integrations.ignite import SigmoidCoreHandler
-from sigmoidcore.integrations.sinks import TensorBoard
+from sigmoidcore.integrations.sinks import CSV, scalars
 """

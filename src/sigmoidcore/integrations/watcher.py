@@ -9,7 +9,7 @@ from torch import nn
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.integrations.summary import Sink
+from sigmoidcore.integrations.sinks import Sink
 
 
 class Watcher:
