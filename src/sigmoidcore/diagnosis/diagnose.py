@@ -36,7 +36,7 @@ def diagnose(
 
     Returns:
         A frozen, printable diagnosis: `print(d)`, `d.findings`, `d.layers`, `d.to_json()`, `d.to_html(path)`,
-        `d.plot()`, `d.mend()`.
+        `d.mend()`.
 
     Raises:
         TypeError: not an nn.Module, or its forward does not accept these inputs.

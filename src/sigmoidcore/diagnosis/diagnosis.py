@@ -20,7 +20,6 @@ from sigmoidcore.diagnosis.report import (
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 
 class Diagnosis(Judgement):
@@ -97,16 +96,6 @@ class Diagnosis(Judgement):
             OSError: the file cannot be written.
         """
         return to_html(self, path)
-
-    def plot(self) -> "Figure":
-        """Profile, saturation and activations over depth.
-
-        Raises:
-            ImportError: matplotlib is not installed (extra `plots`).
-        """
-        from sigmoidcore.diagnosis.report.figures import overview
-
-        return overview(self.measurement)
 
     def mend(self, **options: Any) -> Mending:
         """Apply what can be applied; see `mend.mend`."""

@@ -15,7 +15,6 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
-from sigmoidcore.diagnosis.repair import learning_rates
 from sigmoidcore.diagnosis.repair.calls import findings_of
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
@@ -30,7 +29,7 @@ LEVEL = ("SC101", "SC102", "SC103", "SC104")
 SATURATED = ("SC201",)
 """Rules that opening saturated neurons repairs."""
 UPDATES = ("SC301", "SC302")
-"""Rules that the rates of `depth_scaled_lr` repair."""
+"""Rules that judge several steps, which one batch does not show."""
 BETTER = 2.0
 """A finding that remains must come nearer to its threshold by this factor."""
 
@@ -41,7 +40,6 @@ def mend(
     inputs: Inputs | None = None,
     targets: Any = None,
     loss_fn: LossFn | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
 ) -> Mending:
     """Repair the diagnosed model in place, as far as Sigmoid Core can.
 
@@ -49,7 +47,6 @@ def mend(
       is not enough, a smaller slope.
     - SC101 to SC104, vanishing or exploding gradient, over the layers or through time: all hidden sigmoids, tanhs and
       recurrent layers become cores, and `calibrate` sets their slopes and shifts.
-    - SC301, SC302, updates too small or too large: with `optimizer`, the rates of `depth_scaled_lr`.
 
     Each step is measured on the batch, and undone if the diagnosis does not improve. Weights, gradients, modes, running
     statistics, hooks and random generators do not change. Slopes and shifts change the function of the model: train it
@@ -60,8 +57,6 @@ def mend(
         inputs: a batch, as for `diagnose`; None for that of the diagnosis (a `Monitor` keeps none).
         targets: targets of these inputs.
         loss_fn: None for that of the diagnosis, if there are targets.
-        optimizer: Adam or AdamW. Its groups are split by rate and keep their options and state; a state dict that was
-            saved before does not fit them.
 
     Returns:
         A frozen, printable report, with the diagnosis before and after.
@@ -85,7 +80,6 @@ def mend(
     mender = _Mender(replace(diagnosis, subject=subject, history=()), subject)
     revealed = mender.attempt(SATURATED, mender.open_neurons)
     mender.attempt(LEVEL + revealed, mender.level)
-    mender.set_rates([f for f in diagnosis.findings if f.rule in UPDATES], optimizer)
     return mender.report(diagnosis.findings)
 
 
@@ -182,33 +176,16 @@ class _Mender:
             for kind, several in names.items()
         ]
 
-    def set_rates(self, findings: list[Finding], optimizer: torch.optim.Optimizer | None) -> None:
-        """Set the optimizer's rates by the rule if updates are too small or too large."""
-        if not findings:
-            return
-        why: str | None = "give optimizer= to have its rates set"
-        if optimizer is not None:
-            why = learning_rates.why_not(self.model, self.now.measurement, optimizer)
-        if optimizer is None or why:
-            self._explain(findings, why or "")
-            return
-        before, after = learning_rates.set_rates(self.model, optimizer)
-        where = f"{type(optimizer).__name__}, {counted(len(optimizer.param_groups), 'group')}"
-        self.done.append(Change("rates", where, f"{_range(before)} -> {_range(after)}, by sc.depth_scaled_lr"))
-        self.notes.append("the next steps show the effect of new rates: measure them with sc.Monitor")
-
     def report(self, asked: Sequence[Finding]) -> Mending:
         """The report. Findings are left if they are there now, or were asked for and not repaired."""
-        rates_set = any(change.what == "rates" for change in self.done)
         before = {finding.rule for finding in self.before.findings}
         hidden = [f for f in asked if f.rule in LEVEL + SATURATED and f.rule not in before]
         self._explain(hidden, "this batch does not show it")
-        found = [f for f in self.now.findings if f.severity is not Severity.NOTE and f.rule not in UPDATES]
+        found = [f for f in asked if f.rule in UPDATES] + [f for f in self.now.findings if f.severity is not Severity.NOTE]
         for finding in found:
             others = [reason for reason in self.reasons[finding.rule] if reason not in finding.remedy]
             self.reasons[finding.rule] = [*others, finding.remedy]
-        updates = [f for f in asked if f.rule in UPDATES and not rates_set]
-        left = {f.rule: f for f in (*hidden, *updates, *found)}
+        left = {f.rule: f for f in (*hidden, *found)}
         rows = [
             Left(f.rule, f"{f.name}, {few(f.layers)}" if f.layers else f.name, ". ".join(self.reasons[f.rule]))
             for f in left.values()
@@ -245,7 +222,3 @@ def _score(diagnosis: Judgement, rules: tuple[str, ...]) -> tuple[float, ...]:
         sum(len(finding.layers) for finding in findings),
         max((max(r, 1 / r) if 0 < r < math.inf else math.inf for r in ratios), default=1.0),
     )
-
-
-def _range(values: list[float]) -> str:
-    return f"{values[0]:.3g}" if len(values) == 1 else f"{values[0]:.3g} to {values[-1]:.3g}"

@@ -12,10 +12,10 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Change:
-    """One change to a model or its optimizer.
+    """One change to a model.
 
     Attributes:
-        what: "converted", "opened", "calibrated" or "rates".
+        what: "converted", "opened" or "calibrated".
         where: names of the layers, or their number.
         how: the values before and after.
     """

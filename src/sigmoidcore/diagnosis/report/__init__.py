@@ -1,4 +1,4 @@
-"""A diagnosis as text, page, table and JSON; `figures`, which needs matplotlib, draws it. Nothing is measured here."""
+"""A diagnosis as text, page, table and JSON. Nothing is measured here."""
 
 from sigmoidcore.diagnosis.report.json import from_json, to_json
 from sigmoidcore.diagnosis.report.page import to_html, to_notebook

@@ -1,4 +1,4 @@
-"""The charts of a diagnosis as data: boxes and lines. The page draws them as SVG, `figures` with matplotlib."""
+"""The charts of a diagnosis as data: boxes and lines, which the page draws as SVG."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ Sizes = Sequence[tuple[int, float | None]]
 
 @dataclass(frozen=True)
 class Chart:
-    """Boxes and lines by their class, for which page.css and `figures` have a colour each.
+    """Boxes and lines by their class, for which page.css has a colour each.
 
     x counts columns from the left, `width` in all; y counts pixels from the top. Lines are lists of points.
     """
