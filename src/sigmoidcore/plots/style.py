@@ -10,11 +10,19 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
-from sigmoidcore.plots.fonts import fallback_families, without_notes_on_weights
-
+EAST_ASIAN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Heiti SC"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Malgun Gothic", "Yu Gothic", "Droid Sans Fallback"),
+)
+"""Usual fonts with Chinese, Japanese or Korean characters."""
+_NO_FONT = (
+    "no installed font has Chinese, Japanese or Korean characters, so figures show boxes for them: install one, such as "
+    "Noto Sans CJK (Debian's package fonts-noto-cjk)"
+)
 PALETTE = {
     "black": "#000000",
     "orange": "#E69F00",
@@ -34,18 +42,20 @@ SMALL_AND_LARGE = LinearSegmentedColormap.from_list("small_and_large", [PALETTE[
 
 
 class Picture(Figure):
-    """A figure that a notebook shows without pyplot, with fonts that have all of its characters."""
+    """A figure that a notebook shows without pyplot, with an East Asian font for texts that need one."""
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draw, with fallback fonts where the default one lacks characters."""
+        """Draw; Matplotlib itself takes each character from the first font of a text that has it."""
         for axes in self.axes:
             axes.get_xticklabels(), axes.get_yticklabels()  # makes the labels
-        texts = [text for text in self.findobj(Text) if not text.get_text().isascii()]
-        families = fallback_families("".join(text.get_text() for text in texts))
-        for text in texts if families else ():
-            text.set_fontfamily([*rcParams["font.family"], *families])
-        with warnings.catch_warnings(), without_notes_on_weights():
-            warnings.filterwarnings("ignore", r"Glyph \d+")
+        texts = [text for text in self.findobj(Text) if max(text.get_text(), default="") > "\u2e80"]
+        families = [name for name in EAST_ASIAN if name in {font.name for font in fontManager.ttflist}]
+        for text in texts:
+            text.set(fontfamily=[*rcParams["font.family"], *families], fontweight="normal")  # few have a bold face
+        with warnings.catch_warnings():
+            if texts and not families:
+                warnings.warn(_NO_FONT, stacklevel=2)
+                warnings.filterwarnings("ignore", r"Glyph \d+")
             super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
