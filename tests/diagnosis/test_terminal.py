@@ -1,6 +1,5 @@
-"""Text for a terminal: no line is too wide, and a folded call runs the same."""
+"""Text for a terminal: no line is too wide."""
 
-import ast
 import io
 import os
 import sys
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from support.measurements import stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.report.terminal import columns, folded, printable, shortened, wrapped
+from sigmoidcore.diagnosis.report.terminal import columns, printable, shortened, wrapped
 
 ANYTHING = st.text(alphabet=st.characters(codec=None))
 
@@ -59,31 +58,6 @@ def test_wrapped_lines_fit_and_keep_every_short_word(text, limit):
     words = [printable(word) for word in text.split()]
     if all(columns(word) <= limit for word in words):
         assert " ".join(lines) == " ".join(words)
-
-
-CALLS = [
-    "sc.prepare(model, inputs)",
-    "sc.convert(model, include=['encoder.layers.0.activation', 'encoder.layers.1.activation'], nearest=('head.gate',))",
-    "report = sc.prepare(model, inputs, targets, loss_fn, level=0.5, exclude=['a', 'b', 'c'], generator=generator)",
-    "optimizer = torch.optim.Adam(model.parameters(), lr=sc.depth_scaled_lr(model, torch.float32), betas=(0.9, 0.99))",
-    "sc.convert(model, include='" + "a.very.long.name." * 12 + "')",
-    "sc.convert(model); sc.prepare(model, [inputs_of_the_first_batch, inputs_of_the_second_batch, 'it\\'s \"both\"'])",
-]
-
-
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("limit", [44, 72])
-def test_a_folded_call_runs_the_same_and_fits_unless_a_single_name_does_not(call, limit):
-    lines = folded(call, limit)
-    assert all(columns(line) <= limit or "a.very.long.name" in line for line in lines)
-    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(call))
-
-
-@settings(deadline=None)
-@given(st.lists(ANYTHING, min_size=1, max_size=4))
-def test_names_in_a_call_are_kept_whatever_characters_they_have(names):
-    lines = folded(f"sc.convert(model, include={names!r})", 60)
-    assert ast.literal_eval(ast.parse("\n".join(lines)).body[0].value.keywords[0].value) == names
 
 
 BROKEN = Diagnosis(stack(30, 1e-2), (vanishing(*(f"net.{i}" for i in range(20)), call="sc.convert(model)"),))

@@ -60,7 +60,7 @@ def test_notes_do_not_make_a_network_broken(is_as_kept):
 def test_long_names_keep_their_ends_and_their_number(is_as_kept):
     name = "encoder.layers.{}.feed_forward.projection.inner"
     names = [name.format(i) for i in (0, 2, 4)]
-    is_as_kept(Diagnosis(stack(30, 1.2, name=name), (vanishing(*names, call=f"sc.convert(model, include={names})"),)))
+    is_as_kept(Diagnosis(stack(30, 1.2, name=name), (vanishing(*names),)))
 
 
 def test_wide_characters_and_escapes_do_not_break_the_columns(is_as_kept):
@@ -128,10 +128,17 @@ def test_layers_without_a_gradient_have_no_bars(is_as_kept):
     is_as_kept(Diagnosis(replace(stack(2), layers=tuple(layers)), ()))
 
 
-def test_a_call_of_many_lines_is_not_printed():
+def test_the_statements_of_a_call_that_is_too_wide_have_a_line_each():
+    names = [f"encoder.layers.{i}.feed_forward.projection.inner" for i in range(3)]
+    call = f"sc.convert(model, include={names})"
+    text = to_text(Diagnosis(stack(2), (vanishing("net.0", call=f"{call}; sc.prepare(model, inputs)"),)))
+    assert f"\n      {call}\n      sc.prepare(model, inputs)\n" in text
+
+
+def test_a_call_of_thousands_of_characters_is_not_printed():
     names = [f"encoder.layers.{i}.feed_forward.projection.inner" for i in range(100)]
     text = to_text(Diagnosis(stack(2), (dead("net.1"), vanishing("net.0", call=f"sc.convert(model, include={names})"))))
-    assert "# 101 lines long: print(diagnosis.findings[1].call)" in text
+    assert "\n      print(diagnosis.findings[1].call)  # 5,017 characters\n" in text
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10, 11, 20, 333, 5000])

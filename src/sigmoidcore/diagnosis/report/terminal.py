@@ -1,10 +1,8 @@
 """Text for a terminal: its width and encoding, and text that is counted, shortened and wrapped by columns."""
 
-import io
 import re
 import shutil
 import sys
-import tokenize
 import unicodedata
 from itertools import accumulate
 
@@ -90,27 +88,3 @@ def wrapped(text: str, limit: int, first: str = "", rest: str | None = None) -> 
         else:
             lines.append((rest if lines else first) + word)
     return lines
-
-
-def folded(code: str, limit: int) -> list[str]:
-    """Python code in lines of at most `limit` columns that run the same; only a longer name is not broken.
-
-    A line breaks after a comma or a bracket, and each statement begins one.
-    """
-    if columns(code) <= limit:
-        return [printable(line) for line in code.splitlines()]
-    try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
-    except (tokenize.TokenError, SyntaxError):  # not Python
-        return wrapped(code, limit)
-    ends = [token.end[1] for token in tokens if token.string in (",", "(", "[", ";")]
-    lines = [""]
-    for start, end in zip([0, *ends], [*ends, None], strict=True):
-        piece = printable(code[start:end])
-        if lines[-1].endswith(";"):
-            lines[-1:] = [lines[-1].removesuffix(";"), piece.strip()]
-        elif columns(lines[-1] + piece.rstrip()) <= limit:
-            lines[-1] += piece
-        else:
-            lines.append("    " + piece.strip())
-    return [line.rstrip() for line in lines]

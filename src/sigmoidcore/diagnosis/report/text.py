@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
-from sigmoidcore.diagnosis.report.terminal import DEFAULT, folded, printable, shortened, wrapped
+from sigmoidcore.diagnosis.report.terminal import DEFAULT, columns, printable, shortened, wrapped
 from sigmoidcore.diagnosis.wording import counted
 
 NAMES, NAME_WIDTH = 4, 36
 """Layers that are named under a finding, the others are counted; columns of a name."""
 NOTES = 5
-CALL_LINES = 16
-"""A call of more lines is not printed; the text says where it is."""
+CALL = 1000
+"""A call of more characters is not printed; the text says where it is."""
 
 
 def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
     """Plain text in lines of at most `width` columns, 40 or more, for any number of layers and any names.
 
-    Only a call is wider if a single name in it is.
+    Only a statement of a call may be wider, so that it can be copied.
     """
     measurement, findings = judgement.measurement, judgement.findings
     blocks = [
@@ -73,10 +73,10 @@ def _finding(index: int, finding: Finding, width: int) -> list[str]:
         lines += wrapped(f"in {', '.join(names)}{more}", width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")
     if finding.call is not None:
-        call = folded(finding.call, width - 6)
-        if len(call) > CALL_LINES:
-            call = wrapped(f"# {len(call)} lines long: print(diagnosis.findings[{index}].call)", width - 6)
-        lines += ["", *(f"      {line}" for line in call)]
+        call = printable(finding.call)
+        if len(call) > CALL:
+            call = f"print(diagnosis.findings[{index}].call)  # {len(call):,} characters"
+        lines += ["", *(f"      {line}" for line in (call.split("; ") if columns(call) > width - 6 else [call]))]
     return lines
 
 
