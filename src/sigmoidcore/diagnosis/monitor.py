@@ -16,7 +16,7 @@ from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, listen, listen_to_updates, moved
 from sigmoidcore.diagnosis.measure.probe import Probe
-from sigmoidcore.equalizer.checks import check_model, check_steps, checked_sinks
+from sigmoidcore.equalizer.checks import check_model, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
 
 SAMPLES = 64
@@ -86,9 +86,9 @@ class Monitor:
         sinks: Iterable[Callable[[Measurement], object]] = (),
     ) -> None:
         check_model(model)
-        check_steps("every", every)
-        if type(keep) is not int or keep < 4:
-            raise ValueError(f"keep must be a number of measurements of at least 4, got {keep!r}")
+        for name, number, least in (("every", every, 1), ("keep", keep, 4)):
+            if type(number) is not int or number < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
         if next(model.parameters(), None) is None:
             raise ValueError("the model has no parameters: nothing of it is trained")
         self.model = model

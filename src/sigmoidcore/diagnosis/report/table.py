@@ -1,15 +1,14 @@
 """The layers of a measurement as a table: its columns, the layers to show of many, and a DataFrame of pandas."""
 
 import math
-import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigmoidcore.diagnosis.findings import Finding
-from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Role, Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.wording import percent, short
 
 if TYPE_CHECKING:
@@ -127,29 +126,16 @@ def data_frame(measurement: Measurement) -> "pandas.DataFrame":
     """A row for each layer, in the order in which they ran.
 
     The index is `name`, the columns are the other fields of `Layer`, then `weight_size`, `weight_gradient` and `update`
-    of the layer's first matrix, or else of its first weight. Unknown numbers are `pandas.NA`; nan is a measured number.
-
-    Raises:
-        ImportError: pandas is not installed (extra `tables`).
+    of the layer's first matrix, or else of its first weight. Unknown values are missing.
     """
     try:
         import pandas
     except ImportError as error:
         raise ImportError('a table of the layers needs pandas: pip install "sigmoid-core[tables]"') from error
 
-    index = pandas.Index([layer.name for layer in measurement.layers], name="name")
-    dtypes = {float: "float64", int: "int64", bool: "bool", int | None: "Int64", str: "str", Role: "str"}
-
-    def series(hint: Any, values: list[Any]) -> "pandas.Series[Any]":
-        if hint != float | None:
-            return pandas.Series(values, index, dtype=dtypes.get(hint, "object"))
-        unknown = np.array([value is None for value in values], dtype=bool)  # nan is known
-        known = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
-        return pandas.Series(pandas.arrays.FloatingArray(known, unknown), index)
-
-    hints, weights = typing.get_type_hints(Layer), first_weights(measurement)
-    names = [field.name for field in fields(Layer) if field.name != "name"]
-    columns = {name: series(hints[name], [getattr(layer, name) for layer in measurement.layers]) for name in names}
-    for column, name in {"weight_size": "size", "weight_gradient": "gradient", "update": "update"}.items():
-        columns[column] = series(float | None, [getattr(weight, name, None) for weight in weights])
-    return pandas.DataFrame(columns, index)
+    known = {"weight_size": "size", "weight_gradient": "gradient", "update": "update"}
+    rows = [
+        vars(layer) | {column: getattr(weight, name, None) for column, name in known.items()}
+        for layer, weight in zip(measurement.layers, first_weights(measurement), strict=True)
+    ]
+    return pandas.DataFrame(rows, columns=[*(field.name for field in fields(Layer)), *known]).set_index("name")
