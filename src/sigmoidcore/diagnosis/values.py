@@ -44,13 +44,7 @@ def written(hint: Any, value: Any) -> Any:
 def read(hint: Any, value: Any, place: str) -> Any:
     """The value of the type `hint` from the result of `written`; unknown fields are left out.
 
-    Args:
-        hint: the type.
-        value: the value from JSON.
-        place: its place, for the error.
-
-    Raises:
-        WrongValueError: the value has another type, or a field without a default is missing.
+    A WrongValueError names the `place` of a value with another type, or of a missing field without a default.
     """
     hint, may_be_none = _optional(hint)
     if value is None and may_be_none:

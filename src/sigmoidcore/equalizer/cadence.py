@@ -13,20 +13,11 @@ GROWTH = 4
 
 
 class Cadence:
-    """The step of the next sample.
-
-    Args:
-        every: "auto" or a number of steps.
-        tolerance: half width of the band, a factor above 1.
-
-    Attributes:
-        step: of the optimizer, from 0.
-        next: the step of the next sample.
-    """
+    """The step of the next sample; the arguments are those of the `Equalizer`."""
 
     def __init__(self, every: int | Literal["auto"], tolerance: float) -> None:
-        self.step = 0
-        self.next = 0
+        self.step = 0  # of the optimizer
+        self.next = 0  # step of the next sample
         self._every = every
         self._band = math.log(tolerance)
         self._interval = 1
@@ -73,18 +64,16 @@ class Cadence:
 
 
 def check_state(state: dict[str, Any], cores: int) -> None:
-    """Raise a ValueError if this is not the state of a cadence for so many cores."""
+    """Raise a ValueError if this is not the state of an Equalizer for so many cores."""
     missing = {"step", "next", "interval", "before", "history", "trials", "resting"} - set(state)
     if missing:
         raise ValueError(f"this is not the state of an Equalizer: it lacks {', '.join(sorted(missing))}")
-    before = state["before"]
-    if not (before is None or isinstance(before, torch.Tensor)):
-        raise ValueError(f"this is not the state of an Equalizer: before is a {type(before).__name__}")
+    before, counts = state["before"], (state["step"], state["next"], state["interval"])
+    right = all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True))
+    if not (right and isinstance(before, Tensor | None)):
+        raise ValueError(f"this is not the state of an Equalizer: step, next, interval and before are {*counts, before}")
     if before is not None and before.shape != (cores,):
         raise ValueError(
             f"the state is that of a model with {before.shape[0]} cores, this one has {cores}: "
             "load it into an Equalizer of the same model"
         )
-    counts = state["step"], state["next"], state["interval"]
-    if not all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True)):
-        raise ValueError(f"this is not the state of an Equalizer: step, next and interval are {counts}")

@@ -289,10 +289,7 @@ class Equalizer:
     def _look(self, passes: dict[str, list[CorePass]], differentiated: bool, ends: list[Node]) -> int:
         """Take a sample and apply both rules; returns the number of neurons opened.
 
-        Args:
-            passes: those that count, by core.
-            differentiated: whether the loss of this rank contains derivatives: then no rule applies.
-            ends: the nodes of the model's outputs.
+        If the loss of any rank contains derivatives, no rule applies. `ends` are the nodes of the model's outputs.
         """
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)

@@ -26,26 +26,15 @@ TRIES = 10
 
 @dataclass
 class Trial:
-    """Changes of the slope of a core since its gradient left the band.
+    """Changes of the slope of a core since its gradient left the band."""
 
-    Attributes:
-        start: the difference before the first change.
-        moved: sum of the changes, in logarithms.
-        count: number of changes.
-    """
-
-    start: float
-    moved: float = 0.0
+    start: float  # difference before the first change
+    moved: float = 0.0  # sum of the changes, in logarithms
     count: int = 0
 
 
 class LayerRule:
-    """Changes the slopes of cores whose gradient differs from that of the cores that they feed; see `Equalizer`.
-
-    Args:
-        cores: the cores, by name.
-        tolerance: half width of the band, a factor above 1.
-    """
+    """Changes the slopes of cores whose gradient differs from that of the cores that they feed; see `Equalizer`."""
 
     def __init__(self, cores: Mapping[str, SigmoidCore], tolerance: float) -> None:
         self._names, self._cores = list(cores), list(cores.values())
@@ -54,15 +43,10 @@ class LayerRule:
         self._resting: list[int] = []
 
     def level(self, errors: Tensor, relative: Sequence[Tensor], graph: Graph) -> list[float]:
-        """Change slopes.
+        """Change slopes; returns the size of each change, in logarithms.
 
-        Args:
-            errors: logarithms of the gradient profile over its median, [cores].
-            relative: mean relative slopes of the neurons of each core.
-            graph: the graph of the cores.
-
-        Returns:
-            The size of the change of each slope that was changed, in logarithms.
+        `errors` are the logarithms of the gradient profile over its median, [cores]; `relative` has the mean relative
+        slopes of the neurons of each core.
         """
         difference = self.excess(errors) - self.excess(_wanted(errors, graph))
         change = (difference * (difference / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)

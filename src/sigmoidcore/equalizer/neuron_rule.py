@@ -22,11 +22,7 @@ def open_saturated(
     share: float,
     ranks: Ranks,
 ) -> int:
-    """Open the neurons whose mean relative slope is below the floor, if they are this share of their core.
-
-    Returns:
-        Their number.
-    """
+    """Open the neurons whose mean relative slope is below the floor, if they are this share of their core; count them."""
     opened = 0
     for name, mean in relative.items():
         shut = (mean < floor).to(cores[name].shift.device)
@@ -40,15 +36,9 @@ def open_saturated(
 def open_neurons(core: SigmoidCore, x: Tensor, shut: Tensor, floor: float, ranks: Ranks) -> int:
     """Move the shifts of the neurons that are shut to the batch mean, and lower their slopes if that is not enough.
 
-    Args:
-        core: the core; its other neurons stay as they are.
-        x: preactivations of the shut neurons, shape [rows, shut ones], in the dtype of the slope.
-        shut: whether each neuron is saturated, shape [neurons] ([1] if the layer has one slope).
-        floor: mean relative slope below which a neuron is saturated.
-        ranks: the processes whose rows these are.
-
-    Returns:
-        The number of neurons opened; 0 if their preactivations are not finite, and then nothing is changed.
+    `x` has the preactivations of the neurons that are shut, [rows, shut ones], in the dtype of the slope; `shut` has the
+    shape [neurons], or [1] if the layer has one slope. Returns the number of neurons opened; 0, without a change, if
+    their preactivations are not finite.
     """
     alpha, shift = core.alpha.reshape(-1).clone(), core.shift.reshape(-1).clone()
     shift[shut] = ranks.means([x.mean(0)], [len(x)])[0]

@@ -31,12 +31,7 @@ class Graph:
 
 
 def find_graph(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -> Graph:
-    """The graph of the cores of a sampled step; a chain if it cannot be followed.
-
-    Args:
-        passes: the passes of the step, by core.
-        ends: the nodes of the outputs of the model.
-    """
+    """The graph of the cores of a sampled step, from the outputs' nodes on; a chain if it cannot be followed."""
     last = len(passes)
     if last > FOLLOWED or any(p.again for of_core in passes.values() for p in of_core):
         return Graph(set(range(last)), set(), [[i] for i in range(1, last)] + [[]], set())

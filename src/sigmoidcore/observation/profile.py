@@ -141,11 +141,7 @@ class _PreactivationObserver(LayerObserver):
 
 
 def random_loss(outputs: Any) -> Tensor:
-    """The sum of the outputs with random signs, which are made on the CPU so that every device gets the same.
-
-    Raises:
-        ValueError: the outputs contain no floating-point tensor.
-    """
+    """The sum of the outputs with random signs, which are made on the CPU so that every device gets the same."""
     floating = floating_tensors(outputs)
     if not floating:
         raise ValueError(
@@ -158,11 +154,7 @@ def random_loss(outputs: Any) -> Tensor:
 
 
 def scalar_loss(loss: Any) -> Tensor:
-    """What a loss function has returned, as a 0-dim tensor.
-
-    Raises:
-        ValueError: it is not a tensor with one number.
-    """
+    """What a loss function has returned, as a 0-dim tensor; a ValueError unless it is a tensor with one number."""
     if loss is None:
         raise ValueError("loss_fn gives None: let it return the loss, a tensor with one number")
     if not isinstance(loss, Tensor):
@@ -173,11 +165,7 @@ def scalar_loss(loss: Any) -> Tensor:
 
 
 def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The model's cores by name: `SigmoidCore` modules and recurrent layers of cores.
-
-    Raises:
-        ValueError: the model has no cores.
-    """
+    """The model's cores by name, `SigmoidCore` modules and recurrent layers of cores; a ValueError if it has none."""
     found: dict[str, nn.Module] = {
         name: module for name, module in model.named_modules() if isinstance(module, SigmoidCore | Stepwise)
     }

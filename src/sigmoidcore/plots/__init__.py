@@ -1,12 +1,11 @@
 """Matplotlib figures of gradient profiles, training runs, evaluations and the article."""
 
 from sigmoidcore.plots.evaluation import confusion_matrix, predicted_against_true
-from sigmoidcore.plots.figures import article_fit, draw_profiles, gradient_heatmap, gradient_profiles, learning_curves
+from sigmoidcore.plots.figures import article_fit, gradient_heatmap, gradient_profiles, learning_curves
 
 __all__ = [
     "article_fit",
     "confusion_matrix",
-    "draw_profiles",
     "gradient_heatmap",
     "gradient_profiles",
     "learning_curves",

@@ -93,7 +93,7 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
         curves[f"{name}: {', '.join(facts)}"] = (np.arange(1, len(sizes) + 1), sizes)
     figure = new_figure(9.0, 4.6)
     axes = figure.subplots()
-    draw_profiles(axes, curves, _PAIRS)
+    _draw_profiles(axes, curves)
     longest = max(len(sizes) for _, sizes in curves.values())
     axes.set_xlim(1 - 0.02 * longest, 1.02 * longest)
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
@@ -103,11 +103,7 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
     return figure
 
 
-def draw_profiles(
-    axes: Axes,
-    curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
-    styles: Sequence[tuple[str, str, str]] = _CURVES,
-) -> None:
+def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
     """Layer numbers and their gradient sizes, by label, on a log axis of at least three decades.
 
     A row of marks below the axis shows sizes of 0, a row above it sizes that are not finite.
@@ -121,7 +117,7 @@ def draw_profiles(
     row = _ROW * (most - least) / (1 - _ROW * (below + above))
     axes.set_yscale("log")
     axes.set_ylim(10 ** (least - row * below), 10 ** (most + row * above))
-    for (label, (layers, values)), (colour, line, marker) in zip(curves.items(), itertools.cycle(styles)):
+    for (label, (layers, values)), (colour, line, marker) in zip(curves.items(), itertools.cycle(_PAIRS)):
         drawable = np.where(np.isfinite(values) & (values > 0), values, np.nan)
         marker, order = marker if len(values) <= 30 else "", 3 if line == "--" else 2
         axes.plot(layers, drawable, line, color=colour, linewidth=2, marker=marker, ms=5, label=label, zorder=order)

@@ -31,11 +31,7 @@ class History:
         return {"added": self._added, "stride": self._stride, "kept": kept}
 
     def load_state_dict(self, state: Any) -> None:
-        """Continue from `state_dict()`.
-
-        Raises:
-            ValueError: it is not the state of a history; nothing is changed then.
-        """
+        """Continue from `state_dict()`; a ValueError, and no change, if it is another state."""
         try:
             kept = list(read(tuple[Measurement, ...], state["kept"], "measurements"))
             added, stride = state["added"], state["stride"]

@@ -55,11 +55,9 @@ class Parameters:
 
     @torch.no_grad()
     def before_step(self, moving: set[int], *, in_backward: bool = False) -> None:
-        """Copy the parameters of one optimizer, which is going to move them.
+        """Copy the parameters of these identities, which an optimizer is going to move.
 
-        Args:
-            moving: their identities.
-            in_backward: the optimizer steps in the backward pass, and may empty the gradients.
+        An optimizer that steps `in_backward` may empty their gradients.
         """
         own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
         self._read_sizes()

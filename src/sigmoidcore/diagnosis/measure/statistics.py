@@ -148,12 +148,9 @@ def samples_first(x: Tensor, samples: int) -> Tensor:
 
 
 def first_rows(x: Tensor, samples: int, most: int | None) -> tuple[int, int]:
-    """How many rows of a layer's output belong to its first samples, and how many samples these are.
+    """How many rows of a layer's output belong to its first `most` samples, and how many samples these are.
 
-    Args:
-        x: samples first, perhaps several rows for each.
-        samples: of the batch; if the rows do not fit, each is a sample.
-        most: samples that are wanted; None: all.
+    There may be several rows a sample. If their number is not a multiple of `samples`, each is a sample.
     """
     length = x.shape[0]
     fits = samples > 0 and length % samples == 0
@@ -166,11 +163,9 @@ def first_rows(x: Tensor, samples: int, most: int | None) -> tuple[int, int]:
 
 
 def thinned(stack: Tensor, dim: int) -> Tensor:
-    """Evenly distant positions of tensors with too many numbers.
+    """Evenly distant positions of tensors with too many numbers, [tensors, samples, ...].
 
-    Args:
-        stack: [tensors, samples, ...], with positions in each dimension that counts neither samples nor features.
-        dim: the dimension of one tensor that counts features.
+    Positions are in each dimension that counts neither samples nor features; `dim` of a tensor counts features.
     """
     count, features = stack[0].numel(), dim % (stack.dim() - 1) + 1
     places = [i for i in range(2, stack.dim()) if i != features]
@@ -226,10 +221,8 @@ def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
 def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) -> tuple[Tensor, Tensor]:
     """By time step, sum of the squares of a gradient and the number of samples.
 
-    Args:
-        gradient: [steps, samples, features], [samples, steps, features], [steps, features], or packed [rows, features].
-        batch_sizes: samples of each step, on the CPU, if it is packed.
-        time_dim: the dimension that counts steps.
+    The gradient is [steps, samples, features], [samples, steps, features], [steps, features], or packed [rows, features]
+    with the number of samples of each step, `batch_sizes`, on the CPU.
     """
     wide = torch.float32 if gradient.device.type == "mps" else torch.float64
     squares = gradient.to(wide).square()

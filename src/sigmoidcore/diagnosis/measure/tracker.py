@@ -85,9 +85,7 @@ def _kind_and_origin(cls: type) -> tuple[str, bool]:
 class Tracker(TorchFunctionMode):
     """Follows one forward pass while it is entered.
 
-    Args:
-        parameters: names of the model's parameters by identity.
-        stack: the modules that are running, outermost first.
+    It knows the names of the model's parameters by identity, and the stack of running modules, outermost first.
     """
 
     def __init__(self, parameters: Mapping[int, str], stack: list[RunningModule]) -> None:

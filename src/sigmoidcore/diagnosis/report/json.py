@@ -22,11 +22,7 @@ EARLIER = 8_000_000
 
 
 def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
-    """One line of strict JSON, the same for the same diagnosis, without its `subject`; also written to `path`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """One line of strict JSON, the same for the same diagnosis, without its `subject`; also written to `path`."""
     measurement, history = judgement.measurement, judgement.history
     earlier = [_dumped(m) for m in (history[:-1] if history and history[-1] is measurement else history)]
     members = {
@@ -44,12 +40,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
 
 
 def from_json(source: str | Path) -> Judgement:
-    """Read the result of `to_json` from a `Path`, or from the text itself. It runs no code and ignores unknown fields.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: not a diagnosis, incomplete, changed, or of a newer format; the message says what to do.
-    """
+    """Read the result of `to_json` from a `Path`, or from the text itself. It runs no code and ignores unknown fields."""
     place = "the text" if isinstance(source, str) else str(source)
     try:
         text = source if isinstance(source, str) else source.read_bytes().decode("utf-8-sig")

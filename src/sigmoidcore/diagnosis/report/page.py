@@ -29,11 +29,7 @@ MOST = 10_000
 
 
 def to_html(judgement: Judgement, path: str | Path) -> Path:
-    """Write a diagnosis as one self-contained page; returns its path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a diagnosis as one self-contained page; returns its path."""
     script, measurement = _asset("page.js"), judgement.measurement
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _rendered(
