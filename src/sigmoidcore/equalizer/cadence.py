@@ -3,7 +3,6 @@
 import math
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 LONGEST = 100
@@ -71,7 +70,7 @@ def check_state(state: dict[str, Any], cores: int) -> None:
     before, counts = state["before"], (state["step"], state["next"], state["interval"])
     right = all(type(count) is int and count >= least for count, least in zip(counts, (0, 0, 1), strict=True))
     if not (right and isinstance(before, Tensor | None)):
-        raise ValueError(f"this is not the state of an Equalizer: step, next, interval and before are {*counts, before}")
+        raise ValueError(f"this is not the state of an Equalizer: step, next, interval, before are {*counts, before}")
     if before is not None and before.shape != (cores,):
         raise ValueError(
             f"the state is that of a model with {before.shape[0]} cores, this one has {cores}: "

@@ -22,7 +22,7 @@ def open_saturated(
     share: float,
     ranks: Ranks,
 ) -> int:
-    """Open the neurons whose mean relative slope is below the floor, if they are this share of their core; count them."""
+    """Open and count the neurons whose mean relative slope is below the floor, if they are this share of their core."""
     opened = 0
     for name, mean in relative.items():
         shut = (mean < floor).to(cores[name].shift.device)
@@ -36,9 +36,9 @@ def open_saturated(
 def open_neurons(core: SigmoidCore, x: Tensor, shut: Tensor, floor: float, ranks: Ranks) -> int:
     """Move the shifts of the neurons that are shut to the batch mean, and lower their slopes if that is not enough.
 
-    `x` has the preactivations of the neurons that are shut, [rows, shut ones], in the dtype of the slope; `shut` has the
-    shape [neurons], or [1] if the layer has one slope. Returns the number of neurons opened; 0, without a change, if
-    their preactivations are not finite.
+    `x` has the preactivations of the neurons that are shut, [rows, shut ones], in the dtype of the slope; `shut` is
+    [neurons], or [1] if the layer has one slope. Returns the number of neurons opened; 0, without a change, if their
+    preactivations are not finite.
     """
     alpha, shift = core.alpha.reshape(-1).clone(), core.shift.reshape(-1).clone()
     shift[shut] = ranks.means([x.mean(0)], [len(x)])[0]

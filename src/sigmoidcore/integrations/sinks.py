@@ -1,7 +1,7 @@
 """Sinks: functions that a `Monitor` calls with every `Measurement` and an `Equalizer` with every `Sample`.
 
-Any function of one argument is a sink; docs/integrations.md has those for TensorBoard, Weights & Biases and MLflow. They
-write `scalars`, a few numbers whatever the number of layers. `CSV` writes these into a table.
+Any function of one argument is a sink; docs/integrations.md has those for TensorBoard, Weights & Biases and MLflow.
+They write `scalars`, a few numbers whatever the number of layers. `CSV` writes these into a table.
 """
 
 import csv

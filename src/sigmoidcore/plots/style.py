@@ -20,8 +20,8 @@ EAST_ASIAN = (
 )
 """Usual fonts with Chinese, Japanese or Korean characters."""
 _NO_FONT = (
-    "no installed font has Chinese, Japanese or Korean characters, so figures show boxes for them: install one, such as "
-    "Noto Sans CJK (Debian's package fonts-noto-cjk)"
+    "no installed font has Chinese, Japanese or Korean characters, so figures show boxes for them: install one, such "
+    "as Noto Sans CJK (Debian's package fonts-noto-cjk)"
 )
 PALETTE = {
     "black": "#000000",

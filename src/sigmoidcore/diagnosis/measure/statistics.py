@@ -221,8 +221,8 @@ def add_slopes(slopes: Tensor, owners: list[Sums], dim: int) -> None:
 def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) -> tuple[Tensor, Tensor]:
     """By time step, sum of the squares of a gradient and the number of samples.
 
-    The gradient is [steps, samples, features], [samples, steps, features], [steps, features], or packed [rows, features]
-    with the number of samples of each step, `batch_sizes`, on the CPU.
+    The gradient is [steps, samples, features], [samples, steps, features], [steps, features], or packed, that is [rows,
+    features] with the number of samples of each step, `batch_sizes`, on the CPU.
     """
     wide = torch.float32 if gradient.device.type == "mps" else torch.float64
     squares = gradient.to(wide).square()

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from sigmoidcore.calibration.calibrate import calibrate
 from sigmoidcore.conversion import convert, few
 from sigmoidcore.core import SigmoidCore
@@ -181,7 +179,8 @@ class _Mender:
         before = {finding.rule for finding in self.before.findings}
         hidden = [f for f in asked if f.rule in LEVEL + SATURATED and f.rule not in before]
         self._explain(hidden, "this batch does not show it")
-        found = [f for f in asked if f.rule in UPDATES] + [f for f in self.now.findings if f.severity is not Severity.NOTE]
+        found = [f for f in asked if f.rule in UPDATES]
+        found += [f for f in self.now.findings if f.severity is not Severity.NOTE]
         for finding in found:
             others = [reason for reason in self.reasons[finding.rule] if reason not in finding.remedy]
             self.reasons[finding.rule] = [*others, finding.remedy]

@@ -40,7 +40,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
 
 
 def from_json(source: str | Path) -> Judgement:
-    """Read the result of `to_json` from a `Path`, or from the text itself. It runs no code and ignores unknown fields."""
+    """Read the result of `to_json` from a `Path` or from the text itself; unknown fields are ignored."""
     place = "the text" if isinstance(source, str) else str(source)
     try:
         text = source if isinstance(source, str) else source.read_bytes().decode("utf-8-sig")
