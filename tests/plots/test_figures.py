@@ -50,7 +50,7 @@ def test_no_figure_is_blank(name, figure):
 
 def test_names_in_chinese_are_drawn_with_an_installed_font(monkeypatch):
     monkeypatch.setattr(style, "EAST_ASIAN", ("no such font", "STIXGeneral"))  # which Matplotlib brings
-    figure = confusion_matrix(np.eye(2, dtype=int), ["〖〗", "b"], "title")  # and which has these
+    figure = confusion_matrix(np.eye(2, dtype=int), ["の〒", "b"], "title")  # which has these
     with warnings.catch_warnings(action="error"):
         pixels(figure)
     first, second = figure.axes[0].get_xticklabels()
