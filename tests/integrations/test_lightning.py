@@ -6,7 +6,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from support.trainings import CLIP, STEPS, Outcome, adam, assert_detached, batch, batches, cores, network, plain, sgd
+from support.trainings import CLIP, STEPS, Outcome, adam, assert_detached, batch, batches, network, plain, sgd
 from torch import nn
 
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
@@ -197,19 +197,10 @@ def test_each_of_two_networks_has_its_own_callback(tmp_path):
     assert [saved[callback.state_key]["equalizer"]["step"] for callback in callbacks] == [STEPS, STEPS]
 
 
-def test_one_of_two_optimizers_can_be_chosen():
-    callback = SigmoidCoreCallback(every=1, monitor_every=None, optimizer=1)
-    module, _ = fit_pair(callback)
-    assert [sample.step for sample in callback.equalizer.history] == list(range(1, STEPS))
-    assert len(callback.equalizer.history[0].log_sizes) == 2 * len(cores(module.first))
-    assert callback.monitor is None
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "2 of 2 optimizers have parameters .*: choose one by optimizer=.* module="),
-        ({"optimizer": 2}, "0 of 2 optimizers .* optimizer=2"),
+        ({}, "2 of 2 optimizers have parameters .*: choose the submodule .* module="),
         ({"module": "third"}, "module='third' is not a submodule"),
     ],
 )

@@ -33,24 +33,21 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
 
     Args:
         module: name of the submodule to watch; "" for the whole LightningModule.
-        optimizer: index in `configure_optimizers` of the optimizer whose steps the Equalizer samples; None for the one
-            that has parameters of the watched module.
         options: `tolerance`, `floor`, `every`, `monitor_every` and `sinks`, see `Watcher`.
 
     Raises:
         ImportError: (on import) neither lightning nor pytorch_lightning is installed.
         ValueError, TypeError: (from `trainer.fit`) an argument is invalid, the module has no cores or no such
-            submodule, or several optimizers qualify.
+            submodule, or not one optimizer has its parameters.
 
     Example (docs/integrations.md has all of it):
         >>> callback = SigmoidCoreCallback(tolerance=2.0, monitor_every=50)
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __init__(self, *, module: str = "", optimizer: int | None = None, **options: Any) -> None:
+    def __init__(self, *, module: str = "", **options: Any) -> None:
         super().__init__(**options)
         self._module = module
-        self._optimizer = optimizer
         self._sampled_in_closure: torch.optim.Optimizer | None = None
 
     @property
@@ -86,12 +83,9 @@ class SigmoidCoreCallback(Watcher, *_callbacks()):  # type: ignore[misc]
     def _choose(self, optimizers: list[torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:
         own = set(model.parameters())
         fitting = [o for o in optimizers if any(p in own for group in o.param_groups for p in group["params"])]
-        if self._optimizer is not None:
-            fitting = optimizers[self._optimizer : self._optimizer + 1]
         if len(fitting) != 1:
             raise ValueError(
-                f"{len(fitting)} of {len(optimizers)} optimizers have parameters of module={self._module!r} and fit "
-                f"optimizer={self._optimizer}: choose one by optimizer=, its index in configure_optimizers, or the "
-                "submodule that it trains by module=; there may be a callback for each submodule"
+                f"{len(fitting)} of {len(optimizers)} optimizers have parameters of module={self._module!r}: choose "
+                "the submodule that one of them trains by module=; there may be a callback for each submodule"
             )
         return fitting[0]
