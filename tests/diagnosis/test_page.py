@@ -295,12 +295,6 @@ def test_the_page_of_a_real_network_names_all_its_layers(write):
     assert len(tree.all("li", class_="finding")) == len(diagnosis.findings) > 0
 
 
-def test_a_diagnosis_from_json_gives_the_same_page(write):
-    diagnosis = diagnoses.trained(5)
-    again = Diagnosis.from_json(diagnosis.to_json())
-    assert write(again) == write(diagnosis)
-
-
 def test_a_notebook_shows_the_verdict_the_findings_and_the_layers_in_a_few_kilobytes():
     diagnosis = diagnoses.broken()
     html = diagnosis._repr_html_()

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def test_gradient_sizes_equal_those_of_autograd(network, loss_fn):
         assert row.gradient == pytest.approx(size(gradients[row.name]), rel=1e-5)
         assert row.nonfinite_gradient == 0
     assert m.loss == pytest.approx(loss_fn(outputs[names(m)[-1]], y).item(), rel=1e-6)
+    for weight, (name, parameter) in zip(m.weights, model.named_parameters(), strict=True):
+        assert (weight.name, weight.shape) == (name, tuple(parameter.shape))
+        assert (weight.trains, weight.used, weight.alike, weight.update) == (True, True, False, None)
+        assert weight.size == pytest.approx(float(parameter.detach().double().norm()), rel=1e-6)
+        assert weight.gradient == pytest.approx(float(parameter.grad.double().norm()), rel=1e-5)
 
 
 def test_gradients_of_attention_and_functions_equal_those_of_autograd():
@@ -170,7 +176,11 @@ def numpy_spread(y):
 def test_mean_rms_and_spread_equal_those_of_numpy(shape):
     model, x = nn.Linear(6, 7), 3 + torch.randn(shape)
     y = model(x).detach().double().numpy()
-    (row,) = measured(model, x).layers
+    m = measured(model, x)
+    (row,) = m.layers
+    assert m.input_rms == pytest.approx(float(x.double().square().mean().sqrt()), rel=1e-6)
+    assert m.input_spread == pytest.approx(numpy_spread(x.flatten(1)), rel=1e-5)
+    assert m.input_nonfinite == 0
     assert row.shape == y.shape
     assert row.mean == pytest.approx(y.mean(), rel=1e-5)
     assert row.rms == pytest.approx(math.sqrt(np.square(y).mean()), rel=1e-6)
@@ -203,8 +213,11 @@ def test_the_spread_of_a_collapsed_batch_is_precise(noise, first):
     assert row.spread == pytest.approx(numpy_spread(y.float()), rel=1e-3)
 
 
-def test_equal_samples_have_no_spread():
+def test_equal_samples_have_a_spread_of_0_and_a_single_one_has_none():
     model = mlp(nn.Tanh)
+    m = measured(model, X[:1], Y[:1], functional.cross_entropy)
+    assert (m.samples, m.input_spread) == (1, None)
+    assert all(row.spread is None and row.gradient > 0 and row.rms > 0 for row in m.layers)
     m = measured(model, X[:1].expand(32, -1))
     assert m.input_spread == 0
     assert all(row.spread < 1e-6 for row in m.layers)  # PyTorch's own rounding differs from row to row
@@ -226,24 +239,6 @@ def test_a_limit_of_samples_applies_to_spread_mean_and_slopes():
     assert row.mean == pytest.approx(y[:16].mean(), rel=1e-6)
     assert row.spread == pytest.approx(math.sqrt(y[:16].var(0).mean()) / row.rms, rel=1e-5)
     assert row.relative_slope == pytest.approx(4 * (y[:16] * (1 - y[:16])).mean(), rel=1e-6)
-
-
-def test_a_single_sample_has_no_spread():
-    m = measured(mlp(nn.Tanh), X[:1], Y[:1], functional.cross_entropy)
-    assert m.samples == 1
-    assert m.input_spread is None
-    for row in m.layers:
-        assert row.spread is None
-        assert row.gradient > 0
-        assert row.rms > 0
-
-
-def test_statistics_of_the_inputs_equal_those_of_numpy():
-    x = 2 + torch.randn(32, 6)
-    m = measured(nn.Linear(6, 3), x)
-    assert m.input_rms == pytest.approx(float(x.double().square().mean().sqrt()), rel=1e-6)
-    assert m.input_spread == pytest.approx(numpy_spread(x), rel=1e-5)
-    assert m.input_nonfinite == 0
 
 
 def test_inputs_of_any_number_and_shape_are_measured():
@@ -467,43 +462,24 @@ def test_the_entropy_of_dot_product_attention_equals_a_calculation_by_hand(kind,
 # Recurrent layers
 
 
-def steps_of(loss, x, dim=1):
-    """Gradient sizes of a loss by every step of a sequence, by autograd."""
-    (gradient,) = torch.autograd.grad(loss, x)
-    return [size(g) for g in gradient.unbind(dim)]
+class TimeFirst(nn.Module):
+    """A recurrent layer that reads steps before samples."""
 
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn = rnn
 
-@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_time_steps_equal_those_of_an_unrolled_layer(kind, batch_first):
-    rnn = kind(6, 5, batch_first=batch_first)
-    cell = {nn.RNN: nn.RNNCell, nn.LSTM: nn.LSTMCell, nn.GRU: nn.GRUCell}[kind](6, 5)
-    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        getattr(cell, name).data.copy_(getattr(rnn, f"{name}_l0"))
-    out = nn.Linear(5, 3)
-    x = torch.randn(32, 9, 6, requires_grad=True)
-    state, read = None, []
-    for t in range(9):
-        read.append(x[:, t].clone())
-        state = cell(read[-1], state)
-    last = state[0] if isinstance(state, tuple) else state
-    loss = functional.cross_entropy(out(last), Y)
-    expected = [size(g) for g in torch.autograd.grad(loss, read, retain_graph=True)]
-
-    def forward(s, x):
-        h = s.rnn(x if batch_first else x.transpose(0, 1))[0]
-        return s.out(h[:, -1] if batch_first else h[-1])
-
-    m = measured(Forward(forward, rnn=rnn, out=out), x.detach(), Y, functional.cross_entropy)
-    assert m.layers[0].steps == pytest.approx(expected, rel=1e-5)
-    (of_last,) = torch.autograd.grad(functional.cross_entropy(out(last), Y), last)
-    assert m.layers[0].gradient == pytest.approx(size(of_last), rel=1e-5)
+    def forward(self, x):
+        outputs, state = self.rnn(x.transpose(0, 1))
+        return outputs.transpose(0, 1), state
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize(
     "make",
     [
+        *[partial(kind, 6, 5, batch_first=True) for kind in (nn.RNN, nn.LSTM, nn.GRU)],
+        *[lambda kind=kind: TimeFirst(kind(6, 5)) for kind in (nn.RNN, nn.LSTM, nn.GRU)],
         lambda: nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True),
         lambda: nn.GRU(6, 5, 3, batch_first=True, bias=False),
         lambda: nn.LSTM(6, 5, proj_size=3, batch_first=True),
@@ -512,13 +488,15 @@ def test_time_steps_equal_those_of_an_unrolled_layer(kind, batch_first):
         lambda: sc.recurrent.CoreGRU(6, 5, 2, batch_first=True),
     ],
 )
-def test_time_steps_of_other_recurrent_layers_equal_those_of_autograd(make):
-    rnn = make()
-    model = Forward(lambda s, x: s.rnn(x)[0].sum(1), rnn=rnn)
-    x = torch.randn(32, 9, 6, requires_grad=True)
-    expected = steps_of(functional.cross_entropy(model(x), Y), x)
-    m = measured(model, x.detach(), Y, functional.cross_entropy)
-    assert m.layers[0].steps == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("read", [lambda h: h.sum(1), lambda h: h[:, -1]], ids=["all steps", "last step"])
+def test_time_steps_and_outputs_of_recurrent_layers_have_the_gradients_of_autograd(make, read):
+    rnn, x = make(), torch.randn(32, 9, 6, requires_grad=True)
+    outputs = rnn(x)[0]
+    loss = functional.cross_entropy(read(outputs), Y)
+    of_outputs, of_inputs = torch.autograd.grad(loss, (outputs, x))
+    m = measured(Forward(lambda s, x: read(s.rnn(x)[0]), rnn=rnn), x.detach(), Y, functional.cross_entropy)
+    assert m.layers[0].steps == pytest.approx([size(g) for g in of_inputs.unbind(1)], rel=1e-4)
+    assert m.layers[0].gradient == pytest.approx(size(of_outputs), rel=1e-4)
 
 
 def test_time_steps_of_a_packed_sequence_count_the_samples_that_are_long_enough():
@@ -539,7 +517,8 @@ def test_time_steps_of_a_packed_sequence_count_the_samples_that_are_long_enough(
 def test_time_steps_of_a_long_sequence_are_thinned_evenly_with_both_ends():
     model = Forward(lambda s, x: s.rnn(x)[0][:, -1], rnn=nn.RNN(6, 3, batch_first=True))
     x = torch.randn(32, 300, 6, requires_grad=True)
-    expected = steps_of(functional.cross_entropy(model(x), Y), x)
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), Y), x)
+    expected = [size(g) for g in gradient.unbind(1)]
     found = measured(model, x.detach(), Y, functional.cross_entropy).layers[0].steps
     assert len(found) == STEPS
     assert found[0] == pytest.approx(expected[0], rel=1e-4, abs=1e-30)
@@ -548,22 +527,6 @@ def test_time_steps_of_a_long_sequence_are_thinned_evenly_with_both_ends():
 
 
 # Parameters
-
-
-def test_sizes_and_gradients_of_parameters_equal_those_of_a_plain_backward_pass():
-    model = convolutional()
-    x, y = torch.randn(8, 3, 5, 5), torch.arange(8) % 3
-    m = measured(model, x, y, functional.cross_entropy)
-    module_gradients(model, x, y, functional.cross_entropy)
-    assert [w.name for w in m.weights] == [n for n, _ in model.named_parameters()]
-    for weight, (_, parameter) in zip(m.weights, model.named_parameters(), strict=True):
-        assert weight.shape == tuple(parameter.shape)
-        assert weight.size == pytest.approx(float(parameter.detach().double().norm()), rel=1e-6)
-        assert weight.gradient == pytest.approx(float(parameter.grad.double().norm()), rel=1e-5)
-        assert weight.update is None
-        assert weight.trains
-        assert weight.used
-        assert not weight.alike
 
 
 def test_weights_with_equal_rows_are_reported_as_alike():
@@ -597,15 +560,12 @@ def test_used_unused_detached_and_frozen_parameters_differ():
     assert told("never.weight") == told("never.bias") == (True, False, False)
 
 
-def test_a_frozen_first_layer_has_no_gradient_and_a_frozen_middle_layer_has_one():
+@pytest.mark.parametrize(("frozen", "without"), [(0, [0, 1]), (2, [])])
+def test_a_frozen_first_layer_has_no_gradient_and_a_frozen_middle_layer_has_one(frozen, without):
     model = mlp(nn.Tanh, depth=3)
-    model[0].requires_grad_(False)
+    model[frozen].requires_grad_(False)
     m = measured(model, X, Y, functional.cross_entropy)
-    assert [row.gradient is None for row in m.layers] == [True, True, False, False, False]
-    adapter = mlp(nn.Tanh, depth=3)
-    adapter[2].requires_grad_(False)
-    m = measured(adapter, X, Y, functional.cross_entropy)
-    assert all(row.gradient > 0 for row in m.layers)
+    assert [i for i, row in enumerate(m.layers) if row.gradient is None] == without
 
 
 # Losses
@@ -877,7 +837,3 @@ def test_double_and_half_precision_are_measured(dtype):
         assert row.rms == pytest.approx(float(y.double().square().mean().sqrt()), rel=1e-6)
         assert row.spread == pytest.approx(numpy_spread(y.double()), rel=1e-4)
         assert row.largest == (None if dtype == torch.float64 else float(y.abs().max()))
-    for weight in m.weights:
-        assert weight.gradient == pytest.approx(
-            float(dict(model.named_parameters())[weight.name].grad.double().norm()), rel=1e-5
-        )

@@ -6,40 +6,17 @@ from functools import partial
 import pytest
 import torch
 from support.copies import COPIES
+from support.equalized import DEPTH, NEVER, assert_same, cores, snapshot
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sigmoidcore import MLP, Equalizer, SigmoidCore, prepare
-
-DEPTH = 7
-NEVER = 1e30
-"""A tolerance that no profile exceeds: the layer rule rests."""
+from sigmoidcore import Equalizer
 
 
 @pytest.fixture
-def model():
-    network = MLP(8, 16, DEPTH, 3)
-    prepare(network, torch.randn(200, 8))
-    cores(network)[2].slope.mul_(3.0)  # a profile with a shape of its own
-    return network
-
-
-@pytest.fixture
-def batch():
-    return torch.randn(50, 8), torch.randint(0, 3, (50,))
-
-
-def cores(model):
-    return [m for m in model.modules() if isinstance(m, SigmoidCore)]
-
-
-def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same(model, before):
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
+def model(model):
+    cores(model)[2].slope.mul_(3.0)  # a profile with a shape of its own
+    return model
 
 
 def cross_entropy(model, batch):
@@ -209,13 +186,9 @@ def test_a_loss_whose_backward_pass_is_itself_differentiated_counts(model, batch
 
 def test_torch_func_gives_the_derivatives_that_it_gives_without_an_equalizer(model, batch):
     def derivatives():
-        def u(x):
-            return model(x)[0]
-
         _, tangents = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
         return (
-            torch.func.vmap(torch.func.grad(u))(batch[0]),
-            torch.func.vmap(torch.func.hessian(u))(batch[0]),
+            torch.func.vmap(torch.func.hessian(lambda x: model(x)[0]))(batch[0]),
             tangents,
             torch.func.grad(lambda p: torch.func.functional_call(model, p, batch[0]).sum())(
                 dict(model.named_parameters())

@@ -2,8 +2,6 @@
 
 import csv
 import math
-import re
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -95,25 +93,10 @@ def test_the_file_is_created_at_the_first_sample_and_a_row_is_in_it_at_once(tmp_
     assert [row["step"] for row in rows_of(path)] == [7]
 
 
-def test_a_row_that_a_killed_process_left_incomplete_is_removed_and_quoted(tmp_path):
-    path = tmp_path / "samples.csv"
-    for step in (1, 2):
-        CSV(path)(replace(SAMPLE, step=step))
-    complete = path.read_bytes()
-    for end in range(len(complete)):
-        path.write_bytes(complete[:end])
-        rest = complete[complete[:end].rfind(b"\n") + 1 : end].decode()
-        before = max(complete[:end].count(b"\n") - 1, 0)
-        message = f"{path}: removed the incomplete last line {rest[:100]!r}"
-        with pytest.warns(RuntimeWarning, match=re.escape(message)) if rest else nullcontext():
-            CSV(path)(replace(SAMPLE, step=3))
-        assert [row["step"] for row in rows_of(path)] == [*[1, 2][:before], 3]
-
-
 @pytest.mark.parametrize("text", ["hello", "hello\n", "\n{}\n", '{"a": 1', "a,b\n1,2\n"])
 def test_another_file_is_left_alone(text, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"mine\.txt is not a table of CSV, .* use another name"):
+    with pytest.raises(ValueError, match=r"mine\.txt is another table, .* use another name"):
         CSV(path)(SAMPLE)
     assert path.read_text() == text

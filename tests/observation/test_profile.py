@@ -187,78 +187,68 @@ def test_weights_gradients_buffers_modes_hooks_and_the_random_generator_are_as_t
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_cores_is_an_error_that_names_what_it_has():
-    message = "the model has no cores, only Linear, Sigmoid: make cores of its hidden sigmoids"
+class Detached(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+class Idle(nn.Module):
+    """A core that the forward does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.core = nn.Linear(5, 5), SigmoidCore(5)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+TWICE = SigmoidCore(5)
+X = torch.zeros(3, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Linear(5, 5), nn.Sigmoid()), "no cores, only Linear, Sigmoid: make cores of its hidden sig"),
+        (nn.Sequential(nn.Linear(5, 5), TWICE, nn.Linear(5, 5), TWICE), "core '1' runs 2 times a forward pass: give"),
+        (Idle(), "no core of the model ran in the forward pass: check that forward uses them"),
+        (Detached(nn.Linear(5, 5), SigmoidCore(5)), "no gradient comes back from the outputs to the cores"),
+    ],
+)
+def test_a_model_that_cannot_be_measured_is_an_error_that_says_why(model, message):
     with pytest.raises(ValueError, match=message):
-        gradient_profile(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), torch.randn(2, 4))
+        gradient_profile(model, X)
 
 
-@pytest.mark.parametrize("shape", [(0, 5), ()])
-def test_an_empty_batch_is_an_error_that_names_its_shape(shape):
-    with pytest.raises(ValueError, match="hold no samples: give a batch of at least one") as error:
-        gradient_profile(small_mlp(), torch.zeros(shape))
-    assert str(shape) in str(error.value)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_non_finite_inputs_are_an_error_that_counts_them(value):
-    x = torch.zeros(3, 5)
-    x[1, 2] = x[2, 0] = value
-    with pytest.raises(ValueError, match=r"inputs hold 2 non-finite value\(s\) of 15: remove or impute"):
-        gradient_profile(small_mlp(), x)
-
-
-def test_inputs_of_a_wrong_shape_are_an_error_that_names_the_shape():
-    with pytest.raises(ValueError, match=r"the model does not run on inputs of shape \(3, 7\)"):
-        gradient_profile(small_mlp(), torch.zeros(3, 7).double())
-
-
-def test_a_core_used_twice_is_an_error_that_names_it():
-    core = SigmoidCore(5)
-    model = nn.Sequential(nn.Linear(5, 5), core, nn.Linear(5, 5), core)
-    with pytest.raises(ValueError, match="core '1' runs 2 times a forward pass: give every place its own core"):
-        gradient_profile(model, torch.zeros(3, 5))
-
-
-def test_cores_that_forward_does_not_use_are_an_error():
-    class Idle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear, self.core = nn.Linear(5, 5), SigmoidCore(5)
-
-        def forward(self, x):
-            return self.linear(x)
-
-    with pytest.raises(ValueError, match="no core of the model ran in the forward pass: check that forward uses them"):
-        gradient_profile(Idle(), torch.zeros(3, 5))
-
-
-def test_targets_and_loss_fn_come_together_or_not_at_all():
-    with pytest.raises(ValueError, match="targets is given without loss_fn: give both, or neither"):
-        gradient_profile(small_mlp(), torch.zeros(3, 5).double(), torch.zeros(3))
-    with pytest.raises(ValueError, match="loss_fn is given without targets: give both, or neither"):
-        gradient_profile(small_mlp(), torch.zeros(3, 5).double(), loss_fn=nn.MSELoss())
-
-
-@pytest.mark.parametrize("inputs", [[[1.0, 2.0]], "text", 3, None, ()], ids=str)
-def test_inputs_that_are_no_tensors_are_an_error_that_names_their_type(inputs):
-    message = f"inputs must be a tensor, or a tuple or dict of tensors, got {type(inputs).__name__}: convert it first"
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.zeros(0, 5), r"inputs of shape \(0, 5\) hold no samples: give a batch of at least one"),
+        (torch.zeros(()), r"inputs of shape \(\) hold no samples: give a batch of at least one"),
+        (torch.zeros(3, 7), r"the model does not run on inputs of shape \(3, 7\)"),
+        *((X + torch.tensor([0, 0, v, 0, 0]), r"inputs hold 3 non-finite value\(s\) of 15: remove or impute")
+          for v in (math.nan, math.inf, -math.inf)),
+        *((value, f"inputs must be a tensor, or a tuple or dict of tensors, got {kind}: convert it first")
+          for value, kind in (([[1.0, 2.0]], "list"), ("text", "str"), (3, "int"), (None, "NoneType"), ((), "tuple"))),
+    ],
+)  # fmt: skip
+def test_inputs_that_are_no_batch_are_an_error_that_says_why(inputs, message):
     with pytest.raises(ValueError, match=message):
-        gradient_profile(small_mlp(), inputs)
+        gradient_profile(small_mlp().float(), inputs)
 
 
-def test_a_loss_that_is_no_scalar_is_an_error_that_names_its_shape():
-    with pytest.raises(ValueError, match=r"loss_fn .*scalar.*\(3, 3\)"):
-        gradient_profile(small_mlp(), torch.zeros(3, 5).double(), 0, lambda output, _: output)
-
-
-def test_an_output_that_is_detached_from_the_cores_is_an_error_that_says_so():
-    class Detached(nn.Sequential):
-        def forward(self, x):
-            return super().forward(x).detach()
-
-    with pytest.raises(ValueError, match="gradient"):
-        gradient_profile(Detached(nn.Linear(5, 5), SigmoidCore(5)), torch.zeros(3, 5))
+@pytest.mark.parametrize(
+    ("targets", "loss_fn", "message"),
+    [
+        (torch.zeros(3), None, "targets is given without loss_fn: give both, or neither"),
+        (None, nn.MSELoss(), "loss_fn is given without targets: give both, or neither"),
+        (0, lambda output, _: output, r"loss_fn must give a scalar, got shape \(3, 3\)"),
+    ],
+)
+def test_a_wrong_loss_is_an_error_that_says_why(targets, loss_fn, message):
+    with pytest.raises(ValueError, match=message):
+        gradient_profile(small_mlp().float(), X, targets, loss_fn)
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sigmoidcore.diagnosis.judgement import Judgement
-from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
 from sigmoidcore.diagnosis.report import (
-    data_frame,
-    from_json,
     terminal,
     to_html,
     to_json,
@@ -17,9 +15,6 @@ from sigmoidcore.diagnosis.report import (
     to_text,
     verdict,
 )
-
-if TYPE_CHECKING:
-    import pandas
 
 
 class Diagnosis(Judgement):
@@ -32,7 +27,7 @@ class Diagnosis(Judgement):
         measurement: the latest.
         findings: worst first.
         history: all measurements of a `Monitor`, the latest included; else empty.
-        subject: the model and its batch, or None for a diagnosis from a file.
+        subject: the model and its batch, or None.
 
     Example:
         >>> import torch
@@ -42,18 +37,14 @@ class Diagnosis(Judgement):
         >>> d = sc.diagnose(model, torch.randn(64, 16))
         >>> d
         <Diagnosis: 1 error in 60 layers>
-        >>> Diagnosis.from_json(d.to_json()).findings[0].name
+        >>> d.findings[0].name
         'vanishing gradient'
     """
 
     @property
-    def layers(self) -> "pandas.DataFrame":
-        """A row for each layer.
-
-        Raises:
-            ImportError: pandas is not installed (extra `tables`).
-        """
-        return data_frame(self.measurement)
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order in which they ran; `pandas.DataFrame(map(vars, d.layers))` is a table of them."""
+        return self.measurement.layers
 
     def __str__(self) -> str:
         """Findings first, then the worst layers.
@@ -78,16 +69,6 @@ class Diagnosis(Judgement):
             OSError: the file cannot be written.
         """
         return to_json(self, path)
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> "Diagnosis":
-        """Read the result of `to_json`, from a `Path` or from the text itself.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: not a diagnosis, incomplete, changed, or of a newer format.
-        """
-        return cls(**vars(from_json(source)))
 
     def to_html(self, path: str | Path) -> Path:
         """Write one self-contained page that needs no network; returns its path.

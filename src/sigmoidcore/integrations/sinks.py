@@ -6,9 +6,7 @@ They write `scalars`, a few numbers whatever the number of layers. `CSV` writes 
 
 import csv
 import math
-import os
 import statistics
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +76,6 @@ class CSV:
         OSError: (at the first sample) the file cannot be opened.
         ValueError: (at the first sample) the file has other columns.
 
-    Warns:
-        RuntimeWarning: (at the first sample) a killed process has left an incomplete last line, which is removed.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -94,28 +89,18 @@ class CSV:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._repaired = False
+        self._checked = False
 
     def __call__(self, sample: Measurement | Sample) -> None:
         """Append a row."""
-        if not self._repaired:
-            self._repair()
-            self._repaired = True
-        with self._path.open("a", encoding="utf-8", newline="") as file:
+        with self._path.open("a+", encoding="utf-8", errors="replace", newline="") as file:
             table = csv.DictWriter(file, self.COLUMNS, lineterminator="\n")
             if file.tell() == 0:
                 table.writeheader()
+            elif not self._checked:
+                file.seek(0)
+                line = file.readline().rstrip("\n")
+                if line != ",".join(self.COLUMNS):
+                    raise ValueError(f"{self._path} is another table, it begins with {line!r:.60}: use another name")
+            self._checked = True
             table.writerow({"step": sample.step, **scalars(sample)})
-
-    def _repair(self) -> None:
-        """Check the first line, and remove an incomplete last line: the next would become a part of it."""
-        data = self._path.read_bytes() if self._path.exists() else b""
-        header = f"{','.join(self.COLUMNS)}\n".encode()
-        if not (data.startswith(header) or header.startswith(data)):
-            text = data[:60].decode(errors="replace")
-            raise ValueError(f"{self._path} is not a table of CSV, it begins with {text!r}: use another name")
-        complete = data.rfind(b"\n") + 1
-        if complete < len(data):
-            os.truncate(self._path, complete)
-            text = data[complete:][:100].decode(errors="replace")
-            warnings.warn(f"{self._path}: removed the incomplete last line {text!r}", RuntimeWarning, stacklevel=3)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.values import WrongValueError, read, written
+from sigmoidcore.diagnosis.values import read, written
 
 
 class History:
@@ -33,9 +33,9 @@ class History:
     def load_state_dict(self, state: Any) -> None:
         """Continue from `state_dict()`; a ValueError, and no change, if it is another state."""
         try:
-            kept = list(read(tuple[Measurement, ...], state["kept"], "measurements"))
+            kept = list(read(tuple[Measurement, ...], state["kept"]))
             added, stride = state["added"], state["stride"]
-        except (KeyError, TypeError, WrongValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not the state of a Monitor: cannot read its measurements ({error})") from error
         if not (type(added) is int and type(stride) is int and added >= 0 < stride):
             raise ValueError(f"this is not the state of a Monitor: added and stride are {added, stride}")

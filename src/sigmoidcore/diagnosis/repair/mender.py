@@ -85,7 +85,7 @@ def _subject(diagnosis: Judgement, inputs: Any, targets: Any, loss_fn: Any) -> S
     """The model and the batch to measure it on."""
     subject = diagnosis.subject
     if subject is None:
-        raise ValueError("this diagnosis has no model, because it comes from a file: mend one from sc.diagnose")
+        raise ValueError("this diagnosis has no model: mend one from sc.diagnose or a Monitor")
     if inputs is not None:
         loss_fn = subject.loss_fn if targets is not None and loss_fn is None else loss_fn
         return replace(subject, inputs=inputs, targets=targets, loss_fn=loss_fn)

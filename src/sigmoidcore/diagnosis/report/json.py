@@ -1,4 +1,4 @@
-"""A diagnosis as JSON, and back. The dataclasses define the format; docs/diagnosis-schema.json describes it.
+"""A diagnosis as JSON. The dataclasses define the format; docs/diagnosis-schema.json describes it.
 
 {"format": 1, "version": "0.2.0", "healthy": false, "findings": [...], "measurement": {...}, "earlier": [...]}
 """
@@ -13,7 +13,7 @@ from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.axes import spread_evenly
-from sigmoidcore.diagnosis.values import WrongValueError, read, written
+from sigmoidcore.diagnosis.values import written
 
 FORMAT = 1
 """Changes when a reader of the old format would misread the new one; new fields do not change it."""
@@ -39,31 +39,6 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
     return text
 
 
-def from_json(source: str | Path) -> Judgement:
-    """Read the result of `to_json` from a `Path` or from the text itself; unknown fields are ignored."""
-    place = "the text" if isinstance(source, str) else str(source)
-    try:
-        text = source if isinstance(source, str) else source.read_bytes().decode("utf-8-sig")
-        found = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        path = "; give a file as a pathlib.Path" if isinstance(source, str) and "{" not in source else ""
-        remedy = f"write it again with Diagnosis.to_json{path}"
-        raise ValueError(f"{place} is not JSON, or incomplete ({error}): {remedy}") from error
-    number = found.get("format") if isinstance(found, dict) else None
-    if type(number) is not int or number < 1:
-        raise ValueError(f"{place} is not a diagnosis, it has no format number: give the output of Diagnosis.to_json")
-    if number > FORMAT:
-        reads = f"this package reads up to {FORMAT}: install a newer sigmoid-core"
-        raise ValueError(f"{place} has format {number}, {reads}")
-    try:
-        findings = read(tuple[Finding, ...], found.get("findings"), "findings")
-        measurement = read(Measurement, found.get("measurement"), "measurement")
-        earlier = read(tuple[Measurement, ...], found.get("earlier", []), "earlier")
-    except WrongValueError as error:
-        raise ValueError(f"{place} was changed or damaged: {error}; write it again with Diagnosis.to_json") from error
-    return Judgement(measurement, findings, (*earlier, measurement) if earlier else ())
-
-
 def _dumped(value: Finding | Measurement) -> str:
     return json.dumps(written(type(value), value), separators=(",", ":"), allow_nan=False)
 
@@ -73,7 +48,3 @@ def _thinned(texts: Sequence[str]) -> Sequence[str]:
     if sum(map(len, texts)) <= EARLIER:
         return texts
     return [texts[i] for i in spread_evenly(len(texts), max(1, EARLIER // max(map(len, texts))))]
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

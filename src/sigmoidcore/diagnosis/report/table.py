@@ -1,18 +1,14 @@
-"""The layers of a measurement as a table: its columns, the layers to show of many, and a DataFrame of pandas."""
+"""The layers of a measurement as a table: its columns, and the layers to show of many."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.wording import percent, short
-
-if TYPE_CHECKING:
-    import pandas
 
 ALIKE = 0.1
 """The text shows the spread across samples if it is below this in a layer."""
@@ -120,22 +116,3 @@ def first_weights(measurement: Measurement) -> list[Weight | None]:
         weights = [known[name] for name in layer.weights if name in known]
         found.append(next((w for w in weights if len(w.shape) >= 2), weights[0] if weights else None))
     return found
-
-
-def data_frame(measurement: Measurement) -> "pandas.DataFrame":
-    """A row for each layer, in the order in which they ran.
-
-    The index is `name`, the columns are the other fields of `Layer`, then `weight_size`, `weight_gradient` and `update`
-    of the layer's first matrix, or else of its first weight. Unknown values are missing.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError('a table of the layers needs pandas: pip install "sigmoid-core[tables]"') from error
-
-    known = {"weight_size": "size", "weight_gradient": "gradient", "update": "update"}
-    rows = [
-        vars(layer) | {column: getattr(weight, name, None) for column, name in known.items()}
-        for layer, weight in zip(measurement.layers, first_weights(measurement), strict=True)
-    ]
-    return pandas.DataFrame(rows, columns=[*(field.name for field in fields(Layer)), *known]).set_index("name")
