@@ -38,22 +38,16 @@ def local_derivative(x: Tensor, alpha: Tensor | float, shift: Tensor | float = 0
     return alpha * relative_slope(alpha * (x - shift)) / 4
 
 
-def mean_relative_slope(z: Tensor, dim: int | None = -1) -> Tensor:
+def mean_relative_slope(z: Tensor) -> Tensor:
     """Mean relative slope of each neuron over the batch (and over positions); the article's "gradient near 0".
 
-    Args:
-        z: scaled preactivations, shape [batch, ...].
-        dim: the dimension that counts neurons, not 0; None takes the whole layer as one neuron.
-
-    Returns:
-        Shape [z.shape[dim]], or a 0-dim tensor if `dim` is None.
+    From scaled preactivations [batch, ..., neurons] to [neurons].
 
     Example:
         >>> mean_relative_slope(torch.tensor([[0.0, 20.0], [0.0, 20.0]])) < 0.05
         tensor([False,  True])
     """
-    s = relative_slope(z)
-    return s.mean() if dim is None else s.movedim(dim, -1).flatten(0, -2).mean(0)
+    return relative_slope(z).flatten(0, -2).mean(0)
 
 
 def gradient_size(gradient: Tensor, samples: int | None = None) -> Tensor:

@@ -106,7 +106,7 @@ def test_the_gradient_and_the_mean_relative_slope_are_those_of_autograd_and_of_t
     torch.testing.assert_close(norms(seen.gradients()), torch.linalg.vector_norm(gradient).reshape(1))
     alpha, shift = core.align(own)
     z = (alpha * (own - shift)).detach()
-    expected = mean_relative_slope(z, None if features is None else dim).reshape(-1)
+    expected = mean_relative_slope(z.reshape(-1, 1) if features is None else z.movedim(dim, -1))
     torch.testing.assert_close(mean_relative_slopes([seen]), [expected])
     rows = h.detach() if features is None else h.detach().movedim(dim, -1)
     torch.testing.assert_close(seen.x, rows.reshape(-1, len(expected)))

@@ -7,14 +7,7 @@ from typing import Any
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
-from sigmoidcore.diagnosis.report import (
-    terminal,
-    to_html,
-    to_json,
-    to_notebook,
-    to_text,
-    verdict,
-)
+from sigmoidcore.diagnosis.report import terminal, to_html, to_json, to_notebook, to_text, verdict
 
 
 class Diagnosis(Judgement):

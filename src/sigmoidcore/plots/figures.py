@@ -165,10 +165,6 @@ def learning_curves(
     style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
     if any(value > 0 for values in losses.values() for value in values):
         left.set_yscale("log")
-        low, high = left.get_ylim()
-        labelled = "25" if high / low < 1000 else ""
-        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        left.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in labelled else "")
         left.tick_params(which="minor", colors=INK, labelsize=9)
         left.grid(True, which="minor", axis="y", color=FAINT, linewidth=0.3)
     if percent:
