@@ -1,14 +1,16 @@
 """`convert`: hidden activations of any model become cores."""
 
 from sigmoidcore.conversion.activation_sites import Site
+from sigmoidcore.conversion.activations import FUNCTIONS, KINDS
 from sigmoidcore.conversion.convert import Plan, convert, planned
-from sigmoidcore.conversion.eligibility import UNCENTERED, is_core
+from sigmoidcore.conversion.eligibility import has_mean, is_core
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.source_lines import FunctionalCall
 from sigmoidcore.conversion.tracing import UntraceableError
 
 __all__ = [
-    "UNCENTERED",
+    "FUNCTIONS",
+    "KINDS",
     "Activation",
     "Conversion",
     "FunctionalCall",
@@ -17,6 +19,7 @@ __all__ = [
     "UntraceableError",
     "convert",
     "few",
+    "has_mean",
     "is_core",
     "planned",
 ]

@@ -5,23 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 
-import torch
-from torch import Tensor, fx, nn
-from torch.nn.modules import activation as activations
+from torch import Tensor, nn
+from torch.nn.modules import activation
 
-from sigmoidcore.conversion.dataflow import Role, features, may_overwrite, nearest_weight, role_of, words
+from sigmoidcore.conversion.activations import function_of
+from sigmoidcore.conversion.dataflow import Role, features, may_overwrite, nearest_weight, role_of
 from sigmoidcore.conversion.tracing import Part, is_leaf
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import is_recurrent
-
-_SIGMOIDS = (torch.sigmoid, torch.sigmoid_, torch.special.expit, nn.functional.sigmoid, "sigmoid", "sigmoid_")
-_TANHS = (torch.tanh, torch.tanh_, nn.functional.tanh, "tanh", "tanh_")
-_CORES: dict[object, str] = dict.fromkeys(_SIGMOIDS, "sigmoid") | dict.fromkeys(_TANHS, "tanh")
-"""The functional activations that can be cores, by function or name of a method."""
-_OTHERS = words(
-    "hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish glu "
-    "logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
-)
 
 
 @dataclass(frozen=True)
@@ -54,26 +45,10 @@ class Site:
         """The name to show."""
         return self.names[0]
 
-    @property
-    def has_unknown_role(self) -> bool:
-        """Whether the trace does not show what reads the result."""
-        return all(use.role is Role.UNKNOWN for use in self.uses)
-
 
 def join(*names: str) -> str:
     """A name inside of another; "" is the model itself."""
     return ".".join(name for name in names if name)
-
-
-def function_of(node: fx.Node) -> str | None:
-    """The name of the activation function that a node calls, as in torch.nn.functional, or None."""
-    if node.op not in ("call_function", "call_method"):
-        return None
-    if node.target in _CORES or node.op == "call_method":
-        return _CORES.get(node.target)
-    name = str(getattr(node.target, "__name__", "")).strip("_")
-    ours = str(getattr(node.target, "__module__", "")).partition(".")[0] in ("torch", "None", "")
-    return name if name in _OTHERS and ours else None
 
 
 def find(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
@@ -162,7 +137,7 @@ def _uses(part: Part, model: nn.Module, callers: dict[str, str]) -> Iterator[tup
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is one of PyTorch's activations, a recurrent layer or a core."""
-    own = type(module).__module__ == activations.__name__ and not isinstance(module, nn.MultiheadAttention)
+    own = type(module).__module__ == activation.__name__ and not isinstance(module, nn.MultiheadAttention)
     return own or isinstance(module, CoreModule) or is_recurrent(module)
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.hooks import copy_hooks, move_hooks
-from sigmoidcore.conversion.activation_sites import Site, Use, find, function_of
+from sigmoidcore.conversion.activation_sites import Site, Use, find
+from sigmoidcore.conversion.activations import NEAREST, function_of
 from sigmoidcore.conversion.eligibility import (
-    NEAREST,
     Names,
+    Request,
     called_several_times,
     change,
     is_core,
@@ -72,7 +73,7 @@ def convert(
         SigmoidCore(16, centered=True, scale=2)
     """
     plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered)
-    _check_answered(plan.asked, plan.choices)
+    _check_answered(plan.request, plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
             model.set_submodule(name, core)
@@ -90,14 +91,13 @@ def planned(
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
     sites, unseen = find(model)
-    asked = {
-        "include": select(model, sites, "include", include),
-        "exclude": select(model, sites, "exclude", exclude),
-        "nearest": select(model, sites, "nearest", nearest),
-    }
-    always = {"centered"} if centered else set()
-    choices = [Choice(s, *judge(s, always | {option for option, by in asked.items() if s in by})) for s in sites]
-    plan = Plan(model, choices, asked, unseen)
+    request = Request(
+        include=select(model, sites, "include", include),
+        exclude=select(model, sites, "exclude", exclude),
+        nearest=select(model, sites, "nearest", nearest),
+        centered=centered,
+    )
+    plan = Plan(model, [Choice(site, *judge(site, request)) for site in sites], request, unseen)
     plan.place_cores()
     return plan
 
@@ -150,7 +150,7 @@ class Plan:
 
     model: nn.Module
     choices: list[Choice]
-    asked: dict[str, dict[Site, Any]]
+    request: Request
     unseen: dict[str, str]
     forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
     not_rewritten: list[str] = field(default_factory=list)
@@ -248,22 +248,22 @@ def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[
     return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
 
 
-def _check_answered(asked: dict[str, dict[Site, Any]], choices: list[Choice]) -> None:
+def _check_answered(request: Request, choices: list[Choice]) -> None:
     """Raise a ValueError if something that was asked for is not done."""
-    both = [site.name for site in asked["include"] if site in asked["exclude"]]
+    both = [site.name for site in request.include if site in request.exclude]
     if both:
         raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
     whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
     for choice in choices:
-        if choice.site in asked["include"]:
+        if choice.site in request.include:
             done = choice.like is not None or is_core(choice.site.module)
             reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
-            whys[asked["include"][choice.site]].append((done, reason))
+            whys[request.include[choice.site]].append((done, reason))
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
-    others = [site for site in asked["nearest"] if site.kind not in NEAREST]
-    if others and len(others) == len(asked["nearest"]):
+    others = [site for site in request.nearest if site.kind not in NEAREST]
+    if others and len(others) == len(request.nearest):
         raise ValueError(
             f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(NEAREST)} have a nearest core"
         )

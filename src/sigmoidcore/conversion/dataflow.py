@@ -6,14 +6,9 @@ from enum import Enum
 
 from torch import Tensor, fx, nn
 
+from sigmoidcore.conversion.activations import function_of, words
 from sigmoidcore.conversion.tracing import Part
 from sigmoidcore.core import SigmoidCore
-
-
-def words(text: str) -> frozenset[str]:
-    """A set of words."""
-    return frozenset(text.split())
-
 
 _CONTRACTIONS = words("matmul imatmul mm bmm mv dot inner einsum tensordot addmm baddbmm")
 """With a weight on the other side these are layers; an elementwise product with a weight only scales."""
@@ -33,7 +28,6 @@ _COMPARISONS = words(
     "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
 )
 _ALIGNED = words("add iadd sub isub mul imul div truediv neg")
-_ELEMENTWISE = words("dropout relu sigmoid tanh relu6 leaky_relu elu selu gelu silu hardtanh softsign hardsigmoid")
 _CHANNELS: dict[type[nn.Module], int] = {
     getattr(nn, f"{kind}{n}d"): -1 - n
     for kind in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm")
@@ -199,7 +193,7 @@ def features(part: Part, model: nn.Module) -> dict[fx.Node, tuple[int, int]]:
                 found = before
             if isinstance(module, _POOLS) and found and found[1] >= -_dimensions(module):
                 found = None  # the pooled dimensions are the last ones
-        elif name_of(node) in _ELEMENTWISE and node.all_input_nodes:
+        elif (function_of(node) not in (None, "glu") or name_of(node) == "dropout") and node.all_input_nodes:
             found = known.get(node.all_input_nodes[0])
         elif name_of(node) in _ALIGNED:
             operands = [*node.args[:2], *(node.kwargs[name] for name in ("input", "other") if name in node.kwargs)]

@@ -1,6 +1,7 @@
 """Which activations and recurrent layers become cores, and why: the rules, and the choices of the user."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -8,22 +9,13 @@ from typing import Any
 from torch import nn
 
 from sigmoidcore.conversion.activation_sites import Site
+from sigmoidcore.conversion.activations import KINDS, NEAREST
 from sigmoidcore.conversion.dataflow import Role
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.recurrent import is_recurrent, why_not
 
 Names = str | type[nn.Module] | Iterable[str | type[nn.Module]] | None
 """Names or patterns of activations, or types of modules."""
-_TANH = {"alpha": 2.0, "centered": True, "scale": 2.0}
-_EXACT: dict[str, dict[str, Any]] = {"Sigmoid": {}, "sigmoid()": {}, "Tanh": _TANH, "tanh()": _TANH}
-NEAREST: dict[str, Callable[[Any], dict[str, Any] | None]] = {
-    "Hardsigmoid": lambda module: {"alpha": 2 / 3},
-    "Hardtanh": lambda module: _like_hardtanh(module.min_val, module.max_val),
-    "Softsign": lambda module: _TANH,
-}
-"""The core with the same range and the same derivative at 0."""
-UNCENTERED = ("Sigmoid", "sigmoid()")
-"""Kinds with a mean of 1/2; a centered core of them has a mean of 0."""
 _ROLES = {
     Role.OUTPUT: "its result reaches the model's output",
     Role.GATE: "its result multiplies another signal",
@@ -33,24 +25,31 @@ _ROLES = {
 }
 
 
-def judge(site: Site, asked: Set[str]) -> tuple[dict[str, Any] | None, str]:
-    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of `convert`: for each option the sites that it names, with the entry that names them."""
 
-    `asked` says which of "include", "exclude" and "nearest" name it; "centered", if all cores are to be centered.
-    """
-    if "exclude" in asked:
+    include: Mapping[Site, Any]
+    exclude: Mapping[Site, Any]
+    nearest: Mapping[Site, Any]
+    centered: bool
+
+
+def judge(site: Site, request: Request) -> tuple[dict[str, Any] | None, str]:
+    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason."""
+    if site in request.exclude:
         return None, "excluded"
     layer = recurrent_layer(site)
-    like = _EXACT.get(site.kind)
-    if layer is not None:
-        like = None if why_not(layer) else {}
-    if like is None:
-        if site.kind not in NEAREST or "nearest" not in asked:
-            return None, _why_no_core(site)
-        like = NEAREST[site.kind](site.module)
+    like: dict[str, Any] | None = None
+    if layer is not None and not why_not(layer):
+        like = {}
+    elif site.kind in KINDS and (KINDS[site.kind].exact or site in request.nearest):
+        like = KINDS[site.kind].core(site.module)
         if like is None:
             return None, "no core has its range, which is not symmetric about 0"
-    if layer is None and "centered" in asked:
+    if like is None:
+        return None, _why_no_core(site)
+    if layer is None and request.centered:
         like = like | {"centered": True}
     if site.writes:
         return None, "it overwrites a tensor: call the function that returns a new one"
@@ -61,7 +60,7 @@ def judge(site: Site, asked: Set[str]) -> tuple[dict[str, Any] | None, str]:
     separable = separable and (called_several_times(site) or len(site.names) == _places(site))
     if _places(site) > 1 and not separable:
         return None, f"is used in {_places(site)} places, which need one each: give each place its own module"
-    if "include" in asked:
+    if site in request.include:
         return like, "asked for"
     why = "" if layer is not None else _why_left(site)  # any layer may read a recurrent one: its range stays
     if why:
@@ -91,7 +90,12 @@ def change(kind: str, like: Mapping[str, Any]) -> str:
     """How the function of a core with these arguments differs from an activation of this kind; "" if it does not."""
     if kind in NEAREST:
         return "the nearest core, another function"
-    return "centered, so its function is less 1/2" if kind in UNCENTERED and like.get("centered") else ""
+    return "centered, so its function is less 1/2" if like.get("centered") and has_mean(kind) else ""
+
+
+def has_mean(kind: str) -> bool:
+    """Whether activations of a kind are sigmoids: their mean of 1/2 is 0 in centered cores."""
+    return kind in KINDS and KINDS[kind].module is nn.Sigmoid
 
 
 def recurrent_layer(site: Site) -> nn.Module | None:
@@ -133,10 +137,6 @@ def _why_left(site: Site) -> str:
     if use.role is Role.UNKNOWN:
         return f"{use.why}; name it in include= if a layer reads it"
     return _ROLES[use.role]
-
-
-def _like_hardtanh(low: float, high: float) -> dict[str, Any] | None:
-    return {"alpha": 2 / high, "centered": True, "scale": 2 * high} if high > 0 and low == -high else None
 
 
 def _around(model: nn.Module, site: Site) -> Iterator[nn.Module]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
-from sigmoidcore.conversion.activation_sites import function_of
+from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.source_lines import attributes_read
 from sigmoidcore.conversion.tracing import RewrittenForward, Tracer, UntraceableError, scratch_copy
 

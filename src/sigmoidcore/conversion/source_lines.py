@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-_FUNCTIONS = {"tanh": "nn.Tanh()", "sigmoid": "nn.Sigmoid()", "expit": "nn.Sigmoid()"}
+from sigmoidcore.conversion.activations import FUNCTIONS, function_name
+
 _NOT_TORCH = ("self", "np", "numpy", "math")
 
 
@@ -47,11 +48,12 @@ def functional_calls(module: nn.Module, name: str) -> list[FunctionalCall]:
             if isinstance(node.func, ast.Attribute):
                 text = "" if getattr(node.func.value, "id", "") in _NOT_TORCH else node.func.attr
                 values.append(node.func.value)
-            layer = _FUNCTIONS.get(text.rstrip("_"))
-            if layer is not None and values:
+            kind = FUNCTIONS.get(f"{function_name(text)}()")
+            if kind is not None and values:
                 attribute = f"self.{text.rstrip('_')}"
                 code, replacement = ast.unparse(node), f"{attribute}({ast.unparse(values[0])})"
-                found.append(FunctionalCall(name, file, node.lineno, code, f"{attribute} = {layer}", replacement))
+                definition = f"{attribute} = nn.{kind.module.__name__}()"
+                found.append(FunctionalCall(name, file, node.lineno, code, definition, replacement))
     return sorted(found, key=lambda call: (call.file, call.line))
 
 

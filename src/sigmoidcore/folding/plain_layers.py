@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.hooks import has_hooks, move_hooks
+from sigmoidcore.conversion.activations import FUNCTIONS
 from sigmoidcore.conversion.dataflow import features_of
 from sigmoidcore.conversion.tracing import RewrittenForward
 from sigmoidcore.core import SigmoidCore
@@ -167,9 +168,6 @@ def folded_rnn(layer: RNN, factor: float, name: str) -> nn.RNN:
     return rnn
 
 
-_FUNCTIONS = {"tanh()": nn.Tanh, "sigmoid()": nn.Sigmoid}
-
-
 def plain_forward(owner: nn.Module, name: str) -> nn.Module:
     """A module without a rewritten forward: itself, or a GraphModule if a constant stayed at one of its calls."""
     forward = vars(owner).get("forward")
@@ -188,8 +186,8 @@ def _is_the_class_again(owner: nn.Module, forward: RewrittenForward) -> bool:
     """Whether the forward of the class calls what the added cores have become."""
     for core, was in forward.added.items():
         module = owner.get_submodule(core)
-        called = _FUNCTIONS.get(was) or type(owner.get_submodule(was))
-        if type(module) not in _FUNCTIONS.values() or type(module) is not called:
+        called = FUNCTIONS[was].module if was in FUNCTIONS else type(owner.get_submodule(was))
+        if type(module) not in (nn.Tanh, nn.Sigmoid) or type(module) is not called:
             return False
         if core != was and has_hooks(module):
             return False

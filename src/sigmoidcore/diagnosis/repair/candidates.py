@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sigmoidcore.conversion import UNCENTERED, Plan, Site, few, is_core, planned
+from sigmoidcore.conversion import FUNCTIONS, KINDS, Plan, Site, few, has_mean, is_core, planned
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import Evidence
 
-SIGMOIDS = frozenset({"Sigmoid", "Tanh", "sigmoid()", "tanh()", "SigmoidCore"})
+SIGMOIDS = frozenset({"SigmoidCore", *(name for name, kind in KINDS.items() if kind.exact)})
 """Kinds of activations that `convert` makes cores of, and the core itself."""
 GATED = frozenset({"RNN", "LSTM", "GRU"})
 """Kinds of recurrent layers that `convert` makes layers of cores of."""
@@ -104,7 +104,7 @@ def candidates(model: nn.Module, measurement: Measurement, names: Collection[str
         include=include,
         include_kind=_kind(include, asked, converted),
         exclude=tuple(c.site.name for c in plan.choices if c.cores and c.site.name not in converted),
-        uncentered=any(choice.site.kind in UNCENTERED for choice in new),
+        uncentered=any(has_mean(choice.site.kind) for choice in new),
         cores=tuple(name for name in cores if name not in repeated),
         why="; ".join([f"{few(several)}: {reason}" for reason, several in left.items()][:REASONS]),
     )
@@ -139,5 +139,5 @@ def _why_unseen(layer: Layer, plan: Plan) -> Iterator[str]:
     if layer.role == "activation" and layer.kind != "SigmoidCore":
         owner = f"'{layer.module}'" if layer.module else "the model"
         reason = next((f" ({why})" for name, why in plan.unseen.items() if layer.module.startswith(name)), "")
-        module = {"tanh()": ", nn.Tanh()", "sigmoid()": ", nn.Sigmoid()"}.get(layer.kind, "")
+        module = f", nn.{FUNCTIONS[layer.kind].module.__name__}()" if layer.kind in FUNCTIONS else ""
         yield f"is called in the forward of {owner}, which convert cannot trace{reason}: make it a module{module}"

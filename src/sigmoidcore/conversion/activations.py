@@ -1,0 +1,73 @@
+"""The activations that `convert` knows: which of them have a core, and which function calls are one of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+
+def words(text: str) -> frozenset[str]:
+    """A set of words."""
+    return frozenset(text.split())
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An activation with a core.
+
+    Attributes:
+        module: its class in PyTorch.
+        core: from a module of that class to the arguments of its core; None if no core has its range.
+        exact: whether the core computes the same. The others have the same range and derivative at 0, and only modules
+            of them are converted, with `nearest`.
+    """
+
+    module: type[nn.Module]
+    core: Callable[[Any], dict[str, Any] | None]
+    exact: bool = True
+
+
+def _tanh(module: nn.Tanh | nn.Softsign | None) -> dict[str, Any]:
+    return {"alpha": 2.0, "centered": True, "scale": 2.0}
+
+
+def _hardtanh(module: nn.Hardtanh) -> dict[str, Any] | None:
+    low, high = module.min_val, module.max_val
+    return {"alpha": 2 / high, "centered": True, "scale": 2 * high} if high > 0 and low == -high else None
+
+
+_KINDS = (
+    Kind(nn.Sigmoid, lambda _: {}),
+    Kind(nn.Tanh, _tanh),
+    Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False),
+    Kind(nn.Hardtanh, _hardtanh, exact=False),
+    Kind(nn.Softsign, _tanh, exact=False),
+)
+FUNCTIONS = {f"{kind.module.__name__.lower()}()": kind for kind in _KINDS if kind.exact}
+"""The kinds whose calls as functions can be converted, by their name in a report: "tanh()"."""
+KINDS = FUNCTIONS | {kind.module.__name__: kind for kind in _KINDS}
+"""All kinds, by their name in a report: "Tanh" or "tanh()"."""
+NEAREST = tuple(name for name, kind in KINDS.items() if not kind.exact)
+_SPELLINGS = {"expit": "sigmoid", "special_expit": "sigmoid"}
+_NAMES = words(
+    "sigmoid tanh hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish glu "
+    "hardswish logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
+)
+
+
+def function_name(spelling: str) -> str | None:
+    """The name in torch.nn.functional of an activation function or method, also in place; None if it is another one."""
+    name = spelling.strip("_")
+    name = _SPELLINGS.get(name, name)
+    return name if name in _NAMES else None
+
+
+def function_of(node: fx.Node) -> str | None:
+    """The name of the activation function that a node calls, as in torch.nn.functional, or None."""
+    if node.op == "call_method":
+        return function_name(str(node.target))
+    if node.op != "call_function":
+        return None
+    module = str(getattr(node.target, "__module__", "")).partition(".")[0]
+    return function_name(str(getattr(node.target, "__name__", ""))) if module in ("torch", "None", "") else None
