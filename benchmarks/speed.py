@@ -141,6 +141,44 @@ def products(size: Size, device: torch.device, dtype: torch.dtype) -> Action:
     return action
 
 
+class Loop(nn.Module):
+    """The layers of a network in a forward that calls torch.tanh, which `convert` rewrites."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        *hidden, self.last = (layer for layer in network.children() if isinstance(layer, nn.Linear))
+        self.layers = nn.ModuleList(hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        output: Tensor = self.last(x)
+        return output
+
+
+def converted(clock: Clock, size: Size) -> dict[str, float]:
+    """A step of converted networks over that of `MLP`: an nn.Sequential, one of blocks, and a loop in a forward."""
+    cores, plain, x, y = networks(size, clock.device, torch.float32)
+    layers = list(copy.deepcopy(plain))
+    models = {
+        "cores": copy.deepcopy(cores),
+        "plain": copy.deepcopy(plain),
+        "sequential": copy.deepcopy(plain),
+        "blocks": nn.Sequential(*(nn.Sequential(*layers[i : i + 2]) for i in range(0, len(layers), 2))),
+        "loop": Loop(copy.deepcopy(plain)),
+    }
+    for name in ("sequential", "blocks", "loop"):
+        sc.convert(models[name], centered=True)
+    taken = clock.compared({name: step(model, x, y) for name, model in models.items()})
+    return {
+        **{f"{name}_over_mlp": ratio(taken, name, "cores") for name in ("sequential", "blocks", "loop")},
+        "mlp_over_plain": ratio(taken, "cores", "plain"),
+        "sequential_over_plain": ratio(taken, "sequential", "plain"),
+        "mlp_ms": milliseconds(taken["cores"]),
+        "rounds": len(taken["cores"]),
+    }
+
+
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps for the way back, each storage once, without the parameters."""
     storages: dict[int, int] = {}
@@ -449,6 +487,8 @@ def main() -> None:
         for dtype in dtypes:
             kind = f"step {str(dtype).removeprefix('torch.')}"
             row(kind, shown(size), lambda size=size, dtype=dtype: training_step(clock, size, dtype))  # type: ignore[misc]
+    for size in QUICK_SIZES if quick else ((100, 64, 100), *sizes[:2]):
+        row("converted", shown(size), lambda size=size: converted(clock, size))  # type: ignore[misc]
     for size in sizes[: 1 if quick or on_gpu else 2]:
         row("prepare", shown(size), lambda size=size: preparing(clock, size))  # type: ignore[misc]
     for depth in (2,) if quick else (10, 100):

@@ -222,7 +222,7 @@ def test_a_gradient_by_slopes_is_there(model, x, calls):
     [
         (lambda model: model[2].requires_grad_(False), 0),
         (lambda model: model[2].register_parameter("bias", None), 0),
-        (lambda model: setattr(model[3], "centered", False), 0),
+        (lambda model: setattr(model[3], "centered", False), 1),
         (lambda model: setattr(model[3], "forward", torch.sin), 0),
         (lambda model: model[2].register_parameter("weight", nn.Parameter(Scaled(model[2].weight.detach()))), 0),
         (lambda model: nn.utils.parametrizations.weight_norm(model[2]), 1),

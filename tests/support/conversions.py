@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 import sigmoidcore as sc
 
@@ -15,24 +16,32 @@ def flat(values):
 
 
 def unchanged(model, *inputs, **options):
-    """Convert; outputs and all gradients are the same bit for bit, and the plain state dict loads strictly."""
+    """Convert; outputs and all gradients are the same, and the plain state dict loads strictly.
+
+    They are the same bit for bit if the layers run one by one, and to rounding where some run as one.
+    """
     plain, parameters = copy.deepcopy(model), dict(model.named_parameters())
-    results = []
     report = sc.convert(model, **options)
     after = dict(model.named_parameters())
     assert after.keys() == parameters.keys()
     assert all(after[name] is parameter for name, parameter in parameters.items())  # an optimizer stays valid
-    for network in (plain, model):
-        torch.manual_seed(1)
-        outputs = flat(network(*inputs))
-        sum(o.square().sum() for o in outputs).backward()
-        results.append([*outputs, *(p.grad for _, p in sorted(network.named_parameters()))])
-        network.zero_grad()
-    assert len(results[0]) == len(results[1])
-    for one, other in zip(*results, strict=True):
-        assert one is other is None or (one.dtype == other.dtype and torch.equal(one, other))
+    expected = results(plain, inputs)
+    torch.testing.assert_close(results(model, inputs), expected, rtol=1e-4, atol=1e-6)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: None)  # which sees each layer
+    torch.testing.assert_close(results(model, inputs), expected, rtol=0, atol=0)
+    handle.remove()
     model.load_state_dict(plain.state_dict(), strict=True)
     return report
+
+
+def results(model, inputs):
+    """Outputs, and the gradients of all parameters by name."""
+    torch.manual_seed(1)
+    outputs = flat(model(*inputs))
+    sum(o.square().sum() for o in outputs).backward()
+    found = [*outputs, *(p.grad for _, p in sorted(model.named_parameters()))]
+    model.zero_grad()
+    return found
 
 
 def why(report, name):

@@ -26,6 +26,7 @@ from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.nn.recurrent import RecurrentCores, converted
+from sigmoidcore.nn.rows import fuse_rows
 
 
 def convert(
@@ -79,6 +80,7 @@ def convert(
             model.set_submodule(name, core)
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
+    fuse_rows(model)
     return plan.conversion
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.proxy import TensorProxy
 from sigmoidcore.core import CoreModule
+from sigmoidcore.nn.rows import has_rows, run, runs_rows
 
 _PLAIN_WORDS = {
     "inputs to control flow": "it branches on a value",
@@ -149,7 +150,7 @@ class Part(Tracer):
 def _root(module: nn.Module) -> nn.Module:
     """What to trace: `torch.fx` reads the forward of the class, not the one of the instance."""
     forward = vars(module).get("forward")
-    if forward is None:
+    if forward is None or runs_rows(module):
         return module
     if not isinstance(forward, RewrittenForward):
         raise UntraceableError("its forward was set on the instance, not by its class")
@@ -170,11 +171,21 @@ class RewrittenForward:
         self.added = added  # for each core, what the forward of the class calls there: "tanh()" or a module's name
         self.frozen = frozen  # attributes of the module that the graphs depend on, with their values
         self.generated = {training: _without_module(graph) for training, graph in graphs.items()}
+        self._fused: dict[bool, Callable[..., Any]] = {}  # the same with rows of layers as one, made when it is needed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the forward of the class would, with cores at their places."""
         self.check()
-        return type(self.generated[self.module.training]).forward(self.module, *args, **kwargs)
+        training = self.module.training
+        if torch.compiler.is_compiling():
+            return type(self.generated[training]).forward(self.module, *args, **kwargs)
+        if training not in self._fused:
+            self._fused[training] = _with_rows(self.generated[training].graph, self.module)
+        return self._fused[training](self.module, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything that a copy needs: functions that are generated cannot be pickled."""
+        return vars(self) | {"_fused": {}}
 
     def check(self) -> None:
         """Raise a RuntimeError if a frozen attribute has another value."""
@@ -199,6 +210,35 @@ class RewrittenForward:
         """That of the forward of the class: torch.export names its file and line."""
         code: CodeType = inspect.unwrap(type(self.module).forward).__code__
         return code
+
+
+def _with_rows(graph: fx.Graph, module: nn.Module) -> Callable[..., Any]:
+    """A forward in which layers that run one after the other are one call of `run`, if rows are among them."""
+    fused = fx.Graph()
+    fused.output(fused.graph_copy(graph, {}))
+    for chain in _chains(fused):
+        if has_rows(module.get_submodule(str(node.target)) for node in chain):
+            with fused.inserting_before(chain[0]):
+                layers = [fused.get_attr(str(node.target)) for node in chain]
+                output = fused.call_function(run, (layers, chain[0].args[0]))
+            chain[-1].replace_all_uses_with(output)
+            for node in reversed(chain):
+                fused.erase_node(node)
+    forward: Callable[..., Any] = type(fx.GraphModule(module, fused)).forward
+    return forward
+
+
+def _chains(graph: fx.Graph) -> list[list[fx.Node]]:
+    """Calls of modules, each of which reads the one before and nothing else, and is its only reader."""
+    chains: list[list[fx.Node]] = []
+    for node in graph.nodes:
+        if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+            continue
+        if chains and node.args[0] is chains[-1][-1] and len(chains[-1][-1].users) == 1:
+            chains[-1].append(node)
+        else:
+            chains.append([node])
+    return chains
 
 
 def _without_module(graph: fx.Graph) -> fx.GraphModule:

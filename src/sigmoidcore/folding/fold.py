@@ -20,6 +20,7 @@ from sigmoidcore.folding.planner import Plan, has_cores, plan_with_sigmoids, var
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
+from sigmoidcore.nn.rows import runs_rows, unfuse_rows
 
 _PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], Plan]] = {"tanh": Plan, "sigmoid": plan_with_sigmoids}
 _OURS = "sigmoidcore."
@@ -101,9 +102,11 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy."""
+    """A deep copy; each nn.Sequential has the forward of its class."""
     try:
-        return copy.deepcopy(model)
+        copied = copy.deepcopy(model)
+        unfuse_rows(copied)
+        return copied
     except RuntimeError as error:
         raise ValueError(
             f"PyTorch does not copy this model ({error}). If a weight was computed with gradients (weight_norm, "
@@ -172,7 +175,7 @@ def _check_classes(model: nn.Module) -> None:
         forward = vars(module).get("forward")
         if isinstance(forward, RewrittenForward):
             forward.check()
-        elif forward is not None:
+        elif forward is not None and not runs_rows(module):
             raise ValueError(f"the forward of {where} was set on the instance, not by its class: give it a class")
 
 

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import asks_for
 from sigmoidcore._torch.hooks import global_hooks, has_hooks
-from sigmoidcore._torch.modes import runs_plainly
 from sigmoidcore._torch.modules import buffer, parameter
-from sigmoidcore.core import SigmoidCore
 
 BLOCK = 24 << 20
 """Most bytes of outputs in one tensor. Larger ones C's allocator takes from the system, and gives back, every time."""
@@ -37,39 +35,6 @@ _PLAIN = (nn.Parameter, Tensor)
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
-def run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers one after the other; hidden layers in a row as one, unless an observer needs each of them."""
-    done = 0
-    if runs_plainly(x):
-        for first, last in _rows(layers):
-            for layer in layers[done:first]:
-                x = layer(x)
-            stack = Stack.of(layers[first:last:2], layers[first + 1 : last : 2]) if runs_plainly(x) else None
-            done = first
-            if stack is not None and stack.takes(x):
-                x, done = stack(x), last
-    for layer in layers[done:]:
-        x = layer(x)
-    return x
-
-
-def _rows(layers: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
-    """From where to where Linears and cores take turns, all of one width, at least twice."""
-    first = 0
-    while first + 4 <= len(layers):
-        last, width = first, getattr(layers[first], "out_features", None)
-        while (
-            last + 2 <= len(layers)
-            and type(layers[last]) is nn.Linear
-            and type(layers[last + 1]) is SigmoidCore
-            and layers[last].out_features == width
-        ):
-            last += 2
-        if last - first >= 4:
-            yield first, last
-        first = max(last, first + 1)
-
-
 LayerListener = Callable[[int, Tensor, Tensor], None]
 """Called with the index of the first of some layers in a row, and two tensors [layers, rows, n]: the gradients by their
 preactivations, times c of the layer before, and their t."""
@@ -79,7 +44,7 @@ ListenerFactory = Callable[["Stack", Tensor], Listener]
 """Called when a stack runs with gradients: with what its first layer reads."""
 
 
-def _listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
+def listeners(modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
     """The listeners of all owners of global hooks, at most one; None if the modules have to run one by one.
 
     An owner that does not need the modules one by one has a method `stack_listeners` (`observation.Observer`).
@@ -110,21 +75,18 @@ class Stack:
     @classmethod
     def of(cls, linears: Sequence[nn.Module], cores: Sequence[nn.Module]) -> "Stack | None":
         """The stack of these Linears and cores, or None if they have to run one by one."""
-        for core in cores:
-            assert isinstance(core, SigmoidCore)
-            if not core.centered or core.trainable or core.num_features is None or core.dim != -1:
-                return None
         modules = [*linears, *cores]
-        listeners = None if any(has_hooks(m) or "forward" in vars(m) for m in modules) else _listeners(modules)
-        if listeners is None:
+        watched = any(has_hooks(m) or "forward" in vars(m) for m in modules)
+        found = None if watched else listeners(modules)
+        if found is None:
             return None
         weights: list[Any] = [parameter(linear, "weight") for linear in linears]
         biases: list[Any] = [parameter(linear, "bias") for linear in linears]
-        width = len(weights[0])
+        width: Any = cores[0].num_features
         square = torch.Size((width, width))
         if any(type(p) not in _PLAIN or p.layout is not torch.strided for p in chain(weights, biases)):
             return None
-        if any(w.shape != square for w in weights[1:]) or any(core.num_features != width for core in cores):
+        if len(weights[0]) != width or any(w.shape != square for w in weights[1:]):
             return None
         if torch.is_grad_enabled() and not all(p.requires_grad for p in chain(weights, biases)):
             return None
@@ -133,7 +95,7 @@ class Stack:
         if slopes.requires_grad or shifts.requires_grad:
             return None
         factors: list[Any] = [core.scale / 2 for core in cores]  # type: ignore[operator]
-        return cls(weights, biases, slopes, shifts, factors, cores, listeners)
+        return cls(weights, biases, slopes, shifts, factors, cores, found)
 
     def takes(self, x: Tensor) -> bool:
         """Whether the first layer can read this tensor."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import SigmoidCore, Stepwise, sigmoid_core
-from sigmoidcore.nn import fused
+from sigmoidcore.nn import rows
 
 
 class Chain(nn.Sequential):
@@ -29,9 +29,7 @@ class Chain(nn.Sequential):
         True
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply all layers."""
-        return fused.run(list(self), input)
+    forward = rows.run
 
     def __getitem__(self, index: int | slice) -> Any:
         """A layer, or for a slice the part of the network."""

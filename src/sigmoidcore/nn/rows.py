@@ -1,0 +1,99 @@
+"""Rows of hidden layers, each computed as one function (`nn.fused`), in any nn.Sequential.
+
+A row is nn.Linear and centered SigmoidCore in turns, at least twice, all of one width.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from sigmoidcore._torch.hooks import has_hooks
+from sigmoidcore._torch.modes import runs_plainly
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.nn.fused import Stack, listeners
+
+
+def run(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
+    """Apply layers one after the other, and each row as one unless something watches its layers."""
+    x, modules, done = input, list(layers), 0
+    if runs_plainly(x):
+        modules = _unpacked(modules)
+        for first, last in _rows(modules):
+            for layer in modules[done:first]:
+                x = layer(x)
+            stack = Stack.of(modules[first:last:2], modules[first + 1 : last : 2]) if runs_plainly(x) else None
+            done = first
+            if stack is not None and stack.takes(x):
+                x, done = stack(x), last
+    for layer in modules[done:]:
+        x = layer(x)
+    return x
+
+
+def has_rows(layers: Iterable[nn.Module]) -> bool:
+    """Whether there is a row in layers that run one after the other."""
+    return any(_rows(_unpacked(list(layers))))
+
+
+def fuse_rows(model: nn.Module) -> None:
+    """Make every nn.Sequential of a model that has rows run them as one.
+
+    Its attribute `forward` becomes `run` with itself as the first argument, so that it keeps its class and may be the
+    model itself. It finds its rows at each call: its layers may change.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+            continue
+        if "forward" not in vars(module) and has_rows(module):
+            setattr(module, "forward", partial(run, module))  # noqa: B010 (mypy takes it for that of a method)
+
+
+def unfuse_rows(model: nn.Module) -> None:
+    """Undo `fuse_rows`."""
+    for module in model.modules():
+        if runs_rows(module):
+            del module.forward
+
+
+def runs_rows(module: nn.Module) -> bool:
+    """Whether `fuse_rows` has set the forward of a module."""
+    forward = vars(module).get("forward")
+    return isinstance(forward, partial) and forward.func is run
+
+
+def _unpacked(modules: list[nn.Module]) -> list[nn.Module]:
+    """The modules, with its layers in the place of each nn.Sequential that nothing watches."""
+    inner = {m for m in modules if isinstance(m, nn.Sequential) and _applies_layers(m) and not has_hooks(m)}
+    if not inner or listeners([*inner]) is None:
+        return modules
+    return [layer for m in modules for layer in (_unpacked(list(m)) if m in inner else [m])]
+
+
+def _applies_layers(module: nn.Sequential) -> bool:
+    """Whether the forward of a module is that of nn.Sequential, or does the same."""
+    return type(module).forward in (nn.Sequential.forward, run) and ("forward" not in vars(module) or runs_rows(module))
+
+
+def _rows(modules: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
+    """The first index of each row, and the one after its last."""
+    first = 0
+    while first + 4 <= len(modules):
+        last, width = first, getattr(modules[first], "out_features", None)
+        while last + 2 <= len(modules) and _fit(modules[last], modules[last + 1], width):
+            last += 2
+        if last - first >= 4:
+            yield first, last
+        first = max(last, first + 1)
+
+
+def _fit(linear: nn.Module, core: nn.Module, width: int | None) -> bool:
+    """Whether a Linear and a core can be two layers of a row of this width."""
+    return (
+        type(linear) is nn.Linear
+        and type(core) is SigmoidCore
+        and linear.out_features == core.num_features == width
+        and core.centered
+        and not core.trainable
+        and core.dim == -1
+    )
