@@ -7,14 +7,21 @@ networks: the same with nn.Sigmoid, PyTorch's default weights and the same rates
 """
 
 import statistics
+import time
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
+from sigmoidcore.peers import Problem, find
 from sigmoidcore.training import digits, train
 
+METHODS = {
+    "core": replace(find("sigmoid-core"), knob="saturation", knobs=(0.5, 0.35)),
+    "plain": replace(find("sigmoid"), recipe={"rates": sc.depth_scaled_lr}),
+}
 loss_fn = nn.functional.cross_entropy
 
 
@@ -40,33 +47,31 @@ def main() -> None:
     )
     split = digits()
     for depth in depths:
-        for method in ("core", "plain"):
-            if not report.wants(method=method, depth=depth) or (method == "plain" and depth > 1000):
+        for name, method in METHODS.items():
+            if not report.wants(method=name, depth=depth) or (name == "plain" and depth > 1000):
                 continue
             seeds = report.seeds if depth < 10_000 else report.seeds[:1]
             epochs = 10 if depth < 10_000 else options.epochs_10000
+            problem = Problem(split.train_x[:256], split.train_y[:256], loss_fn, 10, 64, depth)
             accuracies, spreads, seconds, prepared = [], [], [], []
             for seed in seeds:
                 torch.manual_seed(seed)
-                if method == "core":
-                    model = sc.MLP(64, 64, depth, 10)
-                    x, y = split.train_x[:256], split.train_y[:256]
-                    saturation = 0.5 if depth < 1000 else 0.35
-                    prepared.append(sc.prepare(model, x, targets=y, loss_fn=loss_fn, saturation=saturation).seconds)
-                else:  # as constructed a SigmoidCore is nn.Sigmoid, bit for bit, and its profile can be measured
-                    model = sc.MLP(64, 64, depth, 10, activation=lambda width: sc.SigmoidCore(width))
+                started = time.perf_counter()
+                model = method.network(problem, 0.5 if depth < 1000 else 0.35)
+                prepared.append(time.perf_counter() - started)
+                sc.convert(model)  # a new SigmoidCore is nn.Sigmoid, bit for bit, and its profile can be measured
                 spreads.append(sc.gradient_profile(model, split.test_x, split.test_y, loss_fn).spread)
-                result = train(model, split, epochs=epochs, seed=seed, equalize=method == "core")
+                result = train(model, split, epochs=epochs, seed=seed, **method.training())
                 accuracies.append(result.accuracies[-1])
                 seconds.append(result.seconds)
             report.add(
-                method=method,
+                method=name,
                 depth=depth,
                 spread=max(spreads),
                 accuracy=statistics.median(accuracies),
                 accuracies=[round(a, 2) for a in accuracies],
                 epochs=epochs,
-                prepare_seconds=round(statistics.median(prepared), 3) if prepared else None,
+                prepare_seconds=round(statistics.median(prepared), 3),
                 seconds=round(statistics.median(seconds), 2),
             )
     report.finish()

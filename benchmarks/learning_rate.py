@@ -6,30 +6,33 @@ First table: digits, width 64, depth 100, 5 seeds: Sigmoid Core with and without
 """
 
 import statistics
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
+from sigmoidcore.peers import Problem, find
 from sigmoidcore.training import Split, digits, fashion_mnist, train
 
+CORE = find("sigmoid-core")
+METHODS = {
+    "core": CORE,
+    "no equalizer": replace(CORE, recipe={**CORE.recipe, "equalize": False}),
+    "plain": replace(find("sigmoid"), recipe={"rates": sc.depth_scaled_lr}),
+}
 FACTORS = {"0.1": 0.1, "0.33": 1 / 3, "1": 1.0, "3.3": 10 / 3}
 
 
 def accuracies(split: Split, method: str, width: int, depth: int, factor: float, seeds: list[int]) -> list[float]:
+    problem = Problem(split.train_x[:256], split.train_y[:256], nn.functional.cross_entropy, 10, width, depth)
     found = []
     for seed in seeds:
         torch.manual_seed(seed)
-        features = split.train_x.shape[1]
-        if method == "plain":
-            model = sc.MLP(features, width, depth, 10, activation=lambda _: nn.Sigmoid())
-        else:
-            model = sc.MLP(features, width, depth, 10)
-            x, y = split.train_x[:256], split.train_y[:256]
-            sc.prepare(model, x, targets=y, loss_fn=nn.functional.cross_entropy)
+        model = METHODS[method].network(problem)
         try:
-            result = train(model, split, lr=0.03 * factor, seed=seed, equalize=method == "core")
+            result = train(model, split, lr=0.03 * factor, seed=seed, **METHODS[method].training())
             found.append(round(result.accuracies[-1], 2))
         except FloatingPointError:
             found.append(0.0)
@@ -46,7 +49,7 @@ def main() -> None:
         seeds=[0, 1] if options.quick else [0, 1, 2, 3, 4],
         settings={"lr": 0.03, "factors": list(FACTORS), "batch": 100, "epochs": 10},
     )
-    cases = [("digits", method, 64, 100, 5) for method in ("core", "no equalizer", "plain")]
+    cases = [("digits", method, 64, 100, 5) for method in METHODS]
     if not options.quick:
         for depth, seeds in ((3, 2), (30, 2), (300, 1)):
             cases += [("digits", "core", width, depth, seeds) for width in (32, 64, 256)]

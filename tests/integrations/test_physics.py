@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
-from pde.methods import Adaptive, LocallyAdaptiveTanh
+from pde.methods import Adaptive
+from sigmoidcore.peers.laaf import LocallyAdaptiveTanh
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

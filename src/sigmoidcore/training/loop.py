@@ -317,9 +317,12 @@ class Training:
         return float(len(targets)) if weights is None else float(weights[targets].sum())
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self.recipe.class_weights is None:
-            return self.data.loss_fn(outputs, targets)
-        return nn.functional.cross_entropy(outputs, targets, weight=self.recipe.class_weights.to(outputs))
+        recipe = self.recipe
+        if recipe.class_weights is None:
+            loss = self.data.loss_fn(outputs, targets)
+        else:
+            loss = nn.functional.cross_entropy(outputs, targets, weight=recipe.class_weights.to(outputs))
+        return loss if recipe.penalty is None else loss + recipe.penalty(self.model)
 
     def _explain(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
         """The sentence for a loss that is not finite, the same on all processes; rule SC401 names the layer."""

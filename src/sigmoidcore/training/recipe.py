@@ -104,6 +104,7 @@ class Recipe:
         patience: epochs without a better validation metric after which training stops; None: no limit.
         class_weights: weights of the classes in the cross-entropy, [classes], whose mean over a batch is weighted;
             None: the data set's own loss.
+        penalty: of the model; it is added to the loss of every batch.
 
     Raises:
         ValueError: a number is out of range.
@@ -122,6 +123,7 @@ class Recipe:
     accumulate: int = 1
     patience: int | None = None
     class_weights: Tensor | None = None
+    penalty: Callable[[nn.Module], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:

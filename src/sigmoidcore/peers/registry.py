@@ -1,0 +1,85 @@
+"""All methods by their names: those of this package, of other packages, and of the user's own code."""
+
+import difflib
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from sigmoidcore.peers import (
+    densenet,
+    fixup,
+    gated,
+    highway,
+    kernel_shaping,
+    laaf,
+    lsuv,
+    normalisation,
+    relu_he,
+    resnet,
+    rezero,
+    selu,
+    sigmoid,
+    sigmoid_core,
+    tanh_orthogonal,
+)
+from sigmoidcore.peers.method import Method
+from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.user_code import reported_as, users_code, with_article
+
+GROUP = "sigmoidcore.methods"
+"""Entry points of other packages: a `Method`, or a function that makes a network from a `Problem`."""
+_FILES = (
+    sigmoid_core, sigmoid, tanh_orthogonal, relu_he, selu, lsuv, kernel_shaping, laaf, normalisation, resnet, densenet,
+    fixup, rezero, highway, gated,
+)  # fmt: skip
+BUILT_IN: dict[str, Method] = {method.name: method for file in _FILES for method in file.METHODS}
+
+
+def names() -> list[str]:
+    """The names of all methods that are installed."""
+    return [*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP) if entry.name not in BUILT_IN)]
+
+
+def find(name: str) -> Method:
+    """The method of a name, or of `package.module:name` in the user's own code.
+
+    Raises:
+        Stopped: there is no such method, with the names that are near.
+
+    Example:
+        >>> find("tanh-orthogonal").knobs
+        (1.0, 1.02, 1.05)
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if ":" in name:
+        with users_code(name) as found:
+            return _method(name, found)
+    for entry in entry_points(group=GROUP, name=name):
+        with reported_as(f"the entry point {entry.name} = {entry.value}"):
+            found = entry.load()
+        return _method(name, found)
+    near = difflib.get_close_matches(name, names(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`sigmoid-core compare --list` lists them"
+    raise bad_input(f"there is no method {name!r}; {hint}")
+
+
+def _method(name: str, found: Any) -> Method:
+    """A method of other code, whose errors are reported in one line."""
+    if isinstance(found, Method):
+        method = found
+    elif callable(found) and not isinstance(found, nn.Module):
+        method = Method(name, f"your own, {name}", found, kinds=("mlp", "conv", "rnn"))
+    else:
+        raise bad_input(f"{name} is neither a Method nor a function that makes a network from a Problem")
+
+    def build(*arguments: Any) -> nn.Module:
+        with reported_as(name):
+            model: Any = method.build(*arguments)
+        if not isinstance(model, nn.Module):
+            raise bad_input(f"{name} returned {with_article(model)}, not a torch.nn.Module: let it return the network")
+        return model
+
+    return replace(method, name=name, build=build)
