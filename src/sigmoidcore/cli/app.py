@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -33,14 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success; 1 if a run failed or a diagnosis has findings of `--fail-on`; 2 for wrong input;
-        130 after Ctrl-C, 143 after SIGTERM.
+        130 after Ctrl-C, 143 after SIGTERM. Those of a script are its own.
     """
+    result = _result(arguments)
+    return result() if callable(result) else result
+
+
+def _result(arguments: Sequence[str] | None) -> int | Callable[[], int]:
+    """The exit code of a command, or what remains to be run as if there were no command line: a user's script."""
     try:
         with _printing(), _ended_by_sigterm() as received:
-            code = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)
-        if code == 130:  # typer returns it for every KeyboardInterrupt
+            result = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)
+        if result == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt(*received)
-        return code if isinstance(code, int) else 0
+        return result if isinstance(result, int) or callable(result) else 0
     except (Exception, KeyboardInterrupt) as error:
         message, code = _ending(error)
         # What all processes of a training know, the first one prints.
@@ -84,9 +90,9 @@ def _ending(error: BaseException) -> tuple[str, int]:
 @contextmanager
 def _printing() -> Iterator[None]:
     """An output that is not UTF-8 gets question marks; a warning is one line without control characters."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper) and s.errors == "strict"]
+    for stream in streams:
+        stream.reconfigure(errors="replace")
     before = warnings.formatwarning
 
     def one_line(
@@ -100,6 +106,8 @@ def _printing() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+        for stream in streams:
+            stream.reconfigure(errors="strict")
 
 
 @contextmanager
@@ -124,7 +132,7 @@ def application() -> "typer.Typer":
     """The commands, for typer."""
     import typer
 
-    from sigmoidcore.cli import demo, diagnose, evaluate, export, predict, runs, train
+    from sigmoidcore.cli import demo, diagnose, evaluate, export, predict, runs, train, watch
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -146,4 +154,6 @@ def application() -> "typer.Typer":
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
     ):  # fmt: skip
         app.command(command.__name__)(command)
+    # What follows the script belongs to the script.
+    app.command("watch", context_settings={"allow_interspersed_args": False})(watch.watch)
     return app

@@ -3,11 +3,14 @@
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use import TrainedRun, open_run, preprocessing_of
 from sigmoidcore.training.user_code import users_model
@@ -19,7 +22,41 @@ MODEL = Annotated[
         "--model", metavar="MODULE:FUNCTION", help="Your function that made the run's network. Your code is executed."
     ),
 ]
+SEVERITIES = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING), "never": ()}
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+
+def fail_on_option(default: str) -> Any:
+    """The option `--fail-on`, with the value that holds without it."""
+    return typer.Option(
+        "--fail-on",
+        show_default=default,
+        callback=_check_conditions,
+        metavar="WHAT",
+        help="Exit with 1 on: error, warning (includes errors), never, a rule (SC101) or group (SC1). Repeatable.",
+    )
+
+
+def _check_conditions(values: list[str] | None) -> list[str] | None:
+    for value in values or ():
+        if value not in SEVERITIES and not (value and any(rule.id.startswith(value) for rule in RULES)):
+            groups = ", ".join(sorted({rule.id[:3] for rule in RULES}))
+            raise typer.BadParameter(
+                f"{value!r} is not error, warning, never, a rule such as SC101, or a group of rules ({groups})."
+            )
+    if values and "never" in values and len(values) > 1:
+        raise typer.BadParameter("never excludes other values.")
+    return values
+
+
+def fails(findings: Iterable[Finding], conditions: Iterable[str]) -> bool:
+    """Whether a finding is one of those of `--fail-on`."""
+    conditions = list(conditions)
+    return any(
+        finding.severity in SEVERITIES[what] if what in SEVERITIES else finding.rule.startswith(what)
+        for finding in findings
+        for what in conditions
+    )
 
 
 def opened(folder: Path, model: str | None) -> TrainedRun:

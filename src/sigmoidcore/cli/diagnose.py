@@ -14,11 +14,9 @@ from rich.text import Text
 from torch import nn
 
 import sigmoidcore as sc
-from sigmoidcore.cli.common import print_json
+from sigmoidcore.cli.common import fail_on_option, fails, print_json
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.report.terminal import printable
-from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.folder import data_of
 from sigmoidcore.training.runs.network import WEIGHTS
@@ -33,21 +31,8 @@ from sigmoidcore.training.user_code import (
     with_article,
 )
 
-SEVERITIES = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING), "never": ()}
 KEYS = ("model", "inputs", "targets", "loss_fn")
 WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"
-
-
-def _check_conditions(values: list[str] | None) -> list[str] | None:
-    for value in values or ():
-        if value not in SEVERITIES and not (value and any(rule.id.startswith(value) for rule in RULES)):
-            groups = ", ".join(sorted({rule.id[:3] for rule in RULES}))
-            raise typer.BadParameter(
-                f"{value!r} is not error, warning, never, a rule such as SC101, or a group of rules ({groups})."
-            )
-    if values and "never" in values and len(values) > 1:
-        raise typer.BadParameter("never excludes other values.")
-    return values
 
 
 TARGET = typer.Argument(
@@ -59,13 +44,6 @@ TARGET = typer.Argument(
 JSON = typer.Option("--json", metavar="FILE", help="Write the diagnosis as JSON; - is standard output.")
 HTML = typer.Option("--html", metavar="FILE", help="Write one page that needs no network connection.")
 TRAINING = typer.Option("--training", help="Run the model in training mode, with dropout; the model is not changed.")
-FAIL_ON = typer.Option(
-    "--fail-on",
-    show_default="error",
-    callback=_check_conditions,
-    metavar="WHAT",
-    help="Exit with 1 on: error, warning (includes errors), never, a rule (SC101) or group (SC1). Repeatable.",
-)
 
 
 def diagnose(
@@ -73,7 +51,7 @@ def diagnose(
     json: Annotated[str | None, JSON] = None,
     html: Annotated[Path | None, HTML] = None,
     training: Annotated[bool, TRAINING] = False,
-    fail_on: Annotated[list[str] | None, FAIL_ON] = None,
+    fail_on: Annotated[list[str] | None, fail_on_option("error")] = None,
 ) -> int:
     """Find where a network loses its gradient, on one batch; with an exit code for CI."""
     if str(html) == "-":
@@ -93,12 +71,7 @@ def diagnose(
         print(diagnosis)
         for file in files:
             print(printable(f"written: {file}"))
-    failing = any(
-        finding.severity in SEVERITIES[what] if what in SEVERITIES else finding.rule.startswith(what)
-        for finding in diagnosis.findings
-        for what in fail_on or ["error"]
-    )
-    return int(failing)
+    return int(fails(diagnosis.findings, fail_on or ["error"]))
 
 
 def _measured(target: str, training: bool) -> Diagnosis:

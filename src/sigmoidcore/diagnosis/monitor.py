@@ -82,7 +82,7 @@ class Monitor:
         *,
         keep: int = 64,
         scaler: torch.amp.GradScaler | None = None,
-        process_group: "torch.distributed.ProcessGroup | None" = None,
+        process_group: "torch.distributed.ProcessGroup | Ranks | None" = None,
         sinks: Iterable[Callable[[Measurement], object]] = (),
     ) -> None:
         check_model(model)
@@ -96,7 +96,7 @@ class Monitor:
         self.keep = keep
         self._history = History(keep)
         self._sinks = checked_sinks(sinks)
-        self._ranks = Ranks(process_group)
+        self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -127,6 +127,15 @@ class Monitor:
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step() first"
             )
         return judged(self.measurements, Subject(self.model))
+
+    def count_step(self) -> None:
+        """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""
+        self._step += 1
+        self._attach_if_due()
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Measure a forward pass that has begun: for a hook before a module of the model that makes the Monitor."""
+        self._probe.begin(module, args)
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the measurements, in numbers, texts, lists and dicts only."""
@@ -225,7 +234,8 @@ class Monitor:
             and (self._scaler is not None or self._ranks.count == 1)
         ):
             if self._all(self._probe.has_gradients):
-                self._record(f"{self._probe.skipped} steps in a row were skipped; this is the last of them")
+                count = self._probe.skipped
+                self._record(f"no optimizer used the gradients of {count} measured steps in a row; this is the last")
         elif self._probe.attached:
             self._probe.forget()
         elif self._probe.skipped == PATIENCE - 1:

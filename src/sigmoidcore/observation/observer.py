@@ -48,6 +48,12 @@ class Observer:
         """Called before a layer runs, with its positional arguments; may return others in their place."""
         return None
 
+    def begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Call `arrives` for a layer that is about to run: a hook that attaches the observer comes too late for it."""
+        name = self._names.get(id(module))
+        if name is not None:
+            self.arrives(name, module, args)
+
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Called after a layer has run; may return something to be used in place of its output.
 

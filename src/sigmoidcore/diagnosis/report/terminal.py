@@ -5,6 +5,7 @@ import shutil
 import sys
 import unicodedata
 from itertools import accumulate
+from typing import TextIO
 
 NARROWEST, DEFAULT, WIDEST = 40, 80, 100
 """Columns of text: at least, without a terminal, and at most, because longer lines are hard to read."""
@@ -12,16 +13,17 @@ ASCII = str.maketrans("█→…▁▂▃▄▅▆▇▏▎▍▌▋▊▉", "#>
 """Replacements for bars, arrows and dots, one character each, so that columns stay aligned."""
 
 
-def width() -> int:
-    """Columns of standard output: those of the terminal within limits, or 80."""
-    if sys.stdout is None or not sys.stdout.isatty():
+def width(stream: TextIO | None = None) -> int:
+    """Columns of a stream, by default standard output: those of the terminal within limits, or 80."""
+    stream = stream or sys.stdout
+    if stream is None or not stream.isatty():
         return DEFAULT
     return max(NARROWEST, min(WIDEST, shutil.get_terminal_size((DEFAULT, 24)).columns))
 
 
-def writable(text: str) -> str:
-    """The text in characters that standard output can encode."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+def writable(text: str, stream: TextIO | None = None) -> str:
+    """The text in characters that a stream, by default standard output, can encode."""
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

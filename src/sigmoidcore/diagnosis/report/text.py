@@ -24,7 +24,7 @@ def to_text(judgement: Judgement, width: int = DEFAULT) -> str:
     measurement, findings = judgement.measurement, judgement.findings
     blocks = [
         [part for line in head(judgement) for part in wrapped(line, width)],
-        *(_finding(i, finding, width) for i, finding in enumerate(findings)),
+        *(finding_lines(finding, width, i) for i, finding in enumerate(findings)),
         layer_rows(measurement, findings, width) if measurement.layers else [],
         time_step_rows(measurement, width),
         _notes(measurement.notes, width),
@@ -64,7 +64,8 @@ def head(judgement: Judgement) -> list[str]:
     return lines
 
 
-def _finding(index: int, finding: Finding, width: int) -> list[str]:
+def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
+    """A finding with its remedy and its call; `index` is its place in the diagnosis."""
     lines = wrapped(f"{finding.rule} {finding.severity.value}: {finding.name}", width)
     lines += wrapped(finding.message, width, "  ")
     if len(finding.layers) > 1:

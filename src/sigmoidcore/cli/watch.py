@@ -1,0 +1,227 @@
+"""`sigmoid-core watch`: runs a user's own training script as it is, and monitors the models that it trains."""
+
+import builtins
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.abc import InspectLoader
+from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Annotated, TextIO
+
+import typer
+
+from sigmoidcore.cli.common import fail_on_option, fails
+from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.report.terminal import printable, width, wrapped, writable
+from sigmoidcore.diagnosis.report.text import finding_lines, to_text
+from sigmoidcore.diagnosis.rules.updates import MEASUREMENTS
+from sigmoidcore.diagnosis.watch import Verdict, Watch
+from sigmoidcore.training.place import launched
+from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.use import check_output
+
+TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script, which is run; with -m, your module.")
+ARGUMENTS = typer.Argument(metavar="[ARGUMENTS]...", show_default=False, help="Arguments of your script, as they are.")
+MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
+EVERY = typer.Option(
+    "--every", metavar="N", min=1, show_default="10, from step 100 on 100", help="Measure one step in N."
+)
+HTML = typer.Option("--html", metavar="FILE", help="Write one page that needs no network connection.")
+JSON = typer.Option("--json", metavar="FILE", help="Write the diagnosis as JSON.")
+
+
+def watch(
+    target: Annotated[str, TARGET],
+    arguments: Annotated[list[str] | None, ARGUMENTS] = None,
+    module: Annotated[bool, MODULE] = False,
+    every: Annotated[int | None, EVERY] = None,
+    html: Annotated[Path | None, HTML] = None,
+    json: Annotated[Path | None, JSON] = None,
+    fail_on: Annotated[list[str] | None, fail_on_option("never")] = None,
+) -> Callable[[], int]:
+    """Run your own training script as it is, and say why its models do not learn."""
+    for option, file in (("--html", html), ("--json", json)):
+        if str(file) == "-":
+            raise bad_input(f"{option} - would mix with the output of the script: give the name of a file")
+        if file is not None:
+            check_output(file, overwrite=True)
+    if not module:
+        _check_script(Path(target))
+    # The script may change folders.
+    files = _Files(html=html.absolute() if html else None, json=json.absolute() if json else None)
+    program = partial(_run_module if module else _run_script, target)
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd() if module else os.path.dirname(os.path.realpath(target))
+    sys.argv = ["-m" if module else target, *(arguments or ())]
+    return partial(_watched, program, every, files, fail_on or ())
+
+
+def _check_script(path: Path) -> None:
+    if path.is_dir():
+        raise bad_input(f"{path} is a folder: give a script, or -m and the name of a module")
+    if not path.is_file():
+        raise bad_input(f"there is no script {path}; a module needs -m: sigmoid-core watch -m {path}")
+    if path.suffix == ".ipynb":
+        raise bad_input(f"{path} is a notebook: sigmoid-core watch -m IPython {path}")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files to write."""
+
+    html: Path | None
+    json: Path | None
+
+    def write(self, verdicts: Sequence[Verdict]) -> list[Path]:
+        """Write the worst diagnosis, and those of other models beside it; returns the files."""
+        measured = [(v.name, v.diagnosis) for v in verdicts if v.diagnosis is not None]
+        measured.sort(key=lambda pair: [fails(pair[1].findings, [what]) for what in ("error", "warning")], reverse=True)
+        written = []
+        for i, (name, diagnosis) in enumerate(measured):
+            for path, write in ((self.html, diagnosis.to_html), (self.json, diagnosis.to_json)):
+                if path is not None:
+                    path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
+                    write(path)
+                    written.append(path)
+        return written
+
+
+def _run_script(script: str) -> None:
+    """Run a script as `python SCRIPT` does."""
+    path = os.path.join(os.getcwd(), script)
+    loader = SourceFileLoader("__main__", path)
+    code = compile(loader.get_data(path), path, "exec", dont_inherit=True)
+    _execute(code, __file__=path, __cached__=None, __loader__=loader)
+
+
+def _run_module(name: str) -> None:
+    """Run a module as `python -m NAME` does; of a package its `__main__`."""
+    try:
+        spec = find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = find_spec(f"{name}.__main__")
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # an import in a package
+        spec = None
+    code = spec.loader.get_code(spec.name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
+    if spec is None or code is None:
+        sys.exit(f"sigmoid-core: there is no module {name} that can run, in {os.getcwd()} or installed")
+    sys.argv[0] = spec.origin or name
+    _execute(
+        code,
+        __file__=spec.origin,
+        __cached__=spec.cached,
+        __loader__=spec.loader,
+        __package__=spec.parent,
+        __spec__=spec,
+    )
+
+
+def _execute(code: CodeType, **attributes: object) -> None:
+    """Run code in a new module `__main__`, to which its classes belong when they are pickled."""
+    main = ModuleType("__main__")
+    vars(main).update(attributes, __builtins__=builtins)
+    sys.modules["__main__"] = main
+    exec(code, vars(main))
+
+
+def _watched(program: Callable[[], object], every: int | None, files: _Files, fail_on: Sequence[str]) -> int:
+    """Run the program; afterwards Python ends as it would without a watch."""
+    process = os.getpid()
+    speaker = _Speaker(sys.stderr or io.StringIO()) if launched()[0] == 0 else None
+    watching = Watch(speaker.finding if speaker else lambda *_: None, every)
+    try:
+        program()
+    except BaseException as error:
+        if os.getpid() != process:  # forked by the script
+            raise
+        if isinstance(error, SystemExit):
+            failed = _conclude(watching, speaker, files, fail_on)
+            if failed and error.code in (None, 0):
+                return 1
+            raise
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        _conclude(watching, speaker, files, fail_on)
+        sys.excepthook = lambda *_: None  # it has been shown
+        raise
+    return int(_conclude(watching, speaker, files, fail_on))
+
+
+def _conclude(watching: Watch, speaker: "_Speaker | None", files: _Files, fail_on: Sequence[str]) -> bool:
+    """Say the verdict, write the files, and return whether `--fail-on` fails."""
+    watching.remove()
+    verdicts = watching.verdicts()
+    failed = any(fails(v.diagnosis.findings, fail_on) for v in verdicts if v.diagnosis is not None)
+    if speaker is not None:
+        speaker.verdicts(verdicts, watching.problems)
+        try:
+            speaker.say(*(printable(f"written: {path}") for path in files.write(verdicts)))
+        except OSError as error:
+            speaker.say(f"sigmoid-core: cannot write {printable(str(error.filename))}: {error.strerror}")
+            failed = True
+    return failed
+
+
+class _Speaker:
+    """Prints to the standard error that the script began with, and never raises."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def say(self, *lines: str) -> None:
+        """Print lines."""
+        with contextlib.suppress(OSError, ValueError):  # closed, or not read any more
+            for line in lines:
+                print(writable(line, self._stream), file=self._stream)
+            self._stream.flush()
+
+    def finding(self, name: str, step: int, finding: Finding) -> None:
+        """Print a finding as it appears."""
+        columns = width(self._stream)
+        head = wrapped(f"sigmoid-core: {name}, step {step:,}", columns)
+        self.say(*head, *finding_lines(finding, columns))
+
+    def verdicts(self, verdicts: Sequence[Verdict], problems: Sequence[str] | dict[str, None]) -> None:
+        """Print the results, and what could not be watched."""
+        columns = width(self._stream)
+        if not verdicts:
+            self.say("sigmoid-core: no model trained in this process: nothing with parameters ran with gradients")
+        for verdict in verdicts:
+            by = f"trained by {' and '.join(verdict.optimizers)}" if verdict.optimizers else "moved by no optimizer"
+            self.say("", *wrapped(f"sigmoid-core: {verdict.name}, {by}", columns), "")
+            if verdict.diagnosis is None:
+                self.say("nothing was measured: no gradient came back to it before an optimizer's step")
+                continue
+            self.say(*to_text(verdict.diagnosis, columns).splitlines(), "")
+            for line in _limits(verdict):
+                self.say(*wrapped(line, columns, "", "  "))
+        for problem in problems:
+            self.say(*wrapped(f"not watched: {problem}", columns, "", "  "))
+
+
+def _limits(verdict: Verdict) -> list[str]:
+    """What the verdict does not say."""
+    assert verdict.diagnosis is not None
+    latest, times = verdict.diagnosis.measurement, len(verdict.diagnosis.history) or 1
+    lines = [
+        f"earlier: {finding.rule} {finding.severity}, {finding.name}, at step {step:,}, and not in the last measurement"
+        for step, finding in verdict.past
+    ]
+    if latest.loss_function is None:
+        lines.append("not judged: the loss and the targets: no module of the model reads them; sc.diagnose does")
+    if all(weight.update is None for weight in latest.weights):
+        lines.append("not judged: the size of the steps, because no optimizer made the last one")
+    elif times < MEASUREMENTS:
+        lines.append(f"not judged: the size of the steps, which takes {MEASUREMENTS} measurements; use --every 1")
+    return lines

@@ -1,0 +1,298 @@
+"""Watch: a Monitor for each model that this process trains, found without a line of code in the training script."""
+
+import gc
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from sigmoidcore._torch import eager
+from sigmoidcore._torch.autograd import NONE, backward_pass
+from sigmoidcore._torch.hooks import register_global_hooks
+from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.measure.optimizer_steps import moved
+from sigmoidcore.diagnosis.monitor import Monitor
+from sigmoidcore.diagnosis.repair import findings_of
+from sigmoidcore.diagnosis.rules import find
+from sigmoidcore.observation.process_group import Alone
+
+FIRST, LATER = 10, 100
+"""Steps between two measurements: in the first ten of these intervals, and after them."""
+PATIENCE = 10
+"""Steps for which an optimizer waits for its models, and a model for its optimizer."""
+MOST = 16
+"""Models that are monitored at a time."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result for one model.
+
+    Attributes:
+        name: class of the model, with a number if there are several of it.
+        diagnosis: None: nothing was measured.
+        optimizers: their classes; empty: no optimizer has moved the model.
+        past: findings of earlier measurements that the last one does not show, with their steps.
+    """
+
+    name: str
+    diagnosis: Diagnosis | None
+    optimizers: tuple[str, ...]
+    past: tuple[tuple[int, Finding], ...]
+
+
+class Watch:
+    """Finds the models of this process as they run, and monitors each; make it before the training starts.
+
+    A model is the largest module that contains the one that runs: gradients are enabled, and it has parameters that
+    train. The search goes on until each optimizer that steps holds parameters of known models; after that, steps that
+    are not measured cost nothing. Each rank measures its own part and waits for no other. A model is held until its
+    optimizers are gone.
+
+    Args:
+        on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model.
+        every: measure one step of so many; None: one in 10 up to step 100, then one in 100.
+
+    Attributes:
+        problems: what could not be watched, in words.
+
+    Example:
+        >>> watch = Watch(lambda name, step, finding: print(name, step, finding.rule))
+        >>> layers = [layer for _ in range(20) for layer in (nn.Linear(8, 8), nn.Sigmoid())]
+        >>> model = nn.Sequential(*layers, nn.Linear(8, 1))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> model(torch.randn(64, 8)).square().mean().backward()
+        >>> optimizer.step()
+        Sequential 0 SC101
+        >>> [verdict.name for verdict in watch.verdicts()]
+        ['Sequential']
+        >>> watch.remove()
+    """
+
+    def __init__(self, on_finding: Callable[[str, int, Finding], object], every: int | None = None) -> None:
+        self.problems: dict[str, None] = {}
+        self._on_finding = on_finding
+        self._every = every
+        self._owner = os.getpid(), threading.get_ident()
+        self._names: Counter[str] = Counter()
+        self._models: list[_Model] = []
+        self._past: list[Verdict] = []
+        self._idle: dict[str, ref[nn.Module]] = {}  # models that no optimizer moved, by name
+        self._waiting: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
+        self._known: WeakSet[torch.optim.Optimizer] = WeakSet()
+        self._running: list[nn.Module] = []
+        self._stop_search: Callable[[], None] | None = None
+        handle = register_optimizer_step_post_hook(eager.uncompiled(lambda optimizer, *_: self._stepped(optimizer)))
+        self._stop_listening: Callable[[], None] = handle.remove
+        self._search()
+
+    def verdicts(self) -> list[Verdict]:
+        """The result for each model so far, in the order in which they began."""
+        return self._past + [model.verdict() for model in self._models]
+
+    def remove(self) -> None:
+        """Stop watching."""
+        self._stop_listening()
+        self._end_search()
+        for model in self._models:
+            model.monitor.remove()
+
+    def _search(self) -> None:
+        if self._stop_search is None:
+            self._running = []
+            self._stop_search = register_global_hooks(self._enter, self._leave)
+            eager.hold()
+
+    def _end_search(self) -> None:
+        if self._stop_search is not None:
+            self._stop_search()
+            self._stop_search = None
+            eager.release()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether this is another thread, or a forked process such as a worker of a DataLoader."""
+        return (os.getpid(), threading.get_ident()) != self._owner
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module is about to run."""
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
+            return
+        if not self._running and torch.is_grad_enabled() and backward_pass() == NONE:
+            try:
+                self._begin(module, args)
+            except Exception as error:  # of whatever kind: the script runs on
+                self.problems[f"{type(module).__name__} ({type(error).__name__}: {error})"] = None
+        self._running.append(module)
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        """A module has run."""
+        if not self._running or self._running[-1] is not module:
+            return
+        self._running.pop()
+        if not self._running and torch.is_grad_enabled():
+            model = self._find(module)
+            if model is not None and not model.optimizers and model.monitor.measurements:
+                model.monitor.count_step()  # it was measured although no optimizer moves it
+
+    def _find(self, module: nn.Module) -> "_Model | None":
+        """The model that a module is a part of, or the wrapper of."""
+        own = _identities(module)
+        return next((model for model in self._models if own <= _identities(model.monitor.model)), None) if own else None
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """The outermost module of a forward pass is about to run."""
+        if not any(p.requires_grad for p in module.parameters()) or self._find(module) is not None:
+            return
+        whole, scalers = _surroundings(module)
+        own = _identities(whole)
+        for model in [m for m in self._models if m.is_over or _identities(m.monitor.model) <= own]:
+            self._retire(model)
+        if len(self._models) >= MOST:
+            self.problems[f"more than {MOST} models at a time"] = None
+            return
+        scaler = scalers[0] if len(scalers) == 1 else None
+        model = _Model(self._name(whole), whole, self._every, self._on_finding, scaler)
+        self._models.append(model)
+        model.monitor.begin(module, args)
+
+    def _name(self, model: nn.Module) -> str:
+        for name, idle in self._idle.items():
+            if idle() is model:  # its optimizer comes late
+                self._past = [verdict for verdict in self._past if verdict.name != name]
+                return name
+        kind = type(model).__name__
+        self._names[kind] += 1
+        return f"{kind} {self._names[kind]}" if self._names[kind] > 1 else kind
+
+    def _retire(self, model: "_Model") -> None:
+        """Keep the result of a model, and not the model."""
+        self._models.remove(model)
+        model.monitor.remove()
+        verdict = model.verdict()
+        if verdict.diagnosis is not None:
+            verdict = replace(verdict, diagnosis=_without_subject(verdict.diagnosis))
+        self._past.append(verdict)
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has made a step."""
+        if self._is_elsewhere():
+            return
+        idle = [model for model in self._models if not model.optimizers]
+        if optimizer in self._known and not idle:
+            return
+        held = moved(optimizer)
+        for model in self._models:
+            if optimizer not in model.optimizers and not held.isdisjoint(_identities(model.monitor.model)):
+                model.optimizers.add(optimizer)
+                model.kinds[type(optimizer).__name__] = None
+        for model in idle:
+            model.waited += not model.optimizers
+            if model.waited >= PATIENCE:
+                self._idle[model.name] = ref(model.monitor.model)
+                self._retire(model)
+        if optimizer not in self._known:
+            self._settle(optimizer, held)
+
+    def _settle(self, optimizer: torch.optim.Optimizer, held: set[int]) -> None:
+        """Search until the models of an optimizer are known, or do not come."""
+        strangers = held.difference(*(_identities(model.monitor.model) for model in self._models))
+        self._waiting[optimizer] = self._waiting.get(optimizer, 0) + 1
+        if strangers and self._waiting[optimizer] < PATIENCE:
+            self._search()
+            return
+        if strangers:
+            kind = type(optimizer).__name__
+            self.problems[f"{kind}: {len(strangers)} of its {len(held)} parameters belong to no module that ran"] = None
+        del self._waiting[optimizer]
+        self._known.add(optimizer)
+        if not self._waiting:
+            self._end_search()
+
+
+class _Model:
+    """A model with its Monitor and the optimizers that move it."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        every: int | None,
+        on_finding: Callable[[str, int, Finding], object],
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.name = name
+        self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
+        self.kinds: dict[str, None] = {}
+        self.waited = 0
+        self._widens = every is None
+        self._on_finding = on_finding
+        self._found: dict[str, tuple[int, Finding]] = {}
+        self.monitor = Monitor(model, every or FIRST, scaler=scaler, process_group=Alone(), sinks=[self._measured])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its optimizers are gone: nobody trains it any more."""
+        return bool(self.kinds) and not self.optimizers
+
+    def verdict(self) -> Verdict:
+        """The result so far."""
+        diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
+        now = {finding.rule for finding in diagnosis.findings} if diagnosis is not None else set()
+        past = tuple(found for rule, found in self._found.items() if rule not in now)
+        return Verdict(self.name, diagnosis, tuple(self.kinds), past)
+
+    def _measured(self, measurement: Measurement) -> None:
+        step = measurement.step or 0
+        if self._widens and step >= FIRST * 10:
+            self.monitor.every = LATER
+        measurements = self.monitor.measurements
+        new = {f.rule for f in find(measurements) if f.severity is not Severity.NOTE} - self._found.keys()
+        for finding in findings_of(measurements, self.monitor.model) if new else ():
+            if finding.rule in new:
+                self._found[finding.rule] = step, finding
+                self._on_finding(self.name, step, finding)
+
+
+def _identities(model: nn.Module) -> set[int]:
+    return {id(p) for p in model.parameters()}
+
+
+def _without_subject(diagnosis: Diagnosis) -> Diagnosis:
+    return Diagnosis(diagnosis.measurement, diagnosis.findings, diagnosis.history)
+
+
+def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:
+    """The largest module that contains this one, without wrappers such as those of DDP, and all gradient scalers.
+
+    A framework may call a part of the model only, and no object leads from a module to the one that contains it.
+    """
+    containing: dict[int, list[nn.Module]] = {}
+    scalers = []
+    for found in gc.get_objects():
+        kind = type(found)  # isinstance would ask the object, and a proxy may run code or fail
+        if issubclass(kind, torch.amp.GradScaler) and found.is_enabled():
+            scalers.append(found)
+        elif issubclass(kind, nn.Module) and "_modules" in vars(found):
+            for child in nn.Module.children(found):
+                containing.setdefault(id(child), []).append(found)
+    around = {id(module): module}
+    queue = [module]
+    for inner in queue:
+        for outer in containing.get(id(inner), ()):
+            if id(outer) not in around:
+                around[id(outer)] = outer
+                queue.append(outer)
+    whole = max(queue, key=lambda m: sum(1 for _ in m.parameters()))
+    while [name for name, _ in whole.named_children()] in (["module"], ["_orig_mod"]):
+        whole = next(whole.children())
+    return whole, scalers

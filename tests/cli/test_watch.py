@@ -1,0 +1,482 @@
+"""`sigmoid-core watch`: scripts of many shapes run as without it, to the last bit, and what it says about them."""
+
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+import sigmoidcore as sc
+from sigmoidcore.cli import main
+
+COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())", "watch"]
+
+BEGIN = """
+import random
+import numpy as np
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+random.seed(0)
+np.random.seed(0)
+inputs = torch.randn(64, 8)
+targets = inputs.sum(1, keepdim=True).sin()
+
+
+def network(depth=2, activation=nn.Tanh):
+    hidden = [layer for _ in range(depth) for layer in (nn.Linear(8, 8), activation())]
+    return nn.Sequential(*hidden, nn.Linear(8, 1))
+
+
+def train(model, optimizer, steps=12):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+
+
+model = network()
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+"""
+
+END = """
+print(*(p.detach().double().sum().item().hex() for p in model.parameters()))
+print(torch.rand(1).item().hex(), random.random().hex(), np.random.rand().hex())
+"""
+
+SCRIPTS = {
+    "plain": "train(model, optimizer)",
+    "subclass with a closure": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = network()
+            def forward(self, x):
+                return self.inner(x)
+        model = Net()
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+        def closure():
+            optimizer.zero_grad()
+            loss = (model(inputs) - targets).square().mean()
+            loss.backward()
+            return loss
+        for _ in range(7):
+            optimizer.step(closure)
+    """,
+    "accumulation": """
+        for step in range(12):
+            for part in range(4):
+                loss = (model(inputs[part * 16:][:16]) - targets[part * 16:][:16]).square().mean() / 4
+                loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+    """,
+    "dropout and a scheduler": """
+        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+        for _ in range(12):
+            train(model, optimizer, 1)
+            schedule.step()
+            with torch.no_grad():
+                model.eval()(inputs)
+            model.train()
+    """,
+    "mixed precision": """
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        for _ in range(12):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = (model(inputs) - targets).square().mean()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+    """,
+    "recurrent": """
+        model = nn.LSTM(8, 16, 2, dropout=0.1)
+        optimizer = torch.optim.Adam(model.parameters())
+        for _ in range(12):
+            optimizer.zero_grad()
+            model(inputs.view(8, 8, 8))[0].square().mean().backward()
+            optimizer.step()
+    """,
+    "deep": """
+        model = network(20, nn.Sigmoid)
+        train(model, torch.optim.Adam(model.parameters(), lr=0.01))
+    """,
+    "by hand": """
+        for _ in range(40):
+            model.zero_grad()
+            (model(inputs) - targets).square().mean().backward()
+            for p in model.parameters():
+                p.data.add_(p.grad, alpha=-0.1)
+    """,
+    "compiled": """
+        train(torch.compile(model, backend="eager"), optimizer)
+    """,
+    "workers": """
+        from torch.utils.data import DataLoader, TensorDataset
+        data = DataLoader(TensorDataset(inputs, targets), batch_size=16, shuffle=True, num_workers=2)
+        for _ in range(2):
+            for x, y in data:
+                optimizer.zero_grad()
+                (model(x) - y).square().mean().backward()
+                optimizer.step()
+    """,
+}  # fmt: skip
+
+
+def dedented(text):
+    lines = text.splitlines()
+    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+    return "\n".join(line[margin:] for line in lines) + "\n"
+
+
+def written(folder, text, name="train.py"):
+    path = folder / name
+    path.write_text(BEGIN + dedented(text) + END)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _process(tmp_path, monkeypatch):
+    """A new folder, and the process as it was afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+def watched(capfd, path, *arguments, options=()):
+    """Output and standard error of the script under `watch`, in this process."""
+    capfd.readouterr()
+    assert main(["watch", *options, str(path), *arguments]) == 0
+    return capfd.readouterr()
+
+
+def verdict_of(folder):
+    return sc.Diagnosis.from_json(folder / "found.json")
+
+
+# --- the script is not disturbed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_results_and_random_streams_are_those_without_it_bit_for_bit(name, tmp_path, capfd):
+    path = written(tmp_path, SCRIPTS[name])
+    runpy.run_path(str(path), run_name="__main__")
+    plain = capfd.readouterr()
+    output, error = watched(capfd, path, options=["--every", "3", "--json", "found.json"])
+    assert output == plain.out
+    assert "sigmoid-core: " in error
+    assert len(verdict_of(tmp_path).history) >= 2
+
+
+PLACE = """
+import signal, sys, warnings
+import torch
+names = sorted(name for name in globals() if name != "__annotations__")
+print(sys.argv, sys.path[0], __name__, __file__, __package__, __spec__ and __spec__.name, names)
+print(__doc__, type(__builtins__), type(__loader__), sys.modules["__main__"].__dict__ is globals())
+print(sys.stdout.errors, warnings.formatwarning.__module__, signal.getsignal(signal.SIGTERM))
+print(torch.get_num_threads())
+"""
+
+
+def in_process(command, folder):
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "place", ["train.py", "./train.py", "part/../part/train.py", "link.py", "-m part", "-m part.train"]
+)
+def test_the_script_finds_itself_where_python_would_run_it(tmp_path, place):
+    (tmp_path / "part").mkdir()
+    for name in ("train.py", "part/train.py", "part/__main__.py"):
+        (tmp_path / name).write_text(PLACE)
+    (tmp_path / "link.py").symlink_to(tmp_path / "part" / "train.py")
+    program = [*place.split(), "--every", "3", "--", "-x"]
+    plain = in_process([sys.executable, *program], tmp_path)
+    assert plain[0] == 0
+    code, output, error = in_process([*COMMAND, *program], tmp_path)
+    assert (code, output) == plain[:2]
+    assert "no model trained in this process" in error
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "sys.exit(3)",
+        "sys.exit('no data')",
+        "raise ValueError('bad data')",
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+        "os._exit(os.fork() and os.wait()[1])",
+        "this is no Python",
+    ],
+)
+def test_a_script_ends_as_without_it_and_the_verdict_follows(tmp_path, end):
+    (tmp_path / "train.py").write_text(f"import os, signal, sys, time\n{BEGIN}\ntrain(model, optimizer, 2)\n{end}\n")
+    code, output, error = in_process([sys.executable, "train.py"], tmp_path)
+    assert code != 0 or "fork" in end
+    found = in_process([*COMMAND, "train.py"], tmp_path)
+    assert found[:2] == (code, output)
+    if "SIGTERM" in end or "_exit" in end:
+        assert found[2] == error == ""
+    else:
+        assert found[2].replace(error, "", 1).startswith("\nsigmoid-core: ")
+
+
+def test_classes_of_the_script_are_pickled_and_known_to_new_processes(tmp_path):
+    script = """
+        from torch.utils.data import DataLoader, Dataset
+
+        class Data(Dataset):
+            def __len__(self):
+                return 32
+            def __getitem__(self, i):
+                return inputs[i], targets[i]
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(8, 1)
+            def forward(self, x):
+                return self.fc(x)
+
+        if __name__ == "__main__":
+            model = Net()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for x, y in DataLoader(Data(), batch_size=8, num_workers=1, multiprocessing_context="spawn"):
+                (model(x) - y).square().mean().backward()
+                optimizer.step()
+            torch.save(model, "model.pt")
+    """
+    path = written(tmp_path, script)
+    code, output, error = in_process([*COMMAND, "train.py"], tmp_path)
+    assert code == 0, error
+    assert "sigmoid-core: Net, trained by SGD" in error
+    path.write_text(path.read_text().replace("torch.save(model, ", "model = torch.load(weights_only=False, f="))
+    code, again, error = in_process([sys.executable, "train.py"], tmp_path)
+    assert code == 0, error
+    assert again == output
+
+
+def test_a_watched_process_leaves_no_hooks_between_measured_steps(tmp_path, capfd):
+    script = """
+        from torch.nn.modules import module as hooks
+        for step in range(25):
+            train(model, optimizer, 1)
+            print(step, len(hooks._global_forward_hooks) + len(hooks._global_forward_pre_hooks))
+    """
+    path = written(tmp_path, script)
+    output, _ = watched(capfd, path)
+    counts = dict(line.split() for line in output.splitlines()[:25])
+    assert {step for step, count in counts.items() if count != "0"} == {"9", "19"}  # before steps 10 and 20
+
+
+def test_models_that_are_no_longer_used_are_freed(tmp_path, capfd):
+    script = """
+        import gc, weakref
+        alive = weakref.WeakSet()
+        def fold():
+            model = network()
+            alive.add(model)
+            train(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        for _ in range(5):
+            fold()
+            gc.collect()
+            print(len(alive))
+    """
+    output, error = watched(capfd, written(tmp_path, script))
+    assert output.splitlines()[:5] == ["1"] * 5  # the latest
+    assert error.count("trained by SGD") == 5
+
+
+# --- what it finds --------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_is_printed_when_it_appears_and_again_in_the_verdict(tmp_path, capfd):
+    script = """
+        import sys
+        model = network(20, nn.Sigmoid)
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        print("the script goes on", file=sys.stderr)
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    before, after = error.split("the script goes on")
+    assert "sigmoid-core: Sequential, step 0\nSC101 error: vanishing gradient" in before
+    assert "sc.convert(model, centered=True); sc.prepare(model, inputs)" in before
+    assert after.count("SC101 error: vanishing gradient") == 1
+    assert "not judged: the loss and the targets" in after
+    assert "not judged: the size of the steps, which takes 3 measurements" in after
+
+
+def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
+    script = """
+        model = network(2, nn.Sigmoid)
+        with torch.no_grad():
+            model[0].bias += 50
+        train(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        with torch.no_grad():
+            model[0].bias -= 50
+        train(model, optimizer)
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "step 0\nSC201 warning: saturated neurons" in error
+    assert "healthy: 5 layers" in error
+    assert "earlier: SC201 warning, saturated neurons, at step 0, and not in the last measurement" in error
+
+
+@pytest.mark.parametrize(("condition", "code"), [("error", 1), ("warning", 1), ("SC2", 0), ("never", 0)])
+def test_the_exit_code_tells_a_finding_if_it_is_asked_to(tmp_path, condition, code):
+    path = written(
+        tmp_path, "model = network(20, nn.Sigmoid)\ntrain(model, torch.optim.SGD(model.parameters(), lr=0.1))"
+    )
+    assert main(["watch", "--fail-on", condition, str(path)]) == code
+    path.write_text("raise SystemExit(4)")
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", "--fail-on", condition, str(path)])
+    assert ended.value.code == 4
+
+
+def test_networks_that_train_against_each_other_are_two_models_with_a_file_each(tmp_path, capfd):
+    script = """
+        class Generator(nn.Sequential):
+            pass
+        class Judge(nn.Sequential):
+            pass
+        generator = Generator(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 8))
+        judge = Judge(*[layer for _ in range(20) for layer in (nn.Linear(8, 8), nn.Sigmoid())], nn.Linear(8, 1))
+        first = torch.optim.Adam(judge.parameters())
+        second = torch.optim.SGD(generator.parameters(), lr=0.1)
+        for _ in range(12):
+            first.zero_grad()
+            made = generator(torch.randn(64, 4))
+            (judge(made.detach()).mean() - judge(inputs).mean()).backward()
+            first.step()
+            second.zero_grad()
+            (-judge(made).mean()).backward()
+            second.step()
+    """
+    files = ["--json", "found.json", "--html", "found.html"]
+    _, error = watched(capfd, written(tmp_path, script), options=files)
+    assert "sigmoid-core: Generator, trained by SGD" in error
+    assert "sigmoid-core: Judge, trained by Adam" in error
+    worst, other = verdict_of(tmp_path), sc.Diagnosis.from_json(tmp_path / "found-Generator.json")
+    assert (len(worst.measurement.weights), len(other.measurement.weights)) == (42, 4)
+    assert [f.rule for f in worst.findings] == ["SC101"]
+    assert [m.step for m in other.history] == [0, 10]
+    assert (tmp_path / "found.html").exists()
+    assert (tmp_path / "found-Generator.html").exists()
+
+
+def test_parts_that_a_script_calls_one_by_one_are_one_model(tmp_path, capfd):
+    script = """
+        class Whole(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder, self.decoder = network(), nn.Linear(1, 1)
+            def loss(self):
+                return (self.decoder(self.encoder(inputs)) - targets).square().mean()
+        whole = Whole()
+        optimizer = torch.optim.Adam(whole.parameters())
+        for _ in range(12):
+            optimizer.zero_grad()
+            whole.loss().backward()
+            optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    assert error.count("trained by") == 1
+    assert "sigmoid-core: Whole, trained by Adam" in error
+    names = [layer.name for layer in verdict_of(tmp_path).measurement.layers]
+    assert names == ["encoder.0", "encoder.1", "encoder.2", "encoder.3", "encoder.4", "decoder"]
+
+
+def test_weights_that_are_updated_by_hand_are_measured_all_along(tmp_path, capfd):
+    script = SCRIPTS["by hand"].replace("range(40)", "range(200)")
+    _, error = watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    assert "sigmoid-core: Sequential, moved by no optimizer" in error
+    assert "not judged: the size of the steps, because no optimizer made the last one" in error
+    steps = [m.step for m in verdict_of(tmp_path).history]
+    assert len(steps) >= 10
+    assert steps[-1] > 90
+
+
+def test_an_optimizer_of_another_model_is_named(tmp_path, capfd):
+    script = """
+        old, model = network(), network()
+        train(model, torch.optim.SGD(old.parameters(), lr=0.1), 30)
+    """
+    _, error = watched(capfd, written(tmp_path, script))
+    assert "SGD: 6 of its 6 parameters belong to no module that ran" in error
+    assert "sigmoid-core: Sequential, moved by no optimizer" in error
+
+
+def test_a_model_that_runs_beside_the_trained_one_is_not_measured_for_long(tmp_path, capfd):
+    script = """
+        from torch.nn.modules import module as hooks
+        class Teacher(nn.Sequential):
+            pass
+        teacher = Teacher(nn.Linear(8, 1))
+        for _ in range(18):
+            optimizer.zero_grad()
+            (model(inputs) - teacher(inputs)).square().mean().backward()
+            optimizer.step()
+        print(len(hooks._global_forward_hooks))
+    """
+    output, error = watched(capfd, written(tmp_path, script))
+    assert output.startswith("0")
+    assert "sigmoid-core: Teacher, moved by no optimizer" in error
+
+
+def test_gradients_under_a_scaler_are_unscaled(tmp_path, capfd):
+    sizes = []
+    for script in (SCRIPTS["mixed precision"], SCRIPTS["mixed precision"].replace("2.0**10", "1.0")):
+        watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+        sizes.append([layer.gradient for layer in verdict_of(tmp_path).history[0].layers])
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-2)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["."], "is a folder: give a script"),
+        (["train"], "there is no script train; a module needs -m"),
+        (["book.ipynb"], "is a notebook: sigmoid-core watch -m IPython book.ipynb"),
+        (["--json", "-", "train.py"], "--json - would mix with the output of the script"),
+        (["--every", "0", "train.py"], "0 is not in the range"),
+        (["--fail-on", "nothing", "train.py"], "'nothing' is not error"),
+        ([], "Missing argument 'SCRIPT'"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_anything_runs(refused, arguments, text):
+    open("book.ipynb", "w").close()
+    with open("train.py", "w") as file:
+        file.write("raise AssertionError")
+    assert text in refused(["watch", *arguments])
+
+
+def test_a_module_that_does_not_exist_ends_as_in_python(tmp_path):
+    code, output, error = in_process([*COMMAND, "-m", "no.such_module"], tmp_path)
+    assert (code, output) == (1, "")
+    assert "sigmoid-core: there is no module no.such_module that can run" in error
+
+
+def test_a_closed_standard_error_does_not_end_the_script(tmp_path):
+    path = written(
+        tmp_path, "model = network(20, nn.Sigmoid)\ntrain(model, torch.optim.SGD(model.parameters(), lr=0.1))"
+    )
+    result = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *COMMAND, str(path)], stdout=subprocess.PIPE, text=True)
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == 2
