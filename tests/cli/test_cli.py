@@ -211,7 +211,7 @@ def test_lack_of_memory_is_explained(capsys, monkeypatch):
     def no_memory(*arguments, **sizes):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
 
-    monkeypatch.setattr("sigmoidcore.training.choice.network", no_memory)
+    monkeypatch.setattr("sigmoidcore.training.execution.network", no_memory)
     assert main([*SMALL, "--output", "run"]) == 1
     assert "not enough memory: lower the width" in capsys.readouterr().err
 

@@ -1,13 +1,11 @@
-"""`train --network`, `--model`, `--device`, `--precision`, `--tensorboard`: what is trained, and where."""
+"""`train --network`, `--device`, `--precision`, `--tensorboard`: what is trained, and where."""
 
-import sys
 import tomllib
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 from sigmoidcore.cli import main
 from sigmoidcore.training.place import place_of
@@ -69,104 +67,6 @@ def test_a_convolutional_network_refuses_rows_of_numbers(capsys, tmp_path):
     assert main([*QUICK, "--data", "wine", "--network", "conv"]) == 2
     error = capsys.readouterr().err
     assert "a convolutional network needs images, and a sample has the shape [13]: use mlp" in error
-    assert not (tmp_path / "run").exists()
-
-
-# --- the user's own network ------------------------------------------------------------------------------------------
-
-OWN = """
-import torch
-from torch import nn
-
-import sigmoidcore as sc
-
-
-def cores(shape, outputs):
-    return sc.MLP(shape[0], 12, 3, outputs)
-
-
-def relu(shape, outputs):
-    return nn.Sequential(nn.Linear(shape[0], 12), nn.ReLU(), nn.Linear(12, outputs))
-
-
-def none(shape, outputs):
-    return None
-
-
-def wide(shape, outputs):
-    return nn.Linear(shape[0], outputs + 1)
-
-
-def frozen(shape, outputs):
-    return nn.Linear(shape[0], outputs).requires_grad_(False)
-
-
-def raises(shape, outputs):
-    raise KeyError("weights")
-
-
-def lonely():
-    return nn.Linear(1, 1)
-
-
-made = nn.Linear(1, 1)
-"""
-
-
-@pytest.fixture
-def own(tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    sys.modules.pop("own", None)
-
-
-@pytest.mark.usefixtures("own")
-@pytest.mark.parametrize("name", ["cores", "relu"])
-def test_the_users_function_makes_the_network_also_to_resume(capsys, tmp_path, name):
-    arguments = ["--data", "wine", "--model", f"own:{name}", "--epochs", "2"]
-    assert main([*QUICK, *arguments]) == 0
-    output = capsys.readouterr().out
-    assert f"inputs of 13, own:{name} with" in output
-    assert ("spread" in output) == (name == "cores")  # a network without cores has none
-    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
-        assert file.metadata()["architecture"] == "own"
-    assert main(["train", "--resume", "run"]) == 2
-    assert f"made by your own code: to run it, add --model own:{name}" in capsys.readouterr().err
-    assert main(["train", "--resume", "run", "--model", f"own:{name}"]) == 0
-
-
-@pytest.mark.usefixtures("own")
-def test_a_config_alone_executes_no_code(capsys, tmp_path):
-    (tmp_path / "own.py").write_text("raise SystemExit('ran')")
-    (tmp_path / "config.toml").write_text('format = 2\nname = "wine"\n[options]\ndata = "wine"\nmodel = "own:cores"\n')
-    assert main(["train", "--config", "config.toml", "--output", "run"]) == 2
-    error = capsys.readouterr().err
-    assert "the network of this run is made by your own code: to run it, add --model own:cores" in error
-    assert "own" not in sys.modules
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(
-    ("target", "cause"),
-    [
-        ("own:nobody", "own has no 'nobody'"),
-        ("nowhere:make", "there is no module 'nowhere'"),
-        ("own.py:cores", "own.py is a path: give the module's name, as in own:cores"),
-        ("own", "own is not the name of a function: use the form package.module:make"),
-        ("own:none", "own:none returned None, not a torch.nn.Module"),
-        ("own:made", "own:made is a model: give a function of (shape, outputs) that makes a model"),
-        ("own:wide", "the model of own:wide returned [2, 4] for a batch of 2 samples: let it return [2, 3]"),
-        ("own:frozen", "without parameters that require a gradient: nothing to train"),
-        ("own:raises", "own:raises raised KeyError: 'weights' (at"),
-        ("own:lonely", "it is called with a sample's shape and the number of outputs"),
-    ],
-)
-def test_an_unusable_network_is_one_line_and_exit_code_2(capsys, tmp_path, target, cause):
-    assert main([*QUICK, "--data", "wine", "--model", target]) == 2
-    output, error = capsys.readouterr()
-    assert error.count("\n") == 1
-    assert cause in error
-    assert output == ""
     assert not (tmp_path / "run").exists()
 
 

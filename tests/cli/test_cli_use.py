@@ -170,27 +170,6 @@ def test_no_output_replaces_a_file_of_a_run(trained, refused, command, output):
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_the_users_function_makes_the_network_of_a_run(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "def net(shape, outputs):\n"
-        "    return nn.Sequential(nn.Linear(*shape, 4), nn.Tanh(), nn.Linear(4, outputs))\n"
-        "nothing = 3\n"
-    )
-    more = ["--target", "sold", "--drop", "price", "--model", "mine:net", "--epochs", "1", "--output", "run"]
-    assert main(["train", "--data", str(trained / "houses.csv"), *more]) == 0
-    capsys.readouterr()
-    assert main(["evaluate", "run"]) == 2
-    assert "of your own code, which this package cannot make: give it too (--model)" in capsys.readouterr().err
-    assert main(["evaluate", "run", "--model", "mine:nothing"]) == 2
-    assert "mine:nothing is an int, not a function" in capsys.readouterr().err
-    assert main(["evaluate", "run", "--model", "mine:net"]) == 0
-    assert main(["predict", "run", str(trained / "new.csv"), "-o", "out.csv", "--model", "mine:net"]) == 0
-    assert main(["export", "run", "--model", "mine:net"]) == 0
-    assert len(pandas.read_csv("out.csv")) == 100
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_predict_without_a_file(trained, tmp_path, capsys, monkeypatch, number, code):
     def signalled(network, inputs, first=0):

@@ -297,15 +297,16 @@ def test_after_a_kill_of_one_process_there_is_one_message_and_one_process_contin
 
 
 def test_after_a_kill_before_the_run_starts_there_is_one_message_and_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import os\n"
-        "from torch import nn\n"
-        "def net(shape, outputs):\n"
-        "    if os.environ['RANK'] == '1':\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))\n"
+    (tmp_path / "killed.py").write_text(
+        "import os, sys\n"
+        "from sigmoidcore.cli import main\n"
+        "from sigmoidcore.training import launch\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    launch.choose = lambda *_: os.kill(os.getpid(), 9)\n"
+        "sys.exit(main())\n"
     )
-    done = command("--model", "mine:net", "--output", "run", folder=tmp_path)
+    arguments = [*TORCHRUN, "killed.py", "train", *SMALL, "--output", "run"]
+    done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert messages(done.stderr) == [
         "sigmoid-core: another process of this training has ended, so this one cannot continue: start it again"
     ]

@@ -6,11 +6,8 @@ import random
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from sigmoidcore.training.runs.network import (
-    OWN,
-    Network,
     NetworkError,
     checksum,
     network,
@@ -68,18 +65,6 @@ def test_a_link_is_not_followed(saved, tmp_path):
 def test_a_folder_without_weights_is_said(tmp_path):
     with pytest.raises(NetworkError, match="contains no weights"):
         network_of(tmp_path)
-
-
-def test_a_network_of_the_users_own_code_comes_back_into_the_network_that_is_given(tmp_path):
-    made = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    path = save_network(tmp_path / "model.safetensors", Network(OWN, {}, made))
-    with pytest.raises(NetworkError, match="of your own code, which this package cannot make"):
-        read_network(path)
-    other = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    x = torch.randn(6, 3)
-    assert torch.equal(read_network(path, other).model(x), made(x))
-    with pytest.raises(NetworkError, match="does not match the network that was given"):
-        read_network(path, nn.Linear(3, 4))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sigmoidcore._files import write_file
-from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened, print_json
+from sigmoidcore.cli.common import OVERWRITE, RUN, opened, print_json
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use import Evaluation, check_output
@@ -26,11 +26,10 @@ def evaluate(
     data: Annotated[str | None, DATA] = None,
     json: Annotated[str | None, JSON] = None,
     figure: Annotated[Path | None, FIGURE] = None,
-    model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Measure a run's network on its test part or on other data, with 95 % confidence intervals."""
-    trained = opened(run, model)
+    trained = opened(run)
     file = None if json in (None, "-") else Path(str(json))
     files = [path for path in (file, figure) if path is not None]
     for path in files:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened
+from sigmoidcore.cli.common import OVERWRITE, RUN, opened
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.use import path_of_preprocessing
 
@@ -23,11 +23,10 @@ def export(
     run: RUN,
     format: Annotated[Literal["onnx", "torch", "safetensors"], FORMAT] = "safetensors",
     output: Annotated[Path | None, OUTPUT] = None,
-    model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Write a run's network folded, as plain layers that do not need this package, and its preprocessing."""
-    path = opened(run, model).export(format, output, overwrite=overwrite)
+    path = opened(run).export(format, output, overwrite=overwrite)
     screen = Screen.of_stdout()
     screen.listing(
         [(str(path), "the network, folded"), (str(path_of_preprocessing(path)), "the preprocessing of its inputs")]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sigmoidcore.cli.common import MODEL, OVERWRITE, RUN, opened
+from sigmoidcore.cli.common import OVERWRITE, RUN, opened
 from sigmoidcore.training.data import listed
 from sigmoidcore.training.display import Screen, count
 
@@ -25,11 +25,10 @@ def predict(
     data: Annotated[str, DATA],
     output: Annotated[Path, OUTPUT],
     keep: Annotated[list[str] | None, KEEP] = None,
-    model: MODEL = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Predict new data with a run's network, in their order; large Parquet files are processed in pieces."""
-    trained = opened(run, model)
+    trained = opened(run)
     with Console(stderr=True, highlight=False).status("predicting") as status:
         predicted = trained.predict_into(
             data, output, keep=keep or (), overwrite=overwrite,

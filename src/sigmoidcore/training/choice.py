@@ -1,17 +1,15 @@
-"""The choice of the network: its kind by the data, its depth by validation, or the user's own function."""
+"""The choice of the network: its kind by the data, its depth by validation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.training.data import Data, DataError, memory
 from sigmoidcore.training.display import Screen, count, outputs_text
 from sigmoidcore.training.loop import Training, evaluate
-from sigmoidcore.training.networks import ARCHITECTURES, OWN, kind_for, network, sizes_for
+from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import by_first
 from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
@@ -19,7 +17,6 @@ from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.folder import load_data
 from sigmoidcore.training.runs.state import seed_all
 from sigmoidcore.training.session import CtrlC, bad_input
-from sigmoidcore.training.user_code import trainable_model
 
 DEPTHS = (3, 10, 30)
 """Depths that a table is tried with."""
@@ -37,21 +34,16 @@ class Choice:
     options: Options  # with the decisions about what was not given
     architecture: str  # of the network
     sizes: Mapping[str, int]  # arguments of the architecture
-    make: Callable[[], nn.Module]  # makes the network
     notes: tuple[str, ...] = ()  # what the user should know about the decisions
 
 
-def choose(options: Options, data: Data, ctrl_c: CtrlC, *, run_users_code: bool) -> Choice:
-    """The network that the options describe, for a data set; a file alone never runs the user's code."""
+def choose(options: Options, data: Data, ctrl_c: CtrlC) -> Choice:
+    """The network that the options describe, for a data set."""
     if options.class_weights and not data.kind.is_class:
         raise DataError("--class-weights is for classes, and the target is a number: leave it out")
-    if options.model is not None:
-        if not run_users_code:
-            raise bad_input(f"the network of this run is made by your own code: to run it, add --model {options.model}")
-        return _own(options, options.model, data)
     kind = kind_for(data.shape) if options.network == "auto" else options.network
     architecture, depth, notes = ARCHITECTURES[kind], options.depth, ""
-    options = replace(options, network=kind, prepare=options.prepare is not False)  # type: ignore[arg-type]
+    options = replace(options, network=kind)  # type: ignore[arg-type]
     if depth is None:
         depth = architecture.depth
         if kind == "mlp" and len(data.shape) == 1 and data.features != () and data.name != "digits":
@@ -74,18 +66,18 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC, *, run_users_code: bool)
         replace(options, depth=depth),
         kind,
         sizes,
-        lambda: network(kind, **sizes).model,
         (notes,),
     )
 
 
-def recipe_of(options: Options, data: Data, *, equalize: bool) -> Recipe:
+def recipe_of(options: Options, data: Data) -> Recipe:
     """The recipe that the options describe."""
-    same = ("epochs", "batch_size", "lr", "seed", "every", "weight_decay", "clip", "accumulate", "patience")
+    same = (
+        "epochs", "batch_size", "lr", "seed", "every", "weight_decay", "clip", "accumulate", "patience", "equalize",
+    )  # fmt: skip
     schedule = cosine if options.schedule == "cosine" else hold_then_fall
     return Recipe(
         **{name: getattr(options, name) for name in same},
-        equalize=options.equalize and equalize,
         schedule=warmed_up(schedule, options.warm_up) if options.warm_up else schedule,
         class_weights=balanced(data, data.outputs) if options.class_weights else None,
     )
@@ -96,7 +88,7 @@ def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, str]:
     Screen.of_stdout().say(f"trying {', '.join(map(str, DEPTHS))} layers; --depth sets their number")
     data = load_data(options, validation=True).arranged(ARCHITECTURES["mlp"].arrange)
     epochs = max(1, min(options.epochs, TRIAL_STEPS // max(1, data.steps(options.batch_size))))
-    recipe = recipe_of(replace(options, epochs=epochs, patience=None), data, equalize=True)
+    recipe = recipe_of(replace(options, epochs=epochs, patience=None), data)
     scores: dict[int, float] = {}
     for depth in DEPTHS:
         seed_all(options.seed)
@@ -122,18 +114,3 @@ def _description(kind: str, sizes: Mapping[str, Any]) -> str:
         return f"sequences of {count(sizes['features'], 'number')}, {layers} of {sizes['width']} sigmoids"
     image = f"images of {sizes['height']} x {sizes['width']} and {count(sizes['in_channels'], 'channel')}"
     return f"{image}, {count(depth, 'layer')} of {count(sizes['channels'], 'channel')}"
-
-
-def _own(options: Options, target: str, data: Data) -> Choice:
-    model = trainable_model(target, data, options.seed)
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shape, name = " x ".join(map(str, data.shape)), target.rpartition(":")[2]
-    return Choice(
-        f"{data.name}: inputs of {shape}, {target} with {count(parameters, 'parameter')}, {outputs_text(data)}",
-        f"{data.file_name}-{name}",
-        data,
-        replace(options, prepare=options.prepare is True),
-        OWN,
-        {},
-        lambda: model,
-    )

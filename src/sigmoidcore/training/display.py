@@ -141,7 +141,7 @@ class Meter:
         self._first: tuple[float, int] | None = None
         self._started, self._shown = time.monotonic(), -math.inf
 
-    def update(self, progress: Progress, spread: float, profile: Profile | None) -> None:
+    def update(self, progress: Progress, spread: float, profile: Profile) -> None:
         """Show a step if it is time to; cheap otherwise."""
         now = time.monotonic()
         ended = progress.accuracy is not None
@@ -155,9 +155,8 @@ class Meter:
             return
         self._shown = now
         loss = float(progress.loss if progress.epoch_loss is None or self._live else progress.epoch_loss)
-        cells = [f"loss {loss:.3g}", f"{self.task.metric_name} {metric_text(self.task, self._metric)}"]
-        cells += [] if profile is None else [f"spread {number(spread)}"]
-        cells.append(self._time_left(progress, now))
+        metric = f"{self.task.metric_name} {metric_text(self.task, self._metric)}"
+        cells = [f"loss {loss:.3g}", metric, f"spread {number(spread)}", self._time_left(progress, now)]
         if self._live is not None:
             self._live.update(self._view(progress, cells, profile), refresh=True)
         else:
@@ -172,14 +171,14 @@ class Meter:
             return "time left: unknown yet"
         return f"{clock((now - since) / steps * (progress.steps - progress.step))} left"
 
-    def _view(self, progress: Progress, cells: Sequence[str], profile: Profile | None) -> Padding:
+    def _view(self, progress: Progress, cells: Sequence[str], profile: Profile) -> Padding:
         width = self.screen.console.width - _INDENT
         lines: list[RenderableType] = [
             _text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", "bold"),
             # A bar does not end its line; its padding does.
             Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), expand=False),
             Text("   ".join(cells)),
-            *([] if profile is None else [self.screen.profile_line(profile)]),
+            self.screen.profile_line(profile),
         ]
         return Padding(Group(*lines), (0, 0, 0, _INDENT))
 

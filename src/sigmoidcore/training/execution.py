@@ -3,11 +3,10 @@
 import io
 
 import sigmoidcore as sc
-from sigmoidcore.core import SigmoidCore
 from sigmoidcore.training.choice import Choice, recipe_of
 from sigmoidcore.training.display import Screen, count, metric_text, number, place_in
 from sigmoidcore.training.loop import not_finite
-from sigmoidcore.training.networks import Network
+from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import LostError, Place, launched
 from sigmoidcore.training.recording import RecordedTraining, probes, save_figures
 from sigmoidcore.training.runs.folder import Run
@@ -101,13 +100,13 @@ def _training(
     choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, screen: Screen, run: Run | None = None,
     board: Board | None = None,
 ) -> RecordedTraining:  # fmt: skip
-    """Make the network, prepare it unless it resumes, and its training."""
+    """Make the network, prepared or resumed, and its training."""
     options, data = choice.options, choice.data
     seed_all(options.seed)
-    model = choice.make()
+    model = network(choice.architecture, **choice.sizes).model
     if state is not None:
         screen.say(f"resumed after step {state.step:,}")
-    elif options.prepare:
+    else:
         inputs, targets = probes(data)
         report = sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
         before, after = number(report.before.spread), number(report.after.spread)
@@ -115,10 +114,8 @@ def _training(
         for note in report.notes:
             screen.say(note)
     ctrl_c.check()
-    has_cores = any(isinstance(module, SigmoidCore) for module in model.modules())
     return RecordedTraining(
-        "Sigmoid Core" if options.model is None else choice.folder, model, data,
-        recipe_of(options, data, equalize=has_cores), ctrl_c, run=run, state=state, place=place,
+        "Sigmoid Core", model, data, recipe_of(options, data), ctrl_c, run=run, state=state, place=place,
         save_every=options.save_every, on_step=None if board is None else board.add,
     )  # fmt: skip
 
@@ -150,8 +147,8 @@ def _interruption(training: RecordedTraining | None, run: Run, code: int) -> Sto
 
 def _summarize(screen: Screen, training: RecordedTraining) -> None:
     result, task, loop = training.result, training.data.task, training.training
-    layers = f"{count(training.layers, place_in(training.end))}, " if training.profiles else ""
-    screen.heading(f"{layers}{len(result.accuracies)} of {count(training.recipe.epochs, 'epoch')}")
+    layers = count(training.layers, place_in(training.end))
+    screen.heading(f"{layers}, {len(result.accuracies)} of {count(training.recipe.epochs, 'epoch')}")
     early = ", validation did not improve any more" if loop.stopped_early else ""
     rows = [["steps", f"{loop.step:,} of {loop.steps:,}{early}"]]
     if result.accuracies:
@@ -159,11 +156,9 @@ def _summarize(screen: Screen, training: RecordedTraining) -> None:
         if result.validations:
             rows.append([f"validation {task.metric_name}", metric_text(task, result.validations[-1])])
         rows.append(["training loss", f"{result.losses[-1]:.3g}"])
-    if training.profiles:
-        rows += [["spread at start", number(training.start.spread)], ["spread at end", number(training.end.spread)]]
+    rows += [["spread at start", number(training.start.spread)], ["spread at end", number(training.end.spread)]]
     if training.step_seconds:
         rows.append(["time per step", f"{training.milliseconds:.1f} ms"])
     screen.table(["", training.name], rows, strong=1)
-    if training.profiles:
-        screen.say()
-        screen.profile(training.end)
+    screen.say()
+    screen.profile(training.end)

@@ -31,8 +31,8 @@ from sigmoidcore.training.runs.folder import (
 from sigmoidcore.training.runs.lock import InUseError
 from sigmoidcore.training.session import CtrlC, bad_input, interrupted, threads
 
-WITH_RESUME = ("model", "device")
-"""Options that may be given when a run is resumed: the user's own code, and the device."""
+WITH_RESUME = ("device",)
+"""Options that may be given when a run is resumed."""
 
 
 def run_training(
@@ -76,7 +76,7 @@ def run_training(
             if checkpoint is not None:
                 remedy = f"restore it, or start a new run: sigmoid-core train --config {Path(str(resume), CONFIG)}"
                 refuse_changed(data, checkpoint.state.values.get("rows", ()), remedy)
-            choice = choose(options, data, ctrl_c, run_users_code="model" in given)
+            choice = choose(options, data, ctrl_c)
         except ValueError as error:
             raise bad_input(str(error)) from error
         except KeyboardInterrupt as error:

@@ -11,8 +11,6 @@ from sigmoidcore.nn.networks import MLP, RNN, ConvNet
 
 SMALLEST = 7
 """Pixels of the shorter side of a feature map that is not halved any more."""
-OWN = "own"
-"""Architecture of a network that the user's own code makes."""
 
 
 class SequenceNet(nn.Module):
@@ -96,22 +94,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "rnn": Architecture(SequenceNet, ("features", "width", "depth", "out_features"), sequences, 1),
 }
-"""By name; a network of any other name is made by the user's own code."""
 
 
 @dataclass(frozen=True)
 class Network:
     """A network and its description."""
 
-    architecture: str  # a name in `ARCHITECTURES`, or "own"
+    architecture: str  # a name in `ARCHITECTURES`
     sizes: Mapping[str, int]  # arguments of the architecture
     model: nn.Module  # the network
     preprocessing: str = ""  # digest of the preprocessing that makes its inputs, or ""
 
     def arranged(self, samples: Tensor) -> Tensor:
         """Samples of a data set, [batch, ...], as inputs of this network."""
-        known = ARCHITECTURES.get(self.architecture)
-        return samples if known is None else known.arrange(samples)
+        return ARCHITECTURES[self.architecture].arrange(samples)
 
 
 def network(architecture: str, **sizes: int) -> Network:

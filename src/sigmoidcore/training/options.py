@@ -73,12 +73,6 @@ class Options:
     network: Literal["mlp", "conv", "rnn", "auto"] = _option(
         "mlp", "Fully connected layers, convolutions for images, or recurrent layers for sequences."
     )
-    model: str | None = _option(
-        None,
-        "Your own network: the function is imported from this folder and RUN, with the shape of a sample and the "
-        "number of outputs.",
-        metavar="MODULE:FUNCTION",
-    )
     depth: int | None = _option(
         None, "Hidden layers.", metavar="N", shown="images 100, conv 20, rnn 1, tables the best of 3, 10, 30"
     )
@@ -96,9 +90,6 @@ class Options:
         0.5, "Saturation level of the cores: 0.5 is nearly linear, 3 strongly non-linear.", metavar="LEVEL", low=0,
         high=100, low_is_valid=False, usual="0.5",
     )  # fmt: skip
-    prepare: bool | None = _option(
-        None, "Set weights and slopes from the first samples.", shown="yes; no for a network of your own"
-    )
     equalize: bool = _option(True, "Correct slopes during training with the Equalizer.")
     every: int | Literal["auto"] = _option("auto", "Steps between two measurements of the Equalizer.", metavar="STEPS")
     weight_decay: float = _option(0.0, "Weight decay of AdamW.", metavar="DECAY", low=0, high=1e38)

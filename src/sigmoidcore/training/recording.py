@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
@@ -47,7 +46,7 @@ class RecordedTraining:
 
     Attributes:
         twin: the copy on the CPU, with the weights of the last measurement: at the end, the last ones.
-        profiles: the first and the last; empty for a network without cores.
+        profiles: the first and the last.
         step_seconds: of each step.
     """
 
@@ -61,7 +60,6 @@ class RecordedTraining:
         self.twin = copy.deepcopy(model)
         self.profiles: list[Profile] = []
         self.step_seconds: list[float] = []
-        self._has_cores = any(isinstance(m, SigmoidCore | Stepwise) for m in model.modules())
         self._measured = -1
         self._spread = math.nan
         self._own_samples: list[Sample] | None = [] if observe is not None or not recipe.equalize else None
@@ -97,13 +95,13 @@ class RecordedTraining:
 
     @property
     def spread(self) -> float:
-        """Spread of the last profile, or nan."""
-        return self.end.spread if self.profiles else math.nan
+        """Spread of the last profile."""
+        return self.end.spread
 
     @property
     def layers(self) -> int:
         """Number of cores (of a recurrent layer: of its steps)."""
-        return len(self.end.names) if self.profiles else 0
+        return len(self.end.names)
 
     @property
     def milliseconds(self) -> float:
@@ -142,7 +140,7 @@ class RecordedTraining:
             self._measure(progress.step)
         if ended:
             self._log_epoch(progress)
-        meter.update(progress, self._spread, self.end if self.profiles else None)
+        meter.update(progress, self._spread, self.end)
         # Several processes have agreed on it within the step; a single one is asked as late as possible.
         stopping = progress.stopping or (self.training.place.count == 1 and self.ctrl_c.asked)
         if self.save_every is not None:
@@ -167,7 +165,7 @@ class RecordedTraining:
 
     def _measure(self, step: int) -> None:
         self.twin.load_state_dict(self.model.state_dict())
-        if step == self._measured or not self._has_cores:
+        if step == self._measured:
             return
         self._measured = step
         profile = sc.gradient_profile(self.twin, *probes(self.data), self.data.loss_fn)
@@ -203,7 +201,7 @@ def probes(data: Split | Data) -> tuple[Tensor, Tensor]:
 
 def save_figures(run: Run, trainings: Sequence[RecordedTraining]) -> None:
     """Draw profiles, learning curves and heat map, as far as there are any; the last training has the first colour."""
-    shown = [training for training in reversed(trainings) if training.profiles]
+    shown = list(reversed(trainings))
     if not shown:
         return
     profiles = {}

@@ -3,21 +3,15 @@
 import contextlib
 import difflib
 import importlib
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import sigmoidcore as sc
-from sigmoidcore.training.data import Data
-from sigmoidcore.training.runs.state import seed_all
 from sigmoidcore.training.session import bad_input
 
 
@@ -46,40 +40,6 @@ def reported_as(what: str) -> Iterator[None]:
             yield
     except (Exception, SystemExit) as error:
         raise bad_input(f"{what} raised {exception_text(error)}") from error
-
-
-def users_model(target: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model that the user's function makes for samples of a shape."""
-    with users_code(target) as make:
-        if isinstance(make, nn.Module) or not callable(make):
-            what = "a model" if isinstance(make, nn.Module) else f"{with_article(make)}, not a function"
-            raise bad_input(f"{target} is {what}: give a function of (shape, outputs) that makes a model")
-        with reported_as(target):
-            _check_arguments(make)
-            model = make(shape, outputs)
-    if not isinstance(model, nn.Module):
-        raise bad_input(f"{target} returned {with_article(model)}, not a torch.nn.Module: let it return the model")
-    return model
-
-
-def trainable_model(target: str, data: Data, seed: int) -> nn.Module:
-    """The user's model, which accepts the data and has parameters to train."""
-    seed_all(seed)  # the weights are those of this seed
-    model = users_model(target, data.shape, data.outputs)
-    inputs = data.probes(2)[0]
-    mode = model.training
-    with torch.no_grad(), reported_as(f"the model of {target}, called with {list(inputs.shape)}, "):
-        found = model.eval()(inputs)
-    model.train(mode)
-    expected = [len(inputs), data.outputs]
-    if not isinstance(found, torch.Tensor) or list(found.shape) != expected:
-        what = list(found.shape) if isinstance(found, torch.Tensor) else with_article(found)
-        raise bad_input(
-            f"the model of {target} returned {what} for a batch of {len(inputs)} samples: let it return {expected}"
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise bad_input(f"{target} returned a model without parameters that require a gradient: nothing to train")
-    return model
 
 
 def exception_text(error: BaseException) -> str:
@@ -123,13 +83,6 @@ def _is_users(filename: str) -> bool:
     libraries = {Path(sc.__file__).parent, Path(os.__file__).parent}
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return path.is_file() and not installed and not libraries & set(path.parents)
-
-
-def _check_arguments(make: Callable[..., Any]) -> None:
-    try:
-        inspect.signature(make).bind((1,), 1)
-    except TypeError as error:
-        raise TypeError(f"it is called with a sample's shape and the number of outputs: {error}") from error
 
 
 def _imported(module: str) -> Any:

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigmoidcore._files import write_file
 from sigmoidcore.training.data import short
-from sigmoidcore.training.networks import ARCHITECTURES, OWN, Network, network
+from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.runs.checkpoints import DamagedError, read_tensors
-from sigmoidcore.training.runs.state import MismatchError, fill
 
 WEIGHTS = "model.safetensors"
 """The file in a run's folder."""
@@ -36,18 +35,18 @@ def save_network(path: Path, network: Network) -> Path:
     return write_file(path, save(tensors, metadata=metadata))
 
 
-def network_of(folder: Path, own: nn.Module | None = None) -> Network:
-    """The network of a run with its last weights; arguments and errors are those of `read_network`."""
+def network_of(folder: Path) -> Network:
+    """The network of a run with its last weights; errors are those of `read_network`."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise NetworkError(
             f"{folder} contains no weights ({WEIGHTS}): `sigmoid-core train` writes them when a run ends; give the "
             "folder of a run that has ended"
         )
-    return read_network(path, own)
+    return read_network(path)
 
 
-def read_network(path: Path, own: nn.Module | None = None) -> Network:
+def read_network(path: Path) -> Network:
     """Read what `save_network` wrote; no memory is allocated for sizes that do not match the weights."""
     remedy = f"`sigmoid-core train --resume {path.parent}` restores it from the last checkpoint"
     try:
@@ -60,12 +59,6 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
         raise NetworkError(f"{path} is damaged: it does not match its checksum; {remedy}")
     architecture, preprocessing = metadata.pop(_ARCHITECTURE, "mlp"), metadata.pop(_PREPROCESSING, "")
     try:
-        if own is not None:
-            fill(own, tensors)
-            return Network(architecture, {}, own, preprocessing)
-        if architecture not in ARCHITECTURES:
-            what = "of your own code" if architecture == OWN else f"of the architecture {architecture[:60]!r}"
-            raise NetworkError(f"{path} is a network {what}, which this package cannot make: give it too (--model)")
         sizes = {name: int(value) for name, value in metadata.items()}
         if wrong := [name for name, size in sizes.items() if size >= 2**31]:
             raise ValueError(f"{wrong[0]} is too large")
@@ -74,10 +67,6 @@ def read_network(path: Path, own: nn.Module | None = None) -> Network:
         with torch.device("meta"):
             made = network(architecture, **sizes)
         made.model.load_state_dict(tensors, assign=True)
-    except NetworkError:
-        raise
-    except MismatchError as error:
-        raise NetworkError(f"{path} does not match the network that was given: {error}") from error
     except (RuntimeError, ValueError) as error:
         raise NetworkError(
             f"{path} does not match the network that its metadata describe: {short(error, 200)}"

@@ -4,7 +4,7 @@ from sigmoidcore.training.use.evaluate import ClassScore, Evaluation
 from sigmoidcore.training.use.export import path_of_preprocessing
 from sigmoidcore.training.use.output import check_output
 from sigmoidcore.training.use.scores import Score
-from sigmoidcore.training.use.trained import Predicted, TrainedRun, open_run, preprocessing_of
+from sigmoidcore.training.use.trained import Predicted, TrainedRun, open_run
 
 __all__ = [
     "ClassScore",
@@ -15,5 +15,4 @@ __all__ = [
     "check_output",
     "open_run",
     "path_of_preprocessing",
-    "preprocessing_of",
 ]

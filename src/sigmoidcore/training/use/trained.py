@@ -48,9 +48,8 @@ class TrainedRun:
         config: the request for the run.
     """
 
-    def __init__(self, folder: str | Path, model: nn.Module | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._own = model
         if not (self.folder / CONFIG).exists():
             raise DataError(
                 f"{folder} does not contain a run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
@@ -64,7 +63,7 @@ class TrainedRun:
     @cached_property
     def network(self) -> Network:
         """The network with its last weights; NetworkError if there are none, or they are damaged."""
-        return network_of(self.folder, self._own)
+        return network_of(self.folder)
 
     @property
     def model(self) -> nn.Module:
@@ -74,10 +73,12 @@ class TrainedRun:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """How data become numbers, and outputs become predictions; DataError if it is damaged."""
-        found = preprocessing_of(self.folder)
+        path = self.folder / PREPROCESSING
+        with _readable(path, f"`sigmoid-core train --resume {self.folder}` restores it"):
+            found = Preprocessing.from_bytes(read_regular(path))
         if self.network.preprocessing not in ("", found.digest()):
             raise DataError(
-                f"{self.folder / PREPROCESSING} is damaged: it does not match the checksum in the network's file; "
+                f"{path} is damaged: it does not match the checksum in the network's file; "
                 f"`sigmoid-core train --resume {self.folder}` restores it"
             )
         return found
@@ -197,13 +198,6 @@ class TrainedRun:
         return write_file(found, network)
 
 
-def preprocessing_of(folder: Path) -> Preprocessing:
-    """A run's preprocessing."""
-    path = folder / PREPROCESSING
-    with _readable(path, f"`sigmoid-core train --resume {folder}` restores it"):
-        return Preprocessing.from_bytes(read_regular(path))
-
-
 @contextmanager
 def _readable(path: Path, remedy: str) -> Iterator[None]:
     """Name a file that cannot be read, and the remedy."""
@@ -216,17 +210,16 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
         raise DataError(f"{text if str(path) in text else f'{path}: {text}'}; {remedy}") from error
 
 
-def open_run(folder: str | Path, model: nn.Module | None = None) -> TrainedRun:
+def open_run(folder: str | Path) -> TrainedRun:
     """Open the folder of a run, to use its network.
 
     Args:
         folder: that `sigmoid-core train` or `fit` has written.
-        model: the network for the weights, if your own code makes it. The folder itself executes no code.
 
     Raises:
         DataError: the folder does not contain a run.
     """
-    return TrainedRun(folder, model)
+    return TrainedRun(folder)
 
 
 def _with_targets(unseen: NewData) -> Iterator[tuple[Tensor, Tensor]]:
