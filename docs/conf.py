@@ -19,7 +19,7 @@ nb_execution_mode = "off"  # notebooks are committed with their output: docs/not
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
-    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+    "exclude-members": "set_fit_request, set_score_request",
 }
 autodoc_member_order = "bysource"
 # Frameworks of sigmoidcore.integrations, which need not be installed to build the documentation.

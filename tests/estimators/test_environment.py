@@ -82,7 +82,6 @@ def test_the_default_device_makes_no_difference(kind, form, settings):
         model = kind((8, 8), **QUICK, **settings).fit(form(X), y, sample_weight=y + 1)
         predictions, diagnosis = model.predict(form(X)), model.diagnosis_
         copied = pickle.loads(pickle.dumps(model)).predict(form(X))
-        model.set_params(early_stopping=False).partial_fit(form(X), y)
     np.testing.assert_allclose(predictions, plain.predict(form(X)), rtol=1e-3)  # layers are not fused there
     np.testing.assert_array_equal(copied, predictions)
     assert [finding.rule for finding in diagnosis.findings] == [finding.rule for finding in plain.diagnosis_.findings]
@@ -114,7 +113,7 @@ def two_ranks(monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_rank_can_fit_and_diagnose_without_the_others(kind, two_ranks):
-    model = kind((8, 8), **QUICK).fit(X, y).partial_fit(X, y)
-    model.set_params(early_stopping=True, warm_start=True).fit(X, y)
+    model = kind((8, 8), **QUICK).fit(X, y)
+    model.set_params(early_stopping=True).fit(X, y)
     assert model.predict(X).shape == (150,)
     assert model.diagnosis_.measurement.ranks == 1

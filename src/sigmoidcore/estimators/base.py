@@ -54,7 +54,6 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     random_state: Any = None
     tol: float = 1e-4
     verbose: Any = False
-    warm_start: bool = False
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10
@@ -65,8 +64,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
         Args:
             X: inputs, [samples, features]: an array, a data frame or a sparse matrix of finite numbers.
-            y: a classifier's classes, [samples], of any type, or for several labels an indicator matrix of 0 and 1,
-                [samples, labels], dense or sparse; a regressor's numbers, [samples] or [samples, outputs].
+            y: a classifier's classes, [samples], of any type; a regressor's numbers, [samples] or [samples, outputs].
             sample_weight: weights, [samples], at least 0; a sample of weight 0 is left out.
 
         Raises:
@@ -76,13 +74,24 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         Warns:
             UserWarning: Ctrl-C ended the training; the network of that moment is kept.
         """
-        return self._learn(X, y, sample_weight, incremental=False)
+        check_parameters(self)
+        before = dict(vars(self))
+        try:
+            table = self._checked(X, y, sample_weight)
+            with isolated():
+                self._fit(_with_weight(table))
+        except BaseException:
+            self.__dict__ = before
+            raise
+        if self._interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+        return self
 
     def predict(self, X: Any) -> Any:
         """Predict the most likely classes, with the dtype of `classes_`, or numbers, float64.
 
         Returns:
-            [samples], or the columns of y in `fit`; labels are int64, and sparse (CSR) if y was sparse.
+            [samples], or the columns of y in `fit`.
 
         Raises:
             NotFittedError: the estimator is not fitted.
@@ -97,84 +106,44 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         tags.input_tags.sparse = True
         return tags
 
-    # --- a subclass defines these --------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> Table:
-        """Check the targets; returns the samples, with the weights of their classes."""
+    # --- training ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _targets_of(self, table: Table) -> Targets:
         """The classes, or the scaling of the targets."""
 
-    # --- training ------------------------------------------------------------------------------------------------
-
-    def _learn(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any = None) -> Self:
-        """Check everything and train; an error leaves all attributes as they were."""
-        check_parameters(self)
-        if incremental and self.early_stopping:
-            raise ValueError("partial_fit has no validation samples: set early_stopping=False")
-        before = dict(vars(self))
-        try:
-            first = not hasattr(self, "network_") or not (incremental or self.warm_start)
-            table = self._checked(X, y, sample_weight, first)
-            table = self._check(table, classes, incremental=incremental, first=first)
-            with isolated():
-                self._fit(_with_weight(table), incremental=incremental, first=first)
-        except BaseException:
-            self.__dict__ = before
-            raise
-        if self._interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
-        return self
-
-    def _checked(self, X: Any, y: Any, weights: Any, first: bool) -> Table:
+    def _checked(self, X: Any, y: Any, weights: Any) -> Table:
         """The samples as arrays; a single column of targets has one dimension."""
-        options: dict[str, Any] = {"accept_sparse": "csr", "multi_output": True, "y_numeric": is_regressor(self)}
-        X, y = validate_data(self, X, y, dtype=DTYPES, reset=first, **options)
+        options: dict[str, Any] = {"multi_output": is_regressor(self), "y_numeric": is_regressor(self)}
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, **options)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if weights is not None:
             weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
         return Table(X, y, weights)
 
-    def _fit(self, table: Table, *, incremental: bool, first: bool) -> None:
+    def _fit(self, table: Table) -> None:
         """Train on checked samples. Objects that attributes refer to are replaced, never modified."""
         random = check_random_state(self.random_state)
         held_out = None
         if self.early_stopping:
             table, held_out = self._split(table, self.validation_fraction, random)
-        if first:
-            self._targets = self._targets_of(table)
-            self._scaling = Scaling(table.X, table.weights)
+        self._targets = self._targets_of(table)
+        self._scaling = Scaling(table.X, table.weights)
         widths = (table.X.shape[1], *hidden_widths(self.hidden_layer_sizes), self._targets.outputs)
-        if not first and widths != self._widths:
-            raise ValueError(
-                f"the network has the widths {self._widths}, not {widths}: set warm_start=False for another"
-            )
         if self.weight_decay != "auto":
             self.weight_decay_ = float(self.weight_decay)
-        elif first:
-            few = incremental or table.X.shape[0] < FEWEST
-            self.weight_decay_ = DEFAULT_DECAY if few else self._best_decay(table, random)
-        if first:
-            self._new_network(table.X, widths, random)
+        else:
+            self.weight_decay_ = DEFAULT_DECAY if table.X.shape[0] < FEWEST else self._best_decay(table, random)
+        inputs = self._scaling(table.X[random.permutation(table.X.shape[0])[:PROBES]]).float()
+        network = prepared(widths, inputs, self.saturation, random.randint(2**31 - 1))
+        self.n_layers_, self.n_outputs_ = len(widths), widths[-1]
+        self.out_activation_ = self._targets.activation
         samples = Samples(table, self._targets.encode(table.y), self._scaling, torch.device(self.device))
-        self._train(samples, held_out, random, incremental)
+        self._train(network, samples, held_out, random)
         rows = np.linspace(0, len(samples) - 1, min(len(samples), PROBES)).astype(np.int64)  # y may be sorted
         self._sample = samples.inputs(rows).cpu(), samples.targets.cpu()[torch.from_numpy(rows)]
         self._diagnosis: Diagnosis | None = None
-
-    def _new_network(self, X: Any, widths: tuple[int, ...], random: Random) -> None:
-        inputs = self._scaling(X[random.permutation(X.shape[0])[:PROBES]]).float()
-        self.network_ = prepared(widths, inputs, self.saturation, random.randint(2**31 - 1))
-        self._widths = widths
-        self._trainer_state: dict[str, Any] | None = None
-        self.n_layers_, self.n_outputs_ = len(widths), widths[-1]
-        self.out_activation_ = self._targets.activation
-        self.t_ = 0
-        self.loss_curve_: list[float] = []
-        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
 
     def _best_decay(self, table: Table, random: Random) -> float:
         """The weight decay with the lowest loss on held-out samples.
@@ -191,10 +160,10 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         losses: dict[float, float] = {}
         for decay in DECAYS:
             trial: Self = copy.copy(self).set_params(
-                weight_decay=decay, early_stopping=False, warm_start=False, verbose=False, random_state=seed
+                weight_decay=decay, early_stopping=False, verbose=False, random_state=seed
             )
             try:
-                trial._fit(table, incremental=False, first=True)
+                trial._fit(table)
             except FloatingPointError:
                 continue
             if trial._interrupted:
@@ -211,7 +180,7 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _split(self, table: Table, fraction: float, random: Random) -> tuple[Table, Table]:
         """Samples to train on, and samples that are held out."""
         options: dict[str, Any] = {"test_size": fraction, "random_state": random}
-        rows, classes = np.arange(table.X.shape[0]), None if is_regressor(self) or table.y.ndim == 2 else table.y
+        rows, classes = np.arange(table.X.shape[0]), None if is_regressor(self) else table.y
         try:
             train, held_out = train_test_split(rows, stratify=classes, **options)
         except ValueError:  # a class is too small for both parts
@@ -220,48 +189,41 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError("too few samples for validation: raise validation_fraction, or set early_stopping=False")
         return table.at(train), table.at(held_out)
 
-    def _train(self, samples: Samples, held_out: Table | None, random: Random, incremental: bool) -> None:
-        # partial_fit trains at the full rate: its only epoch is the first half of two.
+    def _train(self, network: Chain, samples: Samples, held_out: Table | None, random: Random) -> None:
         epochs = automatic_epochs(len(samples)) if self.max_iter == "auto" else self.max_iter
-        schedule = Schedule(2 if incremental else epochs, self.tol, self.n_iter_no_change)
+        schedule = Schedule(epochs, self.tol, self.n_iter_no_change)
         batch_size = automatic_batch_size(len(samples)) if self.batch_size == "auto" else self.batch_size
-        order, curve = np.arange(len(samples)), list(self.loss_curve_)
-        scores = None if held_out is None else list(self.validation_scores_ or [])
+        order = np.arange(len(samples))
+        curve: list[float] = []
+        scores: list[float] = []
         best: tuple[float, Any] | None = None
-        state = self._trainer_state if incremental else None
-        trainer = Trainer(
-            self.network_, state, samples.device, self.learning_rate_init, self.weight_decay_, self.tolerance
-        )
+        trainer = Trainer(network, samples.device, self.learning_rate_init, self.weight_decay_, self.tolerance)
         self._interrupted = False
         try:
             while not schedule.finished:
                 if self.shuffle:
                     order = random.permutation(len(samples))
                 curve.append(trainer.epoch(samples, self._targets.losses, order, batch_size, schedule))
-                self.t_ += len(samples)
                 if self.verbose:
                     print(f"Iteration {len(curve)}, loss = {curve[-1]:.8f}")
-                if held_out is not None and scores is not None:
-                    scores.append(self._validate(trainer.network, held_out))
+                if held_out is not None:
+                    scores.append(self._validate(network, held_out))
                     if self.verbose:
                         print(f"Validation score: {scores[-1]:f}")
                     if best is None or scores[-1] > best[0]:
-                        best = scores[-1], copy.deepcopy(trainer.network.state_dict())
-                if incremental:
-                    break
+                        best = scores[-1], copy.deepcopy(network.state_dict())
                 schedule.after_epoch(-scores[-1] if scores else curve[-1])
         except KeyboardInterrupt:
             self._interrupted = True
         finally:
             trainer.finish()
         if best is not None:
-            trainer.network.load_state_dict(best[1])
-        self.network_ = trainer.network
-        self._trainer_state = trainer.state() if incremental else None
+            network.load_state_dict(best[1])
+        self.network_ = network
         self.loss_curve_, self.n_iter_ = curve, len(curve)
         self.loss_ = curve[-1] if curve else None
         self.best_loss_ = min(curve, default=None) if held_out is None else None
-        self.validation_scores_ = scores or self.validation_scores_
+        self.validation_scores_ = None if held_out is None else scores
         self.best_validation_score_ = None if best is None else best[0]
 
     def _validate(self, network: Chain, held_out: Table) -> float:

@@ -1,4 +1,4 @@
-"""Samples in memory: inputs that are standardised and cut into batches, and three kinds of targets."""
+"""Samples in memory: inputs that are standardised and cut into batches, and two kinds of targets."""
 
 import math
 from collections.abc import Iterator
@@ -104,27 +104,6 @@ class Classes:
         return self.classes[outputs.argmax(1)]
 
 
-class Labels:
-    """Any number of labels a sample, by the logistic function of each output."""
-
-    activation = "logistic"
-
-    def __init__(self, y: Any) -> None:
-        self.outputs = int(y.shape[1])
-        self.sparse = sparse.issparse(y)
-
-    def encode(self, y: Any) -> Tensor:
-        return torch.from_numpy((y.toarray() if sparse.issparse(y) else y).astype(np.float32))
-
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        targets = targets.to(outputs.dtype)
-        return nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
-
-    def decode(self, outputs: Array) -> Any:
-        labels = (outputs > 0).astype(np.int64)
-        return sparse.csr_matrix(labels) if self.sparse else labels
-
-
 class Numbers:
     """Numbers, standardised."""
 
@@ -146,4 +125,4 @@ class Numbers:
         return (outputs * self.scaling.deviation + self.scaling.mean).reshape(-1, *self.shape)
 
 
-Targets = Classes | Labels | Numbers
+Targets = Classes | Numbers

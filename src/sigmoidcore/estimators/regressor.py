@@ -1,7 +1,6 @@
 """`SigmoidCoreRegressor`: a network of cores in place of `MLPRegressor`."""
 
-import math
-from typing import Any, Self
+from typing import Any
 
 from scipy import sparse
 from sklearn.base import RegressorMixin
@@ -27,17 +26,10 @@ class SigmoidCoreRegressor(RegressorMixin, SigmoidCoreEstimator):  # type: ignor
         (300,)
     """
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch at the full rate; see `SigmoidCoreClassifier.partial_fit`."""
-        return self._learn(X, y, sample_weight, incremental=True)
-
-    def _check(self, table: Table, classes: Any, *, incremental: bool, first: bool) -> Table:
-        if sparse.issparse(table.y):
+    def _checked(self, X: Any, y: Any, weights: Any) -> Table:
+        if sparse.issparse(y):
             raise ValueError("y is a sparse matrix: a regressor needs an array, give y.toarray()")
-        columns = math.prod(table.y.shape[1:])
-        if not first and columns != self.n_outputs_:
-            raise ValueError(f"y has {columns} targets a sample, and had {self.n_outputs_} before")
-        return table
+        return super()._checked(X, y, weights)
 
     def _targets_of(self, table: Table) -> Targets:
         return Numbers(table)

@@ -1,16 +1,15 @@
 """The network of an estimator and its training: epochs of AdamW by the depth rule, with an Equalizer.
 
-It is not the loop of `sigmoidcore.training`, which writes runs, shards and synchronises processes: an estimator trains
-in its own process, weights its samples, and continues an optimizer over calls of `partial_fit`.
+It is not the loop of `sigmoidcore.training`, which writes runs and synchronises processes: an estimator trains in its
+own process and weights its samples.
 """
 
-import copy
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,6 @@ from sigmoidcore.nn.networks import Chain
 from sigmoidcore.observation.process_group import Alone
 
 Losses = Callable[[Tensor, Tensor], Tensor]
-State = dict[str, Any]
 _GLOBAL_GENERATOR = threading.Lock()
 
 
@@ -91,27 +89,14 @@ class Schedule:
 
 
 class Trainer:
-    """Trains a copy of a prepared network, float32 and on the device; `state` continues an earlier training."""
+    """Trains a prepared network, in float32 and on the device."""
 
-    def __init__(
-        self, network: Chain, state: State | None, device: torch.device, lr: float, decay: float, tolerance: float
-    ) -> None:
+    def __init__(self, network: Chain, device: torch.device, lr: float, decay: float, tolerance: float) -> None:
         self.lr, self.decay = lr, decay
-        # One copy of both: the optimizer refers to the parameters of the network.
-        self.network, state = copy.deepcopy((network, state))
-        self.network.to(device, torch.float32)
-        if state is None:
-            self.optimizer = torch.optim.AdamW(depth_scaled_lr(self.network, lr), fused=True)
-        else:
-            self.optimizer = state["optimizer"]
-            self._move_optimizer()
-        for group in self.optimizer.param_groups:
-            group["lr"] *= 1.0 if state is None else lr / state["lr"]
-            group["weight_decay"] = decay
+        self.network = network.to(device, torch.float32)
+        self.optimizer = torch.optim.AdamW(depth_scaled_lr(network, lr), weight_decay=decay, fused=True)
         self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.equalizer = Equalizer(self.network, self.optimizer, tolerance=tolerance, process_group=Alone())
-        if state is not None:
-            self.equalizer.load_state_dict(state["equalizer"])
+        self.equalizer = Equalizer(network, self.optimizer, tolerance=tolerance, process_group=Alone())
 
     def epoch(self, samples: Samples, losses_of: Losses, order: Array, batch_size: int, schedule: Schedule) -> float:
         """Train on all samples once, in this order; returns the mean loss."""
@@ -140,12 +125,3 @@ class Trainer:
         """Remove the Equalizer, and move the network to the CPU and float64."""
         self.equalizer.remove()
         self.network.to("cpu", torch.float64).eval()
-
-    def state(self) -> State:
-        """What a later trainer needs to continue with the network, after `finish`."""
-        self._move_optimizer()
-        return {"lr": self.lr, "optimizer": self.optimizer, "equalizer": self.equalizer.state_dict()}
-
-    def _move_optimizer(self) -> None:
-        """Give the optimizer's state the device and the dtype of the parameters."""
-        self.optimizer.load_state_dict(self.optimizer.state_dict())
