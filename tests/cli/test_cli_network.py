@@ -1,7 +1,6 @@
-"""`train --network`, `--device`, `--precision`, `--tensorboard`: what is trained, and where."""
+"""`train --network`, `--device`, `--precision`: what is trained, and where."""
 
 import tomllib
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -91,44 +90,5 @@ def test_a_missing_device_is_wrong_input(capsys, tmp_path):
     assert (
         "there is no device cuda here, or this PyTorch is built without it: use auto or cpu" in capsys.readouterr().err
     )
-    assert main([*QUICK, "--precision", "fp16"]) == 2
-    assert "fp16 needs a GPU" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert place_of("auto").device == torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "cause"),
-    [
-        ("ACCELERATE_USE_FSDP", "true", "accelerate is configured for FSDP"),
-        ("ACCELERATE_USE_DEEPSPEED", "true", "accelerate is configured for DeepSpeed"),
-        ("ACCELERATE_MIXED_PRECISION", "bf16", "for the precision bf16, and the run for no: use the same"),
-    ],
-)
-def test_other_settings_of_accelerate_are_refused(monkeypatch, variable, value, cause):
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=cause):
-        place_of("cpu")
-
-
-# --- TensorBoard -----------------------------------------------------------------------------------------------------
-
-
-def test_tensorboard_gets_losses_and_metrics(capsys, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    assert main([*QUICK, "--depth", "3", "--tensorboard", "--epochs", "2"]) == 0
-    assert "for TensorBoard" in capsys.readouterr().out
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
-    assert [e.value for e in events.Scalars("loss/epoch")] == pytest.approx([row["loss"] for row in epochs], rel=1e-5)
-    assert [e.step for e in events.Scalars("loss/step")] == list(range(1, 29))
-    assert {"test metric", "gradient/spread", "gradient/saturated neurons opened"} <= set(events.Tags()["scalars"])
-
-
-def test_without_tensorboard_the_message_says_how_to_install_it(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
-    assert main([*QUICK, "--tensorboard"]) == 2
-    assert 'pip install "sigmoid-core[tensorboard]"' in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

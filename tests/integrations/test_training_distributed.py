@@ -87,7 +87,7 @@ def assert_close(found: dict[str, Any], alone: dict[str, Any]) -> None:
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"stop": 14},
     "all options": {
-        "batch_size": 12, "accumulate": 2, "clip": 0.5, "class_weights": balanced(split(), 3), "weight_decay": 0.01,
+        "batch_size": 12, "clip": 0.5, "class_weights": balanced(split(), 3), "weight_decay": 0.01,
     },
     "a last batch of one sample": {"batch_size": 47},  # of 95: one process has no sample
 }  # fmt: skip
@@ -206,7 +206,6 @@ def test_a_step_exchanges_the_bytes_in_the_documentation(ranks: Any, root: Path)
 PYTHON = [sys.executable]
 TORCHRUN = [*PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0"]  # fmt: skip
-ACCELERATE = [*PYTHON, "-m", "accelerate.commands.launch"]
 TRAIN = ["-m", "sigmoidcore", "train"]
 SMALL = ["--depth", "6", "--width", "24", "--epochs", "3"]
 EPOCHS = 40
@@ -336,21 +335,3 @@ def test_bad_input_is_one_message_from_two_processes(tmp_path: Path, arguments: 
     assert message in line
     assert "exitcode  : 2" in done.stderr  # of the process; torchrun's own is 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_accelerate_launch_runs_the_command_in_its_precision(tmp_path: Path) -> None:
-    launcher = [*ACCELERATE, "--cpu", "--mixed_precision", "bf16"]
-    refused = command(*SMALL, "--output", "run", folder=tmp_path, launcher=launcher)
-    assert "accelerate is configured for the precision bf16, and the run for no: use the same" in refused.stderr
-    output = trained(*SMALL, "--precision", "bf16", "--output", "run", folder=tmp_path, launcher=launcher)
-    assert "on cpu in bf16" in output
-
-
-def test_accelerate_launch_starts_two_processes_as_the_documentation_says(tmp_path: Path, root: Path) -> None:
-    flags = ["--multi_gpu", "--num_processes", "2"]
-    page = (root / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert f"accelerate launch {' '.join(flags)} -m sigmoidcore train --device cpu" in page
-    launcher = [*ACCELERATE, *flags, "--main_process_port", "0"]
-    output = trained(*SMALL, "--device", "cpu", "--output", "run", folder=tmp_path, launcher=launcher)
-    assert output.count("on cpu with 2 processes") == 1
-    assert len(epochs_of(tmp_path / "run")) == 3

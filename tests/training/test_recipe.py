@@ -25,14 +25,6 @@ def trained(recipe):
     return model
 
 
-def test_a_batch_in_parts_gives_the_steps_of_the_whole_batch():
-    whole = trained(Recipe(epochs=2, batch_size=24, equalize=False))
-    for parts in (2, 5, 24):
-        model = trained(Recipe(epochs=2, batch_size=24, equalize=False, accumulate=parts))
-        for a, b in zip(whole.parameters(), model.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-
-
 def test_the_gradient_is_clipped_to_the_size_that_is_asked_for(monkeypatch):
     sizes = []
     step = torch.optim.AdamW.step
@@ -64,7 +56,7 @@ def test_class_weights_are_those_of_the_loss():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"accumulate": 101}, {"accumulate": 0}, {"patience": 0}, {"clip": 0.0}, {"weight_decay": -1.0}],
+    [{"epochs": 0}, {"patience": 0}, {"clip": 0.0}, {"weight_decay": -1.0}],
 )
 def test_a_number_out_of_range_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

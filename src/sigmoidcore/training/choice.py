@@ -12,7 +12,7 @@ from sigmoidcore.training.loop import Training, evaluate
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import by_first
-from sigmoidcore.training.recipe import Recipe, balanced, cosine, hold_then_fall, warmed_up
+from sigmoidcore.training.recipe import Recipe, balanced
 from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.folder import load_data
 from sigmoidcore.training.runs.state import seed_all
@@ -72,15 +72,9 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC) -> Choice:
 
 def recipe_of(options: Options, data: Data) -> Recipe:
     """The recipe that the options describe."""
-    same = (
-        "epochs", "batch_size", "lr", "seed", "every", "weight_decay", "clip", "accumulate", "patience", "equalize",
-    )  # fmt: skip
-    schedule = cosine if options.schedule == "cosine" else hold_then_fall
-    return Recipe(
-        **{name: getattr(options, name) for name in same},
-        schedule=warmed_up(schedule, options.warm_up) if options.warm_up else schedule,
-        class_weights=balanced(data, data.outputs) if options.class_weights else None,
-    )
+    same = ("epochs", "batch_size", "lr", "seed", "equalize", "every", "weight_decay", "clip", "patience")
+    weights = balanced(data, data.outputs) if options.class_weights else None
+    return Recipe(**{name: getattr(options, name) for name in same}, class_weights=weights)
 
 
 def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, str]:

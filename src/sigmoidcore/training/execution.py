@@ -12,12 +12,10 @@ from sigmoidcore.training.recording import RecordedTraining, probes, save_figure
 from sigmoidcore.training.runs.folder import Run
 from sigmoidcore.training.runs.state import State, seed_all
 from sigmoidcore.training.session import FAILURES, CtrlC, Stopped, failed, interrupted
-from sigmoidcore.training.tensorboard import FOLDER, Board
 
 _CONTENTS = (
     ("model.safetensors", "weights, slopes and shifts"),
     ("metrics.jsonl", "every epoch, and every measurement of the gradient"),
-    (FOLDER, "for TensorBoard"),
     ("figures", "profiles, curves, heat map"),
     ("diagnosis.html", "the diagnosis of the network"),
     ("checkpoints", "the last two and the best, for --resume"),
@@ -37,11 +35,10 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
     if state is None:
         run.log("data", columns=dict(choice.data.fingerprint))
     training: RecordedTraining | None = None
-    board = Board(run.folder, state.step if state else 0) if choice.options.tensorboard else None
     outcome = "finished"
     error: Exception | None = None
     try:
-        training = _training(choice, place, ctrl_c, state, screen, run, board)
+        training = _training(choice, place, ctrl_c, state, screen, run)
         training.train(screen)
     except KeyboardInterrupt:
         outcome = "interrupted"
@@ -50,8 +47,6 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
     if error is None:
         place.leave()
     try:
-        if board is not None:
-            board.close()
         _write_results(choice, run, training, outcome, str(error or ""))
     except OSError as problem:
         error = error or problem  # of a full disk, report the first file that could not be written
@@ -62,7 +57,7 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
     if error is not None:
         raise explain(error, run) from error
     screen.heading("Written")
-    screen.listing([(str(run.folder / name), what) for name, what in _CONTENTS if name != FOLDER or board is not None])
+    screen.listing([(str(run.folder / name), what) for name, what in _CONTENTS])
 
 
 def follow(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None) -> None:
@@ -97,9 +92,8 @@ def explain(error: Exception, run: Run) -> Stopped:
 
 
 def _training(
-    choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, screen: Screen, run: Run | None = None,
-    board: Board | None = None,
-) -> RecordedTraining:  # fmt: skip
+    choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, screen: Screen, run: Run | None = None
+) -> RecordedTraining:
     """Make the network, prepared or resumed, and its training."""
     options, data = choice.options, choice.data
     seed_all(options.seed)
@@ -116,7 +110,7 @@ def _training(
     ctrl_c.check()
     return RecordedTraining(
         "Sigmoid Core", model, data, recipe_of(options, data), ctrl_c, run=run, state=state, place=place,
-        save_every=options.save_every, on_step=None if board is None else board.add,
+        save_every=options.save_every,
     )  # fmt: skip
 
 

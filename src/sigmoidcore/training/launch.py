@@ -4,7 +4,6 @@ Options, place, data, network, folder: whatever is wrong with the request is fou
 """
 
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,14 +116,9 @@ def parse_options(given: Mapping[str, Any], config: Path | str | None) -> Option
 
 def _parse(given: Mapping[str, Any], source: str = "") -> Options:
     try:
-        options = Options.parse(given)
+        return Options.parse(given)
     except OptionError as error:
         raise bad_input(f"{source}: {error}" if source else str(error)) from error
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise bad_input(
-            'TensorBoard is not installed: pip install "sigmoid-core[tensorboard]", or leave --tensorboard out'
-        )
-    return options
 
 
 def _refuse_with_resume(given: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,7 +147,7 @@ class Training:
         parameters = groups_for(model, self._groups)
         self.optimizer = torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True)
         self.equalizer = (
-            Equalizer(model, self.optimizer, every=recipe.every, scaler=self.place.scaler) if recipe.equalize else None
+            Equalizer(model, self.optimizer, every=recipe.every) if recipe.equalize else None
         )
         if state is not None:
             self._restore(state)
@@ -213,8 +213,6 @@ class Training:
             values["equalizer"] = self.equalizer.state_dict()
             sizes = values["equalizer"].pop("before")
             tensors |= {} if sizes is None else {"equalizer.before": sizes}
-        if self.place.scaler is not None:
-            values["scaler"] = self.place.scaler.state_dict()
         scores = result.validations or result.accuracies
         ended = self.step > 0 and self.step % self.batches == 0
         return State(self.step, scores[-1] if ended and scores else None, weights, cpu_copies(tensors), values)
@@ -229,8 +227,6 @@ class Training:
         fill_optimizer(self.optimizer, tensors)
         if self.equalizer is not None:
             self.equalizer.load_state_dict({**values["equalizer"], "before": tensors.get("equalizer.before")})
-        if self.place.scaler is not None and "scaler" in values:
-            self.place.scaler.load_state_dict(values["scaler"])
         self.step = state.step
         self.result = Result(**{name: copy.copy(values[name]) for name in _RESULT})
         self._total = tensors["total"].to(self.place.device, copy=True)
@@ -276,40 +272,33 @@ class Training:
         return scores
 
     def _step(self, x: Tensor, y: Tensor, asked: Callable[[], bool]) -> tuple[Tensor, bool]:
-        """One step of the optimizer; the gradients of all processes and parts add up to those of the batch.
+        """One step of the optimizer; the gradients of all processes add up to those of the batch.
 
         Returns:
             The batch's loss, and whether a process was asked to stop.
         """
         place = self.place
         self.optimizer.zero_grad()
-        parts = self._parts(x, y)
-        losses = []
-        for number, (inputs, targets, share) in enumerate(parts, 1):
-            with place.exchange(self._wrapped, number == len(parts)):
-                loss = self._loss(place.outputs(self._wrapped, inputs), targets) * share
-                place.backward(loss)
-            losses.append(loss.detach())
-        loss, stopping = torch.stack(losses).sum(), asked()
+        inputs, targets, share = self._share(x, y)
+        loss = self._loss(place.outputs(self._wrapped, inputs), targets) * share
+        place.backward(loss)
+        loss, stopping = loss.detach(), asked()
         if place.count > 1:
             loss, requests = place.total(torch.stack([loss, torch.full_like(loss, float(stopping))]))
             stopping = bool(requests > 0)
         if not math.isfinite(float(loss)):
-            raise FloatingPointError(self._explain(parts, losses))
-        place.step(self.optimizer, self.model.parameters(), self.recipe.clip)
+            raise FloatingPointError(self._explain(inputs, targets))
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
         return loss, stopping
 
-    def _parts(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-        """This process's share of a batch in parts, each with its weight in the batch's loss."""
-        place, parts = self.place, self.recipe.accumulate
-        rows = place.share(len(x))
+    def _share(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
+        """This process's samples of a batch, and their weight in the batch's loss."""
+        rows, device = self.place.share(len(x)), self.place.device
         if rows.start == rows.stop:  # fewer samples than processes: take part with weight 0
-            return [(x[:1].to(place.device), y[:1].to(place.device), 0.0)]
-        found, size = [], self._size(y)
-        for inputs, targets in zip(x[rows].tensor_split(parts), y[rows].tensor_split(parts), strict=True):
-            if len(inputs):  # the last batch of an epoch may have fewer samples than parts
-                found.append((inputs.to(place.device), targets.to(place.device), self._size(targets) / size))
-        return found
+            return x[:1].to(device), y[:1].to(device), 0.0
+        return x[rows].to(device), y[rows].to(device), self._size(y[rows]) / self._size(y)
 
     def _size(self, targets: Tensor) -> float:
         """Sum of the weights of samples in the mean loss of a batch."""
@@ -324,13 +313,12 @@ class Training:
             loss = nn.functional.cross_entropy(outputs, targets, weight=recipe.class_weights.to(outputs))
         return loss if recipe.penalty is None else loss + recipe.penalty(self.model)
 
-    def _explain(self, parts: Sequence[tuple[Tensor, Tensor, float]], losses: Sequence[Tensor]) -> str:
+    def _explain(self, x: Tensor, y: Tensor) -> str:
         """The sentence for a loss that is not finite, the same on all processes; rule SC401 names the layer."""
         if self.equalizer is not None:
             self.equalizer.remove()
-        wrong = next((i for i, loss in enumerate(losses) if not math.isfinite(float(loss))), 0)
         try:
-            findings = diagnose(self.model, *parts[wrong][:2], self._loss).findings
+            findings = diagnose(self.model, x, y, self._loss).findings
         except (RuntimeError, ValueError, TypeError, ArithmeticError):
             findings = ()
         message = next((finding.message for finding in findings if finding.rule == "SC401"), "")

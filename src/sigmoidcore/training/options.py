@@ -93,24 +93,18 @@ class Options:
     equalize: bool = _option(True, "Correct slopes during training with the Equalizer.")
     every: int | Literal["auto"] = _option("auto", "Steps between two measurements of the Equalizer.", metavar="STEPS")
     weight_decay: float = _option(0.0, "Weight decay of AdamW.", metavar="DECAY", low=0, high=1e38)
-    schedule: Literal["linear", "cosine"] = _option(
-        "linear", "Decrease of the learning rate to 0: linear in the second half, or a cosine."
-    )
-    warm_up: int = _option(0, "Steps of linear increase of the learning rate at the start.", metavar="STEPS", low=0)
     clip: float | None = _option(
         None, "Largest norm of the gradient; larger gradients are scaled down.", metavar="NORM", shown="no clipping",
         low=0, high=1e38, low_is_valid=False, usual="1",
     )  # fmt: skip
-    accumulate: int = _option(1, "Parts of a batch that are computed one after the other, to save memory.", metavar="N")
     patience: int | None = _option(
         None, "Stop after this many epochs without a better validation metric.", metavar="EPOCHS", shown="all epochs"
     )
     class_weights: bool = _option(False, "Weight classes inversely to their number of samples.")
     device: Literal["auto", "cpu", "cuda", "mps"] = _option("auto", "Device; auto: a GPU if there is one.")
-    precision: Literal["no", "bf16", "fp16"] = _option(
-        "no", "Precision of matrix products: float32 (no), or mixed with bfloat16 or float16."
+    precision: Literal["no", "bf16"] = _option(
+        "no", "Precision of matrix products: float32 (no), or mixed with bfloat16."
     )
-    tensorboard: bool = _option(False, "Also write TensorBoard logs into the run's folder.")
     threads: int = _option(1, "CPU threads; more than one helps only wide layers.", metavar="N", high=1024)
     save_every: int | Literal["epoch"] = _option("epoch", "Steps between two checkpoints, or 'epoch'.", metavar="STEPS")
 

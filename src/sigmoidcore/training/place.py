@@ -1,16 +1,15 @@
 """Where a training runs: device, precision and processes, by PyTorch's own autocast and DistributedDataParallel.
 
-Every process reads the same batches and computes its share of each. `torchrun` or `accelerate launch` starts them.
+Every process reads the same batches and computes its share of each. `torchrun` starts them.
 """
 
 import atexit
-import contextlib
 import gc
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("no", "bf16")
 _own_group: list[bool] = []
 """Not empty while a process group exists that this module has made."""
 
@@ -40,13 +39,12 @@ class Place:
 
     Args:
         device: "cpu", "cuda" or "mps", or a torch.device.
-        precision: "no", "bf16" or "fp16".
+        precision: "no" or "bf16".
 
     Attributes:
         device: of the network.
         rank: of this process, from 0.
         count: number of processes.
-        scaler: the gradient scaler of fp16, or None.
 
     Raises:
         ValueError: the processes cannot meet.
@@ -64,7 +62,6 @@ class Place:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
         self.precision = precision
-        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 
     @property
     def words(self) -> str:
@@ -89,32 +86,14 @@ class Place:
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """The model's outputs on the device; with mixed precision they are computed under autocast, and float32."""
-        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "no"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             outputs: Tensor = model(inputs.to(self.device))
         return outputs if self.precision == "no" else outputs.float()
-
-    def exchange(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Context for one part of a batch: the gradients are exchanged with the last part only."""
-        alone = last or not isinstance(wrapped, nn.parallel.DistributedDataParallel)
-        return contextlib.nullcontext() if alone else wrapped.no_sync()  # type: ignore[operator]
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass of a loss that is this process's part of the sum."""
         loss = loss * self.count if self.count > 1 else loss  # DistributedDataParallel takes the mean
-        scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        scaled.backward()  # type: ignore[no-untyped-call]
-
-    def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], clip: float | None = None) -> None:
-        """Step of the optimizer; the norm of the gradient is at most `clip`."""
-        if clip is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, clip)
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-            self.scaler.update()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     # --- what processes exchange -------------------------------------------------------------------------------------
 
@@ -216,15 +195,14 @@ def together() -> Iterator[None]:
 
 
 def place_of(device: str = "auto", precision: str = "no") -> Place:
-    """The place for a training; under `torchrun` and `accelerate launch`, together with the other processes.
+    """The place for a training; under `torchrun`, together with the other processes.
 
     Args:
         device: "auto" (the first available of CUDA, MPS and CPU), "cpu", "cuda" or "mps".
-        precision: precision of matrix products: "no" (float32), "bf16" or "fp16"; weights and slopes stay float32.
+        precision: precision of matrix products: "no" (float32) or "bf16"; weights and slopes stay float32.
 
     Raises:
-        ValueError: this machine has no such device, the precision needs another one, or the configuration of
-            `accelerate launch` asks for something else.
+        ValueError: this machine has no such device.
 
     Example:
         >>> place_of("cpu").device
@@ -235,19 +213,7 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
             f"device must be one of {', '.join(DEVICES)} and precision one of {', '.join(PRECISIONS)}, got {device!r} "
             f"and {precision!r}"
         )
-    count = launched()[1]
-    device = _available(device, count)
-    if precision == "fp16" and device == "cpu":
-        raise ValueError("fp16 needs a GPU, and the device is the CPU: use bf16")
-    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if configured not in ("no", precision):
-        raise ValueError(
-            f"accelerate is configured for the precision {configured}, and the run for {precision}: use the same"
-        )
-    for name, what in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-            raise ValueError(f"accelerate is configured for {what}, which a run does not support: choose MULTI_GPU")
-    return Place(device, precision)
+    return Place(_available(device, launched()[1]), precision)
 
 
 def _available(device: str, count: int) -> str:

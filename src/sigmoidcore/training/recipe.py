@@ -46,26 +46,6 @@ def hold_then_fall(step: int, steps: int) -> float:
     return min(1.0, 2 * (1 - step / steps))
 
 
-def cosine(step: int, steps: int) -> float:
-    """From the peak rate to 0 along half a cosine.
-
-    Example:
-        >>> [round(cosine(step, 8), 3) for step in (0, 4, 6)]
-        [1.0, 0.5, 0.146]
-    """
-    return (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def warmed_up(schedule: Schedule, steps: int) -> Schedule:
-    """The schedule with a linear increase over the first steps.
-
-    Example:
-        >>> [warmed_up(hold_then_fall, 4)(step, 80) for step in (0, 1, 3, 4)]
-        [0.25, 0.5, 1.0, 1.0]
-    """
-    return lambda step, total: min(1.0, (step + 1) / max(1, steps)) * schedule(step, total)
-
-
 def balanced(data: Data, classes: int) -> Tensor:
     """Weights of the classes, inversely proportional to their training samples; over these their mean is 1.
 
@@ -100,7 +80,6 @@ class Recipe:
         weight_decay: weight decay of AdamW.
         schedule: of the rates.
         clip: largest norm of the gradient of all parameters; None: no limit.
-        accumulate: parts of a batch that are computed one after the other, to save memory.
         patience: epochs without a better validation metric after which training stops; None: no limit.
         class_weights: weights of the classes in the cross-entropy, [classes], whose mean over a batch is weighted;
             None: the data set's own loss.
@@ -120,7 +99,6 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: Schedule = hold_then_fall
     clip: float | None = None
-    accumulate: int = 1
     patience: int | None = None
     class_weights: Tensor | None = None
     penalty: Callable[[nn.Module], Tensor] | None = None
@@ -128,8 +106,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
-        if not 1 <= self.accumulate <= self.batch_size:
-            raise ValueError(f"accumulate must be from 1 to batch_size ({self.batch_size}), got {self.accumulate}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, got {self.patience}")
         if self.clip is not None and not 0 < self.clip < math.inf:

@@ -4,7 +4,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +42,6 @@ class RecordedTraining:
         place: where to train; None: on the CPU.
         observe: steps between two measurements of the profile; None: at the ends of epochs.
         save_every: steps between two checkpoints, or "epoch"; None: no checkpoints.
-        on_step: called after every step.
 
     Attributes:
         twin: the copy on the CPU, with the weights of the last measurement: at the end, the last ones.
@@ -53,10 +52,10 @@ class RecordedTraining:
     def __init__(
         self, name: str, model: nn.Module, data: Split | Data, recipe: Recipe, ctrl_c: CtrlC, *, run: Run | None = None,
         state: State | None = None, place: Place | None = None, observe: int | None = None,
-        save_every: int | str | None = None, on_step: Callable[[Progress], None] | None = None,
+        save_every: int | str | None = None,
     ) -> None:  # fmt: skip
         self.name, self.model, self.data, self.recipe = name, model, data, recipe
-        self.run, self.ctrl_c, self.observe, self.save_every, self.on_step = run, ctrl_c, observe, save_every, on_step
+        self.run, self.ctrl_c, self.observe, self.save_every = run, ctrl_c, observe, save_every
         self.twin = copy.deepcopy(model)
         self.profiles: list[Profile] = []
         self.step_seconds: list[float] = []
@@ -134,8 +133,6 @@ class RecordedTraining:
             self._spread = sample.spread
             sizes = [round(size, 4) for size in sample.log_sizes]
             self._log("sample", **{**vars(sample), "network": self.name, "log_sizes": sizes})
-        if self.on_step is not None:
-            self.on_step(progress)
         if ended or (self.observe and progress.step % self.observe == 0):
             self._measure(progress.step)
         if ended:
