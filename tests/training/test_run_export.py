@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from dataclasses import replace
 
 import pytest
@@ -18,8 +17,6 @@ from sigmoidcore.folding import fold
 from sigmoidcore.training.data import DataError, Preprocessing
 from sigmoidcore.training.runs.network import NetworkError
 from sigmoidcore.training.use import TrainedRun, export, open_run
-
-NO_PICKLES = pytest.mark.skipif(torch.__version__ < "2.9", reason="PyTorch before 2.9 writes pickles into .pt2 files")
 
 
 def loaded(code, *arguments):
@@ -37,7 +34,6 @@ def loaded(code, *arguments):
     return torch.tensor(json.loads(result.stdout))
 
 
-TORCH = "print(json.dumps(torch.export.load(sys.argv[1]).module()(inputs).tolist()))"
 SAFETENSORS = """
 from safetensors import safe_open
 from torch import nn
@@ -69,73 +65,31 @@ def samples(run, count):
         return inputs, run.model.eval()(inputs)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "code"),
-    [
-        pytest.param("mlp", "torch", TORCH, marks=NO_PICKLES),
-        pytest.param("rnn", "torch", TORCH, marks=NO_PICKLES),
-        ("mlp", "safetensors", SAFETENSORS),
-    ],
-    ids=["mlp torch", "rnn torch", "mlp safetensors"],
-)
-def test_an_exported_network_gives_the_same_outputs_without_this_package_and_pickle(runs, tmp_path, name, kind, code):
-    run = runs[name]
-    path = run.export(kind, tmp_path / f"out.{kind}")
-    inputs, outputs = samples(run, 7)  # not the number that it was exported with
-    (tmp_path / "inputs.json").write_text(json.dumps(inputs.tolist()))
-    torch.testing.assert_close(loaded(code, path, tmp_path / "inputs.json"), outputs, rtol=1e-5, atol=1e-5)
-
-
-@NO_PICKLES
-@pytest.mark.parametrize("count", [1, 5])
-def test_images_are_exported_for_any_number_of_samples(runs, tmp_path, count):
-    program = torch.export.load(runs["conv"].export("torch", tmp_path / "out.pt2")).module()
-    inputs, outputs = samples(runs["conv"], count)
-    torch.testing.assert_close(program(inputs), outputs, rtol=1e-5, atol=1e-5)
-
-
-@NO_PICKLES
-def test_the_archive_of_torch_contains_no_pickle(runs, tmp_path):
-    path = runs["mlp"].export("torch", tmp_path / "out.pt2")
-    with zipfile.ZipFile(path) as archive:
-        for item in archive.infolist():
-            content = archive.read(item)
-            assert not item.filename.endswith(".pkl")
-            assert not content.startswith((b"PK", b"\x80\x02")), item.filename
-        assert any(name.endswith("preprocessing.json") for name in archive.namelist())
-
-
-def test_a_pytorch_that_writes_pickles_is_refused(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_has_pickles", lambda file: True)
-    with pytest.raises(NetworkError, match=r"writes pickles into \.pt2 files"):
-        runs["mlp"].export("torch", tmp_path / "out.pt2")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("kind", [pytest.param("torch", marks=NO_PICKLES), "safetensors"])
-def test_the_preprocessing_is_described_in_the_file_and_saved_beside_it(runs, tmp_path, kind):
+def test_an_exported_network_gives_the_same_outputs_without_this_package_and_pickle(runs, tmp_path):
     run = runs["mlp"]
-    path = run.export(kind, tmp_path / f"net.{kind}")
+    path = run.export("safetensors", tmp_path / "out.safetensors")
+    inputs, outputs = samples(run, 7)
+    (tmp_path / "inputs.json").write_text(json.dumps(inputs.tolist()))
+    torch.testing.assert_close(loaded(SAFETENSORS, path, tmp_path / "inputs.json"), outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_preprocessing_is_described_in_the_file_and_saved_beside_it(runs, tmp_path):
+    run = runs["mlp"]
+    path = run.export("safetensors", tmp_path / "net.safetensors")
     assert Preprocessing.from_bytes((tmp_path / "net.preprocessing.skops").read_bytes()).alike(run.preprocessing)
-    if kind == "torch":
-        files = {"preprocessing.json": "", "outputs.txt": ""}
-        torch.export.load(path, extra_files=files)
-        inside, meaning = files["preprocessing.json"], files["outputs.txt"]
-    else:
-        with safe_open(path, "pt") as file:
-            inside, meaning = (file.metadata()[key] for key in ("preprocessing", "outputs"))
+    with safe_open(path, "pt") as file:
+        inside, meaning = (file.metadata()[key] for key in ("preprocessing", "outputs"))
     assert json.loads(inside)["target"]["classes"] == list(run.preprocessing.target.classes)
-    assert "scores before the softmax" in (meaning if isinstance(meaning, str) else meaning.decode())
+    assert "scores before the softmax" in meaning
 
 
-@NO_PICKLES
 def test_files_of_several_formats_share_the_preprocessing(runs, tmp_path):
-    runs["mlp"].export("torch", tmp_path / "net.pt2")
+    (tmp_path / "net.preprocessing.skops").write_bytes((runs["mlp"].folder / "preprocessing.skops").read_bytes())
     runs["mlp"].export("safetensors", tmp_path / "net.safetensors")
     with pytest.raises(DataError, match="exists: give another name"):
         runs["mlp"].export("safetensors", tmp_path / "net.safetensors")
     with pytest.raises(DataError, match=r"net\.preprocessing\.skops exists: give another name"):
-        runs["conv"].export("torch", tmp_path / "net.other")
+        runs["conv"].export("safetensors", tmp_path / "net.other")
     runs["conv"].export("safetensors", tmp_path / "net.safetensors", overwrite=True)
     assert "0.weight" in load_file(tmp_path / "net.safetensors")
 
@@ -165,7 +119,7 @@ def test_other_layers_are_not_named_in_the_metadata(model):
 
 
 def test_an_unknown_format_is_refused(runs, tmp_path):
-    with pytest.raises(DataError, match="there is no format 'pickle': there are onnx, torch, safetensors"):
+    with pytest.raises(DataError, match="there is no format 'pickle': there are onnx, safetensors"):
         runs["mlp"].export("pickle", tmp_path / "out.pkl")
 
 
@@ -190,12 +144,12 @@ def wrong_fold(model):
 def test_a_network_that_cannot_be_folded_is_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setitem(vars(runs["mlp"]), "network", replace(runs["mlp"].network, model=Branching()))
     with pytest.raises(NetworkError, match="the network cannot be folded into plain layers"):
-        runs["mlp"].export("torch", tmp_path / "out.pt2")
+        runs["mlp"].export("safetensors", tmp_path / "out.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folded_network_with_other_outputs_is_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "fold", wrong_fold)
     with pytest.raises(NetworkError, match="gives other outputs"):
-        runs["mlp"].export("torch", tmp_path / "out.pt2")
+        runs["mlp"].export("safetensors", tmp_path / "out.safetensors")
     assert not list(tmp_path.iterdir())

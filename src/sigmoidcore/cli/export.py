@@ -11,17 +11,16 @@ from sigmoidcore.training.use import path_of_preprocessing
 
 LOADERS = {
     "onnx": 'onnxruntime.InferenceSession("{}")',
-    "torch": 'torch.export.load("{}").module()',
     "safetensors": 'safetensors.torch.load_file("{}"), into the torch.nn layers that its metadata name',
 }
 """How to load each format without this package."""
 FORMAT = typer.Option("--format", "-f", help="Format of the file.")
-OUTPUT = typer.Option("--output", "-o", metavar="FILE", show_default="RUN.onnx, .pt2 or .safetensors, in this folder")
+OUTPUT = typer.Option("--output", "-o", metavar="FILE", show_default="RUN.onnx or RUN.safetensors, in this folder")
 
 
 def export(
     run: RUN,
-    format: Annotated[Literal["onnx", "torch", "safetensors"], FORMAT] = "safetensors",
+    format: Annotated[Literal["onnx", "safetensors"], FORMAT] = "safetensors",
     output: Annotated[Path | None, OUTPUT] = None,
     overwrite: OVERWRITE = False,
 ) -> int:

@@ -1,4 +1,4 @@
-"""A run's network for other programs: folded into plain PyTorch layers, as ONNX, .pt2 of torch.export, or safetensors.
+"""A run's network for other programs: folded into plain PyTorch layers, as ONNX or safetensors.
 
 Each file describes the preprocessing as JSON; a file beside it contains the preprocessing. The network's inputs are
 those that the preprocessing makes; its outputs are scores of the classes before the softmax, or scaled numbers.
@@ -6,11 +6,9 @@ those that the preprocessing makes; its outputs are scores of the classes before
 
 import contextlib
 import copy
-import io
 import json
 import logging
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,8 +88,8 @@ def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
     with _quiet():
         program = torch.onnx.export(
             model, (inputs,), dynamo=True, verbose=False, opset_version=OPSET, input_names=["inputs"],
-            output_names=["outputs"], dynamic_shapes=_any_batch(),
-        )  # fmt: skip
+            output_names=["outputs"], dynamic_shapes=({0: torch.export.Dim("batch", max=2**31 - 1)},),
+        )  # fmt: skip  # PyTorch 2.6 refuses a recurrent layer without a maximum
     assert program is not None
     proto = program.model_proto
     for key, value in described.items():
@@ -100,35 +98,6 @@ def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
         return bytes(proto.SerializeToString())
     except ValueError as error:  # protobuf's limit is 2 GiB
         raise NetworkError(f"the network is too large for one ONNX file ({short(error)}): use safetensors") from error
-
-
-def _torch(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
-    """An archive of torch.export without pickles."""
-    file = io.BytesIO()
-    with _quiet():
-        program = torch.export.export(model, (inputs,), dynamic_shapes=_any_batch(), strict=False)
-        with contextlib.suppress(ValueError):  # of PyTorch 2.6, which pickles the weights too
-            program.example_inputs = None  # PyTorch would pickle them
-        extra = {"preprocessing.json": described["preprocessing"], "outputs.txt": described["outputs"]}
-        torch.export.save(program, file, extra_files=extra)
-    if _has_pickles(file):
-        raise NetworkError(
-            f"PyTorch {torch.__version__} writes pickles into .pt2 files, which can run code when they are loaded: use "
-            "a newer PyTorch, or the format safetensors"
-        )
-    return file.getvalue()
-
-
-def _any_batch() -> tuple[dict[int, Any], ...]:
-    """Any number of samples; a function, because `Dim` imports SymPy, which is slow."""
-    # PyTorch 2.6 refuses a recurrent layer without a maximum.
-    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)
-
-
-def _has_pickles(file: io.BytesIO) -> bool:
-    """Whether an archive contains pickles, or files of torch.save, which are archives of pickles."""
-    with zipfile.ZipFile(file) as archive:
-        return any(n.endswith(".pkl") or archive.open(n).read(4) == b"PK\x03\x04" for n in archive.namelist())
 
 
 def _safetensors(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
@@ -179,7 +148,6 @@ def _quiet() -> Iterator[None]:
 
 FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor, dict[str, str]], bytes]]] = {
     "onnx": (".onnx", _onnx),
-    "torch": (".pt2", _torch),
     "safetensors": (".safetensors", _safetensors),
 }
 """By name: the ending of a file, and what makes its bytes."""

@@ -173,7 +173,7 @@ class TrainedRun:
         """Write the network folded, as plain PyTorch layers, and its preprocessing beside it.
 
         Args:
-            format: "onnx", "torch" (`torch.export`, .pt2) or "safetensors".
+            format: "onnx" or "safetensors".
             path: of the file; None: named after the run, in this folder.
             overwrite: replace existing files.
 
