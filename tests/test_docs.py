@@ -43,8 +43,6 @@ def spans(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p not in TRANSLATIONS and run_elsewhere(p) is None])
 def test_the_python_of_the_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
-    if page == "docs/runs.md" and torch.__version__ < "2.9":
-        pytest.skip("PyTorch before 2.9 writes pickles into .pt2 files")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     run(page, monkeypatch, integrations=False)

@@ -106,18 +106,6 @@ def test_runs_lists_all_runs_in_the_width_of_the_terminal(trained, capsys, monke
     assert "R2" in lines[3]
 
 
-def test_two_runs_are_compared(trained, capsys):
-    assert main(["runs", "runs/sold", "runs/price"]) == 0
-    output = capsys.readouterr().out
-    assert "Options that differ: 2 of" in output
-    assert [line.split() for line in output.splitlines() if line.strip().startswith("target")] == [
-        ["target", "sold", "price"]
-    ]
-    assert main(["runs", "runs/sold", "runs/price", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["differing"] == {"target": [["sold"], ["price"]], "drop": [["price"], ["sold"]]}
-
-
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -137,7 +125,6 @@ def test_two_runs_are_compared(trained, capsys):
         (["export", "runs/sold", "--format", "pickle"], "'pickle' is not one of"),
         (["runs", "nowhere"], "there is no folder nowhere"),
         (["runs", "new.csv"], "new.csv cannot be read: Not a directory; give a folder of runs"),
-        (["runs", "runs/sold", "runs"], "runs does not contain a run: give a folder that `sigmoid-core train` wrote"),
         (["runs", "--sort", "luck"], "'luck' is not one of"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from sigmoidcore.cli import main
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.runs.folder import Run
-from sigmoidcore.training.runs.listing import differences, runs_in, summary
+from sigmoidcore.training.runs.listing import runs_in, summary
 from sigmoidcore.training.runs.lock import is_locked
 
 
@@ -39,7 +39,7 @@ def runs(tmp_path, monkeypatch):
 def test_a_summary_says_what_came_of_it(runs):
     found = summary(runs / "b")
     assert (found.name, found.data, found.shape, found.outcome) == ("b", "digits", "3x8", "finished")
-    assert (found.steps, found.epochs, found.metric, found.best) == (28, 2, 80.0, 90.0)
+    assert (found.steps, found.epochs, found.metric) == (28, 2, 80.0)
     assert (found.loss, found.spread, found.seconds, found.metric_name) == (0.5, 1.5, 4.0, "accuracy")
 
 
@@ -124,11 +124,6 @@ def test_a_run_alone_is_shown_by_itself(runs, capsys):
 def test_a_folder_without_runs_says_how_to_make_one(tmp_path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
     assert "`sigmoid-core train` makes one" in " ".join(capsys.readouterr().out.split())
-
-
-def test_options_that_differ_are_those_and_no_others(runs):
-    found = differences([summary(runs / name) for name in ("b", "a", "stopped")])
-    assert found == {"depth": (3, 5, 3), "lr": (None, None, 0.1)}
 
 
 def test_numbers_that_are_not_finite_are_null_in_json(runs, capsys):

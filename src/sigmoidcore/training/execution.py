@@ -33,7 +33,7 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
     screen.verbatim(f"into {run.folder}", style="dim")
     run.save_preprocessing(choice.data.preprocessing)
     if state is None:
-        run.log("data", columns=dict(choice.data.fingerprint))
+        run.log("data", columns=dict(choice.data.fingerprint), metric=choice.data.metric_name)
     training: RecordedTraining | None = None
     outcome = "finished"
     error: Exception | None = None

@@ -1,4 +1,4 @@
-"""The runs in a folder: what each was, how it ended, and how they differ."""
+"""The runs in a folder: what each was, and how it ended."""
 
 import datetime
 import math
@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore.training.data import DataError, Kind, Preprocessing, short, task
-from sigmoidcore.training.runs.folder import METRICS, PREPROCESSING, Config, read_config, read_metrics
+from sigmoidcore.training.data import DataError, short
+from sigmoidcore.training.runs.folder import METRICS, Config, read_config, read_metrics
 from sigmoidcore.training.runs.lock import is_locked
 
-ORDERS = ("date", "name", "metric", "time")
-"""Sort orders of runs."""
+ACCURACY = "accuracy"
+"""The metric of the demo, which does not name it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Summary:
     epochs: int  # epochs that ended
     metric: float | None  # accuracy in percent, or R2, after the last epoch; None before the first
     metric_name: str  # name of the metric
-    best: float | None  # the best of all epochs
     loss: float | None  # mean training loss of the last epoch
     spread: float | None  # spread of the gradient profile after the last epoch
     seconds: float  # of training
@@ -97,13 +96,6 @@ def runs_in(folder: Path, order: str = "date") -> Listed:
     return Listed(tuple(sorted(runs, key=lambda run: _sort_key(run, order))), tuple(damaged), foreign)
 
 
-def differences(runs: Sequence[Summary]) -> dict[str, tuple[Any, ...]]:
-    """The options in which runs differ: the value in every run, or None."""
-    names = dict.fromkeys(name for run in runs for name in run.config.options)
-    found = {name: tuple(run.config.options.get(name) for run in runs) for name in names}
-    return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
-
-
 def _sort_key(run: Summary, order: str) -> tuple[Any, ...]:
     metric = -math.inf if run.metric is None or math.isnan(run.metric) else run.metric
     first: Mapping[str, Any] = {"date": run.started, "name": "", "metric": -metric, "time": run.seconds}
@@ -127,18 +119,9 @@ def _of_rows(folder: Path, config: Config, rows: Sequence[Mapping[str, Any]]) ->
         steps=max((int(row.get("step", 0)) for row in rows if row["kind"] in ("epoch", "end")), default=0),
         epochs=len(epochs),
         metric=metrics[-1] if metrics else None,
-        metric_name=_metric_name(folder),
-        best=max(metrics, default=None),
+        metric_name=next((str(row["metric"]) for row in rows if row["kind"] == "data"), ACCURACY),
         loss=float(last["loss"]) if last else None,
         spread=float(last["spread"]) if last else None,
         seconds=float(last["seconds"]) if last else 0.0,
         started=started if isinstance(started, str) else changed,
     )
-
-
-def _metric_name(folder: Path) -> str:
-    try:
-        content = (folder / PREPROCESSING).read_bytes()
-        return task(Preprocessing.from_bytes(content).target.kind).metric_name
-    except (OSError, DataError):
-        return task(Kind.CLASSES).metric_name
