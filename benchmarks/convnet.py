@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
+from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
 from sigmoidcore.peers import Method, Problem, find
-from sigmoidcore.training import Split, fashion_mnist, train
+from sigmoidcore.training import Split, train
 
 CHANNELS, SIZE, CLASSES = 16, 14, 10
 RATES = (0.0003, 0.001, 0.003)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
+from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
 from sigmoidcore.nn.recurrent import converted, folded
-from sigmoidcore.training import digits, fashion_mnist
+from sigmoidcore.training import digits
 
 KINDS = (
     "rnn of cores",

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
+from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
 from sigmoidcore.peers import Problem, find
-from sigmoidcore.training import Split, digits, fashion_mnist, train
+from sigmoidcore.training import Split, digits, train
 
 CORE = find("sigmoid-core")
 METHODS = {

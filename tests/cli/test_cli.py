@@ -107,15 +107,6 @@ def test_wrong_input_is_one_line_on_standard_error_and_exit_code_2(refused, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_message_about_a_missing_data_set_says_how_to_get_it(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sigmoidcore.training.data.builtin.FASHION_MNIST", tmp_path / "nowhere")
-    assert main(["train", "--data", "fashion-mnist"]) == 2
-    error = capsys.readouterr().err
-    assert "nowhere" in error
-    assert "install" in error
-    assert not (tmp_path / "runs").exists()
-
-
 @pytest.mark.parametrize("command", ["demo", "train"])
 @pytest.mark.parametrize(("place", "cause"), [("file", "is a file"), ("file/below", "cannot write file/below: ")])
 def test_an_impossible_folder_is_wrong_input(capsys, tmp_path, command, place, cause):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import feather, parquet
 from support.malformed import DEFECTS, GOOD, QUICK
 
-from sigmoidcore.training.data import DataError, fashion_mnist, load
+from sigmoidcore.training.data import DataError, load
 
 
 def refused(source, **options):
@@ -266,24 +266,6 @@ def test_images_that_cannot_be_read_are_refused(put, tmp_path):
     assert "has no columns" in refused(tmp_path / "pets", target="x")
     put(whole, "one/cat/1.png")
     assert "always 'cat'" in refused(tmp_path / "one")
-
-
-@pytest.mark.parametrize(
-    ("content", "cause"),
-    [
-        (b"", "not a complete idx file"),
-        (b"\0\0\x08", "not a complete idx file"),
-        (b"\0\0\x08\x03" + struct.pack(">3I", 4, 2, 2) + bytes(15), "not a complete idx file"),
-        (b"\0\0\x09\x01\0\0\0\x01", "not a complete idx file"),
-        (gzip.compress(bytes(50), mtime=0)[:-9], "cannot be unpacked"),
-    ],
-)
-def test_a_damaged_fashion_mnist_is_refused(put, tmp_path, content, cause):
-    with pytest.raises(FileNotFoundError, match="install Debian's package"):
-        fashion_mnist(folder=tmp_path)
-    put(content, "train-images-idx3-ubyte")
-    with pytest.raises(DataError, match=cause):
-        fashion_mnist(folder=tmp_path)
 
 
 def test_new_data_that_do_not_fit_are_refused():

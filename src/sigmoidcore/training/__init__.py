@@ -1,6 +1,6 @@
 """Train networks of cores: data sets, the training loop, and the folder of a run."""
 
-from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, digits, fashion_mnist, load
+from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, digits, load
 from sigmoidcore.training.fit import FitError, fit
 from sigmoidcore.training.loop import Progress, Result, Training, accuracy, train
 from sigmoidcore.training.options import Options
@@ -26,7 +26,6 @@ __all__ = [
     "Training",
     "accuracy",
     "digits",
-    "fashion_mnist",
     "fit",
     "load",
     "open_run",

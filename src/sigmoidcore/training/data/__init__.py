@@ -1,7 +1,7 @@
 """Data sets: the built-in ones and the user's own, as tensors or as streams of batches."""
 
 from sigmoidcore.training.data.batches import Batch, Part
-from sigmoidcore.training.data.builtin import BUILT_IN, FASHION_MNIST, built_in_table, digits, fashion_mnist
+from sigmoidcore.training.data.builtin import BUILT_IN, built_in_table, digits
 from sigmoidcore.training.data.dataset import Data, Split
 from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
 from sigmoidcore.training.data.files import memory
@@ -15,7 +15,6 @@ from sigmoidcore.training.data.targets import Kind, Target, Task, accuracy, task
 
 __all__ = [
     "BUILT_IN",
-    "FASHION_MNIST",
     "FEATHER",
     "PARQUET",
     "Batch",
@@ -35,7 +34,6 @@ __all__ = [
     "changes",
     "digits",
     "disarmed",
-    "fashion_mnist",
     "listed",
     "load",
     "memory",

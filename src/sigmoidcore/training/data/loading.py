@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.training.data.batches import Batch, IndexedPart, Part, Stream
-from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_samples, built_in_table
+from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, digit_samples
 from sigmoidcore.training.data.columns import matrix
 from sigmoidcore.training.data.dataset import Data
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, needed, pa, short
@@ -110,9 +110,9 @@ def load(
     """Load a data set: split it, turn it into numbers, and make it ready for `train`.
 
     Args:
-        source: the name of a built-in set (digits, fashion-mnist, wine, breast-cancer, diabetes); a file (CSV,
-            TSV, JSON lines, Parquet, Arrow, NPZ, NPY); a folder of images with one subfolder for each class, or of
-            Parquet files; a pandas, polars or pyarrow table.
+        source: the name of a built-in set (digits, wine, breast-cancer, diabetes); a file (CSV, TSV, JSON lines,
+            Parquet, Arrow, NPZ, NPY); a folder of images with one subfolder for each class, or of Parquet files; a
+            pandas, polars or pyarrow table.
         target: the column to learn, or several columns of numbers; for an NPZ file the name of the array. Not needed
             for built-in sets, images, and arrays named x and y.
         drop: columns that are left out.
@@ -142,21 +142,21 @@ def load(
         if isinstance(source, str) and source in TABLES:
             request = replace(request, targets=targets or ("target",))
             return table_data(source, MemoryTable(as_table(built_in_table(source))), request)
-        if isinstance(source, str) and source in BUILT_IN:
-            return _from_built_in(source, request)
+        if isinstance(source, str) and source == "digits":
+            return _digits(request)
         if isinstance(source, str | Path):
             return _from_path(Path(source), request)
     return table_data("table", MemoryTable(as_table(source)), request)
 
 
-def _from_built_in(name: str, request: Request) -> Data:
-    request.refuse_columns(name, own_split=True)
-    samples, target, parts, inputs = built_in_samples(name)
+def _digits(request: Request) -> Data:
+    request.refuse_columns("digits", own_split=True)
+    samples, target, parts, inputs = digit_samples()
     if request.validation_size:
         classes, count = target.target.classes, len(parts.train)
         split = random_parts(count, target.values[:count], classes, request.validation_size, 0.0, request.seed)
         parts = Parts(split.train, split.test, parts.test)
-    return samples_data(name, samples, target, parts, request.in_memory, inputs=inputs, order=reshuffled)
+    return samples_data("digits", samples, target, parts, request.in_memory, inputs=inputs, order=reshuffled)
 
 
 def _from_path(path: Path, request: Request) -> Data:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, built_in_test
+from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_tests
 from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, with_type
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
 from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
@@ -173,8 +173,8 @@ def _samples(source: Any, inputs: SampleInputs, target: Target) -> Samples:
         return array_samples("the array", array, {}, inputs.shape)
     if not isinstance(source, str | Path):
         raise DataError(f"a {type(source).__name__} has no samples: give a NumPy array, a tensor, a file or a folder")
-    if source in BUILT_IN:
-        x, y = built_in_test(str(source))
+    if source == "digits":
+        x, y = digit_tests()
         return array_samples(source, x, {"class": array_column(y)}, inputs.shape)
     path = Path(source)
     if path.is_dir() or suffix(path) in IMAGES:
