@@ -1,9 +1,6 @@
 """What runs there are in a folder, whatever state they are in."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -71,8 +68,7 @@ def test_a_run_without_an_end_was_killed_or_is_running(runs):
     with Run.reopen(runs / "killed") as run:
         assert is_locked(run.folder)
         assert summary(run.folder).outcome == "running"
-    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    (runs / "killed" / "lock").write_text(json.dumps({"pid": int(process.stdout), "host": os.uname().nodename}))
+    (runs / "killed" / "lock").touch()
     assert summary(runs / "killed").outcome == "killed"
 
 

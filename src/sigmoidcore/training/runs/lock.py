@@ -1,11 +1,6 @@
-"""One process per run folder: the library filelock, and a file that names the holder."""
+"""One process per run folder, by the library filelock: the system releases the lock if the process dies."""
 
-import contextlib
-import json
-import os
-import socket
 from pathlib import Path
-from typing import Any
 
 NAME = "lock"
 
@@ -15,7 +10,7 @@ class InUseError(Exception):
 
 
 class Lock:
-    """Holds a folder for this process until `release`; the system releases it if the process dies.
+    """Holds a folder for this process until `release`.
 
     Args:
         folder: an existing folder.
@@ -27,58 +22,28 @@ class Lock:
         self._path = folder / NAME
         if self._path.is_symlink():
             raise OSError(f"{self._path} is a link: a run's folder contains no links")
-        holder = _holder(self._path)
-        if holder.get("host", _host()) != _host():  # a network file system may not show the locks of other hosts
-            raise InUseError(
-                f"{folder} is in use by process {holder.get('pid')} on {holder['host']}: wait for it; if it is not "
-                f"running any more, remove {self._path}"
-            )
         self._lock = FileLock(self._path)
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            if holder and not _holder(self._path):  # older versions of filelock empty the file
-                self._path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
-            raise InUseError(
-                f"{folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}: wait for it, or "
-                "stop it"
-            ) from error
-        try:
-            self._path.write_text(json.dumps({"pid": os.getpid(), "host": _host()}) + "\n", encoding="utf-8")
-        except OSError:  # a full disk
-            self.release()
-            raise
+            raise InUseError(f"{folder} is in use by another process: wait for it, or stop it") from error
 
     def release(self) -> None:
         """Release the folder and remove the file."""
         if self._lock.is_locked:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            self._path.unlink(missing_ok=True)
             self._lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether the process that the lock file names seems to be running; only a `Lock` makes sure."""
-    holder = _holder(folder / NAME)
-    if holder.get("host", "") != _host():
-        return bool(holder)
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except PermissionError:  # it is another user's
-        return True
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+    """Whether a process uses the folder, or may use it."""
+    from filelock import FileLock, Timeout
+
+    path = folder / NAME
+    if path.is_symlink() or not path.is_file():
         return False
-    return True
-
-
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _holder(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(4096))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        with FileLock(path).acquire(blocking=False):
+            return False
+    except (Timeout, OSError):  # it may be another user's
+        return True
