@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.training import accuracy, digits
+from sigmoidcore.training import digits
+from sigmoidcore.training.data import accuracy
 
 UNITS = 128
 KINDS: dict[str, Callable[[], nn.Module]] = {
@@ -57,7 +58,8 @@ def train(kind: str, lr: float, seed: int, epochs: int, data: tuple[Tensor, ...]
             nn.functional.cross_entropy(model(train_x[rows]), train_y[rows]).backward()
             optimizer.step()
             step += 1
-    return accuracy(model, test_x, test_y)
+    with torch.no_grad():
+        return accuracy(model(test_x), test_y)
 
 
 def step_times(data: tuple[Tensor, ...], repeats: int) -> dict[str, float]:

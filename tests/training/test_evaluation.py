@@ -69,12 +69,6 @@ def test_json_has_null_for_an_undefined_metric(sold):
     assert content["scores"]["accuracy"]["low"] < content["scores"]["accuracy"]["high"]
 
 
-def test_a_frame_has_one_row_per_metric(sold):
-    frame = sold.evaluate().frame()
-    assert list(frame.columns) == ["value", "low", "high"]
-    assert (frame["low"] <= frame["value"]).all()
-
-
 def test_the_text_names_the_run_the_data_and_the_metrics(sold):
     text = str(sold.evaluate())
     assert "sold on the test part of houses, 48 samples" in text

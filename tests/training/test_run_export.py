@@ -53,7 +53,6 @@ def runs(tmp_path_factory) -> dict[str, TrainedRun]:
     made = {
         "mlp": made_run(folder / "mlp", folder / "houses.parquet", depth=30, target="sold"),
         "conv": made_run(folder / "conv", "digits", kind="conv", depth=4),
-        "rnn": made_run(folder / "rnn", "digits", kind="rnn", depth=1),
     }
     return {name: open_run(path) for name, path in made.items()}
 
@@ -103,19 +102,6 @@ def test_the_metadata_name_the_layers_of_a_convolutional_network(runs, tmp_path)
     model.load_state_dict(weights)
     inputs, outputs = samples(run, 3)
     torch.testing.assert_close(model(inputs), outputs, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(nn.Linear(2, 2), nn.Softplus()),
-        nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2)),
-        nn.Sequential(nn.Linear(2, 2, bias=False)),
-        nn.Linear(2, 2),
-    ],
-)
-def test_other_layers_are_not_named_in_the_metadata(model):
-    assert export.layers_of(model) is None
 
 
 def test_an_unknown_format_is_refused(runs, tmp_path):

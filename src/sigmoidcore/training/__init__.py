@@ -2,7 +2,7 @@
 
 from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, digits, load
 from sigmoidcore.training.fit import FitError, fit
-from sigmoidcore.training.loop import Progress, Result, Training, accuracy, train
+from sigmoidcore.training.loop import Progress, Result, Training, train
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import Place, place_of
 from sigmoidcore.training.recipe import Recipe
@@ -24,7 +24,6 @@ __all__ = [
     "State",
     "TrainedRun",
     "Training",
-    "accuracy",
     "digits",
     "fit",
     "load",

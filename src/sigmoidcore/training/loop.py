@@ -373,13 +373,3 @@ def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validat
         targets.append(y)
     model.train(mode)
     return float(data.metric(torch.cat(outputs), torch.cat(targets)))
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Percentage of samples whose largest output is their class; the model's mode is preserved."""
-    mode = model.training
-    model.eval()
-    correct = float((model(x).argmax(1) == y).float().mean()) * 100
-    model.train(mode)
-    return correct

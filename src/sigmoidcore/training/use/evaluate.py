@@ -67,10 +67,6 @@ class Evaluation:
         del content["points"]
         return json.dumps(_without_nan(content), allow_nan=False, ensure_ascii=False, indent=1)
 
-    def frame(self) -> Any:
-        """The metrics as a pandas.DataFrame with the columns value, low and high."""
-        return needed("pandas", "pandas").DataFrame([vars(s) for s in self.scores]).set_index("name").rename_axis(None)
-
     def figure(self) -> "Figure":
         """The confusion matrix; for numbers, predictions against true values.
 

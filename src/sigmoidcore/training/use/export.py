@@ -14,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
-from sigmoidcore.nn.networks import RNN
 from sigmoidcore.training.data import Preprocessing, needed, short
-from sigmoidcore.training.networks import Network, SequenceNet
+from sigmoidcore.training.networks import Network
 from sigmoidcore.training.runs.network import NetworkError
 
 CLOSE, SAMPLES = 1e-4, 16
 """Largest difference of outputs after folding, relative to the largest output, and random samples to compare them."""
 OPSET = 18
+_ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("in_features", "out_features"),
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    nn.Flatten: (),
+    nn.Tanh: (),
+}
+"""The layers of a folded network, and the arguments that make them."""
 
 
 def exported(kind: str, network: Network, preprocessing: Preprocessing) -> bytes:
@@ -57,7 +62,7 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
     inputs = network.arranged(torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0)))
     model = copy.deepcopy(network.model).eval()
     try:
-        plain = fold(_as_graph(model)).eval().requires_grad_(False)
+        plain = fold(model).eval().requires_grad_(False)
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
@@ -69,16 +74,6 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
             "--saturation or fewer layers"
         )
     return plain, inputs
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _as_graph(model: nn.Module) -> nn.Module:
-    """A sequence network as a graph, which does not need this package's class."""
-    return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
 
 
 def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
@@ -104,34 +99,10 @@ def _safetensors(model: nn.Module, inputs: Tensor, described: dict[str, str]) ->
     """The weights, with the layers of torch.nn that they belong to as metadata."""
     from safetensors.torch import save
 
-    layers = layers_of(model)
-    network = {"network": repr(model)} if layers is None else {"layers": json.dumps(layers)}
+    assert isinstance(model, nn.Sequential)
+    layers = [(type(each).__name__, {a: getattr(each, a) for a in _ARGUMENTS[type(each)]}) for each in model]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return bytes(save(tensors, metadata={"format": "pt", **described, **network}))
-
-
-_ARGUMENTS = {
-    nn.Linear: ("in_features", "out_features"),
-    nn.Conv1d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
-    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
-    nn.Flatten: (),
-    nn.Sigmoid: (),
-    nn.Tanh: (),
-}
-
-
-def layers_of(model: nn.Module) -> list[tuple[str, dict[str, Any]]] | None:
-    """The layers of an `nn.Sequential` as names in `torch.nn` and arguments, or None.
-
-    Example:
-        >>> layers_of(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)))[0]
-        ('Linear', {'in_features': 4, 'out_features': 3})
-    """
-    if type(model) is not nn.Sequential or any(type(layer) not in _ARGUMENTS for layer in model):
-        return None
-    layers = [(type(layer).__name__, {a: getattr(layer, a) for a in _ARGUMENTS[type(layer)]}) for layer in model]
-    made = nn.Sequential(*(getattr(nn, name)(**arguments) for name, arguments in layers))
-    return layers if repr(made) == repr(model) else None
+    return bytes(save(tensors, metadata={"format": "pt", **described, "layers": json.dumps(layers)}))
 
 
 @contextlib.contextmanager
