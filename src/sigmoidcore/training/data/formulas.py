@@ -1,6 +1,5 @@
 """Text that a spreadsheet would run as a formula gets an apostrophe in CSV, as OWASP advises (CSV injection)."""
 
-from collections.abc import Callable
 from typing import Any
 
 from sigmoidcore.training.data.errors import pa, pc
@@ -16,29 +15,14 @@ def disarmed(table: Any) -> Any:
         >>> disarmed(pa.table({"@a": ["=1+1", "-1", "b"], "n": [-1, 2, 3]})).to_pydict()
         {"'@a": ["'=1+1", '-1', 'b'], 'n': [-1, 2, 3]}
     """
-    return _changed(table, lambda text: pc.replace_substring_regex(text, f"^('*{_START})", r"'\1"))
+    names = _disarmed(pa.array(table.column_names, pa.string())).to_pylist()
+    return pa.table([_disarmed(column) for column in table.columns], names=names)
 
 
-def armed(table: Any) -> Any:
-    """The table that `disarmed` got.
-
-    Example:
-        >>> table = pa.table({"@a": ["=1+1", "'=1", "-1", "'b", None]})
-        >>> armed(disarmed(table)) == table
-        True
-    """
-    return _changed(table, lambda text: pc.replace_substring_regex(text, f"^'('*{_START})", r"\1"))
-
-
-def _changed(table: Any, change: Callable[[Any], Any]) -> Any:
-    """A table with its texts and names changed, except negative numbers."""
-    names = _texts_changed(pa.array(table.column_names, pa.string()), change).to_pylist()
-    return pa.table([_texts_changed(column, change) for column in table.columns], names=names)
-
-
-def _texts_changed(column: Any, change: Callable[[Any], Any]) -> Any:
+def _disarmed(column: Any) -> Any:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column
-    return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, change(column))
+    changed = pc.replace_substring_regex(column, f"^({_START})", r"'\1")
+    return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, changed)

@@ -17,7 +17,6 @@ from typing import Any
 from sigmoidcore.training.data.columns import MISSING, is_float
 from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa, short
 from sigmoidcore.training.data.files import check_size, text_of
-from sigmoidcore.training.data.formulas import armed
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -128,7 +127,7 @@ def _read_csv(path: Path) -> Any:
     if not names[0]:  # the row numbers that pandas writes
         table, names = table.remove_column(0), names[1:]
     _check_names(path, names)
-    return armed(table.rename_columns(names))
+    return table.rename_columns(names)
 
 
 def _header(path: Path, content: bytes) -> tuple[list[str], str]:
