@@ -1,4 +1,4 @@
-"""`train --network`, `--device`, `--precision`: what is trained, and where."""
+"""`train --network`, `--device`: what is trained, and where."""
 
 import tomllib
 
@@ -66,18 +66,6 @@ def test_a_convolutional_network_refuses_rows_of_numbers(capsys, tmp_path):
 
 
 # --- where -----------------------------------------------------------------------------------------------------------
-
-
-def test_bf16_on_the_cpu_trains_like_float32(capsys, tmp_path):
-    arguments = ["train", "--depth", "4", "--width", "16", "--epochs", "3"]
-    assert main([*arguments, "--output", "full"]) == 0
-    assert main([*arguments, "--output", "half", "--precision", "bf16", "--device", "cpu"]) == 0
-    assert "on cpu in bf16" in capsys.readouterr().out
-    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("full", "half")]
-    losses = [[row["loss"] for row in kinds if row["kind"] == "epoch"] for kinds in rows]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
-    assert losses[1] != losses[0]
-    assert all(t.dtype == torch.float32 for t in network_of(tmp_path / "half").model.state_dict().values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -68,7 +68,7 @@ def run_training(
                     run, known, checkpoint = _reopened(Path(resume), stack)
                 known, checkpoint = of_first((known, checkpoint))
                 options = _parse({**known, **given}, str(resume))
-            place = place_of(options.device, options.precision)
+            place = place_of(options.device)
             ctrl_c = stack.enter_context(CtrlC(patient=place.count > 1))
             stack.enter_context(threads(options.threads))
             data = load_data(options)

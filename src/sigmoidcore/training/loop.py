@@ -280,7 +280,7 @@ class Training:
         place = self.place
         self.optimizer.zero_grad()
         inputs, targets, share = self._share(x, y)
-        loss = self._loss(place.outputs(self._wrapped, inputs), targets) * share
+        loss = self._loss(self._wrapped(inputs), targets) * share
         place.backward(loss)
         loss, stopping = loss.detach(), asked()
         if place.count > 1:
@@ -369,7 +369,7 @@ def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validat
     for x, y in (data.validation_batches if validation else data.test_batches)(EVALUATED):
         rows = place.share(len(x))
         own = x[rows] if rows.start < rows.stop else x[:1]
-        outputs.append(place.gathered(place.outputs(model, own), len(x)).cpu())
+        outputs.append(place.gathered(model(own.to(place.device)), len(x)).cpu())
         targets.append(y)
     model.train(mode)
     return float(data.metric(torch.cat(outputs), torch.cat(targets)))

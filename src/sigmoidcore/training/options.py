@@ -100,9 +100,6 @@ class Options:
     )
     class_weights: bool = _option(False, "Weight classes inversely to their number of samples.")
     device: Literal["auto", "cpu", "cuda", "mps"] = _option("auto", "Device; auto: a GPU if there is one.")
-    precision: Literal["no", "bf16"] = _option(
-        "no", "Precision of matrix products: float32 (no), or mixed with bfloat16."
-    )
     threads: int = _option(1, "CPU threads; more than one helps only wide layers.", metavar="N", high=1024)
     save_every: int | Literal["epoch"] = _option("epoch", "Steps between two checkpoints, or 'epoch'.", metavar="STEPS")
 

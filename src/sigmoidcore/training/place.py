@@ -1,4 +1,4 @@
-"""Where a training runs: device, precision and processes, by PyTorch's own autocast and DistributedDataParallel.
+"""Where a training runs: device and processes, by PyTorch's own DistributedDataParallel.
 
 Every process reads the same batches and computes its share of each. `torchrun` starts them.
 """
@@ -17,7 +17,6 @@ from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("no", "bf16")
 _own_group: list[bool] = []
 """Not empty while a process group exists that this module has made."""
 
@@ -35,11 +34,10 @@ def launched() -> tuple[int, int]:
 
 
 class Place:
-    """Device, precision and processes of a training; making one joins the launched processes.
+    """Device and processes of a training; making one joins the launched processes.
 
     Args:
         device: "cpu", "cuda" or "mps", or a torch.device.
-        precision: "no" or "bf16".
 
     Attributes:
         device: of the network.
@@ -55,20 +53,19 @@ class Place:
         ('cpu', 1, slice(0, 100, None))
     """
 
-    def __init__(self, device: torch.device | str = "cpu", precision: str = "no") -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self.rank, self.count = join()
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.count > 1:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
-        self.precision = precision
 
     @property
     def words(self) -> str:
-        """Device, precision and processes, for the user; nothing for one process in full precision on the CPU."""
-        words = [] if self.precision == "no" else [f"in {self.precision}"]
-        words += [f"with {self.count} processes"] if self.count > 1 else []
-        return " ".join(["on", str(self.device), *words]) if words or self.device.type != "cpu" else ""
+        """Device and processes, for the user; nothing for one process on the CPU."""
+        if self.count > 1:
+            return f"on {self.device} with {self.count} processes"
+        return f"on {self.device}" if self.device.type != "cpu" else ""
 
     # --- the training step -------------------------------------------------------------------------------------------
 
@@ -83,12 +80,6 @@ class Place:
         with together(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # 2.6 has only this
             return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-    def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """The model's outputs on the device; with mixed precision they are computed under autocast, and float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs: Tensor = model(inputs.to(self.device))
-        return outputs if self.precision == "no" else outputs.float()
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass of a loss that is this process's part of the sum."""
@@ -194,12 +185,11 @@ def together() -> Iterator[None]:
         raise LostError("another process of this training has ended, so this one cannot continue") from error
 
 
-def place_of(device: str = "auto", precision: str = "no") -> Place:
+def place_of(device: str = "auto") -> Place:
     """The place for a training; under `torchrun`, together with the other processes.
 
     Args:
         device: "auto" (the first available of CUDA, MPS and CPU), "cpu", "cuda" or "mps".
-        precision: precision of matrix products: "no" (float32) or "bf16"; weights and slopes stay float32.
 
     Raises:
         ValueError: this machine has no such device.
@@ -208,12 +198,9 @@ def place_of(device: str = "auto", precision: str = "no") -> Place:
         >>> place_of("cpu").device
         device(type='cpu')
     """
-    if device not in DEVICES or precision not in PRECISIONS:
-        raise ValueError(
-            f"device must be one of {', '.join(DEVICES)} and precision one of {', '.join(PRECISIONS)}, got {device!r} "
-            f"and {precision!r}"
-        )
-    return Place(_available(device, launched()[1]), precision)
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    return Place(_available(device, launched()[1]))
 
 
 def _available(device: str, count: int) -> str:
