@@ -30,10 +30,6 @@ from sigmoidcore.training.runs.folder import (
 from sigmoidcore.training.runs.lock import InUseError
 from sigmoidcore.training.session import CtrlC, bad_input, interrupted, threads
 
-WITH_RESUME = ("device",)
-"""Options that may be given when a run is resumed."""
-
-
 def run_training(
     given: Mapping[str, Any], *, config: Path | str | None = None, resume: Path | str | None = None,
     output: Path | None = None, overwrite: bool = False,
@@ -123,7 +119,7 @@ def _parse(given: Mapping[str, Any], source: str = "") -> Options:
 
 def _refuse_with_resume(given: Sequence[str]) -> None:
     for name in given:
-        if name not in WITH_RESUME:
+        if name != "device":
             raise bad_input(
                 f"--resume uses the run's own options, so {flag(name)} cannot be given: leave it out, or start a new "
                 "run with --config"

@@ -1,4 +1,4 @@
-"""The options of a training, defined once for the command line, `config.toml`, `fit` and the documentation."""
+"""The options of a training, defined once for the command line, `config.toml` and `fit`."""
 
 import contextlib
 import dataclasses
@@ -171,17 +171,6 @@ def default_text(option: "dataclasses.Field[Any]") -> str:
     if isinstance(option.default, bool):
         return "yes" if option.default else "no"
     return str(option.default)
-
-
-def documentation() -> str:
-    """The options as a table in Markdown."""
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for option in dataclasses.fields(Options):
-        kind, words = types_of(option.name)
-        value = option.metadata["metavar"] or ("" if kind is bool else "|".join(words))
-        typed = f"`{flag(option.name)} {value}`".replace(" `", "`").replace("|", "\\|")
-        lines.append(f"| {typed} | {default_text(option)} | {option.metadata['help']} |")
-    return "\n".join(lines)
 
 
 def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
