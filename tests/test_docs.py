@@ -11,7 +11,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import torch
 from support.commands import command_line, commands, complaint, known_packages
 from support.pages import FILE, PAGES, ROOT, TRANSLATIONS, Block, blocks, run, run_elsewhere
 

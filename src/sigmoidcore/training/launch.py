@@ -30,6 +30,7 @@ from sigmoidcore.training.runs.folder import (
 from sigmoidcore.training.runs.lock import InUseError
 from sigmoidcore.training.session import CtrlC, bad_input, interrupted, threads
 
+
 def run_training(
     given: Mapping[str, Any], *, config: Path | str | None = None, resume: Path | str | None = None,
     output: Path | None = None, overwrite: bool = False,

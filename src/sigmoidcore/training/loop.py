@@ -146,9 +146,7 @@ class Training:
         self._groups = of_first(groups)
         parameters = groups_for(model, self._groups)
         self.optimizer = torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True)
-        self.equalizer = (
-            Equalizer(model, self.optimizer, every=recipe.every) if recipe.equalize else None
-        )
+        self.equalizer = Equalizer(model, self.optimizer, every=recipe.every) if recipe.equalize else None
         if state is not None:
             self._restore(state)
 

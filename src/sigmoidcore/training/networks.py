@@ -93,9 +93,7 @@ def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: 
     if kind == "mlp":
         return {"in_features": prod(shape), "width": width, "depth": depth, "out_features": outputs}
     if len(shape) not in (2, 3):
-        raise ValueError(
-            f"a convolutional network needs images, and a sample has the shape {list(shape)}: use mlp"
-        )
+        raise ValueError(f"a convolutional network needs images, and a sample has the shape {list(shape)}: use mlp")
     channels, height, image_width = images(torch.empty(1, *shape)).shape[1:]
     return {
         "in_channels": channels, "height": height, "width": image_width, "channels": width, "depth": depth,
