@@ -365,7 +365,7 @@ def use_of_names(run, tmp_path, monkeypatch):
     def use(output, error):
         train = [*TRAIN, "--data", data, "--target", "\nBADy"]
         for arguments in (
-            [*train, "--output", out], ["train", "--resume", out], ["runs", "."], ["runs", out, out],
+            [*train, "--output", out], ["train", "--resume", out], ["runs", "."], ["runs", out],
             ["evaluate", out], ["evaluate", out, data, "--figure", "\nBAD.png"], ["diagnose", out],
             ["predict", out, data, "-o", "\nBAD.csv", "--keep", f"{NAMES[0]}x"], ["export", out],
             ["runs", ".", "--json"], ["evaluate", out, "--json", "-"], ["diagnose", out, "--json", "-"],
