@@ -33,17 +33,19 @@ def arrays(shape, classes=3, samples=120):
 @pytest.mark.parametrize(
     ("shape", "kind", "words"),
     [
-        ((6, 2), "mlp", "12 inputs, 4 layers of 8 sigmoids"),
+        ((5,), "mlp", "5 inputs, 4 layers of 8 sigmoids"),
+        ((6, 2), "rnn", "sequences of 2 numbers, 1 recurrent layer of 8 sigmoids"),
         ((2, 9, 8), "conv", "images of 9 x 8 and 2 channels, 4 layers of 8 channels"),
     ],
 )
-def test_the_network_fits_the_shape_of_the_data(capsys, tmp_path, shape, kind, words):
-    assert main([*QUICK, *arrays(shape), "--network", kind, "--depth", "4"]) == 0
+def test_auto_chooses_the_network_by_the_shape_of_the_data(capsys, tmp_path, shape, kind, words):
+    depth = ["--depth", "4"] if kind != "rnn" else []
+    assert main([*QUICK, *arrays(shape), "--network", "auto", *depth]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert words in output
-    assert "gradient by layer, 1 to 4" in output
+    assert f"gradient by {'step' if kind == 'rnn' else 'layer'}, 1 to {6 if kind == 'rnn' else 4}" in output
     options = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["options"]
-    assert (options["network"], options["depth"]) == (kind, 4)
+    assert (options["network"], options["depth"]) == (kind, 4 if depth else 1)
     made = network_of(tmp_path / "run")
     assert made.architecture == kind
     assert made.model(made.arranged(torch.zeros(7, *shape))).shape == (7, 3)
@@ -51,11 +53,13 @@ def test_the_network_fits_the_shape_of_the_data(capsys, tmp_path, shape, kind, w
     assert main(["diagnose", "run", "--fail-on", "never"]) == 0
 
 
-def test_images_are_learnt_by_convolutions(tmp_path):
-    arguments = ["train", "--network", "conv", "--epochs", "3", "--width", "16", "--depth", "3", "--output", "run"]
+@pytest.mark.parametrize("kind", ["conv", "rnn"])
+def test_images_are_learnt_by_convolutions_and_as_sequences(tmp_path, kind):
+    depth = ["--depth", "3"] if kind == "conv" else []
+    arguments = ["train", "--network", kind, "--epochs", "3", "--width", "16", "--output", "run", *depth]
     assert main(arguments) == 0
     epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
-    assert epochs[-1]["accuracy"] > 85
+    assert epochs[-1]["accuracy"] > (85 if kind == "conv" else 40)
 
 
 def test_a_convolutional_network_refuses_rows_of_numbers(capsys, tmp_path):

@@ -51,7 +51,7 @@ def test_the_command_has_exactly_these_options():
         ("every", "often", "'often' is not a whole number or 'auto'"),
         ("save_every", 0, "0 is not from 1 to 2,147,483,647 or 'epoch'"),
         ("kind", "joy", "'joy' is not one of 'class', 'number'"),
-        ("network", "tree", "'tree' is not one of 'mlp', 'conv'"),
+        ("network", "tree", "'tree' is not one of 'mlp', 'conv', 'rnn', 'auto'"),
     ],
 )
 def test_an_invalid_value_is_refused_in_the_same_words_by_fit_and_the_command(said, name, value, wrong):

@@ -258,7 +258,7 @@ def sequences(tmp_path):
     generator = np.random.default_rng(0)
     x, y = generator.normal(50, 9, (60, 12, 3)), generator.integers(0, 2, 60)
     np.savez(tmp_path / "sequences.npz", x=x, y=y)
-    return open_run(made_run(tmp_path / "run", tmp_path / "sequences.npz")), x, y
+    return open_run(made_run(tmp_path / "run", tmp_path / "sequences.npz", kind="rnn", depth=1)), x, y
 
 
 def test_arrays_are_predicted_from_memory_and_from_files(sequences):

@@ -53,6 +53,7 @@ def runs(tmp_path_factory) -> dict[str, TrainedRun]:
     made = {
         "mlp": made_run(folder / "mlp", folder / "houses.parquet", depth=30, target="sold"),
         "conv": made_run(folder / "conv", "digits", kind="conv", depth=4),
+        "rnn": made_run(folder / "rnn", "digits", kind="rnn", depth=1),
     }
     return {name: open_run(path) for name, path in made.items()}
 
@@ -91,6 +92,12 @@ def test_files_of_several_formats_share_the_preprocessing(runs, tmp_path):
         runs["conv"].export("safetensors", tmp_path / "net.other")
     runs["conv"].export("safetensors", tmp_path / "net.safetensors", overwrite=True)
     assert "0.weight" in load_file(tmp_path / "net.safetensors")
+
+
+def test_a_network_that_is_no_sequence_of_layers_has_its_text_in_the_metadata(runs, tmp_path):
+    with safe_open(runs["rnn"].export("safetensors", tmp_path / "out.safetensors"), "pt") as file:
+        assert "RNN" in file.metadata()["network"]
+        assert "layers" not in file.metadata()
 
 
 def test_the_metadata_name_the_layers_of_a_convolutional_network(runs, tmp_path):

@@ -9,7 +9,7 @@ import sigmoidcore as sc
 from sigmoidcore.training.data import Data, DataError, memory
 from sigmoidcore.training.display import Screen, count, outputs_text
 from sigmoidcore.training.loop import Training, evaluate
-from sigmoidcore.training.networks import ARCHITECTURES, network, sizes_for
+from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import by_first
 from sigmoidcore.training.recipe import Recipe, balanced
@@ -41,8 +41,9 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC) -> Choice:
     """The network that the options describe, for a data set."""
     if options.class_weights and not data.kind.is_class:
         raise DataError("--class-weights is for classes, and the target is a number: leave it out")
-    kind, depth, notes = options.network, options.depth, ""
-    architecture = ARCHITECTURES[kind]
+    kind = kind_for(data.shape) if options.network == "auto" else options.network
+    architecture, depth, notes = ARCHITECTURES[kind], options.depth, ""
+    options = replace(options, network=kind)  # type: ignore[arg-type]
     if depth is None:
         depth = architecture.depth
         if kind == "mlp" and len(data.shape) == 1 and data.features != () and data.name != "digits":
@@ -102,5 +103,8 @@ def _description(kind: str, sizes: Mapping[str, Any]) -> str:
     depth = sizes["depth"]
     if kind == "mlp":
         return f"{sizes['in_features']} inputs, {count(depth, 'layer')} of {sizes['width']} sigmoids"
+    if kind == "rnn":
+        layers = count(depth, "recurrent layer")
+        return f"sequences of {count(sizes['features'], 'number')}, {layers} of {sizes['width']} sigmoids"
     image = f"images of {sizes['height']} x {sizes['width']} and {count(sizes['in_channels'], 'channel')}"
     return f"{image}, {count(depth, 'layer')} of {count(sizes['channels'], 'channel')}"

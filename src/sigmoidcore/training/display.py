@@ -112,7 +112,7 @@ class Screen:
 
     def profile_line(self, profile: Profile) -> Text:
         """The bars of a profile after their title, or below it in a narrow terminal."""
-        title = f"gradient by layer, 1 to {len(profile.names)}"
+        title = f"gradient by {place_in(profile)}, 1 to {len(profile.names)}"
         width = self.console.width - _INDENT - 3
         beside = width - len(title) - 1
         drawn = bars(profile, min(50, beside if beside >= 29 else width), ascii_only=self.console.options.ascii_only)
@@ -181,6 +181,11 @@ class Meter:
             self.screen.profile_line(profile),
         ]
         return Padding(Group(*lines), (0, 0, 0, _INDENT))
+
+
+def place_in(profile: Profile) -> str:
+    """The unit of a profile: a layer, or a step of a recurrent layer (its name ends in brackets)."""
+    return "step" if all(name.endswith("]") for name in profile.names) else "layer"
 
 
 def bars(profile: Profile, width: int, ascii_only: bool = False) -> str:

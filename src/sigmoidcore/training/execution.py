@@ -4,7 +4,7 @@ import io
 
 import sigmoidcore as sc
 from sigmoidcore.training.choice import Choice, recipe_of
-from sigmoidcore.training.display import Screen, count, metric_text, number
+from sigmoidcore.training.display import Screen, count, metric_text, number, place_in
 from sigmoidcore.training.loop import not_finite
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import LostError, Place, launched
@@ -141,7 +141,7 @@ def _interruption(training: RecordedTraining | None, run: Run, code: int) -> Sto
 
 def _summarize(screen: Screen, training: RecordedTraining) -> None:
     result, task, loop = training.result, training.data.task, training.training
-    layers = count(training.layers, "layer")
+    layers = count(training.layers, place_in(training.end))
     screen.heading(f"{layers}, {len(result.accuracies)} of {count(training.recipe.epochs, 'epoch')}")
     early = ", validation did not improve any more" if loop.stopped_early else ""
     rows = [["steps", f"{loop.step:,} of {loop.steps:,}{early}"]]

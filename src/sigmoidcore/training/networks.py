@@ -1,4 +1,4 @@
-"""The networks of cores for each kind of data: rows of numbers, images."""
+"""The networks of cores for each kind of data: rows of numbers, images, sequences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,40 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.nn.networks import MLP, ConvNet
+from sigmoidcore.nn.networks import MLP, RNN, ConvNet
 
 SMALLEST = 7
 """Pixels of the shorter side of a feature map that is not halved any more."""
+
+
+class SequenceNet(nn.Module):
+    """Recurrent layers of cores, and a linear layer on the outputs of the last step.
+
+    Args:
+        features: features of a step.
+        width: neurons of a recurrent layer.
+        depth: recurrent layers.
+        out_features: number of outputs.
+
+    Shape:
+        Input [batch, steps, features], output [batch, out_features].
+
+    Example:
+        >>> SequenceNet(3, 16, 1, 2)(torch.zeros(5, 10, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, features: int, width: int, depth: int, out_features: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(RNN(width if i else features, width, batch_first=True) for i in range(depth))
+        self.last = nn.Linear(width, out_features)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run over all steps."""
+        for layer in self.layers:
+            inputs, _ = layer(inputs)
+        outputs: Tensor = self.last(inputs[:, -1])
+        return outputs
 
 
 def image_net(
@@ -35,6 +65,18 @@ def images(samples: Tensor) -> Tensor:
     return samples.unsqueeze(1) if samples.dim() == 3 else samples
 
 
+def sequences(samples: Tensor) -> Tensor:
+    """Each sample as [steps, features]: a row step by step, an image pixel by pixel.
+
+    Example:
+        >>> sequences(torch.zeros(5, 3, 8, 8)).shape, sequences(torch.zeros(5, 40)).shape
+        (torch.Size([5, 64, 3]), torch.Size([5, 40, 1]))
+    """
+    if samples.dim() == 2:
+        return samples.unsqueeze(2)
+    return samples.flatten(2).transpose(1, 2) if samples.dim() > 3 else samples
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A kind of network."""
@@ -50,6 +92,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "conv": Architecture(
         image_net, ("in_channels", "height", "width", "channels", "depth", "out_features", "halvings"), images, 20
     ),
+    "rnn": Architecture(SequenceNet, ("features", "width", "depth", "out_features"), sequences, 1),
 }
 
 
@@ -83,6 +126,16 @@ def network(architecture: str, **sizes: int) -> Network:
     return Network(architecture, dict(sizes), known.make(**sizes))
 
 
+def kind_for(shape: Sequence[int]) -> str:
+    """The kind of network for samples of a shape.
+
+    Example:
+        >>> kind_for([13]), kind_for([100, 3]), kind_for([1, 28, 28])
+        ('mlp', 'rnn', 'conv')
+    """
+    return {1: "mlp", 2: "rnn"}.get(len(shape), "conv")
+
+
 def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: int) -> dict[str, int]:
     """The sizes of a network for samples of a shape.
 
@@ -92,8 +145,14 @@ def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: 
     """
     if kind == "mlp":
         return {"in_features": prod(shape), "width": width, "depth": depth, "out_features": outputs}
+    if kind == "rnn":
+        features = sequences(torch.empty(1, *shape)).shape[2]
+        return {"features": features, "width": width, "depth": depth, "out_features": outputs}
     if len(shape) not in (2, 3):
-        raise ValueError(f"a convolutional network needs images, and a sample has the shape {list(shape)}: use mlp")
+        raise ValueError(
+            f"a convolutional network needs images, and a sample has the shape {list(shape)}: use mlp, or rnn for a "
+            "sequence"
+        )
     channels, height, image_width = images(torch.empty(1, *shape)).shape[1:]
     return {
         "in_channels": channels, "height": height, "width": image_width, "channels": width, "depth": depth,

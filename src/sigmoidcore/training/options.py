@@ -70,9 +70,11 @@ class Options:
         "Fraction of the training samples held out for validation, if --patience or the choice of the depth needs it.",
         "0.1",
     )
-    network: Literal["mlp", "conv"] = _option("mlp", "Fully connected layers, or convolutions for images.")
+    network: Literal["mlp", "conv", "rnn", "auto"] = _option(
+        "mlp", "Fully connected layers, convolutions for images, or recurrent layers for sequences."
+    )
     depth: int | None = _option(
-        None, "Hidden layers.", metavar="N", shown="images 100, conv 20, tables the best of 3, 10, 30"
+        None, "Hidden layers.", metavar="N", shown="images 100, conv 20, rnn 1, tables the best of 3, 10, 30"
     )
     width: int = _option(64, "Neurons of a hidden layer, or channels of a convolution.", metavar="N")
     epochs: int = _option(10, "Passes over the training samples.", metavar="N")

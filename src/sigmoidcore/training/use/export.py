@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
+from sigmoidcore.nn.networks import RNN
 from sigmoidcore.training.data import Preprocessing, needed, short
-from sigmoidcore.training.networks import Network
+from sigmoidcore.training.networks import Network, SequenceNet
 from sigmoidcore.training.runs.network import NetworkError
 
 CLOSE, SAMPLES = 1e-4, 16
@@ -29,7 +31,7 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Flatten: (),
     nn.Tanh: (),
 }
-"""The layers of a folded network, and the arguments that make them."""
+"""The layers of a folded network that is a sequence, and the arguments that make them."""
 
 
 def exported(kind: str, network: Network, preprocessing: Preprocessing) -> bytes:
@@ -61,7 +63,7 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
     inputs = network.arranged(torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0)))
     model = copy.deepcopy(network.model).eval()
     try:
-        plain = fold(model).eval().requires_grad_(False)
+        plain = fold(_as_graph(model)).eval().requires_grad_(False)
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
@@ -73,6 +75,16 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
             "--saturation or fewer layers"
         )
     return plain, inputs
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _as_graph(model: nn.Module) -> nn.Module:
+    """A sequence network as a graph, which does not need this package's class."""
+    return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
 
 
 def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
@@ -98,10 +110,12 @@ def _safetensors(model: nn.Module, inputs: Tensor, described: dict[str, str]) ->
     """The weights, with the layers of torch.nn that they belong to as metadata."""
     from safetensors.torch import save
 
-    assert isinstance(model, nn.Sequential)
-    layers = [(type(each).__name__, {a: getattr(each, a) for a in _ARGUMENTS[type(each)]}) for each in model]
+    network = {"network": repr(model)}
+    if isinstance(model, nn.Sequential):
+        layers = [(type(each).__name__, {a: getattr(each, a) for a in _ARGUMENTS[type(each)]}) for each in model]
+        network = {"layers": json.dumps(layers)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return bytes(save(tensors, metadata={"format": "pt", **described, "layers": json.dumps(layers)}))
+    return bytes(save(tensors, metadata={"format": "pt", **described, **network}))
 
 
 @contextlib.contextmanager
