@@ -138,6 +138,66 @@ with sc.Monitor(model, every=1) as monitor:
         optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
+    "SC303": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC304": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        loss_fn(model(inputs), targets).backward()
+diagnosis = monitor.diagnosis()
+""",
+    "SC305": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC306": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+with sc.Monitor(model, every=1) as monitor:
+    for i in range(20):
+        last = i % 4 == 3
+        if last:
+            optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        if last:
+            optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC307": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=5.0)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC308": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(6):
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_fn(model(inputs), targets).backward()
+            optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
     "SC401": """
 class Root(nn.Module):
     def forward(self, x):
@@ -196,8 +256,64 @@ class Listed(nn.Module):
 
 model = Listed()
 """,
+    "SC506": """
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x - x.mean(0))))
+
+model = Centred()
+""",
+    "SC508": """
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 32), nn.Linear(32, 10)
+        self.encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+
+    def forward(self, words):
+        return self.head(self.encoder(self.embedding(words)).mean(1))
+
+model, inputs = Words(), torch.randint(50, (128, 12))
+""",
     "SC601": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))
+""",
+    "SC602": """
+model, targets = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)), torch.randn(128)
+
+def loss_fn(outputs, targets):
+    return (outputs - targets).square().mean()
+""",
+    "SC603": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Sigmoid())
+targets, loss_fn = 255 * torch.rand(128, 1), nn.functional.mse_loss
+""",
+    "SC604": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+targets, loss_fn = 500 + 100 * torch.randn(128, 1), nn.functional.mse_loss
+""",
+    "SC605": """
+model, targets = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), torch.full((128,), 3)
+""",
+    "SC606": """
+class Language(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(50, 32), nn.Embedding(12, 32)
+        self.encoder, self.head = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 50)
+
+    def forward(self, words):
+        return self.head(self.encoder(self.embedding(words) + self.positions.weight))
+
+words = torch.randint(50, (32, 13))
+model, inputs, targets = Language(), words[:, :-1], words[:, 1:]
+
+def loss_fn(outputs, targets):
+    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 """,
 }
 """Code that builds a network, or a `diagnosis`, that the rule names."""
@@ -207,7 +323,6 @@ TAIL = """
 
 These faults are common, but the measurements cannot show them.
 
-- A softmax or log-softmax over the batch dimension: `dim` is not measured.
 - A softmax before a log-softmax: log-softmax is not measured. SC601 finds a softmax before `cross_entropy`.
 - One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
   94 %) and Friedman's second set (0.997, does not train): scale features first.

@@ -8,6 +8,7 @@ from torch import nn
 
 from catalogue.case import (
     NONFINITE,
+    UNHELD,
     UPDATES_LARGE,
     UPDATES_SMALL,
     Case,
@@ -74,7 +75,7 @@ BROKEN = (
         "training: layer 2 is not in the optimizer",
         "made before the layer was replaced",
         RELU,
-        (UPDATES_SMALL,),
+        (UNHELD, UPDATES_SMALL),
         ("2.weight", "2.bias"),
         without(lambda i: i in (2, 3)),
         STEPS,

@@ -15,7 +15,14 @@ from support.measurements import changed, dead, frozen, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject, Weight
+from sigmoidcore.diagnosis.measure.measurement import (
+    Comparison,
+    Dependence,
+    Layer,
+    Measurement,
+    Subject,
+    Weight,
+)
 from sigmoidcore.diagnosis.report.json import to_json
 from sigmoidcore.diagnosis.values import read, written
 
@@ -52,6 +59,7 @@ def of(kind, **given):
         float: st.floats(),
         float | None: optional(st.floats()),
         bool: st.booleans(),
+        bool | None: optional(st.booleans()),
         tuple[int, ...]: st.lists(counts, max_size=3).map(tuple),
         tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
         tuple[int, ...] | None: histograms,
@@ -68,6 +76,8 @@ measurements = of(
     layers=st.lists(layers, min_size=1, max_size=3).map(tuple),
     weights=st.lists(of(Weight), max_size=2).map(tuple),
     loss_reads=optional(st.just(0)),
+    comparisons=st.lists(of(Comparison, reads=optional(st.just(0))), max_size=2).map(tuple),
+    dependence=optional(of(Dependence)),
 )
 
 

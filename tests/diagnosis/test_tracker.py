@@ -498,7 +498,7 @@ def test_parts_called_one_by_one_are_one_pass():
     probe.attach()
     model.decoder(torch.relu(model.encoder(X))).square().mean().backward()
     m = probe.conclude()
-    assert names(m) == ["encoder", "decoder"]
+    assert names(m) == ["encoder", "relu", "decoder"]
     assert m.samples == 16
     assert all(row.gradient > 0 for row in m.layers)
 

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._python_dispatch import _disable_current_modes
 
 _P = ParamSpec("_P")
@@ -37,6 +38,18 @@ def runs_plainly(x: Tensor) -> bool:
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled(x.device.type)
     )
+
+
+def leave(mode: TorchFunctionMode) -> None:
+    """Leave a mode also if others were entered after it. The public `__exit__` leaves the last one, whichever it is."""
+    above: list[TorchFunctionMode] = []
+    while torch._C._len_torch_function_stack():
+        last = _pop_mode()  # type: ignore[no-untyped-call]
+        if last is mode:
+            break
+        above.append(last)
+    for other in reversed(above):
+        _push_mode(other)  # type: ignore[no-untyped-call]
 
 
 def hidden_from_modes(function: Callable[_P, _R]) -> Callable[_P, _R]:

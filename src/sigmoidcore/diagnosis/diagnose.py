@@ -1,10 +1,12 @@
 """diagnose: one batch through a network, forward and backward, and the findings of the rules."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
+from sigmoidcore.diagnosis.measure.dependence import depend
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.observation.process_group import Ranks
@@ -16,11 +18,11 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a network on one batch, and say in words what is wrong and what to do.
 
-    One forward and one backward pass. Any network works: with or without cores, convolutional, recurrent,
-    transformers. Functions that a forward calls by name are measured like modules. Nothing is changed: neither weights
-    nor their `.grad`, buffers, modes, nor the state of the random generators. The model runs in evaluation mode, but a
-    BatchNorm in training mode normalises by the batch. A model that refuses `eval()`, as exported ones do, runs in the
-    mode that it has.
+    One forward and one backward pass, and a few forward passes of four samples. Any network works: with or without
+    cores, convolutional, recurrent, transformers. Functions that a forward calls by name are measured like modules.
+    Nothing is changed: neither weights nor their `.grad`, buffers, modes, nor the state of the random generators. The
+    model runs in evaluation mode, but a BatchNorm in training mode normalises by the batch. A model that refuses
+    `eval()`, as exported ones do, runs in the mode that it has.
 
     Under `torch.distributed` all ranks call it together, each with its own batch, and get the numbers of all batches.
 
@@ -51,5 +53,6 @@ def diagnose(
         >>> d.findings[0].rule, d.findings[0].name
         ('SC101', 'vanishing gradient')
     """
-    subject = Subject(model, inputs, targets, loss_fn, training)
-    return judged([measure(subject, Ranks())], subject)
+    subject, ranks = Subject(model, inputs, targets, loss_fn, training), Ranks()
+    measurement = measure(subject, ranks)
+    return judged([replace(measurement, dependence=depend(subject, measurement, ranks))], subject)

@@ -14,7 +14,7 @@ from sigmoidcore._torch.grad_scaler import stepped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
 from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
-from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, listen, listen_to_updates, moved
+from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.equalizer.checks import check_model, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
@@ -23,6 +23,8 @@ SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""
 PATIENCE = 10
 """Skipped steps in a row after which one is measured all the same."""
+FEWEST_PASSES = 3
+"""Forward and backward passes without a step that are a training; fewer are tries."""
 
 _NO_GRADIENT = (
     f"In {PATIENCE} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
@@ -100,6 +102,7 @@ class Monitor:
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
+        self._foreign_steps = 0
         self._optimizers = ModelOptimizers(model)
         self._in_step = False
         self._stepped: int | None = None
@@ -122,6 +125,7 @@ class Monitor:
         Raises:
             ValueError: nothing was measured yet.
         """
+        self._take_unused()
         if not self.measurements:
             raise ValueError(
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step() first"
@@ -161,6 +165,7 @@ class Monitor:
         """Stop measuring; the measurements stay."""
         if self._watches:
             self._take_finished()
+            self._take_unused()
         self._watches = False
         self._stop_listening()
         self._probe.detach()
@@ -192,12 +197,16 @@ class Monitor:
             self._skip()
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._probe.stop_following()
         if self._probe.attached and optimizer in self._optimizers:
             self._in_step = True
-            self._probe.parameters.before_step(moved(optimizer), in_backward=backward_pass() != NONE)
+            self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._watches or optimizer not in self._optimizers:
+        if not self._watches:
+            return
+        if optimizer not in self._optimizers:
+            self._foreign_steps += 1
             return
         self._in_step = False
         counts = self._optimizers.count(optimizer)
@@ -207,7 +216,7 @@ class Monitor:
                 if counts:
                     self._skip()
                 return
-            self._probe.parameters.after_step(moved(optimizer))
+            self._probe.parameters.after_step(groups(optimizer))
             self._optimizers.stepped.add(optimizer)
         if counts:
             self._stepped = self._step if self._probe.attached else None
@@ -216,6 +225,7 @@ class Monitor:
         if self._stepped is not None and backward_pass() == NONE:
             self._take_if_complete()
         elif counts:
+            self._foreign_steps = 0
             self._attach_if_due()
 
     def _before_update(self) -> None:
@@ -235,7 +245,8 @@ class Monitor:
         ):
             if self._all(self._probe.has_gradients):
                 count = self._probe.skipped
-                self._record(f"no optimizer used the gradients of {count} measured steps in a row; this is the last")
+                note = f"no optimizer used the gradients of {count} measured steps in a row; this is the last"
+                self._record(note, unused=count)
         elif self._probe.attached:
             self._probe.forget()
         elif self._probe.skipped == PATIENCE - 1:
@@ -248,11 +259,14 @@ class Monitor:
         """
         if not self._all(self._probe.has_gradients):
             self._without_gradient += 1
+            if self._without_gradient == PATIENCE:
+                warnings.warn(_NO_GRADIENT, RuntimeWarning, stacklevel=2)
+                if self._probe.passes and not self._probe.parameters.has_gradients and self._ranks.count == 1:
+                    self._record()  # nothing is trained
+                    self._without_gradient = PATIENCE
             self._stepped = None
             self._optimizers.stepped.clear()
             self._probe.start_over()
-            if self._without_gradient == PATIENCE:
-                warnings.warn(_NO_GRADIENT, RuntimeWarning, stacklevel=2)
             if self._without_gradient >= PATIENCE:
                 self._probe.detach()
                 self._attach_if_due()
@@ -264,15 +278,29 @@ class Monitor:
         if self._stepped is not None and self._ranks.count == 1:
             self._take()
 
+    def _take_unused(self) -> None:
+        """Measure a training without a step."""
+        passes = self._probe.passes if self._probe.has_gradients else 0
+        if passes >= FEWEST_PASSES and not self.measurements and self._ranks.count == 1:
+            self._record(unused=passes)
+
     def _take(self) -> None:
         self._record()
         self._attach_if_due()
 
-    def _record(self, *notes: str) -> None:
+    def _record(self, *notes: str, unused: int = 0) -> None:
         step = self._step if self._stepped is None else self._stepped
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
         measurement = self._probe.conclude(scale)
-        measurement = replace(measurement, step=step, notes=(*measurement.notes, *notes))
+        measurement = replace(
+            measurement,
+            step=step,
+            notes=(*measurement.notes, *notes),
+            unused=unused,
+            discarded=self._probe.discarded,
+            foreign_steps=self._foreign_steps,
+            replaced=self._optimizers.replaced,
+        )
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:
@@ -281,6 +309,7 @@ class Monitor:
     def _start_over(self) -> None:
         self._stepped = None
         self._without_gradient = 0
+        self._foreign_steps = 0
         self._optimizers.stepped.clear()
         self._probe.forget()
 

@@ -26,6 +26,8 @@ LOSSES = frozenset(
         *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),
     }
 )
+DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
+"""Functions by which a loss that is written by hand compares outputs with targets."""
 MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
@@ -80,6 +82,14 @@ def feature_dim(name: str, arguments: list[Tensor], dims: list[int], columns: bo
         return _dim_after_move(dims[0], arguments[0], output)
     alike = (dim for t, dim in zip(arguments, dims, strict=True) if t.dim() == output.dim() and dim != -1)
     return next(alike, -1)
+
+
+def softmax_dim(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> int:
+    """The dimension over which a softmax normalises; by default the first of 1 or 3 dimensions, else the second."""
+    dim = next((value for value in (kwargs.get("dim"), *args[1:2]) if value is not None), None)
+    if not isinstance(dim, int):
+        return 0 if output.dim() in (0, 1, 3) else 1
+    return dim % max(1, output.dim())
 
 
 def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:

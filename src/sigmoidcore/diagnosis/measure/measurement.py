@@ -40,6 +40,7 @@ class Layer:
         weights: names of its parameters.
         gate: its result multiplies another signal (squeeze-excite, GLU).
         shape: shape of the output, samples included.
+        normalises: the dimension over which a softmax that is no attention normalises.
         dtype: dtype of the output, such as "float32".
         gradient: gradient size g (`gain.gradient_size`) at the output; for a recurrent layer also at its last states.
             None: no gradient came back. May be inf or nan.
@@ -75,6 +76,7 @@ class Layer:
     weights: tuple[str, ...] = ()
     gate: bool = False
     shape: tuple[int, ...] = ()
+    normalises: int | None = None
     dtype: str = "float32"
     gradient: float | None = None
     gain: float | None = None
@@ -110,6 +112,10 @@ class Weight:
         size: its L2 norm.
         gradient: L2 norm of its `.grad` over all micro-batches and ranks, unscaled and before clipping. None: no grad.
         update: size of the last step's change over its size before. None: no step was measured, or its size was 0.
+        rate: learning rate of its optimizer in the last step. None: no optimizer that made a step holds it.
+        decay: size of the weight decay in the last step over that of the gradient, or over the rest of the
+            change if the decay is decoupled from the gradient. None: without a decay.
+        uncleared: its gradient was not emptied between the step before and the last step.
         nonfinite: number of non-finite entries.
         nonfinite_gradient: number of non-finite entries of the gradient.
         alike: all rows are equal and not 0: the neurons that they feed compute the same.
@@ -122,9 +128,58 @@ class Weight:
     size: float = math.nan
     gradient: float | None = None
     update: float | None = None
+    rate: float | None = None
+    decay: float | None = None
+    uncleared: bool = False
     nonfinite: int = 0
     nonfinite_gradient: int = 0
     alike: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A call in which the loss compares outputs of the model with targets: a loss function, or a difference.
+
+    Attributes:
+        function: its name, such as "mse_loss", or "sub" for a difference.
+        reads: position of the layer whose output, or a part of it, is compared; None: it is the output of no layer.
+        shape: of the outputs.
+        target_shape: of the targets.
+        classes: the targets are whole numbers.
+        low: smallest target.
+        high: largest target.
+        target_rms: root mean square of the targets.
+        output_rms: root mean square of the outputs.
+    """
+
+    function: str
+    reads: int | None = None
+    shape: tuple[int, ...] = ()
+    target_shape: tuple[int, ...] = ()
+    classes: bool = False
+    low: float = math.nan
+    high: float = math.nan
+    target_rms: float = math.nan
+    output_rms: float = math.nan
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """What outputs depend on: of a few samples, in evaluation mode. None: it was not, or cannot be, found out.
+
+    Attributes:
+        samples: the output of a sample depends on the other samples of its batch.
+        positions: the output at a position depends on other positions; looked at only if samples are mixed.
+        ordered: outputs depend on the order of the positions; looked at only with attention.
+        later: the output at a position depends on later positions; looked at only with a `shift`.
+        shift: the targets are the tokens of the input this many positions later, 0 or 1.
+    """
+
+    samples: bool | None = None
+    positions: bool | None = None
+    ordered: bool | None = None
+    later: bool | None = None
+    shift: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,18 +191,24 @@ class Measurement:
         weights: every parameter of the model.
         samples: number of samples, of all ranks and micro-batches.
         step: the optimizer's step, from 0; None: outside of training.
-        loss: None: unknown.
+        loss: in a training the sum of the losses whose `backward()` was called, unscaled; None: unknown.
         loss_function: name of the last loss function that was called, such as "cross_entropy"; None: none was seen.
         loss_reads: position of the layer whose output, or a part of it, is that function's first argument; None: it
             is the output of no layer.
+        comparisons: of outputs with targets, in the order in which the loss made them; the first of each kind.
         input_rms: root mean square of the model's floating-point inputs; None: it has none.
         input_spread: as `Layer.spread`, of the inputs.
         input_nonfinite: number of non-finite numbers in the inputs.
+        unused: of a training without a step: backward passes whose gradients no optimizer of the model has used.
+        discarded: forward passes whose gradients were emptied before the step could use them.
+        foreign_steps: steps since the last one of the model, of optimizers that hold none of its parameters.
+        replaced: optimizers that made a step of the model, had a state and are gone.
         ranks: processes that trained together.
         seconds: time that the measurement took; None: it was part of a training step.
         notes: what was not measured, in words.
         strays: places such as "layers[0].weight" of weights that train and are not parameters of the model, because a
             module keeps them in a list, a dict or as a plain tensor.
+        dependence: which inputs the outputs depend on; of `diagnose` only.
         differentiated: the loss contains derivatives of the outputs: gradients reach a layer also past the layers
             behind it.
     """
@@ -159,13 +220,19 @@ class Measurement:
     loss: float | None = None
     loss_function: str | None = None
     loss_reads: int | None = None
+    comparisons: tuple[Comparison, ...] = ()
     input_rms: float | None = None
     input_spread: float | None = None
     input_nonfinite: int = 0
+    unused: int = 0
+    discarded: int = 0
+    foreign_steps: int = 0
+    replaced: int = 0
     ranks: int = 1
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    dependence: Dependence | None = None
     differentiated: bool = False
 
     @property

@@ -31,13 +31,12 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
             known += loss_fn.parameters()
         probe = Probe(model, most=None, ranks=ranks)
         probe.named_inputs = inputs if isinstance(inputs, Mapping) else None
-        with unchanged(model, inputs), _own_buffers(model), _own_gradients(known) as own, mode(model):
+        with unchanged(model, inputs), own_buffers(model), _own_gradients(known) as own, mode(model):
             probe.attach()
             try:
                 with _named(mode):
                     outputs = run(model, inputs)
-                    with probe.following():
-                        loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+                    loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
                 if loss.requires_grad:
                     own(leaves(loss))
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -52,7 +51,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
 
 
 @contextmanager
-def _own_buffers(model: nn.Module) -> Iterator[None]:
+def own_buffers(model: nn.Module) -> Iterator[None]:
     """Restore the buffers after a forward pass; a buffer of another shape stays: a cache that has grown."""
     kept = [(m, n, b, b.clone()) for m in model.modules() for n, b in m.named_buffers(recurse=False)]
     try:

@@ -3,7 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -87,6 +87,8 @@ class ModelOptimizers:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._with_state: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._ever_with_state = 0
         self.stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # in the step that is measured
         self._moves: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
         self._stepped_once: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
@@ -104,8 +106,16 @@ class ModelOptimizers:
             moves = self._moves[optimizer] = not moved(optimizer).isdisjoint(map(id, self._model.parameters()))
         return moves
 
+    @property
+    def replaced(self) -> int:
+        """How many optimizers with a state, such as averages of gradients, are gone."""
+        return self._ever_with_state - len(self._with_state)
+
     def count(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the step of this optimizer, one of the model's, counts."""
+        if optimizer.state and optimizer not in self._with_state:
+            self._with_state.add(optimizer)
+            self._ever_with_state += 1
         if self.counting not in (optimizer, None) and optimizer not in self._stepped_once:
             self._stepped_once.add(optimizer)
             return False
@@ -116,4 +126,29 @@ class ModelOptimizers:
 
 def moved(optimizer: torch.optim.Optimizer) -> set[int]:
     """Identities of the parameters that an optimizer moves."""
-    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return set(groups(optimizer))
+
+
+class Group(NamedTuple):
+    """The settings of a parameter's group in an optimizer."""
+
+    rate: float
+    decay: float
+    decoupled: bool  # the decay does not go through the gradient
+
+
+def groups(optimizer: torch.optim.Optimizer) -> dict[int, Group]:
+    """The group of each parameter that an optimizer moves, by the parameter's identity."""
+    found = {}
+    for group in optimizer.param_groups:
+        decoupled = group.get("decoupled_weight_decay", not isinstance(optimizer, _COUPLED))
+        settings = Group(float(group.get("lr", 0.0)), float(group.get("weight_decay") or 0.0), bool(decoupled))
+        found.update({id(parameter): settings for parameter in group["params"]})
+    return found
+
+
+_COUPLED = (
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
+    *(torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax),
+)
+"""Optimizers whose weight decay is added to the gradient, unless a group says otherwise."""

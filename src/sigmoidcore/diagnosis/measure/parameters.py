@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch import foreach
 from sigmoidcore.diagnosis.measure.measurement import Weight
+from sigmoidcore.diagnosis.measure.optimizer_steps import Group
 from sigmoidcore.gain import norms
 from sigmoidcore.observation.process_group import Ranks
 
@@ -27,6 +28,13 @@ class Parameters:
         self._rows_differ: set[str] = set()
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
+        self._groups: dict[str, Group] = {}
+        self._uncleared = self._with_gradient(self.named)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether any parameter has a `.grad`."""
+        return any(p.grad is not None for p in self.named.values())
 
     @property
     def moved(self) -> bool:
@@ -44,6 +52,15 @@ class Parameters:
                 return parameter.grad is None or not bool(_local(parameter.grad).any())
         return False
 
+    def note_cleared(self) -> None:
+        """A backward pass begins: note which gradients were emptied since the last step."""
+        self._uncleared = self._with_gradient(self._uncleared)
+
+    @torch.no_grad()
+    def _with_gradient(self, names: Iterable[str]) -> set[str]:
+        own = {name: _local(grad) for name in names if (grad := self.named[name].grad) is not None}
+        return {name for name, size in _sizes(own).items() if size.norm != 0}
+
     def forget_gradients(self) -> None:
         """Drop the sizes of the gradients: they were emptied."""
         self._gradients, self._used_up = {}, set()
@@ -54,20 +71,21 @@ class Parameters:
         self._read({name: p for name, p in self.named.items() if name not in self._used_up})
 
     @torch.no_grad()
-    def before_step(self, moving: set[int], *, in_backward: bool = False) -> None:
+    def before_step(self, moving: Mapping[int, Group], *, in_backward: bool = False) -> None:
         """Copy the parameters of these identities, which an optimizer is going to move.
 
         An optimizer that steps `in_backward` may empty their gradients.
         """
         own = {name: p for name, p in self.named.items() if id(p) in moving and p.requires_grad}
         self._read_sizes()
+        self._groups |= {name: moving[id(p)] for name, p in self.named.items() if id(p) in moving}
         self._before |= {name: _local(p).clone() for name, p in own.items() if name not in self._moves}
         if in_backward:
             self._read(own)
             self._used_up.update(own)
 
     @torch.no_grad()
-    def after_step(self, moving: set[int]) -> None:
+    def after_step(self, moving: Container[int]) -> None:
         """Measure how far each has moved."""
         own = [name for name in self._before if id(self.named[name]) in moving]
         before = {name: self._before.pop(name) for name in own}
@@ -92,12 +110,27 @@ class Parameters:
                 size=sizes[name].norm,
                 gradient=gradients[name].norm / scale if name in gradients else None,
                 update=updates[name].norm / sizes[name].norm if name in updates and sizes[name].norm > 0 else None,
+                rate=self._groups[name].rate if name in self._groups else None,
+                decay=self._decay(name, sizes, gradients, updates),
+                uncleared=name in self._uncleared and name in updates,
                 nonfinite=round(sizes[name].nonfinite),
                 nonfinite_gradient=round(gradients.get(name, _NOTHING).nonfinite),
                 alike=name in shown - differ,
             )
             for name, parameter in self.named.items()
         )
+
+    def _decay(self, name: str, *of: dict[str, "Size"]) -> float | None:
+        """Size of the weight decay over that of the gradient, or of the rest of the update if it is decoupled."""
+        rate, decay, decoupled = self._groups.get(name, (0.0, 0.0, False))
+        size, gradient, update = (sizes.get(name, _NOTHING).norm for sizes in of)
+        pull, other = decay * size, gradient
+        if decoupled:
+            pull *= rate
+            other = math.sqrt(max(update**2 - pull**2, 0.0))
+        if not decay or name not in of[2]:
+            return None
+        return pull / other if other else math.inf
 
     def _read(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for name in parameters:

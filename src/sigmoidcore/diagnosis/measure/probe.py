@@ -3,8 +3,8 @@
 `measurement` holds the result, `tracker` follows a pass, `recorder` takes its statistics, `summary` joins them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
-from sigmoidcore._torch.modes import transforms_active
+from sigmoidcore._torch.modes import leave, transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
@@ -24,6 +24,8 @@ from sigmoidcore.observation.process_group import Ranks
 
 MOST_PASSES = 256
 """Largest number of forward passes of one step."""
+FOLLOWED = 4
+"""Passes whose outputs are followed into the loss at the same time: the latest."""
 
 
 class Probe(Observer):
@@ -41,6 +43,7 @@ class Probe(Observer):
 
     Attributes:
         skipped: number of steps in a row whose gradients no optimizer has used.
+        discarded: number of passes since `attach` whose gradients were emptied.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Probe(Observer):
         self.model = model
         self.named_inputs: Any = None  # which hooks do not show
         self.skipped = 0
+        self.discarded = 0
         self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
         self._ranks = ranks
@@ -62,20 +66,27 @@ class Probe(Observer):
         self._parameter_names: dict[int, str] = {}
         self._stack: list[RunningModule] = []
         self._running: Recorder | None = None
-        self._following: Recorder | None = None
+        self._followed: list[Recorder] = []  # passes that are over, and whose loss is being computed
         self._recorders: list[Recorder] = []
         self._fresh: list[Recorder] = []
         self._backward_pass = NONE
         self._transformed = False
+        weakref.finalize(self, _leave_all, self._followed)
 
     @property
     def has_gradients(self) -> bool:
         """Whether a gradient has come back through any pass."""
         return any(r.counts for r in self._recorders)
 
+    @property
+    def passes(self) -> int:
+        """Number of forward passes."""
+        return len(self._recorders)
+
     def attach(self) -> None:
         """Measure from the next forward pass on."""
         if not self.attached:
+            self.discarded = 0
             self.parameters = Parameters(self.parameters.named)
             if not self.layers:
                 self._read_names()
@@ -85,6 +96,12 @@ class Probe(Observer):
         """Stop measuring."""
         super().detach()
         self._end_pass()
+        self.stop_following()
+
+    def stop_following(self) -> None:
+        """Follow no outputs any more: their loss has been computed. Within a backward pass the modes stay."""
+        if backward_pass() == NONE:
+            _leave_all(self._followed)
 
     def forget(self) -> None:
         """Drop all passes."""
@@ -100,6 +117,7 @@ class Probe(Observer):
     def drop_emptied(self) -> bool:
         """Drop passes whose gradients were emptied; if those of all were, keep them and return True."""
         emptied = self._emptied()
+        self.discarded += len(emptied)
         if emptied and len(emptied) == sum(r.counts for r in self._recorders):
             return True
         self._recorders = [r for r in self._recorders if r not in emptied]
@@ -117,19 +135,6 @@ class Probe(Observer):
             return summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
         finally:
             self.forget()
-
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Follow calls outside of modules: a loss function."""
-        if not self._recorders:
-            yield
-            return
-        self._following = self._recorders[-1]
-        try:
-            with self._following:
-                yield
-        finally:
-            self._following = None
 
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """A module begins to run."""
@@ -157,6 +162,8 @@ class Probe(Observer):
                 self._running.leave(running, args, output)
             if not self._stack:
                 self._end_pass()
+                if output is None:  # it has raised an error
+                    self.stop_following()
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
         """Hidden layers run one by one: each is measured."""
@@ -166,6 +173,8 @@ class Probe(Observer):
         last = self._recorders[-1] if self._recorders else None
         if last is None:
             self._read_names()
+        if any(recorder.differentiated_loss for recorder in self._followed):
+            self.stop_following()
         if last is None or not last.continues(args, name):
             if len(self._recorders) >= MOST_PASSES:
                 self._recorders = [r for r in self._recorders if r.counts][-MOST_PASSES // 2 :]
@@ -179,18 +188,23 @@ class Probe(Observer):
             last.take_inputs(args)
             self._recorders.append(last)
         self._running = last
-        if self._following is not last:  # a loss function may run the model again
-            if self._following is not None:
-                self._following.paused = True
+        last.ended = False
+        for recorder in self._followed:
+            recorder.paused = recorder is not last
+        if last not in self._followed:
             last.__enter__()  # type: ignore[no-untyped-call]
 
     def _end_pass(self) -> None:
+        """A forward pass is over; its outputs are followed until the gradient comes back."""
         self._stack.clear()
         running, self._running = self._running, None
-        if running is not None and self._following is not running:
-            running.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        if self._following is not None:
-            self._following.paused = False
+        if running is not None:
+            running.ended = True
+            if running not in self._followed:
+                self._followed.append(running)
+            _leave_all(self._followed, keep=FOLLOWED)
+        for recorder in self._followed:
+            recorder.paused = False
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
@@ -206,7 +220,9 @@ class Probe(Observer):
             return
         if backward_pass() != self._backward_pass:
             self._backward_pass = backward_pass()
+            self.parameters.note_cleared()
             emptied = self._emptied()  # by a `zero_grad` between the forward and the backward pass
+            self.discarded += len([r for r in emptied if r is not recorder])
             self._recorders = [r for r in self._recorders if r not in emptied or r is recorder]
             self.skipped += bool(emptied)
             if recorder in emptied:
@@ -219,6 +235,13 @@ class Probe(Observer):
     def _read_gradients(self) -> None:
         self._fresh = []
         self.parameters.read_gradients()
+
+
+def _leave_all(recorders: list[Recorder], keep: int = 0) -> None:
+    """Stop following the calls of all recorders but the last so many."""
+    while len(recorders) > keep:
+        recorders[0].paused = True
+        leave(recorders.pop(0))
 
 
 def batch_size(values: Any) -> int:

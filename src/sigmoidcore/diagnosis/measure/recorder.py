@@ -16,6 +16,7 @@ from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
+from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, Compared, Kind
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
@@ -48,6 +49,8 @@ class Recorder(Tracker):
         super().__init__(parameters, stack)
         self.of_inputs = Sums()
         self.samples = samples
+        self.compared: dict[Kind, Compared] = {}
+        self.losses: list[Tensor] = []  # whose backward was called
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
@@ -85,6 +88,23 @@ class Recorder(Tracker):
                 statistics.add_sizes(x, [sums])
                 statistics.add_sample(x.reshape(1, statistics.first_rows(x[0], self.samples, None)[1], -1), [sums])
                 self.of_inputs.add(sums)
+
+    @hidden_from_modes
+    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:
+        """Take the sizes of what a loss compares."""
+        if statistics.unmeasured(outputs) or statistics.unmeasured(targets) or not targets.numel():
+            return
+        whole = not targets.is_floating_point()
+        kind: Kind = (name, reads, tuple(outputs.shape), tuple(targets.shape), whole)
+        if kind in self.compared:
+            self.compared[kind].add(Compared.of(outputs, targets))
+        elif len(self.compared) < MOST_KINDS and not targets.is_complex():
+            self.compared[kind] = Compared.of(outputs, targets)
+
+    def take_loss(self, loss: Tensor) -> None:
+        """Keep the value of a loss."""
+        if loss.numel() == 1:
+            self.losses.append(loss.detach().reshape(()))
 
     @hidden_from_modes
     def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], in_place: bool) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
+from sigmoidcore.diagnosis.measure.comparisons import joined
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, Layer, Measurement
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
@@ -52,7 +53,7 @@ def summarize(
     """The measurement of one step, over all ranks, from its forward passes; the loss was multiplied by `scale`."""
     for recorder in recorders:
         recorder.flush()
-    calls, inputs = _joined(recorders)
+    calls, inputs, places = _joined(recorders)
     device = next((p.device for p in parameters.named.values()), torch.device("cpu"))
     notes = list(dict.fromkeys(note for r in recorders for note in r.notes))
     together: Ranks = ranks
@@ -63,7 +64,10 @@ def summarize(
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
     layers = _layers(calls, facts, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
-    samples, any_differentiated = totals(np.array([sum(r.samples for r in recorders), differentiated])).tolist()
+    losses = [loss for r in recorders for loss in r.losses]
+    samples, any_differentiated, loss = totals(
+        np.array([sum(r.samples for r in recorders), differentiated, sum(fetch(losses))])
+    ).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
     if any_differentiated:
@@ -72,14 +76,16 @@ def summarize(
         notes.append(_HIDDEN.format(len(hidden), hidden[0]))
     if trained and not layers and not notes:
         notes.append(_NO_LAYERS)
-    last = next((r for r in reversed(recorders) if r.loss_function), None)
+    last = max((r for r in recorders if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
     read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
     return Measurement(
         layers=tuple(layers),
         weights=weights,
         samples=int(samples),
+        loss=loss / (scale * ranks.count) if losses else None,
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
+        comparisons=joined([r.compared for r in recorders], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"],
         input_nonfinite=of_inputs["nonfinite"],
@@ -90,10 +96,11 @@ def summarize(
     )
 
 
-def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums]:
-    """The layers of several passes (layers of one name are one), and the sums of the inputs."""
+def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:
+    """The layers of several passes (layers of one name are one), the sums of the inputs, and each pass's places."""
     if len(recorders) == 1:
-        return recorders[0].layers, recorders[0].of_inputs
+        layers = recorders[0].layers
+        return layers, recorders[0].of_inputs, [{i: i for i in range(len(layers))}]
     calls: list[LayerCall] = []
     inputs = Sums()
     places: dict[str, int] = {}
@@ -105,7 +112,8 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums]:
                 sources = sum(1 << places[recorder.layers[i].name] for i in bits(call.sources))
                 calls.append(dataclasses.replace(call, sources=sources, sums=Sums()))
             calls[place].sums.add(call.sums)
-    return calls, inputs
+    own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in recorders]
+    return calls, inputs, own
 
 
 def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:
@@ -240,6 +248,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 weights=call.weights,
                 gate=call.gate,
                 shape=tuple(call.shape),
+                normalises=None if call.attends else call.normalises,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
                 **fact,

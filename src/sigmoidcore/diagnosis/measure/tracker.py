@@ -40,6 +40,7 @@ class LayerCall:
     attends: bool = False
     scale: float = 1.0  # a core multiplies the function's result by this
     shape: tuple[int, ...] = ()
+    normalises: int | None = None
     dtype: torch.dtype = torch.float32
     sums: Sums = field(default_factory=Sums)
 
@@ -98,6 +99,8 @@ class Tracker(TorchFunctionMode):
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
         self.paused = False  # another tracker follows the calls for a while
+        self.ended = False  # the model has run, and its loss is computed
+        self.differentiated_loss = False  # a `backward()` was called
         self._unplaced = False
         self._names_of_parameters = dict(parameters)
         self._stack = stack
@@ -108,6 +111,12 @@ class Tracker(TorchFunctionMode):
         """A recurrent layer or an activation is about to run, perhaps in place; returns its arguments."""
         return args
 
+    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:
+        """A loss compares outputs, of the layer at a position or of none (-1), with targets."""
+
+    def take_loss(self, loss: Tensor) -> None:
+        """The `backward()` of a loss is about to run."""
+
     def after(self, layer: LayerCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> None:
         """A layer has run."""
 
@@ -117,7 +126,11 @@ class Tracker(TorchFunctionMode):
         """Run the function and follow its tensors."""
         kwargs = kwargs or {}
         name = calls.name_of(func)
-        if not name or self.paused:
+        if not name or self.paused or (self.ended and not torch.is_grad_enabled()):
+            return func(*args, **kwargs)
+        if name == "backward" and self.ended:
+            self.differentiated_loss = True
+            self.take_loss(args[0])
             return func(*args, **kwargs)
         if transforms_active():
             self.notes["calls inside torch.func.vmap, grad and the like"] = None
@@ -157,8 +170,8 @@ class Tracker(TorchFunctionMode):
         outputs = [t for t in several if t.is_floating_point() or t.is_complex()]
         arguments = list(tensors((args, kwargs)) if kwargs else tensors(args))
         origins = [self._origin(t) for t in arguments]
-        if not outputs:
-            return
+        if not outputs or (self.ended and all(o is _UNKNOWN for o in origins)):
+            return  # what does not come from the model is no part of it
         if self._stack and self._stack[-1].parametrizes:
             self._set_all(outputs, Origin(0, _weights(origins), constant=True))
             return
@@ -167,9 +180,10 @@ class Tracker(TorchFunctionMode):
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
-        keeps_producer = self._mark(name, args, origins) or name in calls.MOVES
+        keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
+            layer.normalises = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
             index = len(self.layers)
             self.layers.append(layer)
             self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
@@ -192,11 +206,13 @@ class Tracker(TorchFunctionMode):
             return None if constant and name in calls.PRODUCTS else "weights"
         return "activation" if (name in ACTIVATIONS or name == "softmax") and not constant else None
 
-    def _mark(self, name: str, args: tuple[Any, ...], origins: list[Origin]) -> bool:
+    def _mark(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> bool:
         """Note what a function tells of the layers that it reads; returns whether it scales the output of a core."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
+        if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
+            self._compare(name, args, kwargs)
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
@@ -212,6 +228,15 @@ class Tracker(TorchFunctionMode):
             return False
         core.scale = float(args[-1]) ** calls.SCALINGS[name]
         return True
+
+    def _compare(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note which outputs and targets a loss compares: what has a gradient with what has none."""
+        pair = [*args[:2], *(kwargs[key] for key in ("input", "target", "other") if key in kwargs)]
+        if len(pair) != 2 or not all(isinstance(x, Tensor) for x in pair):
+            return
+        outputs, targets = pair if pair[0].requires_grad else pair[::-1]
+        if outputs.requires_grad and not targets.requires_grad and self._origin(outputs) is not _UNKNOWN:
+            self.compare(name, self._origin(outputs).producer, outputs, targets)
 
     def _place(self, function: str) -> tuple[str, str, str]:
         """A layer's unique name, the module that is running, and the layer's kind."""

@@ -1,16 +1,47 @@
-"""SC601: the loss reads something else than it expects."""
+"""SC601 to SC605: the loss reads something else than it expects, or targets that the outputs cannot follow."""
 
+import math
+from itertools import zip_longest
+
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.units import plain
-from sigmoidcore.diagnosis.wording import named
+from sigmoidcore.diagnosis.wording import named, number
 
+BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+CLASSIFIES = ("cross_entropy", "nll_loss", *BINARY)
+DIFFERENCES = ("sub", "subtract", "rsub")
+REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", *DIFFERENCES)
 READS_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
 READS_LOGARITHMS = ("nll_loss", "kl_div")
 BOUNDED = ("softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid", "relu")
 """Activations whose outputs are neither logits nor logarithms."""
+REACH = {
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "softmax", "softmax2d"), (0.0, 1.0)),
+    **dict.fromkeys(("tanh", "softsign"), (-1.0, 1.0)),
+    **dict.fromkeys(("relu", "softplus"), (0.0, math.inf)),
+    "relu6": (0.0, 6.0),
+    "logsigmoid": (-math.inf, 0.0),
+}
+"""Smallest and largest output of an activation."""
+ANYTHING = -math.inf, math.inf
+BEYOND = 0.02
+"""Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
+FAR, LARGE = 10.0, 10.0
+MASKED = 1e6
+"""Larger numbers are masks."""
+FEW, RARE = 32, 256
 
 REPLACE = "Give the loss the input that it expects."
+RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
+SCALE = "Scale the targets into the range of the outputs, or remove the last activation."
+STANDARDISE = (
+    "Subtract the mean of the targets over the training set and divide by their standard deviation; multiply the "
+    "predictions back."
+)
+CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
 
 
 def wrong_input(evidence: Evidence) -> Found | None:
@@ -19,15 +50,112 @@ def wrong_input(evidence: Evidence) -> Found | None:
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not read a softmax,
     sigmoid, hardsigmoid or ReLU directly. `nll_loss` and `kl_div` must not read these, nor a layer with weights without
     a log-softmax after it. A softmax of probabilities is nearly flat, and the negative of something that is not a
-    logarithm has no lower bound.
+    logarithm has no lower bound. No loss can use a softmax of a single number, which is always 1.
 
     *Source.* PyTorch's documentation of these functions.
     """
-    function, position = evidence.latest.loss_function, evidence.latest.loss_reads
-    if position is None:
+    latest = evidence.latest
+    calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
+    for function, position in calls:
+        found = None if position is None else _misread(function or "", evidence.layers[position])
+        if found is not None:
+            return found
+    return None
+
+
+def broadcast(evidence: Evidence) -> Found | None:
+    """The loss compares each output with the targets of all samples, and the network learns their mean.
+
+    The rule applies if outputs and targets of a loss, or of a difference in a loss that is written by hand, have
+    different numbers of dimensions, and broadcasting makes more numbers than either has: outputs `[n, 1]` and targets
+    `[n]` make `[n, n]`.
+
+    *Source.* PyTorch's semantics of broadcasting; its loss functions warn, arithmetic does not.
+    """
+    for c in evidence.latest.comparisons:
+        together = _together(c.shape, c.target_shape)
+        if (
+            together
+            and len(c.shape) != len(c.target_shape)
+            and math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
+        ):
+            text = f"{_by(c)} compares outputs of shape {list(c.shape)} with targets of shape {list(c.target_shape)}: "
+            text += f"broadcasting pairs all of them, {list(together)}, so that every output learns the mean."
+            return Found(_layers(evidence, c), math.prod(together), math.prod(c.shape), text)
+    return None
+
+
+def out_of_reach(evidence: Evidence) -> Found | None:
+    """The last activation cannot return these targets, so the loss pushes it to its end and stays large.
+
+    The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
+    `BEYOND` of their range. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
+
+    *Source.* Arithmetic.
+    """
+    for c in evidence.latest.comparisons:
+        layer = None if c.reads is None else evidence.layers[c.reads]
+        binary = c.function in BINARY
+        low, high = (0.0, 1.0) if binary else REACH.get(plain(layer.kind) if layer else "", ANYTHING)
+        missed = max(low - c.low, c.high - high)
+        if c.function in (*BINARY, *REGRESSION) and missed > BEYOND * (c.high - c.low) > 0:
+            given = f"targets from {number(c.low)} to {number(c.high)}"
+            if binary:
+                text = f"{c.function} got {given}, and labels must be in [0, 1]: outside, the loss has no minimum."
+                remedy = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
+                return Found(_layers(evidence, c), missed, 0.0, text, remedy, Severity.ERROR)
+            assert layer is not None
+            text = f"{named(layer.name)} ({layer.kind.removesuffix('()')}) returns numbers from {number(low)} to "
+            text += f"{number(high)}, but the loss compares it with {given}."
+            return Found((layer.name,), missed, 0.0, text)
+    return None
+
+
+def far_targets(evidence: Evidence) -> Found | None:
+    r"""The network first learns the size of the targets, with large errors and gradients, and slowly the rest.
+
+    The rule applies to losses for regression, and to differences in a loss that is written by hand. It compares root
+    mean squares: that of the targets must be below `LARGE`, or below `FAR` times that of the outputs.
+
+    *Source.* A choice. A network with default weights returns numbers below 1, and a step of Adam moves its last bias
+    by the learning rate: at 1e-3, a target of 10 is 10,000 steps away.
+    """
+    for c in evidence.latest.comparisons:
+        size = c.target_rms
+        if c.function in REGRESSION and not c.classes and LARGE <= size < MASKED and size > FAR * c.output_rms:
+            text = f"{_by(c)} compares outputs of size {number(c.output_rms)} (root mean square) with targets of size "
+            text += f"{number(size)}."
+            return Found(_layers(evidence, c), size / c.output_rms if c.output_rms else math.inf, FAR, text)
+    return None
+
+
+def same_targets(evidence: Evidence) -> Found | None:
+    """All samples have the same label: the network learns this constant, and the loss becomes 0.
+
+    The rule applies if all targets of the classification losses that read the model's outputs are one number, in all
+    measurements, and there are `FEW` or more. A single measurement of fewer than `RARE` binary labels is a note: the
+    other label may be rare.
+
+    *Source.* Arithmetic.
+    """
+    labels = [c for m in evidence.measurements for c in m.comparisons if c.function in CLASSIFIES]
+    known = [c for c in labels if c.reads is not None]
+    values = {bound for c in labels for bound in (c.low, c.high)}
+    count = sum(math.prod(c.target_shape) for c in labels)
+    if not known or len(known) < len(labels) or len(values) != 1 or count < FEW:
         return None
-    layer = evidence.layers[position]
+    (value,) = values
+    text = f"All {count:,} targets are {number(value)}: there is nothing to tell apart."
+    severity = Severity.NOTE if count < RARE and all(c.function in BINARY for c in labels) else None
+    return Found(_layers(evidence, known[-1]), count, FEW, text, severity=severity)
+
+
+def _misread(function: str, layer: Layer) -> Found | None:
+    """What is wrong with a layer as the input of a loss function."""
     kind, weighted = plain(layer.kind), layer.role == "weights"
+    if layer.normalises is not None and layer.shape[layer.normalises] == 1:
+        text = f"The loss reads {named(layer.name)}, a softmax of a single number: it is always 1."
+        return Found((layer.name,), 1.0, 0.0, text, "Use a sigmoid for a single output, or a softmax of two.")
     if function in READS_LOGITS and kind in BOUNDED and not weighted:
         expected, reason = "logits (any real number)", f"{function} has its own"
         remedy = f"Remove {named(layer.name)}: {'logits may be negative' if kind == 'relu' else reason}."
@@ -39,3 +167,19 @@ def wrong_input(evidence: Evidence) -> Found | None:
     source = "a layer without log_softmax" if weighted else f"a {layer.kind.removesuffix('()')}"
     text = f"{function} expects {expected} but reads {named(layer.name)}, {source}."
     return Found((layer.name,), 1.0, 0.0, text, remedy)
+
+
+def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that two shapes are broadcast to; () if they do not fit."""
+    pairs = list(zip_longest(reversed(shape), reversed(other), fillvalue=1))
+    fits = all(1 in pair or pair[0] == pair[1] for pair in pairs)
+    return tuple(max(pair) for pair in reversed(pairs)) if fits else ()
+
+
+def _by(comparison: Comparison) -> str:
+    """The subject of a sentence about a comparison."""
+    return "The difference in the loss" if comparison.function in DIFFERENCES else comparison.function
+
+
+def _layers(evidence: Evidence, comparison: Comparison) -> tuple[str, ...]:
+    return () if comparison.reads is None else (evidence.layers[comparison.reads].name,)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.rules import gradient, loss, numbers, structure, time, units, updates
+from sigmoidcore.diagnosis.rules import dependence, gradient, loss, numbers, steps, structure, time, units, updates
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Rule
 
@@ -21,17 +21,31 @@ RULES: tuple[Rule, ...] = (
          ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503")),
     Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",)),
     Rule("SC205", "inputs far from 0", WARNING, units.offset_inputs, units.STANDARDISE, ("SC401",)),
-    Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC401", "SC502")),
-    Rule("SC302", "updates too large", WARNING, updates.too_large, updates.SLOWER, ("SC401", "SC102")),
+    Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC303", "SC401", "SC502")),
+    Rule("SC302", "updates too large", WARNING, updates.too_large, updates.SLOWER, ("SC401", "SC102", "SC305")),
+    Rule("SC303", "parameters in no optimizer", WARNING, steps.unheld, steps.ADD),
+    Rule("SC304", "no optimizer step", ERROR, steps.no_step, steps.STEP, ("SC401", "SC501")),
+    Rule("SC305", "gradients are not cleared", WARNING, steps.uncleared, steps.CLEAR),
+    Rule("SC306", "gradients are cleared too early", WARNING, steps.discarded, steps.CLEAR_LATER),
+    Rule("SC307", "weight decay too strong", WARNING, steps.strong_decay, steps.LESS_DECAY, ("SC401",)),
+    Rule("SC308", "optimizer made again", WARNING, steps.replaced, steps.KEEP),
     Rule("SC401", "inf or NaN", ERROR, numbers.nonfinite, numbers.FIND_CAUSE),
     Rule("SC402", "close to overflow in half precision", WARNING, numbers.near_overflow, numbers.MORE_RANGE),
     Rule("SC403", "gradient underflows in float16", WARNING, numbers.underflow, numbers.SCALE_LOSS,
          ("SC401", "SC101", "SC502")),
     Rule("SC501", "parameters without a gradient", WARNING, structure.no_gradient, structure.RECONNECT),
-    Rule("SC502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT, ("SC401",)),
+    Rule("SC502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT,
+         ("SC401", "SC601")),
     Rule("SC503", "identical neurons", WARNING, structure.identical_neurons, structure.RANDOMISE),
     Rule("SC504", "weights that are not registered", WARNING, structure.unregistered, structure.REGISTER),
+    Rule("SC506", "samples are mixed", WARNING, dependence.mixed_samples, dependence.SEPARATE),
+    Rule("SC508", "order has no effect", NOTE, dependence.no_order, dependence.ADD_POSITIONS),
     Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE),
+    Rule("SC602", "outputs and targets broadcast", ERROR, loss.broadcast, loss.RESHAPE),
+    Rule("SC603", "targets out of reach", WARNING, loss.out_of_reach, loss.SCALE),
+    Rule("SC604", "targets far from the outputs", WARNING, loss.far_targets, loss.STANDARDISE, ("SC401", "SC603")),
+    Rule("SC605", "all targets are the same", WARNING, loss.same_targets, loss.CHECK_LABELS),
+    Rule("SC606", "targets are visible", ERROR, dependence.visible_targets, dependence.MASK),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

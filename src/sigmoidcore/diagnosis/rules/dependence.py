@@ -1,0 +1,80 @@
+"""SC506, SC508, SC606: outputs depend on other samples, on no order, or on the tokens that they have to predict."""
+
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.wording import named
+
+SEPARATE = (
+    "Check dimensions: `batch_first=True` in attention and recurrent layers, transpose instead of view, a softmax over "
+    "the last dimension."
+)
+TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
+ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
+MASK = "Give the attention a causal mask (`is_causal=True`)."
+SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
+
+
+def mixed_samples(evidence: Evidence) -> Found | None:
+    """The answer for a sample changes with the company that it is in: training and use are not the same.
+
+    `diagnose` runs the model in evaluation mode on a sample beside two different sets of others, with the same random
+    numbers. The rule applies if the output of the sample changes. It is a note if outputs have positions that do not
+    depend on each other: the model may have time in dimension 0 on purpose. A softmax over the samples, which is not
+    attention and not a gate, is named in a `Monitor`, too.
+
+    *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
+    gradients.
+    """
+    latest = evidence.latest
+    over_samples = [
+        x.name
+        for x in latest.layers
+        if x.normalises == 0 and not x.gate and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
+    ]
+    if over_samples:
+        text = f"{named(over_samples[0])} is a softmax over dimension 0, which counts the samples: its outputs for one "
+        return Found(tuple(over_samples), 1.0, 0.0, f"{text}sample depend on all others.", "Use `dim=-1`.")
+    found = latest.dependence
+    if found is None or not found.samples:
+        return None
+    text = "The output for a sample changes when the other samples of the batch change, in evaluation mode, too."
+    if found.positions is False:
+        return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
+    return Found((), 1.0, 0.0, text)
+
+
+def no_order(evidence: Evidence) -> Found | None:
+    """The network sees a set, not a sequence: attention by itself does not know the order of what it reads.
+
+    `diagnose` reorders the positions of the inputs. The rule applies to models with attention whose outputs stay the
+    same, or are reordered in the same way. It is a note: sets, such as points or objects, have no order.
+
+    *Source.* Vaswani et al. (2017, arXiv 1706.03762), section 3.5.
+    """
+    found = evidence.latest.dependence
+    if found is None or found.ordered is not False:
+        return None
+    text = "The order of the positions has no effect on the outputs: attention does not know positions."
+    return Found((), 0.0, 0.0, text)
+
+
+def visible_targets(evidence: Evidence) -> Found | None:
+    """The network copies what it should predict: the loss falls to 0, and the generated text is useless.
+
+    The rule compares tokens of the inputs with targets that are whole numbers. It applies if the target at a position
+    is the next token, and outputs depend on later positions; or if it is the token at the position itself, and outputs
+    do not depend on later positions, as in a model that has to predict the next one.
+
+    *Source.* Arithmetic: the answer is a part of the input.
+    """
+    found = evidence.latest.dependence
+    if found is None or found.later is None:
+        return None
+    if found.shift == 1 and found.later:
+        text = "The targets are the next tokens of the inputs, and outputs depend on later tokens: the model sees what "
+        return Found((), 1.0, 0.0, f"{text}it has to predict.")
+    if found.shift == 0 and not found.later:
+        text = "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
+        return Found((), 1.0, 0.0, f"{text}only: the model copies its input.", SHIFT)
+    return None

@@ -1,0 +1,156 @@
+"""SC303 to SC308: what the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
+
+from statistics import median
+
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Weight
+from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.updates import MEASUREMENTS
+from sigmoidcore.diagnosis.wording import counted, listed, number, verb
+
+UNUSED = 3
+"""Backward passes without a step from which on the training is judged."""
+WASTED = 2
+"""Discarded passes of each step; a single one may have looked ahead (SAM)."""
+OVERWHELMED = 2.0
+REPLACED, AVERAGED = 3, 1000
+"""Steps after which Adam's averages have forgotten their start: 1 / (1 - 0.999)."""
+
+ADD = "Make the optimizer from `model.parameters()` after all layers exist, or set requires_grad to False."
+STEP = "Call `optimizer.step()` after `loss.backward()`."
+CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
+CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
+LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
+KEEP = "Make the optimizer once, before the loop over the epochs."
+
+
+def unheld(evidence: Evidence) -> Found | None:
+    """The gradient of these parameters is computed, and nobody uses it: they stay as they were initialised.
+
+    A parameter is named if it has `requires_grad` and a gradient, no optimizer that made a step holds it, and its size
+    is the same in all measurements of a `Monitor`, of which there must be `MEASUREMENTS` or more. If optimizers step,
+    and none of them holds any parameter of the model, it is an error after `UNUSED` backward passes.
+
+    *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
+    parameters that lacks an entry are the usual causes.
+    """
+    latest = evidence.latest
+    if latest.unused >= UNUSED and latest.foreign_steps:
+        text = f"An optimizer made {counted(latest.foreign_steps, 'step')}, but it holds no parameter of this model: "
+        text += "was the model built again, or copied, after the optimizer?"
+        return Found((), latest.foreign_steps, 0, text, severity=Severity.ERROR)
+    history = _history(evidence)
+    names = [name for name, weights in history.items() if _unheld(weights)]
+    if not names or not any(w.rate is not None for weights in history.values() for w in weights):
+        return None
+    text = f"{listed(names, tuple(history), 'parameters')} {verb(names, 'has', 'have')} a gradient, but no optimizer "
+    text += f"holds {verb(names, 'it', 'them')}: {verb(names, 'it does', 'they do')} not move."
+    return Found(tuple(names), len(names), 0, text)
+
+
+def no_step(evidence: Evidence) -> Found | None:
+    """Gradients are computed and no optimizer uses them: nothing is trained.
+
+    The rule applies to a `Monitor` after `UNUSED` backward passes or more, if no optimizer made a step in the meantime.
+
+    *Source.* Arithmetic.
+    """
+    latest = evidence.latest
+    if latest.unused < UNUSED or latest.foreign_steps:
+        return None
+    text = f"{counted(latest.unused, 'backward pass').replace('passs', 'passes')} computed gradients, and no optimizer "
+    return Found((), latest.unused, UNUSED, f"{text}made a step.")
+
+
+def uncleared(evidence: Evidence) -> Found | None:
+    """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation.
+
+    A parameter is named if its `.grad` was still that of the step before when the first backward pass after it began,
+    and was not emptied until the step; in `MEASUREMENTS` measurements of a `Monitor` or more, for at least half of the
+    parameters that move. Micro-batches, whose gradients are emptied once for each step, are healthy.
+
+    *Source.* Arithmetic.
+    """
+    found = [_uncleared(m.weights) for m in evidence.measurements]
+    if not found[-1] or sum(map(bool, found)) < MEASUREMENTS:
+        return None
+    names = found[-1]
+    text = f"The gradients of {listed(names, [w.name for w in evidence.latest.weights], 'parameters')} are not emptied "
+    return Found(names, len(names), 0, f"{text}between the steps: every step follows the sum of all earlier ones.")
+
+
+def discarded(evidence: Evidence) -> Found | None:
+    """Backward passes are computed for nothing: their gradients are emptied before the step.
+
+    The rule applies if in each measurement of a `Monitor`, of which there must be `MEASUREMENTS` or more, the gradients
+    of `WASTED` forward passes or more were emptied since the step before, and no optimizer of another model made a step
+    in between, which may have been their purpose.
+
+    *Source.* Arithmetic; gradient accumulation with `zero_grad()` in the wrong place.
+    """
+    steps = [m for m in evidence.measurements if not m.unused]
+    wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
+    if len(steps) < MEASUREMENTS or wasted < WASTED or any(m.foreign_steps for m in steps):
+        return None
+    text = f"Before each step, the gradients of {counted(wasted, 'forward pass')}es were emptied: only the last ones "
+    return Found((), wasted, WASTED, f"{text}count.")
+
+
+def strong_decay(evidence: Evidence) -> Found | None:
+    r"""The weights shrink towards 0 faster than the gradient can build them up.
+
+    A weight with two dimensions or more is named if the median over the measurements of a `Monitor`, of which there
+    must be `MEASUREMENTS` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
+    `OVERWHELMED`. For a decay that is decoupled from the gradient (AdamW), the two parts of the step are compared. The
+    rule applies if this holds for at least half of the weights.
+
+    *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
+    halves them until the outputs are constant.
+    """
+    history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
+    pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
+    found = sorted((name for name, pull in pulls.items() if pull > OVERWHELMED), key=lambda name: -pulls[name])
+    if not found or 2 * len(found) < len(pulls):
+        return None
+    value = pulls[found[0]]
+    text = f"The weight decay of {listed(found, tuple(pulls), 'weights')} is up to {number(value)} times as strong as "
+    return Found(tuple(found), value, OVERWHELMED, f"{text}the gradient: the weights shrink to 0.")
+
+
+def replaced(evidence: Evidence) -> Found | None:
+    """A new optimizer has no averages of gradients yet: its first steps are large and noisy, again and again.
+
+    The rule applies if `REPLACED` optimizers or more with a state (Adam's averages, momentum) made steps of the model
+    and are gone, and each of them made fewer than `AVERAGED` steps on average.
+
+    *Source.* Kingma and Ba (2015, arXiv 1412.6980): the averages of Adam need about 1 / (1 - 0.999) steps.
+    """
+    gone, step = evidence.latest.replaced, evidence.latest.step or 0
+    if gone < REPLACED or step > AVERAGED * gone:
+        return None
+    text = f"{gone} optimizers were made and dropped in {step} steps: each one starts without averages of gradients."
+    return Found((), gone, REPLACED, text)
+
+
+def _history(evidence: Evidence) -> dict[str, list[Weight]]:
+    """The weights in all measurements of steps, by name; empty with fewer than `MEASUREMENTS`."""
+    steps = [m for m in evidence.measurements if m.step is not None and not m.unused]
+    history: dict[str, list[Weight]] = {}
+    for measurement in steps if len(steps) >= MEASUREMENTS else ():
+        for weight in measurement.weights:
+            history.setdefault(weight.name, []).append(weight)
+    return history
+
+
+def _unheld(weights: list[Weight]) -> bool:
+    """Whether a parameter has a gradient and nothing moves it."""
+    fixed = len({w.size for w in weights}) == 1 and all(w.rate is None for w in weights)
+    return fixed and weights[-1].trains and any(w.gradient for w in weights)
+
+
+def _uncleared(weights: tuple[Weight, ...]) -> tuple[str, ...]:
+    """Names of the parameters whose gradients were not emptied, if they are most of those that move."""
+    moving = [w for w in weights if w.update is not None]
+    names = tuple(w.name for w in moving if w.uncleared)
+    return names if 2 * len(names) >= len(moving) else ()

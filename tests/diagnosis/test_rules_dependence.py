@@ -1,0 +1,138 @@
+"""SC506, SC508, SC606: what outputs depend on, found on real networks."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+
+WORDS = torch.randint(20, (32, 9))
+
+
+class Encoder(nn.Module):
+    """Tokens through one layer of a transformer, to one output for a sentence or for each token."""
+
+    def __init__(self, batch_first=True, positions=True, causal=False, pooled=True):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        self.positions = nn.Parameter(torch.randn(8, 16)) if positions else 0
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first)
+        self.head = nn.Linear(16, 20)
+        self.causal, self.pooled = causal, pooled
+
+    def forward(self, words):
+        mask = nn.Transformer.generate_square_subsequent_mask(words.shape[1]) if self.causal else None
+        hidden = self.layer(self.embedding(words) + self.positions, mask)
+        return self.head(hidden.mean(1) if self.pooled else hidden)
+
+
+def flat(outputs, targets):
+    return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+
+
+def findings(model, inputs, targets=None, loss=None):
+    found = sc.diagnose(model, inputs, targets, loss).findings
+    return [(f.rule, f.severity.value) for f in found if f.rule in ("SC506", "SC508", "SC606")]
+
+
+def of(forward):
+    """A small network that calls this function of its hidden layer."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+            self.norm, self.dropout = nn.BatchNorm1d(12), nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.last(forward(self, torch.relu(self.first(x))))
+
+    return Network()
+
+
+MIXED = {
+    "mean of the batch": lambda net, h: h - h.mean(0),
+    "softmax over the batch": lambda net, h: h.softmax(0),
+    "reshape": lambda net, h: h.T.reshape(len(h), -1),
+    "cumulative sum": lambda net, h: h.cumsum(0),
+}
+APART = {
+    "nothing": lambda net, h: h,
+    "batch normalisation": lambda net, h: net.norm(h),
+    "dropout": lambda net, h: net.dropout(h),
+    "noise": lambda net, h: h + torch.randn_like(h),
+    "softmax over features": lambda net, h: h.softmax(1),
+}
+
+
+@pytest.mark.parametrize("forward", MIXED.values(), ids=list(MIXED))
+def test_networks_that_mix_samples_are_named(forward):
+    assert findings(of(forward), torch.randn(64, 6)) == [("SC506", "warning")]
+
+
+@pytest.mark.parametrize("forward", APART.values(), ids=list(APART))
+def test_networks_that_do_not_mix_samples_are_healthy(forward):
+    assert findings(of(forward), torch.randn(64, 6)) == []
+
+
+def test_attention_across_the_batch_is_named_and_within_a_sample_is_not():
+    assert findings(Encoder(batch_first=False), WORDS[:, :8]) == [("SC506", "warning")]
+    assert findings(Encoder(), WORDS[:, :8]) == []
+
+
+def test_time_in_the_first_dimension_is_a_note_at_most():
+    model = nn.LSTM(5, 7)
+    assert findings(model, torch.randn(9, 4, 5)) == [("SC506", "note")]
+    assert findings(nn.LSTM(5, 7, batch_first=True), torch.randn(9, 4, 5)) == []
+
+
+def test_similarities_of_all_pairs_are_healthy():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.first(x) @ self.first(x).T
+
+    assert findings(Pairs(), torch.randn(64, 6)) == []
+
+
+def test_a_model_that_refuses_a_part_of_the_batch_is_not_judged():
+    adjacency = torch.rand(64, 64)
+    assert findings(of(lambda net, h: adjacency @ h), torch.randn(64, 6)) == []
+
+
+def test_nothing_of_the_model_changes():
+    model = of(APART["batch normalisation"]).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    sc.diagnose(model, torch.randn(64, 6, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_attention_without_positions_is_a_note(pooled):
+    assert findings(Encoder(positions=False, pooled=pooled), WORDS[:, :8]) == [("SC508", "note")]
+    assert findings(Encoder(pooled=pooled), WORDS[:, :8]) == []
+
+
+@pytest.mark.parametrize(
+    ("causal", "shift", "expected"),
+    [(False, 1, [("SC606", "error")]), (True, 1, []), (True, 0, [("SC606", "error")]), (False, 0, [])],
+    ids=["no mask", "next tokens", "own tokens", "autoencoder"],
+)
+def test_a_model_must_not_see_the_tokens_that_it_predicts(causal, shift, expected):
+    model = Encoder(causal=causal, pooled=False)
+    assert findings(model, WORDS[:, :8], WORDS[:, shift : shift + 8], flat) == expected
+
+
+def test_other_targets_are_not_compared_with_the_tokens():
+    model = Encoder(pooled=False)
+    assert findings(model, WORDS[:, :8], torch.randint(20, (32, 8)), flat) == []
+    assert Severity.ERROR not in [f.severity for f in sc.diagnose(model, WORDS[:, :8]).findings]

@@ -1,0 +1,172 @@
+"""SC602 to SC605: outputs and targets of the loss, on measurements that are made up and on real losses."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from support.layers import activation, chain, linear, measurement, only, rules
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Comparison
+
+
+def compared(*comparisons, kind="Linear"):
+    out = linear("1", 1.0, 0) if kind == "Linear" else activation("1", 1.0, 0, kind=kind)
+    return measurement(linear("0", 1.0), out, comparisons=comparisons)
+
+
+def of(function="mse_loss", low=-1.0, high=1.0, shape=(64, 1), **others):
+    sizes = {"target_rms": max(abs(low), abs(high)), "output_rms": 0.3}
+    return Comparison(function, 1, shape, others.pop("target_shape", shape), low=low, high=high, **sizes | others)
+
+
+@pytest.mark.parametrize(("shape", "target_shape"), [((64, 1), (64,)), ((64,), (64, 1)), ((8, 1, 5, 5), (8, 5, 5))])
+def test_a_number_of_dimensions_that_differs_broadcasts(shape, target_shape):
+    assert rules(compared(of(shape=shape, target_shape=target_shape))) == ["SC602"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "target_shape"),
+    [((64, 1), (64, 1)), ((64,), ()), ((64, 3), (3,)), ((8, 1, 5), (8, 5, 1)), ((8,), (9, 1, 2))],
+)
+def test_one_target_for_all_and_pairs_on_purpose_do_not(shape, target_shape):
+    assert rules(compared(of(shape=shape, target_shape=target_shape))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "expected"),
+    [
+        ("Sigmoid", 0, 5, ["SC603"]),
+        ("Sigmoid", -1, 1, ["SC603"]),
+        ("Sigmoid", 0, 1, []),
+        ("Sigmoid", -0.01, 1.01, []),
+        ("Tanh", -1, 1, []),
+        ("Tanh", 0, 3, ["SC603"]),
+        ("ReLU", 0, 9, []),
+        ("ReLU", -3, 9, ["SC603"]),
+        ("Linear", -3, 9, []),
+        ("Sigmoid", 0, 255, ["SC603"]),
+    ],
+)
+def test_targets_have_to_be_within_the_outputs_of_the_last_activation(kind, low, high, expected):
+    assert rules(compared(of(low=low, high=high), kind=kind)) == expected
+
+
+@pytest.mark.parametrize("function", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 1, []), (0.1, 0.9, []), (-1, 1, ["SC603"]), (0, 255, ["SC603"])]
+)
+def test_labels_of_a_binary_cross_entropy_are_between_0_and_1(function, low, high, expected):
+    found = compared(of(function, low, high))
+    assert rules(found) == expected
+    if expected:
+        assert only(found).severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["SC604"]),
+        ({"output_rms": 60.0}, []),
+        ({"function": "cross_entropy"}, []),
+        ({"classes": True}, []),
+        ({"target_rms": 1e9}, []),
+    ],
+)
+def test_targets_of_a_regression_that_are_far_from_the_outputs(changes, expected):
+    assert rules(compared(of(low=400.0, high=600.0, **{"target_rms": 500.0} | changes))) == expected
+
+
+def test_labels_that_are_all_the_same():
+    same = of("cross_entropy", 3, 3, (64, 10), target_shape=(64,), classes=True)
+    assert rules(compared(same)) == ["SC605"]
+    assert rules(compared(replace(same, low=2))) == []
+    assert rules(compared(replace(same, reads=None))) == []
+    assert rules(compared(same), compared(replace(same, low=2, high=2))) == []
+    rare = of("binary_cross_entropy", 0, 0)
+    assert only(compared(rare)).severity is Severity.NOTE
+    assert rules(*[compared(rare)] * 4) == ["SC605"]
+
+
+def test_a_discriminator_that_sees_real_and_generated_samples_is_healthy():
+    real, generated = of("binary_cross_entropy", 1, 1, (256, 1)), of("binary_cross_entropy", 0, 0, (256, 2))
+    assert rules(compared(real, generated)) == []
+
+
+def test_a_softmax_of_one_number_is_named():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Softmax(1))
+    targets = (torch.arange(64.0) % 2)[:, None]
+    (finding,) = sc.diagnose(model, torch.randn(64, 4), targets, functional.mse_loss).findings
+    assert (finding.rule, finding.layers) == ("SC601", ("3",))
+    model[2] = nn.Linear(8, 2)
+    assert sc.diagnose(model, torch.randn(64, 4), targets.expand(64, 2), functional.mse_loss).findings == ()
+
+
+def test_an_older_loss_of_unknown_reads_is_judged_as_before():
+    assert rules(chain(1.0, loss_function="nll_loss", loss_reads=0)) == ["SC601"]
+
+
+LOSSES = {
+    "function": functional.mse_loss,
+    "module": nn.MSELoss(),
+    "by hand": lambda outputs, targets: (outputs - targets).square().mean(),
+    "by hand, other way round": lambda outputs, targets: (targets - outputs).square().mean(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_monitor_sees_the_loss_of_any_loop(loss):
+    model, inputs, targets = (
+        nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)),
+        torch.randn(32, 4),
+        torch.randn(32),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    values = []
+    for shape, expected in (((32,), ["SC602"]), ((32, 1), [])):
+        with sc.Monitor(model, every=1) as monitor:
+            for _ in range(3):
+                optimizer.zero_grad()
+                value = loss(model(inputs), targets.reshape(shape))
+                value.backward()
+                optimizer.step()
+                values.append(value.item())
+        assert [f.rule for f in monitor.diagnosis().findings] == expected
+        assert [m.loss for m in monitor.measurements] == pytest.approx(values[-3:], rel=1e-6)
+    (comparison,) = monitor.measurements[-1].comparisons
+    assert (comparison.reads, comparison.shape, comparison.target_shape) == (2, (32, 1), (32, 1))
+    assert comparison.target_rms == pytest.approx(targets.square().mean().sqrt().item(), rel=1e-6)
+    assert (comparison.low, comparison.high) == pytest.approx((targets.min().item(), targets.max().item()))
+    assert not math.isnan(comparison.output_rms)
+
+
+def test_several_calls_of_one_kind_are_one_comparison():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    bce = functional.binary_cross_entropy_with_logits
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (
+                bce(model(torch.randn(32, 4)), torch.ones(32, 1)) + bce(model(torch.randn(32, 4)), torch.zeros(32, 1))
+            ).backward()
+            optimizer.step()
+    (comparison,) = monitor.measurements[-1].comparisons
+    assert (comparison.low, comparison.high, comparison.reads) == (0, 1, 2)
+
+
+def test_a_tensor_that_is_no_part_of_the_model_is_not_compared():
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scale = torch.ones(1, requires_grad=True)
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(torch.randn(32, 4)).mean() + (scale - torch.full((1,), 500.0)).mean()).backward()
+            optimizer.step()
+    assert monitor.measurements[-1].comparisons == ()
