@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr
+from sigmoidcore import MLP, RNN, SigmoidCore, depth_scaled_lr, prepare
 from sigmoidcore.calibration import recurrent_solver
 from sigmoidcore.calibration.orthogonal import make_orthogonal
 
@@ -221,3 +221,59 @@ def test_a_convolutions_rate_falls_with_the_taps_of_its_kernel():
 
     assert rate(1) == pytest.approx(3 * rate(3), rel=ROUNDING)
     assert rate(1) == pytest.approx(5 * rate(5), rel=ROUNDING)
+
+
+# --- SGD -------------------------------------------------------------------------------------------------------------
+
+
+def sgd_rates(model, lr=0.03):
+    groups = depth_scaled_lr(model, lr, optimizer="sgd")
+    found = {id(p): group["lr"] for group in groups for p in group["params"]}
+    return {name: found[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("depth", [10, 30, 300])
+def test_sgd_divides_one_rate_among_orthogonal_layers(depth):
+    model = orthogonal(MLP(64, 64, depth, 64))
+    found = sgd_rates(model)
+    for layer in range(depth):
+        assert found[f"{2 * layer}.weight"] == pytest.approx(3 / depth / 64, rel=ROUNDING)
+        assert found[f"{2 * layer}.bias"] == pytest.approx(3 / depth / 64, rel=ROUNDING)
+    assert found[f"{2 * depth}.weight"] == pytest.approx(3 / 64, rel=ROUNDING)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(10, 32), (40, 32), (20, 8)])
+def test_a_step_of_sgd_changes_the_outputs_of_prepared_networks_by_the_same(depth, width):
+    """r_l |d out / d W_l|^2 is 3 * share_l, and that of biases at most about as much, whatever depth and width are."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 16, generator=generator)
+    totals, of_biases = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = MLP(16, width, depth, 1)
+        prepare(model, x)
+        rate = sgd_rates(model)
+        hidden = [name for name, _ in model.named_parameters()][:-2]
+        for sample in x[:30]:
+            gradients = torch.autograd.grad(model(sample[None]).sum(), [model.get_parameter(name) for name in hidden])
+            changes = {name: rate[name] * float(g.square().sum()) for name, g in zip(hidden, gradients, strict=True)}
+            totals.append(sum(c for name, c in changes.items() if name.endswith("weight")))
+            of_biases.append(sum(c for name, c in changes.items() if name.endswith("bias")))
+    assert 1.5 < sum(totals) / len(totals) < 6
+    assert sum(of_biases) / len(of_biases) < 6
+
+
+def test_sgd_refuses_recurrent_layers_and_another_optimizer_is_an_error():
+    for layer in (RNN(3, 4), nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4))):
+        with pytest.raises(ValueError, match="recurrent layer, for which there is no rule for SGD: use Adam"):
+            depth_scaled_lr(layer, optimizer="sgd")
+    with pytest.raises(ValueError, match="optimizer must be 'adam' or 'sgd', got 'lion'"):
+        depth_scaled_lr(MLP(2, 2, 1, 1), optimizer="lion")
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30, math.nan, math.inf])
+def test_rates_of_sgd_are_positive_and_finite_whatever_one_weight_is(value):
+    model = nn.Sequential(MLP(8, 8, 3, 8), nn.LayerNorm(8))
+    with torch.no_grad():
+        model[0][2].weight.fill_(value)
+    assert all(0 < rate < math.inf for rate in sgd_rates(model).values())

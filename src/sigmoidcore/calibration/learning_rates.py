@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,17 @@ from sigmoidcore.nn.networks import RNN
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""
 HIDDEN, FIRST, LAST, RECURRENT, LAST_RECURRENT = 50.0, 400.0, 16.0, 370.0, 128.0
-"""Measured constants of the rates (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
+"""Measured constants of the rates of Adam (benchmarks/learning_rate.py, benchmarks/recurrent.py)."""
+SGD = 100.0
+"""Measured constant of the rates of SGD (benchmarks/sgd.py)."""
+MEAN_SQUARE = 1 / 64
+"""Of the outputs of centered cores at the saturation level 0.5, (0.5 / 4)^2."""
 
 
-def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
-    """Parameter groups for Adam or AdamW: one `lr` that suits every depth, width and number of inputs.
+def depth_scaled_lr(
+    model: nn.Module, lr: float = 0.03, *, optimizer: Literal["adam", "sgd"] = "adam"
+) -> list[dict[str, Any]]:
+    """Parameter groups for Adam, AdamW or SGD: one `lr` that suits every depth, width and number of inputs.
 
     `torch.optim.Adam(sc.depth_scaled_lr(model), fused=True)`; let the rates fall to 0 in the second half of training.
 
@@ -35,17 +41,28 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     then has 128 in place of 16.
     A bias has its weight's rate, with a size of at most 1.
 
+    SGD changes the outputs by each layer's rate times the squared size of the outputs' gradient by its weight. In a
+    level network with outputs of variance 1, this squared size is 1 / mean(W_l^2). So with
+
+        r_l = 100 lr * share_l * mean(W_l^2)
+
+    the changes of the hidden layers add up to the same at every depth. The last layer's share is 1. A bias has its
+    weight's rate. With momentum, multiply `lr` by 1 - momentum:
+    `torch.optim.SGD(sc.depth_scaled_lr(model, 0.003, optimizer="sgd"), momentum=0.9)`.
+
     Args:
         model: a model of Linear layers, convolutions and cores, prepared or calibrated: rates follow the weights it has
             now. In a convolution, fan_in counts the taps of the kernel, too.
         lr: the total change a step; 0.03 at any depth, a third or three times as much works as well.
+        optimizer: "adam" (also for AdamW) or "sgd".
 
     Returns:
         Parameter groups (`params`, `lr`); every parameter that requires a gradient is in one of them. Parameters of
         other kinds of layers get lr / L.
 
     Raises:
-        ValueError: `lr` is not positive, or nothing in the model can be trained.
+        ValueError: `lr` is not positive, `optimizer` is something else, nothing in the model can be trained, or it has
+            recurrent layers, for which there is no rule for SGD.
 
     Example:
         >>> import sigmoidcore as sc
@@ -58,30 +75,60 @@ def depth_scaled_lr(model: nn.Module, lr: float = 0.03) -> list[dict[str, Any]]:
     """
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive finite number, got {lr}")
-    layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
-    hidden, last = layers[:-1], layers[-1:]
-    rates = {p: lr / max(1, len(hidden)) for p in model.parameters() if p.requires_grad}
-    if not rates:
+    if optimizer not in _RULES:
+        raise ValueError(f"optimizer must be {' or '.join(map(repr, _RULES))}, got {optimizer!r}")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
         raise ValueError("the model has no parameters that require a gradient: nothing to train")
+    rates = _RULES[optimizer](model, lr)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in trained:
+        groups.setdefault(float(f"{rates[parameter]:.2g}"), []).append(parameter)
+    return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+
+
+_Rates = dict[nn.Parameter, float]
+
+
+def _adam_rates(model: nn.Module, lr: float) -> _Rates:
+    """The rates of Adam of all parameters."""
+    layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
+    recurrent = [m for m in model.modules() if isinstance(m, RNN)]
+    hidden, last = layers[:-1], layers[-1:]
+    rates = dict.fromkeys(model.parameters(), lr / max(1, len(hidden)))
 
     def set_rate(module: nn.Module, rate: float, size: float = 1.0) -> None:
         for parameter in module.parameters(recurse=False):
-            if parameter in rates:
-                rates[parameter] = rate * (size if parameter.dim() > 1 else min(size, 1.0))
+            rates[parameter] = rate * (size if parameter.dim() > 1 else min(size, 1.0))
 
     for layer, share in zip(hidden, _shares(hidden), strict=True):
         weight = _matrices(layer)
         factor = FIRST if layer is hidden[0] else HIDDEN
         set_rate(layer, lr * share * factor / math.sqrt(weight.numel()), _size(weight))
-    recurrent = [m for m in model.modules() if isinstance(m, RNN)]
     for layer in last:
         set_rate(layer, lr * (LAST_RECURRENT if recurrent else LAST) / _matrices(layer)[0].numel())
     for module in recurrent:
         set_rate(module, lr / max(1, int(module.steps)) * RECURRENT / module.hidden_size)
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter, rate in rates.items():
-        groups.setdefault(float(f"{rate:.2g}"), []).append(parameter)
-    return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+    return rates
+
+
+def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
+    """The rates of SGD of all parameters."""
+    recurrent = [name for name, m in model.named_modules() if isinstance(m, RNN | nn.RNNBase)]
+    if recurrent:
+        raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")
+    layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
+    rates = dict.fromkeys(model.parameters(), SGD * lr / max(1, len(layers) - 1))
+    shares = [*_shares(layers[:-1]), *(1.0 for _ in layers[-1:])]
+    for layer, share in zip(layers, shares, strict=True):
+        weight = _matrices(layer)
+        for parameter in layer.parameters(recurse=False):
+            size = 1.0 if parameter.dim() > 1 else min(1.0, weight[0].numel() * MEAN_SQUARE)
+            rates[parameter] = SGD * lr * share * _mean_square(weight) * size
+    return rates
+
+
+_RULES = {"adam": _adam_rates, "sgd": _sgd_rates}
 
 
 def _matrices(layer: nn.Module) -> Tensor:
@@ -125,3 +172,9 @@ def _size(weight: Tensor) -> float:
             return 1.0
         sizes.append(float(lines.pow(-2).mean().rsqrt()) * math.sqrt(weight.shape[1 - dim] / min(weight.shape[:2])))
     return min(sizes)
+
+
+def _mean_square(weight: Tensor) -> float:
+    """Mean of the squares of a weight [out, in, taps]; that of orthogonal rows or columns if it is 0 or not finite."""
+    found = float(weight.square().mean())
+    return found if 0 < found < math.inf else 1 / max(weight.shape[0], weight[0].numel())
