@@ -72,9 +72,12 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC) -> Choice:
 
 def recipe_of(options: Options, data: Data) -> Recipe:
     """The recipe that the options describe."""
-    same = ("epochs", "batch_size", "lr", "seed", "equalize", "every", "weight_decay", "clip", "patience")
-    weights = balanced(data, data.outputs) if options.class_weights else None
-    return Recipe(**{name: getattr(options, name) for name in same}, class_weights=weights)
+    same = ("epochs", "batch_size", "lr", "seed", "every", "weight_decay", "clip", "patience")
+    return Recipe(
+        **{name: getattr(options, name) for name in same},
+        equalize=options.equalize and options.network != "rnn",  # an Equalizer does not read recurrent cores
+        class_weights=balanced(data, data.outputs) if options.class_weights else None,
+    )
 
 
 def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, str]:
