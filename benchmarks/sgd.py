@@ -15,7 +15,8 @@ from torch import nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.training import Split, accuracy, digits
+from sigmoidcore.training import Split, digits
+from sigmoidcore.training.data import accuracy
 
 LR, BATCH, INPUTS, CLASSES = 0.03, 100, 64, 10
 FACTORS = {"0.1": 0.1, "0.33": 1 / 3, "1": 1.0, "3.3": 10 / 3}
@@ -50,7 +51,8 @@ def trained(split: Split, case: Case, rate: float, seed: int, epochs: int) -> fl
         loss.backward()
         optimizer.step()
         schedule.step()
-    return round(accuracy(model, split.test_x, split.test_y), 2)
+    with torch.no_grad():
+        return round(accuracy(model(split.test_x), split.test_y), 2)
 
 
 def batches(samples: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
