@@ -47,8 +47,9 @@ def depth_scaled_lr(
         r_l = 100 lr * share_l * mean(W_l^2)
 
     the changes of the hidden layers add up to the same at every depth. The last layer's share is 1. A bias has its
-    weight's rate. With momentum, multiply `lr` by 1 - momentum:
-    `torch.optim.SGD(sc.depth_scaled_lr(model, 0.003, optimizer="sgd"), momentum=0.9)`.
+    weight's rate, times fan_in / 64 if that is less than 1. With momentum, multiply `lr` by 1 - momentum:
+    `torch.optim.SGD(sc.depth_scaled_lr(model, 0.003, optimizer="sgd"), momentum=0.9)`. The default is for
+    cross-entropy. For the mean squared error, whose curvature is larger, start with 0.001.
 
     Args:
         model: a model of Linear layers, convolutions and cores, prepared or calibrated: rates follow the weights it has
