@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.cells import cell_len
 
 from sigmoidcore.cli.common import print_json
 from sigmoidcore.training.data import DataError, listed
@@ -49,14 +48,8 @@ def _runs_of(folder: Path, sort: str) -> Listed:
 
 def _list(screen: Screen, listing: Listed, folder: Path) -> None:
     if listing.runs:
-        rows = [_cells(run) for run in listing.runs]
-        columns = list(COLUMNS)
-        for column in OPTIONAL:
-            sizes = [max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 2 for name in columns]
-            if sum(sizes) <= screen.console.width - 1:
-                break
-            columns.remove(column)
-        screen.table(columns, [[row[name] for name in columns] for row in rows])
+        cells = map(_cells, listing.runs)
+        screen.console.print(screen.records([{name: row[name] for name in COLUMNS} for row in cells], OPTIONAL))
     else:
         screen.say(f"{folder} contains no run: `sigmoid-core train` makes one")
     for sentence in listing.damaged:

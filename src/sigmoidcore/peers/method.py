@@ -128,8 +128,8 @@ class Method:
         return list(product(self.knobs or (None,), rates if rates and len(self.rates) > 1 else self.rates))
 
     def knob_text(self, value: float | None) -> str:
-        """The knob with a value, or a dash."""
-        return "-" if value is None else f"{self.knob} {value:g}"
+        """The knob with a value; nothing without a knob."""
+        return "" if value is None else f"{self.knob} {value:g}"
 
     def training(self) -> dict[str, Any]:
         """Fields of `Recipe`: plain Adam, unless the method says otherwise."""

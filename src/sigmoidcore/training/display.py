@@ -7,12 +7,13 @@ read only then.
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -94,6 +95,19 @@ class Screen:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], strong: int | None = None) -> None:
         """A table; the first column is left-aligned, the others right-aligned, and column `strong` is highlighted."""
+        self.console.print(self._table(columns, rows, strong))
+
+    def records(self, rows: Sequence[Mapping[str, str]], optional: Sequence[str]) -> Padding:
+        """A table of rows by column; if the terminal is narrow, without some optional columns, the first ones first."""
+        columns = list(rows[0])
+        for column in optional:
+            sizes = [max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 2 for name in columns]
+            if sum(sizes) <= self.console.width - 1:
+                break
+            columns = [name for name in columns if name != column]
+        return self._table(columns, [[row[name] for name in columns] for row in rows])
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], strong: int | None = None) -> Padding:
         table = Table(
             box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True, pad_edge=False,
             header_style="bold",
@@ -103,7 +117,7 @@ class Screen:
             table.add_column(_text(column), justify="right" if i else "left", style=style, overflow="fold")
         for row in rows:
             table.add_row(*map(_text, row))
-        self.console.print(Padding(table, (0, 0, 0, _INDENT if self.console.width >= 60 else 0), expand=False))
+        return Padding(table, (0, 0, 0, _INDENT if self.console.width >= 60 else 0), expand=False)
 
     def profile(self, profile: Profile) -> None:
         """The gradient profile as bars."""

@@ -126,7 +126,8 @@ class Run:
     def begin(self) -> None:
         """Write environment.json and start a new metrics.jsonl."""
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        write_file(self.folder / ENVIRONMENT, (json.dumps(_environment(started), indent=2) + "\n").encode())
+        content = {"started": started, **environment()}
+        write_file(self.folder / ENVIRONMENT, (json.dumps(content, indent=2) + "\n").encode())
         (self.folder / METRICS).unlink(missing_ok=True)
         self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
 
@@ -325,11 +326,12 @@ def next_free(name: str) -> Path:
     return RUNS / f"{name}-{number}"
 
 
-def _environment(started: str) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Versions and machine."""
     versions = {"sigmoid-core": sigmoidcore.__version__, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": numpy.__version__}
     machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
-    return {"started": started, "versions": versions, "machine": {**machine, "threads": torch.get_num_threads()}}
+    return {"versions": versions, "machine": {**machine, "threads": torch.get_num_threads()}}
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,0 +1,81 @@
+"""A comparison as a table and as figures."""
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from sigmoidcore.peers.comparison import Comparison
+from sigmoidcore.peers.standings import Standing, mean
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def rows(comparison: Comparison) -> list[dict[str, str]]:
+    """A row for every method at every depth; the columns are the keys."""
+    return [_row(standing, comparison) for standing in comparison.standings]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """How the table is to be read."""
+    budget, missing, total = comparison.budget, len(comparison.missing), len(comparison.settings)
+    limit = f"{budget.epochs} epochs" if budget.seconds is None else f"{budget.seconds:g} s"
+    return [
+        f"{comparison.data.name}, width {budget.width}, batches of {budget.batch_size}, {limit} for each training.",
+        "Each method has the best of the settings tried, by the mean over the seeds on the test samples: this favours "
+        "methods with many settings. Rates with ≤ or ≥ are the smallest or largest tried: a better one may lie beyond. "
+        "Seconds: to build and train one network; in all: in all settings and seeds. Basin: the largest over the "
+        "smallest rate within 2 points of the best one.",
+        *([f"Not complete: {missing} of {total} trainings are missing."] if missing else []),
+    ]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table, how it is to be read, and the sources."""
+    table = rows(comparison)
+    cells = [list(table[0]), ["---"] * len(table[0]), *(row.values() for row in table)]
+    sources = [f"- `{name}`: {method.source}" for name, method in comparison.methods.items()]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in cells), "", *notes(comparison), "", *sources, ""])
+
+
+def figures(comparison: Comparison) -> "dict[str, Figure]":
+    """The metric against seconds, rates, and if there are several, depths."""
+    from sigmoidcore.plots import method_curves
+
+    by_seconds: dict[str, Any] = {}
+    by_rate: dict[str, Any] = {}
+    by_depth: dict[str, Any] = {}
+    for standing in sorted(comparison.standings, key=lambda s: s.depth):
+        title, metric = f"{standing.depth} layers", mean(standing.best)
+        by_seconds.setdefault(title, {})[standing.method] = standing.curve
+        by_rate.setdefault(title, {})[standing.method] = list(standing.by_rate.items())
+        by_depth.setdefault(standing.method, []).extend([] if metric is None else [(standing.depth, metric)])
+    name = comparison.data.metric_name
+    found = {
+        "by_seconds": method_curves(by_seconds, "seconds to build and train", name),
+        "by_rate": method_curves(by_rate, "learning rate (Sigmoid Core: sum over the layers)", name),
+    }
+    if len(by_rate) > 1:
+        found["by_depth"] = method_curves({comparison.data.name: by_depth}, "hidden layers", name)
+    return found
+
+
+def _row(standing: Standing, comparison: Comparison) -> dict[str, str]:
+    best, data = standing.best, comparison.data
+    rate, tried = best[0].setting.rate, sorted({rate for _, rate in standing.settings})
+    edge = {tried[0]: "≤ ", tried[-1]: "≥ "}.get(rate, "") if len(tried) > 1 else ""
+    metrics = [math.nan if trial.metric is None else trial.metric for trial in best]
+    middle, low, high = (f"{of(metrics):.{1 if data.task.unit else 3}f}" for of in (statistics.mean, min, max))
+    shown = middle + data.task.unit + (f" ({low} to {high})" if len(best) > 1 else "")
+    return {
+        "method": standing.method,
+        "layers": f"{standing.depth:,}",
+        data.metric_name: shown if mean(best) is not None else "not finite",
+        "rate": f"{edge}{rate:g}",
+        "knob": comparison.methods[standing.method].knob_text(best[0].setting.knob) or "-",
+        "settings tried": str(len(standing.settings)),
+        "seconds": f"{statistics.mean(trial.seconds for trial in best):.1f}",
+        "in all": f"{sum(trial.seconds for trials in standing.settings.values() for trial in trials):.1f}",
+        "basin": "-" if standing.basin is None else f"{standing.basin:.3g}",
+        "parameters": f"{best[0].parameters:,}",
+    }

@@ -1,0 +1,121 @@
+"""`sigmoid-core compare`: what it shows and writes, how it resumes, and what it refuses."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+
+from sigmoidcore.cli import compare, main
+from sigmoidcore.peers import BUILT_IN, registry
+
+SMALL = ["compare", "--data", "wine", "--depth", "2", "--width", "8", "--epochs", "1", "--rates", "0.01,0.1"]
+
+
+@pytest.fixture(autouse=True)
+def _new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_each_training_is_a_line_and_the_table_and_the_figures_are_written(capsys, tmp_path):
+    assert main([*SMALL, "--methods", "sigmoid,sigmoid-core,tanh-orthogonal", "--seeds", "2"]) == 0
+    output, error = capsys.readouterr()
+    assert error == ""
+    assert len(re.findall(r"^ +\d+/18  [a-z-]+, 2 layers, .*rate [\d.]+, seed [01]: ", output, re.M)) == 18
+    tried = {name: count for name, count in re.findall(r"^ +([a-z-]+) +2 .* (\d) +[\d.]+ *$", output, re.M)}
+    assert tried == {"sigmoid": "2", "sigmoid-core": "1", "tanh-orthogonal": "6"}
+    folder = tmp_path / "comparison-wine"
+    assert sorted(p.name for p in folder.iterdir()) == ["by_rate.png", "by_seconds.png", "results.json", "results.md"]
+    content = json.loads((folder / "results.json").read_text())
+    assert content["facts"].items() >= {"data": "wine", "width": 8, "epochs": 1, "network": "mlp"}.items()
+    assert len(content["trials"]) == 18
+    assert "| tanh-orthogonal | 2 | " in (folder / "results.md").read_text()
+
+
+def test_the_same_command_trains_nothing_again_and_another_method_is_added(capsys, tmp_path):
+    assert main([*SMALL, "--methods", "sigmoid", "-o", "out"]) == 0
+    before = json.loads((tmp_path / "out" / "results.json").read_text())["trials"]
+    capsys.readouterr()
+    assert main([*SMALL, "--methods", "sigmoid,selu", "-o", "out"]) == 0
+    assert re.findall(r"^ +(\d/4)  (\w+),", capsys.readouterr().out, re.M) == [("3/4", "selu"), ("4/4", "selu")]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["trials"][:2] == before
+
+
+def test_an_interruption_keeps_what_is_done_and_says_how_to_go_on(capsys, monkeypatch, tmp_path):
+    original = compare.metric_text
+
+    def interrupted_after_the_first(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(compare, "metric_text", interrupted_after_the_first)
+    assert main([*SMALL, "--methods", "sigmoid"]) == 130
+    output, error = capsys.readouterr()
+    assert error == "sigmoid-core: interrupted, 1 training left: the same command resumes\n"
+    assert "Not complete: 1 of 2 trainings are missing." in " ".join(output.split())
+    monkeypatch.setattr(compare, "metric_text", original)
+    assert main([*SMALL, "--methods", "sigmoid"]) == 0
+    assert "2/2" in capsys.readouterr().out
+
+
+def test_a_function_of_the_user_is_a_method(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef build(problem):\n    return problem.plain(lambda n: nn.ELU())\n"
+    )
+    assert main([*SMALL, "--methods", "mine:build"]) == 0
+    assert re.search(r"^ +mine:build +2 .* 2 ", capsys.readouterr().out, re.M)
+
+
+def test_another_package_adds_methods_by_entry_points(capsys, monkeypatch, tmp_path):
+    class Entry:
+        name, value = "theirs", "package:METHOD"
+
+        def load(self):
+            return BUILT_IN["selu"]
+
+    monkeypatch.setattr(registry, "entry_points", lambda group, name="theirs": [Entry()] * (name == "theirs"))
+    assert main([*SMALL, "--methods", "theirs"]) == 0
+    assert re.search(r"^ +theirs +2 .* 2 ", capsys.readouterr().out, re.M)
+    assert main(["compare", "--list"]) == 0
+    assert "theirs" in capsys.readouterr().out
+
+
+def test_the_list_has_all_methods_with_their_sources(capsys):
+    assert main(["compare", "--list"]) == 0
+    output = capsys.readouterr().out
+    for name in BUILT_IN:
+        assert re.search(rf"^ *{name} ", output, re.M)
+    assert "1711.04735" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--methods", "tanh-ortogonal"], "there is no method 'tanh-ortogonal'; did you mean tanh-orthogonal"),
+        (["--methods", "magic"], "there is no method 'magic'; `sigmoid-core compare --list` lists them"),
+        (["--methods", "nowhere:build"], "there is no module 'nowhere'"),
+        (["--methods", "lstm"], "lstm makes rnn networks only: give another --network"),
+        (["--depth", "2,x"], "'--depth': 'x' is not a whole number"),
+        (["--rates", "0"], "'--lr': 0.0 is not above 0"),
+        (["--budget", "soon"], "'--budget': 'soon' is not a time such as 60s or 5m"),
+        (["--budget", "0s"], "'--budget': '0s' is not a time"),
+        (["--seeds", "0"], "--seeds"),
+        (["--data", "nothing"], "nothing is neither a file nor a folder"),
+    ],
+)
+def test_wrong_input_is_one_line(refused, arguments, cause):
+    assert cause in refused(["compare", *arguments])
+
+
+def test_results_of_another_comparison_are_refused(refused, capsys):
+    assert main([*SMALL, "--methods", "sigmoid", "-o", "out"]) == 0
+    assert "'epochs': 1" in refused([*SMALL, "--epochs", "2", "--methods", "sigmoid", "-o", "out"])
+
+
+def test_an_error_of_the_users_function_names_its_line(capsys, tmp_path):
+    (tmp_path / "broken.py").write_text("def build(problem):\n    return 1 / 0\n")
+    assert main([*SMALL, "--methods", "broken:build"]) == 2
+    assert "broken:build raised ZeroDivisionError: division by zero (at 'return 1 / 0', broken.py, line 2)" in (
+        capsys.readouterr().err
+    )
