@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import typing
 from dataclasses import MISSING, fields, replace
 from itertools import pairwise
 
@@ -11,18 +10,11 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.measurements import changed, dead, frozen, stack, vanishing
+from support.measurements import TEXTS, anything, changed, dead, few, frozen, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measure.measurement import (
-    Comparison,
-    Dependence,
-    Layer,
-    Measurement,
-    Subject,
-    Weight,
-)
+from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.measure.measurement import Comparison, Dependence, Layer, Measurement, Subject, Weight
 from sigmoidcore.diagnosis.report.json import to_json
 from sigmoidcore.diagnosis.values import read, written
 
@@ -39,50 +31,15 @@ def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
-texts = st.text(alphabet=st.characters(codec=None), max_size=8)
-counts = st.integers(0, 2**63 - 1)
-histograms = st.none() | st.lists(counts, max_size=3).map(tuple)
+layers = anything(Layer, name=TEXTS, sources=few(st.just(0)))
+measurements = anything(
+    Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
+    comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence),
+)  # fmt: skip
 
 
-def optional(strategy):
-    return st.none() | strategy
-
-
-def of(kind, **given):
-    """Any value of a dataclass, by its annotations; `given` has the fields that need more than these."""
-    hints = typing.get_type_hints(kind)
-    simple = {
-        str: texts,
-        str | None: optional(texts),
-        int: counts,
-        int | None: optional(counts),
-        float: st.floats(),
-        float | None: optional(st.floats()),
-        bool: st.booleans(),
-        bool | None: optional(st.booleans()),
-        tuple[int, ...]: st.lists(counts, max_size=3).map(tuple),
-        tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
-        tuple[int, ...] | None: histograms,
-        tuple[float, ...] | None: optional(st.lists(st.floats(), max_size=3).map(tuple)),
-        Severity: st.sampled_from(Severity),
-    }
-    return st.builds(kind, **{f.name: simple[hints[f.name]] for f in fields(kind) if f.name not in given}, **given)
-
-
-roles = st.sampled_from(["weights", "activation", "attention"])
-layers = of(Layer, role=roles, sources=st.lists(st.just(0), max_size=2).map(tuple))
-measurements = of(
-    Measurement,
-    layers=st.lists(layers, min_size=1, max_size=3).map(tuple),
-    weights=st.lists(of(Weight), max_size=2).map(tuple),
-    loss_reads=optional(st.just(0)),
-    comparisons=st.lists(of(Comparison, reads=optional(st.just(0))), max_size=2).map(tuple),
-    dependence=optional(of(Dependence)),
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(of(Finding), max_size=2).map(tuple), st.lists(measurements, min_size=1, max_size=3).map(tuple))
+@settings(max_examples=30, deadline=None)
+@given(few(anything(Finding, message=TEXTS)), few(measurements, 1))
 def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history):
     diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else ())
     jsonschema.validate(json.loads(to_json(diagnosis), parse_constant=refuse), schema)

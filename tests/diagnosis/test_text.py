@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.measurements import changed, dead, frozen, stack, vanishing
+from support.measurements import anything, changed, dead, few, frozen, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
@@ -167,49 +167,27 @@ def test_rows_are_in_the_order_of_the_forward_pass(depth):
     assert found == sorted(found)
 
 
-numbers = st.one_of(st.none(), st.floats(), st.floats(0, 1))
-names = st.text(alphabet=st.characters(codec=None), max_size=60)
-layers = st.builds(
-    Layer,
-    names,
-    names,
-    names,
-    st.sampled_from(["weights", "activation", "attention"]),
-    gradient=numbers,
-    gain=numbers,
-    nonfinite=st.integers(0, 10**12),
-    spread=numbers,
-    relative_slope=numbers,
-    saturated=numbers,
-    dead=numbers,
-    entropy=numbers,
-    sharp=numbers,
-    steps=st.none() | st.lists(st.floats(0), max_size=64).map(tuple),
-)
-findings = st.builds(
-    Finding,
-    names,
-    names,
-    st.sampled_from(Severity),
-    st.lists(names, max_size=6).map(tuple),
-    st.floats(),
-    st.floats(),
-    names,
-    names,
-    st.sampled_from([None, "sc.convert(model, centered=True); sc.prepare(model, inputs)"]),
-)
+NUMBERS = st.none() | st.floats() | st.floats(0, 1)
+NAMES = st.text(st.characters(codec=None), max_size=60)
+LAYER = anything(
+    Layer, name=NAMES, module=NAMES, kind=NAMES, nonfinite=st.integers(0, 10**12),
+    **dict.fromkeys(("gradient", "gain", "spread", "relative_slope", "saturated", "dead", "entropy", "sharp"), NUMBERS),
+    sources=st.just(()), steps=st.none() | st.lists(st.floats(0), max_size=64).map(tuple),
+)  # fmt: skip
+CALLS = st.none() | st.just("sc.convert(model, centered=True); sc.prepare(model, inputs)")
+FINDING = anything(Finding, name=NAMES, layers=st.lists(NAMES, max_size=6).map(tuple), message=NAMES, call=CALLS)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(layers, max_size=24),
-    st.lists(findings, max_size=3),
-    st.lists(names, max_size=7),
+    st.lists(LAYER, max_size=24),
+    few(FINDING),
+    st.lists(NAMES, max_size=7),
     st.integers(NARROWEST, WIDEST),
 )
 def test_any_measurement_fits_any_terminal(layers, findings, notes, width):
     measurement = Measurement(tuple(layers), (), 8, loss=math.nan, loss_function="x" * 200, notes=tuple(notes))
-    for line in to_text(Diagnosis(measurement, tuple(findings)), width).split("\n"):
+    for line in to_text(Diagnosis(measurement, findings), width).split("\n"):
         assert columns(line) <= width
         assert line == line.rstrip()
         assert line.isprintable()

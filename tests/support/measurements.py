@@ -1,10 +1,25 @@
 """Measurements and findings, made without a network."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+
+from hypothesis import strategies as st
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
+
+TEXTS = st.text(st.characters(codec=None), max_size=20)
+"""Any characters, also halves of surrogate pairs."""
+
+
+def anything(kind, /, **given):
+    """Any value of a dataclass, by its annotations; `given` has the fields that need more than these."""
+    return st.builds(kind, **{field.name: ... for field in fields(kind)} | given)
+
+
+def few(values, least=0):
+    """A tuple of `least` to three values."""
+    return st.lists(values, min_size=least, max_size=3).map(tuple)
 
 
 def stack(depth, factor=4.0, activation="Sigmoid", name="net.{}"):
