@@ -9,7 +9,9 @@ import weakref
 
 import pytest
 import torch
+from support.compiling import stance
 from support.copies import COPIES
+from support.steps import WAYS, functional_derivatives, in_vmap, loss_of, residual, scale_grows
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import _get_current_function_mode_stack
@@ -32,10 +34,6 @@ def model():
 @pytest.fixture
 def batch():
     return torch.randn(ROWS, 8), torch.randint(0, 3, (ROWS,))
-
-
-def loss_of(model, batch):
-    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
 
 
 def sgd(model, lr=0.1):
@@ -92,12 +90,6 @@ def of_one_step(model, run, **options):
     model.zero_grad()
     assert len(monitor.measurements) == 1
     return monitor.measurements[0]
-
-
-def stance():
-    now = torch.compiler.set_stance("default")
-    now.__exit__(None, None, None)
-    return now.prev.stance
 
 
 def traces():
@@ -204,19 +196,14 @@ def assert_right_before(measurement, model, batch):
 def test_a_warning_comes_after_ten_steps_without_a_gradient(model, batch):
     optimizer = sgd(model)
 
-    def unseen():
-        optimizer.zero_grad()
-        torch.func.vmap(model)(batch[0]).square().mean().backward()
-        optimizer.step()
-
     with Monitor(model, every=100) as monitor:
         for _ in range(PATIENCE - 1):
-            unseen()
+            in_vmap(model, batch, optimizer)
         with pytest.warns(RuntimeWarning, match="no gradient reached the model, so the Monitor measures nothing"):
-            unseen()
+            in_vmap(model, batch, optimizer)
         assert traces() == NOTHING
         for _ in range(5):
-            unseen()
+            in_vmap(model, batch, optimizer)
     assert not monitor.measurements
 
 
@@ -266,12 +253,11 @@ def _outputs(model, x):
         yield x
 
 
-def test_gradients_of_parameters_are_read_before_clipping(model, batch):
-    def clipped(_):
-        loss_of(model, batch).backward()
-        assert nn.utils.clip_grad_norm_(model.parameters(), 1e-3) > 1e-3
-
-    assert_right(of_one_step(model, clipped), model, lambda network: loss_of(network, batch))
+@pytest.mark.parametrize("way", WAYS)
+def test_the_gradients_of_a_step_are_those_of_its_loss_whatever_is_done_besides(model, batch, way):
+    measured = of_one_step(model, lambda optimizer: WAYS[way](model, batch, optimizer))
+    assert measured.samples == ROWS
+    assert_right(measured, model, lambda network: loss_of(network, batch))
 
 
 # --- mixed precision -------------------------------------------------------------------------------------------------
@@ -293,15 +279,7 @@ def test_gradients_under_autocast_are_near_those_of_float32(model, batch, dtype)
 def test_gradients_are_unscaled_while_the_scale_of_the_scaler_grows(model, batch, unscale):
     optimizer, scaler = sgd(model, lr=0.0), torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
     with Monitor(model, every=1, scaler=scaler) as monitor:
-        for _ in range(4):
-            optimizer.zero_grad()
-            scaler.scale(loss_of(model, batch)).backward()
-            if unscale:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-            scaler.step(optimizer)
-            scaler.update()
-    assert scaler.get_scale() == 2.0**14
+        scale_grows(model, batch, optimizer, scaler, unscale)
     assert len(monitor.measurements) == 4
     for measured in monitor.measurements:
         assert_right(measured, model, lambda network: loss_of(network, batch))
@@ -410,32 +388,6 @@ def test_micro_batches_have_the_numbers_of_the_whole_batch(model, batch, zero):
                 assert a.relative_slope == pytest.approx(b.relative_slope, rel=1e-5)
 
 
-@pytest.mark.parametrize("set_to_none", [True, False])
-@pytest.mark.parametrize("between", [True, False])
-def test_a_step_skipped_by_the_user_is_not_joined_with_the_next(model, batch, set_to_none, between):
-    def run(optimizer):
-        loss_of(model, (batch[0] * 3, batch[1])).mul(50).backward()
-        if not between:
-            optimizer.zero_grad(set_to_none=set_to_none)
-        loss = loss_of(model, batch)
-        optimizer.zero_grad(set_to_none=set_to_none)
-        loss.backward()
-
-    measured = of_one_step(model, run)
-    assert measured.samples == ROWS
-    assert_right(measured, model, lambda network: loss_of(network, batch))
-
-
-def test_gradients_emptied_before_a_second_pass_through_one_graph_do_not_count(model, batch):
-    def run(optimizer):
-        loss = loss_of(model, batch)
-        (30 * loss).backward(retain_graph=True)
-        optimizer.zero_grad()
-        loss.backward()
-
-    assert_right(of_one_step(model, run), model, lambda network: loss_of(network, batch))
-
-
 def test_two_heads_with_separate_backward_passes_are_one_step(batch):
     class Heads(nn.Module):
         def __init__(self):
@@ -459,49 +411,7 @@ def test_two_heads_with_separate_backward_passes_are_one_step(batch):
     assert measured.samples == 2 * ROWS
 
 
-def test_evaluations_between_and_inside_steps_do_not_count(model, batch):
-    def run(optimizer):
-        with torch.no_grad():
-            model(torch.randn(50, 8))
-        model(torch.randn(7, 8))  # with gradients, but nothing comes back
-        loss = loss_of(model, batch)
-        model.eval()
-        with torch.inference_mode():
-            model(torch.randn(50, 8))
-        model(torch.randn(9, 8)).sum()
-        model.train()
-        loss.backward()
-
-    measured = of_one_step(model, run)
-    assert measured.samples == ROWS
-    assert_right(measured, model, lambda network: loss_of(network, batch))
-
-
-def test_two_backward_passes_through_one_graph_add_up(model, batch):
-    def losses(network):
-        outputs = network(batch[0])
-        return nn.functional.cross_entropy(outputs, batch[1]), -3 * outputs[:, 0].mean()
-
-    def twice(_):
-        first, second = losses(model)
-        first.backward(retain_graph=True)
-        second.backward()
-
-    measured = of_one_step(model, twice)
-    assert measured.samples == ROWS
-    assert_right(measured, model, lambda network: sum(losses(network)))
-
-
 # --- derivatives -----------------------------------------------------------------------------------------------------
-
-
-def residual(model, x):
-    """(u'' - u)^2 with derivatives by `torch.autograd.grad`: what a physics-informed loss does."""
-    x = x.clone().requires_grad_()
-    u = model(x)[:, 0]
-    first = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
-    second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
-    return (second.sum(1) - u).square().mean()
 
 
 def test_derivatives_by_the_inputs_do_not_count_as_gradients_of_the_loss(batch):
@@ -512,19 +422,9 @@ def test_derivatives_by_the_inputs_do_not_count_as_gradients_of_the_loss(batch):
 
 
 def test_a_monitor_does_not_change_derivatives_by_torch_func(model, batch):
-    def derivatives():
-        parameters = dict(model.named_parameters())
-        _, tangents = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
-        return (
-            torch.func.vmap(torch.func.jacrev(model))(batch[0]),
-            torch.func.grad(lambda p: torch.func.functional_call(model, p, batch[0]).sum())(parameters)["0.weight"],
-            tangents,
-        )
-
-    without = derivatives()
+    without = functional_derivatives(model, batch[0])
     with Monitor(model):
-        watched = derivatives()
-    assert all(torch.equal(a, b) for a, b in zip(without, watched, strict=True))
+        assert torch.equal(functional_derivatives(model, batch[0]), without)
 
 
 # --- optimizers ------------------------------------------------------------------------------------------------------

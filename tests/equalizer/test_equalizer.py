@@ -82,21 +82,6 @@ def test_auto_looks_again_before_the_profile_can_have_moved_to_the_edge_of_the_b
     assert limited >= 1
 
 
-def test_evaluations_in_between_do_not_count(model, batch):
-    other = (batch[0] * 5, batch[1])
-    samples = []
-    for evaluate in (False, True):
-        optimizer = idle()
-        with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
-            if evaluate:
-                model(other[0])
-                with torch.no_grad():
-                    model(other[0])
-            step(model, optimizer, batch)
-        samples.append(equalizer.history[0])
-    assert samples[0] == samples[1]
-
-
 def test_a_step_without_a_backward_pass_is_not_sampled_and_the_next_one_is(model, batch):
     optimizer = idle()
     with Equalizer(model, optimizer, every=5) as equalizer:

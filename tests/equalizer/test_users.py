@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.copies import COPIES
 from support.equalized import DEPTH, NEVER, assert_same, cores, snapshot
+from support.steps import WAYS, functional_derivatives, in_vmap, loss_of, residual, scale_grows
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,10 +18,6 @@ from sigmoidcore import Equalizer
 def model(model):
     cores(model)[2].slope.mul_(3.0)  # a profile with a shape of its own
     return model
-
-
-def cross_entropy(model, batch):
-    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
 
 
 def idle(model):
@@ -75,7 +72,7 @@ def test_under_autocast_slopes_stay_float32_outputs_keep_their_dtype_and_the_pro
     seen = sampled(model, forward)
     assert outputs[0].dtype == dtype
     assert all(core.slope.dtype == core.shift.dtype == torch.float32 for core in cores(model))
-    assert_close(seen - math.log(1024), by_hand(model, partial(cross_entropy, batch=batch)), atol=0.05)
+    assert_close(seen - math.log(1024), by_hand(model, partial(loss_of, batch=batch)), atol=0.05)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -88,7 +85,7 @@ def test_a_step_that_a_gradient_scaler_skips_leaves_no_sample_and_moves_nothing(
             assert_same(model, before)
             assert not equalizer.history
             optimizer.zero_grad()
-            scaler.scale(cross_entropy(model, batch) * factor).backward()
+            scaler.scale(loss_of(model, batch) * factor).backward()
             scaler.step(optimizer)
             scaler.update()
     assert scaler.get_scale() == 2.0**10
@@ -96,31 +93,18 @@ def test_a_step_that_a_gradient_scaler_skips_leaves_no_sample_and_moves_nothing(
     assert equalizer.history[0].slopes > 0
 
 
-def test_a_finite_step_that_was_skipped_is_not_joined_with_the_next(model, batch):
-    def skipped(optimizer, set_to_none):
-        cross_entropy(model, (batch[0] * 3, batch[1])).mul(50).backward()
-        optimizer.zero_grad(set_to_none=set_to_none)
-        cross_entropy(model, batch).backward()
-
-    expected = by_hand(model, partial(cross_entropy, batch=batch))
-    for set_to_none in (True, False):
-        assert_close(sampled(model, partial(skipped, set_to_none=set_to_none)), expected)
+@pytest.mark.parametrize("way", sorted(WAYS.keys() - {"emptied before a second pass through one graph"}))
+def test_the_profile_of_a_step_is_that_of_its_loss_whatever_is_done_besides(model, batch, way):
+    expected = by_hand(model, partial(loss_of, batch=batch))
+    assert_close(sampled(model, lambda optimizer: WAYS[way](model, batch, optimizer)), expected)
 
 
 @pytest.mark.parametrize("unscale", [False, True])
 def test_with_its_scaler_the_history_has_the_profile_of_unscaled_and_unclipped_gradients(model, batch, unscale):
-    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    expected = by_hand(model, partial(loss_of, batch=batch))
     optimizer, scaler = idle(model), torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
     with Equalizer(model, optimizer, every=1, tolerance=NEVER, scaler=scaler) as equalizer:
-        for _ in range(4):
-            optimizer.zero_grad()
-            scaler.scale(cross_entropy(model, batch)).backward()
-            if unscale:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-            scaler.step(optimizer)
-            scaler.update()
-    assert scaler.get_scale() == 2.0**14
+        scale_grows(model, batch, optimizer, scaler, unscale)
     assert len(equalizer.history) == 4
     for sample in equalizer.history:
         assert_close(torch.tensor(sample.log_sizes, dtype=torch.float64), expected)
@@ -132,10 +116,10 @@ def test_with_its_scaler_the_history_has_the_profile_of_unscaled_and_unclipped_g
 def test_gradients_of_accumulated_micro_batches_with_clipping_are_joined(model, batch):
     def accumulate(_):
         for rows in torch.arange(50).split(10):
-            (cross_entropy(model, (batch[0][rows], batch[1][rows])) / 5).backward()
+            (loss_of(model, (batch[0][rows], batch[1][rows])) / 5).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
 
-    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    expected = by_hand(model, partial(loss_of, batch=batch))
     # Each micro-batch has a fifth of the samples: the joined size lacks the fifth in its mean, in every layer alike.
     assert_close(sampled(model, accumulate), expected + math.log(5) / 2)
 
@@ -146,7 +130,7 @@ def test_a_closure_is_sampled_by_its_last_backward_pass(model, batch):
 
     def closure():
         optimizer.zero_grad()
-        loss = cross_entropy(model, batch)
+        loss = loss_of(model, batch)
         loss.backward()
         calls.append(snapshot(model))
         return loss
@@ -157,20 +141,11 @@ def test_a_closure_is_sampled_by_its_last_backward_pass(model, batch):
     assert [s.step for s in equalizer.history] == [0, 1]
     assert len(calls) > 2
     model.load_state_dict(calls[-1])
-    expected = by_hand(model, partial(cross_entropy, batch=batch))
+    expected = by_hand(model, partial(loss_of, batch=batch))
     assert_close(torch.tensor(equalizer.history[1].log_sizes, dtype=torch.float64), expected)
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
-
-
-def residual(model, x):
-    """(u'' - u)^2 with derivatives by `torch.autograd.grad`: what a physics-informed loss does."""
-    x = x.clone().requires_grad_()
-    u = model(x)[:, 0]
-    first = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
-    second = torch.autograd.grad(first.sum(), x, create_graph=True)[0]
-    return (second.sum(1) - u).square().mean()
 
 
 def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(model, batch):
@@ -180,43 +155,26 @@ def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(model, batch):
 
 def test_a_loss_whose_backward_pass_is_itself_differentiated_counts(model, batch):
     with pytest.warns(UserWarning, match="create_graph"):
-        seen = sampled(model, lambda _: cross_entropy(model, batch).backward(create_graph=True))
-    assert_close(seen, by_hand(model, partial(cross_entropy, batch=batch)))
+        seen = sampled(model, lambda _: loss_of(model, batch).backward(create_graph=True))
+    assert_close(seen, by_hand(model, partial(loss_of, batch=batch)))
 
 
 def test_torch_func_gives_the_derivatives_that_it_gives_without_an_equalizer(model, batch):
-    def derivatives():
-        _, tangents = torch.func.jvp(model, (batch[0],), (torch.ones_like(batch[0]),))
-        return (
-            torch.func.vmap(torch.func.hessian(lambda x: model(x)[0]))(batch[0]),
-            tangents,
-            torch.func.grad(lambda p: torch.func.functional_call(model, p, batch[0]).sum())(
-                dict(model.named_parameters())
-            )["0.weight"],
-        )
-
-    without = derivatives()
+    without = functional_derivatives(model, batch[0])
     with Equalizer(model, idle(model)):
-        watched = derivatives()
-    for a, b in zip(without, watched, strict=True):
-        assert torch.equal(a, b)
+        assert torch.equal(functional_derivatives(model, batch[0]), without)
 
 
 def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, batch):
     optimizer = idle(model)
 
-    def step():
-        optimizer.zero_grad()
-        torch.func.vmap(model)(batch[0]).square().mean().backward()
-        optimizer.step()
-
     with Equalizer(model, optimizer) as equalizer:
         for _ in range(9):
-            step()
+            in_vmap(model, batch, optimizer)
         with pytest.warns(RuntimeWarning, match="no gradient came back to 7 of 7 cores, the first of them '1'"):
-            step()
+            in_vmap(model, batch, optimizer)
         for _ in range(15):
-            step()
+            in_vmap(model, batch, optimizer)
     assert not equalizer.history
 
 
@@ -227,10 +185,10 @@ def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, b
 def test_a_copy_made_on_a_sampled_step_computes_the_same_and_is_not_watched(model, batch, copied):
     optimizer = idle(model)
     with Equalizer(model, optimizer, tolerance=NEVER) as equalizer:
-        cross_entropy(model, batch).backward()
+        loss_of(model, batch).backward()
         other = copied(model)
         assert torch.equal(other(batch[0]), model(batch[0]))
-        cross_entropy(other, batch).mul(math.nan).backward()
+        loss_of(other, batch).mul(math.nan).backward()
         optimizer.step()
     assert [math.isfinite(s.spread) for s in equalizer.history] == [True]
     other[1].set_slope(9.0)
@@ -245,7 +203,7 @@ def test_an_average_of_models_has_the_latest_slopes_or_with_use_buffers_their_av
     with Equalizer(model, optimizer, every=1, tolerance=1.05) as equalizer:
         for k in range(4):
             optimizer.zero_grad()
-            cross_entropy(model, batch).backward()
+            loss_of(model, batch).backward()
             optimizer.step()
             averaged.update_parameters(model)
             expected = (expected + core.slope) / 2 if k and use_buffers else core.slope.clone()
@@ -268,7 +226,7 @@ def test_a_model_cast_to_half_precision_trains_with_float32_slopes(model, batch,
     with Equalizer(model, optimizer, every=1, tolerance=1.1) as equalizer:
         for _ in range(3):
             optimizer.zero_grad()
-            cross_entropy(model, (batch[0].to(dtype), batch[1])).backward()
+            loss_of(model, (batch[0].to(dtype), batch[1])).backward()
             optimizer.step()
     assert all(math.isfinite(s.spread) and s.slopes > 0 for s in equalizer.history)
     assert all(core.slope.dtype == torch.float32 for core in cores(model))
