@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.untouched import untouched
 from torch import Tensor, nn
 
 from sigmoidcore import SigmoidCore, calibrate, convert, gradient_profile, prepare
@@ -203,11 +204,10 @@ def test_prepare_levels_a_residual_network_with_cores_after_its_sums():
 
 def test_where_no_pass_makes_the_profile_more_level_calibrate_leaves_all_slopes_and_says_so():
     torch.manual_seed(0)
-    model = PostActivation(10)
-    before = [t.clone() for t in model.state_dict().values()]
-    report = calibrate(model, vectors(128))
+    model, x = PostActivation(10), vectors(128)
+    with untouched(model):
+        report = calibrate(model, x)
     assert any("all slopes are as they were" in note for note in report.notes)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before, strict=True))
     assert report.after.spread == pytest.approx(report.before.spread)
     assert report.slopes.tolist() == pytest.approx([4.0] * 21)
     assert bool((report.levels > 0).all())
@@ -365,10 +365,9 @@ def test_activation_checkpoints_are_to_be_switched_off_while_slopes_are_set(verb
 )
 def test_prepare_refuses_weights_that_are_computed_and_changes_nothing(parametrized):
     model = nn.Sequential(parametrized(nn.Linear(8, 8)), core(8, -1), nn.Linear(8, 2))
-    before = [t.clone() for t in model.state_dict().values()]
-    with pytest.raises(ValueError, match=r"the weight of layer '0' .* prepare first and parametrize then"):
-        prepare(model, vectors(50))
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before, strict=True))
+    x, message = vectors(50), r"the weight of layer '0' .* prepare first and parametrize then"
+    with untouched(model), pytest.raises(ValueError, match=message):
+        prepare(model, x)
 
 
 def test_every_head_gets_outputs_of_standard_deviation_1():

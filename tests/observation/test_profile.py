@@ -1,10 +1,10 @@
 """The gradient profile, against explicit per-sample gradients; and that measuring it disturbs nothing."""
 
-import copy
 import math
 
 import pytest
 import torch
+from support.untouched import untouched
 from torch import nn
 from torch.nn import functional as F
 
@@ -169,17 +169,9 @@ def test_weights_gradients_buffers_modes_hooks_and_the_random_generator_are_as_t
     )
     model[3].eval()
     model[4].weight.grad = torch.randn(6, 6)
-    modes = [m.training for m in model.modules()]
-    state, gradient = copy.deepcopy(model.state_dict()), model[4].weight.grad.clone()
-    generator = torch.get_rng_state()
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
-    gradient_profile(model, x)
-    assert [m.training for m in model.modules()] == modes
-    assert all(torch.equal(model.state_dict()[name], t) for name, t in state.items())
-    assert torch.equal(model[4].weight.grad, gradient)
-    assert all(p.grad is None for name, p in model.named_parameters() if name != "4.weight")
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with untouched(model):
+        gradient_profile(model, x)
     assert x.grad is None
     assert not x.requires_grad
 
