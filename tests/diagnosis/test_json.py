@@ -55,7 +55,7 @@ def test_any_measurement_comes_back_with_six_digits(measurement):
 
 
 def test_numbers_of_six_digits_and_those_that_are_not_finite_come_back_as_they_were():
-    exact = changed(stack(2), 0, gradient=1.25, gain=math.inf, mean=-0.25, steps=(0.0, -0.0))
+    exact = changed(stack(2), 0, gradient=1.25, gain=math.inf, rms=0.25, steps=(0.0, -0.0))
     assert read(Measurement, written(Measurement, exact)).layers[0] == exact.layers[0]
     assert read(Layer, written(Layer, replace(exact.layers[0], rms=1 / 3))).rms == 0.333333
 

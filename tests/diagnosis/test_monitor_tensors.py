@@ -80,7 +80,7 @@ def test_tensor_subclasses_are_measured_as_plain_tensors():
         model(inputs.as_subclass(Labelled)).square().mean().backward()
         optimizer.step()
     assert second.measurements[-1].layers == first.measurements[-1].layers
-    assert second.measurements[-1].input_rms == first.measurements[-1].input_rms
+    assert second.measurements[-1].input_spread == first.measurements[-1].input_spread
 
 
 # --- tensors that are no plain arrays of numbers ----------------------------------------------------------------------

@@ -102,7 +102,6 @@ def no_sync(model: Any) -> Any:
 # --- the same numbers ------------------------------------------------------------------------------------------------
 
 DIFFERENT = {
-    "seconds",
     "ranks",
     "shape",
     "loss_function",

@@ -47,7 +47,6 @@ class Layer:
         gain: largest gradient of the `sources` over the layer's gradient (1 is level). None: unknown.
         nonfinite: number of non-finite numbers in the output.
         nonfinite_gradient: number of non-finite numbers in the gradient of the output.
-        mean: mean of the output.
         rms: root mean square of the output.
         spread: standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the
             variance, over that of the mean squares. 0: all samples became one point. None: a single sample.
@@ -82,7 +81,6 @@ class Layer:
     gain: float | None = None
     nonfinite: int = 0
     nonfinite_gradient: int = 0
-    mean: float = math.nan
     rms: float = math.nan
     spread: float | None = None
     largest: float | None = None
@@ -196,7 +194,6 @@ class Measurement:
         loss_reads: position of the layer whose output, or a part of it, is that function's first argument; None: it
             is the output of no layer.
         comparisons: of outputs with targets, in the order in which the loss made them; the first of each kind.
-        input_rms: root mean square of the model's floating-point inputs; None: it has none.
         input_spread: as `Layer.spread`, of the inputs.
         input_nonfinite: number of non-finite numbers in the inputs.
         unused: of a training without a step: backward passes whose gradients no optimizer of the model has used.
@@ -204,7 +201,6 @@ class Measurement:
         foreign_steps: steps since the last one of the model, of optimizers that hold none of its parameters.
         replaced: optimizers that made a step of the model, had a state and are gone.
         ranks: processes that trained together.
-        seconds: time that the measurement took; None: it was part of a training step.
         notes: what was not measured, in words.
         strays: places such as "layers[0].weight" of weights that train and are not parameters of the model, because a
             module keeps them in a list, a dict or as a plain tensor.
@@ -221,7 +217,6 @@ class Measurement:
     loss_function: str | None = None
     loss_reads: int | None = None
     comparisons: tuple[Comparison, ...] = ()
-    input_rms: float | None = None
     input_spread: float | None = None
     input_nonfinite: int = 0
     unused: int = 0
@@ -229,7 +224,6 @@ class Measurement:
     foreign_steps: int = 0
     replaced: int = 0
     ranks: int = 1
-    seconds: float | None = None
     notes: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
     dependence: Dependence | None = None

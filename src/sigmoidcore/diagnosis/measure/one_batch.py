@@ -1,7 +1,6 @@
 """One batch through a network, forward and backward: the measurement of `diagnose` and `mend`."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,7 +19,6 @@ from sigmoidcore.observation.profile import evaluating, random_loss, run, scalar
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
-    started = time.perf_counter()
     model, inputs, targets, loss_fn = subject.model, subject.inputs, subject.targets, subject.loss_fn
     check(model, inputs, targets, loss_fn)
     mode = _training if subject.training else evaluating
@@ -46,8 +44,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
             finally:
                 probe.detach()
         mean = ranks.total(loss.detach().cpu(), loss.device) / ranks.count
-    seconds = time.perf_counter() - started
-    return dataclasses.replace(measurement, loss=None if loss_fn is None else float(mean), seconds=seconds)
+    return dataclasses.replace(measurement, loss=None if loss_fn is None else float(mean))
 
 
 @contextmanager

@@ -37,8 +37,6 @@ class Sums:
     squares: Number = 0.0
     nonfinite: Number = 0.0
     # of the part of the output that is compared across samples
-    sampled: float = 0.0  # numbers
-    total: Number = 0.0
     deviations: Number = 0.0  # sum of squares of the differences from the mean over the samples, by feature
     several: float = 0.0  # numbers, if there is more than one sample
     # of the gradient
@@ -195,9 +193,7 @@ def add_sample(stack: Tensor, owners: list[Sums]) -> None:
     flat = stack.flatten(1)
     count = flat.shape[1]
     some = flat[:, :: max(1, -(-count // KEPT))].clone().unbind()
-    means = flat.mean(1)
-    for sums, mean, numbers in zip(owners, means.tolist() if means.is_cpu else means.unbind(), some, strict=True):
-        sums.sampled, sums.total = float(count), mean * count
+    for sums, numbers in zip(owners, some, strict=True):
         sums.sample.append(numbers)
     if samples > 1:
         # Less the first sample, which every number of a collapsed batch is near to: the variance keeps its digits.

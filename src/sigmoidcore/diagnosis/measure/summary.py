@@ -86,7 +86,6 @@ def summarize(
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
         comparisons=joined([r.compared for r in recorders], places),
-        input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"],
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
@@ -141,7 +140,6 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
             "rms": np.sqrt(of["squares"] / of["count"]).tolist(),
             "spread": _known(spread, of["several"]),
             "nonfinite": of["nonfinite"].astype(int).tolist(),
-            "mean": (of["total"] / of["sampled"]).tolist(),
             "gradient": _known(np.sqrt(of["gradient"] / of["samples"]), of["arrivals"]),
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
             "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
@@ -232,7 +230,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
             count = min(STEPS, len(fact["steps"]))  # evenly distant ones, the first and the last among them
             places = np.rint(np.arange(count) * (len(fact["steps"]) - 1) / max(1, count - 1)).astype(int)
             fact["steps"] = tuple((fact["steps"][places] * factor).tolist())
-        for name in fact.keys() & {"mean", "rms", "largest", "low", "high"}:
+        for name in fact.keys() & {"rms", "largest", "low", "high"}:
             fact[name] *= call.scale
         for name in list(_meaningless(call, fact)):
             fact.pop(name, None)
