@@ -220,6 +220,14 @@ def test_tensors_in_tuples_can_be_joined_while_tracing():
     assert unchanged(model, torch.randn(3, 4)).converted == ("tanh",)
 
 
+@pytest.mark.parametrize(
+    "count", [lambda x: x.shape[1], lambda x: x.size(1), lambda x: 2 * x.size()[1] // 2, lambda x: x[0].numel()]
+)
+def test_functions_of_sizes_can_be_traced(count):
+    model = Net(lambda net, x: net.b(torch.tanh(net.a(x)) + torch.arange(count(x), device=x.device)))
+    assert unchanged(model, torch.randn(3, 4)).converted == ("tanh",)
+
+
 def test_optional_arguments_that_only_scale_keep_working():
     class Scaled(Net):
         def forward(self, x, scale=1.0):

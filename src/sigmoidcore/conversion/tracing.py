@@ -24,6 +24,8 @@ _PLAIN_WORDS = {
 """What some messages of torch.fx mean for a user."""
 _SEVERAL = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "meshgrid", "broadcast_tensors")
 """Functions that give several tensors."""
+_NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "element_size")
+"""Methods of a tensor that give numbers."""
 
 
 class UntraceableError(ValueError):
@@ -65,6 +67,7 @@ class Tracer(fx.Tracer):
         self.with_defaults = with_defaults  # optional arguments have their defaults, as in `model(x)`
         self.draws = False  # whether the forward has drawn random numbers
         self._several: set[Any] = set()
+        self._numbers: set[Any] = set()
 
     def trace_copy(self, module: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Trace a scratch copy; random generators stay as they are."""
@@ -96,12 +99,24 @@ class Tracer(fx.Tracer):
         return a.node if type(a) is TensorProxy else super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A value of the graph: a tensor, or several."""
+        """A value of the graph: a tensor, several, or a number. PyTorch crashes on a number that seems a tensor."""
+        if self._is_number(node):
+            self._numbers.add(node)
+            return fx.Proxy(node, self)
         part = node.target is operator.getitem and node.args[0] in self._several and isinstance(node.args[1], slice)
         if part or str(getattr(node.target, "__name__", node.target)) in _SEVERAL:
             self._several.add(node)
             return fx.Proxy(node, self)
         return TensorProxy(node, self)
+
+    def _is_number(self, node: fx.Node) -> bool:
+        """Whether it is a size or a type of a tensor, or computed from such values alone."""
+        if node.op == "call_method":
+            return node.target in _NUMBERS
+        if node.target is getattr:
+            return node.args[1] in ("shape", "ndim", "device", "dtype")
+        known = getattr(node.target, "__module__", None) in ("_operator", "builtins", "math")
+        return known and bool(node.all_input_nodes) and self._numbers.issuperset(node.all_input_nodes)
 
 
 class Part(Tracer):
