@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.measurements import TEXTS, anything, changed, dead, few, frozen, stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.findings import Finding, Gap
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Dependence, Layer, Measurement, Subject, Weight
 from sigmoidcore.diagnosis.report.json import to_json
 from sigmoidcore.diagnosis.values import read, written
@@ -39,9 +39,9 @@ measurements = anything(
 
 
 @settings(max_examples=30, deadline=None)
-@given(few(anything(Finding, message=TEXTS)), few(measurements, 1))
-def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history):
-    diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else ())
+@given(few(anything(Finding, message=TEXTS)), few(measurements, 1), few(anything(Gap)))
+def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history, gaps):
+    diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else (), None, gaps)
     jsonschema.validate(json.loads(to_json(diagnosis), parse_constant=refuse), schema)
 
 
@@ -95,7 +95,7 @@ def test_unknown_fields_are_left_out():
     assert read(Measurement, values) == read(Measurement, written(Measurement, stack(2)))
 
 
-@pytest.mark.parametrize("kind", [Finding, Layer, Measurement, Weight])
+@pytest.mark.parametrize("kind", [Finding, Gap, Layer, Measurement, Weight])
 def test_the_schema_has_every_field_with_its_default_and_a_description(kind, schema):
     described = schema["$defs"][kind.__name__.lower()]
     assert list(described["properties"]) == [field.name for field in fields(kind)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from support.measurements import changed
 
+from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import RULES, find
 
 
@@ -76,6 +77,24 @@ def test_a_low_rank_adapter_that_starts_at_zero_is_healthy():
 def test_a_layer_before_a_normalisation_may_have_any_scale(scale):
     # Its output is `scale` large and its gradient 1 / scale; the ReLU behind the normalisation reads size 1.
     assert rules(changed(chain(1.0, 1.0, 1.0), 0, gradient=1 / scale, rms=scale)) == []
+
+
+def scaled_branch(level, **gamma):
+    """Patches that reach the class token through a branch with a scale of 1e-6 only."""
+    layers = linear("patches", level), linear("attention", level, 0, scaled_by=("gamma",)), linear("head", 1.0, 1)
+    found = measurement(*layers)
+    weight = Weight("gamma", **({"shape": (100,), "size": 1e-5, "gradient": 1.0} | gamma))
+    return replace(found, weights=(*found.weights, weight))
+
+
+def test_a_small_scale_of_a_branch_is_not_a_vanished_gradient():
+    assert find([scaled_branch(1e-6)]) == ()
+    assert rules(scaled_branch(1e-11)) == ["SC101"]
+
+
+@pytest.mark.parametrize("gamma", [{"size": 10.0}, {"trains": False}, {"gradient": 0.0}, {"gradient": None}])
+def test_a_scale_explains_nothing_if_it_is_large_or_cannot_grow(gamma):
+    assert "SC101" in rules(scaled_branch(1e-6, **gamma))
 
 
 def test_a_shared_weight_is_healthy_if_one_of_its_calls_is():

@@ -8,6 +8,7 @@ from support.layers import chain, only, rules, with_weight
 from support.measurements import changed
 
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import find
 
 
@@ -15,7 +16,7 @@ def training(*updates, **weight):
     """A measurement for each update of the first weight; the second one's are healthy."""
     found = []
     for step, update in enumerate(updates):
-        one = with_weight(chain(1.0, 1.0, step=step), "0.weight", update=update, **weight)
+        one = with_weight(chain(1.0, 1.0, step=step), "0.weight", **({"update": update, "size": 2.0} | weight))
         found.append(with_weight(one, "2.weight", update=1e-3, size=1.0 + step))
     return found
 
@@ -58,6 +59,14 @@ def test_updates_of_frozen_weights_zero_weights_and_biases_are_not_judged(weight
 def test_updates_of_more_than_a_tenth_are_too_large(size, expected):
     found = find(training(1e-3, size, size, size, 1e-3))
     assert [(f.rule, f.severity) for f in found] == ([] if expected is None else [("SC302", expected)])
+
+
+def test_a_head_that_starts_small_may_grow_fast_and_scales_and_positions_may():
+    assert rules(*training(0.3, 0.3, 0.3, size=0.05)) == []
+    assert rules(*training(30.0, 30.0, 30.0, size=0.05)) == ["SC302"]
+    scale = [replace(m, weights=(*m.weights, Weight("gamma", (10, 1), size=2.0, gradient=1.0, update=9.0)))
+             for m in training(1e-3, 1e-3, 1e-3)]  # fmt: skip
+    assert rules(*scale) == []
 
 
 def test_the_first_layer_with_nan_is_named_and_its_consequences_are_not():

@@ -545,6 +545,18 @@ def test_sources_pass_through_a_scripted_part():
     assert sources(m)["2"] != []
 
 
+def test_the_scales_of_branches_are_found_and_not_those_of_several_layers():
+    def forward(s, x):
+        h = s.stem(x)
+        h = h + s.gamma * torch.nn.functional.dropout(s.a(h), 0.1)
+        h = h + torch.relu(s.b(h)) * s.delta.view(1, -1)
+        return s.out(h * s.gain)
+
+    scales = {name: nn.Parameter(torch.ones(6)) for name in ("gamma", "delta", "gain")}
+    m = rows(forward, X, stem=nn.Linear(6, 6), a=nn.Linear(6, 6), b=nn.Linear(6, 6), out=nn.Linear(6, 2), **scales)
+    assert {x.name: x.scaled_by for x in m.layers if x.scaled_by} == {"a": ("gamma",), "relu": ("delta",)}
+
+
 def test_the_loss_function_and_its_layer_are_found():
     y = torch.randint(0, 2, (16,))
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -8,6 +8,7 @@ from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
 from sigmoidcore.diagnosis.report import terminal, to_html, to_json, to_notebook, to_text, verdict
+from sigmoidcore.diagnosis.rules import gaps
 
 
 class Diagnosis(Judgement):
@@ -21,6 +22,7 @@ class Diagnosis(Judgement):
         findings: worst first.
         history: all measurements of a `Monitor`, the latest included; else empty.
         subject: the model and its batch, or None.
+        gaps: what could not be judged, with the reason.
 
     Example:
         >>> import torch
@@ -80,4 +82,4 @@ def judged(measurements: Sequence[Measurement], subject: Subject | None = None) 
     """The diagnosis of one measurement, or of the measurements of a training, latest last."""
     history = tuple(measurements) if len(measurements) > 1 else ()
     model = None if subject is None else subject.model
-    return Diagnosis(measurements[-1], findings_of(measurements, model), history, subject)
+    return Diagnosis(measurements[-1], findings_of(measurements, model), history, subject, gaps(measurements))

@@ -1,4 +1,4 @@
-"""Findings: the results of the rules."""
+"""Findings, and gaps between them: the results of the rules."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,3 +37,22 @@ class Finding:
     message: str
     remedy: str
     call: str | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Something that the rules could not judge: without a finding, it may be wrong all the same.
+
+    Attributes:
+        what: a noun, such as "step sizes".
+        why: the reason, in a few words.
+        decisive: a network is not called healthy without it.
+    """
+
+    what: str
+    why: str
+    decisive: bool = False
+
+    def __str__(self) -> str:
+        """In a sentence."""
+        return f"{self.what} ({self.why})"

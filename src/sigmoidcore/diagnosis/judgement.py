@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.findings import Finding, Gap, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 
 
@@ -14,8 +14,9 @@ class Judgement:
     findings: tuple[Finding, ...]
     history: tuple[Measurement, ...] = ()
     subject: Subject | None = None
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def healthy(self) -> bool:
-        """Whether there are neither errors nor warnings."""
+        """Whether there are neither errors nor warnings in what was judged; `gaps` has the rest."""
         return all(f.severity is Severity.NOTE for f in self.findings)

@@ -39,6 +39,7 @@ class Layer:
             between. Empty: it reads the model's inputs.
         weights: names of its parameters.
         gate: its result multiplies another signal (squeeze-excite, GLU).
+        scaled_by: names of parameters that multiply what is computed from this layer alone (LayerScale, ReZero).
         shape: shape of the output, samples included.
         normalises: the dimension over which a softmax that is no attention normalises.
         dtype: dtype of the output, such as "float32".
@@ -74,6 +75,7 @@ class Layer:
     sources: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
     gate: bool = False
+    scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     normalises: int | None = None
     dtype: str = "float32"
@@ -207,6 +209,8 @@ class Measurement:
         dependence: which inputs the outputs depend on; of `diagnose` only.
         differentiated: the loss contains derivatives of the outputs: gradients reach a layer also past the layers
             behind it.
+        quantized: names of modules with quantized weights, which are no parameters and do not train.
+        scripted: names of modules of TorchScript, whose layers are not measured.
     """
 
     layers: tuple[Layer, ...]
@@ -228,6 +232,8 @@ class Measurement:
     strays: tuple[str, ...] = ()
     dependence: Dependence | None = None
     differentiated: bool = False
+    quantized: tuple[str, ...] = ()
+    scripted: tuple[str, ...] = ()
 
     @property
     def profile(self) -> Profile:

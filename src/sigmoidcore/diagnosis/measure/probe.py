@@ -5,6 +5,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.summary import summarize
 from sigmoidcore.diagnosis.measure.tracker import RunningModule
+from sigmoidcore.diagnosis.measure.unseen import Unseen, unseen
 from sigmoidcore.nn.fused import ListenerFactory
 from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.process_group import Ranks
@@ -64,6 +66,7 @@ class Probe(Observer):
         self._ranks = ranks
         self._begins = begins
         self._parameter_names: dict[int, str] = {}
+        self._unseen = Unseen()
         self._stack: list[RunningModule] = []
         self._running: Recorder | None = None
         self._followed: list[Recorder] = []  # passes that are over, and whose loss is being computed
@@ -132,7 +135,8 @@ class Probe(Observer):
         counted = [r for r in self._recorders if r.counts] or self._recorders
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
-            return summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
+            found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
+            return replace(found, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
         finally:
             self.forget()
 
@@ -208,7 +212,9 @@ class Probe(Observer):
 
     def _read_names(self) -> None:
         """Read the names of modules and parameters: wrappers or other parameters may have come."""
-        self.watch(dict(self.model.named_modules()))
+        modules = dict(self.model.named_modules())
+        self.watch(modules)
+        self._unseen = unseen(modules)
         parameters = dict(self.model.named_parameters())
         self._parameter_names = {id(p): name for name, p in parameters.items()}
         if self._parameter_names != {id(p): name for name, p in self.parameters.named.items()}:

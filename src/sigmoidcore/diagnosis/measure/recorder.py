@@ -185,7 +185,9 @@ class Recorder(Tracker):
         x.register_hook(partial(self._arrive, self._next, INPUT))
         return (x, *args[1:])
 
-    def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor) -> None:
+    def _arrive(self, of_layer: "LayerGradient", place: int, gradient: Tensor | None) -> None:
+        if gradient is None:  # from a function without a derivative, such as those of quantized layers
+            return
         if backward_pass() != self._backward_pass:  # of one backward pass all gradients count, or none
             if self._leaf is None or not autograd.accumulates(self._leaf):
                 self._leaf = autograd.nearest_leaf(autograd.running_node())

@@ -245,6 +245,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 sources=sources,
                 weights=call.weights,
                 gate=call.gate,
+                scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
                 normalises=None if call.attends else call.normalises,
                 dtype=str(call.dtype).removeprefix("torch."),

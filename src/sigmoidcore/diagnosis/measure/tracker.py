@@ -39,6 +39,7 @@ class LayerCall:
     gate: bool = False
     attends: bool = False
     scale: float = 1.0  # a core multiplies the function's result by this
+    scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     normalises: int | None = None
     dtype: torch.dtype = torch.float32
@@ -54,6 +55,7 @@ class Origin:
     producer: int = -1  # the layer whose output it is, moved or reshaped at most
     dim: int = -1  # counts features
     constant: bool = False  # it is computed from parameters only
+    parameter: str = ""  # the parameter that it is, moved or reshaped at most
 
 
 _UNKNOWN = Origin()
@@ -189,8 +191,8 @@ class Tracker(TorchFunctionMode):
             self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
             self.after(layer, args, kwargs, outputs)
         elif any(o is not _UNKNOWN for o in origins):
-            producer = origins[0].producer if keeps_producer else -1
-            self._set_all(outputs, Origin(sources, () if sources else weights, producer, dim, constant))
+            producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
+            self._set_all(outputs, Origin(sources, () if sources else weights, producer, dim, constant, parameter))
 
     def _role(
         self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
@@ -217,6 +219,9 @@ class Tracker(TorchFunctionMode):
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
                     layer.gate = True
+            for factor, other in (origins[:2], origins[1::-1]):
+                if factor.parameter and other.sources and other.sources & (other.sources - 1) == 0:
+                    self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
         for layer in produced if name in calls.PRODUCTS else ():  # a softmax that a product reads is attention
             if layer is not None and layer.function == "softmax":
                 layer.attends = True
@@ -281,7 +286,7 @@ class Tracker(TorchFunctionMode):
             name = self._names_of_parameters.get(id(tensor)) or self._name_in_stack(tensor)
             if name:
                 self.used.add(name)
-                return Origin(0, (name,) if tensor.dim() > 1 else (), constant=True)
+                return Origin(0, (name,) if tensor.dim() > 1 else (), constant=True, parameter=name)
         return _UNKNOWN
 
     def _name_in_stack(self, parameter: nn.Parameter) -> str | None:

@@ -9,6 +9,7 @@ from sigmoidcore.calibration.orthogonal import WEIGHTED
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
+from sigmoidcore.diagnosis.repair.untrained import is_untrained
 from sigmoidcore.diagnosis.rules import Evidence, find
 
 
@@ -45,7 +46,7 @@ def _level(finding: Finding, measurement: Measurement, model: nn.Module) -> tupl
         return None
     layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
     computed = any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in layers)
-    return _convert_and(measurement, model, fresh=not measurement.step and not computed)
+    return _convert_and(measurement, model, fresh=not measurement.step and not computed and is_untrained(model))
 
 
 def _level_through_time(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str]:

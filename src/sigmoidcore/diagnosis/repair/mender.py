@@ -18,6 +18,7 @@ from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
 from sigmoidcore.diagnosis.repair.saturation import open_saturated
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
+from sigmoidcore.diagnosis.rules import gaps
 from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn, check_inputs
@@ -194,7 +195,8 @@ class _Mender:
     def _judged(self, diagnosis: Judgement) -> Judgement:
         """The same with a new measurement on the batch."""
         measurement = measure(self.subject, Ranks())
-        return replace(diagnosis, measurement=measurement, findings=findings_of([measurement], self.model))
+        findings = findings_of([measurement], self.model)
+        return replace(diagnosis, measurement=measurement, findings=findings, gaps=gaps([measurement]))
 
     def _explain(self, findings: Iterable[Finding], reason: str) -> None:
         for finding in findings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sigmoidcore
 from sigmoidcore._files import write_file
-from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.findings import Finding, Gap
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.report.axes import spread_evenly
@@ -32,6 +32,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
         "findings": f"[{','.join(map(_dumped, judgement.findings))}]",
         "measurement": _dumped(measurement),
         "earlier": f"[{','.join(_thinned(earlier))}]",
+        "gaps": f"[{','.join(map(_dumped, judgement.gaps))}]",
     }
     text = "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
     if path is not None:
@@ -39,7 +40,7 @@ def to_json(judgement: Judgement, path: str | Path | None = None) -> str:
     return text
 
 
-def _dumped(value: Finding | Measurement) -> str:
+def _dumped(value: Finding | Gap | Measurement) -> str:
     return json.dumps(written(type(value), value), separators=(",", ":"), allow_nan=False)
 
 

@@ -40,11 +40,17 @@ def verdict(judgement: Judgement) -> str:
     layers = counted(count, "layer") if count else "no layers"
     if not judgement.healthy:
         return f"{found} in {layers}"
-    return f"healthy: {layers}, {found}" if count else f"no layers were seen, {found}"
+    if not count:
+        return f"no layers were seen, {found}"
+    decisive = [str(gap) for gap in judgement.gaps if gap.decisive]
+    if decisive:
+        more = f" and {len(decisive) - 1} more" if decisive[1:] else ""
+        return f"{found} in {layers}, but not judged: {decisive[0]}{more}"
+    return f"healthy: {layers}, {found}"
 
 
 def head(judgement: Judgement) -> list[str]:
-    """The verdict, what was measured, and the steps of a training."""
+    """The verdict, what was measured, the steps of a training, and what was not judged."""
     measurement, history = judgement.measurement, judgement.history
     facts = [counted(measurement.samples, "sample")]
     if measurement.ranks > 1:
@@ -61,6 +67,8 @@ def head(judgement: Judgement) -> list[str]:
         lines.append(f"measured {len(history):,} times{span}; the numbers below are of the last")
     elif measurement.step is not None:
         lines.append(f"measured at step {measurement.step:,}")
+    if measurement.layers and judgement.gaps:
+        lines.append(f"not judged: {', '.join(map(str, judgement.gaps))}")
     return lines
 
 

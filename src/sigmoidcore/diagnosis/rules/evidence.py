@@ -129,6 +129,16 @@ class Evidence:
         known = ((i, reference) for i, reference in enumerate(self.references) if self.live[i] and reference)
         return {i: min(self._sizes(i)) / largest for i, (_, largest) in known}
 
+    @cached_property
+    def branch_scales(self) -> tuple[float, ...]:
+        """For each layer: the smallest size of a trained scale of a branch that it reaches; 1 without any below 1."""
+        found = [1.0] * len(self.layers)
+        for i in reversed(range(len(found))):
+            own = (self.weights[name] for name in self.layers[i].scaled_by if name in self.weights)
+            sizes = [w.size / math.sqrt(math.prod(w.shape) or 1) for w in own if w.trains and w.gradient]
+            found[i] = min([1.0, *filter(math.isfinite, sizes), *(found[c] for c in self.consumers[i])])
+        return tuple(found)
+
     def _row_factors(self) -> list[float]:
         """For each layer: how much larger its gradient would be for all rows; an expert of a mixture sees a few."""
         groups: dict[tuple[object, ...], list[int]] = {}
@@ -148,16 +158,48 @@ class Evidence:
         """Weights that are 0 and get a gradient: they block the layers before them for one step only."""
         return tuple(w for w in self.latest.weights if w.trains and is_zero(w) and w.gradient)
 
+    @cached_property
+    def constant(self) -> tuple[bool, ...]:
+        """For each layer: whether it is the same for all samples because it reads parameters only: learned queries."""
+        found: list[bool] = []
+        for layer in self.layers:
+            alike = layer.spread == 0 or (layer.spread is None and self.latest.samples > 1)
+            found.append(alike and all(found[source] for source in layer.sources))
+        reads_inputs = any(not layer.sources and not same for layer, same in zip(self.layers, found, strict=True))
+        return tuple(found) if reads_inputs else (False,) * len(found)
+
+    @cached_property
+    def _judged(self) -> tuple[bool, ...]:
+        """For each layer: whether its level is that of the way to the inputs.
+
+        Layers behind weights that start at 0 are left out, and those that read parameters only.
+        """
+        waits = bool(self.zero_initialised)
+        judged = (i in self.upper_level and not (waits and self.gradient(i) == 0) for i in range(len(self.layers)))
+        return tuple(a and not constant for a, constant in zip(judged, self.constant, strict=True))
+
+    @cached_property
+    def best_level(self) -> dict[int, float]:
+        """Largest upper level of each judged layer and of all before it: a branch beside a skip connection has its."""
+        found: dict[int, float] = {}
+        best = [0.0] * len(self.layers)
+        for i, layer in enumerate(self.layers):
+            own = self.upper_level[i] if self._judged[i] else 0.0
+            best[i] = max([own, *(best[source] for source in layer.sources)])
+            if self._judged[i]:
+                found[i] = best[i]
+        return found
+
     def from_inputs_on(self, bad: Callable[[int], bool]) -> tuple[int, ...]:
         """Bad live layers that only bad layers precede: no path brings them a sound gradient.
 
-        A branch beside a skip connection is left out, a layer behind weights that start at 0, and a layer that shares
-        its weights with a sound one.
+        A branch beside a skip connection is left out, a layer behind weights that start at 0, a layer that reads
+        parameters only, and a layer that shares its weights with a sound one.
         """
         found, state = [], [True] * len(self.layers)
         for i, layer in enumerate(self.layers):
             state[i] = all(state[source] for source in layer.sources)
-            if i not in self.upper_level or (self.zero_initialised and self.gradient(i) == 0):
+            if not self._judged[i]:
                 continue
             state[i] = state[i] and bad(i)
             if state[i]:
@@ -179,8 +221,8 @@ class Evidence:
 
 
 def is_zero(weight: Weight) -> bool:
-    """Whether all numbers of a weight are 0; a bias of 0 is usual and does not count."""
-    return weight.size == 0 and not weight.name.rpartition(".")[2].startswith("bias")
+    """Whether all numbers of a weight are 0, if it has any; a bias of 0 is usual and does not count."""
+    return weight.size == 0 and 0 not in weight.shape and not weight.name.rpartition(".")[2].startswith("bias")
 
 
 def siblings(name: str) -> tuple[str, ...]:

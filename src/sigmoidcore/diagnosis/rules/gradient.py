@@ -37,7 +37,8 @@ def vanishing(evidence: Evidence) -> Found | None:
     layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL` it is
     a note, below `VANISHED` a warning, below `GONE` an error. Layers are left out if a branch starts at 0 beside a skip
     connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a healthy layer, or if
-    saturated (SC201) or dead (SC202) neurons explain the loss of gradient.
+    saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So does a trained scale of a branch, such as
+    LayerScale's 1e-6: the thresholds are multiplied by it.
 
     *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
     steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
@@ -46,14 +47,17 @@ def vanishing(evidence: Evidence) -> Found | None:
     """
     if not fades(evidence):
         return None
-    worst = sorted(lost(evidence), key=lambda i: evidence.upper_level[i])
-    level = evidence.upper_level[worst[0]]
+    best, own = evidence.best_level, evidence.upper_level
+    trunk = (i for i in lost(evidence) if own[i] >= STEEP * best[i])  # its branches are worse beside a skip connection
+    worst = sorted(trunk, key=lambda i: own[i])
+    level = own[worst[0]]
+    share = level / (evidence.branch_scales[worst[0]] or 1.0)
     place, names = _place(evidence, worst, shrinks=True)
     size = "Less than 1e-30" if level < 1e-30 else f"Only {number(level)}"
-    effect = f"{verb(names, 'it learns', 'they learn')} {'slowly' if level >= VANISHED else 'almost nothing'}"
+    effect = f"{verb(names, 'it learns', 'they learn')} {'slowly' if share >= VANISHED else 'almost nothing'}"
     text = f"{size} of the gradient reaches {evidence.listed(names)}: {effect}.{place}"
-    severity = Severity.NOTE if level >= VANISHED else Severity.WARNING if level >= GONE else Severity.ERROR
-    return Found(names, level, SMALL if level >= VANISHED else VANISHED, text, severity=severity)
+    severity = Severity.NOTE if share >= VANISHED else Severity.WARNING if share >= GONE else Severity.ERROR
+    return Found(names, level, SMALL if share >= VANISHED else VANISHED, text, severity=severity)
 
 
 def exploding(evidence: Evidence) -> Found | None:
@@ -80,9 +84,9 @@ def exploding(evidence: Evidence) -> Found | None:
 
 def lost(evidence: Evidence) -> tuple[int, ...]:
     """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
-    left = units.gradient_left(evidence)
-    fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL)
-    return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL * left[i])
+    left, scales = units.gradient_left(evidence), evidence.branch_scales
+    fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL * scales[i])
+    return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL * left[i] * scales[i])
 
 
 def fades(evidence: Evidence) -> bool:

@@ -1,5 +1,6 @@
 """SC501 to SC504: parameters without a gradient or not registered, gradients of exactly 0, identical neurons."""
 
+import math
 from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.findings import Severity
@@ -14,6 +15,7 @@ MEASUREMENTS = 3
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
+TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
 WAIT = "Nothing to do if other batches use them, as with idle experts (DDP needs find_unused_parameters=True)."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
@@ -32,9 +34,9 @@ def no_gradient(evidence: Evidence) -> Found | None:
     """The graph is cut between two layers, or the loss does not depend on the parameters: they are not trained.
 
     A parameter is named if it has `requires_grad` and its `.grad` is None in all measurements. If no parameter gets a
-    gradient, it is an error. It is a note if similar parameters get one, whose names differ in one number and whose
-    shape is the same, such as experts of a sparse mixture that this batch does not use; after `MEASUREMENTS`
-    measurements of a `Monitor` it is a warning.
+    gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get one, whose names
+    differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
+    after `MEASUREMENTS` measurements of a `Monitor` it is a warning.
 
     *Source.* Arithmetic; the number of measurements is a choice.
     """
@@ -44,6 +46,9 @@ def no_gradient(evidence: Evidence) -> Found | None:
     if not missing:
         return None
     if len(missing) == len(trainable) and not any(evidence.live):
+        if evidence.latest.quantized:
+            text = f"No gradient passes the quantized {listed(evidence.latest.quantized)}: nothing is trained."
+            return _of(missing, text, TRAIN_FIRST, Severity.NOTE)
         text = f"No parameter gets a gradient ({listed(missing)}): nothing is trained."
         return _of(missing, text, CONNECT, Severity.ERROR)
     cut = _before_a_cut(evidence, missing)
@@ -70,7 +75,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     weights are 0 and stay 0. It is a warning if a weight is 0, and its gradient, too. It is a note for weights behind
     one that starts at 0 and has a gradient, which lasts one step, and for parts that this batch does not use.
     """
-    matrices = [w for w in evidence.latest.weights if w.trains and len(w.shape) > 1 and w.gradient is not None]
+    weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
+    matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
     zero = [w for w in matrices if w.gradient == 0]
     if not zero or gradient.underflown(evidence):
         return None

@@ -1,5 +1,6 @@
 """SC301, SC302: the optimizer's steps are too small or too large for the weights."""
 
+import math
 from statistics import median
 
 from sigmoidcore.diagnosis.findings import Severity
@@ -12,6 +13,8 @@ from sigmoidcore.diagnosis.wording import listed, number, verb
 STILL = 1.2e-7
 """The rounding of float32."""
 VIOLENT, REPLACED = 0.1, 1.0
+USUAL = 0.5
+"""Root mean square of the norms of a weight's rows, just below that of PyTorch's default for a Linear, 0.58."""
 MEASUREMENTS = 3
 """With fewer measurements of a weight, its updates are not judged."""
 
@@ -52,12 +55,14 @@ def too_large(evidence: Evidence) -> Found | None:
     r"""Each step overwrites the result of earlier steps.
 
     A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above `VIOLENT`, over
-    at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error.
+    at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error. A weight that is smaller
+    than usual initial ones, `USUAL` $\sqrt{\text{rows}}$, is compared with these: a head that starts near 0 grows.
+    Only weights of layers are judged, not parameters that are added or multiply: positions, scales.
 
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
     """
-    usual = {name: median(values) for name, values in _updates(evidence).items()}
+    usual = _violence(evidence)
     found = sorted((name for name, update in usual.items() if update > VIOLENT), key=lambda name: -usual[name])
     if not found:
         return None
@@ -66,6 +71,16 @@ def too_large(evidence: Evidence) -> Found | None:
     text += "overwrites the result of earlier steps."
     severity = Severity.ERROR if value > REPLACED else Severity.WARNING
     return Found(tuple(found), value, VIOLENT, text, severity=severity)
+
+
+def _violence(evidence: Evidence) -> dict[str, float]:
+    """Median update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
+    of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
+    found: dict[str, list[float]] = {name: [] for name in _updates(evidence) if name in of_layers}
+    for weight in (w for m in evidence.measurements for w in m.weights if w.name in found and w.update is not None):
+        floor = USUAL * math.sqrt(weight.shape[0])
+        found[weight.name].append(weight.update * min(1.0, weight.size / floor))
+    return {name: median(updates or [0.0]) for name, updates in found.items()}
 
 
 def _updates(evidence: Evidence) -> dict[str, list[float]]:
