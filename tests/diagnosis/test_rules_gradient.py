@@ -79,6 +79,19 @@ def test_a_layer_before_a_normalisation_may_have_any_scale(scale):
     assert rules(changed(chain(1.0, 1.0, 1.0), 0, gradient=1 / scale, rms=scale)) == []
 
 
+def test_a_branch_does_not_decide_how_much_is_lost():
+    found = residual(1e-9, stem=5e-4, blocks=2)
+    assert [(f.rule, f.severity) for f in find([found])] == [("SC101", "note")]
+    assert [(f.rule, f.severity) for f in find([residual(1e-9, stem=5e-7, blocks=2)])] == [("SC101", "error")]
+
+
+def test_layers_that_read_learned_queries_only_may_have_no_gradient():
+    queries = linear("queries", 0.0, spread=0.0), linear("attention", 1.0, 0, spread=0.0)
+    found = measurement(*queries, linear("memory", 1.0), linear("head", 1.0, 1, 2))
+    assert rules(found) == []
+    assert rules(changed(changed(found, 0, spread=1.0), 1, spread=1.0)) == ["SC502"]
+
+
 def scaled_branch(level, **gamma):
     """Patches that reach the class token through a branch with a scale of 1e-6 only."""
     layers = linear("patches", level), linear("attention", level, 0, scaled_by=("gamma",)), linear("head", 1.0, 1)

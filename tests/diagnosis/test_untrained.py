@@ -72,3 +72,15 @@ def test_prepare_is_advised_for_untrained_weights_only():
     call = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings[0].call
     assert "sc.prepare" not in call
     assert "sc.calibrate(model, inputs)" in call
+
+
+def test_prepare_is_advised_at_the_first_step_of_a_training_and_not_later():
+    torch.manual_seed(0)
+    model, x, y = sigmoids(depth=20), torch.randn(64, 32), torch.randint(4, (64,))
+    optimizer = torch.optim.Adam(model.parameters())
+    with sc.Monitor(model, every=1) as monitor:
+        for step in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            assert ("sc.prepare" in monitor.diagnosis().findings[0].call) is (step == 0)

@@ -21,7 +21,6 @@ from sigmoidcore.cli.common import fail_on_option, fails
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.report.terminal import printable, width, wrapped, writable
 from sigmoidcore.diagnosis.report.text import finding_lines, to_text
-from sigmoidcore.diagnosis.rules.updates import MEASUREMENTS
 from sigmoidcore.diagnosis.watch import Verdict, Watch
 from sigmoidcore.training.place import launched
 from sigmoidcore.training.session import bad_input
@@ -204,24 +203,15 @@ class _Speaker:
                 self.say("nothing was measured: no gradient came back to it before an optimizer's step")
                 continue
             self.say(*to_text(verdict.diagnosis, columns).splitlines(), "")
-            for line in _limits(verdict):
+            for line in _past(verdict):
                 self.say(*wrapped(line, columns, "", "  "))
         for problem in problems:
             self.say(*wrapped(f"not watched: {problem}", columns, "", "  "))
 
 
-def _limits(verdict: Verdict) -> list[str]:
-    """What the verdict does not say."""
-    assert verdict.diagnosis is not None
-    latest, times = verdict.diagnosis.measurement, len(verdict.diagnosis.history) or 1
-    lines = [
+def _past(verdict: Verdict) -> list[str]:
+    """Findings that are gone."""
+    return [
         f"earlier: {finding.rule} {finding.severity}, {finding.name}, at step {step:,}, and not in the last measurement"
         for step, finding in verdict.past
     ]
-    if latest.loss_function is None:
-        lines.append("not judged: the loss and the targets: no module of the model reads them; sc.diagnose does")
-    if all(weight.update is None for weight in latest.weights):
-        lines.append("not judged: the size of the steps, because no optimizer made the last one")
-    elif times < MEASUREMENTS:
-        lines.append(f"not judged: the size of the steps, which takes {MEASUREMENTS} measurements; use --every 1")
-    return lines

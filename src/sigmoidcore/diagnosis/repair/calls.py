@@ -1,5 +1,6 @@
 """The calls that findings suggest: only those that work for the measured model. Otherwise the finding says why."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +12,9 @@ from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
 from sigmoidcore.diagnosis.repair.untrained import is_untrained
 from sigmoidcore.diagnosis.rules import Evidence, find
+
+LARGEST = 5.0
+"""Largest change of a number in a step, over the root mean square of the changes."""
 
 
 def findings_of(measurements: Sequence[Measurement], model: nn.Module | None) -> tuple[Finding, ...]:
@@ -46,7 +50,12 @@ def _level(finding: Finding, measurement: Measurement, model: nn.Module) -> tupl
         return None
     layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
     computed = any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in layers)
-    return _convert_and(measurement, model, fresh=not measurement.step and not computed and is_untrained(model))
+    moved = {
+        weight.name: LARGEST * weight.update * weight.size / math.prod(weight.shape) ** 0.5
+        for weight in measurement.weights
+        if measurement.step is not None and weight.update
+    }
+    return _convert_and(measurement, model, fresh=not measurement.step and not computed and is_untrained(model, moved))
 
 
 def _level_through_time(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str]:

@@ -39,6 +39,8 @@ def _numbers(evidence: Evidence) -> Iterator[Gap]:
         yield Gap("differences between samples", "1 sample", decisive=True)
     if latest.step is None:
         yield Gap("step sizes", "no step was seen")
+    elif all(weight.update is None for weight in latest.weights):
+        yield Gap("step sizes", "no optimizer made the last step", decisive=True)
     elif steps < MEASUREMENTS:
         yield Gap("step sizes", f"{counted(steps, 'measured step')}, {MEASUREMENTS} are needed", decisive=True)
     few = [evidence.layers[i] for i in evidence.hidden if evidence.layers[i].rows < ROWS]
@@ -46,4 +48,4 @@ def _numbers(evidence: Evidence) -> Iterator[Gap]:
         rows = max(layer.rows for layer in few)
         yield Gap(f"neurons of {counted(len(few), 'activation')}", f"{counted(rows, 'row')}, {ROWS} are needed")
     if latest.loss_function is None:
-        yield Gap("the loss", "its function was not seen")
+        yield Gap("the loss and the targets", "no loss function was seen")

@@ -48,10 +48,11 @@ def vanishing(evidence: Evidence) -> Found | None:
     if not fades(evidence):
         return None
     best, own = evidence.best_level, evidence.upper_level
-    trunk = (i for i in lost(evidence) if own[i] >= STEEP * best[i])  # its branches are worse beside a skip connection
-    worst = sorted(trunk, key=lambda i: own[i])
-    level = own[worst[0]]
-    share = level / (evidence.branch_scales[worst[0]] or 1.0)
+    worst = sorted(lost(evidence), key=lambda i: own[i])
+    # A branch beside a skip connection may have less than what reaches the inputs.
+    first = next((i for i in worst if own[i] >= STEEP * best[i]), worst[0])
+    level = own[first]
+    share = level / (evidence.branch_scales[first] or 1.0)
     place, names = _place(evidence, worst, shrinks=True)
     size = "Less than 1e-30" if level < 1e-30 else f"Only {number(level)}"
     effect = f"{verb(names, 'it learns', 'they learn')} {'slowly' if share >= VANISHED else 'almost nothing'}"
