@@ -77,9 +77,10 @@ def _violence(evidence: Evidence) -> dict[str, float]:
     """Median update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
     of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
     found: dict[str, list[float]] = {name: [] for name in _updates(evidence) if name in of_layers}
-    for weight in (w for m in evidence.measurements for w in m.weights if w.name in found and w.update is not None):
-        floor = USUAL * math.sqrt(weight.shape[0])
-        found[weight.name].append(weight.update * min(1.0, weight.size / floor))
+    for weight in (w for m in evidence.measurements for w in m.weights if w.name in found):
+        if weight.update is not None:
+            floor = USUAL * math.sqrt(weight.shape[0])
+            found[weight.name].append(weight.update * min(1.0, weight.size / floor))
     return {name: median(updates or [0.0]) for name, updates in found.items()}
 
 
