@@ -35,6 +35,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     if over_samples:
         text = f"{named(over_samples[0])} is a softmax over dimension 0, which counts the samples: its outputs for one "
         return Found(tuple(over_samples), 1.0, 0.0, f"{text}sample depend on all others.", "Use `dim=-1`.")
+    if latest.quantized:
+        return None  # their scale is that of the batch
     found = latest.dependence
     if found is None or not found.samples:
         return None
