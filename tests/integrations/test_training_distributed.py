@@ -20,7 +20,7 @@ import sigmoidcore as sc
 from sigmoidcore.training import Recipe, Split, Training
 from sigmoidcore.training.place import place_of
 from sigmoidcore.training.recipe import balanced
-from sigmoidcore.training.runs.folder import read_metrics
+from sigmoidcore.training.runs.folder import read_config, read_metrics
 
 pytestmark = pytest.mark.integration
 on_ranks = TwoProcesses()
@@ -237,6 +237,16 @@ def test_torchrun_trains_as_one_process_does_and_one_process_writes(tmp_path: Pa
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.3)  # one of 397
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-2, atol=1e-3)
+
+
+def test_two_processes_choose_the_options_that_one_chooses(tmp_path: Path) -> None:
+    arguments = ["--data", "wine", "--width", "8", "--epochs", "4", "--batch-size", "32"]
+    output = trained(*arguments, "--output", "two", folder=tmp_path)
+    assert output.count("choosing by short trials") == 1
+    trained(*arguments, "--output", "one", folder=tmp_path, launcher=PYTHON)
+    one, two = (read_config(tmp_path / name).options for name in ("one", "two"))
+    assert one == two
+    assert one["depth"] in (3, 10, 30)
 
 
 def stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> str:

@@ -106,6 +106,12 @@ def test_only_finished_epochs_are_drawn():
     assert [line.get_ydata().tolist() for line in accuracies.lines] == [[80.0, 90.0], [70.0]]
 
 
+def test_the_best_epoch_is_marked():
+    figure = figures.learning_curves({"a": [0.5, 0.2]}, {"a": [80.0, 90.0], "validation": [85.0, 84.0]}, best_epoch=1)
+    assert list(figure.axes[1].lines[-1].get_xdata()) == [1, 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "validation", "best epoch, 1"]
+
+
 def test_the_heat_map_draws_irregular_samples_at_their_steps():
     history = [sample(step, 0.0, 0.1, 0.2) for step in (0, 1, 3, 50)]
     axes = figures.gradient_heatmap({"a": history}, layers=3, steps=60).axes[0]

@@ -44,6 +44,7 @@ def made_run(folder: Path, source, kind="mlp", depth=3, **options):
         "target": [options["target"]] if isinstance(options.get("target"), str) else list(options.get("target", ())),
         "drop": list(options.get("drop", ())),
         "seed": 0,
+        "validation_size": 0.0,
     }
     with Run.create("made", kept, folder=folder) as run:
         run.save_preprocessing(data.preprocessing)

@@ -7,6 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from sklearn import metrics
+from sklearn.dummy import DummyClassifier
 
 from sigmoidcore.training.use import Score, scores
 
@@ -49,6 +50,25 @@ def test_metrics_of_classes_equal_those_of_scikit_learn(monkeypatch, classes):
     assert_equal_on_resamples(monkeypatch, lambda: scores.class_scores(p, y), expected, 60)
     accuracy = scores.class_scores(p, y)[0]
     assert accuracy.value == metrics.accuracy_score(y, p.argmax(1))
+
+
+def test_baselines_are_those_of_a_constant_answer():
+    p, y = classified(60, 2)
+    dummy = DummyClassifier(strategy="prior").fit(y[:, None], y)
+    constant = np.tile(dummy.class_prior_, (60, 1))
+    expected = {
+        "accuracy": dummy.score(y[:, None], y),
+        "macro-F1": metrics.f1_score(y, constant.argmax(1), average="macro"),
+        "log loss": metrics.log_loss(y, constant),
+        "AUC": 0.5,
+    }
+    assert {score.name: score.baseline for score in scores.class_scores(p, y)} == pytest.approx(expected)
+    numbers = np.random.default_rng(0).normal(50, 9, 40)
+    found = {score.name: score.baseline for score in scores.number_scores(numbers + 1, numbers)}
+    mean = np.full(40, numbers.mean())
+    assert found == pytest.approx(
+        {"RMSE": numbers.std(), "MAE": metrics.mean_absolute_error(numbers, mean), "R2": 0.0}, abs=1e-12
+    )
 
 
 def test_metrics_of_numbers_equal_those_of_scikit_learn(monkeypatch):

@@ -12,8 +12,6 @@ from sigmoidcore.training.display import Screen
 from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use import Evaluation, check_output
 
-MOST_CLASSES = 30
-"""Classes in the printed table; the JSON has all."""
 DATA = typer.Argument(
     metavar="DATA", show_default="the run's test part", help="Other data with the target: a file or folder."
 )
@@ -56,14 +54,11 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
     screen.heading(f"{evaluation.run} on {evaluation.data}: {evaluation.samples:,} samples")
     for note in evaluation.notes:
         screen.say(note)
-    rows = [[score.name, score.text, score.interval] for score in evaluation.scores]
-    screen.table(["", "value", "95 % interval"], rows, strong=1)
+    rows = [[score.name, score.text, score.interval, score.baseline_text] for score in evaluation.scores]
+    screen.table(["", "value", "95 % interval", evaluation.always], rows, strong=1)
     if evaluation.classes:
         screen.say()
-        rows = [
-            [c.name, f"{c.samples:,}", *("-" if x != x else f"{100 * x:.1f} %" for x in (c.precision, c.recall, c.f1))]
-            for c in evaluation.classes[:MOST_CLASSES]
-        ]
-        screen.table(["class", "samples", "precision", "recall", "F1"], rows)
-        if len(evaluation.classes) > MOST_CLASSES:
-            screen.say(f"and {len(evaluation.classes) - MOST_CLASSES:,} more classes, see --json")
+        screen.classes(evaluation.classes)
+    for sentence in evaluation.verdicts:
+        screen.say()
+        screen.say(sentence, style="bold")

@@ -136,9 +136,14 @@ def _draw_profiles(axes: Axes, curves: Mapping[str, tuple[NDArray[Any], NDArray[
 
 
 def learning_curves(
-    losses: Mapping[str, Sequence[float]], scores: Mapping[str, Sequence[float]], metric: str = "accuracy"
+    losses: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Sequence[float]],
+    metric: str = "accuracy",
+    best_epoch: int = 0,
 ) -> Figure:
-    """Training losses and test metrics of each epoch, by the name that the legend shows; accuracy is in percent.
+    """Training losses and metrics of each epoch, by the name that the legend shows; accuracy is in percent.
+
+    The metrics are of the test part, and those named "validation" of the validation part; a line marks the best epoch.
 
     Raises:
         ValueError: there are no losses.
@@ -163,6 +168,8 @@ def learning_curves(
     percent = metric == "accuracy"
     style_axes(left, "Training loss", "epoch", "cross-entropy" if percent else "mean squared error")
     style_axes(right, f"Test {metric}", "epoch", "percent" if percent else metric)
+    if best_epoch:
+        right.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label=f"best epoch, {best_epoch}", zorder=1)
     if any(value > 0 for values in losses.values() for value in values):
         left.set_yscale("log")
         left.tick_params(which="minor", colors=INK, labelsize=9)
@@ -170,7 +177,7 @@ def learning_curves(
     if percent:
         low, high = right.get_ylim()
         right.set_ylim(max(low, -3), min(high, 101))
-    handles, labels = left.get_legend_handles_labels()
+    handles, labels = max(left, right, key=lambda axes: len(axes.get_lines())).get_legend_handles_labels()
     legend_below(figure, handles=handles, labels=labels, ncols=3)
     return figure
 

@@ -1,4 +1,4 @@
-"""The choice of the network: its kind by the data, its depth by validation."""
+"""The choice of what the user has not decided: for tables, depth, weight decay and class weights, by validation."""
 
 import math
 from collections.abc import Mapping
@@ -6,22 +6,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sigmoidcore as sc
-from sigmoidcore.training.data import Data, DataError, memory
+from sigmoidcore.training.data import Data, DataError, memory, needed
 from sigmoidcore.training.display import Screen, count, outputs_text
-from sigmoidcore.training.loop import Training, evaluate
+from sigmoidcore.training.loop import Training, outputs_and_targets
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
-from sigmoidcore.training.place import by_first
-from sigmoidcore.training.recipe import Recipe, balanced
+from sigmoidcore.training.place import Place
+from sigmoidcore.training.recipe import Recipe, balanced, hold_then_fall
 from sigmoidcore.training.recording import probes
-from sigmoidcore.training.runs.folder import load_data
 from sigmoidcore.training.runs.state import seed_all
 from sigmoidcore.training.session import CtrlC, bad_input
 
 DEPTHS = (3, 10, 30)
-"""Depths that a table is tried with."""
+DECAYS = (0.4, 0.08, 2.0, 8.0)
+"""Depths and weight decays that a table is tried with; the depths with the first decay."""
+WITHOUT_TRIALS = 10
+"""Depth for a table without a validation part."""
 TRIAL_STEPS = 300
 """Most steps of a trial."""
+UNEVEN = 0.5
+"""Classes are uneven if one has less than this part of the samples that it would have among equal classes."""
 
 
 @dataclass(frozen=True)
@@ -32,29 +36,25 @@ class Choice:
     folder: str  # name of the run's folder, without its number
     data: Data  # with inputs as the network expects them
     options: Options  # with the decisions about what was not given
-    architecture: str  # of the network
-    sizes: Mapping[str, int]  # arguments of the architecture
+    sizes: Mapping[str, int]  # arguments of the architecture `options.network`
     notes: tuple[str, ...] = ()  # what the user should know about the decisions
 
 
-def choose(options: Options, data: Data, ctrl_c: CtrlC) -> Choice:
-    """The network that the options describe, for a data set."""
+def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
+    """The network that the options describe, for a data set; all processes of a place make the same choice."""
     if options.class_weights and not data.kind.is_class:
         raise DataError("--class-weights is for classes, and the target is a number: leave it out")
-    kind = kind_for(data.shape) if options.network == "auto" else options.network
-    architecture, depth, notes = ARCHITECTURES[kind], options.depth, ""
-    options = replace(options, network=kind)  # type: ignore[arg-type]
-    if depth is None:
-        depth = architecture.depth
-        if kind == "mlp" and len(data.shape) == 1 and data.features != () and data.name != "digits":
-            depth, notes = by_first(lambda: _best_depth(options, ctrl_c))
-    # The weights, gradients and AdamW state (two numbers per weight) must fit into memory.
-    least = depth * (16 * options.width**2 + 10_000)
-    if least > memory():
-        raise bad_input(
-            f"{count(depth, 'layer')} of {options.width:,} need at least {least / 2**30:,.0f} GiB of memory, and this "
-            f"machine has {memory() / 2**30:,.0f}: lower --depth or --width"
-        )
+    if options.patience and data.validation is None:
+        raise DataError("--patience needs a validation part: give a larger --validation-size, or leave --patience out")
+    kind, notes = kind_for(data.shape) if options.network == "auto" else options.network, ()
+    data = data.arranged(ARCHITECTURES[kind].arrange)
+    is_table = kind == "mlp" and data.features != ()
+    _check_memory(options.depth or (max(DEPTHS) if is_table else ARCHITECTURES[kind].depth), options.width)
+    if is_table and data.validation is not None:
+        options, notes = _tried(options, data, ctrl_c, place)
+    depth = options.depth or (WITHOUT_TRIALS if is_table else ARCHITECTURES[kind].depth)
+    decay, weighted = options.weight_decay or 0.0, bool(options.class_weights)
+    options = replace(options, network=kind, depth=depth, weight_decay=decay, class_weights=weighted)  # type: ignore[arg-type]
     try:
         sizes = sizes_for(kind, data.shape, data.outputs, options.width, depth)
     except ValueError as error:
@@ -62,12 +62,21 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC) -> Choice:
     return Choice(
         f"{data.name}: {_description(kind, sizes)}, {outputs_text(data)}",
         f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options.width}",
-        data.arranged(architecture.arrange),
-        replace(options, depth=depth),
-        kind,
+        data,
+        options,
         sizes,
-        (notes,),
+        notes,
     )
+
+
+def _check_memory(depth: int, width: int) -> None:
+    """The weights, gradients and AdamW state (two numbers per weight) must fit into memory."""
+    least = depth * (16 * width**2 + 10_000)
+    if least > memory():
+        raise bad_input(
+            f"{count(depth, 'layer')} of {width:,} need at least {least / 2**30:,.0f} GiB of memory, and this machine "
+            f"has {memory() / 2**30:,.0f}: lower --depth or --width"
+        )
 
 
 def recipe_of(options: Options, data: Data) -> Recipe:
@@ -80,26 +89,84 @@ def recipe_of(options: Options, data: Data) -> Recipe:
     )
 
 
-def _best_depth(options: Options, ctrl_c: CtrlC) -> tuple[int, str]:
-    """The depth with the best validation metric, and a note about it; trained on one process, on the CPU."""
-    Screen.of_stdout().say(f"trying {', '.join(map(str, DEPTHS))} layers; --depth sets their number")
-    data = load_data(options, validation=True).arranged(ARCHITECTURES["mlp"].arrange)
-    epochs = max(1, min(options.epochs, TRIAL_STEPS // max(1, data.steps(options.batch_size))))
-    recipe = recipe_of(replace(options, epochs=epochs, patience=None), data)
-    scores: dict[int, float] = {}
-    for depth in DEPTHS:
+def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[Options, tuple[str, ...]]:
+    """The options with the best trials, and notes about them."""
+    undecided = options.depth is None or options.weight_decay is None
+    uneven = data.kind.is_class and min(data.class_counts) * data.outputs < UNEVEN * sum(data.class_counts)
+    weighing = options.class_weights is None and uneven
+    if place.rank == 0 and (undecided or weighing):
+        Screen.of_stdout().say("choosing by short trials; --depth, --weight-decay and --no-class-weights skip them")
+    trials, notes = _Trials(options, data, ctrl_c, place), []
+    decays = DECAYS if options.weight_decay is None else (options.weight_decay,)
+    weighted = bool(options.class_weights)
+    depth, decay = options.depth, decays[0]
+    if depth is None:
+        losses = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
+        depth = min(losses, key=losses.__getitem__)
+        notes.append(f"{count(depth, 'layer')}, by the validation loss: {_listed(losses)}")
+    if len(decays) > 1:
+        losses = {each: trials.of(depth, each, weighted)[0] for each in decays}
+        decay = min(losses, key=losses.__getitem__)
+        notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(losses)}")
+    if weighing:
+        without, with_weights = (trials.of(depth, decay, each)[1] for each in (False, True))
+        weighted = with_weights > without
+        notes.append(
+            f"{'' if weighted else 'no '}class weights, by the validation macro-F1: with them {with_weights:.3f}, "
+            f"without {without:.3f}"
+        )
+    if len(decays) > 1:
+        decay = float(f"{decay * trials.share:.3g}")
+    return replace(options, depth=depth, weight_decay=decay, class_weights=weighted), tuple(notes)
+
+
+class _Trials:
+    """Short trainings of a network of a table, each measured on the validation part; none is made twice.
+
+    A trial may have fewer steps than the training. The best time scale of AdamW is a fraction of the training (Wang and
+    Aitchison 2024, arXiv 2405.13698), so the decay of the training is that of the trial times `share`.
+    """
+
+    def __init__(self, options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> None:
+        self.options, self.data, self.ctrl_c, self.place = options, data, ctrl_c, place
+        steps = data.steps(options.batch_size)
+        self.steps = min(TRIAL_STEPS, options.epochs * steps)
+        self.share = self.steps / (options.epochs * steps)
+        self.epochs = -(-self.steps // steps)
+        self._found: dict[tuple[int, float, bool], tuple[float, float]] = {}
+
+    def of(self, depth: int, decay: float, weighted: bool) -> tuple[float, float]:
+        """The loss and the macro-F1 on the validation part; the loss of a training that diverges is infinite."""
+        key = depth, decay, weighted
+        if key not in self._found:
+            self._found[key] = self._measured(*key)
+        return self._found[key]
+
+    def _measured(self, depth: int, decay: float, weighted: bool) -> tuple[float, float]:
+        options, data = self.options, self.data
         seed_all(options.seed)
         model = network("mlp", **sizes_for("mlp", data.shape, data.outputs, options.width, depth)).model
         inputs, targets = probes(data)
         sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
+        shortened = replace(options, epochs=self.epochs, weight_decay=decay, class_weights=weighted, patience=None)
+        recipe = replace(recipe_of(shortened, data), schedule=lambda step, _: hold_then_fall(step, self.steps))
+        training = Training(model, data, recipe, place=self.place)
         try:
-            Training(model, data, recipe, place=None).run(lambda progress: ctrl_c.check())
-            scores[depth] = evaluate(model, data, validation=True)
+            training.run(asked=lambda: self.ctrl_c.asked or training.step + 1 >= self.steps)
         except FloatingPointError:
-            scores[depth] = -math.inf
-        ctrl_c.check()
-    shown = ", ".join(f"{depth} layers {score:.3g}{data.task.unit}" for depth, score in scores.items())
-    return max(scores, key=lambda depth: scores[depth]), f"validation {data.metric_name}: {shown}"
+            return math.inf, 0.0
+        self.ctrl_c.check()
+        outputs, targets = outputs_and_targets(model, data, self.place, validation=True)
+        loss = float(data.loss_fn(outputs, targets))
+        if not data.kind.is_class:
+            return loss if math.isfinite(loss) else math.inf, 0.0
+        f1_score = needed("sklearn.metrics", "scikit-learn").f1_score
+        f1 = float(f1_score(targets, outputs.argmax(1), average="macro", zero_division=0))
+        return loss if math.isfinite(loss) else math.inf, f1
+
+
+def _listed(losses: Mapping[Any, float]) -> str:
+    return ", ".join(f"{value:g}: {loss:.3g}" for value, loss in losses.items())
 
 
 def _description(kind: str, sizes: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.training.data import Data, Task
 from sigmoidcore.training.loop import Progress
+from sigmoidcore.training.use.scores import ClassScore
 
 REDRAW = 0.25
 """Least seconds between two redraws of a terminal."""
@@ -34,6 +35,8 @@ WAIT = 10.0
 """Seconds between two plain lines within a long epoch."""
 DECADES = 3
 """Powers of ten for each level of the bars of a profile."""
+MOST_CLASSES = 30
+"""Classes in a table; the JSON of an evaluation has all."""
 _INDENT = 3
 
 
@@ -118,6 +121,16 @@ class Screen:
         for row in rows:
             table.add_row(*map(_text, row))
         return Padding(table, (0, 0, 0, _INDENT if self.console.width >= 60 else 0), expand=False)
+
+    def classes(self, classes: Sequence[ClassScore]) -> None:
+        """A table of classes, at most `MOST_CLASSES`."""
+        rows = [
+            [c.name, f"{c.samples:,}", *("-" if x != x else f"{100 * x:.1f} %" for x in (c.precision, c.recall, c.f1))]
+            for c in classes[:MOST_CLASSES]
+        ]
+        self.table(["class", "samples", "precision", "recall", "F1"], rows)
+        if len(classes) > MOST_CLASSES:
+            self.say(f"and {len(classes) - MOST_CLASSES:,} more classes: sigmoid-core evaluate RUN --json -")
 
     def profile(self, profile: Profile) -> None:
         """The gradient profile as bars."""

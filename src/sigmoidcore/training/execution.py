@@ -5,13 +5,15 @@ import io
 import sigmoidcore as sc
 from sigmoidcore.training.choice import Choice, recipe_of
 from sigmoidcore.training.display import Screen, count, metric_text, number, place_in
-from sigmoidcore.training.loop import not_finite
+from sigmoidcore.training.loop import EVALUATED, not_finite
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import LostError, Place, launched
 from sigmoidcore.training.recording import RecordedTraining, probes, save_figures
 from sigmoidcore.training.runs.folder import Run
 from sigmoidcore.training.runs.state import State, seed_all
 from sigmoidcore.training.session import FAILURES, CtrlC, Stopped, failed, interrupted
+from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
+from sigmoidcore.training.use.predict import batch_size_for, outputs_of
 
 _CONTENTS = (
     ("model.safetensors", "weights, slopes and shifts"),
@@ -46,12 +48,13 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
         outcome, error = "failed", problem
     if error is None:
         place.leave()
+    evaluation: Evaluation | None = None
     try:
-        _write_results(choice, run, training, outcome, str(error or ""))
+        evaluation = _write_results(choice, run, training, outcome, str(error or ""))
     except OSError as problem:
         error = error or problem  # of a full disk, report the first file that could not be written
     if training is not None and training.result.accuracies and not isinstance(error, BrokenPipeError):
-        _summarize(screen, training)
+        _summarize(screen, training, evaluation)
     if outcome == "interrupted":
         raise _interruption(training, run, ctrl_c.code)
     if error is not None:
@@ -97,7 +100,7 @@ def _training(
     """Make the network, prepared or resumed, and its training."""
     options, data = choice.options, choice.data
     seed_all(options.seed)
-    model = network(choice.architecture, **choice.sizes).model
+    model = network(options.network, **choice.sizes).model
     if state is not None:
         screen.say(f"resumed after step {state.step:,}")
     else:
@@ -114,19 +117,32 @@ def _training(
     )  # fmt: skip
 
 
-def _write_results(choice: Choice, run: Run, training: RecordedTraining | None, outcome: str, message: str) -> None:
-    step = 0
+def _write_results(
+    choice: Choice, run: Run, training: RecordedTraining | None, outcome: str, message: str
+) -> Evaluation | None:
+    """Write the closing files; returns the evaluation on the test part, if an epoch has ended."""
+    step, evaluation = 0, None
+    known: dict[str, float] = {}
     if training is not None:
-        step, model = training.training.step, training.twin
+        step, model, data = training.training.step, training.twin, choice.data
+        made = Network(choice.options.network, choice.sizes, model)
         if not_finite(model.state_dict()) is None:
-            run.save_weights(Network(choice.architecture, choice.sizes, model))
+            run.save_weights(made)
             if outcome == "finished":
-                run.save_diagnosis(sc.diagnose(model, *probes(choice.data), choice.data.loss_fn))
+                run.save_diagnosis(sc.diagnose(model, *probes(data), data.loss_fn))
+        if outcome != "failed" and training.result.accuracies:
+            inputs, targets = data.probes(EVALUATED)
+            known["training"] = data.metric(outputs_of(made, inputs), targets) / (100 if data.kind.is_class else 1)
+            batches = data.test_batches(batch_size_for(data.shape))
+            evaluation = evaluate_network(
+                run.folder.name, data.name, made, data.preprocessing, batches, training=known["training"]
+            )
         save_figures(run, [training])
         report = io.StringIO()
-        _summarize(Screen.of_file(report), training)
+        _summarize(Screen.of_file(report), training, evaluation)
         run.save_report(report.getvalue().lstrip())
-    run.log("end", outcome=outcome, step=step, message=message)
+    run.log("end", outcome=outcome, step=step, message=message, **known)
+    return evaluation
 
 
 def _interruption(training: RecordedTraining | None, run: Run, code: int) -> Stopped:
@@ -139,7 +155,7 @@ def _interruption(training: RecordedTraining | None, run: Run, code: int) -> Sto
     )
 
 
-def _summarize(screen: Screen, training: RecordedTraining) -> None:
+def _summarize(screen: Screen, training: RecordedTraining, evaluation: Evaluation | None) -> None:
     result, task, loop = training.result, training.data.task, training.training
     layers = count(training.layers, place_in(training.end))
     screen.heading(f"{layers}, {len(result.accuracies)} of {count(training.recipe.epochs, 'epoch')}")
@@ -147,12 +163,23 @@ def _summarize(screen: Screen, training: RecordedTraining) -> None:
     rows = [["steps", f"{loop.step:,} of {loop.steps:,}{early}"]]
     if result.accuracies:
         rows.append([f"test {task.metric_name}", metric_text(task, result.accuracies[-1])])
+        if evaluation is not None:
+            baseline = evaluation.scores[0].baseline_text if evaluation.classes else metric_text(task, 0.0)
+            rows.append([evaluation.always, baseline])
         if result.validations:
+            best = result.validations[training.best_epoch - 1]
             rows.append([f"validation {task.metric_name}", metric_text(task, result.validations[-1])])
+            rows.append([f"best epoch, {training.best_epoch}", metric_text(task, best)])
         rows.append(["training loss", f"{result.losses[-1]:.3g}"])
     rows += [["spread at start", number(training.start.spread)], ["spread at end", number(training.end.spread)]]
     if training.step_seconds:
         rows.append(["time per step", f"{training.milliseconds:.1f} ms"])
     screen.table(["", training.name], rows, strong=1)
+    if evaluation is not None and evaluation.uneven:
+        screen.say()
+        screen.classes(evaluation.classes)
     screen.say()
     screen.profile(training.end)
+    for sentence in () if evaluation is None else evaluation.verdicts:
+        screen.say()
+        screen.say(sentence, style="bold")

@@ -72,7 +72,7 @@ def run_training(
             if checkpoint is not None:
                 remedy = f"restore it, or start a new run: sigmoid-core train --config {Path(str(resume), CONFIG)}"
                 refuse_changed(data, checkpoint.state.values.get("rows", ()), remedy)
-            choice = choose(options, data, ctrl_c)
+            choice = choose(options, data, ctrl_c, place)
         except ValueError as error:
             raise bad_input(str(error)) from error
         except KeyboardInterrupt as error:

@@ -357,9 +357,16 @@ def has_validation(data: Data) -> bool:
     return getattr(data, "validation", None) is not None
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validation: bool = False) -> float:
     """The data set's metric of the test part, or of the validation part; the model's mode is preserved."""
+    return float(data.metric(*outputs_and_targets(model, data, place, validation=validation)))
+
+
+@torch.no_grad()
+def outputs_and_targets(
+    model: nn.Module, data: Any, place: Place | None = None, *, validation: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of the test part, or of the validation part, on the CPU; the model's mode is preserved."""
     place = place or Place()
     mode = model.training
     model.eval()
@@ -370,4 +377,4 @@ def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validat
         outputs.append(place.gathered(model(own.to(place.device)), len(x)).cpu())
         targets.append(y)
     model.train(mode)
-    return float(data.metric(torch.cat(outputs), torch.cat(targets)))
+    return torch.cat(outputs), torch.cat(targets)

@@ -38,10 +38,9 @@ def _option(
     return field(default=default, metadata=metadata)
 
 
-def _share(help: str, shown: str) -> Any:
-    return _option(
-        None, help, metavar="SHARE", shown=shown, low=0, high=math.nextafter(1, 0), low_is_valid=False, usual="0.2"
-    )
+def _share(help: str, shown: str, *, low_is_valid: bool = False) -> Any:
+    high = math.nextafter(1, 0)
+    return _option(None, help, metavar="SHARE", shown=shown, low=0, high=high, low_is_valid=low_is_valid, usual="0.2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,10 @@ class Options:
     )
     test_size: float | None = _share("Fraction of the samples held out for testing.", "0.2, or the set's own split")
     validation_size: float | None = _share(
-        "Fraction of the training samples held out for validation, if --patience or the choice of the depth needs it.",
-        "0.1",
+        "Fraction of the training samples held out for validation: for --patience, the best epoch and the choice of "
+        "options. 0 holds out none.",
+        "0.1; digits none",
+        low_is_valid=True,
     )
     network: Literal["mlp", "conv", "rnn", "auto"] = _option(
         "mlp", "Fully connected layers, convolutions for images, or recurrent layers for sequences."
@@ -92,7 +93,9 @@ class Options:
     )  # fmt: skip
     equalize: bool = _option(True, "Correct slopes during training with the Equalizer.")
     every: int | Literal["auto"] = _option("auto", "Steps between two measurements of the Equalizer.", metavar="STEPS")
-    weight_decay: float = _option(0.0, "Weight decay of AdamW.", metavar="DECAY", low=0, high=1e38)
+    weight_decay: float | None = _option(
+        None, "Weight decay of AdamW.", metavar="DECAY", shown="images 0, tables the best of four", low=0, high=1e38
+    )
     clip: float | None = _option(
         None, "Largest norm of the gradient; larger gradients are scaled down.", metavar="NORM", shown="no clipping",
         low=0, high=1e38, low_is_valid=False, usual="1",
@@ -100,7 +103,11 @@ class Options:
     patience: int | None = _option(
         None, "Stop after this many epochs without a better validation metric.", metavar="EPOCHS", shown="all epochs"
     )
-    class_weights: bool = _option(False, "Weight classes inversely to their number of samples.")
+    class_weights: bool | None = _option(
+        None,
+        "Weight classes inversely to their number of samples.",
+        shown="images no, tables of uneven classes if it helps",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = _option("auto", "Device; auto: a GPU if there is one.")
     threads: int = _option(1, "CPU threads; more than one helps only wide layers.", metavar="N", high=1024)
     save_every: int | Literal["epoch"] = _option("epoch", "Steps between two checkpoints, or 'epoch'.", metavar="STEPS")

@@ -103,6 +103,12 @@ class RecordedTraining:
         return len(self.end.names)
 
     @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation metric, from 1; 0 without a validation part."""
+        validations = self.result.validations
+        return validations.index(max(validations)) + 1 if validations else 0
+
+    @property
     def milliseconds(self) -> float:
         """Median time of a step."""
         return 1000 * statistics.median(self.step_seconds) if self.step_seconds else math.nan
@@ -210,8 +216,10 @@ def save_figures(run: Run, trainings: Sequence[RecordedTraining]) -> None:
     if any(training.result.losses for training in shown):
         losses = {training.name: training.result.losses for training in shown}
         scores = {training.name: training.result.accuracies for training in shown}
-        metric = shown[0].data.task.metric_name
-        run.save_figure("learning_curves", figures.learning_curves(losses, scores, metric))
+        metric, best = shown[0].data.task.metric_name, shown[0].best_epoch
+        if best:
+            scores["validation"] = shown[0].result.validations
+        run.save_figure("learning_curves", figures.learning_curves(losses, scores, metric, best))
     samples = {training.name: training.samples for training in trainings if training.samples}
     if samples:
         layers, steps = max(t.layers for t in shown), max(t.training.step for t in shown)

@@ -11,6 +11,7 @@ from sigmoidcore.training.data.loading import load
 from sigmoidcore.training.data.new_data import NewData, Piece
 from sigmoidcore.training.data.preprocessing import Preprocessing
 from sigmoidcore.training.data.readers import FEATHER, PARQUET, as_table, suffix
+from sigmoidcore.training.data.splits import SplitError
 from sigmoidcore.training.data.targets import Kind, Target, Task, accuracy, task
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Piece",
     "Preprocessing",
     "Split",
+    "SplitError",
     "Target",
     "Task",
     "accuracy",

@@ -9,6 +9,10 @@ from torch import Tensor
 from sigmoidcore.training.data.errors import DataError, needed, short
 
 
+class SplitError(DataError):
+    """There are too few samples for a part."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Row numbers of each part, in random order."""
@@ -49,7 +53,7 @@ def _split(
     try:
         first, second = split(rows, test_size=share, random_state=seed % 2**32, stratify=stratify)
     except ValueError as error:
-        raise DataError(
+        raise SplitError(
             f"{len(rows):,} samples cannot be split with a fraction of {share} for the {name} part: each class must be "
             f"in both parts; give another --{name}-size, or more samples"
         ) from error

@@ -32,7 +32,7 @@ import torch
 
 import sigmoidcore
 from sigmoidcore._files import read_regular, write_file
-from sigmoidcore.training.data import Data, DataError, Preprocessing, changes, load
+from sigmoidcore.training.data import Data, DataError, Preprocessing, SplitError, changes, load
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.options import OptionError, Options
 from sigmoidcore.training.runs.checkpoints import Checkpoint, Checkpoints
@@ -57,6 +57,8 @@ PREPROCESSING, REPORT = "preprocessing.skops", "report.txt"
 DIAGNOSIS = ("diagnosis.json", "diagnosis.html")
 FILES = (ENVIRONMENT, METRICS, WEIGHTS, PREPROCESSING, REPORT, *DIAGNOSIS, "metrics.damaged.jsonl", CONFIG)
 """All files of a run, the config last: until it is removed, the folder contains a run, which can be overwritten."""
+VALIDATION_SIZE = 0.1
+"""Default fraction of the training samples for validation."""
 _LARGEST_CONFIG = 1 << 20
 _QUOTED = re.compile(
     r""""{3}(?:\\.|[^\\])*?(?:"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|#[^\n]*""", re.DOTALL
@@ -306,9 +308,19 @@ def data_of(options: Mapping[str, Any]) -> Data:
         raise DataError(f"the run's config has an invalid option, was it edited? {error}") from error
 
 
-def load_data(options: Options, *, validation: bool = False) -> Data:
-    """The data set that the options name; with a validation part if patience, or the caller, needs one."""
-    share = (options.validation_size or 0.1) if validation or options.patience else 0.0
+def load_data(options: Options) -> Data:
+    """The data set that the options name; all but the digits have a validation part unless it is declined."""
+    share = options.validation_size
+    if share is not None:
+        return _loaded(options, share)
+    try:
+        return _loaded(options, VALIDATION_SIZE if options.patience or options.data != "digits" else 0.0)
+    except SplitError:
+        data = _loaded(options, 0.0)
+        return replace(data, notes=(*data.notes, "no validation part: a class has too few samples"))
+
+
+def _loaded(options: Options, share: float) -> Data:
     return load(
         options.data, target=options.target, drop=options.drop, kind=options.kind, test_size=options.test_size,
         validation_size=share, seed=options.seed,

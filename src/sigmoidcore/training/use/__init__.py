@@ -1,9 +1,9 @@
 """A trained network in use: predictions, evaluation, export."""
 
-from sigmoidcore.training.use.evaluate import ClassScore, Evaluation
+from sigmoidcore.training.use.evaluate import Evaluation
 from sigmoidcore.training.use.export import path_of_preprocessing
 from sigmoidcore.training.use.output import check_output
-from sigmoidcore.training.use.scores import Score
+from sigmoidcore.training.use.scores import ClassScore, Score
 from sigmoidcore.training.use.trained import Predicted, TrainedRun, open_run
 
 __all__ = [

@@ -14,24 +14,16 @@ from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities
-from sigmoidcore.training.use.scores import LEVEL, Score, class_scores, number_scores
+from sigmoidcore.training.use.scores import LEVEL, ClassScore, Score, class_scores, number_scores
+from sigmoidcore.training.use.verdicts import always, verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT, IN_FIGURE = 1, 20_000
 """Version of the JSON; most samples in a figure."""
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """How well a class is recognised."""
-
-    name: str  # of the class
-    samples: int  # of this class
-    precision: float  # share of the predictions of this class that are correct; NaN without predictions
-    recall: float  # share of its samples that were recognised; NaN without samples
-    f1: float  # harmonic mean of both; NaN without samples and predictions
+UNEVEN = 0.5
+"""See `Evaluation.uneven`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Evaluation:
     classes: tuple[ClassScore, ...] = ()  # of each class; empty for numbers
     confusion: tuple[tuple[int, ...], ...] = ()  # rows are true classes, columns predicted ones; empty for numbers
     points: tuple[np.ndarray, np.ndarray] | None = None  # for numbers: true and predicted, [samples, targets] each
+    verdicts: tuple[str, ...] = ()  # sentences about scores that are no success
 
     def __getitem__(self, name: str) -> float:
         return {score.name: score.value for score in self.scores}[name]
@@ -55,14 +48,26 @@ class Evaluation:
     def __str__(self) -> str:
         width = max(len(score.name) for score in self.scores)
         lines = [f"  {score.name:<{width}}  {score}" for score in self.scores]
-        return "\n".join([f"{self.run} on {self.data}, {self.samples:,} samples; in brackets 95 % intervals", *lines])
+        head = f"{self.run} on {self.data}, {self.samples:,} samples; in brackets 95 % intervals"
+        return "\n".join([head, *lines, *(f"  {sentence}" for sentence in self.verdicts)])
+
+    @property
+    def always(self) -> str:
+        """The constant answer that the scores are compared with, in words."""
+        return always(self.classes)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether a class has less than half of the samples that it would have among equal classes."""
+        counts = [c.samples for c in self.classes]
+        return bool(counts) and min(counts) * len(counts) < UNEVEN * sum(counts)
 
     def to_json(self) -> str:
         """As JSON; an undefined number is null."""
         content = asdict(self) | {
             "format": FORMAT,
             "level": LEVEL,
-            "scores": {s.name: {"value": s.value, "low": s.low, "high": s.high} for s in self.scores},
+            "scores": {score.name: {k: v for k, v in vars(score).items() if k != "name"} for score in self.scores},
         }
         del content["points"]
         return json.dumps(_without_nan(content), allow_nan=False, ensure_ascii=False, indent=1)
@@ -84,9 +89,9 @@ class Evaluation:
 
 def evaluate_network(
     run: str, data: str, network: Network, preprocessing: Preprocessing, batches: Iterable[tuple[Tensor, Tensor]],
-    notes: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (), training: float | None = None,
 ) -> Evaluation:  # fmt: skip
-    """Evaluate a network."""
+    """Evaluate a network; `training` is its accuracy, or R2, on training samples."""
     target = preprocessing.target
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
@@ -107,11 +112,14 @@ def evaluate_network(
         precision, recall, f1, count = metrics.precision_recall_fscore_support(**compared, zero_division=np.nan)
         of_classes = zip(target.classes, count.tolist(), precision.tolist(), recall.tolist(), f1.tolist(), strict=True)
         classes = tuple(ClassScore(*values) for values in of_classes)
-        return Evaluation(*described, class_scores(likely, numbers), notes, classes, confusion)
+        scores = class_scores(likely, numbers)
+        said = verdicts(scores, classes, training)
+        return Evaluation(*described, scores, notes, classes, confusion, verdicts=said)
     predicted, known = target.decoded(found), target.decoded(true)
     names = target.names if len(target.names) > 1 else ("",)
-    scores = (number_scores(p, k, name) for p, k, name in zip(predicted.T, known.T, names, strict=True))
-    return Evaluation(*described, sum(scores, ()), notes, points=(known[:IN_FIGURE], predicted[:IN_FIGURE]))
+    scores = sum((number_scores(p, k, name) for p, k, name in zip(predicted.T, known.T, names, strict=True)), ())
+    points = known[:IN_FIGURE], predicted[:IN_FIGURE]
+    return Evaluation(*described, scores, notes, points=points, verdicts=verdicts(scores, (), training))
 
 
 def _without_nan(value: Any) -> Any:

@@ -7,7 +7,7 @@ Values equal scikit-learn's, whose functions would take 6 s for 1,000 resamples 
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,12 +22,13 @@ Statistic = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric with its 95 % interval; NaN if undefined."""
+    """A metric with its 95 % interval, and its value for one constant answer; NaN if undefined."""
 
     name: str
     value: float
     low: float
     high: float
+    baseline: float = math.nan  # if the answer is always the most frequent class, or the mean
 
     @property
     def text(self) -> str:
@@ -38,6 +39,11 @@ class Score:
     def interval(self) -> str:
         """The interval as text, or nothing."""
         return f"[{self._text(self.low)}, {self._text(self.high)}]" if math.isfinite(self.low) else ""
+
+    @property
+    def baseline_text(self) -> str:
+        """The value for the constant answer as text."""
+        return self._text(self.baseline)
 
     def __str__(self) -> str:
         return f"{self.text}  {self.interval}".rstrip()
@@ -75,8 +81,33 @@ def bootstrap(statistics: Mapping[str, Statistic], samples: int, seed: int = 0) 
     return tuple(map(Score, statistics, value, low.tolist(), high.tolist()))
 
 
+@dataclass(frozen=True)
+class ClassScore:
+    """How well a class is recognised."""
+
+    name: str  # of the class
+    samples: int  # of this class
+    precision: float  # share of the predictions of this class that are correct; NaN without predictions
+    recall: float  # share of its samples that were recognised; NaN without samples
+    f1: float  # harmonic mean of both; NaN without samples and predictions
+
+
 def class_scores(probabilities: np.ndarray, targets: np.ndarray) -> tuple[Score, ...]:
     """Accuracy, macro-F1, log loss, and for two classes the area under the ROC curve."""
+    samples, classes = probabilities.shape
+    shares = np.bincount(targets, minlength=classes) / samples
+    accuracy = accuracy_score(int((probabilities.argmax(1) == targets).sum()), samples)
+    found = bootstrap(_class_statistics(probabilities, targets), samples)
+    constant = _class_statistics(np.tile(shares, (samples, 1)), targets)
+    return (replace(accuracy, baseline=float(shares.max())), *_with_baselines(found, constant, samples))
+
+
+def _with_baselines(scores: tuple[Score, ...], constant: Mapping[str, Statistic], samples: int) -> tuple[Score, ...]:
+    """Scores with the values of the constant answer."""
+    return tuple(replace(score, baseline=constant[score.name](np.arange(samples))) for score in scores)
+
+
+def _class_statistics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Statistic]:
     samples, classes = probabilities.shape
     guesses = probabilities.argmax(1)
     losses = -np.log(np.clip(probabilities[np.arange(samples), targets], np.finfo(np.float64).eps, 1.0))
@@ -90,7 +121,7 @@ def class_scores(probabilities: np.ndarray, targets: np.ndarray) -> tuple[Score,
     statistics: dict[str, Statistic] = {"macro-F1": macro_f1, "log loss": lambda rows: float(losses[rows].mean())}
     if classes == 2 and len(np.unique(targets)) == 2:
         statistics["AUC"] = _area(probabilities[:, 1], targets)
-    return (accuracy_score(int((guesses == targets).sum()), samples), *bootstrap(statistics, samples))
+    return statistics
 
 
 def _area(scores: np.ndarray, targets: np.ndarray) -> Statistic:
@@ -108,6 +139,12 @@ def _area(scores: np.ndarray, targets: np.ndarray) -> Statistic:
 
 def number_scores(predictions: np.ndarray, targets: np.ndarray, name: str = "") -> tuple[Score, ...]:
     """Root mean squared error, mean absolute error and R2 of one number."""
+    found = bootstrap(_number_statistics(predictions, targets, name), len(targets))
+    constant = _number_statistics(np.full_like(targets, targets.mean()), targets, name)
+    return _with_baselines(found, constant, len(targets))
+
+
+def _number_statistics(predictions: np.ndarray, targets: np.ndarray, name: str) -> dict[str, Statistic]:
     squares, sizes = (predictions - targets) ** 2, np.abs(predictions - targets)
 
     def r2(rows: np.ndarray) -> float:
@@ -119,5 +156,4 @@ def number_scores(predictions: np.ndarray, targets: np.ndarray, name: str = "") 
         "MAE": lambda rows: float(sizes[rows].mean()),
         "R2": r2,
     }
-    named = {f"{metric} of {name}" if name else metric: statistic for metric, statistic in statistics.items()}
-    return bootstrap(named, len(targets))
+    return {f"{metric} of {name}" if name else metric: statistic for metric, statistic in statistics.items()}

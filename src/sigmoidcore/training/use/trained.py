@@ -157,6 +157,8 @@ class TrainedRun:
             NetworkError: there are no weights, or they are damaged.
         """
         notes: tuple[str, ...] = ()
+        rows = self._rows() if (self.folder / METRICS).exists() else []
+        training = next((row.get("training") for row in rows if row["kind"] == "end"), None)
         if data is None:
             own = self.data()
             batches, name = own.test_batches(batch_size_for(own.shape)), f"the test part of {own.name}"
@@ -167,7 +169,8 @@ class TrainedRun:
                 notes = ("these are the data of the training: the network knows most of the samples",)
             batches, name = _with_targets(unseen), str(data) if isinstance(data, str | Path) else "the table"
             notes += unseen.notes
-        return evaluate_network(self.folder.name, name, self.network, self.preprocessing, batches, notes)
+        training = float(training) if isinstance(training, int | float) else None
+        return evaluate_network(self.folder.name, name, self.network, self.preprocessing, batches, notes, training)
 
     def export(self, format: str, path: str | Path | None = None, *, overwrite: bool = False) -> Path:
         """Write the network folded, as plain PyTorch layers, and its preprocessing beside it.
