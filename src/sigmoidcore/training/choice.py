@@ -46,7 +46,8 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
         raise DataError("--class-weights is for classes, and the target is a number: leave it out")
     if options.patience and data.validation is None:
         raise DataError("--patience needs a validation part: give a larger --validation-size, or leave --patience out")
-    kind, notes = kind_for(data.shape) if options.network == "auto" else options.network, ()
+    kind = kind_for(data.shape) if options.network == "auto" else options.network
+    notes: tuple[str, ...] = ()
     data = data.arranged(ARCHITECTURES[kind].arrange)
     is_table = kind == "mlp" and data.features != ()
     _check_memory(options.depth or (max(DEPTHS) if is_table else ARCHITECTURES[kind].depth), options.width)
@@ -101,13 +102,13 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
     weighted = bool(options.class_weights)
     depth, decay = options.depth, decays[0]
     if depth is None:
-        losses = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
-        depth = min(losses, key=losses.__getitem__)
-        notes.append(f"{count(depth, 'layer')}, by the validation loss: {_listed(losses)}")
+        by_depth = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
+        depth = min(by_depth, key=by_depth.__getitem__)
+        notes.append(f"{count(depth, 'layer')}, by the validation loss: {_listed(by_depth)}")
     if len(decays) > 1:
-        losses = {each: trials.of(depth, each, weighted)[0] for each in decays}
-        decay = min(losses, key=losses.__getitem__)
-        notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(losses)}")
+        by_decay = {each: trials.of(depth, each, weighted)[0] for each in decays}
+        decay = min(by_decay, key=by_decay.__getitem__)
+        notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(by_decay)}")
     if weighing:
         without, with_weights = (trials.of(depth, decay, each)[1] for each in (False, True))
         weighted = with_weights > without
