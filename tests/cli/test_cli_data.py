@@ -34,9 +34,13 @@ def houses(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said", "metric"),
     [
-        (["--target", "price"], "target price: a number; 160 training and 40 test samples", "R2"),
+        (["--target", "price"], "target price: a number; 144 training, 16 validation and 40 test samples", "R2"),
         (["--target", "price", "--target", "rent", "--drop", "sold"], "target price, rent: several numbers;", "R2"),
-        (["--target", "sold", "--test-size", "0.5"], "two classes (no, yes); 100 training and 100 test", "accuracy"),
+        (
+            ["--target", "sold", "--test-size", "0.5"],
+            "two classes (no, yes); 90 training, 10 validation and 100 test",
+            "accuracy",
+        ),
         (["--target", "rooms", "--kind", "number"], "target rooms: a number;", "R2"),
         (["--target", "rooms"], "target rooms: several classes (1, 2, 3, 4, 5, ...);", "accuracy"),
     ],

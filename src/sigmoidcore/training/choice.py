@@ -105,10 +105,6 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
         by_depth = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
         depth = min(by_depth, key=by_depth.__getitem__)
         notes.append(f"{count(depth, 'layer')}, by the validation loss: {_listed(by_depth)}")
-    if len(decays) > 1:
-        by_decay = {each: trials.of(depth, each, weighted)[0] for each in decays}
-        decay = min(by_decay, key=by_decay.__getitem__)
-        notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(by_decay)}")
     if weighing:
         without, with_weights = (trials.of(depth, decay, each)[1] for each in (False, True))
         weighted = with_weights > without
@@ -117,6 +113,9 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
             f"without {without:.3f}"
         )
     if len(decays) > 1:
+        by_decay = {each: trials.of(depth, each, weighted)[0] for each in decays}
+        decay = min(by_decay, key=by_decay.__getitem__)
+        notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(by_decay)}")
         decay = float(f"{decay * trials.share:.3g}")
     return replace(options, depth=depth, weight_decay=decay, class_weights=weighted), tuple(notes)
 
@@ -158,7 +157,7 @@ class _Trials:
             return math.inf, 0.0
         self.ctrl_c.check()
         outputs, targets = outputs_and_targets(model, data, self.place, validation=True)
-        loss = float(data.loss_fn(outputs, targets))
+        loss = float(training.loss(outputs, targets))  # with the weights of classes that it was trained with
         if not data.kind.is_class:
             return loss if math.isfinite(loss) else math.inf, 0.0
         f1_score = needed("sklearn.metrics", "scikit-learn").f1_score

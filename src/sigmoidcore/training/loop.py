@@ -278,7 +278,7 @@ class Training:
         place = self.place
         self.optimizer.zero_grad()
         inputs, targets, share = self._share(x, y)
-        loss = self._loss(self._wrapped(inputs), targets) * share
+        loss = self.loss(self._wrapped(inputs), targets) * share
         place.backward(loss)
         loss, stopping = loss.detach(), asked()
         if place.count > 1:
@@ -303,7 +303,8 @@ class Training:
         weights = self.recipe.class_weights
         return float(len(targets)) if weights is None else float(weights[targets].sum())
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The data set's loss, or the cross-entropy with the recipe's weights of the classes."""
         recipe = self.recipe
         if recipe.class_weights is None:
             loss = self.data.loss_fn(outputs, targets)
@@ -316,7 +317,7 @@ class Training:
         if self.equalizer is not None:
             self.equalizer.remove()
         try:
-            findings = diagnose(self.model, x, y, self._loss).findings
+            findings = diagnose(self.model, x, y, self.loss).findings
         except (RuntimeError, ValueError, TypeError, ArithmeticError):
             findings = ()
         message = next((finding.message for finding in findings if finding.rule == "SC401"), "")
