@@ -150,6 +150,8 @@ def test_train_writes_metrics_figures_weights_and_a_report(capsys, tmp_path):
     epochs = [row for row in rows if row["kind"] == "epoch"]
     assert [(row["epoch"], row["step"]) for row in epochs] == [(1, 14), (2, 28)]
     assert set(epochs[0]) == {"kind", "network", "epoch", "step", "loss", "accuracy", "spread", "seconds"}
+    training = rows[-1].pop("training")
+    assert epochs[-1]["accuracy"] / 100 - 0.05 < training <= 1
     assert rows[-1] == {"kind": "end", "outcome": "finished", "step": 28, "message": ""}
     accuracy = f"{epochs[-1]['accuracy']:.1f} %"
     assert accuracy in (run / "report.txt").read_text()
