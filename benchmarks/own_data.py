@@ -34,7 +34,7 @@ from sigmoidcore.training import Data, fit, load
 SEEDS = (0, 1, 2)
 METHODS = ("sigmoid core", "linear", "mlp")
 SIZES = {"churn": 20_000, "flats": 6_000, "wide": 1_000, "text": 3_000, "forest": 50_000}
-QUICK = {"churn": 2_000, "flats": 1_000, "wide": 300, "text": 500, "forest": 2_000}
+QUICK = {"churn": 500, "flats": 500, "wide": 200, "text": 300, "forest": 700}
 METRICS = {"churn": "AUC", "flats": "R2", "wide": "accuracy", "text": "accuracy", "forest": "accuracy"}
 Arrays = tuple[np.ndarray, np.ndarray]
 

@@ -1,6 +1,7 @@
 """The choice of what the user has not decided: for tables, depth, weight decay and class weights, by validation."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -152,7 +153,8 @@ class _Trials:
         recipe = replace(recipe_of(shortened, data), schedule=lambda step, _: hold_then_fall(step, self.steps))
         training = Training(model, data, recipe, place=self.place)
         try:
-            training.run(asked=lambda: self.ctrl_c.asked or training.step + 1 >= self.steps)
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a network that is not kept
+                training.run(asked=lambda: self.ctrl_c.asked or training.step + 1 >= self.steps)
         except FloatingPointError:
             return math.inf, 0.0
         self.ctrl_c.check()
