@@ -315,6 +315,20 @@ def test_the_numbers_are_those_of_scikit_learns_transformers():
     np.testing.assert_allclose(again.numpy(), expected, atol=1e-5)
 
 
+def test_columns_that_are_mostly_0_keep_their_zeros_and_the_same_largest_value():
+    generator = np.random.default_rng(0)
+    words = generator.random((200, 30)) * (generator.random((200, 30)) < 0.05) * generator.lognormal(size=30)
+    table = pandas.DataFrame(words, columns=[f"word {n}" for n in range(30)]).assign(y=[0, 1] * 100)
+    data = load(table, target="y")
+    inputs, _ = next(data.train.in_order(200))
+    assert float((inputs == 0).float().mean()) > 0.9
+    largest = inputs.amax(0)
+    torch.testing.assert_close(largest, largest[:1].expand(30))
+    assert float(inputs.var(0, correction=0).mean()) == pytest.approx(1)
+    again = Preprocessing.from_bytes(data.preprocessing.to_bytes())
+    assert torch.equal(again.transform(table), data.preprocessing.transform(table))
+
+
 def test_only_the_training_part_decides_the_numbers():
     table = frame()
     one = load(table, target="price")

@@ -28,6 +28,8 @@ FORMAT = 4
 """Version of the file."""
 SAMPLE = 100_000
 """Most rows that the transformers are fitted on."""
+RARE = 0.1
+"""Fraction of numbers other than 0, below which the columns of numbers are taken as words of texts."""
 ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
 LARGEST_FILE = 2**28
@@ -188,7 +190,18 @@ def _fitted(columns: Sequence[Column], rows: np.ndarray) -> Any:
         ("category", encoder, list(range(count, rows.shape[1]))),
     ]
     transformer = needed("sklearn.compose", "scikit-learn").ColumnTransformer
-    return transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
+    fitted = transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
+    if np.count_nonzero(rows[:, :count]) < RARE * rows[:, :count].size:
+        _scale_as_text(fitted.named_transformers_["number"][0], rows[:, :count])
+    return fitted
+
+
+def _scale_as_text(scaler: Any, rows: np.ndarray) -> None:
+    """Give columns the same largest value, and a mean variance of 1: standardised, a rare word would be huge."""
+    largest = np.nanmax(np.abs(rows), axis=0)
+    largest[largest == 0] = 1.0  # a column of 0 and missing values
+    scaler.mean_ = np.zeros_like(scaler.mean_)
+    scaler.scale_ = largest * np.sqrt(np.mean(scaler.var_ / largest**2))
 
 
 # --- the whole preprocessing -----------------------------------------------------------------------------------------
