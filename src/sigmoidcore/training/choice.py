@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sigmoidcore as sc
-from sigmoidcore.training.data import Data, DataError, memory, needed
+from sigmoidcore.training.data import Data, DataError, memory, needed, uneven
 from sigmoidcore.training.display import Screen, count, outputs_text
 from sigmoidcore.training.loop import Training, outputs_and_targets
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
@@ -25,8 +25,6 @@ WITHOUT_TRIALS = 10
 """Depth for a table without a validation part."""
 TRIAL_STEPS = 300
 """Most steps of a trial."""
-UNEVEN = 0.5
-"""Classes are uneven if one has less than this part of the samples that it would have among equal classes."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,7 @@ def recipe_of(options: Options, data: Data) -> Recipe:
 def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[Options, tuple[str, ...]]:
     """The options with the best trials, and notes about them."""
     undecided = options.depth is None or options.weight_decay is None
-    uneven = data.kind.is_class and min(data.class_counts) * data.outputs < UNEVEN * sum(data.class_counts)
-    weighing = options.class_weights is None and uneven
+    weighing = options.class_weights is None and uneven(data.class_counts)
     if place.rank == 0 and (undecided or weighing):
         Screen.of_stdout().say("choosing by short trials; --depth, --weight-decay and --no-class-weights skip them")
     trials, notes = _Trials(options, data, ctrl_c, place), []

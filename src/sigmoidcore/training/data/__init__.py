@@ -12,7 +12,7 @@ from sigmoidcore.training.data.new_data import NewData, Piece
 from sigmoidcore.training.data.preprocessing import Preprocessing
 from sigmoidcore.training.data.readers import FEATHER, PARQUET, as_table, suffix
 from sigmoidcore.training.data.splits import SplitError
-from sigmoidcore.training.data.targets import Kind, Target, Task, accuracy, task
+from sigmoidcore.training.data.targets import Kind, Target, Task, accuracy, task, uneven
 
 __all__ = [
     "BUILT_IN",
@@ -44,4 +44,5 @@ __all__ = [
     "short",
     "suffix",
     "task",
+    "uneven",
 ]

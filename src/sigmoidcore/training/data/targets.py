@@ -71,6 +71,16 @@ def accuracy(outputs: Tensor, targets: Tensor) -> float:
     return float((outputs.argmax(1) == targets).float().mean()) * 100
 
 
+def uneven(counts: Sequence[int]) -> bool:
+    """Whether a class has less than half of the samples that it would have among equal classes; no without classes.
+
+    Example:
+        >>> uneven([75, 25]), uneven([76, 24]), uneven([])
+        (False, True, False)
+    """
+    return len(counts) > 0 and 2 * min(counts) * len(counts) < sum(counts)
+
+
 def r2(outputs: Tensor, targets: Tensor) -> float:
     """Mean over the columns of 1 - (squared error / variance of the targets); both are [samples, numbers].
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.diagnosis.report.terminal import printable
-from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed
+from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed, uneven
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities
 from sigmoidcore.training.use.scores import LEVEL, ClassScore, Score, class_scores, number_scores
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 FORMAT, IN_FIGURE = 1, 20_000
 """Version of the JSON; most samples in a figure."""
-UNEVEN = 0.5
-"""See `Evaluation.uneven`."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ class Evaluation:
     @property
     def uneven(self) -> bool:
         """Whether a class has less than half of the samples that it would have among equal classes."""
-        counts = [c.samples for c in self.classes]
-        return bool(counts) and min(counts) * len(counts) < UNEVEN * sum(counts)
+        return uneven([c.samples for c in self.classes])
 
     def to_json(self) -> str:
         """As JSON; an undefined number is null."""
