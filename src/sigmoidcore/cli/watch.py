@@ -30,7 +30,7 @@ TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script,
 ARGUMENTS = typer.Argument(metavar="[ARGUMENTS]...", show_default=False, help="Arguments of your script, as they are.")
 MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
 EVERY = typer.Option(
-    "--every", metavar="N", min=1, show_default="10, from step 100 on 100", help="Measure one step in N."
+    "--every", metavar="N", min=1, show_default="1, from step 2 on 10, from 100 on 100", help="Measure one step in N."
 )
 HTML = typer.Option("--html", metavar="FILE", help="Write one page that needs no network connection.")
 JSON = typer.Option("--json", metavar="FILE", help="Write the diagnosis as JSON.")
@@ -151,15 +151,21 @@ def _watched(program: Callable[[], object], every: int | None, files: _Files, fa
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-        _conclude(watching, speaker, files, fail_on)
+        _conclude(watching, speaker, files, fail_on, error)
         sys.excepthook = lambda *_: None  # it has been shown
         raise
     return int(_conclude(watching, speaker, files, fail_on))
 
 
-def _conclude(watching: Watch, speaker: "_Speaker | None", files: _Files, fail_on: Sequence[str]) -> bool:
+def _conclude(
+    watching: Watch,
+    speaker: "_Speaker | None",
+    files: _Files,
+    fail_on: Sequence[str],
+    error: BaseException | None = None,
+) -> bool:
     """Say the verdict, write the files, and return whether `--fail-on` fails."""
-    watching.remove()
+    watching.remove(error)
     verdicts = watching.verdicts()
     failed = any(fails(v.diagnosis.findings, fail_on) for v in verdicts if v.diagnosis is not None)
     if speaker is not None:

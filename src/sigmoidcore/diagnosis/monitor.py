@@ -33,6 +33,8 @@ _NO_GRADIENT = (
     "train"
 )
 
+_UNFINISHED = "the backward pass of the last step: an error ended the training before it"
+
 
 class Monitor:
     """Measures a training: one step in every so many, without changing or repeating it.
@@ -171,6 +173,16 @@ class Monitor:
         self._probe.detach()
         self._probe.forget()
 
+    def abort(self) -> None:
+        """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
+        unfinished = self._watches and self._probe.attached and self._stepped is None
+        self._stepped = None
+        if unfinished and self._history.measurements and self._ranks.count == 1:
+            measurement = self._probe.conclude()
+            if any(layer.nonfinite for layer in measurement.layers):
+                self._keep(replace(measurement, step=self._step, notes=(*measurement.notes, _UNFINISHED)))
+        self.remove()
+
     def __enter__(self) -> Self:
         """Itself."""
         return self
@@ -179,9 +191,10 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop measuring."""
-        if error is not None:
-            self._stepped = None  # half a step
-        self.remove()
+        if error is None:
+            self.remove()
+        else:
+            self.abort()
 
     def _before_forward(self) -> None:
         """A forward pass begins: the last step is over."""
@@ -301,6 +314,9 @@ class Monitor:
             foreign_steps=self._foreign_steps,
             replaced=self._optimizers.replaced,
         )
+        self._keep(measurement)
+
+    def _keep(self, measurement: Measurement) -> None:
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:

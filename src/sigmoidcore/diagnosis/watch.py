@@ -1,6 +1,7 @@
 """Watch: a Monitor for each model that this process trains, found without a line of code in the training script."""
 
 import gc
+import math
 import os
 import threading
 from collections import Counter
@@ -25,8 +26,8 @@ from sigmoidcore.diagnosis.repair import findings_of
 from sigmoidcore.diagnosis.rules import find
 from sigmoidcore.observation.process_group import Alone
 
-FIRST, LATER = 10, 100
-"""Steps between two measurements: in the first ten of these intervals, and after them."""
+CADENCE = ((2, 1), (100, 10), (math.inf, 100))
+"""Up to which step the steps between two measurements are how many: many trainings fail in the first three."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 MOST = 16
@@ -60,7 +61,7 @@ class Watch:
 
     Args:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model.
-        every: measure one step of so many; None: one in 10 up to step 100, then one in 100.
+        every: measure one step of so many; None: the first three, one in 10 up to step 100, then one in 100.
 
     Attributes:
         problems: what could not be watched, in words.
@@ -99,12 +100,13 @@ class Watch:
         """The result for each model so far, in the order in which they began."""
         return self._past + [model.verdict() for model in self._models]
 
-    def remove(self) -> None:
-        """Stop watching."""
+    def remove(self, error: BaseException | None = None) -> None:
+        """Stop watching, at the end or after an error."""
         self._stop_listening()
         self._end_search()
         for model in self._models:
-            model.monitor.remove()
+            end = model.monitor.remove if error is None else model.monitor.abort
+            end()
 
     def _search(self) -> None:
         if self._stop_search is None:
@@ -237,7 +239,7 @@ class _Model:
         self._widens = every is None
         self._on_finding = on_finding
         self._found: dict[str, tuple[int, Finding]] = {}
-        self.monitor = Monitor(model, every or FIRST, scaler=scaler, process_group=Alone(), sinks=[self._measured])
+        self.monitor = Monitor(model, every or 1, scaler=scaler, process_group=Alone(), sinks=[self._measured])
 
     @property
     def is_over(self) -> bool:
@@ -253,8 +255,8 @@ class _Model:
 
     def _measured(self, measurement: Measurement) -> None:
         step = measurement.step or 0
-        if self._widens and step >= FIRST * 10:
-            self.monitor.every = LATER
+        if self._widens:
+            self.monitor.every = next(every for until, every in CADENCE if step < until)
         measurements = self.monitor.measurements
         new = {f.rule for f in find(measurements) if f.severity is not Severity.NOTE} - self._found.keys()
         for finding in findings_of(measurements, self.monitor.model) if new else ():
