@@ -30,7 +30,7 @@ TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script,
 ARGUMENTS = typer.Argument(metavar="[ARGUMENTS]...", show_default=False, help="Arguments of your script, as they are.")
 MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
 EVERY = typer.Option(
-    "--every", metavar="N", min=1, show_default="1, from step 2 on 10, from 100 on 100", help="Measure one step in N."
+    "--every", metavar="N", min=1, show_default="1, from step 1 on 10, from 100 on 100", help="Measure one step in N."
 )
 HTML = typer.Option("--html", metavar="FILE", help="Write one page that needs no network connection.")
 JSON = typer.Option("--json", metavar="FILE", help="Write the diagnosis as JSON.")
@@ -206,7 +206,10 @@ class _Speaker:
             by = f"trained by {' and '.join(verdict.optimizers)}" if verdict.optimizers else "moved by no optimizer"
             self.say("", *wrapped(f"sigmoid-core: {verdict.name}, {by}", columns), "")
             if verdict.diagnosis is None:
-                self.say("nothing was measured: no gradient came back to it before an optimizer's step")
+                ran = (
+                    "no gradient came back to it before a step" if verdict.optimizers else "it ran beside other models"
+                )
+                self.say(f"nothing was measured: {ran}")
                 continue
             self.say(*to_text(verdict.diagnosis, columns).splitlines(), "")
             for line in _past(verdict):

@@ -303,6 +303,8 @@ class Monitor:
 
     def _record(self, *notes: str, unused: int = 0) -> None:
         step = self._step if self._stepped is None else self._stepped
+        if unused and self._probe.parameters.changed:
+            unused = 0  # the weights are changed by hand
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
         measurement = self._probe.conclude(scale)
         measurement = replace(

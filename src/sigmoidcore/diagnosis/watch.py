@@ -26,8 +26,8 @@ from sigmoidcore.diagnosis.repair import findings_of
 from sigmoidcore.diagnosis.rules import find
 from sigmoidcore.observation.process_group import Alone
 
-CADENCE = ((2, 1), (100, 10), (math.inf, 100))
-"""Up to which step the steps between two measurements are how many: many trainings fail in the first three."""
+CADENCE = ((1, 1), (100, 10), (math.inf, 100))
+"""Before which step the distance to the next measurement is how long: many trainings fail in their second step."""
 PATIENCE = 10
 """Steps for which an optimizer waits for its models, and a model for its optimizer."""
 MOST = 16
@@ -40,7 +40,7 @@ class Verdict:
 
     Attributes:
         name: class of the model, with a number if there are several of it.
-        diagnosis: None: nothing was measured.
+        diagnosis: None: nothing was measured, or it only runs beside models that train.
         optimizers: their classes; empty: no optimizer has moved the model.
         past: findings of earlier measurements that the last one does not show, with their steps.
     """
@@ -60,8 +60,9 @@ class Watch:
     optimizers are gone.
 
     Args:
-        on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model.
-        every: measure one step of so many; None: the first three, one in 10 up to step 100, then one in 100.
+        on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model,
+            and that is in the first measurement or in two in a row: the first steps of Adam are large.
+        every: measure one step of so many; None: the first two, one in 10 up to step 100, then one in 100.
 
     Attributes:
         problems: what could not be watched, in words.
@@ -176,8 +177,9 @@ class Watch:
         self._names[kind] += 1
         return f"{kind} {self._names[kind]}" if self._names[kind] > 1 else kind
 
-    def _retire(self, model: "_Model") -> None:
+    def _retire(self, model: "_Model", *, beside: bool = False) -> None:
         """Keep the result of a model, and not the model."""
+        model.beside = beside
         self._models.remove(model)
         model.monitor.remove()
         verdict = model.verdict()
@@ -201,7 +203,7 @@ class Watch:
             model.waited += not model.optimizers
             if model.waited >= PATIENCE:
                 self._idle[model.name] = ref(model.monitor.model)
-                self._retire(model)
+                self._retire(model, beside=any(other.optimizers for other in self._models))
         if optimizer not in self._known:
             self._settle(optimizer, held)
 
@@ -236,8 +238,10 @@ class _Model:
         self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
         self.kinds: dict[str, None] = {}
         self.waited = 0
+        self.beside = False  # it runs beside models that train
         self._widens = every is None
         self._on_finding = on_finding
+        self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
         self.monitor = Monitor(model, every or 1, scaler=scaler, process_group=Alone(), sinks=[self._measured])
 
@@ -248,8 +252,11 @@ class _Model:
 
     def verdict(self) -> Verdict:
         """The result so far."""
+        if self.beside:
+            return Verdict(self.name, None, (), ())
         diagnosis = self.monitor.diagnosis() if self.monitor.measurements else None
-        now = {finding.rule for finding in diagnosis.findings} if diagnosis is not None else set()
+        findings = diagnosis.findings if diagnosis is not None else ()
+        now = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
         past = tuple(found for rule, found in self._found.items() if rule not in now)
         return Verdict(self.name, diagnosis, tuple(self.kinds), past)
 
@@ -257,8 +264,12 @@ class _Model:
         step = measurement.step or 0
         if self._widens:
             self.monitor.every = next(every for until, every in CADENCE if step < until)
+        if self.beside:
+            return
         measurements = self.monitor.measurements
-        new = {f.rule for f in find(measurements) if f.severity is not Severity.NOTE} - self._found.keys()
+        rules = {f.rule for f in find(measurements) if f.severity is not Severity.NOTE}
+        new = (rules if len(measurements) == 1 else rules & self._shown) - self._found.keys()
+        self._shown = rules
         for finding in findings_of(measurements, self.monitor.model) if new else ():
             if finding.rule in new:
                 self._found[finding.rule] = step, finding

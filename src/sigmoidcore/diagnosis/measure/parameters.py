@@ -61,6 +61,12 @@ class Parameters:
         own = {name: _local(grad) for name in names if (grad := self.named[name].grad) is not None}
         return {name for name, size in _sizes(own).items() if size.norm != 0}
 
+    @property
+    @torch.no_grad()
+    def changed(self) -> bool:
+        """Whether any parameter has another size than after the first backward pass."""
+        return bool(self._sizes) and _sizes({name: _local(p) for name, p in self.named.items()}) != self._sizes
+
     def forget_gradients(self) -> None:
         """Drop the sizes of the gradients: they were emptied."""
         self._gradients, self._used_up = {}, set()
@@ -68,6 +74,7 @@ class Parameters:
     @torch.no_grad()
     def read_gradients(self) -> None:
         """Read every `.grad`; keep the sizes of those that optimizers used up in the backward pass."""
+        self._read_sizes()
         self._read({name: p for name, p in self.named.items() if name not in self._used_up})
 
     @torch.no_grad()
