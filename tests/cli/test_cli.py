@@ -1,57 +1,30 @@
 """The command line: exit codes, messages, what is shown where, and what Ctrl-C leaves behind."""
 
-import contextlib
-import fcntl
 import io
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import tomllib
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.terminal import COMMAND, ESCAPE, in_terminal
 
 import sigmoidcore as sc
 from sigmoidcore.cli import main
 from sigmoidcore.training import digits, display, recording, session, train
 from sigmoidcore.training.runs.folder import read_metrics
 
-COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
 CHECKPOINT = ["config.toml", "manifest.json", "model.safetensors", "state.json", "training.safetensors"]
 SMALL = ["train", "--depth", "3", "--width", "16", "--epochs", "2"]
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @pytest.fixture(autouse=True)
 def _new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def in_terminal(arguments, columns, **variables):
-    """Run the command in a terminal of this width; return its exit code and output."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
-    process = subprocess.Popen(
-        COMMAND + arguments,
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env=environment | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | variables,
-    )
-    os.close(child)
-    written = b""
-    with contextlib.suppress(OSError):  # how Linux ends a closed terminal
-        while part := os.read(parent, 65536):
-            written += part
-    os.close(parent)
-    return process.wait(), written.decode()
 
 
 # --- the command itself ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+from support.terminal import ESCAPE, in_terminal
 
 from sigmoidcore.cli import compare, main
 from sigmoidcore.peers import BUILT_IN, registry
@@ -31,6 +32,17 @@ def test_each_training_is_a_line_and_the_table_and_the_figures_are_written(capsy
     assert content["facts"].items() >= {"data": "wine", "width": 8, "epochs": 1, "network": "mlp"}.items()
     assert len(content["trials"]) == 18
     assert "| tanh-orthogonal | 2 | " in (folder / "results.md").read_text()
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_a_terminal_shows_the_table_during_the_trainings_in_its_width(columns):
+    code, written = in_terminal([*SMALL, "--methods", "sigmoid,selu", "--epochs", "20"], columns)
+    assert code == 0
+    assert "\x1b[2K" in written  # lines are drawn again
+    text = ESCAPE.sub("", written)
+    assert "0 of 4 trainings; sigmoid, 2 layers, rate 0.01" in text
+    assert text.count("settings tried") > 1
+    assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= columns
 
 
 def test_the_same_command_trains_nothing_again_and_another_method_is_added(capsys, tmp_path):
@@ -60,11 +72,11 @@ def test_an_interruption_keeps_what_is_done_and_says_how_to_go_on(capsys, monkey
 
 
 def test_a_function_of_the_user_is_a_method(capsys, tmp_path):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "elu_method.py").write_text(
         "from torch import nn\ndef build(problem):\n    return problem.plain(lambda n: nn.ELU())\n"
     )
-    assert main([*SMALL, "--methods", "mine:build"]) == 0
-    assert re.search(r"^ +mine:build +2 .* 2 ", capsys.readouterr().out, re.M)
+    assert main([*SMALL, "--methods", "elu_method:build"]) == 0
+    assert re.search(r"^ +elu_method:build +2 .* 2 ", capsys.readouterr().out, re.M)
 
 
 def test_another_package_adds_methods_by_entry_points(capsys, monkeypatch, tmp_path):
@@ -114,8 +126,9 @@ def test_results_of_another_comparison_are_refused(refused, capsys):
 
 
 def test_an_error_of_the_users_function_names_its_line(capsys, tmp_path):
-    (tmp_path / "broken.py").write_text("def build(problem):\n    return 1 / 0\n")
-    assert main([*SMALL, "--methods", "broken:build"]) == 2
-    assert "broken:build raised ZeroDivisionError: division by zero (at 'return 1 / 0', broken.py, line 2)" in (
-        capsys.readouterr().err
+    (tmp_path / "broken_method.py").write_text("def build(problem):\n    return 1 / 0\n")
+    assert main([*SMALL, "--methods", "broken_method:build"]) == 2
+    assert (
+        "broken_method:build raised ZeroDivisionError: division by zero (at 'return 1 / 0', broken_method.py, line 2)"
+        in (capsys.readouterr().err)
     )

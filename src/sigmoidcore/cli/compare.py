@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from sigmoidcore._files import write_file
 from sigmoidcore.peers import find, names
@@ -122,11 +123,12 @@ def _interrupted(screen: Screen, comparison: Comparison, ctrl_c: CtrlC) -> bool:
         nonlocal shown
         ctrl_c.check()
         if live is not None and time.monotonic() - shown >= REDRAW:
-            shown, done = time.monotonic(), total - len(comparison.missing)
-            bar = ProgressBar(total=total, completed=done, width=min(72, screen.console.width - 3))
-            line = f"{done} of {total} trainings; now {text(setting)}: {clock(progress.seconds)}"
+            shown, done, width = time.monotonic(), total - len(comparison.missing), screen.console.width - 3
+            # A bar does not end its line; its padding does.
+            bar = Padding(ProgressBar(total=total, completed=done, width=min(72, width)), (1, 0, 0, 3))
+            line = Text(f"{done} of {total} trainings; {text(setting)}: {clock(progress.seconds)}"[:width])
             table = [screen.records(rows(comparison), OPTIONAL)] if done else []
-            live.update(Group(*table, Padding(Group(bar, line), (1, 0, 0, 3), expand=False)), refresh=True)
+            live.update(Group(*table, bar, Padding(line, (0, 0, 0, 3))), refresh=True)
 
     try:
         with live or contextlib.nullcontext():
