@@ -4,7 +4,7 @@ A row is nn.Linear and centered SigmoidCore in turns, at least twice, all of one
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from types import CodeType
 
 from torch import Tensor, nn
 
@@ -39,14 +39,13 @@ def has_rows(layers: Iterable[nn.Module]) -> bool:
 def fuse_rows(model: nn.Module) -> None:
     """Make every nn.Sequential of a model that has rows run them as one.
 
-    Its attribute `forward` becomes `run` with itself as the first argument, so that it keeps its class and may be the
-    model itself. It finds its rows at each call: its layers may change.
+    Its attribute `forward` becomes a `RowsForward`, so that it keeps its class and may be the model itself.
     """
     for module in model.modules():
         if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
             continue
         if "forward" not in vars(module) and has_rows(module):
-            setattr(module, "forward", partial(run, module))  # noqa: B010 (mypy takes it for that of a method)
+            setattr(module, "forward", RowsForward(module))  # noqa: B010 (mypy takes it for that of a method)
 
 
 def unfuse_rows(model: nn.Module) -> None:
@@ -58,8 +57,23 @@ def unfuse_rows(model: nn.Module) -> None:
 
 def runs_rows(module: nn.Module) -> bool:
     """Whether `fuse_rows` has set the forward of a module."""
-    forward = vars(module).get("forward")
-    return isinstance(forward, partial) and forward.func is run
+    return isinstance(vars(module).get("forward"), RowsForward)
+
+
+class RowsForward:
+    """The forward of an nn.Sequential, with `run`. It finds the rows at each call: the layers may change."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        self.layers = layers
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """Apply all layers."""
+        return run(self.layers, input)
+
+    @property
+    def __code__(self) -> CodeType:
+        """That of `run`: torch.export names its file and line."""
+        return run.__code__
 
 
 def _unpacked(modules: list[nn.Module]) -> list[nn.Module]:
