@@ -118,6 +118,11 @@ model, inputs = Attention(), torch.randn(128, 24, 16)
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 inputs = inputs + 1000
 """,
+    "SC206": """
+model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64), nn.Sigmoid())
+inputs = 255 * torch.rand(128, 64)
+targets, loss_fn = inputs / 255, nn.functional.mse_loss
+""",
     "SC301": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)
@@ -256,6 +261,11 @@ class Listed(nn.Module):
 
 model = Listed()
 """,
+    "SC505": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+nn.init.orthogonal_(model[0].weight)  # stands for a pretrained layer
+model[:3].requires_grad_(False)
+""",
     "SC506": """
 class Centred(nn.Module):
     def __init__(self):
@@ -266,6 +276,9 @@ class Centred(nn.Module):
         return self.last(torch.relu(self.first(x - x.mean(0))))
 
 model = Centred()
+""",
+    "SC507": """
+model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 """,
     "SC508": """
 class Words(nn.Module):
@@ -278,6 +291,20 @@ class Words(nn.Module):
         return self.head(self.encoder(self.embedding(words)).mean(1))
 
 model, inputs = Words(), torch.randint(50, (128, 12))
+""",
+    "SC509": """
+model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=0.0), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+with sc.Monitor(model, every=1) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC510": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.9), nn.Linear(64, 10))
+diagnosis = sc.diagnose(model, inputs, targets, loss_fn, training=True)
 """,
     "SC601": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))

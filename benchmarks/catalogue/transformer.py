@@ -199,7 +199,7 @@ class Frozen(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             h = self.embedding(x)
-        return self.head(self.layer(h))
+        return self.head(self.layer(h, nn.Transformer.generate_square_subsequent_mask(x.shape[1])))
 
 
 class Patches(nn.Module):

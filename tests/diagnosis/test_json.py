@@ -14,7 +14,7 @@ from support.measurements import TEXTS, anything, changed, dead, few, frozen, st
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Gap
-from sigmoidcore.diagnosis.measure.measurement import Comparison, Dependence, Layer, Measurement, Subject, Weight
+from sigmoidcore.diagnosis.measure.measurement import Comparison, Dependence, Layer, Measurement, Norm, Subject, Weight
 from sigmoidcore.diagnosis.report.json import to_json
 from sigmoidcore.diagnosis.values import read, written
 
@@ -34,7 +34,8 @@ def refuse(constant):
 layers = anything(Layer, name=TEXTS, sources=few(st.just(0)))
 measurements = anything(
     Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
-    comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence),
+    comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence), norms=few(anything(Norm)),
+    dropouts=few(st.floats(0, 1)),
 )  # fmt: skip
 
 

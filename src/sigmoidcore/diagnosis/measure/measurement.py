@@ -38,6 +38,7 @@ class Layer:
         sources: positions, in `Measurement.layers`, of the layers whose outputs reach this one with no other layer in
             between. Empty: it reads the model's inputs.
         weights: names of its parameters.
+        reads: position of the layer whose output it reads, moved or reshaped at most, if both have weights.
         gate: its result multiplies another signal (squeeze-excite, GLU).
         scaled_by: names of parameters that multiply what is computed from this layer alone (LayerScale, ReZero).
         shape: shape of the output, samples included.
@@ -74,6 +75,7 @@ class Layer:
     role: Role
     sources: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
+    reads: int | None = None
     gate: bool = False
     scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
@@ -118,6 +120,7 @@ class Weight:
         uncleared: its gradient was not emptied between the step before and the last step.
         nonfinite: number of non-finite entries.
         nonfinite_gradient: number of non-finite entries of the gradient.
+        fresh: it is frozen, and its numbers are those of PyTorch's default initialisation.
         alike: all rows are equal and not 0: the neurons that they feed compute the same.
     """
 
@@ -133,7 +136,26 @@ class Weight:
     uncleared: bool = False
     nonfinite: int = 0
     nonfinite_gradient: int = 0
+    fresh: bool = False
     alike: bool = False
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A call of batch normalisation in training mode.
+
+    Attributes:
+        name: of the module.
+        samples: in the batch.
+        momentum: share of the batch in the running statistics. None: a mean over all batches.
+        drift: mean over the channels of the squared difference between the means of the batch and of the running
+            statistics, over the variance of the batch.
+    """
+
+    name: str
+    samples: int
+    momentum: float | None = None
+    drift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -196,6 +218,7 @@ class Measurement:
         loss_reads: position of the layer whose output, or a part of it, is that function's first argument; None: it
             is the output of no layer.
         comparisons: of outputs with targets, in the order in which the loss made them; the first of each kind.
+        input_rms: root mean square of the model's floating-point inputs; None: it has none.
         input_spread: as `Layer.spread`, of the inputs.
         input_nonfinite: number of non-finite numbers in the inputs.
         unused: of a training without a step: backward passes whose gradients no optimizer of the model has used.
@@ -204,6 +227,8 @@ class Measurement:
         replaced: optimizers that made a step of the model, had a state and are gone.
         ranks: processes that trained together.
         notes: what was not measured, in words.
+        dropouts: shares that calls of dropout in training mode drop.
+        norms: calls of batch normalisation in training mode.
         strays: places such as "layers[0].weight" of weights that train and are not parameters of the model, because a
             module keeps them in a list, a dict or as a plain tensor.
         dependence: which inputs the outputs depend on; of `diagnose` only.
@@ -221,6 +246,7 @@ class Measurement:
     loss_function: str | None = None
     loss_reads: int | None = None
     comparisons: tuple[Comparison, ...] = ()
+    input_rms: float | None = None
     input_spread: float | None = None
     input_nonfinite: int = 0
     unused: int = 0
@@ -229,6 +255,8 @@ class Measurement:
     replaced: int = 0
     ranks: int = 1
     notes: tuple[str, ...] = ()
+    dropouts: tuple[float, ...] = ()
+    norms: tuple[Norm, ...] = ()
     strays: tuple[str, ...] = ()
     dependence: Dependence | None = None
     differentiated: bool = False

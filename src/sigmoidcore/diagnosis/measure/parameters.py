@@ -15,6 +15,8 @@ from sigmoidcore.gain import norms
 from sigmoidcore.observation.process_group import Ranks
 
 _ORDINARY = (Tensor, nn.Parameter)
+FEW_NUMBERS = 64
+"""A frozen weight with fewer numbers may look like any."""
 
 
 class Parameters:
@@ -122,6 +124,7 @@ class Parameters:
                 uncleared=name in self._uncleared and name in updates,
                 nonfinite=round(sizes[name].nonfinite),
                 nonfinite_gradient=round(gradients.get(name, _NOTHING).nonfinite),
+                fresh=not parameter.requires_grad and _is_fresh(_local(parameter)),
                 alike=name in shown - differ,
             )
             for name, parameter in self.named.items()
@@ -136,8 +139,8 @@ class Parameters:
             pull *= rate
             other = math.sqrt(max(update**2 - pull**2, 0.0))
         if not decay or name not in of[2]:
-            return None
-        return pull / other if other else math.inf
+            return None  # nothing has moved it
+        return pull / other if other else None
 
     def _read(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for name in parameters:
@@ -187,6 +190,15 @@ class _Parts:
         member = torch.tensor([[float(name in names) for name in self._names] for names in sets], dtype=torch.float64)
         flags = self._ranks.total(member, self._device, "MAX").tolist()
         return [{name for name, flag in zip(self._names, row, strict=True) if flag} for row in flags]
+
+
+def _is_fresh(weight: Tensor) -> bool:
+    """Whether numbers are uniform in the bounds of PyTorch's default initialisation, 1 / sqrt(inputs)."""
+    if weight.dim() < 2 or weight.numel() < FEW_NUMBERS or not weight.is_floating_point():
+        return False
+    bound = weight[0].numel() ** -0.5
+    largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
+    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < 0.1)
 
 
 def _sizes(tensors: dict[str, Tensor]) -> dict[str, Size]:

@@ -20,6 +20,10 @@ from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, Compared, Kind
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
+_ARGUMENTS = {
+    "dropout": ("input", "p", "training"),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+}
 INPUT = -1
 """The place of a layer's input; the places of its outputs are 0, 1, ..."""
 
@@ -50,6 +54,8 @@ class Recorder(Tracker):
         self.of_inputs = Sums()
         self.samples = samples
         self.compared: dict[Kind, Compared] = {}
+        self.dropouts: list[float] = []
+        self.norms: list[tuple[str, int, float | None, Tensor]] = []
         self.losses: list[Tensor] = []  # whose backward was called
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
@@ -100,6 +106,21 @@ class Recorder(Tracker):
             self.compared[kind].add(Compared.of(outputs, targets))
         elif len(self.compared) < MOST_KINDS and not targets.is_complex():
             self.compared[kind] = Compared.of(outputs, targets)
+
+    @hidden_from_modes
+    @without_gradients
+    def regularise(self, name: str, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Take the share that dropout drops, and how far running statistics are from those of the batch."""
+        given = dict(zip(_ARGUMENTS[name], args, strict=False)) | dict(kwargs)
+        if not given.get("training", name == "dropout"):
+            return
+        if name == "dropout":
+            self.dropouts.append(float(given.get("p", 0.5)))
+        elif isinstance(given.get("running_mean"), Tensor):
+            x = bare(given["input"]).float()
+            var, mean = torch.var_mean(x, [i for i in range(x.dim()) if i != 1], correction=0)
+            drift = ((mean - given["running_mean"]).square() / (var + float(given.get("eps", 1e-5)))).mean()
+            self.norms.append((module, len(x), given.get("momentum", 0.1), drift))
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.comparisons import joined
-from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, Layer, Measurement, Norm
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
@@ -86,10 +86,13 @@ def summarize(
         loss_function=last.loss_function if last else None,
         loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
         comparisons=joined([r.compared for r in recorders], places),
+        input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"],
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
+        dropouts=tuple(share for r in recorders for share in r.dropouts),
+        norms=tuple(_norms(recorders)),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
         differentiated=any_differentiated > 0,
     )
@@ -109,10 +112,17 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[
             place = places.setdefault(call.name, len(calls))
             if place == len(calls):
                 sources = sum(1 << places[recorder.layers[i].name] for i in bits(call.sources))
-                calls.append(dataclasses.replace(call, sources=sources, sums=Sums()))
+                reads = places[recorder.layers[call.reads].name] if call.reads >= 0 else -1
+                calls.append(dataclasses.replace(call, sources=sources, reads=reads, sums=Sums()))
             calls[place].sums.add(call.sums)
     own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in recorders]
     return calls, inputs, own
+
+
+def _norms(recorders: Sequence[Recorder]) -> Iterator[Norm]:
+    calls = [call for r in recorders for call in r.norms]
+    for (name, samples, momentum, _), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
+        yield Norm(name, samples, momentum, drift)
 
 
 def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:
@@ -247,6 +257,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 gate=call.gate,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
+                reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,
                 normalises=None if call.attends else call.normalises,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,

@@ -42,6 +42,7 @@ class LayerCall:
     scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     normalises: int | None = None
+    reads: int = -1
     dtype: torch.dtype = torch.float32
     sums: Sums = field(default_factory=Sums)
 
@@ -116,6 +117,9 @@ class Tracker(TorchFunctionMode):
     def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:
         """A loss compares outputs, of the layer at a position or of none (-1), with targets."""
 
+    def regularise(self, name: str, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Dropout or a batch normalisation has run in a module."""
+
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
 
@@ -186,6 +190,7 @@ class Tracker(TorchFunctionMode):
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             layer.normalises = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
+            layer.reads = max((o.producer for o in origins), default=-1) if role == "weights" else -1
             index = len(self.layers)
             self.layers.append(layer)
             self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
@@ -213,6 +218,8 @@ class Tracker(TorchFunctionMode):
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
+        if name in ("dropout", "batch_norm") and self._stack:
+            self.regularise(name, self._stack[-1].name, args, kwargs)
         if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
             self._compare(name, args, kwargs)
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate

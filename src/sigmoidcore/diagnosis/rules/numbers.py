@@ -13,6 +13,8 @@ from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, number, same_in
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
+HUGE = 1e9
+"""Outputs of this size are no answer of a network: the loss of such numbers overflows."""
 NEAR = 0.5
 """Share of the largest number from which on an output is reported."""
 
@@ -106,6 +108,12 @@ def _places(measurement: Measurement) -> Iterator[tuple[Found, bool]]:
     if measurement.loss is not None and not math.isfinite(measurement.loss):
         of = f" ({measurement.loss_function})" if measurement.loss_function else ""
         at = f" The first gradient with inf or NaN is at {named(names[0])}." if names else ""
+        read = None if measurement.loss_reads is None else measurement.layers[measurement.loss_reads]
+        if read is not None and read.rms > HUGE:
+            text = (
+                f"The loss{of} is {measurement.loss}, because {named(read.name)} returns numbers of {number(read.rms)}."
+            )
+            yield Found((read.name,), 1, 0, text), False
         text = f"The loss{of} is {measurement.loss}, although all layers return finite numbers.{at}"
         yield Found(names, 1, 0, text, CHECK_LOSS), False
     if names:

@@ -30,6 +30,7 @@ class Rule:
         severity: of a finding, unless the check decides otherwise.
         check: returns its result, or None. Its docstring is the rule's section in docs/rules.md.
         remedy: one sentence with the next step for the user, unless the check has a better one.
+        mistake: it names a mistake in the code, and not an effect: reported before effects of the same severity.
         hidden_by: codes of rules that explain this one: beside their errors and warnings it is not reported.
     """
 
@@ -39,3 +40,4 @@ class Rule:
     check: Callable[[Evidence], Found | None] = field(repr=False)
     remedy: str
     hidden_by: tuple[str, ...] = ()
+    mistake: bool = False

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.rules import dependence, gradient, loss, numbers, steps, structure, time, units, updates
+from sigmoidcore.diagnosis.rules import (
+    dependence,
+    gradient,
+    layers,
+    loss,
+    numbers,
+    steps,
+    structure,
+    time,
+    units,
+    updates,
+)
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Rule
 
@@ -15,18 +26,20 @@ RULES: tuple[Rule, ...] = (
     Rule("SC102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("SC104", "SC401", "SC503")),
     Rule("SC103", "gradient vanishes through time", WARNING, time.vanishing, time.REMEMBER, ("SC401",)),
     Rule("SC104", "gradient explodes through time", WARNING, time.exploding, time.SHRINK, ("SC401",)),
-    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC401",)),
+    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC206", "SC401")),
     Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC401", "SC502")),
     Rule("SC203", "samples collapse to one point", WARNING, units.collapse, units.SEPARATE,
          ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503")),
     Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",)),
     Rule("SC205", "inputs far from 0", WARNING, units.offset_inputs, units.STANDARDISE, ("SC401",)),
+    Rule("SC206", "inputs not scaled", WARNING, units.unscaled_inputs, units.RESCALE, ("SC205", "SC401"), mistake=True),
     Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC303", "SC401", "SC502")),
-    Rule("SC302", "updates too large", WARNING, updates.too_large, updates.SLOWER, ("SC401", "SC102", "SC305")),
-    Rule("SC303", "parameters in no optimizer", WARNING, steps.unheld, steps.ADD),
-    Rule("SC304", "no optimizer step", ERROR, steps.no_step, steps.STEP, ("SC401", "SC501")),
-    Rule("SC305", "gradients are not cleared", WARNING, steps.uncleared, steps.CLEAR),
-    Rule("SC306", "gradients are cleared too early", WARNING, steps.discarded, steps.CLEAR_LATER),
+    Rule("SC302", "updates too large", WARNING, updates.too_large, updates.SLOWER,
+         ("SC401", "SC102", "SC305", "SC307"), mistake=True),
+    Rule("SC303", "parameters in no optimizer", WARNING, steps.unheld, steps.ADD, mistake=True),
+    Rule("SC304", "no optimizer step", ERROR, steps.no_step, steps.STEP, ("SC401", "SC501"), mistake=True),
+    Rule("SC305", "gradients are not cleared", WARNING, steps.uncleared, steps.CLEAR, mistake=True),
+    Rule("SC306", "gradients are cleared too early", WARNING, steps.discarded, steps.CLEAR_LATER, mistake=True),
     Rule("SC307", "weight decay too strong", WARNING, steps.strong_decay, steps.LESS_DECAY, ("SC401",)),
     Rule("SC308", "optimizer made again", WARNING, steps.replaced, steps.KEEP),
     Rule("SC401", "inf or NaN", ERROR, numbers.nonfinite, numbers.FIND_CAUSE),
@@ -37,21 +50,28 @@ RULES: tuple[Rule, ...] = (
     Rule("SC502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT,
          ("SC401", "SC601")),
     Rule("SC503", "identical neurons", WARNING, structure.identical_neurons, structure.RANDOMISE),
-    Rule("SC504", "weights that are not registered", WARNING, structure.unregistered, structure.REGISTER),
-    Rule("SC506", "samples are mixed", WARNING, dependence.mixed_samples, dependence.SEPARATE),
+    Rule("SC504", "weights that are not registered", WARNING, structure.unregistered, structure.REGISTER, mistake=True),
+    Rule("SC505", "frozen weights", WARNING, layers.frozen, layers.UNFREEZE),
+    Rule("SC506", "samples are mixed", WARNING, dependence.mixed_samples, dependence.SEPARATE, mistake=True),
+    Rule("SC507", "no activation in between", WARNING, layers.no_activation, layers.ACTIVATE, mistake=True),
     Rule("SC508", "order has no effect", NOTE, dependence.no_order, dependence.ADD_POSITIONS),
-    Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE),
-    Rule("SC602", "outputs and targets broadcast", ERROR, loss.broadcast, loss.RESHAPE),
-    Rule("SC603", "targets out of reach", WARNING, loss.out_of_reach, loss.SCALE),
-    Rule("SC604", "targets far from the outputs", WARNING, loss.far_targets, loss.STANDARDISE, ("SC401", "SC603")),
-    Rule("SC605", "all targets are the same", WARNING, loss.same_targets, loss.CHECK_LABELS),
-    Rule("SC606", "targets are visible", ERROR, dependence.visible_targets, dependence.MASK),
+    Rule("SC509", "normalisation differs in use", WARNING, layers.normalisation, layers.NORMALISE),
+    Rule("SC510", "dropout too strong", WARNING, layers.dropout, layers.DROP_LESS),
+    Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE, mistake=True),
+    Rule("SC602", "outputs and targets broadcast", ERROR, loss.broadcast, loss.RESHAPE, mistake=True),
+    Rule("SC603", "targets out of reach", WARNING, loss.out_of_reach, loss.SCALE, mistake=True),
+    Rule("SC604", "targets far from the outputs", WARNING, loss.far_targets, loss.STANDARDISE, ("SC401", "SC603"),
+         mistake=True),
+    Rule("SC605", "all targets are the same", WARNING, loss.same_targets, loss.CHECK_LABELS, mistake=True),
+    Rule("SC606", "targets are visible", ERROR, dependence.visible_targets, dependence.MASK, mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 
 
 def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     """At most one finding for each rule: errors, then warnings, then notes, without those that another one explains.
+
+    Of one severity, mistakes in the code come before their effects.
 
     The measurements are of one training, latest last, or a single one. The latest is judged. The earlier ones tell how
     large the updates were, and since when numbers are not finite.
@@ -65,5 +85,6 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     for rule, x in found:
         if reported.isdisjoint(rule.hidden_by):
             severity, remedy = x.severity or rule.severity, x.remedy or rule.remedy
-            findings.append(Finding(rule.id, rule.name, severity, x.layers, x.value, x.threshold, x.message, remedy))
-    return tuple(sorted(findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.severity)))
+            finding = Finding(rule.id, rule.name, severity, x.layers, x.value, x.threshold, x.message, remedy)
+            findings.append(((ERROR, WARNING, NOTE).index(severity), not rule.mistake, finding))
+    return tuple(finding for *_, finding in sorted(findings, key=lambda found: found[:2]))

@@ -18,6 +18,9 @@ LEARNED = 0.1
 IN_NATS = {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 """Losses that are below 0.1 only if nearly all predictions are right."""
 OFFSET, STILL_OFFSET = 0.02, 0.1
+BIG, REACHED, TINY, DROWNED = 10.0, 3.0, 0.01, 0.1
+BENT = {"sigmoid", "tanh", "softsign", "sigmoidcore", "hardsigmoid", "hardtanh"}
+"""Activations that large inputs saturate."""
 ONE_SIDED = {"softplus", "logsigmoid", "elu", "celu", "selu"}
 """Activations that work at their flat end, too."""
 TWO_SIDED = {"hardtanh", "hardsigmoid"}
@@ -36,6 +39,7 @@ SEPARATE = (
     "activations (tanh, centered cores)."
 )
 SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
+RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
 STANDARDISE = "Subtract the mean of each feature over the training set, and divide by its standard deviation."
 
 
@@ -44,13 +48,14 @@ def saturation(evidence: Evidence) -> Found | None:
 
     An activation is named if the share of its neurons with $\overline{s}$ below `SHUT` is above `SATURATED`.
     $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of `ROWS`
-    rows or more. Outputs are skipped, gates unless all their neurons are saturated, softplus, log-sigmoid and the ELU
-    family, which work at their flat end, and the flat parts of hard activations (SC202). If saturation explains a
-    vanishing gradient, SC101 is not reported.
+    rows or more. Gates are skipped unless all their neurons are saturated, softplus, log-sigmoid and the ELU family,
+    which work at their flat end, and the flat parts of hard activations (SC202). Outputs are skipped unless the loss
+    that reads them is larger than without any answer: half of the mean square of the targets for `mse_loss`, $\log 2$
+    for `binary_cross_entropy`. If saturation explains a vanishing gradient, SC101 is not reported.
 
     *Source.* 0.05 is the floor of the `Equalizer`; 0.5 is SageMaker Debugger's (SaturatedActivation).
     """
-    found = sorted(_saturated(evidence), key=lambda i: -_shut(evidence.layers[i]))
+    found = sorted(_saturated(evidence), key=lambda i: -_shut(evidence.layers[i])) or _wrong_ends(evidence)
     if not found:
         return None
     names, worst = evidence.names(found), evidence.layers[found[0]]
@@ -159,6 +164,40 @@ def offset_inputs(evidence: Evidence) -> Found | None:
     return Found((), spread, OFFSET, f"{text}normalisation removes it.")
 
 
+def unscaled_inputs(evidence: Evidence) -> Found | None:
+    r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
+
+    The rule applies if the root mean square of the inputs is above `BIG`, and that of the outputs of the first layers
+    and of those that follow them above `REACHED`; or if it is above 0 and below `TINY`, and the outputs of the first
+    layers differ between the samples by less than `DROWNED` of their size, and by less than the inputs do. A
+    normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no activation, the
+    last one included, is of the sigmoid family: a ReLU passes any scale on. Batches of `ROWS` samples or more are
+    judged.
+
+    *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
+    digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
+    """
+    size, spread = evidence.latest.input_rms, evidence.latest.input_spread
+    if evidence.latest.samples < ROWS or size is None or spread is None or not 0 < size < math.inf:
+        return None
+    first = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
+    second = {c for i in first for c in evidence.next_live(i)}
+    reached = [evidence.layers[i].rms for i in (*first, *second)]
+    spreads = [evidence.layers[i].spread or 0.0 for i in first]
+    if not first or (size <= BIG and size >= TINY):
+        return None
+    if size > BIG and min(reached) > REACHED:
+        bends = any(plain(x.kind) in BENT for x in evidence.layers)
+        text = f"The inputs have a size of {number(size)} (root mean square) instead of about 1."
+        return Found((), size, BIG, text, severity=None if bends else Severity.NOTE)
+    if size < TINY and max(spreads) < min(DROWNED, spread):
+        text = (
+            f"The inputs have a size of {number(size)} (root mean square): the biases of the first layers drown them."
+        )
+        return Found((), size, TINY, text)
+    return None
+
+
 def plain(kind: str) -> str:
     """The name of an activation, whether it is a module or a function."""
     return kind.removesuffix("()").replace("_", "").lower()
@@ -191,6 +230,18 @@ def _saturated(evidence: Evidence) -> tuple[int, ...]:
     hidden = set(evidence.hidden)
     judged = [(i, layer, _shut(layer)) for i, layer in enumerate(evidence.layers) if layer.rows >= ROWS]
     return tuple(i for i, x, shut in judged if (shut > SATURATED if i in hidden else x.gate and shut == 1))
+
+
+def _wrong_ends(evidence: Evidence) -> list[int]:
+    """The saturated outputs that a loss reads, if it is the only one and larger than without any answer."""
+    comparisons, loss = evidence.latest.comparisons, evidence.latest.loss
+    if len(comparisons) != 1 or comparisons[0].reads is None or loss is None:
+        return []
+    (comparison,) = comparisons
+    ignorant = {"mse_loss": comparison.target_rms**2 / 2, "binary_cross_entropy": math.log(2)}
+    layer = evidence.layers[comparisons[0].reads]
+    shut = layer.rows >= ROWS and _shut(layer) > SATURATED
+    return [comparisons[0].reads] if shut and loss > ignorant.get(comparison.function, math.inf) else []
 
 
 def _shut(layer: Layer) -> float:

@@ -1,7 +1,7 @@
 """SC301, SC302: the optimizer's steps are too small or too large for the weights."""
 
 import math
-from statistics import median
+from statistics import mean, median
 
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
@@ -12,11 +12,14 @@ from sigmoidcore.diagnosis.wording import listed, number, verb
 
 STILL = 1.2e-7
 """The rounding of float32."""
+SLOW, FADED = 1e-5, 0.01
 VIOLENT, REPLACED = 0.1, 1.0
 USUAL = 0.5
 """Root mean square of the norms of a weight's rows, just below that of PyTorch's default for a Linear, 0.58."""
 MEASUREMENTS = 3
 """With fewer measurements of a weight, its updates are not judged."""
+STUCK, UNLEARNED, CHANCE = 0.97, 0.5, 0.95
+FADED_BY_ITSELF = 0.01
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
 FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
@@ -24,24 +27,27 @@ SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
 
 
 def too_small(evidence: Evidence) -> Found | None:
-    r"""The weights stand still: steps of this size are rounded away.
+    r"""The weights stand still: steps of this size are rounded away, or take a hundred thousand to matter.
 
     A weight is named if $\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert$ is below `STILL`, over at least
     `MEASUREMENTS` steps that a `Monitor` measured. The largest step counts, so warm-up and decay to 0 are healthy.
-    Judged are trainable weights with two dimensions or more that have a gradient and did not start at 0. Weights that
-    SC101 names are left out, unless all others stand still, too.
+    Judged are trainable weights with two dimensions or more (vectors if there are no others) that have a gradient and
+    did not start at 0. Weights that SC101 names are left out, unless all others stand still, too.
+
+    If nothing is learned (see SC302), all weights are named if the largest step is below `SLOW`, or if in a third of
+    the measurements the learning rate is below `FADED` times its largest.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
     thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio).
     """
-    updates = _updates(evidence)
-    largest = {name: max(values) for name, values in updates.items() if evidence.weights[name].gradient}
+    updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
+    largest = {name: max(values) for name, values in updates.items()}
     found = sorted((name for name, update in largest.items() if update < STILL), key=lambda name: largest[name])
     if len(found) < len(largest):
         vanished = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
         found = [name for name in found if name not in vanished]
     if not found:
-        return None
+        return _too_slow(evidence, updates)
     value = max(largest[name] for name in found)
     names = listed(found, tuple(largest), "weights")
     text = f"No measured step changed {names} by more than {number(value)} of its size: rounding removes it."
@@ -52,12 +58,18 @@ def too_small(evidence: Evidence) -> Found | None:
 
 
 def too_large(evidence: Evidence) -> Found | None:
-    r"""Each step overwrites the result of earlier steps.
+    r"""Each step overwrites the result of earlier steps, or the first steps have ruined the network.
 
     A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above `VIOLENT`, over
     at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error. A weight that is smaller
     than usual initial ones, `USUAL` $\sqrt{\text{rows}}$, is compared with these: a head that starts near 0 grows.
     Only weights of layers are judged, not parameters that are added or multiply: positions, scales.
+
+    It is an error, too, if nothing is learned, and most weights had such a step in the first quarter of the
+    measurements, and at the same rate have steps that are `FADED_BY_ITSELF` times as large or less now. *Nothing is
+    learned* if the loss is positive, its mean over the last quarter of the measurements is at least `STUCK` of that
+    over the second quarter, and at least `UNLEARNED` of the first or, for `cross_entropy`, `CHANCE` of that of equal
+    probabilities.
 
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
@@ -65,12 +77,57 @@ def too_large(evidence: Evidence) -> Found | None:
     usual = _violence(evidence)
     found = sorted((name for name, update in usual.items() if update > VIOLENT), key=lambda name: -usual[name])
     if not found:
-        return None
+        return _ruined(evidence, _updates(evidence))
     value = usual[found[0]]
     text = f"A typical step changes {listed(found, tuple(usual), 'weights')} by up to {number(value)} of its size: it "
     text += "overwrites the result of earlier steps."
     severity = Severity.ERROR if value > REPLACED else Severity.WARNING
     return Found(tuple(found), value, VIOLENT, text, severity=severity)
+
+
+def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """The first steps were too large for the network, which learns nothing since then."""
+    rates = {w.rate for m in (evidence.measurements[0], evidence.latest) for w in m.weights if w.rate is not None}
+    if not updates or len(rates) > 1 or not _unlearned(evidence):
+        return None
+    early = {name: max(values[: max(1, len(values) // 4)]) for name, values in updates.items()}
+    found = sorted((name for name, update in early.items() if update > VIOLENT), key=lambda name: -early[name])
+    shrunk = median(updates[name][-1] / early[name] for name in found) if found else 1.0
+    if 2 * len(found) <= len(early) or shrunk > FADED_BY_ITSELF:
+        return None
+    value = early[found[0]]
+    names = listed(found, tuple(early), "weights")
+    text = f"The first steps changed {names} by up to {number(value)} of its size, and "
+    return Found(tuple(found), value, VIOLENT, f"{text}nothing was learned since then.", severity=Severity.ERROR)
+
+
+def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """Steps that are not rounded away, and too small for the loss to fall; of all weights."""
+    if not updates or not _unlearned(evidence):
+        return None
+    names, value = tuple(updates), max(max(steps) for steps in updates.values())
+    if value < SLOW:
+        text = f"No measured step changed any weight by more than {number(value)} of its size, and the loss stands "
+        return Found(names, value, SLOW, f"{text}still.")
+    rates = [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
+    faded = [rate for rate in rates if rate < FADED * max(rates)]
+    if 3 * len(faded) < len(rates) or rates[-1] not in faded:
+        return None
+    share = rates[-1] / max(rates)
+    text = f"The learning rate has shrunk to {number(share)} of its largest while the loss was still where it started"
+    return Found(names, share, FADED, f"{text}: the schedule ends the training too early.")
+
+
+def _unlearned(evidence: Evidence) -> bool:
+    """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    quarter = len(losses) // 4
+    if not quarter or not all(0 < loss < math.inf for loss in losses):
+        return False
+    second, last = mean(losses[quarter : 2 * quarter]), mean(losses[-quarter:])
+    classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
+    chance = CHANCE * math.log(min(classes)) if classes else math.inf
+    return last >= STUCK * second and last >= min(UNLEARNED * losses[0], chance)
 
 
 def _violence(evidence: Evidence) -> dict[str, float]:
@@ -91,9 +148,11 @@ def _updates(evidence: Evidence) -> dict[str, list[float]]:
         if any(w.update is not None for w in measurement.weights):
             for weight in measurement.weights:
                 history.setdefault(weight.name, []).append(weight)
+    matrices = any(w.trains and len(w.shape) > 1 for w in evidence.latest.weights)
     found = {}
     for name, weights in history.items():
-        if weights[-1].trains and len(weights[-1].shape) > 1 and not any(map(is_zero, weights)):
+        judged = len(weights[-1].shape) > 1 or not matrices
+        if weights[-1].trains and judged and not any(map(is_zero, weights)):
             fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
             found[name] = [w.update or 0.0 for w in weights if w.update is not None or fixed]
     return {name: updates for name, updates in found.items() if len(updates) >= MEASUREMENTS}

@@ -1,0 +1,122 @@
+"""SC505, SC507, SC509, SC510: layers that are frozen, linear after linear, normalised by too little, or dropped."""
+
+import math
+
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.units import plain
+from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
+
+MEASUREMENTS = 3
+"""With fewer measurements of a training, normalisations are not judged."""
+HALF, LEFT = 0.5, 0.1
+DRIFTED, SETTLED = 1.0, 20
+EXPERIMENT = 10
+
+UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
+AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
+ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
+NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
+UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
+DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
+
+
+def frozen(evidence: Evidence) -> Found | None:
+    r"""Frozen weights do not learn. Those of a pretrained part need not; those of a new layer have to.
+
+    Weights with two dimensions or more and without `requires_grad` are a note. They are a warning if they are uniform
+    within $\pm 1/\sqrt{\text{inputs}}$, PyTorch's default initialisation, have no gradient, and other frozen weights
+    are not: a new layer was frozen together with a pretrained part.
+
+    *Source.* PyTorch's `reset_parameters`; a uniform distribution has the root mean square $1/\sqrt{3}$ of its bound.
+    """
+    latest = evidence.latest
+    fixed = [w for w in latest.weights if not w.trains and len(w.shape) > 1]
+    if not fixed:
+        return None
+    fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
+    fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed)
+    if fresh and len({w.fresh for w in fixed}) > 1 and any(w.trains for w in latest.weights):
+        text = f"{listed(fresh)} {verb(fresh, 'is', 'are')} frozen with random weights, as they were initialised."
+        return Found(fresh, len(fresh), 0, text)
+    names = tuple(w.name for w in fixed)
+    share = sum(math.prod(w.shape) for w in fixed) / sum(math.prod(w.shape) for w in latest.weights)
+    text = f"{percent(share)} % of the parameters are frozen: {listed(names, [w.name for w in latest.weights])}."
+    return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
+
+
+def no_activation(evidence: Evidence) -> Found | None:
+    """Two linear layers in a row are one linear layer.
+
+    A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
+    else reads it, and the layer in between is not narrower than its inputs and outputs: a narrow one is a factorisation
+    (LoRA, the code of an autoencoder). A network of `EXPERIMENT` layers or more without any activation is linear on
+    purpose: a note.
+
+    *Source.* Arithmetic: a product of matrices is a matrix.
+    """
+    found = []
+    for i, layer in enumerate(evidence.layers):
+        if layer.reads is None or evidence.consumers[layer.reads] != (i,):
+            continue
+        before = evidence.layers[layer.reads]
+        shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
+        linear = all(plain(x.kind) in ("linear", "addmm") for x in (before, layer))
+        if linear and len(shapes) == 2 and shapes[0][0] == shapes[1][-1] >= min(shapes[0][-1], shapes[1][0]):
+            found += [before.name, layer.name]
+    if not found:
+        return None
+    text = f"Nothing is between {named(found[0])} and {named(found[1])}: two linear layers in a row are a single one."
+    experiment = len(evidence.layers) >= EXPERIMENT and all(x.role == "weights" for x in evidence.layers)
+    severity = Severity.NOTE if experiment else None
+    return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
+
+
+def normalisation(evidence: Evidence) -> Found | None:
+    r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
+
+    The rule judges a `Monitor` with `MEASUREMENTS` measurements or more. It applies if batches have one sample, if the
+    momentum is 0, so that running statistics never change, or if after `SETTLED` steps the running means are far from
+    those of the batch: the mean over the channels of the squared difference over the variance of the batch is above
+    `DRIFTED`. This happens if one normalisation serves several places.
+
+    *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
+    batches.
+    """
+    steps = [m for m in evidence.measurements if m.norms]
+    if len(steps) < MEASUREMENTS:
+        return None
+    norms = steps[-1].norms
+    fixed = tuple(dict.fromkeys(n.name for n in norms if n.momentum == 0))
+    if fixed:
+        text = f"The momentum of {listed(fixed)} is 0: running statistics stay as they were initialised."
+        return Found(fixed, 0.0, 0.0, text, UPDATE)
+    if all(n.samples == 1 for m in steps for n in m.norms):
+        names = tuple(dict.fromkeys(n.name for n in norms))
+        text = f"{listed(names)} {verb(names, 'normalises', 'normalise')} batches of a single sample: in use, running "
+        return Found(names, 1.0, 2.0, f"{text}statistics of all samples replace its own.")
+    far = [n for n in norms if n.drift > DRIFTED]
+    if not far or (steps[-1].step or 0) < SETTLED:
+        return None
+    worst = max(far, key=lambda n: n.drift)
+    text = f"The running mean of {named(worst.name)} is {number(math.sqrt(worst.drift))} standard deviations from that "
+    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, DRIFTED, f"{text}of the batch.")
+
+
+def dropout(evidence: Evidence) -> Found | None:
+    """So little of the signal is left that the network cannot learn from it.
+
+    The rule applies to calls of dropout in training mode that drop more than `HALF`, if together they leave `LEFT` of
+    the signal or less.
+
+    *Source.* Srivastava et al. (2014) drop half of the hidden units at most. 0.7 was often meant as the share to keep,
+    as in TensorFlow 1.
+    """
+    strong = [share for share in evidence.latest.dropouts if share > HALF]
+    left = math.prod(1 - share for share in strong)
+    if not strong or left > LEFT + 1e-9:
+        return None
+    worst = max(strong)
+    text = f"Dropout of up to {percent(worst)} % runs {len(strong)} times and leaves {percent(left)} % of the paths."
+    return Found((), worst, HALF, text)

@@ -1,0 +1,235 @@
+"""SC206, SC505, SC507, SC509, SC510, and the loss in SC301 and SC302: broken networks beside healthy ones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.layers import chain, rules, with_weight
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Comparison
+
+X, Y = torch.randn(128, 64), torch.randint(10, (128,))
+
+
+def diagnosed(model, inputs=X, **how):
+    return sc.diagnose(model, inputs, Y[: len(inputs)], functional.cross_entropy, **how)
+
+
+def found(diagnosis):
+    return [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE]
+
+
+def mlp(*between, outputs=10):
+    return nn.Sequential(nn.Linear(64, 64), *between, nn.Linear(64, outputs))
+
+
+def trained(model, inputs=X, steps=5, **options):
+    optimizer = torch.optim.SGD(model.parameters(), **{"lr": 0.01} | options)
+    with sc.Monitor(model, every=1) as monitor:
+        for i in range(steps):
+            optimizer.zero_grad()
+            batch = inputs[i][None] if inputs.dim() > X.dim() else inputs
+            functional.cross_entropy(model(batch), Y[: len(batch)]).backward()
+            optimizer.step()
+    return monitor.diagnosis()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (255 * torch.rand(128, 64), ["SC206"]),
+        (100 * X, ["SC206"]),
+        (1e-3 * torch.rand(128, 64), ["SC206"]),
+        (X, []),
+        (5 * X, []),
+        (0.1 * X, []),
+        (torch.rand(128, 64), []),
+        (16 * torch.rand(128, 64), []),
+    ],
+    ids=["bytes", "large", "divided twice", "unit", "somewhat large", "somewhat small", "fractions", "digits"],
+)
+def test_the_size_of_the_inputs(inputs, expected):
+    model = mlp(nn.ReLU())
+    assert found(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == expected
+    large = inputs.abs().max() > 50
+    findings = [(f.rule, f.severity.value) for f in sc.diagnose(model, inputs).findings]
+    assert findings == [(rule, "note" if large else "warning") for rule in expected], "a ReLU passes any scale on"
+
+
+def test_a_normalisation_at_the_start_takes_inputs_of_any_size():
+    for inputs in (255 * torch.rand(128, 64), 1e-3 * torch.rand(128, 64)):
+        model = nn.Sequential(nn.BatchNorm1d(64, eps=1e-12), *mlp(nn.ReLU()))
+        assert found(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == []
+    model = mlp(nn.BatchNorm1d(64), nn.ReLU())
+    assert found(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), 255 * torch.rand(128, 64))) == []
+
+
+def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    model[0].requires_grad_(False)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity, finding.layers) == ("SC505", Severity.NOTE, ("0.weight",))
+    nn.init.orthogonal_(model[0].weight)
+    model[2].requires_grad_(False)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity, finding.layers) == ("SC505", Severity.WARNING, ("2.weight",))
+
+
+def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
+    """An adapter, a prompt or an embedding trains through a frozen model."""
+    model = mlp(nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    nn.init.orthogonal_(model[2].weight)
+    model[2:].requires_grad_(False)
+    (finding,) = diagnosed(model).findings
+    assert (finding.rule, finding.severity) == ("SC505", Severity.NOTE)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ((), ["SC507"]),
+        ((nn.Dropout(0.1),), ["SC507"]),
+        ((nn.Flatten(),), ["SC507"]),
+        ((nn.ReLU(),), []),
+        ((nn.LayerNorm(64),), []),
+        ((nn.Linear(64, 8), nn.Linear(8, 64), nn.ReLU()), ["SC507"]),
+        ((nn.ReLU(), nn.Linear(64, 8), nn.Linear(8, 64), nn.ReLU()), []),
+    ],
+    ids=["nothing", "dropout", "flatten", "ReLU", "norm", "into a code", "factorisation"],
+)
+def test_two_linear_layers_in_a_row_are_one_unless_they_are_a_factorisation(layers, expected):
+    assert found(diagnosed(mlp(*layers))) == expected
+
+
+def test_a_linear_layer_that_others_read_too_is_healthy():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            return self.last(hidden + self.second(hidden).relu())
+
+    assert found(diagnosed(Skip())) == []
+
+
+def test_statistics_that_stay_or_are_of_one_sample():
+    assert found(trained(mlp(nn.BatchNorm1d(64, momentum=0.0), nn.ReLU()))) == ["SC509"]
+    assert found(trained(mlp(nn.BatchNorm1d(64, momentum=None), nn.ReLU()))) == []
+
+    def images(norm):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+        )
+
+    one_by_one = torch.randn(5, 1, 9, 9)
+    model = images(nn.BatchNorm2d(8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sc.Monitor(model, every=1) as monitor:
+        for image in one_by_one:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(image[None]), Y[:1]).backward()
+            optimizer.step()
+    assert found(monitor.diagnosis()) == ["SC509"]
+
+
+def test_one_normalisation_for_two_places_drifts_from_both():
+    class Shared(nn.Module):
+        def __init__(self, norms):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+            self.norms = nn.ModuleList(norms)
+
+        def forward(self, x):
+            low = self.norms[0](self.first(x) - 5).relu()
+            return self.last(self.norms[-1](self.second(low) + 5).relu())
+
+    assert found(trained(Shared([nn.BatchNorm1d(64)]), steps=40)) == ["SC509"]
+    assert found(trained(Shared([nn.BatchNorm1d(64), nn.BatchNorm1d(64)]), steps=40)) == []
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [((0.9,), ["SC510"]), ((0.7, 0.7), ["SC510"]), ((0.5,) * 6, []), ((0.7,), []), ((0.1,) * 30, [])],
+)
+def test_dropout_that_leaves_a_tenth(shares, expected):
+    model = mlp(nn.ReLU(), *map(nn.Dropout, shares))
+    assert found(diagnosed(model, training=True)) == expected
+    assert found(diagnosed(model)) == [], "evaluation drops nothing"
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1.0, []), (200.0, ["SC201"])])
+def test_saturated_outputs_are_named_if_they_are_wrong(size, expected):
+    model = nn.Sequential(*mlp(nn.ReLU(), outputs=1), nn.Tanh())
+    targets = (torch.arange(128.0) % 2)[:, None]
+    with torch.no_grad():
+        model[2].weight.mul_(size)
+    assert found(sc.diagnose(model, X, targets, functional.mse_loss)) == expected
+    right = model(X).detach().sign()
+    assert found(sc.diagnose(model, X, right, functional.mse_loss)) == []
+
+
+def test_a_network_of_many_layers_without_activations_is_an_experiment():
+    model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(12)])
+    for layer in model:
+        nn.init.orthogonal_(layer.weight)
+    assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("SC507", Severity.NOTE)]
+
+
+def training(updates, losses, rates=None):
+    """Measurements of two weights with these updates and losses, and the rates."""
+    steps = []
+    for i, (update, loss) in enumerate(zip(updates, losses, strict=True)):
+        m = replace(chain(1.0, 1.0), loss=loss, step=i)
+        for name in ("0.weight", "2.weight"):
+            m = with_weight(m, name, update=update, rate=(rates or [1.0] * len(losses))[i])
+        steps.append(m)
+    return steps
+
+
+FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
+RUINED = [0.3, 0.2, 0.05, *[1e-3] * 9]
+
+
+@pytest.mark.parametrize(
+    ("updates", "losses", "expected"),
+    [
+        (RUINED, FLAT, ["SC302"]),
+        (RUINED, FALLING, []),
+        ([0.05, *RUINED[1:]], FLAT, ["SC302"]),
+        ([0.05, 0.02, 0.01, *[1e-4] * 9], FLAT, []),
+        ([1e-6] * 12, FLAT, ["SC301"]),
+        ([1e-6] * 12, FALLING, []),
+        ([1e-3] * 12, FLAT, []),
+        ([1e-2] * 3 + [1e-5] * 9, FLAT, []),
+    ],
+    ids=["ruined", "learns", "ruined later", "not large", "slow", "slow but learns", "usual", "faded at one rate"],
+)
+def test_rates_are_judged_by_the_loss(updates, losses, expected):
+    assert rules(*training(updates, losses)) == expected
+
+
+@pytest.mark.parametrize(
+    ("usual", "losses", "expected"),
+    [(3, FLAT, ["SC301"]), (3, FALLING, []), (10, FLAT, [])],
+    ids=["early", "after learning", "at the end"],
+)
+def test_a_schedule_that_ends_the_training_too_early(usual, losses, expected):
+    rates = [1.0] * usual + [1e-3] * (12 - usual)
+    assert rules(*training([1e-2 * rate for rate in rates], losses, rates)) == expected
+
+
+def test_a_rate_that_was_lowered_has_not_ruined_anything():
+    assert rules(*training([0.3, 0.2, *[0.02] * 4, *[1e-2] * 6], FLAT, [1.0] * 6 + [0.1] * 6)) == []
+
+
+def test_a_loss_at_chance_is_not_learned_even_if_it_fell_from_far_above():
+    steps = training(RUINED, [30.0, 10.0, 4.0, *[2.3] * 9])
+    assert rules(*steps) == []
+    scores = Comparison("cross_entropy", shape=(64, 10), target_shape=(64,), classes=True, low=0, high=9)
+    assert rules(*[replace(m, comparisons=(scores,)) for m in steps]) == ["SC302"]
