@@ -22,6 +22,7 @@ import sigmoidcore as sc
 from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
 from sigmoidcore.nn.recurrent import converted, folded
+from sigmoidcore.peers.gated import LastStep
 from sigmoidcore.training import digits
 
 KINDS = (
@@ -92,18 +93,9 @@ def adding(name: str) -> Task:
 TASKS: dict[str, Callable[[str], Task]] = {"digits 64": pixels, "fashion 784": pixels, "adding 400": adding}
 
 
-class LastStep(nn.Module):
-    """A recurrent layer, and a linear reading of its last output."""
-
-    def __init__(self, kind: str, features: int, units: int, outputs: int) -> None:
-        super().__init__()
-        make = sc.RNN if kind.startswith("rnn") else nn.LSTM if kind.startswith("lstm") else nn.GRU
-        self.layer = make(features, units, batch_first=True)
-        self.out = nn.Linear(units, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.out(self.layer(x)[0][:, -1])
-        return result
+def network(kind: str, features: int, units: int, outputs: int) -> LastStep:
+    make = sc.RNN if kind.startswith("rnn") else nn.LSTM if kind.startswith("lstm") else nn.GRU
+    return LastStep(make(features, units, batch_first=True), outputs)
 
 
 @torch.no_grad()
@@ -120,7 +112,7 @@ def chrono(layer: nn.RNNBase, steps: int) -> None:
 def train(task: Task, kind: str, lr: float, seed: int, units: int, steps: int) -> tuple[float, float]:
     """Score on the test set; spread of the gradient through time before the first step."""
     torch.manual_seed(seed)
-    model = LastStep(kind, task.features, units, task.outputs)
+    model = network(kind, task.features, units, task.outputs)
     inputs, targets = task.first
     groups: Any = model.parameters()
     if kind == "rnn of cores":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
+from sigmoidcore.peers.gated import LastStep
 from sigmoidcore.training import digits
 from sigmoidcore.training.data import accuracy
 
@@ -26,22 +27,10 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class LastStep(nn.Module):
-    """A recurrent layer, and a linear reading of its last output."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.layer = KINDS[kind]()
-        self.out = nn.Linear(UNITS, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.layer(x)[0][:, -1])
-
-
 def train(kind: str, lr: float, seed: int, epochs: int, data: tuple[Tensor, ...]) -> float:
     train_x, train_y, test_x, test_y = data
     torch.manual_seed(seed)
-    model = LastStep(kind)
+    model = LastStep(KINDS[kind](), 10)
     groups: Any = model.parameters()
     if kind == "core":
         sc.prepare(model, train_x[:256], targets=train_y[:256], loss_fn=nn.functional.cross_entropy)
@@ -64,7 +53,7 @@ def train(kind: str, lr: float, seed: int, epochs: int, data: tuple[Tensor, ...]
 
 def step_times(data: tuple[Tensor, ...], repeats: int) -> dict[str, float]:
     """Median seconds of a forward and backward pass, the kinds in turn."""
-    models = {kind: LastStep(kind) for kind in KINDS}
+    models = {kind: LastStep(KINDS[kind](), 10) for kind in KINDS}
     times: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(repeats):
         for kind, model in models.items():

@@ -4,13 +4,14 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from sigmoidcore.nn.networks import RNN
 from sigmoidcore.peers.method import Method, Problem
 
 
 class LastStep(nn.Module):
     """A recurrent layer [batch, steps, features], and a linear layer on the outputs of its last step."""
 
-    def __init__(self, layer: nn.RNNBase, outputs: int) -> None:
+    def __init__(self, layer: nn.RNNBase | RNN, outputs: int) -> None:
         super().__init__()
         self.layer = layer
         self.last = nn.Linear(layer.hidden_size, outputs)

@@ -105,6 +105,6 @@ def _expected(values: NDArray[np.float64]) -> float:
 
 
 METHODS = (
-    Method("dks", "Martens et al. (2021), arXiv 2110.01765", shaped, knob="zeta", knobs=(1.5, 1.1, 3.0)),
+    Method("dks", "Martens et al. (2021), arXiv 2110.01765", shaped, knob="zeta", knobs=(1.5, 1.1, 3.0, 10.0)),
     Method("tat", "Zhang, Botev and Martens (2022), arXiv 2203.08120", tailored, knob="eta", knobs=(0.9, 0.8, 0.95)),
 )
