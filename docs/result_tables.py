@@ -98,6 +98,34 @@ def learning_rate() -> Cells:
 
 
 @table
+def sgd() -> Cells:
+    for row in select("sgd", rule="depth_scaled_lr"):
+        momentum = f", momentum {row['momentum']}" if row["momentum"] else ""
+        width = f", width {row['width']}" if row["width"] != 64 else ""
+        name = f"{row['depth']} layers{momentum}{width}"
+        yield name, *(f"{row[multiple]:.1f}" for multiple in ("0.1", "0.33", "1", "3.3"))
+
+
+@table
+def sgd_one_rate() -> Cells:
+    for row in select("sgd", rule="one rate"):
+        rates = ("0.0003", "0.001", "0.003", "0.01", "0.03")
+        yield f"{row['depth']} layers", *(f"{row[rate]:.1f}" for rate in rates)
+
+
+@table
+def speed_converted() -> Cells:
+    names = {
+        "sequential_over_mlp": "`nn.Sequential`",
+        "blocks_over_mlp": "`nn.Sequential` of blocks, each an `nn.Sequential`",
+        "loop_over_mlp": "a loop over an `nn.ModuleList` with `torch.tanh`",
+        "sequential_over_plain": "`nn.Sequential`, over plain sigmoids",
+    }
+    for key, name in names.items():
+        yield name, *(f"{row[key]:.2f}" for row in rows("speed_converted"))
+
+
+@table
 def hostile_inputs() -> Cells:
     for row in rows("hostile_inputs"):
         yield row["case"].replace("as they are", "unchanged"), percent(row["accuracy"])
