@@ -108,6 +108,8 @@ DIFFERENT = {
     "loss_reads",
     "spread",
     "input_spread",
+    "comparisons",
+    "dependence",
     "histogram",
     "low",
     "high",
