@@ -46,7 +46,7 @@ def churn(random: np.random.Generator, rows: int) -> pd.DataFrame:
     fee = np.select([plan == "basic", plan == "plus", plan == "family"], [10.0, 20.0, 30.0], 45.0)
     fee = fee + random.normal(0, 2, rows)
     calls = random.poisson(1.0, rows)
-    risk = -5.2 + 0.7 * calls - 0.03 * months + 0.04 * fee + 0.9 * (plan == "basic") * (calls > 2)
+    risk = -4.65 + 0.7 * calls - 0.03 * months + 0.04 * fee + 0.9 * (plan == "basic") * (calls > 2)
     table = pd.DataFrame({"age": age, "months": months, "plan": plan, "region": region, "fee": fee, "calls": calls})
     table.loc[random.random(rows) < 0.1, "age"] = None
     table.loc[random.random(rows) < 0.05, "plan"] = None
@@ -59,7 +59,7 @@ def flats(random: np.random.Generator, rows: int) -> pd.DataFrame:
     district = random.integers(0, 60, rows)
     sold = pd.Timestamp("2015-01-01") + pd.to_timedelta(random.integers(0, 3_650, rows), "D")
     worth = random.normal(4_000, 1_200, 60)
-    season = np.sin(2 * np.pi * sold.dayofyear.to_numpy() / 365.25)
+    season = np.sin(2 * np.pi * sold.day_of_year.to_numpy() / 365.25)
     years = (sold - pd.Timestamp("2015-01-01")).days.to_numpy() / 365.25
     price = size**0.95 * worth[district] * (1 + 0.05 * years + 0.03 * season) * (1 + 0.01 * floor)
     state = random.choice(["new", "renovated", "old"], rows)
