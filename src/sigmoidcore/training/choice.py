@@ -4,7 +4,10 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
 
 import sigmoidcore as sc
 from sigmoidcore.training.data import Data, DataError, memory, needed, uneven
@@ -18,9 +21,12 @@ from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.state import seed_all
 from sigmoidcore.training.session import CtrlC, bad_input
 
+T = TypeVar("T")
 DEPTHS = (3, 10, 30)
-DECAYS = (0.4, 0.08, 2.0, 8.0)
-"""Depths and weight decays that a table is tried with; the depths with the first decay."""
+DECAYS = (8.0, 2.0, 0.4, 0.08)
+"""Depths and weight decays that a table is tried with, the simplest network first."""
+USUAL_DECAY = 0.4
+"""The decay with which depths are tried."""
 WITHOUT_TRIALS = 10
 """Depth for a table without a validation part."""
 TRIAL_STEPS = 300
@@ -98,10 +104,10 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
     trials, notes = _Trials(options, data, ctrl_c, place), []
     decays = DECAYS if options.weight_decay is None else (options.weight_decay,)
     weighted = bool(options.class_weights)
-    depth, decay = options.depth, decays[0]
+    depth, decay = options.depth, USUAL_DECAY if options.weight_decay is None else options.weight_decay
     if depth is None:
         by_depth = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
-        depth = min(by_depth, key=by_depth.__getitem__)
+        depth = simplest(by_depth)
         notes.append(f"{count(depth, 'layer')}, by the validation loss: {_listed(by_depth)}")
     if weighing:
         without, with_weights = (trials.of(depth, decay, each)[1] for each in (False, True))
@@ -112,7 +118,7 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
         )
     if len(decays) > 1:
         by_decay = {each: trials.of(depth, each, weighted)[0] for each in decays}
-        decay = min(by_decay, key=by_decay.__getitem__)
+        decay = simplest(by_decay)
         notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(by_decay)}")
         decay = float(f"{decay * trials.share:.3g}")
     return replace(options, depth=depth, weight_decay=decay, class_weights=weighted), tuple(notes)
@@ -131,16 +137,16 @@ class _Trials:
         self.steps = min(TRIAL_STEPS, options.epochs * steps)
         self.share = self.steps / (options.epochs * steps)
         self.epochs = -(-self.steps // steps)
-        self._found: dict[tuple[int, float, bool], tuple[float, float]] = {}
+        self._found: dict[tuple[int, float, bool], tuple[Tensor, float]] = {}
 
-    def of(self, depth: int, decay: float, weighted: bool) -> tuple[float, float]:
-        """The loss and the macro-F1 on the validation part; the loss of a training that diverges is infinite."""
+    def of(self, depth: int, decay: float, weighted: bool) -> tuple[Tensor, float]:
+        """Losses [samples] and macro-F1 on the validation part; losses of a training that diverges are infinite."""
         key = depth, decay, weighted
         if key not in self._found:
             self._found[key] = self._measured(*key)
         return self._found[key]
 
-    def _measured(self, depth: int, decay: float, weighted: bool) -> tuple[float, float]:
+    def _measured(self, depth: int, decay: float, weighted: bool) -> tuple[Tensor, float]:
         options, data = self.options, self.data
         seed_all(options.seed)
         model = network("mlp", **sizes_for("mlp", data.shape, data.outputs, options.width, depth)).model
@@ -153,19 +159,41 @@ class _Trials:
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a network that is not kept
                 training.run(asked=lambda: self.ctrl_c.asked or training.step + 1 >= self.steps)
         except FloatingPointError:
-            return math.inf, 0.0
+            return torch.full((len(data.validation or ()),), torch.inf), 0.0
         self.ctrl_c.check()
         outputs, targets = outputs_and_targets(model, data, self.place, validation=True)
-        loss = float(training.loss(outputs, targets))  # with the weights of classes that it was trained with
         if not data.kind.is_class:
-            return loss if math.isfinite(loss) else math.inf, 0.0
+            return nn.functional.mse_loss(outputs, targets, reduction="none").mean(1), 0.0
+        losses = nn.functional.cross_entropy(outputs, targets, reduction="none")
+        if recipe.class_weights is not None:
+            weights = recipe.class_weights[targets]
+            losses = losses * weights / weights.mean()
         f1_score = needed("sklearn.metrics", "scikit-learn").f1_score
-        f1 = float(f1_score(targets, outputs.argmax(1), average="macro", zero_division=0))
-        return loss if math.isfinite(loss) else math.inf, f1
+        return losses, float(f1_score(targets, outputs.argmax(1), average="macro", zero_division=0))
 
 
-def _listed(losses: Mapping[Any, float]) -> str:
-    return ", ".join(f"{value:g}: {loss:.3g}" for value, loss in losses.items())
+def simplest(losses: Mapping[T, Tensor]) -> T:
+    """The first whose mean loss is above the smallest by at most one standard error of the difference.
+
+    Source: the rule of Breiman et al. (1984), Classification and Regression Trees, section 3.4.3.
+
+    Example:
+        >>> small = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        >>> simplest({3: small + 0.1 * small.flip(0), 10: small + torch.tensor([0.9, -0.9, 0.9, -0.9]), 30: small})
+        10
+    """
+    finite = {value: each.double().nan_to_num(torch.inf) for value, each in losses.items()}
+    best = min(finite.values(), key=lambda each: float(each.mean()))
+
+    def is_as_good(each: Tensor) -> bool:
+        difference = each - best
+        return bool(difference.mean() <= difference.std(correction=0) / math.sqrt(len(difference)))
+
+    return next((value for value, each in finite.items() if is_as_good(each)), next(iter(finite)))
+
+
+def _listed(losses: Mapping[Any, Tensor]) -> str:
+    return ", ".join(f"{value:g}: {float(each.mean()):.3g}" for value, each in losses.items())
 
 
 def _description(kind: str, sizes: Mapping[str, Any]) -> str:
