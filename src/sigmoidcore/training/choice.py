@@ -179,7 +179,7 @@ def simplest(losses: Mapping[T, Tensor]) -> T:
 
     Example:
         >>> small = torch.tensor([1.0, 2.0, 3.0, 4.0])
-        >>> simplest({3: small + 0.1 * small.flip(0), 10: small + torch.tensor([0.9, -0.9, 0.9, -0.9]), 30: small})
+        >>> simplest({3: small + 0.1 * small.flip(0), 10: small + torch.tensor([0.9, -0.8, 0.9, -0.8]), 30: small})
         10
     """
     finite = {value: each.double().nan_to_num(torch.inf) for value, each in losses.items()}
