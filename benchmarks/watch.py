@@ -236,7 +236,9 @@ def run(program: Program, checkouts: Path, options: str, *, watched: bool, fault
     if watched:
         command += ["-m", "sigmoidcore", "watch", "--json", str(verdict)]
     command += [script.name, *options.split()]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(place), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    home = place.parent / "watched-program-home"  # for caches, such as that of the fonts
+    home.mkdir(exist_ok=True)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment["PYTHONPATH"] = f"{root}:{Path(__file__).resolve().parent.parent / 'src'}"
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True)
@@ -293,7 +295,7 @@ def scripts(report: Report, checkouts: Path) -> None:
                 named=any(name in watched.found or name in watched.error for name in program.fault.names)
                 if fault
                 else "",
-                healthy="healthy: " in watched.error and not watched.found,
+                accused=bool(watched.found),
                 verdict=verdict.strip()[:2000],
             )
 
