@@ -182,6 +182,18 @@ def test_gradients_that_are_emptied_before_the_last_of_several_passes_are_wasted
     assert rules(model, accumulating(model, sgd(model), early=True, passes=2)) == [], "it may look ahead (SAM)"
 
 
+def test_an_optimizer_that_evaluates_a_closure_several_times_uses_all_gradients(model):
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=6)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    assert "SC306" not in rules(model, lambda: optimizer.step(closure))
+
+
 @pytest.mark.parametrize(
     ("make", "decay", "expected"),
     [

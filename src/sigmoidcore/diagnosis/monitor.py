@@ -203,6 +203,7 @@ class Monitor:
         elif self._in_step:  # in a closure: its last evaluation counts
             if self._probe.drop_emptied():
                 self._probe.forget()
+            self._probe.discarded = 0  # the optimizer has used them
         elif self._optimizers.stepped:  # another than the one that counts
             self._probe.start_over()
             self._optimizers.stepped.clear()

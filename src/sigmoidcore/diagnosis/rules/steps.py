@@ -59,7 +59,7 @@ def no_step(evidence: Evidence) -> Found | None:
     latest = evidence.latest
     if latest.unused < UNUSED or latest.foreign_steps:
         return None
-    text = f"{counted(latest.unused, 'backward pass').replace('passs', 'passes')} computed gradients, and no optimizer "
+    text = f"{latest.unused:,} backward passes computed gradients, and no optimizer "
     return Found((), latest.unused, UNUSED, f"{text}made a step.")
 
 
@@ -93,7 +93,7 @@ def discarded(evidence: Evidence) -> Found | None:
     wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
     if len(steps) < MEASUREMENTS or wasted < WASTED or any(m.foreign_steps for m in steps):
         return None
-    text = f"Before each step, the gradients of {counted(wasted, 'forward pass')}es were emptied: only the last ones "
+    text = f"Before each step, the gradients of {wasted:,} forward passes were emptied: only the last ones "
     return Found((), wasted, WASTED, f"{text}count.")
 
 
