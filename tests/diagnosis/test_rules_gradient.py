@@ -92,6 +92,14 @@ def test_layers_that_read_learned_queries_only_may_have_no_gradient():
     assert rules(changed(changed(found, 0, spread=1.0), 1, spread=1.0)) == ["SC502"]
 
 
+def test_a_head_that_starts_tiny_is_not_a_vanished_gradient():
+    found = chain(1e-5, 1e-5, 1.0)
+    assert rules(found) == ["SC101"]
+    assert rules(with_weight(found, "4.weight", size=1e-3)) == []
+    assert rules(with_weight(found, "4.weight", size=1e-3, trains=False)) == ["SC101"]
+    assert rules(with_weight(chain(1e-9, 1e-9, 1.0), "4.weight", size=1e-3)) == ["SC101"]
+
+
 def scaled_branch(level, **gamma):
     """Patches that reach the class token through a branch with a scale of 1e-6 only."""
     layers = linear("patches", level), linear("attention", level, 0, scaled_by=("gamma",)), linear("head", 1.0, 1)

@@ -28,6 +28,20 @@ def test_unused_heads_and_unused_parameters_are_warnings():
     assert "the forward pass does not use" in only(idle).message
 
 
+@pytest.mark.parametrize(("shape", "severity"), [((1, 1, 8), "note"), ((8,), "note"), ((8, 2), "warning")])
+def test_an_unused_vector_is_a_note_because_it_may_be_the_embedding_of_a_mask(shape, severity):
+    used = Weight("0.weight", (2, 2), gradient=1.0)
+    assert only(replace(chain(1.0), weights=(used, Weight("mask", shape, used=False)))).severity == severity
+
+
+def test_a_zero_table_that_is_added_may_have_no_gradient_and_an_empty_weight_too():
+    zero = {"size": 0.0, "gradient": 0.0}
+    for weight in (Weight("positions", (10, 4), **zero), Weight("0.weight", (10, 0), **zero)):
+        found = chain(1.0, 1.0)
+        others = tuple(w for w in found.weights if w.name != weight.name)
+        assert rules(replace(found, weights=(*others, weight))) == []
+
+
 def experts(*gradients, rows=(4, 4, 4, 4)):
     """A stem, experts beside each other, and a head."""
     own = [linear(f"experts.{i}", g, shape=(n, 10)) for i, (g, n) in enumerate(zip(gradients, rows, strict=True)) if n]

@@ -8,6 +8,12 @@ from functools import cached_property
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.wording import listed
 
+USUAL = 0.5
+"""Root mean square of the norms of a weight's rows, just below that of PyTorch's default for a Linear, 0.58."""
+
+TINY = 0.1
+"""A head of less than this share of the usual size was started small on purpose."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -139,6 +145,17 @@ class Evidence:
             found[i] = min([1.0, *filter(math.isfinite, sizes), *(found[c] for c in self.consumers[i])])
         return tuple(found)
 
+    @cached_property
+    def head_scales(self) -> tuple[float, ...]:
+        """For each layer: the smallest size of a tiny trained head that it feeds, over a usual one; else 1."""
+        found = [1.0] * len(self.layers)
+        sinks = set(self.sinks)
+        for i in reversed(range(len(found))):
+            own = [self.weights[name] for name in self.layers[i].weights if i in sinks and name in self.weights]
+            small = [w.size / usual_size(w) for w in own if len(w.shape) > 1 and w.trains and w.gradient and w.size > 0]
+            found[i] = min([1.0, *(x for x in small if x < TINY), *(found[c] for c in self.consumers[i])])
+        return tuple(found)
+
     def _row_factors(self) -> list[float]:
         """For each layer: how much larger its gradient would be for all rows; an expert of a mixture sees a few."""
         groups: dict[tuple[object, ...], list[int]] = {}
@@ -223,6 +240,11 @@ class Evidence:
 def is_zero(weight: Weight) -> bool:
     """Whether all numbers of a weight are 0, if it has any; a bias of 0 is usual and does not count."""
     return weight.size == 0 and 0 not in weight.shape and not weight.name.rpartition(".")[2].startswith("bias")
+
+
+def usual_size(weight: Weight) -> float:
+    """L2 norm of a usual initial weight of this shape, at least."""
+    return USUAL * math.sqrt(weight.shape[0])
 
 
 def siblings(name: str) -> tuple[str, ...]:

@@ -37,8 +37,8 @@ def vanishing(evidence: Evidence) -> Found | None:
     layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL` it is
     a note, below `VANISHED` a warning, below `GONE` an error. Layers are left out if a branch starts at 0 beside a skip
     connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a healthy layer, or if
-    saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So does a trained scale of a branch, such as
-    LayerScale's 1e-6: the thresholds are multiplied by it.
+    saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So do trained scales of branches, such as
+    LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied by their sizes.
 
     *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
     steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
@@ -52,7 +52,7 @@ def vanishing(evidence: Evidence) -> Found | None:
     # A branch beside a skip connection may have less than what reaches the inputs.
     first = next((i for i in worst if own[i] >= STEEP * best[i]), worst[0])
     level = own[first]
-    share = level / (evidence.branch_scales[first] or 1.0)
+    share = level / (_scales(evidence)[first] or 1.0)
     place, names = _place(evidence, worst, shrinks=True)
     size = "Less than 1e-30" if level < 1e-30 else f"Only {number(level)}"
     effect = f"{verb(names, 'it learns', 'they learn')} {'slowly' if share >= VANISHED else 'almost nothing'}"
@@ -85,9 +85,14 @@ def exploding(evidence: Evidence) -> Found | None:
 
 def lost(evidence: Evidence) -> tuple[int, ...]:
     """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
-    left, scales = units.gradient_left(evidence), evidence.branch_scales
+    left, scales = units.gradient_left(evidence), _scales(evidence)
     fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL * scales[i])
     return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL * left[i] * scales[i])
+
+
+def _scales(evidence: Evidence) -> tuple[float, ...]:
+    """For each layer: how much smaller its gradient is for a small scale of a branch and a small head, which grow."""
+    return tuple(branch * head for branch, head in zip(evidence.branch_scales, evidence.head_scales, strict=True))
 
 
 def fades(evidence: Evidence) -> bool:

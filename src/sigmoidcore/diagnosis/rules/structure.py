@@ -36,7 +36,8 @@ def no_gradient(evidence: Evidence) -> Found | None:
     A parameter is named if it has `requires_grad` and its `.grad` is None in all measurements. If no parameter gets a
     gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get one, whose names
     differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
-    after `MEASUREMENTS` measurements of a `Monitor` it is a warning.
+    after `MEASUREMENTS` measurements of a `Monitor` it is a warning. It is a note if all that is unused are single
+    vectors, such as the embedding of a mask in a batch without masks.
 
     *Source.* Arithmetic; the number of measurements is a choice.
     """
@@ -61,6 +62,11 @@ def no_gradient(evidence: Evidence) -> Found | None:
         return _of(missing, text, WAIT, Severity.NOTE)
     missing = [name for name in missing if name not in spare]
     unused = not any(evidence.weights[name].used for name in missing)
+    if unused and all(max(evidence.weights[name].shape, default=1) == _count(evidence, name) for name in missing):
+        text = (
+            f"The forward pass of this batch does not use the {verb(missing, 'vector', 'vectors')} {listed(missing)}."
+        )
+        return _of(missing, text, WAIT, Severity.NOTE)
     them = verb(missing, "it", "them")
     why = f"the forward pass does not use {them}" if unused else f"the loss does not depend on {them}"
     text = f"{listed(missing)} {verb(missing, 'is', 'are')} trainable but without a gradient: {why}."
@@ -86,7 +92,8 @@ def zero_gradient(evidence: Evidence) -> Found | None:
             return Found(names, 0.0, 0.0, "The loss is 0, and so is every gradient.", EXPECTED_ZERO, Severity.NOTE)
         text = "The gradient from the loss to the last layer is exactly 0: nothing is trained."
         return Found(names, 0.0, 0.0, text, FIND_FLAT_END, Severity.ERROR)
-    stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w)]
+    factors = {name for layer in evidence.latest.weighted for name in layer.weights}  # what is added blocks nothing
+    stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w) and w.name in factors]
     if stuck:
         are = verb(stuck, "is 0 and gets", "are 0 and get")
         text = f"{listed(stuck)} {are} a gradient of exactly 0: nothing moves."
@@ -130,6 +137,11 @@ def unregistered(evidence: Evidence) -> Found | None:
     text = f"{listed(names)} {verb(names, 'is', 'are')} trainable but missing in model.parameters()"
     them = verb(names, "it", "them")
     return _of(names, f"{text}: the optimizer does not move {them} and state_dict() does not save {them}.")
+
+
+def _count(evidence: Evidence, name: str) -> int:
+    """How many numbers a parameter has."""
+    return math.prod(evidence.weights[name].shape)
 
 
 def _of(names: Sequence[str], message: str, remedy: str | None = None, severity: Severity | None = None) -> Found:

@@ -6,7 +6,7 @@ from statistics import mean, median
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
-from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
+from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, number, verb
 
@@ -14,8 +14,6 @@ STILL = 1.2e-7
 """The rounding of float32."""
 SLOW, FADED = 1e-5, 0.01
 VIOLENT, REPLACED = 0.1, 1.0
-USUAL = 0.5
-"""Root mean square of the norms of a weight's rows, just below that of PyTorch's default for a Linear, 0.58."""
 MEASUREMENTS = 3
 """With fewer measurements of a weight, its updates are not judged."""
 STUCK, UNLEARNED, CHANCE = 0.97, 0.5, 0.95
@@ -62,7 +60,7 @@ def too_large(evidence: Evidence) -> Found | None:
 
     A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above `VIOLENT`, over
     at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error. A weight that is smaller
-    than usual initial ones, `USUAL` $\sqrt{\text{rows}}$, is compared with these: a head that starts near 0 grows.
+    than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head that starts near 0 grows.
     Only weights of layers are judged, not parameters that are added or multiply: positions, scales.
 
     It is an error, too, if nothing is learned, and most weights had such a step in the first quarter of the
@@ -136,8 +134,7 @@ def _violence(evidence: Evidence) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in _updates(evidence) if name in of_layers}
     for weight in (w for m in evidence.measurements for w in m.weights if w.name in found):
         if weight.update is not None:
-            floor = USUAL * math.sqrt(weight.shape[0])
-            found[weight.name].append(weight.update * min(1.0, weight.size / floor))
+            found[weight.name].append(weight.update * min(1.0, weight.size / usual_size(weight)))
     return {name: median(updates or [0.0]) for name, updates in found.items()}
 
 
