@@ -20,7 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "cait": ("cait_xxs24_224", RESIZED),
     "coat": ("coat_lite_tiny", RESIZED),
     "convit": ("convit_tiny", RESIZED),
-    "convmixer": ("convmixer_768_32", {"dim": 128, "depth": 8}),
+    "convmixer": ("convmixer.ConvMixer", {"dim": 128, "depth": 8}),
     "convnext": ("convnext_atto", {}),
     "cpubone": ("cpubone_nano", {}),
     "crossvit": ("crossvit_tiny_240", {}),
@@ -28,14 +28,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "cspnet": ("cs3darknet_s", {}),
     "cspnext": ("cspnext_tiny", {}),
     "davit": ("davit_tiny", {}),
-    "deepseek_vit": ("deepseek_vit_412m", TINY),
+    "deepseek_vit": ("deepseek_vit_412m", TINY | {"img_size": 56}),
     "deit": ("deit_tiny_patch16_224", RESIZED),
     "densenet": ("densenet121", {}),
     "dla": ("dla46_c", {}),
     "dpn": ("dpn48b", {}),
     "edgenext": ("edgenext_xx_small", {}),
-    "efficientformer": ("efficientformer_l1", {}),
-    "efficientformer_v2": ("efficientformerv2_s0", {}),
+    "efficientformer": ("efficientformer_l1", {"img_size": 224}),
+    "efficientformer_v2": ("efficientformerv2_s0", RESIZED),
     "efficientnet": ("efficientnet_b0", {}),
     "efficientvim": ("efficientvim_m1", {}),
     "efficientvit_mit": ("efficientvit_b0", {}),
@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "fasternet": ("fasternet_t0", {}),
     "fastvit": ("fastvit_t8", {}),
     "focalnet": ("focalnet_tiny_srf", {}),
-    "gcvit": ("gcvit_xxtiny", {}),
+    "gcvit": ("gcvit_xxtiny", RESIZED),
     "gemma4_vit": ("gemma4_vit_167m", TINY | {"head_dim": 32, "num_kv_heads": 3}),
     "ghostnet": ("ghostnet_050", {}),
     "hardcorenas": ("hardcorenas_a", {}),
@@ -117,8 +117,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def classifier(name: str, options: dict[str, Any]) -> Problem:
-    model = package("timm").create_model(name, pretrained=False, num_classes=KINDS, **options)
-    return model, *images(SAMPLES, options.get("img_size", SIZE)), nn.functional.cross_entropy
+    size = options.get("img_size", SIZE)
+    if name == "efficientformer_l1":  # its attention is made for one size only
+        options = {}
+    module, _, cls = name.rpartition(".")
+    if module:
+        model = getattr(package(f"timm.models.{module}"), cls)(num_classes=KINDS, **options)
+    else:
+        model = package("timm").create_model(name, pretrained=False, num_classes=KINDS, **options)
+    return model, *images(SAMPLES if size <= SIZE else 4, size), nn.functional.cross_entropy
 
 
 def networks() -> Iterator[Network]:

@@ -556,6 +556,7 @@ def test_a_closure_is_measured_by_its_last_evaluation(model, batch):
             assert {w.name: w.update for w in measured.weights} == pytest.approx(moved, rel=1e-3)
     assert len(evaluations) > 3 * PATIENCE
     assert [m.step for m in monitor.measurements] == [0, 1, 2]
+    assert [m.discarded for m in monitor.measurements] == [0, 0, 0]
     assert not any(m.notes for m in monitor.measurements)
 
 

@@ -100,6 +100,13 @@ def test_a_head_that_starts_tiny_is_not_a_vanished_gradient():
     assert rules(with_weight(chain(1e-9, 1e-9, 1.0), "4.weight", size=1e-3)) == ["SC101"]
 
 
+def test_a_large_head_for_large_targets_is_not_an_exploding_gradient():
+    found = chain(1e5, 1e5, 1.0)
+    assert rules(found) == ["SC102"]
+    assert rules(with_weight(found, "4.weight", size=1e4)) == []
+    assert rules(with_weight(chain(1e9, 1e9, 1.0), "4.weight", size=1e4)) == ["SC102"]
+
+
 def scaled_branch(level, **gamma):
     """Patches that reach the class token through a branch with a scale of 1e-6 only."""
     layers = linear("patches", level), linear("attention", level, 0, scaled_by=("gamma",)), linear("head", 1.0, 1)

@@ -10,6 +10,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import find
 
 
@@ -75,6 +76,14 @@ def test_a_constant_path_that_joins_another_is_not_a_collapse():
     assert rules(spreads(0.0, 0.5, 0.5)) == []
     assert rules(spreads(0.5, 1e-4, 0.5, 0.5)) == []
     assert rules(spreads(0.5, 1e-4, 1e-4, 0.5)) == []
+
+
+def test_a_class_token_that_reads_the_samples_through_a_small_scale_is_not_a_collapse():
+    found = spreads(0.5, 1e-5, 1e-5, 1e-5)
+    gamma = Weight("gamma", (100,), size=1e-4, gradient=1.0)
+    scaled = replace(changed(found, 0, scaled_by=("gamma",)), weights=(*found.weights, gamma))
+    assert rules(scaled) == []
+    assert rules(replace(scaled, weights=(*found.weights, replace(gamma, size=10.0)))) == ["SC203"]
 
 
 def test_outputs_with_little_variation_are_healthy_and_equal_outputs_are_not():

@@ -107,6 +107,7 @@ class Monitor:
         self._foreign_steps = 0
         self._optimizers = ModelOptimizers(model)
         self._in_step = False
+        self._discarded = 0  # passes before the step that is running
         self._stepped: int | None = None
         self._counted = False
         self._probe = Probe(model, most=SAMPLES, ranks=self._ranks, begins=self._before_forward)
@@ -213,7 +214,7 @@ class Monitor:
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._probe.stop_following()
         if self._probe.attached and optimizer in self._optimizers:
-            self._in_step = True
+            self._in_step, self._discarded = True, self._probe.discarded
             self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -222,6 +223,8 @@ class Monitor:
         if optimizer not in self._optimizers:
             self._foreign_steps += 1
             return
+        if self._in_step:  # the evaluations of a closure were for the step
+            self._probe.discarded = min(self._discarded, self._probe.discarded)
         self._in_step = False
         counts = self._optimizers.count(optimizer)
         self._counted |= counts

@@ -12,7 +12,7 @@ USUAL = 0.5
 """Root mean square of the norms of a weight's rows, just below that of PyTorch's default for a Linear, 0.58."""
 
 TINY = 0.1
-"""A head of less than this share of the usual size was started small on purpose."""
+"""A head of less than this share of the usual size was started small on purpose, one of more than its inverse large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,24 +136,45 @@ class Evidence:
         return {i: min(self._sizes(i)) / largest for i, (_, largest) in known}
 
     @cached_property
-    def branch_scales(self) -> tuple[float, ...]:
-        """For each layer: the smallest size of a trained scale of a branch that it reaches; 1 without any below 1."""
-        found = [1.0] * len(self.layers)
-        for i in reversed(range(len(found))):
-            own = (self.weights[name] for name in self.layers[i].scaled_by if name in self.weights)
-            sizes = [w.size / math.sqrt(math.prod(w.shape) or 1) for w in own if w.trains and w.gradient]
-            found[i] = min([1.0, *filter(math.isfinite, sizes), *(found[c] for c in self.consumers[i])])
+    def _own_scales(self) -> tuple[float, ...]:
+        """For each layer: the smallest size of a trained parameter that scales its branch; 1 without any below 1."""
+        found = []
+        for layer in self.layers:
+            own = (self.weights[name] for name in layer.scaled_by if name in self.weights)
+            sizes = (w.size / math.sqrt(math.prod(w.shape) or 1) for w in own if w.trains and w.gradient)
+            found.append(min([1.0, *filter(math.isfinite, sizes)]))
         return tuple(found)
 
     @cached_property
-    def head_scales(self) -> tuple[float, ...]:
-        """For each layer: the smallest size of a tiny trained head that it feeds, over a usual one; else 1."""
-        found = [1.0] * len(self.layers)
+    def branch_scales(self) -> tuple[float, ...]:
+        """For each layer: the smallest scale of its branch and of those that it reaches."""
+        found = list(self._own_scales)
+        for i in reversed(range(len(found))):
+            found[i] = min([found[i], *(found[c] for c in self.consumers[i])])
+        return tuple(found)
+
+    @cached_property
+    def scales_before(self) -> tuple[float, ...]:
+        """For each layer: the smallest scale of the branches that lead to it."""
+        found: list[float] = []
+        for layer in self.layers:
+            found.append(min([1.0, *(min(self._own_scales[s], found[s]) for s in layer.sources)]))
+        return tuple(found)
+
+    @cached_property
+    def head_scales(self) -> tuple[tuple[float, float], ...]:
+        """For each layer: the smallest and the largest size, over a usual one, of the trained heads that it feeds.
+
+        Heads whose size is within a factor of `1 / TINY` of the usual one count as 1.
+        """
+        found = [(1.0, 1.0)] * len(self.layers)
         sinks = set(self.sinks)
         for i in reversed(range(len(found))):
             own = [self.weights[name] for name in self.layers[i].weights if i in sinks and name in self.weights]
-            small = [w.size / usual_size(w) for w in own if len(w.shape) > 1 and w.trains and w.gradient and w.size > 0]
-            found[i] = min([1.0, *(x for x in small if x < TINY), *(found[c] for c in self.consumers[i])])
+            sizes = [w.size / usual_size(w) for w in own if len(w.shape) > 1 and w.trains and w.gradient and w.size > 0]
+            odd = [size for size in sizes if not TINY <= size <= 1 / TINY]
+            after = [found[c] for c in self.consumers[i]]
+            found[i] = min([1.0, *odd, *(low for low, _ in after)]), max([1.0, *odd, *(high for _, high in after)])
         return tuple(found)
 
     def _row_factors(self) -> list[float]:

@@ -65,14 +65,14 @@ def exploding(evidence: Evidence) -> Found | None:
     r"""A step that suits the last layers is far too large for the first: training diverges or hardly moves.
 
     A layer $l$ is named if $g_l / g_\text{sink}$ is above `EXPLODED`, for it and for all layers before it; above
-    `BURST` it is an error. Sizes are as in SC101, with the smaller of the two sizes and the largest sink. The rule is
-    skipped if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their
+    `BURST` it is an error. Sizes are as in SC101, with the smaller of the two sizes and the largest sink. A head of
+    more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their
     gradients reach a layer past those behind it.
 
     *Source.* The inverse of SC101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
     near; with 50 layers it is above 1e3.
     """
-    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED)
+    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED * evidence.head_scales[i][1])
     if not risen or evidence.latest.differentiated:
         return None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
@@ -92,7 +92,7 @@ def lost(evidence: Evidence) -> tuple[int, ...]:
 
 def _scales(evidence: Evidence) -> tuple[float, ...]:
     """For each layer: how much smaller its gradient is for a small scale of a branch and a small head, which grow."""
-    return tuple(branch * head for branch, head in zip(evidence.branch_scales, evidence.head_scales, strict=True))
+    return tuple(branch * head for branch, (head, _) in zip(evidence.branch_scales, evidence.head_scales, strict=True))
 
 
 def fades(evidence: Evidence) -> bool:

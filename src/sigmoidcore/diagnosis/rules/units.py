@@ -103,7 +103,8 @@ def collapse(evidence: Evidence) -> Found | None:
     A layer is named if its spread over that of the inputs is below `COLLAPSED`, and that of all layers after it; for
     outputs, which may vary little beside their mean, below `EQUAL`. The spread is the standard deviation across samples
     over the root mean square. Paths that are the same for all samples by design (embeddings of positions, learned
-    queries) join others and are left out. If all inputs are identical, no layer is named.
+    queries) join others and are left out. Trained scales of branches (LayerScale) multiply the thresholds. If all
+    inputs are identical, no layer is named.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -266,10 +267,11 @@ def _collapsed(evidence: Evidence) -> list[int]:
         if layer.spread is None or not math.isfinite(layer.spread) or not layer.rms > 0:
             state[i] = ends and bool(evidence.consumers[i])
             continue
+        scale = inputs * evidence.scales_before[i]
         threshold = COLLAPSED if evidence.feeds_weights[i] else EQUAL
-        state[i] = ends and layer.spread < COLLAPSED * inputs
+        state[i] = ends and layer.spread < COLLAPSED * scale
         only_bias = any(is_zero(evidence.weights[name]) for name in layer.weights if name in evidence.weights)
-        if ends and layer.spread < threshold * inputs and not only_bias:
+        if ends and layer.spread < threshold * scale and not only_bias:
             found.append(i)
     return found[::-1]
 
