@@ -66,8 +66,9 @@ def exploding(evidence: Evidence) -> Found | None:
 
     A layer $l$ is named if $g_l / g_\text{sink}$ is above `EXPLODED`, for it and for all layers before it; above
     `BURST` it is an error. Sizes are as in SC101, with the smaller of the two sizes and the largest sink. A head of
-    more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their
-    gradients reach a layer past those behind it.
+    more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped if
+    the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their gradients reach
+    a layer past those behind it.
 
     *Source.* The inverse of SC101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
     near; with 50 layers it is above 1e3.
