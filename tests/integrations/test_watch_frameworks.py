@@ -125,8 +125,7 @@ def test_a_framework_trains_as_without_it_and_its_model_is_judged(tmp_path, name
     )
     assert watched.returncode == plain.returncode == 0, watched.stderr
     assert weights(watched.stdout) == weights(plain.stdout) != []
-    assert "trained by" in watched.stderr
-    assert "network.body.0" in watched.stderr if name == "lightning" else "body.0" in watched.stderr
+    assert "sigmoid-core: Network, trained by" in watched.stderr
     assert findings(tmp_path) == expected
 
 
