@@ -81,6 +81,15 @@ BROKEN = (
         STEPS,
     ),
     Case(
+        "training: the last layer is not in the optimizer",
+        "a new head was made after the optimizer",
+        RELU,
+        (UNHELD,),
+        ("6.weight", "6.bias"),
+        without(lambda i: i in (6, 7)),
+        STEPS,
+    ),
+    Case(
         "training: transformer, SGD, lr 1e-8",
         "a rate as for no network",
         language,

@@ -48,7 +48,7 @@ def test_a_network_on_a_whole_batch_is_healthy_and_says_that_no_step_was_seen():
 
 def test_a_frozen_model_is_not_called_healthy():
     found = sc.diagnose(small().requires_grad_(False), X)
-    assert first_line(found).startswith("nothing found in 3 layers, but not judged: the training (all 4 parameters")
+    assert "in 3 layers, but not judged: the training (all 4 parameters" in first_line(found)
     assert repr(found) == f"<Diagnosis: {first_line(found)}>"
 
 

@@ -66,7 +66,7 @@ def test_the_loss_is_read_at_most_four_times_a_second(clock):
     with screen.training("a network", 1, CLASSES) as meter:
         for step in range(1, 2001):
             clock[0] += 0.001
-            meter.update(Progress(0, step, 3000, Loss(), 0.0, None, None), 1.0, None)
+            meter.update(Progress(0, step, 3000, Loss(), 0.0, None, None), 1.0, profile(1.0))
     assert 1 <= Loss.read <= 9
 
 
