@@ -65,6 +65,7 @@ def mend(
 
     Example:
         >>> import sigmoidcore as sc
+        >>> import torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
         >>> _ = model[0].bias.data[:12].fill_(20)
