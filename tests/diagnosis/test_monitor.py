@@ -122,6 +122,50 @@ def test_one_step_in_every_so_many_is_measured(model, batch, every, steps):
     assert all(m.samples == ROWS and m.ranks == 1 for m in monitor.measurements)
 
 
+class Counting(torch.overrides.TorchFunctionMode):
+    """Counts the functions that are called while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [Counting, lambda: torch.device("meta")], ids=["function mode", "device"])
+def test_a_mode_around_the_forward_pass_can_be_left_before_the_loss(model, batch, make):
+    optimizer = sgd(model)
+    with Monitor(model, every=1) as monitor:
+        with make() as mode:
+            outputs = model(batch[0])
+        calls = getattr(mode, "calls", 0)
+        assert torch.empty(1).device.type == "cpu"
+        loss = nn.functional.cross_entropy(outputs, batch[1])
+        loss.backward()
+        optimizer.step()
+        assert getattr(mode, "calls", 0) == calls
+    assert monitor.measurements[0].loss == pytest.approx(loss.item())
+
+
+def test_the_default_device_can_change_between_the_forward_pass_and_the_loss(model, batch):
+    optimizer = sgd(model)
+    torch.set_default_device("cpu")
+    try:
+        with Monitor(model, every=1) as monitor:
+            loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+            torch.set_default_device("meta")
+            assert torch.empty(1).device.type == "meta"
+            torch.set_default_device(None)
+            assert torch.empty(1).device.type == "cpu"
+            loss.backward()
+            optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    assert monitor.measurements[0].loss == pytest.approx(loss.item())
+
+
 def test_a_step_between_measured_ones_has_no_hooks(model, batch):
     optimizer = sgd(model)
     seen, hooked = [], []

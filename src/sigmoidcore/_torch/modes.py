@@ -42,14 +42,29 @@ def runs_plainly(x: Tensor) -> bool:
 
 def leave(mode: TorchFunctionMode) -> None:
     """Leave a mode also if others were entered after it. The public `__exit__` leaves the last one, whichever it is."""
-    above: list[TorchFunctionMode] = []
-    while torch._C._len_torch_function_stack():
-        last = _pop_mode()  # type: ignore[no-untyped-call]
-        if last is mode:
-            break
-        above.append(last)
-    for other in reversed(above):
-        _push_mode(other)  # type: ignore[no-untyped-call]
+    _enter_again([other for other in _left() if other is not mode])
+
+
+def lower(mode: TorchFunctionMode) -> None:
+    """Move an entered mode below the others, so that these can be left, by the public `__exit__`, while it stays.
+
+    That of `torch.set_default_device` has to be the lowest of all.
+    """
+    default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    others = [other for other in _left() if other is not mode]
+    lowest = [other for other in others if other is default]
+    _enter_again([*lowest, mode, *(other for other in others if other is not default)])
+
+
+def _left() -> list[TorchFunctionMode]:
+    """Leave all modes; returns them, the lowest first."""
+    count: int = torch._C._len_torch_function_stack()
+    return [_pop_mode() for _ in range(count)][::-1]  # type: ignore[no-untyped-call]
+
+
+def _enter_again(modes: list[TorchFunctionMode]) -> None:
+    for mode in modes:
+        _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
 def hidden_from_modes(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
-from sigmoidcore._torch.modes import leave, transforms_active
+from sigmoidcore._torch.modes import leave, lower, transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
@@ -206,6 +206,7 @@ class Probe(Observer):
             running.ended = True
             if running not in self._followed:
                 self._followed.append(running)
+                lower(running)  # the caller may leave a mode of its own before the loss
             _leave_all(self._followed, keep=FOLLOWED)
         for recorder in self._followed:
             recorder.paused = False
