@@ -67,7 +67,7 @@ class Program:
     """A script of others.
 
     Attributes:
-        folder: what is copied of the checkouts.
+        folder: the files of the checkouts that it needs.
         script: in this folder; it runs in its own folder.
         options: for a training of few steps.
         data: writes the data that it reads into the folder of the script.

@@ -324,13 +324,28 @@ def diagnosis_cases() -> Cells:
         "sagemaker-without-initialization": "the same without `PoorWeightInitialization`",
     }
     for tool, name in names.items():
-        found = select("diagnosis_cases", tool=tool)
+        found = select("diagnosis_cases_sigmoid_core" if tool == "sigmoid-core" else "diagnosis_cases", tool=tool)
         broken = [row for row in found if row["rule"] is not None]
         counts = [sum(row[key] for row in broken) for key in ("called_broken", "right_rule", "right_layer")]
         alarms = sum(row["called_broken"] for row in found if row["rule"] is None)
         crashes = sum(row["error"] is not None for row in found)
         of_all = (f" of {len(broken)}", f" of {len(found) - len(broken)}") if tool == "sigmoid-core" else ("", "")
         yield name, f"{counts[0]}{of_all[0]}", str(counts[1]), str(counts[2]), f"{alarms}{of_all[1]}", str(crashes)
+
+
+@table
+def diagnosis_failures() -> Cells:
+    broken, repaired = (select("diagnosis_failures", variant=variant) for variant in ("broken", "repaired"))
+    outcomes = {
+        "first": "cause named first",
+        "named": "cause named after another finding",
+        "note": "cause named by a note only",
+        "another": "another cause named",
+        "silent": "nothing said",
+    }
+    for outcome, words in outcomes.items():
+        yield words, f"{sum(row['outcome'] == outcome for row in broken)} of {len(broken)}"
+    yield "repaired program accused", f"{sum(row['outcome'] == 'accused' for row in repaired)} of {len(repaired)}"
 
 
 @table
@@ -499,6 +514,9 @@ def benchmarks() -> Iterator[str]:
     deepest = one("depth_10000", depth=10_000)["accuracy"]
     yield f"{min(shallow, deep):.0f} % on digits from 10 to 1,000 layers, {deepest:.1f} % at 10,000"
     yield f"{of_rates('to')} % from 0.1 to 3.3 times the rule's rate"
+    broken = select("diagnosis_failures", variant="broken")
+    named = sum(row["outcome"] in ("first", "named") for row in broken)
+    yield f"{named} of {len(broken)} real failures"
     ratios = [row["ratio"] for row in rows("equalizer") if "ratio" in row]
     yield f"The mean is {geometric_mean(ratios):.2f}."
     for fault in ("8", "0.05"):

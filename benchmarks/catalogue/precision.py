@@ -150,7 +150,7 @@ class Scaled(nn.Module):
 
 
 def large_targets(factor: float) -> Problem:
-    """Prices in cents, which the model returns: a loss of 1e10 is no failure."""
+    """Prices in cents, which the model returns: a loss of 1e10 is not a failure."""
     inputs, _ = classes()
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
     model = nn.Sequential(*model, Scaled(factor))
