@@ -36,7 +36,7 @@ def test_each_training_is_a_line_and_the_table_and_the_figures_are_written(capsy
 
 @pytest.mark.parametrize("columns", [60, 120])
 def test_a_terminal_shows_the_table_during_the_trainings_in_its_width(columns):
-    code, written = in_terminal([*SMALL, "--methods", "sigmoid,selu", "--epochs", "20"], columns)
+    code, written = in_terminal([*SMALL, "--methods", "sigmoid,selu", "--epochs", "300"], columns)
     assert code == 0
     assert "\x1b[2K" in written  # lines are drawn again
     text = ESCAPE.sub("", written)

@@ -1,5 +1,6 @@
 """`sigmoid-core watch`: scripts of many shapes run as without it, to the last bit, and what it says about them."""
 
+import gc
 import json
 import runpy
 import subprocess
@@ -438,6 +439,24 @@ def test_a_model_that_runs_beside_the_trained_one_is_not_measured_for_long(tmp_p
     output, error = watched(capfd, written(tmp_path, script))
     assert output.startswith("0")
     assert "sigmoid-core: Teacher, moved by no optimizer\n\nnothing was measured: it ran beside other models" in error
+
+
+def test_a_scaler_that_nobody_has_any_more_does_not_count(tmp_path, capfd):
+    script = """
+        def over():
+            holder = {"scaler": torch.amp.GradScaler("cpu", init_scale=2.0**15)}
+            holder["itself"] = holder  # is freed by the garbage collector only
+        over()
+        train(model, optimizer)
+    """
+    gc.collect()  # scalers of other tests
+    gc.disable()
+    try:
+        watched(capfd, written(tmp_path, script), options=["--json", "found.json"])
+    finally:
+        gc.enable()
+    losses = [measurement["loss"] for measurement in verdict_of(tmp_path)[1]]
+    assert min(losses) > 1e-3
 
 
 def test_gradients_under_a_scaler_are_unscaled(tmp_path, capfd):

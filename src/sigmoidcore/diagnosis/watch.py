@@ -289,6 +289,7 @@ def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.Grad
 
     A framework may call a part of the model only, and no object leads from a module to the one that contains it.
     """
+    gc.collect()  # a model or a scaler that nobody has any more belongs to no training
     containing: dict[int, list[nn.Module]] = {}
     scalers = []
     for found in gc.get_objects():
