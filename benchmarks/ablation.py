@@ -15,6 +15,7 @@ and of the last one. At 10,000 layers the spread only. Faults, with 30 layers: a
 and 1/20 after `prepare`; half of the neurons of every fifth layer shut by their biases; 8 residual blocks.
 """
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -127,8 +128,15 @@ def spread(model: nn.Module, split: Split) -> float:
 
 
 def trained(model: nn.Module, parts: Parts, split: Split, rate: float, epochs: int, seed: int) -> dict[str, Any]:
-    """Accuracies of the best and the last epoch; of those before the loss was not finite."""
+    """Accuracies of the best and the last epoch; of those before the loss was not finite.
+
+    Many parts do nothing in many rows. A network that has been trained before, with an Equalizer that changed nothing,
+    is not trained again.
+    """
     rule: dict[str, Any] = {} if RATE in parts else {"rates": one_rate, "lr": rate}
+    start = (fingerprint(model, split), RATE in parts, rate, seed)
+    if start in _known:
+        return _known[start]
     recipe = Recipe(epochs=epochs, seed=seed, equalize=bool(parts & {LAYER, NEURON}), **rule)
     training = Training(model, split, recipe)
     finished = True
@@ -136,9 +144,27 @@ def trained(model: nn.Module, parts: Parts, split: Split, rate: float, epochs: i
         training.run()
     except FloatingPointError:
         finished = False
-    found = training.result.accuracies or [0.0]
-    loss = training.result.losses[-1] if finished else None
-    return {"best": round(max(found), 2), "last": round(found[-1], 2), "loss": loss, "finished": finished}
+    accuracies = training.result.accuracies or [0.0]
+    looks = () if training.equalizer is None else training.equalizer.history
+    found = {
+        "best": round(max(accuracies), 2),
+        "last": round(accuracies[-1], 2),
+        "loss": training.result.losses[-1] if finished else None,
+        "finished": finished,
+        "changes": sum(look.slopes + look.neurons > 0 for look in looks),
+    }
+    if parts >= {LAYER, NEURON} and not found["changes"]:
+        _known[start] = found
+    return found
+
+
+_known: dict[Any, dict[str, Any]] = {}
+
+
+def fingerprint(model: nn.Module, split: Split) -> bytes:
+    """Of all weights, slopes and shifts, and of the data."""
+    tensors = [*model.state_dict().values(), split.train_x]
+    return hashlib.sha256(torch.cat([tensor.detach().flatten() for tensor in tensors]).numpy().tobytes()).digest()
 
 
 def measured(network: str, depth: int, split: Split, epochs: int, seed: int) -> dict[str, Any]:
