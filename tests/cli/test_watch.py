@@ -316,7 +316,7 @@ def test_a_finding_is_printed_when_it_appears_and_again_in_the_verdict(tmp_path,
     _, error = watched(capfd, written(tmp_path, script))
     before, after = error.split("the script goes on")
     assert "sigmoid-core: Sequential, step 0\nSC101 error: vanishing gradient" in before
-    assert "sc.convert(model, centered=True); sc.prepare(model, inputs)" in before
+    assert "\n      sc.convert(model, centered=True)\n      sc.prepare(model, inputs)\n" in before
     assert after.count("SC101 error: vanishing gradient") == 1
     assert "the loss and the targets (no loss function was seen)" in " ".join(after.split())
     assert "step sizes (1 measured step, 3 are needed)" in " ".join(after.split())

@@ -118,6 +118,9 @@ def vanishing(model, inputs=None):
     return sc.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy), inputs
 
 
+PREPARE = "sc.prepare(model, inputs); optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))"
+
+
 def ran(call, model, inputs, diagnosis):
     """The call as a user pastes it, on a copy."""
     model = copy.deepcopy(model)
@@ -140,7 +143,8 @@ def test_the_printed_call_runs_and_makes_cores(make, convert):
     before = copy.deepcopy(model.state_dict())
     diagnosis, inputs = vanishing(model)
     finding = next(f for f in diagnosis.findings if f.rule == "SC101")
-    assert finding.call == convert + ("sc.calibrate" if make is normed else "sc.prepare") + "(model, inputs)"
+    then = "sc.calibrate(model, inputs)" if make is normed else PREPARE
+    assert finding.call == convert + then
     assert ("the weights do not change" in finding.remedy) is (make is normed)
     assert not any(isinstance(m, SigmoidCore) for m in model.modules())
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
@@ -165,7 +169,7 @@ def test_the_call_for_a_model_with_optional_arguments_works():
     model = Options()
     diagnosis, inputs = vanishing(model, {"embeds": torch.randn(64, 32)})
     finding = diagnosis.findings[0]
-    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid, centered=True); sc.prepare(model, inputs)"
+    assert finding.call == "sc.convert(model, include=torch.nn.Sigmoid, centered=True); " + PREPARE
     ran(finding.call, model, inputs, diagnosis)
 
 
@@ -194,24 +198,34 @@ def test_without_a_working_call_the_remedy_and_mend_say_why(make, why):
 def test_mend_does_what_the_call_does(make):
     torch.manual_seed(0)
     mending = vanishing(make())[0].mend()
-    assert mending.done
-    assert mending.after.measurement.profile.spread < 2
+    assert [change.what for change in mending.done] == ["converted", "prepared"]
+    assert mending.after.measurement.profile.sizes[:-1].max() < 2 * mending.after.measurement.profile.sizes[:-1].min()
+    assert mending.train == PREPARE.split("; ")[1]
 
 
 def saturated(model, inputs):
-    diagnosis = sc.diagnose(model, inputs, torch.randint(10, (64,)), functional.cross_entropy)
-    return next(f for f in diagnosis.findings if f.rule == "SC201"), diagnosis
+    targets = torch.randint(10, (64,))
+    diagnosis = sc.diagnose(model, inputs, targets, functional.cross_entropy)
+    return next(f for f in diagnosis.findings if f.rule == "SC201"), targets
 
 
 def test_the_call_for_saturated_neurons_is_mend_and_works():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+    net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
     with torch.no_grad():
-        model[2].bias.add_(20)
-    finding, diagnosis = saturated(model, torch.randn(64, 32))
-    assert finding.call == "diagnosis.mend()"
-    exec(finding.call, {"diagnosis": diagnosis})
-    assert isinstance(model[3], SigmoidCore)
+        net[2].bias.add_(20)
+    features, labels = torch.randn(64, 32), torch.randint(10, (64,))
+    finding = next(iter(sc.diagnose(net, features, labels, functional.cross_entropy).findings))
+    assert finding.call == "sc.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend()"
+    exec(finding.call)
+    assert isinstance(net[3], SigmoidCore)
+
+
+def test_a_value_without_a_name_is_called_as_the_argument():
+    torch.manual_seed(0)
+    network = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(32, 32), nn.Sigmoid())))
+    call = sc.diagnose(network, torch.randn(64, 32)).findings[0].call
+    assert call.startswith("sc.convert(network, centered=True); sc.prepare(network, inputs); ")
 
 
 class Gate(nn.Module):

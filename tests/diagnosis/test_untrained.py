@@ -71,7 +71,7 @@ def test_prepare_is_advised_for_untrained_weights_only():
     stepped(model)
     call = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings[0].call
     assert "sc.prepare" not in call
-    assert "sc.calibrate(model, inputs)" in call
+    assert "sc.calibrate(model, x)" in call
 
 
 def test_prepare_is_advised_at_the_first_step_of_a_training_and_not_later():

@@ -9,6 +9,7 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
 from sigmoidcore.diagnosis.measure.dependence import depend
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
+from sigmoidcore.diagnosis.names import caller, names_in
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn
 
@@ -53,6 +54,7 @@ def diagnose(
         >>> d.findings[0].rule, d.findings[0].name
         ('SC101', 'vanishing gradient')
     """
-    subject, ranks = Subject(model, inputs, targets, loss_fn, training), Ranks()
+    names = names_in(caller(), {"model": model, "inputs": inputs, "targets": targets, "loss_fn": loss_fn})
+    subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     measurement = measure(subject, ranks)
     return judged([replace(measurement, dependence=depend(subject, measurement, ranks))], subject)

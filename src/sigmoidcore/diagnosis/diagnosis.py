@@ -81,5 +81,4 @@ class Diagnosis(Judgement):
 def judged(measurements: Sequence[Measurement], subject: Subject | None = None) -> Diagnosis:
     """The diagnosis of one measurement, or of the measurements of a training, latest last."""
     history = tuple(measurements) if len(measurements) > 1 else ()
-    model = None if subject is None else subject.model
-    return Diagnosis(measurements[-1], findings_of(measurements, model), history, subject, gaps(measurements))
+    return Diagnosis(measurements[-1], findings_of(measurements, subject), history, subject, gaps(measurements))

@@ -16,6 +16,7 @@ from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates
 from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.names import caller, names_in
 from sigmoidcore.equalizer.checks import check_model, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
 
@@ -96,6 +97,7 @@ class Monitor:
         if next(model.parameters(), None) is None:
             raise ValueError("the model has no parameters: nothing of it is trained")
         self.model = model
+        self._names = names_in(caller(), {"model": model})
         self.every = every
         self.keep = keep
         self._history = History(keep)
@@ -133,7 +135,7 @@ class Monitor:
             raise ValueError(
                 "no step was measured yet: call the model's forward pass, backward() and the optimizer's step() first"
             )
-        return judged(self.measurements, Subject(self.model))
+        return judged(self.measurements, Subject(self.model, names=self._names))
 
     def count_step(self) -> None:
         """Count a step that no optimizer makes, because the weights are changed by hand; call it between two steps."""

@@ -19,7 +19,7 @@ from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore._torch.hooks import register_global_hooks
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
-from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.optimizer_steps import moved
 from sigmoidcore.diagnosis.monitor import Monitor
 from sigmoidcore.diagnosis.repair import findings_of
@@ -270,7 +270,7 @@ class _Model:
         rules = {f.rule for f in find(measurements) if f.severity is not Severity.NOTE}
         new = (rules if len(measurements) == 1 else rules & self._shown) - self._found.keys()
         self._shown = rules
-        for finding in findings_of(measurements, self.monitor.model) if new else ():
+        for finding in findings_of(measurements, Subject(self.monitor.model)) if new else ():
             if finding.rule in new:
                 self._found[finding.rule] = step, finding
                 self._on_finding(self.name, step, finding)

@@ -5,8 +5,8 @@ layer, an embedding, attention), of an activation or of a softmax, by a module o
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -277,10 +277,19 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The diagnosed model, its batch and its mode, as for `diagnose`; unknown parts are None."""
+    """The diagnosed model, its batch and its mode, as for `diagnose`; unknown parts are None.
+
+    Attributes:
+        names: the caller's names of these, for calls; without one, the name of the attribute is used.
+    """
 
     model: nn.Module
     inputs: Any = None
     targets: Any = None
     loss_fn: Callable[[Any, Any], Any] | None = None
     training: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, attribute: str) -> str:
+        """The caller's name of an attribute."""
+        return self.names.get(attribute, attribute)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
     model, inputs, targets, loss_fn = subject.model, subject.inputs, subject.targets, subject.loss_fn
     check(model, inputs, targets, loss_fn)
-    mode = _training if subject.training else evaluating
+    mode = mode_of(subject)
     with torch.inference_mode(False), torch.enable_grad():
         inputs, targets = cut_off(inputs), cut_off(targets)
         known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
@@ -89,6 +89,11 @@ def _own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tens
             leaf.grad = gradient
         for stepping, before in hooks:
             stepping.update(before)
+
+
+def mode_of(subject: Subject) -> Callable[[nn.Module], AbstractContextManager[None]]:
+    """The mode in which the model is to run."""
+    return _training if subject.training else evaluating
 
 
 @contextmanager

@@ -1,80 +1,91 @@
 """The calls that findings suggest: only those that work for the measured model. Otherwise the finding says why."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
-
-from sigmoidcore.calibration.orthogonal import WEIGHTED
-from sigmoidcore.diagnosis.findings import Finding
-from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
-from sigmoidcore.diagnosis.repair.untrained import is_untrained
+from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
 from sigmoidcore.diagnosis.rules import Evidence, find
 
-LARGEST = 5.0
-"""Largest change of a number in a step, over the root mean square of the changes."""
 
-
-def findings_of(measurements: Sequence[Measurement], model: nn.Module | None) -> tuple[Finding, ...]:
+def findings_of(measurements: Sequence[Measurement], subject: Subject | None) -> tuple[Finding, ...]:
     """The findings of the rules, with calls that work for this model, if there is one; it is not changed or run."""
     findings = find(measurements)
-    return findings if model is None else tuple(_with_call(f, measurements[-1], model) for f in findings)
+    return findings if subject is None else tuple(_with_call(f, measurements[-1], subject) for f in findings)
 
 
-def _with_call(finding: Finding, measurement: Measurement, model: nn.Module) -> Finding:
-    suggest = _SUGGESTIONS.get(finding.rule)
+def has_sigmoids(measurement: Measurement) -> bool:
+    """Whether there are hidden sigmoids or recurrent layers, which `convert` makes cores of."""
+    hidden = {measurement.layers[i].kind for i in Evidence((measurement,)).hidden}
+    return not hidden.isdisjoint(SIGMOIDS) or any(layer.kind in GATED for layer in measurement.weighted)
+
+
+def _with_call(finding: Finding, measurement: Measurement, subject: Subject) -> Finding:
+    suggest = _SUGGESTIONS.get(finding.rule) if finding.severity is not Severity.NOTE else None
     try:
-        suggestion = suggest(finding, measurement, model) if suggest else None
+        suggestion = suggest(finding, measurement, subject) if suggest else None
     except Exception as error:  # a model may raise anything while it is traced, and a diagnosis does not fail for that
         why = str(error).strip().partition("\n")[0].rstrip(".")
         return replace(finding, remedy=f"{finding.remedy} Sigmoid Core has no call for this model ({why}).")
     return finding if suggestion is None else replace(finding, remedy=suggestion[0], call=suggestion[1])
 
 
-def _open(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str] | None:
+def _open(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
     """Remedy and call for saturated neurons; None if no sigmoid or tanh is saturated."""
-    layers = [layer for layer in measurement.layers if layer.name in finding.layers]
-    if not any(layer.kind in SIGMOIDS and not layer.gate for layer in layers):
+    if not any(layer.kind in SIGMOIDS and not layer.gate for layer in _affected(finding, measurement)):
         return None
-    candidates(model, measurement, finding.layers).check()
-    batch = "" if measurement.step is None else "inputs=inputs"  # a Monitor keeps no batch
-    return "Shift and rescale the saturated neurons, then train on.", f"diagnosis.mend({batch})"
+    candidates(subject.model, measurement, finding.layers).check()
+    return "Shift and rescale the saturated neurons, then train on.", _mend(subject)
 
 
-def _level(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str] | None:
-    """Remedy and call for a gradient that vanishes or explodes over the layers; None without sigmoids."""
-    hidden = {measurement.layers[i].kind for i in Evidence((measurement,)).hidden}
-    if hidden.isdisjoint(SIGMOIDS) and not any(layer.kind in GATED for layer in measurement.weighted):
-        return None
-    layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
-    computed = any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in layers)
-    moved = {
-        weight.name: LARGEST * weight.update * weight.size / math.prod(weight.shape) ** 0.5
-        for weight in measurement.weights
-        if measurement.step is not None and weight.update
-    }
-    return _convert_and(measurement, model, fresh=not measurement.step and not computed and is_untrained(model, moved))
+def _level(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
+    """Remedy and call for a gradient that vanishes or explodes over the layers."""
+    if not has_sigmoids(measurement):
+        return _redraw(finding, measurement, subject)
+    return _convert_and(measurement, subject, fresh=may_be_redrawn(subject.model, measurement))
 
 
-def _level_through_time(finding: Finding, measurement: Measurement, model: nn.Module) -> tuple[str, str]:
+def _level_through_time(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str]:
     """Remedy and call for a gradient that vanishes through time."""
-    if not any(layer.kind in GATED for layer in measurement.layers if layer.name in finding.layers):
+    if not any(layer.kind in GATED for layer in _affected(finding, measurement)):
         raise ValueError("it sets the slopes of nn.RNN, nn.LSTM and nn.GRU only")
-    return _convert_and(measurement, model, fresh=False)
+    return _convert_and(measurement, subject, fresh=False)
 
 
-def _convert_and(measurement: Measurement, model: nn.Module, *, fresh: bool) -> tuple[str, str]:
-    found = candidates(model, measurement)
+def _redraw(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
+    """The call that draws other weights, beside the remedy in words; None if the weights are trained."""
+    return (finding.remedy, _mend(subject)) if may_be_redrawn(subject.model, measurement) else None
+
+
+def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> tuple[str, str]:
+    found = candidates(subject.model, measurement)
     found.check()
-    remedy = "Set the slopes of the sigmoids from one batch; the weights do not change."
-    if fresh:
-        centre = "centre the sigmoids, " if found.uncentered else ""
-        remedy = f"Before training, {centre}draw orthogonal weights and set the slopes from one batch; sc.calibrate in "
-        remedy += "place of sc.prepare keeps your weights."
-    verb = "sc.prepare(model, inputs)" if fresh else "sc.calibrate(model, inputs)"
-    return remedy, "; ".join(part for part in (found.call(fresh), verb) if part)
+    model, inputs = subject.name("model"), subject.name("inputs")
+    if not fresh:
+        remedy = "Set the slopes of the sigmoids from one batch; the weights do not change."
+        return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.calibrate({model}, {inputs})")))
+    remedy = "Before training, draw orthogonal weights, set the slopes from one batch and use rates for this "
+    remedy += "depth; sc.calibrate instead keeps your weights."
+    optimizer = f"optimizer = torch.optim.Adam(sc.depth_scaled_lr({model}))"
+    return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.prepare({model}, {inputs})", optimizer)))
 
 
-_SUGGESTIONS = {"SC101": _level, "SC102": _level, "SC103": _level_through_time, "SC201": _open}
+def _mend(subject: Subject) -> str:
+    """The call that diagnoses again and mends."""
+    loss = ("targets", "loss_fn") if subject.loss_fn is not None or subject.inputs is None else ()
+    arguments = [subject.name(name) for name in ("model", "inputs", *loss)]
+    return f"sc.diagnose({', '.join([*arguments, *(['training=True'] if subject.training else [])])}).mend()"
+
+
+def _affected(finding: Finding, measurement: Measurement) -> list[Layer]:
+    return [layer for layer in measurement.layers if layer.name in finding.layers]
+
+
+_SUGGESTIONS = {
+    **dict.fromkeys(("SC101", "SC102"), _level),
+    "SC103": _level_through_time,
+    "SC201": _open,
+    **dict.fromkeys(("SC202", "SC203", "SC503"), _redraw),
+}

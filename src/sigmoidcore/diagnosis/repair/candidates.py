@@ -41,7 +41,7 @@ class Candidates:
         if not self.new and not self.cores:
             raise ValueError(self.why or "there is no activation that could become a core")
 
-    def call(self, fresh: bool) -> str:
+    def call(self, fresh: bool, model: str) -> str:
         """The call of `convert`, or "" if nothing is converted; with fresh weights, sigmoids may be centered."""
         if not self.new:
             return ""
@@ -49,7 +49,7 @@ class Candidates:
         parts = [f"include={include}"] if self.include else []
         parts += [f"exclude={list(self.exclude)}"] if self.exclude else []
         parts += ["centered=True"] if fresh and self.uncentered else []
-        return f"sc.convert({', '.join(['model', *parts])})"
+        return f"sc.convert({', '.join([model, *parts])})"
 
 
 def candidates(model: nn.Module, measurement: Measurement, names: Collection[str] | None = None) -> Candidates:

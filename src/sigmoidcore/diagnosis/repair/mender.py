@@ -1,23 +1,29 @@
 """Repair a model, and keep a change only if its diagnosis improves."""
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sigmoidcore.calibration.calibrate import calibrate
+import torch
+
+from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.conversion import convert, few
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
-from sigmoidcore.diagnosis.repair.calls import findings_of
+from sigmoidcore.diagnosis.repair.calls import findings_of, has_sigmoids
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
+from sigmoidcore.diagnosis.repair.redraw import redraw
 from sigmoidcore.diagnosis.repair.saturation import open_saturated
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
+from sigmoidcore.diagnosis.repair.trial import RATES, STEPS, Rates, final_loss, usual_rates
+from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
 from sigmoidcore.diagnosis.rules import gaps
 from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.observation.process_group import Ranks
@@ -27,10 +33,14 @@ LEVEL = ("SC101", "SC102", "SC103", "SC104")
 """Rules that `convert` and `calibrate` repair."""
 SATURATED = ("SC201",)
 """Rules that opening saturated neurons repairs."""
+INITIAL = ("SC101", "SC102", *SATURATED, "SC202", "SC203", "SC206", "SC502", "SC503")
+"""Rules that fresh weights repair, in a network that is not trained yet."""
 UPDATES = ("SC301", "SC302")
 """Rules that judge several steps, which one batch does not show."""
 BETTER = 2.0
 """A finding that remains must come nearer to its threshold by this factor."""
+LEARNS, SPOILS = 0.05, 0.05
+"""The loss has to fall by this share further than without inputs, and by no more than this less than before."""
 
 
 def mend(
@@ -42,14 +52,19 @@ def mend(
 ) -> Mending:
     """Repair the diagnosed model in place, as far as Sigmoid Core can.
 
-    - SC201, saturated neurons: the named activations become cores, whose saturated neurons get a new shift and, if that
-      is not enough, a smaller slope.
-    - SC101 to SC104, vanishing or exploding gradient, over the layers or through time: all hidden sigmoids, tanhs and
-      recurrent layers become cores, and `calibrate` sets their slopes and shifts.
+    - Weights that are not trained yet are drawn anew. If there are hidden sigmoids, tanhs or recurrent layers, they
+      become centered cores, and `prepare` sets them; otherwise each layer gets orthogonal weights, sized on the batch.
+    - Trained weights stay. SC201, saturated neurons: the named activations become cores, whose saturated neurons get a
+      new shift and, if that is not enough, a smaller slope. SC101 to SC104, vanishing or exploding gradient: all hidden
+      sigmoids, tanhs and recurrent layers become cores, and `calibrate` sets their slopes and shifts.
 
-    Each step is measured on the batch, and undone if the diagnosis does not improve. Weights, gradients, modes, running
-    statistics, hooks and random generators do not change. Slopes and shifts change the function of the model: train it
-    afterwards. With `torch.distributed`, call it on all ranks with the same model.
+    A repair is kept only if the diagnosis improves, and if the loss falls in a trial: 25 steps of Adam on the batch,
+    at 0.001 and at the rates of `depth_scaled_lr`, which are undone. The loss has to fall further than without
+    knowledge of the inputs. The report names the better rate. Without a loss function, or with several processes, there
+    is no trial, and the report says so.
+
+    Gradients, modes, running statistics, hooks and random generators do not change. With `torch.distributed`, call it
+    on all ranks with the same model.
 
     Args:
         diagnosis: of `diagnose`, or of a `Monitor`.
@@ -72,14 +87,16 @@ def mend(
         >>> inputs, targets = torch.randn(100, 8), torch.randn(100, 2)
         >>> diagnosis = sc.diagnose(model, inputs, targets, nn.functional.mse_loss)
         >>> mending = diagnosis.mend()
-        >>> mending.done[1].how
-        '12 of 16 neurons opened'
+        >>> mending.after.healthy
+        True
+        >>> print(mending.train)
+        optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))
     """
     subject = _subject(diagnosis, inputs, targets, loss_fn)
     check_inputs(subject.inputs)
     mender = _Mender(replace(diagnosis, subject=subject, history=()), subject)
-    revealed = mender.attempt(SATURATED, mender.open_neurons)
-    mender.attempt(LEVEL + revealed, mender.level)
+    if not mender.repairs(INITIAL, mender.draw_weights):
+        mender.repairs(LEVEL + SATURATED, mender.keep_weights)
     return mender.report(diagnosis.findings)
 
 
@@ -107,39 +124,64 @@ class _Mender:
         self.before = self.now = self._judged(diagnosis)
         self.done: list[Change] = []
         self.notes: list[str] = []
+        self.train: str | None = None
         self.reasons: dict[str, list[str]] = defaultdict(list)
 
-    def attempt(self, rules: tuple[str, ...], step: Callable[[list[Finding]], list[Change]]) -> tuple[str, ...]:
-        """Take a step if one of the rules found something, and undo it if it does not help.
-
-        Returns the rules if the step was undone because it revealed a gradient that is not level; else ().
-        """
-        findings = [f for f in self.now.findings if f.rule in rules and f.severity is not Severity.NOTE]
+    def repairs(self, rules: tuple[str, ...], cure: Callable[[list[Finding]], list[Change]]) -> bool:
+        """Apply a cure if one of the rules found something, and undo it if it does not help."""
+        findings = self._found(self.now, rules)
         if not findings:
-            return ()
-        snapshot, notes, before = Snapshot(self.model), list(self.notes), self.now
+            return False
+        snapshot, notes = Snapshot(self.model), list(self.notes)
         try:
-            changes = step(findings)
-            after = self._judged(before)
-            if _better(before, after, rules):
-                self.done += changes
-                self.now = after
-                return ()
-            tried = " and ".join(dict.fromkeys(change.what for change in changes))
-            self._explain(findings, f"{tried}, but undone without improvement: {summary(before)} -> {summary(after)}")
-            new = {f.rule for f in after.findings} - {f.rule for f in before.findings}
-            return rules if new.intersection(LEVEL) else ()
+            untouched = self._untouched_loss()
+            changes = cure(findings)
+            if not changes:
+                return False
+            after = self._judged(self.before)
+            why = self._why_not_kept(after, rules, untouched)
+            if why is None:
+                self.done, self.now = changes, after
+            else:
+                tried = " and ".join(dict.fromkeys(change.what for change in changes))
+                self._explain(findings, f"{tried}, but undone {why}")
         except (RuntimeError, TypeError, ValueError) as error:
             self._explain(findings, str(error))
-            return ()
         finally:
-            if self.now is before:
+            if not self.done:
                 snapshot.restore()
                 self.notes = notes
+        return bool(self.done)
 
-    def open_neurons(self, findings: list[Finding]) -> list[Change]:
+    def draw_weights(self, findings: list[Finding]) -> list[Change]:
+        """Draw the weights of an untrained network anew, with cores in place of sigmoids."""
+        measurement = self.before.measurement
+        if not may_be_redrawn(self.model, measurement):
+            return []
+        if not has_sigmoids(measurement):
+            with torch.random.fork_rng():
+                count = redraw(self.model, self.subject.inputs)
+            return [Change("drawn", counted(count, "layer"), "orthogonal weights, outputs of size 1, biases 0")]
+        return self._convert_and(prepare, "prepared", candidates(self.model, measurement), centered=True)
+
+    def keep_weights(self, findings: list[Finding]) -> list[Change]:
+        """Open saturated neurons, then level the gradient."""
+        opened: list[Change] = []
+        now = self.before
+        saturated = self._found(now, SATURATED)
+        if saturated:
+            try:
+                opened = self._open(saturated, now)
+            except ValueError as error:
+                self._explain(saturated, str(error))
+            now = self._judged(now)
+        if not self._found(now, (*LEVEL, "SC203")):  # sigmoids that were shut hid it
+            return opened
+        return opened + self._convert_and(calibrate, "calibrated", candidates(self.model, now.measurement))
+
+    def _open(self, findings: list[Finding], now: Judgement) -> list[Change]:
         """Convert the activations that the findings name, and open their saturated neurons."""
-        found = candidates(self.model, self.now.measurement, {name for f in findings for name in f.layers})
+        found = candidates(self.model, now.measurement, {name for f in findings for name in f.layers})
         changes = self._convert(found)
         modules = {name: self.model.get_submodule(name) for name in (*found.new, *found.cores)}
         cores = {name: module for name, module in modules.items() if isinstance(module, SigmoidCore)}
@@ -150,31 +192,69 @@ class _Mender:
             self._explain(findings, found.why)
         return changes + [Change("opened", name, f"{n} of {of} neurons opened") for name, (n, of) in opened.items()]
 
-    def level(self, findings: list[Finding]) -> list[Change]:
+    def _convert_and(
+        self, cure: Callable[..., Calibration], what: str, found: Candidates, *, centered: bool = False
+    ) -> list[Change]:
         """Convert all hidden sigmoids, and set slopes and shifts from the batch."""
-        found = candidates(self.model, self.now.measurement)
         found.check()
-        changes = self._convert(found)
+        changes = self._convert(found, centered=centered and found.uncentered)
         targets, loss_fn = self.subject.targets, self.subject.loss_fn
         if loss_fn is not None and targets is None:  # a loss of the outputs alone
             targets, loss_fn = (), lambda outputs, _: self.subject.loss_fn(outputs, None)  # type: ignore[misc]
-        calibration = calibrate(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about sigmoids that hardly learn: a trial follows
+            calibration = cure(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
         self.notes += calibration.notes
         spreads = f"spread of the profile {calibration.before.spread:.3g} -> {calibration.after.spread:.3g}"
-        return [*changes, Change("calibrated", counted(len(calibration.slopes), "core"), spreads)]
+        return [*changes, Change(what, counted(len(calibration.slopes), "core"), spreads)]
 
-    def _convert(self, found: Candidates) -> list[Change]:
+    def _convert(self, found: Candidates, *, centered: bool = False) -> list[Change]:
         """Make cores of the candidates: a change for each kind of activation."""
         names: dict[str, list[str]] = defaultdict(list)
         if found.new:
-            for activation in convert(self.model, include=found.include, exclude=found.exclude).activations:
+            report = convert(self.model, include=found.include, exclude=found.exclude, centered=centered)
+            for activation in report.activations:
                 if activation.converted:
                     names[activation.kind].append(activation.name)
-        how = "{} {} -> {}, the same function"
+        how = "{} {} -> {}, " + ("centered" if centered else "the same function")
         return [
             Change("converted", few(several), how.format(len(several), kind, counted(len(several), "core")))
             for kind, several in names.items()
         ]
+
+    def _why_not_kept(self, after: Judgement, rules: tuple[str, ...], untouched: float | None) -> str | None:
+        """Why a cure is undone, or None: the diagnosis is not better, or the loss does not fall in a trial."""
+        if not _better(self.before, after, rules):
+            return f"without improvement: {summary(self.before)} -> {summary(after)}"
+        if untouched is None:
+            return None
+        has_cores = any(isinstance(module, SigmoidCore) for module in self.model.modules())
+        why = None
+        for name, rates in RATES.items() if has_cores else reversed(RATES.items()):
+            why = self._why_not_at(rates(self.model), untouched)
+            if why is None:
+                self.train = f"optimizer = torch.optim.Adam({name.format(model=self.subject.name('model'))})"
+                break
+        return why
+
+    def _why_not_at(self, rates: Rates, untouched: float) -> str | None:
+        """Why these rates do not train the model, or None."""
+        loss, blind = final_loss(self.subject, rates), final_loss(self.subject, rates, blind=True)
+        fell = f"in {STEPS} steps on the batch, the loss falls to {loss:.3g}"
+        if not loss <= blind - LEARNS * abs(blind):
+            return f"because {fell}, and to {blind:.3g} without knowledge of the inputs"
+        if not loss <= untouched + SPOILS * abs(untouched):
+            return f"because {fell}, and to {untouched:.3g} in the model as it was"
+        self.notes.append(f"{fell} ({untouched:.3g} before)")
+        return None
+
+    def _untouched_loss(self) -> float | None:
+        """The loss after a trial of the model as it is; None if no training can be tried."""
+        if self.subject.loss_fn is not None and Ranks().count == 1:
+            return final_loss(self.subject, usual_rates(self.model))
+        why = "without a loss function" if self.subject.loss_fn is None else "with several processes"
+        self.notes.append(f"no training was tried {why}")
+        return None
 
     def report(self, asked: Sequence[Finding]) -> Mending:
         """The report. Findings are left if they are there now, or were asked for and not repaired."""
@@ -191,13 +271,17 @@ class _Mender:
             Left(f.rule, f"{f.name}, {few(f.layers)}" if f.layers else f.name, ". ".join(self.reasons[f.rule]))
             for f in left.values()
         ]
-        return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes))
+        return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes), self.train)
 
     def _judged(self, diagnosis: Judgement) -> Judgement:
         """The same with a new measurement on the batch."""
         measurement = measure(self.subject, Ranks())
-        findings = findings_of([measurement], self.model)
+        findings = findings_of([measurement], self.subject)
         return replace(diagnosis, measurement=measurement, findings=findings, gaps=gaps([measurement]))
+
+    @staticmethod
+    def _found(judgement: Judgement, rules: tuple[str, ...]) -> list[Finding]:
+        return [f for f in judgement.findings if f.rule in rules and f.severity is not Severity.NOTE]
 
     def _explain(self, findings: Iterable[Finding], reason: str) -> None:
         for finding in findings:

@@ -15,7 +15,7 @@ class Change:
     """One change to a model.
 
     Attributes:
-        what: "converted", "opened" or "calibrated".
+        what: "drawn", "converted", "prepared", "opened" or "calibrated".
         where: names of the layers, or their number.
         how: the values before and after.
     """
@@ -50,6 +50,7 @@ class Mending:
         done: the changes; empty if the model is as before.
         left: the findings that remain.
         notes: further remarks.
+        train: a statement that makes the optimizer with which the loss fell in a trial; None without one.
     """
 
     before: Judgement
@@ -57,6 +58,7 @@ class Mending:
     done: tuple[Change, ...]
     left: tuple[Left, ...]
     notes: tuple[str, ...] = ()
+    train: str | None = None
 
     def __str__(self) -> str:
         """Changes, remaining findings, and the diagnosis before and after, as wide as the terminal."""
@@ -65,6 +67,7 @@ class Mending:
             rows.append(("", f"and {len(self.done) - SHOWN} more, see .done"))
         rows += [("left", f"{left.rule} {left.where}: {left.why}") for left in self.left]
         rows += [("note", note) for note in self.notes]
+        rows += [("train", self.train)] if self.train else []
         rows += [("before", summary(self.before)), *([("after", summary(self.after))] if self.done else [])]
         lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
         for label, text in rows:

@@ -3,18 +3,15 @@
 import torch
 from torch import nn
 
-from sigmoidcore.core import SigmoidCore
-
 
 class Snapshot:
-    """Everything that `convert` and `calibrate` change: modules, their attributes, buffers and slopes; no weights."""
+    """Everything that a repair changes: modules, their attributes, parameters and buffers."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._attributes = [(module, dict(vars(module))) for module in model.modules()]
-        slopes = [p for m in model.modules() if isinstance(m, SigmoidCore) for p in m.parameters(recurse=False)]
-        self._values = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *slopes)]
+        self._values = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -32,4 +29,5 @@ class Snapshot:
             vars(module).clear()
             vars(module).update(attributes)
         for tensor, value in self._values:
-            tensor.copy_(value)
+            if not torch.equal(tensor, value):
+                tensor.copy_(value)

@@ -1,16 +1,32 @@
 """Whether the weights of a model are as an initialisation left them: only then may they be drawn anew."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.calibration.orthogonal import WEIGHTED
+from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 FEWEST = 16
 """Of fewer numbers, their distribution is not judged."""
 TOLERANCE = 0.25
 """Relative difference between the deviation of a uniform distribution and that of its numbers."""
+LARGEST = 5.0
+"""Largest change of a number in a step, over the root mean square of the changes."""
+
+
+def may_be_redrawn(model: nn.Module, measurement: Measurement) -> bool:
+    """Whether no weight has been trained, but for the step that was measured, and all can be drawn anew."""
+    layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
+    computed = any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in layers)
+    moved = {
+        weight.name: LARGEST * weight.update * weight.size / math.prod(weight.shape) ** 0.5
+        for weight in measurement.weights
+        if measurement.step is not None and weight.update
+    }
+    return not measurement.step and not computed and is_untrained(model, moved)
 
 
 @torch.no_grad()
@@ -19,7 +35,8 @@ def is_untrained(model: nn.Module, moved: Mapping[str, float] | None = None) -> 
 
     The numbers of a trained weight may look like initial ones. But a step moves every bias, and moves numbers over the
     edge of a uniform distribution. A layer is untrained if its bias is constant, or if its weight is within PyTorch's
-    default bounds and fills them; with weights of another size, its bias must. All others may have been trained.
+    default bounds and fills them; with weights of another size, its bias must. If a bias is too short to tell, that of
+    another layer has to. All others may have been trained.
 
     Args:
         model: any.
@@ -31,10 +48,12 @@ def is_untrained(model: nn.Module, moved: Mapping[str, float] | None = None) -> 
         name: max((moved.get(f"{name}.{n}", 0.0) for n, _ in m.named_parameters()), default=0.0)
         for name, m in layers.items()
     }
-    return bool(layers) and all(_is_initial(layer, own[name]) for name, layer in layers.items())
+    found = [_is_initial(layer, own[name]) for name, layer in layers.items()]
+    return True in found and False not in found
 
 
-def _is_initial(layer: nn.Module, moved: float) -> bool:
+def _is_initial(layer: nn.Module, moved: float) -> bool | None:
+    """Whether the weights of a layer are initial ones; None if nothing speaks against it."""
     if isinstance(layer, nn.RNNBase):
         bound = layer.hidden_size**-0.5
         return all(_within(p, bound + moved) and _fills(p, bound) for p in layer.parameters() if p.dim() > 1)
@@ -45,7 +64,9 @@ def _is_initial(layer: nn.Module, moved: float) -> bool:
         return True
     if weight.numel() < FEWEST or _fills(weight, bound):
         return _within(weight, bound + moved)
-    return isinstance(bias, Tensor) and len(bias) >= FEWEST and _within(bias, bound) and _fills(bias, bound)
+    if not isinstance(bias, Tensor) or not _within(bias, bound):
+        return False
+    return _fills(bias, bound) if len(bias) >= FEWEST else None
 
 
 def _within(values: Tensor, bound: float) -> bool:

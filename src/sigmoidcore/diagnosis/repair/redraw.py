@@ -1,0 +1,42 @@
+"""Fresh weights for any activation: orthogonal, and sized so that every layer's outputs have size 1 on the batch."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.calibration.orthogonal import WEIGHTED, make_orthogonal
+from sigmoidcore.observation.observer import LayerObserver
+from sigmoidcore.observation.profile import Inputs, run, undisturbed
+
+
+def redraw(model: nn.Module, inputs: Inputs) -> int:
+    """Draw the weights of all Linear layers and convolutions that train; returns their number.
+
+    Source:
+        Layer-sequential unit variance: Mishkin and Matas (2016), arXiv 1511.06422.
+    """
+    drawing = _Drawing(model)
+    with undisturbed(model, inputs), torch.no_grad(), drawing:
+        run(model, inputs)
+    return len(drawing.drawn)
+
+
+class _Drawing(LayerObserver):
+    """Draws and sizes a layer when the batch first reaches it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__({name: m for name, m in model.named_modules() if isinstance(m, WEIGHTED)})
+        self.drawn: set[nn.Module] = set()
+        self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        if layer not in self.drawn and all(p.requires_grad for p in layer.parameters(recurse=False)):
+            make_orthogonal(layer, self._rng)
+            self.drawn.add(layer)
+            output: Tensor = layer.forward(x)
+            size = float(output.square().mean().sqrt())
+            if 0 < size < math.inf:
+                layer.get_parameter("weight").div_(size)
+        return x
