@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from sigmoidcore._language import _, language
+
 SHOWN = 3
 """Names that are spelled out."""
 
@@ -50,12 +52,14 @@ def counted(count: int, noun: str) -> str:
         >>> counted(1, "layer"), counted(1200, "layer")
         ('1 layer', '1,200 layers')
     """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    if count == 1 and language() == "en":
+        return f"1 {noun}"
+    return _(f"{{count}} {noun}s", count=f"{count:,}")
 
 
 def named(name: str) -> str:
     """A name as code; the model itself has none."""
-    return f"`{name}`" if name else "the model itself"
+    return f"`{name}`" if name else _("the model itself")
 
 
 def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layers") -> str:
@@ -70,15 +74,19 @@ def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layers"
     wanted = set(names)
     places = [i for i, name in enumerate(every) if name in wanted]
     if len(places) > SHOWN and places[-1] - places[0] + 1 == len(places):
-        return f"{named(every[places[0]])} to {named(every[places[-1]])} ({len(places)} of {len(every)} {noun})"
+        first, last = named(every[places[0]]), named(every[places[-1]])
+        of = {"count": len(places), "all": len(every), "noun": _(noun)}
+        return _("{first} to {last} ({count} of {all} {noun})", first=first, last=last, **of)
     parts = [named(name) for name in names[:SHOWN]]
-    last = f"{len(names) - SHOWN} more" if len(names) > SHOWN else parts.pop() if parts else ""
-    return f"{', '.join(parts)} and {last}" if parts else last
+    if len(names) > SHOWN:
+        return _("{names} and {count} more", names=_(", ").join(parts), count=len(names) - SHOWN)
+    *parts, last = parts or [""]
+    return _("{names} and {last}", names=_(", ").join(parts), last=last) if parts else last
 
 
 def same_in(names: Sequence[str]) -> str:
     """A sentence about all names but the first, or ""."""
-    return f" The same holds for {listed(names[1:])}." if len(names) > 1 else ""
+    return _(" The same holds for {names}.", names=listed(names[1:])) if len(names) > 1 else ""
 
 
 def verb(names: Sequence[str], one: str, several: str) -> str:

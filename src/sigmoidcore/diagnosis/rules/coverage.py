@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Gap
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
@@ -23,29 +24,34 @@ def _parts(evidence: Evidence) -> Iterator[Gap]:
     if latest.quantized:
         yield Gap(counted(len(latest.quantized), "quantized layer"), listed(latest.quantized), decisive=True)
     if latest.scripted:
-        yield Gap(f"{counted(len(latest.scripted), 'module')} of TorchScript", listed(latest.scripted))
+        modules = counted(len(latest.scripted), "module")
+        yield Gap(_("{modules} of TorchScript", modules=modules), listed(latest.scripted))
     if frozen and len(frozen) == len(latest.weights):
-        yield Gap("the training", f"all {counted(len(frozen), 'parameter')} are frozen", decisive=True)
+        why = _("all {parameters} are frozen", parameters=counted(len(frozen), "parameter"))
+        yield Gap(_("the training"), why, decisive=True)
     elif latest.layers and not any(evidence.live):
-        yield Gap("the gradient", "none reached a layer with weights", decisive=True)
+        yield Gap(_("the gradient"), _("none reached a layer with weights"), decisive=True)
     if 0 < len(frozen) < len(latest.weights):
-        yield Gap(f"{len(frozen)} of {counted(len(latest.weights), 'parameter')}", "frozen")
+        parameters = counted(len(latest.weights), "parameter")
+        yield Gap(_("{count} of {parameters}", count=len(frozen), parameters=parameters), _("frozen"))
 
 
 def _numbers(evidence: Evidence) -> Iterator[Gap]:
     """Rules that need more steps, more samples or the loss."""
     latest, steps = evidence.latest, len(evidence.measurements)
     if latest.samples == 1:
-        yield Gap("differences between samples", "1 sample", decisive=True)
+        yield Gap(_("differences between samples"), counted(1, "sample"), decisive=True)
     if latest.step is None:
-        yield Gap("step sizes", "no step was seen")
+        yield Gap(_("step sizes"), _("no step was seen"))
     elif all(weight.update is None for weight in latest.weights):
-        yield Gap("step sizes", "no optimizer made the last step", decisive=True)
+        yield Gap(_("step sizes"), _("no optimizer made the last step"), decisive=True)
     elif steps < MEASUREMENTS:
-        yield Gap("step sizes", f"{counted(steps, 'measured step')}, {MEASUREMENTS} are needed", decisive=True)
+        why = _("{found}, {count} are needed", found=counted(steps, "measured step"), count=MEASUREMENTS)
+        yield Gap(_("step sizes"), why, decisive=True)
     few = [evidence.layers[i] for i in evidence.hidden if evidence.layers[i].rows < ROWS]
     if few:
         rows = max(layer.rows for layer in few)
-        yield Gap(f"neurons of {counted(len(few), 'activation')}", f"{counted(rows, 'row')}, {ROWS} are needed")
+        why = _("{found}, {count} are needed", found=counted(rows, "row"), count=ROWS)
+        yield Gap(_("neurons of {activations}", activations=counted(len(few), "activation")), why)
     if latest.loss_function is None:
-        yield Gap("the loss and the targets", "no loss function was seen")
+        yield Gap(_("the loss and the targets"), _("no loss function was seen"))

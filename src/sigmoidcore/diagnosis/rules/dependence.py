@@ -1,5 +1,6 @@
 """SC506, SC508, SC606: outputs depend on other samples, on no order, or on the tokens that they have to predict."""
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -9,6 +10,7 @@ SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, transpose instead of view, a softmax over "
     "the last dimension."
 )
+OVER_FEATURES = "Use `dim=-1`."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
 MASK = "Give the attention a causal mask (`is_causal=True`)."
@@ -33,14 +35,18 @@ def mixed_samples(evidence: Evidence) -> Found | None:
         if x.normalises == 0 and not x.gate and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
     ]
     if over_samples:
-        text = f"{named(over_samples[0])} is a softmax over dimension 0, which counts the samples: its outputs for one "
-        return Found(tuple(over_samples), 1.0, 0.0, f"{text}sample depend on all others.", "Use `dim=-1`.")
+        text = _(
+            "{name} is a softmax over dimension 0, which counts the samples: its outputs for one sample depend on all "
+            "others.",
+            name=named(over_samples[0]),
+        )
+        return Found(tuple(over_samples), 1.0, 0.0, text, OVER_FEATURES)
     if latest.quantized:
         return None  # their scale is that of the batch
     found = latest.dependence
     if found is None or not found.samples:
         return None
-    text = "The output for a sample changes when the other samples of the batch change, in evaluation mode, too."
+    text = _("The output for a sample changes when the other samples of the batch change, in evaluation mode, too.")
     if found.positions is False:
         return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
     return Found((), 1.0, 0.0, text)
@@ -57,7 +63,7 @@ def no_order(evidence: Evidence) -> Found | None:
     found = evidence.latest.dependence
     if found is None or found.ordered is not False:
         return None
-    text = "The order of the positions has no effect on the outputs: attention does not know positions."
+    text = _("The order of the positions has no effect on the outputs: attention does not know positions.")
     return Found((), 0.0, 0.0, text)
 
 
@@ -74,9 +80,15 @@ def visible_targets(evidence: Evidence) -> Found | None:
     if found is None or found.later is None:
         return None
     if found.shift == 1 and found.later:
-        text = "The targets are the next tokens of the inputs, and outputs depend on later tokens: the model sees what "
-        return Found((), 1.0, 0.0, f"{text}it has to predict.")
+        text = _(
+            "The targets are the next tokens of the inputs, and outputs depend on later tokens: the model sees what it "
+            "has to predict."
+        )
+        return Found((), 1.0, 0.0, text)
     if found.shift == 0 and not found.later:
-        text = "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
-        return Found((), 1.0, 0.0, f"{text}only: the model copies its input.", SHIFT)
+        text = _(
+            "The targets are the tokens of the inputs at the same positions, and outputs depend on earlier tokens "
+            "only: the model copies its input."
+        )
+        return Found((), 1.0, 0.0, text, SHIFT)
     return None

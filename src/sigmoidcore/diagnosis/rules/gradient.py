@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules import units
 from sigmoidcore.diagnosis.rules.evidence import Evidence
@@ -54,9 +55,12 @@ def vanishing(evidence: Evidence) -> Found | None:
     level = own[first]
     share = level / (_scales(evidence)[first] or 1.0)
     place, names = _place(evidence, worst, shrinks=True)
-    size = "Less than 1e-30" if level < 1e-30 else f"Only {number(level)}"
-    effect = f"{verb(names, 'it learns', 'they learn')} {'slowly' if share >= VANISHED else 'almost nothing'}"
-    text = f"{size} of the gradient reaches {evidence.listed(names)}: {effect}.{place}"
+    size = _("Less than 1e-30") if level < 1e-30 else _("Only {share}", share=number(level))
+    values = {"size": size, "names": evidence.listed(names), "verb": verb(names, "it learns", "they learn")}
+    if share >= VANISHED:
+        text = _("{size} of the gradient reaches {names}: {verb} slowly.", **values) + place
+    else:
+        text = _("{size} of the gradient reaches {names}: {verb} almost nothing.", **values) + place
     severity = Severity.NOTE if share >= VANISHED else Severity.WARNING if share >= GONE else Severity.ERROR
     return Found(names, level, SMALL if share >= VANISHED else VANISHED, text, severity=severity)
 
@@ -79,9 +83,13 @@ def exploding(evidence: Evidence) -> Found | None:
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
     level = evidence.lower_level[worst[0]]
     place, names = _place(evidence, worst, shrinks=False)
-    text = f"The gradient at {evidence.listed(names)} is up to {number(level)} times larger than at the last "
-    text += f"layers: a step that suits those is too large here.{place}"
-    return Found(names, level, EXPLODED, text, severity=Severity.ERROR if level > BURST else Severity.WARNING)
+    text = _(
+        "The gradient at {names} is up to {times} times larger than at the last layers: a step that suits those is too "
+        "large here.",
+        names=evidence.listed(names), times=number(level),
+    )  # fmt: skip
+    severity = Severity.ERROR if level > BURST else Severity.WARNING
+    return Found(names, level, EXPLODED, text + place, severity=severity)
 
 
 def lost(evidence: Evidence) -> tuple[int, ...]:
@@ -135,11 +143,14 @@ def _place(evidence: Evidence, layers: Sequence[int], shrinks: bool) -> tuple[st
     usual = median(gain for gain, _ in gains)
     gain, before = min(gains) if shrinks else max(gains)
     if len(gains) > 2 and STEEP < gain / usual < 1 / STEEP:
-        change = "shrinks" if shrinks else "grows"
-        return f" It {change} everywhere: the median gain of a layer is {number(usual)}.", names
+        shrinking = _(" It shrinks everywhere: the median gain of a layer is {gain}.", gain=number(usual))
+        growing = _(" It grows everywhere: the median gain of a layer is {gain}.", gain=number(usual))
+        return shrinking if shrinks else growing, names
     first = evidence.layers[before].name
     following = evidence.layers[max(evidence.next_live(before), key=evidence.gradient)].name
     if len(gains) > 2:
         names = (first, *(name for name in names if name != first))
-    change = "Most is lost" if shrinks else "It grows most"
-    return f" {change} between {named(first)} and {named(following)} (gain {number(gain)}).", names
+    values = {"first": named(first), "second": named(following), "gain": number(gain)}
+    if shrinks:
+        return _(" Most is lost between {first} and {second} (gain {gain}).", **values), names
+    return _(" It grows most between {first} and {second} (gain {gain}).", **values), names

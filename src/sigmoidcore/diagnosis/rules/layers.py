@@ -2,6 +2,7 @@
 
 import math
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -38,11 +39,13 @@ def frozen(evidence: Evidence) -> Found | None:
     fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed)
     if fresh and len({w.fresh for w in fixed}) > 1 and any(w.trains for w in latest.weights):
-        text = f"{listed(fresh)} {verb(fresh, 'is', 'are')} frozen with random weights, as they were initialised."
+        verbs = {"verb": verb(fresh, "is", "are")}
+        text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
         return Found(fresh, len(fresh), 0, text)
     names = tuple(w.name for w in fixed)
     share = sum(math.prod(w.shape) for w in fixed) / sum(math.prod(w.shape) for w in latest.weights)
-    text = f"{percent(share)} % of the parameters are frozen: {listed(names, [w.name for w in latest.weights])}."
+    values = {"share": percent(share), "names": listed(names, [w.name for w in latest.weights])}
+    text = _("{share} % of the parameters are frozen: {names}.", **values)
     return Found(names, share, 0, text, AS_MEANT, Severity.NOTE)
 
 
@@ -67,7 +70,10 @@ def no_activation(evidence: Evidence) -> Found | None:
             found += [before.name, layer.name]
     if not found:
         return None
-    text = f"Nothing is between {named(found[0])} and {named(found[1])}: two linear layers in a row are a single one."
+    text = _(
+        "Nothing is between {first} and {second}: two linear layers in a row are a single one.",
+        first=named(found[0]), second=named(found[1]),
+    )  # fmt: skip
     experiment = len(evidence.layers) >= EXPERIMENT and all(x.role == "weights" for x in evidence.layers)
     severity = Severity.NOTE if experiment else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
@@ -90,18 +96,24 @@ def normalisation(evidence: Evidence) -> Found | None:
     norms = steps[-1].norms
     fixed = tuple(dict.fromkeys(n.name for n in norms if n.momentum == 0))
     if fixed:
-        text = f"The momentum of {listed(fixed)} is 0: running statistics stay as they were initialised."
+        text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))
         return Found(fixed, 0.0, 0.0, text, UPDATE)
     if all(n.samples == 1 for m in steps for n in m.norms):
         names = tuple(dict.fromkeys(n.name for n in norms))
-        text = f"{listed(names)} {verb(names, 'normalises', 'normalise')} batches of a single sample: in use, running "
-        return Found(names, 1.0, 2.0, f"{text}statistics of all samples replace its own.")
+        text = _(
+            "{names} {verb} batches of a single sample: in use, running statistics of all samples replace its own.",
+            names=listed(names), verb=verb(names, "normalises", "normalise"),
+        )  # fmt: skip
+        return Found(names, 1.0, 2.0, text)
     far = [n for n in norms if n.drift > DRIFTED]
     if not far or (steps[-1].step or 0) < SETTLED:
         return None
     worst = max(far, key=lambda n: n.drift)
-    text = f"The running mean of {named(worst.name)} is {number(math.sqrt(worst.drift))} standard deviations from that "
-    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, DRIFTED, f"{text}of the batch.")
+    text = _(
+        "The running mean of {name} is {count} standard deviations from that of the batch.",
+        name=named(worst.name), count=number(math.sqrt(worst.drift)),
+    )  # fmt: skip
+    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, DRIFTED, text)
 
 
 def dropout(evidence: Evidence) -> Found | None:
@@ -118,5 +130,8 @@ def dropout(evidence: Evidence) -> Found | None:
     if not strong or left > LEFT + 1e-9:
         return None
     worst = max(strong)
-    text = f"Dropout of up to {percent(worst)} % runs {len(strong)} times and leaves {percent(left)} % of the paths."
+    text = _(
+        "Dropout of up to {share} % runs {count} times and leaves {left} % of the paths.",
+        share=percent(worst), count=len(strong), left=percent(left),
+    )  # fmt: skip
     return Found((), worst, HALF, text)

@@ -3,6 +3,7 @@
 import math
 from itertools import zip_longest
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
@@ -41,6 +42,8 @@ STANDARDISE = (
     "Subtract the mean of the targets over the training set and divide by their standard deviation; multiply the "
     "predictions back."
 )
+ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
+TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
 
 
@@ -79,8 +82,11 @@ def broadcast(evidence: Evidence) -> Found | None:
             and len(c.shape) != len(c.target_shape)
             and math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
         ):
-            text = f"{_by(c)} compares outputs of shape {list(c.shape)} with targets of shape {list(c.target_shape)}: "
-            text += f"broadcasting pairs all of them, {list(together)}, so that every output learns the mean."
+            text = _(
+                "{function} compares outputs of shape {shape} with targets of shape {targets}: broadcasting pairs all "
+                "of them, {together}, so that every output learns the mean.",
+                function=_by(c), shape=list(c.shape), targets=list(c.target_shape), together=list(together),
+            )  # fmt: skip
             return Found(_layers(evidence, c), math.prod(together), math.prod(c.shape), text)
     return None
 
@@ -99,14 +105,21 @@ def out_of_reach(evidence: Evidence) -> Found | None:
         low, high = (0.0, 1.0) if binary else REACH.get(plain(layer.kind) if layer else "", ANYTHING)
         missed = max(low - c.low, c.high - high)
         if c.function in (*BINARY, *REGRESSION) and missed > BEYOND * (c.high - c.low) > 0:
-            given = f"targets from {number(c.low)} to {number(c.high)}"
+            values = {"low": number(c.low), "high": number(c.high)}
             if binary:
-                text = f"{c.function} got {given}, and labels must be in [0, 1]: outside, the loss has no minimum."
-                remedy = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
-                return Found(_layers(evidence, c), missed, 0.0, text, remedy, Severity.ERROR)
+                text = _(
+                    "{function} got targets from {low} to {high}, and labels must be in [0, 1]: outside, the loss has "
+                    "no minimum.",
+                    function=c.function, **values,
+                )  # fmt: skip
+                return Found(_layers(evidence, c), missed, 0.0, text, ZERO_OR_ONE, Severity.ERROR)
             assert layer is not None
-            text = f"{named(layer.name)} ({layer.kind.removesuffix('()')}) returns numbers from {number(low)} to "
-            text += f"{number(high)}, but the loss compares it with {given}."
+            values |= {"name": named(layer.name), "kind": layer.kind.removesuffix("()")}
+            text = _(
+                "{name} ({kind}) returns numbers from {least} to {most}, but the loss compares it with targets from "
+                "{low} to {high}.",
+                least=number(low), most=number(high), **values,
+            )  # fmt: skip
             return Found((layer.name,), missed, 0.0, text)
     return None
 
@@ -123,8 +136,10 @@ def far_targets(evidence: Evidence) -> Found | None:
     for c in evidence.latest.comparisons:
         size = c.target_rms
         if c.function in REGRESSION and not c.classes and LARGE <= size < MASKED and size > FAR * c.output_rms:
-            text = f"{_by(c)} compares outputs of size {number(c.output_rms)} (root mean square) with targets of size "
-            text += f"{number(size)}."
+            text = _(
+                "{function} compares outputs of size {outputs} (root mean square) with targets of size {targets}.",
+                function=_by(c), outputs=number(c.output_rms), targets=number(size),
+            )  # fmt: skip
             return Found(_layers(evidence, c), size / c.output_rms if c.output_rms else math.inf, FAR, text)
     return None
 
@@ -145,7 +160,9 @@ def same_targets(evidence: Evidence) -> Found | None:
     if not known or len(known) < len(labels) or len(values) != 1 or count < FEW:
         return None
     (value,) = values
-    text = f"All {count:,} targets are {number(value)}: there is nothing to tell apart."
+    text = _(
+        "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
+    )
     severity = Severity.NOTE if count < RARE and all(c.function in BINARY for c in labels) else None
     return Found(_layers(evidence, known[-1]), count, FEW, text, severity=severity)
 
@@ -154,18 +171,22 @@ def _misread(function: str, layer: Layer) -> Found | None:
     """What is wrong with a layer as the input of a loss function."""
     kind, weighted = plain(layer.kind), layer.role == "weights"
     if layer.normalises is not None and layer.shape[layer.normalises] == 1:
-        text = f"The loss reads {named(layer.name)}, a softmax of a single number: it is always 1."
-        return Found((layer.name,), 1.0, 0.0, text, "Use a sigmoid for a single output, or a softmax of two.")
+        text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
+        return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
+    values = {"name": named(layer.name), "function": function}
     if function in READS_LOGITS and kind in BOUNDED and not weighted:
-        expected, reason = "logits (any real number)", f"{function} has its own"
-        remedy = f"Remove {named(layer.name)}: {'logits may be negative' if kind == 'relu' else reason}."
+        expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
+        if kind == "relu":
+            remedy = _("Remove {name}: logits may be negative.", **values)
     elif function in READS_LOGARITHMS and (kind in BOUNDED or weighted):
-        expected, right = "log-probabilities", "cross_entropy" if function == "nll_loss" else "log_softmax"
-        remedy = f"Use {right} on the {'output' if weighted else 'input'} of {named(layer.name)}."
+        values |= {"right": "cross_entropy" if function == "nll_loss" else "log_softmax"}
+        expected, remedy = _("log-probabilities"), _("Use {right} on the input of {name}.", **values)
+        if weighted:
+            remedy = _("Use {right} on the output of {name}.", **values)
     else:
         return None
-    source = "a layer without log_softmax" if weighted else f"a {layer.kind.removesuffix('()')}"
-    text = f"{function} expects {expected} but reads {named(layer.name)}, {source}."
+    source = _("a layer without log_softmax") if weighted else _("a {kind}", kind=layer.kind.removesuffix("()"))
+    text = _("{function} expects {expected} but reads {name}, {source}.", expected=expected, source=source, **values)
     return Found((layer.name,), 1.0, 0.0, text, remedy)
 
 
@@ -178,7 +199,7 @@ def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]
 
 def _by(comparison: Comparison) -> str:
     """The subject of a sentence about a comparison."""
-    return "The difference in the loss" if comparison.function in DIFFERENCES else comparison.function
+    return _("The difference in the loss") if comparison.function in DIFFERENCES else comparison.function
 
 
 def _layers(evidence: Evidence, comparison: Comparison) -> tuple[str, ...]:

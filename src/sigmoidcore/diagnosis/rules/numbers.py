@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import gradient
@@ -51,7 +52,7 @@ def nonfinite(evidence: Evidence) -> Found | None:
     half = any(layer.dtype == "float16" for layer in begin.layers)
     if half and count == 1 and backward and begin.step is not None:
         return replace(found, remedy=SKIPPED, severity=Severity.NOTE)
-    since = "" if count == 1 or begin.step is None else f" It began at step {begin.step}."
+    since = "" if count == 1 or begin.step is None else _(" It began at step {step}.", step=begin.step)
     return replace(found, message=found.message + since, remedy=found.remedy or (HALF if half else None))
 
 
@@ -69,7 +70,10 @@ def near_overflow(evidence: Evidence) -> Found | None:
         return None
     value, worst, names = ratios[found[0]], evidence.layers[found[0]], evidence.names(found)
     largest = LARGEST[worst.dtype]
-    text = f"{named(worst.name)} returns {number(value * largest)}, and {worst.dtype} ends at {number(largest)}."
+    text = _(
+        "{name} returns {number}, and {dtype} ends at {largest}.",
+        name=named(worst.name), number=number(value * largest), dtype=worst.dtype, largest=number(largest),
+    )  # fmt: skip
     return Found(names, value, NEAR, text + same_in(names))
 
 
@@ -85,49 +89,62 @@ def underflow(evidence: Evidence) -> Found | None:
     if not found or gradient.fades(evidence):
         return None
     names = evidence.names(found)
-    text = f"The gradient at {evidence.listed(names)} is below 6e-8, the smallest number of float16: most of it is 0."
+    text = _(
+        "The gradient at {names} is below 6e-8, the smallest number of float16: most of it is 0.",
+        names=evidence.listed(names),
+    )
     return Found(names, evidence.gradient(found[0]), SMALLEST_HALF, text)
 
 
 def _places(measurement: Measurement) -> Iterator[tuple[Found, bool]]:
     """The places with inf or NaN, in order, and whether they are in the backward pass."""
     if count := measurement.input_nonfinite:
-        yield Found((), count, 0, f"{_numbers(count, 'the inputs')} inf or NaN.", CLEAN_INPUTS), False
+        yield Found((), count, 0, _numbers(count, _("the inputs")), CLEAN_INPUTS), False
     names = tuple(w.name for w in measurement.weights if w.nonfinite)
     if count := sum(w.nonfinite for w in measurement.weights):
-        text = f"{_numbers(count, listed(names))} inf or NaN: an earlier step wrote them."
+        text = _numbers(count, listed(names)) + _(" An earlier step wrote them.")
         yield Found(names, count, 0, text), False
     layers = [layer for layer in measurement.layers if layer.nonfinite]
     if layers:
         name, count = layers[0].name, layers[0].nonfinite
-        later = f" {len(layers) - 1} layers after it have inf or NaN, too." if layers[1:] else ""
-        text = f"{named(name)} is the first layer whose output has inf or NaN ({count} numbers).{later}"
+        values = {"name": named(name), "count": count}
+        text = _("{name} is the first layer whose output has inf or NaN ({count} numbers).", **values)
+        if layers[1:]:
+            text += _(" {count} layers after it have inf or NaN, too.", count=len(layers) - 1)
         yield Found((name,), count, 0, text), False
     backward = [layer for layer in reversed(measurement.layers) if _bad_gradient(layer)]
     names = tuple(layer.name for layer in backward[:1])
     if measurement.loss is not None and not math.isfinite(measurement.loss):
-        of = f" ({measurement.loss_function})" if measurement.loss_function else ""
-        at = f" The first gradient with inf or NaN is at {named(names[0])}." if names else ""
-        read = None if measurement.loss_reads is None else measurement.layers[measurement.loss_reads]
-        if read is not None and read.rms > HUGE:
-            text = (
-                f"The loss{of} is {measurement.loss}, because {named(read.name)} returns numbers of {number(read.rms)}."
-            )
-            yield Found((read.name,), 1, 0, text), False
-        text = f"The loss{of} is {measurement.loss}, although all layers return finite numbers.{at}"
-        yield Found(names, 1, 0, text, CHECK_LOSS), False
+        yield _loss(measurement, names), False
     if names:
-        count = max(1, backward[0].nonfinite_gradient)
-        text = f"{named(names[0])} is the first layer on the way back whose gradient has inf or NaN ({count} numbers)."
-        yield Found(names, count, 0, text), True
+        values = {"name": named(names[0]), "count": max(1, backward[0].nonfinite_gradient)}
+        text = _("{name} is the first layer on the way back whose gradient has inf or NaN ({count} numbers).", **values)
+        yield Found(names, max(1, backward[0].nonfinite_gradient), 0, text), True
     names = tuple(w.name for w in measurement.weights if w.nonfinite_gradient)
     if count := sum(w.nonfinite_gradient for w in measurement.weights):
-        text = f"{_numbers(count, f'the gradients of {listed(names)}')} inf or NaN."
-        yield Found(names, count, 0, text), True
+        yield Found(names, count, 0, _numbers(count, _("the gradients of {names}", names=listed(names)))), True
+
+
+def _loss(measurement: Measurement, names: tuple[str, ...]) -> Found:
+    """A loss that is inf or NaN, and the first layer on the way back with such a gradient, if there is one."""
+    function = f" ({measurement.loss_function})" if measurement.loss_function else ""
+    values = {"function": function, "loss": measurement.loss}
+    read = None if measurement.loss_reads is None else measurement.layers[measurement.loss_reads]
+    if read is not None and read.rms > HUGE:
+        values |= {"name": named(read.name), "size": number(read.rms)}
+        text = _("The loss{function} is {loss}, because {name} returns numbers of {size}.", **values)
+        return Found((read.name,), 1, 0, text)
+    text = _("The loss{function} is {loss}, although all layers return finite numbers.", **values)
+    if names:
+        text += _(" The first gradient with inf or NaN is at {name}.", name=named(names[0]))
+    return Found(names, 1, 0, text, CHECK_LOSS)
 
 
 def _numbers(count: int, of: str) -> str:
-    return f"{count} numbers of {of} are" if count > 1 else f"1 number of {of} is"
+    """A sentence on the numbers of something that are inf or NaN."""
+    if count == 1:
+        return _("1 number of {these} is inf or NaN.", these=of)
+    return _("{count} numbers of {these} are inf or NaN.", count=count, these=of)
 
 
 def _bad_gradient(layer: Layer) -> bool:

@@ -2,12 +2,13 @@
 
 from statistics import median
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.updates import MEASUREMENTS
-from sigmoidcore.diagnosis.wording import counted, listed, number, verb
+from sigmoidcore.diagnosis.wording import counted, listed, number
 
 UNUSED = 3
 """Backward passes without a step from which on the training is judged."""
@@ -37,15 +38,22 @@ def unheld(evidence: Evidence) -> Found | None:
     """
     latest = evidence.latest
     if latest.unused >= UNUSED and latest.foreign_steps:
-        text = f"An optimizer made {counted(latest.foreign_steps, 'step')}, but it holds no parameter of this model: "
-        text += "was the model built again, or copied, after the optimizer?"
+        text = _(
+            "An optimizer made {steps}, but it holds no parameter of this model: was the model built again, or copied, "
+            "after the optimizer?",
+            steps=counted(latest.foreign_steps, "step"),
+        )
         return Found((), latest.foreign_steps, 0, text, severity=Severity.ERROR)
     history = _history(evidence)
     names = [name for name, weights in history.items() if _unheld(weights)]
     if not names or not any(w.rate is not None for weights in history.values() for w in weights):
         return None
-    text = f"{listed(names, tuple(history), 'parameters')} {verb(names, 'has', 'have')} a gradient, but no optimizer "
-    text += f"holds {verb(names, 'it', 'them')}: {verb(names, 'it does', 'they do')} not move."
+    text = _(
+        "{names} have a gradient, but no optimizer holds them: they do not move.",
+        names=listed(names, tuple(history), "parameters"),
+    )
+    if len(names) == 1:
+        text = _("{names} has a gradient, but no optimizer holds it: it does not move.", names=listed(names))
     return Found(tuple(names), len(names), 0, text)
 
 
@@ -59,8 +67,8 @@ def no_step(evidence: Evidence) -> Found | None:
     latest = evidence.latest
     if latest.unused < UNUSED or latest.foreign_steps:
         return None
-    text = f"{latest.unused:,} backward passes computed gradients, and no optimizer "
-    return Found((), latest.unused, UNUSED, f"{text}made a step.")
+    text = _("{count} backward passes computed gradients, and no optimizer made a step.", count=f"{latest.unused:,}")
+    return Found((), latest.unused, UNUSED, text)
 
 
 def uncleared(evidence: Evidence) -> Found | None:
@@ -76,8 +84,11 @@ def uncleared(evidence: Evidence) -> Found | None:
     if not found[-1] or sum(map(bool, found)) < MEASUREMENTS:
         return None
     names = found[-1]
-    text = f"The gradients of {listed(names, [w.name for w in evidence.latest.weights], 'parameters')} are not emptied "
-    return Found(names, len(names), 0, f"{text}between the steps: every step follows the sum of all earlier ones.")
+    text = _(
+        "The gradients of {names} are not emptied between the steps: every step follows the sum of all earlier ones.",
+        names=listed(names, [w.name for w in evidence.latest.weights], "parameters"),
+    )
+    return Found(names, len(names), 0, text)
 
 
 def discarded(evidence: Evidence) -> Found | None:
@@ -93,8 +104,11 @@ def discarded(evidence: Evidence) -> Found | None:
     wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
     if len(steps) < MEASUREMENTS or wasted < WASTED or any(m.foreign_steps for m in steps):
         return None
-    text = f"Before each step, the gradients of {wasted:,} forward passes were emptied: only the last ones "
-    return Found((), wasted, WASTED, f"{text}count.")
+    text = _(
+        "Before each step, the gradients of {count} forward passes were emptied: only the last ones count.",
+        count=f"{wasted:,}",
+    )
+    return Found((), wasted, WASTED, text)
 
 
 def strong_decay(evidence: Evidence) -> Found | None:
@@ -114,8 +128,11 @@ def strong_decay(evidence: Evidence) -> Found | None:
     if not found or 2 * len(found) < len(pulls):
         return None
     value = pulls[found[0]]
-    text = f"The weight decay of {listed(found, tuple(pulls), 'weights')} is up to {number(value)} times as strong as "
-    return Found(tuple(found), value, OVERWHELMED, f"{text}the gradient: the weights shrink to 0.")
+    text = _(
+        "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
+        names=listed(found, tuple(pulls), "weights"), times=number(value),
+    )  # fmt: skip
+    return Found(tuple(found), value, OVERWHELMED, text)
 
 
 def replaced(evidence: Evidence) -> Found | None:
@@ -129,7 +146,10 @@ def replaced(evidence: Evidence) -> Found | None:
     gone, step = evidence.latest.replaced, evidence.latest.step or 0
     if gone < REPLACED or step > AVERAGED * gone:
         return None
-    text = f"{gone} optimizers were made and dropped in {step} steps: each one starts without averages of gradients."
+    text = _(
+        "{count} optimizers were made and dropped in {steps} steps: each one starts without averages of gradients.",
+        count=gone, steps=step,
+    )  # fmt: skip
     return Found((), gone, REPLACED, text)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient, units
@@ -48,28 +49,38 @@ def no_gradient(evidence: Evidence) -> Found | None:
         return None
     if len(missing) == len(trainable) and not any(evidence.live):
         if evidence.latest.quantized:
-            text = f"No gradient passes the quantized {listed(evidence.latest.quantized)}: nothing is trained."
+            quantized = listed(evidence.latest.quantized)
+            text = _("No gradient passes the quantized {names}: nothing is trained.", names=quantized)
             return _of(missing, text, TRAIN_FIRST, Severity.NOTE)
-        text = f"No parameter gets a gradient ({listed(missing)}): nothing is trained."
+        text = _("No parameter gets a gradient ({names}): nothing is trained.", names=listed(missing))
         return _of(missing, text, CONNECT, Severity.ERROR)
     cut = _before_a_cut(evidence, missing)
     if cut:
-        get = verb(cut, "gets", "get")
-        return _of(cut, f"{listed(cut)} {get} no gradient although later layers do: the graph is cut in between.")
+        text = _(
+            "{names} {verb} no gradient although later layers do: the graph is cut in between.",
+            names=listed(cut), verb=verb(cut, "gets", "get"),
+        )  # fmt: skip
+        return _of(cut, text)
     spare = _with_used_siblings(evidence, missing) if len(evidence.measurements) < MEASUREMENTS else set()
     if len(spare) == len(missing):
-        text = f"{listed(missing)} {verb(missing, 'gets', 'get')} no gradient in this batch; similar parameters do."
+        text = _(
+            "{names} {verb} no gradient in this batch; similar parameters do.",
+            names=listed(missing), verb=verb(missing, "gets", "get"),
+        )  # fmt: skip
         return _of(missing, text, WAIT, Severity.NOTE)
     missing = [name for name in missing if name not in spare]
     unused = not any(evidence.weights[name].used for name in missing)
     if unused and all(max(evidence.weights[name].shape, default=1) == _count(evidence, name) for name in missing):
-        text = (
-            f"The forward pass of this batch does not use the {verb(missing, 'vector', 'vectors')} {listed(missing)}."
-        )
+        text = _("The forward pass of this batch does not use the vectors {names}.", names=listed(missing))
+        if len(missing) == 1:
+            text = _("The forward pass of this batch does not use the vector {names}.", names=listed(missing))
         return _of(missing, text, WAIT, Severity.NOTE)
-    them = verb(missing, "it", "them")
-    why = f"the forward pass does not use {them}" if unused else f"the loss does not depend on {them}"
-    text = f"{listed(missing)} {verb(missing, 'is', 'are')} trainable but without a gradient: {why}."
+    values = {
+        "names": listed(missing), "verb": verb(missing, "is", "are"), "pronoun": verb(missing, "it", "them"),
+    }  # fmt: skip
+    text = _("{names} {verb} trainable but without a gradient: the loss does not depend on {pronoun}.", **values)
+    if unused:
+        text = _("{names} {verb} trainable but without a gradient: the forward pass does not use {pronoun}.", **values)
     return _of(missing, text, USE_OR_FREEZE)
 
 
@@ -95,8 +106,10 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     factors = {name for layer in evidence.latest.weighted for name in layer.weights}  # what is added blocks nothing
     stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w) and w.name in factors]
     if stuck:
-        are = verb(stuck, "is 0 and gets", "are 0 and get")
-        text = f"{listed(stuck)} {are} a gradient of exactly 0: nothing moves."
+        text = _(
+            "{names} {verb} a gradient of exactly 0: nothing moves.",
+            names=listed(stuck), verb=verb(stuck, "is 0 and gets", "are 0 and get"),
+        )  # fmt: skip
         severity = Severity.ERROR if len(zero) == len(matrices) else None
         return Found(tuple(stuck), 0.0, 0.0, text, START_ONE, severity)
     fades, lost = gradient.fades(evidence), gradient.lost(evidence)
@@ -105,8 +118,10 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     if fades or units.neurons_explain(evidence):
         return None
     starting = [w.name for w in evidence.zero_initialised]
-    why = f": {listed(starting)} {verb(starting, 'starts', 'start')} at 0" if starting else " in this batch"
-    text = f"The gradient of {listed(names)} is exactly 0{why}."
+    text = _("The gradient of {names} is exactly 0 in this batch.", names=listed(names))
+    if starting:
+        values = {"names": listed(names), "zeros": listed(starting), "verb": verb(starting, "starts", "start")}
+        text = _("The gradient of {names} is exactly 0: {zeros} {verb} at 0.", **values)
     return Found(names, 0.0, 0.0, text, WAIT_A_STEP, Severity.NOTE)
 
 
@@ -119,7 +134,9 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
     used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
     names = list(dict.fromkeys(name for x, name in used if _identical(evidence, x, evidence.weights.get(name))))
-    text = f"All rows of {listed(names)} are identical: these neurons compute the same and stay the same."
+    text = _(
+        "All rows of {names} are identical: these neurons compute the same and stay the same.", names=listed(names)
+    )
     return _of(names, text) if names else None
 
 
@@ -134,9 +151,12 @@ def unregistered(evidence: Evidence) -> Found | None:
     names = evidence.latest.strays
     if not names:
         return None
-    text = f"{listed(names)} {verb(names, 'is', 'are')} trainable but missing in model.parameters()"
-    them = verb(names, "it", "them")
-    return _of(names, f"{text}: the optimizer does not move {them} and state_dict() does not save {them}.")
+    text = _(
+        "{names} {verb} trainable but missing in model.parameters(): the optimizer does not move {pronoun} and "
+        "state_dict() does not save {pronoun}.",
+        names=listed(names), verb=verb(names, "is", "are"), pronoun=verb(names, "it", "them"),
+    )  # fmt: skip
+    return _of(names, text)
 
 
 def _count(evidence: Evidence, name: str) -> int:
@@ -170,11 +190,19 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
     dead = [evidence.layers[i] for i in evidence.consumers[last] if evidence.layers[i].dead == 1]
     if dead:
         name, rows = dead[0].name, dead[0].rows
-        text = f"The gradient becomes exactly 0 at {named(name)}, whose units are off for all {rows} rows."
+        text = _(
+            "The gradient becomes exactly 0 at {name}, whose units are off for all {rows} rows.",
+            name=named(name), rows=rows,
+        )  # fmt: skip
         return Found((name, *names), 0.0, 0.0, text, units.REVIVE, Severity.ERROR)
-    following = next((f" and {named(evidence.layers[c].name)}" for c in evidence.next_live(last)), "")
-    text = f"The gradient becomes exactly 0 between {named(names[0])}{following}: "
-    text += f"{evidence.listed(names)} {verb(names, 'gets', 'get')} none."
+    values = {"names": evidence.listed(names), "verb": verb(names, "gets", "get"), "first": named(names[0])}
+    following = next((named(evidence.layers[c].name) for c in evidence.next_live(last)), None)
+    text = _("The gradient becomes exactly 0 behind {first}: {names} {verb} none.", **values)
+    if following is not None:
+        text = _(
+            "The gradient becomes exactly 0 between {first} and {second}: {names} {verb} none.",
+            second=following, **values,
+        )  # fmt: skip
     return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.diagnosis.rules import (
@@ -84,7 +85,7 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     findings = []
     for rule, x in found:
         if reported.isdisjoint(rule.hidden_by):
-            severity, remedy = x.severity or rule.severity, x.remedy or rule.remedy
-            finding = Finding(rule.id, rule.name, severity, x.layers, x.value, x.threshold, x.message, remedy)
+            severity, name, remedy = x.severity or rule.severity, _(rule.name), _(x.remedy or rule.remedy)
+            finding = Finding(rule.id, name, severity, x.layers, x.value, x.threshold, x.message, remedy)
             findings.append(((ERROR, WARNING, NOTE).index(severity), not rule.mistake, finding))
     return tuple(finding for *_, finding in sorted(findings, key=lambda found: found[:2]))

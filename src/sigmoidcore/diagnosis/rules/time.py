@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -37,8 +38,11 @@ def vanishing(evidence: Evidence) -> Found | None:
     if not found:
         return None
     value, names = found[0][0], tuple(name for _, name in found)
-    text = f"Only {number(value)} of the gradient through time in {named(names[0])} reaches the first steps"
-    return Found(names, value, FORGOTTEN, f"{text}: it cannot learn from them.{same_in(names)}")
+    text = _(
+        "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
+        share=number(value), name=named(names[0]),
+    )  # fmt: skip
+    return Found(names, value, FORGOTTEN, text + same_in(names))
 
 
 def exploding(evidence: Evidence) -> Found | None:
@@ -55,9 +59,13 @@ def exploding(evidence: Evidence) -> Found | None:
     if not found:
         return None
     value, names = found[0][0], tuple(name for _, name in found)
-    text = f"The gradient through time in {named(names[0])} grows {number(value)} times from the last step to the "
-    text += f"first: long sequences decide the whole update.{same_in(names)}"
-    return Found(names, value, EXPLODED, text, severity=Severity.ERROR if value > BURST else Severity.WARNING)
+    text = _(
+        "The gradient through time in {name} grows {times} times from the last step to the first: long sequences "
+        "decide the whole update.",
+        name=named(names[0]), times=number(value),
+    )  # fmt: skip
+    severity = Severity.ERROR if value > BURST else Severity.WARNING
+    return Found(names, value, EXPLODED, text + same_in(names), severity=severity)
 
 
 def _recurrent(evidence: Evidence) -> Iterator[tuple[str, Sequence[float]]]:

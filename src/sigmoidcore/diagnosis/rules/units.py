@@ -2,6 +2,7 @@
 
 import math
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
@@ -41,6 +42,8 @@ SEPARATE = (
 SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
 RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
 STANDARDISE = "Subtract the mean of each feature over the training set, and divide by its standard deviation."
+CHECK_LOADING = "Check the code that loads the data."
+SWITCH_ON = "Start the weight of a normalisation at 1, or put the zero-initialised layer last in its block."
 
 
 def saturation(evidence: Evidence) -> Found | None:
@@ -59,11 +62,15 @@ def saturation(evidence: Evidence) -> Found | None:
     if not found:
         return None
     names, worst = evidence.names(found), evidence.layers[found[0]]
-    slope = "" if worst.relative_slope is None else f" (mean relative slope {number(worst.relative_slope)})"
-    value = _shut(worst)
-    most = f"{percent(value)} % of the neurons of {named(worst.name)} are saturated{slope}"
-    others = f", and most neurons of {evidence.listed(names[1:], 'activation', 'activations')}" if names[1:] else ""
-    return Found(names, value, SATURATED, f"{most}{others}: they pass almost no gradient back.")
+    slope, value, others = worst.relative_slope, _shut(worst), ""
+    mean = "" if slope is None else _(" (mean relative slope {slope})", slope=number(slope))
+    if names[1:]:
+        others = _(", and most neurons of {names}", names=evidence.listed(names[1:], "activation", "activations"))
+    values = {"share": percent(value), "name": named(worst.name), "mean": mean, "others": others}
+    text = _(
+        "{share} % of the neurons of {name} are saturated{mean}{others}: they pass almost no gradient back.", **values
+    )
+    return Found(names, value, SATURATED, text)
 
 
 def dead_units(evidence: Evidence) -> Found | None:
@@ -82,16 +89,21 @@ def dead_units(evidence: Evidence) -> Found | None:
     layers = [evidence.layers[i] for i in found]
     worst, value = layers[0], layers[0].dead or 0
     names = tuple(layer.name for layer in layers if value < DEAD or (layer.dead or 0) >= DEAD)
-    message = f"{percent(value)} % of the units of {named(worst.name)} have derivative 0 for all {worst.rows:,} rows"
+    others = ""
     if len(names) > 1:
-        message += f", and many units of {evidence.listed(names[1:], 'activation', 'activations')}"
-    message += ": they get no gradient and cannot recover."
+        others = _(", and many units of {names}", names=evidence.listed(names[1:], "activation", "activations"))
+    message = _(
+        "{share} % of the units of {name} have derivative 0 for all {rows} rows{others}: they get no gradient and "
+        "cannot recover.",
+        share=percent(value), name=named(worst.name), rows=f"{worst.rows:,}", others=others,
+    )  # fmt: skip
     vectors = [w for w in evidence.latest.weights if w.trains and len(w.shape) == 1]
     zero = [w.name for w in vectors if is_zero(w) and w.gradient == 0]
     remedy = None
     if zero and value == 1:
-        message += f" {listed(zero)} {verb(zero, 'is', 'are')} 0, which switches a normalisation off."
-        remedy = "Start the weight of a normalisation at 1, or put the zero-initialised layer last in its block."
+        verbs = {"verb": verb(zero, "is", "are")}
+        message += _(" {names} {verb} 0, which switches a normalisation off.", names=listed(zero), **verbs)
+        remedy = SWITCH_ON
     warns = value >= DEAD or any(plain(x.kind) in TWO_SIDED and (x.dead or 0) > SATURATED for x in layers)
     severity = Severity.ERROR if value == 1 else Severity.WARNING if warns else Severity.NOTE
     return Found(names, value, DEAD if value >= DEAD else HALF_DEAD, message, remedy, severity)
@@ -115,12 +127,15 @@ def collapse(evidence: Evidence) -> Found | None:
     if not found:
         return None
     if latest.input_spread == 0:
-        text = "All samples of the inputs are identical, so every layer returns the same for all."
-        return Found((), 0.0, COLLAPSED, text, remedy="Check the code that loads the data.")
+        text = _("All samples of the inputs are identical, so every layer returns the same for all.")
+        return Found((), 0.0, COLLAPSED, text, CHECK_LOADING)
     first, inputs = evidence.layers[found[0]], latest.input_spread or 1.0
     spread = first.spread or 0.0
-    text = f"From {named(first.name)} on, all samples are {'' if spread < EQUAL else 'nearly '}the same point"
-    text += f": they differ by {number(spread)} of their size, and by {number(inputs)} in the inputs."
+    same = _("the same point") if spread < EQUAL else _("nearly the same point")
+    text = _(
+        "From {name} on, all samples are {same}: they differ by {spread} of their size, and by {inputs} in the inputs.",
+        name=named(first.name), same=same, spread=number(spread), inputs=number(inputs),
+    )  # fmt: skip
     return Found(evidence.names(found), spread / inputs, COLLAPSED, text)
 
 
@@ -139,9 +154,13 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     if not found:
         return None
     names, value = tuple(layer.name for layer in found), found[0].entropy or 0.0
-    text = f"All heads of {listed(names)} attend to a single key (mean entropy {number(value)} of the maximum)"
+    text = _(
+        "All heads of {names} attend to a single key (mean entropy {entropy} of the maximum): queries and keys get "
+        "almost no gradient.",
+        names=listed(names), entropy=number(value),
+    )  # fmt: skip
     severity = Severity.NOTE if _learned(evidence) else Severity.WARNING
-    return Found(names, value, SHUT, f"{text}: queries and keys get almost no gradient.", severity=severity)
+    return Found(names, value, SHUT, text, severity=severity)
 
 
 def offset_inputs(evidence: Evidence) -> Found | None:
@@ -161,8 +180,12 @@ def offset_inputs(evidence: Evidence) -> Found | None:
     first = [layer.spread for layer in evidence.latest.weighted if not layer.sources and layer.spread is not None]
     if not first or not max(first) < STILL_OFFSET:
         return None
-    text = f"The inputs vary by only {number(spread)} of their size: all samples share one large offset, and no "
-    return Found((), spread, OFFSET, f"{text}normalisation removes it.")
+    text = _(
+        "The inputs vary by only {spread} of their size: all samples share one large offset, and no normalisation "
+        "removes it.",
+        spread=number(spread),
+    )
+    return Found((), spread, OFFSET, text)
 
 
 def unscaled_inputs(evidence: Evidence) -> Found | None:
@@ -189,11 +212,12 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
         return None
     if size > BIG and min(reached) > REACHED:
         bends = any(plain(x.kind) in BENT for x in evidence.layers)
-        text = f"The inputs have a size of {number(size)} (root mean square) instead of about 1."
+        text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
         return Found((), size, BIG, text, severity=None if bends else Severity.NOTE)
     if size < TINY and max(spreads) < min(DROWNED, spread):
-        text = (
-            f"The inputs have a size of {number(size)} (root mean square): the biases of the first layers drown them."
+        text = _(
+            "The inputs have a size of {size} (root mean square): the biases of the first layers drown them.",
+            size=number(size),
         )
         return Found((), size, TINY, text)
     return None

@@ -3,6 +3,7 @@
 import math
 from statistics import mean, median
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
@@ -47,11 +48,15 @@ def too_small(evidence: Evidence) -> Found | None:
     if not found:
         return _too_slow(evidence, updates)
     value = max(largest[name] for name in found)
-    names = listed(found, tuple(largest), "weights")
-    text = f"No measured step changed {names} by more than {number(value)} of its size: rounding removes it."
+    values = {"names": listed(found, tuple(largest), "weights"), "verb": verb(found, "stands", "stand")}
+    text = _(
+        "No measured step changed {names} by more than {size} of its size: rounding removes it.",
+        names=values["names"], size=number(value),
+    )  # fmt: skip
     if value == 0:
-        every = "any weight" if len(found) == len(largest) else "these weights"
-        text = f"No measured step changed {every}: {names} {verb(found, 'stands', 'stand')} still."
+        text = _("No measured step changed these weights: {names} {verb} still.", **values)
+        if len(found) == len(largest):
+            text = _("No measured step changed any weight: {names} {verb} still.", **values)
     return Found(tuple(found), largest[found[0]], STILL, text)
 
 
@@ -77,8 +82,10 @@ def too_large(evidence: Evidence) -> Found | None:
     if not found:
         return _ruined(evidence, _updates(evidence))
     value = usual[found[0]]
-    text = f"A typical step changes {listed(found, tuple(usual), 'weights')} by up to {number(value)} of its size: it "
-    text += "overwrites the result of earlier steps."
+    text = _(
+        "A typical step changes {names} by up to {size} of its size: it overwrites the result of earlier steps.",
+        names=listed(found, tuple(usual), "weights"), size=number(value),
+    )  # fmt: skip
     severity = Severity.ERROR if value > REPLACED else Severity.WARNING
     return Found(tuple(found), value, VIOLENT, text, severity=severity)
 
@@ -94,9 +101,11 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     if 2 * len(found) <= len(early) or shrunk > FADED_BY_ITSELF:
         return None
     value = early[found[0]]
-    names = listed(found, tuple(early), "weights")
-    text = f"The first steps changed {names} by up to {number(value)} of its size, and "
-    return Found(tuple(found), value, VIOLENT, f"{text}nothing was learned since then.", severity=Severity.ERROR)
+    text = _(
+        "The first steps changed {names} by up to {size} of its size, and nothing was learned since then.",
+        names=listed(found, tuple(early), "weights"), size=number(value),
+    )  # fmt: skip
+    return Found(tuple(found), value, VIOLENT, text, severity=Severity.ERROR)
 
 
 def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -105,15 +114,22 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
         return None
     names, value = tuple(updates), max(max(steps) for steps in updates.values())
     if value < SLOW:
-        text = f"No measured step changed any weight by more than {number(value)} of its size, and the loss stands "
-        return Found(names, value, SLOW, f"{text}still.")
+        text = _(
+            "No measured step changed any weight by more than {size} of its size, and the loss stands still.",
+            size=number(value),
+        )
+        return Found(names, value, SLOW, text)
     rates = [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
     faded = [rate for rate in rates if rate < FADED * max(rates)]
     if 3 * len(faded) < len(rates) or rates[-1] not in faded:
         return None
     share = rates[-1] / max(rates)
-    text = f"The learning rate has shrunk to {number(share)} of its largest while the loss was still where it started"
-    return Found(names, share, FADED, f"{text}: the schedule ends the training too early.")
+    text = _(
+        "The learning rate has shrunk to {share} of its largest while the loss was still where it started: the "
+        "schedule ends the training too early.",
+        share=number(share),
+    )
+    return Found(names, share, FADED, text)
 
 
 def _unlearned(evidence: Evidence) -> bool:
