@@ -1,7 +1,61 @@
 """Messages in another language than English: which one, and what is translated."""
 
+import ast
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
-from sigmoidcore._language import VARIABLE, language
+
+import sigmoidcore
+from sigmoidcore._language import VARIABLE, catalogue, language
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.report.terminal import columns, wrapped
+from sigmoidcore.diagnosis.rules import RULES
+
+SOURCES = Path(sigmoidcore.__file__).parent
+COUNTERS = ("counted", "count")
+"""Functions of a number and a noun, whose plural is translated."""
+GRAMMAR = {"verb", "pronoun"}
+"""Placeholders for words of English grammar, which a translation may leave out."""
+CLOSING = "，。：；、）？！"
+
+
+def calls_of(tree: ast.AST, names: tuple[str, ...]) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+            yield node
+
+
+def texts() -> set[str]:
+    """All texts that are translated: arguments of `_` and of counters, texts of the rules, and texts of templates."""
+    found = {rule.name for rule in RULES} | {severity.value for severity in Severity}
+    found |= {f"{{count}} {severity.value}s" for severity in Severity}
+    for path in SOURCES.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found |= {c.args[0].value for c in calls_of(tree, ("_",)) if isinstance(c.args[0], ast.Constant)}
+        for call in calls_of(tree, COUNTERS):
+            one, *plural = [arg.value for arg in call.args[1:] if isinstance(arg, ast.Constant)] or [""]
+            found |= {f"{{count}} {plural[0] if plural else one + 's'}"} if one else set()
+        nouns = [call.args[-1] for call in calls_of(tree, ("listed",)) if len(call.args) == 3]
+        found |= {f"{{count}} {noun.value}s" for noun in nouns if isinstance(noun, ast.Constant)}
+    for path in SOURCES.rglob("*.html"):
+        found |= set(re.findall(r"""\b_\("([^"]+)\"""", path.read_text(encoding="utf-8")))
+    return found | remedies()
+
+
+def remedies() -> set[str]:
+    """The constants of the rules' modules that are sentences."""
+    found = set()
+    for rule in RULES:
+        constants = rule.check.__globals__
+        found |= {v for n, v in constants.items() if n.isupper() and isinstance(v, str) and " " in v}
+    return found
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name} - GRAMMAR
 
 
 def test_the_language_is_english_unless_the_environment_asks_for_another(monkeypatch):
@@ -14,5 +68,34 @@ def test_the_language_is_english_unless_the_environment_asks_for_another(monkeyp
 
 def test_an_unknown_language_is_an_error_with_the_choice(monkeypatch):
     monkeypatch.setenv(VARIABLE, "fr")
-    with pytest.raises(ValueError, match="SIGMOIDCORE_LANG is 'fr': set it to en or zh"):
+    with pytest.raises(ValueError, match=r"SIGMOIDCORE_LANG\) is 'fr': choose en or zh"):
         language()
+
+
+def test_every_text_has_a_chinese_translation_and_no_translation_is_left_over():
+    assert texts() == set(catalogue("zh"))
+
+
+def test_the_remedy_of_every_rule_is_one_of_the_translated_texts():
+    assert {rule.remedy for rule in RULES} <= remedies()
+
+
+@pytest.mark.parametrize("text", sorted(catalogue("zh")))
+def test_a_translation_has_the_placeholders_and_the_code_of_its_text(text):
+    translation = catalogue("zh")[text]
+    assert translation
+    assert placeholders(translation) == placeholders(text)
+    assert set(re.findall("`[^`]+`", translation)) == set(re.findall("`[^`]+`", text))
+    assert text.endswith("%") == translation.endswith("%")
+
+
+def test_lines_of_chinese_end_between_characters_and_never_begin_with_punctuation_that_closes():
+    text = (
+        "只有 3.5e-26 的梯度到达 `0` 至 `52`（31 层中的 27 层）：它们几乎什么也学不到。"
+        "梯度逐层缩小，各层增益的中位数为 0.14。"
+    )
+    lines = wrapped(text, 40, "  ")
+    assert max(map(columns, lines)) <= 40
+    assert len(lines) == 4
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert not any(line.strip()[0] in CLOSING for line in lines)

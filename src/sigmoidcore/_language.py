@@ -33,7 +33,7 @@ def language() -> str:
     asked = os.environ.get(VARIABLE) or LANGUAGES[0]
     short = re.split(r"[-_.]", asked)[0].lower()  # of zh_CN.UTF-8
     if short not in LANGUAGES:
-        raise ValueError(f"{VARIABLE} is {asked[:40]!r}: set it to {' or '.join(LANGUAGES)}")
+        raise ValueError(f"the language (--lang, {VARIABLE}) is {asked[:40]!r}: choose {' or '.join(LANGUAGES)}")
     return short
 
 

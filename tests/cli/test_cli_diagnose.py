@@ -325,3 +325,15 @@ def wrong_metadata(**changes):
 def test_a_damaged_run_is_refused_in_one_line(refused, run, damage, cause):
     damage(run)
     assert cause in refused(["diagnose", "run"])
+
+
+def test_the_option_lang_gives_messages_in_chinese(capsys, monkeypatch):
+    monkeypatch.setenv("SIGMOIDCORE_LANG", "en")  # restored after the test
+    assert main(["diagnose", "project.networks:deep", "--lang", "zh"]) == 1
+    assert "SC101 错误：梯度消失" in capsys.readouterr().out
+
+
+def test_an_unknown_language_is_refused_in_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("SIGMOIDCORE_LANG", "en")
+    assert main(["diagnose", "x", "--lang", "fr"]) == 2
+    assert capsys.readouterr().err.endswith("is 'fr': choose en or zh\n")

@@ -1,5 +1,6 @@
 """The set of rules, their page, and real networks."""
 
+import functools
 import importlib.util
 import re
 from dataclasses import replace
@@ -12,8 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 import sigmoidcore as sc
+from sigmoidcore.diagnosis.diagnosis import judged
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Measurement
+from sigmoidcore.diagnosis.report.text import finding_lines
 from sigmoidcore.diagnosis.rules import RULES, find
 from sigmoidcore.diagnosis.wording import listed
 
@@ -64,15 +67,38 @@ def test_the_page_is_what_docs_rules_py_writes(root, docs):
     assert re.findall(r'^<a id="(sc\d+)"></a>$', written, flags=re.MULTILINE) == [i.lower() for i in IDS]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=IDS)
-def test_the_example_of_a_rule_is_found_by_this_rule_only_in_at_most_three_sentences(rule, docs):
+@pytest.fixture(scope="module")
+def example_of(docs):
+    """The diagnosis of the example of a rule; each is made once."""
     (preamble,) = re.findall(r"```python\n(import torch\n.+?)# \.\.\. an example", docs.page(), flags=re.DOTALL)
-    scope = {}
-    exec(preamble + docs.EXAMPLES[rule.id], scope)
-    diagnosis = scope.get("diagnosis") or sc.diagnose(*(scope[n] for n in ("model", "inputs", "targets", "loss_fn")))
+
+    @functools.cache
+    def diagnosis(rule):
+        scope = {}
+        exec(preamble + docs.EXAMPLES[rule], scope)
+        return scope.get("diagnosis") or sc.diagnose(*(scope[n] for n in ("model", "inputs", "targets", "loss_fn")))
+
+    return diagnosis
+
+
+@pytest.mark.parametrize("rule", RULES, ids=IDS)
+def test_the_example_of_a_rule_is_found_by_this_rule_only_in_at_most_three_sentences(rule, example_of):
+    diagnosis = example_of(rule.id)
     (finding,) = [f for f in diagnosis.findings if f.severity is not Severity.NOTE or rule.severity is Severity.NOTE]
     assert finding.rule == rule.id
     assert len(re.findall(r"\.(?= |$)", f"{finding.message} {finding.remedy}")) <= 3
+
+
+@pytest.mark.parametrize("rule", RULES, ids=IDS)
+def test_the_finding_of_a_rule_has_no_english_words_in_chinese(rule, example_of, monkeypatch):
+    diagnosis = example_of(rule.id)
+    monkeypatch.setenv("SIGMOIDCORE_LANG", "zh")
+    again = judged(diagnosis.history or [diagnosis.measurement], diagnosis.subject)
+    (finding,) = [f for f in again.findings if f.rule == rule.id]
+    text = "\n".join(finding_lines(finding, 80))
+    prose = re.sub(r"`[^`]*`|\n      .*", "", text)  # without code and the call
+    assert re.search("[\u4e00-\u9fff]", prose)
+    assert not re.search(r"[a-z]{2,} (of|the|is|are|in|to|and|or|has|have)\b", prose), prose
 
 
 def mlp(kind, depth, width=64, norm=None):

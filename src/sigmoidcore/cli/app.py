@@ -1,7 +1,10 @@
 """The command `sigmoid-core`: its commands, and the exit code and message of every error."""
 
 import errno
+import functools
+import inspect
 import io
+import os
 import signal
 import sys
 import threading
@@ -9,14 +12,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+from sigmoidcore._language import VARIABLE, language
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.options import OptionError
 from sigmoidcore.training.place import LostError, launched, leave
 from sigmoidcore.training.runs.network import NetworkError
-from sigmoidcore.training.session import Stopped
+from sigmoidcore.training.session import Stopped, bad_input
 
 if TYPE_CHECKING:
     import typer
@@ -154,7 +158,31 @@ def application() -> "typer.Typer":
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
         compare.compare,
     ):  # fmt: skip
-        app.command(command.__name__)(command)
+        app.command(command.__name__)(_in_language(command))
     # What follows the script belongs to the script.
-    app.command("watch", context_settings={"allow_interspersed_args": False})(watch.watch)
+    app.command("watch", context_settings={"allow_interspersed_args": False})(_in_language(watch.watch))
     return app
+
+
+def _in_language(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the option `--lang`."""
+    import typer
+
+    @functools.wraps(command)
+    def run(lang: str | None, **values: Any) -> Any:
+        if lang is not None:
+            os.environ[VARIABLE] = lang
+        try:
+            language()
+        except ValueError as error:
+            raise bad_input(str(error)) from error
+        return command(**values)
+
+    info = typer.Option("--lang", metavar="en|zh", help=f"Language of messages. Default: {VARIABLE}, or en.")
+    option = inspect.Parameter(
+        "lang", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, info]
+    )
+    parameters = inspect.signature(command).parameters.values()
+    run.__signature__ = inspect.Signature([*parameters, option])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "lang": option.annotation}
+    return run

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sigmoidcore._language import _
+
 
 class Severity(StrEnum):
     """Severity of a finding. A network with errors or warnings is called broken; notes are facts worth knowing."""
@@ -55,4 +57,4 @@ class Gap:
 
     def __str__(self) -> str:
         """In a sentence."""
-        return f"{self.what} ({self.why})"
+        return _("{what} ({why})", what=self.what, why=self.why)

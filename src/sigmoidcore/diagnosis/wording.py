@@ -62,7 +62,7 @@ def named(name: str) -> str:
     return f"`{name}`" if name else _("the model itself")
 
 
-def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layers") -> str:
+def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layer") -> str:
     """Names in a sentence: all, or a range of `every`, or the first three and the number of the others.
 
     Example:
@@ -75,8 +75,8 @@ def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layers"
     places = [i for i, name in enumerate(every) if name in wanted]
     if len(places) > SHOWN and places[-1] - places[0] + 1 == len(places):
         first, last = named(every[places[0]]), named(every[places[-1]])
-        of = {"count": len(places), "all": len(every), "noun": _(noun)}
-        return _("{first} to {last} ({count} of {all} {noun})", first=first, last=last, **of)
+        of = {"count": len(places), "all": counted(len(every), noun)}
+        return _("{first} to {last} ({count} of {all})", first=first, last=last, **of)
     parts = [named(name) for name in names[:SHOWN]]
     if len(names) > SHOWN:
         return _("{names} and {count} more", names=_(", ").join(parts), count=len(names) - SHOWN)

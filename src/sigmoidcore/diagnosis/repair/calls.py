@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
@@ -28,7 +29,7 @@ def _with_call(finding: Finding, measurement: Measurement, subject: Subject) -> 
         suggestion = suggest(finding, measurement, subject) if suggest else None
     except Exception as error:  # a model may raise anything while it is traced, and a diagnosis does not fail for that
         why = str(error).strip().partition("\n")[0].rstrip(".")
-        return replace(finding, remedy=f"{finding.remedy} Sigmoid Core has no call for this model ({why}).")
+        return replace(finding, remedy=finding.remedy + _(" Sigmoid Core has no call for this model ({why}).", why=why))
     return finding if suggestion is None else replace(finding, remedy=suggestion[0], call=suggestion[1])
 
 
@@ -37,7 +38,7 @@ def _open(finding: Finding, measurement: Measurement, subject: Subject) -> tuple
     if not any(layer.kind in SIGMOIDS and not layer.gate for layer in _affected(finding, measurement)):
         return None
     candidates(subject.model, measurement, finding.layers).check()
-    return "Shift and rescale the saturated neurons, then train on.", _mend(subject)
+    return _("Shift and rescale the saturated neurons, then train on."), _mend(subject)
 
 
 def _level(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
@@ -64,10 +65,12 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
     found.check()
     model, inputs = subject.name("model"), subject.name("inputs")
     if not fresh:
-        remedy = "Set the slopes of the sigmoids from one batch; the weights do not change."
+        remedy = _("Set the slopes of the sigmoids from one batch; the weights do not change.")
         return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.calibrate({model}, {inputs})")))
-    remedy = "Before training, draw orthogonal weights, set the slopes from one batch and use rates for this "
-    remedy += "depth; sc.calibrate instead keeps your weights."
+    remedy = _(
+        "Before training, draw orthogonal weights, set the slopes from one batch and use rates for this depth; "
+        "sc.calibrate instead keeps your weights."
+    )
     optimizer = f"optimizer = torch.optim.Adam(sc.depth_scaled_lr({model}))"
     return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.prepare({model}, {inputs})", optimizer)))
 

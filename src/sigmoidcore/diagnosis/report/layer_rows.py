@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.axes import drawable
@@ -30,7 +31,7 @@ def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int
     shown = [layers[i] for i in chosen]
     known = {column.key: column for column in number_columns(measurement)}
     numbers = [known[key] for key in NUMBERS if key == "gradient" or _is_notable(known[key], shown)]
-    names = [printable(layer.name) or "(the model)" for layer in shown]
+    names = [printable(layer.name) or _("(the model)") for layer in shown]
     found = findings_by_layer(measurement, findings)
     rules = [
         list(dict.fromkeys(shortened(printable(findings[n].rule), RULE_WIDTH) for n in found.get(i, ())))
@@ -39,27 +40,31 @@ def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int
     marks = [" ".join([*of[:2], *([f"+{len(of) - 2}"] if len(of) > 2 else [])]) for of in rules]
 
     table = {"#": [f"{i + 1:,}" for i in chosen]} if len(shown) < len(layers) else {}
-    table |= {"layer": names, "kind": [shortened(printable(layer.kind), KIND_WIDTH) for layer in shown]}
+    name, kind = _("layer"), _("kind")
+    table |= {name: names, kind: [shortened(printable(layer.kind), KIND_WIDTH) for layer in shown]}
     for column in numbers:
         digits = 3 if column.key == "gradient" else 2
         table[column.head] = [cell(column, layer, digits) or "-" for layer in shown]
         if column.key == "gradient" and any(drawable(layer.gradient) for layer in shown):
             table[BAR] = [" " * BARS[0]] * len(shown)
     if any(marks):
-        table["found"] = marks
+        table[_("found")] = marks
 
-    optional = [*reversed([column.head for column in numbers[1:]]), BAR, "kind"]
-    while optional and width - _taken(table) < min(max(map(columns, ["layer", *names])), NAME_WIDTH):
+    optional = [*reversed([column.head for column in numbers[1:]]), BAR, kind]
+    while optional and width - _taken(table, name) < min(max(map(columns, [name, *names])), NAME_WIDTH):
         table.pop(optional.pop(0), None)
-    room = width - _taken(table)
-    table["layer"] = [shortened(name, room) for name in names]
+    room = width - _taken(table, name)
+    table[name] = [shortened(each, room) for each in names]
     if BAR in table:
-        free = room - max(map(columns, ["layer", *table["layer"]]))
+        free = room - max(map(columns, [name, *table[name]]))
         table[BAR] = _bars(layers, shown, min(BARS[1], BARS[0] + free))
-    what = "gradient profile" if measurement.profile.names else "layers"
-    to_the_right = (head not in ("layer", "kind", BAR, "found") for head in table)
+    part = _part(shown, layers)
+    what = _("layers, input to loss{part}:", part=part)
+    if measurement.profile.names:
+        what = _("gradient profile, input to loss{part}:", part=part)
+    to_the_right = (head not in (name, kind, BAR, _("found")) for head in table)
     lines = _joined([[head, *texts] for head, texts in table.items()], to_the_right)
-    return [*wrapped(f"{what}, input to loss{_part(shown, layers)}:", width), *lines]
+    return [*wrapped(what, width), *lines]
 
 
 def time_step_rows(measurement: Measurement, width: int) -> list[str]:
@@ -71,22 +76,25 @@ def time_step_rows(measurement: Measurement, width: int) -> list[str]:
     firsts, lasts = ([short(steps[end]) for _, steps in shown] for end in (0, -1))
     bars = [_time_bars(steps, max(TIME_BARS[0], min(TIME_BARS[1], width - 48))) for _, steps in shown]
     room = width - 8 - sum(max(map(columns, texts)) for texts in (firsts, bars, lasts))
-    names = [shortened(printable(name) or "(the model)", room) for name, _ in shown]
+    names = [shortened(printable(name) or _("(the model)"), room) for name, _steps in shown]
     lines = _joined([names, firsts, bars, lasts], (False, True, False, True))
-    return [*wrapped(f"gradient through time, first step to last{_part(shown, recurrent)}:", width), *lines]
+    what = _("gradient through time, first step to last{part}:", part=_part(shown, recurrent))
+    return [*wrapped(what, width), *lines]
 
 
 def _part(shown: Sequence[object], layers: Sequence[object]) -> str:
-    return f", {len(shown)} of {len(layers):,} layers" if len(shown) < len(layers) else ""
+    if len(shown) == len(layers):
+        return ""
+    return _(", {count} of {all} layers", count=len(shown), all=f"{len(layers):,}")
 
 
 def _is_notable(column: Column, shown: Iterable[Layer]) -> bool:
     return any(value is not None and column.notable(value) for value in map(column.value, shown))
 
 
-def _taken(table: dict[str, list[str]]) -> int:
+def _taken(table: dict[str, list[str]], name: str) -> int:
     """Columns of all but the names."""
-    return 2 + sum(2 + max(map(columns, [head, *texts])) for head, texts in table.items() if head != "layer")
+    return 2 + sum(2 + max(map(columns, [head, *texts])) for head, texts in table.items() if head != name)
 
 
 def _joined(table: Iterable[Sequence[str]], to_the_right: Iterable[bool]) -> list[str]:

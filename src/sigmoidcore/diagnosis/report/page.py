@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sigmoidcore._files import write_file
+from sigmoidcore._language import _, language
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.axes import numbered
 from sigmoidcore.diagnosis.report.charts import Box, Point, panels
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows
 from sigmoidcore.diagnosis.report.table import cell, findings_by_layer, most_telling, number_columns, positions
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable
-from sigmoidcore.diagnosis.report.text import head, verdict
+from sigmoidcore.diagnosis.report.text import head, title, verdict
 from sigmoidcore.diagnosis.wording import short
 
 FIRST = 100
@@ -73,6 +74,7 @@ def _rendered(template: str, **values: Any) -> str:
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     templates.filters |= {"layer_name": _name, "short": short, "quoted": re.compile("`([^`]+)`").split}
+    templates.globals |= {"_": _, "language": language(), "title": title}
     templates.filters |= {"box_path": _box_path, "line_path": _line_path}
     return templates.get_template(template).render(**values)
 
@@ -83,7 +85,7 @@ def _without_controls(value: Any) -> Any:
 
 
 def _name(name: str) -> str:
-    return printable(name) or "(the model)"
+    return printable(name) or _("(the model)")
 
 
 def _box_path(boxes: Iterable[Box]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.wording import percent, short
@@ -32,22 +33,28 @@ def number_columns(measurement: Measurement) -> list[Column]:
     """The columns of numbers, in the order of the page."""
     weights = first_weights(measurement)
     updates = {layer.name: w.update for layer, w in zip(measurement.layers, weights, strict=True) if w is not None}
-    gain = "gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level"
-    across, bad = "difference of the output across samples, from 0 to 1", "numbers that are inf or nan, in the output"
+    gain = _("gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level")
+    across = _("difference of the output across samples, from 0 to 1")
+    slope, dead = (
+        _("mean relative slope of the neurons, from 0 to 1"),
+        _("share of the neurons with derivative 0 for all samples"),
+    )
+    sharp, bad = (
+        _("share of the heads that attend to one place only"),
+        _("numbers that are inf or nan, in the output and its gradient"),
+    )
     return [
-        Column("gradient", "gradient", "size of the gradient of the layer's output", lambda x: x.gradient),
-        Column("gain", "gain", gain, lambda x: x.gain),
-        Column("rms", "RMS", "root mean square of the output", lambda x: None if math.isnan(x.rms) else x.rms),
-        Column("spread", "spread", across, lambda x: x.spread, lambda value: not value >= ALIKE),
-        Column("slope", "slope", "mean relative slope of the neurons, from 0 to 1", lambda x: x.relative_slope),
-        Column("saturated", "satur. %", "share of the neurons that are saturated", lambda x: x.saturated, bool),
-        Column("dead", "dead %", "share of the neurons with derivative 0 for all samples", lambda x: x.dead, bool),
-        Column("entropy", "entropy", "entropy of attention, over its largest value", lambda x: x.entropy),
-        Column("sharp", "sharp %", "share of the heads that attend to one place only", lambda x: x.sharp, bool),
-        Column("update", "update", "last change of the weight, over its size", lambda x: updates.get(x.name)),
-        Column(
-            "nonfinite", "not finite", f"{bad} and its gradient", lambda x: (x.nonfinite + x.nonfinite_gradient) or None
-        ),
+        Column("gradient", _("gradient"), _("size of the gradient of the layer's output"), lambda x: x.gradient),
+        Column("gain", _("gain"), gain, lambda x: x.gain),
+        Column("rms", _("RMS"), _("root mean square of the output"), lambda x: None if math.isnan(x.rms) else x.rms),
+        Column("spread", _("spread"), across, lambda x: x.spread, lambda value: not value >= ALIKE),
+        Column("slope", _("slope"), slope, lambda x: x.relative_slope),
+        Column("saturated", _("satur. %"), _("share of the neurons that are saturated"), lambda x: x.saturated, bool),
+        Column("dead", _("dead %"), dead, lambda x: x.dead, bool),
+        Column("entropy", _("entropy"), _("entropy of attention, over its largest value"), lambda x: x.entropy),
+        Column("sharp", _("sharp %"), sharp, lambda x: x.sharp, bool),
+        Column("update", _("update"), _("last change of the weight, over its size"), lambda x: updates.get(x.name)),
+        Column("nonfinite", _("not finite"), bad, lambda x: (x.nonfinite + x.nonfinite_gradient) or None),
     ]
 
 

@@ -11,6 +11,9 @@ NARROWEST, DEFAULT, WIDEST = 40, 80, 100
 """Columns of text: at least, without a terminal, and at most, because longer lines are hard to read."""
 ASCII = str.maketrans("█→…▁▂▃▄▅▆▇▏▎▍▌▋▊▉", "#>~1234567    ###")
 """Replacements for bars, arrows and dots, one character each, so that columns stay aligned."""
+WIDE, CLOSING = "\u2e80-\ua4cf\uf900-\ufaff", "\u3001\u3002\uff01\uff09\uff0c\uff1a\uff1b\uff1f"
+PARTS = re.compile(f"[{WIDE}\uff08]?[^{WIDE}{CLOSING}\uff08]*[{CLOSING}]*")
+"""The parts of a word that a line can end between: after a Chinese character, not before punctuation that closes."""
 
 
 def width(stream: TextIO | None = None) -> int:
@@ -77,16 +80,18 @@ def _prefix(text: str, limit: int) -> str:
 
 
 def wrapped(text: str, limit: int, first: str = "", rest: str | None = None) -> list[str]:
-    """Lines of at most `limit` columns, broken between words; longer words are shortened.
+    """Lines of at most `limit` columns, broken between words and Chinese characters; longer words are shortened.
 
     The first line starts with `first`, the others with `rest`, or with `first` as well.
     """
     rest = first if rest is None else rest
     lines: list[str] = []
-    for word in map(printable, text.split()):
-        word = shortened(word, limit - max(columns(first), columns(rest)))
-        if lines and columns(f"{lines[-1]} {word}") <= limit:
-            lines[-1] += f" {word}"
-        else:
-            lines.append((rest if lines else first) + word)
+    for word in text.split():
+        for i, part in enumerate(PARTS.findall(word)):
+            part = shortened(printable(part), limit - max(columns(first), columns(rest)))
+            joined = f"{lines[-1]}{'' if i else ' '}{part}" if lines else first + part
+            if lines and columns(joined) > limit:
+                lines.append(rest + part)
+            else:
+                lines[-1:] = [joined]
     return lines

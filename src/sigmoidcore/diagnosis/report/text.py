@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
@@ -36,17 +37,19 @@ def verdict(judgement: Judgement) -> str:
     """The findings in one line, and the number of layers."""
     count = len(judgement.measurement.layers)
     severities = Counter(finding.severity for finding in judgement.findings)
-    found = ", ".join(counted(severities[s], s.value) for s in Severity if severities[s]) or "nothing found"
-    layers = counted(count, "layer") if count else "no layers"
+    found = _(", ").join(counted(severities[s], s.value) for s in Severity if severities[s]) or _("nothing found")
+    values = {"found": found, "layers": counted(count, "layer") if count else _("no layers")}
     if not judgement.healthy:
-        return f"{found} in {layers}"
+        return _("{found} in {layers}", **values)
     if not count:
-        return f"no layers were seen, {found}"
-    decisive = [str(gap) for gap in judgement.gaps if gap.decisive]
-    if decisive:
-        more = f" and {len(decisive) - 1} more" if decisive[1:] else ""
-        return f"{found} in {layers}, but not judged: {decisive[0]}{more}"
-    return f"healthy: {layers}, {found}"
+        return _("no layers were seen, {found}", found=found)
+    first, *others = [str(gap) for gap in judgement.gaps if gap.decisive] or [""]
+    if others:
+        values |= {"gap": first, "count": f"{len(others)}"}
+        return _("{found} in {layers}, but not judged: {gap} and {count} more", **values)
+    if first:
+        return _("{found} in {layers}, but not judged: {gap}", gap=first, **values)
+    return _("healthy: {layers}, {found}", **values)
 
 
 def head(judgement: Judgement) -> list[str]:
@@ -54,42 +57,59 @@ def head(judgement: Judgement) -> list[str]:
     measurement, history = judgement.measurement, judgement.history
     facts = [counted(measurement.samples, "sample")]
     if measurement.ranks > 1:
-        facts.append(f"{measurement.ranks:,} processes")
+        facts.append(_("{count} processes", count=f"{measurement.ranks:,}"))
     if measurement.loss is not None:
         function = f" ({measurement.loss_function})" if measurement.loss_function else ""
-        facts.append(f"loss {measurement.loss:.4g}{function}")
+        facts.append(_("loss {loss}{function}", loss=f"{measurement.loss:.4g}", function=function))
     if len(measurement.profile.names) > 1:
-        facts.append(f"gradient spread {measurement.profile.spread:.4g}")
-    lines = [verdict(judgement), ", ".join(facts)]
+        facts.append(_("gradient spread {spread}", spread=f"{measurement.profile.spread:.4g}"))
+    lines = [verdict(judgement), _(", ").join(facts)]
     if len(history) > 1:
-        steps = [m.step for m in history if m.step is not None]
-        span = f" from step {min(steps):,} to {max(steps):,}" if steps else ""
-        lines.append(f"measured {len(history):,} times{span}; the numbers below are of the last")
+        steps, times = [m.step for m in history if m.step is not None], f"{len(history):,}"
+        line = _("measured {times} times; the numbers below are of the last", times=times)
+        if steps:
+            ends = {"first": f"{min(steps):,}", "last": f"{max(steps):,}"}
+            line = _(
+                "measured {times} times from step {first} to {last}; the numbers below are of the last",
+                times=times,
+                **ends,
+            )
+        lines.append(line)
     elif measurement.step is not None:
-        lines.append(f"measured at step {measurement.step:,}")
+        lines.append(_("measured at step {step}", step=f"{measurement.step:,}"))
     if measurement.layers and judgement.gaps:
-        lines.append(f"not judged: {', '.join(map(str, judgement.gaps))}")
+        lines.append(_("not judged: {gaps}", gaps=_(", ").join(map(str, judgement.gaps))))
     return lines
 
 
 def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
     """A finding with its remedy and its call; `index` is its place in the diagnosis."""
-    lines = wrapped(f"{finding.rule} {finding.severity.value}: {finding.name}", width)
+    lines = wrapped(title(finding), width)
     lines += wrapped(finding.message, width, "  ")
     if len(finding.layers) > 1:
-        names = [shortened(printable(name), NAME_WIDTH) or "(the model)" for name in finding.layers[:NAMES]]
-        more = f" and {len(finding.layers) - NAMES:,} more" if len(finding.layers) > NAMES else ""
-        lines += wrapped(f"in {', '.join(names)}{more}", width, "  ")
+        short = [shortened(printable(name), NAME_WIDTH) or _("(the model)") for name in finding.layers[:NAMES]]
+        names, more = _(", ").join(short), len(finding.layers) - NAMES
+        where = _("in {names}", names=names)
+        if more > 0:
+            where = _("in {names} and {count} more", names=names, count=f"{more:,}")
+        lines += wrapped(where, width, "  ")
     lines += wrapped(finding.remedy, width, "  → ", "    ")
     if finding.call is not None:
         call = printable(finding.call)
         if len(call) > CALL:
-            call = f"print(diagnosis.findings[{index}].call)  # {len(call):,} characters"
+            length = _("{count} characters", count=f"{len(call):,}")
+            call = f"print(diagnosis.findings[{index}].call)  # {length}"
         lines += ["", *(f"      {line}" for line in (call.split("; ") if columns(call) > width - 6 else [call]))]
     return lines
 
 
+def title(finding: Finding) -> str:
+    """Code, severity and name of a finding."""
+    return _("{rule} {severity}: {name}", rule=finding.rule, severity=_(finding.severity.value), name=finding.name)
+
+
 def _notes(notes: Sequence[str], width: int) -> list[str]:
-    more = [f"and {len(notes) - NOTES:,} more in diagnosis.measurement.notes"] if len(notes) > NOTES else []
+    count = f"{len(notes) - NOTES:,}"
+    more = [_("and {count} more in diagnosis.measurement.notes", count=count)] if len(notes) > NOTES else []
     lines = [line for note in (*notes[:NOTES], *more) for line in wrapped(note, width, "  - ", "    ")]
-    return ["not seen:", *lines] if notes else []
+    return [_("not seen:"), *lines] if notes else []

@@ -40,7 +40,7 @@ class Evidence:
         """Names of the layers at these positions."""
         return tuple(self.layers[i].name for i in places)
 
-    def listed(self, names: Sequence[str], role: str = "weights", noun: str = "layers") -> str:
+    def listed(self, names: Sequence[str], role: str = "weights", noun: str = "layer") -> str:
         """Names of layers of a role in a sentence."""
         return listed(names, [layer.name for layer in self.layers if layer.role == role], noun)
 

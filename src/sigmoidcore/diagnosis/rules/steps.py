@@ -50,7 +50,7 @@ def unheld(evidence: Evidence) -> Found | None:
         return None
     text = _(
         "{names} have a gradient, but no optimizer holds them: they do not move.",
-        names=listed(names, tuple(history), "parameters"),
+        names=listed(names, tuple(history), "parameter"),
     )
     if len(names) == 1:
         text = _("{names} has a gradient, but no optimizer holds it: it does not move.", names=listed(names))
@@ -86,7 +86,7 @@ def uncleared(evidence: Evidence) -> Found | None:
     names = found[-1]
     text = _(
         "The gradients of {names} are not emptied between the steps: every step follows the sum of all earlier ones.",
-        names=listed(names, [w.name for w in evidence.latest.weights], "parameters"),
+        names=listed(names, [w.name for w in evidence.latest.weights], "parameter"),
     )
     return Found(names, len(names), 0, text)
 
@@ -130,7 +130,7 @@ def strong_decay(evidence: Evidence) -> Found | None:
     value = pulls[found[0]]
     text = _(
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
-        names=listed(found, tuple(pulls), "weights"), times=number(value),
+        names=listed(found, tuple(pulls), "weight"), times=number(value),
     )  # fmt: skip
     return Found(tuple(found), value, OVERWHELMED, text)
 

@@ -65,7 +65,7 @@ def saturation(evidence: Evidence) -> Found | None:
     slope, value, others = worst.relative_slope, _shut(worst), ""
     mean = "" if slope is None else _(" (mean relative slope {slope})", slope=number(slope))
     if names[1:]:
-        others = _(", and most neurons of {names}", names=evidence.listed(names[1:], "activation", "activations"))
+        others = _(", and most neurons of {names}", names=evidence.listed(names[1:], "activation", "activation"))
     values = {"share": percent(value), "name": named(worst.name), "mean": mean, "others": others}
     text = _(
         "{share} % of the neurons of {name} are saturated{mean}{others}: they pass almost no gradient back.", **values
@@ -91,7 +91,7 @@ def dead_units(evidence: Evidence) -> Found | None:
     names = tuple(layer.name for layer in layers if value < DEAD or (layer.dead or 0) >= DEAD)
     others = ""
     if len(names) > 1:
-        others = _(", and many units of {names}", names=evidence.listed(names[1:], "activation", "activations"))
+        others = _(", and many units of {names}", names=evidence.listed(names[1:], "activation", "activation"))
     message = _(
         "{share} % of the units of {name} have derivative 0 for all {rows} rows{others}: they get no gradient and "
         "cannot recover.",

@@ -48,7 +48,7 @@ def too_small(evidence: Evidence) -> Found | None:
     if not found:
         return _too_slow(evidence, updates)
     value = max(largest[name] for name in found)
-    values = {"names": listed(found, tuple(largest), "weights"), "verb": verb(found, "stands", "stand")}
+    values = {"names": listed(found, tuple(largest), "weight"), "verb": verb(found, "stands", "stand")}
     text = _(
         "No measured step changed {names} by more than {size} of its size: rounding removes it.",
         names=values["names"], size=number(value),
@@ -84,7 +84,7 @@ def too_large(evidence: Evidence) -> Found | None:
     value = usual[found[0]]
     text = _(
         "A typical step changes {names} by up to {size} of its size: it overwrites the result of earlier steps.",
-        names=listed(found, tuple(usual), "weights"), size=number(value),
+        names=listed(found, tuple(usual), "weight"), size=number(value),
     )  # fmt: skip
     severity = Severity.ERROR if value > REPLACED else Severity.WARNING
     return Found(tuple(found), value, VIOLENT, text, severity=severity)
@@ -103,7 +103,7 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     value = early[found[0]]
     text = _(
         "The first steps changed {names} by up to {size} of its size, and nothing was learned since then.",
-        names=listed(found, tuple(early), "weights"), size=number(value),
+        names=listed(found, tuple(early), "weight"), size=number(value),
     )  # fmt: skip
     return Found(tuple(found), value, VIOLENT, text, severity=Severity.ERROR)
 
