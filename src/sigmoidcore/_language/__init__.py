@@ -1,6 +1,6 @@
 """The language of what a person reads: English, or Chinese if `SIGMOIDCORE_LANG` or `--lang` says so.
 
-`_` translates a text by the gettext catalogue of the language, `locale/zh.po`. A text without an entry stays English.
+`_` translates a text by the gettext catalogue of the language, `zh.po`, beside this file. A text without an entry stays English.
 """
 
 import ast
@@ -42,7 +42,7 @@ def catalogue(language: str) -> dict[str, str]:
     """Texts and their translations. Of the gettext format, it reads texts without plurals and contexts."""
     if language == LANGUAGES[0]:
         return {}
-    file = files("sigmoidcore").joinpath("locale", f"{language}.po")
+    file = files("sigmoidcore._language").joinpath(f"{language}.po")
     entries: list[dict[str, str]] = []
     keyword = ""
     for line in file.read_text(encoding="utf-8").splitlines():
