@@ -136,7 +136,7 @@ def application() -> "typer.Typer":
     """The commands, for typer."""
     import typer
 
-    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, predict, runs, train, watch
+    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, predict, runs, skipgram, train, watch
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -156,7 +156,7 @@ def application() -> "typer.Typer":
 
     for command in (
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
-        compare.compare,
+        compare.compare, skipgram.skipgram,
     ):  # fmt: skip
         app.command(command.__name__)(_in_language(command))
     # What follows the script belongs to the script.

@@ -1,0 +1,98 @@
+"""`sigmoid-core skipgram`: word vectors of a text."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from sigmoidcore.cli.common import OVERWRITE
+from sigmoidcore.peers.skipgram import Progress, SkipGram, read_corpus, train, write_vectors
+from sigmoidcore.training.display import REDRAW, WAIT, Screen, clock
+from sigmoidcore.training.session import CtrlC, interrupted, threads
+from sigmoidcore.training.use.output import check_output
+
+CORPUS = typer.Argument(
+    metavar="CORPUS", show_default=False, help="Text file: a sentence a line, words between spaces."
+)
+OUTPUT = typer.Option("--output", "-o", metavar="FILE", help="Where the vectors go, in the text format of word2vec.")
+DIMENSIONS = typer.Option("--dimensions", metavar="N", min=1, max=100_000, help="Size of a vector.")
+EPOCHS = typer.Option("--epochs", metavar="N", min=1, help="Passes over the text.")
+WINDOW = typer.Option("--window", metavar="N", min=1, max=1000, help="Largest distance of two neighbours.")
+NEGATIVE = typer.Option("--negative", metavar="N", min=1, help="Negatives for each pair of neighbours.")
+MIN_COUNT = typer.Option("--min-count", metavar="N", min=1, help="Words that occur less often are left out.")
+SEED = typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed of everything that is random.")
+THREADS = typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.")
+
+
+def skipgram(
+    corpus: Annotated[Path, CORPUS],
+    output: Annotated[Path, OUTPUT] = Path("vectors.txt"),
+    dimensions: Annotated[int, DIMENSIONS] = 100,
+    epochs: Annotated[int, EPOCHS] = 5,
+    window: Annotated[int, WINDOW] = 5,
+    negative: Annotated[int, NEGATIVE] = 5,
+    min_count: Annotated[int, MIN_COUNT] = 5,
+    seed: Annotated[int, SEED] = 0,
+    cores: Annotated[int, THREADS] = 1,
+    overwrite: OVERWRITE = False,
+) -> int:
+    """Train word vectors by skip-gram with negative sampling."""
+    check_output(output, overwrite, corpus)
+    screen = Screen.of_stdout()
+    text = read_corpus(corpus, min_count)
+    screen.verbatim(f"{text.length:,} words, {len(text.words):,} different ones at least {min_count} times")
+    torch.manual_seed(seed)
+    model = SkipGram(len(text.words), dimensions)
+    bar = Bar(screen, epochs)
+    stopped = False
+    with CtrlC() as ctrl_c, threads(cores):
+
+        def on_step(progress: Progress) -> None:
+            ctrl_c.check()
+            bar.update(progress)
+
+        try:
+            with bar.live or contextlib.nullcontext():
+                train(model, text, epochs=epochs, window=window, negative=negative, seed=seed, on_step=on_step)
+        except KeyboardInterrupt:
+            stopped = True
+        write_vectors(output, text.words, model.inputs)
+    screen.verbatim(
+        f"{output}: {len(text.words):,} vectors; gensim: KeyedVectors.load_word2vec_format({str(output)!r})"
+    )
+    if stopped:
+        raise interrupted(f"interrupted in {bar.text}: {output} has the vectors of this moment", ctrl_c.code)
+    return 0
+
+
+class Bar:
+    """A line and a bar that are redrawn in a terminal, or a plain line now and then."""
+
+    def __init__(self, screen: Screen, epochs: int) -> None:
+        self.live = Live(console=screen.console, auto_refresh=False, transient=True) if screen.live else None
+        self.text = f"epoch 1 of {epochs}"
+        self._screen, self._epochs = screen, epochs
+        self._began = self._shown = time.monotonic()
+
+    def update(self, progress: Progress) -> None:
+        """Show the progress, if the last time was long ago."""
+        now, self.text = time.monotonic(), f"epoch {progress.epoch} of {self._epochs}"
+        if now - self._shown < (WAIT if self.live is None else REDRAW):
+            return
+        self._shown = now
+        left = clock((now - self._began) * (1 - progress.done) / progress.done)
+        line = f"{self.text}: {progress.words_per_second:,.0f} words/s, {left} left"
+        if self.live is None:
+            self._screen.verbatim(line)
+            return
+        width = self._screen.console.width - 3
+        bar = ProgressBar(total=1.0, completed=progress.done, width=min(72, width))
+        self.live.update(Group(*(Padding(part, (0, 0, 0, 3)) for part in (bar, Text(line[:width])))), refresh=True)

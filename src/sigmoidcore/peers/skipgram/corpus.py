@@ -1,0 +1,83 @@
+"""A text as numbers: its words by frequency, and its sentences."""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmoidcore.training.session import bad_input
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text: one sentence a line, words between white space.
+
+    Attributes:
+        words: the vocabulary, the most frequent word first.
+        counts: how often each one occurs, shape [words], int64.
+        text: number of each word of the text, shape [tokens], int32; rare words are left out.
+        sentences: number of each word's sentence, shape [tokens], int32.
+        length: tokens of the text with its rare words.
+    """
+
+    words: tuple[str, ...]
+    counts: Tensor
+    text: Tensor
+    sentences: Tensor
+    length: int
+
+    @classmethod
+    def of_sentences(cls, sentences: Iterable[Sequence[str]], min_count: int = 5) -> "Corpus":
+        """A corpus of sentences, with the words that occur at least `min_count` times.
+
+        Raises:
+            Stopped: fewer than two words are that frequent.
+
+        Example:
+            >>> corpus = Corpus.of_sentences(["a rose is a rose".split(), "so is a daisy".split()], min_count=2)
+            >>> corpus.words, corpus.text.tolist(), corpus.sentences.tolist()
+            (('a', 'rose', 'is'), [0, 1, 2, 0, 1, 2, 0], [0, 0, 0, 0, 0, 1, 1])
+        """
+        numbers: defaultdict[str, int] = defaultdict(lambda: len(numbers))
+        text, lengths = array("i"), []
+        for sentence in sentences:
+            text.extend(map(numbers.__getitem__, sentence))
+            lengths.append(len(sentence))
+        all_words, places = np.array(text), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        counts = np.bincount(all_words, minlength=len(numbers))
+        order = np.argsort(-counts, kind="stable")[: int((counts >= min_count).sum())]
+        if len(order) < 2:
+            most = f"the most frequent one occurs {counts.max()} times" if len(numbers) else "there are none"
+            raise bad_input(f"{len(order)} words occur at least {min_count} times ({most}): lower --min-count")
+        names = list(numbers)
+        ranks = np.full(len(numbers), -1, np.int32)
+        ranks[order] = np.arange(len(order))
+        ranked = ranks[all_words]
+        kept = ranked >= 0
+        return cls(
+            words=tuple(names[number] for number in order),
+            counts=torch.from_numpy(counts[order]),
+            text=torch.from_numpy(ranked[kept]),
+            sentences=torch.from_numpy(places[kept]),
+            length=len(ranked),
+        )
+
+
+def read_corpus(path: Path, min_count: int = 5) -> Corpus:
+    """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it.
+
+    Raises:
+        Stopped: the file is missing, is not UTF-8 text, or has too few words.
+    """
+    if not path.exists() or path.is_dir():
+        raise bad_input(f"{path} {'is a folder' if path.exists() else 'does not exist'}: give a text file")
+    try:
+        with path.open(encoding="utf-8") as file:
+            return Corpus.of_sentences(map(str.split, file), min_count)
+    except UnicodeDecodeError as error:
+        raise bad_input(f"{path} is not UTF-8 text ({error.reason}): convert it with iconv -t UTF-8") from error
