@@ -34,7 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "dla": ("dla46_c", {}),
     "dpn": ("dpn48b", {}),
     "edgenext": ("edgenext_xx_small", {}),
-    "efficientformer": ("efficientformer_l1", {"img_size": 224}),
+    "efficientformer": ("efficientformer_l1", {}),
     "efficientformer_v2": ("efficientformerv2_s0", RESIZED),
     "efficientnet": ("efficientnet_b0", {}),
     "efficientvim": ("efficientvim_m1", {}),
@@ -114,12 +114,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "xcit": ("xcit_nano_12_p16_224", RESIZED),
 }
 """By family: the model, and what makes it smaller."""
+SIZES = {"efficientformer_l1": 224, "inception_v3": 96, "levit_128s": 224}
+"""Images of models whose builders have no option for it."""
 
 
 def classifier(name: str, options: dict[str, Any]) -> Problem:
-    size = options.get("img_size", SIZE)
-    if name == "efficientformer_l1":  # its attention is made for one size only
-        options = {}
+    size = SIZES.get(name, options.get("img_size", SIZE))
     module, _, cls = name.rpartition(".")
     if module:
         model = getattr(package(f"timm.models.{module}"), cls)(num_classes=KINDS, **options)

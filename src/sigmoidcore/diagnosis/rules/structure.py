@@ -13,12 +13,14 @@ from sigmoidcore.diagnosis.wording import listed, named, verb
 
 MEASUREMENTS = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
+UNUSED, ASIDE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
 TRAIN_FIRST = "Nothing to do for predictions; train before you quantize."
 USE_OR_FREEZE = "Use them, or set requires_grad to False; DDP needs find_unused_parameters=True otherwise."
 WAIT = "Nothing to do if other batches use them, as with idle experts (DDP needs find_unused_parameters=True)."
+ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
 EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check the loss function."
@@ -38,9 +40,10 @@ def no_gradient(evidence: Evidence) -> Found | None:
     gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get one, whose names
     differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
     after `MEASUREMENTS` measurements of a `Monitor` it is a warning. It is a note if all that is unused are single
-    vectors, such as the embedding of a mask in a batch without masks.
+    vectors or less than `UNUSED` of all numbers, such as the embedding of a mask in a batch without masks, or if the
+    parameters are those of an output aside, such as the pooler of a BERT, with less than `ASIDE` of all numbers.
 
-    *Source.* Arithmetic; the number of measurements is a choice.
+    *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
@@ -70,14 +73,17 @@ def no_gradient(evidence: Evidence) -> Found | None:
         return _of(missing, text, WAIT, Severity.NOTE)
     missing = [name for name in missing if name not in spare]
     unused = not any(evidence.weights[name].used for name in missing)
-    if unused and all(max(evidence.weights[name].shape, default=1) == _count(evidence, name) for name in missing):
-        text = _("The forward pass of this batch does not use the vectors {names}.", names=listed(missing))
-        if len(missing) == 1:
-            text = _("The forward pass of this batch does not use the vector {names}.", names=listed(missing))
-        return _of(missing, text, WAIT, Severity.NOTE)
+    share = sum(_count(evidence, name) for name in missing) / sum(math.prod(w.shape) for w in trainable)
+    vectors = all(max(evidence.weights[name].shape, default=1) == _count(evidence, name) for name in missing)
     values = {
         "names": listed(missing), "verb": verb(missing, "is", "are"), "pronoun": verb(missing, "it", "them"),
     }  # fmt: skip
+    if unused and (vectors or share < UNUSED):
+        text = _("The forward pass of this batch does not use {names}.", names=values["names"])
+        return _of(missing, text, WAIT, Severity.NOTE)
+    if share < ASIDE and {name.rpartition(".")[0] for name in missing} <= _side_outputs(evidence):
+        text = _("The loss does not depend on {names}: this output is not used.", names=values["names"])
+        return _of(missing, text, ASIDE_IS_FINE, Severity.NOTE)
     text = _("{names} {verb} trainable but without a gradient: the loss does not depend on {pronoun}.", **values)
     if unused:
         text = _("{names} {verb} trainable but without a gradient: the forward pass does not use {pronoun}.", **values)
@@ -177,6 +183,12 @@ def _before_a_cut(evidence: Evidence, missing: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name in missing))
 
 
+def _side_outputs(evidence: Evidence) -> set[str]:
+    """Modules of the layers without a gradient that no layer with weights reads."""
+    ends = (x for i, x in enumerate(evidence.layers) if x.gradient is None and not evidence.feeds_weights[i])
+    return {name.rpartition(".")[0] for layer in ends for name in layer.weights if "." in name}
+
+
 def _with_used_siblings(evidence: Evidence, missing: Sequence[str]) -> set[str]:
     """Those of the parameters beside similar ones, in one list of modules, that get a gradient."""
     used = {(p, w.shape) for w in evidence.latest.weights if w.gradient is not None for p in siblings(w.name)}
@@ -213,5 +225,6 @@ def _identical(evidence: Evidence, layer: Layer, weight: Weight | None) -> bool:
     if len(weight.shape) > 2 and weight.shape[1] == 1 and layer.sources:
         return False  # depthwise: each row reads another channel
     others = [evidence.weights[name] for name in layer.weights if name in evidence.weights]
-    # Deviations of a Bayesian layer may start identical: another weight of that shape distinguishes the neurons.
-    return not any(other.shape == weight.shape and not other.alike and other.size > 0 for other in others)
+    # Deviations of a Bayesian layer and gains may start identical: another matrix distinguishes the neurons.
+    matrices = (other for other in others if len(other.shape) > 1 and other.shape[0] == weight.shape[0])
+    return not any(not other.alike and other.size > 0 for other in matrices)
