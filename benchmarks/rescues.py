@@ -187,34 +187,34 @@ def relus(depth: int) -> Make:
 
 
 RESCUES = (
-    Rescue("sigmoids, 30 deep", lambda: mlp(nn.Sigmoid, 30), relus(30)),
-    Rescue("sigmoids, 12 deep, width 256", lambda: mlp(nn.Sigmoid, 12, 256), lambda: he(mlp(nn.ReLU, 12, 256))),
-    Rescue("sigmoids called in forward, 16 deep", lambda: Functions(16), relus(16)),
-    Rescue("sigmoid convolutions, 10 deep", lambda: convnet(nn.Sigmoid, 10), lambda: he(convnet(nn.ReLU, 10)), images),
-    Rescue("tanhs, 50 deep", lambda: mlp(nn.Tanh, 50), lambda: orthogonal(mlp(nn.Tanh, 50))),
-    Rescue("tanhs, normal weights of 0.02, 10 deep",
+    Rescue("sigmoids 30 deep", lambda: mlp(nn.Sigmoid, 30), relus(30)),
+    Rescue("sigmoids 12 deep width 256", lambda: mlp(nn.Sigmoid, 12, 256), lambda: he(mlp(nn.ReLU, 12, 256))),
+    Rescue("sigmoids called in forward 16 deep", lambda: Functions(16), relus(16)),
+    Rescue("sigmoid convolutions 10 deep", lambda: convnet(nn.Sigmoid, 10), lambda: he(convnet(nn.ReLU, 10)), images),
+    Rescue("tanhs 50 deep", lambda: mlp(nn.Tanh, 50), lambda: orthogonal(mlp(nn.Tanh, 50))),
+    Rescue("tanhs normal weights of 0.02 10 deep",
            lambda: normal(mlp(nn.Tanh, 10), 0.02), lambda: orthogonal(mlp(nn.Tanh, 10))),
-    Rescue("tanhs, unit normal weights, 8 deep",
+    Rescue("tanhs unit normal weights 8 deep",
            lambda: normal(mlp(nn.Tanh, 8), 1.0), lambda: orthogonal(mlp(nn.Tanh, 8))),
-    Rescue("softsigns, 40 deep", lambda: mlp(nn.Softsign, 40), lambda: orthogonal(mlp(nn.Tanh, 40))),
-    Rescue("sigmoid autoencoder, 9 layers",
+    Rescue("softsigns 40 deep", lambda: mlp(nn.Softsign, 40), lambda: orthogonal(mlp(nn.Tanh, 40))),
+    Rescue("sigmoid autoencoder 9 layers",
            lambda: autoencoder(nn.Sigmoid), lambda: he(autoencoder(nn.ReLU)), pictures),
-    Rescue("cores with slopes of 1, 20 deep", lambda: cores(1.0), lambda: orthogonal(mlp(nn.Tanh, 20))),
-    Rescue("cores with slopes of 40, 20 deep", lambda: cores(40.0), lambda: orthogonal(mlp(nn.Tanh, 20))),
+    Rescue("cores with slopes of 1 20 deep", lambda: cores(1.0), lambda: orthogonal(mlp(nn.Tanh, 20))),
+    Rescue("cores with slopes of 40 20 deep", lambda: cores(40.0), lambda: orthogonal(mlp(nn.Tanh, 20))),
     Rescue("first layer of sigmoids saturated by its bias",
            lambda: changed(mlp(nn.Sigmoid, 2), "0", offset=30.0), lambda: mlp(nn.Sigmoid, 2)),
-    Rescue("one tanh layer 300 times too large",
-           lambda: changed(mlp(nn.Tanh, 6), "6", factor=300.0), lambda: mlp(nn.Tanh, 6)),
-    Rescue("sigmoids read pixels of 0 to 255",
-           lambda: mlp(nn.Sigmoid, 2), lambda: unit_inputs(mlp(nn.Sigmoid, 2), classes(40.0, 100.0).train[0]),
+    Rescue("sigmoids normal weights of 3 4 deep",
+           lambda: normal(mlp(nn.Sigmoid, 4), 3.0), lambda: orthogonal(mlp(nn.Tanh, 4))),
+    Rescue("tanhs read pixels of 0 to 255 5 deep",
+           lambda: mlp(nn.Tanh, 5), lambda: unit_inputs(mlp(nn.Tanh, 5), classes(40.0, 100.0).train[0]),
            lambda: classes(40.0, 100.0), unit_inputs),
-    Rescue("ReLUs, all off by their bias",
+    Rescue("ReLUs all off by their bias",
            lambda: changed(mlp(nn.ReLU, 4), "4", offset=-10.0), lambda: mlp(nn.ReLU, 4), by_hand=plain_he),
-    Rescue("ReLUs, normal weights of 0.01, 8 deep", lambda: normal(mlp(nn.ReLU, 8), 0.01), relus(8), by_hand=plain_he),
-    Rescue("ReLUs, unit normal weights, 12 deep", lambda: normal(mlp(nn.ReLU, 12), 1.0), relus(12), by_hand=plain_he),
-    Rescue("ReLUs, default weights, 40 deep", lambda: mlp(nn.ReLU, 40), relus(40), by_hand=plain_he),
-    Rescue("constant weights, ReLU", lambda: constant(mlp(nn.ReLU, 3), 0.05), relus(3), by_hand=plain_he),
-    Rescue("last layer 1,000 times too large",
+    Rescue("ReLUs normal weights of 0.01 8 deep", lambda: normal(mlp(nn.ReLU, 8), 0.01), relus(8), by_hand=plain_he),
+    Rescue("ReLUs unit normal weights 12 deep", lambda: normal(mlp(nn.ReLU, 12), 1.0), relus(12), by_hand=plain_he),
+    Rescue("ReLUs default weights 40 deep", lambda: mlp(nn.ReLU, 40), relus(40), by_hand=plain_he),
+    Rescue("constant weights ReLU", lambda: constant(mlp(nn.ReLU, 3), 0.05), relus(3), by_hand=plain_he),
+    Rescue("last layer 1000 times too large",
            lambda: changed(mlp(nn.Tanh, 4), "8", factor=1000.0), lambda: mlp(nn.Tanh, 4), by_hand=plain_he),
 )  # fmt: skip
 
@@ -245,10 +245,13 @@ def outcomes(rescue: Rescue, seed: int) -> Iterator[tuple[str, float, str]]:
     diagnosis = sc.diagnose(network, pixels, labels, loss)
     loud = [finding for finding in diagnosis.findings if finding.severity is not Severity.NOTE]
     names: dict[str, Any] = {"torch": torch, "sc": sc}
-    names |= {"network": network, "pixels": pixels, "labels": labels, "loss": loss}
+    printed: list[Any] = []
+    names |= {"network": network, "pixels": pixels, "labels": labels, "loss": loss, "print": printed.append}
     said = f"{loud[0].rule}: {loud[0].call or loud[0].remedy}" if loud else "nothing"
     if loud and loud[0].call is not None:
         exec(loud[0].call, names)
+        for mending in printed:
+            exec(mending.train or "", names)
     elif loud and rescue.by_hand is not None:
         network = rescue.by_hand(network, task.train[0])
     yield "remedy", trained(network, task, names.get("optimizer")), said
@@ -278,9 +281,7 @@ def main() -> None:
                 texts[name] = text
         means = {name: statistics.mean(values) for name, values in scores.items()}
         rescued = {f"{name} rescues": means[name] >= means["repaired"] - TOLERANCE for name in ("remedy", "mended")}
-        report.add(
-            network=rescue.name, **means, **rescued, values=scores, said=texts["remedy"], mending=texts["mended"]
-        )
+        report.add(network=rescue.name, **means, **rescued, values=scores, texts=texts)
     report.finish()
     count = len(report.rows)
     line = {name: sum(row[f"{name} rescues"] for row in report.rows) for name in ("remedy", "mended")}

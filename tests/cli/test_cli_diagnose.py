@@ -225,7 +225,7 @@ def test_a_model_runs_in_training_mode_if_asked(capsys):
         ("project.networks:needs", "is called without arguments: missing a required argument: 'something'"),
         ("project.networks:fails", "(at 'return torch.ones(2) @ torch.ones(3)', project/networks.py, line "),
         ("project.networks:leaves", "raised SystemExit: no data here"),
-        ("project.networks:shapes", "the model does not run on inputs of shape (5, 3) float32"),
+        ("project.networks:shapes", "the inputs have the shape (5, 3) float32: give one batch as the model takes it"),
         ("project.networks:dislikes", "measuring raised ValueError: I do not like x (at 'raise ValueError("),
         ("project.networks:detector", "ran in evaluation mode; --training runs it as in training"),
         ("project.networks:nothing", "no layers of the model were seen: it calls nothing that has weights"),

@@ -216,7 +216,7 @@ def test_the_call_for_saturated_neurons_is_mend_and_works():
         net[2].bias.add_(20)
     features, labels = torch.randn(64, 32), torch.randint(10, (64,))
     finding = next(iter(sc.diagnose(net, features, labels, functional.cross_entropy).findings))
-    assert finding.call == "sc.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend()"
+    assert finding.call == "print(sc.diagnose(net, features, labels, torch.nn.functional.cross_entropy).mend())"
     exec(finding.call)
     assert isinstance(net[3], SigmoidCore)
 

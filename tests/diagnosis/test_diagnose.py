@@ -34,7 +34,7 @@ Y = torch.arange(32) % 3
         (mlp(nn.Tanh), torch.empty(0, 6), ValueError, r"inputs of shape \(0, 6\) hold no samples"),
         (mlp(nn.Tanh), "text", ValueError, "got str"),
         (mlp(nn.Tanh), (), ValueError, "got tuple"),
-        (mlp(nn.Tanh), torch.randn(4, 7), ValueError, r"does not run on inputs of shape \(4, 7\) float32"),
+        (mlp(nn.Tanh), torch.randn(4, 7), RuntimeError, r"the inputs have the shape \(4, 7\) float32"),
         (mlp(nn.Tanh), {"x": X}, TypeError, r"inputs is a dict; give a tensor for forward\(inputs\)"),
         (nn.Bilinear(6, 6, 2), X, TypeError, r"inputs is a Tensor; give .* a tuple for forward\(\*inputs\)"),
         (
@@ -62,11 +62,32 @@ def test_an_error_inside_a_model_is_not_changed():
         (None, "targets is given without loss_fn"),
         (lambda out, y: None, "loss_fn gives None: let it return the loss"),
         (lambda out, y: functional.cross_entropy(out, y).item(), "got float"),
+        (lambda out, y: (functional.cross_entropy(out, y), out), r"a tuple of 2: .*loss_fn\(outputs, targets\)\[0\]"),
+        (
+            lambda out, y: {"nll": functional.cross_entropy(out, y)},
+            r"a dict of 1: .*loss_fn\(outputs, targets\)\['nll'\]",
+        ),
         (lambda out, y: functional.cross_entropy(out, y, reduction="none"), r"must give a scalar, got shape \(32,\)"),
     ],
 )
 def test_a_loss_that_is_not_a_scalar_is_refused(loss_fn, said):
     with pytest.raises(ValueError, match=said):
+        sc.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "said"),
+    [
+        (nn.CrossEntropyLoss, r"loss_fn is the class CrossEntropyLoss: give an instance, CrossEntropyLoss\(\)"),
+        (
+            lambda out: out.mean(),
+            r"does not take outputs and targets .*: give .* lambda outputs, targets: loss_fn\(outputs\)",
+        ),
+        ("mse", "loss_fn must be a function of outputs and targets, got str"),
+    ],
+)
+def test_a_loss_that_is_not_a_function_of_two_is_refused(loss_fn, said):
+    with pytest.raises(TypeError, match=said):
         sc.diagnose(mlp(nn.Tanh), X, Y, loss_fn)
 
 
@@ -143,12 +164,15 @@ def test_in_training_mode_dropout_drops_and_frozen_norms_stay_frozen():
     assert seen == {"BatchNorm1d": False, "Dropout": True}
 
 
-def test_an_error_of_the_model_or_the_loss_says_in_which_mode_the_model_ran():
+def test_an_error_says_in_which_mode_the_model_ran_if_its_outputs_differ_in_training():
     with pytest.raises(TypeError) as caught:
         sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"])
     assert caught.value.__notes__ == ["the model ran in evaluation mode; training=True runs it as in training"]
     with pytest.raises(KeyError) as caught:
         sc.diagnose(detector(), X, None, lambda outputs, _: outputs["other"], training=True)
+    assert not hasattr(caught.value, "__notes__")
+    with pytest.raises(KeyError) as caught:
+        sc.diagnose(mlp(nn.Tanh), X, None, lambda outputs, _: {}[0])
     assert not hasattr(caught.value, "__notes__")
 
 

@@ -218,7 +218,6 @@ def test_a_model_that_cannot_be_measured_is_an_error_that_says_why(model, messag
     [
         (torch.zeros(0, 5), r"inputs of shape \(0, 5\) hold no samples: give a batch of at least one"),
         (torch.zeros(()), r"inputs of shape \(\) hold no samples: give a batch of at least one"),
-        (torch.zeros(3, 7), r"the model does not run on inputs of shape \(3, 7\)"),
         *((X + torch.tensor([0, 0, v, 0, 0]), r"inputs hold 3 non-finite value\(s\) of 15: remove or impute")
           for v in (math.nan, math.inf, -math.inf)),
         *((value, f"inputs must be a tensor, or a tuple or dict of tensors, got {kind}: convert it first")
@@ -228,6 +227,14 @@ def test_a_model_that_cannot_be_measured_is_an_error_that_says_why(model, messag
 def test_inputs_that_are_no_batch_are_an_error_that_says_why(inputs, message):
     with pytest.raises(ValueError, match=message):
         gradient_profile(small_mlp().float(), inputs)
+
+
+def test_an_error_of_the_model_keeps_its_type_and_notes_the_shape_of_the_inputs():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        gradient_profile(small_mlp().float(), torch.zeros(3, 7))
+    assert caught.value.__notes__ == [
+        "the inputs have the shape (3, 7) float32: give one batch as the model takes it in training"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
         raise ValueError("inputs are on the device meta, which has no numbers: give a batch on another device")
     if targets is not None and loss_fn is None:
         raise ValueError("targets is given without loss_fn: give both, or neither for random cotangents")
+    if loss_fn is not None:
+        _check_loss(loss_fn)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise ValueError(
@@ -36,6 +38,23 @@ def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None
                 "the model outside of it"
             )
     _check_call(model, inputs)
+
+
+def _check_loss(loss_fn: Any) -> None:
+    """Raise a TypeError for a class in place of its instance, and for a function that does not take two arguments."""
+    if isinstance(loss_fn, type):
+        raise TypeError(f"loss_fn is the class {loss_fn.__name__}: give an instance, {loss_fn.__name__}()")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of outputs and targets, got {type(loss_fn).__name__}")
+    try:
+        inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn).bind(None, None)
+    except ValueError:  # written in C++
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"loss_fn does not take outputs and targets ({error}): give a function of both, such as "
+            "lambda outputs, targets: loss_fn(outputs)"
+        ) from error
 
 
 def _check_call(model: nn.Module, inputs: Inputs) -> None:

@@ -9,13 +9,21 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
 from sigmoidcore.diagnosis.measure.dependence import depend
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
+from sigmoidcore.diagnosis.measure.origin import origin
 from sigmoidcore.diagnosis.names import caller, names_in
+from sigmoidcore.diagnosis.rules import find
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn
 
 
 def diagnose(
-    model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None, *, training: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any = None,
+    loss_fn: LossFn | None = None,
+    *,
+    training: bool = False,
+    trace_nonfinite: bool = False,
 ) -> Diagnosis:
     """Measure a network on one batch, and say in words what is wrong and what to do.
 
@@ -36,15 +44,18 @@ def diagnose(
             the outputs (fixed seed), and the rules for the loss are skipped.
         training: run the model in training mode, dropout and all, if its forward or loss needs it. Parts that are in
             evaluation mode within a model in training mode stay so.
+        trace_nonfinite: if a number is inf or NaN, repeat the step and name the operation that made the first one, with
+            its line and the values that it read, in the forward or in the backward pass.
 
     Returns:
         A frozen, printable diagnosis: `print(d)`, `d.findings`, `d.layers`, `d.to_json()`, `d.to_html(path)`,
         `d.mend()`.
 
     Raises:
-        TypeError: not an nn.Module, or its forward does not accept these inputs.
-        ValueError: empty inputs; inputs that the model does not accept; weights or inputs on the device meta; weights
-            from `torch.inference_mode()`; `targets` without `loss_fn`; a loss that is not a scalar.
+        TypeError: not an nn.Module, or its forward does not accept these inputs; `loss_fn` is a class or does not take
+            outputs and targets.
+        ValueError: empty inputs; weights or inputs on the device meta; weights from `torch.inference_mode()`; `targets`
+            without `loss_fn`; a loss that is not a scalar. Errors of the model and the loss keep their type.
 
     Example:
         >>> import torch
@@ -57,4 +68,6 @@ def diagnose(
     names = names_in(caller(), {"model": model, "inputs": inputs, "targets": targets, "loss_fn": loss_fn})
     subject, ranks = Subject(model, inputs, targets, loss_fn, training, names), Ranks()
     measurement = measure(subject, ranks)
+    if trace_nonfinite and any(finding.rule == "SC401" for finding in find([measurement])):
+        measurement = replace(measurement, origin=origin(subject))
     return judged([replace(measurement, dependence=depend(subject, measurement, ranks))], subject)

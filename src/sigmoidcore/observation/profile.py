@@ -157,6 +157,12 @@ def scalar_loss(loss: Any) -> Tensor:
     """What a loss function has returned, as a 0-dim tensor; a ValueError unless it is a tensor with one number."""
     if loss is None:
         raise ValueError("loss_fn gives None: let it return the loss, a tensor with one number")
+    if isinstance(loss, Mapping | tuple | list):
+        key = repr(next(iter(loss), "loss")) if isinstance(loss, Mapping) else 0
+        raise ValueError(
+            f"loss_fn must give a tensor with one number, got a {type(loss).__name__} of {len(loss)}: give a function "
+            f"that returns the part to minimise, lambda outputs, targets: loss_fn(outputs, targets)[{key}]"
+        )
     if not isinstance(loss, Tensor):
         raise ValueError(f"loss_fn must give a tensor with one number, got {type(loss).__name__}: leave out .item()")
     if loss.numel() != 1:
@@ -179,7 +185,7 @@ def watched_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
-    """`model(inputs)`, `model(*inputs)` or `model(**inputs)`; an error of the model names the shapes given."""
+    """`model(inputs)`, `model(*inputs)` or `model(**inputs)`; an error of the model gets a note with the shapes."""
     try:
         if isinstance(inputs, Tensor):
             return model(inputs)
@@ -187,10 +193,8 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     except (RuntimeError, IndexError) as error:
         tensors = floating_tensors(inputs, all_types=True)
         kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
-        raise ValueError(
-            f"the model does not run on inputs of shape {kinds}: {error}; give one batch of the shape and dtype that "
-            "the model takes in training"
-        ) from error
+        error.add_note(f"the inputs have the shape {kinds}: give one batch as the model takes it in training")
+        raise
 
 
 def floating_tensors(values: Any, all_types: bool = False) -> list[Tensor]:

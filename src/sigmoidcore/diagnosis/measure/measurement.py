@@ -236,6 +236,7 @@ class Measurement:
             behind it.
         quantized: names of modules with quantized weights, which are no parameters and do not train.
         scripted: names of modules of TorchScript, whose layers are not measured.
+        origin: the operation that made the first NaN or infinity, in a sentence; of `diagnose(trace_nonfinite=True)`.
     """
 
     layers: tuple[Layer, ...]
@@ -262,6 +263,7 @@ class Measurement:
     differentiated: bool = False
     quantized: tuple[str, ...] = ()
     scripted: tuple[str, ...] = ()
+    origin: str | None = None
 
     @property
     def profile(self) -> Profile:

@@ -32,7 +32,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
         with unchanged(model, inputs), own_buffers(model), _own_gradients(known) as own, mode(model):
             probe.attach()
             try:
-                with _named(mode):
+                with _hinting(model, inputs, mode):
                     outputs = run(model, inputs)
                     loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
                 if loss.requires_grad:
@@ -45,6 +45,21 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                 probe.detach()
         mean = ranks.total(loss.detach().cpu(), loss.device) / ranks.count
     return dataclasses.replace(measurement, loss=None if loss_fn is None else float(mean))
+
+
+@contextmanager
+def passes(subject: Subject) -> Iterator[Callable[[], Tensor]]:
+    """Forward passes in the subject's mode that leave the model as it was; yields a function that returns the loss."""
+    model, loss_fn = subject.model, subject.loss_fn
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs, targets = cut_off(subject.inputs), cut_off(subject.targets)
+
+        def loss_of() -> Tensor:
+            outputs = run(model, inputs)
+            return random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+
+        with unchanged(model, inputs), own_buffers(model), mode_of(subject)(model):
+            yield loss_of
 
 
 @contextmanager
@@ -106,11 +121,22 @@ def _training(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _named(mode: Callable[..., Any]) -> Iterator[None]:
-    """An error of the model or of the loss function says in which mode the model ran."""
+def _hinting(model: nn.Module, inputs: Any, mode: Callable[..., Any]) -> Iterator[None]:
+    """An error of the model or of the loss function names the mode, if the outputs are of another kind in training."""
     try:
         yield
     except Exception as error:
-        if mode is evaluating:
+        if mode is evaluating and _differs_in_training(model, inputs):
             error.add_note("the model ran in evaluation mode; training=True runs it as in training")
         raise
+
+
+def _differs_in_training(model: nn.Module, inputs: Any) -> bool:
+    """Whether the model runs in training mode only, or returns something of another type there."""
+    found: list[type | None] = []
+    for training in (False, True):
+        try:
+            found.append(type(run(model.train(training), inputs)))
+        except Exception:  # of whatever kind: the model's own
+            found.append(None)
+    return found[1] is not None and found[0] is not found[1]

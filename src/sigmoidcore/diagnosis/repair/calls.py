@@ -52,7 +52,9 @@ def _level_through_time(finding: Finding, measurement: Measurement, subject: Sub
     """Remedy and call for a gradient that vanishes through time."""
     if not any(layer.kind in GATED for layer in _affected(finding, measurement)):
         raise ValueError("it sets the slopes of nn.RNN, nn.LSTM and nn.GRU only")
-    return _convert_and(measurement, subject, fresh=False)
+    _, call = _convert_and(measurement, subject, fresh=False)
+    more = _(" Or set slopes from one batch, which levels the gradient; the weights do not change.")
+    return finding.remedy + more, call
 
 
 def _redraw(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
@@ -75,11 +77,26 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
     return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.prepare({model}, {inputs})", optimizer)))
 
 
+def _trace(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
+    """The call that names the operation, unless it is known or an earlier step made the numbers."""
+    if measurement.origin or measurement.input_nonfinite or any(weight.nonfinite for weight in measurement.weights):
+        return None
+    return (
+        f"{finding.remedy} This call names the operation that made it:",
+        f"print({_diagnose(subject, 'trace_nonfinite=True')})",
+    )
+
+
 def _mend(subject: Subject) -> str:
     """The call that diagnoses again and mends."""
+    return f"print({_diagnose(subject)}.mend())"
+
+
+def _diagnose(subject: Subject, *options: str) -> str:
     loss = ("targets", "loss_fn") if subject.loss_fn is not None or subject.inputs is None else ()
     arguments = [subject.name(name) for name in ("model", "inputs", *loss)]
-    return f"sc.diagnose({', '.join([*arguments, *(['training=True'] if subject.training else [])])}).mend()"
+    mode = ["training=True"] if subject.training else []
+    return f"sc.diagnose({', '.join([*arguments, *mode, *options])})"
 
 
 def _affected(finding: Finding, measurement: Measurement) -> list[Layer]:
@@ -90,5 +107,6 @@ _SUGGESTIONS = {
     **dict.fromkeys(("SC101", "SC102"), _level),
     "SC103": _level_through_time,
     "SC201": _open,
+    "SC401": _trace,
     **dict.fromkeys(("SC202", "SC203", "SC503"), _redraw),
 }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -9,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.diagnosis.checks import cut_off
 from sigmoidcore.diagnosis.measure.measurement import Subject
-from sigmoidcore.diagnosis.measure.one_batch import mode_of, own_buffers
-from sigmoidcore.observation.profile import run, scalar_loss, unchanged
+from sigmoidcore.diagnosis.measure.one_batch import passes
 
 STEPS, LAST = 25, 5
 """Steps of a trial, and those whose mean loss is its result."""
@@ -45,25 +44,23 @@ def final_loss(subject: Subject, rates: Rates, *, blind: bool = False) -> float:
 
     If `blind`, all samples are replaced by the first: what a network reaches that knows nothing of its inputs.
     """
-    model, inputs, targets = subject.model, cut_off(subject.inputs), cut_off(subject.targets)
-    inputs = _first_everywhere(inputs) if blind else inputs
+    if blind:
+        subject = replace(subject, inputs=_first_everywhere(subject.inputs))
     parameters = [p for p, _ in rates]
     before = [p.detach().clone() for p in parameters]
     adam, losses = _Adam(rates), []
-    with torch.inference_mode(False), torch.enable_grad(), unchanged(model, inputs), own_buffers(model):
-        try:
-            with mode_of(subject)(model):
-                for _ in range(STEPS):
-                    assert subject.loss_fn is not None
-                    loss = scalar_loss(subject.loss_fn(run(model, inputs), targets))
-                    losses.append(float(loss.detach()))
-                    if not math.isfinite(losses[-1]):
-                        return math.inf
-                    adam.step(torch.autograd.grad(loss, parameters, allow_unused=True))
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(parameters, before, strict=True):
-                    parameter.copy_(value)
+    try:
+        with passes(subject) as loss_of:
+            for _ in range(STEPS):
+                loss = loss_of()
+                losses.append(float(loss.detach()))
+                if not math.isfinite(losses[-1]):
+                    return math.inf
+                adam.step(torch.autograd.grad(loss, parameters, allow_unused=True))
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
     return mean(losses[-LAST:])
 
 

@@ -32,8 +32,8 @@ SHRINK = (
     "rate that is the cause."
 )
 REVIVE = (
-    "Lower the learning rate, the usual cause, start biases at 0, or use an activation without a flat part, such as "
-    "LeakyReLU, GELU or SiLU."
+    "Start biases at 0 and weights at He's size; if it came during training, lower the learning rate; or use an "
+    "activation without a flat part, such as LeakyReLU, GELU or SiLU."
 )
 SEPARATE = (
     "Put a normalisation (BatchNorm) before the activations, use larger weights and smaller biases, or centered "
