@@ -81,10 +81,8 @@ def _trace(finding: Finding, measurement: Measurement, subject: Subject) -> tupl
     """The call that names the operation, unless it is known or an earlier step made the numbers."""
     if measurement.origin or measurement.input_nonfinite or any(weight.nonfinite for weight in measurement.weights):
         return None
-    return (
-        f"{finding.remedy} This call names the operation that made it:",
-        f"print({_diagnose(subject, 'trace_nonfinite=True')})",
-    )
+    remedy = finding.remedy + _(" This call names the operation that made it:")
+    return remedy, f"print({_diagnose(subject, 'trace_nonfinite=True')})"
 
 
 def _mend(subject: Subject) -> str:
