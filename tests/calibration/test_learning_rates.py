@@ -263,6 +263,12 @@ def test_a_step_of_sgd_changes_the_outputs_of_prepared_networks_by_the_same(dept
     assert sum(of_biases) / len(of_biases) < 6
 
 
+@pytest.mark.parametrize("name", ["lbfgs", "LBFGS", "l-bfgs"])
+def test_there_are_no_rates_for_l_bfgs_and_the_error_has_the_recipe(name):
+    with pytest.raises(ValueError, match=r"train with Adam first, then use torch\.optim\.LBFGS"):
+        depth_scaled_lr(MLP(4, 8, 3, 2), optimizer=name)
+
+
 def test_sgd_refuses_recurrent_layers_and_another_optimizer_is_an_error():
     for layer in (RNN(3, 4), nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4))):
         with pytest.raises(ValueError, match="recurrent layer, for which there is no rule for SGD: use Adam"):

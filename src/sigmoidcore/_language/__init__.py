@@ -1,6 +1,6 @@
 """The language of what a person reads: English, or Chinese if `SIGMOIDCORE_LANG` or `--lang` says so.
 
-`_` translates a text by the gettext catalogue of the language, `zh.po`, beside this file. A text without an entry stays English.
+`_` translates a text by the gettext catalogue of the language, `zh.po`. A text without an entry stays English.
 """
 
 import ast

@@ -51,6 +51,8 @@ def depth_scaled_lr(
     `torch.optim.SGD(sc.depth_scaled_lr(model, 0.003, optimizer="sgd"), momentum=0.9)`. The default is for
     cross-entropy. For the mean squared error, whose curvature is larger, start with 0.001.
 
+    L-BFGS needs no rule: it has one rate for all parameters. Use it after Adam (docs/physics.md).
+
     Args:
         model: a model of Linear layers, convolutions and cores, prepared or calibrated: rates follow the weights it has
             now. In a convolution, fan_in counts the taps of the kernel, too.
@@ -76,6 +78,11 @@ def depth_scaled_lr(
     """
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive finite number, got {lr}")
+    if optimizer.lower() in ("lbfgs", "l-bfgs"):
+        raise ValueError(
+            "L-BFGS has one rate for all parameters and chooses its steps by a line search, so it has no rule: train "
+            'with Adam first, then use torch.optim.LBFGS(model.parameters(), lr=1, line_search_fn="strong_wolfe")'
+        )
     if optimizer not in _RULES:
         raise ValueError(f"optimizer must be {' or '.join(map(repr, _RULES))}, got {optimizer!r}")
     trained = [p for p in model.parameters() if p.requires_grad]
