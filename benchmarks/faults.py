@@ -39,6 +39,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from _report import Report, arguments
@@ -49,7 +50,6 @@ TRAIN = ["train", "--depth", "3", "--width", "8", "--epochs", "3", "--every", "4
 STEPS = 42
 STOPPED = 8
 """Runs that were stopped, of which copies are damaged."""
-FILES = ("model.safetensors", "training.safetensors", "state.json", "config.toml", "manifest.json")
 FORK = multiprocessing.get_context("fork")
 
 Trial = Callable[[random.Random], tuple[bool, bool]]
@@ -126,7 +126,7 @@ class Trials:
         folder = self.place / f"stopped-{number}"
         process = started([*TRAIN, "--output", str(folder)], self.said)
         least = rng.randrange(3, STEPS - 3)
-        while process.is_alive() and not any(folder.glob(f"checkpoints/step-*{least:03}")):
+        while process.is_alive() and not any(folder.glob(f"checkpoints/step-*{least:03}.safetensors")):
             time.sleep(0.0005)
         process.terminate()
         process.join()
@@ -163,7 +163,7 @@ class Trials:
         self.a_while(rng, process)
         process.kill()
         process.join()
-        half = any((self.folder / "checkpoints").glob(".*"))
+        half = any((self.folder / "checkpoints").glob("*.part"))
         return self.goes_on(), half
 
     def overwrite(self, rng: random.Random) -> tuple[bool, bool]:
@@ -187,13 +187,13 @@ class Trials:
         told = re.search(r"interrupted after step ([\d,]+) of", text_of(self.said))
         held = process.exitcode in (0, 128 + number, -number)
         if told and times == 1:
-            held &= (self.folder / "checkpoints" / f"step-{int(told[1].replace(',', '')):09}").is_dir()
+            held &= (self.folder / "checkpoints" / f"step-{int(told[1].replace(',', '')):09}.safetensors").exists()
         return self.goes_on() and held, told is not None
 
     # --- a full disk -------------------------------------------------------------------------------------------------
 
     def limit(self, rng: random.Random) -> tuple[bool, bool]:
-        largest = max(path.stat().st_size for path in self.place.glob("whole/checkpoints/*/*"))
+        largest = max(path.stat().st_size for path in self.place.glob("whole/checkpoints/*"))
         most = rng.randrange(600, largest)
         code = finished(self.fresh(), self.said, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
         return self.full(code, self.folder)
@@ -215,16 +215,15 @@ class Trials:
     def damage(self, rng: random.Random, spoil: Callable[[bytes, random.Random], bytes]) -> tuple[bool, bool]:
         self.copied(rng.choice(self.stopped))
         last = max((self.folder / "checkpoints").iterdir())
-        path = rng.choice(
-            [*(last / name for name in FILES), *map(self.folder.joinpath, ("config.toml", "metrics.jsonl"))]
-        )
+        path = rng.choice([last, *map(self.folder.joinpath, ("config.toml", "metrics.jsonl"))])
         data = path.read_bytes()
         if path.name == "metrics.jsonl":  # lines behind those of the checkpoint are not read again
-            data = data[: json.loads((last / "state.json").read_text())["metrics"]["bytes"]]
+            with safe_open(last, "pt") as file:
+                data = data[: json.loads(file.metadata()["values"])["metrics"]["bytes"]]
         path.write_bytes(spoil(data, rng))
         same = self.goes_on()
         said = text_of(self.said)
-        named = str(path) in said or str(path.parent) in said
+        named = str(path) in said
         return same and named, named and ("damaged" in said or "has changed" in said)
 
     def damage_weights(self, rng: random.Random, spoil: Callable[[bytes, random.Random], bytes]) -> tuple[bool, bool]:
@@ -269,7 +268,7 @@ class Trials:
         )
         kept = all(
             bool(torch.isfinite(weight).all())
-            for path in self.folder.rglob("model.safetensors")
+            for path in self.folder.rglob("*.safetensors")
             for weight in load_file(path).values()
         )
         return code == 1 and named and kept and self.goes_on(), named

@@ -43,14 +43,6 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet, and wait until the disk has it."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the names in a folder, if the system can tell."""
     if os.name == "nt":

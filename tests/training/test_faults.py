@@ -150,18 +150,16 @@ def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_when_ther
     same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"), [("model.safetensors", "flipped"), ("state.json", "cut off"), ("manifest.json", "missing")]
-)
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(monkeypatch, capsys, tmp_path, whole, damage, name):
+@pytest.mark.parametrize("damage", ["flipped", "cut off"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(monkeypatch, capsys, tmp_path, whole, damage):
     with monkeypatch.context() as patch:
         stop_at(patch, 23)
         assert main([*TRAIN, "--output", "run"]) == 130
     capsys.readouterr()
-    hurt(tmp_path / "run" / "checkpoints" / "step-000000023" / name, damage)
+    hurt(tmp_path / "run" / "checkpoints" / "step-000000023.safetensors", damage)
     assert main(["train", "--resume", "run"]) == 0
     output, error = capsys.readouterr()
-    assert "step-000000023 is damaged" in error
+    assert "step-000000023.safetensors is damaged" in error
     assert "resumed after step 20\n" in output
     same(tmp_path / "run", whole)
 
@@ -207,7 +205,7 @@ def hurt(path, damage):
 def test_where_no_checkpoint_is_sound_it_says_so(monkeypatch, capsys, tmp_path):
     assert main([*TRAIN, "--output", "run"]) == 0
     for path in (tmp_path / "run" / "checkpoints").iterdir():
-        hurt(path / "model.safetensors", "flipped")
+        hurt(path, "flipped")
     capsys.readouterr()
     assert main(["train", "--resume", "run"]) == 2
     error = capsys.readouterr().err
@@ -235,11 +233,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(capsys, tmp_pa
     assert error.count("\n") == 1
     assert "not finite" in error
     assert "use a smaller lr" in error
-    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    kept = list((tmp_path / "run" / "checkpoints").iterdir())
     assert kept
-    for name in kept:
-        weights = load_file(tmp_path / "run" / "checkpoints" / name / "model.safetensors")
-        assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    for path in kept:
+        assert all(bool(torch.isfinite(value).all()) for value in load_file(path).values())
 
 
 # --- what cannot go on -----------------------------------------------------------------------------------------------

