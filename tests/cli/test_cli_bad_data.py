@@ -13,7 +13,7 @@ from support.runs import houses, made_run
 
 from sigmoidcore.cli import main
 
-OUTPUTS = st.sampled_from(["out.csv", "out.parquet", "out.csv.gz", "out.feather"])
+OUTPUTS = st.sampled_from(["out.csv", "out.parquet"])
 
 
 @pytest.fixture(autouse=True)
@@ -124,20 +124,14 @@ def test_a_target_that_is_not_finite_is_refused(tmp_path, refused, run, value):
         assert "in row 12" in error
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv.gz", "parquet", "feather"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_column_that_a_format_does_not_support_leaves_no_incomplete_file(tmp_path, refused, run, ending):
     rows = pa.Table.from_pandas(houses(12), preserve_index=False)
-    odd = {"csv": pa.array([[1]] * 12), "tsv.gz": pa.array([b"\xff"] * 12)}.get(ending)
-    if odd is None:  # which holds nearly everything
-        odd = pa.array([(1, 2, 3)] * 12, pa.month_day_nano_interval())
+    odd = pa.array([[1]] * 12) if ending == "csv" else pa.array([(1, 2, 3)] * 12, pa.month_day_nano_interval())
     feather.write_feather(rows.append_column("odd", odd), tmp_path / "a.feather")
     arguments = ["predict", str(run), "a.feather", "--keep", "odd", "-o", f"out.{ending}"]
-    if ending == "feather":
-        assert main(arguments) == 0
-        assert feather.read_table(tmp_path / "out.feather")["odd"].combine_chunks() == odd
-    else:
-        assert_is_helpful(refused(arguments))
-        assert [path.name for path in tmp_path.iterdir()] == ["a.feather"]
+    assert_is_helpful(refused(arguments))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.feather"]
 
 
 # --- ten thousand columns --------------------------------------------------------------------------------------------
@@ -178,7 +172,7 @@ def test_unusual_valid_files_train_as_plain_ones(tmp_path, begun):
     (tmp_path / "plain.csv").write_text(GOOD)
     train = ["train", "--target", "price", "--depth", "2", "--weight-decay", "0", "--overwrite", "--output", "run"]
     assert main([*train, "--data", "plain.csv"]) == 0
-    plain = begun[0].preprocessing.digest()
+    plain = begun[0].preprocessing.description()
     seen = set()
 
     @settings(QUICK, max_examples=40)
@@ -186,7 +180,7 @@ def test_unusual_valid_files_train_as_plain_ones(tmp_path, begun):
     def check(odd):
         path = odd.of(GOOD).put(tmp_path)
         assert main([*train, "--data", str(path)]) == 0
-        assert begun[-1].preprocessing.digest() == plain
+        assert begun[-1].preprocessing.description() == plain
         path.unlink()
         seen.add(odd)
 

@@ -86,7 +86,6 @@ def test_a_run_is_repeated_and_diagnosed_from_any_folder(houses, tmp_path, monke
         (["--data", "my houses.csv", "--target", "price", "--test-size", "2"], "2.0 is not above 0 and below 1"),
         (["--data", "my houses.csv", "--target", "price", "--kind", "joy"], "'joy' is not one of 'class', 'number'"),
         (["--data", "digits", "--target", "x"], "digits has no columns: leave out --target and --drop"),
-        (["--data", "digits", "--test-size", "0.3"], "has a training part and a test part already"),
         (["--data", "wine", "--target", "alkohol"], "did you mean 'alcohol'?"),
         (["--data", "."], "give a file in it: my houses.csv"),
     ],

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import sigmoidcore as sc
 from sigmoidcore.cli import main
+from sigmoidcore.training.runs.weights import save_tensors
 
 NETWORKS = '''
 import sys
@@ -270,7 +271,8 @@ def run(finished, tmp_path):
 
 
 def metadata(**changes):
-    return {"in_features": "64", "width": "16", "depth": "3", "out_features": "10"} | changes
+    sizes = {"in_features": "64", "width": "16", "depth": "3", "out_features": "10"}
+    return {"architecture": "mlp"} | sizes | changes
 
 
 def test_the_last_weights_of_a_run_are_measured_on_its_data(capsys, run):
@@ -288,17 +290,18 @@ def test_the_last_weights_of_a_run_are_measured_on_its_data(capsys, run):
 def test_weights_that_are_not_finite_are_a_finding(capsys, run):
     tensors = load_file(run / "model.safetensors")
     tensors["0.weight"][0, 0] = float("nan")
-    save_file(tensors, run / "model.safetensors", metadata())
+    save_tensors(run / "model.safetensors", tensors, metadata())
     assert diagnose("run") == 1
     assert "SC401" in capsys.readouterr().out
 
 
 def other_inputs(run):
-    save_file(sc.MLP(7, 16, 3, 10).state_dict(), run / "model.safetensors", metadata(in_features="7"))
+    save_tensors(run / "model.safetensors", sc.MLP(7, 16, 3, 10).state_dict(), metadata(in_features="7"))
 
 
 def wrong_metadata(**changes):
-    return lambda run: save_file(load_file(run / "model.safetensors"), run / "model.safetensors", metadata(**changes))
+    path = "model.safetensors"
+    return lambda run: save_tensors(run / path, load_file(run / path), metadata(**changes))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from sigmoidcore.cli import main
 from sigmoidcore.training.place import place_of
 from sigmoidcore.training.runs.folder import read_metrics
-from sigmoidcore.training.runs.network import network_of
+from sigmoidcore.training.runs.weights import network_of
 
 QUICK = ["train", "--epochs", "1", "--width", "8", "--output", "run"]
 

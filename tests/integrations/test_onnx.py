@@ -152,6 +152,9 @@ def test_onnxruntime_computes_the_same_for_any_number_of_samples(kind, tmp_path,
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     held = {item.key: item.value for item in proto.metadata_props}
     assert json.loads(held["preprocessing"]) == json.loads(json.dumps(run.preprocessing.description()))
-    assert Preprocessing.from_bytes((tmp_path / "run.preprocessing.skops").read_bytes()).alike(run.preprocessing)
+    assert (
+        Preprocessing.from_bytes((tmp_path / "run.preprocessing.skops").read_bytes()).description()
+        == run.preprocessing.description()
+    )
     if OPERATIONS[kind] is not None:
         assert {node.op_type for node in proto.graph.node} <= OPERATIONS[kind]

@@ -10,7 +10,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from sigmoidcore.training.options import OptionError, Options
+from sigmoidcore.training.data import InputError
+from sigmoidcore.training.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 UNCHECKED = {"cd", "git", "export", "source", "jq", "time", "rm", "tensorboard", "jupyter"}
@@ -75,7 +76,7 @@ def check_sigmoid_core(words: list[str]) -> str | None:
         if name == "train":  # its values are parsed after the command line
             known = vars(Options())
             Options.parse({key: value for key, value in context.params.items() if key in known and value != []})
-    except OptionError as error:
+    except InputError as error:
         return str(error)
     except typer.BadParameter.__bases__[0] as error:
         return str(error)

@@ -47,6 +47,7 @@ def made_run(folder: Path, source, kind="mlp", depth=3, **options):
         "validation_size": 0.0,
     }
     with Run.create("made", kept, folder=folder) as run:
+        run.log("data", columns=dict(data.fingerprint), metric=data.metric_name)
         run.save_preprocessing(data.preprocessing)
         run.save_weights(made)
     return folder

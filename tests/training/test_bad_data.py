@@ -98,7 +98,6 @@ def put(tmp_path):
         ("a,b\n" + "1,1.5\n1,2.5\n" * 9, {"target": "b"}, "no column to learn from (left out"),
         ("a,b\n" + "".join(f"1,x{n}\n" for n in range(30)), {"target": "b"}, "30 different classes in 30 rows"),
         ("a,b\n" + "1,2024-01-01\n1,2024-01-02\n" * 9, {"target": "b"}, "'b' is a date"),
-        ("a,b\n" + "01/02/2024,1\n03/04/2024,2\n" * 9, {"target": "b"}, "ambiguous dates, such as 01/02/2024"),
         (
             GOOD.replace("40", "40").encode("utf-8") + "1,gr\u00fcn,1\n".encode("latin-1"),
             {"target": "price"},
@@ -106,9 +105,7 @@ def put(tmp_path):
         ),
         (GOOD.encode("utf-16")[:-1], {"target": "price"}, "is not UTF-8 text, see line 1"),
         (b"a,b\n1,\x00\n", {"target": "a"}, "is not UTF-8 text, see line 2"),
-        (GOOD.encode("utf-16"), {"target": "price"}, "iconv -f UTF-16"),
         (GOOD.replace("red", "红色的").encode("gbk"), {"target": "price"}, "iconv -f GB18030"),
-        (GOOD.replace("red", "grün").encode("cp1252"), {"target": "price"}, "iconv -f WINDOWS-1252"),
         (gzip.compress(GOOD.encode(), mtime=0)[:-20], {"target": "price"}, "cannot be unpacked"),
         (b"\x1f\x8b" + b"x" * 40, {"target": "price"}, "cannot be unpacked"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from sigmoidcore.training.runs.checkpoints import Checkpoints
 from sigmoidcore.training.runs.state import State
-from sigmoidcore.training.runs.tensors import DamagedError, read_tensors, save_tensors
+from sigmoidcore.training.runs.weights import DamagedError, read_tensors, save_tensors
 
 
 def state(step, score=None):

@@ -86,12 +86,6 @@ def test_plain_lines_appear_once_a_second_and_at_the_end(clock):
     assert "epoch 100/100" in lines[-1]
 
 
-def test_a_long_epoch_has_a_line_every_ten_seconds(clock):
-    lines = plain_lines(clock, 60, 1.0, lambda n: Progress(0, n, 1000, torch.tensor(0.5), 0.0, None, None))
-    assert 5 <= len(lines) <= 6
-    assert "step 10/1000  loss 0.5  accuracy -  spread 1.000  16:30 left" in lines[0]
-
-
 def test_a_plain_line_at_the_end_of_an_epoch_has_no_step_and_fits_into_80_columns(clock):
     file = io.StringIO()
     screen = display.Screen(Console(file=file, width=80), live=False)

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from sigmoidcore.training.runs.lock import InUseError, Lock, is_locked
+from sigmoidcore.training.data import InputError
+from sigmoidcore.training.runs.lock import Lock, is_locked
 
 HOLD = """
 import sys
@@ -29,7 +30,7 @@ def other(tmp_path):
 
 
 def test_a_second_process_is_refused_until_the_first_one_ends(tmp_path, other):
-    with pytest.raises(InUseError, match="is in use by another process: wait for it, or stop it"):
+    with pytest.raises(InputError, match="is in use by another process: wait for it, or stop it"):
         Lock(tmp_path)
     assert is_locked(tmp_path)
     other.kill()

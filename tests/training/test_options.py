@@ -7,7 +7,8 @@ import pytest
 from support.commands import command_line
 
 from sigmoidcore.training import fit
-from sigmoidcore.training.options import OptionError, Options, default_text, flag, types_of
+from sigmoidcore.training.data import InputError
+from sigmoidcore.training.options import Options, default_text, flag, types_of
 
 FILES = {"config", "resume", "output", "overwrite"}
 
@@ -88,7 +89,7 @@ def test_values_are_converted_to_the_type_of_their_option(given, name, value):
 
 @pytest.mark.parametrize("value", ["no", 0, 1.0])
 def test_a_flag_accepts_only_true_or_false(value):
-    with pytest.raises(OptionError, match=r"for '--equalize': .* is neither True nor False"):
+    with pytest.raises(InputError, match=r"for '--equalize': .* is neither True nor False"):
         Options.parse({"equalize": value})
 
 

@@ -41,7 +41,7 @@ def test_the_gradient_is_clipped_to_the_size_that_is_asked_for(monkeypatch):
 
 def test_class_weights_are_those_of_the_loss():
     data = split()
-    weights = balanced(data, 2)
+    weights = balanced(data.train_y.bincount().tolist())
     counts = torch.bincount(data.train_y)
     assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1)
     assert float(weights[1] / weights[0]) == pytest.approx(float(counts[0] / counts[1]))

@@ -11,12 +11,18 @@ import torch
 from matplotlib.figure import Figure
 
 import sigmoidcore as sc
+from sigmoidcore.plots.style import save_figure
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.networks import network
 from sigmoidcore.training.runs.folder import FORMAT, Config, Run, contains_run, read_config, read_metrics
-from sigmoidcore.training.runs.lock import InUseError
-from sigmoidcore.training.runs.network import network_of
+from sigmoidcore.training.runs.weights import network_of
 
 BEGUN = ["config.toml", "environment.json", "lock", "metrics.jsonl"]
+
+
+def draw(run):
+    (run.folder / "figures").mkdir(exist_ok=True)
+    save_figure(Figure(), run.folder / "figures" / "old.png")
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +131,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(tmp_path):
     with Run.create("test", {"seed": 1}, folder=tmp_path / "run") as run:
         run.log("epoch", epoch=1)
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(FileExistsError, match="contains a run"):
+    with pytest.raises(InputError, match="contains a run"):
         Run.create("test", {"seed": 2}, folder=run.folder)
     assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
 
@@ -134,7 +140,7 @@ def test_overwriting_replaces_all_of_the_old_run_and_nothing_else(tmp_path):
     with Run.create("test", {"seed": 1}, folder=tmp_path / "run") as run:
         run.log("epoch", epoch=1)
         run.save_weights(made(2, 2, 1, 2))
-        run.save_figure("old", Figure())
+        draw(run)
         run.save_report("old")
         (run.folder / "notes.txt").write_text("mine")
     with Run.create("test", {"seed": 2}, folder=run.folder, overwrite=True):
@@ -149,7 +155,7 @@ def test_a_folder_that_holds_no_run_is_never_overwritten(tmp_path):
     (tmp_path / "figures" / "mine.png").touch()
     (tmp_path / "config.toml").write_text("x = 1")
     assert not contains_run(tmp_path)
-    with pytest.raises(FileExistsError, match="does not contain a run"):
+    with pytest.raises(InputError, match="does not contain a run"):
         Run.create("test", {}, folder=tmp_path, overwrite=True)
     assert (tmp_path / "figures" / "mine.png").is_file()
 
@@ -179,9 +185,9 @@ def test_a_config_of_a_newer_format_is_refused(tmp_path):
 
 def test_a_run_that_is_open_is_refused_to_others(tmp_path):
     with Run.create("test", {}, folder=tmp_path / "run") as run:
-        with pytest.raises(InUseError, match="in use by another process"):
+        with pytest.raises(InputError, match="in use by another process"):
             Run.create("test", {}, folder=run.folder, overwrite=True)
-        with pytest.raises(InUseError):
+        with pytest.raises(InputError):
             Run.reopen(run.folder)
     Run.reopen(run.folder).close()
 
@@ -189,17 +195,17 @@ def test_a_run_that_is_open_is_refused_to_others(tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml", "environment.json", "lock", "figures/old.png"])
 def test_links_in_a_folder_lead_nowhere(tmp_path, name):
     with Run.create("test", {}, folder=tmp_path / "run") as run:
-        run.save_figure("old", Figure())
+        draw(run)
     mine = tmp_path / "mine"
     mine.write_text("precious")
     path = run.folder / name
     path.unlink(missing_ok=True)
     path.symlink_to(mine)
     with (
-        contextlib.suppress(OSError),
+        contextlib.suppress(OSError, InputError),
         Run.create("test", {}, folder=run.folder, overwrite=True) as again,
     ):
-        again.save_figure("old", Figure())
+        draw(again)
     assert mine.read_text() == "precious"
 
 

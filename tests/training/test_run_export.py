@@ -14,8 +14,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.folding import fold
-from sigmoidcore.training.data import DataError, Preprocessing
-from sigmoidcore.training.runs.network import NetworkError
+from sigmoidcore.training.data import DataError, InputError, Preprocessing
 from sigmoidcore.training.use import TrainedRun, export, open_run
 
 
@@ -76,7 +75,10 @@ def test_an_exported_network_gives_the_same_outputs_without_this_package_and_pic
 def test_the_preprocessing_is_described_in_the_file_and_saved_beside_it(runs, tmp_path):
     run = runs["mlp"]
     path = run.export("safetensors", tmp_path / "net.safetensors")
-    assert Preprocessing.from_bytes((tmp_path / "net.preprocessing.skops").read_bytes()).alike(run.preprocessing)
+    assert (
+        Preprocessing.from_bytes((tmp_path / "net.preprocessing.skops").read_bytes()).description()
+        == run.preprocessing.description()
+    )
     with safe_open(path, "pt") as file:
         inside, meaning = (file.metadata()[key] for key in ("preprocessing", "outputs"))
     assert json.loads(inside)["target"]["classes"] == list(run.preprocessing.target.classes)
@@ -136,13 +138,13 @@ def wrong_fold(model):
 
 def test_a_network_that_cannot_be_folded_is_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setitem(vars(runs["mlp"]), "network", replace(runs["mlp"].network, model=Branching()))
-    with pytest.raises(NetworkError, match="the network cannot be folded into plain layers"):
+    with pytest.raises(InputError, match="the network cannot be folded into plain layers"):
         runs["mlp"].export("safetensors", tmp_path / "out.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folded_network_with_other_outputs_is_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "fold", wrong_fold)
-    with pytest.raises(NetworkError, match="gives other outputs"):
+    with pytest.raises(InputError, match="gives other outputs"):
         runs["mlp"].export("safetensors", tmp_path / "out.safetensors")
     assert not list(tmp_path.iterdir())

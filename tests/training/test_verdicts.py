@@ -2,8 +2,7 @@
 
 import pytest
 
-from sigmoidcore.training.use.scores import ClassScore, Score
-from sigmoidcore.training.use.verdicts import verdicts
+from sigmoidcore.training.use.scores import ClassScore, Score, verdicts
 
 
 def accuracy(value, half, baseline):

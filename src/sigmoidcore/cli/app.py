@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from sigmoidcore._language import VARIABLE, language
 from sigmoidcore.diagnosis.report.terminal import printable
-from sigmoidcore.training.data import DataError
-from sigmoidcore.training.options import OptionError
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.place import LostError, launched, leave
-from sigmoidcore.training.runs.network import NetworkError
-from sigmoidcore.training.session import Stopped, bad_input
+from sigmoidcore.training.session import Stopped
 
 if TYPE_CHECKING:
     import typer
@@ -54,7 +52,7 @@ def _result(arguments: Sequence[str] | None) -> int | Callable[[], int]:
     except (Exception, KeyboardInterrupt) as error:
         message, code = _ending(error)
         # What all processes of a training know, the first one prints.
-        if launched()[0] == 0 or not (isinstance(error, Stopped | LostError) and not getattr(error, "local", False)):
+        if launched()[0] == 0 or getattr(error, "local", not isinstance(error, InputError | Stopped | LostError)):
             print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
         return code
     finally:
@@ -66,7 +64,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
     match error:
         case Stopped():
             return str(error), error.code
-        case DataError() | NetworkError() | OptionError():
+        case InputError():
             return str(error), 2
         case LostError():
             return f"{error}: start it again", 1
@@ -175,7 +173,7 @@ def _in_language(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             language()
         except ValueError as error:
-            raise bad_input(str(error)) from error
+            raise InputError(str(error)) from error
         return command(**values)
 
     info = typer.Option("--lang", metavar="en|zh", help=f"Language of messages. Default: {VARIABLE}, or en.")

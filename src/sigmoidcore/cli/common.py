@@ -11,7 +11,7 @@ import typer
 
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.rules import RULES
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.use import TrainedRun, open_run
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of a run.")]
@@ -56,7 +56,7 @@ def opened(folder: Path) -> TrainedRun:
     """The run that a command names."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise bad_input(f"{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them")
+        raise InputError(f"{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them")
     return open_run(folder)
 
 

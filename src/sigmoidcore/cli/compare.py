@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import re
 import time
 from pathlib import Path
@@ -20,14 +19,15 @@ from sigmoidcore.peers import find, names
 from sigmoidcore.peers.comparison import Budget, Comparison
 from sigmoidcore.peers.report import figures, markdown, notes, rows
 from sigmoidcore.peers.standings import Setting
-from sigmoidcore.training.data import load
+from sigmoidcore.plots.style import save_figure
+from sigmoidcore.training.data import InputError, load
 from sigmoidcore.training.display import REDRAW, Screen, clock, count, metric_text
 from sigmoidcore.training.loop import Progress
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for
 from sigmoidcore.training.options import Options, flag, types_of
 from sigmoidcore.training.runs.folder import environment
-from sigmoidcore.training.runs.lock import InUseError, Lock
-from sigmoidcore.training.session import CtrlC, bad_input, denormals_flushed, interrupted, threads
+from sigmoidcore.training.runs.lock import Lock
+from sigmoidcore.training.session import CtrlC, Stopped, denormals_flushed, threads
 
 RESULTS, TABLE = "results.json", "results.md"
 OPTIONAL = ("parameters", "basin", "in all", "knob", "networks")
@@ -89,7 +89,7 @@ def compare(
     found = [find(name) for name in methods.split(",")]
     for method in found:
         if kind not in method.kinds:
-            raise bad_input(f"{method.name} makes {', '.join(method.kinds)} networks only: give another --network")
+            raise InputError(f"{method.name} makes {', '.join(method.kinds)} networks only: give another --network")
     folder = output or Path(f"comparison-{loaded.file_name}")
     with CtrlC() as ctrl_c, threads(options.threads), denormals_flushed(), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,13 +99,13 @@ def compare(
                 found, loaded, limits, depths=depths, seeds=range(seeds), rates=tuple(tried), file=folder / RESULTS,
                 network=kind, **environment(),
             )  # fmt: skip
-        except (InUseError, ValueError) as error:
-            raise bad_input(str(error)) from error
+        except ValueError as error:
+            raise InputError(str(error)) from error
         stopped = _interrupted(screen, comparison, ctrl_c)
         _report(screen, comparison, folder)
     if stopped:
         left = count(len(comparison.missing), "training")
-        raise interrupted(f"interrupted, {left} left: the same command resumes", ctrl_c.code)
+        raise Stopped(f"interrupted, {left} left: the same command resumes", ctrl_c.code)
     return 0
 
 
@@ -154,9 +154,7 @@ def _report(screen: Screen, comparison: Comparison, folder: Path) -> None:
     files = {folder / RESULTS: "every training", folder / TABLE: "the table"}
     write_file(folder / TABLE, markdown(comparison).encode())
     for name, figure in figures(comparison).items():
-        png = io.BytesIO()
-        figure.savefig(png, dpi=150, format="png")
-        files[write_file(folder / f"{name}.png", png.getvalue())] = name.replace("_", " ")
+        files[save_figure(figure, folder / f"{name}.png")] = name.replace("_", " ")
     screen.heading("Written")
     screen.listing([(str(path), what) for path, what in files.items()])
 
@@ -174,5 +172,5 @@ def _seconds(budget: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)
     seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
     if seconds == 0:
-        raise bad_input(f"Invalid value for '--budget': {budget[:40]!r} is not a time such as 60s or 5m")
+        raise InputError(f"Invalid value for '--budget': {budget[:40]!r} is not a time such as 60s or 5m")
     return seconds

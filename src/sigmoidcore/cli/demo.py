@@ -1,6 +1,5 @@
 """`sigmoid-core demo`: the article's example, then one hundred layers of sigmoids with and without Sigmoid Core."""
 
-import io
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +11,11 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore import article, plots
+from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training import Options, Recipe, digits, session
 from sigmoidcore.training.display import Screen, count, number, percent
-from sigmoidcore.training.execution import explain
-from sigmoidcore.training.recording import RecordedTraining, probes, save_figures
-from sigmoidcore.training.runs.folder import Run, create_run
+from sigmoidcore.training.recording import RecordedTraining, save_figures
+from sigmoidcore.training.runs.folder import check_free, next_free
 from sigmoidcore.training.session import CtrlC
 
 DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
@@ -41,35 +40,23 @@ def demo(
 ) -> int:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
     began = time.monotonic()
-    options = Options.parse(
-        {"epochs": epochs, "seed": seed, "depth": DEPTH, "width": WIDTH, "batch_size": BATCH, "lr": RATE}
-    )
+    options = Options.parse({"epochs": epochs, "seed": seed})
+    check_free(output, overwrite=False)
+    folder = (output or next_free("demo")) / "figures"
+    folder.mkdir(parents=True)
     screen = Screen.of_stdout()
     # One thread: layers of 64 neurons are too small for two.
-    with CtrlC() as ctrl_c, session.threads(1), create_run("demo", options.to_dict(), output) as run:
-        trainings: list[RecordedTraining] = []
-        problem: BaseException | None = None
+    with CtrlC() as ctrl_c, session.threads(1), session.denormals_flushed():
         try:
-            _article(screen, run)
+            _article(screen, folder)
             ctrl_c.check()
-            with session.denormals_flushed():
-                _hundred_layers(screen, run, ctrl_c, trainings, options)
-        except (KeyboardInterrupt, *session.FAILURES) as error:
-            problem = error
-        save_figures(run, trainings)
-        stopped = isinstance(problem, KeyboardInterrupt)
-        outcome = "interrupted" if stopped else "failed" if problem else "finished"
-        run.log("end", outcome=outcome, message=str(problem or ""))
-        if stopped:
-            raise session.interrupted(f"interrupted; the results so far are in {run.folder}", ctrl_c.code)
-        if isinstance(problem, Exception):
-            raise explain(problem, run) from problem
-        report = io.StringIO()
-        for each in (Screen.of_file(report), screen):
-            _closing_table(each, trainings)
-        run.save_report(report.getvalue().lstrip())
+            both = _hundred_layers(screen, ctrl_c, options)
+        except KeyboardInterrupt as error:
+            raise session.Stopped("interrupted", ctrl_c.code) from error
+    save_figures(folder, both)
+    _closing_table(screen, both)
     screen.heading("Figures")
-    screen.listing([(str(run.folder / "figures" / f"{name}.png"), what) for name, what in FIGURES.items()])
+    screen.listing([(str(folder / f"{name}.png"), what) for name, what in FIGURES.items()])
     screen.heading("Next")
     for arguments in ("--depth 300", "--depth 30 --saturation 1", "--help"):
         screen.verbatim(f"sigmoid-core train {arguments}")
@@ -78,7 +65,7 @@ def demo(
     return 0
 
 
-def _article(screen: Screen, run: Run) -> None:
+def _article(screen: Screen, folder: Path) -> None:
     screen.heading("1. The article's example")
     screen.say("One sigmoid, y = sigmoid(slope (x - shift)), learns six points by changing its slope and its shift.")
     screen.say()
@@ -94,14 +81,13 @@ def _article(screen: Screen, run: Run) -> None:
         f"slope {fit.start_alpha:.3g} -> {fit.alpha:.4g}, shift 0 -> {fit.shift:.4g}, mean squared error "
         f"{fit.loss[0]:.3g} -> {fit.loss[-1]:.3g} ({fit.loss.size - 1:,} epochs, {seconds:.2f} s)"
     )
-    run.save_figure("article_fit", plots.article_fit(fit))
+    save_figure(plots.article_fit(fit), folder / "article_fit.png")
 
 
-def _hundred_layers(
-    screen: Screen, run: Run, ctrl_c: CtrlC, trainings: list[RecordedTraining], options: Options
-) -> None:
+def _hundred_layers(screen: Screen, ctrl_c: CtrlC, options: Options) -> list[RecordedTraining]:
+    trainings = []
     split = digits()
-    inputs, targets = probes(split)
+    inputs, targets = split.probes()
     epochs = count(options.epochs, "epoch")
     screen.heading("2. One hundred layers of sigmoids")
     screen.say(
@@ -126,12 +112,13 @@ def _hundred_layers(
         screen.say()
         screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
         recipe = Recipe(options.epochs, BATCH, RATE, options.seed, equalize=name == CORE)
-        training = RecordedTraining(name, model, split, recipe, ctrl_c, run=run, observe=OBSERVE)
+        training = RecordedTraining(name, model, split, recipe, ctrl_c, observe=OBSERVE)
         trainings.append(training)
         training.train(screen)
         result = training.result
         screen.say(f"accuracy {percent(result.accuracies[-1])}, loss {result.losses[-1]:.3g} after {epochs}")
         screen.profile(training.end)
+    return trainings
 
 
 def _closing_table(screen: Screen, both: list[RecordedTraining]) -> None:

@@ -17,10 +17,9 @@ import sigmoidcore as sc
 from sigmoidcore.cli.common import fail_on_option, fails, print_json
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.report.terminal import printable
-from sigmoidcore.training.recording import probes
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.runs.folder import data_of
-from sigmoidcore.training.runs.network import WEIGHTS
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.runs.weights import WEIGHTS
 from sigmoidcore.training.use import check_output, open_run
 from sigmoidcore.training.user_code import (
     dotted,
@@ -55,7 +54,7 @@ def diagnose(
 ) -> int:
     """Find where a network loses its gradient, on one batch; with an exit code for CI."""
     if str(html) == "-":
-        raise bad_input("--html - would mix the page with the report: give the name of a file, such as report.html")
+        raise InputError("--html - would mix the page with the report: give the name of a file, such as report.html")
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
     for file in files:
         check_output(file, overwrite=True)
@@ -83,10 +82,10 @@ def _measured(target: str, training: bool) -> Diagnosis:
         ours = isinstance(error, ValueError | TypeError) and raised_here(error)
         reason = str(error) if ours else f"measuring raised {exception_text(error)}"
         reason = "; ".join([reason, *getattr(error, "__notes__", ())])
-        raise bad_input(f"{target}: {reason.replace('training=True runs', '--training runs')}") from error
+        raise InputError(f"{target}: {reason.replace('training=True runs', '--training runs')}") from error
     if not diagnosis.measurement.layers and not diagnosis.findings:
         why = diagnosis.measurement.notes or ("it calls nothing that has weights or is an activation",)
-        raise bad_input(f"{target}: no layers of the model were seen: {'; '.join(why)}")
+        raise InputError(f"{target}: no layers of the model were seen: {'; '.join(why)}")
     return diagnosis
 
 
@@ -100,35 +99,35 @@ def _subject(target: str) -> dict[str, Any]:
         return _of_function(target)
     if path.exists():
         example = f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
-        raise bad_input(f"{target} is a file: give the folder of a run, or a function of a module as {example}")
-    raise bad_input(f"{target} is not the folder of a run: give one, or a function of yours as package.module:make")
+        raise InputError(f"{target} is a file: give the folder of a run, or a function of a module as {example}")
+    raise InputError(f"{target} is not the folder of a run: give one, or a function of yours as package.module:make")
 
 
 def _of_function(target: str) -> dict[str, Any]:
     with users_code(target) as make:
         if isinstance(make, nn.Module):
-            raise bad_input(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
+            raise InputError(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
         if not callable(make):
-            raise bad_input(f"{target} is {with_article(make)}, not a function: give a function; let it {WANTED}")
+            raise InputError(f"{target} is {with_article(make)}, not a function: give a function; let it {WANTED}")
         try:
             inspect.signature(make).bind()
         except TypeError as error:
-            raise bad_input(f"{target} is called without arguments: {error}; give a function without any") from error
+            raise InputError(f"{target} is called without arguments: {error}; give a function without any") from error
         torch.manual_seed(0)  # random weights are the same every time
         with reported_as(target):
             made = make()
     if isinstance(made, tuple | list):
         if len(made) not in (2, 4):
-            raise bad_input(f"{target} returned {len(made)} values: {WANTED}")
+            raise InputError(f"{target} returned {len(made)} values: {WANTED}")
         made = dict(zip(KEYS, made, strict=False))
     if not isinstance(made, Mapping):
-        raise bad_input(f"{target} returned {with_article(made)}: {WANTED}")
+        raise InputError(f"{target} returned {with_article(made)}: {WANTED}")
     wrong = [f"the unknown key {key!r}" for key in made if key not in KEYS]
     wrong += [f"no {key!r}" for key in KEYS[:2] if key not in made]
     if wrong:
-        raise bad_input(f"{target} returned a dict with {wrong[0]}: {WANTED}")
+        raise InputError(f"{target} returned a dict with {wrong[0]}: {WANTED}")
     if not callable(loss := made.get("loss_fn") or nn.Identity()):
-        raise bad_input(f"{target} returned {with_article(loss)} as loss_fn: give a function of (outputs, targets)")
+        raise InputError(f"{target} returned {with_article(loss)} as loss_fn: give a function of (outputs, targets)")
     return dict(made)
 
 
@@ -138,8 +137,8 @@ def _of_run(folder: Path) -> dict[str, Any]:
     data = data_of(run.config.options).arranged(network.arranged)
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
-        raise bad_input(
+        raise InputError(
             f"{folder / WEIGHTS} is a network with {features} inputs, but {data.name} has {data.shape[0]}: the weights "
             "belong to another run"
         )
-    return dict(zip(KEYS, (network.model, *probes(data), data.loss_fn), strict=True))
+    return dict(zip(KEYS, (network.model, *data.probes(), data.loss_fn), strict=True))

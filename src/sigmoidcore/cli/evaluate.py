@@ -1,6 +1,5 @@
 """`sigmoid-core evaluate`: the scores of a run's network, with confidence intervals."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +7,8 @@ import typer
 
 from sigmoidcore._files import write_file
 from sigmoidcore.cli.common import OVERWRITE, RUN, opened, print_json
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.display import Screen
-from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use import Evaluation, check_output
 
 DATA = typer.Argument(
@@ -33,11 +32,12 @@ def evaluate(
     for path in files:
         check_output(path, overwrite, data)
     if figure is not None and figure.suffix.lower() != ".png":
-        raise bad_input(f"{figure} is not the name of a figure: let it end with .png")
+        raise InputError(f"{figure} is not the name of a figure: let it end with .png")
     evaluation = trained.evaluate(data)
     if figure is not None:
-        evaluation.figure().savefig(image := io.BytesIO(), dpi=150, format="png")
-        write_file(figure, image.getvalue())
+        from sigmoidcore.plots.style import save_figure  # needs matplotlib
+
+        save_figure(evaluation.figure(), figure)
     if file is not None:
         write_file(file, evaluation.to_json().encode())
     if json == "-":

@@ -15,7 +15,7 @@ DATA = typer.Argument(
 )
 OUTPUT = typer.Option(
     "--output", "-o", metavar="FILE", show_default=False,
-    help="File of the predictions; it ends with .parquet, .csv, .tsv, .csv.gz, .tsv.gz or .feather.",
+    help="File of the predictions; it ends with .parquet or .csv.",
 )  # fmt: skip
 KEEP = typer.Option("--keep", metavar="COLUMN", help="Column of DATA to copy; repeat it for several.")
 

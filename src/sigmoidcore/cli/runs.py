@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from sigmoidcore.cli.common import print_json
-from sigmoidcore.training.data import DataError, listed
+from sigmoidcore.training.data import DataError
 from sigmoidcore.training.display import Screen, clock, number, percent
 from sigmoidcore.training.runs.folder import RUNS
 from sigmoidcore.training.runs.listing import ACCURACY, Listed, Summary, runs_in, summary
@@ -29,7 +29,7 @@ def runs(
     listing = _runs_of(folder, sort)
     if as_json:
         found = [run.as_json() for run in listing.runs]
-        content = {"runs": found, "damaged": listing.damaged, "foreign": listing.foreign}
+        content = {"runs": found, "damaged": listing.damaged}
         print_json(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         _list(Screen.of_stdout(), listing, folder)
@@ -39,7 +39,7 @@ def runs(
 def _runs_of(folder: Path, sort: str) -> Listed:
     """The run in a folder, or the runs in its subfolders."""
     try:
-        return Listed((summary(folder),), (), ())
+        return Listed((summary(folder),), ())
     except DataError:
         if (folder / "config.toml").exists():
             raise
@@ -54,8 +54,6 @@ def _list(screen: Screen, listing: Listed, folder: Path) -> None:
         screen.say(f"{folder} contains no run: `sigmoid-core train` makes one")
     for sentence in listing.damaged:
         screen.say(f"left out: {sentence}")
-    if listing.foreign:
-        screen.say(f"not a run: {listed(listing.foreign)}")
 
 
 def _cells(run: Summary) -> dict[str, str]:

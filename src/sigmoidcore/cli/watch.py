@@ -22,8 +22,8 @@ from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.report.terminal import printable, width, wrapped, writable
 from sigmoidcore.diagnosis.report.text import finding_lines, to_text
 from sigmoidcore.diagnosis.watch import Verdict, Watch
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.place import launched
-from sigmoidcore.training.session import bad_input
 from sigmoidcore.training.use import check_output
 
 TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script, which is run; with -m, your module.")
@@ -48,7 +48,7 @@ def watch(
     """Run your own training script as it is, and say why its models do not learn."""
     for option, file in (("--html", html), ("--json", json)):
         if str(file) == "-":
-            raise bad_input(f"{option} - would mix with the output of the script: give the name of a file")
+            raise InputError(f"{option} - would mix with the output of the script: give the name of a file")
         if file is not None:
             check_output(file, overwrite=True)
     if not module:
@@ -64,11 +64,11 @@ def watch(
 
 def _check_script(path: Path) -> None:
     if path.is_dir():
-        raise bad_input(f"{path} is a folder: give a script, or -m and the name of a module")
+        raise InputError(f"{path} is a folder: give a script, or -m and the name of a module")
     if not path.is_file():
-        raise bad_input(f"there is no script {path}; a module needs -m: sigmoid-core watch -m {path}")
+        raise InputError(f"there is no script {path}; a module needs -m: sigmoid-core watch -m {path}")
     if path.suffix == ".ipynb":
-        raise bad_input(f"{path} is a notebook: sigmoid-core watch -m IPython {path}")
+        raise InputError(f"{path} is a notebook: sigmoid-core watch -m IPython {path}")
 
 
 @dataclass(frozen=True)

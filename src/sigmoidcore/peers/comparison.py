@@ -17,7 +17,6 @@ from sigmoidcore.peers.standings import Setting, Standing, Trial, standings
 from sigmoidcore.training.data import Data, Split
 from sigmoidcore.training.loop import Progress, Training, evaluate
 from sigmoidcore.training.recipe import Recipe
-from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.state import seed_all
 
 FOREVER = 1_000_000
@@ -104,7 +103,7 @@ def trained(
 ) -> Trial:
     """Build a network, train it, and evaluate it on the test samples."""
     seed_all(setting.seed)
-    inputs, targets = probes(data)
+    inputs, targets = data.probes()
     problem = Problem(inputs, targets, data.loss_fn, data.outputs, budget.width, setting.depth)
     began = time.perf_counter()
     model = method.network(problem, setting.knob)

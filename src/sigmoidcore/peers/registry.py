@@ -25,7 +25,7 @@ from sigmoidcore.peers import (
     tanh_orthogonal,
 )
 from sigmoidcore.peers.method import Method
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.user_code import reported_as, users_code, with_article
 
 GROUP = "sigmoidcore.methods"
@@ -46,7 +46,7 @@ def find(name: str) -> Method:
     """The method of a name, or of `package.module:name` in the user's own code.
 
     Raises:
-        Stopped: there is no such method, with the names that are near.
+        InputError: there is no such method, with the names that are near.
 
     Example:
         >>> find("tanh-orthogonal").knobs
@@ -63,7 +63,7 @@ def find(name: str) -> Method:
         return _method(name, found)
     near = difflib.get_close_matches(name, names(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`sigmoid-core compare --list` lists them"
-    raise bad_input(f"there is no method {name!r}; {hint}")
+    raise InputError(f"there is no method {name!r}; {hint}")
 
 
 def _method(name: str, found: Any) -> Method:
@@ -73,13 +73,13 @@ def _method(name: str, found: Any) -> Method:
     elif callable(found) and not isinstance(found, nn.Module):
         method = Method(name, f"your own, {name}", found, kinds=("mlp", "conv", "rnn"))
     else:
-        raise bad_input(f"{name} is neither a Method nor a function that makes a network from a Problem")
+        raise InputError(f"{name} is neither a Method nor a function that makes a network from a Problem")
 
     def build(*arguments: Any) -> nn.Module:
         with reported_as(name):
             model: Any = method.build(*arguments)
         if not isinstance(model, nn.Module):
-            raise bad_input(f"{name} returned {with_article(model)}, not a torch.nn.Module: let it return the network")
+            raise InputError(f"{name} returned {with_article(model)}, not a torch.nn.Module: let it return the network")
         return model
 
     return replace(method, name=name, build=build)

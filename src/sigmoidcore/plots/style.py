@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 from matplotlib import rcParams
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
+
+from sigmoidcore._files import write_file
 
 EAST_ASIAN = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Heiti SC"),
@@ -68,6 +71,13 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty white figure, in inches, with room for its labels."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03)
     return Picture(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, completely or not at all."""
+    png = io.BytesIO()
+    figure.savefig(png, dpi=150, format="png")
+    return write_file(path, png.getvalue())
 
 
 def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:

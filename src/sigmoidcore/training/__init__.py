@@ -1,6 +1,6 @@
 """Train networks of cores: data sets, the training loop, and the folder of a run."""
 
-from sigmoidcore.training.data import Data, DataError, Preprocessing, Split, digits, load
+from sigmoidcore.training.data import Data, DataError, InputError, Preprocessing, Split, digits, load
 from sigmoidcore.training.fit import FitError, fit
 from sigmoidcore.training.loop import Progress, Result, Training, train
 from sigmoidcore.training.options import Options
@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "FitError",
+    "InputError",
     "Options",
     "Place",
     "Preprocessing",

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from sigmoidcore.training.data import Data, DataError, memory, needed, uneven
+from sigmoidcore.training.data import Data, DataError, InputError, memory, needed, uneven
 from sigmoidcore.training.display import Screen, count, outputs_text
 from sigmoidcore.training.loop import Training, outputs_and_targets
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.place import Place
 from sigmoidcore.training.recipe import Recipe, balanced, hold_then_fall
-from sigmoidcore.training.recording import probes
 from sigmoidcore.training.runs.state import seed_all
-from sigmoidcore.training.session import CtrlC, bad_input
+from sigmoidcore.training.session import CtrlC
 
 T = TypeVar("T")
 DEPTHS = (3, 10, 30)
@@ -64,7 +63,7 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
     try:
         sizes = sizes_for(kind, data.shape, data.outputs, options.width, depth)
     except ValueError as error:
-        raise bad_input(f"{data.name}: {error} (--network)") from error
+        raise InputError(f"{data.name}: {error} (--network)") from error
     return Choice(
         f"{data.name}: {_description(kind, sizes)}, {outputs_text(data)}",
         f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options.width}",
@@ -79,7 +78,7 @@ def _check_memory(depth: int, width: int) -> None:
     """The weights, gradients and AdamW state (two numbers per weight) must fit into memory."""
     least = depth * (16 * width**2 + 10_000)
     if least > memory():
-        raise bad_input(
+        raise InputError(
             f"{count(depth, 'layer')} of {width:,} need at least {least / 2**30:,.0f} GiB of memory, and this machine "
             f"has {memory() / 2**30:,.0f}: lower --depth or --width"
         )
@@ -91,7 +90,7 @@ def recipe_of(options: Options, data: Data) -> Recipe:
     return Recipe(
         **{name: getattr(options, name) for name in same},
         equalize=options.equalize and options.network != "rnn",  # an Equalizer does not read recurrent cores
-        class_weights=balanced(data, data.outputs) if options.class_weights else None,
+        class_weights=balanced(data.class_counts) if options.class_weights else None,
     )
 
 
@@ -150,7 +149,7 @@ class _Trials:
         options, data = self.options, self.data
         seed_all(options.seed)
         model = network("mlp", **sizes_for("mlp", data.shape, data.outputs, options.width, depth)).model
-        inputs, targets = probes(data)
+        inputs, targets = data.probes()
         sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
         shortened = replace(options, epochs=self.epochs, weight_decay=decay, class_weights=weighted, patience=None)
         recipe = replace(recipe_of(shortened, data), schedule=lambda step, _: hold_then_fall(step, self.steps))

@@ -31,8 +31,6 @@ REDRAW = 0.25
 """Least seconds between two redraws of a terminal."""
 LINE = 1.0
 """Least seconds between two plain lines at the ends of epochs; the last epoch always has one."""
-WAIT = 10.0
-"""Seconds between two plain lines within a long epoch."""
 DECADES = 3
 """Powers of ten for each level of the bars of a profile."""
 MOST_CLASSES = 30
@@ -166,7 +164,7 @@ class Meter:
         self._live = live
         self._metric: float | None = None
         self._first: tuple[float, int] | None = None
-        self._started, self._shown = time.monotonic(), -math.inf
+        self._shown = -math.inf
 
     def update(self, progress: Progress, spread: float, profile: Profile) -> None:
         """Show a step if it is time to; cheap otherwise."""
@@ -175,10 +173,8 @@ class Meter:
         if ended:
             self._metric = progress.accuracy
         self._first = self._first or (now, progress.step)  # the first step sets things up: its time is not typical
-        wait = REDRAW if self._live is not None else LINE if ended else WAIT
-        last = progress.step == progress.steps and (ended or self._live is not None)
-        since = max(self._started, self._shown) if wait == WAIT else self._shown
-        if now - since < wait and not last:
+        wait = LINE if self._live is None else REDRAW
+        if (self._live is None and not ended) or (now - self._shown < wait and progress.step < progress.steps):
             return
         self._shown = now
         loss = float(progress.loss if progress.epoch_loss is None or self._live else progress.epoch_loss)
@@ -188,8 +184,7 @@ class Meter:
             self._live.update(self._view(progress, cells, profile), refresh=True)
         else:
             epoch = f"epoch {progress.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
-            within = [] if ended else [f"step {progress.step}/{progress.steps}"]
-            self.screen.verbatim("  ".join([epoch, *within, *cells]))
+            self.screen.verbatim("  ".join([epoch, *cells]))
 
     def _time_left(self, progress: Progress, now: float) -> str:
         since, first = self._first or (now, progress.step)

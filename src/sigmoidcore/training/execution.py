@@ -8,10 +8,10 @@ from sigmoidcore.training.display import Screen, count, metric_text, number, pla
 from sigmoidcore.training.loop import EVALUATED, not_finite
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import LostError, Place, launched
-from sigmoidcore.training.recording import RecordedTraining, probes, save_figures
+from sigmoidcore.training.recording import RecordedTraining, save_figures
 from sigmoidcore.training.runs.folder import Run
 from sigmoidcore.training.runs.state import State, seed_all
-from sigmoidcore.training.session import FAILURES, CtrlC, Stopped, failed, interrupted
+from sigmoidcore.training.session import FAILURES, CtrlC, Stopped
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.predict import batch_size_for, outputs_of
 
@@ -37,28 +37,23 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
     if state is None:
         run.log("data", columns=dict(choice.data.fingerprint), metric=choice.data.metric_name)
     training: RecordedTraining | None = None
-    outcome = "finished"
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         training = _training(choice, place, ctrl_c, state, screen, run)
         training.train(screen)
-    except KeyboardInterrupt:
-        outcome = "interrupted"
-    except FAILURES as problem:
-        outcome, error = "failed", problem
-    if error is None:
+    except (KeyboardInterrupt, *FAILURES) as problem:
+        error = problem
+    if error is None or isinstance(error, KeyboardInterrupt):
         place.leave()
     evaluation: Evaluation | None = None
     try:
-        evaluation = _write_results(choice, run, training, outcome, str(error or ""))
+        evaluation = _write_results(choice, run, training, error)
     except OSError as problem:
         error = error or problem  # of a full disk, report the first file that could not be written
     if training is not None and training.result.accuracies and not isinstance(error, BrokenPipeError):
         _summarize(screen, training, evaluation)
-    if outcome == "interrupted":
-        raise _interruption(training, run, ctrl_c.code)
     if error is not None:
-        raise explain(error, run) from error
+        raise _stopped(error, run, training, ctrl_c.code) from error
     screen.heading("Written")
     screen.listing([(str(run.folder / name), what) for name, what in _CONTENTS])
 
@@ -71,27 +66,29 @@ def follow(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None) -> 
         place.leave()
     except KeyboardInterrupt as error:
         place.leave()
-        raise interrupted("interrupted", ctrl_c.code) from error
+        raise Stopped("interrupted", ctrl_c.code) from error
     except FAILURES as error:
         rank, total = launched()
-        shared = isinstance(error, FloatingPointError | LostError)
         message = f"process {rank + 1} of {total}: {str(error) or type(error).__name__}"
-        raise Stopped(message, 1, local=not shared) from error
+        raise Stopped(message, local=not isinstance(error, FloatingPointError | LostError)) from error
 
 
-def explain(error: Exception, run: Run) -> Stopped:
-    """The end of a run that failed, after its results are written."""
+def _stopped(error: BaseException, run: Run, training: RecordedTraining | None, code: int) -> Stopped:
+    """The end of a run that was interrupted or failed, after its results are written."""
     if isinstance(error, BrokenPipeError):
         raise error
+    results, resume = f"the results so far are in {run.folder}", f"sigmoid-core train --resume {run.folder}"
+    if isinstance(error, KeyboardInterrupt):
+        loop = None if training is None else training.training
+        if loop is None or not loop.step:
+            return Stopped(f"interrupted before the first step; {results}", code)
+        return Stopped(f"interrupted after step {loop.step:,} of {loop.steps:,}; {results}; to resume: {resume}", code)
     reason = str(error) or type(error).__name__
+    if isinstance(error, LostError):
+        return Stopped(f"{reason}; the last checkpoint is kept; to resume, with any number of processes: {resume}")
     if isinstance(error, MemoryError) or "can't allocate memory" in reason or "out of memory" in reason:
         reason = "not enough memory: lower the width, the depth or the batch size"
-    if isinstance(error, LostError):
-        return failed(
-            f"{reason}; the last checkpoint is kept; to resume, with any number of processes: sigmoid-core train "
-            f"--resume {run.folder}"
-        )
-    return failed(f"{reason}; the results so far are in {run.folder}")
+    return Stopped(f"{reason}; {results}")
 
 
 def _training(
@@ -104,7 +101,7 @@ def _training(
     if state is not None:
         screen.say(f"resumed after step {state.step:,}")
     else:
-        inputs, targets = probes(data)
+        inputs, targets = data.probes()
         report = sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
         before, after = number(report.before.spread), number(report.after.spread)
         screen.say(f"prepared in {report.seconds:.1f} s: spread {before} -> {after}")
@@ -118,9 +115,10 @@ def _training(
 
 
 def _write_results(
-    choice: Choice, run: Run, training: RecordedTraining | None, outcome: str, message: str
+    choice: Choice, run: Run, training: RecordedTraining | None, error: BaseException | None
 ) -> Evaluation | None:
     """Write the closing files; returns the evaluation on the test part, if an epoch has ended."""
+    outcome = "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     step, evaluation = 0, None
     known: dict[str, float] = {}
     if training is not None:
@@ -129,7 +127,7 @@ def _write_results(
         if not_finite(model.state_dict()) is None:
             run.save_weights(made)
             if outcome == "finished":
-                run.save_diagnosis(sc.diagnose(model, *probes(data), data.loss_fn))
+                run.save_diagnosis(sc.diagnose(model, *data.probes(), data.loss_fn))
         if outcome != "failed" and training.result.accuracies:
             inputs, targets = data.probes(EVALUATED)
             known["training"] = data.metric(outputs_of(made, inputs), targets) / (100 if data.kind.is_class else 1)
@@ -137,22 +135,12 @@ def _write_results(
             evaluation = evaluate_network(
                 run.folder.name, data.name, made, data.preprocessing, batches, training=known["training"]
             )
-        save_figures(run, [training])
+        save_figures(run.folder / "figures", [training])
         report = io.StringIO()
         _summarize(Screen.of_file(report), training, evaluation)
         run.save_report(report.getvalue().lstrip())
-    run.log("end", outcome=outcome, step=step, message=message, **known)
+    run.log("end", outcome=outcome, step=step, message=str(error or ""), **known)
     return evaluation
-
-
-def _interruption(training: RecordedTraining | None, run: Run, code: int) -> Stopped:
-    if training is None or not training.training.step:
-        return interrupted(f"interrupted before the first step; the results so far are in {run.folder}", code)
-    return interrupted(
-        f"interrupted after step {training.training.step:,} of {training.training.steps:,}; metrics, figures and "
-        f"weights are in {run.folder}; to resume: sigmoid-core train --resume {run.folder}",
-        code,
-    )
 
 
 def _summarize(screen: Screen, training: RecordedTraining, evaluation: Evaluation | None) -> None:
@@ -167,9 +155,9 @@ def _summarize(screen: Screen, training: RecordedTraining, evaluation: Evaluatio
             baseline = evaluation.scores[0].baseline_text if evaluation.classes else metric_text(task, 0.0)
             rows.append([evaluation.always, baseline])
         if result.validations:
-            best = result.validations[training.best_epoch - 1]
+            best = result.validations[result.best_epoch - 1]
             rows.append([f"validation {task.metric_name}", metric_text(task, result.validations[-1])])
-            rows.append([f"best epoch, {training.best_epoch}", metric_text(task, best)])
+            rows.append([f"best epoch, {result.best_epoch}", metric_text(task, best)])
         rows.append(["training loss", f"{result.losses[-1]:.3g}"])
     rows += [["spread at start", number(training.start.spread)], ["spread at end", number(training.end.spread)]]
     if training.step_seconds:

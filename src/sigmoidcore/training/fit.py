@@ -42,7 +42,7 @@ def fit(
         The run.
 
     Raises:
-        ValueError: the data or an option is invalid; nothing was written.
+        InputError: the data or an option is invalid; nothing was written. It is a ValueError.
         FitError: the training failed.
         KeyboardInterrupt: it was interrupted; `fit(resume=FOLDER)` resumes it.
         ModuleNotFoundError: a package is not installed (extra `cli`).
@@ -68,8 +68,6 @@ def fit(
                 data = absolute(_source(data, RUNS if output is None else output.parent))
             return open_run(run_training({**given, "data": data}, output=output, **files))
     except Stopped as error:
-        if error.code == 2:
-            raise ValueError(str(error)) from error
         if error.code > 128:
             raise KeyboardInterrupt(str(error)) from error
         raise FitError(str(error)) from error

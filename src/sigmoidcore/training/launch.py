@@ -13,23 +13,22 @@ import torch
 
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.choice import choose
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.execution import follow, lead
-from sigmoidcore.training.options import OptionError, Options, flag
+from sigmoidcore.training.options import Options, flag
 from sigmoidcore.training.place import by_first, join, of_first, place_of
 from sigmoidcore.training.runs.checkpoints import Checkpoint
 from sigmoidcore.training.runs.folder import (
     CONFIG,
     Run,
-    check_run_folder,
-    create_run,
+    check_free,
     load_data,
     parse_config,
     read_config,
     refuse_changed,
 )
-from sigmoidcore.training.runs.lock import InUseError
-from sigmoidcore.training.runs.tensors import DamagedError
-from sigmoidcore.training.session import CtrlC, bad_input, interrupted, threads
+from sigmoidcore.training.runs.weights import DamagedError
+from sigmoidcore.training.session import CtrlC, Stopped, threads
 
 
 def run_training(
@@ -49,7 +48,8 @@ def run_training(
         The run's folder; on other processes than the first, the current folder.
 
     Raises:
-        Stopped: it is impossible, was interrupted, or failed, with the exit code.
+        InputError: it is impossible.
+        Stopped: it was interrupted, or failed, with the exit code.
     """
     given = {name: value for name, value in given.items() if value is not None}
     with contextlib.ExitStack() as stack:
@@ -58,14 +58,14 @@ def run_training(
         try:
             if resume is None:
                 options = parse_options(given, config)
-                by_first(lambda: check_run_folder(output, overwrite))
+                by_first(lambda: check_free(output, overwrite))
             else:
                 _refuse_with_resume([*given, *(["output"] if output else [])])
                 known: dict[str, Any] = {}
                 if join()[0] == 0:
                     run, known, checkpoint = _reopened(Path(resume), stack)
                 known, checkpoint = of_first((known, checkpoint))
-                options = _parse({**known, **given}, str(resume))
+                options = _parsed({**known, **given}, Path(resume))
             place = place_of(options.device)
             ctrl_c = stack.enter_context(CtrlC(patient=place.count > 1))
             stack.enter_context(threads(options.threads))
@@ -75,16 +75,17 @@ def run_training(
                 refuse_changed(data, checkpoint.state.values.get("rows", ()), remedy)
             choice = choose(options, data, ctrl_c, place)
         except ValueError as error:
-            raise bad_input(str(error)) from error
+            raise InputError(str(error)) from error
         except KeyboardInterrupt as error:
-            raise interrupted("interrupted; nothing was written", ctrl_c.code) from error
+            raise Stopped("interrupted; nothing was written", ctrl_c.code) from error
         place.total(torch.zeros(()))  # an error if another process has ended: then no folder is made
         state = None if checkpoint is None else checkpoint.state
         if place.rank != 0:
             follow(choice, place, ctrl_c, state)
             return Path.cwd()
         if run is None:
-            run = stack.enter_context(create_run(choice.folder, choice.options.to_dict(), output, overwrite))
+            run = Run.create(choice.folder, choice.options.to_dict(), folder=output, overwrite=overwrite)
+            stack.enter_context(run)
         elif checkpoint is None:
             run.begin()
         else:
@@ -95,9 +96,9 @@ def run_training(
 
 
 def parse_options(given: Mapping[str, Any], config: Path | str | None) -> Options:
-    """The options of a new run: those that are given, then those of a config; ValueError if they are invalid."""
+    """The options of a new run: those that are given, then those of a config."""
     if config is None:
-        return _parse(given)
+        return Options.parse(given)
     path = Path(config)
 
     def read() -> dict[str, Any]:
@@ -105,24 +106,24 @@ def parse_options(given: Mapping[str, Any], config: Path | str | None) -> Option
             with path.open("rb") as file:
                 return parse_config(file.read(1 << 21), path).options
         except OSError as error:
-            raise bad_input(f"cannot read {path}: {error.strerror or error}") from error
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except ValueError as error:
-            raise bad_input(f"{error}; give the config.toml of a run") from error
+            raise InputError(f"{error}; give the config.toml of a run") from error
 
-    return _parse({**by_first(read), **given}, str(path))
+    return _parsed({**by_first(read), **given}, path)
 
 
-def _parse(given: Mapping[str, Any], source: str = "") -> Options:
+def _parsed(given: Mapping[str, Any], source: Path) -> Options:
     try:
         return Options.parse(given)
-    except OptionError as error:
-        raise bad_input(f"{source}: {error}" if source else str(error)) from error
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _refuse_with_resume(given: Sequence[str]) -> None:
     for name in given:
         if name != "device":
-            raise bad_input(
+            raise InputError(
                 f"--resume uses the run's own options, so {flag(name)} cannot be given: leave it out, or start a new "
                 "run with --config"
             )
@@ -131,7 +132,7 @@ def _refuse_with_resume(given: Sequence[str]) -> None:
 def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str, Any], Checkpoint | None]:
     """A run, its options and its last checkpoint; the stack closes the run."""
     if not folder.is_dir():
-        raise bad_input(f"{folder} is not a folder: give the folder of a run")
+        raise InputError(f"{folder} is not a folder: give the folder of a run")
     try:
         run = stack.enter_context(Run.reopen(folder))
         checkpoint = run.checkpoints.read()
@@ -139,11 +140,7 @@ def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str,
             read_config(folder) if checkpoint is None else parse_config(checkpoint.config.encode(), folder / CONFIG)
         )
     except FileNotFoundError as error:
-        raise bad_input(f"{error}: give the folder of a run") from error
-    except InUseError as error:
-        raise bad_input(str(error)) from error
+        raise InputError(f"{error}: give the folder of a run") from error
     except (DamagedError, OSError, ValueError) as error:
-        raise bad_input(f"cannot resume in {folder}: {getattr(error, 'strerror', None) or error}") from error
-    if config.name == "demo":
-        raise bad_input(f"the run in {folder} is one of the demo, which has no checkpoints: start a new run")
+        raise InputError(f"cannot resume in {folder}: {getattr(error, 'strerror', None) or error}") from error
     return run, config.options, checkpoint

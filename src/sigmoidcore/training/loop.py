@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.equalizer.equalizer import Equalizer, Sample
+from sigmoidcore.training.data import Learnable
 from sigmoidcore.training.place import Place, of_first, together
-from sigmoidcore.training.recipe import Data, Recipe
+from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.runs.state import (
     MismatchError,
     State,
@@ -87,6 +88,11 @@ class Result:
     interrupted: bool = False
     validations: list[float] = field(default_factory=list)
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation metric, from 1; 0 without a validation part."""
+        return self.validations.index(max(self.validations)) + 1 if self.validations else 0
+
 
 class Training:
     """The training of a network; it can be stopped between two steps and resumed bit for bit.
@@ -125,9 +131,9 @@ class Training:
     """
 
     def __init__(
-        self, model: nn.Module, data: Data, recipe: Recipe, state: State | None = None, place: Place | None = None
+        self, model: nn.Module, data: Learnable, recipe: Recipe, state: State | None = None, place: Place | None = None
     ) -> None:
-        if recipe.patience is not None and not has_validation(data):
+        if recipe.patience is not None and data.validation is None:
             raise ValueError("patience needs a validation part: use load(..., validation_size=0.1)")
         self.model = model
         self.place = place or Place()
@@ -158,10 +164,10 @@ class Training:
     @property
     def stopped_early(self) -> bool:
         """Whether the validation metric has not improved for as many epochs as the recipe's patience."""
-        reached, patience = self.result.validations, self.recipe.patience
-        if patience is None or not reached or self.step % self.batches:
+        patience, result = self.recipe.patience, self.result
+        if patience is None or not result.validations or self.step % self.batches:
             return False
-        return len(reached) - 1 - reached.index(max(reached)) >= patience
+        return len(result.validations) - result.best_epoch >= patience
 
     def run(self, on_step: Callable[[Progress], None] | None = None, asked: Callable[[], bool] | None = None) -> Result:
         """Train to the end.
@@ -264,7 +270,7 @@ class Training:
         result.losses.append(float(self._total) / samples)
         result.accuracies.append(evaluate(self.model, self.data, self.place))
         scores = {"accuracy": result.accuracies[-1], "epoch_loss": result.losses[-1]}
-        if has_validation(self.data):
+        if self.data.validation is not None:
             result.validations.append(evaluate(self.model, self.data, self.place, validation=True))
             scores["validation"] = result.validations[-1]
         return scores
@@ -331,7 +337,9 @@ def not_finite(weights: Mapping[str, Any]) -> str | None:
     return next((name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()), None)
 
 
-def train(model: nn.Module, split: Data, *, on_step: Callable[[Progress], None] | None = None, **recipe: Any) -> Result:
+def train(
+    model: nn.Module, split: Learnable, *, on_step: Callable[[Progress], None] | None = None, **recipe: Any
+) -> Result:
     """Train a network: a classifier with cross-entropy, or with the data set's own loss.
 
     The rates are `rates(model, lr)` for the first half of the steps, then decrease linearly to 0. `Training` can also
@@ -353,19 +361,14 @@ def train(model: nn.Module, split: Data, *, on_step: Callable[[Progress], None] 
     return Training(model, split, Recipe(**recipe)).run(on_step)
 
 
-def has_validation(data: Data) -> bool:
-    """Whether a data set has a validation part."""
-    return getattr(data, "validation", None) is not None
-
-
-def evaluate(model: nn.Module, data: Any, place: Place | None = None, *, validation: bool = False) -> float:
+def evaluate(model: nn.Module, data: Learnable, place: Place | None = None, *, validation: bool = False) -> float:
     """The data set's metric of the test part, or of the validation part; the model's mode is preserved."""
     return float(data.metric(*outputs_and_targets(model, data, place, validation=validation)))
 
 
 @torch.no_grad()
 def outputs_and_targets(
-    model: nn.Module, data: Any, place: Place | None = None, *, validation: bool = False
+    model: nn.Module, data: Learnable, place: Place | None = None, *, validation: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Outputs and targets of the test part, or of the validation part, on the CPU; the model's mode is preserved."""
     place = place or Place()

@@ -103,7 +103,6 @@ class Network:
     architecture: str  # a name in `ARCHITECTURES`
     sizes: Mapping[str, int]  # arguments of the architecture
     model: nn.Module  # the network
-    preprocessing: str = ""  # digest of the preprocessing that makes its inputs, or ""
 
     def arranged(self, samples: Tensor) -> Tensor:
         """Samples of a data set, [batch, ...], as inputs of this network."""

@@ -15,32 +15,26 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from sigmoidcore.training.data import BUILT_IN
+from sigmoidcore.training.data import BUILT_IN, InputError
 
 LARGEST = 2**31 - 1
 """Upper limit of counts: steps, samples, neurons."""
+POSITIVE, BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
+"""The smallest number above 0, and the largest below 1."""
 _HELP = " (see sigmoid-core train --help)"
-
-
-class OptionError(ValueError):
-    """An unknown option or an invalid value; the message is one line."""
 
 
 def _option(
     default: Any, help: str, *, metavar: str = "", shown: str = "", low: float = 1, high: float = LARGEST,
-    low_is_valid: bool = True, usual: str = "",
+    usual: str = "",
 ) -> Any:  # fmt: skip
     """A field: help text, the default in words, the range of a number, and a usual value for the error message."""
-    metadata = {
-        "help": help, "metavar": metavar, "shown": shown, "low": low, "high": high, "low_is_valid": low_is_valid,
-        "usual": usual,
-    }  # fmt: skip
+    metadata = {"help": help, "metavar": metavar, "shown": shown, "low": low, "high": high, "usual": usual}
     return field(default=default, metadata=metadata)
 
 
-def _share(help: str, shown: str, *, low_is_valid: bool = False) -> Any:
-    high = math.nextafter(1, 0)
-    return _option(None, help, metavar="SHARE", shown=shown, low=0, high=high, low_is_valid=low_is_valid, usual="0.2")
+def _share(help: str, shown: str, low: float = POSITIVE) -> Any:
+    return _option(None, help, metavar="SHARE", shown=shown, low=low, high=BELOW_1, usual="0.2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +63,7 @@ class Options:
         "Fraction of the training samples held out for validation: for --patience, the best epoch and the choice of "
         "options. 0 holds out none.",
         "0.1; digits none",
-        low_is_valid=True,
+        low=0,
     )
     network: Literal["mlp", "conv", "rnn", "auto"] = _option(
         "mlp", "Fully connected layers, convolutions for images, or recurrent layers for sequences."
@@ -81,15 +75,15 @@ class Options:
     epochs: int = _option(10, "Passes over the training samples.", metavar="N")
     batch_size: int = _option(100, "Samples per step.", metavar="N")
     lr: float = _option(
-        0.03, "Learning rate; the depth rule divides it by layer.", metavar="RATE", low=0, high=1e38,
-        low_is_valid=False, usual="0.03",
+        0.03, "Learning rate; the depth rule divides it by layer.", metavar="RATE", low=POSITIVE, high=1e38,
+        usual="0.03",
     )  # fmt: skip
     seed: int = _option(
         0, "Seed for the split, the weights and the order of samples.", metavar="N", low=0, high=2**63 - 1
     )
     saturation: float = _option(
-        0.5, "Saturation level of the cores: 0.5 is nearly linear, 3 strongly non-linear.", metavar="LEVEL", low=0,
-        high=100, low_is_valid=False, usual="0.5",
+        0.5, "Saturation level of the cores: 0.5 is nearly linear, 3 strongly non-linear.", metavar="LEVEL",
+        low=POSITIVE, high=100, usual="0.5",
     )  # fmt: skip
     equalize: bool = _option(True, "Correct slopes during training with the Equalizer.")
     every: int | Literal["auto"] = _option("auto", "Steps between two measurements of the Equalizer.", metavar="STEPS")
@@ -98,7 +92,7 @@ class Options:
     )
     clip: float | None = _option(
         None, "Largest norm of the gradient; larger gradients are scaled down.", metavar="NORM", shown="no clipping",
-        low=0, high=1e38, low_is_valid=False, usual="1",
+        low=POSITIVE, high=1e38, usual="1",
     )  # fmt: skip
     patience: int | None = _option(
         None, "Stop after this many epochs without a better validation metric.", metavar="EPOCHS", shown="all epochs"
@@ -117,7 +111,7 @@ class Options:
         """Options from values by name; None counts as not given, and numbers may be texts.
 
         Raises:
-            OptionError: there is no such option, or its value is invalid.
+            InputError: there is no such option, or its value is invalid.
 
         Example:
             >>> options = Options.parse({"depth": 3, "lr": "0.1"})
@@ -129,7 +123,7 @@ class Options:
             if name not in fields:
                 close = difflib.get_close_matches(name, fields, n=1)
                 hint = f"; did you mean {flag(close[0])}?" if close else ""
-                raise OptionError(f"No such option: {flag(name[:60])}{hint}{_HELP}")
+                raise InputError(f"No such option: {flag(name[:60])}{hint}{_HELP}")
         values = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
         options = cls(**values)
         return dataclasses.replace(options, data=absolute(options.data))
@@ -194,17 +188,17 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
             _check_range(found, option.metadata)
     except ValueError as error:
         also = f" or {words[0]!r}" if words and kind is not str else ""
-        raise OptionError(
+        raise InputError(
             f"Invalid value for '{flag(option.name)}': {str(error).removesuffix('.')}{also}.{_HELP}"
         ) from error
     return found
 
 
 def _check_range(value: float, metadata: Mapping[str, Any]) -> None:
-    low, high, valid, usual = (metadata[key] for key in ("low", "high", "low_is_valid", "usual"))
-    if not (low <= value <= high and (valid or value > low)):
-        limits = f"from {low:,}" if valid else f"above {low:,}"
-        limits += " and below 1" if high == math.nextafter(1, 0) else f" to {high:,}" if high < 1e38 else ""
+    low, high, usual = (metadata[key] for key in ("low", "high", "usual"))
+    if not low <= value <= high:
+        limits = "above 0" if low == POSITIVE else f"from {low:,}"
+        limits += " and below 1" if high == BELOW_1 else f" to {high:,}" if high < 1e38 else ""
         raise ValueError(f"{str(value)[:40]} is not {limits}" + (f"; {usual} is a usual value" if usual else ""))
 
 

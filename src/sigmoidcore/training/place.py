@@ -15,8 +15,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from sigmoidcore.training.data import InputError
+
 T = TypeVar("T")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 _own_group: list[bool] = []
 """Not empty while a process group exists that this module has made."""
 
@@ -45,7 +46,7 @@ class Place:
         count: number of processes.
 
     Raises:
-        ValueError: the processes cannot meet.
+        InputError: the processes cannot meet.
 
     Example:
         >>> place = Place()
@@ -128,7 +129,7 @@ def join() -> tuple[int, int]:
     try:
         distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"the {count} processes cannot connect ({error}): start them with torchrun, or unset RANK and WORLD_SIZE"
         ) from error
     _own_group.append(True)
@@ -192,25 +193,19 @@ def place_of(device: str = "auto") -> Place:
         device: "auto" (the first available of CUDA, MPS and CPU), "cpu", "cuda" or "mps".
 
     Raises:
-        ValueError: this machine has no such device.
+        InputError: this machine has no such device.
 
     Example:
         >>> place_of("cpu").device
         device(type='cpu')
     """
-    if device not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-    return Place(_available(device, launched()[1]))
-
-
-def _available(device: str, count: int) -> str:
-    """The device that is meant; ValueError if this machine does not have it."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "mps" and available["mps"] and count > 1:
-        raise ValueError("several processes cannot share Apple's GPU: use the device cpu, or one process")
+    count = launched()[1]
+    mps = torch.backends.mps.is_available()
+    if device == "mps" and mps and count > 1:
+        raise InputError("several processes cannot share Apple's GPU: use the device cpu, or one process")
+    available = {"cuda": torch.cuda.is_available(), "mps": mps and count == 1, "cpu": True}
     if device == "auto":
-        available["mps"] &= count == 1
-        return next(name for name, found in available.items() if found)
-    if not available[device]:
-        raise ValueError(f"there is no device {device} here, or this PyTorch is built without it: use auto or cpu")
-    return device
+        device = next(name for name, found in available.items() if found)
+    if not available.get(device, False):
+        raise InputError(f"there is no device {device} here, or this PyTorch is built without it: use auto or cpu")
+    return Place(device)

@@ -1,9 +1,9 @@
 """How a network is trained: everything that decides it beside the network and the data."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +12,6 @@ from sigmoidcore.calibration.learning_rates import depth_scaled_lr
 
 Schedule = Callable[[int, int], float]
 """From the steps done and the number of all steps: the next step's fraction of the peak rate."""
-
-
-class Data(Protocol):
-    """What the training loop needs of a data set; see `sigmoidcore.training.data`.
-
-    `patience` also needs `validation_batches`, with the interface of `test_batches`.
-    """
-
-    def steps(self, batch_size: int) -> int:
-        """Batches per epoch."""
-
-    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, from number `start`, in an order that only seed and epoch decide."""
-
-    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test samples in their order."""
-
-    def loss_fn(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of a batch."""
-
-    def metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """Metric of all samples together; higher is better."""
 
 
 def hold_then_fall(step: int, steps: int) -> float:
@@ -46,23 +24,18 @@ def hold_then_fall(step: int, steps: int) -> float:
     return min(1.0, 2 * (1 - step / steps))
 
 
-def balanced(data: Data, classes: int) -> Tensor:
+def balanced(counts: Sequence[int]) -> Tensor:
     """Weights of the classes, inversely proportional to their training samples; over these their mean is 1.
 
     Returns:
         Shape [classes], float32.
 
     Example:
-        >>> from sigmoidcore.training import Split
-        >>> x, y = torch.zeros(4, 1), torch.tensor([0, 0, 0, 1])
-        >>> balanced(Split("uneven", x, y, x, y, classes=2), 2)
+        >>> balanced([3, 1])
         tensor([0.6667, 2.0000])
     """
-    counts = torch.zeros(classes, dtype=torch.int64)
-    for _, targets in data.train_batches(10_000, 0, 0):
-        counts += torch.bincount(targets, minlength=classes)
-    weights = counts.sum() / ((counts > 0).sum() * counts.clamp_min(1))
-    return weights.where(counts > 0, 0.0).to(torch.float32)
+    samples = torch.tensor(counts, dtype=torch.float32)
+    return (samples.sum() / (samples.count_nonzero() * samples)).where(samples > 0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,17 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
+from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training.data import Data, Split
 from sigmoidcore.training.display import Meter, Screen
 from sigmoidcore.training.loop import Progress, Result, Training
@@ -23,9 +25,6 @@ from sigmoidcore.training.recipe import Recipe
 from sigmoidcore.training.runs.folder import Run
 from sigmoidcore.training.runs.state import State
 from sigmoidcore.training.session import CtrlC
-
-PROBES = 256
-"""Training samples for `prepare` and for the gradient profile."""
 
 
 class RecordedTraining:
@@ -93,20 +92,9 @@ class RecordedTraining:
         return self.profiles[-1]
 
     @property
-    def spread(self) -> float:
-        """Spread of the last profile."""
-        return self.end.spread
-
-    @property
     def layers(self) -> int:
         """Number of cores (of a recurrent layer: of its steps)."""
         return len(self.end.names)
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch with the best validation metric, from 1; 0 without a validation part."""
-        validations = self.result.validations
-        return validations.index(max(validations)) + 1 if validations else 0
 
     @property
     def milliseconds(self) -> float:
@@ -138,7 +126,7 @@ class RecordedTraining:
         if sample is not None:
             self._spread = sample.spread
             sizes = [round(size, 4) for size in sample.log_sizes]
-            self._log("sample", **{**vars(sample), "network": self.name, "log_sizes": sizes})
+            self._log("sample", **{**vars(sample), "log_sizes": sizes})
         if ended or (self.observe and progress.step % self.observe == 0):
             self._measure(progress.step)
         if ended:
@@ -161,8 +149,8 @@ class RecordedTraining:
 
     def _log_epoch(self, progress: Progress) -> None:
         values: dict[str, Any] = {
-            "network": self.name, "epoch": progress.epoch + 1, "step": progress.step, "loss": progress.epoch_loss,
-            "accuracy": progress.accuracy, "spread": self.spread, "seconds": round(progress.seconds, 3),
+            "epoch": progress.epoch + 1, "step": progress.step, "loss": progress.epoch_loss,
+            "accuracy": progress.accuracy, "spread": self.end.spread, "seconds": round(progress.seconds, 3),
         }  # fmt: skip
         self._log("epoch", **values, **({} if progress.validation is None else {"validation": progress.validation}))
 
@@ -171,13 +159,13 @@ class RecordedTraining:
         if step == self._measured:
             return
         self._measured = step
-        profile = sc.gradient_profile(self.twin, *probes(self.data), self.data.loss_fn)
+        profile = sc.gradient_profile(self.twin, *self.data.probes(), self.data.loss_fn)
         self.profiles = [*self.profiles[:1], profile]
-        self._spread = self.spread
+        self._spread = profile.spread
         if self._own_samples is not None:
             stride = max(1, -(-self.layers // 64))
             sizes = tuple(self.end.sizes[::stride].log().tolist())
-            self._own_samples.append(Sample(step, self.spread, sizes, 0, 0))
+            self._own_samples.append(Sample(step, profile.spread, sizes, 0, 0))
 
     def _save(self) -> None:
         state = self.training.state()
@@ -192,35 +180,32 @@ class RecordedTraining:
         self.profiles = [
             Profile(tuple(names), torch.tensor(sizes, dtype=torch.float64)) for names, sizes in record["profiles"]
         ]
-        self._measured, self._spread = record["measured"], self.spread
+        self._measured, self._spread = record["measured"], self.end.spread
         if self._own_samples is not None:
             self._own_samples += [Sample(**{**row, "log_sizes": tuple(row["log_sizes"])}) for row in record["samples"]]
 
 
-def probes(data: Split | Data) -> tuple[Tensor, Tensor]:
-    """The first training samples and their targets."""
-    return data.probes(PROBES)
-
-
-def save_figures(run: Run, trainings: Sequence[RecordedTraining]) -> None:
+def save_figures(folder: Path, trainings: Sequence[RecordedTraining]) -> None:
     """Draw profiles, learning curves and heat map, as far as there are any; the last training has the first colour."""
+    if folder.is_symlink():
+        raise OSError(f"{folder} is a link: a run's folder contains no links")
+    folder.mkdir(exist_ok=True)
     shown = list(reversed(trainings))
-    if not shown:
-        return
     profiles = {}
     for training in shown:
         profiles[f"{training.name}, at the start"] = training.start
         if training.training.step:
             profiles[f"{training.name}, at the end"] = training.end
-    run.save_figure("gradient_profiles", figures.gradient_profiles(profiles))
+    save_figure(figures.gradient_profiles(profiles), folder / "gradient_profiles.png")
     if any(training.result.losses for training in shown):
         losses = {training.name: training.result.losses for training in shown}
         scores = {training.name: training.result.accuracies for training in shown}
-        metric, best = shown[0].data.task.metric_name, shown[0].best_epoch
+        metric, best = shown[0].data.task.metric_name, shown[0].result.best_epoch
         if best:
             scores["validation"] = shown[0].result.validations
-        run.save_figure("learning_curves", figures.learning_curves(losses, scores, metric, best))
+        save_figure(figures.learning_curves(losses, scores, metric, best), folder / "learning_curves.png")
     samples = {training.name: training.samples for training in trainings if training.samples}
     if samples:
         layers, steps = max(t.layers for t in shown), max(t.training.step for t in shown)
-        run.save_figure("gradient_heatmap", figures.gradient_heatmap(samples, layers=layers, steps=steps))
+        figure = figures.gradient_heatmap(samples, layers=layers, steps=steps)
+        save_figure(figure, folder / "gradient_heatmap.png")

@@ -1,4 +1,4 @@
-"""What every command shares: an end in one line with an exit code, Ctrl-C that waits for the step, threads."""
+"""What trainings share: an end in one line with an exit code, Ctrl-C that waits for the step, threads."""
 
 import signal
 import threading
@@ -14,32 +14,17 @@ FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
 
 
 class Stopped(Exception):
-    """A command ends with a message for the user, on standard error, and an exit code.
+    """A training ends with a message for the user, on standard error, and an exit code.
 
     Attributes:
-        code: the exit code.
+        code: the exit code: 1 for a failure, 130 after Ctrl-C, 143 after SIGTERM.
         local: of several processes, whether only this one knows the message.
     """
 
-    def __init__(self, message: str, code: int, local: bool = False) -> None:
+    def __init__(self, message: str, code: int = 1, local: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.local = local
-
-
-def bad_input(message: str) -> Stopped:
-    """The request cannot be fulfilled: exit code 2."""
-    return Stopped(message, 2)
-
-
-def failed(message: str) -> Stopped:
-    """The command tried and failed: exit code 1."""
-    return Stopped(message, 1)
-
-
-def interrupted(message: str, code: int = 130) -> Stopped:
-    """Ctrl-C, exit code 130, or another signal, 128 and its number."""
-    return Stopped(message, code)
 
 
 class CtrlC:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sigmoidcore as sc
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.data import InputError
 
 
 @contextlib.contextmanager
@@ -20,9 +20,9 @@ def users_code(target: str) -> Iterator[Any]:
     """The object that `package.module:name` names; inside the context, modules of this folder can be imported."""
     module, colon, attribute = target.partition(":")
     if not (colon and module and attribute):
-        raise bad_input(f"{target} is not the name of a function: use the form package.module:make")
+        raise InputError(f"{target} is not the name of a function: use the form package.module:make")
     if module.endswith(".py") or os.sep in module:
-        raise bad_input(f"{module} is a path: give the module's name, as in {dotted(Path(module))}:{attribute}")
+        raise InputError(f"{module} is a path: give the module's name, as in {dotted(Path(module))}:{attribute}")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -39,7 +39,7 @@ def reported_as(what: str) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        raise bad_input(f"{what} raised {exception_text(error)}") from error
+        raise InputError(f"{what} raised {exception_text(error)}") from error
 
 
 def exception_text(error: BaseException) -> str:
@@ -93,12 +93,12 @@ def _imported(module: str) -> Any:
     except (Exception, SystemExit) as error:
         name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if name is not None and (module == name or module.startswith(f"{name}.")):
-            raise bad_input(
+            raise InputError(
                 f"there is no module {name!r} in {Path.cwd()} or among the installed packages: run the command in the "
                 "folder that contains it"
             ) from error
         remedy = "" if name is None else "; install what it needs"
-        raise bad_input(f"{module} cannot be imported: {exception_text(error)}{remedy}") from error
+        raise InputError(f"{module} cannot be imported: {exception_text(error)}{remedy}") from error
 
 
 def _attribute(module: Any, name: str, attribute: str) -> Any:
@@ -108,4 +108,4 @@ def _attribute(module: Any, name: str, attribute: str) -> Any:
         names = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         close = difflib.get_close_matches(attribute, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "check the name"
-        raise bad_input(f"{name} has no {attribute!r}; {hint}") from error
+        raise InputError(f"{name} has no {attribute!r}; {hint}") from error

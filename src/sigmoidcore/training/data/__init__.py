@@ -1,12 +1,10 @@
 """Data sets: the built-in ones and the user's own, as tensors or as streams of batches."""
 
-from sigmoidcore.training.data.batches import Batch, Part
 from sigmoidcore.training.data.builtin import BUILT_IN, built_in_table, digits
-from sigmoidcore.training.data.dataset import Data, Split
-from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
+from sigmoidcore.training.data.dataset import Batch, Data, Learnable, Part, Split
+from sigmoidcore.training.data.errors import DataError, InputError, listed, nearest, needed, short
 from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import changes
-from sigmoidcore.training.data.formulas import disarmed
 from sigmoidcore.training.data.loading import load
 from sigmoidcore.training.data.new_data import NewData, Piece
 from sigmoidcore.training.data.preprocessing import Preprocessing
@@ -21,7 +19,9 @@ __all__ = [
     "Batch",
     "Data",
     "DataError",
+    "InputError",
     "Kind",
+    "Learnable",
     "NewData",
     "Part",
     "Piece",
@@ -35,7 +35,6 @@ __all__ = [
     "built_in_table",
     "changes",
     "digits",
-    "disarmed",
     "listed",
     "load",
     "memory",

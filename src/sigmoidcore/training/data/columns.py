@@ -4,10 +4,9 @@ Text is examined in the same way whatever file or library it comes from, so a ta
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,6 @@ DAY = 86_400e6
 PERIODS = {"year": 365.2425 * DAY, "week": 7 * DAY, "day": DAY}
 DATE_PARTS = ("days", *(f"{period} {part}" for period in PERIODS for part in ("sin", "cos")))
 """Features of a date: days since 1970, and its place in the year, the week and the day as points on circles."""
-ISO = "ISO"
-FORMATS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
-"""How dates in text may be written."""
 LARGEST = 1e100
 """Larger numbers are not computed with: their squares come near to the largest number."""
 MOSTLY = 0.9
@@ -49,7 +45,6 @@ class Column:
 
     name: str
     role: Role
-    format: str = ISO  # how dates in text are written
     parts: tuple[str, ...] = ("",)  # of a date: the features that differ between rows
     categories: tuple[str | None, ...] = ()  # the texts of the training part; None stands for a missing value
 
@@ -65,7 +60,7 @@ def describe(name: str, values: Any) -> Column:
     if types.is_boolean(kind):
         return Column(name, Role.BOOLEAN)
     if types.is_date(kind) or types.is_timestamp(kind):
-        return Column(name, Role.DATE, parts=DATE_PARTS)
+        return Column(name, Role.DATE, DATE_PARTS)
     if is_number(kind):
         return Column(name, Role.NUMBER)
     if types.is_null(kind) or (types.is_dictionary(kind) and not types.is_nested(kind.value_type)):
@@ -79,21 +74,14 @@ def describe(name: str, values: Any) -> Column:
 
 
 def _describe_text(name: str, present: Any) -> Column:
-    if not len(present):
-        return Column(name, Role.CATEGORY)
-    if _converts(_parse_numbers, present):
-        return Column(name, Role.NUMBER)
-    numeric = pc.match_substring_regex(present, f"{_NUMBER}|{_THOUSANDS}")
-    if pc.mean(numeric.cast(pa.float64())).as_py() >= MOSTLY:
-        return Column(name, Role.NUMBER)  # the other text is refused when the numbers are read
-    if _converts(_parse_truth, present):
-        return Column(name, Role.BOOLEAN)
-    formats = [each for each in FORMATS if _converts(partial(_parse_dates, written=each), present)]
-    if {"%m/%d/%Y", "%d/%m/%Y"} <= set(formats):
-        raise DataError(
-            f"column {short(name)!r} has ambiguous dates, such as {short(present[0])}: write them as 2026-12-31"
-        )
-    return Column(name, Role.DATE, formats[0], DATE_PARTS) if formats else Column(name, Role.CATEGORY)
+    if len(present):
+        numeric = pc.match_substring_regex(present, f"{_NUMBER}|{_THOUSANDS}")
+        if pc.mean(numeric.cast(pa.float64())).as_py() >= MOSTLY:
+            return Column(name, Role.NUMBER)  # other text is refused when the numbers are read
+        for role, parse in _PARSERS.items():
+            if _converts(parse, present):
+                return Column(name, role, DATE_PARTS if role is Role.DATE else ("",))
+    return Column(name, Role.CATEGORY)
 
 
 def is_number(kind: Any) -> bool:
@@ -149,16 +137,6 @@ def _converts(convert: Callable[[Any], Any], values: Any) -> bool:
     return True
 
 
-def _parse(column: Column, texts: Any) -> Any:
-    if column.role is Role.NUMBER:
-        with contextlib.suppress(pa.ArrowInvalid):
-            return texts.cast(pa.float64())  # fast: most columns need no more
-    texts = as_texts(column.name, texts)
-    if column.role is Role.DATE:
-        return _parse_dates(texts, column.format)
-    return _parse_truth(texts) if column.role is Role.BOOLEAN else _parse_numbers(texts)
-
-
 def _parse_numbers(texts: Any) -> Any:
     with contextlib.suppress(pa.ArrowInvalid):
         return texts.cast(pa.float64())
@@ -167,23 +145,31 @@ def _parse_numbers(texts: Any) -> Any:
 
 
 def _parse_truth(texts: Any) -> Any:
-    lower = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
-    if not pc.all(pc.is_in(lower.drop_null(), value_set=pa.array(["true", "false"]))).as_py():
-        raise ValueError("not a truth value")
-    return pc.equal(lower, "true")
+    return pc.utf8_trim_whitespace(texts).cast(pa.bool_())
 
 
-def _parse_dates(texts: Any, written: str) -> Any:
+def _parse_dates(texts: Any) -> Any:
     """Timestamps in UTC, in microseconds."""
     texts = pc.utf8_trim_whitespace(texts)
-    if written != ISO:
-        return pc.strptime(texts, format=written, unit="us")
     with contextlib.suppress(pa.ArrowInvalid):
         return texts.cast(pa.timestamp("us"))
     return texts.cast(pa.timestamp("us", "UTC"))
 
 
+_PARSERS: Mapping[Role, Callable[[Any], Any]] = {
+    Role.NUMBER: _parse_numbers, Role.BOOLEAN: _parse_truth, Role.DATE: _parse_dates,
+}  # fmt: skip
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def placed(columns: Sequence[Column]) -> Iterator[tuple[Column, slice]]:
+    """Each column with its place in the matrix."""
+    place = 0
+    for column in columns:
+        yield column, slice(place, place + len(column.parts))
+        place += len(column.parts)
 
 
 def matrix(columns: Sequence[Column], table: Any, first: int | np.ndarray = 0) -> np.ndarray:
@@ -192,16 +178,13 @@ def matrix(columns: Sequence[Column], table: Any, first: int | np.ndarray = 0) -
     `first` is the number of the first row, or the number of each row, for messages.
     """
     places = {name: place for place, name in reversed(list(enumerate(table.column_names)))}
-    parts = [part for column in columns for part in column.part_names]
-    found = np.empty((table.num_rows, len(parts)), order="F")
-    place = 0
-    for column in columns:
+    found = np.empty((table.num_rows, sum(len(column.parts) for column in columns)), order="F")
+    for column, place in placed(columns):
         if column.name not in places:
             raise DataError(f"there is no column {short(column.name)!r}: {nearest(column.name, table.column_names)}")
         values = table.column(places[column.name])
         convert = _category_numbers if column.role is Role.CATEGORY else numbers
-        found[:, place : place + len(column.parts)] = convert(column, values, first).T
-        place += len(column.parts)
+        found[:, place] = convert(column, values, first).T
     return found
 
 
@@ -249,7 +232,7 @@ def _numbers(column: Column, values: Any) -> np.ndarray:
         return np.full((len(column.parts), len(values)), np.nan)
     is_date = types.is_date(values.type) or types.is_timestamp(values.type)
     if is_text(values.type):
-        values = _parse(column, values)
+        values = _PARSERS[column.role](as_texts(column.name, values))
     elif is_date != (column.role is Role.DATE):
         raise ValueError("another type")
     if column.role is Role.DATE:

@@ -10,8 +10,12 @@ from typing import Any
 from sigmoidcore.diagnosis.report.terminal import printable
 
 
-class DataError(ValueError):
-    """Data cannot be used. The message is one line: what is wrong, where, and what to do."""
+class InputError(ValueError):
+    """A request that cannot be fulfilled. The message is one line: what is wrong, where, and what to do."""
+
+
+class DataError(InputError):
+    """Data cannot be used."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

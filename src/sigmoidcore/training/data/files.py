@@ -1,9 +1,8 @@
-"""The bytes and the text of files, gzipped or not, within the limits of this machine's memory."""
+"""The text of files, gzipped or not, within the limits of this machine's memory."""
 
 import contextlib
 import gzip
 import os
-import re
 import zlib
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from sigmoidcore.training.data.errors import DataError, short
 
 SHARE = 4
 """A file may use 1 / SHARE of the memory: parsing it needs several times its size."""
-_BLOCK = 1 << 24
 
 
 def memory() -> int:
@@ -39,28 +37,18 @@ def check_size(path: Path, size: int) -> None:
         )
 
 
-def unpacked(path: Path) -> bytes:
-    """The content of a file; gzipped content is unpacked, after its size was counted."""
-    check_size(path, path.stat().st_size)
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            if path.suffix == ".gz":
-                raise DataError(f"{path} is named .gz and is not gzipped: rename it")
-            return path.read_bytes()
+def text_of(path: Path) -> bytes:
+    """The content of a text file in UTF-8, gzipped or not, without a byte order mark."""
     try:
-        size = 0
-        with gzip.open(path) as packed:
-            while block := packed.read(_BLOCK):
-                size += len(block)
-                check_size(path, size)
-        return gzip.decompress(path.read_bytes())
+        with path.open("rb") as plain:
+            gzipped = plain.peek(2)[:2] == b"\x1f\x8b"
+            if path.suffix == ".gz" and not gzipped:
+                raise DataError(f"{path} is named .gz and is not gzipped: rename it")
+            with gzip.open(plain) if gzipped else plain as file:
+                content = file.read(memory() // SHARE + 1).removeprefix(b"\xef\xbb\xbf")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} cannot be unpacked ({short(error)}): was it cut off? copy or load it again") from error
-
-
-def text_of(path: Path) -> bytes:
-    """The content of a text file in UTF-8, without a byte order mark."""
-    content = unpacked(path).removeprefix(b"\xef\xbb\xbf")
+    check_size(path, len(content))
     if not content or content.isspace():
         raise DataError(f"{path} is empty: give a file with column names in its first line and data below")
     try:
@@ -71,20 +59,7 @@ def text_of(path: Path) -> bytes:
     if problem >= 0:
         line = content[:problem].count(b"\n") + 1
         raise DataError(
-            f"{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f "
-            f"{_encoding(content)} -t UTF-8 {short(path.name)} > new.csv"
+            f"{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f GB18030 (or UTF-16, "
+            f"or WINDOWS-1252) -t UTF-8 {short(path.name)} > new.csv"
         )
     return content
-
-
-def _encoding(content: bytes) -> str:
-    """The likely encoding of text that is not UTF-8."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "UTF-16"
-    letters = re.findall(rb"[\x80-\xff]+", content)
-    pairs = sum(len(each) % 2 == 0 for each in letters)  # GBK writes most characters with two such bytes
-    try:
-        content.decode("gb18030")
-    except UnicodeDecodeError:
-        return "WINDOWS-1252"
-    return "GB18030" if 2 * pairs > len(letters) else "WINDOWS-1252"

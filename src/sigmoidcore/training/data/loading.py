@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.batches import Batch, IndexedPart, Part, Stream
-from sigmoidcore.training.data.builtin import BUILT_IN, TABLES, built_in_table, digit_samples
+from sigmoidcore.training.data.builtin import BUILT_IN, DIGIT_TESTS, TABLES, built_in_table, digit_samples
 from sigmoidcore.training.data.columns import matrix
-from sigmoidcore.training.data.dataset import Data
+from sigmoidcore.training.data.dataset import Batch, Data, IndexedPart, Part, Stream
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, needed, pa, short
 from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import Fingerprint
@@ -32,13 +31,14 @@ from sigmoidcore.training.data.readers import (
 from sigmoidcore.training.data.samples import (
     Samples,
     array_samples,
+    check_finite,
     has_images,
     matrix_table,
     read_arrays,
     training_images,
 )  # fmt: skip
-from sigmoidcore.training.data.splits import Parts, random_parts, reshuffled, shuffled
-from sigmoidcore.training.data.targets import TargetValues, class_target, target_values
+from sigmoidcore.training.data.splits import Parts, random_parts
+from sigmoidcore.training.data.targets import Target, class_target, learnt_target
 
 IN_MEMORY = 2**30
 """Bytes: larger Parquet and Arrow files and folders of images are streamed."""
@@ -81,19 +81,18 @@ class Request:
             raise DataError("there is no column to learn from beside the target: give data with more columns")
         return inputs
 
-    def refuse_columns(self, name: object, *, own_split: bool) -> None:
+    def refuse_columns(self, name: object) -> None:
         """Refuse options that need a table."""
         if self.targets or self.drop:
             raise DataError(f"{name} has no columns: leave out --target and --drop")
         if self.kind not in (None, "class"):
             raise DataError(f"{name} has classes, not numbers: leave out the kind of the target")
-        if own_split and self.test_size is not None:
-            raise DataError(f"{name} has a training part and a test part already: leave out --test-size")
 
-    def split(self, rows: int, target: TargetValues) -> Parts:
+    def split(self, target: Target, values: np.ndarray) -> Parts:
         """The rows of each part."""
         test = TEST_SIZE if self.test_size is None else self.test_size
-        return random_parts(rows, target.classes, target.target.classes, test, self.validation_size, self.seed)
+        classes = values if target.kind.is_class else None
+        return random_parts(len(values), classes, target.classes, test, self.validation_size, self.seed)
 
 
 def load(
@@ -110,14 +109,13 @@ def load(
     """Load a data set: split it, turn it into numbers, and make it ready for `train`.
 
     Args:
-        source: the name of a built-in set (digits, wine, breast-cancer, diabetes); a file (CSV, TSV, JSON lines,
+        source: the name of a built-in set (digits, wine, breast-cancer, diabetes); a file (CSV, TSV,
             Parquet, Arrow, NPZ, NPY); a folder of images with one subfolder for each class, or of Parquet files; a
             pandas, polars or pyarrow table.
         target: the column to learn, or several columns of numbers; for an NPZ file the name of the array. Not needed
             for built-in sets, images, and arrays named x and y.
         drop: columns that are left out.
-        test_size: fraction of the samples held out for testing, between 0 and 1; None: 0.2, or the split that a
-            built-in set has.
+        test_size: fraction of the samples held out for testing, between 0 and 1; None: 0.2, and the split of `digits`.
         validation_size: fraction of the other samples held out for early stopping and for the choice of options.
         seed: of the split. Classes have the same share in all parts.
         kind: "class" or "number"; None: found out, see `Data.kind`.
@@ -143,20 +141,12 @@ def load(
             request = replace(request, targets=targets or ("target",))
             return table_data(source, MemoryTable(as_table(built_in_table(source))), request)
         if isinstance(source, str) and source == "digits":
-            return _digits(request)
+            if test_size is None:
+                request = replace(request, test_size=DIGIT_TESTS, seed=0)
+            return _with_classes("digits", digit_samples(), request)
         if isinstance(source, str | Path):
             return _from_path(Path(source), request)
     return table_data("table", MemoryTable(as_table(source)), request)
-
-
-def _digits(request: Request) -> Data:
-    request.refuse_columns("digits", own_split=True)
-    samples, target, parts, inputs = digit_samples()
-    if request.validation_size:
-        classes, count = target.target.classes, len(parts.train)
-        split = random_parts(count, target.values[:count], classes, request.validation_size, 0.0, request.seed)
-        parts = Parts(split.train, split.test, parts.test)
-    return samples_data("digits", samples, target, parts, request.in_memory, inputs=inputs, order=reshuffled)
 
 
 def _from_path(path: Path, request: Request) -> Data:
@@ -174,11 +164,7 @@ def _from_path(path: Path, request: Request) -> Data:
         tables = sorted(p.name for p in path.iterdir() if suffix(p) in (*TABLE_FILES, *ARRAYS))
         hint = f"give a file in it: {listed(tables)}" if tables else "make one subfolder for each class, with images"
         raise DataError(f"{path} is a folder without subfolders of images, or Parquet files: {hint}")
-    request.refuse_columns(path, own_split=False)
-    images = training_images(path)
-    target = class_target("class", images.targets["class"])
-    parts = request.split(images.count, target)
-    return samples_data(path.resolve().name, images, target, parts, request.in_memory)
+    return _with_classes(path.resolve().name, training_images(path), request)
 
 
 def _from_arrays(path: Path, request: Request) -> Data:
@@ -193,8 +179,7 @@ def _from_arrays(path: Path, request: Request) -> Data:
     if request.drop:
         raise DataError(f"{path} has no columns: leave out --drop")
     samples = array_samples(path, x, columns, x.shape[1:])
-    target = target_values(names, list(columns.values()), request.kind)
-    return samples_data(path.stem, samples, target, request.split(len(x), target), request.in_memory)
+    return samples_data(path.stem, samples, *learnt_target(names, list(columns.values()), request.kind), request)
 
 
 def check_path(path: Path) -> None:
@@ -223,9 +208,9 @@ def table_data(name: str, source: MemoryTable | TableFiles, request: Request) ->
     streamed = isinstance(source, TableFiles) and source.rows * len(source.names) * 8 > request.in_memory
     if isinstance(source, TableFiles) and not streamed:
         source = MemoryTable(pa.concat_tables(source.pieces(source.names)))
-    learnt = pa.concat_tables(source.pieces(request.targets))
-    target = target_values(request.targets, [learnt[each] for each in request.targets], request.kind)
-    parts = request.split(source.rows, target)
+    columns = pa.concat_tables(source.pieces(request.targets))
+    target, learnt = learnt_target(request.targets, [columns[each] for each in request.targets], request.kind)
+    parts = request.split(target, learnt)
     part_of_rows = parts.of_rows()
     rows = np.sort(np.concatenate([part[:SAMPLE] for part in (parts.train, parts.validation, parts.test)]))
     fitted, notes = fitted_table(inputs, _rows_of(source, inputs, rows), rows, np.flatnonzero(part_of_rows[rows] == 0))
@@ -235,14 +220,14 @@ def table_data(name: str, source: MemoryTable | TableFiles, request: Request) ->
         values = matrix(fitted.columns, table, first)  # a stream too is checked before the training
         found += [] if streamed else [torch.from_numpy(fitted.apply_matrix(values))]
         first += table.num_rows
-    preprocessing = Preprocessing(fitted, target.fitted(parts.train))
+    preprocessing = Preprocessing(fitted, target.fitted(learnt[parts.train]))
     if streamed:
         notes = (*notes, f"{source.rows:,} rows are read from the file batch by batch")
         three: list[Part] = [Stream(source, preprocessing, part_of_rows, part) for part in range(3)]  # type: ignore[arg-type]
     else:
-        x, y = torch.cat(found), target.encoded(preprocessing.target)
+        x, y = torch.cat(found), preprocessing.target.tensor(learnt)
         three = _indexed(parts, lambda rows: (x[rows], y[rows]))
-    return _data(name, three, preprocessing, target.class_counts(parts.train), notes, fingerprint)
+    return _data(name, three, preprocessing, learnt[parts.train], notes, fingerprint)
 
 
 def _rows_of(source: MemoryTable | TableFiles, names: Sequence[str], rows: np.ndarray) -> Any:
@@ -255,58 +240,52 @@ def _rows_of(source: MemoryTable | TableFiles, names: Sequence[str], rows: np.nd
     return pa.concat_tables(found)
 
 
-def samples_data(
-    name: str, samples: Samples, target: TargetValues, parts: Parts, in_memory: int, *,
-    inputs: SampleInputs | None = None, order: Callable[[int, int, int], Tensor] = shuffled,
-) -> Data:  # fmt: skip
-    """A set from images or arrays: read once if they fit into memory, else batch by batch.
+def _with_classes(name: str, samples: Samples, request: Request) -> Data:
+    """A set of samples that have one target, their class."""
+    request.refuse_columns(samples.name)
+    return samples_data(name, samples, *class_target("class", samples.targets["class"]), request)
 
-    `inputs` scales them; None: it is fitted on the training part.
-    """
+
+def samples_data(name: str, samples: Samples, target: Target, learnt: np.ndarray, request: Request) -> Data:
+    """A set from images or arrays: read once if they fit into memory, else batch by batch."""
+    parts = request.split(target, learnt)
     scaler = needed("sklearn.preprocessing", "scikit-learn").StandardScaler()
-    streamed = samples.count * int(np.prod(samples.shape)) * 4 > in_memory
+    streamed = samples.count * int(np.prod(samples.shape)) * 4 > request.in_memory
     part_of_rows, fingerprint, read = parts.of_rows(), Fingerprint(), []
     for start in range(0, samples.count, samples.at_a_time):
         values = samples.take(slice(start, start + samples.at_a_time))
-        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-        if not finite.all():
-            row = start + int(finite.argmin()) + 1
-            raise DataError(
-                f"{samples.name} has a value that is not finite in sample {row}: correct it, or remove the sample"
-            )
+        check_finite(values, samples.name, start)
         fingerprint.add("inputs", values)
         train = values[part_of_rows[start : start + len(values)] == 0]
-        if inputs is None and len(train):
+        if len(train):
             by_channel = train.reshape(len(train), samples.channels, -1).swapaxes(1, 2)
             scaler.partial_fit(by_channel.reshape(-1, samples.channels).astype(np.float64))
         read += [] if streamed else [values]
-    fingerprint.add("targets", target.values)
-    if inputs is None:
-        if not (np.isfinite(scaler.scale_).all() and scaler.var_.any()):
-            raise DataError(f"{samples.name} has inputs that are constant, or too large to compute with: correct them")
-        inputs = SampleInputs(samples.shape, tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()))
-    fitted, preprocessing = inputs, Preprocessing(inputs, target.fitted(parts.train))
-    y, notes = target.encoded(preprocessing.target), samples.notes
+    fingerprint.add("targets", learnt)
+    if not (np.isfinite(scaler.scale_).all() and scaler.var_.any()):
+        raise DataError(f"{samples.name} has inputs that are constant, or too large to compute with: correct them")
+    fitted = SampleInputs(samples.shape, tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()))
+    preprocessing = Preprocessing(fitted, target.fitted(learnt[parts.train]))
+    y, notes = preprocessing.target.tensor(learnt), samples.notes
     if streamed:
         notes = (*notes, f"{samples.count:,} samples are read batch by batch")
         three = _indexed(parts, lambda rows: (torch.from_numpy(fitted.apply(samples.take(rows.numpy()))), y[rows]))
     else:
         x = torch.cat([torch.from_numpy(fitted.apply(values)) for values in read])
-        three = _indexed(parts, lambda rows: (x[rows], y[rows]), order)
-    return _data(name, three, preprocessing, target.class_counts(parts.train), notes, fingerprint)
+        three = _indexed(parts, lambda rows: (x[rows], y[rows]))
+    return _data(name, three, preprocessing, learnt[parts.train], notes, fingerprint)
 
 
-def _indexed(
-    parts: Parts, take: Callable[[Tensor], Batch], order: Callable[[int, int, int], Tensor] = shuffled
-) -> list[Part]:
-    return [IndexedPart(torch.from_numpy(rows), take, order) for rows in (parts.train, parts.validation, parts.test)]
+def _indexed(parts: Parts, take: Callable[[Tensor], Batch]) -> list[Part]:
+    return [IndexedPart(torch.from_numpy(rows), take) for rows in (parts.train, parts.validation, parts.test)]
 
 
 def _data(
-    name: str, parts: Sequence[Part], preprocessing: Preprocessing, counts: tuple[int, ...], notes: tuple[str, ...],
+    name: str, parts: Sequence[Part], preprocessing: Preprocessing, learnt: np.ndarray, notes: tuple[str, ...],
     fingerprint: Fingerprint,
 ) -> Data:  # fmt: skip
     train, validation, test = parts
-    return Data(
-        name, train, test, preprocessing, counts, notes, validation if len(validation) else None, fingerprint.digests()
-    )
+    target = preprocessing.target
+    counts = np.bincount(learnt, minlength=target.outputs).tolist() if target.kind.is_class else ()
+    held_out = validation if len(validation) else None
+    return Data(name, train, test, preprocessing, tuple(counts), notes, held_out, fingerprint.digests())

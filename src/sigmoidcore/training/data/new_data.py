@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_tests
-from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, with_type
+from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_samples
+from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, placed, with_type
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
+from sigmoidcore.training.data.loading import check_path
 from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
 from sigmoidcore.training.data.readers import ARRAYS, TEXT, MemoryTable, TableFiles, opened, suffix, unknown_kind
 from sigmoidcore.training.data.samples import (
     IMAGES,
     Samples,
-    array_column,
     array_samples,
+    check_finite,
     matrix_table,
     new_images,
     read_arrays,
@@ -82,7 +83,7 @@ class NewData:
         inputs, target = self._preprocessing.inputs, self._preprocessing.target
         with file_errors(self._name):
             if isinstance(inputs, TableInputs):
-                yield from self._rows(_table(self._source, self._name, target), inputs, target)
+                yield from self._rows(_table(self._source, target), inputs, target)
             elif self._keep:
                 raise DataError(f"there is no column {short(self._keep[0])!r}: the data have samples and no columns")
             else:
@@ -115,10 +116,8 @@ class NewData:
 
     def _count_novelties(self, inputs: TableInputs, values: np.ndarray, table: Any) -> None:
         """Count what the training part did not have."""
-        place = 0
-        for column in inputs.columns:
-            found = values[:, place]
-            place += len(column.parts)
+        for column, place in placed(inputs.columns):
+            found = values[:, place.start]
             if column.role is not Role.CATEGORY:
                 if column.name not in inputs.indicated:
                     self._missing[column.name] += int(np.isnan(found).sum())
@@ -138,26 +137,27 @@ class NewData:
             raise DataError(f"{samples.name} has no samples: give an array with some")
         for first in range(0, samples.count, samples.at_a_time):
             rows = slice(first, first + samples.at_a_time)
-            x = torch.from_numpy(inputs.apply(samples.take(rows)))
-            _check_unit(x, samples.name, first)
+            values = samples.take(rows)
+            check_finite(values, samples.name, first)
+            x = torch.from_numpy(inputs.apply(values))
+            _check_unit(x, samples.name)
             y = target.encoded([each[rows] for each in samples.targets.values()], first) if self._targets else None
             yield Piece(first, x, y, {"file": pa.array(samples.files[rows])} if samples.files else {})
 
 
-def _table(source: Any, name: str, target: Target) -> MemoryTable | TableFiles:
+def _table(source: Any, target: Target) -> MemoryTable | TableFiles:
     """The source as a table; of an NPZ file with its targets, if it has any."""
     if isinstance(source, np.ndarray):
         return MemoryTable(matrix_table("the array", source, {}))
     if not isinstance(source, str | Path):
         return MemoryTable(opened(source).table)  # type: ignore[union-attr]
     path = Path(source)
+    check_path(path)
     if path.is_file() and suffix(path) in ARRAYS:
         return MemoryTable(matrix_table(path, *_arrays(path, target)))
-    found = opened(path) if path.exists() else None
-    if found is None and path.is_file():
-        raise unknown_kind(path)
+    found = opened(path)
     if found is None:
-        raise DataError(f"{name} is neither a file nor a folder of Parquet files: give a table")
+        raise unknown_kind(path)
     return found
 
 
@@ -167,31 +167,29 @@ def _arrays(path: Path, target: Target) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _samples(source: Any, inputs: SampleInputs, target: Target) -> Samples:
-    """The samples of an array, a file, an image, a folder of images, or a built-in set (its test part)."""
+    """The samples of an array, a file, an image, a folder of images, or the digits."""
     if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         return array_samples("the array", array, {}, inputs.shape)
     if not isinstance(source, str | Path):
         raise DataError(f"a {type(source).__name__} has no samples: give a NumPy array, a tensor, a file or a folder")
     if source == "digits":
-        x, y = digit_tests()
-        return array_samples(source, x, {"class": array_column(y)}, inputs.shape)
+        digits = digit_samples()
+        return array_samples(source, digits.take(slice(None)), digits.targets, inputs.shape)
     path = Path(source)
+    check_path(path)
     if path.is_dir() or suffix(path) in IMAGES:
         return new_images(path, inputs.shape)
-    if path.is_file() and suffix(path) in ARRAYS:
+    if suffix(path) in ARRAYS:
         return array_samples(path, *_arrays(path, target), inputs.shape)
-    what = "not an array or an image" if path.exists() else "neither a file nor a folder"
     shape = list(inputs.shape)
-    raise DataError(f"{path} is {what}: give samples of shape {shape}, as an .npy or .npz file or as images")
+    raise DataError(
+        f"{path} is not an array or an image: give samples of shape {shape}, as an .npy or .npz file or as images"
+    )
 
 
-def _check_unit(x: Tensor, name: str, first: int) -> None:
-    """Refuse samples that are not finite, or in another unit."""
-    finite = torch.isfinite(x).flatten(1).all(1)
-    if not bool(finite.all()):
-        row = first + int(finite.int().argmin()) + 1
-        raise DataError(f"{name} has a value that is not finite in sample {row}: correct it, or remove the sample")
+def _check_unit(x: Tensor, name: str) -> None:
+    """Refuse samples in another unit."""
     mean, deviation = float(x.mean()), float(x.std(correction=0))
     if abs(mean) > FAR or deviation > FAR or (deviation < 1 / FAR and len(x) >= 10):
         found = f"{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, not 0 and 1"

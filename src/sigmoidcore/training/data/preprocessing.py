@@ -5,7 +5,6 @@ column then has a relative error of about 1 / sqrt(SAMPLE), and a category that 
 skops writes a zip of JSON and NumPy arrays; loading runs no code and creates only the types in `TRUSTED`.
 """
 
-import hashlib
 import io
 import json
 import zipfile
@@ -18,18 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, matrix
+from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, matrix, placed
 from sigmoidcore.training.data.errors import DataError, listed, needed, pc, short
 from sigmoidcore.training.data.readers import as_table
 from sigmoidcore.training.data.samples import array_samples
-from sigmoidcore.training.data.targets import Target
+from sigmoidcore.training.data.targets import Kind, Target
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file."""
 SAMPLE = 100_000
 """Most rows that the transformers are fitted on."""
-RARE = 0.1
-"""Fraction of numbers other than 0, below which the columns of numbers are taken as words of texts."""
 ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
 LARGEST_FILE = 2**28
@@ -145,10 +142,8 @@ def fitted_table(
     columns = sorted((_with_categories(column, table) for column in columns), key=lambda c: c.role is Role.CATEGORY)
     values = matrix(columns, table, rows[train])
     varying = ((values != values[:1]) & ~(np.isnan(values) & np.isnan(values[:1]))).any(0)
-    used, constant, distinct, place = [], [], [], 0
-    for column in columns:
-        here = slice(place, place + len(column.parts))
-        place = here.stop
+    used, constant, distinct = [], [], []
+    for column, here in placed(columns):
         if not varying[here].any():
             constant.append(column.name)
         elif ONE_HOT < len(column.categories) == len(values):
@@ -190,18 +185,7 @@ def _fitted(columns: Sequence[Column], rows: np.ndarray) -> Any:
         ("category", encoder, list(range(count, rows.shape[1]))),
     ]
     transformer = needed("sklearn.compose", "scikit-learn").ColumnTransformer
-    fitted = transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
-    if np.count_nonzero(rows[:, :count]) < RARE * rows[:, :count].size:
-        _scale_as_text(fitted.named_transformers_["number"][0], rows[:, :count])
-    return fitted
-
-
-def _scale_as_text(scaler: Any, rows: np.ndarray) -> None:
-    """Give columns the same largest value, and a mean variance of 1: standardised, a rare word would be huge."""
-    largest = np.nanmax(np.abs(rows), axis=0)
-    largest[largest == 0] = 1.0  # a column of 0 and missing values
-    scaler.mean_ = np.zeros_like(scaler.mean_)
-    scaler.scale_ = largest * np.sqrt(np.mean(scaler.var_ / largest**2))
+    return transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
 
 
 # --- the whole preprocessing -----------------------------------------------------------------------------------------
@@ -242,18 +226,6 @@ class Preprocessing:
         """Everything that was fitted, as JSON can hold it: for people and for other programs."""
         return {"inputs": self.inputs.description(), "target": asdict(self.target)}
 
-    def alike(self, other: "Preprocessing") -> bool:
-        """Whether both give the same numbers, up to rounding."""
-        ours, theirs = (
-            json.loads(json.dumps(each.description()), parse_float=lambda text: f"{float(text):.7e}")
-            for each in (self, other)
-        )
-        return bool(ours == theirs)
-
-    def digest(self) -> str:
-        """SHA-256 of everything that was fitted."""
-        return hashlib.sha256(json.dumps(self.description()).encode()).hexdigest()
-
     def to_bytes(self) -> bytes:
         """As a file of skops; `from_bytes` gives an object that makes the same numbers, bit for bit."""
         transformer = self.inputs.transformer if isinstance(self.inputs, TableInputs) else None
@@ -273,7 +245,7 @@ class Preprocessing:
             if found["format"] != FORMAT:
                 raise ValueError(f"format {short(found['format'])} instead of {FORMAT}")
             fitted = json.loads(found["fitted"])
-            return cls(_inputs(fitted["inputs"], found["transformer"]), Target.of(**fitted["target"]))
+            return cls(_inputs(fitted["inputs"], found["transformer"]), _target(**fitted["target"]))
         except ModuleNotFoundError:
             raise
         except Exception as error:  # a damaged file fails anywhere in zipfile, json, skops or scikit-learn
@@ -300,16 +272,15 @@ def _check_types(content: bytes) -> None:
 def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInputs:
     if "columns" in fitted:
         columns = tuple(
-            Column(c["name"], Role(c["role"]), c["format"], tuple(c["parts"]), tuple(c["categories"]))
-            for c in fitted["columns"]
+            Column(c["name"], Role(c["role"]), tuple(c["parts"]), tuple(c["categories"])) for c in fitted["columns"]
         )
         made = TableInputs(columns, transformer)
         if json.loads(json.dumps(made.description())) != fitted:
             raise ValueError("the transformer is not the one that was saved")
         return made
-    shape = tuple(int(size) for size in fitted["shape"])
-    mean, scale = (tuple(float(value) for value in fitted[name]) for name in ("mean", "scale"))
-    fits = len(mean) == len(scale) and len(mean) in (1, shape[0]) and min(scale) > 0
-    if not fits or not np.isfinite([*mean, *scale]).all():
-        raise ValueError("mean and scale do not fit the shape")
-    return SampleInputs(shape, mean, scale)
+    mean, scale = (tuple(map(float, fitted[name])) for name in ("mean", "scale"))
+    return SampleInputs(tuple(map(int, fitted["shape"])), mean, scale)
+
+
+def _target(names: list[str], kind: str, classes: list[str], mean: list[float], scale: list[float]) -> Target:
+    return Target(tuple(names), Kind(kind), tuple(classes), tuple(map(float, mean)), tuple(map(float, scale)))

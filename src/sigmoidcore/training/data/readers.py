@@ -16,14 +16,13 @@ from typing import Any
 
 from sigmoidcore.training.data.columns import MISSING, is_float
 from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa, short
-from sigmoidcore.training.data.files import check_size, text_of
+from sigmoidcore.training.data.files import text_of
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
 FEATHER = (".feather", ".arrow", ".ipc")
 ARRAYS = (".npz", ".npy")
-TABLE_FILES = (*TEXT, *JSON_LINES, *PARQUET, *FEATHER)
+TABLE_FILES = (*TEXT, *PARQUET, *FEATHER)
 WINDOW = 65_536
 """Rows of a stream that are in memory, and shuffled, together."""
 _BLOCK = 2**24
@@ -73,17 +72,14 @@ def opened(source: Any) -> "MemoryTable | TableFiles | None":
     ending = suffix(path)
     if ending in (*PARQUET, *FEATHER):
         return TableFiles((path,))
-    if ending not in (*TEXT, *JSON_LINES):
-        return None
-    table = _read_csv(path) if ending in TEXT else _read_json_lines(path)
-    check_unique(path, table.column_names)
-    return MemoryTable(table)
+    return MemoryTable(_read_csv(path)) if ending in TEXT else None
 
 
 def unknown_kind(path: Path) -> DataError:
     """The error for a file of an unknown kind."""
     return DataError(
-        f"{path} is of an unknown kind: its name must end with one of {', '.join((*TABLE_FILES, *ARRAYS))}"
+        f"{path} is of an unknown kind: its name must end with one of {', '.join((*TABLE_FILES, *ARRAYS))}, or it must "
+        "be a folder of Parquet files"
     )
 
 
@@ -127,6 +123,7 @@ def _read_csv(path: Path) -> Any:
     if not names[0]:  # the row numbers that pandas writes
         table, names = table.remove_column(0), names[1:]
     _check_names(path, names)
+    check_unique(path, names)
     return table.rename_columns(names)
 
 
@@ -149,13 +146,6 @@ def _check_names(path: Path, names: list[str]) -> None:
         problem = f"numbers instead of column names ({listed(names, 3)})"
     if problem:
         raise DataError(f"{path} has {problem}: write a name above each column in the first line")
-
-
-def _read_json_lines(path: Path) -> Any:
-    check_size(path, path.stat().st_size)
-    module = needed("pyarrow.json", "pyarrow")
-    with _reading(path):
-        return module.read_json(path, read_options=module.ReadOptions(use_threads=False, block_size=_BLOCK))
 
 
 # --- Parquet and Arrow -----------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ import math
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ import numpy as np
 from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, pa, short
 from sigmoidcore.training.data.files import check_size
 
-INPUTS = ("x", "X", "inputs", "data", "features", "images")
-TARGETS = ("y", "Y", "targets", "target", "labels", "label")
-"""Names of arrays that are taken for the inputs and the targets."""
+INPUTS, TARGETS = "x", "y"
+"""Names of the arrays of inputs and of targets."""
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 """Endings of images."""
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -55,15 +55,14 @@ def read_arrays(path: Path, target: str | None, required: bool = True) -> tuple[
     arrays = _arrays(path)
     if "" in arrays:
         return arrays[""], {}
-    named = target if target is not None else next((name for name in TARGETS if name in arrays), None)
+    named = target or TARGETS
     if required and named not in arrays:
-        name = "y" if named is None else named
-        raise DataError(f"{path} has no array {short(name)!r}: name the target (--target); {nearest(name, arrays)}")
+        raise DataError(f"{path} has no array {short(named)!r}: name the target (--target); {nearest(named, arrays)}")
     others = [name for name in arrays if name != named]
-    inputs = next((name for name in INPUTS if name in others), others[0] if len(others) == 1 else None)
-    if inputs is None:
-        raise DataError(f"{path} has no array named x for the inputs: name it x; {nearest('x', arrays)}")
-    x, y = arrays[inputs], arrays.get(str(named))
+    inputs = others[0] if len(others) == 1 else INPUTS
+    if inputs not in arrays:
+        raise DataError(f"{path} has no array named x for the inputs: name it x; {nearest(INPUTS, arrays)}")
+    x, y = arrays[inputs], arrays.get(named)
     if x.ndim < 1 or (y is not None and (y.ndim not in (1, 2) or len(x) != len(y))):
         raise DataError(
             f"{path}: inputs {short(inputs)!r} have the shape {list(x.shape)} and targets {short(named)!r} "
@@ -72,7 +71,7 @@ def read_arrays(path: Path, target: str | None, required: bool = True) -> tuple[
     if not x.size or (y is not None and not y.size):
         raise DataError(f"{path} has arrays without samples: give a file with data")
     columns = [] if y is None else [array_column(values) for values in y.reshape(len(y), -1).T]
-    names = [str(named)] if len(columns) == 1 else [f"{named}{number}" for number in range(len(columns))]
+    names = [named] if len(columns) == 1 else [f"{named}{number}" for number in range(len(columns))]
     return (x[:, None] if x.ndim == 1 else x), dict(zip(names, columns, strict=True))
 
 
@@ -117,6 +116,14 @@ def matrix_table(name: object, values: np.ndarray, targets: Mapping[str, Any]) -
             "[rows, columns], or a pandas.DataFrame"
         )
     return pa.table({str(number): array_column(column) for number, column in enumerate(values.T)} | dict(targets))
+
+
+def check_finite(values: np.ndarray, name: str, first: int) -> None:
+    """Refuse samples [samples, ...] with a value that is not finite; `first` is the number of the first sample."""
+    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+    if not finite.all():
+        row = first + int(finite.argmin()) + 1
+        raise DataError(f"{name} has a value that is not finite in sample {row}: correct it, or remove the sample")
 
 
 def array_samples(name: object, x: np.ndarray, targets: Mapping[str, Any], shape: tuple[int, ...]) -> Samples:
@@ -187,29 +194,24 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An image of a known format; whatever is wrong with it is a DataError."""
     module = needed("PIL.Image", "pillow")
+    bomb = warnings.catch_warnings(action="error", category=module.DecompressionBombWarning)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", module.DecompressionBombWarning)
-            return module.open(path, formats=_FORMATS)
+        with bomb, module.open(path, formats=_FORMATS) as image:
+            yield image
     except Exception as error:  # each format has its own errors
-        raise _unreadable(path, error) from error
+        raise DataError(f"{path} cannot be read as an image ({short(error, 100)}): replace it, or remove it") from error
 
 
 def _decoded(path: Path, shape: Sequence[int]) -> np.ndarray:
     """One image as numbers from 0 to 255, uint8, [channels, height, width]."""
     channels, height, width = shape
     with _opened(path) as image:
-        try:
-            made = image.convert("L" if channels == 1 else "RGB")
-            if made.size != (width, height):
-                made = made.resize((width, height), needed("PIL.Image", "pillow").Resampling.BILINEAR)
-            pixels = np.array(made, dtype=np.uint8)
-        except Exception as error:  # each format has its own errors
-            raise _unreadable(path, error) from error
+        made = image.convert("L" if channels == 1 else "RGB")
+        if made.size != (width, height):
+            made = made.resize((width, height), needed("PIL.Image", "pillow").Resampling.BILINEAR)
+        pixels = np.array(made, dtype=np.uint8)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read as an image ({short(error, 100)}): replace it, or remove it")

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, is_float, numbers
-from sigmoidcore.training.data.errors import DataError, listed, pa, pc, short
+from sigmoidcore.training.data.errors import DataError, listed, needed, pa, pc, short
 
 MOST_CLASSES = 20
 """Whole numbers with more distinct values than this are numbers, not classes."""
@@ -86,11 +86,7 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
 
     A constant column of targets counts as 1 if predicted exactly, else as 0.
     """
-    outputs, targets = outputs.double(), targets.double()
-    error = (outputs - targets).square().sum(0)
-    spread = (targets - targets.mean(0)).square().sum(0)
-    constant = spread == 0
-    return float((1 - error / spread).where(~constant, (error == 0).double()).mean())
+    return float(needed("sklearn.metrics", "scikit-learn").r2_score(targets, outputs))
 
 
 @dataclass(frozen=True)
@@ -111,17 +107,6 @@ class Target:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
 
-    @classmethod
-    def of(cls, names: list[str], kind: str, classes: list[str], mean: list[float], scale: list[float]) -> Self:
-        """The target of these values, which come from a file; ValueError if they do not fit each other."""
-        numbers = [tuple(float(value) for value in values) for values in (mean, scale)]
-        made = cls(tuple(names), Kind(kind), tuple(classes), *numbers)
-        count = 0 if made.kind.is_class else len(names)
-        finite = np.isfinite(numbers).all() and min(made.scale, default=1.0) > 0
-        if (len(mean), len(scale)) != (count, count) or made.outputs < 1 or not finite:
-            raise ValueError("the parts of the target do not fit each other")
-        return made
-
     @property
     def outputs(self) -> int:
         """Number of outputs of the network."""
@@ -130,8 +115,26 @@ class Target:
     def encoded(self, columns: Sequence[Any], first: int = 0) -> Tensor:
         """Target columns as class numbers, int64, [rows]; or scaled numbers, float32, [rows, numbers]."""
         if self.kind.is_class:
-            return torch.from_numpy(self.class_numbers(columns[0], first))
-        return self.scaled(_target_numbers(self.names, columns, first))
+            return self.tensor(self.class_numbers(columns[0], first))
+        return self.tensor(_target_numbers(self.names, columns, first))
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """Class numbers [rows] as they are; numbers [rows, numbers] as float32, scaled as in the training part."""
+        if self.kind.is_class:
+            return torch.from_numpy(values)
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(((values - np.array(self.mean)) / np.array(self.scale)).astype(np.float32))
+
+    def fitted(self, values: np.ndarray) -> "Target":
+        """The target with the scale of the training part, whose values are given."""
+        if self.kind.is_class:
+            return self
+        for name, column in zip(self.names, values.T, strict=True):
+            if column.min() == column.max():
+                raise DataError(
+                    f"target {short(name)!r} is always {column[0]:g}: there is nothing to learn; give another target"
+                )
+        return replace(self, mean=tuple(values.mean(0).tolist()), scale=tuple(values.std(0).tolist()))
 
     def class_numbers(self, values: Any, first: int = 0) -> np.ndarray:
         """The number of each row's class, int64, [rows]."""
@@ -151,11 +154,6 @@ class Target:
             )
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
-    def scaled(self, values: np.ndarray) -> Tensor:
-        """Numbers [rows, numbers] with mean 0 and standard deviation 1 over the training part, float32."""
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(((values - np.array(self.mean)) / np.array(self.scale)).astype(np.float32))
-
     def decoded(self, outputs: Tensor) -> np.ndarray:
         """Predictions: names of classes [rows], or numbers [rows, numbers] in their unit."""
         if self.kind.is_class:
@@ -166,43 +164,8 @@ class Target:
 # --- the target of a new data set ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TargetValues:
-    """The target of all samples, before numbers are scaled."""
-
-    target: Target
-    values: np.ndarray  # class numbers, int64, [samples]; or numbers, float64, [samples, numbers]
-
-    @property
-    def classes(self) -> np.ndarray | None:
-        """The class of each sample; None for numbers."""
-        return self.values if self.target.kind.is_class else None
-
-    def fitted(self, train: np.ndarray) -> Target:
-        """The target with the scale of the training part, whose row numbers are given."""
-        if self.target.kind.is_class:
-            return self.target
-        found = self.values[train]
-        for name, column in zip(self.target.names, found.T, strict=True):
-            if column.min() == column.max():
-                raise DataError(
-                    f"target {short(name)!r} is always {column[0]:g}: there is nothing to learn; give another target"
-                )
-        return replace(self.target, mean=tuple(found.mean(0).tolist()), scale=tuple(found.std(0).tolist()))
-
-    def encoded(self, target: Target) -> Tensor:
-        """All targets as the network learns them."""
-        return torch.from_numpy(self.values) if target.kind.is_class else target.scaled(self.values)
-
-    def class_counts(self, train: np.ndarray) -> tuple[int, ...]:
-        """Training samples of each class; empty for numbers."""
-        if self.classes is None:
-            return ()
-        return tuple(np.bincount(self.classes[train], minlength=self.target.outputs).tolist())
-
-
-def target_values(names: tuple[str, ...], columns: Sequence[Any], kind: str | None) -> TargetValues:
-    """Find out what the target is.
+def learnt_target(names: tuple[str, ...], columns: Sequence[Any], kind: str | None) -> tuple[Target, np.ndarray]:
+    """Find out what the target is; returns it, not scaled yet, with its values.
 
     Texts, truth values, and whole numbers with at most 20 distinct values (each twice or more on average) are classes.
     """
@@ -221,12 +184,12 @@ def target_values(names: tuple[str, ...], columns: Sequence[Any], kind: str | No
     if roles[0] is Role.NUMBER and kind != CLASS:
         values = _target_numbers(names, columns)
         if len(names) > 1 or kind == NUMBER or not _few_whole(values):
-            return TargetValues(Target(names, Kind.NUMBERS if len(names) > 1 else Kind.NUMBER), values)
+            return Target(names, Kind.NUMBERS if len(names) > 1 else Kind.NUMBER), values
     return class_target(names[0], columns[0], roles[0])
 
 
-def class_target(name: str, values: Any, role: Role = Role.CATEGORY) -> TargetValues:
-    """A target of classes; numbers are ordered by size, texts by the alphabet."""
+def class_target(name: str, values: Any, role: Role = Role.CATEGORY) -> tuple[Target, np.ndarray]:
+    """A target of classes, and the class numbers of all samples; numbers are ordered by size, texts by the alphabet."""
     keys = _keys(name, values, role)
     if role is Role.NUMBER and pc.max(pc.abs(keys)).as_py() >= EXACT:
         role, keys = Role.CATEGORY, _keys(name, values, Role.CATEGORY)
@@ -242,7 +205,7 @@ def class_target(name: str, values: Any, role: Role = Role.CATEGORY) -> TargetVa
             "target, or add rows"
         )
     target = Target((name,), Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES, tuple(classes))
-    return TargetValues(target, target.class_numbers(values))
+    return target, target.class_numbers(values)
 
 
 def _class_name(key: float | str, role: Role) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sigmoidcore.training.runs.state import State
-from sigmoidcore.training.runs.tensors import DamagedError, read_metadata, read_tensors, save_tensors
+from sigmoidcore.training.runs.weights import DamagedError, read_metadata, read_tensors, save_tensors
 
 FORMAT = "4"
 """Version of a checkpoint."""

@@ -15,7 +15,6 @@ lock                 while a process uses the folder
 
 import contextlib
 import datetime
-import io
 import itertools
 import json
 import os
@@ -32,20 +31,17 @@ import torch
 
 import sigmoidcore
 from sigmoidcore._files import read_regular, write_file
-from sigmoidcore.training.data import Data, DataError, Preprocessing, SplitError, changes, load
+from sigmoidcore.training.data import Data, DataError, InputError, Preprocessing, SplitError, changes, load
 from sigmoidcore.training.networks import Network
-from sigmoidcore.training.options import OptionError, Options
+from sigmoidcore.training.options import Options
 from sigmoidcore.training.runs.checkpoints import Checkpoint, Checkpoints
 from sigmoidcore.training.runs.lock import NAME as LOCK
-from sigmoidcore.training.runs.lock import InUseError, Lock
+from sigmoidcore.training.runs.lock import Lock
 from sigmoidcore.training.runs.metrics import FORMAT, append, mark, read_metrics, rewind
-from sigmoidcore.training.runs.network import WEIGHTS, save_network
 from sigmoidcore.training.runs.state import State
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.runs.weights import WEIGHTS, save_network
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from sigmoidcore.diagnosis.diagnosis import Diagnosis
 
 __all__ = ["FORMAT", "Config", "Run", "contains_run", "read_config", "read_metrics"]
@@ -60,12 +56,8 @@ FILES = (ENVIRONMENT, METRICS, WEIGHTS, PREPROCESSING, REPORT, *DIAGNOSIS, "metr
 VALIDATION_SIZE = 0.1
 """Default fraction of the training samples for validation."""
 _LARGEST_CONFIG = 1 << 20
-_QUOTED = re.compile(
-    r""""{3}(?:\\.|[^\\])*?(?:"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|#[^\n]*""", re.DOTALL
-)
-"""Texts and comments of TOML; what is not closed matches too, so that the search needs linear time."""
-_DEEP = re.compile(r"(?:\.[^.,=\]}\n]*){8}")
-"""A key of more than eight parts; a value outside of quotes has at most one dot."""
+_MOST_DOTS = 100
+"""In a line of a config. For every part of a dotted key, tomllib keeps a list of all parts before it."""
 _COMMENT = "# To run this again: sigmoid-core train --config config.toml\n"
 
 
@@ -74,7 +66,7 @@ class Config:
     """The request for a run."""
 
     format: int  # version of the folder
-    name: str  # kind of run, such as "demo"
+    name: str  # as in the name of its folder
     options: dict[str, Any]  # everything that decides the run
 
 
@@ -91,28 +83,31 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self._lock = lock
         self._rows: list[dict[str, Any]] = []
-        self._preprocessing = ""
 
     @classmethod
     def create(
         cls, name: str, options: Mapping[str, Any], *, folder: Path | None = None, overwrite: bool = False
     ) -> Self:
         """Make the folder and write config.toml, environment.json and the first line of metrics.jsonl."""
-        folder = next_free(name) if folder is None else folder
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_free(folder, overwrite)
-        run = cls(folder, Lock(folder))
+        check_free(folder, overwrite)
         try:
-            _check_free(folder, overwrite)  # another process may have created a run in the meantime
-            _remove_run(folder)
-            import tomli_w  # in the extra cli, which reading a run does not need
+            folder = next_free(name) if folder is None else folder
+            folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder, Lock(folder))
+            with contextlib.ExitStack() as stack:
+                stack.callback(run.close)
+                check_free(folder, overwrite)  # another process may have created a run in the meantime
+                _remove_run(folder)
+                import tomli_w  # in the extra cli, which reading a run does not need
 
-            content = {"format": FORMAT, "name": name, "options": {k: v for k, v in options.items() if v is not None}}
-            write_file(folder / CONFIG, (_COMMENT + tomli_w.dumps(content)).encode())
-            run.begin()
-        except BaseException:
-            run.close()
-            raise
+                given = {key: value for key, value in options.items() if value is not None}
+                content = {"format": FORMAT, "name": name, "options": given}
+                write_file(folder / CONFIG, (_COMMENT + tomli_w.dumps(content)).encode())
+                run.begin()
+                stack.pop_all()
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"cannot write {error.filename or folder}: {reason}; give another --output") from error
         return run
 
     @classmethod
@@ -171,22 +166,11 @@ class Run:
 
     def save_weights(self, network: Network) -> Path:
         """Write model.safetensors completely or not at all; `network_of` reads it."""
-        return save_network(self.folder / WEIGHTS, replace(network, preprocessing=self._preprocessing))
+        return save_network(self.folder / WEIGHTS, network)
 
     def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
         """Write the preprocessing completely or not at all."""
-        self._preprocessing = preprocessing.digest()
         return write_file(self.folder / PREPROCESSING, preprocessing.to_bytes())
-
-    def save_figure(self, name: str, figure: "Figure") -> Path:
-        """Write figures/NAME.png."""
-        folder = self.folder / "figures"
-        if folder.is_symlink():
-            raise OSError(f"{folder} is a link: a run's folder contains no links")
-        folder.mkdir(exist_ok=True)
-        file = io.BytesIO()
-        figure.savefig(file, dpi=150, format="png")
-        return write_file(folder / f"{name}.png", file.getvalue())
 
     def save_diagnosis(self, diagnosis: "Diagnosis") -> Path:
         """Write diagnosis.json and diagnosis.html; returns the page."""
@@ -209,43 +193,28 @@ class Run:
         self.close()
 
 
-def create_run(name: str, options: Mapping[str, Any], folder: Path | None, overwrite: bool = False) -> Run:
-    """Make a run's folder."""
-    try:
-        return Run.create(name, options, folder=folder, overwrite=overwrite)
-    except FileExistsError as error:
-        if folder is not None and not folder.is_dir():
-            raise bad_input(f"{folder} is a file: give a folder as --output") from error
-        raise bad_input(str(error)) from error
-    except InUseError as error:
-        raise bad_input(str(error)) from error
-    except OSError as error:
-        path = "runs, in this folder" if folder is None else folder
-        raise bad_input(f"cannot write {path}: {error.strerror or error}; give another --output") from error
-
-
-def check_run_folder(folder: Path | None, overwrite: bool) -> None:
-    """Refuse a folder in which a run cannot be made, with ValueError."""
+def check_free(folder: Path | None, overwrite: bool) -> None:
+    """Refuse a folder in which a run cannot be made."""
     if folder is None:
         return
-    if folder.is_dir():
-        try:
-            _check_free(folder, overwrite)
-        except FileExistsError as error:
-            raise ValueError(str(error)) from error
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder as --output")
     if not existing.is_dir():
-        raise ValueError(f"cannot write {folder}: {existing.name} is a file; give another --output")
+        raise InputError(f"cannot write {folder}: {existing.name} is a file; give another --output")
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"cannot write {folder}: Permission denied; give another --output")
+        raise InputError(f"cannot write {folder}: Permission denied; give another --output")
+    # A process that was killed before its run began may have left a lock and parts of files.
+    if existing != folder or all(path.name == LOCK or path.name.endswith(".part") for path in folder.iterdir()):
+        return
+    if not contains_run(folder):
+        raise InputError(f"{folder} is not empty and does not contain a run: give another --output")
+    if not overwrite:
+        raise InputError(f"{folder} contains a run: give another --output, or --overwrite to replace it")
 
 
 def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
     """DataError if the values of a data set are not those that the "data" row of a run's metrics tells of."""
     known = next((row.get("columns") for row in rows if row["kind"] == "data"), None)
-    found = changes(known, data.fingerprint) if isinstance(known, dict) else ()
+    found = changes(known, data.fingerprint) if isinstance(known, dict) else ("what it was is unknown",)
     if found:
         raise DataError(f"{data.name} has changed since the training ({'; '.join(found)}): {remedy}")
 
@@ -263,11 +232,9 @@ def parse_config(data: bytes, path: Path) -> Config:
     if len(data) > _LARGEST_CONFIG:
         raise ValueError(f"{path} is too large for a config")
     try:
-        text = data.decode("utf-8-sig")
-        # For every part of a dotted key, tomllib keeps a list of all parts before it: 100 kB of them need 8 GB.
-        if _DEEP.search(_QUOTED.sub("x", text)):
-            raise tomllib.TOMLDecodeError("a key has more than 8 parts")
-        found = tomllib.loads(text)
+        if any(line.count(b".") > _MOST_DOTS for line in data.split(b"\n")):
+            raise tomllib.TOMLDecodeError(f"a line has more than {_MOST_DOTS} dots")
+        found = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError, OverflowError) as error:
         reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
         raise ValueError(f"{path} is not TOML: {reason}") from error
@@ -303,10 +270,7 @@ def run_of(path: Path) -> Path | None:
 def data_of(options: Mapping[str, Any]) -> Data:
     """The data set of a run with these options, split in the same way."""
     names = ("data", "target", "drop", "kind", "test_size", "validation_size", "patience", "seed")
-    try:
-        return load_data(Options.parse({name: options[name] for name in names if name in options}))
-    except OptionError as error:
-        raise DataError(f"the run's config has an invalid option, was it edited? {error}") from error
+    return load_data(Options.parse({name: options[name] for name in names if name in options}))
 
 
 def load_data(options: Options) -> Data:
@@ -353,15 +317,6 @@ def _bytes(path: Path) -> bytes:
         return read_regular(path, _LARGEST_CONFIG + 1)
     except FileNotFoundError:
         return b""
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    if all(path.name == LOCK or path.name.endswith(".part") for path in folder.iterdir()):
-        return  # a process that was killed before its run began may have left these
-    if not contains_run(folder):
-        raise FileExistsError(f"{folder} is not empty and does not contain a run: give another --output")
-    if not overwrite:
-        raise FileExistsError(f"{folder} contains a run: give another --output, or --overwrite to replace it")
 
 
 def _remove_run(folder: Path) -> None:

@@ -13,14 +13,17 @@ from sigmoidcore.training.runs.folder import METRICS, Config, read_config, read_
 from sigmoidcore.training.runs.lock import is_locked
 
 ACCURACY = "accuracy"
-"""The metric of the demo, which does not name it."""
+"""The metric of a run whose data were not read yet."""
 
 
 @dataclass(frozen=True)
 class Summary:
     """A run."""
 
-    folder: Path  # of the run
+    name: str  # name of the folder
+    folder: str  # path of the folder
+    data: str  # the data set: a built-in one, or the name of a file, without its ending, or of a folder
+    shape: str  # depth and width
     config: Config  # the request
     outcome: str  # finished, interrupted, failed, running, or killed (the run's metrics have no end)
     message: str  # why it failed
@@ -33,28 +36,9 @@ class Summary:
     seconds: float  # of training
     started: str  # ISO 8601, UTC
 
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.resolve().name
-
-    @property
-    def data(self) -> str:
-        """The data set: a built-in one, or the name of a file, without its ending, or of a folder."""
-        given = str(self.config.options.get("data", "digits" if self.config.name == "demo" else "?"))
-        return Path(given).name.partition(".")[0] or given
-
-    @property
-    def shape(self) -> str:
-        """Depth and width."""
-        depth, width = (self.config.options.get(key) for key in ("depth", "width"))
-        return f"{depth}x{width}" if depth and width else "?"
-
     def as_json(self) -> dict[str, Any]:
         """As JSON values; a number that is not finite is null."""
-        values = {**asdict(self), "folder": str(self.folder), "config": asdict(self.config)}
-        values |= {"name": self.name, "data": self.data, "shape": self.shape}
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,6 @@ class Listed:
 
     runs: tuple[Summary, ...]  # sorted
     damaged: tuple[str, ...]  # a sentence for each run that cannot be read
-    foreign: tuple[str, ...]  # names of folders that do not contain a run
 
 
 def summary(folder: Path) -> Summary:
@@ -92,8 +75,7 @@ def runs_in(folder: Path, order: str = "date") -> Listed:
             runs += [summary(path)] if (path / "config.toml").exists() else []
         except DataError as error:
             damaged.append(str(error))
-    foreign = tuple(path.name for path in below if not (path / "config.toml").exists())
-    return Listed(tuple(sorted(runs, key=lambda run: _sort_key(run, order))), tuple(damaged), foreign)
+    return Listed(tuple(sorted(runs, key=lambda run: _sort_key(run, order))), tuple(damaged))
 
 
 def _sort_key(run: Summary, order: str) -> tuple[Any, ...]:
@@ -104,15 +86,18 @@ def _sort_key(run: Summary, order: str) -> tuple[Any, ...]:
 
 def _of_rows(folder: Path, config: Config, rows: Sequence[Mapping[str, Any]]) -> Summary:
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    if config.name == "demo":  # it trains two networks
-        epochs = [row for row in epochs if row["network"] == "Sigmoid Core"]
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
     end: Mapping[str, Any] = rows[-1] if rows and rows[-1]["kind"] == "end" else {}
     metrics = [float(row["accuracy"]) for row in epochs]
     started = rows[0].get("started") if rows else None
     changed = datetime.datetime.fromtimestamp(os.path.getmtime(folder), datetime.UTC).isoformat()
+    data = str(config.options.get("data", "?"))
+    depth, width = (config.options.get(key) for key in ("depth", "width"))
     return Summary(
-        folder=folder,
+        name=folder.resolve().name,
+        folder=str(folder),
+        data=Path(data).name.partition(".")[0] or data,
+        shape=f"{depth}x{width}" if depth and width else "?",
         config=config,
         outcome=str(end["outcome"]) if end else "running" if is_locked(folder) else "killed",
         message=str(end.get("message", "")),

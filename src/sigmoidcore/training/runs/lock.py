@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
+from sigmoidcore.training.data import InputError
+
 NAME = "lock"
-
-
-class InUseError(Exception):
-    """Another process uses the folder."""
 
 
 class Lock:
@@ -14,6 +12,9 @@ class Lock:
 
     Args:
         folder: an existing folder.
+
+    Raises:
+        Stopped: another process uses the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +27,7 @@ class Lock:
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            raise InUseError(f"{folder} is in use by another process: wait for it, or stop it") from error
+            raise InputError(f"{folder} is in use by another process: wait for it, or stop it") from error
 
     def release(self) -> None:
         """Release the folder and remove the file."""

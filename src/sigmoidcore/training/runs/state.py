@@ -41,27 +41,16 @@ def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-@torch.no_grad()
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a model; MismatchError, and no change, if names, shapes or dtypes differ from the model's."""
-    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or unknown:
-        what = f"lack {missing[0]}" if missing else f"contain {unknown[0]}, which the model does not have"
-        raise MismatchError(f"the weights {what}: they belong to another model")
-    for name, value in own.items():
-        new = weights[name]
-        if new.shape != value.shape or new.dtype != value.dtype:
-            raise MismatchError(
-                f"{name} has shape {list(new.shape)} and {new.dtype}, the model's has {list(value.shape)} and "
-                f"{value.dtype}: it belongs to another model"
-            )
-    for name, value in own.items():
-        value.copy_(weights[name])
+    """Copy weights into a model; MismatchError if they are those of another model."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MismatchError(f"the weights belong to another model: {' '.join(str(error).split())}") from error
 
 
 def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Parameter groups with names in place of parameters, and their rates: how rates group parameters may change."""
+    """Parameter groups with names in place of parameters: rates may depend on the weights, so they are stored."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [{"params": [names[id(p)] for p in group["params"]], "lr": float(group["lr"])} for group in groups]
 

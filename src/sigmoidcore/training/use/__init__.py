@@ -2,7 +2,7 @@
 
 from sigmoidcore.training.use.evaluate import Evaluation
 from sigmoidcore.training.use.export import path_of_preprocessing
-from sigmoidcore.training.use.output import check_output
+from sigmoidcore.training.use.predict import check_output
 from sigmoidcore.training.use.scores import ClassScore, Score
 from sigmoidcore.training.use.trained import Predicted, TrainedRun, open_run
 

@@ -14,8 +14,7 @@ from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed, uneven
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities
-from sigmoidcore.training.use.scores import LEVEL, ClassScore, Score, class_scores, number_scores
-from sigmoidcore.training.use.verdicts import always, verdicts
+from sigmoidcore.training.use.scores import LEVEL, ClassScore, Score, always, class_scores, number_scores, verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

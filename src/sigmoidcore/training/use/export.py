@@ -18,9 +18,8 @@ from torch import Tensor, fx, nn
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
-from sigmoidcore.training.data import Preprocessing, needed, short
+from sigmoidcore.training.data import InputError, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network, SequenceNet
-from sigmoidcore.training.runs.network import NetworkError
 
 CLOSE, SAMPLES = 1e-4, 16
 """Largest difference of outputs after folding, relative to the largest output, and random samples to compare them."""
@@ -67,10 +66,10 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
-        raise NetworkError(f"the network cannot be folded into plain layers: {short(error, 200)}") from error
+        raise InputError(f"the network cannot be folded into plain layers: {short(error, 200)}") from error
     difference = float((before - after).abs().max())
     if not difference <= CLOSE * max(1.0, float(before.abs().max())):
-        raise NetworkError(
+        raise InputError(
             f"the folded network gives other outputs (by {difference:.2g}) than the run's: train with a lower "
             "--saturation or fewer layers"
         )
@@ -103,7 +102,7 @@ def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
     try:
         return bytes(proto.SerializeToString())
     except ValueError as error:  # protobuf's limit is 2 GiB
-        raise NetworkError(f"the network is too large for one ONNX file ({short(error)}): use safetensors") from error
+        raise InputError(f"the network is too large for one ONNX file ({short(error)}): use safetensors") from error
 
 
 def _safetensors(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:

@@ -1,15 +1,22 @@
-"""Predictions of a run's network for new data: one table for each piece of the data."""
+"""Predictions of a run's network for new data: a table for each piece of the data, written into a file."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.data import DataError, NewData, Preprocessing, needed, short
+from sigmoidcore._files import complete_file
+from sigmoidcore.training.data import PARQUET, DataError, NewData, Preprocessing, needed, short, suffix
+from sigmoidcore.training.data.columns import is_text
+from sigmoidcore.training.data.errors import pa, pc
 from sigmoidcore.training.networks import Network
+from sigmoidcore.training.runs.folder import run_of
 
 NUMBERS, MOST = 2**20, 4096
 """Most numbers, and most samples, in a batch: thousands of rows of a table, or a few large images."""
@@ -66,7 +73,6 @@ def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -
         pyarrow.Table: the columns that are kept, then those of `names_of`. Classes are text, probabilities float32,
         numbers float64 in the unit of the target.
     """
-    pa = needed("pyarrow", "pyarrow")
     names = names_of(preprocessing)
     for piece in data.pieces():
         columns = [*piece.kept, *names]
@@ -80,3 +86,96 @@ def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -
         else:
             found = [np.ascontiguousarray(column) for column in values.T]
         yield pa.table(dict(piece.kept) | dict(zip(names, found, strict=True)))
+
+
+KINDS = (*PARQUET, ".csv")
+"""Known endings."""
+_FORMULA, _NUMBER = "[=+\\-@\t\r\n＝＋－＠]", r"^-[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+"""How a text begins that a spreadsheet runs as a formula, and one that is a number."""
+
+
+def same_file(one: Any, other: Any) -> bool:
+    """Whether two names belong to the same file; no for tables in memory."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def check_output(path: Path, overwrite: bool, source: object = None) -> None:
+    """Refuse a file that cannot be written, before anything is computed."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise DataError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another name")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"cannot write {path}: no permission to write in its folder; give another name")
+    if same_file(path, source):
+        raise DataError(f"{path} is the input: give another name")
+    if (run := run_of(path)) is not None:
+        raise DataError(f"{path} is a file of the run {run}: give another name")
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists: give another name, or --overwrite to replace it")
+
+
+def check_table(path: Path) -> None:
+    """Refuse a file name with an unknown ending."""
+    if suffix(path) not in KINDS:
+        raise DataError(f"{path} has an unknown ending: give a name that ends with one of {', '.join(KINDS)}")
+
+
+def write_tables(path: Path, tables: Iterable[Any], progress: Callable[[int], object] | None = None) -> int:
+    """Write tables with the same columns, one below the other; only one of them is in memory.
+
+    Args:
+        path: of the file; `check_table` accepts it.
+        tables: at least one pyarrow.Table.
+        progress: called with the number of rows so far.
+
+    Returns:
+        Number of rows.
+    """
+    rows, pieces = 0, iter(tables)
+    as_text = suffix(path) not in PARQUET
+    try:
+        first = next(pieces)
+        with complete_file(path) as file, _writer(as_text, file, first.schema) as writer:
+            for table in itertools.chain([first], pieces):
+                writer.write_table(disarmed(table) if as_text else table)
+                rows += table.num_rows
+                if progress is not None:
+                    progress(rows)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"cannot write {path}, this format does not support all of these columns ({short(error, 120)}): keep "
+            "others, or give a name with another ending"
+        ) from error
+    return rows
+
+
+def disarmed(table: Any) -> Any:
+    """A table whose texts and names a spreadsheet does not run as formulas, as OWASP advises (CSV injection).
+
+    They get an apostrophe in front; negative numbers stay.
+
+    Example:
+        >>> disarmed(pa.table({"@a": ["=1+1", "-1", "b"], "n": [-1, 2, 3]})).to_pydict()
+        {"'@a": ["'=1+1", '-1', 'b'], 'n': [-1, 2, 3]}
+    """
+    names = _disarmed(pa.array(table.column_names, pa.string())).to_pylist()
+    return pa.table([_disarmed(column) for column in table.columns], names=names)
+
+
+def _disarmed(column: Any) -> Any:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not is_text(column.type):
+        return column
+    changed = pc.replace_substring_regex(column, f"^({_FORMULA})", r"'\1")
+    return pc.if_else(pc.match_substring_regex(column, _NUMBER), column, changed)
+
+
+def _writer(as_text: bool, file: BinaryIO, schema: Any) -> Any:
+    if as_text:
+        return needed("pyarrow.csv", "pyarrow").CSVWriter(file, disarmed(schema.empty_table()).schema)
+    return needed("pyarrow.parquet", "pyarrow").ParquetWriter(file, schema)

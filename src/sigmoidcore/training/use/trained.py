@@ -23,11 +23,18 @@ from sigmoidcore.training.runs.folder import (
     read_metrics,
     refuse_changed,
 )
-from sigmoidcore.training.runs.network import network_of
+from sigmoidcore.training.runs.weights import network_of
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.export import FORMATS, exported, path_of_preprocessing
-from sigmoidcore.training.use.output import check_output, check_table, same_file, write_tables
-from sigmoidcore.training.use.predict import batch_size_for, names_of, predictions
+from sigmoidcore.training.use.predict import (
+    batch_size_for,
+    check_output,
+    check_table,
+    names_of,
+    predictions,
+    same_file,
+    write_tables,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class TrainedRun:
 
     @cached_property
     def network(self) -> Network:
-        """The network with its last weights; NetworkError if there are none, or they are damaged."""
+        """The network with its last weights; InputError if there are none, or they are damaged."""
         return network_of(self.folder)
 
     @property
@@ -75,13 +82,7 @@ class TrainedRun:
         """How data become numbers, and outputs become predictions; DataError if it is damaged."""
         path = self.folder / PREPROCESSING
         with _readable(path, f"`sigmoid-core train --resume {self.folder}` restores it"):
-            found = Preprocessing.from_bytes(read_regular(path))
-        if self.network.preprocessing not in ("", found.digest()):
-            raise DataError(
-                f"{path} is damaged: it does not match the checksum in the network's file; "
-                f"`sigmoid-core train --resume {self.folder}` restores it"
-            )
-        return found
+            return Preprocessing.from_bytes(read_regular(path))
 
     @property
     def metrics(self) -> Any:
@@ -90,6 +91,8 @@ class TrainedRun:
         return needed("pandas", "pandas").DataFrame(epochs)
 
     def _rows(self) -> list[dict[str, Any]]:
+        if not (self.folder / METRICS).exists():
+            return []
         with _readable(self.folder / METRICS, "was the file edited?"):
             return read_metrics(self.folder / METRICS)
 
@@ -97,10 +100,7 @@ class TrainedRun:
         """The data set of the training, split in the same way; DataError if it has changed or is gone."""
         data = data_of(self.config.options)
         remedy = "its test part may contain samples of the training; give other data to evaluate on"
-        if (self.folder / METRICS).exists():
-            refuse_changed(data, self._rows(), remedy)
-        if not data.preprocessing.alike(self.preprocessing):
-            raise DataError(f"{data.name} has changed since the training: {remedy}")
+        refuse_changed(data, self._rows(), remedy)
         return data
 
     def predict(
@@ -112,8 +112,8 @@ class TrainedRun:
         Args:
             data: a file or folder that `load` reads, a pandas.DataFrame, a pyarrow.Table or a NumPy array; the target
                 is not needed.
-            output: a file for the predictions: Parquet, CSV, TSV, also with .gz, or Feather. It is written piece by
-                piece, and completely or not at all.
+            output: a file for the predictions, .parquet or .csv; it is written piece by piece, and completely or not
+                at all.
             keep: columns of the data to copy into the predictions, such as a row number.
             overwrite: replace an existing file.
 
@@ -123,7 +123,7 @@ class TrainedRun:
 
         Raises:
             DataError: the data do not fit, or the file cannot be written; the message is one line with the remedy.
-            NetworkError: there are no weights, or they are damaged.
+            InputError: there are no weights, or they are damaged.
             OSError: the disk is full.
         """
         if output is not None:
@@ -154,11 +154,10 @@ class TrainedRun:
 
         Raises:
             DataError: the data do not fit, or no longer exist.
-            NetworkError: there are no weights, or they are damaged.
+            InputError: there are no weights, or they are damaged.
         """
         notes: tuple[str, ...] = ()
-        rows = self._rows() if (self.folder / METRICS).exists() else []
-        training = next((row.get("training") for row in rows if row["kind"] == "end"), None)
+        training = next((row.get("training") for row in self._rows() if row["kind"] == "end"), None)
         if data is None:
             own = self.data()
             batches, name = own.test_batches(batch_size_for(own.shape)), f"the test part of {own.name}"
@@ -185,7 +184,7 @@ class TrainedRun:
 
         Raises:
             DataError: there is no such format, or the file cannot be written.
-            NetworkError: there are no weights, they are damaged, or cannot be folded.
+            InputError: there are no weights, they are damaged, or cannot be folded.
             ModuleNotFoundError: a package is not installed; the message says how to install it.
         """
         if format not in FORMATS:

@@ -1,4 +1,4 @@
-"""Safetensors files with a checksum, for weights and checkpoints. They cannot contain code."""
+"""Safetensors files with a checksum, for weights and checkpoints; they cannot contain code. A run's network is one."""
 
 import hashlib
 import json
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._files import open_regular, write_file
-from sigmoidcore.training.data import memory
+from sigmoidcore.training.data import InputError, memory, short
+from sigmoidcore.training.networks import Network, network
 
-_FORMAT, _SUM = {"format": "pt"}, "sha256"
+WEIGHTS = "model.safetensors"
+"""The file in a run's folder."""
+_FORMAT, _SUM, _ARCHITECTURE = {"format": "pt"}, "sha256", "architecture"
 
 
 class DamagedError(Exception):
@@ -74,3 +77,44 @@ def checksum(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def save_network(path: Path, network: Network) -> Path:
+    """Write a network completely or not at all; `read_network` reads it."""
+    sizes = {name: str(size) for name, size in network.sizes.items()}
+    return save_tensors(path, network.model.state_dict(), {_ARCHITECTURE: network.architecture, **sizes})
+
+
+def network_of(folder: Path) -> Network:
+    """The network of a run with its last weights; errors are those of `read_network`."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(
+            f"{folder} contains no weights ({WEIGHTS}): `sigmoid-core train` writes them when a run ends; give the "
+            "folder of a run that has ended"
+        )
+    return read_network(path)
+
+
+def read_network(path: Path) -> Network:
+    """Read what `save_network` wrote; no memory is allocated for sizes that do not match the weights."""
+    try:
+        metadata, tensors = read_tensors(path)
+    except DamagedError as error:
+        remedy = f"`sigmoid-core train --resume {path.parent}` restores it from the last checkpoint"
+        raise InputError(f"{path} is damaged: {error}; {remedy}") from error
+    architecture = metadata.pop(_ARCHITECTURE, "")
+    try:
+        sizes = {name: int(value) for name, value in metadata.items()}
+        if wrong := [name for name, size in sizes.items() if size >= 2**31]:
+            raise ValueError(f"{wrong[0]} is too large")
+        if sizes.get("depth", 0) > len(tensors):
+            raise ValueError(f"{sizes['depth']} layers, but {len(tensors)} tensors")
+        with torch.device("meta"):
+            made = network(architecture, **sizes)
+        made.model.load_state_dict(tensors, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not match the network that its metadata describe: {short(error, 200)}"
+        ) from error
+    return made

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sigmoidcore.training.data import InputError
 from sigmoidcore.training.networks import network
-from sigmoidcore.training.runs.network import NetworkError, network_of, read_network, save_network
-from sigmoidcore.training.runs.tensors import checksum
+from sigmoidcore.training.runs.weights import checksum, network_of, read_network, save_network
 
 SIZES = {"in_features": 5, "width": 8, "depth": 3, "out_features": 2}
 
@@ -29,7 +29,7 @@ def test_every_flipped_bit_is_found(saved):
         place = chance.randrange(len(whole))
         damaged[place] ^= 1 << chance.randrange(8)
         saved.write_bytes(damaged)
-        with contextlib.suppress(NetworkError):
+        with contextlib.suppress(InputError):
             again = read_network(saved)  # it can be read: it was a space that fills the header up
             assert all(torch.equal(again.model.state_dict()[name], tensor) for name, tensor in before.items())
             assert again.sizes == SIZES
@@ -39,28 +39,26 @@ def test_a_flipped_bit_of_a_weight_is_said_with_the_remedy(saved):
     damaged = bytearray(saved.read_bytes())
     damaged[-3] ^= 4
     saved.write_bytes(damaged)
-    with pytest.raises(NetworkError, match=r"is damaged: .* does not match its checksum; `sigmoid-core train --resume"):
+    with pytest.raises(InputError, match=r"is damaged: .* does not match its checksum; `sigmoid-core train --resume"):
         read_network(saved)
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_a_file_that_was_cut_off_is_said_with_the_remedy(saved, length):
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(
-        NetworkError, match="is not a safetensors file"
-    ):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         read_network(saved)
 
 
 def test_a_link_is_not_followed(saved, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").symlink_to(saved)
-    with pytest.raises(NetworkError, match="is not a regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         network_of(tmp_path / "run")
 
 
 def test_a_folder_without_weights_is_said(tmp_path):
-    with pytest.raises(NetworkError, match="contains no weights"):
+    with pytest.raises(InputError, match="contains no weights"):
         network_of(tmp_path)
 
 
