@@ -4,6 +4,7 @@ import ast
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -125,8 +126,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
+@pytest.mark.parametrize(("use", "make"), zip(itertools.cycle(USES), HOSTILE.values(), strict=False), ids=HOSTILE)
 def test_weights_that_are_something_else_are_refused_by_every_command(run, safely_refused, tmp_path, use, make):
     (run / "model.safetensors").write_bytes(make(tmp_path / "canary"))
     assert "model.safetensors" in safely_refused(*use)
@@ -255,8 +255,9 @@ PREPROCESSING = {
 }
 
 
-@pytest.mark.parametrize("content", PREPROCESSING.values(), ids=PREPROCESSING)
-@pytest.mark.parametrize("use", USES[1:3], ids=lambda use: use[0])
+@pytest.mark.parametrize(
+    ("use", "content"), zip(itertools.cycle(USES[1:3]), PREPROCESSING.values(), strict=False), ids=PREPROCESSING
+)
 def test_a_hostile_preprocessing_is_refused(run, safely_refused, use, content):
     (run / "preprocessing.skops").write_bytes(content)
     safely_refused(*use)
