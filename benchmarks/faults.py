@@ -269,7 +269,8 @@ class Trials:
         kept = all(
             bool(torch.isfinite(weight).all())
             for path in self.folder.rglob("*.safetensors")
-            for weight in load_file(path).values()
+            for name, weight in load_file(path).items()
+            if not name.startswith("optimizer.")
         )
         return code == 1 and named and kept and self.goes_on(), named
 

@@ -8,7 +8,7 @@ import torch
 from sigmoidcore.peers.skipgram import Corpus, SkipGram, train
 from sigmoidcore.peers.skipgram.model import Batch, Gradient, loss
 from sigmoidcore.peers.skipgram.training import BLOCK, BLOCKS, batches, subsampled
-from sigmoidcore.training.session import Stopped
+from sigmoidcore.training.data import InputError
 
 
 def text(sentences=400, topics=3, words=12, length=8, seed=0):
@@ -127,9 +127,9 @@ def test_the_same_seed_gives_the_same_vectors():
 
 
 def test_a_text_without_frequent_words_is_refused_with_the_remedy():
-    with pytest.raises(Stopped, match=r"1 words occur at least 2 times.*occurs 2 times.*--min-count"):
+    with pytest.raises(InputError, match=r"1 words occur at least 2 times.*occurs 2 times.*--min-count"):
         Corpus.of_sentences([["a", "a", "b"]], min_count=2)
-    with pytest.raises(Stopped, match="there are none"):
+    with pytest.raises(InputError, match="there are none"):
         Corpus.of_sentences([])
 
 

@@ -15,10 +15,12 @@ from rich.text import Text
 
 from sigmoidcore.cli.common import OVERWRITE
 from sigmoidcore.peers.skipgram import Progress, SkipGram, read_corpus, train, write_vectors
-from sigmoidcore.training.display import REDRAW, WAIT, Screen, clock
-from sigmoidcore.training.session import CtrlC, interrupted, threads
-from sigmoidcore.training.use.output import check_output
+from sigmoidcore.training.display import REDRAW, Screen, clock
+from sigmoidcore.training.session import CtrlC, Stopped, threads
+from sigmoidcore.training.use import check_output
 
+WAIT = 10.0
+"""Seconds between two plain lines."""
 CORPUS = typer.Argument(
     metavar="CORPUS", show_default=False, help="Text file: a sentence a line, words between spaces."
 )
@@ -69,7 +71,7 @@ def skipgram(
         f"{output}: {len(text.words):,} vectors; gensim: KeyedVectors.load_word2vec_format({str(output)!r})"
     )
     if stopped:
-        raise interrupted(f"interrupted in {bar.text}: {output} has the vectors of this moment", ctrl_c.code)
+        raise Stopped(f"interrupted in {bar.text}: {output} has the vectors of this moment", ctrl_c.code)
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore.training.session import bad_input
+from sigmoidcore.training.data import InputError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Corpus:
         """A corpus of sentences, with the words that occur at least `min_count` times.
 
         Raises:
-            Stopped: fewer than two words are that frequent.
+            InputError: fewer than two words are that frequent.
 
         Example:
             >>> corpus = Corpus.of_sentences(["a rose is a rose".split(), "so is a daisy".split()], min_count=2)
@@ -53,7 +53,7 @@ class Corpus:
         order = np.argsort(-counts, kind="stable")[: int((counts >= min_count).sum())]
         if len(order) < 2:
             most = f"the most frequent one occurs {counts.max()} times" if len(numbers) else "there are none"
-            raise bad_input(f"{len(order)} words occur at least {min_count} times ({most}): lower --min-count")
+            raise InputError(f"{len(order)} words occur at least {min_count} times ({most}): lower --min-count")
         names = list(numbers)
         ranks = np.full(len(numbers), -1, np.int32)
         ranks[order] = np.arange(len(order))
@@ -72,12 +72,12 @@ def read_corpus(path: Path, min_count: int = 5) -> Corpus:
     """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it.
 
     Raises:
-        Stopped: the file is missing, is not UTF-8 text, or has too few words.
+        InputError: the file is missing, is not UTF-8 text, or has too few words.
     """
     if not path.exists() or path.is_dir():
-        raise bad_input(f"{path} {'is a folder' if path.exists() else 'does not exist'}: give a text file")
+        raise InputError(f"{path} {'is a folder' if path.exists() else 'does not exist'}: give a text file")
     try:
         with path.open(encoding="utf-8") as file:
             return Corpus.of_sentences(map(str.split, file), min_count)
     except UnicodeDecodeError as error:
-        raise bad_input(f"{path} is not UTF-8 text ({error.reason}): convert it with iconv -t UTF-8") from error
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}): convert it with iconv -t UTF-8") from error
