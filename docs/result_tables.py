@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from math import nan
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -59,6 +60,10 @@ def short(value: float) -> str:
     return re.sub(r"(\.0)?e\+?(-?)0*", r"e\2", f"{value:.2g}")
 
 
+def of_spread(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}" if value < 1e4 else short(value)
+
+
 def bold(text: str, condition: bool) -> str:
     return f"**{text}**" if condition else text
 
@@ -87,6 +92,37 @@ def depth() -> Cells:
 def depth_in_short() -> Cells:
     for layers, spread, _, accuracy, _, plain in depth():
         yield layers, f"{float(spread):.2f}", accuracy, plain
+
+
+@table
+def ablation() -> Cells:
+    """Networks without one part, then parts added to plain sigmoids; each depth with the seeds that its rows share."""
+    chains = {(row["depth"], row["network"], row["seed"]): row for row in select("ablation", case="chain")}
+    networks = list(dict.fromkeys(network for _, network, _ in chains))
+    smaller_rate, plain = networks.pop(), networks.index("plain sigmoids")
+    for network in [*networks[:plain], smaller_rate, *networks[plain:]]:
+        cells = []
+        for layers in (30, 100, 1000):
+            seeds = {seed for depth, name, seed in chains if (depth, name) == (layers, network)}
+            seeds &= {seed for depth, name, seed in chains if (depth, name) == (layers, "whole")}
+            found = [chains[layers, network, seed] for seed in sorted(seeds)]
+            best, last = (f"{median([row[key] for row in found] or [nan]):.1f}" for key in ("best", "last"))
+            spread = of_spread(max(float(row["spread"]) for row in found)) if found else "-"
+            cells += [spread, f"{best}, {last}" if found else "-"]
+        deepest = chains.get((10_000, network, 0))
+        yield network, *cells, f"{of_spread(deepest['spread'])}, {deepest['passes']}" if deepest else "-"
+
+
+@table
+def ablation_faults() -> Cells:
+    """The accuracy of the last epoch, and the spread before training, with all parts and without one."""
+    for case, network in dict.fromkeys((row["case"], row["network"]) for row in rows("ablation")):
+        if case == "chain" or network == "whole":
+            continue
+        both = [select("ablation", case=case, network=name) for name in ("whole", network)]
+        spreads = (of_spread(max(float(row["spread"]) for row in found)) for found in both)
+        accuracies = (percent(median(row["last"] for row in found)) for found in both)
+        yield case, network.removeprefix("without "), *spreads, *accuracies
 
 
 @table
@@ -207,6 +243,27 @@ def convnet() -> Cells:
     for name, choice, found in lines:
         accuracies = (percent(row["accuracy"]) for row in found)
         yield name, choice.format(**found[0]), *accuracies, f"{found[2]['seconds']:.0f} s"
+
+
+# --- word vectors ---
+
+
+@table
+def skipgram() -> Cells:
+    names = {"lee": "Lee", "larger": "GCIDE"}
+    for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows("skipgram")):
+        found = select("skipgram", data=data, method=method)
+
+        def middle(key: str, form: str, found: list[Row] = found) -> str:
+            return f"{median(row[key] for row in found):{form}}"
+
+        similarities = (
+            f"{middle(key, '.0f')} ({middle(f'{key}_low', '.0f')} to {middle(f'{key}_high', '.0f')})"
+            for key in ("wordsim353", "simlex999")
+        )
+        shares = (middle(key, ".1f") for key in ("saturated", "wrong"))
+        speed = f"{round(median(row['words_per_processor_second'] for row in found), -3):,.0f}"
+        yield names[data], method, middle("loss", ".3f"), *similarities, *shares, speed
 
 
 # --- differential equations, tables of data, saturation ---
