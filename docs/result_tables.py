@@ -392,7 +392,25 @@ def diagnosis_cases() -> Cells:
 
 @table
 def diagnosis_failures() -> Cells:
-    broken, repaired = (select("diagnosis_failures", variant=variant) for variant in ("broken", "repaired"))
+    return outcomes_of("diagnosis_failures")
+
+
+@table
+def diagnosis_failures_held_out() -> Cells:
+    return outcomes_of("diagnosis_failures_held_out")
+
+
+@table
+def held_out_missed() -> Cells:
+    """The programs of the held-out half whose cause no error and no warning names, and what was said instead."""
+    for row in select("diagnosis_failures_held_out", variant="broken"):
+        if row["outcome"] not in ("first", "named"):
+            said = dict.fromkeys(rule for _, rule, severity in row["said"] if severity != "note")
+            yield row["program"], ", ".join(row["causes"]), ", ".join(said) or "-"
+
+
+def outcomes_of(name: str) -> Cells:
+    broken, repaired = (select(name, variant=variant) for variant in ("broken", "repaired"))
     outcomes = {
         "first": "cause named first",
         "named": "cause named after another finding",
@@ -574,6 +592,10 @@ def benchmarks() -> Iterator[str]:
     broken = select("diagnosis_failures", variant="broken")
     named = sum(row["outcome"] in ("first", "named") for row in broken)
     yield f"{named} of {len(broken)} real failures"
+    held_out = [row["outcome"] for row in select("diagnosis_failures_held_out", variant="broken")]
+    count, named, other = len(held_out), held_out.count("first") + held_out.count("named"), held_out.count("another")
+    yield f"{named} of {count} are named ({100 * named / count:.0f} %)"
+    yield f"{other} get another cause ({100 * other / count:.0f} %)"
     ratios = [row["ratio"] for row in rows("equalizer") if "ratio" in row]
     yield f"The mean is {geometric_mean(ratios):.2f}."
     for fault in ("8", "0.05"):

@@ -34,6 +34,30 @@ def test_an_unused_vector_is_a_note_because_it_may_be_the_embedding_of_a_mask(sh
     assert only(replace(chain(1.0), weights=(used, Weight("mask", shape, used=False)))).severity == severity
 
 
+@pytest.mark.parametrize(("width", "severity"), [(2, "note"), (20, "warning")])
+def test_a_small_output_aside_is_a_note_because_it_may_be_a_pooler(width, severity):
+    found = measurement(linear("trunk", 1.0), linear("used", 1.0, 0), linear("pooler", None, 0))
+    sizes = {"trunk.weight": (10, 10), "used.weight": (10, 10), "pooler.weight": (width, 2)}
+    finding = only(replace(found, weights=tuple(replace(w, shape=sizes[w.name]) for w in found.weights)))
+    assert (finding.rule, finding.severity) == ("SC501", severity)
+
+
+@pytest.mark.parametrize(("width", "severity"), [(1, "note"), (20, "warning")])
+def test_a_small_matrix_that_the_forward_pass_does_not_use_is_a_note(width, severity):
+    used = Weight("0.weight", (20, 20), gradient=1.0)
+    idle = Weight("segments", (2, width), used=False)
+    assert only(replace(chain(1.0), weights=(used, idle))).severity == severity
+
+
+def test_gains_of_one_beside_random_weights_are_not_identical_neurons():
+    found = chain(1.0, 1.0)
+    gain = Weight("0.gain", (found.weights[0].shape[0], 1, 1, 1), size=1.4, gradient=1.0, alike=True)
+    layers = (replace(found.layers[0], weights=("0.weight", "0.gain")), *found.layers[1:])
+    assert rules(replace(found, layers=layers, weights=(*found.weights, gain))) == []
+    alone = (replace(found.layers[0], weights=("0.gain",)), *found.layers[1:])
+    assert rules(replace(found, layers=alone, weights=(gain, *found.weights[1:]))) == ["SC503"]
+
+
 def test_a_zero_table_that_is_added_may_have_no_gradient_and_an_empty_weight_too():
     zero = {"size": 0.0, "gradient": 0.0}
     for weight in (Weight("positions", (10, 4), **zero), Weight("0.weight", (10, 0), **zero)):
