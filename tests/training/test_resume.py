@@ -153,6 +153,35 @@ def test_patience_looks_at_the_validation_part_only_and_a_resumed_training_stops
     assert again.run().accuracies == result.accuracies
 
 
+class Peaking(WithValidation):
+    """Its validation metric is best after the second epoch."""
+
+    def metric(self, outputs, targets):
+        if len(targets):
+            return 1.0
+        self.known.append((3.0, 5.0, 4.0, 2.0)[len(self.known)])
+        return self.known[-1]
+
+
+def peaking(known=()):
+    data = Peaking(**vars(split()))
+    object.__setattr__(data, "known", list(known))
+    return data
+
+
+def test_patience_keeps_the_weights_of_the_best_epoch_also_if_it_is_resumed_after_that_epoch():
+    recipe, states = Recipe(epochs=50, batch_size=10, patience=2), {}
+    training = Training(network(), peaking(), recipe)
+    training.run(lambda progress: states.update({progress.step: training.state()}))
+    assert (training.result.validations, training.kept_epoch) == ([3.0, 5.0, 4.0, 2.0], 2)
+    best, later = states[2 * training.batches].weights, states[3 * training.batches]
+    again = Training(network(), peaking((3.0, 5.0, 4.0)), recipe, later)
+    again.run()
+    for trained in (training, again):
+        assert all(torch.equal(weight, best[name]) for name, weight in trained.model.state_dict().items())
+    assert not all(torch.equal(weight, best[name]) for name, weight in later.weights.items())
+
+
 def test_patience_without_a_validation_part_is_refused():
     with pytest.raises(ValueError, match="patience needs a validation part: use load"):
         Training(network(), split(), Recipe(patience=2))

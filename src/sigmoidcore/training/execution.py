@@ -139,6 +139,8 @@ def _write_results(
         report = io.StringIO()
         _summarize(Screen.of_file(report), training, evaluation)
         run.save_report(report.getvalue().lstrip())
+        if training.recipe.patience is not None:
+            known["epoch"] = training.training.kept_epoch
     run.log("end", outcome=outcome, step=step, message=str(error or ""), **known)
     return evaluation
 
@@ -150,15 +152,18 @@ def _summarize(screen: Screen, training: RecordedTraining, evaluation: Evaluatio
     early = ", validation did not improve any more" if loop.stopped_early else ""
     rows = [["steps", f"{loop.step:,} of {loop.steps:,}{early}"]]
     if result.accuracies:
-        rows.append([f"test {task.metric_name}", metric_text(task, result.accuracies[-1])])
+        kept = loop.kept_epoch - 1
+        rows.append([f"test {task.metric_name}", metric_text(task, result.accuracies[kept])])
         if evaluation is not None:
             baseline = evaluation.scores[0].baseline_text if evaluation.classes else metric_text(task, 0.0)
             rows.append([evaluation.always, baseline])
         if result.validations:
             best = result.validations[result.best_epoch - 1]
-            rows.append([f"validation {task.metric_name}", metric_text(task, result.validations[-1])])
-            rows.append([f"best epoch, {result.best_epoch}", metric_text(task, best)])
-        rows.append(["training loss", f"{result.losses[-1]:.3g}"])
+            rows.append([f"validation {task.metric_name}", metric_text(task, result.validations[kept])])
+            rows.append(
+                [f"best epoch, {result.best_epoch}{', kept' if loop.recipe.patience else ''}", metric_text(task, best)]
+            )
+        rows.append(["training loss", f"{result.losses[kept]:.3g}"])
     rows += [["spread at start", number(training.start.spread)], ["spread at end", number(training.end.spread)]]
     if training.step_seconds:
         rows.append(["time per step", f"{training.milliseconds:.1f} ms"])

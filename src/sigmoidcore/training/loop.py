@@ -31,6 +31,7 @@ from sigmoidcore.training.runs.state import (
 
 EVALUATED = 10_000
 """Samples per batch of an evaluation."""
+_BEST = "best."
 _RESULT = ("accuracies", "losses", "seconds", "validations")
 _REMEDY = "use a smaller lr, clip the gradient, or prepare the model before training"
 
@@ -144,6 +145,7 @@ class Training:
         self.step = 0
         self.result = Result()
         self._total = torch.zeros((), device=self.place.device)
+        self._best: dict[str, Tensor] = {}  # weights of the best epoch, with patience
         if state is not None:
             fill(model, state.weights)
         self._wrapped = self.place.wrap(model)
@@ -162,6 +164,11 @@ class Training:
         return self.step >= self.steps or self.stopped_early
 
     @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights the trained network has, from 1: with patience the best, else the last."""
+        return self.result.best_epoch if self._best and self.finished else len(self.result.accuracies)
+
+    @property
     def stopped_early(self) -> bool:
         """Whether the validation metric has not improved for as many epochs as the recipe's patience."""
         patience, result = self.recipe.patience, self.result
@@ -170,7 +177,7 @@ class Training:
         return len(result.validations) - result.best_epoch >= patience
 
     def run(self, on_step: Callable[[Progress], None] | None = None, asked: Callable[[], bool] | None = None) -> Result:
-        """Train to the end.
+        """Train to the end. With patience, the model then has the weights of the epoch with the best validation metric.
 
         Args:
             on_step: called after every step; it may call `state()`.
@@ -191,6 +198,8 @@ class Training:
                     if not self._epoch(epoch, on_step, asked or (lambda: False)):
                         self.result.interrupted = True
                         break
+            if self._best and self.finished:
+                fill(self.model, self._best)
         except KeyboardInterrupt:
             self.result.interrupted = True
         finally:
@@ -210,6 +219,7 @@ class Training:
         if wrong is not None:
             raise FloatingPointError(f"{wrong} is not finite after step {self.step}: {_REMEDY}")
         tensors = {"total": self._total, **optimizer_tensors(self.optimizer), **random_tensors()}
+        tensors |= {_BEST + name: weight for name, weight in self._best.items()}
         result = self.result
         values: dict[str, Any] = {"steps": self.steps, "groups": self._groups, "random": random_values()}
         values |= {name: copy.copy(getattr(result, name)) for name in _RESULT}
@@ -234,6 +244,7 @@ class Training:
         self.step = state.step
         self.result = Result(**{name: copy.copy(values[name]) for name in _RESULT})
         self._total = tensors["total"].to(self.place.device, copy=True)
+        self._best = {n.removeprefix(_BEST): tensor for n, tensor in tensors.items() if n.startswith(_BEST)}
         restore_random(tensors, values["random"])  # last: no generator may be used between here and the next step
 
     def _epoch(self, epoch: int, on_step: Callable[[Progress], None] | None, asked: Callable[[], bool]) -> bool:
@@ -273,6 +284,8 @@ class Training:
         if self.data.validation is not None:
             result.validations.append(evaluate(self.model, self.data, self.place, validation=True))
             scores["validation"] = result.validations[-1]
+            if self.recipe.patience is not None and result.best_epoch == len(result.validations):
+                self._best = cpu_copies(self.model.state_dict())
         return scores
 
     def _step(self, x: Tensor, y: Tensor, asked: Callable[[], bool]) -> tuple[Tensor, bool]:

@@ -95,7 +95,10 @@ class Options:
         low=POSITIVE, high=1e38, usual="1",
     )  # fmt: skip
     patience: int | None = _option(
-        None, "Stop after this many epochs without a better validation metric.", metavar="EPOCHS", shown="all epochs"
+        None,
+        "Stop after this many epochs without a better validation metric, and keep the weights of the best epoch.",
+        metavar="EPOCHS",
+        shown="all epochs",
     )
     class_weights: bool | None = _option(
         None,

@@ -53,7 +53,8 @@ class Recipe:
         weight_decay: weight decay of AdamW.
         schedule: of the rates.
         clip: largest norm of the gradient of all parameters; None: no limit.
-        patience: epochs without a better validation metric after which training stops; None: no limit.
+        patience: epochs without a better validation metric after which training stops; the model then has the weights
+            of the best epoch. None: no limit, and the weights of the last epoch.
         class_weights: weights of the classes in the cross-entropy, [classes], whose mean over a batch is weighted;
             None: the data set's own loss.
         penalty: of the model; it is added to the loss of every batch.

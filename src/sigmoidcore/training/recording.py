@@ -116,6 +116,8 @@ class RecordedTraining:
 
                 result = self.training.run(on_step, lambda: self.ctrl_c.asked)
         finally:
+            if self.training.kept_epoch < len(self.result.accuracies):
+                self._measured = -1  # the network is that of an earlier epoch now
             self._measure(self.training.step)
         if result.interrupted:
             raise KeyboardInterrupt

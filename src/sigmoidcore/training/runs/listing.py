@@ -29,10 +29,10 @@ class Summary:
     message: str  # why it failed
     steps: int  # steps done
     epochs: int  # epochs that ended
-    metric: float | None  # accuracy in percent, or R2, after the last epoch; None before the first
+    metric: float | None  # accuracy in percent, or R2, of the epoch that is kept; None before the first
     metric_name: str  # name of the metric
-    loss: float | None  # mean training loss of the last epoch
-    spread: float | None  # spread of the gradient profile after the last epoch
+    loss: float | None  # its mean training loss
+    spread: float | None  # spread of the gradient profile after it
     seconds: float  # of training
     started: str  # ISO 8601, UTC
 
@@ -86,9 +86,8 @@ def _sort_key(run: Summary, order: str) -> tuple[Any, ...]:
 
 def _of_rows(folder: Path, config: Config, rows: Sequence[Mapping[str, Any]]) -> Summary:
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    last: Mapping[str, Any] = epochs[-1] if epochs else {}
     end: Mapping[str, Any] = rows[-1] if rows and rows[-1]["kind"] == "end" else {}
-    metrics = [float(row["accuracy"]) for row in epochs]
+    kept: Mapping[str, Any] = epochs[int(end.get("epoch", len(epochs))) - 1] if epochs else {}
     started = rows[0].get("started") if rows else None
     changed = datetime.datetime.fromtimestamp(os.path.getmtime(folder), datetime.UTC).isoformat()
     data = str(config.options.get("data", "?"))
@@ -103,10 +102,10 @@ def _of_rows(folder: Path, config: Config, rows: Sequence[Mapping[str, Any]]) ->
         message=str(end.get("message", "")),
         steps=max((int(row.get("step", 0)) for row in rows if row["kind"] in ("epoch", "end")), default=0),
         epochs=len(epochs),
-        metric=metrics[-1] if metrics else None,
+        metric=float(kept["accuracy"]) if kept else None,
         metric_name=next((str(row["metric"]) for row in rows if row["kind"] == "data"), ACCURACY),
-        loss=float(last["loss"]) if last else None,
-        spread=float(last["spread"]) if last else None,
-        seconds=float(last["seconds"]) if last else 0.0,
+        loss=float(kept["loss"]) if kept else None,
+        spread=float(kept["spread"]) if kept else None,
+        seconds=float(epochs[-1]["seconds"]) if epochs else 0.0,
         started=started if isinstance(started, str) else changed,
     )
