@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from sigmoidcore._files import write_file
+from sigmoidcore._language import _
 from sigmoidcore.cli.common import OVERWRITE, RUN, opened, print_json
 from sigmoidcore.training.data import InputError
-from sigmoidcore.training.display import Screen
+from sigmoidcore.training.display import Screen, count
 from sigmoidcore.training.use import Evaluation, check_output
 
 DATA = typer.Argument(
@@ -46,16 +47,18 @@ def evaluate(
     screen = Screen.of_stdout()
     _show(screen, evaluation)
     for path in files:
-        screen.verbatim(f"written: {path}")
+        screen.verbatim(_("written: {path}", path=path))
     return 0
 
 
 def _show(screen: Screen, evaluation: Evaluation) -> None:
-    screen.heading(f"{evaluation.run} on {evaluation.data}: {evaluation.samples:,} samples")
+    samples = count(evaluation.samples, "sample")
+    screen.heading(_("{run} on {data}: {samples}", run=evaluation.run, data=evaluation.data, samples=samples))
     for note in evaluation.notes:
         screen.say(note)
-    rows = [[score.name, score.text, score.interval, score.baseline_text] for score in evaluation.scores]
-    screen.table(["", "value", "95 % interval", evaluation.always], rows, strong=1)
+    names = {"accuracy": _("accuracy"), "log loss": _("log loss")}
+    rows = [[names.get(s.name, s.name), s.text, s.interval, s.baseline_text] for s in evaluation.scores]
+    screen.table(["", _("value"), _("95 % interval"), evaluation.always], rows, strong=1)
     if evaluation.classes:
         screen.say()
         screen.classes(evaluation.classes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
+from sigmoidcore._language import _
 from sigmoidcore.training.data import Data, DataError, InputError, memory, needed, uneven
 from sigmoidcore.training.display import Screen, count, outputs_text
 from sigmoidcore.training.loop import Training, outputs_and_targets
@@ -99,7 +100,7 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
     undecided = options.depth is None or options.weight_decay is None
     weighing = options.class_weights is None and uneven(data.class_counts)
     if place.rank == 0 and (undecided or weighing):
-        Screen.of_stdout().say("choosing by short trials; --depth, --weight-decay and --no-class-weights skip them")
+        Screen.of_stdout().say(_("choosing by short trials; --depth, --weight-decay and --no-class-weights skip them"))
     trials, notes = _Trials(options, data, ctrl_c, place), []
     decays = DECAYS if options.weight_decay is None else (options.weight_decay,)
     weighted = bool(options.class_weights)
@@ -107,18 +108,20 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
     if depth is None:
         by_depth = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
         depth = simplest(by_depth)
-        notes.append(f"{count(depth, 'layer')}, by the validation loss: {_listed(by_depth)}")
+        values = {"layers": count(depth, "layer"), "losses": _listed(by_depth)}
+        notes.append(_("{layers}, by the validation loss: {losses}", **values))
     if weighing:
         without, with_weights = (trials.of(depth, decay, each)[1] for each in (False, True))
         weighted = with_weights > without
-        notes.append(
-            f"{'' if weighted else 'no '}class weights, by the validation macro-F1: with them {with_weights:.3f}, "
-            f"without {without:.3f}"
-        )
+        scores = {"with_them": f"{with_weights:.3f}", "without": f"{without:.3f}"}
+        used = _("class weights, by the validation macro-F1: with them {with_them}, without {without}", **scores)
+        unused = _("no class weights, by the validation macro-F1: with them {with_them}, without {without}", **scores)
+        notes.append(used if weighted else unused)
     if len(decays) > 1:
         by_decay = {each: trials.of(depth, each, weighted)[0] for each in decays}
         decay = simplest(by_decay)
-        notes.append(f"weight decay {decay:g}, by the validation loss: {_listed(by_decay)}")
+        values = {"decay": f"{decay:g}", "losses": _listed(by_decay)}
+        notes.append(_("weight decay {decay}, by the validation loss: {losses}", **values))
         decay = float(f"{decay * trials.share:.3g}")
     return replace(options, depth=depth, weight_decay=decay, class_weights=weighted), tuple(notes)
 
@@ -198,9 +201,15 @@ def _listed(losses: Mapping[Any, Tensor]) -> str:
 def _description(kind: str, sizes: Mapping[str, Any]) -> str:
     depth = sizes["depth"]
     if kind == "mlp":
-        return f"{sizes['in_features']} inputs, {count(depth, 'layer')} of {sizes['width']} sigmoids"
+        layers = {"layers": count(depth, "layer"), "width": sizes["width"]}
+        return _("{inputs} inputs, {layers} of {width} sigmoids", inputs=sizes["in_features"], **layers)
     if kind == "rnn":
-        layers = count(depth, "recurrent layer")
-        return f"sequences of {count(sizes['features'], 'number')}, {layers} of {sizes['width']} sigmoids"
-    image = f"images of {sizes['height']} x {sizes['width']} and {count(sizes['in_channels'], 'channel')}"
-    return f"{image}, {count(depth, 'layer')} of {count(sizes['channels'], 'channel')}"
+        layers = {"layers": count(depth, "recurrent layer"), "width": sizes["width"]}
+        return _(
+            "sequences of {numbers}, {layers} of {width} sigmoids", numbers=count(sizes["features"], "number"), **layers
+        )
+    return _(
+        "images of {height} x {width} and {channels}, {layers} of {hidden}",
+        height=sizes["height"], width=sizes["width"], channels=count(sizes["in_channels"], "channel"),
+        layers=count(depth, "layer"), hidden=count(sizes["channels"], "channel"),
+    )  # fmt: skip

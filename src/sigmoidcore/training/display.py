@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sigmoidcore._language import _, language
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.training.data import Data, Task
@@ -126,9 +127,10 @@ class Screen:
             [c.name, f"{c.samples:,}", *("-" if x != x else f"{100 * x:.1f} %" for x in (c.precision, c.recall, c.f1))]
             for c in classes[:MOST_CLASSES]
         ]
-        self.table(["class", "samples", "precision", "recall", "F1"], rows)
+        self.table([_("class"), _("samples"), _("precision"), _("recall"), "F1"], rows)
         if len(classes) > MOST_CLASSES:
-            self.say(f"and {len(classes) - MOST_CLASSES:,} more classes: sigmoid-core evaluate RUN --json -")
+            more = f"{len(classes) - MOST_CLASSES:,}"
+            self.say(_("and {count} more classes: sigmoid-core evaluate RUN --json -", count=more))
 
     def profile(self, profile: Profile) -> None:
         """The gradient profile as bars."""
@@ -137,9 +139,11 @@ class Screen:
 
     def profile_line(self, profile: Profile) -> Text:
         """The bars of a profile after their title, or below it in a narrow terminal."""
-        title = f"gradient by {place_in(profile)}, 1 to {len(profile.names)}"
+        title = _("gradient by layer, 1 to {count}", count=len(profile.names))
+        if place_in(profile) == "step":
+            title = _("gradient by step, 1 to {count}", count=len(profile.names))
         width = self.console.width - _INDENT - 3
-        beside = width - len(title) - 1
+        beside = width - cell_len(title) - 1
         drawn = bars(profile, min(50, beside if beside >= 29 else width), ascii_only=self.console.options.ascii_only)
         line = Text(f"{title} " if len(drawn) <= beside else f"{title}\n")
         return line.append("|").append(drawn, style="cyan").append("|")
@@ -178,25 +182,30 @@ class Meter:
             return
         self._shown = now
         loss = float(progress.loss if progress.epoch_loss is None or self._live else progress.epoch_loss)
-        metric = f"{self.task.metric_name} {metric_text(self.task, self._metric)}"
-        cells = [f"loss {loss:.3g}", metric, f"spread {number(spread)}", self._time_left(progress, now)]
+        metric = f"{metric_name(self.task)} {metric_text(self.task, self._metric)}"
+        sizes = [_("loss {loss}", loss=f"{loss:.3g}"), metric, _("spread {spread}", spread=number(spread))]
+        cells = [*sizes, self._time_left(progress, now)]
         if self._live is not None:
             self._live.update(self._view(progress, cells, profile), refresh=True)
         else:
-            epoch = f"epoch {progress.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            number_of = f"{progress.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            epoch = _("epoch {number}", number=number_of)
             self.screen.verbatim("  ".join([epoch, *cells]))
 
     def _time_left(self, progress: Progress, now: float) -> str:
         since, first = self._first or (now, progress.step)
         steps = progress.step - first
         if not steps:
-            return "time left: unknown yet"
-        return f"{clock((now - since) / steps * (progress.steps - progress.step))} left"
+            return _("time left: unknown yet")
+        return _("{time} left", time=clock((now - since) / steps * (progress.steps - progress.step)))
 
     def _view(self, progress: Progress, cells: Sequence[str], profile: Profile) -> Padding:
         width = self.screen.console.width - _INDENT
         lines: list[RenderableType] = [
-            _text(f"{self.name}, epoch {progress.epoch + 1} of {self.epochs}", "bold"),
+            _text(
+                _("{name}, epoch {epoch} of {epochs}", name=self.name, epoch=progress.epoch + 1, epochs=self.epochs),
+                "bold",
+            ),
             # A bar does not end its line; its padding does.
             Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), expand=False),
             Text("   ".join(cells)),
@@ -245,6 +254,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} %"
 
 
+def metric_name(task: Task) -> str:
+    """The name of the metric in the user's language."""
+    return _("accuracy") if task.unit else task.metric_name
+
+
 def metric_text(task: Task, value: float | None) -> str:
     """An accuracy in percent, another metric as a number, or a dash before the first epoch."""
     return percent(value) if task.unit else "-" if value is None else f"{value:.3f}"
@@ -252,13 +266,15 @@ def metric_text(task: Task, value: float | None) -> str:
 
 def count(number: int, what: str, plural: str | None = None) -> str:
     """A number with its noun in the singular or plural."""
-    return f"{number:,} {what if number == 1 else plural or what + 's'}"
+    if number == 1 and language() == "en":
+        return f"1 {what}"
+    return _(f"{{count}} {plural or what + 's'}", count=f"{number:,}")
 
 
 def number(value: float) -> str:
     """A spread with significant digits only."""
     if not math.isfinite(value):
-        return "infinite" if value == math.inf else "not finite"
+        return _("infinite") if value == math.inf else _("not finite")
     return f"{value:.3f}" if value < 1.1 else f"{value:.3g}" if value < 1e4 else f"{value:.1e}"
 
 

@@ -3,8 +3,9 @@
 import io
 
 import sigmoidcore as sc
+from sigmoidcore._language import _
 from sigmoidcore.training.choice import Choice, recipe_of
-from sigmoidcore.training.display import Screen, count, metric_text, number, place_in
+from sigmoidcore.training.display import Screen, count, metric_name, metric_text, number, place_in
 from sigmoidcore.training.loop import EVALUATED, not_finite
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import LostError, Place, launched
@@ -15,15 +16,6 @@ from sigmoidcore.training.session import FAILURES, CtrlC, Stopped
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.predict import batch_size_for, outputs_of
 
-_CONTENTS = (
-    ("model.safetensors", "weights, slopes and shifts"),
-    ("metrics.jsonl", "every epoch, and every measurement of the gradient"),
-    ("figures", "profiles, curves, heat map"),
-    ("diagnosis.html", "the diagnosis of the network"),
-    ("checkpoints", "the last two and the best, for --resume"),
-    ("config.toml", "all options, for --config"),
-)
-
 
 def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: Run) -> None:
     """Train on the first process, which shows the training and writes the run's folder."""
@@ -32,7 +24,7 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
     for line in (choice.data.summary, *choice.data.notes, *choice.notes, place.words):
         if line:
             screen.say(line)
-    screen.verbatim(f"into {run.folder}", style="dim")
+    screen.verbatim(_("into {folder}", folder=run.folder), style="dim")
     run.save_preprocessing(choice.data.preprocessing)
     if state is None:
         run.log("data", columns=dict(choice.data.fingerprint), metric=choice.data.metric_name)
@@ -54,8 +46,20 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
         _summarize(screen, training, evaluation)
     if error is not None:
         raise _stopped(error, run, training, ctrl_c.code) from error
-    screen.heading("Written")
-    screen.listing([(str(run.folder / name), what) for name, what in _CONTENTS])
+    screen.heading(_("Written"))
+    screen.listing([(str(run.folder / name), what) for name, what in _contents()])
+
+
+def _contents() -> tuple[tuple[str, str], ...]:
+    """The files of a run and what they hold."""
+    return (
+        ("model.safetensors", _("weights, slopes and shifts")),
+        ("metrics.jsonl", _("every epoch, and every measurement of the gradient")),
+        ("figures", _("profiles, curves, heat map")),
+        ("diagnosis.html", _("the diagnosis of the network")),
+        ("checkpoints", _("the last two and the best, for --resume")),
+        ("config.toml", _("all options, for --config")),
+    )
 
 
 def follow(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None) -> None:
@@ -99,12 +103,12 @@ def _training(
     seed_all(options.seed)
     model = network(options.network, **choice.sizes).model
     if state is not None:
-        screen.say(f"resumed after step {state.step:,}")
+        screen.say(_("resumed after step {step}", step=f"{state.step:,}"))
     else:
         inputs, targets = data.probes()
         report = sc.prepare(model, inputs, targets=targets, loss_fn=data.loss_fn, saturation=options.saturation)
-        before, after = number(report.before.spread), number(report.after.spread)
-        screen.say(f"prepared in {report.seconds:.1f} s: spread {before} -> {after}")
+        values = {"before": number(report.before.spread), "after": number(report.after.spread)}
+        screen.say(_("prepared in {seconds} s: spread {before} -> {after}", seconds=f"{report.seconds:.1f}", **values))
         for note in report.notes:
             screen.say(note)
     ctrl_c.check()
@@ -148,25 +152,25 @@ def _write_results(
 def _summarize(screen: Screen, training: RecordedTraining, evaluation: Evaluation | None) -> None:
     result, task, loop = training.result, training.data.task, training.training
     layers = count(training.layers, place_in(training.end))
-    screen.heading(f"{layers}, {len(result.accuracies)} of {count(training.recipe.epochs, 'epoch')}")
-    early = ", validation did not improve any more" if loop.stopped_early else ""
-    rows = [["steps", f"{loop.step:,} of {loop.steps:,}{early}"]]
+    epochs = {"count": len(result.accuracies), "epochs": count(training.recipe.epochs, "epoch")}
+    screen.heading(_("{layers}, {count} of {epochs}", layers=layers, **epochs))
+    steps = _("{count} of {all}", count=f"{loop.step:,}", all=f"{loop.steps:,}")
+    early = _(", validation did not improve any more") if loop.stopped_early else ""
+    rows = [[_("steps"), steps + early]]
     if result.accuracies:
-        kept = loop.kept_epoch - 1
-        rows.append([f"test {task.metric_name}", metric_text(task, result.accuracies[kept])])
+        kept, metric = loop.kept_epoch - 1, metric_name(task)
+        rows.append([_("test {metric}", metric=metric), metric_text(task, result.accuracies[kept])])
         if evaluation is not None:
             baseline = evaluation.scores[0].baseline_text if evaluation.classes else metric_text(task, 0.0)
             rows.append([evaluation.always, baseline])
         if result.validations:
             best = result.validations[result.best_epoch - 1]
-            rows.append([f"validation {task.metric_name}", metric_text(task, result.validations[kept])])
-            rows.append(
-                [f"best epoch, {result.best_epoch}{', kept' if loop.recipe.patience else ''}", metric_text(task, best)]
-            )
-        rows.append(["training loss", f"{result.losses[kept]:.3g}"])
-    rows += [["spread at start", number(training.start.spread)], ["spread at end", number(training.end.spread)]]
+            rows.append([_("validation {metric}", metric=metric), metric_text(task, result.validations[kept])])
+            rows.append([_("best epoch, {epoch}", epoch=result.best_epoch), metric_text(task, best)])
+        rows.append([_("training loss"), f"{result.losses[kept]:.3g}"])
+    rows += [[_("spread at start"), number(training.start.spread)], [_("spread at end"), number(training.end.spread)]]
     if training.step_seconds:
-        rows.append(["time per step", f"{training.milliseconds:.1f} ms"])
+        rows.append([_("time per step"), f"{training.milliseconds:.1f} ms"])
     screen.table(["", training.name], rows, strong=1)
     if evaluation is not None and evaluation.uneven:
         screen.say()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.preprocessing import Preprocessing, TableInputs
 from sigmoidcore.training.data.readers import Group, TableFiles
 from sigmoidcore.training.data.splits import mixed, reshuffled, shuffled
@@ -253,10 +254,18 @@ class Data(Learnable):
     def summary(self) -> str:
         """The target and the number of samples in one line."""
         shown = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
-        kind = f"{self.kind} ({shown})" if self.kind.is_class else str(self.kind)
-        validation = f", {len(self.validation):,} validation" if self.validation is not None else ""
-        samples = f"{len(self.train):,} training{validation} and {len(self.test):,} test samples"
-        return f"target {', '.join(self.preprocessing.target.names)}: {kind}; {samples}"
+        kinds = {
+            Kind.TWO_CLASSES: _("two classes ({names})", names=shown),
+            Kind.CLASSES: _("several classes ({names})", names=shown),
+            Kind.NUMBER: _("a number"),
+            Kind.NUMBERS: _("several numbers"),
+        }
+        values = {"target": ", ".join(self.preprocessing.target.names), "kind": kinds[self.kind]}
+        values |= {"train": f"{len(self.train):,}", "test": f"{len(self.test):,}"}
+        if self.validation is None:
+            return _("target {target}: {kind}; {train} training and {test} test samples", **values)
+        values["validation"] = f"{len(self.validation):,}"
+        return _("target {target}: {kind}; {train} training, {validation} validation and {test} test samples", **values)
 
     @property
     def file_name(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import needed
 
 LEVEL = 0.95
@@ -163,7 +164,6 @@ GAP = 0.1
 """Least difference of an accuracy, or of R2, between training samples and others that is called overfitting."""
 Z = 1.96
 """Standard deviations on each side of a 95 % interval."""
-ALWAYS_THE_MEAN = "always the mean"
 
 
 def always(classes: Sequence[ClassScore]) -> str:
@@ -173,7 +173,12 @@ def always(classes: Sequence[ClassScore]) -> str:
         >>> always([ClassScore("no", 96, 1, 1, 1), ClassScore("yes", 4, 1, 1, 1)]), always([])
         ("always 'no'", 'always the mean')
     """
-    return f"always {max(classes, key=lambda c: c.samples).name!r}" if classes else ALWAYS_THE_MEAN
+    return _("always {name}", name=repr(_most(classes))) if classes else _("always the mean")
+
+
+def _most(classes: Sequence[ClassScore]) -> str:
+    """The most frequent class."""
+    return max(classes, key=lambda c: c.samples).name
 
 
 def verdicts(scores: Sequence[Score], classes: Sequence[ClassScore], training: float | None) -> tuple[str, ...]:
@@ -196,19 +201,26 @@ def _no_better(accuracy: Score, classes: Sequence[ClassScore]) -> str:
     error = math.sqrt(sum(c.recall * (1 - c.recall) / c.samples for c in present)) / len(present)
     if len(present) < 2 or accuracy.low > accuracy.baseline or mean - Z * error > 1 / len(present):
         return ""
-    return (
-        f"no better than {always(classes).replace('always', 'always saying', 1)}, which is right for "
-        f"{100 * accuracy.baseline:.1f} %: train longer (--epochs), or give columns that tell more"
-    )
+    return _(
+        "no better than always saying {name}, which is right for {share} %: train longer (--epochs), or give columns "
+        "that tell more",
+        name=repr(_most(classes)), share=f"{100 * accuracy.baseline:.1f}",
+    )  # fmt: skip
 
 
 def _no_better_than_mean(r2: Score) -> str:
     if not r2.low <= 0:
         return ""
     name = r2.name.removeprefix("R2").removeprefix(" of ")
-    return (
-        f"no better than {ALWAYS_THE_MEAN}{f' of {name}' if name else ''} (R2 {r2.text}): train longer (--epochs), or "
-        "give columns that tell more"
+    if name:
+        return _(
+            "no better than always the mean of {name} (R2 {score}): train longer (--epochs), or give columns that tell "
+            "more",
+            name=name, score=r2.text,
+        )  # fmt: skip
+    return _(
+        "no better than always the mean (R2 {score}): train longer (--epochs), or give columns that tell more",
+        score=r2.text,
     )
 
 
@@ -218,7 +230,8 @@ def _overfits(scores: Sequence[Score], classes: Sequence[ClassScore], training: 
     if training is None or not (training > high and training - value > GAP):
         return ""
     seen, unseen = (f"{100 * v:.1f} %" if classes else f"{v:.3f}" for v in (training, value))
-    return (
-        f"overfits: {'accuracy' if classes else 'R2'} {seen} on the training samples and {unseen} on these: try "
-        "--patience 5, a larger --weight-decay, fewer columns (--drop), or more samples"
-    )
+    return _(
+        "overfits: {metric} {seen} on the training samples and {unseen} on these: try --patience 5, a larger "
+        "--weight-decay, fewer columns (--drop), or more samples",
+        metric=_("accuracy") if classes else "R2", seen=seen, unseen=unseen,
+    )  # fmt: skip
