@@ -30,7 +30,7 @@ def said(tmp_path, monkeypatch, refused):
 
 def test_the_command_has_exactly_these_options():
     parameters = {parameter.name for parameter in command_line().commands["train"].params}
-    assert parameters == {option.name for option in dataclasses.fields(Options)} | FILES
+    assert parameters == {option.name for option in dataclasses.fields(Options)} | FILES | {"lang"}
 
 
 @pytest.mark.parametrize(
