@@ -86,7 +86,8 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
 
     A constant column of targets counts as 1 if predicted exactly, else as 0.
     """
-    return float(needed("sklearn.metrics", "scikit-learn").r2_score(targets, outputs))
+    r2_score = needed("sklearn.metrics", "scikit-learn").r2_score
+    return float(r2_score(targets.cpu().numpy(), outputs.detach().cpu().numpy()))
 
 
 @dataclass(frozen=True)
