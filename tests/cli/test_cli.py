@@ -11,7 +11,8 @@ import tomllib
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.terminal import COMMAND, ESCAPE, in_terminal
+from support import processes
+from support.terminal import ESCAPE, in_terminal
 
 import sigmoidcore as sc
 from sigmoidcore.cli import main
@@ -239,35 +240,36 @@ def test_an_ignored_ctrl_c_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
+def lines_of(arguments, errors):
+    """Start the command; return it, and its output line by line as it comes."""
+    reading, writing = os.pipe()
+    with open(writing, "w") as output:
+        process = processes.start(arguments, output, errors)
+    return process, open(reading)
+
+
 def test_a_signal_during_a_run_exits_with_130(tmp_path):
-    process = subprocess.Popen(
-        [*COMMAND, "train", "--depth", "3", "--width", "16", "--epochs", "100000", "--output", "run"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.lstrip().startswith("epoch"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode == 130
-    assert error.startswith("sigmoid-core: interrupted after step ")
+    arguments = ["train", "--depth", "3", "--width", "16", "--epochs", "100000", "--output", "run"]
+    with open("errors", "w+") as errors:
+        process, lines = lines_of(arguments, errors)
+        with lines:
+            assert any(line.lstrip().startswith("epoch") for line in lines)
+            os.kill(process.pid, signal.SIGINT)
+            lines.read()
+        process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "errors").read_text().startswith("sigmoid-core: interrupted after step ")
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_a_closed_pipe_ends_the_run_without_a_message_and_keeps_the_weights(tmp_path):
-    arguments = [*SMALL, "--output", "run"]
-    with subprocess.Popen(COMMAND + arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if "prepared" in line:
-                break
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 1
+    with open("errors", "w+") as errors:
+        process, lines = lines_of([*SMALL, "--output", "run"], errors)
+        with lines:
+            assert any("prepared" in line for line in lines)
+        process.join()
+    assert process.exitcode == 1
+    assert (tmp_path / "errors").read_text() == ""
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 

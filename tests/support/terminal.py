@@ -6,11 +6,10 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 
-COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
+from support import processes
+
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -19,17 +18,13 @@ def in_terminal(arguments, columns, **variables):
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
-    process = subprocess.Popen(
-        COMMAND + arguments,
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env=environment | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | variables,
-    )
-    os.close(child)
+    with open(child, "r+b", buffering=0) as terminal:
+        environment |= {"TERM": "xterm-256color"} | variables
+        process = processes.start(arguments, terminal, terminal, terminal, environment)
     written = b""
     with contextlib.suppress(OSError):  # how Linux ends a closed terminal
         while part := os.read(parent, 65536):
             written += part
     os.close(parent)
-    return process.wait(), written.decode()
+    process.join()
+    return process.exitcode, written.decode()

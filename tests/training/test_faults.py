@@ -5,19 +5,17 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import processes
 
 from sigmoidcore.cli import main
 from sigmoidcore.training import display
 from sigmoidcore.training.runs.folder import read_config, read_metrics
 
-COMMAND = [sys.executable, "-c", "import sys; from sigmoidcore.cli import main; sys.exit(main())"]
 TRAIN = ["train", "--depth", "3", "--width", "8", "--epochs", "3", "--every", "4", "--save-every", "5"]
 STEPS = 42
 
@@ -114,15 +112,13 @@ def test_a_config_runs_the_same_again(capsys, tmp_path, whole):
 
 def test_a_run_killed_at_any_moment_goes_on_and_ends_as_one_that_was_not(tmp_path, whole):
     rng = random.Random(0)
-    process = subprocess.Popen(
-        [*COMMAND, *TRAIN, "--output", "run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = processes.start([*TRAIN, "--output", "run"])
     target = rng.randrange(1, STEPS)
-    while process.poll() is None and reached(tmp_path / "run") < target:
+    while process.is_alive() and reached(tmp_path / "run") < target:
         time.sleep(0.002)
     time.sleep(rng.random() / 50)
     process.kill()
-    process.wait()
+    process.join()
     assert main(["train", "--resume", "run"]) == 0
     same(tmp_path / "run", whole)
 
@@ -213,16 +209,15 @@ def test_where_no_checkpoint_is_sound_it_says_so(monkeypatch, capsys, tmp_path):
 
 
 def test_a_second_process_on_the_folder_is_refused(tmp_path, capsys):
-    arguments = [*TRAIN, "--epochs", "100000", "--output", "run"]
-    with subprocess.Popen(COMMAND + arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while reached(tmp_path / "run") < 14:
-            time.sleep(0.01)
-        try:
-            for second in (["train", "--resume", "run"], [*TRAIN, "--output", "run", "--overwrite"]):
-                assert main(second) == 2
-                assert "run is in use by another process" in capsys.readouterr().err
-        finally:
-            process.kill()
+    process = processes.start([*TRAIN, "--epochs", "100000", "--output", "run"])
+    while reached(tmp_path / "run") < 14:
+        time.sleep(0.01)
+    try:
+        for second in (["train", "--resume", "run"], [*TRAIN, "--output", "run", "--overwrite"]):
+            assert main(second) == 2
+            assert "run is in use by another process" in capsys.readouterr().err
+    finally:
+        process.kill()
     assert (tmp_path / "run" / "lock").exists()
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +109,8 @@ def _printing() -> Iterator[None]:
     finally:
         warnings.formatwarning = before
         for stream in streams:
-            stream.reconfigure(errors="strict")
+            with suppress(BrokenPipeError):  # it flushes
+                stream.reconfigure(errors="strict")
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""The command in a process that starts at once, because it is forked from one that has imported PyTorch already."""
+
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from multiprocessing import reduction
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "sigmoidcore.cli.app",
+        "sigmoidcore.cli.train",
+        "sigmoidcore.diagnosis.watch",
+        "sigmoidcore.training",
+        "torch._dynamo",
+    ]
+)
+
+
+class Descriptor:
+    """A file descriptor that arrives in a new process."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        return _arrived, (reduction.DupFd(self.number),)
+
+
+def _arrived(duplicate):
+    return duplicate.detach()
+
+
+def start(arguments, stdout=None, stderr=None, stdin=None, environment=None):
+    """Start `sigmoid-core ARGUMENTS` in this folder; streams that are not given are /dev/null."""
+    with open(os.devnull, "r+b") as nothing:
+        streams = [Descriptor((nothing if stream is None else stream).fileno()) for stream in (stdin, stdout, stderr)]
+        arguments = [os.fspath(argument) for argument in arguments]
+        process = FORKS.Process(target=_run, args=(arguments, os.getcwd(), environment or dict(os.environ), streams))
+        process.start()
+    return process
+
+
+def finished(arguments, environment=None):
+    """Run `sigmoid-core ARGUMENTS`; return its exit code, output and standard error."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        process = start(arguments, output, error, environment=environment)
+        process.join()
+        output.seek(0)
+        error.seek(0)
+        return process.exitcode, output.read(), error.read()
+
+
+def _run(arguments, folder, environment, streams):
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8")
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8")
+    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), "utf-8", "backslashreplace", line_buffering=True)
+    sys.argv = ["sigmoid-core", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from sigmoidcore.cli import main
+
+    sys.exit(main())
