@@ -225,17 +225,16 @@ def test_the_script_finds_itself_where_python_would_run_it(tmp_path, place):
     ],
 )
 def test_a_script_ends_as_without_it_and_the_verdict_follows(tmp_path, end):
-    training = f"{BEGIN}\ntrain(model, optimizer, 2)\n" if "SIGINT" in end else ""
-    for name, before in (("plain.py", ""), ("train.py", training)):
-        (tmp_path / name).write_text(f"import os, signal, sys, time\n{before}\n{end}\n")
-    code, output, error = in_process([sys.executable, "plain.py"], tmp_path)
+    (tmp_path / "training.py").write_text(f"{BEGIN}\ntrain(model, optimizer, 2)\n")
+    trained = "import training" if "SIGINT" in end else ""  # what it imports changes how Python ends
+    (tmp_path / "train.py").write_text(f"import os, signal, sys, time\n{trained}\n{end}\n")
+    code, output, error = in_process([sys.executable, "train.py"], tmp_path)
     assert code != 0 or "fork" in end
     found = in_process([*COMMAND, "train.py"], tmp_path)
     assert found[:2] == (code, output)
     if "SIGTERM" in end or "_exit" in end:
         assert found[2] == error == ""
     else:
-        assert error.splitlines()[-1] in found[2]
         assert found[2].replace(error, "", 1).lstrip().startswith("sigmoid-core: ")
 
 
