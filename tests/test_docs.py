@@ -119,12 +119,16 @@ def test_every_command_has_a_section():
     assert sorted(command_sections()) == sorted(command_line().commands)
 
 
+OF_ALL = ("--help", "--lang")
+"""Options that every command has: the page names them once."""
+
+
 @pytest.mark.parametrize("name", command_sections())
 def test_the_section_of_a_command_lists_its_options_with_their_defaults(name):
     rows = dict(re.findall(r"^\| `(--[\w-]+)[^|]*\| *([^|]*?) *\|", command_sections()[name], flags=re.MULTILINE))
     options = {p.opts[0]: p for p in command_line().commands[name].params if p.opts[0].startswith("--")}
     switched_off = {on: p.secondary_opts[0] for on, p in options.items() if p.secondary_opts and p.default}
-    assert sorted(rows) == sorted(switched_off.get(option, option) for option in options if option != "--help")
+    assert sorted(rows) == sorted(switched_off.get(option, option) for option in options if option not in OF_ALL)
     for option, shown in rows.items():
         default = options[option].default if option in options else None
         if type(default) in (int, float) and re.fullmatch(r"[\d.]+", shown):

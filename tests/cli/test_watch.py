@@ -147,12 +147,15 @@ def written(folder, text, name="train.py"):
 
 @pytest.fixture(autouse=True)
 def _process(tmp_path, monkeypatch):
-    """A new folder, and the process as it was afterwards."""
+    """A new folder, and the process as it was afterwards; what it holds already is not searched for models."""
+    gc.freeze()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    yield
+    gc.unfreeze()
 
 
 def watched(capfd, path, *arguments, options=()):
