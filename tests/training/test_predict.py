@@ -152,7 +152,7 @@ def with_(column, row, value, dtype=object):
         (NEW.drop(columns="size"), "the table has no column 'size', which was learnt from: there are: rooms,"),
         (NEW[["rooms"]], "no column 'size', which was learnt from (nor garden, built, colour)"),
         (
-            with_("size", 240, "big", str),
+            NEW.assign(size=NEW["size"].map(str, na_action="ignore").where(NEW.index != 240, "big")),
             "column 'size' has 'big' in row 241, and is a number elsewhere",
         ),
         (
