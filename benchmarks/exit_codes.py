@@ -1,7 +1,7 @@
 """Exit codes under load: commands that end with an error and commands that end well, eight processes at a time.
 
-25 runs each of eight wrong commands (exit code 2) and eight right ones (0). A process that a signal ends, or that
-aborts, has another code. The commands read CSV, Parquet and runs, whose libraries have threads of their own.
+25 runs each of eight wrong commands (exit code 2) and eight right ones (0). A process that crashes has another code.
+The commands read CSV, Parquet and runs, because the libraries for these start threads.
 """
 
 import subprocess

@@ -220,7 +220,7 @@ RESCUES = (
 
 
 def trained(network: nn.Module, task: Task, optimizer: torch.optim.Optimizer | None = None) -> float:
-    """The score after the steps, with a generator of its own for the batches."""
+    """The score after the steps; a separate generator draws the batches."""
     optimizer = optimizer or torch.optim.Adam(network.parameters(), lr=RATE)
     inputs, targets = task.train
     generator = torch.Generator().manual_seed(0)

@@ -99,7 +99,7 @@ def _described(tensor: Tensor) -> str:
 def _line_of(stack: Sequence[str]) -> str | None:
     """The line of the user's code that the last entries of a stack come from, within the call of the model or loss."""
     for entry in reversed(stack):
-        place, _, code = entry.strip().partition("\n")
+        place, _newline, code = entry.strip().partition("\n")
         file = place.split('"')[1] if '"' in place else ""
         if file.startswith(_LIBRARIES[1]) and not file.endswith(("origin.py", "operations.py")):
             return None
