@@ -54,6 +54,9 @@ def test_an_infinity_of_the_backward_pass_is_named_with_the_line_of_its_forward_
 def test_the_loss_is_named():
     text = message(nn.Linear(4, 1), lambda outputs, targets: (outputs / (0 * targets)).mean())
     assert "`div` in the loss made the first infinity" in text
+    text = message(nn.Linear(4, 1), lambda outputs, targets: torch.log(0 * outputs.sum()))
+    assert "`log` in the loss made the first infinity" in text
+    assert "from the number 0." in text
 
 
 def test_a_mask_of_infinities_that_a_softmax_takes_away_is_not_the_cause():

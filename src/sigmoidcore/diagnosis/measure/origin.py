@@ -92,6 +92,8 @@ def _described(tensor: Tensor) -> str:
     """Shape, and the smallest and the largest number."""
     if tensor.numel() == 0:
         return _("{shape} without numbers", shape=tuple(tensor.shape))
+    if tensor.dim() == 0:
+        return _("the number {value}", value=number(float(tensor)))
     low, high = (number(float(bound)) for bound in tensor.detach().aminmax())
     return _("{shape} with values from {low} to {high}", shape=tuple(tensor.shape), low=low, high=high)
 

@@ -52,7 +52,7 @@ class Corpus:
         counts = np.bincount(all_words, minlength=len(numbers))
         order = np.argsort(-counts, kind="stable")[: int((counts >= min_count).sum())]
         if len(order) < 2:
-            most = f"the most frequent one occurs {counts.max()} times" if len(numbers) else "there are none"
+            most = f"the count of the most frequent one is {counts.max()}" if len(numbers) else "there are none"
             raise InputError(f"{len(order)} words occur at least {min_count} times ({most}): lower --min-count")
         names = list(numbers)
         ranks = np.full(len(numbers), -1, np.int32)
