@@ -37,8 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success; 1 if a run failed or a diagnosis has findings of `--fail-on`; 2 for wrong input;
         130 after Ctrl-C, 143 after SIGTERM. Those of a script are its own.
     """
-    result = _result(arguments)
-    return result() if callable(result) else result
+    before = os.environ.get(VARIABLE)
+    try:
+        result = _result(arguments)
+        return result() if callable(result) else result
+    finally:  # --lang is for this command and the processes that it starts
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def _result(arguments: Sequence[str] | None) -> int | Callable[[], int]:
