@@ -1,4 +1,4 @@
-"""Sigmoid Core in other frameworks: one module each, which needs its framework and is imported only where it is used.
+"""Sigmoid Core in other frameworks: one module each, imported only where it is used.
 
 from sigmoidcore.integrations.lightning import SigmoidCoreCallback
 from sigmoidcore.integrations.transformers import SigmoidCoreCallback
