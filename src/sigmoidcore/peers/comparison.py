@@ -132,7 +132,8 @@ def trained(
         if training.run(step, is_over).interrupted and not is_over():
             raise KeyboardInterrupt
         metric = evaluate(model, data)
-        curve.append((spent(), metric))  # time may have ended it within an epoch
+        if curve[-1:] != [(spent(), metric)]:  # time may have ended it within an epoch
+            curve.append((spent(), metric))
     except FloatingPointError:
         pass
     return Trial(
@@ -140,7 +141,7 @@ def trained(
         metric if math.isfinite(metric) else None,
         spent(),
         sum(parameter.numel() for parameter in model.parameters()),
-        tuple(point for point in dict.fromkeys(curve) if math.isfinite(point[1])),
+        tuple(point for point in curve if math.isfinite(point[1])),
     )
 
 
