@@ -342,6 +342,11 @@ model, inputs, targets = Language(), words[:, :-1], words[:, 1:]
 def loss_fn(outputs, targets):
     return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 """,
+    "SC607": """
+model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+for layer in model[::2]:
+    nn.init.normal_(layer.weight)
+""",
 }
 """Code that builds a network, or a `diagnosis`, that the rule names."""
 

@@ -84,7 +84,7 @@ def test_untrained_relus_without_a_gradient_get_fresh_weights_and_learn():
     mending = sc.diagnose(model, *batch(), CROSS_ENTROPY).mend()
     assert [change.what for change in mending.done] == ["drawn"]
     assert mending.after.healthy
-    assert mending.train == "optimizer = torch.optim.Adam(model.parameters(), lr=0.001)"
+    assert mending.train == "optimizer = torch.optim.Adam(sc.depth_scaled_lr(model))"
 
 
 def test_trained_weights_stay():

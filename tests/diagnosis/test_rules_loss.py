@@ -1,4 +1,4 @@
-"""SC602 to SC605: outputs and targets of the loss, on measurements that are made up and on real losses."""
+"""SC602 to SC605, SC607: outputs and targets of the loss, on measurements that are made up and on real losses."""
 
 import math
 from dataclasses import replace
@@ -90,6 +90,29 @@ def test_labels_that_are_all_the_same():
     rare = of("binary_cross_entropy", 0, 0)
     assert only(compared(rare)).severity is Severity.NOTE
     assert rules(*[compared(rare)] * 4) == ["SC605"]
+
+
+def test_large_outputs_that_are_wrong_are_named_by_the_loss_of_equal_outputs():
+    logits = of("cross_entropy", 0, 9, (64, 10), target_shape=(64,), classes=True, output_rms=8.0)
+    named = replace(compared(logits), loss=12.0)
+    assert only(named).rule == "SC607"
+    assert only(named).value == pytest.approx(12 / math.log(10))
+    for healthy in (replace(named, loss=6.0), compared(replace(logits, output_rms=4.0)), compared(logits)):
+        assert rules(healthy) == []
+    assert rules(replace(named, comparisons=(replace(logits, shape=(64, 10**6)),))) == []
+    binary = compared(of("binary_cross_entropy_with_logits", 0, 1, output_rms=8.0))
+    assert [rules(replace(binary, loss=loss)) for loss in (2.0, 2.2)] == [[], ["SC607"]]
+
+
+@pytest.mark.parametrize("std", [1.0, 0.1])
+def test_unit_normal_weights_in_a_network_of_tanhs_are_found_and_mended(std):
+    layers = [m for _ in range(8) for m in (nn.Linear(64, 64), nn.Tanh())]
+    model, x, y = nn.Sequential(*layers, nn.Linear(64, 10)), torch.randn(128, 64), torch.randint(10, (128,))
+    for layer in model[::2]:
+        nn.init.normal_(layer.weight, std=std)
+    diagnosis = sc.diagnose(model, x, y, functional.cross_entropy)
+    assert [f.rule for f in diagnosis.findings] == (["SC607"] if std == 1 else [])
+    assert diagnosis.mend().after.healthy
 
 
 def test_a_discriminator_that_sees_real_and_generated_samples_is_healthy():

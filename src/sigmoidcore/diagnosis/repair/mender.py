@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.conversion import convert, few
@@ -19,10 +20,10 @@ from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.diagnosis.repair.calls import findings_of, has_sigmoids
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
-from sigmoidcore.diagnosis.repair.redraw import redraw
+from sigmoidcore.diagnosis.repair.redraw import SIZE, redraw
 from sigmoidcore.diagnosis.repair.saturation import open_saturated
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
-from sigmoidcore.diagnosis.repair.trial import RATES, STEPS, Rates, final_loss, usual_rates
+from sigmoidcore.diagnosis.repair.trial import RATES, STEPS, Rates, Trial, final_loss, usual_rates
 from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
 from sigmoidcore.diagnosis.rules import gaps
 from sigmoidcore.diagnosis.wording import counted
@@ -33,7 +34,7 @@ LEVEL = ("SC101", "SC102", "SC103", "SC104")
 """Rules that `convert` and `calibrate` repair."""
 SATURATED = ("SC201",)
 """Rules that opening saturated neurons repairs."""
-INITIAL = ("SC101", "SC102", *SATURATED, "SC202", "SC203", "SC206", "SC502", "SC503")
+INITIAL = ("SC101", "SC102", *SATURATED, "SC202", "SC203", "SC206", "SC502", "SC503", "SC607")
 """Rules that fresh weights repair, in a network that is not trained yet."""
 UPDATES = ("SC301", "SC302")
 """Rules that judge several steps, which one batch does not show."""
@@ -60,7 +61,8 @@ def mend(
 
     A repair is kept only if the diagnosis improves, and if the loss falls in a trial: 25 steps of Adam on the batch,
     at 0.001 and at the rates of `depth_scaled_lr`, which are undone. The loss has to fall further than without
-    knowledge of the inputs. The report names the better rate. Without a loss function, or with several processes, there
+    knowledge of the inputs. The report names the rate: for cores that of `depth_scaled_lr` if it trains, else the
+    better one. Without a loss function, or with several processes, there
     is no trial, and the report says so.
 
     Gradients, modes, running statistics, hooks and random generators do not change. With `torch.distributed`, call it
@@ -161,7 +163,7 @@ class _Mender:
         if not has_sigmoids(measurement):
             with torch.random.fork_rng():
                 count = redraw(self.model, self.subject.inputs)
-            return [Change("drawn", counted(count, "layer"), "orthogonal weights, outputs of size 1, biases 0")]
+            return [Change("drawn", counted(count, "layer"), f"orthogonal weights, outputs of size {SIZE}, biases 0")]
         return self._convert_and(prepare, "prepared", candidates(self.model, measurement), centered=True)
 
     def keep_weights(self, findings: list[Finding]) -> list[Change]:
@@ -229,24 +231,24 @@ class _Mender:
         if untouched is None:
             return None
         has_cores = any(isinstance(module, SigmoidCore) for module in self.model.modules())
-        why = None
-        for name, rates in RATES.items() if has_cores else reversed(RATES.items()):
-            why = self._why_not_at(rates(self.model), untouched)
-            if why is None:
-                self.train = f"optimizer = torch.optim.Adam({name.format(model=self.subject.name('model'))})"
-                break
-        return why
-
-    def _why_not_at(self, rates: Rates, untouched: float) -> str | None:
-        """Why these rates do not train the model, or None."""
-        loss, blind = final_loss(self.subject, rates), final_loss(self.subject, rates, blind=True)
-        fell = f"in {STEPS} steps on the batch, the loss falls to {loss:.3g}"
-        if not loss <= blind - LEARNS * abs(blind):
-            return f"because {fell}, and to {blind:.3g} without knowledge of the inputs"
-        if not loss <= untouched + SPOILS * abs(untouched):
-            return f"because {fell}, and to {untouched:.3g} in the model as it was"
-        self.notes.append(f"{fell} ({untouched:.3g} before)")
+        trials = [self._trial(name, rates, untouched) for name, rates in RATES.items()]
+        passed = [trial for trial in trials if trial.why_not is None]
+        if not passed:
+            return trials[0].why_not
+        best = passed[0] if has_cores else min(passed, key=lambda trial: trial.loss)
+        self.train = f"optimizer = torch.optim.Adam({best.rates.format(model=self.subject.name('model'))})"
+        self.notes.append(f"{_fell(best.loss)} ({untouched:.3g} before)")
         return None
+
+    def _trial(self, name: str, rates: Callable[[nn.Module], Rates], untouched: float) -> Trial:
+        """Train at these rates, and undo it."""
+        loss, blind = (final_loss(self.subject, rates(self.model), blind=blind) for blind in (False, True))
+        why = None
+        if not loss <= blind - LEARNS * abs(blind):
+            why = f"because {_fell(loss)}, and to {blind:.3g} without knowledge of the inputs"
+        elif not loss <= untouched + SPOILS * abs(untouched):
+            why = f"because {_fell(loss)}, and to {untouched:.3g} in the model as it was"
+        return Trial(name, loss, why)
 
     def _untouched_loss(self) -> float | None:
         """The loss after a trial of the model as it is; None if no training can be tried."""
@@ -286,6 +288,10 @@ class _Mender:
     def _explain(self, findings: Iterable[Finding], reason: str) -> None:
         for finding in findings:
             self.reasons[finding.rule].append(reason)
+
+
+def _fell(loss: float) -> str:
+    return f"in {STEPS} steps on the batch, the loss falls to {loss:.3g}"
 
 
 def _better(before: Judgement, after: Judgement, rules: tuple[str, ...]) -> bool:

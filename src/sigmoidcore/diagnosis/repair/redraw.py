@@ -1,4 +1,4 @@
-"""Fresh weights for any activation: orthogonal, and sized so that every layer's outputs have size 1 on the batch."""
+"""Fresh weights for any activation: orthogonal, and sized so that every layer's outputs have one size on the batch."""
 
 import math
 from typing import Any
@@ -10,12 +10,15 @@ from sigmoidcore.calibration.orthogonal import WEIGHTED, make_orthogonal
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import Inputs, run, undisturbed
 
+SIZE = 0.5
+"""Root mean square of a layer's outputs: small enough for the nearly linear part of a bounded activation."""
+
 
 def redraw(model: nn.Module, inputs: Inputs) -> int:
     """Draw the weights of all Linear layers and convolutions that train; returns their number.
 
     Source:
-        Layer-sequential unit variance: Mishkin and Matas (2016), arXiv 1511.06422.
+        Layer-sequential unit variance (Mishkin and Matas 2016, arXiv 1511.06422), with outputs of `SIZE` instead of 1.
     """
     drawing = _Drawing(model)
     with undisturbed(model, inputs), torch.no_grad(), drawing:
@@ -38,5 +41,5 @@ class _Drawing(LayerObserver):
             output: Tensor = layer.forward(x)
             size = float(output.square().mean().sqrt())
             if 0 < size < math.inf:
-                layer.get_parameter("weight").div_(size)
+                layer.get_parameter("weight").mul_(SIZE / size)
         return x

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -37,6 +37,15 @@ RATES: dict[str, Callable[[nn.Module], Rates]] = {
     f"{{model}}.parameters(), lr={USUAL}": usual_rates,
 }
 """Rates by the argument of Adam, where `{model}` stands for the name of the model."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The loss after a trial, and why these rates do not train the model; None if they do."""
+
+    rates: str
+    loss: float
+    why_not: str | None
 
 
 def final_loss(subject: Subject, rates: Rates, *, blind: bool = False) -> float:

@@ -1,4 +1,4 @@
-"""SC601 to SC605: the loss reads something else than it expects, or targets that the outputs cannot follow."""
+"""SC601 to SC605, SC607: the loss reads the wrong input, or the outputs and targets do not fit."""
 
 import math
 from itertools import zip_longest
@@ -34,6 +34,7 @@ FAR, LARGE = 10.0, 10.0
 MASKED = 1e6
 """Larger numbers are masks."""
 FEW, RARE = 32, 256
+SURE, GUESS = 5.0, 3.0
 
 REPLACE = "Give the loss the input that it expects."
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
@@ -45,6 +46,10 @@ STANDARDISE = (
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
+SMALLER = (
+    "Start with smaller weights, for example PyTorch's defaults or `nn.init.orthogonal_`; if the network is trained, "
+    "check the labels."
+)
 
 
 def wrong_input(evidence: Evidence) -> Found | None:
@@ -165,6 +170,37 @@ def same_targets(evidence: Evidence) -> Found | None:
     )
     severity = Severity.NOTE if count < RARE and all(c.function in BINARY for c in labels) else None
     return Found(_layers(evidence, known[-1]), count, FEW, text, severity=severity)
+
+
+def certain_and_wrong(evidence: Evidence) -> Found | None:
+    r"""The outputs are large and wrong, so training must first shrink them.
+
+    The rule applies if the loss is one cross-entropy of logits, their root mean square is above `SURE`, and the loss is
+    above `GUESS` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual weights give logits of
+    about 1.
+
+    *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
+    $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
+    """
+    latest = evidence.latest
+    loss, comparisons = latest.loss, latest.comparisons
+    if loss is None or len(comparisons) != 1 or comparisons[0].output_rms <= SURE:
+        return None
+    (comparison,) = comparisons
+    shape = comparison.shape
+    if comparison.function == "cross_entropy" and shape:
+        guess = math.log(shape[min(1, len(shape) - 1)])
+    elif comparison.function == "binary_cross_entropy_with_logits":
+        guess = math.log(2)
+    else:
+        return None
+    if not GUESS * guess < loss < math.inf or guess == 0:
+        return None
+    text = _(
+        "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
+        loss=number(loss), guess=number(guess), size=number(comparison.output_rms),
+    )  # fmt: skip
+    return Found(_layers(evidence, comparison), loss / guess, GUESS, text)
 
 
 def _misread(function: str, layer: Layer) -> Found | None:

@@ -65,6 +65,8 @@ RULES: tuple[Rule, ...] = (
          mistake=True),
     Rule("SC605", "all targets are the same", WARNING, loss.same_targets, loss.CHECK_LABELS, mistake=True),
     Rule("SC606", "targets are visible", ERROR, dependence.visible_targets, dependence.MASK, mistake=True),
+    Rule("SC607", "certain and wrong", WARNING, loss.certain_and_wrong, loss.SMALLER,
+         ("SC102", "SC104", "SC203", "SC205", "SC206", "SC302", "SC305", "SC307", "SC401", "SC601")),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 
