@@ -1,7 +1,7 @@
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,14 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
         return error
 
     return run
+
+
+@pytest.fixture(scope="module")
+def without_figures() -> Iterator[None]:
+    """Trainings draw no figures, which takes longer than a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The structure of the source: sizes of files and functions, and where PyTorch's private parts may be used."""
+"""The source: sizes of files and functions, uses of PyTorch's private parts, and what could run what it reads."""
 
 import ast
 import re
@@ -66,3 +66,58 @@ def test_the_package_has_few_names():
 )
 def test_uses_of_private_pytorch_are_found(source):
     assert list(private_uses(source))
+
+
+MODULES = {
+    "pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "runpy", "importlib", "code",
+    "codeop", "subprocess", "ctypes", "pty",
+}  # fmt: skip
+CALLS = {"eval", "exec", "compile", "__import__"}
+METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "read_pickle"}
+LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
+DOORS = {
+    "cli/watch.py": {"compile", "exec", "importlib.abc", "importlib.machinery"},  # `watch SCRIPT` runs this script
+    "training/user_code.py": {"importlib", "import_module"},  # `diagnose module:callable`
+    "training/data/errors.py": {"importlib", "import_module"},  # packages by names that stand in the code
+    "integrations/lightning.py": {"importlib", "import_module"},  # the same
+    "training/data/samples.py": {"np.load(file, allow_pickle=False)"},
+}
+HARMLESS = {"importlib.util", "importlib.resources", "importlib.metadata"}
+
+
+def powers(tree):
+    """What a module uses that could run what it reads."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (name for name in names if name.split(".")[0] in MODULES and name not in HARMLESS)
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in CALLS:
+                yield called
+            elif called in LOADS:
+                yield ast.unparse(node)
+            elif isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
+                yield node.func.attr
+
+
+def test_nothing_else_in_the_package_can_run_what_it_reads():
+    found = {
+        path.relative_to(SOURCE).as_posix(): used
+        for path in FILES
+        if (used := set(powers(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == DOORS
+
+
+def test_uses_that_could_run_what_is_read_are_found():
+    hostile = "import pickle, yaml\nfrom joblib import load\ntorch.load(f)\nnp.load(f)\neval(s)\nos.system(s)\n"
+    assert set(powers(ast.parse(hostile))) == {
+        "pickle",
+        "yaml",
+        "joblib",
+        "torch.load(f)",
+        "np.load(f)",
+        "eval",
+        "system",
+    }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import feather, parquet
-from support.malformed import BAD_TARGETS, GOOD, MALFORMED, MISFITS, NEW_TEXT, ODD, QUICK, as_file
+from support.malformed import MALFORMED, MISFITS, NEW_TEXT, QUICK, as_file
 from support.runs import houses, made_run
 
 from sigmoidcore.cli import main
@@ -16,22 +16,15 @@ from sigmoidcore.cli import main
 OUTPUTS = st.sampled_from(["out.csv", "out.parquet"])
 
 
-@pytest.fixture(autouse=True)
-def _new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, without_figures):
     """A run that has learnt which houses were sold; beside it is one of their prices."""
     folder = tmp_path_factory.mktemp("houses")
     houses().to_csv(folder / "houses.csv", index=False)
     made_run(folder / "price", folder / "houses.csv", target="price", depth=1)
     small = ["--depth", "2", "--width", "4", "--epochs", "1", "--output", str(folder / "sold")]
     learnt = ["--target", "sold", "--drop", "price", "--drop", "rent"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
-        assert main(["train", "--data", str(folder / "houses.csv"), *learnt, *small]) == 0
+    assert main(["train", "--data", str(folder / "houses.csv"), *learnt, *small]) == 0
     return folder / "sold"
 
 
@@ -98,21 +91,6 @@ def test_predict_refuses_100_unsuitable_files_in_one_line(tmp_path, refused, run
     assert states(run) == before
 
 
-def test_evaluate_refuses_60_unsuitable_files_in_one_line(tmp_path, refused, run):
-    seen, before = set(), states(run)
-
-    @settings(QUICK, max_examples=80)
-    @given(file=BAD_TARGETS | MISFITS, output=st.sampled_from([["--json", "out.json"], ["--figure", "out.png"], []]))
-    def check(file, output):
-        with placed(file, tmp_path) as path:
-            assert_is_helpful(refused(["evaluate", str(run), str(path), *output]))
-        seen.add(file)
-
-    check()
-    assert len(seen) >= 60
-    assert states(run) == before
-
-
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300])
 def test_a_target_that_is_not_finite_is_refused(tmp_path, refused, run, value):
     table = houses(12).astype({"sold": object})
@@ -134,58 +112,12 @@ def test_a_column_that_a_format_does_not_support_leaves_no_incomplete_file(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["a.feather"]
 
 
-# --- ten thousand columns --------------------------------------------------------------------------------------------
-
-WIDE = 10_000
-
-
-def wide(rows=6, names=None, line=None, value="0.5"):
-    """A table of ten thousand columns; one line may have another last value."""
-    lines = [",".join(names or [f"c{n}" for n in range(WIDE)])]
-    for row in range(rows):
-        values = [str((row + n) % 7) for n in range(WIDE - 1)]
-        lines.append(",".join([*values, value if row == line else f"{row}.5"]))
-    return "\n".join(lines) + "\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "target", "cause"),
-    [
-        (wide(), "price", "there is no target 'price': there are: c0, c1, c2, c3, c4, c5, c6, c7 and 9,992 more"),
-        (wide(line=3, value="1,2"), "c9999", "10001 instead of 10000 columns in row 4"),
-        (wide(line=3, value="inf"), "c9999", "'c9999' has inf in row 4"),
-        (wide(names=[*(f"c{n}" for n in range(WIDE - 1)), "c0"]), "c0", "two columns named 'c0', number 1 and 10000"),
-        (wide(rows=1), "c9999", "has one row"),
-    ],
-)
-def test_errors_in_ten_thousand_columns_are_one_line(tmp_path, refused, content, target, cause):
+def test_an_error_in_ten_thousand_columns_is_one_line(tmp_path, refused):
+    content = ",".join(f"c{n}" for n in range(10_000)) + ("\n" + ",".join("1" * 10_000)) * 6
     with placed(as_file(content), tmp_path) as path:
-        error = refused(["train", "--data", str(path), "--target", target, "--output", "run"])
+        error = refused(["train", "--data", str(path), "--target", "price", "--output", "run"])
     assert_is_helpful(error)
-    assert cause in error
-
-
-# --- unusual and valid files
-
-
-def test_unusual_valid_files_train_as_plain_ones(tmp_path, begun):
-    (tmp_path / "plain.csv").write_text(GOOD)
-    train = ["train", "--target", "price", "--depth", "2", "--weight-decay", "0", "--overwrite", "--output", "run"]
-    assert main([*train, "--data", "plain.csv"]) == 0
-    plain = begun[0].preprocessing.description()
-    seen = set()
-
-    @settings(QUICK, max_examples=40)
-    @given(odd=ODD)
-    def check(odd):
-        path = odd.of(GOOD).put(tmp_path)
-        assert main([*train, "--data", str(path)]) == 0
-        assert begun[-1].preprocessing.description() == plain
-        path.unlink()
-        seen.add(odd)
-
-    check()
-    assert len(seen) >= 40
+    assert "there is no target 'price': there are: c0, c1, c2, c3, c4, c5, c6, c7 and 9,992 more" in error
 
 
 def test_classes_that_are_whole_numbers_keep_all_their_digits(tmp_path, begun):
@@ -194,8 +126,6 @@ def test_classes_that_are_whole_numbers_keep_all_their_digits(tmp_path, begun):
     assert main(["train", "--data", "a.parquet", "--target", "y", "--kind", "class", "--depth", "2"]) == 0
     assert begun[0].classes == (str(2**64 - 2), str(2**64 - 1), str(2**53 + 1))
 
-
-# --- names -----------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 300 + ".csv"
 """No file system has names as long as this."""

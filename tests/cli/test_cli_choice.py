@@ -9,12 +9,8 @@ import pytest
 from sigmoidcore.cli import main
 from sigmoidcore.training.runs.folder import read_metrics
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 SMALL = ["--width", "8", "--batch-size", "20", "--output", "run"]
-
-
-@pytest.fixture(autouse=True)
-def _new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def table(rows, columns, target):
@@ -91,7 +87,7 @@ def test_a_training_that_knows_its_samples_by_heart_says_so(capsys):
     assert "overfits: accuracy 100.0 % on the training samples" in printed(capsys)
 
 
-def test_a_training_that_learns_has_no_such_words(capsys):
+def test_a_training_that_learns_has_no_warning(capsys):
     arguments = table(400, 3, lambda x, chance: x[:, 0] > 0)
     assert main([*arguments, "--depth", "2", "--epochs", "5", "--weight-decay", "0"]) == 0
     output = printed(capsys)

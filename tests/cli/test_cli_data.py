@@ -10,12 +10,8 @@ from sigmoidcore.cli import main
 from sigmoidcore.training.data import Preprocessing
 from sigmoidcore.training.runs.folder import read_metrics
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 SMALL = ["--depth", "3", "--width", "8", "--epochs", "2", "--output", "run"]
-
-
-@pytest.fixture(autouse=True)
-def _new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -76,24 +72,3 @@ def test_a_run_is_repeated_and_diagnosed_from_any_folder(houses, tmp_path, monke
     capsys.readouterr()
     assert main(["diagnose", "../run", "--fail-on", "never", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [
-        (["--data", "my houses.csv"], "name the column to learn (--target): there are: size, rooms, price"),
-        (["--data", "my houses.csv", "--target", "prise"], "there is no target 'prise': did you mean 'price'?"),
-        (["--data", "my houses.csv", "--target", "price", "--test-size", "2"], "2.0 is not above 0 and below 1"),
-        (["--data", "my houses.csv", "--target", "price", "--kind", "joy"], "'joy' is not one of 'class', 'number'"),
-        (["--data", "digits", "--target", "x"], "digits has no columns: leave out --target and --drop"),
-        (["--data", "wine", "--target", "alkohol"], "did you mean 'alcohol'?"),
-        (["--data", "."], "give a file in it: my houses.csv"),
-    ],
-)
-def test_unsuitable_data_are_one_line_and_exit_code_2(houses, capsys, tmp_path, arguments, cause):
-    assert main(["train", *arguments]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.count("\n") == 1
-    assert cause in error
-    assert [path.name for path in tmp_path.iterdir()] == ["my houses.csv"]

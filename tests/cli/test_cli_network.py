@@ -11,14 +11,8 @@ from sigmoidcore.training.place import place_of
 from sigmoidcore.training.runs.folder import read_metrics
 from sigmoidcore.training.runs.weights import network_of
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 QUICK = ["train", "--epochs", "1", "--width", "8", "--output", "run"]
-
-
-@pytest.fixture(autouse=True)
-def _new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def arrays(shape, classes=3, samples=120):
@@ -67,9 +61,6 @@ def test_a_convolutional_network_refuses_rows_of_numbers(capsys, tmp_path):
     error = capsys.readouterr().err
     assert "a convolutional network needs images, and a sample has the shape [13]: use mlp" in error
     assert not (tmp_path / "run").exists()
-
-
-# --- where -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

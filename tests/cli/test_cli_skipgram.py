@@ -12,9 +12,8 @@ SMALL = ["--dimensions", "4", "--epochs", "2"]
 
 
 @pytest.fixture(autouse=True)
-def corpus(tmp_path, monkeypatch):
+def _corpus(tmp_path):
     """A folder with a text of 30 words that occur 100 times, more or less, and two that occur once."""
-    monkeypatch.chdir(tmp_path)
     chosen = random.Random(0)
     lines = [" ".join(f"word{chosen.randrange(30)}" for _ in range(10)) for _ in range(300)]
     (tmp_path / "text.txt").write_text("\n".join([*lines, "rare señor"]), encoding="utf-8")

@@ -19,8 +19,6 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-# --- a table to learn from -------------------------------------------------------------------------------------------
-
 GOOD = "size,colour,price\n" + "".join(f"{n},{'red' if n % 3 else 'blue'},{n % 7}.5\n" for n in range(40))
 NAMES = st.sampled_from(["size", "colour", "price"])
 LINE = st.integers(1, 40)
@@ -69,9 +67,6 @@ DEFECTS = st.one_of(
     st.binary(min_size=0, max_size=200).filter(lambda b: b"price" not in b),
 )  # fmt: skip
 """Contents of CSV files of which the column `price` cannot be learnt, as text or as bytes."""
-
-
-# --- files of every kind ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,8 +131,6 @@ MALFORMED = st.one_of(
 """Files of which the column `price` cannot be learnt."""
 
 
-# --- new rows for a run on `houses()` --------------------------------------------------------------------------------
-
 NEW = houses(12, seed=1).fillna({"size": 100.0, "colour": "red"})
 NEW_TEXT = NEW.to_csv(index=False)
 LEARNT = ("size", "rooms", "colour", "garden", "built")
@@ -195,45 +188,3 @@ MISFITS = st.one_of(
     NO_FILES,
 )  # fmt: skip
 """Files that do not fit a run which has learnt `sold` of `houses()`."""
-
-BAD_TARGETS = st.one_of(
-    st.tuples(st.just("sold"), ROW, WORDS).map(lambda a: with_(*a)),
-    st.tuples(st.just("sold"), ROW, st.none()).map(lambda a: with_(*a)),
-    st.just(NEW.drop(columns="sold")),
-    WORDS.map(lambda name: NEW.rename(columns={"sold": name})),
-).flatmap(lambda t: st.sampled_from(["csv", "parquet", "feather"]).map(lambda e: File(f"a.{e}", of_kind(e, t))))
-"""Files on which such a run cannot be evaluated."""
-
-
-# --- odd and right ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Odd:
-    """How a table of text is written in an unusual way."""
-
-    name: str
-    encoding: str
-    separator: str
-    line_end: str
-    before: str
-    after: str
-    gzipped: bool
-
-    def of(self, table):
-        """A CSV text, written so."""
-        ending = "tsv" if self.separator == "\t" else self.name
-        text = self.before + table.replace("\n", self.line_end).replace(",", self.separator) + self.after
-        return as_file(text.encode(self.encoding), f"a.{ending}", self.gzipped)
-
-
-ODD = st.builds(
-    Odd,
-    name=st.sampled_from(["csv", "CSV", "txt", "b.csv"]),
-    encoding=st.sampled_from(["utf-8", "utf-8-sig"]),
-    separator=st.sampled_from([",", ";", "\t", "|"]),
-    line_end=st.sampled_from(["\n", "\r\n"]),
-    before=st.sampled_from(["", "\n", "\r\n\n"]),
-    after=st.sampled_from(["", "\n", "\n\n\n"]),
-    gzipped=st.booleans(),
-)

@@ -9,15 +9,12 @@ import tempfile
 from multiprocessing import reduction
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "sigmoidcore.cli.app",
-        "sigmoidcore.cli.train",
-        "sigmoidcore.diagnosis.watch",
-        "sigmoidcore.training",
-        "torch._dynamo",
-    ]
-)
+PRELOADED = """
+sigmoidcore.cli.app sigmoidcore.cli.train sigmoidcore.diagnosis.watch sigmoidcore.training.execution
+sigmoidcore.plots.figures matplotlib.backends.backend_agg pandas safetensors.torch skops.io sklearn.compose
+sklearn.impute torch._dynamo
+"""
+FORKS.set_forkserver_preload(PRELOADED.split())
 
 
 class Descriptor:
@@ -68,4 +65,8 @@ def _run(arguments, folder, environment, streams):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from sigmoidcore.cli import main
 
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (Exception, KeyboardInterrupt):
+        sys.excepthook(*sys.exc_info())  # as Python ends, not as a process of multiprocessing
+        sys.exit(1)

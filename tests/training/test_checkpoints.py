@@ -1,9 +1,7 @@
 """Checkpoints are whole or not there; damage is seen, and the one before is used; nothing in them is run."""
 
 import math
-import os
 import pickle
-import struct
 
 import pytest
 import torch
@@ -29,7 +27,7 @@ def steps(checkpoints):
     return [int(path.stem.removeprefix("step-")) for path in checkpoints.paths()]
 
 
-def test_what_is_saved_comes_back_bit_for_bit(checkpoints):
+def test_a_saved_state_is_read_bit_for_bit(checkpoints):
     saved = state(7, 0.5)
     checkpoints.save(saved, "x = 1\n")
     read = checkpoints.read()
@@ -44,7 +42,7 @@ def test_what_is_saved_comes_back_bit_for_bit(checkpoints):
         assert all(torch.equal(before[key], after[key]) and before[key].dtype == after[key].dtype for key in before)
 
 
-def test_a_folder_without_checkpoints_has_none(checkpoints):
+def test_an_empty_folder_has_no_checkpoint(checkpoints):
     assert checkpoints.read() is None
     assert checkpoints.best() is None
 
@@ -100,37 +98,20 @@ def test_a_file_that_is_cut_off_or_missing_is_seen_and_the_checkpoint_before_is_
     assert checkpoints.read().state.step == 1
 
 
-def test_where_none_is_sound_it_says_so_of_each(checkpoints):
+def test_if_no_checkpoint_is_valid_the_error_names_each(checkpoints):
     for step in (1, 2):
         checkpoints.save(state(step)).write_text("{}")
     with pytest.raises(DamagedError, match=r"no checkpoint is valid: .*step-000000002.* is damaged.*step-000000001"):
         checkpoints.read()
 
 
-def test_a_full_disk_leaves_the_checkpoints_that_were_there(checkpoints, monkeypatch):
-    checkpoints.save(state(1))
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            checkpoints.save(state(2))
-    assert [p.stem for p in checkpoints.folder.iterdir()] == ["step-000000001"]
-    assert checkpoints.read().state.step == 1
-
-
-def test_what_a_killed_process_left_is_no_checkpoint_and_is_removed(checkpoints):
+def test_a_file_of_a_killed_process_is_not_a_checkpoint_and_is_removed(checkpoints):
     path = checkpoints.save(state(1))
     path.with_name("step-000000002.safetensors.17.part").write_bytes(b"half")
     assert checkpoints.read().state.step == 1
     assert checkpoints.read().damaged == ()
     checkpoints.clean()
     assert [p.stem for p in checkpoints.folder.iterdir()] == ["step-000000001"]
-
-
-# --- hostile folders -------------------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -140,30 +121,9 @@ class Bomb:
         return (setattr, (Bomb, "ran", True))
 
 
-def header(length, text=b""):
-    return struct.pack("<Q", length) + text
-
-
-def tensor(rows, end):
-    text = b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (rows, end)
-    return header(len(text), text)
-
-
-HOSTILE = {
-    "a pickle": pickle.dumps(Bomb()),
-    "nothing": b"",
-    "a header of 2^63 bytes": header(2**63),
-    "a header longer than the file": header(10**6, b"{}"),
-    "a tensor longer than the file": tensor(1_000_000, 4_000_000),
-    "a tensor of 2^62 rows": tensor(2**62, 0),
-    "a header that is deep": header(20000, b"[" * 20000),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_damage_and_run_nothing(checkpoints, data):
+def test_a_pickle_is_damage_and_runs_nothing(checkpoints):
     checkpoints.save(state(1))
-    checkpoints.save(state(2)).write_bytes(data)
+    checkpoints.save(state(2)).write_bytes(pickle.dumps(Bomb()))
     read = checkpoints.read()
     assert read.state.step == 1
     assert len(read.damaged) == 1
@@ -194,11 +154,3 @@ def test_links_are_not_followed(checkpoints, tmp_path):
     assert checkpoints.read() is None
     with pytest.raises(OSError, match="links"):
         checkpoints.save(state(3))
-
-
-def test_weights_that_are_a_pickle_are_refused_by_their_first_bytes(tmp_path):
-    path = tmp_path / "model.safetensors"
-    torch.save({"a": Bomb()}, path)
-    with pytest.raises(DamagedError, match=r"model\.safetensors is not a safetensors file"):
-        read_tensors(path)
-    assert not Bomb.ran

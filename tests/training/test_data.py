@@ -2,8 +2,6 @@
 
 import gzip
 import io
-import pickle
-import warnings
 import zipfile
 
 import numpy as np
@@ -11,7 +9,7 @@ import pandas
 import pyarrow as pa
 import pytest
 import torch
-from pyarrow import feather, parquet
+from pyarrow import feather
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -67,12 +65,11 @@ def all_of(batches):
     return torch.cat(xs), torch.cat(ys)
 
 
-# --- kinds of files --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("in_memory", [0, 2**30])
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.feather", "a.parquet"])
-@pytest.mark.parametrize("dates", ["dates", "text"])
+@pytest.mark.parametrize(
+    ("name", "dates"),
+    [("a.csv", "dates"), ("a.tsv", "text"), ("a.csv.gz", "dates"), ("a.feather", "text"), ("a.parquet", "dates")],
+)
 def test_every_kind_of_file_gives_the_same_inputs_as_the_table_itself_bit_for_bit(tmp_path, name, dates, in_memory):
     table = frame()
     if dates == "text":
@@ -179,9 +176,6 @@ def test_images_that_are_streamed_are_those_in_memory(tmp_path):
         assert torch.equal(ours[1], theirs[1])
 
 
-# --- targets ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("values", "kind", "classes"),
     [
@@ -248,12 +242,6 @@ def test_a_validation_part_comes_out_of_the_training_part_alone(tmp_path, ending
     assert not list(plain.validation_batches(9))
 
 
-def test_built_in_images_have_a_validation_part_too():
-    data = load("digits", validation_size=0.1).flattened()
-    assert (len(data.train), len(data.validation), len(data.test)) == (1260, 140, 397)
-    assert next(data.validation_batches(10))[0].shape == (10, 64)
-
-
 def test_a_fingerprint_tells_which_column_has_changed_however_the_data_are_read(tmp_path):
     path = written(tmp_path / "a.parquet", frame())
     before = load(path, target="price").fingerprint
@@ -270,14 +258,6 @@ def test_tables_of_other_libraries_are_read_through_the_arrow_interface():
 
     data = load(Other(pa.Table.from_pandas(frame(), preserve_index=False)), target="price")
     assert data.fingerprint == load(frame(), target="price").fingerprint
-
-
-def test_predictions_have_the_names_of_classes():
-    data = load("wine")
-    assert list(data.preprocessing.predictions(torch.eye(3)[[2, 0]])) == ["2", "0"]
-
-
-# --- numbers out of columns ------------------------------------------------------------------------------------------
 
 
 def test_the_numbers_are_those_of_scikit_learns_transformers():
@@ -321,7 +301,7 @@ def test_only_the_training_part_decides_the_numbers():
     assert changes(one.fingerprint, two.fingerprint) == ("changed: rooms",)
 
 
-def test_what_is_of_no_use_is_left_out_and_named():
+def test_useless_columns_are_left_out_and_named():
     data = load(frame(), target="price")
     assert data.notes == (
         "left out, because without values: nothing",
@@ -338,7 +318,7 @@ def test_the_features_have_names():
     assert len(data.features) == data.shape[0] == data.probes(1)[0].shape[1]
 
 
-def test_unknown_categories_are_no_known_one_and_a_missing_value_is_the_mean():
+def test_an_unknown_category_has_no_column_and_a_missing_value_is_the_mean():
     data = load(frame(), target="price")
     row = frame().iloc[:1].copy()
     row[["colour", "street", "size"]] = ["purple", "nowhere", np.nan]
@@ -393,7 +373,7 @@ def test_dates_in_text_are_dates(tmp_path, written_as):
 
 
 @pytest.mark.parametrize("target", ["price", "sold", ["price", "rent"]])
-def test_what_skops_has_saved_gives_the_same_numbers_bit_for_bit(target):
+def test_a_saved_preprocessing_gives_the_same_numbers_bit_for_bit(target):
     data = load(frame(), target=target)
     again = Preprocessing.from_bytes(data.preprocessing.to_bytes())
     assert again.description() == data.preprocessing.description()
@@ -401,18 +381,6 @@ def test_what_skops_has_saved_gives_the_same_numbers_bit_for_bit(target):
     assert torch.equal(again.transform(new), data.preprocessing.transform(new))
     outputs = torch.randn(5, data.outputs)
     assert (again.predictions(outputs) == data.preprocessing.predictions(outputs)).all()
-
-
-def test_images_are_scaled_the_same_after_saving(tmp_path):
-    data = load(images(tmp_path / "pets", modes=("RGB",)))
-    again = Preprocessing.from_bytes(data.preprocessing.to_bytes())
-    raw = np.random.default_rng(0).integers(0, 256, (4, *data.shape), dtype=np.uint8)
-    assert torch.equal(again.transform(raw), data.preprocessing.transform(raw))
-
-
-def schema_of(content):
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read("schema.json").decode()
 
 
 def edited(content, change):
@@ -442,22 +410,13 @@ def test_a_saved_preprocessing_that_was_edited_is_refused(old, new):
         Preprocessing.from_bytes(edited(content, lambda text: text.replace(old, new, 1)))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"{}", pickle.dumps([1])])
-def test_what_is_not_a_saved_preprocessing_is_refused(content):
-    with pytest.raises(DataError):
-        Preprocessing.from_bytes(content)
-
-
-def test_ten_thousand_columns_are_no_matter(tmp_path):
+def test_thousands_of_columns_can_be_read(tmp_path):
     generator = np.random.default_rng(0)
-    table = pandas.DataFrame(generator.normal(size=(8, 10_000)).round(2)).rename(columns=str).add_prefix("c")
+    table = pandas.DataFrame(generator.normal(size=(8, 3_000)).round(2)).rename(columns=str).add_prefix("c")
     table["y"] = [0, 1] * 4
     path = written(tmp_path / "wide.csv", table)
     data = load(path, target="y", test_size=0.5)
-    assert data.shape == (10_000,)
-
-
-# --- batches ---------------------------------------------------------------------------------------------------------
+    assert data.shape == (3_000,)
 
 
 @pytest.fixture(params=["memory", "stream", "split"])
@@ -469,7 +428,7 @@ def learnable(request, tmp_path, monkeypatch):
     return load(path, target="price", in_memory=0 if request.param == "stream" else 2**30)
 
 
-def test_an_epoch_has_every_training_sample_once_in_an_order_of_its_own(learnable):
+def test_an_epoch_has_every_training_sample_once_in_its_own_order(learnable):
     epochs = [list(learnable.train_batches(7, seed, epoch)) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert all(len(batches) == learnable.steps(7) for batches in epochs)
     assert all(len(x) == 7 for x, _ in epochs[0][:-1])
@@ -481,7 +440,7 @@ def test_an_epoch_has_every_training_sample_once_in_an_order_of_its_own(learnabl
         assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, values[0].tolist()))
 
 
-def test_an_epoch_goes_on_at_any_batch(learnable):
+def test_an_epoch_continues_from_any_batch(learnable):
     batches = list(learnable.train_batches(7, 2, 3))
     for start in range(0, len(batches) + 1, 5):
         rest = list(learnable.train_batches(7, 2, 3, start))
@@ -491,7 +450,7 @@ def test_an_epoch_goes_on_at_any_batch(learnable):
             assert torch.equal(ours[1], theirs[1])
 
 
-def test_what_is_streamed_is_what_is_in_memory(tmp_path, monkeypatch):
+def test_streamed_samples_are_those_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "WINDOW", 64)
     table = frame()
     folder = tmp_path / "parts"
@@ -513,7 +472,7 @@ def test_streamed_classes_are_counted(tmp_path):
     assert data.class_counts == tuple(y.bincount().tolist())
 
 
-def test_a_stream_that_goes_on_does_not_read_what_the_run_has_had(tmp_path, monkeypatch):
+def test_a_resumed_stream_does_not_read_the_batches_before(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "WINDOW", 64)
     data = load(written(tmp_path / "a.parquet", frame()), target="price", in_memory=0)
     read = []
@@ -529,9 +488,6 @@ def test_a_stream_that_goes_on_does_not_read_what_the_run_has_had(tmp_path, monk
     assert sum(read) < ROWS / 4
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
-
-
 def test_r2_is_scikit_learns():
     from sklearn.metrics import r2_score
 
@@ -540,12 +496,3 @@ def test_r2_is_scikit_learns():
     assert data.metric_name == "R2"
     assert data.metric(outputs, targets) == pytest.approx(r2_score(targets.numpy(), outputs.numpy()))
     assert load("wine").metric(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(200 / 3)
-
-
-def test_no_warnings_come_from_ordinary_data(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load(written(tmp_path / "a.csv", frame()), target="sold")
-        load(written(tmp_path / "a.parquet", frame()), target="sold", in_memory=0)
-    assert pa.total_allocated_bytes() >= 0
-    assert parquet.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups > 1

@@ -20,12 +20,6 @@ TRAIN = ["train", "--depth", "3", "--width", "8", "--epochs", "3", "--every", "4
 STEPS = 42
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own_without_figures(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sigmoidcore.training.execution.save_figures", lambda run, records: [])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The weights and the metrics of a run that nothing happened to."""
@@ -65,7 +59,7 @@ def stop_at(monkeypatch, step, number=signal.SIGINT):
 
 
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGINT, 130, 17), (signal.SIGTERM, 143, 28)])
-def test_ctrl_c_and_sigterm_save_and_exit_with_their_code_and_the_run_goes_on_bit_for_bit(
+def test_ctrl_c_and_sigterm_save_and_exit_with_their_code_and_the_run_resumes_bit_for_bit(
     monkeypatch, capsys, tmp_path, whole, number, code, step
 ):
     with monkeypatch.context() as patch:
@@ -78,11 +72,8 @@ def test_ctrl_c_and_sigterm_save_and_exit_with_their_code_and_the_run_goes_on_bi
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_run_that_is_stopped_again_and_again_at_any_steps_ends_as_one_that_was_not(
-    monkeypatch, capsys, tmp_path, whole, seed
-):
-    stops = sorted(random.Random(seed).sample(range(1, STEPS + 1), 4))
+def test_a_run_that_is_stopped_several_times_ends_as_an_uninterrupted_one(monkeypatch, capsys, tmp_path, whole):
+    stops = sorted(random.Random(0).sample(range(1, STEPS + 1), 3))
     arguments = [*TRAIN, "--output", "run"]
     for step in stops:
         with monkeypatch.context() as patch:
@@ -95,7 +86,7 @@ def test_a_run_that_is_stopped_again_and_again_at_any_steps_ends_as_one_that_was
     assert resumed == stops
 
 
-def test_a_finished_run_that_goes_on_changes_nothing(capsys, tmp_path, whole):
+def test_resuming_a_finished_run_changes_nothing(capsys, tmp_path, whole):
     assert main([*TRAIN, "--output", "run"]) == 0
     assert main(["train", "--resume", "run"]) == 0
     same(tmp_path / "run", whole)
@@ -110,7 +101,7 @@ def test_a_config_runs_the_same_again(capsys, tmp_path, whole):
     assert read_config(tmp_path / "third").options == {**read_config(tmp_path / "first").options, "epochs": 1}
 
 
-def test_a_run_killed_at_any_moment_goes_on_and_ends_as_one_that_was_not(tmp_path, whole):
+def test_a_killed_run_resumes_and_ends_as_an_uninterrupted_one(tmp_path, whole):
     rng = random.Random(0)
     process = processes.start([*TRAIN, "--output", "run"])
     target = rng.randrange(1, STEPS)
@@ -130,9 +121,7 @@ def reached(folder):
 
 
 @pytest.mark.parametrize("size", [2_500, 20_000])
-def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_when_there_is_room(
-    capsys, tmp_path, whole, size
-):
+def test_a_full_disk_ends_the_run_with_one_line_and_it_resumes_with_room(capsys, tmp_path, whole, size):
     most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, most[1]))
     try:
@@ -145,44 +134,40 @@ def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_when_ther
     same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut off"])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(monkeypatch, capsys, tmp_path, whole, damage):
+@pytest.fixture
+def stopped(monkeypatch, capsys, tmp_path):
+    """A run that was stopped after step 23."""
     with monkeypatch.context() as patch:
         stop_at(patch, 23)
         assert main([*TRAIN, "--output", "run"]) == 130
     capsys.readouterr()
-    hurt(tmp_path / "run" / "checkpoints" / "step-000000023.safetensors", damage)
+    return tmp_path / "run"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(stopped, capsys, whole):
+    hurt(stopped / "checkpoints" / "step-000000023.safetensors", "flipped")
     assert main(["train", "--resume", "run"]) == 0
     output, error = capsys.readouterr()
     assert "step-000000023.safetensors is damaged" in error
     assert "resumed after step 20\n" in output
-    same(tmp_path / "run", whole)
+    same(stopped, whole)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
-def test_a_damaged_config_is_said_and_restored(monkeypatch, capsys, tmp_path, whole, damage):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 23)
-        assert main([*TRAIN, "--output", "run"]) == 130
-    config = (tmp_path / "run" / "config.toml").read_bytes()
-    hurt(tmp_path / "run" / "config.toml", damage)
-    capsys.readouterr()
+def test_a_damaged_config_is_named_and_restored(stopped, capsys, damage):
+    config = (stopped / "config.toml").read_bytes()
+    hurt(stopped / "config.toml", damage)
     assert main(["train", "--resume", "run"]) == 0
     assert "config.toml has changed: it was restored from the checkpoint" in capsys.readouterr().err
-    assert (tmp_path / "run" / "config.toml").read_bytes() == config
-    same(tmp_path / "run", whole)
+    assert (stopped / "config.toml").read_bytes() == config
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
-def test_damaged_metrics_are_said_and_the_epochs_restored(monkeypatch, capsys, tmp_path, whole, damage):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 23)
-        assert main([*TRAIN, "--output", "run"]) == 130
-    hurt(tmp_path / "run" / "metrics.jsonl", damage)
-    capsys.readouterr()
+def test_damaged_metrics_are_named_and_the_epochs_restored(stopped, capsys, whole, damage):
+    hurt(stopped / "metrics.jsonl", damage)
     assert main(["train", "--resume", "run"]) == 0
     assert "metrics.jsonl is damaged" in capsys.readouterr().err
-    rows = [row for row in metrics(tmp_path / "run") if row["kind"] == "epoch"]
+    rows = [row for row in metrics(stopped) if row["kind"] == "epoch"]
     assert rows == [row for row in whole[1] if row["kind"] == "epoch"]
 
 
@@ -190,18 +175,14 @@ def hurt(path, damage):
     data = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
-    elif damage == "cut off":
-        path.write_bytes(data[: len(data) // 3])
     else:
         data[len(data) // 3] ^= 4
         path.write_bytes(data)
 
 
-def test_where_no_checkpoint_is_sound_it_says_so(monkeypatch, capsys, tmp_path):
-    assert main([*TRAIN, "--output", "run"]) == 0
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
+def test_a_run_without_a_valid_checkpoint_is_refused(stopped, capsys):
+    for path in (stopped / "checkpoints").iterdir():
         hurt(path, "flipped")
-    capsys.readouterr()
     assert main(["train", "--resume", "run"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -221,24 +202,7 @@ def test_a_second_process_on_the_folder_is_refused(tmp_path, capsys):
     assert (tmp_path / "run" / "lock").exists()
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(capsys, tmp_path):
-    assert main(["train", "--depth", "3", "--lr", "1e36", "--save-every", "1", "--output", "run"]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "not finite" in error
-    assert "use a smaller lr" in error
-    kept = list((tmp_path / "run" / "checkpoints").iterdir())
-    assert kept
-    for path in kept:
-        weights = [value for name, value in load_file(path).items() if name.startswith("model.")]
-        assert weights
-        assert all(bool(torch.isfinite(value).all()) for value in weights)
-
-
-# --- what cannot go on -----------------------------------------------------------------------------------------------
-
-
-def test_with_resume_no_other_option_is_taken(capsys, tmp_path):
+def test_resume_takes_no_other_option(capsys, tmp_path):
     assert main([*TRAIN, "--output", "run"]) == 0
     capsys.readouterr()
     assert main(["train", "--resume", "run", "--epochs", "7"]) == 2
@@ -246,34 +210,8 @@ def test_with_resume_no_other_option_is_taken(capsys, tmp_path):
     assert not (tmp_path / "run" / "lock").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
-        ("", "has no format and no options"),
-        ("format = 2\n[options]\ndepth = 'many'\n", "'many' is not a whole number"),
-        ("format = 2\n[options]\ndepth = 2.5\n", "2.5 is not a whole number"),
-        ("format = 2\n[options]\ndepth = true\n", "True is not a whole number"),
-        ("format = 2\n[options]\ndepth = 0\n", "--depth"),
-        ("format = 2\n[options]\nequalize = 'no'\n", "'no' is neither True nor False"),
-        ("format = 2\n[options]\ndata = 'cifar'\n", "cifar"),
-        ("format = 2\n[options]\noutput = '/tmp/elsewhere'\n", "No such option: --output"),
-        ("format = 2\n[options]\n__import__ = 'os'\n", "No such option: ----import--"),
-        ("format = 3\n[options]\n", "install a newer sigmoid-core"),
-        ("format = 2\n[options]\ndepth = " + "[" * 5000, "is not TOML"),
-    ],
-)  # fmt: skip
-def test_a_config_that_is_wrong_is_one_line_and_exit_code_2(capsys, tmp_path, text, cause):
-    (tmp_path / "config.toml").write_text(text)
-    assert main(["train", "--config", "config.toml"]) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.count("\n") == 1
-    assert cause in error
-    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
-
-
 @pytest.mark.parametrize("place", ["nowhere", "file", "."])
-def test_a_folder_that_holds_no_run_cannot_go_on(capsys, tmp_path, place):
+def test_a_folder_without_a_run_cannot_be_resumed(capsys, tmp_path, place):
     (tmp_path / "file").touch()
     assert main(["train", "--resume", place]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -15,12 +15,7 @@ from sigmoidcore.training import FitError, fit, open_run
 SMALL = {"depth": 3, "width": 8, "epochs": 2}
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def test_it_is_what_the_command_does(capsys):
+def test_fit_trains_as_the_command_does(capsys):
     houses().to_csv("houses.csv", index=False)
     ours = fit("houses.csv", "sold", drop=["price"], output="ours", **SMALL)
     assert "target sold: two classes" in capsys.readouterr().out
@@ -52,18 +47,6 @@ def test_arrays_are_inputs_and_targets():
     assert len(run.predict(x)) == 80
 
 
-def test_an_interrupted_run_goes_on(monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("sigmoidcore.training.recording.RecordedTraining._on_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit("wine", output="run", progress=False, **SMALL)
-    run = fit(resume="run", progress=False)
-    assert len(run.metrics) == 2
-
-
 def test_a_resumed_run_keeps_its_options():
     fit("wine", depth=2, epochs=1, output="run", progress=False)
     with pytest.raises(ValueError, match="so --epochs cannot be given"):
@@ -84,14 +67,14 @@ def test_a_resumed_run_keeps_its_options():
         ([1, 2], {}, ValueError, "a list is not a table"),
     ],
 )
-def test_what_cannot_be_used_is_an_error_and_nothing_is_begun(data, options, error, cause):
+def test_invalid_data_and_options_are_errors_before_a_run_is_made(data, options, error, cause):
     with pytest.raises(error) as raised:
         fit(data, progress=False, **options)
     assert cause in str(raised.value)
     assert not os.path.exists("runs") or not os.listdir("runs")
 
 
-def test_a_training_that_fails_says_what_is_kept(monkeypatch):
+def test_the_error_of_a_failed_training_names_the_folder_with_its_results(monkeypatch):
     def fail(*_, **__):
         raise FloatingPointError("the loss is not finite in step 3")
 

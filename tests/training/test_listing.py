@@ -33,7 +33,7 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def test_a_summary_says_what_came_of_it(runs):
+def test_a_summary_has_the_outcome_and_the_last_numbers(runs):
     found = summary(runs / "b")
     assert (found.name, found.data, found.shape, found.outcome) == ("b", "digits", "3x8", "finished")
     assert (found.steps, found.epochs, found.metric) == (28, 2, 80.0)
@@ -93,7 +93,7 @@ def newer(run):
 
 
 @pytest.mark.parametrize("spoil", [spoil_config, spoil_metrics, lose_fields, lose_kind, newer])
-def test_damaged_runs_and_other_folders_are_said_and_the_others_listed(runs, capsys, spoil):
+def test_damaged_runs_are_named_and_other_folders_are_skipped(runs, capsys, spoil):
     spoil(runs / "a")
     (runs / "notes").mkdir()
     (runs / "file.txt").write_text("mine")
@@ -138,6 +138,6 @@ def test_a_narrow_terminal_shows_whole_names_and_fewer_columns(runs, capsys, mon
     assert any(line.split()[0] == name for line in lines)
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="does not contain a run"):
         summary(tmp_path)

@@ -24,11 +24,6 @@ def folder(tmp_path_factory):
     return house_runs(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.fixture(autouse=True)
-def _new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def sold(folder):
     return open_run(folder / "sold")
@@ -110,13 +105,6 @@ def test_no_text_file_contains_a_formula(tmp_path, ending):
     assert found["y"].tolist()[:7] == [f"'{text}" for text in FORMULAS[:7]]
 
 
-@pytest.mark.usefixtures("_small_pieces")
-def test_parquet_is_written_in_row_groups(sold):
-    NEW.to_parquet("new.parquet")
-    sold.predict("new.parquet", "out.parquet")
-    assert pyarrow.parquet.ParquetFile("out.parquet").num_row_groups == 3
-
-
 def test_a_folder_of_parquet_files_is_read_in_the_order_of_their_names(sold):
     os.mkdir("parts")
     NEW[:100].to_parquet("parts/a.parquet")
@@ -135,9 +123,6 @@ def test_only_a_piece_of_a_large_file_is_in_memory(sold):
         rows += table.num_rows
     assert rows == 250_000
     assert most < whole / 3
-
-
-# --- unsuitable data and outputs
 
 
 def with_(column, row, value, dtype=object):
@@ -247,9 +232,6 @@ def test_copied_columns_must_exist_and_have_other_names(sold):
         sold.predict(NEW.assign(prediction=1), keep=["prediction"])
 
 
-# --- arrays and images ----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def sequences(tmp_path):
     """A run on sequences, and some new ones."""
@@ -345,9 +327,6 @@ def test_predictions_of_images_name_their_files(tmp_path):
 def test_a_built_in_set_is_predicted(tmp_path):
     run = open_run(made_run(tmp_path / "run", "digits"))
     assert len(run.predict("digits")) == 1797
-
-
-# --- runs that cannot be used ----------------------------------------------------------------------------------------
 
 
 def test_damaged_files_are_found_by_their_checksums(folder, tmp_path):

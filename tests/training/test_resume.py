@@ -71,10 +71,10 @@ def seed_all(seed):
     np.random.seed(seed)  # noqa: NPY002  the generator that such code uses
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("make", [network, Noisy])
 @pytest.mark.parametrize("every", ["auto", 3])
-def test_a_training_stopped_at_any_steps_ends_with_the_very_weights_of_one_that_was_not(tmp_path, make, every, seed):
+def test_a_training_stopped_at_any_steps_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, make, every, seed):
     recipe = Recipe(epochs=3, batch_size=10, equalize=make is network, every=every, rates=rates(make), seed=seed)
     stops = sorted(random.Random(seed).sample(range(1, 30), 4))
     whole, result = final(make, recipe, [], tmp_path)
@@ -91,8 +91,8 @@ def rates(make):
     return sc.depth_scaled_lr if make is network else lambda model, lr: [{"params": list(model.parameters()), "lr": lr}]
 
 
-@pytest.mark.parametrize("stop", [1, 9, 10, 11, 30])
-def test_the_ends_of_an_epoch_are_no_exception(tmp_path, stop):
+@pytest.mark.parametrize("stop", [9, 10, 30])
+def test_a_training_can_be_stopped_at_the_end_of_an_epoch(tmp_path, stop):
     recipe = Recipe(epochs=3, batch_size=10)
     whole, _ = final(network, recipe, [], tmp_path)
     parts, _ = final(network, recipe, [stop], tmp_path)

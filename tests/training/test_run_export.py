@@ -96,7 +96,7 @@ def test_files_of_several_formats_share_the_preprocessing(runs, tmp_path):
     assert "0.weight" in load_file(tmp_path / "net.safetensors")
 
 
-def test_a_network_that_is_no_sequence_of_layers_has_its_text_in_the_metadata(runs, tmp_path):
+def test_a_network_that_is_not_sequential_has_its_text_in_the_metadata(runs, tmp_path):
     with safe_open(runs["rnn"].export("safetensors", tmp_path / "out.safetensors"), "pt") as file:
         assert "RNN" in file.metadata()["network"]
         assert "layers" not in file.metadata()

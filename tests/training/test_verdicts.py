@@ -35,7 +35,7 @@ def test_scores_that_a_constant_answer_cannot_have_are_not(scores, classes):
     assert verdicts(scores, classes, None) == ()
 
 
-def test_an_accuracy_above_the_constant_one_by_chance_is_no_better():
+def test_an_accuracy_above_the_constant_one_by_chance_is_not_better():
     (found,) = verdicts(accuracy(0.55, 0.14, 0.5), recalls(no=(25, 0.56), yes=(25, 0.54)), None)
     assert "no better than always saying 'no'" in found
 
@@ -65,5 +65,5 @@ def test_a_training_part_that_is_known_much_better_is_overfitting(scores, classe
 
 
 @pytest.mark.parametrize("training", [0.75, 0.79])  # within the interval; less than 10 points
-def test_a_small_difference_is_none(training):
+def test_a_small_difference_is_not_overfitting(training):
     assert verdicts(accuracy(0.7, 0.06, 0.5), recalls(no=(99, 0.7), yes=(99, 0.7)), training) == ()
