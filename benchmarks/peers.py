@@ -85,7 +85,7 @@ def main() -> None:
                 seconds=round(statistics.median(trial.seconds for trial in best), 2),
                 seconds_in_all=round(sum(trial.seconds for trial in trials), 1),
                 parameters=best[0].parameters,
-                basin=found.basin,
+                basin=found.basin if name == ALL_RATES or rates else None,
                 by_rate={f"{rate:g}": round(metric, 2) for rate, metric in found.by_rate.items()},
             )
     report.finish()

@@ -126,6 +126,40 @@ def ablation_faults() -> Cells:
 
 
 @table
+def peers() -> Cells:
+    """Methods without skips first; in bold the best of a column among these, and all methods that are better."""
+    cases = (("digits", 10), ("digits", 100), ("fashion-mnist", 100), ("digits", 1000))
+    by_name = {(row["method"], row["data"], row["depth"]): row for row in rows("peers")}
+    plain = [max(row["accuracy"] for row in select("peers", data=d, depth=n, skips=False)) for d, n in cases]
+    for skips in (False, True):
+        for name in dict.fromkeys(row["method"] for row in rows("peers") if row["skips"] == skips):
+            found = [by_name.get((name, *case)) for case in cases]
+            marked = (
+                "-" if row is None else bold(f"{row['accuracy']:.1f}", row["accuracy"] >= best)
+                for row, best in zip(found, plain, strict=True)
+            )  # fmt: skip
+            deep = found[1] or {}
+            basin = "-" if deep.get("basin") is None else f"{deep['basin']:,.0f}"
+            knob = "-" if deep.get("knob") is None else f"{deep['knob']:g}"
+            yield (
+                name,
+                *marked,
+                f"{deep['rate']:g}",
+                knob,
+                str(deep["settings"]),
+                f"{deep['seconds_in_all']:,.0f}",
+                basin,
+            )
+
+
+@table
+def rescues() -> Cells:
+    for row in rows("rescues"):
+        rescued = (bold(f"{row[name]:.0f}", not row[f"{name} rescues"]) for name in ("remedy", "mended"))
+        yield row["network"], f"{row['broken']:.0f}", f"{row['repaired']:.0f}", *rescued
+
+
+@table
 def learning_rate() -> Cells:
     names = {"core": "Sigmoid Core", "no equalizer": "without the Equalizer", "plain": "plain sigmoid"}
     for method, name in names.items():
