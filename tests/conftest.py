@@ -27,7 +27,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _compiling() -> None:
-    """What a test before dropped while it was attached is gone: until it is collected, nothing is compiled."""
+    """Collect observers that an earlier test dropped while they were attached: until then nothing is compiled."""
     eager = sys.modules.get("sigmoidcore._torch.eager")
     if eager is not None and eager._EAGER._holders:
         gc.collect()
@@ -35,7 +35,7 @@ def _compiling() -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An item for every time that hidden layers were computed as one."""
+    """Gets an item whenever hidden layers are computed as one."""
     from sigmoidcore.nn.fused import Stack
 
     seen: list[int] = []
@@ -46,7 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """Runs a command that is bad input: exit code 2, nothing on standard output, and this one line on the other."""
+    """Run a command with invalid input: exit code 2, empty standard output; return the one line of standard error."""
 
     def run(arguments: list[str]) -> str:
         from sigmoidcore.cli import main

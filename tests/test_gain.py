@@ -19,6 +19,7 @@ from sigmoidcore.gain import (
     mean_relative_slope,
     norms,
     relative_slope,
+    row_norms,
     slope_for_floor,
     slope_for_gain,
     spread,
@@ -47,9 +48,6 @@ def numpy_gain(x, alpha, weights=1.0):
     x = np.asarray(x, dtype=np.float64)
     d = alpha / 4 / np.cosh(np.clip(alpha * x / 2, -350, 350)) ** 2
     return math.sqrt(np.mean(d**2 * weights))
-
-
-# --- relative slope and local derivative -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -81,9 +79,6 @@ def test_local_derivative_is_the_derivative_of_the_output_by_x():
         with mp.workdps(700):  # a finite difference of outputs near 1 needs digits beyond exp(-700)
             exact = mp.diff(lambda t, a=alpha, m=shift: exact_sigmoid(a * (t - m)), mp.mpf(x), h=mp.mpf(10) ** -350)
         assert d == pytest.approx(float(exact), rel=4e-15, abs=0), (x, alpha, shift)
-
-
-# --- what is averaged ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (3, 5, 2, 4), (1, 4)])
@@ -125,6 +120,11 @@ def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_orde
     assert norms([]).shape == (0,)
 
 
+def test_row_norms_neither_overflow_nor_vanish():
+    x = torch.tensor([[3e200, 4e200], [3e-200, 4e-200]], dtype=torch.float64)
+    torch.testing.assert_close(row_norms(x), torch.tensor([5e200, 5e-200], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_spread_is_largest_over_smallest(dtype):
     assert spread(torch.tensor([2.0, 8.0, 4.0], dtype=dtype)) == 4.0
@@ -147,9 +147,6 @@ def test_spread_is_inf_if_a_gradient_is_0_and_nan_if_one_is_not_finite(sizes, ex
     assert spread(torch.tensor(sizes, dtype=torch.float64)) == pytest.approx(expected, nan_ok=True)
 
 
-# --- cotangents that are orthogonal to the signal --------------------------------------------------------------------
-
-
 def test_tangential_weights_are_the_mean_squares_of_vectors_drawn_evenly_orthogonal_to_x():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 6)) * [[1], [10], [0.1], [3]]
@@ -166,9 +163,6 @@ def test_tangential_weights_are_1_for_samples_of_zeros_and_for_one_neuron():
     mixed = tangential_weights(torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]]))
     np.testing.assert_allclose(mixed[0], 1.0, rtol=1e-6)
     assert tangential_weights(torch.tensor([[5.0], [0.0]])).tolist() == [[1.0], [1.0]]
-
-
-# --- the gain --------------------------------------------------------------------------------------------------------
 
 
 def linear_and_core(batch=6, inputs=5, outputs=4, alpha=2.5):
@@ -196,9 +190,6 @@ def test_gain_with_tangential_weights_is_that_of_cotangents_orthogonal_to_the_si
     squares = (derivative * row_size).square()
     assert float((squares * tangential_weights(signal)).mean().sqrt()) == pytest.approx(measured, rel=0.01)
     assert float(squares.mean().sqrt()) != pytest.approx(measured, rel=0.01)
-
-
-# --- the slope for a gain --------------------------------------------------------------------------------------------
 
 
 def quadrature_slope(deviation, target):
@@ -292,9 +283,6 @@ def test_one_preactivation_beyond_all_bounds_does_not_change_the_slope_of_the_ot
     alpha, reached = slope_for_gain(x, 1.0)
     assert reached == pytest.approx(1.0, rel=1e-6)
     assert numpy_gain(x.numpy(), alpha) == pytest.approx(1.0, rel=1e-5)
-
-
-# --- the slope for a floor -------------------------------------------------------------------------------------------
 
 
 def exact_mean_relative_slope(column, alpha):

@@ -78,7 +78,7 @@ def test_more_than_a_thousand_times_the_gradient_reaches_the_layers_where_it_exp
 
 
 @pytest.mark.parametrize("case", only(rules.VANISHING_TIME, rules.EXPLODING_TIME))
-def test_what_the_first_step_reads_counts_next_to_nothing_or_far_too_much(case: Case) -> None:
+def test_the_gradient_at_the_first_step_is_tiny_or_huge(case: Case) -> None:
     model, inputs, targets, loss_fn = case.problem()
     inputs.requires_grad_()
     loss_fn(model(inputs), targets).backward()

@@ -15,9 +15,6 @@ X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(32) % 3
 
 
-# --- what cannot be measured -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("model", "inputs", "kind", "said"),
     [
@@ -106,9 +103,6 @@ def test_outputs_may_be_a_dataclass():
     assert measured(model, X).weights[0].gradient > 0
 
 
-# --- inference mode --------------------------------------------------------------------------------------------------
-
-
 def test_inference_mode_changes_no_number():
     model = mlp(nn.Tanh)
     wanted = measured(model, X, Y, functional.cross_entropy)
@@ -126,9 +120,6 @@ def test_weights_of_inference_mode_are_refused():
         model = mlp(nn.Tanh)
     with pytest.raises(ValueError, match=r"'0.weight' of the model was made in torch.inference_mode\(\)"):
         sc.diagnose(model, X)
-
-
-# --- modes -----------------------------------------------------------------------------------------------------------
 
 
 def detector():
@@ -184,9 +175,6 @@ def test_an_exported_model_is_measured_in_its_own_mode():
         m = sc.diagnose(exported, X, training=training).measurement
         assert [row.gradient for row in m.layers] == pytest.approx([row.gradient for row in wanted.layers])
         assert [row.weights for row in m.layers] == [row.weights for row in wanted.layers]
-
-
-# --- what is not seen, and what is no part of the model --------------------------------------------------------------
 
 
 def test_a_model_with_gradients_but_without_known_layers_has_a_note():

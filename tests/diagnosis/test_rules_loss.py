@@ -183,7 +183,7 @@ def test_several_calls_of_one_kind_are_one_comparison():
     assert (comparison.low, comparison.high, comparison.reads) == (0, 1, 2)
 
 
-def test_a_tensor_that_is_no_part_of_the_model_is_not_compared():
+def test_a_tensor_outside_the_model_is_not_compared():
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scale = torch.ones(1, requires_grad=True)

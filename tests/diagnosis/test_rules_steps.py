@@ -102,7 +102,7 @@ def test_a_loop_that_never_steps_is_an_error(model):
     assert rules(model, lambda: loss_of(model).backward()) == ["SC304"]
 
 
-def test_two_tries_without_a_step_are_no_training(model):
+def test_two_backward_passes_without_a_step_are_not_a_training(model):
     with sc.Monitor(model, every=1) as monitor:
         loss_of(model).backward()
         loss_of(model).backward()

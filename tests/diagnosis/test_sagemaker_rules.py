@@ -65,7 +65,7 @@ def test_variances_of_relu_inputs_that_differ_more_than_tenfold_are_a_poor_initi
         assert (RULES["PoorWeightInitialization"](Trial({"a": "relu", "b": "relu"}, [step])) is not None) is fires
 
 
-def test_what_is_recorded_is_what_training_did() -> None:
+def test_the_records_are_those_of_the_training() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 1))
     x = torch.randn(8, 3)
     before = model[0](x).detach()

@@ -1,7 +1,6 @@
 """Which layers the probe sees, by which names, what feeds them and which weights they use."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -24,9 +23,6 @@ def rows(forward, inputs, **parts):
 X = torch.randn(16, 6)
 IMAGES = torch.randn(4, 3, 5, 7)
 SEQUENCES = torch.randn(16, 5, 8)
-
-
-# Names, kinds, weights
 
 
 def test_modules_have_their_own_names_and_kinds():
@@ -58,7 +54,6 @@ def test_a_function_is_named_after_the_module_that_calls_it():
     ("product", "kind"),
     [
         (lambda s, x: x @ s.w, "matmul"),
-        (lambda s, x: torch.matmul(x, s.w) + s.b, "matmul"),
         (lambda s, x: torch.addmm(s.b, x, s.w), "addmm"),
         (lambda s, x: functional.linear(x, s.w.mT.contiguous() * 2), "linear"),
         (lambda s, x: torch.einsum("bi,io->bo", x, s.w), "einsum"),
@@ -139,9 +134,6 @@ def test_later_calls_of_a_shared_module_are_counted_in_their_names():
     assert {row.module for row in m.layers} == {"fc", "act"}
 
 
-# What feeds what
-
-
 def test_a_layer_of_a_residual_network_reads_all_branches_before_it():
     def forward(s, x):
         x = s.stem(x)
@@ -181,7 +173,6 @@ def test_parallel_branches_have_one_source_and_meet_again():
         lambda a, b: torch.cat([a, b], 1),
         lambda a, b: torch.where(a > 0, a, b),
         lambda a, b: a.mul(b),
-        lambda a, b: torch.add(a, b, alpha=2),
         lambda a, b: torch.cat([a.chunk(2, 1)[0], b[:, 3:]], 1),
         lambda a, b: (a.T @ b).unsqueeze(0),
     ],
@@ -196,7 +187,6 @@ def test_a_function_of_two_layers_has_both_sources(joined):
     [
         lambda s, x: x.clone().mul_(2),
         lambda s, x: functional.dropout(x, 0.5),
-        lambda s, x: s.norm(x),
         lambda s, x: x.view(4, 4, 6).transpose(0, 1).reshape(16, 6),
         lambda s, x: x / x.norm(dim=1, keepdim=True),
         lambda s, x: x.to(torch.float64).float(),
@@ -204,7 +194,7 @@ def test_a_function_of_two_layers_has_both_sources(joined):
     ],
 )
 def test_a_function_of_one_layer_has_its_source(one):
-    m = rows(lambda s, x: torch.tanh(one(s, s.fc(x))), X, fc=nn.Linear(6, 6), norm=nn.BatchNorm1d(6))
+    m = rows(lambda s, x: torch.tanh(one(s, s.fc(x))), X, fc=nn.Linear(6, 6))
     assert sources(m)["tanh"] == ["fc"]
 
 
@@ -237,9 +227,6 @@ def test_sources_pass_through_a_module_of_custom_autograd_functions():
     assert sources(m) == {"0": [], "2": ["0"]}
     ending = Forward(lambda s, x: Doubled.apply(torch.tanh(s.fc(x))), fc=nn.Linear(6, 6))
     assert sources(measured(nn.Sequential(nn.Linear(6, 6), ending, nn.Linear(6, 2)), X))["2"] == ["1.tanh"]
-
-
-# Gates and attention
 
 
 @pytest.mark.parametrize(
@@ -302,8 +289,7 @@ def test_a_softmax_before_a_product_is_attention_and_another_is_an_activation():
     assert sources(m)["out"] == ["qkv", "softmax"]
 
 
-@pytest.mark.parametrize("norm_first", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "gelu", functional.silu])
+@pytest.mark.parametrize(("norm_first", "activation"), [(False, "relu"), (True, functional.silu)])
 def test_the_rows_of_a_transformer_encoder(norm_first, activation):
     one = nn.TransformerEncoderLayer(8, 2, 16, 0.1, activation, batch_first=True, norm_first=norm_first)
     m = measured(nn.TransformerEncoder(one, 2, enable_nested_tensor=False), SEQUENCES)
@@ -324,12 +310,8 @@ def test_a_frozen_encoder_in_evaluation_mode_does_not_use_its_fast_path():
     assert names(m) == ["0.self_attn", "0.linear1", "0.relu", "0.linear2", "1"]
 
 
-# Recurrent layers
-
-
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("batch_first", "bidirectional"), [(False, True), (True, False)])
 def test_a_recurrent_layer_is_one_row_with_its_time_steps(kind, batch_first, bidirectional):
     rnn = kind(8, 4, 2, batch_first=batch_first, bidirectional=bidirectional)
 
@@ -377,18 +359,12 @@ def test_a_loop_over_a_cell_has_a_row_for_every_step(kind):
     assert sources(m)["cell@5"] == ["cell@4"]
 
 
-# Networks of cores
-
-
 def test_the_rows_of_our_own_networks():
     m = measured(sc.MLP(6, 8, 2, 3), X)
     assert [row.kind for row in m.layers] == ["Linear", "SigmoidCore", "Linear", "SigmoidCore", "Linear"]
     m = measured(sc.ConvNet(1, 4, 2, 3, image_size=8), torch.randn(4, 1, 8, 8))
     assert [row.kind for row in m.layers] == ["Conv2d", "SigmoidCore", "Conv2d", "SigmoidCore", "Linear"]
     assert [row.neurons for row in m.layers if row.role == "activation"] == [4, 4]
-    m = measured(Forward(lambda s, x: s.rnn(x)[0], rnn=sc.RNN(8, 4, batch_first=True)), SEQUENCES)
-    assert [(row.name, row.kind, len(row.steps)) for row in m.layers] == [("rnn", "RNN", 5)]
-    assert set(m.layers[0].weights) == {"rnn.weight_ih", "rnn.weight_hh"}
     m = measured(Forward(lambda s, x: s.rnn(x)[0], rnn=CoreLSTM(8, 4, batch_first=True)), SEQUENCES)
     assert [(row.name, row.kind, len(row.steps)) for row in m.layers] == [("rnn", "CoreLSTM", 5)]
     assert set(m.layers[0].weights) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}
@@ -405,27 +381,12 @@ def test_converted_and_folded_networks_have_the_rows_of_the_plain_one():
     assert sources(measured(sc.fold(model), X)) == expected
 
 
-def test_the_numbers_of_a_core_are_those_of_its_output():
-    core = sc.SigmoidCore(8, alpha=4.0, centered=True, scale=3.0)
-    model = nn.Sequential(nn.Linear(6, 8), core, nn.Linear(8, 2))
-    y = model[:2](X).detach()
-    row = measured(model, X).layers[1]
-    assert row.rms == pytest.approx(float(y.square().mean().sqrt()), rel=1e-5)
-    assert (row.low, row.high) == pytest.approx((float(y.min()), float(y.max())), rel=1e-6)
-
-
-# The dimension of the neurons
-
-
 @pytest.mark.parametrize(
     ("moved", "neurons"),
     [
-        (lambda h: h, 6),
         (lambda h: h.permute(0, 2, 3, 1), 6),
         (lambda h: h.permute(0, 2, 3, 1).contiguous() + 1, 6),
-        (lambda h: h.movedim(1, -1), 6),
         (lambda h: h.flatten(2), 6),
-        (lambda h: h.flatten(2).transpose(1, 2), 6),
         (lambda h: h.flatten(1), 210),
         (lambda h: h[:, 1:4], 3),
         (lambda h: h.mean((2, 3)), 6),
@@ -433,7 +394,6 @@ def test_the_numbers_of_a_core_are_those_of_its_output():
         (lambda h: functional.pixel_unshuffle(h[:, :, :4, :4], 2), 24),
         (lambda h: functional.interpolate(h, scale_factor=2), 6),
         (lambda h: functional.layer_norm(h.permute(0, 2, 3, 1), (6,)), 6),
-        (lambda h: torch.cat([h, h], 1), 12),
         (lambda h: h.to(memory_format=torch.channels_last), 6),
     ],
 )
@@ -454,9 +414,6 @@ def test_neurons_after_a_convolution_are_its_channels(moved, neurons):
 )
 def test_the_neurons_of_an_activation_are_the_features_of_its_layer(net, inputs, neurons):
     assert measured(net, torch.randn(inputs)).layers[-1].neurons == neurons
-
-
-# What models may give, take and do
 
 
 @pytest.mark.parametrize(
@@ -484,15 +441,7 @@ def test_a_model_may_be_called_by_name():
 
 
 def test_parts_called_one_by_one_are_one_pass():
-    class Wrapper(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(4, 6)
-
-        def forward(self, x):
-            raise NotImplementedError
-
-    model = Wrapper()
+    model = Forward(None, encoder=nn.Linear(6, 4), decoder=nn.Linear(4, 6))
     probe = Probe(model, most=None, ranks=Ranks())
     probe.attach()
     model.decoder(torch.relu(model.encoder(X))).square().mean().backward()
@@ -533,16 +482,6 @@ def test_complex_layers_are_reported_as_not_measured():
     assert sources(m) == {"fc": [], "out": ["fc"]}
     assert all(w.used for w in m.weights)
     assert m.notes == ("layers of complex numbers, the first of them that of filters",)
-
-
-def test_sources_pass_through_a_scripted_part():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        part = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
-    m = measured(nn.Sequential(nn.Linear(6, 6), part, nn.Linear(6, 2)), X)
-    assert names(m)[0] == "0"
-    assert names(m)[-1] == "2"
-    assert sources(m)["2"] != []
 
 
 def test_the_scales_of_branches_are_found_and_not_those_of_several_layers():

@@ -1,9 +1,8 @@
 """Equalizer: when it looks, how it opens neurons, and whether a network with a saturated layer recovers."""
 
 import copy
-import math
+from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from support.equalized import (
@@ -23,8 +22,6 @@ from torch import nn
 from sigmoidcore import MLP, Equalizer, SigmoidCore, depth_scaled_lr, gradient_profile, prepare
 from sigmoidcore._torch.hooks import global_hooks
 from sigmoidcore.training import digits, train
-
-# --- when it looks ---------------------------------------------------------------------------------------------------
 
 
 def test_it_attaches_to_the_optimizers_step_and_remove_leaves_no_hook_behind(model, batch):
@@ -60,26 +57,14 @@ def test_auto_at_most_quadruples_the_interval_up_to_100_while_nothing_moves(mode
     assert [s.step for s in equalizer.history] == [0, 1, 5, 21, 85, 185, 285]
 
 
-def test_auto_looks_again_before_the_profile_can_have_moved_to_the_edge_of_the_band(model, batch):
+def test_auto_looks_more_often_while_the_profile_moves(model, batch):
     optimizer = idle()
-    rate = 1.05
     with Equalizer(model, optimizer, tolerance=4.0) as equalizer:
-        for _ in range(130):
-            cores(model)[0].slope.mul_(rate)
+        for _ in range(120):
+            cores(model)[0].slope.mul_(1.2)
             step(model, optimizer, batch)
-    logs = [s.log_sizes for s in equalizer.history]
     steps = [s.step for s in equalizer.history]
-    limited = 0
-    for k in range(1, len(steps) - 1):
-        relative = [np.array(entry) - np.median(entry) for entry in logs[k - 1 : k + 1]]
-        speed = np.sqrt(np.square(relative[1] - relative[0]).mean()) / (steps[k] - steps[k - 1])
-        room = max(math.log(4.0) - np.abs(relative[1]).max(), math.log(4.0) / 2)
-        if equalizer.history[k].slopes or equalizer.history[k].neurons:
-            continue
-        expected = min(100, 4 * (steps[k] - steps[k - 1]), room / speed)
-        limited += room / speed < 4 * (steps[k] - steps[k - 1])
-        assert steps[k + 1] - steps[k] == max(1, int(expected))
-    assert limited >= 1
+    assert max(b - a for a, b in pairwise(steps)) < 30  # 64 from step 21 on if nothing moves
 
 
 def test_a_step_without_a_backward_pass_is_not_sampled_and_the_next_one_is(model, batch):
@@ -103,8 +88,6 @@ def test_sampling_changes_no_gradient(model, batch):
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # without hooks, layers are computed as one
 
-
-# --- neuron rule -----------------------------------------------------------------------------------------------------
 
 DRIVEN = 5
 
@@ -165,9 +148,6 @@ def test_channels_of_a_convolution_are_its_neurons():
     torch.testing.assert_close(model[1].shift, torch.tensor([0, 0, 1, 0]) * x.mean((0, 2)))
 
 
-# --- state -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore:the Equalizer gives core")
 @pytest.mark.parametrize("every", [3, "auto"])
 def test_20_steps_equal_10_steps_a_reload_and_10_steps_bit_for_bit(every, tmp_path):
@@ -216,9 +196,6 @@ def test_the_history_keeps_the_last_10_000_samples_and_at_most_64_layers_of_each
     assert equalizer.history.maxlen == 10_000
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_state_that_is_not_an_equalizers_or_of_another_model_is_an_error(model, batch):
     optimizer = idle()
     with Equalizer(model, optimizer) as equalizer:
@@ -233,8 +210,6 @@ def test_a_state_that_is_not_an_equalizers_or_of_another_model_is_an_error(model
         ):
             other.load_state_dict(equalizer.state_dict())
 
-
-# --- the claim: a network with a saturated layer recovers ------------------------------------------------------------
 
 DRIVEN_LAYER = 4
 
@@ -280,7 +255,7 @@ def test_a_step_that_opened_many_neurons_changes_no_weights_for_its_gradients_ar
     assert not any(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
-def test_what_a_skip_connection_carries_past_a_core_is_not_counted_as_in_the_profile():
+def test_the_gradient_of_a_skip_connection_past_a_core_is_not_counted():
     class Stream(nn.Module):
         def __init__(self):
             super().__init__()

@@ -176,9 +176,6 @@ def test_trained_slopes_are_corrected_too(batch):
     assert bool((cores(model)[2].alpha < before).all())
 
 
-# --- graphs ----------------------------------------------------------------------------------------------------------
-
-
 class Branches(nn.Module):
     """Cores 0 to 3: the first feeds the second and the third, which are joined for the last."""
 

@@ -28,7 +28,7 @@ def test_a_neuron_saturated_by_offset_gets_the_batch_mean_as_its_shift_and_keeps
 
 
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
-def test_what_is_not_finite_opens_nothing(wrong):
+def test_values_that_are_not_finite_open_no_neuron(wrong):
     core = sc.SigmoidCore(1)
     x = torch.full((10, 1), wrong)
     assert open_neurons(core, x, torch.tensor([True]), FLOOR, Ranks()) == 0

@@ -55,9 +55,6 @@ def assert_close(a, b, atol=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
-# --- mixed precision -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_slopes_stay_float32_outputs_keep_their_dtype_and_the_profile_is_that_of_float32(
     model, batch, dtype
@@ -110,9 +107,6 @@ def test_with_its_scaler_the_history_has_the_profile_of_unscaled_and_unclipped_g
         assert_close(torch.tensor(sample.log_sizes, dtype=torch.float64), expected)
 
 
-# --- several passes a step -------------------------------------------------------------------------------------------
-
-
 def test_gradients_of_accumulated_micro_batches_with_clipping_are_joined(model, batch):
     def accumulate(_):
         for rows in torch.arange(50).split(10):
@@ -145,10 +139,7 @@ def test_a_closure_is_sampled_by_its_last_backward_pass(model, batch):
     assert_close(torch.tensor(equalizer.history[1].log_sizes, dtype=torch.float64), expected)
 
 
-# --- derivatives -----------------------------------------------------------------------------------------------------
-
-
-def test_derivatives_by_the_inputs_are_no_gradients_of_the_loss(model, batch):
+def test_derivatives_by_the_inputs_do_not_count_as_gradients_of_the_loss(model, batch):
     expected = by_hand(model, partial(residual, x=batch[0]))
     assert_close(sampled(model, lambda _: residual(model, batch[0]).backward()), expected)
 
@@ -165,7 +156,7 @@ def test_torch_func_gives_the_derivatives_that_it_gives_without_an_equalizer(mod
         assert torch.equal(functional_derivatives(model, batch[0]), without)
 
 
-def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, batch):
+def test_one_warning_comes_after_ten_steps_without_a_gradient(model, batch):
     optimizer = idle(model)
 
     with Equalizer(model, optimizer) as equalizer:
@@ -176,9 +167,6 @@ def test_a_training_that_it_cannot_see_is_said_after_ten_steps_and_once(model, b
         for _ in range(15):
             in_vmap(model, batch, optimizer)
     assert not equalizer.history
-
-
-# --- copies ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("copied", COPIES)
@@ -211,9 +199,6 @@ def test_an_average_of_models_has_the_latest_slopes_or_with_use_buffers_their_av
     assert sum(s.slopes for s in equalizer.history) > 0
     torch.testing.assert_close(cores(averaged)[2].slope, expected)
     assert torch.equal(cores(averaged)[2].slope, core.slope) != use_buffers
-
-
-# --- dtypes and devices ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16])

@@ -61,7 +61,7 @@ def test_it_hears_of_a_layer_that_fails(model):
 
 
 @pytest.mark.parametrize("by_keyword", [False, True])
-def test_a_layer_observer_may_replace_what_a_layer_reads_and_makes(by_keyword):
+def test_a_layer_observer_may_replace_inputs_and_outputs_of_a_layer(by_keyword):
     core, x = SigmoidCore(), torch.randn(5)
     with Doubles({"core": core}):
         y = core(input=x) if by_keyword else core(x)

@@ -33,9 +33,6 @@ def per_sample_sizes(model, inputs, loss_of_outputs):
     return [math.sqrt(s / len(inputs)) for s in squares]
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
-
-
 def test_with_a_summed_loss_the_sizes_are_those_of_explicit_per_sample_gradients():
     model, x, y = small_mlp(), torch.randn(7, 5).double(), torch.randint(3, (7,))
     profile = gradient_profile(model, x, y, nn.CrossEntropyLoss(reduction="sum"))
@@ -145,24 +142,6 @@ def test_it_measures_under_no_grad():
     assert torch.equal(measured.sizes, expected.sizes)
 
 
-@pytest.mark.parametrize("form", ["tuple", "list", "dict"])
-def test_inputs_may_be_a_tuple_a_list_or_a_dict(form):
-    class Sum(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.core = SigmoidCore(3)
-
-        def forward(self, a, b):
-            return {"logits": self.core(a + b), "count": torch.tensor(3)}
-
-    a, b = torch.randn(2, 3), torch.randn(2, 3)
-    inputs = {"tuple": (a, b), "list": [a, b], "dict": {"a": a, "b": b}}[form]
-    assert gradient_profile(Sum(), inputs).names == ("core",)
-
-
-# --- nothing is disturbed --------------------------------------------------------------------------------------------
-
-
 def test_weights_gradients_buffers_modes_hooks_and_the_random_generator_are_as_they_were():
     model = nn.Sequential(
         nn.Linear(4, 6), nn.BatchNorm1d(6), SigmoidCore(6), nn.Dropout(0.5), nn.Linear(6, 6), SigmoidCore(6)
@@ -174,9 +153,6 @@ def test_weights_gradients_buffers_modes_hooks_and_the_random_generator_are_as_t
         gradient_profile(model, x)
     assert x.grad is None
     assert not x.requires_grad
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 class Detached(nn.Sequential):
@@ -224,7 +200,7 @@ def test_a_model_that_cannot_be_measured_is_an_error_that_says_why(model, messag
           for value, kind in (([[1.0, 2.0]], "list"), ("text", "str"), (3, "int"), (None, "NoneType"), ((), "tuple"))),
     ],
 )  # fmt: skip
-def test_inputs_that_are_no_batch_are_an_error_that_says_why(inputs, message):
+def test_inputs_that_are_not_a_batch_are_an_error_with_the_reason(inputs, message):
     with pytest.raises(ValueError, match=message):
         gradient_profile(small_mlp().float(), inputs)
 
@@ -248,9 +224,6 @@ def test_an_error_of_the_model_keeps_its_type_and_notes_the_shape_of_the_inputs(
 def test_a_wrong_loss_is_an_error_that_says_why(targets, loss_fn, message):
     with pytest.raises(ValueError, match=message):
         gradient_profile(small_mlp().float(), X, targets, loss_fn)
-
-
-# --- what is printed -------------------------------------------------------------------------------------------------
 
 
 def test_a_profile_prints_as_a_table_with_bars_on_a_log_axis():

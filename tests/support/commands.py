@@ -143,13 +143,6 @@ def check_launcher(words: list[str]) -> str | None:
 
 
 CHECKS: dict[str, Callable[[list[str]], str | None]] = {
-    "make": check_make,
-    "sigmoid-core": check_sigmoid_core,
-    "pip": check_pip,
-    "uv": check_uv,
-    "python": check_python,
-    "python3": check_python,
-    "bash": check_file,
-    "torchrun": check_launcher,
-    "accelerate": check_launcher,
-}
+    "make": check_make, "sigmoid-core": check_sigmoid_core, "pip": check_pip, "uv": check_uv, "python": check_python,
+    "python3": check_python, "bash": check_file, "torchrun": check_launcher, "accelerate": check_launcher,
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The ways to compile a training, each as a loss of inputs and targets, and a compiler that is fresh for every test."""
+"""Ways to compile a training, each as a loss of inputs and targets, and a fresh compiler for every test."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
-    """Import it into a test module: what is watched no longer leaves nothing behind in the compiler."""
+    """Check that nothing stays behind in the compiler; import it into a test module."""
     torch._dynamo.reset()
     counters.clear()
     yield

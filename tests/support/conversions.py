@@ -1,4 +1,4 @@
-"""What the tests of convert ask of every conversion: the function stays, and so does what the model can load."""
+"""Checks of every conversion: outputs, gradients and loading a checkpoint do not change."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The ways to copy a module that PyTorch's users have, for tests that hold for all of them."""
+"""Ways to copy a module, for tests that hold for all of them."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""What tests of the Equalizer do with a small network: a step, snapshots, saturated layers, the profile by hand."""
+"""Helpers for tests of the Equalizer: a step, snapshots, saturated layers, the profile by hand."""
 
 import math
 
@@ -15,7 +15,7 @@ NEVER = 1e30
 
 
 def idle():
-    """An optimizer that moves nothing of the model: what changes then is the Equalizer's doing."""
+    """An optimizer without parameters of the model: only the Equalizer changes it."""
     return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
 
 

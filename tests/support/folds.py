@@ -1,4 +1,4 @@
-"""Models that are folded, and what is asked of every fold: plain modules, and the same outputs."""
+"""Models to fold, and checks of every fold: plain modules and the same outputs."""
 
 import copy
 
@@ -11,7 +11,7 @@ from sigmoidcore import SigmoidCore
 
 
 def core(features=None, *, dim=-1, centered=True, scale=1.0, trainable=False):
-    """A core with nothing at its default."""
+    """A core with a random slope and shift for each neuron."""
     made = SigmoidCore(features, dim=dim, centered=centered, scale=scale, trainable=trainable)
     made.set_slope(torch.rand(made.shift.shape) * 4 + 0.3)
     made.set_shift(torch.randn(made.shift.shape))
@@ -19,7 +19,7 @@ def core(features=None, *, dim=-1, centered=True, scale=1.0, trainable=False):
 
 
 def kept(folded):
-    """The constants that stayed: the names of the modules, with the names of their buffers."""
+    """The constants that could not be folded: names of modules with the names of their buffers."""
     return {n: sorted(dict(m.named_buffers())) for n, m in folded.named_modules() if isinstance(m, fx.GraphModule)}
 
 
@@ -61,7 +61,7 @@ def assert_computes_the_same(model, fold, x):
 
 
 def randomized(model):
-    """Weights and statistics away from what they are made with."""
+    """Change weights and running statistics randomly."""
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -140,7 +140,7 @@ OFFSET_STAYS = "pad", "number", "pool", "dropout"
 
 
 def unsettled(model):
-    """Slopes and shifts away from the start."""
+    """Change slopes and shifts randomly."""
     for m in model.modules():
         if isinstance(m, SigmoidCore):
             m.set_slope(torch.rand(m.shift.shape) * 4 + 0.3)

@@ -1,4 +1,4 @@
-"""Measurements from layers that are made up, and the findings of the rules for them."""
+"""Measurements of invented layers, and the findings of the rules for them."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from sigmoidcore.diagnosis.rules import find
 
 
 def linear(name, gradient, *sources, **others):
-    """A layer with weights and its weight; rms 1, spread 1 if nothing else is said."""
+    """A layer with weights; by default rms 1 and spread 1."""
     given = {"rms": 1.0, "spread": 1.0, "shape": (64, 10), "weights": (f"{name}.weight",)} | others
     return Layer(name, name, given.pop("kind", "Linear"), "weights", sources=sources, gradient=gradient, **given)
 

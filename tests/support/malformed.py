@@ -1,4 +1,4 @@
-"""Files that cannot be used, made up by hypothesis: to learn from, and to predict; and odd ones that can."""
+"""Strategies for files that cannot be used for training or prediction."""
 
 import gzip
 import io
@@ -121,7 +121,7 @@ NO_FILES = st.one_of(
     st.text("abcdefghijklmno", min_size=1, max_size=4).map(lambda ending: File(f"a.{ending}", GOOD.encode())),
     st.just(File("a.csv.gz", GOOD.encode())),
 )  # fmt: skip
-"""Files that are not what their names say, folders that are named like files, and kinds that nobody knows."""
+"""Files of another kind than their names, folders with names of files, and unknown kinds."""
 
 MALFORMED = st.one_of(
     st.builds(as_file, DEFECTS, gzipped=st.booleans(), marked=st.booleans()),

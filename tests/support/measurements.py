@@ -52,39 +52,22 @@ def changed(measurement, layer, **values):
 
 def vanishing(*layers, call="sc.prepare(model, inputs)"):
     return Finding(
-        "SC101",
-        "vanishing gradient",
-        Severity.ERROR,
-        layers,
-        6.1e-5,
-        1e-3,
+        "SC101", "vanishing gradient", Severity.ERROR, layers, 6.1e-5, 1e-3,
         f"The gradient of '{layers[0]}' is 1.6e+04 times smaller than that of the last layer: it does not learn.",
         "A sigmoid hands back a quarter of its gradient at most: give each layer the slope at which it keeps its size.",
         call,
-    )
+    )  # fmt: skip
 
 
 def dead(*layers):
     return Finding(
-        "SC202",
-        "dead units",
-        Severity.WARNING,
-        layers,
-        0.6,
-        0.5,
-        f"60% of the neurons of '{layers[0]}' give 0 for every sample.",
-        "Lower the learning rate.",
-    )
+        "SC202", "dead units", Severity.WARNING, layers, 0.6, 0.5,
+        f"60% of the neurons of '{layers[0]}' give 0 for every sample.", "Lower the learning rate.",
+    )  # fmt: skip
 
 
 def frozen(*parameters):
     return Finding(
-        "SC502",
-        "frozen weights",
-        Severity.NOTE,
-        parameters,
-        1.0,
-        0.0,
-        f"'{parameters[0]}' has requires_grad=False.",
+        "SC502", "frozen weights", Severity.NOTE, parameters, 1.0, 0.0, f"'{parameters[0]}' has requires_grad=False.",
         "Nothing, if that is meant.",
-    )
+    )  # fmt: skip

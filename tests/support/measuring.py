@@ -23,7 +23,7 @@ class Forward(nn.Module):
 
 
 def measured(model, inputs, targets=None, loss_fn=None):
-    """What the probe sees of one batch."""
+    """The measurement of one batch."""
     return sc.diagnose(model, inputs, targets, loss_fn).measurement
 
 

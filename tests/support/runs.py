@@ -1,4 +1,4 @@
-"""Runs that are there at once: a table, a network that has not been trained, and the folder that a run leaves."""
+"""Run folders without a training: a table and an untrained network."""
 
 from pathlib import Path
 

@@ -1,9 +1,10 @@
-"""Ways of making a training step, for whatever watches one: all have the gradient of the loss of the whole batch."""
+"""Ways to make a training step; all have the gradient of the loss of the whole batch."""
 
 from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def loss_of(model, batch):
@@ -51,8 +52,18 @@ def _among_evaluations(model, batch, optimizer):
     loss.backward()
 
 
+def _checkpointed(model, batch, optimizer):
+    nn.functional.cross_entropy(checkpoint(model, batch[0], use_reentrant=False), batch[1]).backward()
+
+
+def _in_parts(model, batch, optimizer):
+    nn.functional.cross_entropy(model[4:](model[:4](batch[0])), batch[1]).backward()
+
+
 WAYS = {
     "clipped": _clipped,
+    "checkpointed": _checkpointed,
+    "in parts": _in_parts,
     "emptied before a second pass through one graph": _emptied_before_a_second_pass_through_one_graph,
     "two passes through one graph": _two_passes_through_one_graph,
     "among evaluations": _among_evaluations,
@@ -60,8 +71,7 @@ WAYS = {
     f"after a step that the user skipped, {between=}, {set_to_none=}": partial(
         _after_a_skipped_one, between=between, set_to_none=set_to_none
     )
-    for between in (False, True)
-    for set_to_none in (False, True)
+    for between, set_to_none in ((False, True), (True, False), (True, True))
 }
 
 
@@ -97,7 +107,7 @@ def functional_derivatives(model, x):
 
 
 def in_vmap(model, batch, optimizer):
-    """A step whose gradients come back where nothing can be seen of them."""
+    """A step in `vmap`, where no hook sees the gradients."""
     optimizer.zero_grad()
     torch.func.vmap(model)(batch[0]).square().mean().backward()
     optimizer.step()

@@ -1,4 +1,4 @@
-"""That a call leaves a model as it was, also when it raises."""
+"""Check that a call does not change a model, also if it raises."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 def bits(tensor: Tensor | None) -> Any:
-    """What `==` compares bit for bit, so that nan equals nan and -0.0 is not 0.0."""
+    """The value for a comparison bit for bit: nan equals nan, and -0.0 is not 0.0."""
     if tensor is None:
         return None
     return tensor.dtype, tensor.shape, tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def facts(model: nn.Module) -> dict[str, Any]:
-    """All that a call may change, by the name of its tensor or module."""
+    """Everything that a call may change, by the name of its tensor or module."""
     found: dict[str, Any] = {"random generator": bits(torch.get_rng_state())}
     for name, p in model.named_parameters():
         found |= {name: bits(p), f"{name} grad": (id(p.grad), bits(p.grad)), f"{name} trains": p.requires_grad}
@@ -29,7 +29,7 @@ def facts(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def untouched(model: nn.Module, *, but: tuple[str, ...] = ()) -> Iterator[None]:
-    """Everything of the model, and the random generator, is the same afterwards, but what ends with one of these."""
+    """Check that model and random generator do not change, except names that end with one of `but`."""
     before = facts(model)
     yield
     after = facts(model)
