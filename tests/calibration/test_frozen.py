@@ -24,7 +24,7 @@ def test_prepare_keeps_frozen_weights_bit_for_bit_replaces_the_others_and_says_s
         assert report.after.spread < 1.3
 
 
-def test_without_frozen_weights_nothing_is_said_of_them():
+def test_without_frozen_weights_there_is_no_note():
     assert not any(KEPT in note for note in prepare(MLP(8, 16, 3, 3), torch.randn(100, 8)).notes)
 
 

@@ -147,10 +147,7 @@ def words() -> nn.Module:
 
 CASES = {
     "convolutions": (lambda: classifier(*stack(nn.Conv2d, 12, padding=1)), images),
-    "no padding": (lambda: classifier(*stack(nn.Conv2d, 4)), images),
     "circular": (lambda: classifier(*stack(nn.Conv2d, 8, padding=1, padding_mode="circular")), images),
-    "reflecting": (lambda: classifier(*stack(nn.Conv2d, 8, padding=1, padding_mode="reflect")), images),
-    "replicating": (lambda: classifier(*stack(nn.Conv2d, 8, padding=1, padding_mode="replicate")), images),
     "dilated": (lambda: classifier(*stack(nn.Conv2d, 8, padding=2, dilation=2)), images),
     "groups": (
         lambda: classifier(
@@ -163,13 +160,11 @@ CASES = {
     "one dimension": (lambda: classifier(*stack(nn.Conv1d, 10, padding=1)), lambda n: torch.randn(n, 1, 40)),
     "three dimensions": (lambda: classifier(*stack(nn.Conv3d, 5, padding=1)), lambda n: torch.randn(n, 1, 5, 5, 5)),
     "transposed": (decoder, vectors),
-    "average pools": (lambda: pooled(nn.AvgPool2d), images),
     "maximum pools": (lambda: pooled(nn.MaxPool2d), images),
     "dropout": (
         lambda: classifier(*(m for layer in stack(nn.Conv2d, 6, padding=1) for m in (layer, nn.Dropout2d(0.2)))),
         images,
     ),
-    "residual stream, 10": (lambda: PreActivation(10), vectors),
     "residual stream, 60": (lambda: PreActivation(60), vectors),
     "two inputs": (TwoInputs, lambda n: (torch.randn(n, 4), torch.randn(n, 7))),
     "embedding": (words, lambda n: torch.randint(0, 50, (n, 5))),
@@ -234,9 +229,6 @@ def test_a_first_core_that_gain_1_makes_nearly_binary_is_noted():
     assert any("nearly binary" in note and "saturation=1" in note for note in report.notes)
 
 
-# --- fresh weights ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("channels", "out", "groups"), [(8, 8, 1), (4, 12, 1), (12, 4, 1), (12, 8, 4)])
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
 def test_a_convolution_gets_a_delta_orthogonal_kernel_in_every_group(kind, channels, out, groups):
@@ -298,9 +290,6 @@ def test_the_gradient_of_every_branch_of_a_fan_out_counts():
     assert left == pytest.approx(right, rel=0.1)
     assert stem == pytest.approx(math.sqrt((left**2 + right**2) / 2), rel=0.1)
     assert spread(report.after.sizes) <= 1.1
-
-
-# --- models that do unusual things -----------------------------------------------------------------------------------
 
 
 class InPlace(nn.Module):

@@ -28,9 +28,6 @@ def orthogonal(model):
     return model
 
 
-# --- MLP -------------------------------------------------------------------------------------------------------------
-
-
 FIRST, HIDDEN, LAST, RECURRENT = 400, 50, 16, 370
 """The constants that the docstring states."""
 
@@ -83,19 +80,6 @@ def test_rates_are_those_computed_by_hand_for_other_shapes_and_for_untouched_wei
         expected = 0.01 * share * factor / math.sqrt(weight.size) * size(torch.tensor(weight))
         assert found[f"{2 * layer}.weight"] == pytest.approx(expected, rel=ROUNDING, abs=0)
     assert found[f"{2 * depth}.weight"] == pytest.approx(0.01 * LAST / width, rel=ROUNDING, abs=0)
-
-
-@pytest.mark.parametrize("depth", [3, 10, 50])
-@pytest.mark.parametrize("untouched", [False, True])
-def test_no_share_is_above_a_tenth_and_their_sum_is_1_or_what_the_largest_shares_leave_of_it(depth, untouched):
-    model = MLP(64, 64, depth, 10) if untouched else orthogonal(MLP(64, 64, depth, 10))
-    found = rates(model, lr=1.0)
-    factors = [FIRST / 64] + [HIDDEN / 64] * (depth - 1)
-    shares = [found[f"{2 * i}.weight"] / size(model[2 * i].weight.detach()) / factors[i] for i in range(depth)]
-    assert max(shares) <= 0.1 * (1 + ROUNDING)
-    assert sum(shares) <= 1 + ROUNDING
-    if not untouched:
-        assert sum(shares) == pytest.approx(min(1.0, 0.1 * depth), rel=ROUNDING)
 
 
 @pytest.mark.parametrize(("steps", "hidden"), [(5, 16), (64, 128)])
@@ -219,9 +203,6 @@ def test_a_convolutions_rate_falls_with_the_taps_of_its_kernel():
 
     assert rate(1) == pytest.approx(3 * rate(3), rel=ROUNDING)
     assert rate(1) == pytest.approx(5 * rate(5), rel=ROUNDING)
-
-
-# --- SGD -------------------------------------------------------------------------------------------------------------
 
 
 def sgd_rates(model, lr=0.03):

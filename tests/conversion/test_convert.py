@@ -18,9 +18,6 @@ def cores(model):
     return {name: m for name, m in model.named_modules() if isinstance(m, SigmoidCore)}
 
 
-# --- modules -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_hidden_sigmoids_and_tanhs_become_cores_and_the_output_is_left(dtype):
     model = nn.Sequential(
@@ -92,19 +89,14 @@ def test_every_activation_is_in_the_report_once():
     [
         ([nn.Conv1d(2, 5, 3)], (3, 2, 9), 5, -2),
         ([nn.Conv2d(2, 4, 3, stride=2, groups=2, dilation=2, padding_mode="circular", padding=1)], (3, 2, 9, 9), 4, -3),
-        ([nn.Conv3d(1, 5, 2)], (3, 1, 4, 4, 4), 5, -4),
         ([nn.ConvTranspose2d(2, 5, 3)], (3, 2, 4, 4), 5, -3),
         ([nn.Conv2d(2, 5, 3)], (2, 9, 9), 5, -3),
-        ([nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5)], (3, 2, 9, 9), 5, -3),
         ([nn.Conv2d(2, 6, 3), nn.GroupNorm(2, 6)], (3, 2, 9, 9), 6, -3),
         ([nn.Conv2d(2, 5, 3), nn.MaxPool2d(2), nn.Dropout2d()], (3, 2, 9, 9), 5, -3),
         ([nn.Linear(4, 5), nn.LayerNorm(5)], (3, 7, 4), 5, -1),
-        ([nn.Linear(4, 5), nn.ReLU(), nn.Identity()], (3, 4), 5, -1),
         ([nn.Conv2d(2, 5, 3), nn.Flatten()], (3, 2, 4, 4), None, -1),
         ([nn.Linear(4, 6), nn.Unflatten(-1, (2, 3))], (3, 4), None, -1),
-        ([nn.Linear(4, 6), nn.MaxPool1d(2)], (3, 4), None, -1),
         ([nn.Linear(4, 6), nn.BatchNorm1d(6), nn.AvgPool1d(2)], (3, 4), None, -1),
-        ([nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.MaxPool1d(2)], (3, 2, 9), 5, -2),
         ([nn.Conv1d(2, 3, 3), nn.Flatten(), nn.BatchNorm1d(9), nn.MaxPool1d(3)], (3, 2, 5), None, -1),
         ([nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)], (3, 2, 9, 9), 5, -3),
         ([nn.Conv1d(2, 5, 3), nn.MaxPool1d(2)], (2, 9), 5, -2),
@@ -167,9 +159,6 @@ def test_mode_device_hooks_and_requires_grad_stay():
     assert torch.equal(loaded(x), model(x))
 
 
-# --- what is left --------------------------------------------------------------------------------------------------
-
-
 class Heads(nn.Module):
     """Several outputs in a dict, a tuple and a list; one activation is both hidden and an output."""
 
@@ -189,7 +178,7 @@ class Heads(nn.Module):
         }
 
 
-def test_what_reaches_any_output_through_shapes_is_left():
+def test_an_activation_that_reaches_any_output_through_shapes_is_left():
     report = unchanged(Heads(), torch.randn(3, 4))
     assert report.converted == ("act",)
     assert report.left == ("features", "both", "gate")
@@ -198,7 +187,7 @@ def test_what_reaches_any_output_through_shapes_is_left():
 
 
 @pytest.mark.parametrize("after", [lambda y: y.mean((1,)), torch.log, lambda y: 1 - y, lambda y: torch.cat([y, y])])
-def test_what_reaches_the_output_without_weights_in_between_is_left(after):
+def test_an_activation_that_reaches_the_output_without_weights_in_between_is_left(after):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -258,7 +247,7 @@ def test_gates_are_left_and_weights_of_the_model_make_no_gate():
     }
 
 
-def test_a_square_is_no_gate():
+def test_a_square_is_not_a_gate():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -285,9 +274,6 @@ def test_residual_sums_and_parallel_branches_are_hidden():
     assert set(unchanged(model, torch.randn(2, 3, 5, 5)).converted) == {"0.act_a", "0.act_b", "1.body.1"}
 
 
-# --- several places ------------------------------------------------------------------------------------------------
-
-
 def test_a_module_under_several_names_gets_a_core_for_each_name_if_asked_for():
     act = nn.Tanh()
     model = nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 4), act, nn.Linear(4, 1))
@@ -296,9 +282,6 @@ def test_a_module_under_several_names_gets_a_core_for_each_name_if_asked_for():
     assert report.converted == ("1", "3")
     assert model[1] is not model[3]
     sc.calibrate(model, torch.randn(50, 3))
-
-
-# --- what cannot be traced -----------------------------------------------------------------------------------------
 
 
 class Untraceable(nn.Module):
@@ -348,9 +331,6 @@ def test_a_part_that_cannot_be_traced_does_not_hide_the_rest():
     assert report.unseen[0][0] == "4"
 
 
-# --- PyTorch's composites ------------------------------------------------------------------------------------------
-
-
 def test_an_activation_inside_a_layer_of_pytorch_is_left():
     layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, activation=nn.Tanh(), batch_first=True)
     assert "TransformerEncoderLayer calls it" in why(unchanged(layer, torch.randn(2, 5, 8)), "activation")
@@ -360,9 +340,6 @@ def test_a_core_network_is_left_as_it_is():
     report = sc.convert(sc.MLP(3, 4, 2, 1))
     assert report.converted == ()
     assert {a.why for a in report.activations} == {"is a core already"}
-
-
-# --- include, exclude, nearest -------------------------------------------------------------------------------------
 
 
 def deep():
@@ -408,7 +385,7 @@ def test_a_type_stands_for_all_activations_inside_modules_of_that_type():
         ({"nearest": "0.1"}, "nearest: '0.1' is a Tanh; only Hardsigmoid, Hardtanh, Softsign"),
     ],
 )
-def test_what_stands_for_nothing_is_an_error_and_the_model_is_as_it_was(options, message):
+def test_a_choice_without_a_match_is_an_error_and_the_model_does_not_change(options, message):
     model = deep()
     before = dict(model.named_modules())
     with pytest.raises(ValueError, match=message):
@@ -417,7 +394,7 @@ def test_what_stands_for_nothing_is_an_error_and_the_model_is_as_it_was(options,
     assert sc.convert(model).converted == ("0.1", "0.3")
 
 
-def test_including_what_has_no_core_is_an_error_with_the_reason():
+def test_including_an_activation_without_a_core_is_an_error_with_the_reason():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Hardtanh(), nn.Linear(2, 1))
     with pytest.raises(ValueError, match=r"include: '1' \(ReLU\) is not a sigmoid$"):
         sc.convert(model, include="1")
@@ -431,7 +408,7 @@ def test_a_choice_of_another_type_is_an_error(wrong):
         sc.convert(deep(), include=wrong)
 
 
-def test_what_is_no_module_is_an_error():
+def test_an_argument_that_is_not_a_module_is_an_error():
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, got builtin"):
         sc.convert(torch.tanh)
 
@@ -483,18 +460,6 @@ def test_there_is_no_nearest_core_for_a_range_that_is_not_symmetric_and_none_of_
     assert report.converted == ()
     assert "not symmetric" in why(report, "1")
     assert why(report, "3") == "its result reaches the model's output"
-
-
-# --- living with it ------------------------------------------------------------------------------------------------
-
-
-def test_a_network_of_sigmoids_that_is_converted_and_calibrated_gets_its_gradient_back():
-    model = sc.MLP(16, 32, 20, 4, activation=lambda width: nn.Sigmoid())
-    sc.convert(model)
-    x = torch.randn(200, 16)
-    report = sc.calibrate(model, x)
-    assert report.before.spread > 1e6
-    assert report.after.spread < 1.1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

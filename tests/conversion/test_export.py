@@ -1,7 +1,5 @@
 """Models of cores and folded ones leave PyTorch's Python: torch.export, safetensors, checkpoints of plain models."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -104,22 +102,6 @@ def test_slopes_of_an_exported_model_are_in_its_state_dict():
     assert torch.equal(state["3.shift"], model[3].shift)
 
 
-def test_an_exported_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
-    model, x = calibrated("residual")
-    torch.export.save(exported(sc.fold(model), x), tmp_path / "model.pt2")
-    torch.save((x, model(x).detach()), tmp_path / "values.pt")
-    code = (
-        "import sys, torch\n"
-        "sys.modules['sigmoidcore'] = None\n"
-        "model = torch.export.load(sys.argv[1] + '/model.pt2').module()\n"
-        "x, y = torch.load(sys.argv[1] + '/values.pt')\n"
-        "print(float((model(x).detach() - y).abs().max()))"
-    )
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < 1e-5
-
-
 @pytest.mark.parametrize("name", CORES)
 def test_safetensors_hold_slopes_and_shifts(name, tmp_path: Path):
     model, x = calibrated(name)
@@ -131,16 +113,3 @@ def test_safetensors_hold_slopes_and_shifts(name, tmp_path: Path):
     assert not torch.allclose(again(x), model(x), atol=1e-3)
     again.load_state_dict(stored, strict=True)
     assert torch.equal(again(x), model(x))
-
-
-@pytest.mark.parametrize("name", CORES)
-def test_safetensors_hold_a_folded_model(name, tmp_path: Path):
-    model, x = calibrated(name)
-    folded = sc.fold(model)
-    safetensors.torch.save_model(folded, str(tmp_path / "model.safetensors"))
-    again = sc.fold(calibrated(name)[0])
-    with torch.no_grad():
-        for p in again.parameters():
-            p.zero_()
-    safetensors.torch.load_model(again, str(tmp_path / "model.safetensors"), strict=True)
-    assert torch.equal(again(x), folded(x))

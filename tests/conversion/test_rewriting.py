@@ -168,9 +168,6 @@ def test_a_converted_model_works_with_torch_func_and_second_derivatives():
         torch.testing.assert_close(a, b)
 
 
-# --- what the generated forward depends on ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("value", "read", "other"),
     [
@@ -255,9 +252,6 @@ def test_a_block_inside_another_gets_its_own_forward_and_a_second_conversion_cha
     assert report.converted == ()
     assert why(report, "1.tanh") == "is a core already"
     assert torch.equal(model(x), before)
-
-
-# --- what a graph cannot repeat --------------------------------------------------------------------------------------
 
 
 def without_gradient(net, x):
@@ -356,7 +350,7 @@ def test_a_block_that_runs_twice_is_left():
         sc.convert(Twins(), include="encoder.*")
 
 
-def test_a_name_that_is_taken_is_not_overwritten_and_a_method_called_tanh_is_no_function():
+def test_a_taken_name_is_not_overwritten_and_a_method_called_tanh_is_not_a_call():
     class Own(Net):
         def tanh(self, x):
             return x.clamp(-1, 1)
@@ -389,9 +383,6 @@ def test_a_forward_set_on_the_instance_stays():
     report = sc.convert(model)
     assert model.forward is own
     assert "set on the instance" in report.unseen[0][1]
-
-
-# --- modules that are called several times ---------------------------------------------------------------------------
 
 
 class Reused(nn.Module):

@@ -38,9 +38,6 @@ from sigmoidcore.conversion import UntraceableError
 CENTERED = [(True, 1.0), (False, 1.0), (True, 2.0), (False, 3.0)]
 
 
-# --- the identity ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("centered", "scale"), CENTERED)
 def test_a_folded_core_is_the_formula_in_numbers(centered, scale):
     linear, act = nn.Linear(1, 1).double(), SigmoidCore(1, centered=centered, scale=scale).double()
@@ -66,7 +63,7 @@ def test_a_folded_core_is_the_formula_in_numbers(centered, scale):
         (lambda: SigmoidCore(), nn.Sigmoid),
     ],
 )
-def test_what_was_never_calibrated_folds_to_the_plain_model_bit_for_bit(made, plain):
+def test_an_uncalibrated_model_folds_to_the_plain_one_bit_for_bit(made, plain):
     model = nn.Sequential(nn.Linear(8, 16, bias=False), made(), nn.BatchNorm1d(16), nn.Linear(16, 16), made())
     folded = sc.fold(model)
     assert [type(m) for m in folded] == [nn.Linear, plain, nn.BatchNorm1d, nn.Linear, plain]
@@ -86,35 +83,22 @@ def test_a_prepared_mlp_folds_to_a_sequential_of_linears_and_tanhs(depth):
     assert [type(m) for m in folded] == [nn.Linear, nn.Tanh] * depth + [nn.Linear]
 
 
-# --- layers before a core --------------------------------------------------------------------------------------------
-
 X1, X2, X3 = torch.randn(3, 4, 9), torch.randn(3, 4, 7, 8), torch.randn(2, 4, 5, 6, 5)
 BEFORE = {
     "linear": (nn.Linear(5, 6), core(6), torch.randn(3, 5)),
-    "linear, sequences": (nn.Linear(5, 6), core(6), torch.randn(3, 6, 5)),
     "linear, one slope": (nn.Linear(5, 6), core(), torch.randn(3, 5)),
     "conv1d": (nn.Conv1d(4, 6, 3), core(6, dim=1), X1),
-    "conv1d, from the back": (nn.Conv1d(4, 6, 3), core(6, dim=-2), X1),
-    "conv1d without a batch": (nn.Conv1d(4, 6, 3), core(6, dim=-2), X1[0]),
     "conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2), core(6, dim=1), X2),
     "conv2d, groups": (nn.Conv2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
-    "conv2d, one slope": (nn.Conv2d(4, 6, 3), core(), X2),
     "conv3d": (nn.Conv3d(4, 6, 3, padding="same"), core(6, dim=1), X3),
-    "conv3d, from the back": (nn.Conv3d(4, 6, 3), core(6, dim=-4), X3),
-    "conv3d without a batch": (nn.Conv3d(4, 6, 3), core(6, dim=-4), X3[0]),
-    "transposed 1d, from the back": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=-2), X1),
-    "transposed 2d, from the back": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=-3), X2),
-    "transposed 3d, from the back": (nn.ConvTranspose3d(4, 8, 2, groups=4), core(8, dim=-4), X3),
     "transposed 1d": (nn.ConvTranspose1d(4, 6, 3), core(6, dim=1), X1),
     "transposed 2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), core(6, dim=1), X2),
     "transposed 2d, groups": (nn.ConvTranspose2d(4, 6, 3, groups=2), core(6, dim=1), X2),
     "transposed 3d, groups": (nn.ConvTranspose3d(4, 8, 2, groups=4), core(8, dim=1), X3),
     "batch norm": (nn.BatchNorm1d(4), core(4), torch.randn(5, 4)),
-    "batch norm 1d": (nn.BatchNorm1d(4), core(4, dim=1), X1),
     "batch norm 2d": (nn.BatchNorm2d(4), core(4, dim=1), X2),
     "batch norm 3d": (nn.BatchNorm3d(4), core(4, dim=-4), X3),
     "layer norm": (nn.LayerNorm(8), core(8), X2),
-    "layer norm, one slope": (nn.LayerNorm((7, 8)), core(), X2),
     "layer norm without bias": (nn.LayerNorm(8, bias=False), core(8), X2),
     "group norm": (nn.GroupNorm(2, 4), core(4, dim=1), X2),
     "instance norm": (nn.InstanceNorm2d(4, affine=True), core(4, dim=1), X2),
@@ -140,9 +124,6 @@ def test_a_layer_gets_a_bias_for_the_shift(case):
     assert isinstance(folded[0].bias, nn.Parameter)
     act.set_shift(0.0)
     assert sc.fold(nn.Sequential(layer, act))[0].bias is None
-
-
-# --- what lies between -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", BETWEEN)
@@ -189,9 +170,6 @@ def test_every_padding_of_a_convolution_is_exact(mode, centered, scale):
     act = core(4, dim=1, centered=centered, scale=scale)
     model = nn.Sequential(conv(2, 4), act, conv(4, 4), core(4, dim=1), conv(4, 3))
     assert_folds(model, torch.randn(2, 2, 6, 6))
-
-
-# --- who cannot take in, and who must agree --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -285,9 +263,6 @@ def test_recurrent_layers_of_pytorch_take_the_factor_into_their_input_weights(ki
     assert_folds(model, torch.randn(5, 2, 4))
 
 
-# --- sharing ---------------------------------------------------------------------------------------------------------
-
-
 def test_one_core_used_everywhere_goes_into_every_layer():
     act = core()
     assert_folds(nn.Sequential(nn.Linear(4, 5), act, nn.Linear(5, 6), act, nn.Linear(6, 2)), torch.randn(3, 4))
@@ -342,9 +317,6 @@ def test_a_layer_with_a_hook_is_not_touched():
     assert_same(seen[0], seen[1], 0)
 
 
-# --- all ways through a forward --------------------------------------------------------------------------------------
-
-
 class Optional(nn.Module):
     def __init__(self):
         super().__init__()
@@ -372,7 +344,7 @@ def test_a_branch_that_is_taken_in_one_way_only_counts():
             assert_same(folded(x, **given), model(x, **given), 1e-6)
 
 
-def test_a_model_that_keeps_what_it_computed_is_not_disturbed():
+def test_a_model_that_stores_its_activations_is_not_disturbed():
     def run(net, x):
         net.last = net.a(x)
         return net.b(net.act(net.last))
@@ -481,9 +453,6 @@ def test_a_model_that_cannot_become_plain_is_refused_with_the_reason(make, messa
         sc.fold(make())
 
 
-# --- recurrent layers of cores ---------------------------------------------------------------------------------------
-
-
 def recurrent(batch_first=False, inputs=3, hidden=5):
     layer = RNN(inputs, hidden, batch_first=batch_first)
     with torch.no_grad():
@@ -513,20 +482,6 @@ def test_stacked_recurrent_layers_read_each_other_and_a_core():
     assert_folds(model, torch.randn(4, 6, 3))
 
 
-# --- a copy that can be used -----------------------------------------------------------------------------------------
-
-
-def test_gradients_flow_and_are_those_of_the_weights_that_were_folded():
-    model = nn.Sequential(nn.Linear(4, 5), core(5), nn.Linear(5, 2)).double()
-    folded = sc.fold(model)
-    x = torch.randn(6, 4, dtype=torch.float64)
-    for net in (model, folded):
-        net(x).square().sum().backward()
-    gain = model[1].slope[:, None] / 2  # W' = gain W, so dL/dW = gain dL/dW'
-    assert_same(model[0].weight.grad, gain * folded[0].weight.grad, 1e-12)
-    assert_same(model[2].weight.grad, folded[2].weight.grad / 2, 1e-12)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dtype):
     wide = nn.Sequential(core(4), nn.Linear(4, 5), core(5), nn.Linear(5, 2))
@@ -538,21 +493,6 @@ def test_a_half_precision_model_keeps_its_dtype_and_differs_by_rounding_only(dty
     exact = wide(x.float())
     error, own = ((net(x).float() - exact).abs().max().item() for net in (folded, model))
     assert error < 3 * own + 1e-3
-
-
-def test_the_checkpoint_of_a_plain_model_goes_into_a_model_of_cores_and_back_through_fold():
-    def network(make):
-        return nn.Sequential(nn.Linear(4, 8), make(8), nn.Linear(8, 8), make(8), nn.Linear(8, 2))
-
-    plain = network(lambda n: nn.Tanh())
-    cores = network(lambda n: SigmoidCore(n, alpha=2.0, centered=True, scale=2.0))
-    cores.load_state_dict(plain.state_dict(), strict=True)
-    x = torch.randn(50, 4)
-    assert torch.equal(cores(x), plain(x))
-    sc.calibrate(cores, x)
-    assert not torch.allclose(cores(x), plain(x), atol=1e-3)
-    plain.load_state_dict(sc.fold(cores).state_dict(), strict=True)
-    assert_same(plain(x), cores(x), 1e-5)
 
 
 def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path):
@@ -573,11 +513,8 @@ def test_a_saved_model_loads_where_sigmoidcore_cannot_be_imported(tmp_path: Path
     assert output.stdout.strip() == "same ['sigmoidcore']"
 
 
-# --- models that were converted ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("dims", "kind"), [(d, k) for d in (1, 2, 3) for k in ("Conv", "ConvTranspose")])
-@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(("kind", "batch"), [("Conv", False), ("ConvTranspose", True)])
 def test_a_convolution_takes_in_the_slopes_of_a_converted_activation_with_and_without_a_batch(dims, kind, batch):
     conv, pool = getattr(nn, f"{kind}{dims}d"), getattr(nn, f"AvgPool{dims}d")
     model = nn.Sequential(conv(2, 6, 3), nn.Tanh(), conv(6, 4, 1), pool(2), nn.Sigmoid(), conv(4, 1, 1))
@@ -601,15 +538,6 @@ def test_a_converted_model_folds_to_the_plain_one_with_the_forward_of_its_class(
         plain.load_state_dict(folded.state_dict(), strict=True)
         assert torch.equal(plain.eval()(x), folded.eval()(x))
         assert_same(plain(x), model.eval()(x), 1e-5)
-
-
-def test_a_converted_model_that_is_folded_is_pickled_without_sigmoidcore():
-    model, x = Functional(), torch.randn(9, 4)
-    sc.convert(model)
-    folded = sc.fold(unsettled(model).eval())
-    pickled = pickle.dumps(folded)
-    assert b"sigmoidcore" not in pickled
-    assert torch.equal(pickle.loads(pickled)(x), folded(x))
 
 
 class Skipping(Functional):
@@ -643,43 +571,12 @@ def test_where_a_constant_of_a_call_stays_a_graph_module_has_the_forward_in_eval
         assert_same(plain(x), model(x), 1e-5)
 
 
-# --- networks that nobody thought of ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_networks_compute_the_same(seed, activation):
     model = randomized(Random(seed)).double()
     x = torch.randn(7, 6, dtype=torch.float64)
     assert_computes_the_same(model, lambda model: sc.fold(model, activation=activation), x)
-
-
-@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
-def test_a_recurrent_layer_of_cores_in_a_model_becomes_pytorchs_own(kind):
-    class LastStep(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = sc.recurrent.converted(kind(3, 8, batch_first=True))
-            self.hidden, self.core, self.out = (
-                nn.Linear(8, 8),
-                SigmoidCore(8, centered=True, alpha=3.0),
-                nn.Linear(8, 2),
-            )
-
-        def forward(self, x):
-            return self.out(self.core(self.hidden(self.layer(x)[0][:, -1])))
-
-    model, x = LastStep().double(), torch.randn(20, 6, 3, dtype=torch.float64)
-    sc.calibrate(model, x)
-    folded = sc.fold(model)
-    assert type(folded.layer) is kind
-    assert type(folded.core) is nn.Tanh
-    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
-    assert isinstance(model.layer, sc.recurrent.RecurrentCores)
-    assert type(sc.fold(model.layer)) is kind
-
-
-# --- transformer layers, hooks, and what cannot be copied ------------------------------------------------------------
 
 
 def doubles(module, args, result):

@@ -54,9 +54,6 @@ def test_a_size_below_1_is_an_error_that_names_it(name, value):
         MLP(**sizes)
 
 
-# --- ConvNet ---------------------------------------------------------------------------------------------------------
-
-
 def test_convnet_has_depth_convolutions_and_halves_from_the_second_on():
     model = ConvNet(3, 6, 5, 10, image_size=15, halvings=2)
     strides = [layer.stride for layer in model if isinstance(layer, nn.Conv2d)]

@@ -57,9 +57,6 @@ def assert_close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-# --- what it computes ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("with_state", [False, True])
 def test_values_and_gradients_are_those_of_a_loop_of_centered_cores(batch_first, with_state):
@@ -100,9 +97,6 @@ def test_the_last_state_continues_the_sequence():
     assert_close(end, last)
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(STEPS, FEATURES), (STEPS, BATCH, FEATURES + 1), (2, STEPS, BATCH, FEATURES)])
 @pytest.mark.parametrize(("batch_first", "order"), [(False, "[steps, batch, "), (True, "[batch, steps, ")])
 def test_inputs_of_another_shape_are_an_error_that_names_the_order_and_the_shape(shape, batch_first, order):
@@ -123,8 +117,6 @@ def test_the_equalizer_refuses_a_model_of_recurrent_cores_only():
     with pytest.raises(ValueError, match="recurrent cores only"):
         Equalizer(model, torch.optim.Adam(model.parameters()))
 
-
-# --- prepared --------------------------------------------------------------------------------------------------------
 
 LONG = 50
 """Steps."""
