@@ -18,9 +18,6 @@ SMALLEST_NORMAL = 2.0**-1022
 SMALLEST_DENORMAL = 2.0**-1074
 
 
-# --- the output, against mpmath --------------------------------------------------------------------------------------
-
-
 def exact_output(z):
     """1 / (1 + exp(-z)) to 60 digits."""
     with mp.workdps(60):
@@ -86,9 +83,6 @@ def test_sigmoid_core_names_the_wrong_value_and_the_remedy(arguments, message):
         sigmoid_core(*arguments)
 
 
-# --- the gradient, against numerical differentiation -----------------------------------------------------------------
-
-
 def exact_loss(x, y, alpha, shift):
     return (y - 1 / (1 + mp.exp(-alpha * (x - shift)))) ** 2
 
@@ -119,9 +113,6 @@ def test_gradient_vanishes_without_becoming_nan_at_a_saturated_neuron():
     assert gradient(-500.0, 1.0, 1.0) == pytest.approx((1000 * tiny, 2 * tiny), rel=1e-12, abs=0)
     # Here output is 1.0 in float64, and output * (1 - output) would be 0.
     assert gradient(500.0, 0.0, 1.0) == pytest.approx((1000 * tiny, -2 * tiny), rel=1e-12, abs=0)
-
-
-# --- the fit, against mpmath and SciPy -------------------------------------------------------------------------------
 
 
 def optimum(x, y, start=(1.0, 0.0)):
@@ -206,9 +197,6 @@ def test_fit_names_the_wrong_value_and_the_remedy(arguments, message):
         fit(**{"x": [0], "y": [1], **arguments})
 
 
-# --- the faults of the article's printed code --------------------------------------------------------------------
-
-
 def printed_sigmoid_core(input_values, alpha):
     """The article's function, as printed in its section 4."""
     output_values = []
@@ -250,8 +238,6 @@ def test_fault_3_one_printed_step_raises_the_loss_at_a_positive_x_and_one_true_s
     assert fitted.loss[1] < fitted.loss[0]
 
 
-# --- docs/article.md and its Chinese twin ----------------------------------------------------------------------------
-
 PAGES = ["article.md", "article.zh-CN.md"]
 
 
@@ -263,7 +249,7 @@ def test_the_page_says_that_the_article_came_without_title_author_or_address(pag
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_table_of_models_on_the_page_is_what_scipy_and_fit_find(page, patient_fit):
+def test_the_table_of_models_on_the_page_has_the_results_of_scipy_and_fit(page, patient_fit):
     x, y = np.array(POINTS_X), np.array(POINTS_Y)
     printed = printed_training(x, y, 0.1, epochs=1000)
     slope_alone = least_squares(lambda p: expit(p[0] * x) - y, [0.1], xtol=1e-15, ftol=1e-15, gtol=1e-15)

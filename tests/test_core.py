@@ -44,9 +44,6 @@ def filled(core, alpha=(0.5, 2.0, 4.0), shift=(0.0, -1.0, 0.3)):
     return core
 
 
-# --- the function computed -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("core", "shape"),
@@ -99,9 +96,6 @@ def test_every_neuron_along_dim_has_its_own_slope_and_shift(dim, centered):
     for neuron, part in enumerate(x.movedim(dim, 0)):
         z = core.slope[neuron].double() * (part.double() - core.shift[neuron].double())
         torch.testing.assert_close(y[neuron].double(), torch.sigmoid(z) - 0.5 * centered, rtol=0, atol=1e-6)
-
-
-# --- slope and shift as state ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("features", "shape"), [(None, ()), (3, (3,))])
@@ -196,9 +190,6 @@ def test_it_prints_as_it_was_constructed_without_its_slopes(core, text):
     assert repr(core) == text
 
 
-# --- derivatives and transforms --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("trainable", [False, True])
 def test_first_and_second_derivatives_are_those_of_finite_differences(centered, trainable):
@@ -249,9 +240,6 @@ def test_it_compiles_as_one_graph_that_a_changed_slope_does_not_compile_again(fe
     assert counter.frame_count == 1
 
 
-# --- dtypes and devices ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("trainable", [False, True])
@@ -286,9 +274,6 @@ def test_a_core_made_on_the_meta_device_takes_memory_and_state_later(trainable):
     core.load_state_dict(source.state_dict())
     x = torch.randn(2, 3)
     assert torch.equal(core(x), source(x))
-
-
-# --- copies ----------------------------------------------------------------------------------------------------------
 
 
 def by_state_dict(core):

@@ -37,11 +37,9 @@ def spans(page: str) -> list[str]:
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(page))
 
 
-# --- examples --------------------------------------------------------------------------------------------------------
-
-
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("page", [p for p in PAGES if p not in TRANSLATIONS and run_elsewhere(p) is None])
-def test_the_python_of_the_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
+def test_the_python_of_the_page_runs_and_prints_the_output_on_the_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     run(page, monkeypatch, integrations=False)
@@ -62,9 +60,6 @@ def test_a_block_that_does_not_run_here_has_a_reason_or_a_test_that_names_the_pa
         assert not missing, f"{block.place}: add to tests/integrations/requirements.txt: {missing}"
         for test in (block.marks[word] for word in ("run by", "all run by") if word in block.marks):
             assert Path(block.page).name in text_of(test), f"{block.place}: {test} does not name the page"
-
-
-# --- commands --------------------------------------------------------------------------------------------------------
 
 
 def wrong_commands(block: Block, files: set[str]) -> list[str]:
@@ -135,9 +130,6 @@ def test_the_section_of_a_command_lists_its_options_with_their_defaults(name):
             assert float(shown) == default, option
 
 
-# --- names, files, links ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_names_files_and_links_on_the_page_exist(page):
     names = {name for span in spans(page) for name in re.findall(r"(?<![\w.])sc\.(\w+)", span)}
@@ -172,9 +164,6 @@ def test_the_readme_counts_the_rules_right():
     assert f" {len(RULES)} rules " in text_of("README.md")
 
 
-# --- translations ----------------------------------------------------------------------------------------------------
-
-
 def tokens(code: str) -> list[str]:
     """The code without comments and alignment."""
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)
@@ -201,9 +190,6 @@ def test_a_translation_has_the_same_code_tables_figures_and_numbers(translation)
     original = same_in_all_languages(translation.replace(".zh-CN", ""))
     for what, found in same_in_all_languages(translation).items():
         assert found == original[what], what
-
-
-# --- notebooks: tests/integrations runs them -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

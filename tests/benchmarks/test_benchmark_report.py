@@ -3,12 +3,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import _report
-from _report import Report, arguments, plain, table
+from _report import Report, arguments, table
 
 
 def report(path: Path, *words: str, seeds: tuple[int, ...] = (0, 1), **settings: Any) -> Report:
@@ -94,11 +93,6 @@ def test_the_seconds_of_a_resumed_run_include_those_before(path: Path) -> None:
     assert json.loads(path.read_text())["seconds"] >= 1000
 
 
-def test_without_resume_all_rows_are_measured_again(path: Path) -> None:
-    report(path).add(method="core", depth=10)
-    assert report(path).wants(method="core", depth=10)
-
-
 @pytest.mark.parametrize(
     ("commit", "dirty", "reason"),
     [("b" * 40, False, "git differ"), ("a" * 40, True, "uncommitted"), (None, False, "uncommitted")],
@@ -169,23 +163,10 @@ def test_a_short_or_partial_run_does_not_replace_a_full_result(words: list[str],
     assert Report("depth", options, key=("depth",), seeds=[0], settings={}).path == _report.RESULTS / name
 
 
-def test_threads_are_those_that_were_asked_for(path: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        assert report(path, "--threads", "1").content["threads"] == torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_the_command_names_no_folder_of_this_machine(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = str(_report.ROOT / "benchmarks" / "depth.py")
     monkeypatch.setattr("sys.argv", [script, "--quick", "--output", str(path)])
     assert report(path).content["command"] == "python benchmarks/depth.py --quick --output depth.json"
-
-
-def test_numbers_of_numpy_and_torch_become_plain_json() -> None:
-    row = {"a": np.float32(0.5), "b": torch.tensor(2), "c": np.array([1.0, math.nan]), "d": -math.inf, "e": (1, None)}
-    assert plain(row) == {"a": 0.5, "b": 2, "c": [1.0, "nan"], "d": "-inf", "e": [1, None]}
 
 
 def test_a_row_with_nan_is_written_as_valid_json(path: Path) -> None:
@@ -208,10 +189,3 @@ def test_the_table_is_aligned_and_leaves_out_lists() -> None:
         "core            1000    0.9753",
         "plain sigmoid      3         -",
     ]
-
-
-def test_git_state_of_this_repository_is_a_commit_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    state = _report.git_state()
-    assert state["commit"] is None or len(state["commit"]) == 40
-    assert isinstance(state["dirty"], bool)

@@ -72,7 +72,7 @@ def test_the_other_figures_are_numbers(measured):
     assert all(math.isfinite(value) for value in measured(Clock(CPU, 0.0)).values())
 
 
-def test_a_gpu_that_is_not_there_is_said(monkeypatch, capsys):
+def test_a_missing_gpu_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["speed.py", "--device", "cuda"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):

@@ -17,8 +17,6 @@ import saturation
 import tabular
 from sigmoidcore.calibration.calibrate import CURVED, FEW, USUAL
 
-# --- tabular.py: what it reads ---------------------------------------------------------------------------------------
-
 QUICK, FULL = (argparse.Namespace(mlbench=Path("no folder"), quick=quick) for quick in (True, False))
 
 
@@ -53,7 +51,7 @@ def test_cars_are_numbers_and_their_year_is_one(monkeypatch):
     np.testing.assert_array_equal(y, [18, 25])
 
 
-def test_what_cannot_be_read_is_left_out_and_named(monkeypatch, capsys):
+def test_data_that_cannot_be_read_are_left_out_and_named(monkeypatch, capsys):
     def absent():
         raise ImportError("no such package")
 
@@ -82,9 +80,6 @@ def test_a_short_run_needs_no_other_package():
         ("wine", "classes"),
         ("diabetes", "numbers"),
     ]
-
-
-# --- tabular.py: what it measures and concludes ----------------------------------------------------------------------
 
 
 def test_every_network_is_measured_at_every_depth_with_the_same_sizes():
@@ -127,9 +122,6 @@ def test_the_summary_ranks_networks_on_the_data_that_all_of_them_have():
     assert [line["median rank"] for line in found] == [2, 3, 1, 4]
     assert [line["mean score"] for line in found] == [73.3, 70, 73.3, 23.3]
     assert [line["over tanh"] for line in found] == [6, 2, 1, 2]
-
-
-# --- saturation.py ---------------------------------------------------------------------------------------------------
 
 
 def test_a_regret_is_over_the_best_and_does_not_mind_small_errors():

@@ -13,8 +13,6 @@ import pinn
 from pde import PROBLEMS, allen_cahn, burgers, helmholtz, poisson
 from pde.methods import METHODS, Adaptive
 
-# --- solutions -------------------------------------------------------------------------------------------------------
-
 
 def test_burgers_solution_is_that_of_a_fourier_series_and_does_not_depend_on_the_quadrature():
     count = 1024
@@ -65,9 +63,6 @@ def test_collocation_of_the_source_gives_the_solution(module, coarse, fine):
     errors = [np.abs(found - module.solution(at)).max() for at, found in map(module.solved, (coarse, fine))]
     assert errors[1] < 1e-8
     assert errors[1] < 1e-3 * errors[0]
-
-
-# --- problems --------------------------------------------------------------------------------------------------------
 
 
 def residual(name, function, points):
@@ -150,9 +145,6 @@ def test_points_fill_the_box_and_a_network_reads_them_from_minus_one_to_one(name
     assert problem.unit(at).amax(0).tolist() == pytest.approx([1] * len(low), abs=0.01)
 
 
-# --- methods ---------------------------------------------------------------------------------------------------------
-
-
 def test_all_methods_have_the_same_linear_layers_and_as_many_tries():
     x = torch.rand(100, 2)
     shapes = set()
@@ -169,9 +161,6 @@ def test_adaptive_functions_scale_and_shift_within_and_without():
         for name, value in (("alpha", 3.0), ("beta", 2.0), ("gamma", -1.0)):
             getattr(layer, name).fill_(value)
     assert layer(torch.tensor(1.5)).item() == pytest.approx(3 / (1 + math.exp(-2)))
-
-
-# --- trainings -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -73,9 +73,13 @@ def default_device(name):
         torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("settings", [{}, {"early_stopping": True, "weight_decay": 0.4}])
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "form", "settings"),
+    [
+        (SigmoidCoreClassifier, np.asarray, {"weight_decay": 0.4}),
+        (SigmoidCoreRegressor, sparse.csr_matrix, {"early_stopping": True, "weight_decay": 0.4}),
+    ],
+)
 def test_the_default_device_makes_no_difference(kind, form, settings):
     plain = kind((8, 8), **QUICK, **settings).fit(form(X), y, sample_weight=y + 1)
     with default_device("meta"):

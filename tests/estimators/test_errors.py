@@ -32,9 +32,6 @@ def test_a_decay_that_diverges_is_not_chosen():
     assert model.score(X, y) > 0.9
 
 
-# --- the estimator afterwards ----------------------------------------------------------------------------------------
-
-
 def assert_unchanged(model, wrong, training):
     """With wrong parameters the training fails; with the former parameters the estimator is the same, to the bit."""
     before, parameters = pickle.dumps(model), model.get_params()

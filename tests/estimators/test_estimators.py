@@ -36,9 +36,6 @@ def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-# --- what they learn -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sizes", [8, (16,), (8, 12, 4), (16,) * 30])
 def test_a_classifier_of_any_depth_and_widths_learns(sizes):
     model = SigmoidCoreClassifier(sizes, max_iter=100, weight_decay=0.4, random_state=0).fit(*FLOWERS)
@@ -110,9 +107,6 @@ def test_feature_names_are_stored_and_checked():
         chain[-1].predict(pd.DataFrame(FLOWERS[0], columns=list("abcd")))
 
 
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_sample_of_weight_0_is_left_out():
     X, y = FLOWERS
     selected = np.arange(len(y)) % 3 > 0
@@ -124,7 +118,7 @@ def test_a_sample_of_weight_3_counts_as_three():
     X = np.repeat([[0.0], [1.0]], 40, axis=0)
     y = np.array([0, 1] * 40)
     weights = np.where(y == 1, 3.0, 1.0)
-    settings = {**QUICK, "max_iter": 200, "n_iter_no_change": 200, "weight_decay": 0.0}
+    settings = {**QUICK, "max_iter": 100, "n_iter_no_change": 100, "weight_decay": 0.0}
     model = SigmoidCoreClassifier((4,), **settings).fit(X, y, sample_weight=weights)
     np.testing.assert_allclose(model.predict_proba(X)[:, 1], 0.75, atol=0.02)
     by_class = SigmoidCoreClassifier((4,), class_weight={0: 1, 1: 3}, **settings).fit(X, y)
@@ -164,9 +158,6 @@ def test_sample_weights_are_routed_through_a_search():
         assert len(cross_validate(model, X, y, cv=3, params={"sample_weight": weights})["test_score"]) == 3
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
 def test_losses_fall_and_are_counted():
     model = SigmoidCoreClassifier((8,), **QUICK).fit(*FLOWERS)
     assert len(model.loss_curve_) == model.n_iter_ == 30
@@ -192,7 +183,7 @@ def test_auto_chooses_a_strong_decay_for_noisy_data_and_a_weak_one_for_clean_dat
     random = np.random.RandomState(0)
     X = random.normal(size=(300, 10))
     noise = random.normal(size=300) * 3
-    settings = {"max_iter": 60, "random_state": 0}
+    settings = {"max_iter": 30, "random_state": 0}
     noisy = SigmoidCoreRegressor((16, 16), **settings).fit(X, X[:, 0] + noise)
     clean = SigmoidCoreRegressor((16, 16), **settings).fit(X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2])
     assert noisy.weight_decay_ == 8.0
@@ -245,9 +236,6 @@ def test_ctrl_c_during_the_choice_of_a_decay_ends_fit_and_leaves_the_estimator_a
     with pytest.raises(KeyboardInterrupt):
         model.fit(*FLOWERS)
     assert vars(model) == before
-
-
-# --- the fitted estimator --------------------------------------------------------------------------------------------
 
 
 def test_copies_predict_the_same_and_have_the_same_diagnosis():

@@ -15,9 +15,9 @@ EXPECTED = {
 }
 
 
-# Quick: few epochs. The checks are of what an estimator takes, gives and keeps.
+# Quick: few epochs, one weight decay. The checks are of what an estimator takes, gives and keeps.
 @parametrize_with_checks(
-    [SigmoidCoreClassifier(max_iter=10), SigmoidCoreRegressor(max_iter=10)],
+    [kind((16,), max_iter=10, weight_decay=0.4) for kind in (SigmoidCoreClassifier, SigmoidCoreRegressor)],
     expected_failed_checks=lambda estimator: EXPECTED,
 )
 @pytest.mark.filterwarnings("ignore")

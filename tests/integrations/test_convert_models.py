@@ -11,7 +11,6 @@ from torch import fx, nn
 
 import sigmoidcore as sc
 from sigmoidcore import SigmoidCore
-from sigmoidcore.conversion import UntraceableError
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
@@ -274,21 +273,3 @@ def test_the_pooler_of_a_bert_classifier_is_converted_if_asked_for_and_can_be_sa
 
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     assert torch.equal(again(ids).logits, changed(ids).logits)
-
-
-def test_a_bert_classifier_is_trained_and_its_pooler_folded_by_itself():
-    model, ids = tiny_bert("BertForSequenceClassification"), torch.randint(0, 50, (8, 7))
-    sc.convert(model, include="bert.pooler.activation")
-    sc.calibrate(model, {"input_ids": ids})
-    losses, _ = train(model.train(), ids, torch.randn(8, 3), steps=20, take=lambda output: output.logits)
-    assert losses[-1] < losses[0]
-    model.eval()
-    with pytest.raises(UntraceableError, match=r"its parts 'bert\.pooler' can be folded by themselves"):
-        sc.fold(model)
-    folded = copy.deepcopy(model)
-    folded.set_submodule("bert.pooler", sc.fold(folded.get_submodule("bert.pooler")))
-    assert type(folded.bert.pooler.activation) is nn.Tanh
-    torch.testing.assert_close(folded(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
-    plain = tiny_bert("BertForSequenceClassification")
-    plain.load_state_dict(folded.state_dict(), strict=True)
-    torch.testing.assert_close(plain(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)

@@ -1,45 +1,23 @@
 """`sigmoid-core demo` as a newcomer runs it: in a terminal, with its own defaults."""
 
 import contextlib
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from pathlib import Path
 
 import matplotlib.image
 import pytest
+from support.terminal import ESCAPE, in_terminal
 
 pytestmark = pytest.mark.integration
-
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     """Exit code, what the terminal showed, and the folder in which the demo ran."""
     folder = tmp_path_factory.mktemp("demo")
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("sigmoid-core")), "demo"],
-        cwd=folder,
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env=os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
-    )
-    os.close(child)
-    written = b""
-    with contextlib.suppress(OSError):  # Linux ends a terminal that nobody holds any more with an error
-        while part := os.read(parent, 65536):
-            written += part
-    os.close(parent)
-    return process.wait(), ESCAPE.sub("", written.decode()), folder
+    with contextlib.chdir(folder):
+        code, written = in_terminal(["demo"], 80)
+    return code, ESCAPE.sub("", written), folder
 
 
 def test_the_demo_succeeds(demo: tuple[int, str, Path]) -> None:
@@ -64,12 +42,8 @@ def test_the_closing_table_shows_a_network_that_guesses_and_one_that_has_learned
 def test_the_figures_that_it_names_are_there_and_not_blank(demo: tuple[int, str, Path]) -> None:
     _, shown, folder = demo
     named = sorted(set(re.findall(r"runs/demo-1/figures/\w+\.png", shown)))
-    assert [Path(name).stem for name in named] == [
-        "article_fit",
-        "gradient_heatmap",
-        "gradient_profiles",
-        "learning_curves",
-    ]
+    drawn = ["article_fit", "gradient_heatmap", "gradient_profiles", "learning_curves"]
+    assert [Path(name).stem for name in named] == drawn
     for name in named:
         image = matplotlib.image.imread(folder / name)[..., :3]
         assert min(image.shape[:2]) > 400

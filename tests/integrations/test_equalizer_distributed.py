@@ -109,9 +109,6 @@ def test_ranks_in_separate_groups_change_different_slopes(ranks: Any) -> None:
     assert not torch.equal(first["shifts"], second["shifts"])
 
 
-# --- an event on one rank --------------------------------------------------------------------------------------------
-
-
 def idle() -> torch.optim.Optimizer:
     """An optimizer that changes nothing of the model."""
     return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
@@ -204,9 +201,6 @@ def test_different_slopes_sharded_slopes_and_a_group_without_this_rank_are_refus
     assert "slopes and shifts are not the same on all ranks" in first["different slopes"]
     assert "the trained slopes of core '1' are sharded" in first["sharded slopes"]
     assert "this process does not belong to process_group" in second["another group"]
-
-
-# --- documentation ---------------------------------------------------------------------------------------------------
 
 
 @on_ranks

@@ -151,18 +151,6 @@ def test_in_every_precision_a_training_is_that_of_a_plain_loop(precision, dtype,
     outcome(module, callback).assert_same_records(expected, tolerance, tolerance)
 
 
-def test_an_optimizer_with_a_closure_is_sampled_once_a_step():
-    def lbfgs(module):
-        return torch.optim.LBFGS(module.parameters(), lr=1e-3, max_iter=3)
-
-    module, callback = module_of(optimizer_of=lbfgs), SigmoidCoreCallback(every=1, monitor_every=3)
-    fit(module, callback, steps=4, gradient_clip_val=None)
-    assert [sample.step for sample in callback.equalizer.history] == [0, 1, 2, 3]
-
-
-# --- two networks ----------------------------------------------------------------------------------------------------
-
-
 class Pair(lightning.LightningModule):
     """Two networks with an optimizer each, as in adversarial training."""
 
@@ -209,9 +197,6 @@ def test_an_unclear_optimizer_or_module_is_refused(options, message):
         fit_pair(SigmoidCoreCallback(**options))
 
 
-# --- other networks, errors and sinks --------------------------------------------------------------------------------
-
-
 class Plain(lightning.LightningModule):
     """A network without cores."""
 
@@ -243,10 +228,3 @@ def test_an_error_in_the_training_leaves_nothing_attached():
         fit(module, callback)
     assert [m.step for m in callback.monitor.measurements] == [0, 1, 2]
     assert_detached(module.network, module.optimizer, callback)
-
-
-def test_samples_of_both_go_to_sinks():
-    samples = []
-    fit(module_of(), SigmoidCoreCallback(every=2, monitor_every=3, sinks=[samples.append]), steps=4)
-    kinds = sorted((sample.step, type(sample).__name__) for sample in samples)
-    assert kinds == [(0, "Measurement"), (0, "Sample"), (2, "Sample"), (3, "Measurement")]

@@ -42,8 +42,6 @@ def test_the_notebook_runs_its_assertions_hold_and_it_prints_what_was_committed(
     assert not list(tmp_path.iterdir())
 
 
-# --- a training in a notebook -----------------------------------------------------------------------------------------
-
 CODE = """
 import torch; torch.set_num_threads(1)
 from sigmoidcore.training import fit, open_run

@@ -123,8 +123,6 @@ def test_a_graph_of_cores_holds_more_than_layers_and_sigmoids():
     assert "Mul" in {node.op_type for node in onnx_model(model, x).graph.node}
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
-
 OPERATIONS = {
     "mlp": {"Gemm", "MatMul", "Add", "Tanh"},
     "conv": {"Conv", "Tanh", "Gemm", "MatMul", "Add", "Reshape", "Flatten"},

@@ -28,9 +28,6 @@ on_ranks = TwoProcesses()
 LAYERS, WIDTH = 6, 12
 
 
-# --- Python ----------------------------------------------------------------------------------------------------------
-
-
 def split(samples: int = 95, dtype: torch.dtype = torch.float32) -> Split:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(samples, 8, generator=generator)
@@ -190,8 +187,6 @@ def test_a_step_exchanges_the_bytes_in_the_documentation(ranks: Any, root: Path)
     assert "24 + 16 L + 8 (N + L)" in page
     assert "32 N + 8" in page
 
-
-# --- the command -----------------------------------------------------------------------------------------------------
 
 PYTHON = [sys.executable]
 TORCHRUN = [*PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--rdzv-backend", "c10d",

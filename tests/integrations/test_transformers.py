@@ -164,9 +164,6 @@ def test_two_callbacks_are_an_error(tmp_path):
         trainer.train()
 
 
-# --- models of transformers ------------------------------------------------------------------------------------------
-
-
 def tokens(number, length=12, vocabulary=40):
     return torch.randint(0, vocabulary, (number, length), generator=torch.Generator().manual_seed(3))
 

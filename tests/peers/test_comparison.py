@@ -9,7 +9,7 @@ from torch import nn
 
 from sigmoidcore.peers import Method, find
 from sigmoidcore.peers.comparison import Budget, Comparison
-from sigmoidcore.peers.report import figures, markdown, notes, rows
+from sigmoidcore.peers.report import figures, markdown, rows
 from sigmoidcore.training import Split, loop
 
 
@@ -82,19 +82,6 @@ def test_a_file_resumes_and_extends_a_comparison(data, tmp_path):
     list(alone.run())
     assert [whole.trials[s].metric for s in whole.settings] == [alone.trials[s].metric for s in alone.settings]
     assert len(whole.standings) == 2  # depth 3 is in the file, but not asked for
-
-
-def test_an_interruption_loses_one_training(data, tmp_path):
-    file = tmp_path / "results.json"
-    found = comparison(data, file=file)
-
-    def stop(setting, progress):
-        if setting == found.settings[2] and progress.step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(found.run(stop))
-    assert comparison(data, file=file).missing == found.settings[2:]
 
 
 @pytest.mark.parametrize(
@@ -175,12 +162,6 @@ def test_the_table_has_the_best_setting_and_how_many_were_tried(data):
     assert f"| {' | '.join(one.values())} |" in text
     assert "- `knobs`: there" in text
     assert "Not complete" not in text
-
-
-def test_what_is_missing_is_said(data):
-    found = comparison(data)
-    list(itertools.islice(found.run(), 3))
-    assert notes(found)[-1] == "Not complete: 7 of 10 trainings are missing."
 
 
 @pytest.mark.parametrize("depths", [[2], [2, 3]])

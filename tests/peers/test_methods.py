@@ -55,7 +55,7 @@ def test_a_shallow_network_learns(name, kind):
     method = BUILT_IN[name]
     given = replace(problem(kind, depth=2), inputs=x, targets=y)
     rate = method.rates[0] if len(method.rates) == 1 else 0.03
-    recipe = Recipe(epochs=20, batch_size=50, lr=rate, **method.training())
+    recipe = Recipe(epochs=10, batch_size=50, lr=rate, **method.training())
     losses = Training(method.network(given), data, recipe).run().losses
     assert losses[-1] < 0.98 * losses[0]
 

@@ -27,9 +27,6 @@ def signals(model, x):
     return [*found, x]
 
 
-# --- sigmoids --------------------------------------------------------------------------------------------------------
-
-
 def test_xaviers_weights_fill_the_interval_of_the_paper():
     for layer in weighted(find("sigmoid-xavier").network(problem(width=60, depth=4))):
         bound = math.sqrt(6 / sum(layer.weight.shape))
@@ -51,9 +48,6 @@ def test_the_scaled_sigmoid_is_two_tanhs_of_half_its_input_with_slope_1_at_0():
     assert slope[10] == slope.max() == 1
 
 
-# --- tanh, orthogonal ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("gain", [1.0, 1.02, 1.05])
 def test_all_singular_values_of_orthogonal_layers_are_the_gain_and_of_their_jacobian_its_power(gain):
     model = find("tanh-orthogonal").network(problem(depth=30), gain)
@@ -71,9 +65,6 @@ def test_orthogonal_kernels_are_orthogonal_at_the_centre_and_zero_elsewhere():
         centre = layer.weight[:, :, 1, 1].detach()
         torch.testing.assert_close(centre @ centre.T, torch.eye(16))
         assert layer.weight.square().sum().item() == pytest.approx(16)
-
-
-# --- rectifiers ------------------------------------------------------------------------------------------------------
 
 
 def test_hes_weights_keep_the_mean_square_that_xaviers_halve_in_every_layer():
@@ -127,9 +118,6 @@ def test_lsuv_gives_every_layer_outputs_of_variance_1_and_multiples_of_orthogona
             assert abs(x.var().item() - 1) < TOLERANCE
             values = torch.linalg.svdvals(layer.weight.detach().flatten(1))
             torch.testing.assert_close(values, values.mean().expand_as(values))
-
-
-# --- normalisation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "over"), [("batchnorm", 0), ("batchnorm-sigmoid", 0), ("layernorm", 1)])

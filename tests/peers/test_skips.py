@@ -20,9 +20,6 @@ def blocks(model, kind):
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
-# --- residual --------------------------------------------------------------------------------------------------------
-
-
 def test_a_residual_block_adds_two_layers_that_are_activated_before():
     given = problem()
     block, *others = blocks(find("resnet").network(given), Residual)
@@ -44,9 +41,6 @@ def test_with_zero_branches_a_network_of_any_depth_begins_as_one_without_blocks(
     assert len(blocks(model, Residual)) == 25
     torch.testing.assert_close(model(given.inputs), model[-1](model[0](given.inputs).relu()))
     assert all(layer.weight.any() for block in blocks(model, Residual) for layer in (block.branch[2],))
-
-
-# --- fixup -----------------------------------------------------------------------------------------------------------
 
 
 def test_fixups_first_layers_are_smaller_by_the_root_of_the_number_of_branches():
@@ -87,9 +81,6 @@ def test_fixups_numbers_have_a_tenth_of_the_rate():
     assert len(layers["params"]) + len(numbers["params"]) == len(list(model.parameters()))
 
 
-# --- ReZero, Highway -------------------------------------------------------------------------------------------------
-
-
 def test_rezeros_jacobian_is_the_identity_at_the_start_at_any_depth():
     model = find("rezero").network(problem(depth=200))
     body = model[1:-1]
@@ -118,9 +109,6 @@ def test_a_highway_layer_mixes_its_layer_and_its_input_by_the_gate():
     torch.testing.assert_close(layer(x), x)
 
 
-# --- DenseNet --------------------------------------------------------------------------------------------------------
-
-
 def test_a_layer_of_a_dense_block_reads_everything_before_it():
     given = problem(width=16, depth=21)
     first, second = blocks(find("densenet").network(given), DenseBlock)
@@ -141,9 +129,6 @@ def test_the_last_dense_block_is_as_long_as_the_depth_needs():
     assert sizes == [10, 10, 9]
     sizes = [len(block.layers) + 1 for block in blocks(find("densenet").network(problem("conv", depth=20)), DenseBlock)]
     assert sizes == [10, 8]
-
-
-# --- recurrent -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "kind"), [("lstm", nn.LSTM), ("gru", nn.GRU)])
