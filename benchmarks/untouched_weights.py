@@ -14,7 +14,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.nn.networks import FIRST, HIDDEN
+from sigmoidcore.calibration.learning_rates import FIRST, HIDDEN
 from sigmoidcore.training import digits, train
 
 
