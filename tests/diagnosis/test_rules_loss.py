@@ -97,7 +97,8 @@ def test_large_outputs_that_are_wrong_are_named_by_the_loss_of_equal_outputs():
     named = replace(compared(logits), loss=12.0)
     assert only(named).rule == "SC607"
     assert only(named).value == pytest.approx(12 / math.log(10))
-    for healthy in (replace(named, loss=6.0), compared(replace(logits, output_rms=4.0)), compared(logits)):
+    small = replace(compared(replace(logits, output_rms=4.0)), loss=12.0)
+    for healthy in (replace(named, loss=6.0), small, compared(logits), replace(named, input_rms=130.0)):
         assert rules(healthy) == []
     assert rules(replace(named, comparisons=(replace(logits, shape=(64, 10**6)),))) == []
     binary = compared(of("binary_cross_entropy_with_logits", 0, 1, output_rms=8.0))
@@ -111,7 +112,9 @@ def test_unit_normal_weights_in_a_network_of_tanhs_are_found_and_mended(std):
     for layer in model[::2]:
         nn.init.normal_(layer.weight, std=std)
     diagnosis = sc.diagnose(model, x, y, functional.cross_entropy)
+    calls = ["print(sc.diagnose(model, x, y, torch.nn.functional.cross_entropy).mend())"]
     assert [f.rule for f in diagnosis.findings] == (["SC607"] if std == 1 else [])
+    assert [f.call for f in diagnosis.findings] == (calls if std == 1 else [])
     assert diagnosis.mend().after.healthy
 
 

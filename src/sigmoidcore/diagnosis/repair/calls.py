@@ -106,5 +106,5 @@ _SUGGESTIONS = {
     "SC103": _level_through_time,
     "SC201": _open,
     "SC401": _trace,
-    **dict.fromkeys(("SC202", "SC203", "SC503"), _redraw),
+    **dict.fromkeys(("SC202", "SC203", "SC503", "SC607"), _redraw),
 }

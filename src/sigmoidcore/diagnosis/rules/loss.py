@@ -8,7 +8,7 @@ from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.units import plain
+from sigmoidcore.diagnosis.rules.units import BIG, plain
 from sigmoidcore.diagnosis.wording import named, number
 
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
@@ -177,14 +177,14 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
 
     The rule applies if the loss is one cross-entropy of logits, their root mean square is above `SURE`, and the loss is
     above `GUESS` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual weights give logits of
-    about 1.
+    about 1. Inputs above `BIG` make large outputs, too, and are judged by SC206.
 
     *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
     $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
     """
     latest = evidence.latest
     loss, comparisons = latest.loss, latest.comparisons
-    if loss is None or len(comparisons) != 1 or comparisons[0].output_rms <= SURE:
+    if loss is None or len(comparisons) != 1 or comparisons[0].output_rms <= SURE or (latest.input_rms or 0.0) > BIG:
         return None
     (comparison,) = comparisons
     shape = comparison.shape
