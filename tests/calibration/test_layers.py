@@ -165,7 +165,7 @@ CASES = {
         lambda: classifier(*(m for layer in stack(nn.Conv2d, 6, padding=1) for m in (layer, nn.Dropout2d(0.2)))),
         images,
     ),
-    "residual stream, 60": (lambda: PreActivation(60), vectors),
+    "residual stream": (lambda: PreActivation(30), vectors),
     "two inputs": (TwoInputs, lambda n: (torch.randn(n, 4), torch.randn(n, 7))),
     "embedding": (words, lambda n: torch.randint(0, 50, (n, 5))),
     "tied weights": (Tied, vectors),

@@ -226,10 +226,6 @@ def test_the_equalizer_watches_the_cores_and_leaves_the_recurrent_layer_alone():
     assert sum(sample.neurons for sample in equalizer.history) > 0
     assert not torch.equal(model.act.shift, shift)
     assert torch.equal(model.layer.slope_l0, slopes)
-    only = nn.Sequential(layer_of())
-    sc.convert(only)
-    with pytest.raises(ValueError, match="recurrent cores only"):
-        sc.Equalizer(only, optimizer)
 
 
 def test_folded_a_forward_that_cannot_be_traced_has_the_plain_layer_if_there_are_no_other_cores():

@@ -1,6 +1,5 @@
 """The probe's numbers, against autograd and NumPy; and that nothing is changed by taking them."""
 
-import itertools
 import math
 from functools import partial
 
@@ -95,23 +94,6 @@ def test_gradients_of_attention_and_functions_equal_those_of_autograd():
     assert names(m) == list(expected)
     for name, output in expected.items():
         assert layer(m, name).gradient == pytest.approx(size(output.grad, 32), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: sc.MLP(6, 16, 10, 3), lambda: sc.ConvNet(1, 4, 4, 3, image_size=8)], ids=["mlp", "convnet"]
-)
-def test_gradients_of_a_network_of_cores_equal_its_gradient_profile(make):
-    model = make()
-    x = X if isinstance(model, sc.MLP) else torch.randn(32, 1, 8, 8)
-    sc.prepare(model, x)
-    expected = sc.gradient_profile(model, x, Y, nn.CrossEntropyLoss())
-    m = measured(model, x, Y, nn.CrossEntropyLoss())
-    rows = [r.gradient for r, after in itertools.pairwise(m.layers) if after.kind == "SigmoidCore"]
-    torch.testing.assert_close(torch.tensor(rows, dtype=torch.float64), expected.sizes, rtol=1e-5, atol=0)
-    assert [r.name for r in m.weighted] == list(m.profile.names)
-    without = sc.gradient_profile(model, x)
-    rows = [r.gradient for r, after in itertools.pairwise(measured(model, x).layers) if after.kind == "SigmoidCore"]
-    torch.testing.assert_close(torch.tensor(rows, dtype=torch.float64), without.sizes, rtol=1e-5, atol=0)
 
 
 def test_each_call_of_a_shared_layer_has_its_own_gradient():

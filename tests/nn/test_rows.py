@@ -184,18 +184,6 @@ def test_compiled_and_exported_it_computes_the_same(name, x, calls):
     assert not calls
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_transforms_and_traces_see_every_layer(name, x, calls):
-    model = MODELS[name][0]()
-    sc.convert(model)
-    expected = model(x)
-    calls.clear()
-    assert_close(torch.func.vmap(model)(x), expected)
-    weights = {key: value.detach() for key, value in model.named_parameters()}
-    torch.func.grad(lambda weights: torch.func.functional_call(model, weights, x).sum())(weights)
-    assert not calls
-
-
 def test_a_network_without_rows_keeps_its_forward():
     for model in (
         nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2)),

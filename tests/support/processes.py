@@ -67,6 +67,6 @@ def _run(arguments, folder, environment, streams):
 
     try:
         sys.exit(main())
-    except (Exception, KeyboardInterrupt):
+    except Exception:
         sys.excepthook(*sys.exc_info())  # as Python ends, not as a process of multiprocessing
         sys.exit(1)

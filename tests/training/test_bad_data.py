@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import feather, parquet
-from support.malformed import GOOD, QUICK
+from support.malformed import DEFECTS, GOOD, QUICK, as_file
 
 from sigmoidcore.training.data import DataError, load
 
@@ -270,6 +270,12 @@ def test_new_data_that_do_not_fit_are_refused():
     images = load("digits").preprocessing
     with pytest.raises(DataError, match=r"shape \[7, 8\]"):
         images.transform(np.zeros((3, 7, 8)))
+
+
+@QUICK
+@given(content=DEFECTS, gzipped=st.booleans(), marked=st.booleans())
+def test_300_malformed_tables_are_refused_in_one_line_each(tmp_path, content, gzipped, marked):
+    refused(as_file(content, gzipped=gzipped, marked=marked).put(tmp_path), target="price")
 
 
 def bytes_of(name):

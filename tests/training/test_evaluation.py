@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from support.runs import house_runs, houses, made_run
+from support.runs import house_runs, houses
 
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.use import open_run
@@ -101,19 +101,6 @@ def test_the_figure_of_numbers_has_one_panel_per_target(folder):
 def test_data_without_a_valid_target_are_refused(sold, data, cause):
     with pytest.raises(DataError, match=cause):
         sold.evaluate(data)
-
-
-def test_changed_data_are_not_a_test_part(folder, tmp_path):
-    path = tmp_path / "houses.parquet"
-    houses().to_parquet(path)
-    run = open_run(made_run(tmp_path / "run", path, target="sold"))
-    run.evaluate()
-    houses(seed=5).to_parquet(path)
-    with pytest.raises(DataError, match="has changed since the training"):
-        run.evaluate()
-    path.unlink()
-    with pytest.raises(DataError, match="is neither a file nor a folder nor a built-in set"):
-        run.evaluate()
 
 
 def test_a_note_says_that_the_training_data_are_evaluated(sold, folder):

@@ -324,11 +324,6 @@ def test_predictions_of_images_name_their_files(tmp_path):
         run.evaluate("pets")
 
 
-def test_a_built_in_set_is_predicted(tmp_path):
-    run = open_run(made_run(tmp_path / "run", "digits"))
-    assert len(run.predict("digits")) == 1797
-
-
 def test_damaged_files_are_found_by_their_checksums(folder, tmp_path):
     for name, error, cause in (
         ("model.safetensors", InputError, "does not match its checksum; `sigmoid-core train --resume"),
