@@ -56,7 +56,7 @@ results: .venv/.installed-dev ## write the tables of the documentation again fro
 notebooks: .venv/.installed-integrations ## run the notebooks of the documentation and store their output
 	.venv/bin/python docs/notebooks.py
 
-bench: .venv/.installed-test ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
+bench: .venv/.installed-integrations ## run every benchmark, one after the other (make bench BENCH=--quick for a short run)
 	@set -e; for script in benchmarks/[!_]*.py; do \
 		echo; echo "== $$script"; .venv/bin/python "$$script" $(BENCH); \
 	done

@@ -27,6 +27,7 @@ def sentences(page: str) -> Callable[[Callable[[], Iterator[str]]], Callable[[],
     """Register the function that makes sentences which the page must contain."""
 
     def register(function: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
+        assert page not in SENTENCES, f"one function makes all sentences of {page}"
         SENTENCES[page] = function
         return function
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from result_tables import SENTENCES, TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/performance.md")
+PAGES = tuple(str(page.relative_to(ROOT)) for page in (*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))))
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n+(?:\|.*\n){2})((?:\|.*\n)*)")
 
 

@@ -320,6 +320,27 @@ def test_calibrate_levels_the_profile_of_a_given_loss(data, x):
     assert gradient_profile(model, x, y, F.cross_entropy).spread == pytest.approx(report.after.spread, rel=1e-5)
 
 
+class StartsAtZero(nn.Module):
+    """A trunk, and beside it a normalised branch whose scale is 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.trunk = stack(linear, centered, widths=(64, 64))[:-1], stack(linear, centered)[:-1]
+        self.branch = nn.Sequential(nn.LayerNorm(64), *stack(linear, centered, widths=(64, 64))[:-1])
+        self.scale, self.last = nn.Parameter(torch.zeros(())), nn.Linear(64, 10)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(self.trunk(h) + self.scale * self.branch(h))
+
+
+def test_a_normalised_branch_without_a_gradient_leaves_the_trunk_level(x):
+    model = seeded(0, StartsAtZero)
+    profile = calibrate(model, x).after
+    assert profile.sizes[-1] == 0
+    assert spread(profile.sizes[:-1]) < 1.5
+
+
 def test_sequences_are_levelled_over_all_their_positions():
     model = MLP(8, 32, 10, 3)
     report = prepare(model, torch.randn(50, 7, 8))

@@ -221,7 +221,7 @@ def test_behind_a_normalisation_slopes_set_the_saturation_level_and_the_report_s
     layers = [m for i in range(6) for m in (nn.Linear(16 if i else 8, 16), norm(16), core(16, -1))]
     report = prepare(nn.Sequential(*layers, nn.Linear(16, 2)), vectors(200), saturation=0.7)
     assert report.levels.tolist() == pytest.approx([0.7] * 6, rel=1e-3)
-    assert any(note.startswith("5 cores read what a normalisation has scaled") for note in report.notes)
+    assert any(note.startswith("a normalisation scales what some cores read (5)") for note in report.notes)
 
 
 def test_a_first_core_that_gain_1_makes_nearly_binary_is_noted():

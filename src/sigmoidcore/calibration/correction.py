@@ -41,22 +41,26 @@ def can_correct(profile: Profile, solution: Solution, layers: Mapping[str, nn.Mo
 def corrected_gains(
     log_gains: Mapping[str, float], profile: Profile, solution: Solution, layers: Mapping[str, nn.Module]
 ) -> dict[str, float]:
-    """The gain of each core that would have given it the gradient size of the cores that it feeds."""
+    """The logarithm of the gain that would have given each core the gradient size of the cores that it feeds.
+
+    Cores without a gradient say nothing: they neither change nor count among those that another core feeds.
+    """
     squares: dict[str, float] = {}
     for name, size in zip(profile.names, profile.sizes.tolist(), strict=True):
         layer = _layer_name(name, layers)  # the steps of a recurrent layer together
         squares[layer] = squares.get(layer, 0.0) + size**2
-    logs = {name: 0.5 * math.log(square) for name, square in squares.items()}
+    logs = {name: 0.5 * math.log(square) for name, square in squares.items() if square > 0}
     fed: dict[str, list[str]] = {}
     for name, sources in solution.sources.items():
         for source in sources:
             fed.setdefault(source, []).append(name)
-    gains = dict(log_gains)
+    corrected = dict(log_gains)
     for name, readers in fed.items():
-        if isinstance(layers[name], SigmoidCore) and name not in solution.fixed | solution.normalised:
-            wanted = sum(logs[reader] for reader in readers) / len(readers)
-            gains[name] = gains.get(name, 0.0) + wanted - logs[name]
-    return gains
+        wanted = [logs[reader] for reader in readers if reader in logs]
+        free = isinstance(layers[name], SigmoidCore) and name not in solution.fixed | solution.normalised
+        if free and wanted and name in logs:
+            corrected[name] = corrected.get(name, 0.0) + sum(wanted) / len(wanted) - logs[name]
+    return corrected
 
 
 def remarks(
@@ -87,8 +91,8 @@ def remarks(
         found.append("the saturation level fixes the first core's slope, and so its gradient size")
     if solution.normalised:
         found.append(
-            f"{len(solution.normalised)} cores read what a normalisation has scaled, which undoes the size that a "
-            "slope gives: theirs set the saturation level only"
+            f"a normalisation scales what some cores read ({len(solution.normalised)}) and undoes the size that their "
+            "slopes give: these set the saturation level only"
         )
     return found
 

@@ -192,10 +192,15 @@ class FreshWeights(LayerObserver):
 
     def _is_frozen(self, layer: nn.Module) -> bool:
         """Whether a layer keeps its weights because somebody has trained it."""
-        frozen = any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
+        frozen = is_frozen(layer)
         if frozen:
             self._note("weights with requires_grad=False were kept; unfreeze those that should be drawn anew")
         return frozen
+
+
+def is_frozen(layer: nn.Module) -> bool:
+    """Whether a weight of this layer does not train."""
+    return any(not p.requires_grad for p in layer.parameters(recurse=False) if p.dim() > 1)
 
 
 def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The activations that `convert` knows: which of them have a core, and which function calls are one of them."""
+"""The activations of PyTorch, and those that have a core: bounded functions, whose core has the same range."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +18,17 @@ class Kind:
 
     Attributes:
         module: its class in PyTorch.
-        core: from a module of that class to the arguments of its core; None if no core has its range.
+        core: from a module of that class, or None for a call of an exact one as a function, to the arguments of its
+            core; None if no core has its range.
         exact: whether the core computes the same. The others have the same range and derivative at 0, and only modules
             of them are converted, with `nearest`.
+        mean: whether the outputs are positive, so that a centered core is another function: its mean is 0.
     """
 
     module: type[nn.Module]
     core: Callable[[Any], dict[str, Any] | None]
     exact: bool = True
+    mean: bool = False
 
 
 def _tanh(module: nn.Tanh | nn.Softsign | None) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def _hardtanh(module: nn.Hardtanh) -> dict[str, Any] | None:
 
 
 _KINDS = (
-    Kind(nn.Sigmoid, lambda _: {}),
+    Kind(nn.Sigmoid, lambda _: {}, mean=True),
     Kind(nn.Tanh, _tanh),
     Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False),
     Kind(nn.Hardtanh, _hardtanh, exact=False),
@@ -50,7 +53,7 @@ KINDS = FUNCTIONS | {kind.module.__name__: kind for kind in _KINDS}
 """All kinds, by their name in a report: "Tanh" or "tanh()"."""
 NEAREST = tuple(name for name, kind in KINDS.items() if not kind.exact)
 _SPELLINGS = {"expit": "sigmoid", "special_expit": "sigmoid"}
-_NAMES = words(
+_ALL_FUNCTIONS = words(
     "sigmoid tanh hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish glu "
     "hardswish logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
 )
@@ -60,7 +63,7 @@ def function_name(spelling: str) -> str | None:
     """The name in torch.nn.functional of an activation function or method, also in place; None if it is another one."""
     name = spelling.strip("_")
     name = _SPELLINGS.get(name, name)
-    return name if name in _NAMES else None
+    return name if name in _ALL_FUNCTIONS else None
 
 
 def function_of(node: fx.Node) -> str | None:

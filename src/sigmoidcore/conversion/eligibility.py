@@ -95,7 +95,7 @@ def change(kind: str, like: Mapping[str, Any]) -> str:
 
 def has_mean(kind: str) -> bool:
     """Whether activations of a kind are sigmoids: their mean of 1/2 is 0 in centered cores."""
-    return kind in KINDS and KINDS[kind].module is nn.Sigmoid
+    return kind in KINDS and KINDS[kind].mean
 
 
 def recurrent_layer(site: Site) -> nn.Module | None:

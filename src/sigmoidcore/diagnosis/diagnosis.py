@@ -74,7 +74,7 @@ class Diagnosis(Judgement):
         return to_html(self, path)
 
     def mend(self, **options: Any) -> Mending:
-        """Apply what can be applied; see `mend.mend`."""
+        """Repair the model in place; see `sigmoidcore.diagnosis.repair.mender.mend`."""
         return mend(self, **options)
 
 

@@ -30,9 +30,9 @@ REMEMBERED = 10_000
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are out of date."""
 MOST_SHUT = 0.5
-"""Share of a layer's neurons from which on saturation is a fault also later than at the first sample."""
+"""After the first sample, saturated neurons are opened only in layers where this share of them is saturated."""
 MUCH = 0.1
-"""A change of a slope (in logarithms) after which the next sample comes soon: it may not have been enough."""
+"""After a larger change of a slope (in logarithms), the next sample comes soon."""
 PATIENCE = 10
 """Sampled steps in a row without a gradient, after which a warning is given."""
 
@@ -140,8 +140,6 @@ class Equalizer:
         check_model(model)
         check_optimizer(optimizer)
         check_equalizer(every, tolerance, floor)
-        self.every = every
-        self.tolerance = tolerance
         self.floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)

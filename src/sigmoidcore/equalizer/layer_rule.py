@@ -13,7 +13,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.graph import Graph
 
 STEEPER = 0.5
-"""Mean relative slope of a layer from which on its slope may be raised; a saturated one would only saturate more."""
+"""A slope is raised only if the mean relative slope of its layer is at least this."""
 FULL = math.log(20)
 """A difference (of logarithms, beyond the band) from which on a slope makes up for all of it at once."""
 LEAST = 0.1
@@ -92,8 +92,8 @@ class LayerRule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self._trials = {int(i): Trial(*trial) for i, trial in state["trials"].items()}
-        self._resting = list(state["resting"])
+        trials, resting = {int(i): Trial(*trial) for i, trial in state["trials"].items()}, list(state["resting"])
+        self._trials, self._resting = trials, resting
 
 
 def _wanted(errors: Tensor, graph: Graph) -> Tensor:

@@ -24,8 +24,14 @@ REASONS = 2
 class Candidates:
     """Activations that can become cores whose slopes can be set, and cores that the model has already.
 
-    `convert` makes cores of `new` with these arguments. By itself it leaves `include`, of which all may be of one type,
-    `include_kind`. `why` says why others are left.
+    Attributes:
+        new: activations of which `convert` makes cores.
+        include: those of `new` that `convert` leaves unless it is told.
+        include_kind: their type, if all have the same.
+        exclude: activations that `convert` would change and that must stay.
+        uncentered: whether `convert` may centre the cores.
+        cores: cores that the model has already.
+        why: why other activations are left.
     """
 
     new: tuple[str, ...]

@@ -41,7 +41,7 @@ UPDATES = ("SC301", "SC302")
 BETTER = 2.0
 """A finding that remains must come nearer to its threshold by this factor."""
 LEARNS, SPOILS = 0.05, 0.05
-"""The loss has to fall by this share further than without inputs, and by no more than this less than before."""
+"""The loss must end by the first share below that of a blind trial, and at most by the second above the old model's."""
 
 
 def mend(
@@ -129,7 +129,7 @@ class _Mender:
         self.train: str | None = None
         self.reasons: dict[str, list[str]] = defaultdict(list)
 
-    def repairs(self, rules: tuple[str, ...], cure: Callable[[list[Finding]], list[Change]]) -> bool:
+    def repairs(self, rules: tuple[str, ...], cure: Callable[[], list[Change]]) -> bool:
         """Apply a cure if one of the rules found something, and undo it if it does not help."""
         findings = self._found(self.now, rules)
         if not findings:
@@ -137,7 +137,7 @@ class _Mender:
         snapshot, notes = Snapshot(self.model), list(self.notes)
         try:
             untouched = self._untouched_loss()
-            changes = cure(findings)
+            changes = cure()
             if not changes:
                 return False
             after = self._judged(self.before)
@@ -155,7 +155,7 @@ class _Mender:
                 self.notes = notes
         return bool(self.done)
 
-    def draw_weights(self, findings: list[Finding]) -> list[Change]:
+    def draw_weights(self) -> list[Change]:
         """Draw the weights of an untrained network anew, with cores in place of sigmoids."""
         measurement = self.before.measurement
         if not may_be_redrawn(self.model, measurement):
@@ -166,7 +166,7 @@ class _Mender:
             return [Change("drawn", counted(count, "layer"), f"orthogonal weights, outputs of size {SIZE}, biases 0")]
         return self._convert_and(prepare, "prepared", candidates(self.model, measurement), centered=True)
 
-    def keep_weights(self, findings: list[Finding]) -> list[Change]:
+    def keep_weights(self) -> list[Change]:
         """Open saturated neurons, then level the gradient."""
         opened: list[Change] = []
         now = self.before

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.orthogonal import WEIGHTED, make_orthogonal
+from sigmoidcore.calibration.orthogonal import WEIGHTED, is_frozen, make_orthogonal
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import Inputs, run, undisturbed
 
@@ -35,7 +35,7 @@ class _Drawing(LayerObserver):
         self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        if layer not in self.drawn and all(p.requires_grad for p in layer.parameters(recurse=False)):
+        if layer not in self.drawn and not is_frozen(layer):
             make_orthogonal(layer, self._rng)
             self.drawn.add(layer)
             output: Tensor = layer.forward(x)

@@ -18,7 +18,7 @@ from sigmoidcore.observation.profile import Inputs, run, undisturbed
 def open_saturated(model: nn.Module, inputs: Inputs, cores: Mapping[str, SigmoidCore]) -> dict[str, tuple[int, int]]:
     """Open the saturated neurons of these cores in one forward pass, from the input on.
 
-    Each core reads the outputs of cores that are opened already, so a neuron that another one had saturated stays.
+    Each core reads the outputs of opened cores: a neuron that was shut only because of an earlier core is not changed.
     Returns the number of opened and of all neurons for each core with opened ones.
     """
     opener = _NeuronOpener(cores)

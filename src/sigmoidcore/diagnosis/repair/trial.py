@@ -51,7 +51,7 @@ class Trial:
 def final_loss(subject: Subject, rates: Rates, *, blind: bool = False) -> float:
     """The loss after `STEPS` steps of Adam on the batch; the model is then as before. inf if it is not finite.
 
-    If `blind`, all samples are replaced by the first: what a network reaches that knows nothing of its inputs.
+    If `blind`, every sample is the first one, so the inputs tell nothing.
     """
     if blind:
         subject = replace(subject, inputs=_first_everywhere(subject.inputs))

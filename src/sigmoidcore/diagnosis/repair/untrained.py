@@ -10,7 +10,7 @@ from sigmoidcore.calibration.orthogonal import WEIGHTED
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 FEWEST = 16
-"""Of fewer numbers, their distribution is not judged."""
+"""Weights with fewer numbers are not judged by their distribution."""
 TOLERANCE = 0.25
 """Relative difference between the deviation of a uniform distribution and that of its numbers."""
 LARGEST = 5.0

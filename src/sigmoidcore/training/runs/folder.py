@@ -212,7 +212,7 @@ def check_free(folder: Path | None, overwrite: bool) -> None:
 
 
 def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
-    """DataError if the values of a data set are not those that the "data" row of a run's metrics tells of."""
+    """Raise a DataError if the data differ from the "data" row of a run's metrics."""
     known = next((row.get("columns") for row in rows if row["kind"] == "data"), None)
     found = changes(known, data.fingerprint) if isinstance(known, dict) else ("what it was is unknown",)
     if found:

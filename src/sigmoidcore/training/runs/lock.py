@@ -14,7 +14,8 @@ class Lock:
         folder: an existing folder.
 
     Raises:
-        Stopped: another process uses the folder.
+        InputError: another process uses the folder.
+        OSError: the lock is a link.
     """
 
     def __init__(self, folder: Path) -> None:
