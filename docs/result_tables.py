@@ -85,7 +85,7 @@ def depth() -> Cells:
             accuracy,
             percent(plain["accuracy"]),
         )
-    deepest = one("depth_10000", depth=10_000)
+    deepest = one("depth", depth=10_000)
     yield "10,000", f"{deepest['spread']:.3f}", "2", percent(deepest["accuracy"]), "95 %", "-"
 
 
@@ -621,7 +621,7 @@ def readme_in_chinese() -> Iterator[str]:
 @sentences("docs/benchmarks.md")
 def benchmarks() -> Iterator[str]:
     shallow, deep = (one("depth", method="core", depth=layers)["accuracy"] for layers in (10, 1000))
-    deepest = one("depth_10000", depth=10_000)["accuracy"]
+    deepest = one("depth", depth=10_000)["accuracy"]
     yield f"{min(shallow, deep):.0f} % on digits from 10 to 1,000 layers, {deepest:.1f} % at 10,000"
     yield f"{of_rates('to')} % from 0.1 to 3.3 times the rule's rate"
     broken = select("diagnosis_failures", variant="broken")
