@@ -137,7 +137,7 @@ def test_every_branch_of_googlenet_with_sigmoids_becomes_cores():
     calibration = sc.calibrate(changed, x)
     assert len(calibration.after.names) == 57
     assert calibration.after.spread < calibration.before.spread / 100
-    assert any("a normalisation has scaled" in note for note in calibration.notes)
+    assert any("a normalisation scales" in note for note in calibration.notes)
     _, equalizer = train(changed.train(), x, torch.randn(8, 10))  # ten steps level the profile, and learn nothing yet
     assert equalizer.history[-1].spread < equalizer.history[0].spread / 10
     folded = folds(changed, x)

@@ -99,7 +99,7 @@ if os.environ.get("RANK", "0") == "0":
 """
 
 FRAMEWORKS = {"lightning": LIGHTNING, "transformers": TRAINER, "accelerate": ACCELERATE}
-LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def result(folder, command):
