@@ -117,7 +117,7 @@ def test_an_error_in_ten_thousand_columns_is_one_line(tmp_path, refused):
     with placed(as_file(content), tmp_path) as path:
         error = refused(["train", "--data", str(path), "--target", "price", "--output", "run"])
     assert_is_helpful(error)
-    assert "there is no target 'price': there are: c0, c1, c2, c3, c4, c5, c6, c7 and 9,992 more" in error
+    assert "there is no target 'price': the names are c0, c1, c2, c3, c4, c5, c6, c7 and 9,992 more" in error
 
 
 def test_classes_that_are_whole_numbers_keep_all_their_digits(tmp_path, begun):

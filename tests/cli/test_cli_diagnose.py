@@ -317,6 +317,12 @@ def test_a_damaged_run_is_refused_in_one_line(refused, run, damage, cause):
     assert cause in refused(["diagnose", "run"])
 
 
+def test_an_unknown_language_is_refused_in_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("SIGMOIDCORE_LANG", "en")
+    assert main(["diagnose", "x", "--lang", "fr"]) == 2
+    assert capsys.readouterr().err.endswith("is 'fr': choose en or zh\n")
+
+
 def test_the_option_lang_gives_messages_in_chinese_for_this_command_only(capsys):
     assert main(["diagnose", "project.networks:deep", "--lang", "zh"]) == 1
     assert "SC101 错误：梯度消失" in capsys.readouterr().out

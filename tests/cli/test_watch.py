@@ -434,6 +434,6 @@ def test_a_module_that_does_not_exist_ends_as_in_python(tmp_path):
 
 def test_a_closed_standard_error_does_not_end_the_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "train.py").write_text("print('trained')")
-    monkeypatch.setattr(sys, "stderr", None)  # as it is then
+    monkeypatch.setattr(sys, "stderr", None)  # as Python sets it if the stream is closed
     assert main(["watch", "train.py"]) == 0
     assert capsys.readouterr().out == "trained\n"

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support.labelled import Labelled
 from torch import nn
 
 from sigmoidcore import MLP, Monitor, SigmoidCore, diagnose, prepare
@@ -63,6 +64,19 @@ def test_derivatives_outside_of_the_loss_do_not_count():
         net(x).square().mean().backward()
         optimizer.step()
     assert not monitor.measurements[-1].differentiated
+
+
+def test_tensor_subclasses_are_measured_as_plain_tensors():
+    model, inputs = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh()), torch.randn(24, 8)
+    optimizer, found = sgd(model, 1e-30), []
+    for x in (inputs, inputs.as_subclass(Labelled)):
+        with Monitor(model, every=1) as monitor:
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(monitor.measurements[-1])
+    assert found[0].layers == found[1].layers
+    assert found[0].input_spread == found[1].input_spread
 
 
 class Graph(nn.Module):

@@ -468,6 +468,13 @@ def test_a_layer_that_cannot_be_converted_is_an_error_with_the_reason(layer, err
         converted(layer)
 
 
+def test_relu_and_layers_without_cores_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"relu has no sigmoids.*use nonlinearity='tanh'"):
+        CoreRNN(3, 4, nonlinearity="relu")
+    with pytest.raises(TypeError, match="folded takes a CoreRNN, CoreLSTM or CoreGRU, got LSTM"):
+        folded(nn.LSTM(3, 4))
+
+
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_wrong_input_is_the_error_of_pytorch_step_by_step_too(kind):
     layer = CORES[kind](FEATURES, HIDDEN)

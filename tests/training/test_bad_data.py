@@ -53,10 +53,10 @@ def put(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "cause"),
     [
-        (GOOD, {}, "name the column to learn (--target): there are: size, colour, price"),
+        (GOOD, {}, "name the column to learn (--target): the names are size, colour, price"),
         (GOOD, {"target": "prise"}, "there is no target 'prise': did you mean 'price'?"),
         (GOOD, {"target": "Price"}, "did you mean 'price'?"),
-        (GOOD, {"target": "xyz"}, "there are: size, colour, price"),
+        (GOOD, {"target": "xyz"}, "the names are size, colour, price"),
         (GOOD, {"target": "price", "drop": ["clour"]}, "no column to drop 'clour': did you mean 'colour'?"),
         (GOOD, {"target": "price", "drop": ["price"]}, "'price' is the target and cannot be left out"),
         (GOOD, {"target": "price", "drop": ["size", "colour"]}, "no column to learn from"),

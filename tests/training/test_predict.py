@@ -134,7 +134,7 @@ def with_(column, row, value, dtype=object):
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (NEW.drop(columns="size"), "the table has no column 'size', which was learnt from: there are: rooms,"),
+        (NEW.drop(columns="size"), "the table has no column 'size', which was learnt from: the names are rooms,"),
         (NEW[["rooms"]], "no column 'size', which was learnt from (nor garden, built, colour)"),
         (
             NEW.assign(size=NEW["size"].map(str, na_action="ignore").where(NEW.index != 240, "big")),

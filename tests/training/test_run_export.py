@@ -114,7 +114,7 @@ def test_the_metadata_name_the_layers_of_a_convolutional_network(runs, tmp_path)
 
 
 def test_an_unknown_format_is_refused(runs, tmp_path):
-    with pytest.raises(DataError, match="there is no format 'pickle': there are onnx, safetensors"):
+    with pytest.raises(DataError, match="there is no format 'pickle': choose one of onnx, safetensors"):
         runs["mlp"].export("pickle", tmp_path / "out.pkl")
 
 

@@ -22,7 +22,7 @@ class Kind:
             core; None if no core has its range.
         exact: whether the core computes the same. The others have the same range and derivative at 0, and only modules
             of them are converted, with `nearest`.
-        mean: whether the outputs are positive, so that a centered core is another function: its mean is 0.
+        mean: whether the outputs have a mean of 1/2, which centered cores do not have: they are another function.
     """
 
     module: type[nn.Module]
@@ -43,7 +43,7 @@ def _hardtanh(module: nn.Hardtanh) -> dict[str, Any] | None:
 _KINDS = (
     Kind(nn.Sigmoid, lambda _: {}, mean=True),
     Kind(nn.Tanh, _tanh),
-    Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False),
+    Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False, mean=True),
     Kind(nn.Hardtanh, _hardtanh, exact=False),
     Kind(nn.Softsign, _tanh, exact=False),
 )

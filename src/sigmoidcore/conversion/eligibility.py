@@ -94,7 +94,7 @@ def change(kind: str, like: Mapping[str, Any]) -> str:
 
 
 def has_mean(kind: str) -> bool:
-    """Whether activations of a kind are sigmoids: their mean of 1/2 is 0 in centered cores."""
+    """Whether activations of a kind have a mean of 1/2, which is 0 in centered cores."""
     return kind in KINDS and KINDS[kind].mean
 
 

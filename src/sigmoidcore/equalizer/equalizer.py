@@ -32,7 +32,7 @@ STALE = 0.01
 MOST_SHUT = 0.5
 """After the first sample, saturated neurons are opened only in layers where this share of them is saturated."""
 MUCH = 0.1
-"""After a larger change of a slope (in logarithms), the next sample comes soon."""
+"""After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
 PATIENCE = 10
 """Sampled steps in a row without a gradient, after which a warning is given."""
 
@@ -140,7 +140,7 @@ class Equalizer:
         check_model(model)
         check_optimizer(optimizer)
         check_equalizer(every, tolerance, floor)
-        self.floor = floor
+        self._floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
         self._cores = _cores_of(model)
@@ -298,14 +298,14 @@ class Equalizer:
         if self._ranks.all(not differentiated, self._device) and bool(torch.isfinite(sizes).all()):
             rows = [sum(p.rows for p in of_core) for of_core in passes.values()]
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), rows)
-            shut = bool((torch.cat(relative) < self.floor).any())  # one look at the device, not one for every core
+            shut = bool((torch.cat(relative) < self._floor).any())  # one look at the device, not one for every core
             if self._graph is None and (shut or bool(self._layer_rule.excess(errors).any())):
                 self._graph = find_graph(passes, ends)
                 errors = self._errors(logs)
             if shut and self._graph is not None:
                 trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk}
                 share = MOST_SHUT if self.history else 0.0
-                neurons = open_saturated(self._cores, passes, trunk, self.floor, share, self._ranks)
+                neurons = open_saturated(self._cores, passes, trunk, self._floor, share, self._ranks)
         if bool(torch.isfinite(errors).all()) and not self._stale(neurons):
             if relative is not None and self._graph is not None:
                 moved = self._layer_rule.level(errors, relative, self._graph)

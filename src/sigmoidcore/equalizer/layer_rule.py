@@ -13,7 +13,7 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.graph import Graph
 
 STEEPER = 0.5
-"""A slope is raised only if the mean relative slope of its layer is at least this."""
+"""A slope is raised only if the mean relative slope of its layer is at least this: others would saturate more."""
 FULL = math.log(20)
 """A difference (of logarithms, beyond the band) from which on a slope makes up for all of it at once."""
 LEAST = 0.1

@@ -117,7 +117,7 @@ def network(architecture: str, **sizes: int) -> Network:
         torch.Size([5, 2])
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"there is no architecture {architecture[:60]!r}: there are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"there is no architecture {architecture[:60]!r}: choose one of {', '.join(ARCHITECTURES)}")
     known = ARCHITECTURES[architecture]
     wrong = sorted(set(sizes) ^ set(known.sizes))
     if wrong:

@@ -29,7 +29,7 @@ class Candidates:
         include: those of `new` that `convert` leaves unless it is told.
         include_kind: their type, if all have the same.
         exclude: activations that `convert` would change and that must stay.
-        uncentered: whether `convert` may centre the cores.
+        uncentered: whether `centered=True` changes some of `new`.
         cores: cores that the model has already.
         why: why other activations are left.
     """

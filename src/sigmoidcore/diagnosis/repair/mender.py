@@ -60,10 +60,9 @@ def mend(
       sigmoids, tanhs and recurrent layers become cores, and `calibrate` sets their slopes and shifts.
 
     A repair is kept only if the diagnosis improves, and if the loss falls in a trial: 25 steps of Adam on the batch,
-    at 0.001 and at the rates of `depth_scaled_lr`, which are undone. The loss has to fall further than without
-    knowledge of the inputs. The report names the rate: for cores that of `depth_scaled_lr` if it trains, else the
-    better one. Without a loss function, or with several processes, there
-    is no trial, and the report says so.
+    which are undone. The loss has to fall further than without knowledge of the inputs. Two rates are tried: that of
+    `depth_scaled_lr` and 0.001. The report names the better one; for cores, 0.001 is tried only if the first fails.
+    Without a loss function, or with several processes, there is no trial, and the report says so.
 
     Gradients, modes, running statistics, hooks and random generators do not change. With `torch.distributed`, call it
     on all ranks with the same model.
@@ -231,11 +230,15 @@ class _Mender:
         if untouched is None:
             return None
         has_cores = any(isinstance(module, SigmoidCore) for module in self.model.modules())
-        trials = [self._trial(name, rates, untouched) for name, rates in RATES.items()]
+        trials: list[Trial] = []
+        for name, rates in RATES.items():
+            trials.append(self._trial(name, rates, untouched))
+            if has_cores and trials[-1].why_not is None:  # the first rates are made for cores
+                break
         passed = [trial for trial in trials if trial.why_not is None]
         if not passed:
             return trials[0].why_not
-        best = passed[0] if has_cores else min(passed, key=lambda trial: trial.loss)
+        best = min(passed, key=lambda trial: trial.loss)
         self.train = f"optimizer = torch.optim.Adam({best.rates.format(model=self.subject.name('model'))})"
         self.notes.append(f"{_fell(best.loss)} ({untouched:.3g} before)")
         return None

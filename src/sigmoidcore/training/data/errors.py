@@ -25,11 +25,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
         >>> nearest("prise", ["price", "size"])
         "did you mean 'price'?"
         >>> nearest("x", ["price", "size"])
-        'there are: price, size'
+        'the names are price, size'
     """
     lower = {str(known).lower(): str(known) for known in names}
     close = difflib.get_close_matches(name.lower(), list(lower)[:5000], n=1)
-    return f"did you mean {lower[close[0]]!r}?" if close else f"there are: {listed(lower.values())}"
+    return f"did you mean {lower[close[0]]!r}?" if close else f"the names are {listed(lower.values())}"
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

@@ -65,7 +65,7 @@ class Request:
     def inputs(self, names: Sequence[str]) -> list[str]:
         """The names of the input columns of a table."""
         if not self.targets:
-            raise DataError(f"name the column to learn (--target): there are: {listed(names)}")
+            raise DataError(f"name the column to learn (--target): the names are {listed(names)}")
         for role, given in (("target", self.targets), ("column to drop", self.drop)):
             for name in given:
                 if name not in names:

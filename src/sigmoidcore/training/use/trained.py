@@ -188,7 +188,7 @@ class TrainedRun:
             ModuleNotFoundError: a package is not installed; the message says how to install it.
         """
         if format not in FORMATS:
-            raise DataError(f"there is no format {short(format)!r}: there are {', '.join(FORMATS)}")
+            raise DataError(f"there is no format {short(format)!r}: choose one of {', '.join(FORMATS)}")
         found = Path(f"{self.folder.resolve().name}{FORMATS[format][0]}") if path is None else Path(path)
         check_output(found, overwrite)
         beside = path_of_preprocessing(found)
