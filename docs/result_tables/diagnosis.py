@@ -1,0 +1,63 @@
+"""What a diagnosis finds, misses and repairs."""
+
+from result_tables.figures import bold, rows, select
+from result_tables.registry import Cells, table
+
+
+@table
+def diagnosis_cases() -> Cells:
+    names = {
+        "sigmoid-core": "Sigmoid Core",
+        "torch-audit": "torch-audit",
+        "torchmortem": "torchmortem",
+        "sagemaker": "SageMaker Debugger's rules",
+        "sagemaker-without-initialization": "the same without `PoorWeightInitialization`",
+    }
+    for tool, name in names.items():
+        found = select("diagnosis_cases_sigmoid_core" if tool == "sigmoid-core" else "diagnosis_cases", tool=tool)
+        broken = [row for row in found if row["rule"] is not None]
+        counts = [sum(row[key] for row in broken) for key in ("called_broken", "right_rule", "right_layer")]
+        alarms = sum(row["called_broken"] for row in found if row["rule"] is None)
+        crashes = sum(row["error"] is not None for row in found)
+        of_all = (f" of {len(broken)}", f" of {len(found) - len(broken)}") if tool == "sigmoid-core" else ("", "")
+        yield name, f"{counts[0]}{of_all[0]}", str(counts[1]), str(counts[2]), f"{alarms}{of_all[1]}", str(crashes)
+
+
+@table
+def diagnosis_failures() -> Cells:
+    return outcomes_of("diagnosis_failures")
+
+
+@table
+def diagnosis_failures_held_out() -> Cells:
+    return outcomes_of("diagnosis_failures_held_out")
+
+
+@table
+def held_out_missed() -> Cells:
+    """The programs of the held-out half whose cause no error and no warning names, and what was said instead."""
+    for row in select("diagnosis_failures_held_out", variant="broken"):
+        if row["outcome"] not in ("first", "named"):
+            said = dict.fromkeys(rule for _, rule, severity in row["said"] if severity != "note")
+            yield row["program"], ", ".join(row["causes"]), ", ".join(said) or "-"
+
+
+def outcomes_of(name: str) -> Cells:
+    broken, repaired = (select(name, variant=variant) for variant in ("broken", "repaired"))
+    outcomes = {
+        "first": "cause named first",
+        "named": "cause named after another finding",
+        "note": "cause named by a note only",
+        "another": "another cause named",
+        "silent": "nothing said",
+    }
+    for outcome, words in outcomes.items():
+        yield words, f"{sum(row['outcome'] == outcome for row in broken)} of {len(broken)}"
+    yield "repaired program accused", f"{sum(row['outcome'] == 'accused' for row in repaired)} of {len(repaired)}"
+
+
+@table
+def rescues() -> Cells:
+    for row in rows("rescues"):
+        rescued = (bold(f"{row[name]:.0f}", not row[f"{name} rescues"]) for name in ("remedy", "mended"))
+        yield row["network"], f"{row['broken']:.0f}", f"{row['repaired']:.0f}", *rescued

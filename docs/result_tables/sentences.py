@@ -1,0 +1,78 @@
+"""The sentences with figures that a page must contain."""
+
+from collections.abc import Iterator
+from statistics import geometric_mean, median
+
+from result_tables.figures import between, one, rows, select
+from result_tables.registry import sentences
+
+
+def of_rates(link: str) -> str:
+    """Accuracies at 0.1 to 3.3 times the rule's rate."""
+    row = one("learning_rate", data="digits", method="core", width=64, depth=100)
+    return between((row[multiple] for multiple in ("0.1", "0.33", "1", "3.3")), link)
+
+
+def of_convolutions(link: str) -> tuple[str, str]:
+    """Accuracies of ResNet at its median depth, and of Sigmoid Core at all depths."""
+    resnet = median(row["accuracy"] for row in select("convnet", method="resnet"))
+    return f"{resnet:.0f}", between((row["accuracy"] for row in rows("convnet_sigmoid_core")), link)
+
+
+def of_peers() -> tuple[str, str, int]:
+    """Accuracies of Sigmoid Core and of tanh with orthogonal weights at 100 layers, and the settings of the latter."""
+    ours, tanh = (one("peers", data="digits", depth=100, method=name) for name in ("sigmoid-core", "tanh-orthogonal"))
+    return f"{ours['accuracy']:.1f}", f"{tanh['accuracy']:.1f}", tanh["settings"]
+
+
+@sentences("README.md")
+def readme() -> Iterator[str]:
+    ours, tanh, settings = of_peers()
+    yield f"{ours} % at 100 layers of digits, where tanh with orthogonal weights"
+    yield f"{tanh} % with the best of {settings} settings"
+    yield f"At 100 layers, learning rates from 0.1 to 3.3 times the rule's give {of_rates('to')} %."
+    resnet, ours = of_convolutions("to")
+    yield f"residual networks are better: {resnet} % against {ours} % for plain convolutions with Sigmoid Core"
+
+
+@sentences("README.zh-CN.md")
+def readme_in_chinese() -> Iterator[str]:
+    ours, tanh, settings = of_peers()
+    yield f"digits 上 100 层的准确率是 {ours} %；tanh 网络配正交权重，试过 {settings} 种设置"
+    yield f"{tanh} %。"
+    yield f"100 层时，学习率取规则值的 0.1 到 3.3 倍，准确率为 {of_rates('到')} %。"
+    resnet, ours = of_convolutions("到")
+    yield f"在图像上残差网络更好：小规模 Fashion-MNIST 上为 {resnet} %，用 Sigmoid Core 的普通卷积网络为 {ours} %。"
+
+
+@sentences("docs/benchmarks.md")
+def benchmarks() -> Iterator[str]:
+    shallow, deep = (one("depth", method="core", depth=layers)["accuracy"] for layers in (10, 1000))
+    deepest = one("depth", depth=10_000)["accuracy"]
+    yield f"{min(shallow, deep):.0f} % on digits from 10 to 1,000 layers, {deepest:.1f} % at 10,000"
+    yield f"{of_rates('to')} % from 0.1 to 3.3 times the rule's rate"
+    broken = select("diagnosis_failures", variant="broken")
+    named = sum(row["outcome"] in ("first", "named") for row in broken)
+    yield f"{named} of {len(broken)} real failures"
+    held_out = [row["outcome"] for row in select("diagnosis_failures_held_out", variant="broken")]
+    count, named, other = len(held_out), held_out.count("first") + held_out.count("named"), held_out.count("another")
+    yield f"{named} of {count} are named ({100 * named / count:.0f} %)"
+    yield f"{other} get another cause ({100 * other / count:.0f} %)"
+    ratios = [row["ratio"] for row in rows("equalizer") if "ratio" in row]
+    yield f"The mean is {geometric_mean(ratios):.2f}."
+    for fault in ("8", "0.05"):
+        row = one("equalizer", task=f"digits, two slopes x {fault}")
+        yield f"times {fault}: {row['watched']:.1f} % with it, {row['alone']:.1f} % without"
+    by_remedy, by_mend = (sum(row[f"{name} rescues"] for row in rows("rescues")) for name in ("remedy", "mended"))
+    yield f"{by_remedy} by the remedy and {by_mend} by `mend()`"
+    deep = {row["method"]: row for row in select("peers", data="digits", depth=100)}
+    ours, tanh, dks, rezero = (deep[name] for name in ("sigmoid-core", "tanh-orthogonal", "dks", "rezero"))
+    below = max(ours["accuracy"] - row["accuracy"] for row in (tanh, dks))
+    yield f"at most {below:.1f} points below with the best of {dks['settings']} and {tanh['settings']} settings"
+    yield f"ReZero is {rezero['accuracy'] - ours['accuracy']:.1f} points better at 100 layers"
+    names = ("sigmoid-core, all rates", "tanh-orthogonal", "dks", "resnet-zero")
+    basins = [f"{deep[name]['basin']:.0f}" for name in names]
+    words = ("Sigmoid Core", "tanh with orthogonal weights", "DKS", "residual branches that start at 0")
+    yield f"Basins: {', '.join(map(' '.join, zip(words, basins, strict=True)))}."
+    differences = [row["below_best"] for row in rows("learning_rate") if row["method"] == "core"]
+    yield f"within {max(differences):.1f} points of the best of its row"
