@@ -240,7 +240,7 @@ class _Mender:
             return trials[0].why_not
         best = min(passed, key=lambda trial: trial.loss)
         self.train = f"optimizer = torch.optim.Adam({best.rates.format(model=self.subject.name('model'))})"
-        self.notes.append(f"{_fell(best.loss)} ({untouched:.3g} before)")
+        self.notes.append(f"{_loss_reached(best.loss)} ({untouched:.3g} before)")
         return None
 
     def _trial(self, name: str, rates: Callable[[nn.Module], Rates], untouched: float) -> Trial:
@@ -248,9 +248,9 @@ class _Mender:
         loss, blind = (final_loss(self.subject, rates(self.model), blind=blind) for blind in (False, True))
         why = None
         if not loss <= blind - LEARNS * abs(blind):
-            why = f"because {_fell(loss)}, and to {blind:.3g} without knowledge of the inputs"
+            why = f"because {_loss_reached(loss)}, and to {blind:.3g} without knowledge of the inputs"
         elif not loss <= untouched + SPOILS * abs(untouched):
-            why = f"because {_fell(loss)}, and to {untouched:.3g} in the model as it was"
+            why = f"because {_loss_reached(loss)}, and to {untouched:.3g} in the model as it was"
         return Trial(name, loss, why)
 
     def _untouched_loss(self) -> float | None:
@@ -293,7 +293,7 @@ class _Mender:
             self.reasons[finding.rule].append(reason)
 
 
-def _fell(loss: float) -> str:
+def _loss_reached(loss: float) -> str:
     return f"in {STEPS} steps on the batch, the loss falls to {loss:.3g}"
 
 
