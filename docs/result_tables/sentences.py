@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from statistics import geometric_mean, median
 
-from result_tables.figures import between, one, rows, select
+from result_tables.figures import between, one, percent, rows, select
 from result_tables.registry import sentences
 
 
@@ -69,6 +69,9 @@ def benchmarks() -> Iterator[str]:
     ours, tanh, dks, rezero = (deep[name] for name in ("sigmoid-core", "tanh-orthogonal", "dks", "rezero"))
     below = max(ours["accuracy"] - row["accuracy"] for row in (tanh, dks))
     yield f"at most {below:.1f} points below with the best of {dks['settings']} and {tanh['settings']} settings"
+    deepest = {row["method"]: percent(row["accuracy"]) for row in select("peers", data="digits", depth=1000)}
+    yield f"residual branches that start at 0 ({deepest['resnet-zero']}) and DKS ({deepest['dks']}, 20 settings)"
+    yield f"Sigmoid Core ({deepest['sigmoid-core']}); tanh with orthogonal weights is at {deepest['tanh-orthogonal']}"
     yield f"ReZero is {rezero['accuracy'] - ours['accuracy']:.1f} points better at 100 layers"
     names = ("sigmoid-core, all rates", "tanh-orthogonal", "dks", "resnet-zero")
     basins = [f"{deep[name]['basin']:.0f}" for name in names]
