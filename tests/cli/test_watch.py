@@ -265,6 +265,20 @@ def test_a_finding_is_printed_when_it_appears_and_again_in_the_verdict(tmp_path,
     assert "step sizes (1 measured step, 3 are needed)" in " ".join(after.split())
 
 
+def test_the_operation_that_made_the_first_infinity_is_named(tmp_path, capfd):
+    script = """
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters())
+        for step in range(30):
+            optimizer.zero_grad()
+            torch.log(torch.sigmoid(model(torch.randn(16, 8))) * (step != 15)).mean().backward()
+            optimizer.step()
+    """
+    _, error = watched(capfd, written(tmp_path, script), options=["--trace-nonfinite"])
+    printed = " ".join(error.split())
+    assert "In step 15, `log` in the loss made the first infinity (train.py:" in printed
+
+
 def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):
     script = """
         model = network(2, nn.Sigmoid)

@@ -1,9 +1,10 @@
 """A look at every operation of PyTorch, forward and backward, as it runs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -28,9 +29,12 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._run(name, (*args, *given.values()), lambda: func(*args, **given))
 
 
-def node_that_runs() -> tuple[str, list[str]] | None:
-    """Name of the node that the backward pass is at, and the lines of code that made it, if anomalies are detected."""
-    node: Any = torch._C._current_autograd_node()
-    if node is None:
-        return None
-    return node.name(), node.metadata.get("traceback_", []) if isinstance(node.metadata, dict) else []
+def node_that_runs() -> Node | None:
+    """The node that the backward pass is at."""
+    return cast(Node | None, torch._C._current_autograd_node())
+
+
+def node_lines(node: Node) -> list[str]:
+    """The lines of code that made a node, if anomalies are detected."""
+    metadata: Any = node.metadata
+    return metadata.get("traceback_", []) if isinstance(metadata, dict) else []

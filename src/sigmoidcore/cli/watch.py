@@ -32,6 +32,10 @@ MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -
 EVERY = typer.Option(
     "--every", metavar="N", min=1, show_default="1, from step 1 on 10, from 100 on 100", help="Measure one step in N."
 )
+TRACE = typer.Option(
+    "--trace-nonfinite",
+    help="At the first inf or NaN, repeat the step and name the operation that made it. Compiled code runs uncompiled.",
+)
 HTML = typer.Option("--html", metavar="FILE", help="Write one page that needs no network connection.")
 JSON = typer.Option("--json", metavar="FILE", help="Write the diagnosis as JSON.")
 
@@ -41,6 +45,7 @@ def watch(
     arguments: Annotated[list[str] | None, ARGUMENTS] = None,
     module: Annotated[bool, MODULE] = False,
     every: Annotated[int | None, EVERY] = None,
+    trace_nonfinite: Annotated[bool, TRACE] = False,
     html: Annotated[Path | None, HTML] = None,
     json: Annotated[Path | None, JSON] = None,
     fail_on: Annotated[list[str] | None, fail_on_option("never")] = None,
@@ -59,7 +64,9 @@ def watch(
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd() if module else os.path.dirname(os.path.realpath(target))
     sys.argv = ["-m" if module else target, *(arguments or ())]
-    return partial(_watched, program, every, files, fail_on or ())
+    return partial(
+        _watched, program, partial(Watch, every=every, trace_nonfinite=trace_nonfinite), files, fail_on or ()
+    )
 
 
 def _check_script(path: Path) -> None:
@@ -132,11 +139,11 @@ def _execute(code: CodeType, **attributes: object) -> None:
     exec(code, vars(main))
 
 
-def _watched(program: Callable[[], object], every: int | None, files: _Files, fail_on: Sequence[str]) -> int:
+def _watched(program: Callable[[], object], make: Callable[..., Watch], files: _Files, fail_on: Sequence[str]) -> int:
     """Run the program; afterwards Python ends as it would without a watch."""
     process = os.getpid()
     speaker = _Speaker(sys.stderr or io.StringIO()) if launched()[0] == 0 else None
-    watching = Watch(speaker.finding if speaker else lambda *_: None, every)
+    watching = make(speaker.finding if speaker else lambda *_: None)
     try:
         program()
     except BaseException as error:

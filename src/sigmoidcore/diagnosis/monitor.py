@@ -16,6 +16,7 @@ from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates
 from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.measure.tracer import Tracer
 from sigmoidcore.diagnosis.names import caller, names_in
 from sigmoidcore.equalizer.checks import check_model, checked_sinks
 from sigmoidcore.observation.process_group import Ranks
@@ -53,14 +54,17 @@ class Monitor:
         model: any module.
         every: measure one step of so many.
         keep: largest number of measurements, evenly over the training; the latest is always among them.
+        trace_nonfinite: before every step of an optimizer, look whether the gradients are finite. At the first that is
+            not, repeat this step and name the operation that made the first inf or NaN, in SC401. Costs a norm of the
+            gradients at every step; compiled code runs uncompiled. In one process only.
         scaler: the `torch.amp.GradScaler` of the training, to unscale gradients and to notice skipped steps.
         process_group: the ranks that train this model together; default: all, where `torch.distributed` is initialized.
         sinks: are called with every new `Measurement`; see `sigmoidcore.integrations.sinks`.
 
     Raises:
         TypeError: the model is not an nn.Module, or a sink is not a function of one argument.
-        ValueError: `every` or `keep` is too small, the model has no parameters, or this process does not belong to
-            `process_group`.
+        ValueError: `every` or `keep` is too small, the model has no parameters, this process does not belong to
+            `process_group`, or `trace_nonfinite` with several processes.
 
     Warns:
         RuntimeWarning: in ten measured steps in a row, no gradient reached the model.
@@ -86,6 +90,7 @@ class Monitor:
         every: int = 100,
         *,
         keep: int = 64,
+        trace_nonfinite: bool = False,
         scaler: torch.amp.GradScaler | None = None,
         process_group: "torch.distributed.ProcessGroup | Ranks | None" = None,
         sinks: Iterable[Callable[[Measurement], object]] = (),
@@ -103,6 +108,9 @@ class Monitor:
         self._history = History(keep)
         self._sinks = checked_sinks(sinks)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
+        if trace_nonfinite and self._ranks.count > 1:
+            raise ValueError("trace_nonfinite works in one process only: the others would wait for the repeated step")
+        self._tracer = Tracer(model) if trace_nonfinite else None
         self._scaler = scaler
         self._step = 0
         self._without_gradient = 0
@@ -175,6 +183,8 @@ class Monitor:
         self._stop_listening()
         self._probe.detach()
         self._probe.forget()
+        if self._tracer is not None:
+            self._tracer.stop()
 
     def abort(self) -> None:
         """Stop measuring after an error, in the middle of a step: it is kept if its outputs are not finite."""
@@ -215,6 +225,8 @@ class Monitor:
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._probe.stop_following()
+        if self._tracer is not None and self._watches and optimizer in self._optimizers:
+            self._tracer.before_step(self._step, optimizer)
         if self._probe.attached and optimizer in self._optimizers:
             self._in_step, self._discarded = True, self._probe.discarded
             self._probe.parameters.before_step(groups(optimizer), in_backward=backward_pass() != NONE)
@@ -225,6 +237,8 @@ class Monitor:
         if optimizer not in self._optimizers:
             self._foreign_steps += 1
             return
+        if self._tracer is not None:
+            self._tracer.after_step()
         if self._in_step:  # the evaluations of a closure were for the step
             self._probe.discarded = min(self._discarded, self._probe.discarded)
         self._in_step = False
@@ -325,6 +339,8 @@ class Monitor:
         self._keep(measurement)
 
     def _keep(self, measurement: Measurement) -> None:
+        if self._tracer is not None:
+            measurement = replace(measurement, origin=self._tracer.found)
         self._history.add(measurement)
         self._start_over()
         for sink in self._sinks:
@@ -338,7 +354,7 @@ class Monitor:
         self._probe.forget()
 
     def _attach_if_due(self) -> None:
-        if self._step % self.every == 0:
+        if self._step % self.every == 0 or (self._tracer is not None and self._tracer.found_in == self._step - 1):
             self._probe.attach()
 
     def _all(self, flag: bool) -> bool:

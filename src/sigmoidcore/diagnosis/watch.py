@@ -63,6 +63,7 @@ class Watch:
         on_finding: is called with the name of a model, the step, and an error or a warning that is new to this model,
             and that is in the first measurement or in two in a row: the first steps of Adam are large.
         every: measure one step of so many; None: the first two, one in 10 up to step 100, then one in 100.
+        trace_nonfinite: as in `Monitor`.
 
     Attributes:
         problems: what could not be watched, in words.
@@ -80,10 +81,17 @@ class Watch:
         >>> watch.remove()
     """
 
-    def __init__(self, on_finding: Callable[[str, int, Finding], object], every: int | None = None) -> None:
+    def __init__(
+        self,
+        on_finding: Callable[[str, int, Finding], object],
+        every: int | None = None,
+        *,
+        trace_nonfinite: bool = False,
+    ) -> None:
         self.problems: dict[str, None] = {}
         self._on_finding = on_finding
         self._every = every
+        self._traces = trace_nonfinite
         self._owner = os.getpid(), threading.get_ident()
         self._names: Counter[str] = Counter()
         self._models: list[_Model] = []
@@ -164,7 +172,7 @@ class Watch:
             self.problems[f"more than {MOST} models at a time"] = None
             return
         scaler = scalers[0] if len(scalers) == 1 else None
-        model = _Model(self._name(whole), whole, self._every, self._on_finding, scaler)
+        model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
         self._models.append(model)
         model.monitor.begin(module, args)
 
@@ -231,6 +239,7 @@ class _Model:
         name: str,
         model: nn.Module,
         every: int | None,
+        traces: bool,
         on_finding: Callable[[str, int, Finding], object],
         scaler: torch.amp.GradScaler | None,
     ) -> None:
@@ -243,7 +252,14 @@ class _Model:
         self._on_finding = on_finding
         self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
-        self.monitor = Monitor(model, every or 1, scaler=scaler, process_group=Alone(), sinks=[self._measured])
+        self.monitor = Monitor(
+            model,
+            every or 1,
+            trace_nonfinite=traces,
+            scaler=scaler,
+            process_group=Alone(),
+            sinks=[self._measured],
+        )
 
     @property
     def is_over(self) -> bool:

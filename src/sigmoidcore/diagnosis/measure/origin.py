@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 import sigmoidcore
 from sigmoidcore._language import _
-from sigmoidcore._torch.operations import Operations, node_that_runs
+from sigmoidcore._torch.operations import Operations, node_lines, node_that_runs
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import passes
+from sigmoidcore.diagnosis.measure.tape import Tape
 from sigmoidcore.diagnosis.wording import named, number
 from sigmoidcore.observation.observer import Observer
 
@@ -24,9 +26,19 @@ _LIBRARIES = tuple(str(Path(package.__file__).parent) for package in (torch, sig
 
 def origin(subject: Subject) -> str | None:
     """Repeat the step; the sentence about its first operation with a result that is not finite, from finite values."""
-    search = _Search(subject.model)
-    parameters = [p for p in subject.model.parameters() if p.requires_grad]
-    with passes(subject) as loss_of, warnings.catch_warnings(), search, Operations(search.run):
+    with passes(subject) as loss_of:
+        return _search(_Search(subject.model), loss_of)
+
+
+def origin_on_tape(tape: Tape) -> str | None:
+    """The same for the step of a training that a tape has recorded."""
+    with tape.repetition() as loss_of:
+        return _search(_Search(tape.model, tape.line_of), loss_of)
+
+
+def _search(search: "_Search", loss_of: Callable[[], Tensor]) -> str | None:
+    parameters = [p for p in search.model.parameters() if p.requires_grad]
+    with warnings.catch_warnings(), search, Operations(search.run):
         warnings.simplefilter("ignore")
         with torch.autograd.detect_anomaly(check_nan=False):
             loss = loss_of()
@@ -41,8 +53,10 @@ class _Search(Observer):
     Masks of -inf are constants, and no operation has made them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, line_of: Callable[[Node | None], str | None] = lambda node: None) -> None:
         super().__init__(dict(model.named_modules()))
+        self.model = model
+        self._line_of = line_of  # of a call that is repeated: the stack does not show it
         self.found: str | None = None
         self._stack: list[str] = []
 
@@ -72,9 +86,10 @@ class _Search(Observer):
     def _sentence(self, name: str, made: Tensor, values: str) -> str:
         kind = "NaN" if bool(made.isnan().any()) else _("infinity")
         node = node_that_runs()
-        line = _line_of(node[1] if node else traceback.format_list(traceback.extract_stack()))
+        line = _line_of(node_lines(node) if node else traceback.format_list(traceback.extract_stack()))
+        line = line or self._line_of(node)
         if node is not None:
-            of = node[0].removesuffix("0").removesuffix("Backward")
+            of = node.name().removesuffix("0").removesuffix("Backward")
             place = _("`{operation}` in the backward pass of {node}", operation=name, node=of)
         elif self._stack:
             place = _("`{operation}` in {module}", operation=name, module=named(self._stack[-1]))
