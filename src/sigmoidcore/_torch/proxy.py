@@ -1,5 +1,10 @@
 """A torch.fx proxy that a forward takes for a tensor."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -21,3 +26,45 @@ class TensorProxy(fx.Proxy):
     @__class__.setter
     def __class__(self, value: type) -> None:
         raise TypeError("a proxy keeps its class")
+
+
+_NUMBER_FIRST = [
+    "pow",
+    "float_power",
+    "where",
+    "remainder",
+    "xlogy",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "bitwise_left_shift",
+    "bitwise_right_shift",
+]
+"""Functions that also take a number as their first argument."""
+
+
+@contextmanager
+def number_first_functions_traced() -> Iterator[None]:
+    """Trace these functions before PyTorch reads their arguments: it takes a proxy for a number that is a tensor.
+
+    It then reads the memory of a tensor that is not there: a segmentation fault.
+    """
+    originals = {name: getattr(torch, name) for name in _NUMBER_FIRST}
+    for name, function in originals.items():
+        setattr(torch, name, _traced(function))
+    try:
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch, name, function)
+
+
+def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        proxy = next((a for a in (*args, *kwargs.values()) if type(a) is TensorProxy), None)
+        if proxy is None:
+            return function(*args, **kwargs)
+        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+
+    return call

@@ -24,7 +24,7 @@ def free_spread(profile: Profile, solution: Solution, layers: Mapping[str, nn.Mo
 
     The recurrent solver levels steps for a loss at the end; with a loss on every step, a level gradient gathers.
     """
-    left = solution.fixed | solution.normalised
+    left = solution.by_level
     free = [
         i
         for i, name in enumerate(profile.names)
@@ -57,7 +57,7 @@ def corrected_gains(
     corrected = dict(log_gains)
     for name, readers in fed.items():
         wanted = [logs[reader] for reader in readers if reader in logs]
-        free = isinstance(layers[name], SigmoidCore) and name not in solution.fixed | solution.normalised
+        free = isinstance(layers[name], SigmoidCore) and name not in solution.by_level
         if free and wanted and name in logs:
             corrected[name] = corrected.get(name, 0.0) + sum(wanted) / len(wanted) - logs[name]
     return corrected
@@ -79,7 +79,7 @@ def remarks(
             f"the profile is level to a factor of {left:.3g} only; a lower saturation, or fresh weights by `prepare`, "
             "may do better"
         )
-    first = next((name for name, sources in solution.sources.items() if not sources), None)
+    first = next((n for n, sources in solution.sources.items() if not sources and n not in solution.bounded), None)
     is_core = first is not None and isinstance(layers[first], SigmoidCore)
     if first is not None and is_core and saturation is None and solution.levels[first] > NEARLY_BINARY:
         found.append(
@@ -89,6 +89,11 @@ def remarks(
     found += uncentered(layers.values())
     if solution.fixed:
         found.append("the saturation level fixes the first core's slope, and so its gradient size")
+    if solution.bounded:
+        found.append(
+            f"{len(solution.bounded)} cores in the place of a norm have alpha = u / rms(x): their profile falls with "
+            "the square of the residual stream's size, as with norms; smaller branches make it more level"
+        )
     if solution.normalised:
         found.append(
             f"a normalisation scales what some cores read ({len(solution.normalised)}) and undoes the size that their "

@@ -16,6 +16,7 @@ from sigmoidcore.calibration.orthogonal import FreshWeights, reads_one_feature
 from sigmoidcore.calibration.segments import Segments
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.gain import local_derivative, relative_slope, slope_for_gain, tangential_weights
+from sigmoidcore.nn.bounded_norm import LEVEL, BoundedNorm, bounded_norms
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import Inputs, floating_tensors, run, watched_layers
 
@@ -32,6 +33,12 @@ class Solution:
     sources: dict[str, list[str]] = field(default_factory=dict)  # the cores that feed each core
     fixed: set[str] = field(default_factory=set)  # cores whose slope a saturation level has fixed
     normalised: set[str] = field(default_factory=set)  # cores behind a normalisation
+    bounded: set[str] = field(default_factory=set)  # cores in the place of a normalisation
+
+    @property
+    def by_level(self) -> set[str]:
+        """Cores whose slope a saturation level sets, not a gain."""
+        return self.fixed | self.normalised | self.bounded
 
 
 class Solver(LayerObserver):
@@ -48,6 +55,7 @@ class Solver(LayerObserver):
     ) -> None:
         super().__init__(watched_layers(model))
         self._model = model
+        self._norms = bounded_norms(model)
         self._saturation = saturation
         self._note = note
         self._segments = Segments()
@@ -78,6 +86,9 @@ class Solver(LayerObserver):
             )
         if name in self._solution.slopes:
             raise ValueError(f"core '{name}' runs more than once a forward pass: give every place its own core")
+        if name in self._norms:
+            self._solve_norm(name, self._norms[name], x)
+            return x
         if isinstance(layer, SigmoidCore):
             return self._solve_core(name, layer, x)
         self._solve_recurrent(name, layer, x)
@@ -100,6 +111,19 @@ class Solver(LayerObserver):
             notes.append("its slopes are those of a level gradient; only `prepare` gives it a saturation level")
         for note in notes:
             self._note(f"layer '{name}': {note}")
+
+    def _solve_norm(self, name: str, place: BoundedNorm, x: Tensor) -> None:
+        """alpha = u / rms(x) in the place of a normalisation, whose gain no slope changes."""
+        if not bool(torch.isfinite(x).all()):
+            raise _not_finite(name, x)
+        level = self._saturation or float(place.level) or LEVEL
+        self._solution.sources[name] = self._segments.sources(x)
+        self._solution.bounded.add(name)
+        fitted = place.fit(bare(x), level)
+        if not fitted:
+            self._note(f"everything that reaches core '{name}' is 0: its slope stays")
+        self._solution.slopes[name] = float(place.core.alpha)
+        self._solution.levels[name] = level if fitted else 0.0
 
     @torch.no_grad()
     def _solve_core(self, name: str, core: SigmoidCore, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.dataflow import Role, features, may_overwrite, nearest_weight, role_of
 from sigmoidcore.conversion.tracing import Part, is_leaf
 from sigmoidcore.core import CoreModule
+from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.nn.recurrent import is_recurrent
 
 
@@ -143,8 +144,9 @@ def is_activation(module: nn.Module) -> bool:
 
 def _module_sites(model: nn.Module, uses: dict[nn.Module, list[Use]], callers: dict[str, str]) -> Iterator[Site]:
     names: dict[nn.Module, list[str]] = defaultdict(list)
+    inside = {norm.core for norm in bounded_norms(model).values()}
     for name, module in model.named_modules(remove_duplicate=False):
-        if is_activation(module):
+        if is_activation(module) and module not in inside:
             names[module].append(name)
     for module, places in names.items():
         name = places[0]

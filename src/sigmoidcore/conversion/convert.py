@@ -20,17 +20,24 @@ from sigmoidcore.conversion.eligibility import (
     recurrent_layer,
     select,
 )
+from sigmoidcore.conversion.norms import NORM, bounded, norm_sites
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
 from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
-from sigmoidcore.core import SigmoidCore
-from sigmoidcore.nn.recurrent import RecurrentCores, converted
+from sigmoidcore.core import CoreModule, SigmoidCore
+from sigmoidcore.nn.recurrent import converted
 from sigmoidcore.nn.rows import fuse_rows
 
 
 def convert(
-    model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None, centered: bool = False
+    model: nn.Module,
+    *,
+    include: Names = None,
+    exclude: Names = None,
+    nearest: Names = None,
+    centered: bool = False,
+    norms: bool = False,
 ) -> Conversion:
     """Replace a model's hidden sigmoids, tanhs and recurrent layers by cores, in place; its function does not change.
 
@@ -53,6 +60,10 @@ def convert(
             with the same range and the same derivative at 0, likewise: **their function changes**.
         centered: make centered cores of sigmoids, too: **their function changes** by 1/2. Use it before training, for
             depth: more than some ten layers of sigmoids with a mean of 1/2 hardly train.
+        norms: put a bounded norm, tanh(alpha x) weight + bias, in the place of every normalisation over the last
+            dimension (`nn.LayerNorm`, `nn.RMSNorm` and other modules that compute one): **their function changes**.
+            Call `calibrate` next, which sets alpha. A Dynamic Tanh (parameters alpha, weight, bias) becomes one with
+            the same function; its alpha is no parameter any more.
 
     Returns:
         A frozen, printable report. The model itself is changed.
@@ -73,7 +84,7 @@ def convert(
         >>> model[1]
         SigmoidCore(16, centered=True, scale=2)
     """
-    plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered)
+    plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered, norms=norms)
     _check_answered(plan.request, plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
@@ -85,21 +96,32 @@ def convert(
 
 
 def planned(
-    model: nn.Module, *, include: Names = None, exclude: Names = None, nearest: Names = None, centered: bool = False
+    model: nn.Module,
+    *,
+    include: Names = None,
+    exclude: Names = None,
+    nearest: Names = None,
+    centered: bool = False,
+    norms: bool = False,
 ) -> "Plan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
-    sites, unseen = find(model)
+    activations, unseen = find(model)
+    places = norm_sites(model) if norms else []
+    owners = {name for place in places for name in place.names}
+    activations = [site for site in activations if site.owner not in owners]  # a Dynamic Tanh calls one
+    sites = [*activations, *places]
     request = Request(
         include=select(model, sites, "include", include),
         exclude=select(model, sites, "exclude", exclude),
         nearest=select(model, sites, "nearest", nearest),
         centered=centered,
     )
-    plan = Plan(model, [Choice(site, *judge(site, request)) for site in sites], request, unseen)
+    choices = [Choice(site, *judge(site, request)) for site in activations]
+    plan = Plan(model, [*choices, *(_norm_choice(site, request) for site in places)], request, unseen)
     plan.place_cores()
     return plan
 
@@ -111,7 +133,7 @@ class Choice:
     site: Site
     like: dict[str, Any] | None
     why: str
-    cores: dict[str, SigmoidCore | RecurrentCores] = field(default_factory=dict)  # by name
+    cores: dict[str, CoreModule] = field(default_factory=dict)  # by name
 
     def leave(self, why: str) -> None:
         """Make no core of it."""
@@ -142,8 +164,18 @@ class Choice:
             what = f"{self.why}; {changed}" if changed else self.why
             if isinstance(core, SigmoidCore) and core.num_features is None:
                 what += "; one slope, because its number of features is not known"
-            rows.setdefault(id(core), Activation(name, kind, True, what, not changed))
+            rows.setdefault(id(core), Activation(name, kind, True, what, not changed and self.why != NORM))
         return list(rows.values())
+
+
+def _norm_choice(site: Site, request: Request) -> Choice:
+    """What to do with a normalisation."""
+    made, why = (None, "excluded") if site in request.exclude else bounded(site)
+    if made is None:
+        return Choice(site, None, why)
+    assert site.module is not None
+    move_hooks(site.module, made)
+    return Choice(site, {}, why, {site.name: made})
 
 
 @dataclass
@@ -170,7 +202,7 @@ class Plan:
         """Make the cores of all choices, and the forwards that call those which are not attributes."""
         by_owner: dict[str, list[Choice]] = defaultdict(list)
         for choice in self.choices:
-            if choice.like is None:
+            if choice.like is None or choice.cores:
                 continue
             site = choice.site
             if site.index is not None or (called_several_times(site) and recurrent_layer(site) is None):

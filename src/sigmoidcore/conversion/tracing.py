@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._torch.proxy import TensorProxy
+from sigmoidcore._torch.proxy import TensorProxy, number_first_functions_traced
 from sigmoidcore.core import CoreModule
 from sigmoidcore.nn.rows import has_rows, run, runs_rows
 
@@ -73,7 +73,8 @@ class Tracer(fx.Tracer):
         """Trace a scratch copy; random generators stay as they are."""
         python, state = random.getstate(), torch.get_rng_state()
         try:
-            return self.trace(_root(module), concrete_args)
+            with number_first_functions_traced():
+                return self.trace(_root(module), concrete_args)
         except UntraceableError:
             raise
         except Exception as error:  # a forward may raise anything when it is given a proxy

@@ -15,9 +15,10 @@ from sigmoidcore._torch.hooks import has_hooks, move_hooks
 from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
-from sigmoidcore.folding.plain_layers import folded_rnn, plain_forward, rewrite, with_constants
+from sigmoidcore.folding.plain_layers import folded_norm, folded_rnn, plain_forward, rewrite, with_constants
 from sigmoidcore.folding.planner import Plan, has_cores, plan_with_sigmoids, variants
 from sigmoidcore.nn import recurrent
+from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.rows import runs_rows, unfuse_rows
@@ -30,11 +31,11 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     """A copy of a model in which plain PyTorch layers compute the same.
 
     Every `SigmoidCore` becomes `nn.Sigmoid`, or `nn.Tanh` if it is centered. Every `RNN` and every recurrent layer of
-    cores becomes PyTorch's own. Slope and shift go into the layer before, the factor of a tanh goes into the layers
-    behind. If that is not possible (the core reads an input of the model, its output is added to something else, a
-    weight is shared), the constant stays: a small `torch.fx.GraphModule` is in place of the core. Modules keep their
-    names, so that `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no bias is
-    added.
+    cores becomes PyTorch's own; a `BoundedNorm` is a tanh of alpha x, with the gain in its weight. Slope and shift go
+    into the layer before, the factor of a tanh goes into the layers behind. If that is not possible (the core reads an
+    input of the model, its output is added to something else, a weight is shared), the constant stays: a small
+    `torch.fx.GraphModule` is in place of the core. Modules keep their names, so that
+    `plain.load_state_dict(sc.fold(converted).state_dict())` works if nothing stays and no bias is added.
 
     Args:
         model: any module with cores; it is not changed. `torch.fx` must be able to follow its forward.
@@ -132,6 +133,8 @@ def _plain(plan: Plan, module: nn.Module, name: str) -> nn.Module:
         made = _plain_core(plan, module)
     elif isinstance(module, RNN):
         made = _plain_rnn(plan, module)
+    elif isinstance(module, BoundedNorm):
+        made = folded_norm(module)
     elif type(module).__module__.startswith(_OURS):
         made = nn.Sequential(OrderedDict(module.named_children()))
     else:
@@ -161,7 +164,13 @@ def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: tuple[Any, ...] = (SigmoidCore.forward, RNN.forward, Chain.forward, nn.Sequential.forward)
+    plain: tuple[Any, ...] = (
+        SigmoidCore.forward,
+        RNN.forward,
+        Chain.forward,
+        nn.Sequential.forward,
+        BoundedNorm.forward,
+    )
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):

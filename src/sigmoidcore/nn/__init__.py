@@ -1,12 +1,14 @@
 """Networks of cores and recurrent layers of cores."""
 
 from sigmoidcore.core import Stepwise
+from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import MLP, RNN, Chain, ConvNet
 from sigmoidcore.nn.recurrent import CoreGRU, CoreLSTM, CoreRNN, RecurrentCores, converted, folded
 
 __all__ = [
     "MLP",
     "RNN",
+    "BoundedNorm",
     "Chain",
     "ConvNet",
     "CoreGRU",
