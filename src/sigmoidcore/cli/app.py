@@ -141,7 +141,7 @@ def application() -> "typer.Typer":
     """The commands, for typer."""
     import typer
 
-    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, predict, runs, skipgram, train, watch
+    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, lab, predict, runs, skipgram, train, watch
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -161,7 +161,7 @@ def application() -> "typer.Typer":
 
     for command in (
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
-        compare.compare, skipgram.skipgram,
+        compare.compare, skipgram.skipgram, lab.lab,
     ):  # fmt: skip
         app.command(command.__name__)(_in_language(command))
     # What follows the script belongs to the script.
