@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import sigmoidcore
 from sigmoidcore._language import VARIABLE, catalogue, language
+from sigmoidcore.cli.app import application
+from sigmoidcore.cli.translation import WRONG_ARGUMENTS
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.report.terminal import columns, wrapped
 from sigmoidcore.diagnosis.rules import RULES
@@ -40,9 +43,23 @@ def texts() -> set[str]:
             found |= {f"{{count}} {plural[0] if plural else one + 's'}"} if one else set()
         nouns = [call.args[-1] for call in calls_of(tree, ("listed",)) if len(call.args) == 3]
         found |= {f"{{count}} {noun.value}s" for noun in nouns if isinstance(noun, ast.Constant)}
-    for path in SOURCES.rglob("*.html"):
+    for path in (*SOURCES.rglob("*.html"), *SOURCES.rglob("*.js")):
         found |= set(re.findall(r"""\b_\("([^"]+)\"""", path.read_text(encoding="utf-8")))
-    return found | remedies()
+    return found | remedies() | help_texts() | set(WRONG_ARGUMENTS)
+
+
+def help_texts() -> set[str]:
+    """The texts of the commands: what they do, their options, and defaults in words."""
+    whole = get_command(application())
+    commands = [whole, *whole.commands.values()]
+    parameters = [parameter for command in commands for parameter in command.params]
+    found = {command.help for command in commands} | {"Show this message and exit."}
+    defaults = {p.show_default for p in parameters if isinstance(p.show_default, str)}
+    for parameter in parameters:
+        text, _words, default = (parameter.help or "").partition(" Default: ")
+        found |= {text} if text else set()
+        defaults.add(default.removesuffix("."))
+    return found | {default for default in defaults if " " in default or default in ("yes", "detected")}
 
 
 def remedies() -> set[str]:

@@ -1,27 +1,82 @@
 """The language of what a person reads: English, or Chinese if `SIGMOIDCORE_LANG` or `--lang` says so.
 
-`_` translates a text by the gettext catalogue of the language, `zh.po`. A text without an entry stays English.
+`_` translates a text by the gettext catalogue of the language, `zh.po`. A text without an entry stays English. What a
+program reads (JSON, metrics.jsonl) is English in every language: `english` gives the original of a translated text.
 """
 
 import ast
 import functools
 import os
 import re
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 
 LANGUAGES = ("en", "zh")
 VARIABLE = "SIGMOIDCORE_LANG"
 
 
-def _(text: str, **values: object) -> str:
+def _(text: str, /, **values: object) -> str:
     """A text in the user's language, with values for its placeholders.
 
     Example:
         >>> _("{count} layers", count=3)
         '3 layers'
     """
-    translated = catalogue(language()).get(text, text)
-    return translated.format(**values) if values else translated
+    translations = catalogue(language())
+    translated = translations.get(text, text)
+    if not values:
+        return Translated.of(translated, text) if translations else translated
+    if not translations:
+        return text.format(**values)
+    originals = {n: english(str(v)) if isinstance(v, str | BaseException) else v for n, v in values.items()}
+    return Translated.of(translated.format(**values), text.format(**originals))
+
+
+class Translated(str):
+    """A text in another language than English, with its original."""
+
+    original: str
+
+    @classmethod
+    def of(cls, text: str, original: str) -> "Translated":
+        """A text and its English original."""
+        made = cls(text)
+        made.original = original
+        return made
+
+    def __str__(self) -> str:
+        return self
+
+    def __add__(self, other: str) -> str:
+        return Translated.of(super().__add__(other), self.original + english(other))
+
+    def __radd__(self, other: str) -> str:
+        return Translated.of(other + str.__str__(self), other + self.original)
+
+    def join(self, texts: Iterable[str], /) -> str:
+        """The texts with this one between them."""
+        texts = list(texts)
+        return Translated.of(super().join(texts), self.original.join(map(english, texts)))
+
+
+def english(text: str) -> str:
+    """The English original of a translated text; another text as it is.
+
+    Example:
+        >>> english("3 layers")
+        '3 layers'
+    """
+    return text.original if isinstance(text, Translated) else text
+
+
+def edited(text: str, edit: Callable[[str], str]) -> str:
+    """A text after a change that suits every language.
+
+    Example:
+        >>> edited("Three layers.", str.lower)
+        'three layers.'
+    """
+    return Translated.of(edit(text), edit(text.original)) if isinstance(text, Translated) else edit(text)
 
 
 def language() -> str:

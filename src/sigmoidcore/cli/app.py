@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
-from sigmoidcore._language import VARIABLE, language
+from sigmoidcore._language import VARIABLE, _, edited
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.place import LostError, launched, leave
@@ -73,25 +73,29 @@ def _ending(error: BaseException) -> tuple[str, int]:
         case InputError():
             return str(error), 2
         case LostError():
-            return f"{error}: start it again", 1
+            return _("{error}: start it again", error=error), 1
         case KeyboardInterrupt(args=(int(code),)):
-            return "ended by SIGTERM", code
+            return _("ended by SIGTERM"), code
         case KeyboardInterrupt():
-            return "interrupted", 130
+            return _("interrupted"), 130
         case MemoryError():
-            return f"not enough memory ({error}): use less data, or a smaller network or batch", 1
+            return _("not enough memory ({error}): use less data, or a smaller network or batch", error=error), 1
         case ModuleNotFoundError(name=None):  # raised by this package, with the remedy
             return str(error), 1
         case ModuleNotFoundError(name=str(name)) if not name.startswith("sigmoidcore"):
-            return f'{name} is not installed: pip install "sigmoid-core[cli]"', 1
+            return _('{package} is not installed: pip install "{extra}"', package=name, extra="sigmoid-core[cli]"), 1
         case OSError(filename=name) if name is not None and error.errno in _WRONG_NAMES:
-            return f"cannot read or write {name}: {error.strerror}; give another name", 2
+            what = {"name": name, "reason": error.strerror}
+            return _("cannot read or write {name}: {reason}; give another name", **what), 2
         case OSError():
-            return f"cannot read or write: {error}", 1
+            return _("cannot read or write: {error}", error=error), 1
     if hasattr(error, "format_message"):  # of typer, for wrong arguments
         context = getattr(error, "ctx", None)
         path = "sigmoid-core" if context is None else context.command_path
-        return f"{error.format_message().rstrip('.')} (see {path} --help)", 2
+        from sigmoidcore.cli.translation import wrong_arguments  # needs typer
+
+        sentence = edited(wrong_arguments(error.format_message()), lambda text: text.rstrip("。"))
+        return _("{sentence} (see {command} --help)", sentence=sentence, command=path), 2
     raise error
 
 
@@ -141,14 +145,27 @@ def application() -> "typer.Typer":
     """The commands, for typer."""
     import typer
 
-    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, lab, predict, runs, skipgram, train, watch
+    from sigmoidcore.cli import (
+        compare,
+        demo,
+        diagnose,
+        evaluate,
+        export,
+        predict,
+        runs,
+        skipgram,
+        train,
+        translation,
+        watch,
+    )
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, cls=translation.Group)
 
     @app.callback(invoke_without_command=True)
     def root(
         context: typer.Context,
         version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+        lang: Annotated[str | None, _language_option()] = None,
     ) -> None:
         """Plain networks of sigmoids that train at any depth."""
         from sigmoidcore import __version__
@@ -161,32 +178,30 @@ def application() -> "typer.Typer":
 
     for command in (
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
-        compare.compare, skipgram.skipgram, lab.lab,
+        compare.compare, skipgram.skipgram,
     ):  # fmt: skip
-        app.command(command.__name__)(_in_language(command))
+        app.command(command.__name__, cls=translation.Command)(_with_language(command))
     # What follows the script belongs to the script.
-    app.command("watch", context_settings={"allow_interspersed_args": False})(_in_language(watch.watch))
+    settings = {"allow_interspersed_args": False}
+    app.command("watch", cls=translation.Command, context_settings=settings)(_with_language(watch.watch))
     return app
 
 
-def _in_language(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with the option `--lang`."""
+def _language_option() -> Any:
     import typer
+
+    return typer.Option("--lang", metavar="en|zh", help=f"Language of messages. Default: {VARIABLE}, or en.")
+
+
+def _with_language(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the option `--lang`, which `translation` reads."""
 
     @functools.wraps(command)
     def run(lang: str | None, **values: Any) -> Any:
-        if lang is not None:
-            os.environ[VARIABLE] = lang
-        try:
-            language()
-        except ValueError as error:
-            raise InputError(str(error)) from error
         return command(**values)
 
-    info = typer.Option("--lang", metavar="en|zh", help=f"Language of messages. Default: {VARIABLE}, or en.")
-    option = inspect.Parameter(
-        "lang", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, info]
-    )
+    annotation = Annotated[str | None, _language_option()]
+    option = inspect.Parameter("lang", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
     parameters = inspect.signature(command).parameters.values()
     run.__signature__ = inspect.Signature([*parameters, option])  # type: ignore[attr-defined]
     run.__annotations__ = {**command.__annotations__, "lang": option.annotation}

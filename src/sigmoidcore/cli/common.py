@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.rules import RULES
 from sigmoidcore.training.data import InputError
@@ -35,10 +36,14 @@ def _check_conditions(values: list[str] | None) -> list[str] | None:
         if value not in SEVERITIES and not (value and any(rule.id.startswith(value) for rule in RULES)):
             groups = ", ".join(sorted({rule.id[:3] for rule in RULES}))
             raise typer.BadParameter(
-                f"{value!r} is not error, warning, never, a rule such as SC101, or a group of rules ({groups})."
+                _(
+                    "{value!r} is not error, warning, never, a rule such as SC101, or a group of rules ({groups}).",
+                    value=value,
+                    groups=groups,
+                )
             )
     if values and "never" in values and len(values) > 1:
-        raise typer.BadParameter("never excludes other values.")
+        raise typer.BadParameter(_("never excludes other values."))
     return values
 
 
@@ -55,8 +60,10 @@ def fails(findings: Iterable[Finding], conditions: Iterable[str]) -> bool:
 def opened(folder: Path) -> TrainedRun:
     """The run that a command names."""
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them")
+        what = _("is a file") if folder.exists() else _("does not exist")
+        raise InputError(
+            _("{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them", folder=folder, what=what)
+        )
     return open_run(folder)
 
 

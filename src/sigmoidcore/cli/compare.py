@@ -15,9 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from sigmoidcore._files import write_file
+from sigmoidcore._language import _
 from sigmoidcore.peers import find, names
 from sigmoidcore.peers.comparison import Budget, Comparison
-from sigmoidcore.peers.report import figures, markdown, notes, rows
+from sigmoidcore.peers.report import figures, heads, markdown, notes, rows
 from sigmoidcore.peers.standings import Setting
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training.data import InputError, load
@@ -76,7 +77,7 @@ def compare(
     """Train Sigmoid Core and other methods side by side; the others at many rates, and the best one counts."""
     screen = Screen.of_stdout()
     if listing:
-        screen.console.print(screen.records([_described(name) for name in names()], OPTIONAL))
+        screen.console.print(screen.records([_described(name) for name in names()], OPTIONAL, heads()))
         return 0
     shared = {"data": data, "network": network, "width": width, "epochs": epochs, "batch_size": batch_size}
     options = Options.parse({**shared, "target": target or None, "threads": cores})
@@ -89,7 +90,13 @@ def compare(
     found = [find(name) for name in methods.split(",")]
     for method in found:
         if kind not in method.kinds:
-            raise InputError(f"{method.name} makes {', '.join(method.kinds)} networks only: give another --network")
+            raise InputError(
+                _(
+                    "{name} makes {kinds} networks only: give another --network",
+                    name=method.name,
+                    kinds=", ".join(method.kinds),
+                )
+            )
     folder = output or Path(f"comparison-{loaded.file_name}")
     with CtrlC() as ctrl_c, threads(options.threads), denormals_flushed(), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +112,7 @@ def compare(
         _report(screen, comparison, folder)
     if stopped:
         left = count(len(comparison.missing), "training")
-        raise Stopped(f"interrupted, {left} left: the same command resumes", ctrl_c.code)
+        raise Stopped(_("interrupted, {left} left: the same command resumes", left=left), ctrl_c.code)
     return 0
 
 
@@ -116,8 +123,8 @@ def _interrupted(screen: Screen, comparison: Comparison, ctrl_c: CtrlC) -> bool:
 
     def text(setting: Setting) -> str:
         knob = comparison.methods[setting.method].knob_text(setting.knob)
-        parts = [setting.method, count(setting.depth, "layer"), knob, f"rate {setting.rate:g}", f"seed {setting.seed}"]
-        return ", ".join(filter(None, parts))
+        rate, seed = _("rate {rate:g}", rate=setting.rate), _("seed {seed}", seed=setting.seed)
+        return _(", ").join(filter(None, (setting.method, count(setting.depth, "layer"), knob, rate, seed)))
 
     def on_step(setting: Setting, progress: Progress) -> None:
         nonlocal shown
@@ -126,17 +133,21 @@ def _interrupted(screen: Screen, comparison: Comparison, ctrl_c: CtrlC) -> bool:
             shown, done, width = time.monotonic(), total - len(comparison.missing), screen.console.width - 3
             # A bar does not end its line; its padding does.
             bar = Padding(ProgressBar(total=total, completed=done, width=min(72, width)), (1, 0, 0, 3))
-            line = Text(f"{done} of {total} trainings; {text(setting)}: {clock(progress.seconds)}"[:width])
-            table = [screen.records(rows(comparison), OPTIONAL)] if done else []
+            place = {"count": done, "all": total, "setting": text(setting), "time": clock(progress.seconds)}
+            line = Text(_("{count} of {all} trainings; {setting}: {time}", **place)[:width])
+            table = [screen.records(rows(comparison), OPTIONAL, heads())] if done else []
             live.update(Group(*table, bar, Padding(line, (0, 0, 0, 3))), refresh=True)
 
     try:
         with live or contextlib.nullcontext():
             for trial in comparison.run(on_step):
                 if live is None:
-                    metric = "not finite" if trial.metric is None else metric_text(comparison.data.task, trial.metric)
+                    metric = (
+                        _("not finite") if trial.metric is None else metric_text(comparison.data.task, trial.metric)
+                    )
                     place = f"{total - len(comparison.missing):>{len(str(total))}}/{total}"
-                    screen.verbatim(f"{place}  {text(trial.setting)}: {metric} in {trial.seconds:.1f} s")
+                    result = {"setting": text(trial.setting), "metric": metric, "seconds": trial.seconds}
+                    screen.verbatim(_("{place}  {setting}: {metric} in {seconds:.1f} s", place=place, **result))
                 ctrl_c.check()
     except KeyboardInterrupt:
         return True
@@ -148,14 +159,15 @@ def _report(screen: Screen, comparison: Comparison, folder: Path) -> None:
     if not comparison.standings:
         return
     screen.say()
-    screen.console.print(screen.records(rows(comparison), OPTIONAL))
+    screen.console.print(screen.records(rows(comparison), OPTIONAL, heads()))
     for note in ("", *notes(comparison)):
         screen.say(note, style="dim")
-    files = {folder / RESULTS: "every training", folder / TABLE: "the table"}
+    files = {folder / RESULTS: _("every training"), folder / TABLE: _("the table")}
     write_file(folder / TABLE, markdown(comparison).encode())
+    drawn = {"by_seconds": _("by seconds"), "by_rate": _("by rate"), "by_depth": _("by depth")}
     for name, figure in figures(comparison).items():
-        files[save_figure(figure, folder / f"{name}.png")] = name.replace("_", " ")
-    screen.heading("Written")
+        files[save_figure(figure, folder / f"{name}.png")] = drawn[name]
+    screen.heading(_("Written"))
     screen.listing([(str(path), what) for path, what in files.items()])
 
 
@@ -172,5 +184,7 @@ def _seconds(budget: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)
     seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
     if seconds == 0:
-        raise InputError(f"Invalid value for '--budget': {budget[:40]!r} is not a time such as 60s or 5m")
+        raise InputError(
+            _("Invalid value for '--budget': {budget!r} is not a time such as 60s or 5m", budget=budget[:40])
+        )
     return seconds

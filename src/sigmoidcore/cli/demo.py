@@ -11,6 +11,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore import article, plots
+from sigmoidcore._language import _
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training import Options, Recipe, digits, session
 from sigmoidcore.training.display import Screen, count, number, percent
@@ -22,12 +23,6 @@ DEPTH, WIDTH, BATCH, RATE = 100, 64, 100, 0.03
 OBSERVE = 5
 """Steps between two columns of the heat map, for both networks."""
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
-FIGURES = {
-    "article_fit": "the article's example",
-    "gradient_profiles": "gradient size in every layer",
-    "learning_curves": "loss and accuracy by epoch",
-    "gradient_heatmap": "gradient size by layer and step",
-}
 OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.", show_default="runs/demo-N")
 EPOCHS = typer.Option("--epochs", metavar="N", help="Passes over the 1,400 digits, for each network.")
 SEED = typer.Option("--seed", metavar="N", help="Seed of weights and of the order of samples.")
@@ -52,22 +47,32 @@ def demo(
             ctrl_c.check()
             both = _hundred_layers(screen, ctrl_c, options)
         except KeyboardInterrupt as error:
-            raise session.Stopped("interrupted", ctrl_c.code) from error
+            raise session.Stopped(_("interrupted"), ctrl_c.code) from error
     save_figures(folder, both)
     _closing_table(screen, both)
-    screen.heading("Figures")
-    screen.listing([(str(folder / f"{name}.png"), what) for name, what in FIGURES.items()])
-    screen.heading("Next")
+    screen.heading(_("Figures"))
+    screen.listing([(str(folder / f"{name}.png"), what) for name, what in _figures().items()])
+    screen.heading(_("Next"))
     for arguments in ("--depth 300", "--depth 30 --saturation 1", "--help"):
         screen.verbatim(f"sigmoid-core train {arguments}")
     screen.say()
-    screen.say(f"Took {time.monotonic() - began:.0f} s.", style="dim")
+    screen.say(_("Took {seconds:.0f} s.", seconds=time.monotonic() - began), style="dim")
     return 0
 
 
+def _figures() -> dict[str, str]:
+    """The figures and what they show."""
+    return {
+        "article_fit": _("the article's example"),
+        "gradient_profiles": _("gradient size in every layer"),
+        "learning_curves": _("loss and accuracy by epoch"),
+        "gradient_heatmap": _("gradient size by layer and step"),
+    }
+
+
 def _article(screen: Screen, folder: Path) -> None:
-    screen.heading("1. The article's example")
-    screen.say("One sigmoid, y = sigmoid(slope (x - shift)), learns six points by changing its slope and its shift.")
+    screen.heading(_("1. The article's example"))
+    screen.say(_("One sigmoid, y = sigmoid(slope (x - shift)), learns six points by changing its slope and its shift."))
     screen.say()
     started = time.perf_counter()
     fit = article.fit(article.POINTS_X, article.POINTS_Y)
@@ -75,11 +80,20 @@ def _article(screen: Screen, folder: Path) -> None:
     before, after = np.atleast_1d(article.sigmoid_core(fit.x, fit.start_alpha)), np.atleast_1d(fit.predict(fit.x))
     points = zip(fit.x, fit.y, before, after, strict=True)
     rows = [[f"{x:g}", f"{y:g}", f"{first:.4f}", f"{last:.4f}"] for x, y, first, last in points]
-    screen.table(["x", "y", "before", "after"], rows, strong=3)
+    screen.table(["x", "y", _("before"), _("after")], rows, strong=3)
     screen.say()
     screen.say(
-        f"slope {fit.start_alpha:.3g} -> {fit.alpha:.4g}, shift 0 -> {fit.shift:.4g}, mean squared error "
-        f"{fit.loss[0]:.3g} -> {fit.loss[-1]:.3g} ({fit.loss.size - 1:,} epochs, {seconds:.2f} s)"
+        _(
+            "slope {slope:.3g} -> {new_slope:.4g}, shift 0 -> {shift:.4g}, mean squared error {error:.3g} -> "
+            "{new_error:.3g} ({epochs:,} epochs, {seconds:.2f} s)",
+            slope=fit.start_alpha,
+            new_slope=fit.alpha,
+            shift=fit.shift,
+            error=fit.loss[0],
+            new_error=fit.loss[-1],
+            epochs=fit.loss.size - 1,
+            seconds=seconds,
+        )
     )
     save_figure(plots.article_fit(fit), folder / "article_fit.png")
 
@@ -89,47 +103,62 @@ def _hundred_layers(screen: Screen, ctrl_c: CtrlC, options: Options) -> list[Rec
     split = digits()
     inputs, targets = split.probes()
     epochs = count(options.epochs, "epoch")
-    screen.heading("2. One hundred layers of sigmoids")
+    screen.heading(_("2. One hundred layers of sigmoids"))
     screen.say(
-        f"Handwritten digits, {len(split.train_x):,} to learn from and {len(split.test_x)} to test with; {DEPTH} "
-        f"hidden layers of {WIDTH} sigmoids, no skip connections, no normalisation. Two networks train on the same "
-        f"batches for the same {epochs}, with Adam and the same rule for the learning rates."
+        _(
+            "Handwritten digits, {train:,} to learn from and {test} to test with; {depth} hidden layers of {width} "
+            "sigmoids, no skip connections, no normalisation. Two networks train on the same batches for the same "
+            "{epochs}, with Adam and the same rule for the learning rates.",
+            train=len(split.train_x),
+            test=len(split.test_x),
+            depth=DEPTH,
+            width=WIDTH,
+            epochs=epochs,
+        )
     )
     screen.say()
     screen.say(
-        "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
-        "processors are slow with them."
+        _(
+            "Numbers below 1e-38 are rounded to 0 in both: some gradients of the plain network are smaller, and some "
+            "processors are slow with them."
+        )
     )
     for name in (PLAIN, CORE):
         torch.manual_seed(options.seed)
         # A new core is nn.Sigmoid bit for bit, and its gradient can be measured.
         plain = {"activation": lambda size: sc.SigmoidCore(size)} if name == PLAIN else {}
         model = sc.MLP(split.train_x.shape[1], WIDTH, DEPTH, split.classes, **plain)
-        story = "PyTorch's default weights."
+        story = _("Plain sigmoids: PyTorch's default weights.")
         if name == CORE:
             report = sc.prepare(model, inputs, targets=targets, loss_fn=nn.functional.cross_entropy)
-            story = f"slopes set from {len(inputs)} samples in {report.seconds:.1f} s, and equalized during training."
+            story = _(
+                "Sigmoid Core: slopes set from {count} samples in {seconds:.1f} s, and equalized during training.",
+                count=len(inputs), seconds=report.seconds,
+            )  # fmt: skip
         screen.say()
-        screen.say(f"{name[0].upper()}{name[1:]}: {story}", style="bold")
+        screen.say(story, style="bold")
         recipe = Recipe(options.epochs, BATCH, RATE, options.seed, equalize=name == CORE)
         training = RecordedTraining(name, model, split, recipe, ctrl_c, observe=OBSERVE)
         trainings.append(training)
         training.train(screen)
         result = training.result
-        screen.say(f"accuracy {percent(result.accuracies[-1])}, loss {result.losses[-1]:.3g} after {epochs}")
+        scores = {"accuracy": percent(result.accuracies[-1]), "loss": result.losses[-1]}
+        screen.say(_("accuracy {accuracy}, loss {loss:.3g} after {epochs}", epochs=epochs, **scores))
         screen.profile(training.end)
     return trainings
 
 
 def _closing_table(screen: Screen, both: list[RecordedTraining]) -> None:
-    screen.heading(f"{DEPTH} layers, {count(len(both[0].result.accuracies), 'epoch')}")
+    epochs = count(len(both[0].result.accuracies), "epoch")
+    screen.heading(_("{depth} layers, {epochs}", depth=DEPTH, epochs=epochs))
+    zeros = [(int((training.end.sizes == 0).sum()), training.layers) for training in both]
     rows = [
-        ["test accuracy", *(percent(training.result.accuracies[-1]) for training in both)],
-        ["spread at start", *(number(training.start.spread) for training in both)],
-        ["spread at end", *(number(training.end.spread) for training in both)],
-        ["no gradient in", *(f"{int((training.end.sizes == 0).sum())} of {training.layers}" for training in both)],
-        ["time per step", *(f"{training.milliseconds:.1f} ms" for training in both)],
+        [_("test {metric}", metric=_("accuracy")), *(percent(training.result.accuracies[-1]) for training in both)],
+        [_("spread at start"), *(number(training.start.spread) for training in both)],
+        [_("spread at end"), *(number(training.end.spread) for training in both)],
+        [_("no gradient in"), *(_("{count} of {all}", count=n, all=layers) for n, layers in zeros)],
+        [_("time per step"), *(f"{training.milliseconds:.1f} ms" for training in both)],
     ]
-    screen.table(["", "plain", CORE], rows, strong=2)
+    screen.table(["", _("plain"), CORE], rows, strong=2)
     screen.say()
-    screen.say("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %.")
+    screen.say(_("Spread: the largest gradient of a layer over the smallest; 1 is perfect. Guessing gives 10 %."))

@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import nn
 
 import sigmoidcore as sc
+from sigmoidcore._language import _, edited
 from sigmoidcore.cli.common import fail_on_option, fails, print_json
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.report.terminal import printable
@@ -31,9 +32,6 @@ from sigmoidcore.training.user_code import (
 )
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
-WANTED = "return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys"
-
-
 TARGET = typer.Argument(
     metavar="TARGET",
     show_default=False,
@@ -54,11 +52,11 @@ def diagnose(
 ) -> int:
     """Find where a network loses its gradient, on one batch; with an exit code for CI."""
     if str(html) == "-":
-        raise InputError("--html - would mix the page with the report: give the name of a file, such as report.html")
+        raise InputError(_("--html - would mix the page with the report: give the name of a file, such as report.html"))
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
     for file in files:
         check_output(file, overwrite=True)
-    with Console(stderr=True, highlight=False).status(Text(f"measuring {printable(target)}")):
+    with Console(stderr=True, highlight=False).status(Text(_("measuring {target}", target=printable(target)))):
         diagnosis = _measured(target, training)
         if html is not None:
             diagnosis.to_html(html)
@@ -69,7 +67,7 @@ def diagnose(
     else:
         print(diagnosis)
         for file in files:
-            print(printable(f"written: {file}"))
+            print(printable(_("written: {path}", path=file)))
     return int(fails(diagnosis.findings, fail_on or ["error"]))
 
 
@@ -80,12 +78,13 @@ def _measured(target: str, training: bool) -> Diagnosis:
             diagnosis = sc.diagnose(**subject, training=training)
     except Exception as error:
         ours = isinstance(error, ValueError | TypeError) and raised_here(error)
-        reason = str(error) if ours else f"measuring raised {exception_text(error)}"
-        reason = "; ".join([reason, *getattr(error, "__notes__", ())])
-        raise InputError(f"{target}: {reason.replace('training=True runs', '--training runs')}") from error
+        reason = str(error) if ours else _("measuring raised {error}", error=exception_text(error))
+        reason = _("; ").join([reason, *getattr(error, "__notes__", ())])
+        reason = edited(reason, lambda text: text.replace("training=True runs", "--training runs"))
+        raise InputError(_("{target}: {reason}", target=target, reason=reason)) from error
     if not diagnosis.measurement.layers and not diagnosis.findings:
-        why = diagnosis.measurement.notes or ("it calls nothing that has weights or is an activation",)
-        raise InputError(f"{target}: no layers of the model were seen: {'; '.join(why)}")
+        why = diagnosis.measurement.notes or (_("it calls nothing that has weights or is an activation"),)
+        raise InputError(_("{target}: no layers of the model were seen: {why}", target=target, why=_("; ").join(why)))
     return diagnosis
 
 
@@ -94,40 +93,88 @@ def _subject(target: str) -> dict[str, Any]:
     path = Path(target)
     if path.is_dir():
         return _of_run(path)
-    module, _, name = target.partition(":")
+    module, _colon, name = target.partition(":")
     if module and name:
         return _of_function(target)
     if path.exists():
         example = f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
-        raise InputError(f"{target} is a file: give the folder of a run, or a function of a module as {example}")
-    raise InputError(f"{target} is not the folder of a run: give one, or a function of yours as package.module:make")
+        raise InputError(
+            _(
+                "{target} is a file: give the folder of a run, or a function of a module as {example}",
+                target=target,
+                example=example,
+            )
+        )
+    raise InputError(
+        _("{target} is not the folder of a run: give one, or a function of yours as package.module:make", target=target)
+    )
+
+
+def _wanted() -> str:
+    return _("return (model, inputs, targets, loss_fn), or (model, inputs), or a dict with these keys")
 
 
 def _of_function(target: str) -> dict[str, Any]:
     with users_code(target) as make:
         if isinstance(make, nn.Module):
-            raise InputError(f"{target} is a model: give a function that makes a model and a batch; let it {WANTED}")
+            raise InputError(
+                _(
+                    "{target} is a model: give a function that makes a model and a batch; let it {wanted}",
+                    target=target,
+                    wanted=_wanted(),
+                )
+            )
         if not callable(make):
-            raise InputError(f"{target} is {with_article(make)}, not a function: give a function; let it {WANTED}")
+            raise InputError(
+                _(
+                    "{target} is {what}, not a function: give a function; let it {wanted}",
+                    target=target,
+                    what=with_article(make),
+                    wanted=_wanted(),
+                )
+            )
         try:
             inspect.signature(make).bind()
         except TypeError as error:
-            raise InputError(f"{target} is called without arguments: {error}; give a function without any") from error
+            raise InputError(
+                _(
+                    "{target} is called without arguments: {error}; give a function without any",
+                    target=target,
+                    error=error,
+                )
+            ) from error
         torch.manual_seed(0)  # random weights are the same every time
         with reported_as(target):
             made = make()
+    return _checked(target, made)
+
+
+def _checked(target: str, made: Any) -> dict[str, Any]:
+    """What a user's function returned, by name."""
     if isinstance(made, tuple | list):
         if len(made) not in (2, 4):
-            raise InputError(f"{target} returned {len(made)} values: {WANTED}")
+            raise InputError(
+                _("{target} returned {count} values: {wanted}", target=target, count=len(made), wanted=_wanted())
+            )
         made = dict(zip(KEYS, made, strict=False))
     if not isinstance(made, Mapping):
-        raise InputError(f"{target} returned {with_article(made)}: {WANTED}")
-    wrong = [f"the unknown key {key!r}" for key in made if key not in KEYS]
-    wrong += [f"no {key!r}" for key in KEYS[:2] if key not in made]
+        raise InputError(
+            _("{target} returned {what}: {wanted}", target=target, what=with_article(made), wanted=_wanted())
+        )
+    wrong = [_("the unknown key {key!r}", key=key) for key in made if key not in KEYS]
+    wrong += [_("no {key!r}", key=key) for key in KEYS[:2] if key not in made]
     if wrong:
-        raise InputError(f"{target} returned a dict with {wrong[0]}: {WANTED}")
+        raise InputError(
+            _("{target} returned a dict with {wrong}: {wanted}", target=target, wrong=wrong[0], wanted=_wanted())
+        )
     if not callable(loss := made.get("loss_fn") or nn.Identity()):
-        raise InputError(f"{target} returned {with_article(loss)} as loss_fn: give a function of (outputs, targets)")
+        raise InputError(
+            _(
+                "{target} returned {what} as loss_fn: give a function of (outputs, targets)",
+                target=target,
+                what=with_article(loss),
+            )
+        )
     return dict(made)
 
 
@@ -138,7 +185,13 @@ def _of_run(folder: Path) -> dict[str, Any]:
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
         raise InputError(
-            f"{folder / WEIGHTS} is a network with {features} inputs, but {data.name} has {data.shape[0]}: the weights "
-            "belong to another run"
+            _(
+                "{folder} is a network with {features} inputs, but {name} has {shape}: the weights "
+                "belong to another run",
+                folder=folder / WEIGHTS,
+                features=features,
+                name=data.name,
+                shape=data.shape[0],
+            )
         )
     return dict(zip(KEYS, (network.model, *data.probes(), data.loss_fn), strict=True))

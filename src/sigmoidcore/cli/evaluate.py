@@ -33,7 +33,7 @@ def evaluate(
     for path in files:
         check_output(path, overwrite, data)
     if figure is not None and figure.suffix.lower() != ".png":
-        raise InputError(f"{figure} is not the name of a figure: let it end with .png")
+        raise InputError(_("{figure} is not the name of a figure: let it end with .png", figure=figure))
     evaluation = trained.evaluate(data)
     if figure is not None:
         from sigmoidcore.plots.style import save_figure  # needs matplotlib

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from sigmoidcore._language import _
 from sigmoidcore.cli.common import OVERWRITE, RUN, opened
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.use import path_of_preprocessing
 
 LOADERS = {
     "onnx": 'onnxruntime.InferenceSession("{}")',
-    "safetensors": 'safetensors.torch.load_file("{}"), into the torch.nn layers that its metadata name',
+    "safetensors": 'safetensors.torch.load_file("{}")',
 }
 """How to load each format without this package."""
 FORMAT = typer.Option("--format", "-f", help="Format of the file.")
@@ -28,7 +29,13 @@ def export(
     path = opened(run).export(format, output, overwrite=overwrite)
     screen = Screen.of_stdout()
     screen.listing(
-        [(str(path), "the network, folded"), (str(path_of_preprocessing(path)), "the preprocessing of its inputs")]
+        [
+            (str(path), _("the network, folded")),
+            (str(path_of_preprocessing(path)), _("the preprocessing of its inputs")),
+        ]
     )
-    screen.verbatim(f"to load it: {LOADERS[format].format(path)}")
+    loader = LOADERS[format].format(path)
+    if format == "safetensors":
+        loader = _("{call}, into the torch.nn layers that its metadata name", call=loader)
+    screen.verbatim(_("to load it: {how}", how=loader))
     return 0

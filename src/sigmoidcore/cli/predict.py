@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sigmoidcore._language import _
 from sigmoidcore.cli.common import OVERWRITE, RUN, opened
 from sigmoidcore.training.data import listed
 from sigmoidcore.training.display import Screen, count
@@ -29,13 +30,14 @@ def predict(
 ) -> int:
     """Predict new data with a run's network, in their order; large Parquet files are processed in pieces."""
     trained = opened(run)
-    with Console(stderr=True, highlight=False).status("predicting") as status:
+    with Console(stderr=True, highlight=False).status(_("predicting")) as status:
         predicted = trained.predict_into(
             data, output, keep=keep or (), overwrite=overwrite,
-            progress=lambda rows: status.update(f"predicting: {rows:,} rows"),
+            progress=lambda rows: status.update(_("predicting: {rows:,} rows", rows=rows)),
         )  # fmt: skip
     screen = Screen.of_stdout()
     for note in predicted.notes:
         screen.say(note)
-    screen.verbatim(f"{count(predicted.rows, 'prediction')} in {output}: {listed(predicted.columns)}")
+    what = {"predictions": count(predicted.rows, "prediction"), "columns": listed(predicted.columns)}
+    screen.verbatim(_("{predictions} in {file}: {columns}", file=output, **what))
     return 0

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sigmoidcore._language import _, english
 from sigmoidcore.cli.common import print_json
 from sigmoidcore.training.data import DataError
 from sigmoidcore.training.display import Screen, clock, number, percent
@@ -29,7 +30,7 @@ def runs(
     listing = _runs_of(folder, sort)
     if as_json:
         found = [run.as_json() for run in listing.runs]
-        content = {"runs": found, "damaged": listing.damaged}
+        content = {"runs": found, "damaged": [english(sentence) for sentence in listing.damaged]}
         print_json(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         _list(Screen.of_stdout(), listing, folder)
@@ -49,16 +50,35 @@ def _runs_of(folder: Path, sort: str) -> Listed:
 def _list(screen: Screen, listing: Listed, folder: Path) -> None:
     if listing.runs:
         cells = map(_cells, listing.runs)
-        screen.console.print(screen.records([{name: row[name] for name in COLUMNS} for row in cells], OPTIONAL))
+        screen.console.print(
+            screen.records([{name: row[name] for name in COLUMNS} for row in cells], OPTIONAL, _heads())
+        )
     else:
-        screen.say(f"{folder} contains no run: `sigmoid-core train` makes one")
+        screen.say(_("{folder} contains no run: `sigmoid-core train` makes one", folder=folder))
     for sentence in listing.damaged:
-        screen.say(f"left out: {sentence}")
+        screen.say(_("left out: {reason}", reason=sentence))
+
+
+def _heads() -> dict[str, str]:
+    """The columns in the user's language."""
+    return {
+        "run": _("run"), "data": _("data"), "shape": _("shape"), "outcome": _("outcome"), "steps": _("steps"),
+        "metric": _("metric"), "spread": _("spread {spread}", spread="").rstrip(), "time": _("time"), "date": _("date"),
+    }  # fmt: skip
+
+
+def _outcome(run: Summary) -> str:
+    """How a run ended, in the user's language."""
+    words = {
+        "finished": _("finished"), "interrupted": _("interrupted"), "failed": _("failed"), "running": _("running"),
+        "killed": _("killed"),
+    }  # fmt: skip
+    return words.get(run.outcome, run.outcome)
 
 
 def _cells(run: Summary) -> dict[str, str]:
     return {
-        "run": run.name, "data": run.data, "shape": run.shape, "outcome": run.outcome, "steps": f"{run.steps:,}",
+        "run": run.name, "data": run.data, "shape": run.shape, "outcome": _outcome(run), "steps": f"{run.steps:,}",
         "metric": _metric(run), "spread": "-" if run.spread is None else number(run.spread),
         "time": clock(run.seconds), "date": _date(run.started),
     }  # fmt: skip

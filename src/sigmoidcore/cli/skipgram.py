@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from sigmoidcore._language import _
 from sigmoidcore.cli.common import OVERWRITE
 from sigmoidcore.peers.skipgram import Progress, SkipGram, read_corpus, train, write_vectors
 from sigmoidcore.training.display import REDRAW, Screen, clock
@@ -50,7 +51,8 @@ def skipgram(
     check_output(output, overwrite, corpus)
     screen = Screen.of_stdout()
     text = read_corpus(corpus, min_count)
-    screen.verbatim(f"{text.length:,} words, {len(text.words):,} different ones at least {min_count} times")
+    counts = {"words": text.length, "different": len(text.words), "times": min_count}
+    screen.verbatim(_("{words:,} words, {different:,} different ones at least {times} times", **counts))
     torch.manual_seed(seed)
     model = SkipGram(len(text.words), dimensions)
     bar = Bar(screen, epochs)
@@ -67,11 +69,13 @@ def skipgram(
         except KeyboardInterrupt:
             stopped = True
         write_vectors(output, text.words, model.inputs)
-    screen.verbatim(
-        f"{output}: {len(text.words):,} vectors; gensim: KeyedVectors.load_word2vec_format({str(output)!r})"
-    )
+    call = f"KeyedVectors.load_word2vec_format({str(output)!r})"
+    screen.verbatim(_("{file}: {count:,} vectors; gensim: {call}", file=output, count=len(text.words), call=call))
     if stopped:
-        raise Stopped(f"interrupted in {bar.text}: {output} has the vectors of this moment", ctrl_c.code)
+        raise Stopped(
+            _("interrupted in {epoch}: {file} has the vectors of this moment", epoch=bar.text, file=output),
+            ctrl_c.code,
+        )
     return 0
 
 
@@ -80,18 +84,20 @@ class Bar:
 
     def __init__(self, screen: Screen, epochs: int) -> None:
         self.live = Live(console=screen.console, auto_refresh=False, transient=True) if screen.live else None
-        self.text = f"epoch 1 of {epochs}"
+        self.text = _("epoch {epoch} of {epochs}", epoch=1, epochs=epochs)
         self._screen, self._epochs = screen, epochs
         self._began = self._shown = time.monotonic()
 
     def update(self, progress: Progress) -> None:
         """Show the progress, if the last time was long ago."""
-        now, self.text = time.monotonic(), f"epoch {progress.epoch} of {self._epochs}"
+        now = time.monotonic()
+        self.text = _("epoch {epoch} of {epochs}", epoch=progress.epoch, epochs=self._epochs)
         if now - self._shown < (WAIT if self.live is None else REDRAW):
             return
         self._shown = now
         left = clock((now - self._began) * (1 - progress.done) / progress.done)
-        line = f"{self.text}: {progress.words_per_second:,.0f} words/s, {left} left"
+        numbers = {"speed": progress.words_per_second, "time": left}
+        line = _("{epoch}: {speed:,.0f} words/s, {time} left", epoch=self.text, **numbers)
         if self.live is None:
             self._screen.verbatim(line)
             return

@@ -17,6 +17,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from sigmoidcore._language import _
 from sigmoidcore.cli.common import fail_on_option, fails
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.report.terminal import printable, width, wrapped, writable
@@ -53,7 +54,9 @@ def watch(
     """Run your own training script as it is, and say why its models do not learn."""
     for option, file in (("--html", html), ("--json", json)):
         if str(file) == "-":
-            raise InputError(f"{option} - would mix with the output of the script: give the name of a file")
+            raise InputError(
+                _("{option} - would mix with the output of the script: give the name of a file", option=option)
+            )
         if file is not None:
             check_output(file, overwrite=True)
     if not module:
@@ -71,11 +74,11 @@ def watch(
 
 def _check_script(path: Path) -> None:
     if path.is_dir():
-        raise InputError(f"{path} is a folder: give a script, or -m and the name of a module")
+        raise InputError(_("{path} is a folder: give a script, or -m and the name of a module", path=path))
     if not path.is_file():
-        raise InputError(f"there is no script {path}; a module needs -m: sigmoid-core watch -m {path}")
+        raise InputError(_("there is no script {path}; a module needs -m: sigmoid-core watch -m {path}", path=path))
     if path.suffix == ".ipynb":
-        raise InputError(f"{path} is a notebook: sigmoid-core watch -m IPython {path}")
+        raise InputError(_("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path))
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _run_module(name: str) -> None:
         spec = None
     code = spec.loader.get_code(spec.name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
     if spec is None or code is None:
-        sys.exit(f"sigmoid-core: there is no module {name} that can run, in {os.getcwd()} or installed")
+        place = {"name": name, "folder": os.getcwd()}
+        sys.exit(_("sigmoid-core: there is no module {name} that can run, in {folder} or installed", **place))
     sys.argv[0] = spec.origin or name
     _execute(
         code,
@@ -178,9 +182,10 @@ def _conclude(
     if speaker is not None:
         speaker.verdicts(verdicts, watching.problems)
         try:
-            speaker.say(*(printable(f"written: {path}") for path in files.write(verdicts)))
+            speaker.say(*(printable(_("written: {path}", path=path)) for path in files.write(verdicts)))
         except OSError as error:
-            speaker.say(f"sigmoid-core: cannot write {printable(str(error.filename))}: {error.strerror}")
+            what = {"path": printable(str(error.filename)), "reason": error.strerror}
+            speaker.say(_("sigmoid-core: cannot write {path}: {reason}", **what))
             failed = True
     return failed
 
@@ -201,33 +206,41 @@ class _Speaker:
     def finding(self, name: str, step: int, finding: Finding) -> None:
         """Print a finding as it appears."""
         columns = width(self._stream)
-        head = wrapped(f"sigmoid-core: {name}, step {step:,}", columns)
+        head = wrapped(_("sigmoid-core: {name}, step {step:,}", name=name, step=step), columns)
         self.say(*head, *finding_lines(finding, columns))
 
     def verdicts(self, verdicts: Sequence[Verdict], problems: Sequence[str] | dict[str, None]) -> None:
         """Print the results, and what could not be watched."""
         columns = width(self._stream)
         if not verdicts:
-            self.say("sigmoid-core: no model trained in this process: nothing with parameters ran with gradients")
+            self.say(_("sigmoid-core: no model trained in this process: nothing with parameters ran with gradients"))
         for verdict in verdicts:
-            by = f"trained by {' and '.join(verdict.optimizers)}" if verdict.optimizers else "moved by no optimizer"
-            self.say("", *wrapped(f"sigmoid-core: {verdict.name}, {by}", columns), "")
+            by = _("moved by no optimizer")
+            if verdict.optimizers:
+                by = _("trained by {optimizers}", optimizers=_(" and ").join(verdict.optimizers))
+            self.say("", *wrapped(_("sigmoid-core: {name}, {by}", name=verdict.name, by=by), columns), "")
             if verdict.diagnosis is None:
-                ran = (
-                    "no gradient came back to it before a step" if verdict.optimizers else "it ran beside other models"
-                )
-                self.say(f"nothing was measured: {ran}")
+                ran = _("it ran beside other models")
+                if verdict.optimizers:
+                    ran = _("no gradient came back to it before a step")
+                self.say(_("nothing was measured: {reason}", reason=ran))
                 continue
             self.say(*to_text(verdict.diagnosis, columns).splitlines(), "")
             for line in _past(verdict):
                 self.say(*wrapped(line, columns, "", "  "))
         for problem in problems:
-            self.say(*wrapped(f"not watched: {problem}", columns, "", "  "))
+            self.say(*wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
 
 
 def _past(verdict: Verdict) -> list[str]:
     """Findings that are gone."""
     return [
-        f"earlier: {finding.rule} {finding.severity}, {finding.name}, at step {step:,}, and not in the last measurement"
+        _(
+            "earlier: {rule} {severity}, {name}, at step {step:,}, and not in the last measurement",
+            rule=finding.rule,
+            severity=_(finding.severity.value),
+            name=_(finding.name),
+            step=step,
+        )
         for step, finding in verdict.past
     ]

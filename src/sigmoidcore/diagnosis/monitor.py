@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from sigmoidcore._language import _
 from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore._torch.grad_scaler import stepped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
@@ -27,15 +28,6 @@ PATIENCE = 10
 """Skipped steps in a row after which one is measured all the same."""
 FEWEST_PASSES = 3
 """Forward and backward passes without a step that are a training; fewer are tries."""
-
-_NO_GRADIENT = (
-    f"In {PATIENCE} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
-    "It measures forward passes that run module by module and whose gradients come from backward(): not those "
-    "of TorchScript, transforms of torch.func, replayed CUDA graphs or a copy of the model. Give it the modules that "
-    "train"
-)
-
-_UNFINISHED = "the backward pass of the last step: an error ended the training before it"
 
 
 class Monitor:
@@ -192,8 +184,9 @@ class Monitor:
         self._stepped = None
         if unfinished and self._history.measurements and self._ranks.count == 1:
             measurement = self._probe.conclude()
+            unfinished_note = _("the backward pass of the last step: an error ended the training before it")
             if any(layer.nonfinite for layer in measurement.layers):
-                self._keep(replace(measurement, step=self._step, notes=(*measurement.notes, _UNFINISHED)))
+                self._keep(replace(measurement, step=self._step, notes=(*measurement.notes, unfinished_note)))
         self.remove()
 
     def __enter__(self) -> Self:
@@ -278,7 +271,9 @@ class Monitor:
         ):
             if self._all(self._probe.has_gradients):
                 count = self._probe.skipped
-                note = f"no optimizer used the gradients of {count} measured steps in a row; this is the last"
+                note = _(
+                    "no optimizer used the gradients of {count} measured steps in a row; this is the last", count=count
+                )
                 self._record(note, unused=count)
         elif self._probe.attached:
             self._probe.forget()
@@ -293,7 +288,7 @@ class Monitor:
         if not self._all(self._probe.has_gradients):
             self._without_gradient += 1
             if self._without_gradient == PATIENCE:
-                warnings.warn(_NO_GRADIENT, RuntimeWarning, stacklevel=2)
+                warnings.warn(_no_gradient(), RuntimeWarning, stacklevel=2)
                 if self._probe.passes and not self._probe.parameters.has_gradients and self._ranks.count == 1:
                     self._record()  # nothing is trained
                     self._without_gradient = PATIENCE
@@ -359,3 +354,13 @@ class Monitor:
 
     def _all(self, flag: bool) -> bool:
         return self._ranks.all(flag, next(self.model.parameters()).device)
+
+
+def _no_gradient() -> str:
+    return _(
+        "In {count} measured steps in a row, no gradient reached the model, so the Monitor measures nothing. "
+        "It measures forward passes that run module by module and whose gradients come from backward(): not those "
+        "of TorchScript, transforms of torch.func, replayed CUDA graphs or a copy of the model. Give it the modules "
+        "that train",
+        count=PATIENCE,
+    )

@@ -11,12 +11,17 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+from sigmoidcore._language import english
+
 DIGITS = 6
 """Significant digits of a number."""
 
 
 def written(hint: Any, value: Any) -> Any:
-    """A value of the type `hint` for JSON: nan and inf become texts, fields with their default are left out."""
+    """A value of the type `hint` for JSON: nan and inf become texts, fields with their default are left out.
+
+    Texts are English in every language.
+    """
     if value is None:
         return None
     hint = _without_none(hint)
@@ -31,7 +36,8 @@ def written(hint: Any, value: Any) -> Any:
             for field, inner, item in members
             if item != field.default and not (item != item and field.default != field.default)  # nan
         }
-    return value.value if isinstance(value, Enum) else value
+    value = value.value if isinstance(value, Enum) else value
+    return english(value) if isinstance(value, str) else value
 
 
 def read(hint: Any, value: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from sigmoidcore._language import _
 from sigmoidcore._torch import eager
 from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore._torch.hooks import register_global_hooks
@@ -169,7 +170,7 @@ class Watch:
         for model in [m for m in self._models if m.is_over or _identities(m.monitor.model) <= own]:
             self._retire(model)
         if len(self._models) >= MOST:
-            self.problems[f"more than {MOST} models at a time"] = None
+            self.problems[_("more than {count} models at a time", count=MOST)] = None
             return
         scaler = scalers[0] if len(scalers) == 1 else None
         model = _Model(self._name(whole), whole, self._every, self._traces, self._on_finding, scaler)
@@ -223,8 +224,9 @@ class Watch:
             self._search()
             return
         if strangers:
-            kind = type(optimizer).__name__
-            self.problems[f"{kind}: {len(strangers)} of its {len(held)} parameters belong to no module that ran"] = None
+            counts = {"optimizer": type(optimizer).__name__, "count": len(strangers), "all": len(held)}
+            problem = _("{optimizer}: {count} of its {all} parameters belong to no module that ran", **counts)
+            self.problems[problem] = None
         del self._waiting[optimizer]
         self._known.add(optimizer)
         if not self._waiting:

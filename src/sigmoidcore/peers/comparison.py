@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sigmoidcore._files import write_file
+from sigmoidcore._language import _
 from sigmoidcore.peers.method import Method, Problem
 from sigmoidcore.peers.standings import Setting, Standing, Trial, standings
 from sigmoidcore.training.data import Data, Split
@@ -153,8 +154,10 @@ def _read(file: Path, facts: Mapping[str, Any]) -> dict[Setting, Trial]:
         rows = [row | {"setting": Setting(**row["setting"])} for row in content["trials"]]
         trials = [Trial(**row | {"curve": tuple(map(tuple, row["curve"]))}) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not a file of a comparison: give another --output") from error
+        raise ValueError(_("{file} is not a file of a comparison: give another --output", file=file)) from error
     now, then = ({n: of.get(n) for n in facts if facts[n] != known.get(n)} for of in (facts, known))
     if now:
-        raise ValueError(f"{file} has {then}, and this comparison {now}: give another --output")
+        raise ValueError(
+            _("{file} has {then}, and this comparison {now}: give another --output", file=file, then=then, now=now)
+        )
     return {trial.setting: trial for trial in trials}

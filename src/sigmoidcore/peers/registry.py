@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sigmoidcore._language import _
 from sigmoidcore.peers import (
     densenet,
     fixup,
@@ -58,12 +59,14 @@ def find(name: str) -> Method:
         with users_code(name) as found:
             return _method(name, found)
     for entry in entry_points(group=GROUP, name=name):
-        with reported_as(f"the entry point {entry.name} = {entry.value}"):
+        with reported_as(_("the entry point {name} = {value}", name=entry.name, value=entry.value)):
             found = entry.load()
         return _method(name, found)
     near = difflib.get_close_matches(name, names(), n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`sigmoid-core compare --list` lists them"
-    raise InputError(f"there is no method {name!r}; {hint}")
+    hint = _("`sigmoid-core compare --list` lists them")
+    if near:
+        hint = _("did you mean {names}?", names=_(" or ").join(near))
+    raise InputError(_("there is no method {name!r}; {hint}", name=name, hint=hint))
 
 
 def _method(name: str, found: Any) -> Method:
@@ -71,15 +74,21 @@ def _method(name: str, found: Any) -> Method:
     if isinstance(found, Method):
         method = found
     elif callable(found) and not isinstance(found, nn.Module):
-        method = Method(name, f"your own, {name}", found, kinds=("mlp", "conv", "rnn"))
+        method = Method(name, _("your own, {name}", name=name), found, kinds=("mlp", "conv", "rnn"))
     else:
-        raise InputError(f"{name} is neither a Method nor a function that makes a network from a Problem")
+        raise InputError(_("{name} is neither a Method nor a function that makes a network from a Problem", name=name))
 
     def build(*arguments: Any) -> nn.Module:
         with reported_as(name):
             model: Any = method.build(*arguments)
         if not isinstance(model, nn.Module):
-            raise InputError(f"{name} returned {with_article(model)}, not a torch.nn.Module: let it return the network")
+            raise InputError(
+                _(
+                    "{name} returned {what}, not a torch.nn.Module: let it return the network",
+                    name=name,
+                    what=with_article(model),
+                )
+            )
         return model
 
     return replace(method, name=name, build=build)

@@ -4,6 +4,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from sigmoidcore._language import _
 from sigmoidcore.peers.comparison import Comparison
 from sigmoidcore.peers.standings import Standing, mean
 
@@ -12,28 +13,40 @@ if TYPE_CHECKING:
 
 
 def rows(comparison: Comparison) -> list[dict[str, str]]:
-    """A row for every method at every depth; the columns are the keys."""
+    """A row for every method at every depth; the columns are the keys, see `heads`."""
     return [_row(standing, comparison) for standing in comparison.standings]
+
+
+def heads() -> dict[str, str]:
+    """The columns in the user's language."""
+    return {
+        "method": _("method"), "layers": _("layers"), "accuracy": _("accuracy"), "rate": _("rate"), "knob": _("knob"),
+        "settings tried": _("settings tried"), "seconds": _("seconds"), "in all": _("in all"), "basin": _("basin"),
+        "parameters": _("parameters"), "settings": _("settings"), "networks": _("networks"), "source": _("source"),
+    }  # fmt: skip
 
 
 def notes(comparison: Comparison) -> list[str]:
     """How the table is to be read."""
     budget, missing, total = comparison.budget, len(comparison.missing), len(comparison.settings)
-    limit = f"{budget.epochs} epochs" if budget.seconds is None else f"{budget.seconds:g} s"
+    limit = f"{budget.seconds:g} s" if budget.seconds is not None else _("{count} epochs", count=budget.epochs)
+    facts = {"data": comparison.data.name, "width": budget.width, "size": budget.batch_size, "limit": limit}
     return [
-        f"{comparison.data.name}, width {budget.width}, batches of {budget.batch_size}, {limit} for each training.",
-        "Each method has the best of the settings tried, by the mean over the seeds on the test samples: this favours "
-        "methods with many settings. Rates with ≤ or ≥ are the smallest or largest tried: a better one may lie beyond. "
-        "Seconds: to build and train one network; in all: in all settings and seeds. Basin: the largest over the "
-        "smallest rate within 2 points of the best one.",
-        *([f"Not complete: {missing} of {total} trainings are missing."] if missing else []),
+        _("{data}, width {width}, batches of {size}, {limit} for each training.", **facts),
+        _(
+            "Each method has the best of the settings tried, by the mean over the seeds on the test samples: this "
+            "favours methods with many settings. Rates with ≤ or ≥ are the smallest or largest tried: a better one may "
+            "lie beyond. Seconds: to build and train one network; in all: in all settings and seeds. Basin: the "
+            "largest over the smallest rate within 2 points of the best one."
+        ),
+        *([_("Not complete: {count} of {all} trainings are missing.", count=missing, all=total)] if missing else []),
     ]
 
 
 def markdown(comparison: Comparison) -> str:
     """The table, how it is to be read, and the sources."""
     table = rows(comparison)
-    cells = [list(table[0]), ["---"] * len(table[0]), *(row.values() for row in table)]
+    cells = [[heads().get(name, name) for name in table[0]], ["---"] * len(table[0]), *(row.values() for row in table)]
     sources = [f"- `{name}`: {method.source}" for name, method in comparison.methods.items()]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in cells), "", *notes(comparison), "", *sources, ""])
 
@@ -66,11 +79,11 @@ def _row(standing: Standing, comparison: Comparison) -> dict[str, str]:
     edge = {tried[0]: "≤ ", tried[-1]: "≥ "}.get(rate, "") if len(tried) > 1 else ""
     metrics = [math.nan if trial.metric is None else trial.metric for trial in best]
     middle, low, high = (f"{of(metrics):.{1 if data.task.unit else 3}f}" for of in (statistics.mean, min, max))
-    shown = middle + data.task.unit + (f" ({low} to {high})" if len(best) > 1 else "")
+    shown = middle + data.task.unit + (_(" ({low} to {high})", low=low, high=high) if len(best) > 1 else "")
     return {
         "method": standing.method,
         "layers": f"{standing.depth:,}",
-        data.metric_name: shown if mean(best) is not None else "not finite",
+        data.metric_name: shown if mean(best) is not None else _("not finite"),
         "rate": f"{edge}{rate:g}",
         "knob": comparison.methods[standing.method].knob_text(best[0].setting.knob) or "-",
         "settings tried": str(len(standing.settings)),

@@ -48,9 +48,11 @@ class Choice:
 def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
     """The network that the options describe, for a data set; all processes of a place make the same choice."""
     if options.class_weights and not data.kind.is_class:
-        raise DataError("--class-weights is for classes, and the target is a number: leave it out")
+        raise DataError(_("--class-weights is for classes, and the target is a number: leave it out"))
     if options.patience and data.validation is None:
-        raise DataError("--patience needs a validation part: give a larger --validation-size, or leave --patience out")
+        raise DataError(
+            _("--patience needs a validation part: give a larger --validation-size, or leave --patience out")
+        )
     kind = kind_for(data.shape) if options.network == "auto" else options.network
     notes: tuple[str, ...] = ()
     data = data.arranged(ARCHITECTURES[kind].arrange)
@@ -64,9 +66,14 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
     try:
         sizes = sizes_for(kind, data.shape, data.outputs, options.width, depth)
     except ValueError as error:
-        raise InputError(f"{data.name}: {error} (--network)") from error
+        raise InputError(_("{name}: {error} (--network)", name=data.name, error=error)) from error
     return Choice(
-        f"{data.name}: {_description(kind, sizes)}, {outputs_text(data)}",
+        _(
+            "{data}: {network}, {outputs}",
+            data=data.name,
+            network=_description(kind, sizes),
+            outputs=outputs_text(data),
+        ),
         f"{data.file_name}-{'' if kind == 'mlp' else kind + '-'}{depth}x{options.width}",
         data,
         options,
@@ -80,8 +87,14 @@ def _check_memory(depth: int, width: int) -> None:
     least = depth * (16 * width**2 + 10_000)
     if least > memory():
         raise InputError(
-            f"{count(depth, 'layer')} of {width:,} need at least {least / 2**30:,.0f} GiB of memory, and this machine "
-            f"has {memory() / 2**30:,.0f}: lower --depth or --width"
+            _(
+                "{count} of {width:,} need at least {least:,.0f} GiB of memory, and this machine has "
+                "{memory:,.0f}: lower --depth or --width",
+                count=count(depth, "layer"),
+                width=width,
+                least=least / 2**30,
+                memory=memory() / 2**30,
+            )
         )
 
 

@@ -15,14 +15,15 @@ from typing import TextIO
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.containers import Lines
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sigmoidcore._language import _, language
-from sigmoidcore.diagnosis.report.terminal import printable
+from sigmoidcore._language import LANGUAGES, _, language
+from sigmoidcore.diagnosis.report.terminal import printable, wrapped
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.training.data import Data, Task
 from sigmoidcore.training.loop import Progress
@@ -78,7 +79,11 @@ class Screen:
 
     def say(self, text: str = "", style: str = "") -> None:
         """A paragraph, wrapped to the width."""
-        for line in _text(text, style).wrap(self.console, max(20, self.console.width - _INDENT)):
+        room = max(20, self.console.width - _INDENT)
+        lines = _text(text, style).wrap(self.console, room)
+        if language() != LANGUAGES[0]:  # rich breaks lines at spaces, which Chinese does not have
+            lines = Lines(Text(line, style=style) for line in wrapped(text, room) or [""])
+        for line in lines:
             line.rstrip()
             self.console.print(Text(" " * _INDENT if line else "") + line)
 
@@ -99,15 +104,16 @@ class Screen:
         """A table; the first column is left-aligned, the others right-aligned, and column `strong` is highlighted."""
         self.console.print(self._table(columns, rows, strong))
 
-    def records(self, rows: Sequence[Mapping[str, str]], optional: Sequence[str]) -> Padding:
+    def records(self, rows: Sequence[Mapping[str, str]], optional: Sequence[str], heads: Mapping[str, str]) -> Padding:
         """A table of rows by column; if the terminal is narrow, without some optional columns, the first ones first."""
         columns = list(rows[0])
-        for column in optional:
-            sizes = [max(cell_len(text) for text in (name, *(row[name] for row in rows))) + 2 for name in columns]
-            if sum(sizes) <= self.console.width - 1:
+        for dropped in optional:
+            texts = [[heads.get(name, name), *(row[name] for row in rows)] for name in columns]
+            if sum(max(map(cell_len, column)) + 2 for column in texts) <= self.console.width - 1:
                 break
-            columns = [name for name in columns if name != column]
-        return self._table(columns, [[row[name] for name in columns] for row in rows])
+            columns = [name for name in columns if name != dropped]
+        cells = [[row[name] for name in columns] for row in rows]
+        return self._table([heads.get(name, name) for name in columns], cells)
 
     def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], strong: int | None = None) -> Padding:
         table = Table(

@@ -3,15 +3,15 @@
 import io
 
 import sigmoidcore as sc
-from sigmoidcore._language import _
+from sigmoidcore._language import _, english
 from sigmoidcore.training.choice import Choice, recipe_of
 from sigmoidcore.training.display import Screen, count, metric_name, metric_text, number, place_in
-from sigmoidcore.training.loop import EVALUATED, not_finite
+from sigmoidcore.training.loop import EVALUATED
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import LostError, Place, launched
 from sigmoidcore.training.recording import RecordedTraining, save_figures
 from sigmoidcore.training.runs.folder import Run
-from sigmoidcore.training.runs.state import State, seed_all
+from sigmoidcore.training.runs.state import State, not_finite, seed_all
 from sigmoidcore.training.session import FAILURES, CtrlC, Stopped
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.predict import batch_size_for, outputs_of
@@ -70,10 +70,11 @@ def follow(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None) -> 
         place.leave()
     except KeyboardInterrupt as error:
         place.leave()
-        raise Stopped("interrupted", ctrl_c.code) from error
+        raise Stopped(_("interrupted"), ctrl_c.code) from error
     except FAILURES as error:
         rank, total = launched()
-        message = f"process {rank + 1} of {total}: {str(error) or type(error).__name__}"
+        reason = str(error) or type(error).__name__
+        message = _("process {number} of {all}: {reason}", number=rank + 1, all=total, reason=reason)
         raise Stopped(message, local=not isinstance(error, FloatingPointError | LostError)) from error
 
 
@@ -81,18 +82,34 @@ def _stopped(error: BaseException, run: Run, training: RecordedTraining | None, 
     """The end of a run that was interrupted or failed, after its results are written."""
     if isinstance(error, BrokenPipeError):
         raise error
-    results, resume = f"the results so far are in {run.folder}", f"sigmoid-core train --resume {run.folder}"
+    results = _("the results so far are in {folder}", folder=run.folder)
+    resume = f"sigmoid-core train --resume {run.folder}"
     if isinstance(error, KeyboardInterrupt):
         loop = None if training is None else training.training
         if loop is None or not loop.step:
-            return Stopped(f"interrupted before the first step; {results}", code)
-        return Stopped(f"interrupted after step {loop.step:,} of {loop.steps:,}; {results}; to resume: {resume}", code)
+            return Stopped(_("interrupted before the first step; {results}", results=results), code)
+        return Stopped(
+            _(
+                "interrupted after step {step:,} of {steps:,}; {results}; to resume: {resume}",
+                step=loop.step,
+                steps=loop.steps,
+                results=results,
+                resume=resume,
+            ),
+            code,
+        )
     reason = str(error) or type(error).__name__
     if isinstance(error, LostError):
-        return Stopped(f"{reason}; the last checkpoint is kept; to resume, with any number of processes: {resume}")
+        return Stopped(
+            _(
+                "{reason}; the last checkpoint is kept; to resume, with any number of processes: {resume}",
+                reason=reason,
+                resume=resume,
+            )
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in reason or "out of memory" in reason:
-        reason = "not enough memory: lower the width, the depth or the batch size"
-    return Stopped(f"{reason}; {results}")
+        reason = _("not enough memory: lower the width, the depth or the batch size")
+    return Stopped(_("{reason}; {results}", reason=reason, results=results))
 
 
 def _training(
@@ -145,7 +162,7 @@ def _write_results(
         run.save_report(report.getvalue().lstrip())
         if training.recipe.patience is not None:
             known["epoch"] = training.training.kept_epoch
-    run.log("end", outcome=outcome, step=step, message=str(error or ""), **known)
+    run.log("end", outcome=outcome, step=step, message=english(str(error or "")), **known)
     return evaluation
 
 

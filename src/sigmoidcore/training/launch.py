@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.choice import choose
 from sigmoidcore.training.data import InputError
@@ -71,13 +72,14 @@ def run_training(
             stack.enter_context(threads(options.threads))
             data = load_data(options)
             if checkpoint is not None:
-                remedy = f"restore it, or start a new run: sigmoid-core train --config {Path(str(resume), CONFIG)}"
+                config = Path(str(resume), CONFIG)
+                remedy = _("restore it, or start a new run: sigmoid-core train --config {config}", config=config)
                 refuse_changed(data, checkpoint.state.values.get("rows", ()), remedy)
             choice = choose(options, data, ctrl_c, place)
         except ValueError as error:
             raise InputError(str(error)) from error
         except KeyboardInterrupt as error:
-            raise Stopped("interrupted; nothing was written", ctrl_c.code) from error
+            raise Stopped(_("interrupted; nothing was written"), ctrl_c.code) from error
         place.total(torch.zeros(()))  # an error if another process has ended: then no folder is made
         state = None if checkpoint is None else checkpoint.state
         if place.rank != 0:
@@ -106,9 +108,9 @@ def parse_options(given: Mapping[str, Any], config: Path | str | None) -> Option
             with path.open("rb") as file:
                 return parse_config(file.read(1 << 21), path).options
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            raise InputError(_("cannot read {path}: {error}", path=path, error=error.strerror or error)) from error
         except ValueError as error:
-            raise InputError(f"{error}; give the config.toml of a run") from error
+            raise InputError(_("{error}; give the config.toml of a run", error=error)) from error
 
     return _parsed({**by_first(read), **given}, path)
 
@@ -124,15 +126,18 @@ def _refuse_with_resume(given: Sequence[str]) -> None:
     for name in given:
         if name != "device":
             raise InputError(
-                f"--resume uses the run's own options, so {flag(name)} cannot be given: leave it out, or start a new "
-                "run with --config"
+                _(
+                    "--resume uses the run's own options, so {name} cannot be given: leave it out, or "
+                    "start a new run with --config",
+                    name=flag(name),
+                )
             )
 
 
 def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str, Any], Checkpoint | None]:
     """A run, its options and its last checkpoint; the stack closes the run."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give the folder of a run")
+        raise InputError(_("{folder} is not a folder: give the folder of a run", folder=folder))
     try:
         run = stack.enter_context(Run.reopen(folder))
         checkpoint = run.checkpoints.read()
@@ -140,7 +145,9 @@ def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str,
             read_config(folder) if checkpoint is None else parse_config(checkpoint.config.encode(), folder / CONFIG)
         )
     except FileNotFoundError as error:
-        raise InputError(f"{error}: give the folder of a run") from error
+        raise InputError(_("{error}: give the folder of a run", error=error)) from error
     except (DamagedError, OSError, ValueError) as error:
-        raise InputError(f"cannot resume in {folder}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            _("cannot resume in {folder}: {error}", folder=folder, error=getattr(error, "strerror", None) or error)
+        ) from error
     return run, config.options, checkpoint

@@ -3,13 +3,14 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._language import _, edited
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.equalizer.equalizer import Equalizer, Sample
 from sigmoidcore.training.data import Learnable
@@ -23,6 +24,7 @@ from sigmoidcore.training.runs.state import (
     fill_optimizer,
     groups_for,
     named_groups,
+    not_finite,
     optimizer_tensors,
     random_tensors,
     random_values,
@@ -33,7 +35,6 @@ EVALUATED = 10_000
 """Samples per batch of an evaluation."""
 _BEST = "best."
 _RESULT = ("accuracies", "losses", "seconds", "validations")
-_REMEDY = "use a smaller lr, clip the gradient, or prepare the model before training"
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ class Training:
         weights = cpu_copies(self.model.state_dict())
         wrong = not_finite(weights)
         if wrong is not None:
-            raise FloatingPointError(f"{wrong} is not finite after step {self.step}: {_REMEDY}")
+            problem = _("{weight} is not finite after step {step}", weight=wrong, step=self.step)
+            raise FloatingPointError(_("{problem}: {remedy}", problem=problem, remedy=_remedy()))
         tensors = {"total": self._total, **optimizer_tensors(self.optimizer), **random_tensors()}
         tensors |= {_BEST + name: weight for name, weight in self._best.items()}
         result = self.result
@@ -234,10 +236,7 @@ class Training:
     def _restore(self, state: State) -> None:
         values, tensors = state.values, state.tensors
         if values.get("steps") != self.steps or not 0 <= state.step <= self.steps:
-            raise MismatchError(
-                f"the state is of a training of {values.get('steps')} steps, this one has {self.steps}: data, batch "
-                "size and epochs must be the same"
-            )
+            raise MismatchError.of_steps(values.get("steps"), self.steps)
         fill_optimizer(self.optimizer, tensors)
         if self.equalizer is not None:
             self.equalizer.load_state_dict({**values["equalizer"], "before": tensors.get("equalizer.before")})
@@ -340,14 +339,15 @@ class Training:
         except (RuntimeError, ValueError, TypeError, ArithmeticError):
             findings = ()
         message = next((finding.message for finding in findings if finding.rule == "SC401"), "")
-        layer = f"{message[0].lower()}{message[1:].rstrip('.')} (SC401); " if message else ""
-        return of_first(f"the loss is not finite at step {self.step + 1}: {layer}{_REMEDY}")
+        problem, remedy = _("the loss is not finite at step {step}", step=self.step + 1), _remedy()
+        if not message:
+            return of_first(_("{problem}: {remedy}", problem=problem, remedy=remedy))
+        layer = edited(message, lambda text: text[0].lower() + text[1:].rstrip(".。"))
+        return of_first(_("{problem}: {layer} (SC401); {remedy}", problem=problem, layer=layer, remedy=remedy))
 
 
-def not_finite(weights: Mapping[str, Any]) -> str | None:
-    """The name of a weight in a state dict that is not finite, or None."""
-    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
-    return next((name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()), None)
+def _remedy() -> str:
+    return _("use a smaller lr, clip the gradient, or prepare the model before training")
 
 
 def train(

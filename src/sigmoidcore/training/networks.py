@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._language import _
 from sigmoidcore.nn.networks import MLP, RNN, ConvNet
 
 SMALLEST = 7
@@ -117,11 +118,24 @@ def network(architecture: str, **sizes: int) -> Network:
         torch.Size([5, 2])
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"there is no architecture {architecture[:60]!r}: choose one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            _(
+                "there is no architecture {architecture!r}: choose one of {kinds}",
+                architecture=architecture[:60],
+                kinds=", ".join(ARCHITECTURES),
+            )
+        )
     known = ARCHITECTURES[architecture]
     wrong = sorted(set(sizes) ^ set(known.sizes))
     if wrong:
-        raise ValueError(f"{wrong[0][:60]!r} is unknown or missing: the sizes of {architecture} are {known.sizes}")
+        raise ValueError(
+            _(
+                "{wrong!r} is unknown or missing: the sizes of {architecture} are {sizes}",
+                wrong=wrong[0][:60],
+                architecture=architecture,
+                sizes=known.sizes,
+            )
+        )
     return Network(architecture, dict(sizes), known.make(**sizes))
 
 
@@ -149,8 +163,11 @@ def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: 
         return {"features": features, "width": width, "depth": depth, "out_features": outputs}
     if len(shape) not in (2, 3):
         raise ValueError(
-            f"a convolutional network needs images, and a sample has the shape {list(shape)}: use mlp, or rnn for a "
-            "sequence"
+            _(
+                "a convolutional network needs images, and a sample has the shape {shape}: use mlp, or "
+                "rnn for a sequence",
+                shape=list(shape),
+            )
         )
     channels, height, image_width = images(torch.empty(1, *shape)).shape[1:]
     return {

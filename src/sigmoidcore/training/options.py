@@ -15,13 +15,13 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from sigmoidcore._language import _, edited
 from sigmoidcore.training.data import BUILT_IN, InputError
 
 LARGEST = 2**31 - 1
 """Upper limit of counts: steps, samples, neurons."""
 POSITIVE, BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
 """The smallest number above 0, and the largest below 1."""
-_HELP = " (see sigmoid-core train --help)"
 
 
 def _option(
@@ -125,8 +125,10 @@ class Options:
         for name in given:
             if name not in fields:
                 close = difflib.get_close_matches(name, fields, n=1)
-                hint = f"; did you mean {flag(close[0])}?" if close else ""
-                raise InputError(f"No such option: {flag(name[:60])}{hint}{_HELP}")
+                hint = _("; did you mean {name}?", name=flag(close[0])) if close else ""
+                raise InputError(
+                    _("No such option: {name}{hint} (see sigmoid-core train --help)", name=flag(name[:60]), hint=hint)
+                )
         values = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
         options = cls(**values)
         return dataclasses.replace(options, data=absolute(options.data))
@@ -184,15 +186,22 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
     try:
         if words and isinstance(value, str) and (value in words or kind is str):
             if value not in words:
-                raise ValueError(f"{value[:40]!r} is not one of {', '.join(map(repr, words))}.")
+                raise ValueError(
+                    _("{value!r} is not one of {words}.", value=value[:40], words=", ".join(map(repr, words)))
+                )
             return value
         found = _PARSERS[kind](value)
         if kind in (int, float):
             _check_range(found, option.metadata)
     except ValueError as error:
-        also = f" or {words[0]!r}" if words and kind is not str else ""
+        also = _(" or {word!r}", word=words[0]) if words and kind is not str else ""
+        values = {"reason": edited(str(error), lambda text: text.rstrip(".。")), "also": also}
         raise InputError(
-            f"Invalid value for '{flag(option.name)}': {str(error).removesuffix('.')}{also}.{_HELP}"
+            _(
+                "Invalid value for '{name}': {reason}{also}. (see sigmoid-core train --help)",
+                name=flag(option.name),
+                **values,
+            )
         ) from error
     return found
 
@@ -200,28 +209,31 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
 def _check_range(value: float, metadata: Mapping[str, Any]) -> None:
     low, high, usual = (metadata[key] for key in ("low", "high", "usual"))
     if not low <= value <= high:
-        limits = "above 0" if low == POSITIVE else f"from {low:,}"
-        limits += " and below 1" if high == BELOW_1 else f" to {high:,}" if high < 1e38 else ""
-        raise ValueError(f"{str(value)[:40]} is not {limits}" + (f"; {usual} is a usual value" if usual else ""))
+        limits = _("above 0") if low == POSITIVE else _("from {low:,}", low=low)
+        limits += _(" and below 1") if high == BELOW_1 else _(" to {high:,}", high=high) if high < 1e38 else ""
+        hint = _("; {value} is a usual value", value=usual) if usual else ""
+        raise ValueError(_("{value} is not {limits}{hint}", value=str(value)[:40], limits=limits, hint=hint))
 
 
 def _numeric(kind: type, value: Any) -> Any:
     if not isinstance(value, bool) and isinstance(value, str | (numbers.Integral if kind is int else numbers.Real)):
         with contextlib.suppress(ValueError, OverflowError):
             return kind(value)
-    raise ValueError(f"{_short(value)} is not a {'whole ' if kind is int else ''}number")
+    if kind is int:
+        raise ValueError(_("{value} is not a whole number", value=_short(value)))
+    raise ValueError(_("{value} is not a number", value=_short(value)))
 
 
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise ValueError(f"{_short(value)} is neither True nor False")
+    raise ValueError(_("{value} is neither True nor False", value=_short(value)))
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    raise ValueError(f"{_short(value)} is not a text")
+    raise ValueError(_("{value} is not a text", value=_short(value)))
 
 
 def _texts(value: Any) -> tuple[str, ...]:

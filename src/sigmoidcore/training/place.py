@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError
 
 T = TypeVar("T")
@@ -65,8 +66,8 @@ class Place:
     def words(self) -> str:
         """Device and processes, for the user; nothing for one process on the CPU."""
         if self.count > 1:
-            return f"on {self.device} with {self.count} processes"
-        return f"on {self.device}" if self.device.type != "cpu" else ""
+            return _("on {device} with {count} processes", device=self.device, count=self.count)
+        return _("on {device}", device=self.device) if self.device.type != "cpu" else ""
 
     # --- the training step -------------------------------------------------------------------------------------------
 
@@ -130,7 +131,12 @@ def join() -> tuple[int, int]:
         distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the {count} processes cannot connect ({error}): start them with torchrun, or unset RANK and WORLD_SIZE"
+            _(
+                "the {count} processes cannot connect ({error}): start them with torchrun, or unset "
+                "RANK and WORLD_SIZE",
+                count=count,
+                error=error,
+            )
         ) from error
     _own_group.append(True)
     atexit.register(_leave_at_exit)
@@ -183,7 +189,7 @@ def together() -> Iterator[None]:
         lost = isinstance(error, distributed.DistError) or any(sign in str(error) for sign in signs)
         if launched()[1] == 1 or not lost or isinstance(error, LostError):
             raise
-        raise LostError("another process of this training has ended, so this one cannot continue") from error
+        raise LostError(_("another process of this training has ended, so this one cannot continue")) from error
 
 
 def place_of(device: str = "auto") -> Place:
@@ -202,10 +208,12 @@ def place_of(device: str = "auto") -> Place:
     count = launched()[1]
     mps = torch.backends.mps.is_available()
     if device == "mps" and mps and count > 1:
-        raise InputError("several processes cannot share Apple's GPU: use the device cpu, or one process")
+        raise InputError(_("several processes cannot share Apple's GPU: use the device cpu, or one process"))
     available = {"cuda": torch.cuda.is_available(), "mps": mps and count == 1, "cpu": True}
     if device == "auto":
         device = next(name for name, found in available.items() if found)
     if not available.get(device, False):
-        raise InputError(f"there is no device {device} here, or this PyTorch is built without it: use auto or cpu")
+        raise InputError(
+            _("there is no device {device} here, or this PyTorch is built without it: use auto or cpu", device=device)
+        )
     return Place(device)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import sigmoidcore as sc
+from sigmoidcore._language import _
 from sigmoidcore.equalizer.equalizer import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
@@ -190,7 +191,7 @@ class RecordedTraining:
 def save_figures(folder: Path, trainings: Sequence[RecordedTraining]) -> None:
     """Draw profiles, learning curves and heat map, as far as there are any; the last training has the first colour."""
     if folder.is_symlink():
-        raise OSError(f"{folder} is a link: a run's folder contains no links")
+        raise OSError(_("{path} is a link: a run's folder contains no links", path=folder))
     folder.mkdir(exist_ok=True)
     shown = list(reversed(trainings))
     profiles = {}

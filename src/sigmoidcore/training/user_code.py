@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sigmoidcore as sc
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError
 
 
@@ -20,9 +21,16 @@ def users_code(target: str) -> Iterator[Any]:
     """The object that `package.module:name` names; inside the context, modules of this folder can be imported."""
     module, colon, attribute = target.partition(":")
     if not (colon and module and attribute):
-        raise InputError(f"{target} is not the name of a function: use the form package.module:make")
+        raise InputError(_("{target} is not the name of a function: use the form package.module:make", target=target))
     if module.endswith(".py") or os.sep in module:
-        raise InputError(f"{module} is a path: give the module's name, as in {dotted(Path(module))}:{attribute}")
+        raise InputError(
+            _(
+                "{module} is a path: give the module's name, as in {dotted}:{attribute}",
+                module=module,
+                dotted=dotted(Path(module)),
+                attribute=attribute,
+            )
+        )
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -39,7 +47,7 @@ def reported_as(what: str) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        raise InputError(f"{what} raised {exception_text(error)}") from error
+        raise InputError(_("{what} raised {error}", what=what, error=exception_text(error))) from error
 
 
 def exception_text(error: BaseException) -> str:
@@ -54,7 +62,8 @@ def exception_text(error: BaseException) -> str:
         return words
     path = Path(frame.filename)
     near = path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path
-    return f"{words} (at {frame.line or '?'!r}, {near}, line {frame.lineno})"
+    place = {"line": frame.line or "?", "file": near, "number": frame.lineno}
+    return _("{error} (at {line!r}, {file}, line {number})", error=words, **place)
 
 
 def raised_here(error: BaseException) -> bool:
@@ -74,7 +83,9 @@ def dotted(path: Path) -> str:
 def with_article(value: Any) -> str:
     """The type of a value with its article."""
     name = type(value).__name__
-    return "None" if value is None else f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
+    if value is None:
+        return "None"
+    return _("an {name}", name=name) if name[0] in "AEIOUaeiou" else _("a {name}", name=name)
 
 
 def _is_users(filename: str) -> bool:
@@ -94,11 +105,17 @@ def _imported(module: str) -> Any:
         name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if name is not None and (module == name or module.startswith(f"{name}.")):
             raise InputError(
-                f"there is no module {name!r} in {Path.cwd()} or among the installed packages: run the command in the "
-                "folder that contains it"
+                _(
+                    "there is no module {name!r} in {cwd} or among the installed packages: run the "
+                    "command in the folder that contains it",
+                    name=name,
+                    cwd=Path.cwd(),
+                )
             ) from error
-        remedy = "" if name is None else "; install what it needs"
-        raise InputError(f"{module} cannot be imported: {exception_text(error)}{remedy}") from error
+        remedy = "" if name is None else _("; install what it needs")
+        raise InputError(
+            _("{module} cannot be imported: {error}{remedy}", module=module, error=exception_text(error), remedy=remedy)
+        ) from error
 
 
 def _attribute(module: Any, name: str, attribute: str) -> Any:
@@ -107,5 +124,5 @@ def _attribute(module: Any, name: str, attribute: str) -> Any:
     except AttributeError as error:
         names = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         close = difflib.get_close_matches(attribute, names, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "check the name"
-        raise InputError(f"{name} has no {attribute!r}; {hint}") from error
+        hint = _("did you mean {names}?", names=_(" or ").join(close)) if close else _("check the name")
+        raise InputError(_("{name} has no {attribute!r}; {hint}", name=name, attribute=attribute, hint=hint)) from error

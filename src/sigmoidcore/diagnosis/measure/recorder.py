@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from sigmoidcore._language import _
 from sigmoidcore._torch import autograd
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare, keeps_graph
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
@@ -87,7 +88,7 @@ class Recorder(Tracker):
         for tensor in tensors(values):
             self.inputs.add(id(tensor))
             if kind := statistics.unmeasured(tensor):
-                self.notes[f"an input of the model: it is a {kind} tensor"] = None
+                self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None
             elif tensor.is_floating_point() and tensor.numel():
                 sums = Sums()
                 x = statistics.samples_first(bare(tensor), self.samples).unsqueeze(0)
@@ -146,7 +147,7 @@ class Recorder(Tracker):
         gradient, self._next = self._next or LayerGradient(), None
         layer.sums, layer.dtype = gradient.sums, outputs[0].dtype
         if kind := statistics.unmeasured(outputs[0]):
-            self.notes[f"the output of {layer.name}: it is a {kind} tensor"] = None
+            self.notes[_("the output of {name}: it is a {kind} tensor", name=layer.name, kind=kind)] = None
             return
         output = bare(outputs[0])
         if not self.samples:
@@ -162,7 +163,8 @@ class Recorder(Tracker):
             try:
                 add_attention(layer.sums, layer.function, args, kwargs, output)
             except (RuntimeError, TypeError, AssertionError, IndexError) as error:
-                self.notes[f"the attention weights of {layer.name}: {str(error).splitlines()[0]}"] = None
+                reason = str(error).splitlines()[0]
+                self.notes[_("the attention weights of {name}: {reason}", name=layer.name, reason=reason)] = None
         self._gradients.append(gradient)
         for place, value in enumerate(outputs):
             if value.requires_grad:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.comparisons import joined
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, Layer, Measurement, Norm
@@ -30,20 +31,33 @@ Array = NDArray[np.float64]
 Totals = Callable[..., Array]
 """Sums, or maxima, over the ranks."""
 
-_NO_LAYERS = (
-    "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
-    "TorchScript, C++, Triton or a torch.autograd.Function are not"
-)
-_DIFFERENTIATED = (
-    "whether the gradient explodes (SC102): the loss contains derivatives of the outputs, and their gradients reach "
-    "earlier layers past the later ones"
-)
-_HIDDEN = (
-    "the gradient at {} layers whose weights have one, the first of them {}: they also run without gradients "
-    "(torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), or behind a custom "
-    "autograd function"
-)
-_RANKS_DIFFER = "layers of other ranks: the ranks ran different layers, and numbers of layers are those of this rank"
+
+def _no_layers() -> str:
+    return _(
+        "any layer, although parameters get gradients: calls of PyTorch from Python are measured, calls inside "
+        "TorchScript, C++, Triton or a torch.autograd.Function are not"
+    )
+
+
+def _differentiated() -> str:
+    return _(
+        "whether the gradient explodes (SC102): the loss contains derivatives of the outputs, and their gradients "
+        "reach earlier layers past the later ones"
+    )
+
+
+def _hidden(names: Sequence[str]) -> str:
+    return _(
+        "the gradient at {count} layers whose weights have one, the first of them {name}: they also run without "
+        "gradients (torch.no_grad, detach), in reentrant activation checkpoints (use use_reentrant=False), or behind a "
+        "custom autograd function",
+        count=len(names),
+        name=names[0],
+    )
+
+
+def _ranks_differ() -> str:
+    return _("layers of other ranks: the ranks ran different layers, and numbers of layers are those of this rank")
 
 
 @torch.no_grad()
@@ -58,7 +72,7 @@ def summarize(
     notes = list(dict.fromkeys(note for r in recorders for note in r.notes))
     together: Ranks = ranks
     if ranks.count > 1 and not ranks.same(torch.tensor([_fingerprint(calls)], dtype=torch.float64, device=device)):
-        notes.append(_RANKS_DIFFER)
+        notes.append(_ranks_differ())
         together = Alone()
     totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
@@ -71,11 +85,11 @@ def summarize(
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
     if any_differentiated:
-        notes.append(_DIFFERENTIATED)
+        notes.append(_differentiated())
     elif hidden:
-        notes.append(_HIDDEN.format(len(hidden), hidden[0]))
+        notes.append(_hidden(hidden))
     if trained and not layers and not notes:
-        notes.append(_NO_LAYERS)
+        notes.append(_no_layers())
     last = max((r for r in recorders if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
     read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
     return Measurement(
@@ -121,7 +135,7 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[
 
 def _norms(recorders: Sequence[Recorder]) -> Iterator[Norm]:
     calls = [call for r in recorders for call in r.norms]
-    for (name, samples, momentum, _), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
+    for (name, samples, momentum, _sums), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
         yield Norm(name, samples, momentum, drift)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sigmoidcore._language import _
 from sigmoidcore._torch.modes import transforms_active
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
@@ -139,7 +140,7 @@ class Tracker(TorchFunctionMode):
             self.take_loss(args[0])
             return func(*args, **kwargs)
         if transforms_active():
-            self.notes["calls inside torch.func.vmap, grad and the like"] = None
+            self.notes[_("calls inside torch.func.vmap, grad and the like")] = None
             return func(*args, **kwargs)
         if name in calls.RECURRENT or name in ACTIVATIONS:
             args = self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
@@ -205,7 +206,8 @@ class Tracker(TorchFunctionMode):
         """The role of the layer that a function makes; None if it makes none."""
         if is_complex:
             if name in calls.WEIGHTED and weights:
-                self.notes[f"layers of complex numbers, the first of them that of {weights[0]}"] = None
+                note = _("layers of complex numbers, the first of them that of {name}", name=weights[0])
+                self.notes[note] = None
             return None
         if name == calls.DOT_PRODUCT:
             return "attention"
@@ -277,12 +279,13 @@ class Tracker(TorchFunctionMode):
             elif not self._unplaced:
                 self._unplaced = True
                 module = self._stack[-1].name
-                where = f"the forward of '{module}'" if module else "the model's own forward"
-                self.notes[
-                    "weights that train and are not parameters of the model, the first of shape "
-                    f"{tuple(stray.shape)}, which {function} takes in {where}: model.parameters() does not give them "
-                    "to an optimizer"
-                ] = None
+                where = _("the forward of '{name}'", name=module) if module else _("the model's own forward")
+                note = _(
+                    "weights that train and are not parameters of the model, the first of shape {shape}, which "
+                    "{function} takes in {where}: model.parameters() does not give them to an optimizer",
+                    shape=tuple(stray.shape), function=function, where=where,
+                )  # fmt: skip
+                self.notes[note] = None
         return bool(own)
 
     def _origin(self, tensor: Tensor) -> Origin:

@@ -51,7 +51,7 @@ def _level(finding: Finding, measurement: Measurement, subject: Subject) -> tupl
 def _level_through_time(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str]:
     """Remedy and call for a gradient that vanishes through time."""
     if not any(layer.kind in GATED for layer in _affected(finding, measurement)):
-        raise ValueError("it sets the slopes of nn.RNN, nn.LSTM and nn.GRU only")
+        raise ValueError(_("it sets the slopes of nn.RNN, nn.LSTM and nn.GRU only"))
     call = _convert_and(measurement, subject, fresh=False)[1]
     more = _(" Or set slopes from one batch, which levels the gradient; the weights do not change.")
     return finding.remedy + more, call

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sigmoidcore._language import _
 from sigmoidcore.conversion import FUNCTIONS, KINDS, Plan, Site, few, has_mean, is_core, planned
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import Evidence
@@ -45,7 +46,7 @@ class Candidates:
     def check(self) -> None:
         """Raise a ValueError that says why if there is no activation to work on."""
         if not self.new and not self.cores:
-            raise ValueError(self.why or "there is no activation that could become a core")
+            raise ValueError(self.why or _("there is no activation that could become a core"))
 
     def call(self, fresh: bool, model: str) -> str:
         """The call of `convert`, or "" if nothing is converted; with fresh weights, sigmoids may be centered."""
@@ -88,7 +89,9 @@ def candidates(model: nn.Module, measurement: Measurement, names: Collection[str
     left: dict[str, list[str]] = defaultdict(list)
     for name, count in runs.items():
         if count > 1:
-            left[f"runs {count} times in a forward pass: give each place its own activation"].append(name)
+            left[_("runs {count} times in a forward pass: give each place its own activation", count=count)].append(
+                name
+            )
     repeated = {name for several in left.values() for name in several}
 
     known = {layer.name for of in calls.values() for layer in of}
@@ -96,7 +99,7 @@ def candidates(model: nn.Module, measurement: Measurement, names: Collection[str
     others = [(c.site.name, c.site.kind, c.why) for c in choices if not c.cores and not is_core(c.site.module)]
     others += [(x.name, x.kind, why) for x in unseen for why in _why_unseen(x, plan)]
     for name, kind, why in sorted(others, key=lambda row: row[1] not in SIGMOIDS | GATED):
-        left[f"{kind} {why}"].append(name)
+        left[_("{kind} {why}", kind=kind, why=why)].append(name)
 
     new = [choice for choice in choices if choice.cores and choice.site.name not in repeated]
     modules = {layer.module for layer in layers}
@@ -112,7 +115,9 @@ def candidates(model: nn.Module, measurement: Measurement, names: Collection[str
         exclude=tuple(c.site.name for c in plan.choices if c.cores and c.site.name not in converted),
         uncentered=any(has_mean(choice.site.kind) for choice in new),
         cores=tuple(name for name in cores if name not in repeated),
-        why="; ".join([f"{few(several)}: {reason}" for reason, several in left.items()][:REASONS]),
+        why=_("; ").join(
+            [_("{names}: {reason}", names=few(several), reason=reason) for reason, several in left.items()][:REASONS]
+        ),
     )
 
 
@@ -143,7 +148,12 @@ def _kind(include: Collection[str], plan: Plan, converted: Collection[str]) -> s
 def _why_unseen(layer: Layer, plan: Plan) -> Iterator[str]:
     """Why `convert` does not see this activation: it is a function in a forward that cannot be traced."""
     if layer.role == "activation" and layer.kind != "SigmoidCore":
-        owner = f"'{layer.module}'" if layer.module else "the model"
+        owner = f"'{layer.module}'" if layer.module else _("the model")
         reason = next((f" ({why})" for name, why in plan.unseen.items() if layer.module.startswith(name)), "")
         module = f", nn.{FUNCTIONS[layer.kind].module.__name__}()" if layer.kind in FUNCTIONS else ""
-        yield f"is called in the forward of {owner}, which convert cannot trace{reason}: make it a module{module}"
+        yield _(
+            "is called in the forward of {owner}, which convert cannot trace{reason}: make it a module{module}",
+            owner=owner,
+            reason=reason,
+            module=module,
+        )

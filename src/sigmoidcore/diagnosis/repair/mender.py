@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sigmoidcore._language import _, edited
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
 from sigmoidcore.conversion import convert, few
 from sigmoidcore.core import SigmoidCore
@@ -19,7 +20,7 @@ from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.diagnosis.repair.calls import findings_of, has_sigmoids
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
-from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary
+from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary, word
 from sigmoidcore.diagnosis.repair.redraw import SIZE, redraw
 from sigmoidcore.diagnosis.repair.saturation import open_saturated
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
@@ -144,8 +145,8 @@ class _Mender:
             if why is None:
                 self.done, self.now = changes, after
             else:
-                tried = " and ".join(dict.fromkeys(change.what for change in changes))
-                self._explain(findings, f"{tried}, but undone {why}")
+                tried = _(" and ").join(dict.fromkeys(word(change.what) for change in changes))
+                self._explain(findings, _("{tried}, but undone {why}", tried=tried, why=why))
         except (RuntimeError, TypeError, ValueError) as error:
             self._explain(findings, str(error))
         finally:
@@ -162,7 +163,13 @@ class _Mender:
         if not has_sigmoids(measurement):
             with torch.random.fork_rng():
                 count = redraw(self.model, self.subject.inputs)
-            return [Change("drawn", counted(count, "layer"), f"orthogonal weights, outputs of size {SIZE}, biases 0")]
+            return [
+                Change(
+                    "drawn",
+                    counted(count, "layer"),
+                    _("orthogonal weights, outputs of size {size}, biases 0", size=SIZE),
+                )
+            ]
         return self._convert_and(prepare, "prepared", candidates(self.model, measurement), centered=True)
 
     def keep_weights(self) -> list[Change]:
@@ -188,10 +195,13 @@ class _Mender:
         cores = {name: module for name, module in modules.items() if isinstance(module, SigmoidCore)}
         opened = open_saturated(self.model, self.subject.inputs, cores) if cores else {}
         if not opened:
-            raise ValueError(found.why or "no neuron of these activations is saturated on this batch")
+            raise ValueError(found.why or _("no neuron of these activations is saturated on this batch"))
         if found.why:
             self._explain(findings, found.why)
-        return changes + [Change("opened", name, f"{n} of {of} neurons opened") for name, (n, of) in opened.items()]
+        return changes + [
+            Change("opened", name, _("{count} of {all} neurons opened", count=n, all=of))
+            for name, (n, of) in opened.items()
+        ]
 
     def _convert_and(
         self, cure: Callable[..., Calibration], what: str, found: Candidates, *, centered: bool = False
@@ -206,7 +216,8 @@ class _Mender:
             warnings.simplefilter("ignore", UserWarning)  # about sigmoids that hardly learn: a trial follows
             calibration = cure(self.model, self.subject.inputs, targets=targets, loss_fn=loss_fn)
         self.notes += calibration.notes
-        spreads = f"spread of the profile {calibration.before.spread:.3g} -> {calibration.after.spread:.3g}"
+        before, after = calibration.before.spread, calibration.after.spread
+        spreads = _("spread of the profile {before:.3g} -> {after:.3g}", before=before, after=after)
         return [*changes, Change(what, counted(len(calibration.slopes), "core"), spreads)]
 
     def _convert(self, found: Candidates, *, centered: bool = False) -> list[Change]:
@@ -217,16 +228,19 @@ class _Mender:
             for activation in report.activations:
                 if activation.converted:
                     names[activation.kind].append(activation.name)
-        how = "{} {} -> {}, " + ("centered" if centered else "the same function")
-        return [
-            Change("converted", few(several), how.format(len(several), kind, counted(len(several), "core")))
-            for kind, several in names.items()
-        ]
+        function = _("centered") if centered else _("the same function")
+
+        def how(count: int, kind: str) -> str:
+            cores = counted(count, "core")
+            return _("{count} {kind} -> {cores}, {function}", count=count, kind=kind, cores=cores, function=function)
+
+        return [Change("converted", few(several), how(len(several), kind)) for kind, several in names.items()]
 
     def _why_not_kept(self, after: Judgement, rules: tuple[str, ...], untouched: float | None) -> str | None:
         """Why a cure is undone, or None: the diagnosis is not better, or the loss does not fall in a trial."""
         if not _better(self.before, after, rules):
-            return f"without improvement: {summary(self.before)} -> {summary(after)}"
+            then, now = summary(self.before), summary(after)
+            return _("without improvement: {before} -> {after}", before=then, after=now)
         if untouched is None:
             return None
         has_cores = any(isinstance(module, SigmoidCore) for module in self.model.modules())
@@ -240,42 +254,41 @@ class _Mender:
             return trials[0].why_not
         best = min(passed, key=lambda trial: trial.loss)
         self.train = f"optimizer = torch.optim.Adam({best.rates.format(model=self.subject.name('model'))})"
-        self.notes.append(f"{_loss_reached(best.loss)} ({untouched:.3g} before)")
+        self.notes.append(_("{result} ({loss:.3g} before)", result=_loss_reached(best.loss), loss=untouched))
         return None
 
     def _trial(self, name: str, rates: Callable[[nn.Module], Rates], untouched: float) -> Trial:
         """Train at these rates, and undo it."""
         loss, blind = (final_loss(self.subject, rates(self.model), blind=blind) for blind in (False, True))
-        why = None
+        why, result = None, _loss_reached(loss)
         if not loss <= blind - LEARNS * abs(blind):
-            why = f"because {_loss_reached(loss)}, and to {blind:.3g} without knowledge of the inputs"
+            why = _("because {result}, and to {loss:.3g} without knowledge of the inputs", result=result, loss=blind)
         elif not loss <= untouched + SPOILS * abs(untouched):
-            why = f"because {_loss_reached(loss)}, and to {untouched:.3g} in the model as it was"
+            why = _("because {result}, and to {loss:.3g} in the model as it was", result=result, loss=untouched)
         return Trial(name, loss, why)
 
     def _untouched_loss(self) -> float | None:
         """The loss after a trial of the model as it is; None if no training can be tried."""
         if self.subject.loss_fn is not None and Ranks().count == 1:
             return final_loss(self.subject, usual_rates(self.model))
-        why = "without a loss function" if self.subject.loss_fn is None else "with several processes"
-        self.notes.append(f"no training was tried {why}")
+        why = _("with several processes")
+        if self.subject.loss_fn is None:
+            why = _("without a loss function")
+        self.notes.append(_("no training was tried {why}", why=why))
         return None
 
     def report(self, asked: Sequence[Finding]) -> Mending:
         """The report. Findings are left if they are there now, or were asked for and not repaired."""
         before = {finding.rule for finding in self.before.findings}
         hidden = [f for f in asked if f.rule in LEVEL + SATURATED and f.rule not in before]
-        self._explain(hidden, "this batch does not show it")
+        self._explain(hidden, _("this batch does not show it"))
         found = [f for f in asked if f.rule in UPDATES]
         found += [f for f in self.now.findings if f.severity is not Severity.NOTE]
         for finding in found:
             others = [reason for reason in self.reasons[finding.rule] if reason not in finding.remedy]
             self.reasons[finding.rule] = [*others, finding.remedy]
         left = {f.rule: f for f in (*hidden, *found)}
-        rows = [
-            Left(f.rule, f"{f.name}, {few(f.layers)}" if f.layers else f.name, ". ".join(self.reasons[f.rule]))
-            for f in left.values()
-        ]
+        rows = [Left(f.rule, _place(f), _sentences(self.reasons[f.rule])) for f in left.values()]
         return Mending(self.before, self.now, tuple(self.done), tuple(rows), tuple(self.notes), self.train)
 
     def _judged(self, diagnosis: Judgement) -> Judgement:
@@ -294,7 +307,16 @@ class _Mender:
 
 
 def _loss_reached(loss: float) -> str:
-    return f"in {STEPS} steps on the batch, the loss falls to {loss:.3g}"
+    return _("in {steps} steps on the batch, the loss falls to {loss:.3g}", steps=STEPS, loss=loss)
+
+
+def _place(finding: Finding) -> str:
+    return _(", ").join([_(finding.name), few(finding.layers)]) if finding.layers else _(finding.name)
+
+
+def _sentences(reasons: Sequence[str]) -> str:
+    """Reasons in a row; a remedy ends with a full stop in every language."""
+    return _(". ").join([*(edited(reason, lambda text: text.rstrip("。")) for reason in reasons[:-1]), reasons[-1]])
 
 
 def _better(before: Judgement, after: Judgement, rules: tuple[str, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report import terminal
@@ -62,22 +63,37 @@ class Mending:
 
     def __str__(self) -> str:
         """Changes, remaining findings, and the diagnosis before and after, as wide as the terminal."""
-        rows = [(change.what, f"{change.where}: {change.how}") for change in self.done[:SHOWN]]
+        changes = self.done[:SHOWN]
+        rows = [(word(change.what), _("{where}: {how}", where=change.where, how=change.how)) for change in changes]
         if len(self.done) > SHOWN:
-            rows.append(("", f"and {len(self.done) - SHOWN} more, see .done"))
-        rows += [("left", f"{left.rule} {left.where}: {left.why}") for left in self.left]
-        rows += [("note", note) for note in self.notes]
-        rows += [("train", self.train)] if self.train else []
-        rows += [("before", summary(self.before)), *([("after", summary(self.after))] if self.done else [])]
-        lines = ["mended" if self.done else "nothing was mended: the model is as it was"]
+            rows.append(("", _("and {count} more, see .done", count=len(self.done) - SHOWN)))
+        rows += [(_("left"), _("{rule} {where}: {why}", **vars(left))) for left in self.left]
+        rows += [(_("note"), note) for note in self.notes]
+        rows += [(_("train"), self.train)] if self.train else []
+        rows += [(_("before"), summary(self.before)), *([(_("after"), summary(self.after))] if self.done else [])]
+        lines = [_("mended") if self.done else _("nothing was mended: the model is as it was")]
         for label, text in rows:
-            lines += terminal.wrapped(text, terminal.width(), f"  {label:<10}  ", " " * 14)
+            label += " " * (10 - terminal.columns(label))
+            lines += terminal.wrapped(text, terminal.width(), f"  {label}  ", " " * 14)
         return terminal.writable("\n".join(lines))
+
+
+def word(what: str) -> str:
+    """The kind of a change in the user's language."""
+    return {
+        "drawn": _("drawn"),
+        "converted": _("converted"),
+        "prepared": _("prepared"),
+        "opened": _("opened"),
+        "calibrated": _("calibrated"),
+    }[what]
 
 
 def summary(diagnosis: Judgement) -> str:
     """One line: findings, loss, spread."""
     measurement, profile = diagnosis.measurement, diagnosis.measurement.profile
-    text = ", ".join(f"{f.rule} {f.name}" for f in diagnosis.findings if f.severity is not Severity.NOTE) or "healthy"
-    text += "" if measurement.loss is None else f"; loss {measurement.loss:.4g}"
-    return f"{text}; spread {profile.spread:.3g}" if len(profile.names) > 1 else text
+    broken = [f for f in diagnosis.findings if f.severity is not Severity.NOTE]
+    parts = [_(", ").join(f"{f.rule} {_(f.name)}" for f in broken) or _("healthy")]
+    parts += [] if measurement.loss is None else [_("loss {loss}", loss=f"{measurement.loss:.4g}")]
+    parts += [_("spread {spread}", spread=f"{profile.spread:.3g}")] if len(profile.names) > 1 else []
+    return _("; ").join(parts)

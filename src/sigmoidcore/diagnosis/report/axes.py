@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.measurement import Layer
 
 Floats = NDArray[np.float64]
@@ -102,7 +103,9 @@ class LogAxis:
         powers = [p for p in range(math.ceil(self._low), math.floor(self._high) + 1) if p % step == 0]
         inside = [p for p in powers if self.bottom - TALL + 7 < self._y(p) < self.bottom - 7]
         ticks = [Tick(self._y(p) / self.height, {0: "1", 1: "10"}.get(p, f"10^{p}")) for p in inside]
-        return ticks + [Tick((y + BAND / 2) / self.height, name, line=False) for name, y in self.bands.items()]
+        words = {"found": _("found"), "none": _("none")}
+        bands = [((y + BAND / 2) / self.height, words.get(name, name)) for name, y in self.bands.items()]
+        return ticks + [Tick(at, label, line=False) for at, label in bands]
 
 
 class OutputAxis:

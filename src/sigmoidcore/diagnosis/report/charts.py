@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, Layer, Measurement
 from sigmoidcore.diagnosis.report.axes import (
@@ -31,7 +32,7 @@ LINES = 6
 """Recurrent layers that are drawn."""
 SHADES = 8
 """Shades of a share; of a difference, as many in both directions."""
-MARKS = {"nan": "not a number", "inf": "infinite", "0": "vanished to 0", "none": "no gradient came back"}
+MARKS = ("nan", "inf", "0", "none")
 """Sizes without a place on a log axis."""
 
 Box = tuple[float, float, float, float]
@@ -101,7 +102,7 @@ def _profile(measurement: Measurement, findings: Sequence[Finding]) -> Panel | N
     found: dict[str, list[int]] = {}
     for at, numbers in findings_by_layer(measurement, findings).items():
         found.setdefault(findings[numbers[0]].severity.value, []).append(at)
-    return _bars("profile", "gradient size", measurement, sizes, found)
+    return _bars("profile", _("gradient size"), measurement, sizes, found)
 
 
 def _updates(measurement: Measurement) -> Panel | None:
@@ -110,7 +111,7 @@ def _updates(measurement: Measurement) -> Panel | None:
     sizes: list[tuple[int, float | None]] = []
     for at, layer in enumerate(measurement.layers):
         sizes += [(at, ratios.pop(name)) for name in layer.weights if name in ratios]
-    return _bars("updates", "update-to-weight ratio", measurement, sizes, {})
+    return _bars("updates", _("update-to-weight ratio"), measurement, sizes, {})
 
 
 def _bars(ident: str, what: str, measurement: Measurement, sizes: Sizes, found: dict[str, list[int]]) -> Panel | None:
@@ -132,15 +133,34 @@ def _bars(ident: str, what: str, measurement: Measurement, sizes: Sizes, found: 
     boxes |= {f"found-{s}": _marked(places, layers, axis.bands["found"]) for s, places in found.items()}
     boxes |= {f"mark-{name}": _marked(places, layers, axis.bands[name]) for name, places in marks.items()}
     counts = {name: counted(len(set(marks[name])), "layer") for name in MARKS if name in marks}
-    legend = [Key(f"{severity} found", (f"found-{severity}",)) for severity in found]
-    legend += [Key(f"{name}: {MARKS[name]} in {count}", (f"mark-{name}",)) for name, count in counts.items()]
-    parts = [f"{'no value' if name == 'none' else name} in {count}" for name, count in counts.items()]
+    legend = [Key(_("{severity} found", severity=_(severity)), (f"found-{severity}",)) for severity in found]
+    legend += [Key(_mark_text(name, count), (f"mark-{name}",)) for name, count in counts.items()]
+    words = {"none": _("no value")}
+    parts = [_("{value} in {layers}", value=words.get(name, name), layers=count) for name, count in counts.items()]
     if known:
         ends = min(known, key=lambda pair: pair[1]), max(known, key=lambda pair: pair[1])
-        low, high = (f"{short(size)} (layer {at + 1}, {measurement.layers[at].name})" for at, size in ends)
-        parts.insert(0, f"{what[0].upper()}{what[1:]} from {low} to {high}")
-    chart = Chart(f"chart-{ident}", f"{'; '.join(parts)}.", what, width, axis.height, axis.ticks(), boxes)
+        low, high = (
+            _("{size} (layer {number}, {name})", size=short(size), number=at + 1, name=measurement.layers[at].name)
+            for at, size in ends
+        )
+        name = what[0].upper() + what[1:]
+        parts.insert(0, _("{name} from {low} to {high}", name=name, low=low, high=high))
+    chart = Chart(
+        f"chart-{ident}", _("{text}.", text=_("; ").join(parts)), what, width, axis.height, axis.ticks(), boxes
+    )
     return Panel(ident, [chart], legend)
+
+
+def _mark_text(name: str, layers: str) -> str:
+    """What a mark means, and in how many layers it is."""
+    words = {
+        "nan": _("not a number"),
+        "inf": _("infinite"),
+        "0": _("vanished to 0"),
+        "none": _("no gradient came back"),
+    }
+    label = _("none") if name == "none" else name
+    return _("{mark}: {meaning} in {layers}", mark=label, meaning=words[name], layers=layers)
 
 
 def _bars_of(sizes: Sequence[tuple[int, float]], layers: int, axis: LogAxis) -> dict[str, list[Box]]:
@@ -185,12 +205,15 @@ def _through_time(measurement: Measurement) -> Panel | None:
                 y = axis.bands["0" if size <= 0 else "inf, nan"] + BAND / 2
                 strokes += [[(x - 3, y), (x + 3, y)], []]
         lines[f"line{i}"] = [stroke for stroke in strokes if stroke]
-        fact = f"{short(sizes[0])} at the first step, {short(sizes[-1])} at the last"
+        ends = {"first": short(sizes[0]), "last": short(sizes[-1])}
+        fact = _("{first} at the first step, {last} at the last", **ends)
         legend.append(Key(fact, line=f"line{i}", name=name))
-    summary = f"Gradient size through time. {'; '.join(f'{key.name}: {key.text}' for key in legend)}."
+    facts = _("; ").join(_("{name}: {text}", name=key.name, text=key.text) for key in legend)
+    summary = _("Gradient size through time. {facts}.", facts=facts)
     bands: dict[str, list[Box]] = {"band": [(0, y, 1000, BAND) for y in axis.bands.values()]}
-    chart = Chart("chart-time", summary, "gradient size", 1000, axis.height, axis.ticks(), bands, lines)
-    few = f"{len(drawn)} of {counted(len(found), 'recurrent layer')} are drawn, those in which it changes most."
+    chart = Chart("chart-time", summary, _("gradient size"), 1000, axis.height, axis.ticks(), bands, lines)
+    layers = counted(len(found), "recurrent layer")
+    few = _("{count} of {layers} are drawn, those in which it changes most.", count=len(drawn), layers=layers)
     return Panel("time", [chart], legend, few if len(found) > len(drawn) else "")
 
 
@@ -221,19 +244,27 @@ def _history(measurement: Measurement, measurements: Sequence[Measurement]) -> P
     levels = np.select([np.isnan(table), nonfinite, zero], [0, last + 1, last + 2], shades).astype(np.int64)
     steps = [i if one.step is None else one.step for i, one in enumerate(chosen)]
     ticks = [Tick((i + 0.5) / rows, f"{steps[i]:,}", line=False) for i in spread_evenly(rows, 6)]
-    summary = (
-        f"Gradient size of every layer over the median of its step, in {rows} steps from {steps[0]} to {steps[-1]}; "
-        f"at most {short(10 ** min(largest, 300))} times larger or smaller."
+    summary = _(
+        "Gradient size of every layer over the median of its step, in {count} steps from {first} to {last}; at most "
+        "{times} times larger or smaller.",
+        count=rows,
+        first=steps[0],
+        last=steps[-1],
+        times=short(10 ** min(largest, 300)),
     )
     height = max(60, min(280, 16 * rows))
     boxes = _cells(levels, cols, height, "d")
-    chart = Chart("chart-history", summary, "step", cols.count, height, ticks, boxes, cells=True)
-    times = short(10**limit)
-    legend = [_scale("d", range(1, last + 1), f"{times} times smaller", f"{times} times larger")]
+    chart = Chart("chart-history", summary, _("step"), cols.count, height, ticks, boxes, cells=True)
+    legend = [_scale("d", range(1, last + 1), *_times(short(10**limit)))]
     legend += [Key("0", (f"d{last + 2}",))] if zero.any() else []
-    legend += [Key("inf or nan", (f"d{last + 1}",))] if nonfinite.any() else []
-    few = f"Thinned: {rows} of {len(measurements):,} measurements, evenly."
+    legend += [Key(_("inf or nan"), (f"d{last + 1}",))] if nonfinite.any() else []
+    few = _("Thinned: {count} of {all:,} measurements, evenly.", count=rows, all=len(measurements))
     return Panel("history", [chart], legend, few if len(measurements) > rows else "")
+
+
+def _times(times: str) -> tuple[str, str]:
+    """The ends of the scale."""
+    return _("{times} times smaller", times=times), _("{times} times larger", times=times)
 
 
 def _relative_logs(measurement: Measurement, names: Sequence[str]) -> Floats:
@@ -259,22 +290,27 @@ def _slopes(measurement: Measurement) -> Panel | None:
     levels[-1] += np.where(levels[-1] > 0, SHADES, 0)  # saturated neurons have another colour
     shut = shares[: round(SHUT * BINS)].sum(axis=0)
     at, worst = found[int(np.argmax(shut))]
-    summary = (
-        f"Mean relative slopes of the neurons of {counted(len(found), 'activation')}. Worst is layer {at + 1}, "
-        f"{worst.name}: {percent(float(shut.max()))} % of its neurons are below {SHUT:g}."
+    summary = _(
+        "Mean relative slopes of the neurons of {activations}. Worst is layer {number}, {name}: {share} % of its "
+        "neurons are below {limit:g}.",
+        activations=counted(len(found), "activation"),
+        number=at + 1,
+        name=worst.name,
+        share=percent(float(shut.max())),
+        limit=SHUT,
     )
     ticks = [Tick(1 - v, f"{v:g}", line=False) for v in (0, 0.25, 0.5, 0.75, 1)]
-    legend = [_scale("q", range(1, SHADES + 1), "few neurons", "all")]
-    legend += [_scale("q", range(SHADES + 1, 2 * SHADES + 1), f"below {SHUT:g}: few", "all")]
+    legend = [_scale("q", range(1, SHADES + 1), _("few neurons"), _("all"))]
+    legend += [_scale("q", range(SHADES + 1, 2 * SHADES + 1), _("below {limit:g}: few", limit=SHUT), _("all"))]
     boxes = _cells(levels, cols, 200)
-    chart = Chart("chart-slopes", summary, "relative slope", cols.count, 200, ticks, boxes, cells=True)
+    chart = Chart("chart-slopes", summary, _("relative slope"), cols.count, 200, ticks, boxes, cells=True)
     return Panel("slopes", [chart], legend)
 
 
 def _outputs(measurement: Measurement) -> Panel | None:
     """Histograms of the outputs of the layers with weights, and of the others, each on one common axis."""
     charts = []
-    for ident, title in (("weighted", "Layers with weights"), ("activations", "Activations and attention")):
+    for ident, title in (("weighted", _("Layers with weights")), ("activations", _("Activations and attention"))):
         layers = [(at, layer) for at, layer in enumerate(measurement.layers) if any(layer.histogram or ())]
         found = [(at, layer) for at, layer in layers if (layer.role == "weights") is (ident == "weighted")]
         if not found:
@@ -283,12 +319,16 @@ def _outputs(measurement: Measurement) -> Panel | None:
         cols = columns([at for at, _ in found], len(measurement.layers))
         table = cols.mean(np.stack([axis.rows(layer) for _, layer in found], axis=1))[::-1]
         levels = _shades(table / table.max(axis=0), 0.7)
-        ends = f"from {short(axis.low)} to {short(axis.high)}"
-        summary = f"Outputs of {counted(len(found), 'layer')} ({title.lower()}), {ends}."
-        what = "output" + (f", logarithmic beyond {short(axis.knee)}" if axis.knee else "")
+        values = {"kinds": title.lower(), "low": short(axis.low), "high": short(axis.high)}
+        summary = _(
+            "Outputs of {layers} ({kinds}), from {low} to {high}.", layers=counted(len(found), "layer"), **values
+        )
+        what = _("output")
+        if axis.knee:
+            what = _("output, logarithmic beyond {size}", size=short(axis.knee))
         boxes, name = _cells(levels, cols, 160), f"chart-{ident}"
         charts.append(Chart(name, summary, what, cols.count, 160, axis.ticks(), boxes, title=title, cells=True))
-    return Panel("outputs", charts, [_scale("q", range(1, SHADES + 1), "few values", "most")]) if charts else None
+    return Panel("outputs", charts, [_scale("q", range(1, SHADES + 1), _("few values"), _("most"))]) if charts else None
 
 
 def _cells(levels: Ints, cols: Columns, height: int, colours: str = "q") -> dict[str, list[Box]]:
@@ -302,7 +342,7 @@ def _runs(levels: Ints, left: Floats, right: Floats, top: float, tall: float, pr
     parts = np.cumsum([0, *(left[1:] > right[:-1])]).tolist()  # parts of the row without a gap
     for row, line in enumerate(levels.tolist()):
         cells = zip(line, parts, left.tolist(), right.tolist(), strict=True)
-        for (level, _), run in itertools.groupby(cells, key=lambda cell: cell[:2]):
+        for (level, _part), run in itertools.groupby(cells, key=lambda cell: cell[:2]):
             if level:
                 ends = [cell[2:] for cell in run]
                 start, end = ends[0][0], ends[-1][1]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sigmoidcore._files import write_file
-from sigmoidcore._language import _, language
+from sigmoidcore._language import LANGUAGES, _, language
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.axes import numbered
 from sigmoidcore.diagnosis.report.charts import Box, Point, panels
@@ -81,7 +81,8 @@ def _rendered(template: str, **values: Any) -> str:
 
 def _without_controls(value: Any) -> Any:
     """Every text of a template passes here: control characters are escaped, but for line breaks."""
-    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return "\n".join(map(printable, value.split("\n"))) if is_text else value
 
 
 def _name(name: str) -> str:
@@ -111,7 +112,7 @@ def _table(judgement: Judgement) -> dict[str, Any]:
         for i, place in enumerate(places)
         if place in shown
     ]
-    data = {
+    data: dict[str, Any] = {
         "layers": len(measurement.layers),
         "places": places if len(places) < len(measurement.layers) else None,
         "names": [_name(layer.name) for layer in layers],
@@ -123,4 +124,6 @@ def _table(judgement: Judgement) -> dict[str, Any]:
         "found": [[place, found[place]] for place in places if place in found],
         "page": FIRST,
     }
+    if language() != LANGUAGES[0]:
+        data["words"] = {text: _(text) for text in re.findall(r'\b_\("([^"]+)"', _asset("page.js"))}
     return {"columns": list(cells), "rows": rows, "data": data, "marked": bool(found)}

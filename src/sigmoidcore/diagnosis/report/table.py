@@ -86,7 +86,7 @@ def cell(column: Column, layer: Layer, digits: int = 3) -> str:
     """The value of a layer in a column; an empty text if it is unknown."""
     value = column.value(layer)
     if value is None and column.key == "gradient" and layer.role == "weights":
-        return "none"
+        return _("none")
     return percent(value) if column.head.endswith("%") else short(value, digits)
 
 

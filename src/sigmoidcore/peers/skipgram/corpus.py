@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError
 
 
@@ -52,8 +53,17 @@ class Corpus:
         counts = np.bincount(all_words, minlength=len(numbers))
         order = np.argsort(-counts, kind="stable")[: int((counts >= min_count).sum())]
         if len(order) < 2:
-            most = f"the count of the most frequent one is {counts.max()}" if len(numbers) else "there are none"
-            raise InputError(f"{len(order)} words occur at least {min_count} times ({most}): lower --min-count")
+            most = _("there are none")
+            if len(numbers):
+                most = _("the count of the most frequent one is {count}", count=counts.max())
+            raise InputError(
+                _(
+                    "{count} words occur at least {times} times ({most}): lower --min-count",
+                    count=len(order),
+                    times=min_count,
+                    most=most,
+                )
+            )
         names = list(numbers)
         ranks = np.full(len(numbers), -1, np.int32)
         ranks[order] = np.arange(len(order))
@@ -75,9 +85,17 @@ def read_corpus(path: Path, min_count: int = 5) -> Corpus:
         InputError: the file is missing, is not UTF-8 text, or has too few words.
     """
     if not path.exists() or path.is_dir():
-        raise InputError(f"{path} {'is a folder' if path.exists() else 'does not exist'}: give a text file")
+        raise InputError(
+            _(
+                "{path} {problem}: give a text file",
+                path=path,
+                problem=_("is a folder") if path.exists() else _("does not exist"),
+            )
+        )
     try:
         with path.open(encoding="utf-8") as file:
             return Corpus.of_sentences(map(str.split, file), min_count)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}): convert it with iconv -t UTF-8") from error
+        raise InputError(
+            _("{path} is not UTF-8 text ({reason}): convert it with iconv -t UTF-8", path=path, reason=error.reason)
+        ) from error

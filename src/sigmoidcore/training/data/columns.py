@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.errors import DataError, nearest, pa, pc, short
 
 MISSING = ("", "#N/A", "<NA>", "?", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
@@ -37,6 +38,16 @@ class Role(StrEnum):
     BOOLEAN = "truth value"
     DATE = "date"
     CATEGORY = "category"
+
+    @property
+    def noun(self) -> str:
+        """The word for a value, in the user's language."""
+        return {
+            Role.NUMBER: _("number"),
+            Role.BOOLEAN: _("truth value"),
+            Role.DATE: _("date"),
+            Role.CATEGORY: _("category"),
+        }[self]
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,12 @@ def describe(name: str, values: Any) -> Column:
     if is_text(kind):
         return _describe_text(name, as_texts(name, values).drop_null())
     raise DataError(
-        f"column {short(name)!r} has values of type {short(kind)}, and a network takes numbers, texts, dates or truth "
-        "values: leave it out (--drop), or convert it"
+        _(
+            "column {name!r} has values of type {kind}, and a network takes numbers, texts, dates or "
+            "truth values: leave it out (--drop), or convert it",
+            name=short(name),
+            kind=short(kind),
+        )
     )
 
 
@@ -114,7 +129,11 @@ def as_texts(name: str, values: Any) -> Any:
         texts = values.cast(pa.string())
     except pa.ArrowException as error:
         raise DataError(
-            f"column {short(name)!r} has values of type {short(values.type)}, which are not categories: give texts"
+            _(
+                "column {name!r} has values of type {type}, which are not categories: give texts",
+                name=short(name),
+                type=short(values.type),
+            )
         ) from error
     absent = pc.is_in(texts, value_set=pa.array(MISSING))
     return pc.if_else(absent, pa.scalar(None, pa.string()), texts) if pc.any(absent).as_py() else texts
@@ -181,7 +200,13 @@ def matrix(columns: Sequence[Column], table: Any, first: int | np.ndarray = 0) -
     found = np.empty((table.num_rows, sum(len(column.parts) for column in columns)), order="F")
     for column, place in placed(columns):
         if column.name not in places:
-            raise DataError(f"there is no column {short(column.name)!r}: {nearest(column.name, table.column_names)}")
+            raise DataError(
+                _(
+                    "there is no column {name!r}: {hint}",
+                    name=short(column.name),
+                    hint=nearest(column.name, table.column_names),
+                )
+            )
         values = table.column(places[column.name])
         convert = _category_numbers if column.role is Role.CATEGORY else numbers
         found[:, place] = convert(column, values, first).T
@@ -195,29 +220,46 @@ def _category_numbers(column: Column, values: Any, first: int | np.ndarray) -> n
     return np.asarray(found.to_numpy(), dtype=np.float64)[None]
 
 
-def numbers(column: Column, values: Any, first: int | np.ndarray = 0, what: str = "column") -> np.ndarray:
+def numbers(column: Column, values: Any, first: int | np.ndarray = 0, target: bool = False) -> np.ndarray:
     """The values of a column, float64, [parts, rows]; a missing value is NaN."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    name = f"{what} {short(column.name)!r}"
+    name = short(column.name)
+    name = _("target {name!r}", name=name) if target else _("column {name!r}", name=name)
     try:
         found = _numbers(column, values)
     except (pa.ArrowException, ValueError) as error:
         if not is_text(values.type):
             raise DataError(
-                f"{name} was a {column.role} in the data that was learnt from, and here the values are of type "
-                f"{short(values.type)}: convert them"
+                _(
+                    "{name} was a {role} in the data that was learnt from, and here the values are of "
+                    "type {type}: convert them",
+                    name=name,
+                    role=column.role.noun,
+                    type=short(values.type),
+                )
             ) from error
         row = _first_misfit(column, values)
         raise DataError(
-            f"{name} has {short(values[row].as_py(), 30)!r} in row {_number(first, row)}, and is a {column.role} "
-            "elsewhere: correct it, leave it empty if it is unknown, or train without the column (--drop)"
+            _(
+                "{name} has {value!r} in row {row}, and is a {role} elsewhere: correct it, leave it "
+                "empty if it is unknown, or train without the column (--drop)",
+                name=name,
+                value=short(values[row].as_py(), 30),
+                row=_number(first, row),
+                role=column.role.noun,
+            )
         ) from error
     large = np.flatnonzero(np.abs(found[0]) > LARGEST)
     if len(large):
         raise DataError(
-            f"{name} has {found[0, large[0]]:.1e} in row {_number(first, int(large[0]))}, too large to compute with: "
-            "correct it, or leave it empty if it is unknown"
+            _(
+                "{name} has {value:.1e} in row {row}, too large to compute with: correct it, or leave "
+                "it empty if it is unknown",
+                name=name,
+                value=found[0, large[0]],
+                row=_number(first, int(large[0])),
+            )
         )
     return found
 

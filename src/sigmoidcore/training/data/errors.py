@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+from sigmoidcore._language import _, edited
 from sigmoidcore.diagnosis.report.terminal import printable
 
 
@@ -18,6 +19,18 @@ class DataError(InputError):
     """Data cannot be used."""
 
 
+def meant(name: str, names: Iterable[str]) -> str:
+    """A hint at the name that was probably meant, or "" without a similar one.
+
+    Example:
+        >>> meant("prise", ["price", "size"])
+        "did you mean 'price'?"
+    """
+    lower = {str(known).lower(): str(known) for known in names}
+    close = difflib.get_close_matches(name.lower(), list(lower)[:5000], n=1)
+    return _("did you mean {name!r}?", name=lower[close[0]]) if close else ""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint at the name that was probably meant, or a list of the known names.
 
@@ -27,9 +40,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
         >>> nearest("x", ["price", "size"])
         'the names are price, size'
     """
-    lower = {str(known).lower(): str(known) for known in names}
-    close = difflib.get_close_matches(name.lower(), list(lower)[:5000], n=1)
-    return f"did you mean {lower[close[0]]!r}?" if close else f"the names are {listed(lower.values())}"
+    known = [str(each) for each in names]
+    return meant(name, known) or _("the names are {names}", names=listed(known))
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
@@ -41,13 +53,19 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     """
     names = list(names)
     shown = ", ".join(short(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+    if len(names) <= most:
+        return shown
+    return _("{names} and {count:,} more", names=shown, count=len(names) - most)
 
 
 def short(text: object, most: int = 60) -> str:
     """Text as one printable line of at most `most` characters."""
-    words = printable(" ".join(str(text).split()))
-    return words if len(words) <= most else words[: most - 3] + "..."
+
+    def cut(text: str) -> str:
+        words = printable(" ".join(text.split()))
+        return words if len(words) <= most else words[: most - 3] + "..."
+
+    return edited(str(text), cut)
 
 
 def check_unique(source: object, names: Sequence[str]) -> None:
@@ -56,7 +74,13 @@ def check_unique(source: object, names: Sequence[str]) -> None:
     for place, name in enumerate(names, 1):
         if name in places:
             raise DataError(
-                f"{source} has two columns named {short(name)!r}, number {places[name]} and {place}: rename one of them"
+                _(
+                    "{source} has two columns named {name!r}, number {first} and {place}: rename one of them",
+                    source=source,
+                    name=short(name),
+                    first=places[name],
+                    place=place,
+                )
             )
         places[name] = place
 
@@ -70,7 +94,9 @@ def file_errors(source: object) -> Iterator[None]:
         raise DataError(str(error)) from error
     except OSError as error:
         reason = error.strerror or short(error)
-        raise DataError(f"{short(source, 200)} cannot be read: {reason}; give a readable file") from error
+        raise DataError(
+            _("{source} cannot be read: {reason}; give a readable file", source=short(source, 200), reason=reason)
+        ) from error
 
 
 def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> ModuleType:
@@ -82,7 +108,9 @@ def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> Modu
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{package} is not installed: pip install "{extra}"') from error
+        raise ModuleNotFoundError(
+            _('{package} is not installed: pip install "{extra}"', package=package, extra=extra)
+        ) from error
 
 
 class Library:

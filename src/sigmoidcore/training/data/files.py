@@ -6,6 +6,7 @@ import os
 import zlib
 from pathlib import Path
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.errors import DataError, short
 
 SHARE = 4
@@ -32,8 +33,12 @@ def check_size(path: Path, size: int) -> None:
     largest = memory() // SHARE
     if size > largest:
         raise DataError(
-            f"{path} is larger than {largest / 2**30:,.1f} GiB unpacked, a quarter of this machine's memory: convert "
-            "it to Parquet, which is read in pieces (pyarrow.dataset.write_dataset)"
+            _(
+                "{path} is larger than {largest:,.1f} GiB unpacked, a quarter of this machine's "
+                "memory: convert it to Parquet, which is read in pieces (pyarrow.dataset.write_dataset)",
+                path=path,
+                largest=largest / 2**30,
+            )
         )
 
 
@@ -43,14 +48,20 @@ def text_of(path: Path) -> bytes:
         with path.open("rb") as plain:
             gzipped = plain.peek(2)[:2] == b"\x1f\x8b"
             if path.suffix == ".gz" and not gzipped:
-                raise DataError(f"{path} is named .gz and is not gzipped: rename it")
+                raise DataError(_("{path} is named .gz and is not gzipped: rename it", path=path))
             with gzip.open(plain) if gzipped else plain as file:
                 content = file.read(memory() // SHARE + 1).removeprefix(b"\xef\xbb\xbf")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} cannot be unpacked ({short(error)}): was it cut off? copy or load it again") from error
+        raise DataError(
+            _(
+                "{path} cannot be unpacked ({error}): was it cut off? copy or load it again",
+                path=path,
+                error=short(error),
+            )
+        ) from error
     check_size(path, len(content))
     if not content or content.isspace():
-        raise DataError(f"{path} is empty: give a file with column names in its first line and data below")
+        raise DataError(_("{path} is empty: give a file with column names in its first line and data below", path=path))
     try:
         content.decode()
         problem = content.find(b"\0")
@@ -59,7 +70,12 @@ def text_of(path: Path) -> bytes:
     if problem >= 0:
         line = content[:problem].count(b"\n") + 1
         raise DataError(
-            f"{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f GB18030 (or UTF-16, "
-            f"or WINDOWS-1252) -t UTF-8 {short(path.name)} > new.csv"
+            _(
+                "{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f "
+                "GB18030 (or UTF-16, or WINDOWS-1252) -t UTF-8 {name} > new.csv",
+                path=path,
+                line=line,
+                name=short(path.name),
+            )
         )
     return content

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.columns import is_number
 from sigmoidcore.training.data.errors import listed, pa, pc
 
@@ -44,8 +45,8 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
         ('changed: price', 'new: id')
     """
     found = {
-        "changed": [name for name in old if name in new and old[name] != new[name]],
-        "missing": [name for name in old if name not in new],
-        "new": [name for name in new if name not in old],
+        _("changed"): [name for name in old if name in new and old[name] != new[name]],
+        _("missing"): [name for name in old if name not in new],
+        _("new"): [name for name in new if name not in old],
     }
-    return tuple(f"{what}: {listed(names)}" for what, names in found.items() if names)
+    return tuple(_("{what}: {names}", what=what, names=listed(names)) for what, names in found.items() if names)

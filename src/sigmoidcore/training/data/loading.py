@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.builtin import BUILT_IN, DIGIT_TESTS, TABLES, built_in_table, digit_samples
 from sigmoidcore.training.data.columns import matrix
 from sigmoidcore.training.data.dataset import Batch, Data, IndexedPart, Part, Stream
-from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, needed, pa, short
+from sigmoidcore.training.data.errors import DataError, file_errors, listed, meant, nearest, needed, pa, short
 from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import Fingerprint
 from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
@@ -65,28 +66,33 @@ class Request:
     def inputs(self, names: Sequence[str]) -> list[str]:
         """The names of the input columns of a table."""
         if not self.targets:
-            raise DataError(f"name the column to learn (--target): the names are {listed(names)}")
-        for role, given in (("target", self.targets), ("column to drop", self.drop)):
+            raise DataError(_("name the column to learn (--target): the names are {names}", names=listed(names)))
+        for given in (self.targets, self.drop):
             for name in given:
                 if name not in names:
-                    raise DataError(f"there is no {role} {short(name)!r}: {nearest(name, names)}")
+                    missing = {"name": short(name), "hint": nearest(name, names)}
+                    if given is self.targets:
+                        raise DataError(_("there is no target {name!r}: {hint}", **missing))
+                    raise DataError(_("there is no column to drop {name!r}: {hint}", **missing))
         twice = [name for name, count in Counter(self.targets).items() if count > 1]
         if twice:
-            raise DataError(f"target {short(twice[0])!r} was given twice: give each column once")
+            raise DataError(_("target {name!r} was given twice: give each column once", name=short(twice[0])))
         both = [name for name in self.targets if name in self.drop]
         if both:
-            raise DataError(f"{short(both[0])!r} is the target and cannot be left out: take it from --drop or --target")
+            raise DataError(
+                _("{name!r} is the target and cannot be left out: take it from --drop or --target", name=short(both[0]))
+            )
         inputs = [name for name in names if name not in {*self.targets, *self.drop}]
         if not inputs:
-            raise DataError("there is no column to learn from beside the target: give data with more columns")
+            raise DataError(_("there is no column to learn from beside the target: give data with more columns"))
         return inputs
 
     def refuse_columns(self, name: object) -> None:
         """Refuse options that need a table."""
         if self.targets or self.drop:
-            raise DataError(f"{name} has no columns: leave out --target and --drop")
+            raise DataError(_("{name} has no columns: leave out --target and --drop", name=name))
         if self.kind not in (None, "class"):
-            raise DataError(f"{name} has classes, not numbers: leave out the kind of the target")
+            raise DataError(_("{name} has classes, not numbers: leave out the kind of the target", name=name))
 
     def split(self, target: Target, values: np.ndarray) -> Parts:
         """The rows of each part."""
@@ -132,9 +138,15 @@ def load(
     """
     targets = (target,) if isinstance(target, str) else tuple(target or ())
     dropped = (drop,) if isinstance(drop, str) else tuple(drop)
-    for name, size in (("test", test_size), ("validation", validation_size or None)):
+    for name, size in ((_("test"), test_size), (_("validation"), validation_size or None)):
         if size is not None and not 0 < size < 1:
-            raise DataError(f"{size} is not a fraction for the {name} part: give a number between 0 and 1, such as 0.2")
+            raise DataError(
+                _(
+                    "{size} is not a fraction for the {name} part: give a number between 0 and 1, such as 0.2",
+                    size=size,
+                    name=name,
+                )
+            )
     request = Request(targets, dropped, test_size, validation_size, seed, kind, in_memory)
     with file_errors(source):
         if isinstance(source, str) and source in TABLES:
@@ -162,22 +174,26 @@ def _from_path(path: Path, request: Request) -> Data:
         raise unknown_kind(path)
     if not has_images(path):
         tables = sorted(p.name for p in path.iterdir() if suffix(p) in (*TABLE_FILES, *ARRAYS))
-        hint = f"give a file in it: {listed(tables)}" if tables else "make one subfolder for each class, with images"
-        raise DataError(f"{path} is a folder without subfolders of images, or Parquet files: {hint}")
+        hint = _("make one subfolder for each class, with images")
+        if tables:
+            hint = _("give a file in it: {names}", names=listed(tables))
+        raise DataError(
+            _("{path} is a folder without subfolders of images, or Parquet files: {hint}", path=path, hint=hint)
+        )
     return _with_classes(path.resolve().name, training_images(path), request)
 
 
 def _from_arrays(path: Path, request: Request) -> Data:
     """An NPY file, a matrix whose columns are named 0, 1, 2, ..., or an NPZ file with inputs and targets."""
     if path.suffix.lower() == ".npz" and len(request.targets) > 1:
-        raise DataError(f"{path}: give the name of one array as --target; it may have several columns")
+        raise DataError(_("{path}: give the name of one array as --target; it may have several columns", path=path))
     x, columns = read_arrays(path, next(iter(request.targets), None))
     names = tuple(columns)
     if x.ndim == 2 or not columns:
         request = replace(request, targets=names or request.targets)
         return table_data(path.stem, MemoryTable(matrix_table(path, x, columns)), request)
     if request.drop:
-        raise DataError(f"{path} has no columns: leave out --drop")
+        raise DataError(_("{path} has no columns: leave out --drop", path=path))
     samples = array_samples(path, x, columns, x.shape[1:])
     return samples_data(path.stem, samples, *learnt_target(names, list(columns.values()), request.kind), request)
 
@@ -187,24 +203,42 @@ def check_path(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"the name {short(path, 200)} is not UTF-8, and a run could not store it: rename it") from error
+        raise DataError(
+            _("the name {path} is not UTF-8, and a run could not store it: rename it", path=short(path, 200))
+        ) from error
     if not path.exists():
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        hint = nearest(path.name, [*BUILT_IN, *there])
-        hint = hint if hint.startswith("did you mean") else f"built in are: {', '.join(BUILT_IN)}"
-        raise DataError(f"{short(path, 200)} is neither a file nor a folder nor a built-in set: {hint}")
+        hint = meant(path.name, [*BUILT_IN, *there]) or _("built in are: {names}", names=", ".join(BUILT_IN))
+        raise DataError(
+            _("{path} is neither a file nor a folder nor a built-in set: {hint}", path=short(path, 200), hint=hint)
+        )
     if not path.is_dir() and not path.is_file():
-        raise DataError(f"{path} cannot be read twice, as needed: write its content into a file")
+        raise DataError(_("{path} cannot be read twice, as needed: write its content into a file", path=path))
 
 
 def table_data(name: str, source: MemoryTable | TableFiles, request: Request) -> Data:
     """A set from a table: in memory if it is small enough, else read batch by batch."""
     inputs = request.inputs(source.names)
     if source.rows < FEWEST:
-        count = "no rows" if not source.rows else "one row" if source.rows == 1 else f"{source.rows} rows"
-        raise DataError(f"{name} has {count}: give at least {FEWEST}, and better some hundreds")
+        count = (
+            _("{count} rows", count=source.rows) if source.rows > 1 else _("one row") if source.rows else _("no rows")
+        )
+        raise DataError(
+            _(
+                "{name} has {count}: give at least {least}, and better some hundreds",
+                name=name,
+                count=count,
+                least=FEWEST,
+            )
+        )
     if source.rows * ROW_BYTES > memory():
-        raise DataError(f"{name} has {source.rows:,} rows, whose targets do not fit into memory: give a part of them")
+        raise DataError(
+            _(
+                "{name} has {rows:,} rows, whose targets do not fit into memory: give a part of them",
+                name=name,
+                rows=source.rows,
+            )
+        )
     streamed = isinstance(source, TableFiles) and source.rows * len(source.names) * 8 > request.in_memory
     if isinstance(source, TableFiles) and not streamed:
         source = MemoryTable(pa.concat_tables(source.pieces(source.names)))
@@ -222,7 +256,7 @@ def table_data(name: str, source: MemoryTable | TableFiles, request: Request) ->
         first += table.num_rows
     preprocessing = Preprocessing(fitted, target.fitted(learnt[parts.train]))
     if streamed:
-        notes = (*notes, f"{source.rows:,} rows are read from the file batch by batch")
+        notes = (*notes, _("{rows:,} rows are read from the file batch by batch", rows=source.rows))
         three: list[Part] = [Stream(source, preprocessing, part_of_rows, part) for part in range(3)]  # type: ignore[arg-type]
     else:
         x, y = torch.cat(found), preprocessing.target.tensor(learnt)
@@ -263,12 +297,14 @@ def samples_data(name: str, samples: Samples, target: Target, learnt: np.ndarray
         read += [] if streamed else [values]
     fingerprint.add("targets", learnt)
     if not (np.isfinite(scaler.scale_).all() and scaler.var_.any()):
-        raise DataError(f"{samples.name} has inputs that are constant, or too large to compute with: correct them")
+        raise DataError(
+            _("{name} has inputs that are constant, or too large to compute with: correct them", name=samples.name)
+        )
     fitted = SampleInputs(samples.shape, tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()))
     preprocessing = Preprocessing(fitted, target.fitted(learnt[parts.train]))
     y, notes = preprocessing.target.tensor(learnt), samples.notes
     if streamed:
-        notes = (*notes, f"{samples.count:,} samples are read batch by batch")
+        notes = (*notes, _("{count:,} samples are read batch by batch", count=samples.count))
         three = _indexed(parts, lambda rows: (torch.from_numpy(fitted.apply(samples.take(rows.numpy()))), y[rows]))
     else:
         x = torch.cat([torch.from_numpy(fitted.apply(values)) for values in read])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_samples
 from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, placed, with_type
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
@@ -55,7 +56,7 @@ class NewData:
         self, source: Any, preprocessing: Preprocessing, *, targets: bool = False, keep: Sequence[str] = ()
     ) -> None:
         self._source = built_in_table(source) if isinstance(source, str) and source in TABLES else source
-        self._name = str(source) if isinstance(source, str | Path) else "the table"
+        self._name = str(source) if isinstance(source, str | Path) else _("the table")
         self._preprocessing = preprocessing
         self._targets = targets
         self._keep = tuple(keep)
@@ -67,12 +68,16 @@ class NewData:
     def notes(self) -> tuple[str, ...]:
         """One sentence about unknown categories and missing values in the rows that have been read; or nothing."""
         found = [
-            f"{count:,} unknown in {short(name)!r} (such as {self._examples[name]!r})"
-            for name, count in self._unknown.items()
+            _("{count:,} unknown in {name!r} (such as {text!r})", count=n, name=short(name), text=self._examples[name])
+            for name, n in self._unknown.items()
         ]
-        found += [f"{count:,} missing in {short(name)!r}" for name, count in self._missing.items() if count]
-        words = "the training data did not have these values, so their predictions are less certain"
-        return (f"{words}: {', '.join(found)}",) if found else ()
+        found += [
+            _("{count:,} missing in {name!r}", count=n, name=short(name)) for name, n in self._missing.items() if n
+        ]
+        if not found:
+            return ()
+        words = _("the training data did not have these values, so their predictions are less certain")
+        return (_("{words}: {values}", words=words, values=_(", ").join(found)),)
 
     def pieces(self) -> Iterator[Piece]:
         """The samples in their order.
@@ -85,7 +90,9 @@ class NewData:
             if isinstance(inputs, TableInputs):
                 yield from self._rows(_table(self._source, target), inputs, target)
             elif self._keep:
-                raise DataError(f"there is no column {short(self._keep[0])!r}: the data have samples and no columns")
+                raise DataError(
+                    _("there is no column {name!r}: the data have samples and no columns", name=short(self._keep[0]))
+                )
             else:
                 yield from self._samples(_samples(self._source, inputs, target), inputs, target)
 
@@ -95,13 +102,20 @@ class NewData:
         wanted = list(dict.fromkeys((*used, *names, *self._keep)))
         missing = [name for name in wanted if name not in table.names]
         if missing:
-            others = f" (nor {listed(missing[1:], 5)})" if missing[1:] else ""
-            why = ", which was learnt from" if missing[0] in used else ""
+            others = _(" (nor {names})", names=listed(missing[1:], 5)) if missing[1:] else ""
+            why = _(", which was learnt from") if missing[0] in used else ""
             raise DataError(
-                f"{self._name} has no column {short(missing[0])!r}{why}{others}: {nearest(missing[0], table.names)}"
+                _(
+                    "{name} has no column {column!r}{why}{others}: {hint}",
+                    name=self._name,
+                    column=short(missing[0]),
+                    why=why,
+                    others=others,
+                    hint=nearest(missing[0], table.names),
+                )
             )
         if not table.rows:
-            raise DataError(f"{self._name} has no rows: give data with some")
+            raise DataError(_("{name} has no rows: give data with some", name=self._name))
         from_text = isinstance(self._source, str | Path) and suffix(Path(self._source)) in TEXT
         typed = {name: with_type(table.table[name]) for name in self._keep} if from_text else {}  # type: ignore[union-attr]
         first = 0
@@ -131,10 +145,14 @@ class NewData:
     def _samples(self, samples: Samples, inputs: SampleInputs, target: Target) -> Iterator[Piece]:
         if self._targets and not samples.targets:
             raise DataError(
-                f"{samples.name} has no targets (array {target.names[0]!r}): give samples with their targets"
+                _(
+                    "{name} has no targets (array {array!r}): give samples with their targets",
+                    name=samples.name,
+                    array=target.names[0],
+                )
             )
         if not samples.count:
-            raise DataError(f"{samples.name} has no samples: give an array with some")
+            raise DataError(_("{name} has no samples: give an array with some", name=samples.name))
         for first in range(0, samples.count, samples.at_a_time):
             rows = slice(first, first + samples.at_a_time)
             values = samples.take(rows)
@@ -148,7 +166,7 @@ class NewData:
 def _table(source: Any, target: Target) -> MemoryTable | TableFiles:
     """The source as a table; of an NPZ file with its targets, if it has any."""
     if isinstance(source, np.ndarray):
-        return MemoryTable(matrix_table("the array", source, {}))
+        return MemoryTable(matrix_table(_("the array"), source, {}))
     if not isinstance(source, str | Path):
         return MemoryTable(opened(source).table)  # type: ignore[union-attr]
     path = Path(source)
@@ -170,9 +188,14 @@ def _samples(source: Any, inputs: SampleInputs, target: Target) -> Samples:
     """The samples of an array, a file, an image, a folder of images, or the digits."""
     if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-        return array_samples("the array", array, {}, inputs.shape)
+        return array_samples(_("the array"), array, {}, inputs.shape)
     if not isinstance(source, str | Path):
-        raise DataError(f"a {type(source).__name__} has no samples: give a NumPy array, a tensor, a file or a folder")
+        raise DataError(
+            _(
+                "a {kind} has no samples: give a NumPy array, a tensor, a file or a folder",
+                kind=type(source).__name__,
+            )
+        )
     if source == "digits":
         digits = digit_samples()
         return array_samples(source, digits.take(slice(None)), digits.targets, inputs.shape)
@@ -184,7 +207,11 @@ def _samples(source: Any, inputs: SampleInputs, target: Target) -> Samples:
         return array_samples(path, *_arrays(path, target), inputs.shape)
     shape = list(inputs.shape)
     raise DataError(
-        f"{path} is not an array or an image: give samples of shape {shape}, as an .npy or .npz file or as images"
+        _(
+            "{path} is not an array or an image: give samples of shape {shape}, as an .npy or .npz file or as images",
+            path=path,
+            shape=shape,
+        )
     )
 
 
@@ -192,5 +219,12 @@ def _check_unit(x: Tensor, name: str) -> None:
     """Refuse samples in another unit."""
     mean, deviation = float(x.mean()), float(x.std(correction=0))
     if abs(mean) > FAR or deviation > FAR or (deviation < 1 / FAR and len(x) >= 10):
-        found = f"{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, not 0 and 1"
-        raise DataError(f"{found}: give them in the same unit as the training data (0 to 1, or 0 to 255?)")
+        raise DataError(
+            _(
+                "{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, not 0 and 1: "
+                "give them in the same unit as the training data (0 to 1, or 0 to 255?)",
+                name=name,
+                mean=mean,
+                deviation=deviation,
+            )
+        )

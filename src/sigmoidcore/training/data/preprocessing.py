@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, matrix, placed
 from sigmoidcore.training.data.errors import DataError, listed, needed, pc, short
 from sigmoidcore.training.data.readers import as_table
@@ -152,11 +153,17 @@ def fitted_table(
         else:
             parts = tuple(part for part, varies in zip(column.parts, varying[here], strict=True) if varies)
             used.append(replace(column, parts=parts))
-    reasons = {"without values": empty, "constant": constant, "different in every row": distinct}
-    notes = tuple(f"left out, because {reason}: {listed(names)}" for reason, names in reasons.items() if names)
+    reasons = {_("without values"): empty, _("constant"): constant, _("different in every row"): distinct}
+    notes = tuple(
+        _("left out, because {reason}: {names}", reason=reason, names=listed(names))
+        for reason, names in reasons.items()
+        if names
+    )
     if not used:
-        given = f" ({'; '.join(notes)})" if notes else ""
-        raise DataError(f"there is no column to learn from{given}: give data with columns beside the target")
+        given = _(" ({notes})", notes=_("; ").join(notes)) if notes else ""
+        raise DataError(
+            _("there is no column to learn from{given}: give data with columns beside the target", given=given)
+        )
     return TableInputs(tuple(used), _fitted(used, values[:, varying])), notes
 
 
@@ -215,7 +222,7 @@ class Preprocessing:
         """
         if isinstance(self.inputs, TableInputs):
             return torch.from_numpy(self.inputs.apply(as_table(data)))
-        samples = array_samples("the array", np.asarray(data), {}, self.inputs.shape)
+        samples = array_samples(_("the array"), np.asarray(data), {}, self.inputs.shape)
         return torch.from_numpy(self.inputs.apply(samples.take(slice(None))))
 
     def predictions(self, outputs: Tensor) -> np.ndarray:
@@ -243,14 +250,14 @@ class Preprocessing:
             _check_types(content)
             found = needed("skops.io", "skops").loads(content, trusted=sorted(TRUSTED))
             if found["format"] != FORMAT:
-                raise ValueError(f"format {short(found['format'])} instead of {FORMAT}")
+                raise ValueError(_("format {found} instead of {format}", found=short(found["format"]), format=FORMAT))
             fitted = json.loads(found["fitted"])
             return cls(_inputs(fitted["inputs"], found["transformer"]), _target(**fitted["target"]))
         except ModuleNotFoundError:
             raise
         except Exception as error:  # a damaged file fails anywhere in zipfile, json, skops or scikit-learn
             raise DataError(
-                f"this is not a preprocessing of a run ({short(error, 100)}): was the file edited?"
+                _("this is not a preprocessing of a run ({error}): was the file edited?", error=short(error, 100))
             ) from error
 
 
@@ -258,14 +265,14 @@ def _check_types(content: bytes) -> None:
     """Refuse a file that is too large, or that mentions other types than `TRUSTED`."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if sum(member.file_size for member in archive.infolist()) > LARGEST_FILE:
-            raise ValueError("too large")
+            raise ValueError(_("too large"))
         remaining = [json.loads(archive.read("schema.json"))]
     while remaining:
         node = remaining.pop()
         if isinstance(node, dict) and "__class__" in node:
             kind = f"{node['__module__']}.{node['__class__']}"
             if kind not in TRUSTED:
-                raise ValueError(f"type {short(kind)}")
+                raise ValueError(_("type {kind}", kind=short(kind)))
         remaining += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
@@ -276,7 +283,7 @@ def _inputs(fitted: dict[str, Any], transformer: Any) -> TableInputs | SampleInp
         )
         made = TableInputs(columns, transformer)
         if json.loads(json.dumps(made.description())) != fitted:
-            raise ValueError("the transformer is not the one that was saved")
+            raise ValueError(_("the transformer is not the one that was saved"))
         return made
     mean, scale = (tuple(map(float, fitted[name])) for name in ("mean", "scale"))
     return SampleInputs(tuple(map(int, fitted["shape"])), mean, scale)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.columns import MISSING, is_float
 from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa, short
 from sigmoidcore.training.data.files import text_of
@@ -78,8 +79,12 @@ def opened(source: Any) -> "MemoryTable | TableFiles | None":
 def unknown_kind(path: Path) -> DataError:
     """The error for a file of an unknown kind."""
     return DataError(
-        f"{path} is of an unknown kind: its name must end with one of {', '.join((*TABLE_FILES, *ARRAYS))}, or it must "
-        "be a folder of Parquet files"
+        _(
+            "{path} is of an unknown kind: its name must end with one of {endings}, or it must be a "
+            "folder of Parquet files",
+            path=path,
+            endings=", ".join((*TABLE_FILES, *ARRAYS)),
+        )
     )
 
 
@@ -114,11 +119,20 @@ def _read_csv(path: Path) -> Any:
     except pa.ArrowException as error:
         if wrong:
             raise DataError(
-                f"{path} has {wrong[0].actual_columns} instead of {len(names)} columns in row "
-                f"{wrong[0].number - 1} ({short(wrong[0].text, 40)!r}): correct it, or put text that contains "
-                f"{delimiter!r} into quotes"
+                _(
+                    "{path} has {found} instead of {count} columns in row {number} "
+                    "({text!r}): correct it, or put text that contains {delimiter!r} into quotes",
+                    path=path,
+                    found=wrong[0].actual_columns,
+                    count=len(names),
+                    number=wrong[0].number - 1,
+                    text=short(wrong[0].text, 40),
+                    delimiter=delimiter,
+                )
             ) from error
-        raise DataError(f"{path} cannot be read as a table ({short(error, 120)}): save it again as CSV") from error
+        raise DataError(
+            _("{path} cannot be read as a table ({error}): save it again as CSV", path=path, error=short(error, 120))
+        ) from error
     table = table.slice(1)
     if not names[0]:  # the row numbers that pandas writes
         table, names = table.remove_column(0), names[1:]
@@ -134,18 +148,22 @@ def _header(path: Path, content: bytes) -> tuple[list[str], str]:
     try:
         names = next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter))
     except (csv.Error, StopIteration) as error:
-        raise DataError(f"{path} has no column names in its first line ({short(error)}): is it a table?") from error
+        raise DataError(
+            _("{path} has no column names in its first line ({error}): is it a table?", path=path, error=short(error))
+        ) from error
     return [name.strip() for name in names], delimiter
 
 
 def _check_names(path: Path, names: list[str]) -> None:
     problem = ""
     if "" in names or not names:
-        problem = f"no name for column {names.index('') + 1 if names else 1}"
+        problem = _("no name for column {number}", number=names.index("") + 1 if names else 1)
     elif all(is_float(name) for name in names):
-        problem = f"numbers instead of column names ({listed(names, 3)})"
+        problem = _("numbers instead of column names ({names})", names=listed(names, 3))
     if problem:
-        raise DataError(f"{path} has {problem}: write a name above each column in the first line")
+        raise DataError(
+            _("{path} has {problem}: write a name above each column in the first line", path=path, problem=problem)
+        )
 
 
 # --- Parquet and Arrow -----------------------------------------------------------------------------------------------
@@ -198,7 +216,13 @@ class TableFiles:
         check_unique(self.paths[0], schemas[0].names)
         for path, schema in zip(self.paths, schemas, strict=True):
             if not schema.equals(schemas[0]):
-                raise DataError(f"{path} has other columns than {self.paths[0]}: give files with the same columns")
+                raise DataError(
+                    _(
+                        "{path} has other columns than {first}: give files with the same columns",
+                        path=path,
+                        first=self.paths[0],
+                    )
+                )
         return list(schemas[0].names)
 
     @cached_property
@@ -248,22 +272,29 @@ def _reading(path: Path) -> Iterator[None]:
     """Errors of pyarrow as a DataError."""
     try:
         if not path.stat().st_size:
-            raise DataError(f"{path} is empty: was it cut off? copy or load it again")
+            raise DataError(_("{path} is empty: was it cut off? copy or load it again", path=path))
         yield
     except DataError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise DataError(
-            f"{path} cannot be read as {path.suffix[1:]} ({short(error, 120)}): is it another kind of file, or cut off?"
+            _(
+                "{path} cannot be read as {suffix} ({error}): is it another kind of file, or cut off?",
+                path=path,
+                suffix=path.suffix[1:],
+                error=short(error, 120),
+            )
         ) from error
 
 
 def as_table(source: Any) -> Any:
     """A pandas, polars or other table with the Arrow interface (`__arrow_c_stream__`) as a pyarrow.Table."""
     if not hasattr(source, "__arrow_c_stream__") and not hasattr(source, "set_axis"):
-        raise DataError(f"a {type(source).__name__} is not a table: give a pandas.DataFrame or a pyarrow.Table")
+        raise DataError(
+            _("a {kind} is not a table: give a pandas.DataFrame or a pyarrow.Table", kind=type(source).__name__)
+        )
     names = [str(name) for name in getattr(source, "column_names", getattr(source, "columns", ()))]
-    check_unique("the table", names)
+    check_unique(_("the table"), names)
     try:
         if hasattr(source, "set_axis"):  # pandas: without its index
             table = pa.Table.from_pandas(source.set_axis(names, axis=1), preserve_index=False)
@@ -272,5 +303,8 @@ def as_table(source: Any) -> Any:
         return _without_views(table.replace_schema_metadata())
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise DataError(
-            f"the table has a column of mixed types ({short(error, 120)}): make all its values texts, or numbers"
+            _(
+                "the table has a column of mixed types ({error}): make all its values texts, or numbers",
+                error=short(error, 120),
+            )
         ) from error

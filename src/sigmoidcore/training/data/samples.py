@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, pa, short
 from sigmoidcore.training.data.files import check_size
 
@@ -57,19 +58,35 @@ def read_arrays(path: Path, target: str | None, required: bool = True) -> tuple[
         return arrays[""], {}
     named = target or TARGETS
     if required and named not in arrays:
-        raise DataError(f"{path} has no array {short(named)!r}: name the target (--target); {nearest(named, arrays)}")
+        raise DataError(
+            _(
+                "{path} has no array {named!r}: name the target (--target); {hint}",
+                path=path,
+                named=short(named),
+                hint=nearest(named, arrays),
+            )
+        )
     others = [name for name in arrays if name != named]
     inputs = others[0] if len(others) == 1 else INPUTS
     if inputs not in arrays:
-        raise DataError(f"{path} has no array named x for the inputs: name it x; {nearest(INPUTS, arrays)}")
+        raise DataError(
+            _("{path} has no array named x for the inputs: name it x; {hint}", path=path, hint=nearest(INPUTS, arrays))
+        )
     x, y = arrays[inputs], arrays.get(named)
     if x.ndim < 1 or (y is not None and (y.ndim not in (1, 2) or len(x) != len(y))):
         raise DataError(
-            f"{path}: inputs {short(inputs)!r} have the shape {list(x.shape)} and targets {short(named)!r} "
-            f"{[] if y is None else list(y.shape)}: give as many targets as inputs, [samples] or [samples, numbers]"
+            _(
+                "{path}: inputs {inputs!r} have the shape {shape} and targets {named!r} {targets}: give "
+                "as many targets as inputs, [samples] or [samples, numbers]",
+                path=path,
+                inputs=short(inputs),
+                shape=list(x.shape),
+                named=short(named),
+                targets=[] if y is None else list(y.shape),
+            )
         )
     if not x.size or (y is not None and not y.size):
-        raise DataError(f"{path} has arrays without samples: give a file with data")
+        raise DataError(_("{path} has arrays without samples: give a file with data", path=path))
     columns = [] if y is None else [array_column(values) for values in y.reshape(len(y), -1).T]
     names = [named] if len(columns) == 1 else [f"{named}{number}" for number in range(len(columns))]
     return (x[:, None] if x.ndim == 1 else x), dict(zip(names, columns, strict=True))
@@ -89,15 +106,30 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # NumPy has an error for each: a broken header, a broken archive, too little memory
         if "pickle" in str(error):
             raise DataError(
-                f"{path} contains Python objects, or is not a file of NumPy: objects could run code and are not read; "
-                "save plain arrays of numbers (not of dtype object) with numpy.savez"
+                _(
+                    "{path} contains Python objects, or is not a file of NumPy: objects could run code "
+                    "and are not read; save plain arrays of numbers (not of dtype object) with "
+                    "numpy.savez",
+                    path=path,
+                )
             ) from error
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]} ({short(error, 120)}): was it cut off?") from error
+        raise DataError(
+            _(
+                "{path} cannot be read as {suffix} ({error}): was it cut off?",
+                path=path,
+                suffix=path.suffix[1:],
+                error=short(error, 120),
+            )
+        ) from error
     for name, array in arrays.items():
         if array.dtype.kind not in "biufU":
             raise DataError(
-                f"array {short(name)!r} of {path} has the type {short(array.dtype)}: give arrays of numbers, truth "
-                "values or text"
+                _(
+                    "array {name!r} of {path} has the type {dtype}: give arrays of numbers, truth values or text",
+                    name=short(name),
+                    path=path,
+                    dtype=short(array.dtype),
+                )
             )
     return arrays
 
@@ -112,8 +144,13 @@ def matrix_table(name: object, values: np.ndarray, targets: Mapping[str, Any]) -
     """A matrix as a pyarrow.Table with columns named 0, 1, 2, ... and the targets."""
     if values.ndim != 2 or values.dtype.kind not in "biufU" or not values.size:
         raise DataError(
-            f"{name} has the shape {list(values.shape)} and the type {values.dtype}: give a matrix of numbers, "
-            "[rows, columns], or a pandas.DataFrame"
+            _(
+                "{name} has the shape {shape} and the type {dtype}: give a matrix of numbers, [rows, "
+                "columns], or a pandas.DataFrame",
+                name=name,
+                shape=list(values.shape),
+                dtype=values.dtype,
+            )
         )
     return pa.table({str(number): array_column(column) for number, column in enumerate(values.T)} | dict(targets))
 
@@ -123,15 +160,29 @@ def check_finite(values: np.ndarray, name: str, first: int) -> None:
     finite = np.isfinite(values.reshape(len(values), -1)).all(1)
     if not finite.all():
         row = first + int(finite.argmin()) + 1
-        raise DataError(f"{name} has a value that is not finite in sample {row}: correct it, or remove the sample")
+        raise DataError(
+            _(
+                "{name} has a value that is not finite in sample {row}: correct it, or remove the sample",
+                name=name,
+                row=row,
+            )
+        )
 
 
 def array_samples(name: object, x: np.ndarray, targets: Mapping[str, Any], shape: tuple[int, ...]) -> Samples:
     """Samples of a shape; they may be flat, and grey images may lack the channel."""
     grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if x.shape[1:] not in (shape, grey, (math.prod(shape),)) or x.dtype.kind not in "biuf":
-        found = f"{name} has samples of shape {list(x.shape[1:])} and type {x.dtype}"
-        raise DataError(f"{found}: give an array of numbers of the shape {list(shape)} for each sample")
+        raise DataError(
+            _(
+                "{name} has samples of shape {found} and type {dtype}: give an array of numbers of the shape {shape} "
+                "for each sample",
+                name=name,
+                found=list(x.shape[1:]),
+                dtype=x.dtype,
+                shape=list(shape),
+            )
+        )
     return Samples(str(name), shape, len(x), lambda rows: x[rows].reshape(-1, *shape), targets)
 
 
@@ -150,7 +201,7 @@ def training_images(folder: Path) -> Samples:
     """
     empty = [str(below) for below in _folders(folder) if not _images(below)]
     if empty:
-        raise DataError(f"no image is in {listed(empty)}: put images there, or remove it")
+        raise DataError(_("no image is in {names}: put images there, or remove it", names=listed(empty)))
     paths = [path for below in _folders(folder) for path in _images(below)]
     heads = []
     for path in paths:
@@ -158,19 +209,26 @@ def training_images(folder: Path) -> Samples:
             heads.append((image.size, image.mode))
     (width, height), count = max(Counter(size for size, _ in heads).items(), key=lambda item: (item[1], item[0]))
     channels = 1 if all(mode in ("1", "L", "LA") for _, mode in heads) else 3
-    resized = f"{len(paths) - count:,} of {len(paths):,} images are resized to {width} x {height}"
+    numbers = {"count": len(paths) - count, "all": len(paths), "width": width, "height": height}
+    resized = _("{count:,} of {all:,} images are resized to {width} x {height}", **numbers)
     return _image_samples(folder, paths, (channels, height, width), (resized,) if count < len(paths) else ())
 
 
 def new_images(path: Path, shape: tuple[int, ...]) -> Samples:
     """An image, or the images of a folder and of its subfolders, resized to a shape."""
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(f"{path} has images, and the run has learnt from samples of shape {list(shape)}: give these")
+        raise DataError(
+            _(
+                "{path} has images, and the run has learnt from samples of shape {shape}: give these",
+                path=path,
+                shape=list(shape),
+            )
+        )
     if path.is_file():
         return _image_samples(path.parent, [path], shape)
     files = [*_images(path), *(image for folder in _folders(path) for image in _images(folder))]
     if not files:
-        raise DataError(f"{path} has no images in it: give a folder with some")
+        raise DataError(_("{path} has no images in it: give a folder with some", path=path))
     return _image_samples(path, files, shape)
 
 
@@ -203,7 +261,13 @@ def _opened(path: Path) -> Iterator[Any]:
         with bomb, module.open(path, formats=_FORMATS) as image:
             yield image
     except Exception as error:  # each format has its own errors
-        raise DataError(f"{path} cannot be read as an image ({short(error, 100)}): replace it, or remove it") from error
+        raise DataError(
+            _(
+                "{path} cannot be read as an image ({error}): replace it, or remove it",
+                path=path,
+                error=short(error, 100),
+            )
+        ) from error
 
 
 def _decoded(path: Path, shape: Sequence[int]) -> np.ndarray:

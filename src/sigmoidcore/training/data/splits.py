@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.errors import DataError, needed, short
 
 
@@ -36,8 +37,11 @@ def random_parts(
         counts = np.bincount(labels, minlength=len(classes))
         if counts.min() < 2:
             raise DataError(
-                f"class {short(classes[int(counts.argmin())], 30)!r} has one sample, and each class must be in all "
-                "parts: add samples of it, or remove it"
+                _(
+                    "class {name!r} has one sample, and each class must be in all parts: add "
+                    "samples of it, or remove it",
+                    name=short(classes[int(counts.argmin())], 30),
+                )
             )
     train, tested = _split(np.arange(rows), labels, test, seed, "test")
     if not validation:
@@ -54,8 +58,14 @@ def _split(
         first, second = split(rows, test_size=share, random_state=seed % 2**32, stratify=stratify)
     except ValueError as error:
         raise SplitError(
-            f"{len(rows):,} samples cannot be split with a fraction of {share} for the {name} part: each class must be "
-            f"in both parts; give another --{name}-size, or more samples"
+            _(
+                "{count:,} samples cannot be split with a fraction of {share} for the {part} part: "
+                "each class must be in both parts; give another --{name}-size, or more samples",
+                count=len(rows),
+                share=share,
+                part={"test": _("test"), "validation": _("validation")}[name],
+                name=name,
+            )
         ) from error
     return np.asarray(first), np.asarray(second)
 
@@ -78,6 +88,6 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
 def reshuffled(count: int, seed: int, epoch: int) -> Tensor:
     """The same in the order of a loop that shuffles with one generator: for the built-in sets."""
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(epoch):
+    for _earlier in range(epoch):
         torch.randperm(count, generator=generator)
     return torch.randperm(count, generator=generator)

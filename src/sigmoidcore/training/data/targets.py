@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, is_float, numbers
 from sigmoidcore.training.data.errors import DataError, listed, needed, pa, pc, short
 
@@ -133,7 +134,11 @@ class Target:
         for name, column in zip(self.names, values.T, strict=True):
             if column.min() == column.max():
                 raise DataError(
-                    f"target {short(name)!r} is always {column[0]:g}: there is nothing to learn; give another target"
+                    _(
+                        "target {name!r} is always {column:g}: there is nothing to learn; give another target",
+                        name=short(name),
+                        column=column[0],
+                    )
                 )
         return replace(self, mean=tuple(values.mean(0).tolist()), scale=tuple(values.std(0).tolist()))
 
@@ -150,8 +155,14 @@ class Target:
         if found.null_count:
             row = pc.index(pc.is_null(found), True).as_py()
             raise DataError(
-                f"target {short(name)!r} has {short(values[row].as_py(), 30)!r} in row {first + row + 1}, which is not "
-                f"one of its classes ({listed(self.classes, 5)}): correct it, or train again with it"
+                _(
+                    "target {name!r} has {value!r} in row {first}, which is not one of its classes "
+                    "({classes}): correct it, or train again with it",
+                    name=short(name),
+                    value=short(values[row].as_py(), 30),
+                    first=first + row + 1,
+                    classes=listed(self.classes, 5),
+                )
             )
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
@@ -171,17 +182,33 @@ def learnt_target(names: tuple[str, ...], columns: Sequence[Any], kind: str | No
     Texts, truth values, and whole numbers with at most 20 distinct values (each twice or more on average) are classes.
     """
     if kind not in (None, CLASS, NUMBER):
-        raise DataError(f"there is no kind of target {short(kind)!r}: say {CLASS!r} or {NUMBER!r}")
+        raise DataError(
+            _(
+                "there is no kind of target {kind!r}: say {first!r} or {number!r}",
+                kind=short(kind),
+                first=CLASS,
+                number=NUMBER,
+            )
+        )
     roles = [describe(name, values).role for name, values in zip(names, columns, strict=True)]
     for name, role in zip(names, roles, strict=True):
         if role is Role.DATE and kind != CLASS:
-            raise DataError(f"target {short(name)!r} is a date: convert it to a number, such as days")
+            raise DataError(_("target {name!r} is a date: convert it to a number, such as days", name=short(name)))
         if len(names) > 1 and (role is not Role.NUMBER or kind == CLASS):
             raise DataError(
-                f"several targets must all be numbers, and {short(name)!r} is not: give one target for classes"
+                _(
+                    "several targets must all be numbers, and {name!r} is not: give one target for classes",
+                    name=short(name),
+                )
             )
         if kind == NUMBER and role is not Role.NUMBER:
-            raise DataError(f"target {short(name)!r} is a {role}, not a number: give another target or kind")
+            raise DataError(
+                _(
+                    "target {name!r} is a {role}, not a number: give another target or kind",
+                    name=short(name),
+                    role=role.noun,
+                )
+            )
     if roles[0] is Role.NUMBER and kind != CLASS:
         values = _target_numbers(names, columns)
         if len(names) > 1 or kind == NUMBER or not _few_whole(values):
@@ -197,13 +224,21 @@ def class_target(name: str, values: Any, role: Role = Role.CATEGORY) -> tuple[Ta
     classes = [_class_name(key, role) for key in sorted(pc.unique(keys).to_pylist())]
     if len(classes) == 1:
         raise DataError(
-            f"target {short(name)!r} is always {short(classes[0], 30)!r}: there is nothing to learn; add rows of "
-            "another class, or give another target"
+            _(
+                "target {name!r} is always {classes!r}: there is nothing to learn; add rows of another "
+                "class, or give another target",
+                name=short(name),
+                classes=short(classes[0], 30),
+            )
         )
     if len(classes) > max(2, len(keys) // 2):
         raise DataError(
-            f"target {short(name)!r} has {len(classes):,} different classes in {len(keys):,} rows: give another "
-            "target, or add rows"
+            _(
+                "target {name!r} has {count:,} different classes in {count2:,} rows: give another target, or add rows",
+                name=short(name),
+                count=len(classes),
+                count2=len(keys),
+            )
         )
     target = Target((name,), Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES, tuple(classes))
     return target, target.class_numbers(values)
@@ -218,15 +253,22 @@ def _class_name(key: float | str, role: Role) -> str:
 def _keys(name: str, values: Any, role: Role, first: int = 0) -> Any:
     """Values of a target as a pyarrow array of numbers, or of texts without spaces around them; none is missing."""
     if role in (Role.NUMBER, Role.BOOLEAN):
-        found = pa.array(numbers(Column(name, role), values, first, "target")[0])
+        found = pa.array(numbers(Column(name, role), values, first, target=True)[0])
     else:
         found = pc.utf8_trim_whitespace(as_texts(name, values))
     missing = pc.is_null(found, nan_is_null=True)
     count = pc.sum(missing).as_py()
     if count:
         row = first + pc.index(missing, True).as_py() + 1
-        others = f" and {count - 1:,} more" if count > 1 else ""
-        raise DataError(f"target {short(name)!r} is missing in row {row}{others}: fill in or remove these rows")
+        others = _(" and {count:,} more", count=count - 1) if count > 1 else ""
+        raise DataError(
+            _(
+                "target {name!r} is missing in row {row}{others}: fill in or remove these rows",
+                name=short(name),
+                row=row,
+                others=others,
+            )
+        )
     return found
 
 

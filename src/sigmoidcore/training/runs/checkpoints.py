@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sigmoidcore._language import _
 from sigmoidcore.training.runs.state import State
 from sigmoidcore.training.runs.weights import DamagedError, read_metadata, read_tensors, save_tensors
 
@@ -48,7 +49,7 @@ class Checkpoints:
     def save(self, state: State, config: str = "") -> Path:
         """Write a checkpoint and remove those that are no longer kept; returns its path."""
         if self.folder.is_symlink():
-            raise OSError(f"{self.folder} is a link: a run's folder contains no links")
+            raise OSError(_("{folder} is a link: a run's folder contains no links", folder=self.folder))
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{state.step:09}.safetensors"
         tensors = {**{_MODEL + name: weight for name, weight in state.weights.items()}, **state.tensors}
@@ -69,9 +70,9 @@ class Checkpoints:
             except VersionError:
                 raise
             except DamagedError as error:
-                damaged.append(f"{path} is damaged: {error}")
+                damaged.append(_("{path} is damaged: {error}", path=path, error=error))
         if damaged:
-            raise DamagedError(f"no checkpoint is valid: {'; '.join(damaged)}")
+            raise DamagedError(_("no checkpoint is valid: {damaged}", damaged=_("; ").join(damaged)))
         return None
 
     def paths(self) -> list[Path]:
@@ -113,15 +114,20 @@ def _read(path: Path) -> tuple[State, str]:
     described, tensors = read_tensors(path)
     if described.get("checkpoint") != FORMAT:
         raise VersionError(
-            f"{path} has format {described.get('checkpoint', '')[:20]}, and this package reads {FORMAT}: install the "
-            "version of sigmoid-core that wrote it"
+            _(
+                "{path} has format {found}, and this package reads {format}: install the version of "
+                "sigmoid-core that wrote it",
+                path=path,
+                found=described.get("checkpoint", "")[:20],
+                format=FORMAT,
+            )
         )
     try:
         step, score, values = int(described["step"]), described["score"], json.loads(described["values"])
         weights = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
         others = {name: tensor for name, tensor in tensors.items() if not name.startswith(_MODEL)}
         if step != _step(path) or not isinstance(values, dict):
-            raise ValueError("its metadata are those of another file")
+            raise ValueError(_("its metadata are those of another file"))
         return State(step, float(score) if score else None, weights, others, values), described["config"]
     except (KeyError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path.name} is not a checkpoint: {error}") from error
+        raise DamagedError(_("{name} is not a checkpoint: {error}", name=path.name, error=error)) from error

@@ -31,6 +31,7 @@ import torch
 
 import sigmoidcore
 from sigmoidcore._files import read_regular, write_file
+from sigmoidcore._language import _
 from sigmoidcore.training.data import Data, DataError, InputError, Preprocessing, SplitError, changes, load
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.options import Options
@@ -107,7 +108,13 @@ class Run:
                 stack.pop_all()
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"cannot write {error.filename or folder}: {reason}; give another --output") from error
+            raise InputError(
+                _(
+                    "cannot write {folder}: {reason}; give another --output",
+                    folder=error.filename or folder,
+                    reason=reason,
+                )
+            ) from error
         return run
 
     @classmethod
@@ -116,7 +123,7 @@ class Run:
         run = cls(folder, Lock(folder))
         if not contains_run(folder) and not run.checkpoints.paths():
             run.close()
-            raise FileNotFoundError(f"{folder} does not contain a run")
+            raise FileNotFoundError(_("{folder} does not contain a run", folder=folder))
         run.checkpoints.clean()
         return run
 
@@ -136,13 +143,15 @@ class Run:
         """
         said = list(checkpoint.damaged)
         if _bytes(self.folder / CONFIG) != checkpoint.config.encode():
-            said.append(f"{self.folder / CONFIG} has changed: it was restored from the checkpoint")
+            said.append(_("{path} has changed: it was restored from the checkpoint", path=self.folder / CONFIG))
             write_file(self.folder / CONFIG, checkpoint.config.encode())
         try:
             self._rows = [dict(row) for row in checkpoint.state.values["rows"]]
             damage = rewind(self.folder / METRICS, checkpoint.state.values["metrics"], self._rows)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"the checkpoint of {self.folder} is not one of a run: {error}") from error
+            raise ValueError(
+                _("the checkpoint of {folder} is not one of a run: {error}", folder=self.folder, error=error)
+            ) from error
         self.log("resume", step=checkpoint.state.step, version=sigmoidcore.__version__)
         return (*said, damage) if damage else tuple(said)
 
@@ -160,8 +169,13 @@ class Run:
             return self.checkpoints.save(replace(state, values=values), config)
         except OSError as error:
             raise OSError(
-                f"the checkpoint of step {state.step} cannot be written ({error.strerror or error}); the earlier ones "
-                f"are kept: free some space, then resume with sigmoid-core train --resume {self.folder}"
+                _(
+                    "the checkpoint of step {step} cannot be written ({error}); the earlier ones are "
+                    "kept: free some space, then resume with sigmoid-core train --resume {folder}",
+                    step=state.step,
+                    error=error.strerror or error,
+                    folder=self.folder,
+                )
             ) from error
 
     def save_weights(self, network: Network) -> Path:
@@ -199,51 +213,67 @@ def check_free(folder: Path | None, overwrite: bool) -> None:
         return
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise InputError(f"cannot write {folder}: {existing.name} is a file; give another --output")
+        raise InputError(
+            _("cannot write {folder}: {name} is a file; give another --output", folder=folder, name=existing.name)
+        )
     if not os.access(existing, os.W_OK):
-        raise InputError(f"cannot write {folder}: Permission denied; give another --output")
+        raise InputError(_("cannot write {folder}: Permission denied; give another --output", folder=folder))
     # A process that was killed before its run began may have left a lock and parts of files.
     if existing != folder or all(path.name == LOCK or path.name.endswith(".part") for path in folder.iterdir()):
         return
     if not contains_run(folder):
-        raise InputError(f"{folder} is not empty and does not contain a run: give another --output")
+        raise InputError(_("{folder} is not empty and does not contain a run: give another --output", folder=folder))
     if not overwrite:
-        raise InputError(f"{folder} contains a run: give another --output, or --overwrite to replace it")
+        raise InputError(
+            _("{folder} contains a run: give another --output, or --overwrite to replace it", folder=folder)
+        )
 
 
 def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
     """Raise a DataError if the data differ from the "data" row of a run's metrics."""
     known = next((row.get("columns") for row in rows if row["kind"] == "data"), None)
-    found = changes(known, data.fingerprint) if isinstance(known, dict) else ("what it was is unknown",)
+    found = changes(known, data.fingerprint) if isinstance(known, dict) else (_("what it was is unknown"),)
     if found:
-        raise DataError(f"{data.name} has changed since the training ({'; '.join(found)}): {remedy}")
+        raise DataError(
+            _(
+                "{name} has changed since the training ({found}): {remedy}",
+                name=data.name,
+                found=_("; ").join(found),
+                remedy=remedy,
+            )
+        )
 
 
 def read_config(folder: Path) -> Config:
     """The request for a run, from its folder."""
     path = folder / CONFIG
     if not path.exists():
-        raise FileNotFoundError(f"{folder} does not contain a run")
+        raise FileNotFoundError(_("{folder} does not contain a run", folder=folder))
     return parse_config(_bytes(path), path)
 
 
 def parse_config(data: bytes, path: Path) -> Config:
     """The config in a TOML file; nothing in it is run."""
     if len(data) > _LARGEST_CONFIG:
-        raise ValueError(f"{path} is too large for a config")
+        raise ValueError(_("{path} is too large for a config", path=path))
     try:
         if any(line.count(b".") > _MOST_DOTS for line in data.split(b"\n")):
-            raise tomllib.TOMLDecodeError(f"a line has more than {_MOST_DOTS} dots")
+            raise tomllib.TOMLDecodeError(_("a line has more than {count} dots", count=_MOST_DOTS))
         found = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError, OverflowError) as error:
         reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
-        raise ValueError(f"{path} is not TOML: {reason}") from error
+        raise ValueError(_("{path} is not TOML: {reason}", path=path, reason=reason)) from error
     version, options = found.get("format"), found.get("options")
     if type(version) is not int or version < 1 or not isinstance(options, dict):
-        raise ValueError(f"{path} is not the config of a run: it has no format and no options")
+        raise ValueError(_("{path} is not the config of a run: it has no format and no options", path=path))
     if version > FORMAT:
         raise ValueError(
-            f"{path} has format {version}, this package reads up to {FORMAT}: install a newer sigmoid-core"
+            _(
+                "{path} has format {version}, this package reads up to {format}: install a newer sigmoid-core",
+                path=path,
+                version=version,
+                format=FORMAT,
+            )
         )
     return Config(version, str(found.get("name", "")), options)
 
@@ -282,7 +312,7 @@ def load_data(options: Options) -> Data:
         return _loaded(options, VALIDATION_SIZE if options.patience or options.data != "digits" else 0.0)
     except SplitError:
         data = _loaded(options, 0.0)
-        return replace(data, notes=(*data.notes, "no validation part: a class has too few samples"))
+        return replace(data, notes=(*data.notes, _("no validation part: a class has too few samples")))
 
 
 def _loaded(options: Options, share: float) -> Data:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import DataError, short
 from sigmoidcore.training.runs.folder import METRICS, Config, read_config, read_metrics
 from sigmoidcore.training.runs.lock import is_locked
@@ -56,9 +57,13 @@ def summary(folder: Path) -> Summary:
         rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
         return _of_rows(folder, config, rows)
     except FileNotFoundError as error:
-        raise DataError(f"{folder} does not contain a run: give a folder that `sigmoid-core train` wrote") from error
+        raise DataError(
+            _("{folder} does not contain a run: give a folder that `sigmoid-core train` wrote", folder=folder)
+        ) from error
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(f"{folder} is damaged, was a file edited? {short(error, 200)}") from error
+        raise DataError(
+            _("{folder} is damaged, was a file edited? {error}", folder=folder, error=short(error, 200))
+        ) from error
 
 
 def runs_in(folder: Path, order: str = "date") -> Listed:
@@ -66,9 +71,17 @@ def runs_in(folder: Path, order: str = "date") -> Listed:
     try:
         below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     except FileNotFoundError as error:
-        raise DataError(f"there is no folder {folder}: `sigmoid-core train` makes it; or give another one") from error
+        raise DataError(
+            _("there is no folder {folder}: `sigmoid-core train` makes it; or give another one", folder=folder)
+        ) from error
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or short(error)}; give a folder of runs") from error
+        raise DataError(
+            _(
+                "{folder} cannot be read: {error}; give a folder of runs",
+                folder=folder,
+                error=error.strerror or short(error),
+            )
+        ) from error
     runs, damaged = [], []
     for path in below:
         try:

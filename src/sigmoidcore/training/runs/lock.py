@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError
 
 NAME = "lock"
@@ -23,12 +24,14 @@ class Lock:
 
         self._path = folder / NAME
         if self._path.is_symlink():
-            raise OSError(f"{self._path} is a link: a run's folder contains no links")
+            raise OSError(_("{path} is a link: a run's folder contains no links", path=self._path))
         self._lock = FileLock(self._path)
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            raise InputError(f"{folder} is in use by another process: wait for it, or stop it") from error
+            raise InputError(
+                _("{folder} is in use by another process: wait for it, or stop it", folder=folder)
+            ) from error
 
     def release(self) -> None:
         """Release the folder and remove the file."""

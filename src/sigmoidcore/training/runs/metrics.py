@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sigmoidcore._files import open_regular, read_regular, write_file
+from sigmoidcore._language import _
 
 FORMAT = 2
 """Version of a run's folder; it changes if an old reader would misread the new one."""
@@ -43,7 +44,11 @@ def rewind(path: Path, mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]
     if path.exists():
         path.replace(aside)
     write_file(path, b"".join(_line(row) for row in rows))
-    return f"{path} is damaged and was moved to {aside}: epochs were restored from the checkpoint, samples are lost"
+    return _(
+        "{path} is damaged and was moved to {aside}: epochs were restored from the checkpoint, samples are lost",
+        path=path,
+        aside=aside,
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -56,11 +61,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is not a JSON object: {line[:60]!r}; was the file edited?")
+            raise ValueError(
+                _(
+                    "{path}, line {number} is not a JSON object: {line!r}; was the file edited?",
+                    path=path,
+                    number=number,
+                    line=line[:60],
+                )
+            )
         rows.append({key: value if key == "kind" else _from_json(value) for key, value in row.items()})
     if rows and rows[0].get("format", FORMAT) > FORMAT:
         raise ValueError(
-            f"{path} has format {rows[0]['format']}, this package reads up to {FORMAT}: install a newer sigmoid-core"
+            _(
+                "{path} has format {version}, this package reads up to {format}: install a newer sigmoid-core",
+                path=path,
+                version=rows[0]["format"],
+                format=FORMAT,
+            )
         )
     return rows
 

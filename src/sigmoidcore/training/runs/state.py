@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._language import _
+
 
 @dataclass(frozen=True)
 class State:
@@ -32,13 +34,31 @@ class State:
 class MismatchError(ValueError):
     """A valid state of another model or another recipe."""
 
+    @classmethod
+    def of_steps(cls, other: object, steps: int) -> "MismatchError":
+        """The state is of a training with another number of steps."""
+        return cls(
+            _(
+                "the state is of a training of {other} steps, this one has {steps}: data, batch size and epochs must "
+                "be the same",
+                other=other,
+                steps=steps,
+            )
+        )
+
 
 def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies on the CPU; MismatchError if a value is not a tensor, as a module's extra state may be."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise MismatchError(f"{name} of the model's state dict is not a tensor and cannot be saved")
+            raise MismatchError(_("{name} of the model's state dict is not a tensor and cannot be saved", name=name))
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def not_finite(weights: Mapping[str, Any]) -> str | None:
+    """The name of a weight in a state dict that is not finite, or None."""
+    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
+    return next((name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()), None)
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -46,7 +66,9 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise MismatchError(f"the weights belong to another model: {' '.join(str(error).split())}") from error
+        raise MismatchError(
+            _("the weights belong to another model: {error}", error=" ".join(str(error).split()))
+        ) from error
 
 
 def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -61,7 +83,7 @@ def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[di
     try:
         return [{"params": [parameters[n] for n in group["params"]], "lr": float(group["lr"])} for group in groups]
     except (KeyError, TypeError, ValueError) as error:
-        raise MismatchError(f"the optimizer's groups are those of another model: {error}") from error
+        raise MismatchError(_("the optimizer's groups are those of another model: {error}", error=error)) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -76,9 +98,9 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
-            _, number, name = key.split(".", 2)
+            _prefix, number, name = key.split(".", 2)
             if int(number) >= len(parameters) or value.shape not in (parameters[int(number)].shape, torch.Size()):
-                raise MismatchError(f"{key} of the state is of another model")
+                raise MismatchError(_("{key} of the state is of another model", key=key))
             state.setdefault(int(number), {})[name] = value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -124,4 +146,4 @@ def restore_random(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> 
         if cuda and torch.cuda.is_available() and torch.cuda.device_count() == len(cuda):
             torch.cuda.set_rng_state_all(cuda)
     except (KeyError, IndexError, TypeError, RuntimeError, OverflowError, ValueError) as error:
-        raise MismatchError(f"the states of the random generators cannot be read: {error}") from error
+        raise MismatchError(_("the states of the random generators cannot be read: {error}", error=error)) from error

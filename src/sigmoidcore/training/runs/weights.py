@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._files import open_regular, write_file
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError, memory, short
 from sigmoidcore.training.networks import Network, network
 
@@ -39,7 +40,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
     if metadata.pop(_SUM, None) != checksum(metadata, tensors):
-        raise DamagedError(f"{path.name} does not match its checksum")
+        raise DamagedError(_("{name} does not match its checksum", name=path.name))
     return {name: text for name, text in metadata.items() if name not in _FORMAT}, tensors
 
 
@@ -57,11 +58,11 @@ def _opened(path: Path) -> Iterator[Any]:
         with open(path, "rb", opener=open_regular) as regular:
             size = os.fstat(regular.fileno()).st_size
         if size > memory():
-            raise ValueError(f"{size:,} bytes are more than the memory of this machine")
+            raise ValueError(_("{size:,} bytes are more than the memory of this machine", size=size))
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"{path.name} is not a safetensors file ({error})") from error
+        raise DamagedError(_("{name} is not a safetensors file ({error})", name=path.name, error=error)) from error
 
 
 def checksum(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -90,8 +91,12 @@ def network_of(folder: Path) -> Network:
     path = folder / WEIGHTS
     if not path.is_file():
         raise InputError(
-            f"{folder} contains no weights ({WEIGHTS}): `sigmoid-core train` writes them when a run ends; give the "
-            "folder of a run that has ended"
+            _(
+                "{folder} contains no weights ({file}): `sigmoid-core train` writes them when a run "
+                "ends; give the folder of a run that has ended",
+                folder=folder,
+                file=WEIGHTS,
+            )
         )
     return read_network(path)
 
@@ -101,20 +106,24 @@ def read_network(path: Path) -> Network:
     try:
         metadata, tensors = read_tensors(path)
     except DamagedError as error:
-        remedy = f"`sigmoid-core train --resume {path.parent}` restores it from the last checkpoint"
-        raise InputError(f"{path} is damaged: {error}; {remedy}") from error
+        remedy = _("`sigmoid-core train --resume {folder}` restores it from the last checkpoint", folder=path.parent)
+        raise InputError(_("{path} is damaged: {error}; {remedy}", path=path, error=error, remedy=remedy)) from error
     architecture = metadata.pop(_ARCHITECTURE, "")
     try:
         sizes = {name: int(value) for name, value in metadata.items()}
         if wrong := [name for name, size in sizes.items() if size >= 2**31]:
-            raise ValueError(f"{wrong[0]} is too large")
+            raise ValueError(_("{name} is too large", name=wrong[0]))
         if sizes.get("depth", 0) > len(tensors):
-            raise ValueError(f"{sizes['depth']} layers, but {len(tensors)} tensors")
+            raise ValueError(_("{depth} layers, but {count} tensors", depth=sizes["depth"], count=len(tensors)))
         with torch.device("meta"):
             made = network(architecture, **sizes)
         made.model.load_state_dict(tensors, assign=True)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"{path} does not match the network that its metadata describe: {short(error, 200)}"
+            _(
+                "{path} does not match the network that its metadata describe: {error}",
+                path=path,
+                error=short(error, 200),
+            )
         ) from error
     return made

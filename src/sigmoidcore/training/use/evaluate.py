@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigmoidcore._language import _, english
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed, uneven
 from sigmoidcore.training.networks import Network
@@ -45,7 +46,8 @@ class Evaluation:
     def __str__(self) -> str:
         width = max(len(score.name) for score in self.scores)
         lines = [f"  {score.name:<{width}}  {score}" for score in self.scores]
-        head = f"{self.run} on {self.data}, {self.samples:,} samples; in brackets 95 % intervals"
+        where = {"run": self.run, "data": self.data, "samples": self.samples}
+        head = _("{run} on {data}, {samples:,} samples; in brackets 95 % intervals", **where)
         return "\n".join([head, *lines, *(f"  {sentence}" for sentence in self.verdicts)])
 
     @property
@@ -59,7 +61,7 @@ class Evaluation:
         return uneven([c.samples for c in self.classes])
 
     def to_json(self) -> str:
-        """As JSON; an undefined number is null."""
+        """As JSON, in English; an undefined number is null."""
         content = asdict(self) | {
             "format": FORMAT,
             "level": LEVEL,
@@ -97,7 +99,7 @@ def evaluate_network(
         targets.append(y)
         samples += len(x)
     if not samples:
-        raise DataError(f"{data} has no samples: give data with some")
+        raise DataError(_("{data} has no samples: give data with some", data=data))
     found, true = torch.cat(outputs), torch.cat(targets)
     described = (run, data, target.kind, target.names, samples)
     if target.kind.is_class:
@@ -119,6 +121,8 @@ def evaluate_network(
 
 
 def _without_nan(value: Any) -> Any:
+    if isinstance(value, str):
+        return english(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
+from sigmoidcore._language import _
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
@@ -66,12 +67,17 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"the network cannot be folded into plain layers: {short(error, 200)}") from error
+        raise InputError(
+            _("the network cannot be folded into plain layers: {error}", error=short(error, 200))
+        ) from error
     difference = float((before - after).abs().max())
     if not difference <= CLOSE * max(1.0, float(before.abs().max())):
         raise InputError(
-            f"the folded network gives other outputs (by {difference:.2g}) than the run's: train with a lower "
-            "--saturation or fewer layers"
+            _(
+                "the folded network gives other outputs (by {difference:.2g}) than the run's: train "
+                "with a lower --saturation or fewer layers",
+                difference=difference,
+            )
         )
     return plain, inputs
 
@@ -102,7 +108,9 @@ def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
     try:
         return bytes(proto.SerializeToString())
     except ValueError as error:  # protobuf's limit is 2 GiB
-        raise InputError(f"the network is too large for one ONNX file ({short(error)}): use safetensors") from error
+        raise InputError(
+            _("the network is too large for one ONNX file ({error}): use safetensors", error=short(error))
+        ) from error
 
 
 def _safetensors(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:

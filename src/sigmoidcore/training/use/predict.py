@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._files import complete_file
+from sigmoidcore._language import _
 from sigmoidcore.training.data import PARQUET, DataError, NewData, Preprocessing, needed, short, suffix
 from sigmoidcore.training.data.columns import is_text
 from sigmoidcore.training.data.errors import pa, pc
@@ -42,14 +43,17 @@ def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
             outputs = torch.cat([model(network.arranged(batch)) for batch in batches])
     except RuntimeError as error:
         raise DataError(
-            f"the network does not accept these data ({short(error, 120)}): do they belong to another run?"
+            _(
+                "the network does not accept these data ({error}): do they belong to another run?",
+                error=short(error, 120),
+            )
         ) from error
     finally:
         model.train(mode)
     finite = torch.isfinite(outputs).all(1)
     if not bool(finite.all()):
         row = first + int(finite.logical_not().int().argmax()) + 1
-        raise DataError(f"the network's output is not finite in row {row}: did the run fail? train it again")
+        raise DataError(_("the network's output is not finite in row {row}: did the run fail? train it again", row=row))
     return outputs
 
 
@@ -78,7 +82,9 @@ def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -
         columns = [*piece.kept, *names]
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"column {short(twice)!r} cannot be kept: the predictions have this name; rename it")
+            raise DataError(
+                _("column {name!r} cannot be kept: the predictions have this name; rename it", name=short(twice))
+            )
         outputs = outputs_of(network, piece.inputs, piece.first)
         values = preprocessing.predictions(outputs)
         if preprocessing.target.kind.is_class:
@@ -105,23 +111,35 @@ def same_file(one: Any, other: Any) -> bool:
 def check_output(path: Path, overwrite: bool, source: object = None) -> None:
     """Refuse a file that cannot be written, before anything is computed."""
     if path.is_dir():
-        raise DataError(f"{path} is a folder: give the name of a file")
+        raise DataError(_("{path} is a folder: give the name of a file", path=path))
     if not path.parent.is_dir():
-        raise DataError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another name")
+        raise DataError(
+            _(
+                "cannot write {path}: there is no folder {parent}; make it, or give another name",
+                path=path,
+                parent=path.parent,
+            )
+        )
     if not os.access(path.parent, os.W_OK):
-        raise DataError(f"cannot write {path}: no permission to write in its folder; give another name")
+        raise DataError(_("cannot write {path}: no permission to write in its folder; give another name", path=path))
     if same_file(path, source):
-        raise DataError(f"{path} is the input: give another name")
+        raise DataError(_("{path} is the input: give another name", path=path))
     if (run := run_of(path)) is not None:
-        raise DataError(f"{path} is a file of the run {run}: give another name")
+        raise DataError(_("{path} is a file of the run {run}: give another name", path=path, run=run))
     if path.exists() and not overwrite:
-        raise DataError(f"{path} exists: give another name, or --overwrite to replace it")
+        raise DataError(_("{path} exists: give another name, or --overwrite to replace it", path=path))
 
 
 def check_table(path: Path) -> None:
     """Refuse a file name with an unknown ending."""
     if suffix(path) not in KINDS:
-        raise DataError(f"{path} has an unknown ending: give a name that ends with one of {', '.join(KINDS)}")
+        raise DataError(
+            _(
+                "{path} has an unknown ending: give a name that ends with one of {endings}",
+                path=path,
+                endings=", ".join(KINDS),
+            )
+        )
 
 
 def write_tables(path: Path, tables: Iterable[Any], progress: Callable[[int], object] | None = None) -> int:
@@ -147,8 +165,12 @@ def write_tables(path: Path, tables: Iterable[Any], progress: Callable[[int], ob
                     progress(rows)
     except pa.ArrowException as error:
         raise DataError(
-            f"cannot write {path}, this format does not support all of these columns ({short(error, 120)}): keep "
-            "others, or give a name with another ending"
+            _(
+                "cannot write {path}, this format does not support all of these columns ({error}): "
+                "keep others, or give a name with another ending",
+                path=path,
+                error=short(error, 120),
+            )
         ) from error
     return rows
 

@@ -51,7 +51,7 @@ class Score:
 
     def _text(self, value: float) -> str:
         if not math.isfinite(value):
-            return "undefined"
+            return _("undefined")
         return f"{100 * value:.1f} %" if self.name in ("accuracy", "macro-F1") else f"{value:.4g}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sigmoidcore._files import read_regular, write_file
+from sigmoidcore._language import _
 from sigmoidcore.training.data import Data, DataError, NewData, Preprocessing, needed, short
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.runs.folder import (
@@ -59,9 +60,13 @@ class TrainedRun:
         self.folder = Path(folder)
         if not (self.folder / CONFIG).exists():
             raise DataError(
-                f"{folder} does not contain a run: it has no config.toml; give a folder that `sigmoid-core train` wrote"
+                _(
+                    "{folder} does not contain a run: it has no config.toml; give a folder that "
+                    "`sigmoid-core train` wrote",
+                    folder=folder,
+                )
             )
-        with _readable(self.folder / CONFIG, "was the file edited?"):
+        with _readable(self.folder / CONFIG, _("was the file edited?")):
             self.config: Config = read_config(self.folder)
 
     def __repr__(self) -> str:
@@ -81,7 +86,7 @@ class TrainedRun:
     def preprocessing(self) -> Preprocessing:
         """How data become numbers, and outputs become predictions; DataError if it is damaged."""
         path = self.folder / PREPROCESSING
-        with _readable(path, f"`sigmoid-core train --resume {self.folder}` restores it"):
+        with _readable(path, _("`sigmoid-core train --resume {folder}` restores it", folder=self.folder)):
             return Preprocessing.from_bytes(read_regular(path))
 
     @property
@@ -93,13 +98,13 @@ class TrainedRun:
     def _rows(self) -> list[dict[str, Any]]:
         if not (self.folder / METRICS).exists():
             return []
-        with _readable(self.folder / METRICS, "was the file edited?"):
+        with _readable(self.folder / METRICS, _("was the file edited?")):
             return read_metrics(self.folder / METRICS)
 
     def data(self) -> Data:
         """The data set of the training, split in the same way; DataError if it has changed or is gone."""
         data = data_of(self.config.options)
-        remedy = "its test part may contain samples of the training; give other data to evaluate on"
+        remedy = _("its test part may contain samples of the training; give other data to evaluate on")
         refuse_changed(data, self._rows(), remedy)
         return data
 
@@ -160,13 +165,13 @@ class TrainedRun:
         training = next((row.get("training") for row in self._rows() if row["kind"] == "end"), None)
         if data is None:
             own = self.data()
-            batches, name = own.test_batches(batch_size_for(own.shape)), f"the test part of {own.name}"
+            batches, name = own.test_batches(batch_size_for(own.shape)), _("the test part of {name}", name=own.name)
         else:
             unseen = NewData(data, self.preprocessing, targets=True)
             known = str(self.config.options.get("data", ""))
             if isinstance(data, str | Path) and (str(data) == known or same_file(data, known)):
-                notes = ("these are the data of the training: the network knows most of the samples",)
-            batches, name = _with_targets(unseen), str(data) if isinstance(data, str | Path) else "the table"
+                notes = (_("these are the data of the training: the network knows most of the samples"),)
+            batches, name = _with_targets(unseen), str(data) if isinstance(data, str | Path) else _("the table")
             notes += unseen.notes
         training = float(training) if isinstance(training, int | float) else None
         return evaluate_network(self.folder.name, name, self.network, self.preprocessing, batches, notes, training)
@@ -188,7 +193,13 @@ class TrainedRun:
             ModuleNotFoundError: a package is not installed; the message says how to install it.
         """
         if format not in FORMATS:
-            raise DataError(f"there is no format {short(format)!r}: choose one of {', '.join(FORMATS)}")
+            raise DataError(
+                _(
+                    "there is no format {format!r}: choose one of {formats}",
+                    format=short(format),
+                    formats=", ".join(FORMATS),
+                )
+            )
         found = Path(f"{self.folder.resolve().name}{FORMATS[format][0]}") if path is None else Path(path)
         check_output(found, overwrite)
         beside = path_of_preprocessing(found)
@@ -206,10 +217,19 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or short(error)}; {remedy}") from error
+        raise DataError(
+            _(
+                "{path} cannot be read: {error}; {remedy}",
+                path=path,
+                error=error.strerror or short(error),
+                remedy=remedy,
+            )
+        ) from error
     except ValueError as error:
         text = short(error, 200)
-        raise DataError(f"{text if str(path) in text else f'{path}: {text}'}; {remedy}") from error
+        if str(path) not in text:
+            text = _("{path}: {error}", path=path, error=text)
+        raise DataError(_("{error}; {remedy}", error=text, remedy=remedy)) from error
 
 
 def open_run(folder: str | Path) -> TrainedRun:

@@ -5,6 +5,7 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const make = (tag, text = "", name = "") => Object.assign(document.createElement(tag), { textContent: text, className: name });
   const data = JSON.parse($("data").textContent);
+  const _ = (text, values = {}) => (data.words?.[text] ?? text).replace(/\{(\w+)\}/g, (_all, name) => values[name]);
 
   // --- the layers: a row is a layer that the table holds, a place its position among all layers ---
   const { names, kinds, shapes } = data;
@@ -29,7 +30,7 @@
   // --- the table ---
   const body = $("table").tBodies[0];
   const state = { key: "number", down: false, page: 0, order: [], chosen: null };
-  const words = { nan: Infinity, inf: Number.MAX_VALUE, none: -1 };
+  const words = { nan: Infinity, inf: Number.MAX_VALUE, [_("none")]: -1 };
   const sortable = (row) => {
     const { key } = state;
     if (key === "number") return row;
@@ -56,7 +57,7 @@
     );
     state.order = rows.map((row) => [sortable(row), row]).sort(compare).map(([, row]) => row);
     const [many, every] = [state.order.length, names.length].map((n) => n.toLocaleString("en"));
-    $("count").textContent = many === every ? `${every} layers` : `${many} of ${every} layers`;
+    $("count").textContent = many === every ? _("{count} layers", { count: every }) : _("{count} of {all} layers", { count: many, all: every });
   };
   const drawn = (row) => {
     const line = make("tr");
@@ -81,7 +82,7 @@
     const first = state.page * data.page;
     body.replaceChildren(...state.order.slice(first, first + data.page).map(drawn));
     $("pages").hidden = pages === 1;
-    $("page").textContent = `${state.page + 1} of ${pages}`;
+    $("page").textContent = _("{number} of {all}", { number: state.page + 1, all: pages });
     $("before").disabled = state.page === 0;
     $("after").disabled = state.page === pages - 1;
   };
@@ -158,7 +159,8 @@
   };
   const told = (place) => {
     const row = rowOf.get(place);
-    return `layer ${place + 1} of ${data.layers}${row === undefined ? ", not in the table" : `: ${names[row]}, ${kinds[row]}`}`;
+    const where = _("layer {number} of {all}", { number: place + 1, all: data.layers });
+    return row === undefined ? where + _(", not in the table") : `${where}: ${names[row]}, ${kinds[row]}`;
   };
 
   function select(place) {
@@ -179,7 +181,7 @@
     }
     const row = rowOf.get(place);
     $("card-place").textContent = `#${place + 1}`;
-    $("card-name").textContent = row === undefined ? "(not in the thinned table)" : names[row];
+    $("card-name").textContent = row === undefined ? _("(not in the thinned table)") : names[row];
     $("card-kind").textContent = row === undefined ? "" : [kinds[row], shapes[row]].filter(Boolean).join(" \u00b7 ");
     $("card-numbers").replaceChildren(...(row === undefined ? [] : numbers(row, data.columns.map(([key]) => key)).children));
     $("card-previous").disabled = place === 0;
@@ -195,7 +197,7 @@
   };
   for (const { chart, plot } of figures) {
     // A slider is what assistive technology has for "choose one of many along a line"; the summary stays its label.
-    for (const [name, value] of Object.entries({ role: "slider", tabindex: 0, "aria-valuemin": 1, "aria-valuemax": data.layers, "aria-valuenow": 1, "aria-valuetext": "no layer selected" })) plot.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ role: "slider", tabindex: 0, "aria-valuemin": 1, "aria-valuemax": data.layers, "aria-valuenow": 1, "aria-valuetext": _("no layer selected") })) plot.setAttribute(name, value);
     plot.addEventListener("pointermove", (event) => {
       const place = placeAt(plot, event);
       const row = rowOf.get(place) ?? nearest(place);
@@ -250,19 +252,19 @@
       const code = button.parentElement.querySelector("code");
       try {
         await navigator.clipboard.writeText(code.textContent);
-        button.textContent = "Copied";
+        button.textContent = _("Copied");
       } catch {
         getSelection().selectAllChildren(code); // not allowed here: at least it is selected
-        button.textContent = "Selected";
+        button.textContent = _("Selected");
       }
-      setTimeout(() => (button.textContent = "Copy"), 2000);
+      setTimeout(() => (button.textContent = _("Copy")), 2000);
     });
   }
   const root = document.documentElement;
   const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const label = () => {
-    $("theme").textContent = dark() ? "Light" : "Dark";
-    $("theme").setAttribute("aria-label", `Use the ${dark() ? "light" : "dark"} theme`);
+    $("theme").textContent = dark() ? _("Light") : _("Dark");
+    $("theme").setAttribute("aria-label", dark() ? _("Use the light theme") : _("Use the dark theme"));
   };
   $("theme").addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
