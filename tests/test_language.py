@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 import sigmoidcore
-from sigmoidcore._language import VARIABLE, catalogue, language
+from sigmoidcore._language import VARIABLE, _, catalogue, edited, english, language
 from sigmoidcore.cli.app import application
 from sigmoidcore.cli.translation import WRONG_ARGUMENTS
 from sigmoidcore.diagnosis.findings import Severity
@@ -23,6 +23,22 @@ COUNTERS = ("counted", "count")
 GRAMMAR = {"verb", "pronoun"}
 """Placeholders for words of English grammar, which a translation may leave out."""
 CLOSING = "，。：；、）？！"
+TRANSLATED = ("cli", "diagnosis", "training", "peers/skipgram", "peers/registry.py", "peers/comparison.py")
+"""Packages and modules whose sentences are all translated."""
+ENGLISH = {
+    "sigmoid-core train ", "sigmoid-core train --resume ", "training=True runs", "--training runs", "bold green",
+    "Folder of the run. Default: runs/DATA-DEPTHxWIDTH-N.", "Language of messages. Default: ", ", or en.", "it learns",
+    "they learn", "plain sigmoids",
+    # in a file
+    "# To run this again: sigmoid-core train --config config.toml\n", ", at the start", ", at the end",
+    "times target.scale, plus target.mean of the preprocessing, they are in their own unit",
+    "scores before the softmax; the classes are in the preprocessing: target.classes",
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-",
+    # of PyTorch
+    "can't allocate memory", "out of memory", "`broadcast_buffers` is deprecated", "Connection closed by peer",
+    "Connection reset by peer", "process group",
+}  # fmt: skip
+"""What looks like a sentence and is none for a person: commands, words of files, figures, and errors of PyTorch."""
 
 
 def calls_of(tree: ast.AST, names: tuple[str, ...]) -> Iterator[ast.Call]:
@@ -71,6 +87,24 @@ def remedies() -> set[str]:
     return found
 
 
+def modules(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def untranslated(path: Path, known: set[str]) -> set[str]:
+    """Sentences of a module that reach a person in English only: those outside `_` that are no part of a known text.
+
+    Docstrings, and the errors and notes that programmers get, are no such sentences.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for call in calls_of(tree, ("_", "ValueError", "TypeError", "add_note")):
+        skipped |= set(ast.walk(call))
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in skipped]
+    words = {str(node.value) for node in constants if re.search("[A-Za-z]{2,} [a-z]{2,}", str(node.value))}
+    return {text for text in words if not any(text in whole for whole in known)}
+
+
 def placeholders(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name} - GRAMMAR
 
@@ -91,6 +125,27 @@ def test_an_unknown_language_is_an_error_with_the_choice(monkeypatch):
 
 def test_every_text_has_a_chinese_translation_and_no_translation_is_left_over():
     assert texts() == set(catalogue("zh"))
+
+
+def test_no_sentence_for_a_person_is_without_translation():
+    known = texts()
+    paths = [path for name in TRANSLATED for path in modules(SOURCES / name)]
+    paths = [path for path in paths if path != SOURCES / "cli" / "lab.py"]
+    found = {text for path in paths for text in untranslated(path, known)}
+    assert found - ENGLISH == set()
+
+
+def test_a_sentence_outside_the_catalogue_is_found(tmp_path):
+    (tmp_path / "new.py").write_text('"""A module."""\nprint(f"{1} rows are gone")\nprint(_("the rest is here"))\n')
+    assert untranslated(tmp_path / "new.py", set()) == {" rows are gone"}
+
+
+def test_a_translated_text_knows_its_english_original_through_values_sums_and_joins(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "zh")
+    rows = _("{name}: {text}", name=ValueError(_("one row")), text=_("; ").join([_("no rows"), "x"]))
+    assert rows == "1 行：0 行；x"
+    assert english(rows) == "one row: no rows; x"
+    assert english("a " + edited(str(rows), str.upper) + "!") == "a ONE ROW: NO ROWS; X!"
 
 
 def test_the_remedy_of_every_rule_is_one_of_the_translated_texts():

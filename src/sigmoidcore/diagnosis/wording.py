@@ -84,6 +84,19 @@ def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layer")
     return _("{names} and {last}", names=_(", ").join(parts), last=last) if parts else last
 
 
+def few(names: Sequence[str]) -> str:
+    """The first three names as they are, and the number of the others.
+
+    Example:
+        >>> few(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    shown = _(", ").join(names[:SHOWN])
+    if len(names) <= SHOWN:
+        return shown
+    return _("{names} and {count} more", names=shown, count=len(names) - SHOWN)
+
+
 def same_in(names: Sequence[str]) -> str:
     """A sentence about all names but the first, or ""."""
     return _(" The same holds for {names}.", names=listed(names[1:])) if len(names) > 1 else ""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from sigmoidcore._language import _
-from sigmoidcore.conversion import FUNCTIONS, KINDS, Plan, Site, few, has_mean, is_core, planned
+from sigmoidcore.conversion import FUNCTIONS, KINDS, Plan, Site, has_mean, is_core, planned
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import Evidence
+from sigmoidcore.diagnosis.wording import few
 
 SIGMOIDS = frozenset({"SigmoidCore", *(name for name, kind in KINDS.items() if kind.exact)})
 """Kinds of activations that `convert` makes cores of, and the core itself."""
@@ -150,7 +151,9 @@ def _why_unseen(layer: Layer, plan: Plan) -> Iterator[str]:
     if layer.role == "activation" and layer.kind != "SigmoidCore":
         owner = f"'{layer.module}'" if layer.module else _("the model")
         reason = next((f" ({why})" for name, why in plan.unseen.items() if layer.module.startswith(name)), "")
-        module = f", nn.{FUNCTIONS[layer.kind].module.__name__}()" if layer.kind in FUNCTIONS else ""
+        module = ""
+        if layer.kind in FUNCTIONS:
+            module = _(", {call}", call=f"nn.{FUNCTIONS[layer.kind].module.__name__}()")
         yield _(
             "is called in the forward of {owner}, which convert cannot trace{reason}: make it a module{module}",
             owner=owner,

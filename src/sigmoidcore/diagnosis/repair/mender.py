@@ -12,7 +12,7 @@ from torch import nn
 
 from sigmoidcore._language import _, edited
 from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
-from sigmoidcore.conversion import convert, few
+from sigmoidcore.conversion import convert
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
@@ -27,7 +27,7 @@ from sigmoidcore.diagnosis.repair.snapshot import Snapshot
 from sigmoidcore.diagnosis.repair.trial import RATES, STEPS, Rates, Trial, final_loss, usual_rates
 from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
 from sigmoidcore.diagnosis.rules import gaps
-from sigmoidcore.diagnosis.wording import counted
+from sigmoidcore.diagnosis.wording import counted, few
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, LossFn, check_inputs
 
@@ -311,7 +311,9 @@ def _loss_reached(loss: float) -> str:
 
 
 def _place(finding: Finding) -> str:
-    return _(", ").join([_(finding.name), few(finding.layers)]) if finding.layers else _(finding.name)
+    if not finding.layers:
+        return _(finding.name)
+    return _("{name}, {layers}", name=_(finding.name), layers=few(finding.layers))
 
 
 def _sentences(reasons: Sequence[str]) -> str:

@@ -106,8 +106,9 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     names = tuple(w.name for w in zero)
     if evidence.sinks and not any(evidence.references):
         if evidence.latest.loss == 0:
-            return Found(names, 0.0, 0.0, "The loss is 0, and so is every gradient.", EXPECTED_ZERO, Severity.NOTE)
-        text = "The gradient from the loss to the last layer is exactly 0: nothing is trained."
+            text = _("The loss is 0, and so is every gradient.")
+            return Found(names, 0.0, 0.0, text, EXPECTED_ZERO, Severity.NOTE)
+        text = _("The gradient from the loss to the last layer is exactly 0: nothing is trained.")
         return Found(names, 0.0, 0.0, text, FIND_FLAT_END, Severity.ERROR)
     factors = {name for layer in evidence.latest.weighted for name in layer.weights}  # what is added blocks nothing
     stuck = [] if evidence.zero_initialised else [w.name for w in zero if is_zero(w) and w.name in factors]
