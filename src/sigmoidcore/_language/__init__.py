@@ -16,12 +16,14 @@ VARIABLE = "SIGMOIDCORE_LANG"
 
 
 def _(text: str, /, **values: object) -> str:
-    """A text in the user's language, with values for its placeholders.
+    """A text in the user's language, with values for its placeholders; a translated text as it is.
 
     Example:
         >>> _("{count} layers", count=3)
         '3 layers'
     """
+    if isinstance(text, Translated):
+        return text
     translations = catalogue(language())
     translated = translations.get(text, text)
     if not values:

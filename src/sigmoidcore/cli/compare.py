@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sigmoidcore._files import write_file
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.wording import in_a_row
 from sigmoidcore.peers import find, names
 from sigmoidcore.peers.comparison import Budget, Comparison
 from sigmoidcore.peers.report import figures, heads, markdown, notes, rows
@@ -124,7 +125,7 @@ def _interrupted(screen: Screen, comparison: Comparison, ctrl_c: CtrlC) -> bool:
     def text(setting: Setting) -> str:
         knob = comparison.methods[setting.method].knob_text(setting.knob)
         rate, seed = _("rate {rate:g}", rate=setting.rate), _("seed {seed}", seed=setting.seed)
-        return _(", ").join(filter(None, (setting.method, count(setting.depth, "layer"), knob, rate, seed)))
+        return in_a_row(filter(None, (setting.method, count(setting.depth, "layer"), knob, rate, seed)))
 
     def on_step(setting: Setting, progress: Progress) -> None:
         nonlocal shown

@@ -1,7 +1,8 @@
 """Numbers and names in reports and findings: short, whatever the number of layers."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sigmoidcore._language import _, language
 
@@ -95,6 +96,16 @@ def few(names: Sequence[str]) -> str:
     if len(names) <= SHOWN:
         return shown
     return _("{names} and {count} more", names=shown, count=len(names) - SHOWN)
+
+
+def in_a_row(facts: Iterable[str]) -> str:
+    """Facts in a row.
+
+    Example:
+        >>> in_a_row(["3 layers", "rate 0.1"])
+        '3 layers, rate 0.1'
+    """
+    return functools.reduce(lambda before, fact: _("{facts}, {fact}", facts=before, fact=fact), facts)
 
 
 def same_in(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, columns, printable, shortened, wrapped
-from sigmoidcore.diagnosis.wording import counted
+from sigmoidcore.diagnosis.wording import counted, in_a_row
 
 NAMES, NAME_WIDTH = 4, 36
 """Layers that are named under a finding, the others are counted; columns of a name."""
@@ -63,7 +63,7 @@ def head(judgement: Judgement) -> list[str]:
         facts.append(_("loss {loss}{function}", loss=f"{measurement.loss:.4g}", function=function))
     if len(measurement.profile.names) > 1:
         facts.append(_("gradient spread {spread}", spread=f"{measurement.profile.spread:.4g}"))
-    lines = [verdict(judgement), _(", ").join(facts)]
+    lines = [verdict(judgement), in_a_row(facts)]
     if len(history) > 1:
         steps, times = [m.step for m in history if m.step is not None], f"{len(history):,}"
         line = _("measured {times} times; the numbers below are of the last", times=times)

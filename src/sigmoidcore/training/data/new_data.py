@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.wording import in_a_row
 from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_samples
 from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, placed, with_type
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
@@ -77,7 +78,7 @@ class NewData:
         if not found:
             return ()
         words = _("the training data did not have these values, so their predictions are less certain")
-        return (_("{words}: {values}", words=words, values=_(", ").join(found)),)
+        return (_("{words}: {values}", words=words, values=in_a_row(found)),)
 
     def pieces(self) -> Iterator[Piece]:
         """The samples in their order.
