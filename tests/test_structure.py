@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "sigmoidcore"
 FILES = sorted(SOURCE.rglob("*.py"))
-LINES, STATEMENTS, NAMES = 400, 50, 21
+LINES, STATEMENTS, NAMES = 400, 50, 22
 PRIVATE = re.compile(
     r"\btorch(\.[a-z]\w*)*\._(?!_)\w+"  # torch._C, torch.nn.modules._x
     r"|\.(_parameters|_buffers|_modules|_version|_non_persistent_buffers_set|_flat_weight\w*)\b"

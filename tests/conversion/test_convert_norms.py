@@ -103,6 +103,15 @@ def test_an_encoder_of_pytorch_takes_no_shortcut_around_the_new_places():
         torch.testing.assert_close(model.eval()(x), model.train()(x))
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_slope_and_gain_have_the_dtype_of_the_weights_and_float32_beside_half_precision(affine):
+    for dtype, wanted in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
+        model = with_norm(nn.LayerNorm(8, elementwise_affine=affine)).to(dtype)
+        sc.convert(model, norms=True)
+        assert {buffer.dtype for buffer in model.buffers()} == {wanted}
+        assert model(torch.randn(5, 3, dtype=dtype)).dtype == dtype
+
+
 def test_batch_and_group_normalisations_are_not_among_the_places():
     model = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.GroupNorm(2, 4))
     assert sc.convert(model, norms=True).activations == ()

@@ -66,3 +66,12 @@ def test_two_processes_of_accelerate_train_one_network(root, tmp_path):
     assert "2 processes" in done.stdout
     assert done.stdout.count("epoch 1: ") == 1
     assert measured_steps(tmp_path / "samples.csv") == [0]  # 7 steps, written once
+
+
+@pytest.mark.parametrize("options", [[], ["--keep-norms"]])
+def test_a_gpt2_trains_without_norms(options, example, capsys):
+    model, losses = example("gpt2_without_norms").main(["--steps", "30", "--layers", "2", *options])
+    kept = [name for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(kept) == (5 if options else 0)
+    assert losses[-1] < losses[0] - 0.5
+    assert "loss of the last tenth" in capsys.readouterr().out

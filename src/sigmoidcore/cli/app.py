@@ -151,6 +151,7 @@ def application() -> "typer.Typer":
         diagnose,
         evaluate,
         export,
+        lab,
         predict,
         runs,
         skipgram,
@@ -178,7 +179,7 @@ def application() -> "typer.Typer":
 
     for command in (
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
-        compare.compare, skipgram.skipgram,
+        compare.compare, skipgram.skipgram, lab.lab,
     ):  # fmt: skip
         app.command(command.__name__, cls=translation.Command)(_with_language(command))
     # What follows the script belongs to the script.

@@ -121,7 +121,7 @@ def planned(
         centered=centered,
     )
     choices = [Choice(site, *judge(site, request)) for site in activations]
-    plan = Plan(model, [*choices, *(_norm_choice(site, request) for site in places)], request, unseen)
+    plan = Plan(model, [*choices, *(_norm_choice(site, request, model) for site in places)], request, unseen)
     plan.place_cores()
     return plan
 
@@ -168,9 +168,10 @@ class Choice:
         return list(rows.values())
 
 
-def _norm_choice(site: Site, request: Request) -> Choice:
+def _norm_choice(site: Site, request: Request, model: nn.Module) -> Choice:
     """What to do with a normalisation."""
-    made, why = (None, "excluded") if site in request.exclude else bounded(site)
+    near = _weight_of(model.get_submodule(site.owner), model)
+    made, why = (None, "excluded") if site in request.exclude else bounded(site, near)
     if made is None:
         return Choice(site, None, why)
     assert site.module is not None

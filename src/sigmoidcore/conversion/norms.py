@@ -30,8 +30,11 @@ def norm_sites(model: nn.Module) -> list[Site]:
     return [Site(tuple(n), type(m).__name__, n[0].rpartition(".")[0], m) for m, n in names.items()]
 
 
-def bounded(site: Site) -> tuple[BoundedNorm | None, str]:
-    """The bounded norm for the place of a normalisation, or None if it is left; and the reason."""
+def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
+    """The bounded norm for the place of a normalisation, or None if it is left; and the reason.
+
+    Without parameters, it has the device and the dtype of a weight that is near.
+    """
     module = site.module
     assert module is not None
     if len(site.names) > 1:
@@ -47,8 +50,8 @@ def bounded(site: Site) -> tuple[BoundedNorm | None, str]:
     else:
         made, why = _of_norm(module, weight, bias)
     if made is not None:
-        like = next(module.parameters(), None)
-        made = made if like is None else made.to(like.device)
+        like = next(module.parameters(), near)
+        made = made if like is None else made.to(like.device, like.dtype)
         made.train(module.training)
     return made, why
 

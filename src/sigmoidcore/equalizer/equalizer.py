@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,7 +18,9 @@ from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import check_equalizer, check_model, check_optimizer, checked_sinks
 from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.equalizer.neuron_rule import open_saturated
+from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.gain import spread
+from sigmoidcore.nn.bounded_norm import BoundedNorm, bounded_norms
 from sigmoidcore.observation.gradients import CorePass, GradientObserver
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.process_group import Ranks
@@ -47,6 +49,7 @@ class Sample:
         log_sizes: natural logarithms of the profile, thinned to at most 64 layers, input to loss.
         slopes: layers whose slope was changed by the layer rule.
         neurons: saturated neurons whose shift or slope was changed by the neuron rule.
+        norms: places of normalisations whose alpha was changed by the norm rule.
     """
 
     step: int
@@ -54,13 +57,14 @@ class Sample:
     log_sizes: tuple[float, ...]
     slopes: int
     neurons: int
+    norms: int = 0
 
 
 class Equalizer:
     """Keeps the gradient at the same size in every layer while a model trains.
 
     It attaches itself to the optimizer's step and needs no other call. On a sampled step it reads the gradients of that
-    step (nothing is computed twice) and applies two rules.
+    step (nothing is computed twice) and applies its rules.
 
     **Layer rule** (the article's "same size in every layer"). The slope of a layer changes if its gradient differs from
     that of the layers that it feeds and leaves the band, +-`tolerance` around the median; at most by 2 a sample. Inside
@@ -73,9 +77,15 @@ class Equalizer:
     its mean relative slope is 0.8. After the first sample this applies only if half of a layer is saturated: the
     training may need single saturated neurons. It applies only on the trunk, to layers that no other way leads around.
 
-    Both rules are disabled for losses that contain derivatives (docs/physics.md). If more than 1 % of all neurons were
-    opened, no slope follows the profile and the step's gradients are dropped (set to None): they were computed before
-    the change, and Adam would remember their size for long. docs/method.md has the formulas and the reasons.
+    **Norm rule**, in the place of norms (`convert(norms=True)`), where the other two do not apply. If alpha rms(x)
+    leaves the band around the saturation level u, alpha goes a tenth of the way back in each sample until it is at the
+    level again; every step is sampled meanwhile. u is the level that `calibrate` set, else that of the first sample.
+    The rule reads forward passes alone.
+
+    Layer rule and neuron rule are disabled for losses that contain derivatives (docs/physics.md). If more than 1 % of
+    all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None): they were
+    computed before the change, and Adam would remember their size for long. docs/method.md has the formulas and the
+    reasons.
 
     A step that is not sampled costs nothing: hooks are in place on sampled steps only. Gradients of several backward
     passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
@@ -143,7 +153,8 @@ class Equalizer:
         self._floor = floor
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
-        self._cores = _cores_of(model)
+        self._places = bounded_norms(model)
+        self._cores = _cores_of(model, self._places)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -153,6 +164,7 @@ class Equalizer:
         self._unseen = 0
         self._compared = False
         self._layer_rule = LayerRule(self._cores, tolerance)
+        self._norm_rule = NormRule(self._places, tolerance)
         self._graph: Graph | None = None
         try:
             self._hooks = [
@@ -177,7 +189,7 @@ class Equalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
-        rules = self._cadence.state_dict() | self._layer_rule.state_dict()
+        rules = self._cadence.state_dict() | self._layer_rule.state_dict() | self._norm_rule.state_dict()
         return {**rules, "history": [vars(sample) for sample in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,9 +199,10 @@ class Equalizer:
             ValueError: the state is not one of an Equalizer, or of a model with another number of cores; nothing is
                 changed then.
         """
-        check_state(state, len(self._cores))
+        check_state(state, len(self._cores) + len(self._places))
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
+            self._norm_rule.load_state_dict(state)
             self._layer_rule.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
@@ -197,12 +210,12 @@ class Equalizer:
             ) from error
         self._cadence.load_state_dict(state)
         self.history = deque(history, maxlen=REMEMBERED)
-        self._observer.detach()
+        self._detach()
         self._attach_if_due()
 
     def remove(self) -> None:
         """Detach from the optimizer and the model; slopes and shifts stay as they are."""
-        self._observer.detach()
+        self._detach()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -220,6 +233,12 @@ class Equalizer:
     def _attach_if_due(self) -> None:
         if self._cadence.due:
             self._observer.attach()
+            if self._places:
+                self._norm_rule.observer.attach()
+
+    def _detach(self) -> None:
+        self._observer.detach()
+        self._norm_rule.observer.detach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not _has_closure(args, kwargs):
@@ -235,7 +254,8 @@ class Equalizer:
         if not self._observer.attached:
             return 0
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
-        self._observer.detach()
+        followed = self._norm_rule.errors(self._ranks, self._device)
+        self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
         if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
             return 0
@@ -245,7 +265,7 @@ class Equalizer:
                 self._observer.copy_values(name)
             return 0
         self._compare_ranks()
-        return self._look(passes, differentiated, ends)
+        return self._look(passes, differentiated, ends, followed)
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -271,7 +291,8 @@ class Equalizer:
         """Raise a ValueError, on all ranks, if they did not start from the same slopes and shifts; once."""
         if self._compared or self._ranks.count == 1:
             return
-        parts = [part.flatten() for core in self._cores.values() for part in (core.alpha, core.shift)]
+        cores = [*self._cores.values(), *(place.core for place in self._places.values())]
+        parts = [part.flatten() for core in cores for part in (core.alpha, core.shift)]
         if not self._ranks.same(torch.cat([part.to(self._device) for part in parts])):
             raise ValueError(
                 "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
@@ -281,21 +302,20 @@ class Equalizer:
 
     @property
     def _device(self) -> torch.device:
-        return next(iter(self._cores.values())).shift.device
+        cores = [*self._cores.values(), *(place.core for place in self._places.values())]
+        return cores[0].shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[CorePass]], differentiated: bool, ends: list[Node]) -> int:
-        """Take a sample and apply both rules; returns the number of neurons opened.
+    def _look(self, passes: dict[str, list[CorePass]], differentiated: bool, ends: list[Node], followed: Tensor) -> int:
+        """Take a sample and apply all rules; returns the number of neurons opened.
 
-        If the loss of any rank contains derivatives, no rule applies. `ends` are the nodes of the model's outputs.
+        If the loss of any rank contains derivatives, layer and neuron rule do not apply. `ends` are the nodes of the
+        model's outputs, `followed` the errors of the norm rule.
         """
-        samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
-        sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
-        if self._scaler is not None:
-            sizes = sizes / self._scaler.get_scale()
+        sizes = self._profile(passes)
         logs = sizes.log()
         errors, neurons, moved, relative = self._errors(logs), 0, [], None
-        if self._ranks.all(not differentiated, self._device) and bool(torch.isfinite(sizes).all()):
+        if passes and self._ranks.all(not differentiated, self._device) and bool(torch.isfinite(sizes).all()):
             rows = [sum(p.rows for p in of_core) for of_core in passes.values()]
             relative = self._ranks.means(relative_slopes(passes.values(), self._device), rows)
             shut = bool((torch.cat(relative) < self._floor).any())  # one look at the device, not one for every core
@@ -306,17 +326,28 @@ class Equalizer:
                 trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk}
                 share = MOST_SHUT if self.history else 0.0
                 neurons = open_saturated(self._cores, passes, trunk, self._floor, share, self._ranks)
+        norms = self._norm_rule.follow(followed) if bool(torch.isfinite(followed).all()) else 0
+        errors = torch.cat([errors, followed])
         if bool(torch.isfinite(errors).all()) and not self._stale(neurons):
             if relative is not None and self._graph is not None:
-                moved = self._layer_rule.level(errors, relative, self._graph)
-            self._cadence.advance(errors, corrected=neurons > 0 or max(moved, default=0.0) > MUCH)
+                moved = self._layer_rule.level(errors[: len(logs)], relative, self._graph)
+            self._cadence.advance(errors, corrected=neurons + norms > 0 or max(moved, default=0.0) > MUCH)
         else:  # not finite, exactly 0, or computed before neurons were opened
             self._cadence.restart()
-        thin = logs[:: max(1, math.ceil(len(logs) / 64))]
-        self.history.append(Sample(self._cadence.step, spread(sizes), tuple(thin.tolist()), len(moved), neurons))
+        thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
+        level = spread(sizes) if passes else 1.0
+        self.history.append(Sample(self._cadence.step, level, tuple(thin), len(moved), neurons, norms))
         for sink in self._sinks:
             sink(self.history[-1])
         return neurons
+
+    def _profile(self, passes: dict[str, list[CorePass]]) -> Tensor:
+        """Gradient sizes of the cores over all ranks, [cores]."""
+        if not passes:
+            return torch.zeros(0, dtype=torch.float64)
+        samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
+        sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
+        return sizes if self._scaler is None else sizes / self._scaler.get_scale()
 
     def _stale(self, opened: int) -> bool:
         """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""
@@ -324,15 +355,18 @@ class Equalizer:
 
     def _errors(self, logs: Tensor) -> Tensor:
         """Logarithms of the profile over its median; 0 on side branches."""
+        if not len(logs):
+            return logs
         side = torch.zeros(len(logs), dtype=torch.bool)
         side[[] if self._graph is None else list(self._graph.side)] = True
         return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
 
 
-def _cores_of(model: nn.Module) -> dict[str, SigmoidCore]:
-    """The cores of a model that the Equalizer can read."""
-    cores = {name: layer for name, layer in watched_layers(model).items() if isinstance(layer, SigmoidCore)}
-    if not cores:
+def _cores_of(model: nn.Module, places: Mapping[str, BoundedNorm]) -> dict[str, SigmoidCore]:
+    """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
+    watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
+    cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
+    if not cores and not places:
         raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
     sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
     if sharded is not None:

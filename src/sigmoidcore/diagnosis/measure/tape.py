@@ -40,7 +40,7 @@ class _Call:
 
 
 class Tape(Observer):
-    """Records each training step while it is attached, until `forget`.
+    """Records each training step while it is attached, until `forget`. A repetition detaches it.
 
     It keeps references, and copies nothing: the arguments of the forward passes, and the functions from their results
     to the loss. Functions that read nothing of the model are not recorded: their results are constants of the step.
@@ -75,8 +75,9 @@ class Tape(Observer):
 
     @contextmanager
     def repetition(self) -> Iterator[Callable[[], Tensor]]:
-        """Yields a function that repeats the step up to its loss; the model stays as it is."""
+        """Yields a function that repeats the step up to its loss; the model stays as it is, and the tape stops."""
         self._stop()
+        super().detach()
         with unchanged(self.model, [call.args for call in self._calls]), own_buffers(self.model), torch.enable_grad():
             yield self._repeat
 

@@ -38,8 +38,8 @@ class Tracer:
             sentence = origin_on_tape(self._tape)
             if sentence is not None:
                 self.found, self.found_in = _("In step {step:,}, {origin}", step=step, origin=sentence), step
-            if sentence is not None or self._tries == TRIES:
-                self.stop()
+            if sentence is None and self._tries < TRIES:
+                self._tape.attach()
         self._tape.forget()
 
     def after_step(self) -> None:

@@ -1,0 +1,135 @@
+"""The server of the lab: the page, and a WebSocket with a session for each page that is open."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sigmoidcore.lab.datasets import DataSet
+from sigmoidcore.lab.guard import HEADERS, Guard
+from sigmoidcore.lab.protocol import obey
+from sigmoidcore.lab.session import FRAMES, Session
+from sigmoidcore.lab.setting import RATES, WITH_SLOPES, parse, schema
+from sigmoidcore.lab.worker import Worker
+from sigmoidcore.training.data import InputError
+
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+REFUSED, FULL = 4403, 4429
+"""Codes with which a WebSocket is closed."""
+
+
+class Outbox:
+    """Messages on their way to a page: of each kind the latest, so that a slow page holds nothing up."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[str, Any]] = {}
+        self._filled = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Replace the message of this kind; from any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._put, message)
+
+    def _put(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "building":
+            self._waiting.pop("frame", None)
+        self._waiting[message["kind"]] = message
+        self._filled.set()
+
+    async def take(self) -> list[dict[str, Any]]:
+        """All messages that wait, as soon as there is one."""
+        await self._filled.wait()
+        self._filled.clear()
+        messages, self._waiting = list(self._waiting.values()), {}
+        return messages
+
+
+def application(guard: Guard, own: DataSet | None = None, sessions: int = 8) -> Starlette:
+    """The lab as an ASGI application.
+
+    Args:
+        guard: decides who may talk to it.
+        own: the data of the command line.
+        sessions: open pages at a time.
+    """
+    worker = Worker(sessions)
+    assets = {path.name: path.read_bytes() for path in files("sigmoidcore.lab").joinpath("static").iterdir()}
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if not guard.host_known(request.headers.get("host")):
+            return Response("the Host is another one\n", 421, HEADERS, "text/plain")
+        if name not in assets:
+            return Response("there is no such file\n", 404, HEADERS, "text/plain")
+        return Response(assets[name], 200, HEADERS, TYPES["." + name.rpartition(".")[2]])
+
+    async def talk(socket: WebSocket) -> None:
+        refusal = guard.refusal(socket.headers)
+        if refusal is not None:
+            await socket.close(REFUSED, refusal)  # before it is accepted: the other site gets 403
+            return
+        await socket.accept()
+        if not guard.token_known(socket.query_params.get("token", "")):
+            await socket.close(REFUSED, "the token is another one: open the address that the lab printed")
+            return
+        outbox = Outbox()
+        session = Session(outbox.put, own)
+        known = {"options": schema(), "rates": RATES, "slopes": WITH_SLOPES, "own": own is not None}
+        outbox.put({"kind": "hello", **known})
+        try:
+            session.arrange(parse({key: value for key, value in socket.query_params.items() if key != "token"}))
+        except InputError as error:
+            outbox.put({"kind": "error", "text": str(error)})
+        if not worker.add(session):
+            await socket.close(FULL, f"{sessions} pages are open: close one")
+            return
+        sending = asyncio.create_task(_send(socket, outbox))
+        try:
+            await _receive(socket, session, worker, outbox)
+        finally:
+            worker.remove(session)
+            sending.cancel()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        worker.stop()
+
+    routes = [Route("/", asset), Route("/{name}", asset), WebSocketRoute("/ws", talk)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+async def _receive(socket: WebSocket, session: Session, worker: Worker, outbox: Outbox) -> None:
+    """Do what the page asks for, until it is closed."""
+    while True:
+        try:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            answer = obey(session, message.get("text") or "")
+            if answer is not None:
+                outbox.put(answer)
+            worker.wake()
+        except WebSocketDisconnect:
+            return
+        except InputError as error:
+            outbox.put({"kind": "error", "text": str(error)})
+        await asyncio.sleep(0)  # a flood of messages leaves time for other pages
+
+
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    """Send what waits, at most so often that frames come at their rate."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            for message in await outbox.take():
+                await socket.send_json(message)
+            await asyncio.sleep(0.5 / FRAMES)

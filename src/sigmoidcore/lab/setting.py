@@ -1,0 +1,160 @@
+"""A set-up of the lab: data and two networks, within bounds; as plain values, and as the query of a URL."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlencode
+
+from sigmoidcore.training.data import InputError, nearest, short
+
+KINDS = ("sigmoid", "sigmoid-core", "tanh", "relu", "resnet", "batchnorm")
+"""Kinds of network; see `networks.SOURCES`."""
+WITH_SLOPES = ("sigmoid", "sigmoid-core", "tanh")
+"""Kinds whose layers have slopes: an Equalizer can change them, and so can the visitor."""
+DATA = ("moons", "spirals", "rings", "article", "digits")
+RATES = {"sigmoid": 0.01, "sigmoid-core": 0.03, "tanh": 0.001, "relu": 0.001, "resnet": 0.001, "batchnorm": 0.001}
+"""The usual rate of each kind with Adam, which the page sets when a kind is chosen."""
+LARGEST = 5_000_000
+"""Of depth * width^2, so that both networks, their optimizers and a backward pass fit into a small machine."""
+OWN = "own"
+"""Name of the data that were named on the command line."""
+
+
+def _number(default: float, low: float, high: float) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _choice(default: str, *names: str) -> Any:
+    return field(default=default, metadata={"names": names})
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two networks, and how it is trained.
+
+    Attributes:
+        kind: see `KINDS`.
+        saturation: saturation level that a network of cores is prepared for.
+        rate: learning rate; of a network of cores the total rate, see `depth_scaled_lr`.
+        optimizer: "adam", or "sgd" with a momentum of 0.9.
+        equalizer: whether an Equalizer changes slopes during training.
+    """
+
+    kind: str = _choice("sigmoid", *KINDS)
+    saturation: float = _number(0.5, 0.05, 6.0)
+    rate: float = _number(0.01, 1e-6, 10.0)
+    optimizer: str = _choice("adam", "adam", "sgd")
+    equalizer: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A set-up; the defaults are what the page opens with.
+
+    Attributes:
+        data: name of a data set; see `datasets`.
+        depth: hidden layers.
+        width: neurons of each.
+        batch: samples of a step.
+        seed: of the weights, the data and the order of samples.
+        a: the first network.
+        b: the second network, with the same data, seed and batches.
+
+    Example:
+        >>> setting = parse({"depth": "100", "b.kind": "relu"})
+        >>> setting.depth, setting.b.kind
+        (100, 'relu')
+        >>> query(setting)
+        'depth=100&b.kind=relu'
+    """
+
+    data: str = _choice("moons", *DATA, OWN)
+    depth: int = _number(30, 1, 1000)
+    width: int = _number(16, 2, 256)
+    batch: int = _number(64, 4, 256)
+    seed: int = _number(0, 0, 9999)
+    a: Contender = field(default_factory=Contender)
+    b: Contender = field(default_factory=lambda: Contender("sigmoid-core", rate=0.03, equalizer=True))
+
+
+def flat(setting: Setting) -> dict[str, Any]:
+    """The values by their names: `depth`, and `a.rate` for one of the first network."""
+    found: dict[str, Any] = {}
+    for option in fields(Setting):
+        value = getattr(setting, option.name)
+        if isinstance(value, Contender):
+            found |= {f"{option.name}.{key}": part for key, part in vars(value).items()}
+        else:
+            found[option.name] = value
+    return found
+
+
+def query(setting: Setting) -> str:
+    """The values that differ from the defaults, as the query of a URL."""
+    usual = flat(Setting())
+    return urlencode({key: _text(value) for key, value in flat(setting).items() if value != usual[key]})
+
+
+def parse(values: Mapping[str, Any]) -> Setting:
+    """The set-up with these values, by the names of `flat`, as text or as JSON values; the others are the defaults.
+
+    Raises:
+        InputError: a name is unknown, or a value is out of its bounds, with the name, the value and the bounds.
+    """
+    found = flat(Setting())
+    for name, value in values.items():
+        if name not in found:
+            raise InputError(f"there is no option {short(name)!r}: {nearest(name[:60], list(found))}")
+        found[name] = _value(name, value, found[name])
+    shared: dict[str, Any] = {key: value for key, value in found.items() if "." not in key}
+    for which in "ab":
+        own = {key[2:]: value for key, value in found.items() if key.startswith(f"{which}.")}
+        shared[which] = Contender(**own)
+    setting = Setting(**shared)
+    if setting.depth * setting.width**2 > LARGEST:
+        widest = math.isqrt(LARGEST // setting.depth)
+        raise InputError(
+            f"{setting.depth} layers of {setting.width} neurons are too many: make it at most {widest} neurons, or "
+            "fewer layers"
+        )
+    return setting
+
+
+def schema() -> dict[str, dict[str, Any]]:
+    """Every option with its default and its choices or bounds, from which the page makes its controls."""
+    shared = {option.name: option for option in fields(Setting)}
+    own = {f"{which}.{option.name}": option for which in "ab" for option in fields(Contender)}
+    options = shared | own
+    return {
+        name: {"default": default, **options[name].metadata, "whole": isinstance(default, int)}
+        for name, default in flat(Setting()).items()
+    }
+
+
+def _value(name: str, value: Any, default: Any) -> Any:
+    """A value of an option, of the type of its default and within its bounds."""
+    bounds = schema()[name]
+    if isinstance(default, bool):
+        words = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
+        known = words.get(str(value).lower()) if isinstance(value, str | bool | int) else None
+        if known is None:
+            raise InputError(f"{name} is {short(value)!r}: give true or false")
+        return known
+    if isinstance(default, str):
+        if value not in bounds["names"]:
+            raise InputError(f"{name} is {short(value)!r}: choose one of {', '.join(bounds['names'])}")
+        return value
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    whole = isinstance(default, int)
+    if not bounds["low"] <= number <= bounds["high"] or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{name} is {short(value)!r}: give {kind} from {bounds['low']:g} to {bounds['high']:g}")
+    return int(number) if whole else number
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,78 @@
+// All words of the page, in English and Chinese.
+
+const EN = {
+    lab: "lab", start: "Start", pause: "Pause", step: "Step", reset: "Reset", transport: "Training", menu: "Tools",
+    tour: "Tour", share: "Share", code: "Code", report: "Report", setup: "Set-up", layers: "Layer by layer",
+    results: "Results and the chosen layer", profile: "Gradient size of every layer", heat: "Gradient by layer and step",
+    vanished: "vanished", strong: "strongest layer", strip: "Neurons of every layer", saturated: "saturated", open: "open",
+    slopes: "Slope α of every layer", loss: "Training loss", surface: "Decision of the network", fit: "Fit of the six points",
+    answers: "Answers to test digits", nothing: "no picture for data with more than two features", whole: "whole layer",
+    input: "input", toLoss: "loss", back: "Back", next: "Next", end: "End", save: "Download", copy: "Copy", copied: "Copied",
+    close: "Close", waiting: "building the networks …", lost: "The connection to the lab is lost; trying again …",
+    layer: "Layer {layer}", neuron: "Layer {layer}, neuron {neuron}", clock: "step {step}", accuracy: "Test accuracy, %",
+    R2: "Test R²", slope: "α = {value}", noSlope: "no slope to set", setSlope: "Slope of layer {layer}, network {name}",
+    openShare: "share of open inputs", reach: "{value} left at layer 1", none: "nothing left at layer 1",
+    shareHint: "Whoever has this lab running opens your set-up with this address.",
+    codeHint: "A script that repeats this training, up to this step. Slopes set by hand are not in it.",
+    valueText: "layer {layer} of {layers}: {parts}", gradient: "network {name}: gradient {value}",
+    summary: "Step {step}. {parts}",
+    summaryPart: "Network {name}, {kind}: loss {loss}, {metric} {score}; of the gradient, {reach}.",
+    data: "Data", depth: "Hidden layers", width: "Neurons per layer", batch: "Batch", seed: "Seed", kind: "Network {name}",
+    saturation: "Saturation level", rate: "Learning rate", optimizer: "Optimizer", equalizer: "Equalizer",
+    moons: "Moons", spirals: "Spirals", rings: "Rings", article: "Six points", digits: "Digits", own: "Your own",
+    sigmoid: "Sigmoid", "sigmoid-core": "Sigmoid Core", tanh: "Tanh, orthogonal", relu: "ReLU, He", resnet: "ResNet",
+    batchnorm: "BatchNorm, ReLU", adam: "Adam", sgd: "SGD", watching: "Watching {name}",
+    guide: [
+        ["Three layers learn", "Two networks get the same data, the same seed and the same batches: A with plain sigmoids, B with Sigmoid Core. With three layers both learn. Watch the gradient profile: the input is on the left, the loss on the right."],
+        ["Thirty layers: the gradient vanishes", "The same sigmoids, thirty layers deep. On its way from the loss to the input, the gradient of A shrinks at every layer: σ′(z) is at most 1/4. On the log axis that is a straight line down. The first layers learn nothing, so the loss stays where it is."],
+        ["One layer, and its slope", "Every layer multiplies the gradient by α σ′(z) and by its weights. Below is layer 15: the sigmoid, the histogram of z under it, the derivative over it. Drag the slope α of network A: the derivative grows with α. Too much, and z leaves the middle: the neurons saturate."],
+        ["The cure: one slope for every layer", "Sigmoid Core sets each slope so that a layer multiplies the gradient by 1. B is a hundred sigmoids deep, and its profile is level. No skip connections, no normalisation. A gets no gradient at all."],
+        ["Keep it level", "Training moves the weights, and the profile with them. The Equalizer changes a slope when its layer leaves the band. Here both networks are Sigmoid Core; only B has the Equalizer. Now try your own: 1,000 layers, spirals, ResNet, BatchNorm."],
+    ],
+};
+
+const ZH = {
+    lab: "实验室", start: "开始", pause: "暂停", step: "单步", reset: "重置", transport: "训练", menu: "工具",
+    tour: "导览", share: "分享", code: "代码", report: "诊断", setup: "设置", layers: "逐层观察",
+    results: "结果与所选的层", profile: "各层梯度大小", heat: "梯度：层 × 步", vanished: "消失", strong: "最强的层",
+    strip: "各层神经元", saturated: "饱和", open: "畅通", slopes: "各层斜率 α", loss: "训练损失", surface: "网络的判断",
+    fit: "六个点的拟合", answers: "对测试数字的回答", nothing: "特征多于两个的数据没有图像", whole: "整层",
+    input: "输入", toLoss: "损失", back: "上一步", next: "下一步", end: "结束", save: "下载", copy: "复制", copied: "已复制",
+    close: "关闭", waiting: "正在构建网络……", lost: "与实验室的连接已断开，正在重试……",
+    layer: "第 {layer} 层", neuron: "第 {layer} 层，神经元 {neuron}", clock: "第 {step} 步", accuracy: "测试准确率，%",
+    R2: "测试 R²", slope: "α = {value}", noSlope: "没有可调的斜率", setSlope: "网络 {name} 第 {layer} 层的斜率",
+    openShare: "打开的输入所占比例", reach: "第 1 层剩余 {value}", none: "第 1 层没有剩余",
+    shareHint: "运行着本实验室的人用这个地址即可打开您的设置。",
+    codeHint: "重复本次训练到当前步的脚本。手动设置的斜率不在其中。",
+    valueText: "第 {layer} 层，共 {layers} 层：{parts}", gradient: "网络 {name}：梯度 {value}",
+    summary: "第 {step} 步。{parts}", summaryPart: "网络 {name}，{kind}：损失 {loss}，{metric} {score}；梯度：{reach}。",
+    data: "数据", depth: "隐藏层数", width: "每层神经元", batch: "批大小", seed: "种子", kind: "网络 {name}",
+    saturation: "饱和水平", rate: "学习率", optimizer: "优化器", equalizer: "均衡器 (Equalizer)",
+    moons: "双月", spirals: "螺旋", rings: "圆环", article: "六个点", digits: "数字", own: "您的数据",
+    sigmoid: "Sigmoid", "sigmoid-core": "Sigmoid Core", tanh: "Tanh，正交", relu: "ReLU，He", resnet: "ResNet",
+    batchnorm: "BatchNorm，ReLU", adam: "Adam", sgd: "SGD", watching: "正在观察 {name}",
+    guide: [
+        ["三层可以学会", "两个网络使用相同的数据、种子和批次：A 是普通的 sigmoid，B 是 Sigmoid Core。只有三层时两者都能学会。请看梯度曲线：左边是输入，右边是损失。"],
+        ["三十层：梯度消失", "同样的 sigmoid，深三十层。从损失到输入，A 的梯度每经过一层就缩小：σ′(z) 最多是 1/4。在对数轴上这是一条下降的直线。前面的层什么也学不到，损失停在原处。"],
+        ["一层和它的斜率", "每一层都把梯度乘以 α σ′(z) 和权重。下面是第 15 层：sigmoid 曲线，其下是 z 的直方图，其上是导数。拖动网络 A 的斜率 α：导数随 α 增大。过大时 z 离开中部，神经元就会饱和。"],
+        ["解决办法：给每一层合适的斜率", "Sigmoid Core 设定每个斜率，使每一层恰好把梯度乘以 1。B 有一百层 sigmoid，梯度曲线是平的。没有跳跃连接，也没有归一化。A 得不到任何梯度。"],
+        ["保持水平", "训练会改变权重，梯度曲线也随之改变。某一层离开容许范围时，均衡器就改变它的斜率。这里两个网络都是 Sigmoid Core，只有 B 有均衡器。现在请自己试试：1000 层、螺旋、ResNet、BatchNorm。"],
+    ],
+};
+
+const asked = new URLSearchParams(location.search).get("lang");
+export const language = asked ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+const texts = language === "zh" ? ZH : EN;
+
+/** A text in the language of the page, with its placeholders filled. */
+export function t(key, values = {}) {
+    const text = texts[key] ?? key;
+    return typeof text === "string" ? text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole) : text;
+}
+
+/** Fill in the words of the HTML. */
+export function translate() {
+    document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+    for (const element of document.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+    for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
+}
