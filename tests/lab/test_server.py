@@ -208,6 +208,7 @@ def test_ten_thousand_malformed_messages_get_errors_and_the_server_lives(client)
         ("x" * 20_000, "send at most 16,384"),
         ("[" * 10_000, "is not JSON"),
         ("3", "send an object"),
+        ('{"do": "\\ud83d"}', "the names are arrange, start"),
         ('{"do": "dance"}', "the names are arrange, start"),
         ('{"do": "report", "network": 2}', "network is"),
         ('{"do": "slope", "network": 0, "layer": 0, "value": NaN}', "from 0.001 to 1000"),

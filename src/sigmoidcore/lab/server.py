@@ -1,6 +1,7 @@
 """The server of the lab: the page, and a WebSocket with a session for each page that is open."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
@@ -131,5 +132,5 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
     with suppress(WebSocketDisconnect, RuntimeError):
         while True:
             for message in await outbox.take():
-                await socket.send_json(message)
+                await socket.send_text(json.dumps(message))  # in ASCII: half of a surrogate pair may come back
             await asyncio.sleep(0.5 / FRAMES)
