@@ -79,3 +79,5 @@ def benchmarks() -> Iterator[str]:
     yield f"Basins: {', '.join(map(' '.join, zip(words, basins, strict=True)))}."
     differences = [row["below_best"] for row in rows("learning_rate") if row["method"] == "core"]
     yield f"within {max(differences):.1f} points of the best of its row"
+    ended, runs = (sum(row[name] for row in rows("exit_codes")) for name in ("as_expected", "runs"))
+    yield f"{ended} of {runs} runs end with the documented exit code"

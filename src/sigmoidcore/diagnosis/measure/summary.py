@@ -223,7 +223,7 @@ def _add_histograms(facts: list[dict[str, Any]], sums: Sequence[Sums], totals: T
     """Add the histograms of the outputs, over the range of all ranks."""
     # At least one number each: the maximum of none is an error.
     samples = _alike([torch.cat(s.sample) if s.sample else torch.full((1,), math.nan) for s in sums])
-    values = pad_sequence(samples, batch_first=True, padding_value=math.nan).cpu().numpy()
+    values = pad_sequence(samples, batch_first=True, padding_value=math.nan).cpu().double().numpy()  # sums may overflow
     values = np.where(np.isfinite(values), values, np.nan)
     most = np.fmax.reduce(values, axis=1, initial=-math.inf)
     least = np.fmax.reduce(-values, axis=1, initial=-math.inf)
