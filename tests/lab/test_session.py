@@ -122,6 +122,15 @@ def test_pause_reset_and_a_new_set_up_begin_at_step_0():
     assert (page.session.step, page.heard["built"]["id"], page.frame()["running"]) == (0, first + 1, False)
 
 
+def test_a_step_asked_for_together_with_a_set_up_is_taken():
+    page = Page()
+    page.session.arrange(parse({"depth": 2, "width": 4}))
+    page.session.advance(1)
+    while page.session.delay == 0.0:
+        page.session.turn()
+    assert (page.session.step, page.session.setting.depth) == (1, 2)
+
+
 def test_a_neuron_can_be_looked_at_and_a_report_is_the_page_of_a_diagnosis():
     page = Page()
     page.session.look(3, 5)

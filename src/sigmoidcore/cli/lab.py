@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError
 
+RUN = typer.Argument(metavar="[RUN]", show_default=False, help="A run's folder or a file of samples, to be watched.")
 DATA = typer.Option("--data", metavar="FILE", help="Your own table, beside the built-in data.")
 TARGET = typer.Option("--target", metavar="COLUMN", help="Its column to learn.")
 HOST = typer.Option("--host", metavar="ADDRESS", help="Address to listen on; any but the default needs a token.")
@@ -17,6 +19,7 @@ NO_BROWSER = typer.Option("--no-browser", help="Only print the address.")
 
 
 def lab(
+    run: Annotated[Path | None, RUN] = None,
     data: Annotated[Path | None, DATA] = None,
     target: Annotated[str | None, TARGET] = None,
     host: Annotated[str, HOST] = "127.0.0.1",
@@ -29,13 +32,18 @@ def lab(
 
         from sigmoidcore.lab.datasets import own_data
         from sigmoidcore.lab.guard import Guard
+        from sigmoidcore.lab.recording import Recording
         from sigmoidcore.lab.server import application
     except ModuleNotFoundError as error:
         if error.name not in ("uvicorn", "starlette", "websockets"):
             raise
         raise ModuleNotFoundError(f'{error.name} is not installed: pip install "sigmoid-core[lab]"') from error
     if target is not None and data is None:
-        raise InputError("--target is a column of --data FILE: give the file, too")
+        raise InputError(_("--target is a column of --data FILE: give the file, too"))
+    if run is not None:
+        if data is not None:
+            raise InputError(_("a run is watched as it is: give RUN or --data, not both"))
+        Recording(run)  # or an error
     own = None if data is None else own_data(data, target)
     guard = Guard(host)
     with _listening(host, port) as listener:
@@ -44,7 +52,7 @@ def lab(
         if not no_browser:
             webbrowser.open(address)
         config = uvicorn.Config(
-            application(guard, own), log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20,
+            application(guard, own, recording=run), log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20,
             ws_per_message_deflate=False, timeout_graceful_shutdown=1, server_header=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
@@ -58,8 +66,11 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; give another --port, or 0 for a free one"
-        ) from error
+            _(
+                "cannot listen on {host}, port {port}: {reason}; give another --port, or 0 for a free one",
+                host=host, port=str(port), reason=error.strerror or str(error),
+            )
+        ) from error  # fmt: skip
 
 
 def _address(host: str, port: int, token: str) -> str:

@@ -1,6 +1,7 @@
 """The training of a network as a Python script, which gives the numbers that the page showed."""
 
 import inspect
+from typing import Any
 
 from sigmoidcore.lab.datasets import PLANE, TEST, TRAIN, DataSet
 from sigmoidcore.lab.networks import MOMENTUM, PROBES, SOURCES
@@ -10,14 +11,10 @@ from sigmoidcore.lab.setting import OWN, WITH_SLOPES, Contender, Setting, query
 STEPS = 1_000
 """Steps of the script of a training that has not begun."""
 DIGITS = """
-from sigmoidcore.training import digits
-
 split = digits()
 x, y, test_x, test_y = split.train_x, split.train_y, split.test_x, split.test_y
 """
 ARTICLE = """
-from sigmoidcore.article import POINTS_X, POINTS_Y
-
 x = test_x = torch.tensor(POINTS_X)[:, None] / 3
 y = test_y = torch.tensor(POINTS_Y)[:, None]
 """
@@ -29,10 +26,6 @@ points, classes = torch.tensor(points, dtype=torch.float32), torch.tensor(classe
 x, y, test_x, test_y = points[:{train}], classes[:{train}], points[{train}:], classes[{train}:]
 """
 OWNED = """
-from pathlib import Path
-
-from sigmoidcore.lab.datasets import own_data
-
 data = own_data(Path({path!r}), {target!r})
 x, y, test_x, test_y = data.train_x, data.train_y, data.test_x, data.test_y
 """
@@ -41,8 +34,6 @@ model = sc.MLP(x.shape[1], {width}, {depth}, {outputs})
 sc.prepare(model, x[:{probes}], targets=y[:{probes}], loss_fn=loss_fn, saturation={saturation:g})
 """
 PEER = """
-from sigmoidcore.peers import Problem, find
-
 problem = Problem(x[:{probes}], y[:{probes}], loss_fn, outputs={outputs}, width={width}, depth={depth})
 model = find("{name}").network(problem)
 """
@@ -54,9 +45,9 @@ for step in range({steps}):
     loss_fn(model(x[rows]), y[rows]).backward()
     optimizer.step()
 
-model.eval()
 with torch.no_grad():
-    loss, score = float(loss_fn(model(x[:{probed}]), y[:{probed}])), {metric}(model(test_x), test_y)
+    score = {metric}(model.eval()(test_x), test_y)
+    loss = float(loss_fn(model.train()(x[:{probed}]), y[:{probed}]))
 print(f"loss {{loss:.6g}}, {metric} {{score:.4g}}")
 print(sc.diagnose(model, x[:{probed}], y[:{probed}], loss_fn))
 """
@@ -79,22 +70,33 @@ def python_code(setting: Setting, which: str, steps: int, own: DataSet | None = 
     outputs, classes = {"article": (1, False), "digits": (10, True)}.get(setting.data, (2, True))
     if own is not None and setting.data == OWN:
         outputs, classes = own.outputs, own.kind.is_class
-    values = {
+    values: dict[str, Any] = {
         "depth": setting.depth, "width": setting.width, "outputs": outputs, "probes": PROBES, "probed": PROBED,
         "saturation": contender.saturation, "name": SOURCES[contender.kind], "steps": steps or STEPS,
         "seed": setting.seed, "batch": setting.batch, "metric": "accuracy" if classes else "r2",
     }  # fmt: skip
     loss = "cross_entropy" if classes else "mse_loss"
     address = query(setting) or "the first set-up"
+    cores = contender.kind == "sigmoid-core"
     parts = [
         f'# {setting.depth} layers of {setting.width} neurons on the data "{setting.data}"; in the lab: ?{address}',
-        "import math\n\nimport numpy as np\nimport torch\nfrom torch import nn\n",
-        f"import sigmoidcore as sc\nfrom sigmoidcore.training.data.targets import {values['metric']}\n",
-        _data(setting, own) + f"loss_fn = nn.functional.{loss}\n",
-        f"torch.manual_seed({setting.seed})" + (CORES if contender.kind == "sigmoid-core" else PEER).format(**values),
+        _imports(setting, cores, values["metric"]),
+        _data(setting, own).lstrip("\n") + f"loss_fn = nn.functional.{loss}\n",
+        f"torch.manual_seed({setting.seed})" + (CORES if cores else PEER).format(**values),
         "".join(_training(contender)) + LOOP.format(**values),
     ]
     return "\n".join(parts)
+
+
+def _imports(setting: Setting, cores: bool, metric: str) -> str:
+    """The imports, in the order of the style guide."""
+    standard = {OWN: "from pathlib import Path\n\n"} | dict.fromkeys(PLANE, "import math\n\nimport numpy as np\n")
+    lines = [f"{standard.get(setting.data, '')}import torch\nfrom torch import nn\n", "import sigmoidcore as sc"]
+    lines += ["from sigmoidcore.article import POINTS_X, POINTS_Y"] if setting.data == "article" else []
+    lines += ["from sigmoidcore.lab.datasets import own_data"] if setting.data == OWN else []
+    lines += [] if cores else ["from sigmoidcore.peers import Problem, find"]
+    lines += ["from sigmoidcore.training import digits"] if setting.data == "digits" else []
+    return "\n".join([*lines, f"from sigmoidcore.training.data.targets import {metric}\n"])
 
 
 def _data(setting: Setting, own: DataSet | None) -> str:

@@ -1,5 +1,6 @@
 """What the lab reads off a network at one moment: gradient, slopes and saturation of every layer, and its outputs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ GRID = 40
 """Points on a side of the picture of the outputs."""
 EDGE = 2.6
 """The picture shows inputs from -EDGE to EDGE."""
+HUGE = 1e15
+"""Outputs that are larger, or no numbers, have no score."""
 BINS, REACH = 48, 8.0
 """Of the histogram of z, which shows z from -REACH to REACH; what is outside is in the last bins."""
 
@@ -100,7 +103,7 @@ def read(network: Network, data: DataSet, layer: int, neuron: int | None) -> Rea
         tests = outputs[: len(data.test_x)]
         return Reading(
             loss=loss.item(),
-            score=data.task.metric(tests, data.test_y),
+            score=data.task.metric(tests, data.test_y) if bool((tests.abs() < HUGE).all()) else math.nan,
             sizes=norms(gradients) / len(inputs) ** 0.5,
             slopes=tuple(float(core.alpha.mean()) for core in network.cores),
             relative=torch.stack(relative),

@@ -117,7 +117,8 @@ class Session:
             slopes, self._slopes = self._slopes, {}
             report, self._report = self._report, None
             steps = wanted is None and (self._running or self._steps > 0)
-            self._steps = max(0, self._steps - 1)
+            if steps:
+                self._steps = max(0, self._steps - 1)
             self._stale = True
         if wanted is not None:
             self._build(wanted)

@@ -12,13 +12,9 @@ class Worker:
 
     The session that has used the least time is next. A session that asks for a huge network waits for its turn after
     the others have had as much time.
-
-    Args:
-        most: sessions at a time.
     """
 
-    def __init__(self, most: int = 8) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._used: dict[Session, float] = {}
         self._clock = 0.0
         self._condition = threading.Condition()
@@ -36,14 +32,11 @@ class Worker:
             self._condition.notify()
         self._thread.join(timeout=10)
 
-    def add(self, session: Session) -> bool:
-        """Take a session on; False if there are as many as there can be."""
+    def add(self, session: Session) -> None:
+        """Take a session on."""
         with self._condition:
-            if len(self._used) >= self._most:
-                return False
             self._used[session] = self._clock
             self._condition.notify()
-            return True
 
     def remove(self, session: Session) -> None:
         """Forget a session and its networks."""

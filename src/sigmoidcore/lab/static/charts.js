@@ -70,7 +70,7 @@ export function drawProfile(canvas, layers, chosen) {
     const {context, width, height} = fresh(canvas);
     const top = 8, bottom = height - 22, most = Math.max(...layers, 1);
     const y = (log) => top + ((shown.high - Math.max(log, shown.low)) / (shown.high - shown.low)) * (bottom - top);
-    const ticks = ticksOf(shown.low, shown.high, height / 30).filter(Number.isInteger);
+    const ticks = ticksOf(shown.low, shown.high, Math.min(10, height / 30)).filter(Number.isInteger);
     axis(context, ticks, y, LEFT, width - RIGHT, (power) => `10${raised(power)}`);
     const scale = layerScale(width, most);
     layerAxis(context, width, bottom, most, scale);
@@ -134,7 +134,7 @@ export function drawCurves(canvas, histories, key, range) {
     const last = Math.max(1, ...histories.map((points) => points.at(-1)?.step ?? 1));
     const y = (value) => top + ((high - Math.min(high, Math.max(low, value))) / (high - low)) * (bottom - top);
     const x = (step) => left + (step / last) * (right - left);
-    axis(context, ticksOf(low, high, height / 30), y, left, right, (tick) => String(Number(tick.toPrecision(3))));
+    axis(context, ticksOf(low, high, Math.min(8, height / 30)), y, left, right, (tick) => String(Number(tick.toPrecision(3))));
     context.textBaseline = "top";
     context.textAlign = "right";
     context.fillText(last.toLocaleString(), right, bottom + 4);

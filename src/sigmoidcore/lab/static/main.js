@@ -15,7 +15,7 @@ const at = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const lab = {
     built: null, networks: [], histories: [[], []], heats: [], layer: 0, neuron: null, running: false, step: 0, setting: null,
-    wanted: new URLSearchParams(location.search), runAfter: false, spoken: 0, dirty: false,
+    wanted: new URLSearchParams(location.search), runAfter: false, spoken: 0, dirty: false, changed: false,
 };
 lab.wanted.delete("lang");
 let controls, link;
@@ -24,11 +24,30 @@ let controls, link;
 
 const heard = {
     hello(message) {
+        document.body.classList.toggle("recorded", Boolean(message.recorded));
+        if (message.recorded) return;
         controls = new Controls(at("controls"), message, (values) => arrange(values, false));
         if (lab.setting) controls.show(lab.setting);
     },
     building() {
         at("clock").textContent = t("waiting");
+    },
+    recording(message) { // of a run or of a user's own loop: one network, without a set-up
+        const setting = {"a.kind": message.name, "b.kind": ""};
+        Object.assign(lab, {built: message, networks: [], histories: [[], []], setting, step: 0});
+        lab.heats = [message.layers ? new HeatMap(message.layers) : null, null];
+    },
+    rows({rows}) {
+        for (const {step, sizes, loss, score} of rows) {
+            if (sizes) lab.heats[0].add(sizes);
+            if (loss !== null) lab.histories[0].push({step, loss, score});
+            const before = lab.networks[0];
+            lab.networks = [{sizes: sizes ?? before?.sizes ?? [], slopes: [], loss: loss ?? before?.loss, score: score ?? before?.score}, null];
+            lab.step = step;
+        }
+        at("clock").textContent = t("clock", {step: lab.step.toLocaleString("en")});
+        describe();
+        draw();
     },
     built(message) {
         Object.assign(lab, {built: message, networks: [], histories: [[], []], setting: message.setting, step: 0});
@@ -91,7 +110,7 @@ function arrange(values, run) {
 function look(layer, neuron = null) {
     lab.layer = Math.max(0, Math.min(most() - 1, layer));
     lab.neuron = neuron;
-    link.ask("look", {layer: lab.layer, neuron});
+    if (!lab.built?.recorded) link.ask("look", {layer: lab.layer, neuron});
     draw();
 }
 
@@ -164,34 +183,38 @@ document.addEventListener("keydown", (event) => {
 
 // What is drawn.
 
-function draw() {
+/** Draw with the next frame of the screen: everything, or only the profile that is still on its way. */
+function draw(everything = true) {
+    lab.changed ||= everything;
     if (lab.dirty) return;
     lab.dirty = true;
     requestAnimationFrame(() => {
         lab.dirty = false;
-        paint();
+        if (!lab.built) return;
+        const layers = lab.built.networks.map((network) => network?.layers ?? 0);
+        const moving = approach(lab.networks, still.matches);
+        drawProfile(at("profile"), layers, lab.layer);
+        if (lab.changed) paint(layers);
+        lab.changed = false;
+        if (moving) draw(false);
     });
 }
 
-function paint() {
-    if (!lab.built) return;
+function paint(layers) {
     const {built, networks, layer, neuron} = lab;
-    const layers = built.networks.map((network) => network?.layers ?? 0);
-    const moving = approach(networks, still.matches);
-    drawProfile(at("profile"), layers, layer);
     drawSlopes(at("slopes"), networks, layers, layer);
     drawCurves(at("loss"), lab.histories, "loss");
     drawCurves(at("score"), lab.histories, "score", built.metric === "accuracy" ? [0, 100] : [-1, 1]);
     [0, 1].forEach((which) => {
         const network = networks[which], own = Math.min(layer, Math.max(0, layers[which] - 1));
         lab.heats[which]?.draw(at(`heat-${which}`), own, "AB"[which]);
+        if (built.recorded) return;
         drawStrip(at(`strip-${which}`), network?.strip, layers[which] || 1, own, neuron, "AB"[which]);
         drawAnswers(at(`surface-${which}`), built, network, which);
         const lens = document.querySelectorAll(".lens")[which];
         drawLens(lens.querySelector("canvas"), built, network, which);
         showSlope(lens.querySelector("label"), network, built, which, own);
     });
-    if (moving) draw();
 }
 
 function reached(network) {
@@ -210,13 +233,13 @@ function describe() {
         item.textContent = `${"AB"[which]} ${names[which]}: ${network ? reached(network) : "–"}`;
         return item;
     });
-    document.querySelector("#card-profile .legend").replaceChildren(...items);
+    document.querySelector("#card-profile .legend").replaceChildren(...items.slice(0, built.networks.length));
     const picture = built.images ? "answers" : built.classes || !built.points ? "surface" : "fit";
     at("surface-title").textContent = t(picture);
     at("score-title").textContent = metric;
     at("lens-title").textContent = t(neuron === null ? "layer" : "neuron", {layer: layer + 1, neuron: (neuron ?? 0) + 1});
     at("whole").hidden = neuron === null;
-    const parts = networks.map((network, which) => {
+    const parts = networks.slice(0, built.networks.length).map((network, which) => {
         const size = network?.sizes[Math.min(layer, network.sizes.length - 1)] ?? null;
         return t("gradient", {name: "AB"[which], value: powerText(size)});
     });
@@ -227,7 +250,7 @@ function describe() {
         canvas.setAttribute("aria-valuenow", layer + 1);
         canvas.setAttribute("aria-valuetext", t("valueText", {layer: layer + 1, layers: most(), parts: parts.join(", ")}));
     }
-    const spoken = networks.map((network, which) => t("summaryPart", {
+    const spoken = networks.slice(0, built.networks.length).map((network, which) => t("summaryPart", {
         name: "AB"[which], kind: names[which], loss: network?.loss?.toPrecision(3) ?? "–", metric,
         score: network?.score?.toFixed(1) ?? "–", reach: reached(network),
     }));
@@ -255,7 +278,7 @@ at("language").textContent = language === "zh" ? "EN" : "中文";
 at("language").lang = language === "zh" ? "en" : "zh";
 running(false);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readTheme(), draw()));
-new ResizeObserver(draw).observe(document.querySelector("main"));
+new ResizeObserver(() => draw()).observe(document.querySelector("main"));
 if (innerWidth < 900) at("setup").open = false;
 link = new Link({
     message: (message) => heard[message.kind]?.(message),

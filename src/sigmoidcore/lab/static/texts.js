@@ -21,7 +21,7 @@ const EN = {
     saturation: "Saturation level", rate: "Learning rate", optimizer: "Optimizer", equalizer: "Equalizer",
     moons: "Moons", spirals: "Spirals", rings: "Rings", article: "Six points", digits: "Digits", own: "Your own",
     sigmoid: "Sigmoid", "sigmoid-core": "Sigmoid Core", tanh: "Tanh, orthogonal", relu: "ReLU, He", resnet: "ResNet",
-    batchnorm: "BatchNorm, ReLU", adam: "Adam", sgd: "SGD", watching: "Watching {name}",
+    batchnorm: "BatchNorm, ReLU", adam: "Adam", sgd: "SGD",
     guide: [
         ["Three layers learn", "Two networks get the same data, the same seed and the same batches: A with plain sigmoids, B with Sigmoid Core. With three layers both learn. Watch the gradient profile: the input is on the left, the loss on the right."],
         ["Thirty layers: the gradient vanishes", "The same sigmoids, thirty layers deep. On its way from the loss to the input, the gradient of A shrinks at every layer: σ′(z) is at most 1/4. On the log axis that is a straight line down. The first layers learn nothing, so the loss stays where it is."],
@@ -50,7 +50,7 @@ const ZH = {
     saturation: "饱和水平", rate: "学习率", optimizer: "优化器", equalizer: "均衡器 (Equalizer)",
     moons: "双月", spirals: "螺旋", rings: "圆环", article: "六个点", digits: "数字", own: "您的数据",
     sigmoid: "Sigmoid", "sigmoid-core": "Sigmoid Core", tanh: "Tanh，正交", relu: "ReLU，He", resnet: "ResNet",
-    batchnorm: "BatchNorm，ReLU", adam: "Adam", sgd: "SGD", watching: "正在观察 {name}",
+    batchnorm: "BatchNorm，ReLU", adam: "Adam", sgd: "SGD",
     guide: [
         ["三层可以学会", "两个网络使用相同的数据、种子和批次：A 是普通的 sigmoid，B 是 Sigmoid Core。只有三层时两者都能学会。请看梯度曲线：左边是输入，右边是损失。"],
         ["三十层：梯度消失", "同样的 sigmoid，深三十层。从损失到输入，A 的梯度每经过一层就缩小：σ′(z) 最多是 1/4。在对数轴上这是一条下降的直线。前面的层什么也学不到，损失停在原处。"],
