@@ -1,0 +1,71 @@
+"""Norms, bounded norms and none in a language model of characters."""
+
+from collections.abc import Iterator
+
+from result_tables.figures import bold, one, rows
+from result_tables.registry import Cells, sentences, table
+
+RATES = (0.003, 0.01, 0.03)
+NAMES = {
+    "layer norm": "LayerNorm",
+    "layer norm scaled": "LayerNorm, scaled branches",
+    "layer norm scaled q/k norm": "LayerNorm, scaled branches, RMSNorm on queries and keys",
+    "rms norm scaled q/k norm": "RMSNorm, scaled branches, RMSNorm on queries and keys",
+    "dyt 0.5 scaled": "DyT, alpha starts at 0.5, scaled branches",
+    "dyt 1 scaled": "DyT, alpha starts at 1, scaled branches",
+    "dyt 2 scaled": "DyT, alpha starts at 2, scaled branches",
+    "derf 0.5 scaled": "Derf, alpha starts at 0.5, scaled branches",
+    "none scaled": "nothing, scaled branches",
+    "none scaled q/k norm": "nothing, scaled branches, RMSNorm on queries and keys",
+    "none scaled q/k ours": "nothing, scaled branches, **ours on queries and keys**",
+    "ours": "**ours**",
+    "ours scaled": "**ours, scaled branches**",
+    "ours scaled q/k ours": "**ours, scaled branches, ours on queries and keys**",
+}
+
+
+@table
+def bounded_norm() -> Cells:
+    """Validation loss by rate, the best of a column in bold; and the share of saturated units at the best rate."""
+    for blocks in sorted({row["blocks"] for row in rows("bounded_norm")}):
+        found = {
+            (row["method"], row["rate"]): row
+            for row in rows("bounded_norm")
+            if row["blocks"] == blocks and row["optimizer"] == "adamw"
+        }
+        loss = {key: float(row["loss"]) for key, row in found.items()}
+        for method, name in NAMES.items():
+            known = {rate: loss[method, rate] for rate in RATES if (method, rate) in loss}
+            if not known:
+                continue
+            cells = []
+            for rate in RATES:
+                column = [value for (_, other), value in loss.items() if other == rate]
+                text = f"{known[rate]:.3f}" if rate in known else "-"
+                cells.append(bold(text, rate in known and known[rate] == min(column)))
+            best = found[method, min(known, key=lambda rate: known[rate])]
+            share = "-" if best["saturated"] is None else f"{100 * best['saturated']:.1f} %"
+            yield str(blocks), name, *cells, share
+
+
+def loss(method: str, blocks: int = 12, rate: float = 0.01) -> str:
+    return f"{float(one('bounded_norm', blocks=blocks, method=method, optimizer='adamw', rate=rate)['loss']):.2f}"
+
+
+@sentences("docs/transformers_without_normalisation.md")
+def bounded_norms() -> Iterator[str]:
+    """At the rate 0.01."""
+    plain, scaled, both = (loss(f"layer norm{more}") for more in ("", " scaled", " scaled q/k norm"))
+    yield f"LayerNorm goes from {plain} to {scaled} with scaled branches, and to {both} with a norm on queries and keys"
+    ours, with_keys = loss("ours scaled"), loss("ours scaled q/k ours")
+    yield f"{ours} against {scaled}, and {with_keys} against {both} with a place on queries and keys"
+    yield f"DyT: {loss('dyt 0.5 scaled')} with alpha started at 0.5"
+    none, peer = (loss(f"none scaled q/k {what}") for what in ("ours", "norm"))
+    yield f"{none} with ours on queries and keys, {peer} with RMSNorm there, {loss('none scaled')} with nothing at all"
+    deep = (loss(f"none scaled q/k {what}", 36) for what in ("ours", "norm"))
+    norm, place = (loss(name, 36) for name in ("layer norm scaled q/k norm", "ours scaled q/k ours"))
+    yield f"With 36 blocks: {' and '.join(deep)}, LayerNorm {norm}"
+    yield f"With 36 blocks it is behind: {place} against {norm}"
+    fast = (loss(f"none scaled q/k {what}", rate=0.03) for what in ("ours", "norm"))
+    norms = (loss(name, rate=0.03) for name in ("layer norm scaled q/k norm", "ours scaled q/k ours"))
+    yield f"{' and '.join(fast)} without, {' and '.join(norms)} with"
