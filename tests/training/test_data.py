@@ -289,6 +289,17 @@ def test_the_numbers_are_those_of_scikit_learns_transformers():
     np.testing.assert_allclose(again.numpy(), expected, atol=1e-5)
 
 
+def test_columns_of_a_very_sparse_table_have_the_same_largest_value_and_are_not_centred():
+    random = np.random.default_rng(0)
+    words = random.random((400, 50)) * (random.random((400, 50)) < np.linspace(0.005, 0.15, 50)) * np.arange(1, 51)
+    data = load(pandas.DataFrame(words).assign(topic=random.choice(["a", "b"], 400)), target="topic")
+    inputs, _ = next(data.train_batches(400, seed=0, epoch=0))
+    assert inputs.min() == 0
+    largest = inputs.max(0).values
+    torch.testing.assert_close(largest, largest[0].expand_as(largest))
+    torch.testing.assert_close(inputs.var(0, correction=0).mean(), torch.tensor(1.0), rtol=0.01, atol=0)
+
+
 def test_only_the_training_part_decides_the_numbers():
     table = frame()
     one = load(table, target="price")

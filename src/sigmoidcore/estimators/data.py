@@ -10,10 +10,9 @@ from scipy import sparse
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from torch import Tensor, nn
 
-Array = np.ndarray[Any, Any]
+from sigmoidcore.training.data.preprocessing import RARE, common_scale
 
-RARE = 0.1
-"""Fraction of numbers other than 0, below which a sparse matrix is taken as text."""
+Array = np.ndarray[Any, Any]
 
 
 class Table(NamedTuple):
@@ -31,8 +30,7 @@ class Table(NamedTuple):
 class Scaling:
     """Standardises columns; a sparse matrix only batch by batch, which `StandardScaler` cannot do.
 
-    Columns of a very sparse matrix (text) get the same largest value instead, and one factor makes their mean variance
-    1. A rare word, standardised, would be a number of many standard deviations.
+    Columns of a very sparse matrix (text) have a common scale instead.
     """
 
     def __init__(self, X: Any, weights: Array | None) -> None:
@@ -41,9 +39,8 @@ class Scaling:
         self.mean: Array = np.asarray(scaler.mean_, dtype=np.float64)
         self.deviation: Array = np.asarray(scaler.scale_, dtype=np.float64)
         if sparse.issparse(X) and X.nnz < RARE * math.prod(X.shape):
-            largest = MaxAbsScaler().fit(X).scale_
             self.mean = np.zeros_like(self.mean)
-            self.deviation = largest * (math.sqrt(np.mean(scaler.var_ / largest**2)) or 1.0)
+            self.deviation = common_scale(scaler.var_, MaxAbsScaler().fit(X).scale_)
 
     def __call__(self, X: Any) -> Tensor:
         """The standardised samples; dense, float64."""

@@ -7,6 +7,7 @@ skops writes a zip of JSON and NumPy arrays; loading runs no code and creates on
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,8 @@ FORMAT = 5
 """Version of the file."""
 SAMPLE = 100_000
 """Most rows that the transformers are fitted on."""
+RARE = 0.1
+"""Share of numbers other than 0 below which a table of numbers is very sparse, as text is; see `common_scale`."""
 ONE_HOT = 32
 """Most features of a column of categories: the most frequent ones, and one for all others."""
 LARGEST_FILE = 2**28
@@ -175,7 +178,7 @@ def _with_categories(column: Column, table: Any) -> Column:
 
 
 def _fitted(columns: Sequence[Column], rows: np.ndarray) -> Any:
-    """Numbers: scaled, a missing value is the mean and has an indicator. Categories: one feature each."""
+    """Numbers: scaled, a missing value is the mean (0 if sparse) and has an indicator. Categories: one feature each."""
     preprocessing, impute = needed("sklearn.preprocessing", "scikit-learn"), needed("sklearn.impute", "scikit-learn")
     scale = needed("sklearn.pipeline", "scikit-learn").make_pipeline(
         preprocessing.StandardScaler(),
@@ -192,7 +195,22 @@ def _fitted(columns: Sequence[Column], rows: np.ndarray) -> Any:
         ("category", encoder, list(range(count, rows.shape[1]))),
     ]
     transformer = needed("sklearn.compose", "scikit-learn").ColumnTransformer
-    return transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
+    fitted = transformer([step for step in steps if step[2]], sparse_threshold=0).fit(rows)
+    numbers = np.nan_to_num(rows[:, :count])
+    if np.count_nonzero(numbers) < RARE * numbers.size:
+        scaler = fitted.named_transformers_["number"][0]
+        scaler.mean_, scaler.scale_ = np.zeros(count), common_scale(scaler.var_, np.abs(numbers).max(0))
+    return fitted
+
+
+def common_scale(variance: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """The scale of each column of a very sparse matrix, from its variance and its largest absolute value, above 0.
+
+    All columns get the same largest value, and one factor makes their mean variance 1. A rare word, standardised, would
+    be a number of many standard deviations.
+    """
+    scale: np.ndarray = largest * (math.sqrt(np.mean(variance / largest**2)) or 1.0)
+    return scale
 
 
 # --- the whole preprocessing -----------------------------------------------------------------------------------------
