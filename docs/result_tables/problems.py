@@ -62,6 +62,16 @@ def tabular() -> Cells:
 
 
 @table
+def own_data() -> Cells:
+    for data in dict.fromkeys(row["data"] for row in rows("own_data")):
+        ours, linear, mlp = (one("own_data", data=data, method=name) for name in ("sigmoid core", "linear", "mlp"))
+        best = max(row["score"] for row in (ours, linear, mlp))
+        scores = (bold(f"{row['score']:.1f}", row["score"] == best) for row in (ours, linear, mlp))
+        ratio = ours["seconds"] / mlp["seconds"]
+        yield f"{data} ({ours['metric']})", *scores, *(f"{row['seconds']:.1f}" for row in (ours, mlp)), f"{ratio:.1f}"
+
+
+@table
 def saturation() -> Cells:
     names = {
         "table": "tables",

@@ -1,8 +1,10 @@
 """PyTorch's recurrent layers as cores: the same function, any option; calibrated, the gradient lasts through time."""
 
 import copy
+import itertools
 import math
 import pickle
+import statistics
 
 import pytest
 import torch
@@ -436,9 +438,9 @@ def test_hostile_weights_and_inputs_never_make_a_slope_that_is_not_finite(kind, 
 
 
 def test_calibrated_it_learns_from_the_first_step_and_uncalibrated_it_does_not():
-    losses = {}
-    for calibrated in (False, True):
-        torch.manual_seed(0)
+    losses = {False: [], True: []}
+    for seed, calibrated in itertools.product(range(3), (False, True)):
+        torch.manual_seed(seed)
         model = model_of("lstm")
         inputs = torch.randn(40, 100, FEATURES)
         targets = (inputs[0, :, 0] > 0).long()
@@ -450,8 +452,8 @@ def test_calibrated_it_learns_from_the_first_step_and_uncalibrated_it_does_not()
             loss = nn.functional.cross_entropy(model(inputs), targets)
             loss.backward()
             optimizer.step()
-        losses[calibrated] = loss.item()
-    assert losses[True] < 0.6 * losses[False]
+        losses[calibrated].append(loss.item())
+    assert statistics.median(losses[True]) < 0.6 * statistics.median(losses[False])
 
 
 @pytest.mark.parametrize(
