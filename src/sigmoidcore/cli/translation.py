@@ -28,9 +28,12 @@ WRONG_ARGUMENTS = (
     "Invalid value for '{name}': Input should be greater than or equal to {number}",
     "Invalid value for '{name}': Input should be less than or equal to {number}",
     "Invalid value for '{name}': Value error, '{value}' is not one of {values}",
+    "Invalid value for '{name}': '{value}' is not one of {values}",
+    "Invalid value for '{name}': {value} is not in the range {low}<=x<={high}",
+    "Invalid value for '{name}': {value} is not in the range x>={number}",
     "Invalid value for '{name}': {reason}",
 )
-"""Sentences of typer about arguments, without their full stop, the more special ones first."""
+"""Sentences of typer's versions about arguments, without their full stop, the more special ones first."""
 LEFT = 26
 """Columns of the options in the help; a longer one has its text below."""
 
