@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
 import sigmoidcore as sc
+from sigmoidcore.diagnosis.measure.tape import PASSES
 
 MSE = nn.functional.mse_loss
 BAD = 7
@@ -122,6 +124,17 @@ def test_finite_but_huge_gradients_are_not_the_cause():
         return 1e30 * outputs.mean() if scale else torch.log(scale * outputs.exp().sum())
 
     assert f"In step {BAD}, `log` in the loss" in message(train(nn.Linear(8, 1), loss_of))
+
+
+def test_a_loop_without_an_optimizer_keeps_the_latest_passes_alone():
+    model, outputs = network(), []
+    with sc.Monitor(model, trace_nonfinite=True):
+        for _ in range(PASSES + 3):
+            output = model(torch.randn(32, 8))
+            output.square().mean().backward()
+            outputs.append(weakref.ref(output))
+            del output
+        assert [reference() is None for reference in outputs] == [True] * 3 + [False] * PASSES
 
 
 def test_overflows_that_a_scaler_skips_are_not_traced():

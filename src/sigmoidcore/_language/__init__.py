@@ -16,7 +16,7 @@ VARIABLE = "SIGMOIDCORE_LANG"
 
 
 def _(text: str, /, **values: object) -> str:
-    """A text in the user's language, with values for its placeholders; a translated text as it is.
+    """A text in the user's language, with values for its placeholders; a translated text stays unchanged.
 
     Example:
         >>> _("{count} layers", count=3)
@@ -62,7 +62,7 @@ class Translated(str):
 
 
 def english(text: str) -> str:
-    """The English original of a translated text; another text as it is.
+    """The English original of a translated text; any other text unchanged.
 
     Example:
         >>> english("3 layers")

@@ -42,7 +42,7 @@ def lab(
         raise InputError(_("--target is a column of --data FILE: give the file, too"))
     if run is not None:
         if data is not None:
-            raise InputError(_("a run is watched as it is: give RUN or --data, not both"))
+            raise InputError(_("RUN shows a finished or running training: give RUN or --data, not both"))
         Recording(run)  # or an error
     own = None if data is None else own_data(data, target)
     guard = Guard(host)

@@ -11,17 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-import sigmoidcore
 from sigmoidcore._language import _
 from sigmoidcore._torch.operations import Operations, node_lines, node_that_runs
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import passes
-from sigmoidcore.diagnosis.measure.tape import Tape
+from sigmoidcore.diagnosis.measure.tape import LIBRARIES, Tape
 from sigmoidcore.diagnosis.wording import named, number
 from sigmoidcore.observation.observer import Observer
-
-_LIBRARIES = tuple(str(Path(package.__file__).parent) for package in (torch, sigmoidcore) if package.__file__)
 
 
 def origin(subject: Subject) -> str | None:
@@ -118,8 +115,8 @@ def _line_of(stack: Sequence[str]) -> str | None:
     for entry in reversed(stack):
         place, _newline, code = entry.strip().partition("\n")
         file = place.split('"')[1] if '"' in place else ""
-        if file.startswith(_LIBRARIES[1]) and not file.endswith(("origin.py", "operations.py")):
+        if file.startswith(LIBRARIES[1]) and not file.endswith(("origin.py", "operations.py")):
             return None
-        if file and not file.startswith(_LIBRARIES):
+        if file and not file.startswith(LIBRARIES):
             return f"{Path(file).name}:{place.split('line ')[1].split(',')[0]}, {code.strip().splitlines()[0]}"
     return None

@@ -21,9 +21,10 @@ from sigmoidcore.diagnosis.measure.one_batch import own_buffers
 from sigmoidcore.observation.observer import Observer
 from sigmoidcore.observation.profile import unchanged
 
-MOST = 1000
-"""Calls that are kept; a step with more cannot be repeated."""
-_LIBRARIES = tuple(str(Path(package.__file__).parent) for package in (torch, sigmoidcore) if package.__file__)
+PASSES = 16
+"""Forward passes that are kept, the latest: a loop without an optimizer never ends its step."""
+LIBRARIES = tuple(str(Path(package.__file__).parent) for package in (torch, sigmoidcore) if package.__file__)
+"""Folders whose code is not the user's."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Tape(Observer):
         self.forget()
 
     @property
-    def complete(self) -> bool:
-        """Whether the step can be repeated."""
-        return 0 < len(self._calls) <= MOST
+    def empty(self) -> bool:
+        """Whether there is nothing to repeat."""
+        return not self._calls
 
     @contextmanager
     def repetition(self) -> Iterator[Callable[[], Tensor]]:
@@ -93,6 +94,7 @@ class Tape(Observer):
         """A forward pass begins."""
         self._stop()
         if torch.is_grad_enabled() and backward_pass() == NONE:
+            self._drop_old()
             self._random = _random_states()
 
     def leaves(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -104,6 +106,14 @@ class Tape(Observer):
         self._recorder.__enter__()  # type: ignore[no-untyped-call]
         lower(self._recorder)  # the caller may leave a mode of its own before the loss
         self._recording = True
+
+    def _drop_old(self) -> None:
+        """Make room for another forward pass."""
+        passes = [i for i, call in enumerate(self._calls) if call.random is not None]
+        if len(passes) >= PASSES:
+            self._calls = self._calls[passes[1] :]
+            self._known = {id(t): t for call in self._calls for t in tensors((call.result,))}
+            self._losses = [loss for loss in self._losses if id(loss) in self._known]
 
     def _stop(self) -> None:
         if self._recording:
@@ -130,11 +140,10 @@ class Tape(Observer):
         random: tuple[Tensor, ...] | None,
     ) -> None:
         self._known.update((id(t), t) for t in tensors((result,)))
-        if len(self._calls) <= MOST:
-            device = next(self.model.parameters()).device.type
-            autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-            place = _users_place() if random is None else ("", 0)
-            self._calls.append(_Call(function, args, dict(kwargs), result, place, random, autocast))
+        device = next(self.model.parameters()).device.type
+        autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        place = _users_place() if random is None else ("", 0)
+        self._calls.append(_Call(function, args, dict(kwargs), result, place, random, autocast))
 
     def _repeat(self) -> Tensor:
         """The sum of the step's losses, computed again."""
@@ -180,7 +189,7 @@ class _Recorder(TorchFunctionMode):
 def _users_place() -> tuple[str, int]:
     """File and line of the user's code that makes the call that runs."""
     frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+    while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
         frame = frame.f_back
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 

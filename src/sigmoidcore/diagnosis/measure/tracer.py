@@ -33,7 +33,7 @@ class Tracer:
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # A gradient scaler makes the steps of some optimizers, and has them skip those with overflows.
-        if self._tape.complete and not getattr(optimizer, "found_inf", None) and not _finite(gradients):
+        if not self._tape.empty and not getattr(optimizer, "found_inf", None) and not _finite(gradients):
             self._tries += 1
             sentence = origin_on_tape(self._tape)
             if sentence is not None:
