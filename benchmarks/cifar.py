@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from _convolutions import Setting, accuracy
 from _report import Report, arguments
-from sigmoidcore.peers import Method, Problem, find
-from sigmoidcore.training import Recipe, Split, Training
-from sigmoidcore.training.place import Place
+from sigmoidcore.peers import find
+from sigmoidcore.training import Split
 
 CLASSES, TUNING_SEED = 10, 100
 RATES = (0.0003, 0.001, 0.003)
@@ -67,30 +67,6 @@ def images(path: Path, size: int, count: int, kind: type[Split]) -> Split:
     )
 
 
-def accuracy(
-    method: Method,
-    setting: tuple[float | None, float],
-    *,
-    depth: int,
-    channels: int,
-    seed: int,
-    epochs: int,
-    split: Split,
-    device: str,
-) -> float:
-    """Test accuracy in percent, with a value of the method's knob and a rate."""
-    knob, lr = setting
-    torch.manual_seed(seed)
-    x, y = split.train_x[:128], split.train_y[:128]
-    model = method.network(Problem(x, y, nn.functional.cross_entropy, CLASSES, channels, depth), knob)
-    recipe = Recipe(epochs=epochs, batch_size=100, lr=lr, seed=seed, **method.training())
-    try:
-        result = Training(model, split, recipe, place=Place(device)).run()
-    except FloatingPointError:
-        return 100 / CLASSES
-    return round(result.accuracies[-1], 2)
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument(
@@ -123,7 +99,7 @@ def main() -> None:
     )
 
     run = partial(accuracy, channels=options.channels, epochs=epochs, split=split, device=options.device)
-    best: dict[str, tuple[float | None, float]] = {}
+    best: dict[str, Setting] = {}
     for depth in (20,) if options.quick else (20, 50, 100):
         for name in METHODS:
             if not report.wants(method=name, depth=depth):

@@ -13,17 +13,19 @@ layers and at the end. The networks are those of `sigmoidcore.peers`.
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 
 import sigmoidcore as sc
+from _convolutions import Setting, accuracy
 from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
-from sigmoidcore.peers import Method, Problem, find
-from sigmoidcore.training import Split, train
+from sigmoidcore.peers import find
+from sigmoidcore.training import Split
 
-CHANNELS, SIZE, CLASSES = 16, 14, 10
+CHANNELS, SIZE = 16, 14
 RATES = (0.0003, 0.001, 0.003)
 SATURATIONS = (0.5, 1.0, 2.0)
 
@@ -36,17 +38,6 @@ METHODS = {
     "resnet": replace(find("resnet"), rates=RATES),
     "densenet": replace(find("densenet"), rates=RATES),
 }
-
-
-def accuracy(method: Method, depth: int, knob: float | None, lr: float, seed: int, split: Split, epochs: int) -> float:
-    torch.manual_seed(seed)
-    x, y = split.train_x[:128], split.train_y[:128]
-    model = method.network(Problem(x, y, nn.functional.cross_entropy, CLASSES, CHANNELS, depth), knob)
-    try:
-        result = train(model, split, epochs=epochs, lr=lr, seed=seed, **method.training())
-    except FloatingPointError:
-        return 100 / CLASSES
-    return round(result.accuracies[-1], 2)
 
 
 def images(count: int) -> Split:
@@ -77,18 +68,19 @@ def main() -> None:
         },
     )
     split = images(count)
-    best: dict[str, tuple[float | None, float]] = {}
+    run = partial(accuracy, channels=CHANNELS, epochs=epochs, split=split)
+    best: dict[str, Setting] = {}
     for depth in (20,) if options.quick else (20, 50, 100, 200):
         for name, method in METHODS.items():
             if not report.wants(method=name, depth=depth):
                 continue
             if name not in best:
-                found = {setting: accuracy(method, 20, *setting, 0, split, epochs) for setting in method.settings()}
+                found = {setting: run(method, setting, depth=20, seed=0) for setting in method.settings()}
                 best[name] = max(found, key=found.__getitem__)
             knob, lr = best[name]
             started = time.perf_counter()
             seeds = report.seeds if depth < 200 else report.seeds[:2]
-            accuracies = [accuracy(method, depth, knob, lr, seed, split, epochs) for seed in seeds]
+            accuracies = [run(method, best[name], depth=depth, seed=seed) for seed in seeds]
             report.add(
                 method=name,
                 depth=depth,

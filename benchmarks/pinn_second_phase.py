@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import sigmoidcore as sc
 from _report import Report, arguments
 from pde import PROBLEMS
+from pde.methods import METHODS as LEARNERS
 from pinn import reference
 from sigmoidcore.peers.weights import orthogonal
 
@@ -40,11 +41,7 @@ Groups = Iterable[Any]
 
 
 def tanh(x: Tensor, rate: float) -> tuple[nn.Module, Groups]:
-    model = nn.Sequential(*sc.MLP(x.shape[1], WIDTH, DEPTH, 1, activation=lambda width: nn.Tanh()).children())
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    model = LEARNERS["tanh"].make(x, WIDTH, DEPTH, rate).model
     return model, [{"params": list(model.parameters()), "lr": rate}]
 
 
