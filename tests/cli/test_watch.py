@@ -277,6 +277,7 @@ def test_the_operation_that_made_the_first_infinity_is_named(tmp_path, capfd):
     _, error = watched(capfd, written(tmp_path, script), options=["--trace-nonfinite"])
     printed = " ".join(error.split())
     assert "In step 15, `log` in the loss made the first infinity (train.py:" in printed
+    assert "It began" not in printed  # in a later step, the first that was measured
 
 
 def test_a_fault_that_has_gone_is_in_the_verdict_as_such(tmp_path, capfd):

@@ -10,7 +10,7 @@ import typer
 from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError
 
-RUN = typer.Argument(metavar="[RUN]", show_default=False, help="A run's folder or a file of samples, to be watched.")
+RUN = typer.Argument(metavar="RUN", show_default=False, help="A run's folder or a file of samples, to be watched.")
 DATA = typer.Option("--data", metavar="FILE", help="Your own table, beside the built-in data.")
 TARGET = typer.Option("--target", metavar="COLUMN", help="Its column to learn.")
 HOST = typer.Option("--host", metavar="ADDRESS", help="Address to listen on; any but the default needs a token.")

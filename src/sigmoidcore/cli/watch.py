@@ -28,7 +28,7 @@ from sigmoidcore.training.place import launched
 from sigmoidcore.training.use import check_output
 
 TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script, which is run; with -m, your module.")
-ARGUMENTS = typer.Argument(metavar="[ARGUMENTS]...", show_default=False, help="Arguments of your script, as they are.")
+ARGUMENTS = typer.Argument(metavar="ARGUMENTS", show_default=False, help="Arguments of your script, as they are.")
 MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
 EVERY = typer.Option(
     "--every", metavar="N", min=1, show_default="1, from step 1 on 10, from 100 on 100", help="Measure one step in N."

@@ -53,8 +53,9 @@ def nonfinite(evidence: Evidence) -> Found | None:
     if half and count == 1 and backward and begin.step is not None:
         return replace(found, remedy=SKIPPED, severity=Severity.NOTE)
     since = "" if count == 1 or begin.step is None else _(" It began at step {step}.", step=begin.step)
-    cause = f" {evidence.latest.origin}" if evidence.latest.origin else ""
-    return replace(found, message=found.message + since + cause, remedy=found.remedy or (HALF if half else None))
+    if evidence.latest.origin:  # of a step that may lie before the first measurement
+        since = " " + evidence.latest.origin
+    return replace(found, message=found.message + since, remedy=found.remedy or (HALF if half else None))
 
 
 def near_overflow(evidence: Evidence) -> Found | None:
