@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sigmoidcore._language import _
-from sigmoidcore.training.data import InputError
+from sigmoidcore.training.data import InputError, needed
 
 RUN = typer.Argument(metavar="RUN", show_default=False, help="A run's folder or a file of samples, to be watched.")
 DATA = typer.Option("--data", metavar="FILE", help="Your own table, beside the built-in data.")
@@ -27,17 +27,15 @@ def lab(
     no_browser: Annotated[bool, NO_BROWSER] = False,
 ) -> int:
     """Open a web page where two networks train side by side, with the gradient of every layer."""
-    try:
-        import uvicorn
+    for package in ("starlette", "uvicorn", "websockets"):
+        needed(package, package, "sigmoid-core[lab]")
+    import uvicorn
 
-        from sigmoidcore.lab.datasets import own_data
-        from sigmoidcore.lab.guard import Guard
-        from sigmoidcore.lab.recording import Recording
-        from sigmoidcore.lab.server import application
-    except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette", "websockets"):
-            raise
-        raise ModuleNotFoundError(f'{error.name} is not installed: pip install "sigmoid-core[lab]"') from error
+    from sigmoidcore.lab.datasets import own_data
+    from sigmoidcore.lab.guard import Guard
+    from sigmoidcore.lab.recording import Recording
+    from sigmoidcore.lab.server import application
+
     if target is not None and data is None:
         raise InputError(_("--target is a column of --data FILE: give the file, too"))
     if run is not None:
@@ -48,7 +46,7 @@ def lab(
     guard = Guard(host)
     with _listening(host, port) as listener:
         address = _address(host, listener.getsockname()[1], guard.token)
-        print(f"Sigmoid Core lab: {address} (Ctrl-C ends it)", flush=True)
+        print(_("Sigmoid Core lab: {address} (Ctrl-C ends it)", address=address), flush=True)
         if not no_browser:
             webbrowser.open(address)
         config = uvicorn.Config(
