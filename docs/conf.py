@@ -1,5 +1,8 @@
 # Configuration of Sphinx; see https://www.sphinx-doc.org/en/master/usage/configuration.html
 import importlib.metadata
+import re
+import shutil
+from pathlib import Path
 
 project = "Sigmoid Core"
 author = "The Sigmoid Core authors"
@@ -34,5 +37,18 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 html_theme = "furo"
+pygments_style = "tango"  # both lines of a change are coloured
 html_title = "Sigmoid Core"
 html_show_copyright = False
+html_extra_path = ["llms.txt"]
+
+
+def copy_markdown(app, error):
+    """Put the pages that llms.txt lists beside it, as Markdown."""
+    if error is None and app.builder.name == "html":
+        for page in re.findall(r"\]\((.+?\.md)\)", Path(app.srcdir, "llms.txt").read_text(encoding="utf-8")):
+            shutil.copyfile(Path(app.srcdir, page), Path(app.outdir, page))
+
+
+def setup(app):
+    app.connect("build-finished", copy_markdown)

@@ -1,24 +1,44 @@
 """Every example of the documentation runs; every command, name, file and link in it exists."""
 
+import ast
 import importlib
+import importlib.util
+import inspect
 import io
 import json
 import re
 import subprocess
 import sys
+import textwrap
 import tokenize
 import tomllib
 from pathlib import Path
 
 import pytest
-from support.commands import command_line, commands, complaint, known_packages
+from support.commands import command_line, commands, complaint, extras, known_packages
 from support.pages import FILE, PAGES, ROOT, TRANSLATIONS, Block, blocks, run, run_elsewhere
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.rules import RULES
 
 SHELL = ("bash", "sh")
-PARSERS = {"text": str, "json": json.loads, "toml": tomllib.loads, "csv": str, "jsonl": str}
+
+
+def python_before_and_after(diff: str) -> None:
+    """Parse the Python that a diff starts from and that it ends with."""
+    for sign in "-+":
+        lines = [line[1:] for line in diff.splitlines() if line[:1] in (" ", sign)]
+        ast.parse(textwrap.dedent("\n".join(lines)))
+
+
+PARSERS = {
+    "text": str,
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "csv": str,
+    "jsonl": str,
+    "diff": python_before_and_after,
+}
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
@@ -164,6 +184,32 @@ def test_the_readme_counts_the_rules_right():
     assert f" {len(RULES)} rules " in text_of("README.md")
 
 
+def test_the_page_for_assistants_has_the_signatures_of_the_code():
+    page = text_of("docs/assistants.md")
+    shown = next(block.text for block in blocks("docs/assistants.md") if block.language == "text")
+    names = re.findall(r"^sc\.(\w+)\(", shown, flags=re.MULTILINE)
+    assert shown.splitlines() == [f"sc.{name}{signature(getattr(sc, name))}" for name in names]
+    verbs = ("convert", "prepare", "calibrate", "Equalizer", "diagnose", "Monitor", "fold")
+    assert set(verbs) <= set(names)
+    assert [verb for verb in verbs if f"| `{verb}` |" not in page] == []
+
+
+def signature(function: object) -> str:
+    """The signature without types."""
+    found = inspect.signature(function)
+    parameters = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+    return str(found.replace(parameters=parameters, return_annotation=found.empty))
+
+
+def test_llms_txt_lists_pages_that_exist_and_the_names_are_public():
+    text = text_of("docs/llms.txt")
+    listed = re.findall(r"^- \[[^]]+\]\(([^)]+)\): .+$", text, flags=re.MULTILINE)
+    assert text.startswith("# Sigmoid Core\n\n> ")
+    assert len(listed) == len(re.findall(r"^- ", text, flags=re.MULTILINE)) > 15
+    assert [page for page in listed if not (ROOT / "docs" / page).is_file()] == []
+    assert [name for name in re.findall(r"`sc\.(\w+)`", text) if not hasattr(sc, name)] == []
+
+
 def tokens(code: str) -> list[str]:
     """The code without comments and alignment."""
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)
@@ -173,7 +219,7 @@ def tokens(code: str) -> list[str]:
 def same_in_all_languages(page: str) -> dict[str, list[object]]:
     """Everything that a translation has in common with its page."""
     text = prose(page)
-    shown = [block for block in blocks(page) if not block.hidden]
+    shown = [block for block in blocks(page) if not block.hidden and block.language != "{toctree}"]
     return {
         "blocks": [(b.language, tokens(b.text) if b.language == "python" else b.text) for b in shown],
         "headings": [len(marks) for marks in re.findall(r"^(#+) ", text, flags=re.MULTILINE)],
@@ -204,3 +250,18 @@ def test_a_notebook_is_small_and_committed_with_the_output_of_one_run(path):
     text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("folder", ["docs/notebooks", ""])
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_installs_the_clone_that_it_is_in_or_else_the_package(path, folder, monkeypatch, tmp_path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    installed = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: installed.append(command[-1]))
+    monkeypatch.chdir(ROOT / folder if folder else tmp_path)
+    exec(first, {})
+    package, wanted = re.fullmatch(r"(.+)\[([\w,]+)\]", installed[0]).groups()
+    assert package == (str(ROOT) if folder else "sigmoid-core")
+    assert set(wanted.split(",")) <= set(extras())

@@ -1,0 +1,277 @@
+"""Write gallery.md and figures/gallery, beside this script: networks that people built, their mistake and its repair.
+
+.venv/bin/python docs/gallery.py            # trains all programs and writes page and figures; half a minute
+.venv/bin/python docs/gallery.py --check    # trains them and writes nothing; exit with 1 if the page is out of date
+
+gallery.toml holds the words and the code. Diagnoses and curves come from the programs of the half "development" of
+benchmarks/real_failures. Their numbers differ between processors, so that the check leaves numbers out.
+"""
+
+import difflib
+import io
+import math
+import re
+import sys
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.report.text import finding_lines
+from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
+
+DOCS = Path(__file__).parent
+PAGE, WORDS, FIGURES = DOCS / "gallery.md", DOCS / "gallery.toml", DOCS / "figures" / "gallery"
+sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+
+from real_failures import PROGRAMS, RULES, Program  # noqa: E402
+
+GREY, FAINT_GREY = "#808080", "rgba(128, 128, 128, 0.3)"
+"""Readable on white and on black."""
+COLUMNS = 80
+FAR = 30
+"""Largest over smallest loss from which on an axis is logarithmic."""
+SCORES = {
+    "accuracy": ("Accuracy", "{:.0%}"),
+    "overlap": ("Overlap of the masks", "{:.0%}"),
+    "explained": ("Variance explained", "{:.0%}"),
+    "correlation": ("Correlation", "{:.2f}"),
+    "concordance": ("Concordance", "{:.0%}"),
+    "error": ("Error", "{:.3g}"),
+}
+HEAD = """# Gallery of broken networks
+
+<!-- Written by docs/gallery.py from gallery.toml and benchmarks/real_failures; a test compares page and programs. -->
+
+{count} mistakes that people really made. Each was reported or asked about in public, and is rebuilt here in a small
+network that trains in a second; symptoms are paraphrased. The report is what `sc.diagnose` or `sc.Monitor` prints, cut
+to the finding that names the cause. The curves are the losses of the same training, broken and repaired.
+
+To find your own mistake, do not search this page: [run the diagnosis](diagnosis.md), or
+[watch your script](watch.md) without a line of code. These networks are of the half of the collection on which the
+rules were developed, and chosen because the diagnosis names their cause. How often it succeeds, also on the half that
+it has never seen, is [measured](benchmarks.md).
+
+"""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A program of the collection, and the words of gallery.toml about it."""
+
+    group: str
+    title: str
+    program: str
+    symptom: str
+    score: str
+    code: str
+    profile: bool = False
+
+    @property
+    def slug(self) -> str:
+        """Anchor of the section and name of the figure."""
+        return slug(self.title)
+
+    @property
+    def source(self) -> Program:
+        """The program itself."""
+        (found,) = (program for program in PROGRAMS if program.name == self.program)
+        assert found.half == "development", f"{self.program} is held out"
+        return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: the first loss of each step, the score at its end, and the gradient profile before it."""
+
+    losses: list[float]
+    score: float
+    profile: list[float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a user reads, and the call that printed it."""
+
+    call: str
+    finding: Finding
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
+
+
+def exhibits() -> list[Exhibit]:
+    """Everything in gallery.toml."""
+    return [Exhibit(**entry) for entry in tomllib.loads(WORDS.read_text(encoding="utf-8"))["exhibit"]]
+
+
+def first_batch(program: Program, repaired: bool) -> sc.Diagnosis:
+    """What `diagnose` says before the training."""
+    training = program.training(repaired)
+    inputs, targets = training.batch(0)
+    return sc.diagnose(training.model, (inputs,), targets, training.loss)
+
+
+def watched(program: Program) -> sc.Diagnosis:
+    """What a `Monitor` says after the training."""
+    training = program.training(repaired=False)
+    with sc.Monitor(training.model, every=max(1, program.steps // 20)) as monitor:
+        training.run(program.steps)
+    return monitor.diagnosis()
+
+
+def report(program: Program) -> Report:
+    """The first error or warning that names the cause, of one batch or else of the training."""
+    rules = {rule for cause in program.causes for rule in RULES[cause]}
+    for call, diagnose in (
+        ("`sc.diagnose` on the first batch", lambda: first_batch(program, repaired=False)),
+        (f"`sc.Monitor` over {program.steps} steps", lambda: watched(program)),
+    ):
+        for finding in diagnose().findings:
+            if finding.rule in rules and finding.severity is not Severity.NOTE:
+                return Report(call, finding)
+    raise RuntimeError(f"the diagnosis does not name the cause of {program.name!r}: leave it out")
+
+
+def run(program: Program, repaired: bool) -> Run:
+    """Train for the program's steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        training = program.make(repaired)
+        losses: list[float] = []
+        batch, loss = training.batch, training.loss
+
+        def next_batch(number):
+            losses.append(math.nan)
+            return batch(number)
+
+        def noted(outputs, targets):
+            value = loss(outputs, targets)
+            if math.isnan(losses[-1]):
+                losses[-1] = value.item()
+            return value
+
+        training.batch, training.loss = next_batch, noted
+        score = training.run(program.steps)
+    sizes = [layer.gradient for layer in first_batch(program, repaired).layers]
+    return Run(losses, score, [size for size in sizes if size is not None])
+
+
+def draw(exhibit: Exhibit, runs: dict[str, Run]) -> Figure:
+    """Losses of the broken and the repaired training; the gradient of each layer, if the exhibit asks for it."""
+    figure = new_figure(6.4 if exhibit.profile else 4.4, 2.7)
+    panels = figure.subplots(1, 2 if exhibit.profile else 1, squeeze=False)[0]
+    for name, colour, line in (("broken", "vermilion", "-"), ("repaired", "blue", "--")):
+        options = {"color": PALETTE[colour], "linestyle": line, "linewidth": 2}
+        label = name if all(map(math.isfinite, runs[name].losses)) else f"{name}, until inf or NaN"
+        panels[0].plot(range(1, len(runs[name].losses) + 1), runs[name].losses, label=label, **options)
+        if exhibit.profile:
+            sizes = [size or math.nan for size in runs[name].profile]
+            panels[1].semilogy(range(1, len(sizes) + 1), sizes, marker=".", **options)
+    scale(panels[0], [loss for one in runs.values() for loss in one.losses if math.isfinite(loss)])
+    style_axes(panels[0], "Training loss", "step", "")
+    if exhibit.profile:
+        style_axes(panels[1], "Gradient before training", "layer, input to loss", "")
+    legend_below(figure, ncols=2)
+    return figure
+
+
+def scale(axes: Axes, losses: list[float]) -> None:
+    """A logarithmic axis for losses of very different size."""
+    sizes = sorted(map(abs, losses))
+    if min(losses) > 0 and sizes[-1] > FAR * sizes[0]:
+        axes.set_yscale("log")
+    elif min(losses) <= 0 and sizes[-1] > FAR * sizes[len(sizes) // 4]:
+        axes.set_yscale("symlog", linthresh=1)
+
+
+def svg(figure: Figure) -> str:
+    """The figure for a page of any colour, the same each time."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "gallery", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue().replace(INK.lower(), GREY).replace(FAINT.lower(), FAINT_GREY)
+    return re.sub(r" +$", "", text, flags=re.MULTILINE)
+
+
+def table(reports: dict[Exhibit, Report]) -> str:
+    """The contents: cause, symptom, section."""
+    rows = [
+        f"| {found.finding.name} | {exhibit.symptom} | [{exhibit.title}](#{exhibit.slug}) |"
+        for exhibit, found in reports.items()
+    ]
+    return "\n".join(["| cause | symptom | what it was |", "|---|---|---|", *rows])
+
+
+def section(exhibit: Exhibit, found: Report, runs: dict[str, Run]) -> str:
+    """Symptom, code, report, curves and repair of a network."""
+    program, rule = exhibit.source, f"{found.finding.rule} {found.finding.name}"
+    name, form = SCORES[exhibit.score]
+    sign = -1 if exhibit.score == "error" else 1
+    scores = {key: form.format(sign * one.score).replace("%", " %") for key, one in runs.items()}
+    losses = "; ".join(f"{key} from {one.losses[0]:.3g} to {one.losses[-1]:.3g}" for key, one in runs.items())
+    file = f"benchmarks/{program.make.__module__.replace('.', '/')}.py"
+    return "\n\n".join(
+        [
+            f"### {exhibit.title}",
+            f"*{exhibit.symptom}* ([source]({program.source}))",
+            f"```diff\n{exhibit.code.strip(chr(10))}\n```",
+            f"{found.call} says ([{found.finding.rule}](rules.md#{slug(rule)})):",
+            "```text\n" + "\n".join(finding_lines(found.finding, COLUMNS)) + "\n```",
+            f"![Training loss over {program.steps} steps: {losses}.](figures/gallery/{exhibit.slug}.svg)",
+            f"{name} after {program.steps} steps: {scores['broken']}, repaired {scores['repaired']}. "
+            f"Accepted cause: {program.explanation}. Program: `{file}`.",
+        ]
+    )
+
+
+def page(measured: dict[Exhibit, tuple[Report, dict[str, Run]]]) -> str:
+    """The whole page."""
+    parts = [HEAD.format(count=len(measured)) + table({exhibit: found for exhibit, (found, _) in measured.items()})]
+    for group, members in groupby(measured, key=lambda exhibit: exhibit.group):
+        parts += [f"## {group}", *(section(exhibit, *measured[exhibit]) for exhibit in members)]
+    return "\n\n".join(parts) + "\n"
+
+
+def without_numbers(text: str) -> list[str]:
+    """The words of a page, for a comparison between processors; its lines may break elsewhere."""
+    return re.sub(r"\d[\d.,]*(?:e[-+]\d+)?|\b(?:nan|inf)\b", "#", text).split()
+
+
+def measure() -> Iterator[tuple[Exhibit, tuple[Report, dict[str, Run]]]]:
+    """Diagnose and train every program."""
+    for exhibit in exhibits():
+        program = exhibit.source
+        runs = {"broken": run(program, repaired=False), "repaired": run(program, repaired=True)}
+        yield exhibit, (report(program), runs)
+
+
+def main() -> None:
+    """Write or check."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    warnings.simplefilter("ignore")  # broken programs cause warnings
+    measured = dict(measure())
+    if "--check" in sys.argv[1:]:
+        words = [without_numbers(text) for text in (PAGE.read_text(encoding="utf-8"), page(measured))]
+        changes = [line for line in difflib.ndiff(*words) if line[0] in "-+"]
+        sys.exit(f"docs/gallery.md is out of date; run docs/gallery.py: {' '.join(changes[:40])}" if changes else 0)
+    FIGURES.mkdir(exist_ok=True)
+    for exhibit, (_, runs) in measured.items():
+        (FIGURES / f"{exhibit.slug}.svg").write_text(svg(draw(exhibit, runs)), encoding="utf-8")
+    PAGE.write_text(page(measured), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The gallery of broken networks: what it shows is in the page, and no program of it is held out."""
+
+import importlib
+import re
+
+import pytest
+
+
+@pytest.fixture
+def gallery(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "docs")
+    return importlib.import_module("gallery")
+
+
+def test_the_gallery_has_many_causes_and_nothing_that_is_held_out(gallery):
+    exhibits = gallery.exhibits()
+    programs = [exhibit.source for exhibit in exhibits]
+    assert len({program.name for program in programs}) == len(exhibits) >= 20
+    assert len({cause for program in programs for cause in program.causes}) >= 20
+    assert {program.half for program in programs} == {"development"}
+
+
+def test_every_network_has_its_words_its_source_and_its_figure_in_the_page(gallery):
+    page, figures = gallery.PAGE.read_text(encoding="utf-8"), sorted(gallery.FIGURES.iterdir())
+    exhibits = gallery.exhibits()
+    for exhibit in exhibits:
+        section = page.split(f"\n### {exhibit.title}\n")[1].split("\n### ")[0]
+        for part in (exhibit.symptom, exhibit.source.source, exhibit.code.strip("\n"), f"gallery/{exhibit.slug}.svg"):
+            assert part in section
+        assert re.search(r"^SC\d\d\d (error|warning): ", section, flags=re.MULTILINE)
+        assert f"| [{exhibit.title}](#{exhibit.slug}) |" in page
+    assert [figure.stem for figure in figures] == sorted(exhibit.slug for exhibit in exhibits)
+    assert sum(figure.stat().st_size for figure in figures) < 1_000_000
+
+
+def test_a_comparison_of_pages_leaves_out_numbers_and_finds_words(gallery):
+    assert gallery.without_numbers("loss 1.5e-3\nof 20") == gallery.without_numbers("loss 2 of 7")
+    assert gallery.without_numbers("SC101 vanishing") != gallery.without_numbers("SC101 exploding")
