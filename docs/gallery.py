@@ -54,7 +54,8 @@ HEAD = """# Gallery of broken networks
 
 {count} mistakes that people really made. Each was reported or asked about in public, and is rebuilt here in a small
 network that trains in a second; symptoms are paraphrased. The report is what `sc.diagnose` or `sc.Monitor` prints, cut
-to the finding that names the cause. The curves are the losses of the same training, broken and repaired.
+to the finding that names the cause. The curves are the losses of the same training, broken and repaired. Where they
+agree, the loss does not show the mistake; the score below the figure does.
 
 To find your own mistake, do not search this page: [run the diagnosis](diagnosis.md), or
 [watch your script](watch.md) without a line of code. These networks are of the half of the collection on which the

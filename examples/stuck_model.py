@@ -64,6 +64,7 @@ def main(arguments=None):
         train(model, torch.optim.Adam(model.parameters(), lr=0.001), *learn, epochs=3)
     print(f"stuck at {accuracy(model, *test):.1%}\n\n{monitor.diagnosis()}\n")
 
+    # Nothing was learned, so make it again: weights that are not trained yet may be drawn anew.
     mending = sc.diagnose(Reader(), inputs[:256], targets[:256], nn.functional.cross_entropy).mend()
     print(f"{mending}\n")
     model = mending.after.subject.model

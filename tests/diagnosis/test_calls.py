@@ -131,6 +131,7 @@ def test_the_printed_call_runs_and_makes_cores(make, convert):
     then = "sc.calibrate(model, inputs)" if make is normed else PREPARE
     assert finding.call == convert + then
     assert ("the weights do not change" in finding.remedy) is (make is normed)
+    assert "learned nothing yet" not in finding.remedy  # `prepare` cannot draw computed weights
     assert not any(isinstance(m, SigmoidCore) for m in model.modules())
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     assert any(isinstance(m, SigmoidCore) for m in ran(finding.call, model, inputs, diagnosis).modules())

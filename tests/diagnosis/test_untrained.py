@@ -1,4 +1,4 @@
-"""Weights that may have been trained are told from initial ones: prepare is never advised for them."""
+"""Weights that may have been trained are told from initial ones: no call draws them anew."""
 
 import pytest
 import torch
@@ -72,6 +72,17 @@ def test_prepare_is_advised_for_untrained_weights_only():
     call = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings[0].call
     assert "sc.prepare" not in call
     assert "sc.calibrate(model, x)" in call
+
+
+def test_the_remedy_for_a_model_that_was_trained_in_vain_says_how_to_draw_new_weights():
+    torch.manual_seed(0)
+    model, x, y = sigmoids(depth=20), torch.randn(64, 32), torch.randint(4, (64,))
+    stepped(model)
+    finding = sc.diagnose(model, x, y, nn.functional.cross_entropy).findings[0]
+    assert "If they have learned nothing yet, sc.convert with centered=True and sc.prepare" in finding.remedy
+    sc.convert(model, centered=True)
+    sc.prepare(model, x)
+    assert sc.diagnose(model, x, y, nn.functional.cross_entropy).healthy
 
 
 def test_prepare_is_advised_at_the_first_step_of_a_training_and_not_later():

@@ -7,7 +7,7 @@ from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
-from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
+from sigmoidcore.diagnosis.repair.untrained import can_be_redrawn, may_be_redrawn
 from sigmoidcore.diagnosis.rules import Evidence, find
 
 
@@ -68,6 +68,11 @@ def _convert_and(measurement: Measurement, subject: Subject, *, fresh: bool) -> 
     model, inputs = subject.name("model"), subject.name("inputs")
     if not fresh:
         remedy = _("Set the slopes of the sigmoids from one batch; the weights do not change.")
+        if can_be_redrawn(subject.model):
+            remedy += _(
+                " If they have learned nothing yet, sc.convert with centered=True and sc.prepare draw new ones, which "
+                "train better."
+            )
         return remedy, "; ".join(filter(None, (found.call(fresh, model), f"sc.calibrate({model}, {inputs})")))
     remedy = _(
         "Before training, draw orthogonal weights, set the slopes from one batch and use rates for this depth; "

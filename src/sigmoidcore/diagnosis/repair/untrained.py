@@ -19,14 +19,18 @@ LARGEST = 5.0
 
 def may_be_redrawn(model: nn.Module, measurement: Measurement) -> bool:
     """Whether no weight has been trained, but for the step that was measured, and all can be drawn anew."""
-    layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
-    computed = any("weight" not in dict(layer.named_parameters(recurse=False)) for layer in layers)
     moved = {
         weight.name: LARGEST * weight.update * weight.size / math.prod(weight.shape) ** 0.5
         for weight in measurement.weights
         if measurement.step is not None and weight.update
     }
-    return not measurement.step and not computed and is_untrained(model, moved)
+    return not measurement.step and can_be_redrawn(model) and is_untrained(model, moved)
+
+
+def can_be_redrawn(model: nn.Module) -> bool:
+    """Whether all weights that `prepare` draws are parameters, and not computed from others."""
+    layers = [module for module in model.modules() if isinstance(module, WEIGHTED)]
+    return all("weight" in dict(layer.named_parameters(recurse=False)) for layer in layers)
 
 
 @torch.no_grad()
