@@ -375,6 +375,15 @@ def table() -> str:
     return "\n".join(["| rule | name | severity | explained by |", "|---|---|---|---|", *rows, ""])
 
 
+def seen(rule: Rule) -> list[str]:
+    """Links to the networks of the gallery in which the rule found the cause."""
+    gallery = Path(__file__).with_name("gallery.md").read_text(encoding="utf-8")
+    found = [part for part in gallery.split("\n### ")[1:] if f"([{rule.id}](" in part]
+    places = [(part.partition("\n")[0], re.findall(r"figures/gallery/(.+)\.svg", part)[0]) for part in found]
+    links = [f"[{title}](gallery.md#{slug})" for title, slug in places]
+    return [f"*Real networks.* {', '.join(links)}."] if links else []
+
+
 def section(rule: Rule) -> str:
     """The section of a rule: its check's docstring, with the values of the thresholds, its remedy and an example."""
     thresholds = vars(inspect.getmodule(rule.check))
@@ -388,6 +397,7 @@ def section(rule: Rule) -> str:
             f'<a id="{rule.id.lower()}"></a>\n\n### {rule.id} {rule.name}',
             *paragraphs,
             f"*Remedy.* {rule.remedy}",
+            *seen(rule),
             f"```python\n{EXAMPLES[rule.id].strip()}\n```\n",
         ]
     )

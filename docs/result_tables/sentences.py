@@ -81,3 +81,12 @@ def benchmarks() -> Iterator[str]:
     yield f"within {max(differences):.1f} points of the best of its row"
     ended, runs = (sum(row[name] for row in rows("exit_codes")) for name in ("as_expected", "runs"))
     yield f"{ended} of {runs} runs end with the documented exit code"
+
+
+@sentences("docs/equalizer.md")
+def equalizer() -> Iterator[str]:
+    ratios = [row["ratio"] for row in rows("equalizer") if "ratio" in row]
+    yield f"by a factor of {geometric_mean(ratios):.2f} on average"
+    for fault in ("8", "0.05"):
+        row = one("equalizer", task=f"digits, two slopes x {fault}")
+        yield f"times {fault}: {row['watched']:.1f} % with it, {row['alone']:.1f} % without"
