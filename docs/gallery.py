@@ -246,7 +246,9 @@ def page(measured: dict[Exhibit, tuple[Report, dict[str, Run]]]) -> str:
 
 
 def without_numbers(text: str) -> list[str]:
-    """The words of a page, for a comparison between processors; its lines may break elsewhere."""
+    """The words of a page, for a comparison between processors, without numbers and without the layers of findings."""
+    text = re.sub(r"^  in (?:.*\n)+?(?=  →)", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^```text\n.*?^```", lambda found: re.sub("`[^`\n]+`", "#", found[0]), text, flags=re.M | re.S)
     return re.sub(r"\d[\d.,]*(?:e[-+]\d+)?|\b(?:nan|inf)\b", "#", text).split()
 
 

@@ -121,6 +121,15 @@ def test_a_model_must_not_see_the_tokens_that_it_predicts(causal, shift, expecte
     assert findings(model, WORDS[:, :8], WORDS[:, shift : shift + 8], flat) == expected
 
 
+@pytest.mark.parametrize("like_the_first", [3, 32])
+def test_samples_that_end_alike_are_not_compared(like_the_first):
+    words = WORDS.clone()
+    words[:like_the_first, 4:] = words[0, 4:]
+    expected = [("SC606", "error")] if like_the_first < len(words) else []
+    assert findings(Encoder(pooled=False), words[:, :-1], words[:, 1:], flat) == expected
+    assert findings(Encoder(pooled=False), words[:, :-1], words[:, :-1], flat) == []
+
+
 def test_other_targets_are_not_compared_with_the_tokens():
     model = Encoder(pooled=False)
     assert findings(model, WORDS[:, :8], torch.randint(20, (32, 8)), flat) == []

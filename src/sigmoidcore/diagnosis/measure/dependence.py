@@ -75,23 +75,28 @@ class _Outputs:
 
 def _judged(outputs: _Outputs, targets: Any, attends: bool) -> Dependence:
     """All comparisons, each only if it can tell something."""
-    three, four = outputs.of([1, 1, 0]), outputs.of([2, 2, 2, 0])  # the last one: it may depend on earlier ones only
+    sequences = outputs.sequences
+    donor = None if sequences is None else _donor(sequences)
+    one = donor or 1
+    two = 1 if one == 2 else 2
+    # The last one is compared: it may depend on earlier ones only.
+    three, four = outputs.of([one, one, 0]), outputs.of([two, two, two, 0])
     if three is None or four is None or len(three) * 4 != len(four) * 3 or three.shape[1:] != four.shape[1:]:
         return Dependence()
     rows = len(three) // 3
     mixed = not _equal(three[-rows:], four[-rows:])
-    again = outputs.of([1, 1, 1, 0]) if mixed else None  # as many random numbers, if the model draws some
+    again = outputs.of([one, one, one, 0]) if mixed else None  # as many random numbers, if the model draws some
     mixed = again is not None and not _equal(again[-rows:], four[-rows:])
-    sequences = outputs.sequences
     if sequences is None:
         return Dependence(mixed)
     length = sequences.shape[1]
     places = _by_position(three, 3, length)
-    alone = outputs.of([1, 1, 0], _with_others_after(1)) if mixed and places is not None else None
+    alone = outputs.of([one, one, 0], _with_others_after(1)) if mixed and places is not None else None
     shift = _shift(sequences, targets)
-    half = outputs.of([1, 1, 0], _with_others_after(length // 2)) if shift is not None and places is not None else None
+    known = shift is not None and places is not None and donor is not None
+    half = outputs.of([one, one, 0], _with_others_after(length // 2)) if known else None
     order = torch.randperm(length, generator=torch.Generator().manual_seed(0)).tolist()
-    moved = outputs.of([1, 1, 0], lambda x: x[:, order]) if attends and not mixed else None
+    moved = outputs.of([one, one, 0], lambda x: x[:, order]) if attends and not mixed else None
     expected = three if places is None else places[:, order]
     found = moved if moved is None or places is None else _by_position(moved, 3, length)
     return Dependence(
@@ -101,6 +106,13 @@ def _judged(outputs: _Outputs, targets: Any, attends: bool) -> Dependence:
         later=None if half is None else _changed(half, places, length // 2),
         shift=shift,
     )
+
+
+def _donor(sequences: Tensor) -> int | None:
+    """The first sample whose second half differs from that of sample 0; None if there is no such sample."""
+    halves = sequences[:, sequences.shape[1] // 2 :].flatten(1)
+    different = (halves != halves[0]).any(1).nonzero()
+    return int(different[0]) if len(different) else None
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
