@@ -2,7 +2,7 @@
 
 from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.conversion.activations import FUNCTIONS, KINDS
-from sigmoidcore.conversion.convert import Plan, convert, planned
+from sigmoidcore.conversion.convert import ConversionPlan, convert, planned
 from sigmoidcore.conversion.eligibility import has_mean, is_core
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.source_lines import FunctionalCall
@@ -14,7 +14,7 @@ __all__ = [
     "Activation",
     "Conversion",
     "FunctionalCall",
-    "Plan",
+    "ConversionPlan",
     "Site",
     "UntraceableError",
     "convert",

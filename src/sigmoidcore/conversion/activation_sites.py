@@ -52,7 +52,7 @@ def join(*names: str) -> str:
     return ".".join(name for name in names if name)
 
 
-def find(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
+def find_sites(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
     """All activations in the order of the model's modules; and the modules that cannot be traced, with the reason."""
     parts, untraced, callers = _parts(model)
     uses: dict[nn.Module, list[Use]] = defaultdict(list)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sigmoidcore._torch.hooks import copy_hooks, move_hooks
-from sigmoidcore.conversion.activation_sites import Site, Use, find
+from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import NEAREST, function_of
 from sigmoidcore.conversion.eligibility import (
     Names,
@@ -103,13 +103,13 @@ def planned(
     nearest: Names = None,
     centered: bool = False,
     norms: bool = False,
-) -> "Plan":
+) -> "ConversionPlan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
-    activations, unseen = find(model)
+    activations, unseen = find_sites(model)
     places = norm_sites(model) if norms else []
     owners = {name for place in places for name in place.names}
     activations = [site for site in activations if site.owner not in owners]  # a Dynamic Tanh calls one
@@ -121,7 +121,7 @@ def planned(
         centered=centered,
     )
     choices = [Choice(site, *judge(site, request)) for site in activations]
-    plan = Plan(model, [*choices, *(_norm_choice(site, request, model) for site in places)], request, unseen)
+    plan = ConversionPlan(model, [*choices, *(_norm_choice(site, request, model) for site in places)], request, unseen)
     plan.place_cores()
     return plan
 
@@ -180,7 +180,7 @@ def _norm_choice(site: Site, request: Request, model: nn.Module) -> Choice:
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """What to do with a model: with every site, and which forwards to rewrite."""
 
     model: nn.Module

@@ -16,14 +16,14 @@ from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
 from sigmoidcore.folding.plain_layers import folded_norm, folded_rnn, plain_forward, rewrite, with_constants
-from sigmoidcore.folding.planner import Plan, has_cores, plan_with_sigmoids, variants
+from sigmoidcore.folding.planner import FoldPlan, has_cores, plan_with_sigmoids, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.rows import runs_rows, unfuse_rows
 
-_PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], Plan]] = {"tanh": Plan, "sigmoid": plan_with_sigmoids}
+_PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], FoldPlan]] = {"tanh": FoldPlan, "sigmoid": plan_with_sigmoids}
 _OURS = "sigmoidcore."
 
 
@@ -127,7 +127,7 @@ def _replace(model: nn.Module, make: Callable[[nn.Module, str], nn.Module]) -> n
     return made[model]
 
 
-def _plain(plan: Plan, module: nn.Module, name: str) -> nn.Module:
+def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
     """The plain module in the place of a module of the copy, or itself if it is plain."""
     if isinstance(module, SigmoidCore):
         made = _plain_core(plan, module)
@@ -144,7 +144,7 @@ def _plain(plan: Plan, module: nn.Module, name: str) -> nn.Module:
     return made
 
 
-def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
+def _plain_core(plan: FoldPlan, core: SigmoidCore) -> nn.Module:
     affine = plan.affine[core]
     stays = affine if core in plan.stays_before and not affine.is_identity else None
     factor = plan.rescaling[core].factor if core in plan.stays_behind else 1.0
@@ -153,7 +153,7 @@ def _plain_core(plan: Plan, core: SigmoidCore) -> nn.Module:
     return act if stays is None and factor == 1 else with_constants(act, stays, factor, core.shift)
 
 
-def _plain_rnn(plan: Plan, layer: RNN) -> nn.Module:
+def _plain_rnn(plan: FoldPlan, layer: RNN) -> nn.Module:
     name = plan.names[layer]
     if has_hooks(layer):
         raise ValueError(f"the RNN '{name}' has hooks, which would get other values: remove them first")

@@ -1,6 +1,6 @@
 """Where the constants of the cores can go: into the layer before a core, into those behind it, or nowhere.
 
-A core is f * act(a x + b), with act a sigmoid or a tanh. Going back from each core, `Plan` asks the layer that gives x
+A core is f * act(a x + b), with act a sigmoid or a tanh. Going back from each core, `FoldPlan` asks the layer that gives x
 to take in a and b. Going forward, it asks the layers that read the output to take in f. It starts with everything
 taken in. A constant that some layer cannot take in stays at its core, until nothing changes any more (docs/fold.md).
 A centered core as a sigmoid is f * (sigmoid(a x + b) - 1/2): the layers behind take in the half, too.
@@ -30,7 +30,7 @@ Pending = tuple[Rescaling, frozenset[nn.Module]]
 _NOTHING: Pending = NO_RESCALING, frozenset()
 
 
-class Plan:
+class FoldPlan:
     """Which constants go where; the centered cores in `sigmoids` become sigmoids, the others tanhs."""
 
     def __init__(self, model: nn.Module, graphs: list[fx.Graph], sigmoids: Set[SigmoidCore] = frozenset()) -> None:
@@ -179,7 +179,7 @@ class Plan:
         return module if module is not None and type(module) in kinds and module not in self.pinned else None
 
 
-def plan_with_sigmoids(model: nn.Module, graphs: list[fx.Graph]) -> Plan:
+def plan_with_sigmoids(model: nn.Module, graphs: list[fx.Graph]) -> FoldPlan:
     """The plan in which centered cores become sigmoids if the layers around take in all constants, else tanhs."""
     sigmoids = {m for m in model.modules() if isinstance(m, SigmoidCore) and m.centered}
     for owner in model.modules():  # the forward of the class, which the copy has again, calls other activations
@@ -187,7 +187,7 @@ def plan_with_sigmoids(model: nn.Module, graphs: list[fx.Graph]) -> Plan:
         if isinstance(forward, RewrittenForward):
             sigmoids -= {owner.get_submodule(core) for core, was in forward.added.items() if was != "sigmoid()"}
     while True:
-        plan = Plan(model, graphs, sigmoids)
+        plan = FoldPlan(model, graphs, sigmoids)
         tanhs = {core for core in sigmoids if plan.keeps_constants(core)}
         if not tanhs:
             return plan

@@ -19,7 +19,7 @@ Slope = Callable[[Tensor, Options], Tensor]
 
 
 @dataclass(frozen=True)
-class Activation:
+class SlopeRule:
     """One kind of activation."""
 
     slope: Slope
@@ -97,33 +97,33 @@ def _softplus(x: Tensor, given: Options) -> Tensor:
 SELU_BELOW = 1.6732632423543772
 """How much steeper SELU is just below 0 than above."""
 
-_SIGMOID = Activation(lambda y, _: 4 * y * (1 - y), by_output=True)
-_SHRINK = Activation(lambda x, g: _above(x.abs(), g.get("lambd", 0.5)), flat=True, shuts=False, options=("lambd",))
+_SIGMOID = SlopeRule(lambda y, _: 4 * y * (1 - y), by_output=True)
+_SHRINK = SlopeRule(lambda x, g: _above(x.abs(), g.get("lambd", 0.5)), flat=True, shuts=False, options=("lambd",))
 
-ACTIVATIONS: Mapping[str, Activation] = {
+ACTIVATIONS: Mapping[str, SlopeRule] = {
     "sigmoid": _SIGMOID,
     "special_expit": _SIGMOID,
-    "tanh": Activation(lambda y, _: 1 - y.square(), by_output=True),
-    "softsign": Activation(lambda y, _: (1 - y.abs()).square(), by_output=True),
-    "hardsigmoid": Activation(_between(0.0, 1.0), by_output=True, flat=True),
-    "hardtanh": Activation(_between(-1.0, 1.0), by_output=True, flat=True, options=("min_val", "max_val")),
-    "relu6": Activation(_between(0.0, 6.0), by_output=True, flat=True),
-    "relu": Activation(lambda y, _: _above(y, 0), by_output=True, flat=True, shuts=False),
-    "leaky_relu": Activation(_leaky, by_output=True, shuts=False, options=("negative_slope",)),
-    "rrelu": Activation(_rrelu, by_output=True, shuts=False, options=("lower", "upper")),
-    "prelu": Activation(_prelu, shuts=False, options=("weight",)),
-    "elu": Activation(_elu, by_output=True, options=("alpha",)),
-    "celu": Activation(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
-    "selu": Activation(lambda x, _: torch.where(x > 0, 1 / SELU_BELOW, torch.exp(x.clamp(max=0)))),
-    "softplus": Activation(_softplus, options=("beta", "threshold")),
-    "log_sigmoid": Activation(lambda x, _: torch.sigmoid(-x)),
-    "gelu": Activation(_gelu),
-    "silu": Activation(_silu),
-    "mish": Activation(_mish),
-    "hardswish": Activation(lambda x, _: torch.where(x < 3, ((2 * x + 3) / 6).abs() * (x > -3), 1.0) / 1.5, flat=True),
+    "tanh": SlopeRule(lambda y, _: 1 - y.square(), by_output=True),
+    "softsign": SlopeRule(lambda y, _: (1 - y.abs()).square(), by_output=True),
+    "hardsigmoid": SlopeRule(_between(0.0, 1.0), by_output=True, flat=True),
+    "hardtanh": SlopeRule(_between(-1.0, 1.0), by_output=True, flat=True, options=("min_val", "max_val")),
+    "relu6": SlopeRule(_between(0.0, 6.0), by_output=True, flat=True),
+    "relu": SlopeRule(lambda y, _: _above(y, 0), by_output=True, flat=True, shuts=False),
+    "leaky_relu": SlopeRule(_leaky, by_output=True, shuts=False, options=("negative_slope",)),
+    "rrelu": SlopeRule(_rrelu, by_output=True, shuts=False, options=("lower", "upper")),
+    "prelu": SlopeRule(_prelu, shuts=False, options=("weight",)),
+    "elu": SlopeRule(_elu, by_output=True, options=("alpha",)),
+    "celu": SlopeRule(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
+    "selu": SlopeRule(lambda x, _: torch.where(x > 0, 1 / SELU_BELOW, torch.exp(x.clamp(max=0)))),
+    "softplus": SlopeRule(_softplus, options=("beta", "threshold")),
+    "log_sigmoid": SlopeRule(lambda x, _: torch.sigmoid(-x)),
+    "gelu": SlopeRule(_gelu),
+    "silu": SlopeRule(_silu),
+    "mish": SlopeRule(_mish),
+    "hardswish": SlopeRule(lambda x, _: torch.where(x < 3, ((2 * x + 3) / 6).abs() * (x > -3), 1.0) / 1.5, flat=True),
     "hardshrink": _SHRINK,
     "softshrink": _SHRINK,
-    "tanhshrink": Activation(lambda x, _: torch.tanh(x).square()),
-    "threshold": Activation(lambda x, g: _above(x, g["threshold"]), flat=True, shuts=False, options=("threshold",)),
+    "tanhshrink": SlopeRule(lambda x, _: torch.tanh(x).square()),
+    "threshold": SlopeRule(lambda x, g: _above(x, g["threshold"]), flat=True, shuts=False, options=("threshold",)),
 }
 """By the function's name without underscores at its ends, which in-place ones have."""

@@ -13,7 +13,7 @@ from sigmoidcore.diagnosis.measure.statistics import Number, fetch, squared_size
 MOST_KINDS = 16
 """Kinds of comparisons that are kept of one step."""
 
-Kind = tuple[str, int, tuple[int, ...], tuple[int, ...], bool]
+CallKey = tuple[str, int, tuple[int, ...], tuple[int, ...], bool]
 """Function, position of the layer or -1, shape of the outputs and of the targets, whether these are whole numbers."""
 
 
@@ -44,12 +44,12 @@ class Compared:
         self.output_squares, self.outputs = self.output_squares + other.output_squares, self.outputs + other.outputs
 
 
-def joined(passes: Sequence[Mapping[Kind, Compared]], places: Sequence[Mapping[int, int]]) -> tuple[Comparison, ...]:
+def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mapping[int, int]]) -> tuple[Comparison, ...]:
     """The comparisons of several passes; `places` has, for each pass, where its layers are in the measurement."""
-    kinds: dict[Kind, Compared] = {}
+    kinds: dict[CallKey, Compared] = {}
     for compared, place in zip(passes, places, strict=True):
         for (function, reads, *others), sums in compared.items():
-            kind: Kind = (function, place.get(reads, -1), *others)  # type: ignore[assignment]
+            kind: CallKey = (function, place.get(reads, -1), *others)  # type: ignore[assignment]
             if kind in kinds:
                 kinds[kind].add(sums)
             else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import leaves, post_accumulate_hooks
-from sigmoidcore.diagnosis.checks import check, cut_off
+from sigmoidcore.diagnosis.arguments import check, cut_off
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.probe import Probe

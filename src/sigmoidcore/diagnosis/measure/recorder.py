@@ -17,7 +17,7 @@ from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
-from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, Compared, Kind
+from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, Compared, CallKey
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
@@ -56,7 +56,7 @@ class Recorder(Tracker):
         super().__init__(parameters, stack)
         self.of_inputs = Sums()
         self.samples = samples
-        self.compared: dict[Kind, Compared] = {}
+        self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
         self.norms: list[tuple[str, int, float | None, Tensor]] = []
         self.losses: list[Tensor] = []  # whose backward was called
@@ -104,7 +104,7 @@ class Recorder(Tracker):
         if statistics.unmeasured(outputs) or statistics.unmeasured(targets) or not targets.numel():
             return
         whole = not targets.is_floating_point()
-        kind: Kind = (name, reads, tuple(outputs.shape), tuple(targets.shape), whole)
+        kind: CallKey = (name, reads, tuple(outputs.shape), tuple(targets.shape), whole)
         if kind in self.compared:
             self.compared[kind].add(Compared.of(outputs, targets))
         elif len(self.compared) < MOST_KINDS and not targets.is_complex():

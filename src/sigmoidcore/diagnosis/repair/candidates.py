@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sigmoidcore._language import _
-from sigmoidcore.conversion import FUNCTIONS, KINDS, Plan, Site, has_mean, is_core, planned
+from sigmoidcore.conversion import FUNCTIONS, KINDS, ConversionPlan, Site, has_mean, is_core, planned
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.rules import Evidence
 from sigmoidcore.diagnosis.wording import few
@@ -122,7 +122,7 @@ def candidates(model: nn.Module, measurement: Measurement, names: Collection[str
     )
 
 
-def _calls(plan: Plan, measurement: Measurement) -> dict[str, list[Layer]]:
+def _calls(plan: ConversionPlan, measurement: Measurement) -> dict[str, list[Layer]]:
     """The measured layers of each site. Functions of one forward are told apart by their order."""
     found: dict[tuple[str, str], list[Layer]] = defaultdict(list)
     for layer in measurement.layers:
@@ -138,7 +138,7 @@ def _calls(plan: Plan, measurement: Measurement) -> dict[str, list[Layer]]:
     return calls
 
 
-def _kind(include: Collection[str], plan: Plan, converted: Collection[str]) -> str:
+def _kind(include: Collection[str], plan: ConversionPlan, converted: Collection[str]) -> str:
     """The type of all included activations, if there are many of one type and all of that type are converted."""
     kinds = {c.site.kind for c in plan.choices if c.site.name in include}
     if len(include) <= NAMED or len(kinds) > 1 or any(kind.endswith("()") for kind in kinds):
@@ -146,7 +146,7 @@ def _kind(include: Collection[str], plan: Plan, converted: Collection[str]) -> s
     return "" if any(c.site.kind in kinds and c.site.name not in converted for c in plan.choices) else kinds.pop()
 
 
-def _why_unseen(layer: Layer, plan: Plan) -> Iterator[str]:
+def _why_unseen(layer: Layer, plan: ConversionPlan) -> Iterator[str]:
     """Why `convert` does not see this activation: it is a function in a forward that cannot be traced."""
     if layer.role == "activation" and layer.kind != "SigmoidCore":
         owner = f"'{layer.module}'" if layer.module else _("the model")

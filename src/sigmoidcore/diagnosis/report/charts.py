@@ -23,7 +23,7 @@ from sigmoidcore.diagnosis.report.axes import (
     drawable,
     spread_evenly,
 )
-from sigmoidcore.diagnosis.report.table import findings_by_layer
+from sigmoidcore.diagnosis.report.layer_table import findings_by_layer
 from sigmoidcore.diagnosis.wording import counted, percent, short
 
 STEPS = 64

@@ -8,7 +8,7 @@ from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.axes import drawable
 from sigmoidcore.diagnosis.report.charts import through_time
-from sigmoidcore.diagnosis.report.table import Column, cell, findings_by_layer, most_telling, number_columns
+from sigmoidcore.diagnosis.report.layer_table import Column, cell, findings_by_layer, most_telling, number_columns
 from sigmoidcore.diagnosis.report.terminal import columns, printable, shortened, wrapped
 from sigmoidcore.diagnosis.wording import short
 

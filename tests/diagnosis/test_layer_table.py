@@ -5,7 +5,7 @@ from support.measurements import stack
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.report.table import first_weights
+from sigmoidcore.diagnosis.report.layer_table import first_weights
 
 
 def test_the_layers_of_a_diagnosis_make_a_table_of_pandas():
