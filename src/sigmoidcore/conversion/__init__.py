@@ -4,8 +4,7 @@ from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.conversion.activations import FUNCTIONS, KINDS
 from sigmoidcore.conversion.convert import ConversionPlan, convert, planned
 from sigmoidcore.conversion.eligibility import has_mean, is_core
-from sigmoidcore.conversion.report import Activation, Conversion, few
-from sigmoidcore.conversion.source_lines import FunctionalCall
+from sigmoidcore.conversion.report import Activation, Conversion
 from sigmoidcore.conversion.tracing import UntraceableError
 
 __all__ = [
@@ -13,12 +12,10 @@ __all__ = [
     "KINDS",
     "Activation",
     "Conversion",
-    "FunctionalCall",
     "ConversionPlan",
     "Site",
     "UntraceableError",
     "convert",
-    "few",
     "has_mean",
     "is_core",
     "planned",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.nn import functional
+from torch.nn.modules import activation
 
 
 def words(text: str) -> frozenset[str]:
@@ -18,20 +20,20 @@ class Kind:
 
     Attributes:
         module: its class in PyTorch.
-        core: from a module of that class, or None for a call of an exact one as a function, to the arguments of its
-            core; None if no core has its range.
+        core: gives the arguments of the core of one such module, as `{"alpha": 2 / 3}` of a Hardsigmoid; None if no
+            core has the range of this module. For a call as a function, it gets None in place of the module.
         exact: whether the core computes the same. The others have the same range and derivative at 0, and only modules
             of them are converted, with `nearest`.
-        mean: whether the outputs have a mean of 1/2, which centered cores do not have: they are another function.
+        has_mean: whether its outputs have a mean of 1/2. A centered core of it is another function.
     """
 
     module: type[nn.Module]
     core: Callable[[Any], dict[str, Any] | None]
     exact: bool = True
-    mean: bool = False
+    has_mean: bool = False
 
 
-def _tanh(module: nn.Tanh | nn.Softsign | None) -> dict[str, Any]:
+def _tanh(_: object) -> dict[str, Any]:
     return {"alpha": 2.0, "centered": True, "scale": 2.0}
 
 
@@ -41,9 +43,9 @@ def _hardtanh(module: nn.Hardtanh) -> dict[str, Any] | None:
 
 
 _KINDS = (
-    Kind(nn.Sigmoid, lambda _: {}, mean=True),
+    Kind(nn.Sigmoid, lambda _: {}, has_mean=True),
     Kind(nn.Tanh, _tanh),
-    Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False, mean=True),
+    Kind(nn.Hardsigmoid, lambda _: {"alpha": 2 / 3}, exact=False, has_mean=True),
     Kind(nn.Hardtanh, _hardtanh, exact=False),
     Kind(nn.Softsign, _tanh, exact=False),
 )
@@ -52,18 +54,17 @@ FUNCTIONS = {f"{kind.module.__name__.lower()}()": kind for kind in _KINDS if kin
 KINDS = FUNCTIONS | {kind.module.__name__: kind for kind in _KINDS}
 """All kinds, by their name in a report: "Tanh" or "tanh()"."""
 NEAREST = tuple(name for name, kind in KINDS.items() if not kind.exact)
-_SPELLINGS = {"expit": "sigmoid", "special_expit": "sigmoid"}
-_ALL_FUNCTIONS = words(
-    "sigmoid tanh hardsigmoid hardtanh softsign relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish glu "
-    "hardswish logsigmoid softplus tanhshrink hardshrink softshrink threshold softmax log_softmax softmin"
-)
+_MODULES = {name.lower() for name in activation.__all__}
+_PUBLIC = {name.replace("_", ""): name for name in dir(functional) if not name.endswith("_")}
+_ALL_FUNCTIONS = {"expit": "sigmoid", "specialexpit": "sigmoid"} | {
+    spelling: name for spelling, name in _PUBLIC.items() if spelling in _MODULES
+}
+"""All activations in torch.nn.functional by their spelling without underscores: those that are a module, too."""
 
 
 def function_name(spelling: str) -> str | None:
     """The name in torch.nn.functional of an activation function or method, also in place; None if it is another one."""
-    name = spelling.strip("_")
-    name = _SPELLINGS.get(name, name)
-    return name if name in _ALL_FUNCTIONS else None
+    return _ALL_FUNCTIONS.get(spelling.replace("_", ""))
 
 
 def function_of(node: fx.Node) -> str | None:

@@ -12,7 +12,7 @@ from sigmoidcore.conversion.activation_sites import Site, Use, find_sites
 from sigmoidcore.conversion.activations import NEAREST, function_of
 from sigmoidcore.conversion.eligibility import (
     Names,
-    Request,
+    Selection,
     called_several_times,
     change,
     is_core,
@@ -85,7 +85,7 @@ def convert(
         SigmoidCore(16, centered=True, scale=2)
     """
     plan = planned(model, include=include, exclude=exclude, nearest=nearest, centered=centered, norms=norms)
-    _check_answered(plan.request, plan.choices)
+    _check_answered(plan.selection, plan.choices)
     for choice in plan.choices:  # plain assignments: nothing fails from here on
         for name, core in choice.cores.items():
             model.set_submodule(name, core)
@@ -114,14 +114,16 @@ def planned(
     owners = {name for place in places for name in place.names}
     activations = [site for site in activations if site.owner not in owners]  # a Dynamic Tanh calls one
     sites = [*activations, *places]
-    request = Request(
+    selection = Selection(
         include=select(model, sites, "include", include),
         exclude=select(model, sites, "exclude", exclude),
         nearest=select(model, sites, "nearest", nearest),
         centered=centered,
     )
-    choices = [Choice(site, *judge(site, request)) for site in activations]
-    plan = ConversionPlan(model, [*choices, *(_norm_choice(site, request, model) for site in places)], request, unseen)
+    choices = [Choice(site, *judge(site, selection)) for site in activations]
+    plan = ConversionPlan(
+        model, [*choices, *(_norm_choice(site, selection, model) for site in places)], selection, unseen
+    )
     plan.place_cores()
     return plan
 
@@ -168,10 +170,10 @@ class Choice:
         return list(rows.values())
 
 
-def _norm_choice(site: Site, request: Request, model: nn.Module) -> Choice:
+def _norm_choice(site: Site, selection: Selection, model: nn.Module) -> Choice:
     """What to do with a normalisation."""
     near = _weight_of(model.get_submodule(site.owner), model)
-    made, why = (None, "excluded") if site in request.exclude else bounded(site, near)
+    made, why = (None, "excluded") if site in selection.exclude else bounded(site, near)
     if made is None:
         return Choice(site, None, why)
     assert site.module is not None
@@ -185,7 +187,7 @@ class ConversionPlan:
 
     model: nn.Module
     choices: list[Choice]
-    request: Request
+    selection: Selection
     unseen: dict[str, str]
     forwards: list[tuple[nn.Module, RewrittenForward]] = field(default_factory=list)
     not_rewritten: list[str] = field(default_factory=list)
@@ -283,22 +285,22 @@ def _cores_for_calls(model: nn.Module, own: OwnForward, choice: Choice) -> list[
     return [(node, name.removeprefix(prefix)) for node, name in zip(nodes, names, strict=True)]
 
 
-def _check_answered(request: Request, choices: list[Choice]) -> None:
+def _check_answered(selection: Selection, choices: list[Choice]) -> None:
     """Raise a ValueError if something that was asked for is not done."""
-    both = [site.name for site in request.include if site in request.exclude]
+    both = [site.name for site in selection.include if site in selection.exclude]
     if both:
         raise ValueError(f"{few(both)} is in include and in exclude: take it out of one")
     whys: dict[Any, list[tuple[bool, str]]] = defaultdict(list)
     for choice in choices:
-        if choice.site in request.include:
+        if choice.site in selection.include:
             done = choice.like is not None or is_core(choice.site.module)
             reason = f"'{choice.site.name}' ({choice.site.kind}) {choice.why}"
-            whys[request.include[choice.site]].append((done, reason))
+            whys[selection.include[choice.site]].append((done, reason))
     for found in whys.values():
         if not any(done for done, _ in found):
             raise ValueError(f"include: {found[0][1]}")
-    others = [site for site in request.nearest if site.kind not in NEAREST]
-    if others and len(others) == len(request.nearest):
+    others = [site for site in selection.nearest if site.kind not in NEAREST]
+    if others and len(others) == len(selection.nearest):
         raise ValueError(
             f"nearest: '{others[0].name}' is a {others[0].kind}; only {', '.join(NEAREST)} have a nearest core"
         )

@@ -26,7 +26,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class Request:
+class Selection:
     """What a user asks of `convert`: for each option the sites that it names, with the entry that names them."""
 
     include: Mapping[Site, Any]
@@ -35,37 +35,52 @@ class Request:
     centered: bool
 
 
-def judge(site: Site, request: Request) -> tuple[dict[str, Any] | None, str]:
-    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason."""
-    if site in request.exclude:
+def judge(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]:
+    """The arguments of a site's core (none for a recurrent layer), or None if it is left; and the reason.
+
+    The first reason to leave it is reported. Those that `include` overrules come last.
+    """
+    if site in selection.exclude:
         return None, "excluded"
+    arguments, why = _core_arguments(site, selection)
+    if arguments is not None:
+        why = _why_not_replaceable(site)
+    if why:
+        return None, why
+    if site in selection.include:
+        return arguments, "asked for"
+    if recurrent_layer(site) is not None:  # whatever reads it: its range stays
+        return arguments, "a slope for every gate row"
+    why = _why_left(site)
+    return (None, why) if why else (arguments, "hidden")
+
+
+def _core_arguments(site: Site, selection: Selection) -> tuple[dict[str, Any] | None, str]:
+    """The arguments of the core that computes what a site computes, or None and the reason."""
     layer = recurrent_layer(site)
-    like: dict[str, Any] | None = None
     if layer is not None and not why_not(layer):
-        like = {}
-    elif site.kind in KINDS and (KINDS[site.kind].exact or site in request.nearest):
-        like = KINDS[site.kind].core(site.module)
-        if like is None:
-            return None, "no core has its range, which is not symmetric about 0"
-    if like is None:
+        return {}, ""
+    if site.kind not in KINDS or not (KINDS[site.kind].exact or site in selection.nearest):
         return None, _why_no_core(site)
-    if layer is None and request.centered:
-        like = like | {"centered": True}
+    arguments = KINDS[site.kind].core(site.module)
+    if arguments is None:
+        return None, "no core has its range, which is not symmetric about 0"
+    return arguments | ({"centered": True} if selection.centered else {}), ""
+
+
+def _why_not_replaceable(site: Site) -> str:
+    """The reason why no core can stand in a site's place, "" if one can."""
+    layer = recurrent_layer(site)
     if site.writes:
-        return None, "it overwrites a tensor: call the function that returns a new one"
+        return "it overwrites a tensor: call the function that returns a new one"
     if not site.name or (site.module is not None and "" in site.names):
         instead = "SigmoidCore()" if layer is None else "sigmoidcore.nn.converted(model)"
-        return None, f"it is the model itself: use {instead} in its place"
+        return f"it is the model itself: use {instead} in its place"
     separable = layer is None and site.index is None
     separable = separable and (called_several_times(site) or len(site.names) == _places(site))
     if _places(site) > 1 and not separable:
-        return None, f"is used in {_places(site)} places, which need one each: give each place its own module"
-    if site in request.include:
-        return like, "asked for"
-    why = "" if layer is not None else _why_left(site)  # any layer may read a recurrent one: its range stays
-    if why:
-        return None, why
-    return like, "hidden" if layer is None else "a slope for every gate row"
+        return f"is used in {_places(site)} places, which need one each: give each place its own module"
+    return ""
 
 
 def select(model: nn.Module, sites: list[Site], option: str, names: Names) -> dict[Site, Any]:
@@ -95,7 +110,7 @@ def change(kind: str, like: Mapping[str, Any]) -> str:
 
 def has_mean(kind: str) -> bool:
     """Whether activations of a kind have a mean of 1/2, which is 0 in centered cores."""
-    return kind in KINDS and KINDS[kind].mean
+    return kind in KINDS and KINDS[kind].has_mean
 
 
 def recurrent_layer(site: Site) -> nn.Module | None:

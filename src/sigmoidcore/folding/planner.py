@@ -1,7 +1,7 @@
 """Where the constants of the cores can go: into the layer before a core, into those behind it, or nowhere.
 
-A core is f * act(a x + b), with act a sigmoid or a tanh. Going back from each core, `FoldPlan` asks the layer that gives x
-to take in a and b. Going forward, it asks the layers that read the output to take in f. It starts with everything
+A core is f * act(a x + b), with act a sigmoid or a tanh. Going back from each core, `FoldPlan` asks the layer that
+gives x to take in a and b. Going forward, it asks the layers that read the output to take in f. It starts with all
 taken in. A constant that some layer cannot take in stays at its core, until nothing changes any more (docs/fold.md).
 A centered core as a sigmoid is f * (sigmoid(a x + b) - 1/2): the layers behind take in the half, too.
 """
@@ -40,17 +40,17 @@ class FoldPlan:
         self.names: dict[nn.Module, str] = {module: name for name, module in reversed(self.modules.items())}
         cores = [m for m in self.names if isinstance(m, SigmoidCore)]
         self.tanhs = {core for core in cores if core.centered and core not in sigmoids}
-        halves = {core: 0.5 if core in self.tanhs else 1.0 for core in cores}  # sigmoid(z) - 1/2 = tanh(z/2)/2
-        self.affine = {core: affine_of(core, self.names[core], half) for core, half in halves.items()}
+        factors = {core: 0.5 if core in self.tanhs else 1.0 for core in cores}  # sigmoid(z) - 1/2 = tanh(z/2)/2
+        self.affine = {core: affine_of(core, self.names[core], factor) for core, factor in factors.items()}
         self.rescaling: dict[nn.Module, Rescaling] = {
-            core: Rescaling(core.scale * half, 0.5 if core in sigmoids else 0.0) for core, half in halves.items()
+            core: Rescaling(core.scale * factor, 0.5 if core in sigmoids else 0.0) for core, factor in factors.items()
         }
         self.rescaling |= {m: Rescaling(0.5) for m in self.names if isinstance(m, RNN)}
-        self.pinned = _pinned(model, graphs, self.modules)
+        self.unchangeable = _unchangeable(model, graphs, self.modules)
         called = {self.modules[str(n.target)] for g in graphs for n in g.nodes if n.op == "call_module"}
-        fixed = {m for m in self.rescaling if m not in called or has_hooks(m)}
-        self.stays_before: set[nn.Module] = {c for c in cores if c in fixed or self.affine[c].is_identity}
-        self.stays_behind: set[nn.Module] = {m for m, r in self.rescaling.items() if m in fixed or r == NO_RESCALING}
+        keep_all = {m for m in self.rescaling if m not in called or has_hooks(m)}
+        self.stays_before: set[nn.Module] = {c for c in cores if c in keep_all or self.affine[c].is_identity}
+        self.stays_behind: set[nn.Module] = {m for m, r in self.rescaling.items() if m in keep_all or r == NO_RESCALING}
         self._solve()
 
     def keeps_constants(self, core: SigmoidCore) -> bool:
@@ -176,7 +176,7 @@ class FoldPlan:
     def _layer(self, node: fx.Node, kinds: set[type[nn.Module]]) -> nn.Module | None:
         """The layer that this node calls, if its weights may be changed."""
         module = self._module(node)
-        return module if module is not None and type(module) in kinds and module not in self.pinned else None
+        return module if module is not None and type(module) in kinds and module not in self.unchangeable else None
 
 
 def plan_with_sigmoids(model: nn.Module, graphs: list[fx.Graph]) -> FoldPlan:
@@ -213,17 +213,17 @@ def _others(node: fx.Node, data: tuple[fx.Node, ...]) -> list[fx.Node]:
     return inputs
 
 
-def _pinned(model: nn.Module, graphs: list[fx.Graph], modules: dict[str, nn.Module]) -> set[nn.Module]:
+def _unchangeable(model: nn.Module, graphs: list[fx.Graph], modules: dict[str, nn.Module]) -> set[nn.Module]:
     """The layers whose weights must stay: something else reads or makes them, or may."""
     owners: dict[int, set[nn.Module]] = defaultdict(set)
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)].add(module)
-    pinned = {module for shared in owners.values() if len(shared) > 1 for module in shared}
+    found = {module for shared in owners.values() if len(shared) > 1 for module in shared}
     for graph in graphs:
         for node in graph.nodes:
             if node.op == "call_module":
-                pinned.update(set(modules[str(node.target)].modules()) - {modules[str(node.target)]})
+                found.update(set(modules[str(node.target)].modules()) - {modules[str(node.target)]})
             elif node.op == "get_attr":
                 owner = modules.get(str(node.target).rpartition(".")[0])
                 if isinstance(owner, SigmoidCore | RNN):
@@ -231,8 +231,8 @@ def _pinned(model: nn.Module, graphs: list[fx.Graph], modules: dict[str, nn.Modu
                         f"the forward reads '{node.target}', which a folded model does not have: leave it out"
                     )
                 tensor = getattr(owner, str(node.target).rpartition(".")[2], None)
-                pinned.update(owners[id(tensor)] if isinstance(tensor, Tensor) else ())
-    return pinned | {m for m in model.modules() if type(m) in PRODUCERS | CONSUMERS and not _may_change(m)}
+                found.update(owners[id(tensor)] if isinstance(tensor, Tensor) else ())
+    return found | {m for m in model.modules() if type(m) in PRODUCERS | CONSUMERS and not _may_change(m)}
 
 
 def _may_change(layer: nn.Module) -> bool:
