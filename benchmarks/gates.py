@@ -22,7 +22,7 @@ import sigmoidcore as sc
 from _fashion_mnist import fashion_mnist
 from _report import Report, arguments
 from sigmoidcore.nn.recurrent import converted, folded
-from sigmoidcore.peers.gated import LastStep
+from sigmoidcore.peers.methods.gated import LastStep
 from sigmoidcore.training import digits
 
 KINDS = (

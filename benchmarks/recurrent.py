@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from _report import Report, arguments
-from sigmoidcore.peers.gated import LastStep
+from sigmoidcore.peers.methods.gated import LastStep
 from sigmoidcore.training import digits
 from sigmoidcore.training.data import accuracy
 

@@ -73,13 +73,14 @@ MODULES = {
     "codeop", "subprocess", "ctypes", "pty",
 }  # fmt: skip
 CALLS = {"eval", "exec", "compile", "__import__"}
-METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "read_pickle"}
+METHODS = {"import_module", "exec_module", "load_module", "system", "popen", "read_pickle", "resolve_name"}
 LOADS = {"torch.load", "torch.hub.load", "np.load", "numpy.load"}
 DOORS = {
     "cli/watch.py": {"compile", "exec", "importlib.abc", "importlib.machinery"},  # `watch SCRIPT` runs this script
     "training/user_code.py": {"importlib", "import_module"},  # `diagnose module:callable`
     "training/data/errors.py": {"importlib", "import_module"},  # packages by names that stand in the code
     "integrations/lightning.py": {"importlib", "import_module"},  # the same
+    "peers/registry.py": {"resolve_name"},  # the files of peers/methods
     "training/data/samples.py": {"np.load(file, allow_pickle=False)"},
 }
 HARMLESS = {"importlib.util", "importlib.resources", "importlib.metadata"}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from sigmoidcore.peers.laaf import LocallyAdaptiveTanh, slope_recovery
+from sigmoidcore.peers.methods.laaf import LocallyAdaptiveTanh, slope_recovery
 
 BETAS = (0.9, 0.99)
 """Of Adam, for all methods: the points are new at every step, and a few of them near a jump make large gradients. With

@@ -7,7 +7,7 @@ from support.problems import problem
 from torch import nn
 
 from sigmoidcore.peers import find
-from sigmoidcore.peers.kernel_shaping import ShapedTanh, TailoredReLU, scaled_orthogonal
+from sigmoidcore.peers.methods.kernel_shaping import ShapedTanh, TailoredReLU, scaled_orthogonal
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from pde.methods import Adaptive
-from sigmoidcore.peers.laaf import LocallyAdaptiveTanh
+from sigmoidcore.peers.methods.laaf import LocallyAdaptiveTanh
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

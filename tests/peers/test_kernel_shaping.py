@@ -10,7 +10,7 @@ from scipy.stats import norm
 from support.problems import problem
 
 from sigmoidcore.peers import find
-from sigmoidcore.peers.kernel_shaping import ShapedTanh, TailoredReLU, leaky_relu_map, scaled_orthogonal
+from sigmoidcore.peers.methods.kernel_shaping import ShapedTanh, TailoredReLU, leaky_relu_map, scaled_orthogonal
 
 
 def expected(function):

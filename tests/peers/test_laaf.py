@@ -8,7 +8,7 @@ from support.problems import problem
 from torch import nn
 
 from sigmoidcore.peers import find
-from sigmoidcore.peers.laaf import LocallyAdaptiveTanh, slope_recovery
+from sigmoidcore.peers.methods.laaf import LocallyAdaptiveTanh, slope_recovery
 from sigmoidcore.training import Recipe, Split, Training
 
 

@@ -67,6 +67,12 @@ def test_names_are_typed_easily_and_sources_name_a_year_or_this_package():
         assert re.search(r"\((19|20)\d\d\)|PyTorch|this package", method.source)
 
 
+def test_the_documentation_has_a_row_for_every_method(root):
+    page = (root / "docs" / "compare.md").read_text(encoding="utf-8")
+    missing = [name for name in BUILT_IN if f"`{name}`" not in page]
+    assert missing == [], "add them to the table of methods in docs/compare.md"
+
+
 def test_settings_are_all_pairs_of_knob_and_rate():
     method = Method("a", "b", nn.Identity, knob="gain", knobs=(1.0, 2.0))
     assert method.settings() == [(knob, rate) for knob in (1.0, 2.0) for rate in RATES]

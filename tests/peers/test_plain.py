@@ -11,8 +11,8 @@ from support.problems import problem
 from torch import nn
 
 from sigmoidcore.peers import find
-from sigmoidcore.peers.lsuv import TOLERANCE
-from sigmoidcore.peers.sigmoid import ScaledSigmoid
+from sigmoidcore.peers.methods.lsuv import TOLERANCE
+from sigmoidcore.peers.methods.sigmoid import ScaledSigmoid
 from sigmoidcore.peers.weights import weighted
 
 

@@ -8,12 +8,12 @@ from support.problems import problem
 from torch import nn
 
 from sigmoidcore.peers import find
-from sigmoidcore.peers.densenet import DenseBlock
-from sigmoidcore.peers.fixup import FixupBlock, rates
-from sigmoidcore.peers.gated import LastStep
-from sigmoidcore.peers.highway import Highway
-from sigmoidcore.peers.resnet import Residual
-from sigmoidcore.peers.rezero import ReZero
+from sigmoidcore.peers.methods.densenet import DenseBlock
+from sigmoidcore.peers.methods.fixup import FixupBlock, rates
+from sigmoidcore.peers.methods.gated import LastStep
+from sigmoidcore.peers.methods.highway import Highway
+from sigmoidcore.peers.methods.resnet import Residual
+from sigmoidcore.peers.methods.rezero import ReZero
 
 
 def blocks(model, kind):

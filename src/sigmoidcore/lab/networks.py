@@ -13,7 +13,7 @@ from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.setting import WITH_SLOPES, Contender, Setting
 from sigmoidcore.peers import Problem, find
-from sigmoidcore.peers.resnet import Residual
+from sigmoidcore.peers.methods.resnet import Residual
 
 SOURCES = {
     "sigmoid": "sigmoid",

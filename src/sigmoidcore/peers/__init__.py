@@ -1,4 +1,4 @@
-"""The methods that we are compared with, one idea a file, and the comparison itself.
+"""The methods that we are compared with, in `methods`, and the comparison itself.
 
 from sigmoidcore.peers import find
 find("tanh-orthogonal").network(problem, 1.02)

@@ -99,6 +99,11 @@ class Comparison:
             yield trial
 
 
+def rate_factor(share: float) -> float:
+    """What multiplies the rate after a share of the budget: 1 in the first half, then linearly to 0."""
+    return min(1.0, max(0.0, 2 * (1 - share)))
+
+
 def trained(
     method: Method, setting: Setting, data: Data | Split, budget: Budget, on_step: Callable[[Progress], None]
 ) -> Trial:
@@ -112,7 +117,7 @@ def trained(
     fields: dict[str, Any] = {"epochs": budget.epochs, **method.training()}
     limit = budget.seconds
     if limit is not None:  # the rate falls with time, as it otherwise falls with the steps
-        fields |= {"epochs": FOREVER, "schedule": lambda step, steps: min(1.0, max(0.0, 2 * (1 - spent() / limit)))}
+        fields |= {"epochs": FOREVER, "schedule": lambda step, steps: rate_factor(spent() / limit)}
     recipe = Recipe(batch_size=budget.batch_size, lr=setting.rate, seed=setting.seed, **fields)
     training = Training(model, data, recipe)
     curve: list[tuple[float, float]] = []

@@ -1,6 +1,7 @@
 """All methods by their names: those of this package, of other packages, and of the user's own code."""
 
 import difflib
+import pkgutil
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
@@ -8,33 +9,14 @@ from typing import Any
 from torch import nn
 
 from sigmoidcore._language import _
-from sigmoidcore.peers import (
-    densenet,
-    fixup,
-    gated,
-    highway,
-    kernel_shaping,
-    laaf,
-    lsuv,
-    normalisation,
-    relu_he,
-    resnet,
-    rezero,
-    selu,
-    sigmoid,
-    sigmoid_core,
-    tanh_orthogonal,
-)
+from sigmoidcore.peers import methods
 from sigmoidcore.peers.method import Method
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.user_code import reported_as, users_code, with_article
 
 GROUP = "sigmoidcore.methods"
 """Entry points of other packages: a `Method`, or a function that makes a network from a `Problem`."""
-_FILES = (
-    sigmoid_core, sigmoid, tanh_orthogonal, relu_he, selu, lsuv, kernel_shaping, laaf, normalisation, resnet, densenet,
-    fixup, rezero, highway, gated,
-)  # fmt: skip
+_FILES = [pkgutil.resolve_name(f"{methods.__name__}.{file.name}") for file in pkgutil.iter_modules(methods.__path__)]
 BUILT_IN: dict[str, Method] = {method.name: method for file in _FILES for method in file.METHODS}
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from sigmoidcore.peers.method import Method, Problem
-from sigmoidcore.peers.normalisation import Normalise, batch_norm, layer_norm
+from sigmoidcore.peers.methods.normalisation import Normalise, batch_norm, layer_norm
 from sigmoidcore.peers.weights import he_normal, initialised
 
 

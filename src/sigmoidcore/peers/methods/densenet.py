@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.peers.method import Method, Problem
-from sigmoidcore.peers.normalisation import batch_norm
+from sigmoidcore.peers.methods.normalisation import batch_norm
 from sigmoidcore.peers.weights import he_normal, initialised
 
 LAYERS = 10
