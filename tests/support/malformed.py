@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from pyarrow import feather
+from pyarrow import feather, orc
 from support.runs import houses
 
 QUICK = settings(
@@ -103,18 +103,18 @@ def as_file(content, name="a.csv", gzipped=False, marked=False):
 def of_kind(ending, table):
     """The bytes of a table in a file of this kind."""
     file = io.BytesIO()
-    if ending == "parquet":
-        table.to_parquet(file)
-    elif ending == "feather":
-        feather.write_feather(pa.Table.from_pandas(table), file)
-    elif ending == "npy":
-        np.save(file, table.select_dtypes("number").to_numpy())
-    else:
-        file.write(table.to_csv(index=False).encode())
+    write = {
+        "parquet": lambda: table.to_parquet(file),
+        "feather": lambda: feather.write_feather(pa.Table.from_pandas(table), file),
+        "orc": lambda: orc.write_table(pa.Table.from_pandas(table, preserve_index=False), file),
+        "npy": lambda: np.save(file, table.select_dtypes("number").to_numpy()),
+        "csv": lambda: file.write(table.to_csv(index=False).encode()),
+    }
+    write[ending]()
     return file.getvalue()
 
 
-ENDINGS = st.sampled_from(["csv", "tsv", "csv.gz", "parquet", "feather", "npy", "npz"])
+ENDINGS = st.sampled_from(["csv", "tsv", "csv.gz", "parquet", "feather", "orc", "npy", "npz"])
 NO_FILES = st.one_of(
     st.tuples(ENDINGS, st.binary(max_size=60)).map(lambda a: File(f"a.{a[0]}", a[1])),
     ENDINGS.map(lambda ending: File(f"a.{ending}", None)),
@@ -174,7 +174,7 @@ MISFITS = st.one_of(
     st.builds(
         as_file, CHANGED.map(lambda t: t.to_csv(index=False)), gzipped=st.booleans(), marked=st.booleans()
     ),
-    st.tuples(st.sampled_from(["parquet", "feather"]), TYPED).map(lambda a: File(f"a.{a[0]}", of_kind(*a))),
+    st.tuples(st.sampled_from(["parquet", "feather", "orc"]), TYPED).map(lambda a: File(f"a.{a[0]}", of_kind(*a))),
     st.tuples(LINES, st.integers(1, 12).filter(lambda n: n != NEW.shape[1])).map(
         lambda a: as_file(changed(a[0], ",".join("1" * a[1]), NEW_TEXT))
     ),

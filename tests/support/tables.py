@@ -5,6 +5,8 @@ import pandas
 import torch
 from pyarrow import feather
 
+from sigmoidcore.training.data.readers import FORMATS, suffix
+
 ROWS = 400
 
 
@@ -35,14 +37,15 @@ def frame(rows=ROWS, seed=0):
 
 def written(path, table):
     """The table in a file whose name says of what kind it is."""
-    if path.suffix == ".parquet":
-        table.to_parquet(path, row_group_size=97)
-    elif path.suffix == ".feather":
-        feather.write_feather(table, path)
-    elif ".tsv" in path.suffixes:
-        table.to_csv(path, index=False, sep="\t")
-    else:
-        table.to_csv(path, index=False)
+    write = {
+        "parquet": lambda: table.to_parquet(path, row_group_size=97),
+        "ipc": lambda: feather.write_feather(table, path),
+        "orc": lambda: table.to_orc(path, index=False),
+        "tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        **dict.fromkeys(("csv", "txt"), lambda: table.to_csv(path, index=False)),
+    }
+    ending = suffix(path)
+    write[FORMATS.get(ending) or ending.split(".")[1]]()
     return path
 
 

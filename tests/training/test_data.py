@@ -14,21 +14,25 @@ from sigmoidcore.training.data import BUILT_IN, Kind, changes, load, readers
 
 
 @pytest.mark.parametrize("in_memory", [0, 2**30])
-@pytest.mark.parametrize(
-    ("name", "dates"),
-    [("a.csv", "dates"), ("a.tsv", "text"), ("a.csv.gz", "dates"), ("a.feather", "text"), ("a.parquet", "dates")],
-)
-def test_every_kind_of_file_gives_the_same_inputs_as_the_table_itself_bit_for_bit(tmp_path, name, dates, in_memory):
+@pytest.mark.parametrize("ending", readers.TABLE_FILES)
+@pytest.mark.parametrize("dates", ["dates", "text"])
+def test_every_kind_of_file_gives_the_same_inputs_as_the_table_itself_bit_for_bit(tmp_path, ending, dates, in_memory):
     table = frame()
     if dates == "text":
         table["built"] = table["built"].dt.strftime("%Y-%m-%d")
         table["rooms"] = table["rooms"].astype(str)
-    of_file = load(written(tmp_path / name, table), target="price", in_memory=in_memory)
+    of_file = load(written(tmp_path / f"a{ending}", table), target="price", in_memory=in_memory)
     of_table = load(frame(), target="price")
     assert of_file.preprocessing.description() == of_table.preprocessing.description()
     for ours, theirs in ((of_file.train, of_table.train), (of_file.test, of_table.test)):
         ours, theirs = (torch.cat(all_of(part.in_order(50)), 1).tolist() for part in (ours, theirs))
         assert sorted(ours) == sorted(theirs)
+
+
+def test_the_documentation_names_the_endings_of_all_files(root):
+    page = (root / "docs" / "data.md").read_text(encoding="utf-8")
+    missing = [ending for ending in (*readers.TABLE_FILES, *readers.ARRAYS) if f"`{ending}`" not in page]
+    assert missing == [], "add them to the table of sources in docs/data.md"
 
 
 @pytest.mark.parametrize(
@@ -274,14 +278,14 @@ def test_a_resumed_stream_does_not_read_the_batches_before(tmp_path, monkeypatch
     monkeypatch.setattr(readers, "WINDOW", 64)
     data = load(written(tmp_path / "a.parquet", frame()), target="price", in_memory=0)
     read = []
-    tables = readers.Group.tables
+    tables = readers.RowGroup.tables
 
     def counted(self, names):
         for table in tables(self, names):
             read.append(table.num_rows)
             yield table
 
-    monkeypatch.setattr(readers.Group, "tables", counted)
+    monkeypatch.setattr(readers.RowGroup, "tables", counted)
     assert len(list(data.train_batches(10, 0, 0, 30))) == data.steps(10) - 30
     assert sum(read) < ROWS / 4
 

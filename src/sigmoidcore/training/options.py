@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 import numpy as np
 
 from sigmoidcore._language import _, edited
-from sigmoidcore.training.data import BUILT_IN, InputError
+from sigmoidcore.training.data import ARRAYS, BUILT_IN, TABLE_FILES, InputError
 
 LARGEST = 2**31 - 1
 """Upper limit of counts: steps, samples, neurons."""
@@ -47,8 +47,8 @@ class Options:
 
     data: str = _option(
         "digits",
-        f"Training data: {', '.join(BUILT_IN)}; a CSV, TSV, Parquet, Feather, NPZ or NPY file; or a folder of images "
-        "(one folder per class) or of Parquet files.",
+        f"Training data: {', '.join(BUILT_IN)}; a file ({', '.join((*TABLE_FILES, *ARRAYS))}); or a folder of "
+        "images (one folder per class) or of Parquet files.",
         metavar="SOURCE",
     )
     target: tuple[str, ...] = _option(

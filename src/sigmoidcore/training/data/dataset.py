@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sigmoidcore._language import _
 from sigmoidcore.training.data.preprocessing import Preprocessing, TableInputs
-from sigmoidcore.training.data.readers import Group, TableFiles
+from sigmoidcore.training.data.readers import RowGroup, TableFiles
 from sigmoidcore.training.data.splits import mixed, reshuffled, shuffled
 from sigmoidcore.training.data.targets import Kind, Task, task
 
@@ -106,7 +106,7 @@ class Stream:
 
         yield from _rebatched(pieces(), batch_size)
 
-    def _read(self, group: Group, shuffle: tuple[int, int] | None = None, skip: int = 0) -> Iterator[Batch]:
+    def _read(self, group: RowGroup, shuffle: tuple[int, int] | None = None, skip: int = 0) -> Iterator[Batch]:
         """A group window by window, shuffled by (seed, epoch), without the first `skip` rows."""
         inputs, target = self.preprocessing.inputs, self.preprocessing.target
         assert isinstance(inputs, TableInputs)

@@ -20,10 +20,11 @@ from sigmoidcore.training.data.errors import DataError, check_unique, listed, ne
 from sigmoidcore.training.data.files import text_of
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-PARQUET = (".parquet", ".pq")
-FEATHER = (".feather", ".arrow", ".ipc")
+FORMATS = {".parquet": "parquet", ".pq": "parquet", ".feather": "ipc", ".arrow": "ipc", ".ipc": "ipc", ".orc": "orc"}
+"""Formats of pyarrow.dataset, by the suffix of the file."""
+PARQUET = tuple(ending for ending, form in FORMATS.items() if form == "parquet")
 ARRAYS = (".npz", ".npy")
-TABLE_FILES = (*TEXT, *PARQUET, *FEATHER)
+TABLE_FILES = (*TEXT, *FORMATS)
 WINDOW = 65_536
 """Rows of a stream that are in memory, and shuffled, together."""
 _BLOCK = 2**24
@@ -71,7 +72,7 @@ def opened(source: Any) -> "MemoryTable | TableFiles | None":
         files = sorted(p for p in path.iterdir() if suffix(p) in PARQUET and not p.name.startswith("."))
         return TableFiles(tuple(files)) if files else None
     ending = suffix(path)
-    if ending in (*PARQUET, *FEATHER):
+    if ending in FORMATS:
         return TableFiles((path,))
     return MemoryTable(_read_csv(path)) if ending in TEXT else None
 
@@ -170,7 +171,7 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Rows that are read together: row groups of at most `WINDOW` rows in all, or a larger one."""
 
     first: int
@@ -190,7 +191,7 @@ def _tables(fragment: Any, names: Sequence[str]) -> Iterator[Any]:
     path = Path(fragment.path)
     with _reading(path):
         for batch in fragment.to_batches(columns=list(names), batch_size=WINDOW, use_threads=False, batch_readahead=1):
-            if suffix(path) in FEATHER:  # Arrow maps its bytes unchecked: a damaged file would crash Python
+            if FORMATS[suffix(path)] != "parquet":  # unchecked: Arrow maps its bytes, and ORC takes any for a text
                 batch.validate(full=True)
             yield _without_views(pa.Table.from_batches([batch]))
 
@@ -206,14 +207,15 @@ class TableFiles:
         module, found = needed("pyarrow.dataset", "pyarrow"), []
         for path in self.paths:
             with _reading(path):
-                found.append(module.dataset(str(path), format="parquet" if suffix(path) in PARQUET else "ipc"))
+                found.append(module.dataset(str(path), format=FORMATS[suffix(path)]))
         return found
 
     @cached_property
     def names(self) -> list[str]:
         """Names of the columns."""
         schemas = [dataset.schema.remove_metadata() for dataset in self._datasets]
-        check_unique(self.paths[0], schemas[0].names)
+        with _reading(self.paths[0]):  # a damaged name is not UTF-8
+            check_unique(self.paths[0], schemas[0].names)
         for path, schema in zip(self.paths, schemas, strict=True):
             if not schema.equals(schemas[0]):
                 raise DataError(
@@ -226,9 +228,9 @@ class TableFiles:
         return list(schemas[0].names)
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[RowGroup, ...]:
         """All rows, in groups in the order of the files."""
-        found: list[Group] = []
+        found: list[RowGroup] = []
         first = 0
         for path, dataset in zip(self.paths, self._datasets, strict=True):
             with _reading(path):
@@ -236,9 +238,9 @@ class TableFiles:
             for fragment, rows in fragments:
                 if found and found[-1].rows + rows <= WINDOW:
                     last = found.pop()
-                    found.append(Group(last.first, last.rows + rows, (*last.fragments, fragment)))
+                    found.append(RowGroup(last.first, last.rows + rows, (*last.fragments, fragment)))
                 else:
-                    found.append(Group(first, rows, (fragment,)))
+                    found.append(RowGroup(first, rows, (fragment,)))
                 first += rows
         return tuple(found)
 
