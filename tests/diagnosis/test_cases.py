@@ -7,6 +7,7 @@ import sigmoidcore as sc
 from catalogue import BROKEN, HEALTHY
 from catalogue.case import Case
 from sigmoidcore.diagnosis.findings import Finding, Severity
+from sigmoidcore.diagnosis.rules import RULES
 
 QUICK = {
     kind: [pytest.param(case, id=case.name) for cases in catalogue.values() for case in cases if not case.slow]
@@ -66,9 +67,21 @@ def test_there_are_at_least_thirty_broken_and_thirty_healthy_networks_of_every_f
         assert all(len(cases) >= 6 for cases in catalogue.values())
 
 
-def test_every_rule_has_several_broken_networks() -> None:
+LOOP = "the mistake is in the training loop, and all cases share one"
+PROGRAMS = "benchmarks/real_failures has programs with this mistake"
+WITHOUT_CASES = {
+    **dict.fromkeys(("SC304", "SC305", "SC306", "SC308"), LOOP),
+    **dict.fromkeys(("SC206", "SC307", "SC505", "SC506", "SC507", "SC508", "SC509", "SC510"), PROGRAMS),
+    **dict.fromkeys(("SC602", "SC603", "SC604", "SC605", "SC606"), PROGRAMS),
+    "SC607": "tests/diagnosis/test_rules_loss.py has its networks",
+}
+"""Why the catalogue has fewer than two broken networks of a rule."""
+
+
+def test_every_rule_has_several_broken_networks_or_a_reason() -> None:
     counts = collections.Counter(rule for cases in BROKEN.values() for case in cases for rule in case.rules)
-    assert {rule: n for rule, n in counts.items() if n < 2} == {}
+    few = {rule.id for rule in RULES if counts[rule.id] < 2}
+    assert few == WITHOUT_CASES.keys(), "add networks to benchmarks/catalogue, or a reason to WITHOUT_CASES"
 
 
 def test_a_case_is_the_same_every_time_and_leaves_the_global_generator_alone() -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from catalogue import BROKEN, HEALTHY
-from catalogue import case as rules
 from catalogue.case import Case
 
 
@@ -64,20 +63,20 @@ class Seen:
         return [name for name in case.layers if name in self.outputs]
 
 
-@pytest.mark.parametrize("case", only(rules.VANISHING))
+@pytest.mark.parametrize("case", only("SC101"))
 def test_less_than_a_thousandth_of_the_gradient_reaches_the_layers_where_it_vanishes(case: Case) -> None:
     seen = Seen(case)
     assert min(seen.gradients[name] for name in seen.named(case)) < 1e-3 * max(seen.gradients.values())
 
 
-@pytest.mark.parametrize("case", only(rules.EXPLODING))
+@pytest.mark.parametrize("case", only("SC102"))
 def test_more_than_a_thousand_times_the_gradient_reaches_the_layers_where_it_explodes(case: Case) -> None:
     seen = Seen(case)
     last = next(iter(seen.gradients.values()))  # the backward pass begins at the last layer
     assert max(seen.gradients[name] for name in seen.named(case)) > 1e3 * last
 
 
-@pytest.mark.parametrize("case", only(rules.VANISHING_TIME, rules.EXPLODING_TIME))
+@pytest.mark.parametrize("case", only("SC103", "SC104"))
 def test_the_gradient_at_the_first_step_is_tiny_or_huge(case: Case) -> None:
     model, inputs, targets, loss_fn = case.problem()
     inputs.requires_grad_()
@@ -85,7 +84,7 @@ def test_the_gradient_at_the_first_step_is_tiny_or_huge(case: Case) -> None:
     assert inputs.grad is not None
     sizes = inputs.grad.double().norm(dim=(0, 2))
     ratio = float(sizes[0] / sizes[-1])
-    assert ratio < 1e-6 if rules.VANISHING_TIME in case.rules else ratio > 1e6
+    assert ratio < 1e-6 if "SC103" in case.rules else ratio > 1e6
 
 
 def relative_slope(module: nn.Module, y: Tensor) -> Tensor:
@@ -95,7 +94,7 @@ def relative_slope(module: nn.Module, y: Tensor) -> Tensor:
     return 1 - y.square()
 
 
-@pytest.mark.parametrize("case", only(rules.SATURATED))
+@pytest.mark.parametrize("case", only("SC201"))
 def test_more_than_half_of_the_neurons_have_less_than_a_twentieth_of_their_slope(case: Case) -> None:
     seen = Seen(case)
     for name in seen.named(case):
@@ -105,7 +104,7 @@ def test_more_than_half_of_the_neurons_have_less_than_a_twentieth_of_their_slope
         assert (features.mean(0) < 0.05).double().mean() > 0.5
 
 
-@pytest.mark.parametrize("case", only(rules.DEAD))
+@pytest.mark.parametrize("case", only("SC202"))
 def test_more_than_nine_tenths_of_the_units_are_flat_for_every_sample(case: Case) -> None:
     seen = Seen(case)
     for name in seen.named(case):  # a Linear layer, if its ReLU is a function
@@ -116,7 +115,7 @@ def test_more_than_nine_tenths_of_the_units_are_flat_for_every_sample(case: Case
         assert rows.all(0).double().mean() > 0.9
 
 
-@pytest.mark.parametrize("case", only(rules.COLLAPSED))
+@pytest.mark.parametrize("case", only("SC203"))
 def test_the_samples_differ_by_less_than_a_thousandth_of_their_size(case: Case) -> None:
     seen = Seen(case)
     for name in seen.named(case) or list(seen.outputs):
@@ -124,13 +123,13 @@ def test_the_samples_differ_by_less_than_a_thousandth_of_their_size(case: Case) 
         assert y.var(0, correction=0).mean().sqrt() < 1e-3 * y.square().mean().sqrt()
 
 
-@pytest.mark.parametrize("case", only(rules.OFFSET))
+@pytest.mark.parametrize("case", only("SC205"))
 def test_the_inputs_differ_by_less_than_a_fiftieth_of_their_size(case: Case) -> None:
     inputs = case.problem()[1]
     assert inputs.var(0, correction=0).mean().sqrt() < 0.02 * inputs.square().mean().sqrt()
 
 
-@pytest.mark.parametrize("case", only(rules.NONFINITE))
+@pytest.mark.parametrize("case", only("SC401"))
 def test_a_number_is_not_finite(case: Case) -> None:
     seen = Seen(case)
     gradients = [p.grad for p in seen.model.parameters() if p.grad is not None]
@@ -138,7 +137,7 @@ def test_a_number_is_not_finite(case: Case) -> None:
     assert not all(bool(torch.isfinite(t).all()) for t in numbers)
 
 
-@pytest.mark.parametrize("case", only(rules.NO_GRADIENT))
+@pytest.mark.parametrize("case", only("SC501"))
 def test_the_named_parameters_have_no_gradient_and_others_have_one(case: Case) -> None:
     seen = Seen(case)
     gradients = {name: p.grad for name, p in seen.model.named_parameters()}
@@ -146,7 +145,7 @@ def test_the_named_parameters_have_no_gradient_and_others_have_one(case: Case) -
     assert any(g is not None for g in gradients.values())
 
 
-@pytest.mark.parametrize("case", only(rules.STRAY))
+@pytest.mark.parametrize("case", only("SC504"))
 def test_an_optimizer_of_the_models_parameters_does_not_move_the_named_weights_although_they_have_a_gradient(
     case: Case,
 ) -> None:
@@ -161,7 +160,7 @@ def test_an_optimizer_of_the_models_parameters_does_not_move_the_named_weights_a
     assert torch.equal(weight, before)
 
 
-@pytest.mark.parametrize("case", chosen(lambda case: rules.ZERO_GRADIENT in case.rules))
+@pytest.mark.parametrize("case", chosen(lambda case: "SC502" in case.rules))
 def test_the_named_weights_get_a_gradient_of_exactly_zero(case: Case) -> None:
     seen = Seen(case)
     named = {name: seen.model.get_parameter(name).grad for name in case.layers if name.endswith("weight")}
@@ -169,7 +168,7 @@ def test_the_named_weights_get_a_gradient_of_exactly_zero(case: Case) -> None:
     assert all(g is not None and bool((g == 0).all()) for g in named.values())
 
 
-@pytest.mark.parametrize("case", chosen(lambda case: rules.UNDERFLOW in case.rules))
+@pytest.mark.parametrize("case", chosen(lambda case: "SC403" in case.rules))
 def test_many_numbers_of_the_gradient_became_zero_in_float16_and_are_not_in_float64(case: Case) -> None:
     seen = Seen(case)
     model, inputs, targets, loss_fn = case.problem()
@@ -181,21 +180,21 @@ def test_many_numbers_of_the_gradient_became_zero_in_float16_and_are_not_in_floa
     assert float(((half == 0) & (double != 0)).double().mean()) > 0.25
 
 
-@pytest.mark.parametrize("case", only(rules.ALIKE))
+@pytest.mark.parametrize("case", only("SC503"))
 def test_all_rows_of_the_named_weight_are_the_same(case: Case) -> None:
     weight = case.problem()[0].get_parameter(case.layers[0])
     assert bool((weight == weight[:1]).all())
     assert bool((weight != 0).any())
 
 
-@pytest.mark.parametrize("case", only(rules.UPDATES_SMALL))
+@pytest.mark.parametrize("case", only("SC301"))
 def test_no_step_changes_the_named_weights_by_more_than_a_ten_millionth(case: Case) -> None:
     seen = Seen(case)
     weights = [name for name in case.layers if seen.model.get_parameter(name).dim() > 1]
     assert all(max(seen.updates[name]) < 1.2e-7 for name in weights)
 
 
-@pytest.mark.parametrize("case", only(rules.UPDATES_LARGE))
+@pytest.mark.parametrize("case", only("SC302"))
 def test_steps_of_a_tenth_of_the_weights_make_the_loss_larger(case: Case) -> None:
     seen = Seen(case)
     weights = [name for name in case.layers if seen.model.get_parameter(name).dim() > 1]

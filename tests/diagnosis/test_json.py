@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import pairwise
 
 import jsonschema
@@ -13,7 +13,16 @@ from support.measurements import TEXTS, anything, changed, dead, few, frozen, st
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Gap
-from sigmoidcore.diagnosis.measure.measurement import Comparison, Dependence, Layer, Measurement, Norm, Subject, Weight
+from sigmoidcore.diagnosis.measure import measurement
+from sigmoidcore.diagnosis.measure.measurement import (
+    BatchNorm,
+    Comparison,
+    Dependence,
+    Layer,
+    Measurement,
+    Subject,
+    Weight,
+)
 from sigmoidcore.diagnosis.report.json import to_json
 from sigmoidcore.diagnosis.values import read, written
 
@@ -33,7 +42,8 @@ def refuse(constant):
 layers = anything(Layer, name=TEXTS, sources=few(st.just(0)))
 measurements = anything(
     Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
-    comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence), norms=few(anything(Norm)),
+    comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence),
+    batch_norms=few(anything(BatchNorm)),
     dropouts=few(st.floats(0, 1)),
 )  # fmt: skip
 
@@ -86,11 +96,19 @@ def test_unknown_fields_are_left_out():
     assert read(Measurement, values) == read(Measurement, written(Measurement, stack(2)))
 
 
-@pytest.mark.parametrize("kind", [Finding, Gap, Layer, Measurement, Weight])
+MEASURED = [
+    kind
+    for kind in vars(measurement).values()
+    if is_dataclass(kind) and kind.__module__ == measurement.__name__ and kind is not Subject
+]
+
+
+@pytest.mark.parametrize("kind", [Finding, Gap, *MEASURED])
 def test_the_schema_has_every_field_with_its_default_and_a_description(kind, schema):
-    described = schema["$defs"][kind.__name__.lower()]
-    assert list(described["properties"]) == [field.name for field in fields(kind)]
-    assert described["required"] == [field.name for field in fields(kind) if field.default is MISSING]
+    described = schema["$defs"].get(kind.__name__.lower(), {"properties": {}})
+    names = [field.name for field in fields(kind)]
+    assert list(described["properties"]) == names, "describe each field in docs/diagnosis-schema.json"
+    assert described.get("required", []) == [field.name for field in fields(kind) if field.default is MISSING]
     for field in fields(kind):
         entry = described["properties"][field.name]
         assert entry["description"]

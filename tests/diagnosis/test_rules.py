@@ -28,6 +28,10 @@ def test_codes_are_unique_and_sorted_and_refer_to_rules_that_exist():
     assert all(set(rule.hidden_by) <= set(IDS) - {rule.id} for rule in RULES)
 
 
+def test_every_rule_has_an_example_in_its_documentation(docs):
+    assert list(docs.EXAMPLES) == IDS, "add or remove entries of EXAMPLES in docs/rules.py"
+
+
 def test_no_measurement_gives_no_finding():
     assert find([]) == ()
     assert find([Measurement((), (), 0)]) == ()

@@ -10,7 +10,7 @@ from torch import nn
 
 from sigmoidcore import SigmoidCore
 from sigmoidcore._torch.hooks import global_hooks
-from sigmoidcore.observation import LayerObserver, Observer
+from sigmoidcore.observation.observer import LayerObserver, Observer
 
 
 class Names(Observer):

@@ -47,7 +47,7 @@ def percent(share: float | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun.
+    """A number with its noun, whose plural ends with s; the catalogue of a language has "{count} layers" for "layer".
 
     Example:
         >>> counted(1, "layer"), counted(1200, "layer")

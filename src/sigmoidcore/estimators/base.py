@@ -17,7 +17,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
-from sigmoidcore.diagnosis.measure import Subject, measure
+from sigmoidcore.diagnosis.measure.measurement import Subject
+from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.estimators.data import Samples, Scaling, Table, Targets
 from sigmoidcore.estimators.parameters import automatic_batch_size, automatic_epochs, check_parameters, hidden_widths
 from sigmoidcore.estimators.training import Schedule, Trainer, isolated, prepared

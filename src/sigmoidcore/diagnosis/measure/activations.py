@@ -7,11 +7,14 @@ sigmoid, 1 or 0 for ReLU. It is computed from the output if possible: an in-plac
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sigmoidcore.diagnosis.measure.measurement import Layer
 
 Options = Mapping[str, Any]
 Slope = Callable[[Tensor, Options], Tensor]
@@ -19,13 +22,16 @@ Slope = Callable[[Tensor, Options], Tensor]
 
 
 @dataclass(frozen=True)
-class SlopeRule:
+class MeasuredActivation:
     """One kind of activation."""
 
     slope: Slope
     by_output: bool = False  # the slope is computed from the output, otherwise from the input
     flat: bool = False  # a part has derivative 0: a neuron that stays there is dead
-    shuts: bool = True  # the derivative may come near 0: a neuron may be saturated
+    saturates: bool = True  # a neuron whose derivative stays near 0 is saturated; those of ReLU and ELU work there
+    s_shaped: bool = False  # it is bounded on both sides, and large inputs of either sign saturate it
+    low: float = -math.inf  # smallest output, whatever the options
+    high: float = math.inf  # largest output, whatever the options
     options: tuple[str, ...] = ()  # names of the arguments after the input that `slope` needs, in order
 
     def chosen(self, args: tuple[Any, ...], kwargs: Options) -> dict[str, Any]:
@@ -73,6 +79,10 @@ def _between(low: float, high: float) -> Slope:
     return slope
 
 
+def _hardswish(x: Tensor, _: Options) -> Tensor:
+    return torch.where(x < 3, ((2 * x + 3) / 6).abs() * (x > -3), 1.0) / 1.5
+
+
 def _leaky(y: Tensor, given: Options) -> Tensor:
     below = abs(float(given.get("negative_slope", 0.01)))
     return _above(y, 0).mul_(1 - below).add_(below).div_(max(1.0, below))
@@ -97,33 +107,43 @@ def _softplus(x: Tensor, given: Options) -> Tensor:
 SELU_BELOW = 1.6732632423543772
 """How much steeper SELU is just below 0 than above."""
 
-_SIGMOID = SlopeRule(lambda y, _: 4 * y * (1 - y), by_output=True)
-_SHRINK = SlopeRule(lambda x, g: _above(x.abs(), g.get("lambd", 0.5)), flat=True, shuts=False, options=("lambd",))
+_S_SHAPED = partial(MeasuredActivation, by_output=True, s_shaped=True)
+_SIGMOID = _S_SHAPED(lambda y, _: 4 * y * (1 - y), low=0.0, high=1.0)
+_UNSATURATED = partial(MeasuredActivation, saturates=False)
+_SHRINK = _UNSATURATED(lambda x, g: _above(x.abs(), g.get("lambd", 0.5)), flat=True, options=("lambd",))
 
-ACTIVATIONS: Mapping[str, SlopeRule] = {
+ACTIVATIONS: Mapping[str, MeasuredActivation] = {
     "sigmoid": _SIGMOID,
     "special_expit": _SIGMOID,
-    "tanh": SlopeRule(lambda y, _: 1 - y.square(), by_output=True),
-    "softsign": SlopeRule(lambda y, _: (1 - y.abs()).square(), by_output=True),
-    "hardsigmoid": SlopeRule(_between(0.0, 1.0), by_output=True, flat=True),
-    "hardtanh": SlopeRule(_between(-1.0, 1.0), by_output=True, flat=True, options=("min_val", "max_val")),
-    "relu6": SlopeRule(_between(0.0, 6.0), by_output=True, flat=True),
-    "relu": SlopeRule(lambda y, _: _above(y, 0), by_output=True, flat=True, shuts=False),
-    "leaky_relu": SlopeRule(_leaky, by_output=True, shuts=False, options=("negative_slope",)),
-    "rrelu": SlopeRule(_rrelu, by_output=True, shuts=False, options=("lower", "upper")),
-    "prelu": SlopeRule(_prelu, shuts=False, options=("weight",)),
-    "elu": SlopeRule(_elu, by_output=True, options=("alpha",)),
-    "celu": SlopeRule(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
-    "selu": SlopeRule(lambda x, _: torch.where(x > 0, 1 / SELU_BELOW, torch.exp(x.clamp(max=0)))),
-    "softplus": SlopeRule(_softplus, options=("beta", "threshold")),
-    "log_sigmoid": SlopeRule(lambda x, _: torch.sigmoid(-x)),
-    "gelu": SlopeRule(_gelu),
-    "silu": SlopeRule(_silu),
-    "mish": SlopeRule(_mish),
-    "hardswish": SlopeRule(lambda x, _: torch.where(x < 3, ((2 * x + 3) / 6).abs() * (x > -3), 1.0) / 1.5, flat=True),
+    "tanh": _S_SHAPED(lambda y, _: 1 - y.square(), low=-1.0, high=1.0),
+    "softsign": _S_SHAPED(lambda y, _: (1 - y.abs()).square(), low=-1.0, high=1.0),
+    "hardsigmoid": _S_SHAPED(_between(0.0, 1.0), flat=True, low=0.0, high=1.0),
+    "hardtanh": _S_SHAPED(_between(-1.0, 1.0), flat=True, options=("min_val", "max_val")),
+    "relu6": MeasuredActivation(_between(0.0, 6.0), by_output=True, flat=True, low=0.0, high=6.0),
+    "relu": _UNSATURATED(lambda y, _: _above(y, 0), by_output=True, flat=True, low=0.0),
+    "leaky_relu": _UNSATURATED(_leaky, by_output=True, options=("negative_slope",)),
+    "rrelu": _UNSATURATED(_rrelu, by_output=True, options=("lower", "upper")),
+    "prelu": _UNSATURATED(_prelu, options=("weight",)),
+    "elu": _UNSATURATED(_elu, by_output=True, options=("alpha",)),
+    "celu": _UNSATURATED(lambda x, g: torch.exp(x.clamp(max=0) / g.get("alpha", 1.0)), options=("alpha",)),
+    "selu": _UNSATURATED(lambda x, _: torch.where(x > 0, 1 / SELU_BELOW, torch.exp(x.clamp(max=0)))),
+    "softplus": _UNSATURATED(_softplus, low=0.0, options=("beta", "threshold")),
+    "log_sigmoid": _UNSATURATED(lambda x, _: torch.sigmoid(-x), high=0.0),
+    "gelu": MeasuredActivation(_gelu),
+    "silu": MeasuredActivation(_silu),
+    "mish": MeasuredActivation(_mish),
+    "hardswish": MeasuredActivation(_hardswish, flat=True),
     "hardshrink": _SHRINK,
     "softshrink": _SHRINK,
-    "tanhshrink": SlopeRule(lambda x, _: torch.tanh(x).square()),
-    "threshold": SlopeRule(lambda x, g: _above(x, g["threshold"]), flat=True, shuts=False, options=("threshold",)),
+    "tanhshrink": MeasuredActivation(lambda x, _: torch.tanh(x).square()),
+    "threshold": _UNSATURATED(lambda x, g: _above(x, g["threshold"]), flat=True, options=("threshold",)),
 }
 """By the function's name without underscores at its ends, which in-place ones have."""
+_BY_KIND = {name.replace("_", ""): activation for name, activation in ACTIVATIONS.items()} | {
+    "sigmoidcore": _S_SHAPED(_SIGMOID.slope)
+}
+
+
+def activation_of(layer: Layer) -> MeasuredActivation | None:
+    """The activation that a measured layer is, as a module or as a function; None if it is another kind of layer."""
+    return _BY_KIND.get(layer.plain_kind)

@@ -19,10 +19,11 @@ WEIGHTED = (
     | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 )
 """Functions that make a layer of a weight in their arguments."""
-LOSSES = frozenset(
+BINARY_CLASSIFICATION = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
+CLASSIFICATION = BINARY_CLASSIFICATION | {"cross_entropy", "nll_loss"}
+LOSSES = CLASSIFICATION | frozenset(
     {
-        *("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"),
-        *("l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
+        *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
         *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),
     }
 )

@@ -42,7 +42,7 @@ class Layer:
         gate: its result multiplies another signal (squeeze-excite, GLU).
         scaled_by: names of parameters that multiply what is computed from this layer alone (LayerScale, ReZero).
         shape: shape of the output, samples included.
-        normalises: the dimension over which a softmax that is no attention normalises.
+        softmax_dim: the dimension over which a softmax that is not attention normalises.
         dtype: dtype of the output, such as "float32".
         gradient: gradient size g (`gain.gradient_size`) at the output; for a recurrent layer also at its last states.
             None: no gradient came back. May be inf or nan.
@@ -57,7 +57,7 @@ class Layer:
         neurons: number of neurons (channels) of an activation.
         relative_slope: mean local derivative, over the largest of the activation. 1: the middle of a sigmoid; 0: no
             gradient passes.
-        saturated: fraction of neurons whose mean relative slope is below `SHUT`. None for the ReLU family.
+        saturated: fraction of neurons whose mean relative slope is below `SHUT`. None for the ReLU and ELU families.
         dead: fraction of neurons whose derivative is 0 for all rows. None for activations without a flat part.
         slopes: histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1].
         entropy: mean entropy of the attention weights relative to the largest possible, in [0, 1]; of a few samples,
@@ -79,7 +79,7 @@ class Layer:
     gate: bool = False
     scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
-    normalises: int | None = None
+    softmax_dim: int | None = None
     dtype: str = "float32"
     gradient: float | None = None
     gain: float | None = None
@@ -100,6 +100,11 @@ class Layer:
     histogram: tuple[int, ...] | None = None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def plain_kind(self) -> str:
+        """The kind, the same for a module and its function: "leakyrelu" for `LeakyReLU` and `leaky_relu()`."""
+        return self.kind.removesuffix("()").replace("_", "").lower()
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Norm:
+class BatchNorm:
     """A call of batch normalisation in training mode.
 
     Attributes:
@@ -228,7 +233,7 @@ class Measurement:
         ranks: processes that trained together.
         notes: what was not measured, in words.
         dropouts: shares that calls of dropout in training mode drop.
-        norms: calls of batch normalisation in training mode.
+        batch_norms: calls of batch normalisation in training mode.
         strays: places such as "layers[0].weight" of weights that train and are not parameters of the model, because a
             module keeps them in a list, a dict or as a plain tensor.
         dependence: which inputs the outputs depend on; of `diagnose` only.
@@ -257,7 +262,7 @@ class Measurement:
     ranks: int = 1
     notes: tuple[str, ...] = ()
     dropouts: tuple[float, ...] = ()
-    norms: tuple[Norm, ...] = ()
+    batch_norms: tuple[BatchNorm, ...] = ()
     strays: tuple[str, ...] = ()
     dependence: Dependence | None = None
     differentiated: bool = False

@@ -129,7 +129,7 @@ def moved(optimizer: torch.optim.Optimizer) -> set[int]:
     return set(groups(optimizer))
 
 
-class Group(NamedTuple):
+class StepGroup(NamedTuple):
     """The settings of a parameter's group in an optimizer."""
 
     rate: float
@@ -137,12 +137,12 @@ class Group(NamedTuple):
     decoupled: bool  # the decay does not go through the gradient
 
 
-def groups(optimizer: torch.optim.Optimizer) -> dict[int, Group]:
+def groups(optimizer: torch.optim.Optimizer) -> dict[int, StepGroup]:
     """The group of each parameter that an optimizer moves, by the parameter's identity."""
     found = {}
     for group in optimizer.param_groups:
         decoupled = group.get("decoupled_weight_decay", not isinstance(optimizer, _COUPLED))
-        settings = Group(float(group.get("lr", 0.0)), float(group.get("weight_decay") or 0.0), bool(decoupled))
+        settings = StepGroup(float(group.get("lr", 0.0)), float(group.get("weight_decay") or 0.0), bool(decoupled))
         found.update({id(parameter): settings for parameter in group["params"]})
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch import foreach
 from sigmoidcore.diagnosis.measure.measurement import Weight
-from sigmoidcore.diagnosis.measure.optimizer_steps import Group
+from sigmoidcore.diagnosis.measure.optimizer_steps import StepGroup
 from sigmoidcore.gain import norms
 from sigmoidcore.observation.process_group import Ranks
 
@@ -30,7 +30,7 @@ class Parameters:
         self._rows_differ: set[str] = set()
         self._moves: dict[str, Size] = {}
         self._before: dict[str, Tensor] = {}
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, StepGroup] = {}
         self._uncleared = self._with_gradient(self.named)
 
     @property
@@ -80,7 +80,7 @@ class Parameters:
         self._read({name: p for name, p in self.named.items() if name not in self._used_up})
 
     @torch.no_grad()
-    def before_step(self, moving: Mapping[int, Group], *, in_backward: bool = False) -> None:
+    def before_step(self, moving: Mapping[int, StepGroup], *, in_backward: bool = False) -> None:
         """Copy the parameters of these identities, which an optimizer is going to move.
 
         An optimizer that steps `in_backward` may empty their gradients.

@@ -17,14 +17,13 @@ from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
-from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, Compared, CallKey
+from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compared
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
-_ARGUMENTS = {
-    "dropout": ("input", "p", "training"),
-    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-}
+_DROPOUT = ("input", "p", "training")
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""Names of the functions' arguments, in order."""
 MOST_NUMBERS = 4096
 """Numbers of a channel, about, from which the mean and the variance of a batch normalisation are estimated."""
 INPUT = -1
@@ -58,7 +57,7 @@ class Recorder(Tracker):
         self.samples = samples
         self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
-        self.norms: list[tuple[str, int, float | None, Tensor]] = []
+        self.batch_norms: list[tuple[str, int, float | None, Tensor]] = []
         self.losses: list[Tensor] = []  # whose backward was called
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
@@ -112,20 +111,24 @@ class Recorder(Tracker):
 
     @hidden_from_modes
     @without_gradients
-    def regularise(self, name: str, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Take the share that dropout drops, and how far running statistics are from those of the batch."""
-        given = dict(zip(_ARGUMENTS[name], args, strict=False)) | dict(kwargs)
-        if not given.get("training", name == "dropout"):
+    def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Take how far running statistics are from those of the batch."""
+        given = dict(zip(_BATCH_NORM, args, strict=False)) | dict(kwargs)
+        if not given.get("training", False) or not isinstance(given.get("running_mean"), Tensor):
             return
-        if name == "dropout":
+        x = bare(given["input"])
+        x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
+        stride = x[:, :1].numel() // MOST_NUMBERS | 1  # odd, so that it meets every column of an image of even width
+        x = x[..., ::stride].float()
+        var, mean = torch.var_mean(x, (0, 2), correction=0)
+        drift = ((mean - given["running_mean"]).square() / (var + float(given.get("eps", 1e-5)))).mean()
+        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift))
+
+    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Take the share that dropout drops."""
+        given = dict(zip(_DROPOUT, args, strict=False)) | dict(kwargs)
+        if given.get("training", True):
             self.dropouts.append(float(given.get("p", 0.5)))
-        elif isinstance(given.get("running_mean"), Tensor):
-            x = bare(given["input"])
-            x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
-            x = x[..., :: x[:, :1].numel() // MOST_NUMBERS | 1].float()
-            var, mean = torch.var_mean(x, (0, 2), correction=0)
-            drift = ((mean - given["running_mean"]).square() / (var + float(given.get("eps", 1e-5)))).mean()
-            self.norms.append((module, len(x), given.get("momentum", 0.1), drift))
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.comparisons import joined
-from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, Layer, Measurement, Norm
+from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
@@ -106,7 +106,7 @@ def summarize(
         ranks=ranks.count,
         notes=tuple(notes),
         dropouts=tuple(share for r in recorders for share in r.dropouts),
-        norms=tuple(_norms(recorders)),
+        batch_norms=tuple(_batch_norms(recorders)),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
         differentiated=any_differentiated > 0,
     )
@@ -133,10 +133,10 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[
     return calls, inputs, own
 
 
-def _norms(recorders: Sequence[Recorder]) -> Iterator[Norm]:
-    calls = [call for r in recorders for call in r.norms]
+def _batch_norms(recorders: Sequence[Recorder]) -> Iterator[BatchNorm]:
+    calls = [call for r in recorders for call in r.batch_norms]
     for (name, samples, momentum, _sums), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
-        yield Norm(name, samples, momentum, drift)
+        yield BatchNorm(name, samples, momentum, drift)
 
 
 def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:
@@ -158,8 +158,8 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
     with np.errstate(all="ignore"):
         squares, deviations = of["squares"] * of["several"] / of["count"], of["deviations"]
         share = np.minimum(np.sqrt(np.maximum(deviations, 0) / squares), 1)
-        # nan where one of them is not finite
-        spread = np.where(squares > 0, share, 0) + (squares - squares) + (deviations - deviations)
+        spread = np.where(squares > 0, share, 0.0)
+        spread[~(np.isfinite(squares) & np.isfinite(deviations))] = math.nan
         columns = {
             "rms": np.sqrt(of["squares"] / of["count"]).tolist(),
             "spread": _known(spread, of["several"]),
@@ -272,7 +272,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,
-                normalises=None if call.attends else call.normalises,
+                softmax_dim=None if call.attends else call.softmax_dim,
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
                 **fact,
@@ -286,7 +286,7 @@ def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
     activation = ACTIVATIONS.get(call.function)
     if call.dtype not in (torch.float16, torch.bfloat16):
         yield "largest"
-    if activation is None or not activation.shuts:
+    if activation is None or not activation.saturates:
         yield "saturated"
     if activation is None or not activation.flat:
         yield "dead"

@@ -42,7 +42,7 @@ class LayerCall:
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
-    normalises: int | None = None
+    softmax_dim: int | None = None
     reads: int = -1
     dtype: torch.dtype = torch.float32
     sums: Sums = field(default_factory=Sums)
@@ -118,8 +118,11 @@ class Tracker(TorchFunctionMode):
     def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:
         """A loss compares outputs, of the layer at a position or of none (-1), with targets."""
 
-    def regularise(self, name: str, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Dropout or a batch normalisation has run in a module."""
+    def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Dropout has run in a module."""
+
+    def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Batch normalisation has run in a module."""
 
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
@@ -190,7 +193,7 @@ class Tracker(TorchFunctionMode):
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
-            layer.normalises = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
+            layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
             layer.reads = max((o.producer for o in origins), default=-1) if role == "weights" else -1
             index = len(self.layers)
             self.layers.append(layer)
@@ -220,8 +223,10 @@ class Tracker(TorchFunctionMode):
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
-        if name in ("dropout", "batch_norm") and self._stack:
-            self.regularise(name, self._stack[-1].name, args, kwargs)
+        if name == "dropout" and self._stack:
+            self.take_dropout(args, kwargs)
+        if name == "batch_norm" and self._stack:
+            self.take_batch_norm(self._stack[-1].name, args, kwargs)
         if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
             self._compare(name, args, kwargs)
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
@@ -229,7 +234,7 @@ class Tracker(TorchFunctionMode):
                 if layer is not None and layer.role == "activation" and other.sources:
                     layer.gate = True
             for factor, other in (origins[:2], origins[1::-1]):
-                if factor.parameter and other.sources and other.sources & (other.sources - 1) == 0:
+                if factor.parameter and other.sources.bit_count() == 1:  # it comes from one layer
                     self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
         for layer in produced if name in calls.PRODUCTS else ():  # a softmax that a product reads is attention
             if layer is not None and layer.function == "softmax":

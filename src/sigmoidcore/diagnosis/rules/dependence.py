@@ -1,4 +1,4 @@
-"""SC506, SC508, SC606: outputs depend on other samples, on no order, or on the tokens that they have to predict."""
+"""Outputs depend on other samples, on no order, or on the tokens that they have to predict."""
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -32,7 +32,7 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     over_samples = [
         x.name
         for x in latest.layers
-        if x.normalises == 0 and not x.gate and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
+        if x.softmax_dim == 0 and not x.gate and len(x.shape) > 1 and x.shape[0] == latest.samples > 1
     ]
     if over_samples:
         text = _(

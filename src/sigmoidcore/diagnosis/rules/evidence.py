@@ -8,10 +8,12 @@ from functools import cached_property
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.wording import listed
 
-USUAL = 0.5
+USUAL_ROW_NORM = 0.5
 """Root mean square of the norms of a weight's rows, just below that of PyTorch's default for a Linear, 0.58."""
 
-TINY = 0.1
+FEWEST_MEASUREMENTS = 3
+"""With fewer measurements of a training, its steps and its normalisations are not judged."""
+SMALL_HEAD = 0.1
 """A head of less than this share of the usual size was started small on purpose, one of more than its inverse large."""
 
 
@@ -22,6 +24,16 @@ class Evidence:
     A layer is *live* if it has weights and a finite gradient arrived at it. A *sink* is a live layer that no
     other live layer follows: it feeds the loss. The *level* of a layer is its gradient size over that of the sinks that
     it feeds.
+
+    Example:
+        >>> first = Layer("first", "first", "Linear", "weights", gradient=0.01)
+        >>> relu = Layer("relu", "relu", "ReLU", "activation", sources=(0,), gradient=0.02)
+        >>> head = Layer("head", "head", "Linear", "weights", sources=(1,), gradient=0.5)
+        >>> evidence = Evidence([Measurement((first, relu, head), (), samples=8)])
+        >>> evidence.consumers, evidence.live, evidence.sinks
+        (((1,), (2,), ()), (True, False, True), (2,))
+        >>> evidence.references, evidence.upper_level
+        (((0.5, 0.5), (0.5, 0.5), (0.5, 0.5)), {0: 0.02, 2: 1.0})
     """
 
     measurements: Sequence[Measurement]
@@ -165,14 +177,14 @@ class Evidence:
     def head_scales(self) -> tuple[tuple[float, float], ...]:
         """For each layer: the smallest and the largest size, over a usual one, of the trained heads that it feeds.
 
-        Heads whose size is within a factor of `1 / TINY` of the usual one count as 1.
+        Heads whose size is within a factor of `1 / SMALL_HEAD` of the usual one count as 1.
         """
         found = [(1.0, 1.0)] * len(self.layers)
         sinks = set(self.sinks)
         for i in reversed(range(len(found))):
             own = [self.weights[name] for name in self.layers[i].weights if i in sinks and name in self.weights]
             sizes = [w.size / usual_size(w) for w in own if len(w.shape) > 1 and w.trains and w.gradient and w.size > 0]
-            odd = [size for size in sizes if not TINY <= size <= 1 / TINY]
+            odd = [size for size in sizes if not SMALL_HEAD <= size <= 1 / SMALL_HEAD]
             after = [found[c] for c in self.consumers[i]]
             found[i] = min([1.0, *odd, *(low for low, _ in after)]), max([1.0, *odd, *(high for _, high in after)])
         return tuple(found)
@@ -265,7 +277,7 @@ def is_zero(weight: Weight) -> bool:
 
 def usual_size(weight: Weight) -> float:
     """L2 norm of a usual initial weight of this shape, at least."""
-    return USUAL * math.sqrt(weight.shape[0])
+    return USUAL_ROW_NORM * math.sqrt(weight.shape[0])
 
 
 def siblings(name: str) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Gap
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.units import ROWS
-from sigmoidcore.diagnosis.rules.updates import MEASUREMENTS
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
+from sigmoidcore.diagnosis.rules.units import FEWEST_ROWS
 from sigmoidcore.diagnosis.wording import counted, listed
 
 
@@ -45,13 +44,13 @@ def _numbers(evidence: Evidence) -> Iterator[Gap]:
         yield Gap(_("step sizes"), _("no step was seen"))
     elif all(weight.update is None for weight in latest.weights):
         yield Gap(_("step sizes"), _("no optimizer made the last step"), decisive=True)
-    elif steps < MEASUREMENTS:
-        why = _("{found}, {count} are needed", found=counted(steps, "measured step"), count=MEASUREMENTS)
+    elif steps < FEWEST_MEASUREMENTS:
+        why = _("{found}, {count} are needed", found=counted(steps, "measured step"), count=FEWEST_MEASUREMENTS)
         yield Gap(_("step sizes"), why, decisive=True)
-    few = [evidence.layers[i] for i in evidence.hidden if evidence.layers[i].rows < ROWS]
+    few = [evidence.layers[i] for i in evidence.hidden if evidence.layers[i].rows < FEWEST_ROWS]
     if few:
         rows = max(layer.rows for layer in few)
-        why = _("{found}, {count} are needed", found=counted(rows, "row"), count=ROWS)
+        why = _("{found}, {count} are needed", found=counted(rows, "row"), count=FEWEST_ROWS)
         yield Gap(_("neurons of {activations}", activations=counted(len(few), "activation")), why)
     if latest.loss_function is None:
         yield Gap(_("the loss and the targets"), _("no loss function was seen"))

@@ -1,4 +1,4 @@
-"""SC101, SC102: the gradient vanishes or explodes between the loss and the inputs."""
+"""The gradient vanishes or explodes between the loss and the inputs."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import named, number, verb
 
-SMALL, VANISHED, GONE = 1e-3, 1e-4, 1e-6
+SMALL_LEVEL, VANISHED_LEVEL, GONE_LEVEL = 1e-3, 1e-4, 1e-6
 """Levels below which a vanishing gradient is a note, a warning, an error."""
-EXPLODED, BURST = 1e3, 1e6
+EXPLODED_LEVEL, BURST_LEVEL = 1e3, 1e6
 """Levels above which an exploding gradient is a warning, an error."""
 SMALLEST_HALF = 2.0**-24
 """The smallest number above 0 in float16."""
@@ -35,11 +35,12 @@ def vanishing(evidence: Evidence) -> Found | None:
 
     A layer $l$ is named if $g_l / g_\text{sink}$ is below a threshold, for it and for all layers before it. $g_l$ is
     the gradient size at its output, or $g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$, in units of the next
-    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL` it is
-    a note, below `VANISHED` a warning, below `GONE` an error. Layers are left out if a branch starts at 0 beside a skip
-    connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a healthy layer, or if
-    saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So do trained scales of branches, such as
-    LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied by their sizes.
+    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL_LEVEL`
+    it is a note, below `VANISHED_LEVEL` a warning, below `GONE_LEVEL` an error. Layers are left out if a branch starts
+    at 0 beside a skip connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a
+    healthy layer, or if saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So do trained scales of
+    branches, such as LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied
+    by their sizes.
 
     *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
     steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
@@ -57,27 +58,27 @@ def vanishing(evidence: Evidence) -> Found | None:
     place, names = _place(evidence, worst, shrinks=True)
     size = _("Less than 1e-30") if level < 1e-30 else _("Only {share}", share=number(level))
     values = {"size": size, "names": evidence.listed(names), "verb": verb(names, "it learns", "they learn")}
-    if share >= VANISHED:
+    if share >= VANISHED_LEVEL:
         text = _("{size} of the gradient reaches {names}: {verb} slowly.", **values) + place
     else:
         text = _("{size} of the gradient reaches {names}: {verb} almost nothing.", **values) + place
-    severity = Severity.NOTE if share >= VANISHED else Severity.WARNING if share >= GONE else Severity.ERROR
-    return Found(names, level, SMALL if share >= VANISHED else VANISHED, text, severity=severity)
+    severity = Severity.NOTE if share >= VANISHED_LEVEL else Severity.WARNING if share >= GONE_LEVEL else Severity.ERROR
+    return Found(names, level, SMALL_LEVEL if share >= VANISHED_LEVEL else VANISHED_LEVEL, text, severity=severity)
 
 
 def exploding(evidence: Evidence) -> Found | None:
     r"""A step that suits the last layers is far too large for the first: training diverges or hardly moves.
 
-    A layer $l$ is named if $g_l / g_\text{sink}$ is above `EXPLODED`, for it and for all layers before it; above
-    `BURST` it is an error. Sizes are as in SC101, with the smaller of the two sizes and the largest sink. A head of
-    more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped if
-    the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their gradients reach
-    a layer past those behind it.
+    A layer $l$ is named if $g_l / g_\text{sink}$ is above `EXPLODED_LEVEL`, for it and for all layers before it; above
+    `BURST_LEVEL` it is an error. Sizes are as in SC101, with the smaller of the two sizes and the largest sink. A head
+    of more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped
+    if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their gradients
+    reach a layer past those behind it.
 
     *Source.* The inverse of SC101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
     near; with 50 layers it is above 1e3.
     """
-    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED * evidence.head_scales[i][1])
+    risen = evidence.from_inputs_on(lambda i: evidence.lower_level[i] > EXPLODED_LEVEL * evidence.head_scales[i][1])
     if not risen or evidence.latest.differentiated:
         return None
     worst = sorted(risen, key=lambda i: -evidence.lower_level[i])
@@ -88,15 +89,15 @@ def exploding(evidence: Evidence) -> Found | None:
         "large here.",
         names=evidence.listed(names), times=number(level),
     )  # fmt: skip
-    severity = Severity.ERROR if level > BURST else Severity.WARNING
-    return Found(names, level, EXPLODED, text + place, severity=severity)
+    severity = Severity.ERROR if level > BURST_LEVEL else Severity.WARNING
+    return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
 
 
 def lost(evidence: Evidence) -> tuple[int, ...]:
     """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
     left, scales = units.gradient_left(evidence), _scales(evidence)
-    fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL * scales[i])
-    return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL * left[i] * scales[i])
+    fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL_LEVEL * scales[i])
+    return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL_LEVEL * left[i] * scales[i])
 
 
 def _scales(evidence: Evidence) -> tuple[float, ...]:

@@ -1,19 +1,16 @@
-"""SC505, SC507, SC509, SC510: layers that are frozen, linear after linear, normalised by too little, or dropped."""
+"""Layers that are frozen, linear after linear, normalised by too little, or dropped."""
 
 import math
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.units import plain
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
-MEASUREMENTS = 3
-"""With fewer measurements of a training, normalisations are not judged."""
-HALF, LEFT = 0.5, 0.1
-DRIFTED, SETTLED = 1.0, 20
-EXPERIMENT = 10
+STRONG_DROPOUT, LEAST_SIGNAL = 0.5, 0.1
+LARGEST_DRIFT, STEPS_TO_SETTLE = 1.0, 20
+LINEAR_ON_PURPOSE = 10
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
@@ -54,8 +51,8 @@ def no_activation(evidence: Evidence) -> Found | None:
 
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
     else reads it, and the layer in between is not narrower than its inputs and outputs: a narrow one is a factorisation
-    (LoRA, the code of an autoencoder). A network of `EXPERIMENT` layers or more without any activation is linear on
-    purpose: a note.
+    (LoRA, the code of an autoencoder). A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
+    on purpose: a note.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
     """
@@ -65,7 +62,7 @@ def no_activation(evidence: Evidence) -> Found | None:
             continue
         before = evidence.layers[layer.reads]
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
-        linear = all(plain(x.kind) in ("linear", "addmm") for x in (before, layer))
+        linear = all(x.plain_kind in ("linear", "addmm") for x in (before, layer))
         if linear and len(shapes) == 2 and shapes[0][0] == shapes[1][-1] >= min(shapes[0][-1], shapes[1][0]):
             found += [before.name, layer.name]
     if not found:
@@ -74,7 +71,7 @@ def no_activation(evidence: Evidence) -> Found | None:
         "Nothing is between {first} and {second}: two linear layers in a row are a single one.",
         first=named(found[0]), second=named(found[1]),
     )  # fmt: skip
-    experiment = len(evidence.layers) >= EXPERIMENT and all(x.role == "weights" for x in evidence.layers)
+    experiment = len(evidence.layers) >= LINEAR_ON_PURPOSE and all(x.role == "weights" for x in evidence.layers)
     severity = Severity.NOTE if experiment else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
 
@@ -82,56 +79,56 @@ def no_activation(evidence: Evidence) -> Found | None:
 def normalisation(evidence: Evidence) -> Found | None:
     r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
 
-    The rule judges a `Monitor` with `MEASUREMENTS` measurements or more. It applies if batches have one sample, if the
-    momentum is 0, so that running statistics never change, or if after `SETTLED` steps the running means are far from
-    those of the batch: the mean over the channels of the squared difference over the variance of the batch is above
-    `DRIFTED`. This happens if one normalisation serves several places.
+    The rule judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one sample,
+    if the momentum is 0, so that running statistics never change, or if after `STEPS_TO_SETTLE` steps the running means
+    are far from those of the batch: the mean over the channels of the squared difference over the variance of the batch
+    is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
 
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.
     """
-    steps = [m for m in evidence.measurements if m.norms]
-    if len(steps) < MEASUREMENTS:
+    steps = [m for m in evidence.measurements if m.batch_norms]
+    if len(steps) < FEWEST_MEASUREMENTS:
         return None
-    norms = steps[-1].norms
+    norms = steps[-1].batch_norms
     fixed = tuple(dict.fromkeys(n.name for n in norms if n.momentum == 0))
     if fixed:
         text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))
         return Found(fixed, 0.0, 0.0, text, UPDATE)
-    if all(n.samples == 1 for m in steps for n in m.norms):
+    if all(n.samples == 1 for m in steps for n in m.batch_norms):
         names = tuple(dict.fromkeys(n.name for n in norms))
         text = _(
             "{names} {verb} batches of a single sample: in use, running statistics of all samples replace its own.",
             names=listed(names), verb=verb(names, "normalises", "normalise"),
         )  # fmt: skip
         return Found(names, 1.0, 2.0, text)
-    far = [n for n in norms if n.drift > DRIFTED]
-    if not far or (steps[-1].step or 0) < SETTLED:
+    far = [n for n in norms if n.drift > LARGEST_DRIFT]
+    if not far or (steps[-1].step or 0) < STEPS_TO_SETTLE:
         return None
     worst = max(far, key=lambda n: n.drift)
     text = _(
         "The running mean of {name} is {count} standard deviations from that of the batch.",
         name=named(worst.name), count=number(math.sqrt(worst.drift)),
     )  # fmt: skip
-    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, DRIFTED, text)
+    return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, LARGEST_DRIFT, text)
 
 
 def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it.
 
-    The rule applies to calls of dropout in training mode that drop more than `HALF`, if together they leave `LEFT` of
-    the signal or less.
+    The rule applies to calls of dropout in training mode that drop more than `STRONG_DROPOUT`, if together they leave
+    `LEAST_SIGNAL` of the signal or less.
 
     *Source.* Srivastava et al. (2014) drop half of the hidden units at most. 0.7 was often meant as the share to keep,
     as in TensorFlow 1.
     """
-    strong = [share for share in evidence.latest.dropouts if share > HALF]
+    strong = [share for share in evidence.latest.dropouts if share > STRONG_DROPOUT]
     left = math.prod(1 - share for share in strong)
-    if not strong or left > LEFT + 1e-9:
+    if not strong or left > LEAST_SIGNAL + 1e-9:
         return None
     worst = max(strong)
     text = _(
         "Dropout of up to {share} % runs {count} times and leaves {left} % of the paths.",
         share=percent(worst), count=len(strong), left=percent(left),
     )  # fmt: skip
-    return Found((), worst, HALF, text)
+    return Found((), worst, STRONG_DROPOUT, text)

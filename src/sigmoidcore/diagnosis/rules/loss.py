@@ -1,40 +1,30 @@
-"""SC601 to SC605, SC607: the loss reads the wrong input, or the outputs and targets do not fit."""
+"""The loss reads the wrong input, or the outputs and targets do not fit."""
 
 import math
 from itertools import zip_longest
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.activations import activation_of
+from sigmoidcore.diagnosis.measure.calls import BINARY_CLASSIFICATION, CLASSIFICATION, DIFFERENCES
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.units import BIG, plain
+from sigmoidcore.diagnosis.rules.units import LARGE_INPUTS
 from sigmoidcore.diagnosis.wording import named, number
 
-BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-CLASSIFIES = ("cross_entropy", "nll_loss", *BINARY)
-DIFFERENCES = ("sub", "subtract", "rsub")
 REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", *DIFFERENCES)
 READS_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
 READS_LOGARITHMS = ("nll_loss", "kl_div")
-BOUNDED = ("softmax", "softmax2d", "sigmoid", "sigmoidcore", "hardsigmoid", "relu")
-"""Activations whose outputs are neither logits nor logarithms."""
-REACH = {
-    **dict.fromkeys(("sigmoid", "hardsigmoid", "softmax", "softmax2d"), (0.0, 1.0)),
-    **dict.fromkeys(("tanh", "softsign"), (-1.0, 1.0)),
-    **dict.fromkeys(("relu", "softplus"), (0.0, math.inf)),
-    "relu6": (0.0, 6.0),
-    "logsigmoid": (-math.inf, 0.0),
-}
-"""Smallest and largest output of an activation."""
+SOFTMAX = ("softmax", "softmax2d")
 ANYTHING = -math.inf, math.inf
-BEYOND = 0.02
+TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
-FAR, LARGE = 10.0, 10.0
-MASKED = 1e6
+FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
+MASK = 1e6
 """Larger numbers are masks."""
-FEW, RARE = 32, 256
-SURE, GUESS = 5.0, 3.0
+FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
+LARGE_LOGITS, WORSE_THAN_EQUAL = 5.0, 3.0
 
 REPLACE = "Give the loss the input that it expects."
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
@@ -55,10 +45,11 @@ SMALLER = (
 def wrong_input(evidence: Evidence) -> Found | None:
     """Nothing fails, but the network learns slowly, or the wrong thing.
 
-    `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not read a softmax,
-    sigmoid, hardsigmoid or ReLU directly. `nll_loss` and `kl_div` must not read these, nor a layer with weights without
-    a log-softmax after it. A softmax of probabilities is nearly flat, and the negative of something that is not a
-    logarithm has no lower bound. No loss can use a softmax of a single number, which is always 1.
+    `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
+    activation whose outputs are never negative (softmax, sigmoid, ReLU). `nll_loss` and `kl_div` must not read these,
+    nor a layer with weights without a log-softmax after it. A softmax of probabilities is nearly flat, and the negative
+    of something that is not a logarithm has no lower bound. No loss can use a softmax of a single number, which is
+    always 1.
 
     *Source.* PyTorch's documentation of these functions.
     """
@@ -100,16 +91,16 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     """The last activation cannot return these targets, so the loss pushes it to its end and stays large.
 
     The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
-    `BEYOND` of their range. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
+    `TOLERATED_MISS` of their range. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
 
     *Source.* Arithmetic.
     """
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
-        binary = c.function in BINARY
-        low, high = (0.0, 1.0) if binary else REACH.get(plain(layer.kind) if layer else "", ANYTHING)
+        binary = c.function in BINARY_CLASSIFICATION
+        low, high = (0.0, 1.0) if binary else _range(layer)
         missed = max(low - c.low, c.high - high)
-        if c.function in (*BINARY, *REGRESSION) and missed > BEYOND * (c.high - c.low) > 0:
+        if c.function in (*BINARY_CLASSIFICATION, *REGRESSION) and missed > TOLERATED_MISS * (c.high - c.low) > 0:
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
                 text = _(
@@ -133,19 +124,24 @@ def far_targets(evidence: Evidence) -> Found | None:
     r"""The network first learns the size of the targets, with large errors and gradients, and slowly the rest.
 
     The rule applies to losses for regression, and to differences in a loss that is written by hand. It compares root
-    mean squares: that of the targets must be below `LARGE`, or below `FAR` times that of the outputs.
+    mean squares: that of the targets must be below `LARGE_TARGETS`, or below `FAR_TARGETS` times that of the outputs.
 
     *Source.* A choice. A network with default weights returns numbers below 1, and a step of Adam moves its last bias
     by the learning rate: at 1e-3, a target of 10 is 10,000 steps away.
     """
     for c in evidence.latest.comparisons:
         size = c.target_rms
-        if c.function in REGRESSION and not c.classes and LARGE <= size < MASKED and size > FAR * c.output_rms:
+        if (
+            c.function in REGRESSION
+            and not c.classes
+            and LARGE_TARGETS <= size < MASK
+            and size > FAR_TARGETS * c.output_rms
+        ):
             text = _(
                 "{function} compares outputs of size {outputs} (root mean square) with targets of size {targets}.",
                 function=_by(c), outputs=number(c.output_rms), targets=number(size),
             )  # fmt: skip
-            return Found(_layers(evidence, c), size / c.output_rms if c.output_rms else math.inf, FAR, text)
+            return Found(_layers(evidence, c), size / c.output_rms if c.output_rms else math.inf, FAR_TARGETS, text)
     return None
 
 
@@ -153,38 +149,47 @@ def same_targets(evidence: Evidence) -> Found | None:
     """All samples have the same label: the network learns this constant, and the loss becomes 0.
 
     The rule applies if all targets of the classification losses that read the model's outputs are one number, in all
-    measurements, and there are `FEW` or more. A single measurement of fewer than `RARE` binary labels is a note: the
-    other label may be rare.
+    measurements, and there are `FEWEST_LABELS` or more. A single measurement of fewer than `FEWEST_BINARY_LABELS`
+    binary labels is a note: the other label may be rare.
 
     *Source.* Arithmetic.
     """
-    labels = [c for m in evidence.measurements for c in m.comparisons if c.function in CLASSIFIES]
+    labels = [c for m in evidence.measurements for c in m.comparisons if c.function in CLASSIFICATION]
     known = [c for c in labels if c.reads is not None]
     values = {bound for c in labels for bound in (c.low, c.high)}
     count = sum(math.prod(c.target_shape) for c in labels)
-    if not known or len(known) < len(labels) or len(values) != 1 or count < FEW:
+    if not known or len(known) < len(labels) or len(values) != 1 or count < FEWEST_LABELS:
         return None
     (value,) = values
     text = _(
         "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
     )
-    severity = Severity.NOTE if count < RARE and all(c.function in BINARY for c in labels) else None
-    return Found(_layers(evidence, known[-1]), count, FEW, text, severity=severity)
+    severity = (
+        Severity.NOTE
+        if count < FEWEST_BINARY_LABELS and all(c.function in BINARY_CLASSIFICATION for c in labels)
+        else None
+    )
+    return Found(_layers(evidence, known[-1]), count, FEWEST_LABELS, text, severity=severity)
 
 
 def certain_and_wrong(evidence: Evidence) -> Found | None:
     r"""The outputs are large and wrong, so training must first shrink them.
 
-    The rule applies if the loss is one cross-entropy of logits, their root mean square is above `SURE`, and the loss is
-    above `GUESS` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual weights give logits of
-    about 1. Inputs above `BIG` make large outputs, too, and are judged by SC206.
+    The rule applies if the loss is one cross-entropy of logits, their root mean square is above `LARGE_LOGITS`, and the
+    loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual
+    weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged by SC206.
 
     *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
     $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
     """
     latest = evidence.latest
     loss, comparisons = latest.loss, latest.comparisons
-    if loss is None or len(comparisons) != 1 or comparisons[0].output_rms <= SURE or (latest.input_rms or 0.0) > BIG:
+    if (
+        loss is None
+        or len(comparisons) != 1
+        or comparisons[0].output_rms <= LARGE_LOGITS
+        or (latest.input_rms or 0.0) > LARGE_INPUTS
+    ):
         return None
     (comparison,) = comparisons
     shape = comparison.shape
@@ -194,27 +199,28 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
         guess = math.log(2)
     else:
         return None
-    if not GUESS * guess < loss < math.inf or guess == 0:
+    if not WORSE_THAN_EQUAL * guess < loss < math.inf or guess == 0:
         return None
     text = _(
         "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
         loss=number(loss), guess=number(guess), size=number(comparison.output_rms),
     )  # fmt: skip
-    return Found(_layers(evidence, comparison), loss / guess, GUESS, text)
+    return Found(_layers(evidence, comparison), loss / guess, WORSE_THAN_EQUAL, text)
 
 
 def _misread(function: str, layer: Layer) -> Found | None:
     """What is wrong with a layer as the input of a loss function."""
-    kind, weighted = plain(layer.kind), layer.role == "weights"
-    if layer.normalises is not None and layer.shape[layer.normalises] == 1:
+    low, high = _range(layer)
+    weighted, never_negative = layer.role == "weights", low == 0 or layer.plain_kind == "sigmoidcore"
+    if layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1:
         text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
         return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
     values = {"name": named(layer.name), "function": function}
-    if function in READS_LOGITS and kind in BOUNDED and not weighted:
+    if function in READS_LOGITS and never_negative:
         expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
-        if kind == "relu":
+        if (low, high) == (0, math.inf):
             remedy = _("Remove {name}: logits may be negative.", **values)
-    elif function in READS_LOGARITHMS and (kind in BOUNDED or weighted):
+    elif function in READS_LOGARITHMS and (never_negative or weighted):
         values |= {"right": "cross_entropy" if function == "nll_loss" else "log_softmax"}
         expected, remedy = _("log-probabilities"), _("Use {right} on the input of {name}.", **values)
         if weighted:
@@ -224,6 +230,14 @@ def _misread(function: str, layer: Layer) -> Found | None:
     source = _("a layer without log_softmax") if weighted else _("a {kind}", kind=layer.kind.removesuffix("()"))
     text = _("{function} expects {expected} but reads {name}, {source}.", expected=expected, source=source, **values)
     return Found((layer.name,), 1.0, 0.0, text, remedy)
+
+
+def _range(layer: Layer | None) -> tuple[float, float]:
+    """Smallest and largest output of a layer, as far as its kind tells."""
+    activation = None if layer is None else activation_of(layer)
+    if activation is not None:
+        return activation.low, activation.high
+    return (0.0, 1.0) if layer is not None and layer.plain_kind in SOFTMAX else ANYTHING
 
 
 def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""SC401 to SC403: numbers that are inf or NaN, close to it, or too small for their dtype."""
+"""Numbers that are inf or NaN, close to it, or too small for their dtype."""
 
 import math
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, number, same_in
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
-HUGE = 1e9
+OVERFLOWING_OUTPUT = 1e9
 """Outputs of this size are no answer of a network: the loss of such numbers overflows."""
-NEAR = 0.5
+NEAR_OVERFLOW = 0.5
 """Share of the largest number from which on an output is reported."""
 
 FIND_CAUSE = (
@@ -61,13 +61,13 @@ def nonfinite(evidence: Evidence) -> Found | None:
 def near_overflow(evidence: Evidence) -> Found | None:
     r"""Another batch, or a few more steps, and the layer returns inf.
 
-    A layer in float16 or bfloat16 is named if its largest absolute output is above `NEAR` times the largest number of
-    the dtype.
+    A layer in float16 or bfloat16 is named if its largest absolute output is above `NEAR_OVERFLOW` times the largest
+    number of the dtype.
 
     *Source.* Arithmetic: twice as much is inf.
     """
     ratios = [(x.largest or 0.0) / LARGEST.get(x.dtype, math.inf) for x in evidence.layers]
-    found = sorted((i for i, ratio in enumerate(ratios) if NEAR < ratio < math.inf), key=lambda i: -ratios[i])
+    found = sorted((i for i, ratio in enumerate(ratios) if NEAR_OVERFLOW < ratio < math.inf), key=lambda i: -ratios[i])
     if not found:
         return None
     value, worst, names = ratios[found[0]], evidence.layers[found[0]], evidence.names(found)
@@ -76,7 +76,7 @@ def near_overflow(evidence: Evidence) -> Found | None:
         "{name} returns {number}, and {dtype} ends at {largest}.",
         name=named(worst.name), number=number(value * largest), dtype=worst.dtype, largest=number(largest),
     )  # fmt: skip
-    return Found(names, value, NEAR, text + same_in(names))
+    return Found(names, value, NEAR_OVERFLOW, text + same_in(names))
 
 
 def underflow(evidence: Evidence) -> Found | None:
@@ -132,7 +132,7 @@ def _loss(measurement: Measurement, names: tuple[str, ...]) -> Found:
     function = f" ({measurement.loss_function})" if measurement.loss_function else ""
     values = {"function": function, "loss": measurement.loss}
     read = None if measurement.loss_reads is None else measurement.layers[measurement.loss_reads]
-    if read is not None and read.rms > HUGE:
+    if read is not None and read.rms > OVERFLOWING_OUTPUT:
         values |= {"name": named(read.name), "size": number(read.rms)}
         text = _("The loss{function} is {loss}, because {name} returns numbers of {size}.", **values)
         return Found((read.name,), 1, 0, text)

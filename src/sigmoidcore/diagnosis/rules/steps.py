@@ -1,21 +1,20 @@
-"""SC303 to SC308: what the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
+"""What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
 from statistics import median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
-from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.updates import MEASUREMENTS
 from sigmoidcore.diagnosis.wording import counted, listed, number
 
-UNUSED = 3
+UNUSED_PASSES = 3
 """Backward passes without a step from which on the training is judged."""
-WASTED = 2
+DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
-OVERWHELMED = 2.0
-REPLACED, AVERAGED = 3, 1000
+STRONG_DECAY = 2.0
+REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 1000
 """Steps after which Adam's averages have forgotten their start: 1 / (1 - 0.999)."""
 
 ADD = "Make the optimizer from `model.parameters()` after all layers exist, or set requires_grad to False."
@@ -30,14 +29,14 @@ def unheld(evidence: Evidence) -> Found | None:
     """The gradient of these parameters is computed, and nobody uses it: they stay as they were initialised.
 
     A parameter is named if it has `requires_grad` and a gradient, no optimizer that made a step holds it, and its size
-    is the same in all measurements of a `Monitor`, of which there must be `MEASUREMENTS` or more. If optimizers step,
-    and none of them holds any parameter of the model, it is an error after `UNUSED` backward passes.
+    is the same in all measurements of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more. If optimizers
+    step, and none of them holds any parameter of the model, it is an error after `UNUSED_PASSES` backward passes.
 
     *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
     parameters that lacks an entry are the usual causes.
     """
     latest = evidence.latest
-    if latest.unused >= UNUSED and latest.foreign_steps:
+    if latest.unused >= UNUSED_PASSES and latest.foreign_steps:
         text = _(
             "An optimizer made {steps}, but it holds no parameter of this model: was the model built again, or copied, "
             "after the optimizer?",
@@ -60,28 +59,29 @@ def unheld(evidence: Evidence) -> Found | None:
 def no_step(evidence: Evidence) -> Found | None:
     """Gradients are computed and no optimizer uses them: nothing is trained.
 
-    The rule applies to a `Monitor` after `UNUSED` backward passes or more, if no optimizer made a step in the meantime.
+    The rule applies to a `Monitor` after `UNUSED_PASSES` backward passes or more, if no optimizer made a step in the
+    meantime.
 
     *Source.* Arithmetic.
     """
     latest = evidence.latest
-    if latest.unused < UNUSED or latest.foreign_steps:
+    if latest.unused < UNUSED_PASSES or latest.foreign_steps:
         return None
     text = _("{count} backward passes computed gradients, and no optimizer made a step.", count=f"{latest.unused:,}")
-    return Found((), latest.unused, UNUSED, text)
+    return Found((), latest.unused, UNUSED_PASSES, text)
 
 
 def uncleared(evidence: Evidence) -> Found | None:
     """Each step follows the sum of all gradients since the start: an endless momentum, which ends in oscillation.
 
     A parameter is named if its `.grad` was still that of the step before when the first backward pass after it began,
-    and was not emptied until the step; in `MEASUREMENTS` measurements of a `Monitor` or more, for at least half of the
-    parameters that move. Micro-batches, whose gradients are emptied once for each step, are healthy.
+    and was not emptied until the step; in `FEWEST_MEASUREMENTS` measurements of a `Monitor` or more, for at least half
+    of the parameters that move. Micro-batches, whose gradients are emptied once for each step, are healthy.
 
     *Source.* Arithmetic.
     """
     found = [_uncleared(m.weights) for m in evidence.measurements]
-    if not found[-1] or sum(map(bool, found)) < MEASUREMENTS:
+    if not found[-1] or sum(map(bool, found)) < FEWEST_MEASUREMENTS:
         return None
     names = found[-1]
     text = _(
@@ -94,29 +94,29 @@ def uncleared(evidence: Evidence) -> Found | None:
 def discarded(evidence: Evidence) -> Found | None:
     """Backward passes are computed for nothing: their gradients are emptied before the step.
 
-    The rule applies if in each measurement of a `Monitor`, of which there must be `MEASUREMENTS` or more, the gradients
-    of `WASTED` forward passes or more were emptied since the step before, and no optimizer of another model made a step
-    in between, which may have been their purpose.
+    The rule applies if in each measurement of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more, the
+    gradients of `DISCARDED_PASSES` forward passes or more were emptied since the step before, and no optimizer of
+    another model made a step in between, which may have been their purpose.
 
     *Source.* Arithmetic; gradient accumulation with `zero_grad()` in the wrong place.
     """
     steps = [m for m in evidence.measurements if not m.unused]
     wasted = min((m.discarded for m in steps[1:] if not m.foreign_steps), default=0)
-    if len(steps) < MEASUREMENTS or wasted < WASTED or any(m.foreign_steps for m in steps):
+    if len(steps) < FEWEST_MEASUREMENTS or wasted < DISCARDED_PASSES or any(m.foreign_steps for m in steps):
         return None
     text = _(
         "Before each step, the gradients of {count} forward passes were emptied: only the last ones count.",
         count=f"{wasted:,}",
     )
-    return Found((), wasted, WASTED, text)
+    return Found((), wasted, DISCARDED_PASSES, text)
 
 
 def strong_decay(evidence: Evidence) -> Found | None:
     r"""The weights shrink towards 0 faster than the gradient can build them up.
 
     A weight with two dimensions or more is named if the median over the measurements of a `Monitor`, of which there
-    must be `MEASUREMENTS` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
-    `OVERWHELMED`. For a decay that is decoupled from the gradient (AdamW), the two parts of the step are compared. The
+    must be `FEWEST_MEASUREMENTS` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
+    `STRONG_DECAY`. For a decay that is decoupled from the gradient (AdamW), the two parts of the step are compared. The
     rule applies if this holds for at least half of the weights.
 
     *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
@@ -124,7 +124,7 @@ def strong_decay(evidence: Evidence) -> Found | None:
     """
     history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
     pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
-    found = sorted((name for name, pull in pulls.items() if pull > OVERWHELMED), key=lambda name: -pulls[name])
+    found = sorted((name for name, pull in pulls.items() if pull > STRONG_DECAY), key=lambda name: -pulls[name])
     if not found or 2 * len(found) < len(pulls):
         return None
     value = pulls[found[0]]
@@ -132,32 +132,32 @@ def strong_decay(evidence: Evidence) -> Found | None:
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
         names=listed(found, tuple(pulls), "weight"), times=number(value),
     )  # fmt: skip
-    return Found(tuple(found), value, OVERWHELMED, text)
+    return Found(tuple(found), value, STRONG_DECAY, text)
 
 
 def replaced(evidence: Evidence) -> Found | None:
     """A new optimizer has no averages of gradients yet: its first steps are large and noisy, again and again.
 
-    The rule applies if `REPLACED` optimizers or more with a state (Adam's averages, momentum) made steps of the model
-    and are gone, and each of them made fewer than `AVERAGED` steps on average.
+    The rule applies if `REPLACED_OPTIMIZERS` optimizers or more with a state (Adam's averages, momentum) made steps of
+    the model and are gone, and each of them made fewer than `STEPS_OF_MEMORY` steps on average.
 
     *Source.* Kingma and Ba (2015, arXiv 1412.6980): the averages of Adam need about 1 / (1 - 0.999) steps.
     """
     gone, step = evidence.latest.replaced, evidence.latest.step or 0
-    if gone < REPLACED or step > AVERAGED * gone:
+    if gone < REPLACED_OPTIMIZERS or step > STEPS_OF_MEMORY * gone:
         return None
     text = _(
         "{count} optimizers were made and dropped in {steps} steps: each one starts without averages of gradients.",
         count=gone, steps=step,
     )  # fmt: skip
-    return Found((), gone, REPLACED, text)
+    return Found((), gone, REPLACED_OPTIMIZERS, text)
 
 
 def _history(evidence: Evidence) -> dict[str, list[Weight]]:
-    """The weights in all measurements of steps, by name; empty with fewer than `MEASUREMENTS`."""
+    """The weights in all measurements of steps, by name; empty with fewer than `FEWEST_MEASUREMENTS`."""
     steps = [m for m in evidence.measurements if m.step is not None and not m.unused]
     history: dict[str, list[Weight]] = {}
-    for measurement in steps if len(steps) >= MEASUREMENTS else ():
+    for measurement in steps if len(steps) >= FEWEST_MEASUREMENTS else ():
         for weight in measurement.weights:
             history.setdefault(weight.name, []).append(weight)
     return history

@@ -1,4 +1,4 @@
-"""SC501 to SC504: parameters without a gradient or not registered, gradients of exactly 0, identical neurons."""
+"""Parameters without a gradient or not registered, gradients of exactly 0, identical neurons."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, siblings
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, verb
 
-MEASUREMENTS = 3
+SURELY_WITHOUT_GRADIENT = 3
 """After this many measurements of a training, a parameter without a gradient is a warning in any case."""
-UNUSED, ASIDE = 0.02, 0.1
+UNUSED_SHARE, SIDE_OUTPUT_SHARE = 0.02, 0.1
 
 RECONNECT = "Look for detach(), .item(), .data, NumPy or torch.no_grad() behind it, or set requires_grad to False."
 CONNECT = "Look for steps without a derivative: detach(), .item(), .data, NumPy, argmax, torch.no_grad()."
@@ -39,9 +39,10 @@ def no_gradient(evidence: Evidence) -> Found | None:
     A parameter is named if it has `requires_grad` and its `.grad` is None in all measurements. If no parameter gets a
     gradient, it is an error, or a note behind quantized layers. It is a note if similar parameters get one, whose names
     differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
-    after `MEASUREMENTS` measurements of a `Monitor` it is a warning. It is a note if all that is unused are single
-    vectors or less than `UNUSED` of all numbers, such as the embedding of a mask in a batch without masks, or if the
-    parameters are those of an output aside, such as the pooler of a BERT, with less than `ASIDE` of all numbers.
+    after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all that is unused are
+    single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a batch without masks,
+    or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
+    of all numbers.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
@@ -64,7 +65,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
             names=listed(cut), verb=verb(cut, "gets", "get"),
         )  # fmt: skip
         return _of(cut, text)
-    spare = _with_used_siblings(evidence, missing) if len(evidence.measurements) < MEASUREMENTS else set()
+    spare = _with_used_siblings(evidence, missing) if len(evidence.measurements) < SURELY_WITHOUT_GRADIENT else set()
     if len(spare) == len(missing):
         text = _(
             "{names} {verb} no gradient in this batch; similar parameters do.",
@@ -78,10 +79,10 @@ def no_gradient(evidence: Evidence) -> Found | None:
     values = {
         "names": listed(missing), "verb": verb(missing, "is", "are"), "pronoun": verb(missing, "it", "them"),
     }  # fmt: skip
-    if unused and (vectors or share < UNUSED):
+    if unused and (vectors or share < UNUSED_SHARE):
         text = _("The forward pass of this batch does not use {names}.", names=values["names"])
         return _of(missing, text, WAIT, Severity.NOTE)
-    if share < ASIDE and {name.rpartition(".")[0] for name in missing} <= _side_outputs(evidence):
+    if share < SIDE_OUTPUT_SHARE and {name.rpartition(".")[0] for name in missing} <= _side_outputs(evidence):
         text = _("The loss does not depend on {names}: this output is not used.", names=values["names"])
         return _of(missing, text, ASIDE_IS_FINE, Severity.NOTE)
     text = _("{names} {verb} trainable but without a gradient: the loss does not depend on {pronoun}.", **values)

@@ -1,4 +1,4 @@
-"""The table of all rules. To add a rule: write its check in the file of its group, and add a row here."""
+"""The table of all rules. To add a rule: write its check in a file beside this one, and add a row here."""
 
 from collections.abc import Sequence
 

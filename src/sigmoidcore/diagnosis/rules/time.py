@@ -1,4 +1,4 @@
-"""SC103, SC104: the gradient vanishes or explodes through time."""
+"""The gradient vanishes or explodes through time."""
 
 import itertools
 import math
@@ -10,10 +10,10 @@ from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import named, number, same_in
 
-FORGOTTEN = 1.2e-7
+FORGOTTEN_SHARE = 1.2e-7
 """The rounding of float32."""
-EXPLODED, BURST = 1e4, 1e8
-CALLS = 8
+EXPLODED_GROWTH, BURST_GROWTH = 1e4, 1e8
+CALLS_IN_A_ROW = 8
 """A layer that reads its own output this often in a row is a recurrent layer written by hand."""
 
 REMEMBER = (
@@ -26,15 +26,16 @@ SHRINK = "Use orthogonal or smaller recurrent weights, or a layer with gates (nn
 def vanishing(evidence: Evidence) -> Found | None:
     r"""The inputs of the first steps have no influence on the weights: the layer cannot learn long dependences.
 
-    A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN`, with the
-    gradient size $g_t$ at step $t$. A layer that is called `CALLS` times or more, each time on its last output, counts
-    as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped.
+    A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN_SHARE`, with the
+    gradient size $g_t$ at step $t$. A layer that is called `CALLS_IN_A_ROW` times or more, each time on its last
+    output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped.
 
     *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away all
     below 1.2e-7 of the sum. PyTorch's `nn.LSTM` with default weights keeps 0.6 of the gradient in a step, and is below
     that after some 40 steps if the loss reads only the last one.
     """
-    found = sorted((left, name) for name, steps in _recurrent(evidence) if (left := _remembered(steps)) < FORGOTTEN)
+    shares = ((_remembered(steps), name) for name, steps in _recurrent(evidence))
+    found = sorted((share, name) for share, name in shares if share < FORGOTTEN_SHARE)
     if not found:
         return None
     value, names = found[0][0], tuple(name for _, name in found)
@@ -42,19 +43,19 @@ def vanishing(evidence: Evidence) -> Found | None:
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
         share=number(value), name=named(names[0]),
     )  # fmt: skip
-    return Found(names, value, FORGOTTEN, text + same_in(names))
+    return Found(names, value, FORGOTTEN_SHARE, text + same_in(names))
 
 
 def exploding(evidence: Evidence) -> Found | None:
     r"""A long sequence sets the whole step, and clipping it discards the other samples.
 
-    A recurrent layer, as in SC103, is named if $\max_t g_t / \max_{t > 0.9\,T} g_t$ is above `EXPLODED`; above `BURST`
-    it is an error. $T$ is the last step with a gradient.
+    A recurrent layer, as in SC103, is named if $\max_t g_t / \max_{t > 0.9\,T} g_t$ is above `EXPLODED_GROWTH`; above
+    `BURST_GROWTH` it is an error. $T$ is the last step with a gradient.
 
     *Source.* Arithmetic: if a loss reads every step, a level gradient adds up on the way back, at most by the number of
     steps; 1e4 is more than a thousand of them explain.
     """
-    grown = ((growth, name) for name, steps in _recurrent(evidence) if (growth := _growth(steps)) > EXPLODED)
+    grown = ((growth, name) for name, steps in _recurrent(evidence) if (growth := _growth(steps)) > EXPLODED_GROWTH)
     found = sorted(grown, reverse=True)
     if not found:
         return None
@@ -64,8 +65,8 @@ def exploding(evidence: Evidence) -> Found | None:
         "decide the whole update.",
         name=named(names[0]), times=number(value),
     )  # fmt: skip
-    severity = Severity.ERROR if value > BURST else Severity.WARNING
-    return Found(names, value, EXPLODED, text + same_in(names), severity=severity)
+    severity = Severity.ERROR if value > BURST_GROWTH else Severity.WARNING
+    return Found(names, value, EXPLODED_GROWTH, text + same_in(names), severity=severity)
 
 
 def _recurrent(evidence: Evidence) -> Iterator[tuple[str, Sequence[float]]]:
@@ -78,7 +79,7 @@ def _recurrent(evidence: Evidence) -> Iterator[tuple[str, Sequence[float]]]:
         if evidence.live[i] and layer.weights and layer.steps is None:
             calls.setdefault(layer.weights, []).append(i)
     for places in calls.values():
-        if len(places) >= CALLS and _in_a_row(evidence, places):
+        if len(places) >= CALLS_IN_A_ROW and _in_a_row(evidence, places):
             yield evidence.layers[places[0]].name, [evidence.gradient(i) for i in places]
 
 

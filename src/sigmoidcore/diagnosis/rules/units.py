@@ -1,31 +1,26 @@
-"""SC201 to SC205: neurons that pass nothing on, samples that become one point, attention to one key, offset inputs."""
+"""Neurons that pass nothing on, samples that become one point, attention to one key, offset inputs."""
 
 import math
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.activations import activation_of
+from sigmoidcore.diagnosis.measure.calls import CLASSIFICATION
 from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
-ROWS = 32
+FEWEST_ROWS = 32
 """With fewer rows neurons are not judged: one that is open for 10 % of the samples is shut for 32 of them in 3 %."""
-SATURATED = 0.5
-HALF_DEAD, DEAD = 0.5, 0.9
-COLLAPSED, EQUAL = 3.5e-4, 1e-6
+SATURATED_SHARE = 0.5
+DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
+COLLAPSED_SPREAD, EQUAL_SPREAD = 3.5e-4, 1e-6
 ALL_HEADS = 1.0
-LEARNED = 0.1
-IN_NATS = {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
-"""Losses that are below 0.1 only if nearly all predictions are right."""
-OFFSET, STILL_OFFSET = 0.02, 0.1
-BIG, REACHED, TINY, DROWNED = 10.0, 3.0, 0.01, 0.1
-BENT = {"sigmoid", "tanh", "softsign", "sigmoidcore", "hardsigmoid", "hardtanh"}
-"""Activations that large inputs saturate."""
-ONE_SIDED = {"softplus", "logsigmoid", "elu", "celu", "selu"}
-"""Activations that work at their flat end, too."""
-TWO_SIDED = {"hardtanh", "hardsigmoid"}
-"""Activations whose dead units correspond to saturated ones of smooth activations."""
+LEARNED_LOSS = 0.1
+"""A loss for classification is below this only if nearly all predictions are right."""
+OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
+LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD = 10.0, 3.0, 0.01, 0.1
 
 SHRINK = (
     "Use smaller weights and biases, scale the inputs, put a normalisation before the activation, or lower a learning "
@@ -49,12 +44,13 @@ SWITCH_ON = "Start the weight of a normalisation at 1, or put the zero-initialis
 def saturation(evidence: Evidence) -> Found | None:
     r"""A saturated neuron answers the same to nearly all samples, and passes almost no gradient back.
 
-    An activation is named if the share of its neurons with $\overline{s}$ below `SHUT` is above `SATURATED`.
-    $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of `ROWS`
-    rows or more. Gates are skipped unless all their neurons are saturated, softplus, log-sigmoid and the ELU family,
-    which work at their flat end, and the flat parts of hard activations (SC202). Outputs are skipped unless the loss
-    that reads them is larger than without any answer: half of the mean square of the targets for `mse_loss`, $\log 2$
-    for `binary_cross_entropy`. If saturation explains a vanishing gradient, SC101 is not reported.
+    An activation is named if the share of its neurons with $\overline{s}$ below `SHUT` is above `SATURATED_SHARE`.
+    $\overline{s}$ is the mean relative slope of a neuron over the batch ($s = 4\sigma'(z)$ for a sigmoid), of
+    `FEWEST_ROWS` rows or more. Skipped are gates, unless all their neurons are saturated, activations that work at
+    their flat end (softplus, log-sigmoid, the ELU family), and flat parts of hard activations (SC202). Outputs are
+    skipped unless the loss that reads them is larger than without any answer: half of the mean square of the targets
+    for `mse_loss`, $\log 2$ for `binary_cross_entropy`. If saturation explains a vanishing gradient, SC101 is not
+    reported.
 
     *Source.* 0.05 is the floor of the `Equalizer`; 0.5 is SageMaker Debugger's (SaturatedActivation).
     """
@@ -70,25 +66,25 @@ def saturation(evidence: Evidence) -> Found | None:
     text = _(
         "{share} % of the neurons of {name} are saturated{mean}{others}: they pass almost no gradient back.", **values
     )
-    return Found(names, value, SATURATED, text)
+    return Found(names, value, SATURATED_SHARE, text)
 
 
 def dead_units(evidence: Evidence) -> Found | None:
     r"""A unit that is off for all samples gets no gradient and cannot recover.
 
     An activation is named if the share of its units with derivative 0 for every row of the batch is at least
-    `HALF_DEAD` (note) or `DEAD` (warning); if all are dead it is an error. The batch must have `ROWS` rows or more.
-    Hardtanh and hardsigmoid, flat at both ends, get a warning from `HALF_DEAD` on.
+    `DEAD_SHARE_NOTE` (note) or `DEAD_SHARE` (warning); if all are dead it is an error. The batch must have
+    `FEWEST_ROWS` rows or more. Hardtanh and hardsigmoid, flat at both ends, get a warning from `DEAD_SHARE_NOTE` on.
 
     *Source.* SageMaker Debugger (DeadRelu) warns from 0.5 on. Deep plain ReLU networks with He weights come close to
     0.5 without harm, because each unit there is on or off for all samples.
     """
-    found = sorted(_dead(evidence, HALF_DEAD), key=lambda i: -(evidence.layers[i].dead or 0))
+    found = sorted(_dead(evidence, DEAD_SHARE_NOTE), key=lambda i: -(evidence.layers[i].dead or 0))
     if not found:
         return None
     layers = [evidence.layers[i] for i in found]
     worst, value = layers[0], layers[0].dead or 0
-    names = tuple(layer.name for layer in layers if value < DEAD or (layer.dead or 0) >= DEAD)
+    names = tuple(layer.name for layer in layers if value < DEAD_SHARE or (layer.dead or 0) >= DEAD_SHARE)
     others = ""
     if len(names) > 1:
         others = _(", and many units of {names}", names=evidence.listed(names[1:], "activation", "activation"))
@@ -104,19 +100,19 @@ def dead_units(evidence: Evidence) -> Found | None:
         verbs = {"verb": verb(zero, "is", "are")}
         message += _(" {names} {verb} 0, which switches a normalisation off.", names=listed(zero), **verbs)
         remedy = SWITCH_ON
-    warns = value >= DEAD or any(plain(x.kind) in TWO_SIDED and (x.dead or 0) > SATURATED for x in layers)
+    warns = value >= DEAD_SHARE or any(_has_two_flat_ends(x) and (x.dead or 0) > SATURATED_SHARE for x in layers)
     severity = Severity.ERROR if value == 1 else Severity.WARNING if warns else Severity.NOTE
-    return Found(names, value, DEAD if value >= DEAD else HALF_DEAD, message, remedy, severity)
+    return Found(names, value, DEAD_SHARE if value >= DEAD_SHARE else DEAD_SHARE_NOTE, message, remedy, severity)
 
 
 def collapse(evidence: Evidence) -> Found | None:
     r"""The network answers the same to every input, however level its gradient is.
 
-    A layer is named if its spread over that of the inputs is below `COLLAPSED`, and that of all layers after it; for
-    outputs, which may vary little beside their mean, below `EQUAL`. The spread is the standard deviation across samples
-    over the root mean square. Paths that are the same for all samples by design (embeddings of positions, learned
-    queries) join others and are left out. Trained scales of branches (LayerScale) multiply the thresholds. If all
-    inputs are identical, no layer is named.
+    A layer is named if its spread over that of the inputs is below `COLLAPSED_SPREAD`, and that of all layers after it;
+    for outputs, which may vary little beside their mean, below `EQUAL_SPREAD`. The spread is the standard deviation
+    across samples over the root mean square. Paths that are the same for all samples by design (embeddings of
+    positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
+    thresholds. If all inputs are identical, no layer is named.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -128,23 +124,23 @@ def collapse(evidence: Evidence) -> Found | None:
         return None
     if latest.input_spread == 0:
         text = _("All samples of the inputs are identical, so every layer returns the same for all.")
-        return Found((), 0.0, COLLAPSED, text, CHECK_LOADING)
+        return Found((), 0.0, COLLAPSED_SPREAD, text, CHECK_LOADING)
     first, inputs = evidence.layers[found[0]], latest.input_spread or 1.0
     spread = first.spread or 0.0
-    same = _("the same point") if spread < EQUAL else _("nearly the same point")
+    same = _("the same point") if spread < EQUAL_SPREAD else _("nearly the same point")
     text = _(
         "From {name} on, all samples are {same}: they differ by {spread} of their size, and by {inputs} in the inputs.",
         name=named(first.name), same=same, spread=number(spread), inputs=number(inputs),
     )  # fmt: skip
-    return Found(evidence.names(found), spread / inputs, COLLAPSED, text)
+    return Found(evidence.names(found), spread / inputs, COLLAPSED_SPREAD, text)
 
 
 def sharp_attention(evidence: Evidence) -> Found | None:
     r"""A softmax that selects one key passes no gradient back to queries and keys, or a very steep one.
 
     Attention is named if for every head of a layer $H / H_\text{max}$ is below `SHUT`, with the entropy $H$ as mean
-    over the queries. If the network has learned (cross-entropy below `LEARNED`, or a loss below that share of the first
-    that a `Monitor` saw) it is a note: one head may well have learned which key is right.
+    over the queries. If the network has learned (cross-entropy below `LEARNED_LOSS`, or a loss below that share of the
+    first that a `Monitor` saw) it is a note: one head may well have learned which key is right.
 
     *Source.* Zhai et al. (2023, arXiv 2303.06296) saw training diverge when the entropy of attention collapses. The
     threshold is that of the relative slope, and a choice. Single heads of this kind are common in trained transformers.
@@ -166,66 +162,61 @@ def sharp_attention(evidence: Evidence) -> Found | None:
 def offset_inputs(evidence: Evidence) -> Found | None:
     r"""Samples differ little beside their common offset: the first layer learns the offset first, and slowly the rest.
 
-    The rule applies if the spread of the inputs is above 0 and below `OFFSET`, and that of the first layers' outputs
-    below `STILL_OFFSET`: a normalisation at the start, as a layer or by hand, keeps it silent. Only floating-point
-    inputs of `ROWS` samples or more are judged.
+    The rule applies if the spread of the inputs is above 0 and below `OFFSET_SPREAD`, and that of the first layers'
+    outputs below `OFFSET_SPREAD_AFTER`: a normalisation at the start, as a layer or by hand, keeps it silent. Only
+    floating-point inputs of `FEWEST_ROWS` samples or more are judged.
 
     *Source.* Trainings of two hidden layers (64 ReLU or tanh, 400 steps of Adam at 1e-3 and 1e-2). Unit features + 10
     (spread 0.1) reach 87 and 90 %, + 100 (0.01) 56 and 48 %, + 1,000 39 %, and 100 % once they are normalised. Unscaled
     data sets are above the threshold: iris 0.27, wine 0.4, digits 0.55, diabetes 0.19, patches of a photograph 0.07.
     """
     spread = evidence.latest.input_spread
-    if evidence.latest.samples < ROWS or spread is None or not 0 < spread < OFFSET:
+    if evidence.latest.samples < FEWEST_ROWS or spread is None or not 0 < spread < OFFSET_SPREAD:
         return None
     first = [layer.spread for layer in evidence.latest.weighted if not layer.sources and layer.spread is not None]
-    if not first or not max(first) < STILL_OFFSET:
+    if not first or not max(first) < OFFSET_SPREAD_AFTER:
         return None
     text = _(
         "The inputs vary by only {spread} of their size: all samples share one large offset, and no normalisation "
         "removes it.",
         spread=number(spread),
     )
-    return Found((), spread, OFFSET, text)
+    return Found((), spread, OFFSET_SPREAD, text)
 
 
 def unscaled_inputs(evidence: Evidence) -> Found | None:
     r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
 
-    The rule applies if the root mean square of the inputs is above `BIG`, and that of the outputs of the first layers
-    and of those that follow them above `REACHED`; or if it is above 0 and below `TINY`, and the outputs of the first
-    layers differ between the samples by less than `DROWNED` of their size, and by less than the inputs do. A
-    normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no activation, the
-    last one included, is of the sigmoid family: a ReLU passes any scale on. Batches of `ROWS` samples or more are
-    judged.
+    The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of the first
+    layers and of those that follow them above `LARGE_OUTPUTS`; or if it is above 0 and below `SMALL_INPUTS`, and the
+    outputs of the first layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than
+    the inputs do. A normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no
+    activation, the last one included, is of the sigmoid family: a ReLU passes any scale on. Batches of `FEWEST_ROWS`
+    samples or more are judged.
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
     """
     size, spread = evidence.latest.input_rms, evidence.latest.input_spread
-    if evidence.latest.samples < ROWS or size is None or spread is None or not 0 < size < math.inf:
+    if evidence.latest.samples < FEWEST_ROWS or size is None or spread is None or not 0 < size < math.inf:
         return None
     first = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
     second = {c for i in first for c in evidence.next_live(i)}
     reached = [evidence.layers[i].rms for i in (*first, *second)]
     spreads = [evidence.layers[i].spread or 0.0 for i in first]
-    if not first or (size <= BIG and size >= TINY):
+    if not first or (size <= LARGE_INPUTS and size >= SMALL_INPUTS):
         return None
-    if size > BIG and min(reached) > REACHED:
-        bends = any(plain(x.kind) in BENT for x in evidence.layers)
+    if size > LARGE_INPUTS and min(reached) > LARGE_OUTPUTS:
+        bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x)))
         text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
-        return Found((), size, BIG, text, severity=None if bends else Severity.NOTE)
-    if size < TINY and max(spreads) < min(DROWNED, spread):
+        return Found((), size, LARGE_INPUTS, text, severity=None if bends else Severity.NOTE)
+    if size < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread):
         text = _(
             "The inputs have a size of {size} (root mean square): the biases of the first layers drown them.",
             size=number(size),
         )
-        return Found((), size, TINY, text)
+        return Found((), size, SMALL_INPUTS, text)
     return None
-
-
-def plain(kind: str) -> str:
-    """The name of an activation, whether it is a module or a function."""
-    return kind.removesuffix("()").replace("_", "").lower()
 
 
 def neurons_explain(evidence: Evidence) -> bool:
@@ -238,7 +229,8 @@ def gradient_left(evidence: Evidence) -> tuple[float, ...]:
     through = [1.0] * len(evidence.layers)
     for i in {*_saturated(evidence), *_dead(evidence)}:
         layer = evidence.layers[i]
-        through[i] = 0.0 if layer.dead == 1 else min(1.0, layer.gain) if layer.gain is not None else 1.0
+        passed = 1.0 if layer.gain is None else min(1.0, layer.gain)
+        through[i] = 0.0 if layer.dead == 1 else passed
         if layer.gate and layer.rms < SHUT:  # the signal that it multiplies gets no gradient either
             readers = set(evidence.consumers[i])
             for other, consumers in enumerate(evidence.consumers):
@@ -253,8 +245,8 @@ def gradient_left(evidence: Evidence) -> tuple[float, ...]:
 def _saturated(evidence: Evidence) -> tuple[int, ...]:
     """Hidden activations with saturated neurons, in order; gates only if every neuron is."""
     hidden = set(evidence.hidden)
-    judged = [(i, layer, _shut(layer)) for i, layer in enumerate(evidence.layers) if layer.rows >= ROWS]
-    return tuple(i for i, x, shut in judged if (shut > SATURATED if i in hidden else x.gate and shut == 1))
+    judged = [(i, layer, _shut(layer)) for i, layer in enumerate(evidence.layers) if layer.rows >= FEWEST_ROWS]
+    return tuple(i for i, x, shut in judged if (shut > SATURATED_SHARE if i in hidden else x.gate and shut == 1))
 
 
 def _wrong_ends(evidence: Evidence) -> list[int]:
@@ -265,19 +257,25 @@ def _wrong_ends(evidence: Evidence) -> list[int]:
     (comparison,) = comparisons
     ignorant = {"mse_loss": comparison.target_rms**2 / 2, "binary_cross_entropy": math.log(2)}
     layer = evidence.layers[comparisons[0].reads]
-    shut = layer.rows >= ROWS and _shut(layer) > SATURATED
+    shut = layer.rows >= FEWEST_ROWS and _shut(layer) > SATURATED_SHARE
     return [comparisons[0].reads] if shut and loss > ignorant.get(comparison.function, math.inf) else []
 
 
 def _shut(layer: Layer) -> float:
     """Share of the neurons that are saturated but not dead."""
-    return 0.0 if plain(layer.kind) in ONE_SIDED else (layer.saturated or 0.0) - (layer.dead or 0.0)
+    return (layer.saturated or 0.0) - (layer.dead or 0.0)
 
 
-def _dead(evidence: Evidence, least: float = DEAD) -> tuple[int, ...]:
+def _has_two_flat_ends(layer: Layer) -> bool:
+    """Whether dead units of this activation correspond to saturated ones of a smooth activation."""
+    found = activation_of(layer)
+    return found is not None and found.s_shaped and found.flat
+
+
+def _dead(evidence: Evidence, least: float = DEAD_SHARE) -> tuple[int, ...]:
     """Hidden activations with dead units, in order."""
     layers = evidence.layers
-    return tuple(i for i in evidence.hidden if (layers[i].dead or 0) >= least and layers[i].rows >= ROWS)
+    return tuple(i for i in evidence.hidden if (layers[i].dead or 0) >= least and layers[i].rows >= FEWEST_ROWS)
 
 
 def _collapsed(evidence: Evidence) -> list[int]:
@@ -292,8 +290,8 @@ def _collapsed(evidence: Evidence) -> list[int]:
             state[i] = ends and bool(evidence.consumers[i])
             continue
         scale = inputs * evidence.scales_before[i]
-        threshold = COLLAPSED if evidence.feeds_weights[i] else EQUAL
-        state[i] = ends and layer.spread < COLLAPSED * scale
+        threshold = COLLAPSED_SPREAD if evidence.feeds_weights[i] else EQUAL_SPREAD
+        state[i] = ends and layer.spread < COLLAPSED_SPREAD * scale
         only_bias = any(is_zero(evidence.weights[name]) for name in layer.weights if name in evidence.weights)
         if ends and layer.spread < threshold * scale and not only_bias:
             found.append(i)
@@ -305,4 +303,4 @@ def _learned(evidence: Evidence) -> bool:
     last, first = evidence.latest.loss, evidence.measurements[0].loss
     if last is None or first is None or not last >= 0:
         return False
-    return (evidence.latest.loss_function in IN_NATS and last < LEARNED) or last < LEARNED * first
+    return (evidence.latest.loss_function in CLASSIFICATION and last < LEARNED_LOSS) or last < LEARNED_LOSS * first

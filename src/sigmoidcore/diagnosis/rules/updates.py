@@ -1,4 +1,4 @@
-"""SC301, SC302: the optimizer's steps are too small or too large for the weights."""
+"""The optimizer's steps are too small or too large for the weights."""
 
 import math
 from statistics import mean, median
@@ -7,18 +7,16 @@ from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
-from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero, usual_size
+from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, number, verb
 
-STILL = 1.2e-7
+ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOW, FADED = 1e-5, 0.01
-VIOLENT, REPLACED = 0.1, 1.0
-MEASUREMENTS = 3
-"""With fewer measurements of a weight, its updates are not judged."""
-STUCK, UNLEARNED, CHANCE = 0.97, 0.5, 0.95
-FADED_BY_ITSELF = 0.01
+SLOWEST_UPDATE, FADED_RATE = 1e-5, 0.01
+LARGEST_UPDATE, REPLACES_WEIGHT = 0.1, 1.0
+STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
+FADED_UPDATE = 0.01
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
 FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
@@ -28,20 +26,20 @@ SLOWER = f"Lower the learning rate and warm it up; {_RATES}"
 def too_small(evidence: Evidence) -> Found | None:
     r"""The weights stand still: steps of this size are rounded away, or take a hundred thousand to matter.
 
-    A weight is named if $\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert$ is below `STILL`, over at least
-    `MEASUREMENTS` steps that a `Monitor` measured. The largest step counts, so warm-up and decay to 0 are healthy.
-    Judged are trainable weights with two dimensions or more (vectors if there are no others) that have a gradient and
-    did not start at 0. Weights that SC101 names are left out, unless all others stand still, too.
+    A weight is named if $\max_t \lVert \Delta W_t \rVert / \lVert W_t \rVert$ is below `ROUNDED_AWAY`, over at least
+    `FEWEST_MEASUREMENTS` steps that a `Monitor` measured. The largest step counts, so warm-up and decay to 0 are
+    healthy. Judged are trainable weights with two dimensions or more (vectors if there are no others) that have a
+    gradient and did not start at 0. Weights that SC101 names are left out, unless all others stand still, too.
 
-    If nothing is learned (see SC302), all weights are named if the largest step is below `SLOW`, or if in a third of
-    the measurements the learning rate is below `FADED` times its largest.
+    If nothing is learned (see SC302), all weights are named if the largest step is below `SLOWEST_UPDATE`, or if in a
+    third of the measurements the learning rate is below `FADED_RATE` times its largest.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
     thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio).
     """
     updates = {n: values for n, values in _updates(evidence).items() if evidence.weights[n].gradient}
     largest = {name: max(values) for name, values in updates.items()}
-    found = sorted((name for name, update in largest.items() if update < STILL), key=lambda name: largest[name])
+    found = sorted((name for name, update in largest.items() if update < ROUNDED_AWAY), key=lambda name: largest[name])
     if len(found) < len(largest):
         vanished = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
         found = [name for name in found if name not in vanished]
@@ -57,28 +55,29 @@ def too_small(evidence: Evidence) -> Found | None:
         text = _("No measured step changed these weights: {names} {verb} still.", **values)
         if len(found) == len(largest):
             text = _("No measured step changed any weight: {names} {verb} still.", **values)
-    return Found(tuple(found), largest[found[0]], STILL, text)
+    return Found(tuple(found), largest[found[0]], ROUNDED_AWAY, text)
 
 
 def too_large(evidence: Evidence) -> Found | None:
     r"""Each step overwrites the result of earlier steps, or the first steps have ruined the network.
 
-    A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above `VIOLENT`, over
-    at least `MEASUREMENTS` steps that a `Monitor` measured; above `REPLACED` it is an error. A weight that is smaller
-    than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head that starts near 0 grows.
-    Only weights of layers are judged, not parameters that are added or multiply: positions, scales.
+    A weight is named if the median over $t$ of $\lVert \Delta W_t \rVert / \lVert W_t \rVert$ is above
+    `LARGEST_UPDATE`, over at least `FEWEST_MEASUREMENTS` steps that a `Monitor` measured; above `REPLACES_WEIGHT` it is
+    an error. A weight that is smaller than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head
+    that starts near 0 grows. Only weights of layers are judged, not parameters that are added or multiply: positions,
+    scales.
 
     It is an error, too, if nothing is learned, and most weights had such a step in the first quarter of the
-    measurements, and at the same rate have steps that are `FADED_BY_ITSELF` times as large or less now. *Nothing is
-    learned* if the loss is positive, its mean over the last quarter of the measurements is at least `STUCK` of that
-    over the second quarter, and at least `UNLEARNED` of the first or, for `cross_entropy`, `CHANCE` of that of equal
-    probabilities.
+    measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now. *Nothing is
+    learned* if the loss is positive, its mean over the last quarter of the measurements is at least `STUCK_LOSS` of
+    that over the second quarter, and at least `UNLEARNED_LOSS` of the first or, for `cross_entropy`, `CHANCE_LOSS` of
+    that of equal probabilities.
 
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
     """
     usual = _violence(evidence)
-    found = sorted((name for name, update in usual.items() if update > VIOLENT), key=lambda name: -usual[name])
+    found = sorted((name for name, update in usual.items() if update > LARGEST_UPDATE), key=lambda name: -usual[name])
     if not found:
         return _ruined(evidence, _updates(evidence))
     value = usual[found[0]]
@@ -86,8 +85,8 @@ def too_large(evidence: Evidence) -> Found | None:
         "A typical step changes {names} by up to {size} of its size: it overwrites the result of earlier steps.",
         names=listed(found, tuple(usual), "weight"), size=number(value),
     )  # fmt: skip
-    severity = Severity.ERROR if value > REPLACED else Severity.WARNING
-    return Found(tuple(found), value, VIOLENT, text, severity=severity)
+    severity = Severity.ERROR if value > REPLACES_WEIGHT else Severity.WARNING
+    return Found(tuple(found), value, LARGEST_UPDATE, text, severity=severity)
 
 
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -96,16 +95,16 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     if not updates or len(rates) > 1 or not _unlearned(evidence):
         return None
     early = {name: max(values[: max(1, len(values) // 4)]) for name, values in updates.items()}
-    found = sorted((name for name, update in early.items() if update > VIOLENT), key=lambda name: -early[name])
+    found = sorted((name for name, update in early.items() if update > LARGEST_UPDATE), key=lambda name: -early[name])
     shrunk = median(updates[name][-1] / early[name] for name in found) if found else 1.0
-    if 2 * len(found) <= len(early) or shrunk > FADED_BY_ITSELF:
+    if 2 * len(found) <= len(early) or shrunk > FADED_UPDATE:
         return None
     value = early[found[0]]
     text = _(
         "The first steps changed {names} by up to {size} of its size, and nothing was learned since then.",
         names=listed(found, tuple(early), "weight"), size=number(value),
     )  # fmt: skip
-    return Found(tuple(found), value, VIOLENT, text, severity=Severity.ERROR)
+    return Found(tuple(found), value, LARGEST_UPDATE, text, severity=Severity.ERROR)
 
 
 def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -113,14 +112,14 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     if not updates or not _unlearned(evidence):
         return None
     names, value = tuple(updates), max(max(steps) for steps in updates.values())
-    if value < SLOW:
+    if value < SLOWEST_UPDATE:
         text = _(
             "No measured step changed any weight by more than {size} of its size, and the loss stands still.",
             size=number(value),
         )
-        return Found(names, value, SLOW, text)
+        return Found(names, value, SLOWEST_UPDATE, text)
     rates = [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
-    faded = [rate for rate in rates if rate < FADED * max(rates)]
+    faded = [rate for rate in rates if rate < FADED_RATE * max(rates)]
     if 3 * len(faded) < len(rates) or rates[-1] not in faded:
         return None
     share = rates[-1] / max(rates)
@@ -129,7 +128,7 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
         "schedule ends the training too early.",
         share=number(share),
     )
-    return Found(names, share, FADED, text)
+    return Found(names, share, FADED_RATE, text)
 
 
 def _unlearned(evidence: Evidence) -> bool:
@@ -140,8 +139,8 @@ def _unlearned(evidence: Evidence) -> bool:
         return False
     second, last = mean(losses[quarter : 2 * quarter]), mean(losses[-quarter:])
     classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
-    chance = CHANCE * math.log(min(classes)) if classes else math.inf
-    return last >= STUCK * second and last >= min(UNLEARNED * losses[0], chance)
+    chance = CHANCE_LOSS * math.log(min(classes)) if classes else math.inf
+    return last >= STUCK_LOSS * second and last >= min(UNLEARNED_LOSS * losses[0], chance)
 
 
 def _violence(evidence: Evidence) -> dict[str, float]:
@@ -168,4 +167,4 @@ def _updates(evidence: Evidence) -> dict[str, list[float]]:
         if weights[-1].trains and judged and not any(map(is_zero, weights)):
             fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
             found[name] = [w.update or 0.0 for w in weights if w.update is not None or fixed]
-    return {name: updates for name, updates in found.items() if len(updates) >= MEASUREMENTS}
+    return {name: updates for name, updates in found.items() if len(updates) >= FEWEST_MEASUREMENTS}
