@@ -30,24 +30,7 @@ import torch
 
 import sigmoidcore as sc
 from _sagemaker_rules import fired, recorded
-from catalogue.case import (
-    ALIKE,
-    COLLAPSED,
-    DEAD,
-    EXPLODING,
-    EXPLODING_TIME,
-    NO_GRADIENT,
-    NONFINITE,
-    SATURATED,
-    SHARP,
-    UNDERFLOW,
-    UPDATES_LARGE,
-    UPDATES_SMALL,
-    VANISHING,
-    VANISHING_TIME,
-    ZERO_GRADIENT,
-    Case,
-)
+from catalogue.case import Case
 from sigmoidcore.diagnosis.findings import Severity
 
 STEPS = 20
@@ -88,21 +71,21 @@ def sigmoid_core(case: Case, steps: int) -> list[Said]:
     return [Said(f.rule, frozenset({f.rule}), f.layers) for f in counted]
 
 
-_GONE = (VANISHING, VANISHING_TIME, NO_GRADIENT, UNDERFLOW)
+_GONE = ("SC101", "SC103", "SC501", "SC403")
 _TORCH_AUDIT = {
-    "TA100": {NONFINITE},
-    "TA102": {EXPLODING, EXPLODING_TIME, UPDATES_LARGE},
-    "TA103": {*_GONE, ZERO_GRADIENT, DEAD},
-    "TA104": {NO_GRADIENT},
-    "TA105": {DEAD},
+    "TA100": {"SC401"},
+    "TA102": {"SC102", "SC104", "SC302"},
+    "TA103": {*_GONE, "SC502", "SC202"},
+    "TA104": {"SC501"},
+    "TA105": {"SC202"},
     "TA300": set(),
-    "TA301": {SATURATED, NONFINITE},
-    "TA302": {COLLAPSED},
+    "TA301": {"SC201", "SC401"},
+    "TA302": {"SC203"},
     "TA303": set(),
     "TA304": set(),
     "TA305": set(),
-    "TA405": {DEAD},
-    "TA500": {NO_GRADIENT},
+    "TA405": {"SC202"},
+    "TA500": {"SC501"},
     "TA501": set(),
 }
 """The rules that count, and what they may stand for: `torch-audit --list-rules`."""
@@ -129,18 +112,18 @@ def torch_audit(case: Case, steps: int) -> list[Said]:
 
 
 _TORCHMORTEM = {
-    "Vanishing gradients detected": {*_GONE, ZERO_GRADIENT},
-    "Exploding gradients detected": {EXPLODING, EXPLODING_TIME},
-    "Gradient stalling": {*_GONE, ZERO_GRADIENT, DEAD},
-    "Dead units": {DEAD},
-    "Activation saturation": {SATURATED, SHARP},
-    "Update ratio too low": {UPDATES_SMALL, VANISHING},
-    "Update ratio too high": {UPDATES_LARGE},
-    "Weight norm explosion": {UPDATES_LARGE, EXPLODING},
-    "Stagnant weight norms": {UPDATES_SMALL, NO_GRADIENT, NO_GRADIENT},
-    "Training divergence detected": {UPDATES_LARGE, NONFINITE},
-    "Loss plateau detected": {UPDATES_SMALL},
-    "Rank collapse": {COLLAPSED, ALIKE},
+    "Vanishing gradients detected": {*_GONE, "SC502"},
+    "Exploding gradients detected": {"SC102", "SC104"},
+    "Gradient stalling": {*_GONE, "SC502", "SC202"},
+    "Dead units": {"SC202"},
+    "Activation saturation": {"SC201", "SC204"},
+    "Update ratio too low": {"SC301", "SC101"},
+    "Update ratio too high": {"SC302"},
+    "Weight norm explosion": {"SC302", "SC102"},
+    "Stagnant weight norms": {"SC301", "SC501"},
+    "Training divergence detected": {"SC302", "SC401"},
+    "Loss plateau detected": {"SC301"},
+    "Rank collapse": {"SC203", "SC503"},
 }
 """By the beginning of the title; what is not here calls the network broken without saying why."""
 
@@ -170,14 +153,14 @@ def torchmortem(case: Case, steps: int) -> list[Said]:
 
 
 _SAGEMAKER = {
-    "VanishingGradient": {*_GONE, ZERO_GRADIENT, DEAD},
-    "ExplodingTensor": {NONFINITE},
-    "SaturatedActivation": {SATURATED},
-    "DeadRelu": {DEAD},
-    "PoorWeightInitialization": {VANISHING, EXPLODING, VANISHING_TIME, EXPLODING_TIME, ALIKE, COLLAPSED},
-    "WeightUpdateRatio": {UPDATES_SMALL, UPDATES_LARGE},
-    "UnchangedTensor": {UPDATES_SMALL, NO_GRADIENT},
-    "LossNotDecreasing": {UPDATES_SMALL, UPDATES_LARGE},
+    "VanishingGradient": {*_GONE, "SC502", "SC202"},
+    "ExplodingTensor": {"SC401"},
+    "SaturatedActivation": {"SC201"},
+    "DeadRelu": {"SC202"},
+    "PoorWeightInitialization": {"SC101", "SC102", "SC103", "SC104", "SC503", "SC203"},
+    "WeightUpdateRatio": {"SC301", "SC302"},
+    "UnchangedTensor": {"SC301", "SC501"},
+    "LossNotDecreasing": {"SC301", "SC302"},
 }
 
 

@@ -25,14 +25,6 @@ Loss = Callable[[Any, Any], Tensor]
 Problem = tuple[nn.Module, Any, Any, Loss]
 """Model, inputs, targets, loss function."""
 
-VANISHING, EXPLODING = "SC101", "SC102"
-VANISHING_TIME, EXPLODING_TIME = "SC103", "SC104"
-SATURATED, DEAD, COLLAPSED, SHARP, OFFSET = "SC201", "SC202", "SC203", "SC204", "SC205"
-UPDATES_SMALL, UPDATES_LARGE, UNHELD = "SC301", "SC302", "SC303"
-NONFINITE, NEAR_THE_END, UNDERFLOW = "SC401", "SC402", "SC403"
-NO_GRADIENT, ZERO_GRADIENT, ALIKE, STRAY = "SC501", "SC502", "SC503", "SC504"
-LOSS_INPUT = "SC601"
-
 
 @dataclass(frozen=True)
 class Case:

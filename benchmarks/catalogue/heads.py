@@ -7,17 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from catalogue.case import (
-    COLLAPSED,
-    LOSS_INPUT,
-    NO_GRADIENT,
-    STRAY,
-    ZERO_GRADIENT,
-    Case,
-    Problem,
-    classes,
-    shifted,
-)
+from catalogue.case import Case, Problem, classes, shifted
 from catalogue.mlp import cross_entropy, trained
 
 
@@ -197,91 +187,91 @@ BROKEN = (
         "layers in a list",
         "a list in place of nn.ModuleList: the optimizer does not know of them",
         partial(kept, list),
-        (STRAY,),
+        ("SC504",),
         ("layers[0].weight",),
     ),
     Case(
         "layers in a dict",
         "a dict in place of nn.ModuleDict",
         partial(kept, lambda layers: dict(zip(("first", "second"), layers, strict=True))),
-        (STRAY,),
+        ("SC504",),
         ("layers['first'].weight",),
     ),
     Case(
         "a tensor in place of a parameter",
         "requires_grad alone does not make it one",
         lambda: (PlainTensor(), *classes(), cross_entropy),
-        (STRAY,),
+        ("SC504",),
         ("matrix",),
     ),
     Case(
         "mean over the batch",
         "mean(0), where mean(1) was meant: all samples get the mean of all",
         partial(encoded, lambda code: code.mean(0, keepdim=True).expand_as(code)),
-        (COLLAPSED,),
+        ("SC203",),
         ("head.0", "head.1"),
     ),
     Case(
         "softmax over one score",
         "the softmax of a single number is 1",
         lambda: (Weighted(1), *classes(), cross_entropy),
-        (COLLAPSED, ZERO_GRADIENT),
+        ("SC203", "SC502"),
         ("softmax", "score", "score.weight"),
     ),
     Case(
         "LayerNorm over one feature",
         "a single number minus its mean is 0",
         lambda: (NormalisedScore(1), *classes(), cross_entropy),
-        (COLLAPSED, ZERO_GRADIENT),
+        ("SC203", "SC502"),
         ("norm", "encoder.2", "encoder.2.weight"),
     ),
     Case(
         "detached encoder",
         "code.detach() between encoder and head",
         partial(encoded, lambda code: code.detach()),
-        (NO_GRADIENT,),
+        ("SC501",),
         ("encoder.0.weight", "encoder.0.bias", "encoder.2.weight", "encoder.2.bias"),
     ),
     Case(
         "code rounded to whole numbers",
         "round() has derivative 0 everywhere",
         partial(encoded, torch.round),
-        (ZERO_GRADIENT,),
+        ("SC502",),
         ("encoder.2", "encoder.2.weight"),
     ),
     Case(
         "second head not in the loss",
         "it runs, but the loss reads the first one only",
         lambda: (TwoOutputs(), *classes(), first_only),
-        (NO_GRADIENT,),
+        ("SC501",),
         ("second.weight", "second.bias"),
     ),
     Case(
         "head that is never called",
         "forward has forgotten it",
         lambda: (Spare(frozen=False), *classes(), cross_entropy),
-        (NO_GRADIENT,),
+        ("SC501",),
         ("spare.weight", "spare.bias"),
     ),
     Case(
         "softmax before cross_entropy",
         "cross_entropy applies a softmax itself",
         partial(with_loss, nn.Softmax(dim=1), cross_entropy),
-        (LOSS_INPUT,),
+        ("SC601",),
         ("3",),
     ),
     Case(
         "sigmoid before BCE with logits",
         "the loss applies a sigmoid itself",
         partial(with_loss, nn.Sigmoid(), with_logits, 1),
-        (LOSS_INPUT,),
+        ("SC601",),
         ("3",),
     ),
     Case(
         "ReLU before cross_entropy",
         "logits below 0 get no gradient",
         partial(with_loss, nn.ReLU(), cross_entropy),
-        (LOSS_INPUT,),
+        ("SC601",),
         ("3",),
     ),
 )

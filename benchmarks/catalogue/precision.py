@@ -6,18 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from catalogue.case import (
-    NEAR_THE_END,
-    NONFINITE,
-    UNDERFLOW,
-    ZERO_GRADIENT,
-    Case,
-    Problem,
-    classes,
-    scaled,
-    sgd,
-    train,
-)
+from catalogue.case import Case, Problem, classes, scaled, sgd, train
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -162,30 +151,30 @@ BROKEN = (
         "root of 0",
         "two samples are all 0, and the derivative of the root of 0 is infinite",
         partial(between, unit_length, 2),
-        (NONFINITE,),
+        ("SC401",),
         ("before", "before.weight"),
     ),
     Case(
         "exp overflows",
         "exp of more than 88 is infinite in float32",
         partial(between, exponential),
-        (NONFINITE,),
+        ("SC401",),
         ("after",),
     ),
     Case(
         "log of 0",
         "a probability that became 0, in a cross-entropy written out",
         partial(log_of_softmax, 300.0, 0.0),
-        (NONFINITE,),
+        ("SC401",),
         ("3", "2", "2.weight", "2.bias"),
     ),
-    Case("NaN in the inputs", "one missing value", inputs_not_finite, (NONFINITE,), ()),
-    Case("infinite bias", "one number of layer 2", infinite_bias, (NONFINITE,), ("2", "2.bias")),
+    Case("NaN in the inputs", "one missing value", inputs_not_finite, ("SC401",), ()),
+    Case("infinite bias", "one number of layer 2", infinite_bias, ("SC401",), ("2", "2.bias")),
     Case(
         "float16 overflows in layer 2",
         "sums beyond 65,504",
         overflowing_half,
-        (NONFINITE,),
+        ("SC401",),
         ("2",),
         sgd(1e-3),
     ),
@@ -193,7 +182,7 @@ BROKEN = (
         "diverged",
         "12 steps at a rate of 1e6 were too much",
         diverged,
-        (NONFINITE,),
+        ("SC401",),
         ("0", "0.weight", "0.bias"),
         sgd(1e6),
     ),
@@ -201,7 +190,7 @@ BROKEN = (
         "float16, most gradients underflow",
         "the mean over many numbers makes gradients below 6e-8, and nobody scales the loss",
         partial(in_dtype, torch.float16, loss_scale=3e-6),
-        (UNDERFLOW,),
+        ("SC403",),
         ("0", "2", "4"),
         sgd(1e-3),
     ),
@@ -209,7 +198,7 @@ BROKEN = (
         "float16, all gradients underflow",
         "as before, and smaller: all are exactly 0",
         partial(in_dtype, torch.float16, loss_scale=1e-6),
-        (UNDERFLOW, ZERO_GRADIENT),
+        ("SC403", "SC502"),
         ("0", "2", "4", "0.weight", "2.weight", "4.weight"),
         sgd(1e-3),
     ),
@@ -218,7 +207,7 @@ BROKEN = (
             f"float16 near its end in layer {layer}",
             "numbers of 50,000, where float16 ends at 65,504",
             partial(loud_half, layer, 50_000),
-            (NEAR_THE_END,),
+            ("SC402",),
             (f"{layer}", f"{layer + 1}"),
             sgd(1e-6),
         )

@@ -7,16 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import sigmoidcore as sc
-from catalogue.case import (
-    EXPLODING,
-    EXPLODING_TIME,
-    NO_GRADIENT,
-    VANISHING_TIME,
-    Case,
-    Problem,
-    sequences,
-    train,
-)
+from catalogue.case import Case, Problem, sequences, train
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -173,70 +164,70 @@ BROKEN = (
         "RNN, ReLU, recurrent weights x 2.5, 50 steps",
         "half of the units pass, so a step multiplies the gradient by 2.5 over the root of 2",
         partial(reader, partial(rnn, "relu"), 50, radius(2.5)),
-        (EXPLODING_TIME,),
+        ("SC104",),
         ("recurrent",),
     ),
     Case(
         "RNN, tanh, recurrent weights x 10, 50 steps",
         "chaos: two states that are close are far apart after a few steps",
         partial(reader, rnn, 50, radius(10.0)),
-        (EXPLODING_TIME,),
+        ("SC104",),
         ("recurrent",),
     ),
     Case(
         "GRU, recurrent weights x 20, 50 steps",
         "chaos, as before",
         partial(reader, gru, 50, times(20.0)),
-        (EXPLODING_TIME,),
+        ("SC104",),
         ("recurrent",),
     ),
     Case(
         "a loop of Linear and ReLU, weights x 3, 30 steps",
         "half of the units pass, so a step multiplies the gradient by 3 over the root of 2",
         lambda: (Loop(3.0), *sequences(steps=30), cross_entropy),
-        (EXPLODING_TIME, EXPLODING),
+        ("SC104", "SC102"),
         ("again", "read"),
     ),
     Case(
         "RNN, tanh, recurrent weights x 0.3, 50 steps",
         "0.3^50",
         partial(reader, rnn, 50, radius(0.3)),
-        (VANISHING_TIME,),
+        ("SC103",),
         ("recurrent",),
     ),
     Case(
         "RNN, PyTorch's default, 100 steps",
         "the spectral radius is about 0.6",
         partial(reader, rnn, 100),
-        (VANISHING_TIME,),
+        ("SC103",),
         ("recurrent",),
     ),
     Case(
         "LSTM, PyTorch's default, 400 steps",
         "half is forgotten in every step",
         partial(reader, lstm, 400),
-        (VANISHING_TIME,),
+        ("SC103",),
         ("recurrent",),
     ),
     Case(
         "LSTM, forget gates shut, 40 steps",
         "bias -5: all is forgotten in every step",
         partial(reader, lstm, 40, forget(-5.0)),
-        (VANISHING_TIME,),
+        ("SC103",),
         ("recurrent",),
     ),
     Case(
         "GRU, PyTorch's default, 300 steps",
         "half is forgotten in every step",
         partial(reader, gru, 300),
-        (VANISHING_TIME,),
+        ("SC103",),
         ("recurrent",),
     ),
     Case(
         "GRU cell, state detached in every step",
         "state.detach(): only the last step learns, and nothing that has to be remembered",
         partial(cells, lambda state: state.detach(), 12),
-        (NO_GRADIENT,),
+        ("SC501",),
         ("embed.weight", "embed.bias", "cell.weight_ih", "cell.weight_hh", "cell.bias_ih", "cell.bias_hh"),
     ),
 )

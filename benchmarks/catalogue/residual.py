@@ -6,20 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from catalogue.case import (
-    DEAD,
-    EXPLODING,
-    NO_GRADIENT,
-    SATURATED,
-    ZERO_GRADIENT,
-    Case,
-    Problem,
-    classes,
-    images,
-    scaled,
-    shifted,
-    train,
-)
+from catalogue.case import Case, Problem, classes, images, scaled, shifted, train
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -162,35 +149,35 @@ BROKEN = (
         "residual, 60 blocks, He, not normalised",
         "each branch is as large as its input: the signal and the gradient double 30 times",
         partial(residual, 60),
-        (EXPLODING,),
+        ("SC102",),
         ("stem", "blocks.0.rise", "blocks.0.fall"),
     ),
     Case(
         "residual, branches x 5, 12 blocks",
         "each branch is 5 times as large as its input",
         partial(residual, 12, 5.0),
-        (EXPLODING,),
+        ("SC102",),
         ("stem", "blocks.0.rise", "blocks.0.fall"),
     ),
     Case(
         "residual, one loud branch of 12",
         "the weights that end block 6 are 1e6 times too large",
         partial(residual, 12, 0.1, False, loud(6, 1e6)),
-        (EXPLODING,),
+        ("SC102",),
         ("blocks.6.fall", "blocks.6.rise", "blocks.6.relu"),
     ),
     Case(
         "residual, one dead branch of 8",
         "bias - 50 in block 3: its ReLU says 0 for every input",
         partial(residual, 8, 0.3, True, dead(3)),
-        (DEAD,),
+        ("SC202",),
         ("blocks.3.relu",),
     ),
     Case(
         "residual, cut at block 4 of 8",
         "block 4 returns a detached result",
         partial(residual, 8, 0.3, True, cut(4)),
-        (NO_GRADIENT,),
+        ("SC501",),
         (
             "stem.weight",
             "stem.bias",
@@ -206,14 +193,14 @@ BROKEN = (
         "ReZero, branches start at 0 as well",
         "0 times 0: neither the branch nor its scale ever gets a gradient",
         lambda: (Rezero(6, dead=True), *classes(), cross_entropy),
-        (ZERO_GRADIENT,),
+        ("SC502",),
         tuple(f"branches.{i}.weight" for i in range(6)),
     ),
     Case(
         "highway, gates shut by their bias of -20",
         "2e-9 of each layer passes",
         lambda: (Highway(6, -20.0), *classes(), cross_entropy),
-        (SATURATED,),
+        ("SC201",),
         tuple(f"opening.{i}" for i in range(6)),
     ),
 )

@@ -6,22 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from catalogue.case import (
-    COLLAPSED,
-    DEAD,
-    LOSS_INPUT,
-    NO_GRADIENT,
-    NONFINITE,
-    SATURATED,
-    SHARP,
-    Case,
-    Problem,
-    next_token,
-    scaled,
-    shifted,
-    tokens,
-    train,
-)
+from catalogue.case import Case, Problem, next_token, scaled, shifted, tokens, train
 
 VOCABULARY = 40
 
@@ -242,63 +227,63 @@ BROKEN = (
         "transformer, attention of block 1 collapsed",
         "queries and keys x 50: every query looks at one token, the softmax lets no gradient through",
         partial(language, sharpened(1, 50.0)),
-        (SHARP,),
+        ("SC204",),
         ("encoder.layers.1.self_attn",),
     ),
     Case(
         "attention of one head, scores x 300",
         "the division by the root of the width is forgotten, and more",
         partial(attention, 300.0),
-        (SHARP,),
+        ("SC204",),
         ("weights",),
     ),
     Case(
         "attention, pooled over the batch",
         "mean(0), where mean(1) was meant: all sequences get the mean of all",
         partial(attention, 32**-0.5, 0),
-        (COLLAPSED,),
+        ("SC203",),
         ("head",),
     ),
     Case(
         "transformer, feed-forward part of block 0 dead",
         "bias - 50: its ReLU says 0 for every token",
         partial(language, dead_feed_forward(0)),
-        (DEAD,),
+        ("SC202",),
         ("encoder.layers.0.linear1", "encoder.layers.0.relu", "encoder.layers.0.activation"),
     ),
     Case(
         "attention over a sequence of padding",
         "softmax of nothing but minus infinity",
         partial(padded, 2),
-        (NONFINITE,),
+        ("SC401",),
         ("weights",),
     ),
     Case(
         "transformer, position never added",
         "forward has forgotten it",
         partial(language, positions=False),
-        (NO_GRADIENT,),
+        ("SC501",),
         ("position",),
     ),
     Case(
         "transformer, embedding under no_grad",
         "it should learn, and does not",
         lambda: (Frozen(on_purpose=False), *tokens(), next_token),
-        (NO_GRADIENT,),
+        ("SC501",),
         ("embedding.weight",),
     ),
     Case(
         "transformer, softmax before cross_entropy",
         "cross_entropy applies a softmax itself",
         partial(language, last=nn.Softmax(dim=-1)),
-        (LOSS_INPUT,),
+        ("SC601",),
         ("last",),
     ),
     Case(
         "embeddings x 200 into a tanh",
         "no norm before the feed-forward part",
         lambda: (Squashed(200.0), *tokens(), next_token),
-        (SATURATED,),
+        ("SC201",),
         ("tanh",),
     ),
 )
