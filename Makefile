@@ -26,7 +26,8 @@ test: .venv/.installed-test ## run the tests
 	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 test-oldest: .venv-oldest/.installed ## run the tests of the package with the lowest versions that pyproject.toml allows
-	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope --ignore tests/test_docs.py --ignore tests/benchmarks
+	.venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope --ignore tests/test_docs.py \
+		--ignore tests/test_gallery.py --ignore tests/benchmarks
 
 test-integrations: .venv/.installed-integrations ## run the tests that need git, a package registry or other frameworks
 	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope tests/integrations

@@ -60,7 +60,8 @@ agree, the loss does not show the mistake; the score below the figure does.
 To find your own mistake, do not search this page: [run the diagnosis](diagnosis.md), or
 [watch your script](watch.md) without a line of code. These networks are of the half of the collection on which the
 rules were developed, and chosen because the diagnosis names their cause. How often it succeeds, also on the half that
-it has never seen, is [measured](benchmarks.md).
+it has never seen, is [measured](benchmarks.md#diagnosis). A gradient that vanishes with depth is the example of the
+[quickstart](quickstart.md).
 
 """
 
