@@ -8,7 +8,6 @@ benchmarks/real_failures. Their numbers differ between processors, so that the c
 """
 
 import difflib
-import io
 import math
 import re
 import sys
@@ -20,14 +19,14 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from svg import svg
 
 import sigmoidcore as sc
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.report.text import finding_lines
-from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
+from sigmoidcore.plots.style import PALETTE, legend_below, new_figure, style_axes
 
 DOCS = Path(__file__).parent
 PAGE, WORDS, FIGURES = DOCS / "gallery.md", DOCS / "gallery.toml", DOCS / "figures" / "gallery"
@@ -35,8 +34,6 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
 from real_failures import PROGRAMS, RULES, Program  # noqa: E402
 
-GREY, FAINT_GREY = "#808080", "rgba(128, 128, 128, 0.3)"
-"""Readable on white and on black."""
 COLUMNS = 80
 FAR = 30
 """Largest over smallest loss from which on an axis is logarithmic."""
@@ -196,15 +193,6 @@ def scale(axes: Axes, losses: list[float]) -> None:
         axes.set_yscale("log")
     elif min(losses) <= 0 and sizes[-1] > FAR * sizes[len(sizes) // 4]:
         axes.set_yscale("symlog", linthresh=1)
-
-
-def svg(figure: Figure) -> str:
-    """The figure for a page of any colour, the same each time."""
-    buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": "gallery", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().replace(INK.lower(), GREY).replace(FAINT.lower(), FAINT_GREY)
-    return re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 
 def table(reports: dict[Exhibit, Report]) -> str:
