@@ -22,7 +22,9 @@ def test_each_training_is_a_line_and_the_table_and_the_figures_are_written(capsy
     tried = {name: count for name, count in re.findall(r"^ +([a-z-]+) +2 .* (\d) +[\d.]+ *$", output, re.M)}
     assert tried == {"sigmoid": "2", "sigmoid-core": "1", "tanh-orthogonal": "6"}
     folder = tmp_path / "comparison-wine"
-    assert sorted(p.name for p in folder.iterdir()) == ["by_rate.png", "by_seconds.png", "results.json", "results.md"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "by_rate.png", "by_seconds.png", "profiles.png", "results.json", "results.md",
+    ]  # fmt: skip
     content = json.loads((folder / "results.json").read_text())
     assert content["facts"].items() >= {"data": "wine", "width": 8, "epochs": 1, "network": "mlp"}.items()
     assert len(content["trials"]) == 18

@@ -169,11 +169,22 @@ def test_there_is_a_figure_against_seconds_and_rates_and_for_several_depths_agai
     found = comparison(data, depths=depths)
     list(found.run())
     drawn = figures(found)
-    assert list(drawn) == ["by_seconds", "by_rate", *(["by_depth"] if len(depths) > 1 else [])]
+    assert list(drawn) == ["by_seconds", "by_rate", *(["by_depth"] if len(depths) > 1 else [])]  # no hidden layers
     for name in ("by_seconds", "by_rate"):
         axes = drawn[name].axes
         assert [a.get_title(loc="left") for a in axes] == [f"{depth} layers" for depth in depths]
         assert {line.get_label() for line in axes[0].get_lines()} == {"one", "knobs"}
+
+
+def test_the_profiles_are_those_of_the_untrained_networks_of_the_deepest_row(data):
+    found = comparison(data, find("sigmoid"), find("resnet-zero"), depths=[2, 12], seeds=[0], rates=(0.01,))
+    list(found.run())
+    plain, zero = (found.first_profile(standing) for standing in found.standings if standing.depth == 12)
+    assert len(plain.sizes) == 12
+    assert plain.spread > 1e4
+    assert (zero.sizes == 0).sum() > 3  # branches begin as 0
+    labels = [line.get_label() for line in figures(found)["profiles"].axes[0].get_lines()]
+    assert [label.partition(":")[0] for label in labels if ":" in label] == ["sigmoid", "resnet-zero"]
 
 
 def test_sigmoid_core_is_prepared_and_trained_by_its_rule(data):

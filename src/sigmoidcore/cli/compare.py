@@ -165,7 +165,10 @@ def _report(screen: Screen, comparison: Comparison, folder: Path) -> None:
         screen.say(note, style="dim")
     files = {folder / RESULTS: _("every training"), folder / TABLE: _("the table")}
     write_file(folder / TABLE, markdown(comparison).encode())
-    drawn = {"by_seconds": _("by seconds"), "by_rate": _("by rate"), "by_depth": _("by depth")}
+    drawn = {
+        "by_seconds": _("by seconds"), "by_rate": _("by rate"), "by_depth": _("by depth"),
+        "profiles": _("gradients before training"),
+    }  # fmt: skip
     for name, figure in figures(comparison).items():
         files[save_figure(figure, folder / f"{name}.png")] = drawn[name]
     screen.heading(_("Written"))

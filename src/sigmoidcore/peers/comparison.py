@@ -11,8 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from sigmoidcore._files import write_file
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis import diagnose
+from sigmoidcore.observation.profile import Profile
 from sigmoidcore.peers.method import Method, Problem
 from sigmoidcore.peers.standings import Setting, Standing, Trial, standings
 from sigmoidcore.training.data import Data, Split
@@ -86,6 +91,16 @@ class Comparison:
         """Every method at every depth, as far as trainings are done."""
         return standings(self.trials[setting] for setting in self.settings if setting in self.trials)
 
+    def first_profile(self, standing: Standing) -> Profile:
+        """Gradient sizes at the outputs of the hidden layers with weights, before the best training; 0: none came."""
+        setting = standing.best[0].setting
+        model = untrained(self.methods[setting.method], setting, self.data, self.budget)
+        inputs, targets = self.data.probes()
+        measured = diagnose(model, inputs, targets, self.data.loss_fn, training=True).layers
+        hidden = [layer for layer in measured if layer.role == "weights"][:-1]
+        sizes = torch.tensor([layer.gradient or 0.0 for layer in hidden], dtype=torch.float64)
+        return Profile(tuple(layer.name for layer in hidden), sizes)
+
     def run(self, on_step: Callable[[Setting, Progress], None] = lambda setting, progress: None) -> Iterator[Trial]:
         """Do what is missing; `on_step` may raise KeyboardInterrupt, which loses one training."""
         for setting in self.missing:
@@ -104,15 +119,20 @@ def rate_factor(share: float) -> float:
     return min(1.0, max(0.0, 2 * (1 - share)))
 
 
+def untrained(method: Method, setting: Setting, data: Data | Split, budget: Budget) -> nn.Module:
+    """The network with which a training begins."""
+    seed_all(setting.seed)
+    inputs, targets = data.probes()
+    problem = Problem(inputs, targets, data.loss_fn, data.outputs, budget.width, setting.depth)
+    return method.network(problem, setting.knob)
+
+
 def trained(
     method: Method, setting: Setting, data: Data | Split, budget: Budget, on_step: Callable[[Progress], None]
 ) -> Trial:
     """Build a network, train it, and evaluate it on the test samples."""
-    seed_all(setting.seed)
-    inputs, targets = data.probes()
-    problem = Problem(inputs, targets, data.loss_fn, data.outputs, budget.width, setting.depth)
     began = time.perf_counter()
-    model = method.network(problem, setting.knob)
+    model = untrained(method, setting, data, budget)
     built = time.perf_counter() - began
     fields: dict[str, Any] = {"epochs": budget.epochs, **method.training()}
     limit = budget.seconds

@@ -52,8 +52,8 @@ def markdown(comparison: Comparison) -> str:
 
 
 def figures(comparison: Comparison) -> "dict[str, Figure]":
-    """The metric against seconds, rates, and if there are several, depths."""
-    from sigmoidcore.plots import method_curves
+    """The metric against seconds, rates, and if there are several, depths; the gradient profiles of the deepest."""
+    from sigmoidcore.plots import gradient_profiles, method_curves
 
     by_seconds: dict[str, Any] = {}
     by_rate: dict[str, Any] = {}
@@ -70,6 +70,11 @@ def figures(comparison: Comparison) -> "dict[str, Figure]":
     }
     if len(by_rate) > 1:
         found["by_depth"] = method_curves({comparison.data.name: by_depth}, "hidden layers", name)
+    deepest = max(standing.depth for standing in comparison.standings)
+    profiles = {s.method: comparison.first_profile(s) for s in comparison.standings if s.depth == deepest}
+    profiles = {name: profile for name, profile in profiles.items() if profile.names}
+    if profiles:
+        found["profiles"] = gradient_profiles(profiles)
     return found
 
 
