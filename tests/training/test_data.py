@@ -1,6 +1,7 @@
 """Data sets: what is found in files of every kind, how it is split, and given in batches."""
 
 import gzip
+import sys
 
 import numpy as np
 import pandas
@@ -10,7 +11,8 @@ import torch
 from support.tables import ROWS, all_of, frame, written
 
 from sigmoidcore.training import Split, digits
-from sigmoidcore.training.data import BUILT_IN, Kind, changes, load, readers
+from sigmoidcore.training.data import BUILT_IN, DataError, Kind, changes, load, readers
+from sigmoidcore.training.data.new_data import NewData
 
 
 @pytest.mark.parametrize("in_memory", [0, 2**30])
@@ -298,3 +300,27 @@ def test_r2_is_scikit_learns():
     assert data.metric_name == "R2"
     assert data.metric(outputs, targets) == pytest.approx(r2_score(targets.numpy(), outputs.numpy()))
     assert load("wine").metric(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("result", ["pandas.DataFrame(rows)", "'rows.csv'"])
+def test_a_package_adds_data_by_its_entry_points(tmp_path, monkeypatch, result):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = {"size": list(range(40)), "price": [3.0 * size for size in range(40)]}
+    pandas.DataFrame(rows).to_csv("rows.csv", index=False)
+    module = f"import pandas\nrows = {rows}\ndef houses():\n    return {result}\ndef wrong():\n    return rows['x']\n"
+    (tmp_path / "their_data.py").write_text(module)
+    names = tmp_path / "their_data-1.0.dist-info"
+    names.mkdir()
+    (names / "METADATA").write_text("Metadata-Version: 2.1\nName: their-data\nVersion: 1.0\n")
+    entries = "[sigmoidcore.data]\nhouses = their_data:houses\nwrong = their_data:wrong\n"
+    (names / "entry_points.txt").write_text(entries)
+    data = load("houses", target="price")
+    assert (data.kind, len(data.train), data.features) == (Kind.NUMBER, 32, ("size",))
+    (piece,) = NewData("houses", data.preprocessing).pieces()
+    assert len(piece.inputs) == 40
+    with pytest.raises(DataError, match=r"entry point wrong = their_data:wrong raised KeyError: 'x'"):
+        load("wrong", target="price")
+    with pytest.raises(DataError, match="did you mean 'houses'"):
+        load("house", target="price")
+    monkeypatch.delitem(sys.modules, "their_data")

@@ -1,18 +1,23 @@
-"""Data sets that need no file of the user: those of scikit-learn."""
+"""Data sets that need no file of the user: those of scikit-learn, and those that other packages bring."""
 
 from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data.dataset import Split
-from sigmoidcore.training.data.errors import needed
+from sigmoidcore.training.data.errors import DataError, needed
 from sigmoidcore.training.data.samples import Samples, array_column, array_samples
 
 TABLES: Mapping[str, str] = {"wine": "load_wine", "breast-cancer": "load_breast_cancer", "diabetes": "load_diabetes"}
 BUILT_IN = ("digits", *TABLES)
 """Names of the built-in sets."""
+GROUP = "sigmoidcore.data"
+"""Entry points of other packages: a function without arguments that returns a table or a path, as `load` takes them."""
 DIGIT_TESTS = 397
 """Test samples of the digits; their split has the seed 0."""
 
@@ -45,6 +50,33 @@ def built_in_table(name: str) -> Any:
     needed("pandas", "pandas")
     read = getattr(needed("sklearn.datasets", "scikit-learn"), TABLES[name])
     return read(as_frame=True, **({"scaled": False} if name == "diabetes" else {})).frame
+
+
+def package_data() -> list[str]:
+    """The names of the sets of other packages."""
+    return [entry.name for entry in entry_points(group=GROUP)]
+
+
+def of_package(source: Any) -> Any:
+    """What another package gives for this name, a table or a path; None without such a set, or if a file has the name.
+
+    Raises:
+        DataError: the package raised an error.
+    """
+    if not isinstance(source, str) or source in BUILT_IN or "\0" in source or Path(source).exists():
+        return None
+    for entry in entry_points(group=GROUP, name=source):
+        return _made(entry)
+    return None
+
+
+def _made(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()()
+    except Exception as error:
+        what = _("the entry point {name} = {value}", name=entry.name, value=entry.value)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(_("{what} raised {error}", what=what, error=text)) from error
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

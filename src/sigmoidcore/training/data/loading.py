@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _
-from sigmoidcore.training.data.builtin import BUILT_IN, DIGIT_TESTS, TABLES, built_in_table, digit_samples
+from sigmoidcore.training.data.builtin import (
+    BUILT_IN,
+    DIGIT_TESTS,
+    TABLES,
+    built_in_table,
+    digit_samples,
+    of_package,
+    package_data,
+)  # fmt: skip
 from sigmoidcore.training.data.columns import matrix
 from sigmoidcore.training.data.dataset import Batch, Data, IndexedPart, Part, Stream
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, meant, nearest, needed, pa, short
@@ -156,9 +164,12 @@ def load(
             if test_size is None:
                 request = replace(request, test_size=DIGIT_TESTS, seed=0)
             return _with_classes("digits", digit_samples(), request)
+        name, found = "table", of_package(source)
+        if found is not None:
+            name, source = source, found
         if isinstance(source, str | Path):
             return _from_path(Path(source), request)
-    return table_data("table", MemoryTable(as_table(source)), request)
+    return table_data(name, MemoryTable(as_table(source)), request)
 
 
 def _from_path(path: Path, request: Request) -> Data:
@@ -208,7 +219,8 @@ def check_path(path: Path) -> None:
         ) from error
     if not path.exists():
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        hint = meant(path.name, [*BUILT_IN, *there]) or _("built in are: {names}", names=", ".join(BUILT_IN))
+        known = [*BUILT_IN, *package_data()]
+        hint = meant(path.name, [*known, *there]) or _("built in are: {names}", names=", ".join(known))
         raise DataError(
             _("{path} is neither a file nor a folder nor a built-in set: {hint}", path=short(path, 200), hint=hint)
         )

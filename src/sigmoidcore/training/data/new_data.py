@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.wording import in_a_row
-from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_samples
+from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_samples, of_package
 from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, placed, with_type
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
 from sigmoidcore.training.data.loading import check_path
@@ -56,7 +56,8 @@ class NewData:
     def __init__(
         self, source: Any, preprocessing: Preprocessing, *, targets: bool = False, keep: Sequence[str] = ()
     ) -> None:
-        self._source = built_in_table(source) if isinstance(source, str) and source in TABLES else source
+        found = built_in_table(source) if isinstance(source, str) and source in TABLES else of_package(source)
+        self._source = source if found is None else found
         self._name = str(source) if isinstance(source, str | Path) else _("the table")
         self._preprocessing = preprocessing
         self._targets = targets
