@@ -14,7 +14,7 @@ from sigmoidcore._language import VARIABLE, _, catalogue, edited, english, langu
 from sigmoidcore.cli.app import application
 from sigmoidcore.cli.translation import WRONG_ARGUMENTS
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.report.terminal import columns, wrapped
+from sigmoidcore.diagnosis.report.terminal import text_width, wrapped
 from sigmoidcore.diagnosis.rules import RULES
 
 SOURCES = Path(sigmoidcore.__file__).parent
@@ -165,7 +165,7 @@ def test_lines_of_chinese_end_between_characters_and_never_begin_with_punctuatio
         "梯度逐层缩小，各层增益的中位数为 0.14。"
     )
     lines = wrapped(text, 40, "  ")
-    assert max(map(columns, lines)) <= 40
+    assert max(map(text_width, lines)) <= 40
     assert len(lines) == 4
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert not any(line.strip()[0] in CLOSING for line in lines)

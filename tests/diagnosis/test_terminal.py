@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from support.measurements import stack, vanishing
 
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.report.terminal import columns, printable, shortened, wrapped
+from sigmoidcore.diagnosis.report.terminal import printable, shortened, text_width, wrapped
 
 ANYTHING = st.text(alphabet=st.characters(codec=None))
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("abc", 3), ("感知机", 6), ("ｱ", 1), ("é", 1), ("e\u0301", 1)])
 def test_wide_characters_take_two_columns_and_combining_ones_none(text, count):
-    assert columns(text) == count
+    assert text_width(text) == count
 
 
 @settings(deadline=None)
@@ -47,16 +47,16 @@ def test_a_name_is_shortened_in_the_middle_and_keeps_its_ends_and_its_number(nam
 @settings(deadline=None)
 @given(ANYTHING, st.integers(1, 30))
 def test_a_shortened_text_never_takes_more_columns_than_it_may(text, limit):
-    assert columns(shortened(text, limit)) <= limit
+    assert text_width(shortened(text, limit)) <= limit
 
 
 @settings(deadline=None)
 @given(ANYTHING, st.integers(4, 40))
 def test_wrapped_lines_fit_and_keep_every_short_word(text, limit):
     lines = wrapped(text, limit)
-    assert all(columns(line) <= limit for line in lines)
+    assert all(text_width(line) <= limit for line in lines)
     words = [printable(word) for word in text.split()]
-    if all(columns(word) <= limit for word in words):
+    if all(text_width(word) <= limit for word in words):
         assert " ".join(lines) == " ".join(words)
 
 
@@ -75,7 +75,7 @@ class Terminal(io.TextIOWrapper):
 
 
 def longest(text):
-    return max(map(columns, text.splitlines()))
+    return max(map(text_width, text.splitlines()))
 
 
 @pytest.mark.parametrize(("wide", "most"), [(20, 40), (40, 40), (64, 64), (90, 90), (300, 100)])

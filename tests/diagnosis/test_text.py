@@ -14,7 +14,7 @@ from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report.layer_rows import ROWS, SHORT
-from sigmoidcore.diagnosis.report.terminal import NARROWEST, WIDEST, columns
+from sigmoidcore.diagnosis.report.terminal import NARROWEST, WIDEST, text_width
 from sigmoidcore.diagnosis.report.text import to_text
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,7 +26,7 @@ def is_as_kept(request):
 
     def compare(diagnosis):
         text, path = str(diagnosis) + "\n", GOLDEN / f"{request.node.name.removeprefix('test_')}.txt"
-        assert all(columns(line) <= 80 for line in text.splitlines())
+        assert all(text_width(line) <= 80 for line in text.splitlines())
         if os.environ.get("GOLDEN") == "write":
             path.write_text(text, encoding="utf-8")
         assert text == path.read_text(encoding="utf-8")
@@ -188,6 +188,6 @@ FINDING = anything(Finding, name=NAMES, layers=st.lists(NAMES, max_size=6).map(t
 def test_any_measurement_fits_any_terminal(layers, findings, notes, width):
     measurement = Measurement(tuple(layers), (), 8, loss=math.nan, loss_function="x" * 200, notes=tuple(notes))
     for line in to_text(Diagnosis(measurement, findings), width).split("\n"):
-        assert columns(line) <= width
+        assert text_width(line) <= width
         assert line == line.rstrip()
         assert line.isprintable()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from sigmoidcore._language import VARIABLE, _, edited
 from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import InputError
-from sigmoidcore.training.place import LostError, launched, leave
+from sigmoidcore.training.place import LostError, launched, leave_group
 from sigmoidcore.training.session import Stopped
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _result(arguments: Sequence[str] | None) -> int | Callable[[], int]:
             print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
         return code
     finally:
-        leave()
+        leave_group()
 
 
 def _ending(error: BaseException) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from sigmoidcore._language import LANGUAGES, VARIABLE, _, language
-from sigmoidcore.diagnosis.report.terminal import columns, width, wrapped
+from sigmoidcore.diagnosis.report.terminal import text_width, width, wrapped
 from sigmoidcore.training.data import InputError
 
 WRONG_ARGUMENTS = (
@@ -130,10 +130,10 @@ def _right(parameter: Any) -> str:
 
 def _listing(rows: list[tuple[str, str]]) -> Iterator[str]:
     """What is typed, and its meaning beside it."""
-    left = min(LEFT, max(columns(typed) for typed, _meaning in rows))
+    left = min(LEFT, max(text_width(typed) for typed, _meaning in rows))
     indent = " " * (left + 4)
     for typed, meaning in rows:
-        beside = columns(typed) <= left
-        first = f"  {typed}{' ' * (left - columns(typed))}  " if beside else indent
+        beside = text_width(typed) <= left
+        first = f"  {typed}{' ' * (left - text_width(typed))}  " if beside else indent
         yield from () if beside else (f"  {typed}",)
         yield from wrapped(meaning, width(), first, indent)

@@ -9,11 +9,6 @@ from torch.nn import functional
 from torch.nn.modules import activation
 
 
-def words(text: str) -> frozenset[str]:
-    """A set of words."""
-    return frozenset(text.split())
-
-
 @dataclass(frozen=True)
 class Kind:
     """An activation with a core.

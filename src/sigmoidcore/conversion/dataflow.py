@@ -6,28 +6,33 @@ from enum import Enum
 
 from torch import Tensor, fx, nn
 
-from sigmoidcore.conversion.activations import function_of, words
+from sigmoidcore.conversion.activations import function_of
 from sigmoidcore.conversion.tracing import Part
 from sigmoidcore.core import SigmoidCore
 
-_CONTRACTIONS = words("matmul imatmul mm bmm mv dot inner einsum tensordot addmm baddbmm")
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_CONTRACTIONS = _words("matmul imatmul mm bmm mv dot inner einsum tensordot addmm baddbmm")
 """With a weight on the other side these are layers; an elementwise product with a weight only scales."""
-_PRODUCTS = _CONTRACTIONS | words(
+_PRODUCTS = _CONTRACTIONS | _words(
     "mul imul multiply div truediv itruediv divide true_divide lerp addcmul addcdiv outer scaled_dot_product_attention"
 )
-_LAYERS = words(
+_LAYERS = _words(
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag "
     "batch_norm layer_norm group_norm instance_norm rms_norm multi_head_attention_forward"
 )
-_METADATA = words(
+_METADATA = _words(
     "size dim ndim numel nelement stride shape dtype device is_cuda requires_grad is_floating_point "
     "new_zeros new_ones new_empty new_full zeros_like ones_like empty_like"
 )
 """What does not depend on the values of a tensor."""
-_COMPARISONS = words(
+_COMPARISONS = _words(
     "gt ge lt le eq ne greater greater_equal less less_equal round floor ceil trunc sign argmax argmin"
 )
-_ALIGNED = words("add iadd sub isub mul imul div truediv neg")
+_ALIGNED = _words("add iadd sub isub mul imul div truediv neg")
 _CHANNELS: dict[type[nn.Module], int] = {
     getattr(nn, f"{kind}{n}d"): -1 - n
     for kind in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm")

@@ -10,11 +10,11 @@ SHOWN = 3
 """Names that are spelled out."""
 
 
-def short(value: float | None, digits: int = 3) -> str:
+def short_number(value: float | None, digits: int = 3) -> str:
     """A number with so many digits; an empty string for None.
 
     Example:
-        >>> [short(v) for v in (None, 0.0, 0.12345, 1234.5, 1.23e-9, 0.1, math.inf, math.nan)]
+        >>> [short_number(v) for v in (None, 0.0, 0.12345, 1234.5, 1.23e-9, 0.1, math.inf, math.nan)]
         ['', '0', '0.123', '1234', '1.23e-9', '0.1', 'inf', 'nan']
     """
     if value is None:
@@ -29,7 +29,7 @@ def short(value: float | None, digits: int = 3) -> str:
 
 def number(value: float) -> str:
     """Two digits."""
-    return short(value, 2)
+    return short_number(value, 2)
 
 
 def percent(share: float | None) -> str:

@@ -13,7 +13,7 @@ from sigmoidcore._files import write_file
 from sigmoidcore._language import _
 from sigmoidcore.training.data import DataError, as_table, needed
 from sigmoidcore.training.options import absolute
-from sigmoidcore.training.place import leave
+from sigmoidcore.training.place import leave_group
 from sigmoidcore.training.runs.folder import RUNS
 from sigmoidcore.training.session import Stopped
 from sigmoidcore.training.use import TrainedRun, open_run
@@ -73,7 +73,7 @@ def fit(
             raise KeyboardInterrupt(str(error)) from error
         raise FitError(str(error)) from error
     finally:
-        leave()
+        leave_group()
 
 
 def _source(data: Any, folder: Path) -> str:

@@ -17,7 +17,7 @@ from sigmoidcore.training.choice import choose
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.execution import follow, lead
 from sigmoidcore.training.options import Options, flag
-from sigmoidcore.training.place import by_first, join, of_first, place_of
+from sigmoidcore.training.place import by_first, join_group, of_first, place_of
 from sigmoidcore.training.runs.checkpoints import Checkpoint
 from sigmoidcore.training.runs.folder import (
     CONFIG,
@@ -63,7 +63,7 @@ def run_training(
             else:
                 _refuse_with_resume([*given, *(["output"] if output else [])])
                 known: dict[str, Any] = {}
-                if join()[0] == 0:
+                if join_group()[0] == 0:
                     run, known, checkpoint = _reopened(Path(resume), stack)
                 known, checkpoint = of_first((known, checkpoint))
                 options = _parsed({**known, **given}, Path(resume))

@@ -56,7 +56,7 @@ class Place:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.rank, self.count = join()
+        self.rank, self.count = join_group()
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.count > 1:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -113,11 +113,11 @@ class Place:
 
     def leave(self) -> None:
         """End the group: every process continues alone. A process group that the user has made stays."""
-        leave()
+        leave_group()
         self.rank, self.count = 0, 1
 
 
-def join() -> tuple[int, int]:
+def join_group() -> tuple[int, int]:
     """Join the launched processes; rank and number of processes."""
     rank, count = launched()
     if count == 1 or distributed.is_initialized():
@@ -143,7 +143,7 @@ def join() -> tuple[int, int]:
     return rank, count
 
 
-def leave() -> None:
+def leave_group() -> None:
     """End the process group that this module has made, and wait until its threads have ended.
 
     A thread that frees a tensor needs Python; if the interpreter is about to end, PyTorch aborts ("terminate called
@@ -159,13 +159,13 @@ def leave() -> None:
 
 def _leave_at_exit() -> None:
     """`leave` for a group that is in use until the process exits: variables may still refer to it."""
-    leave()
+    leave_group()
     time.sleep(0.1)  # its threads get the interpreter, and free their tensors
 
 
 def of_first(value: T) -> T:
     """The value of the first process, on every process."""
-    if join()[1] == 1:
+    if join_group()[1] == 1:
         return value
     values = [value]
     with together():
@@ -175,7 +175,7 @@ def of_first(value: T) -> T:
 
 def by_first(make: Callable[[], T]) -> T:
     """What `make` returns on the first process; if it raises there, the others raise LostError."""
-    values = [make()] if join()[0] == 0 else []
+    values = [make()] if join_group()[0] == 0 else []
     return of_first(values)[0]
 
 

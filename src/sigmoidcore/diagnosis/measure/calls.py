@@ -19,9 +19,9 @@ WEIGHTED = (
     | {f"{cell}_cell" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 )
 """Functions that make a layer of a weight in their arguments."""
-BINARY_CLASSIFICATION = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
-CLASSIFICATION = BINARY_CLASSIFICATION | {"cross_entropy", "nll_loss"}
-LOSSES = CLASSIFICATION | frozenset(
+BINARY_LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
+CLASS_LOSSES = BINARY_LOSSES | {"cross_entropy", "nll_loss"}
+LOSSES = CLASS_LOSSES | frozenset(
     {
         *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
         *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),

@@ -22,7 +22,7 @@ from sigmoidcore.diagnosis.repair.calls import findings_of, has_sigmoids
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary, word
 from sigmoidcore.diagnosis.repair.redraw import SIZE, redraw
-from sigmoidcore.diagnosis.repair.saturation import open_saturated
+from sigmoidcore.diagnosis.repair.saturation import open_cores
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
 from sigmoidcore.diagnosis.repair.trial import RATES, STEPS, Rates, Trial, final_loss, usual_rates
 from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
@@ -193,7 +193,7 @@ class _Mender:
         changes = self._convert(found)
         modules = {name: self.model.get_submodule(name) for name in (*found.new, *found.cores)}
         cores = {name: module for name, module in modules.items() if isinstance(module, SigmoidCore)}
-        opened = open_saturated(self.model, self.subject.inputs, cores) if cores else {}
+        opened = open_cores(self.model, self.subject.inputs, cores) if cores else {}
         if not opened:
             raise ValueError(found.why or _("no neuron of these activations is saturated on this batch"))
         if found.why:

@@ -73,7 +73,7 @@ class Mending:
         rows += [(_("before"), summary(self.before)), *([(_("after"), summary(self.after))] if self.done else [])]
         lines = [_("mended") if self.done else _("nothing was mended: the model is as it was")]
         for label, text in rows:
-            label += " " * (10 - terminal.columns(label))
+            label += " " * (10 - terminal.text_width(label))
             lines += terminal.wrapped(text, terminal.width(), f"  {label}  ", " " * 14)
         return terminal.writable("\n".join(lines))
 

@@ -15,7 +15,7 @@ from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import Inputs, run, undisturbed
 
 
-def open_saturated(model: nn.Module, inputs: Inputs, cores: Mapping[str, SigmoidCore]) -> dict[str, tuple[int, int]]:
+def open_cores(model: nn.Module, inputs: Inputs, cores: Mapping[str, SigmoidCore]) -> dict[str, tuple[int, int]]:
     """Open the saturated neurons of these cores in one forward pass, from the input on.
 
     Each core reads the outputs of opened cores: a neuron that was shut only because of an earlier core is not changed.

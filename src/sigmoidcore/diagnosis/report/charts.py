@@ -24,7 +24,7 @@ from sigmoidcore.diagnosis.report.axes import (
     spread_evenly,
 )
 from sigmoidcore.diagnosis.report.layer_table import findings_by_layer
-from sigmoidcore.diagnosis.wording import counted, percent, short
+from sigmoidcore.diagnosis.wording import counted, percent, short_number
 
 STEPS = 64
 """Rows of the heat map over steps."""
@@ -138,9 +138,9 @@ def _bars(ident: str, what: str, measurement: Measurement, sizes: Sizes, found: 
     words = {"none": _("no value")}
     parts = [_("{value} in {layers}", value=words.get(name, name), layers=count) for name, count in counts.items()]
     if known:
-        ends = min(known, key=lambda pair: pair[1]), max(known, key=lambda pair: pair[1])
+        ends, read = (min(known, key=lambda p: p[1]), max(known, key=lambda p: p[1])), measurement.layers
         low, high = (
-            _("{size} (layer {number}, {name})", size=short(size), number=at + 1, name=measurement.layers[at].name)
+            _("{size} (layer {number}, {name})", size=short_number(size), number=at + 1, name=read[at].name)
             for at, size in ends
         )
         name = what[0].upper() + what[1:]
@@ -205,7 +205,7 @@ def _through_time(measurement: Measurement) -> Panel | None:
                 y = axis.bands["0" if size <= 0 else "inf, nan"] + BAND / 2
                 strokes += [[(x - 3, y), (x + 3, y)], []]
         lines[f"line{i}"] = [stroke for stroke in strokes if stroke]
-        ends = {"first": short(sizes[0]), "last": short(sizes[-1])}
+        ends = {"first": short_number(sizes[0]), "last": short_number(sizes[-1])}
         fact = _("{first} at the first step, {last} at the last", **ends)
         legend.append(Key(fact, line=f"line{i}", name=name))
     facts = _("; ").join(_("{name}: {text}", name=key.name, text=key.text) for key in legend)
@@ -250,12 +250,12 @@ def _history(measurement: Measurement, measurements: Sequence[Measurement]) -> P
         count=rows,
         first=steps[0],
         last=steps[-1],
-        times=short(10 ** min(largest, 300)),
+        times=short_number(10 ** min(largest, 300)),
     )
     height = max(60, min(280, 16 * rows))
     boxes = _cells(levels, cols, height, "d")
     chart = Chart("chart-history", summary, _("step"), cols.count, height, ticks, boxes, cells=True)
-    legend = [_scale("d", range(1, last + 1), *_times(short(10**limit)))]
+    legend = [_scale("d", range(1, last + 1), *_times(short_number(10**limit)))]
     legend += [Key("0", (f"d{last + 2}",))] if zero.any() else []
     legend += [Key(_("inf or nan"), (f"d{last + 1}",))] if nonfinite.any() else []
     few = _("Thinned: {count} of {all:,} measurements, evenly.", count=rows, all=len(measurements))
@@ -319,13 +319,13 @@ def _outputs(measurement: Measurement) -> Panel | None:
         cols = columns([at for at, _ in found], len(measurement.layers))
         table = cols.mean(np.stack([axis.rows(layer) for _, layer in found], axis=1))[::-1]
         levels = _shades(table / table.max(axis=0), 0.7)
-        values = {"kinds": title.lower(), "low": short(axis.low), "high": short(axis.high)}
+        values = {"kinds": title.lower(), "low": short_number(axis.low), "high": short_number(axis.high)}
         summary = _(
             "Outputs of {layers} ({kinds}), from {low} to {high}.", layers=counted(len(found), "layer"), **values
         )
         what = _("output")
         if axis.knee:
-            what = _("output, logarithmic beyond {size}", size=short(axis.knee))
+            what = _("output, logarithmic beyond {size}", size=short_number(axis.knee))
         boxes, name = _cells(levels, cols, 160), f"chart-{ident}"
         charts.append(Chart(name, summary, what, cols.count, 160, axis.ticks(), boxes, title=title, cells=True))
     return Panel("outputs", charts, [_scale("q", range(1, SHADES + 1), _("few values"), _("most"))]) if charts else None

@@ -9,8 +9,8 @@ from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.axes import drawable
 from sigmoidcore.diagnosis.report.charts import through_time
 from sigmoidcore.diagnosis.report.layer_table import Column, cell, findings_by_layer, most_telling, number_columns
-from sigmoidcore.diagnosis.report.terminal import columns, printable, shortened, wrapped
-from sigmoidcore.diagnosis.wording import short
+from sigmoidcore.diagnosis.report.terminal import printable, shortened, text_width, wrapped
+from sigmoidcore.diagnosis.wording import short_number
 
 SHORT, ROWS = 20, 16
 """A network of at most `SHORT` layers is shown in full, of a longer one `ROWS`."""
@@ -51,12 +51,12 @@ def layer_rows(measurement: Measurement, findings: Sequence[Finding], width: int
         table[_("found")] = marks
 
     optional = [*reversed([column.head for column in numbers[1:]]), BAR, kind]
-    while optional and width - _taken(table, name) < min(max(map(columns, [name, *names])), NAME_WIDTH):
+    while optional and width - _taken(table, name) < min(max(map(text_width, [name, *names])), NAME_WIDTH):
         table.pop(optional.pop(0), None)
     room = width - _taken(table, name)
     table[name] = [shortened(each, room) for each in names]
     if BAR in table:
-        free = room - max(map(columns, [name, *table[name]]))
+        free = room - max(map(text_width, [name, *table[name]]))
         table[BAR] = _bars(layers, shown, min(BARS[1], BARS[0] + free))
     part = _part(shown, layers)
     what = _("layers, input to loss{part}:", part=part)
@@ -73,9 +73,9 @@ def time_step_rows(measurement: Measurement, width: int) -> list[str]:
     if not recurrent:
         return []
     shown = [(layer.name, layer.steps or ()) for _, layer in sorted(recurrent[:RECURRENT], key=lambda pair: pair[0])]
-    firsts, lasts = ([short(steps[end]) for _, steps in shown] for end in (0, -1))
+    firsts, lasts = ([short_number(steps[end]) for _, steps in shown] for end in (0, -1))
     bars = [_time_bars(steps, max(TIME_BARS[0], min(TIME_BARS[1], width - 48))) for _, steps in shown]
-    room = width - 8 - sum(max(map(columns, texts)) for texts in (firsts, bars, lasts))
+    room = width - 8 - sum(max(map(text_width, texts)) for texts in (firsts, bars, lasts))
     names = [shortened(printable(name) or _("(the model)"), room) for name, _steps in shown]
     lines = _joined([names, firsts, bars, lasts], (False, True, False, True))
     what = _("gradient through time, first step to last{part}:", part=_part(shown, recurrent))
@@ -94,14 +94,14 @@ def _is_notable(column: Column, shown: Iterable[Layer]) -> bool:
 
 def _taken(table: dict[str, list[str]], name: str) -> int:
     """Columns of all but the names."""
-    return 2 + sum(2 + max(map(columns, [head, *texts])) for head, texts in table.items() if head != name)
+    return 2 + sum(2 + max(map(text_width, [head, *texts])) for head, texts in table.items() if head != name)
 
 
 def _joined(table: Iterable[Sequence[str]], to_the_right: Iterable[bool]) -> list[str]:
     """Lines of a table that is given by its columns, each aligned to the right or to the left."""
     padded = []
     for texts, right in zip(table, to_the_right, strict=True):
-        gaps = [" " * (max(map(columns, texts)) - columns(text)) for text in texts]
+        gaps = [" " * (max(map(text_width, texts)) - text_width(text)) for text in texts]
         padded.append([gap + text if right else text + gap for text, gap in zip(texts, gaps, strict=True)])
     return [("  " + "  ".join(row)).rstrip() for row in zip(*padded, strict=True)]
 

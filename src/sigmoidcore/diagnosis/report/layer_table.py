@@ -9,7 +9,7 @@ import numpy as np
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
-from sigmoidcore.diagnosis.wording import percent, short
+from sigmoidcore.diagnosis.wording import percent, short_number
 
 ALIKE = 0.1
 """The text shows the spread across samples if it is below this in a layer."""
@@ -87,7 +87,7 @@ def cell(column: Column, layer: Layer, digits: int = 3) -> str:
     value = column.value(layer)
     if value is None and column.key == "gradient" and layer.role == "weights":
         return _("none")
-    return percent(value) if column.head.endswith("%") else short(value, digits)
+    return percent(value) if column.head.endswith("%") else short_number(value, digits)
 
 
 def most_telling(measurement: Measurement, findings: Sequence[Finding], most: int) -> list[int]:

@@ -21,7 +21,7 @@ from sigmoidcore.diagnosis.report.layer_rows import layer_rows
 from sigmoidcore.diagnosis.report.layer_table import cell, findings_by_layer, most_telling, number_columns, positions
 from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable
 from sigmoidcore.diagnosis.report.text import head, title, verdict
-from sigmoidcore.diagnosis.wording import short
+from sigmoidcore.diagnosis.wording import short_number
 
 FIRST = 100
 """Rows of a page of the table; without its script, the page shows the most telling ones."""
@@ -73,7 +73,7 @@ def _rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    templates.filters |= {"layer_name": _name, "short": short, "quoted": re.compile("`([^`]+)`").split}
+    templates.filters |= {"layer_name": _name, "short": short_number, "quoted": re.compile("`([^`]+)`").split}
     templates.globals |= {"_": _, "language": language(), "title": title}
     templates.filters |= {"box_path": _box_path, "line_path": _line_path}
     return templates.get_template(template).render(**values)

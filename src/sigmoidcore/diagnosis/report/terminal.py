@@ -44,7 +44,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def columns(text: str) -> int:
+def text_width(text: str) -> int:
     """Columns of a text: East Asian wide characters take 2, combining ones 0."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
@@ -63,14 +63,14 @@ def shortened(text: str, limit: int) -> str:
     """
     parts = text.split(".")
     for i in (i for i in range(1, len(parts) - 1) if not parts[i].isdigit()):
-        if columns(text) <= limit:
+        if text_width(text) <= limit:
             break
         parts[i] = ""
         text = re.sub(r"\.{2,}", "…", ".".join(parts))
-    if columns(text) <= limit:
+    if text_width(text) <= limit:
         return text
     start = _prefix(text, (limit - 1) // 3)
-    end = _prefix(text[::-1], limit - 1 - columns(start))[::-1]
+    end = _prefix(text[::-1], limit - 1 - text_width(start))[::-1]
     return f"{start.rstrip('…')}…{end.lstrip('…')}"
 
 
@@ -88,9 +88,9 @@ def wrapped(text: str, limit: int, first: str = "", rest: str | None = None) -> 
     lines: list[str] = []
     for word in text.split():
         for i, part in enumerate(PARTS.findall(word)):
-            part = shortened(printable(part), limit - max(columns(first), columns(rest)))
+            part = shortened(printable(part), limit - max(text_width(first), text_width(rest)))
             joined = f"{lines[-1]}{'' if i else ' '}{part}" if lines else first + part
-            if lines and columns(joined) > limit:
+            if lines and text_width(joined) > limit:
                 lines.append(rest + part)
             else:
                 lines[-1:] = [joined]

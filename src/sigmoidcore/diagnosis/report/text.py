@@ -7,7 +7,7 @@ from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
-from sigmoidcore.diagnosis.report.terminal import DEFAULT, columns, printable, shortened, wrapped
+from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable, shortened, text_width, wrapped
 from sigmoidcore.diagnosis.wording import counted, in_a_row
 
 NAMES, NAME_WIDTH = 4, 36
@@ -99,7 +99,7 @@ def finding_lines(finding: Finding, width: int, index: int = 0) -> list[str]:
         if len(call) > CALL:
             length = _("{count} characters", count=f"{len(call):,}")
             call = f"print(diagnosis.findings[{index}].call)  # {length}"
-        lines += ["", *(f"      {line}" for line in (call.split("; ") if columns(call) > width - 6 else [call]))]
+        lines += ["", *(f"      {line}" for line in (call.split("; ") if text_width(call) > width - 6 else [call]))]
     return lines
 
 

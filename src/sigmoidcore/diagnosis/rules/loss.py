@@ -6,7 +6,7 @@ from itertools import zip_longest
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.activations import activation_of
-from sigmoidcore.diagnosis.measure.calls import BINARY_CLASSIFICATION, CLASSIFICATION, DIFFERENCES
+from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -97,10 +97,10 @@ def out_of_reach(evidence: Evidence) -> Found | None:
     """
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
-        binary = c.function in BINARY_CLASSIFICATION
+        binary = c.function in BINARY_LOSSES
         low, high = (0.0, 1.0) if binary else _range(layer)
         missed = max(low - c.low, c.high - high)
-        if c.function in (*BINARY_CLASSIFICATION, *REGRESSION) and missed > TOLERATED_MISS * (c.high - c.low) > 0:
+        if c.function in (*BINARY_LOSSES, *REGRESSION) and missed > TOLERATED_MISS * (c.high - c.low) > 0:
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
                 text = _(
@@ -131,12 +131,8 @@ def far_targets(evidence: Evidence) -> Found | None:
     """
     for c in evidence.latest.comparisons:
         size = c.target_rms
-        if (
-            c.function in REGRESSION
-            and not c.classes
-            and LARGE_TARGETS <= size < MASK
-            and size > FAR_TARGETS * c.output_rms
-        ):
+        far = LARGE_TARGETS <= size < MASK and size > FAR_TARGETS * c.output_rms
+        if far and c.function in REGRESSION and not c.classes:
             text = _(
                 "{function} compares outputs of size {outputs} (root mean square) with targets of size {targets}.",
                 function=_by(c), outputs=number(c.output_rms), targets=number(size),
@@ -154,7 +150,7 @@ def same_targets(evidence: Evidence) -> Found | None:
 
     *Source.* Arithmetic.
     """
-    labels = [c for m in evidence.measurements for c in m.comparisons if c.function in CLASSIFICATION]
+    labels = [c for m in evidence.measurements for c in m.comparisons if c.function in CLASS_LOSSES]
     known = [c for c in labels if c.reads is not None]
     values = {bound for c in labels for bound in (c.low, c.high)}
     count = sum(math.prod(c.target_shape) for c in labels)
@@ -164,11 +160,8 @@ def same_targets(evidence: Evidence) -> Found | None:
     text = _(
         "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
     )
-    severity = (
-        Severity.NOTE
-        if count < FEWEST_BINARY_LABELS and all(c.function in BINARY_CLASSIFICATION for c in labels)
-        else None
-    )
+    binary = all(c.function in BINARY_LOSSES for c in labels)
+    severity = Severity.NOTE if binary and count < FEWEST_BINARY_LABELS else None
     return Found(_layers(evidence, known[-1]), count, FEWEST_LABELS, text, severity=severity)
 
 
@@ -184,12 +177,7 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
     """
     latest = evidence.latest
     loss, comparisons = latest.loss, latest.comparisons
-    if (
-        loss is None
-        or len(comparisons) != 1
-        or comparisons[0].output_rms <= LARGE_LOGITS
-        or (latest.input_rms or 0.0) > LARGE_INPUTS
-    ):
+    if loss is None or len(comparisons) != 1 or (latest.input_rms or 0.0) > LARGE_INPUTS:
         return None
     (comparison,) = comparisons
     shape = comparison.shape
@@ -199,7 +187,8 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
         guess = math.log(2)
     else:
         return None
-    if not WORSE_THAN_EQUAL * guess < loss < math.inf or guess == 0:
+    large = comparison.output_rms > LARGE_LOGITS
+    if not large or guess == 0 or not WORSE_THAN_EQUAL * guess < loss < math.inf:
         return None
     text = _(
         "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",

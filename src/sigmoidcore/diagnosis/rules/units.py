@@ -5,7 +5,7 @@ import math
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.activations import activation_of
-from sigmoidcore.diagnosis.measure.calls import CLASSIFICATION
+from sigmoidcore.diagnosis.measure.calls import CLASS_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -303,4 +303,4 @@ def _learned(evidence: Evidence) -> bool:
     last, first = evidence.latest.loss, evidence.measurements[0].loss
     if last is None or first is None or not last >= 0:
         return False
-    return (evidence.latest.loss_function in CLASSIFICATION and last < LEARNED_LOSS) or last < LEARNED_LOSS * first
+    return (evidence.latest.loss_function in CLASS_LOSSES and last < LEARNED_LOSS) or last < LEARNED_LOSS * first

@@ -3,13 +3,11 @@
 from sigmoidcore.training.use.evaluate import Evaluation
 from sigmoidcore.training.use.export import path_of_preprocessing
 from sigmoidcore.training.use.predict import check_output
-from sigmoidcore.training.use.scores import ClassScore, Score
-from sigmoidcore.training.use.trained import Predicted, TrainedRun, open_run
+from sigmoidcore.training.use.scores import Score
+from sigmoidcore.training.use.trained import TrainedRun, open_run
 
 __all__ = [
-    "ClassScore",
     "Evaluation",
-    "Predicted",
     "Score",
     "TrainedRun",
     "check_output",
