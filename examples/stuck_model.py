@@ -74,7 +74,8 @@ def main(arguments=None):
     print(f"mended and trained: {accuracy(model, *test):.1%}")
 
     plain = sc.fold(model)
-    program = torch.export.export(plain, (inputs[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(plain, (inputs[:2],), dynamic_shapes=(batch,), strict=False)
     torch.export.save(program, options.folder / "reader.pt2")
     print(f"wrote {options.folder / 'reader.pt2'}")
     return monitor.diagnosis(), mending, model, test
