@@ -274,12 +274,44 @@ def test_ten_changes_that_bring_no_gradient_nearer_to_level_are_undone_with_one_
     graph = Graph(set(range(DEPTH)), set(), [[i] for i in range(1, DEPTH)] + [[]], set())
     errors = torch.zeros(DEPTH, dtype=torch.float64)
     errors[2] = 3.0
-    relative = [torch.ones(16)] * DEPTH
-    moved = [len(rule.level(errors, relative, graph)) for _ in range(10)]
+    relative, enough = [torch.ones(16)] * DEPTH, torch.ones(DEPTH, dtype=torch.bool)
+    moved = [len(rule.level(errors, relative, graph, enough)) for _ in range(10)]
     assert moved == [2] * 10
     assert not torch.equal(slopes(model), before)
     with pytest.warns(RuntimeWarning, match="gives core 'core 1' its old slope back") as record:
-        assert rule.level(errors, relative, graph) == []
+        assert rule.level(errors, relative, graph, enough) == []
     assert len(record) == 1
     torch.testing.assert_close(slopes(model), before)
-    assert rule.level(errors, relative, graph) == []
+    assert rule.level(errors, relative, graph, enough) == []
+
+
+@pytest.mark.parametrize("steps", [1, 4], ids=["one batch", "accumulated"])
+def test_a_gradient_that_fewer_than_eight_samples_make_moves_no_slope(model, batch, steps):
+    cores(model)[2].slope.mul_(1 / 20)
+    inputs, targets = batch[0][:8].repeat(6, 1), batch[1][:8].repeat(6)
+    before, optimizer = snapshot(model), idle()
+
+    def train(samples):
+        with Equalizer(model, optimizer, every=1) as equalizer:
+            weights = torch.zeros(48).index_fill(0, torch.tensor(samples), 1.0)
+            for part in torch.arange(48).chunk(steps):
+                losses = nn.functional.cross_entropy(model(inputs[part]), targets[part], reduction="none")
+                (losses * weights[part]).sum().backward()
+            optimizer.step()
+            model.zero_grad()
+        return equalizer.history[0]
+
+    few = train(list(range(0, 42, 7)))  # six of them
+    assert few.spread > 10
+    assert few.slopes == 0
+    assert_same(model, before)
+    assert train(list(range(48))).slopes > 0
+
+
+def test_after_a_profile_of_too_few_samples_the_automatic_cadence_waits_twice_as_long(model, batch):
+    cores(model)[2].slope.mul_(1 / 20)
+    optimizer = idle()
+    with Equalizer(model, optimizer) as equalizer:
+        for _ in range(40):
+            step(model, optimizer, (batch[0][:4], batch[1][:4]))
+    assert [sample.step for sample in equalizer.history] == [0, 2, 6, 14, 30]

@@ -11,6 +11,7 @@ from sigmoidcore import MLP, SigmoidCore
 from sigmoidcore.gain import mean_relative_slope, norms
 from sigmoidcore.observation.gradients import GradientObserver, mean_relative_slopes
 from sigmoidcore.observation.graph import consumers
+from sigmoidcore.observation.statistics import gradient_moments, gradient_sizes
 
 
 @pytest.fixture
@@ -95,6 +96,19 @@ def test_the_number_of_samples_is_that_of_the_core_that_ran_first(observed):
     h = model[1](model[0](torch.randn(5, 7, 8)))
     model[3](model[2](h.flatten(0, 1))).square().mean().backward()
     assert [seen[0].samples for seen in observer.counted().values()] == [5, 5]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_moments_tell_how_many_samples_make_the_gradient(observed, fused):
+    model = MLP(8, 16, 3, 2)
+    observer = observed(model if fused else nn.Sequential(*model))
+    model = model if fused else nn.Sequential(*model)
+    x = torch.randn(1, 8).repeat(20, 1)
+    for weights in (torch.ones(20), torch.eye(20)[3]):  # two micro-batches: 20 alike, and one alone
+        (model(x).sum(1) * weights).sum().backward()
+    passes = observer.counted()
+    squares, fourth = gradient_moments(passes.values(), gradient_sizes(passes.values()))
+    torch.testing.assert_close(squares.square() / fourth, torch.full((3,), 21.0, dtype=torch.float64))
 
 
 def test_two_half_precision_gradients_through_one_graph_do_not_overflow():

@@ -33,15 +33,18 @@ class Cadence:
         self._before = None
         self.next = self.step + self._interval
 
-    def advance(self, errors: Tensor, *, corrected: bool) -> None:
+    def advance(self, errors: Tensor, *, corrected: bool, judged: bool = True) -> None:
         """Set the next sample from the logarithms of this one's profile over its median.
 
         Automatic: at the speed since the last sample (root mean square of all layers: single ones differ from batch to
         batch) the profile stays in the band until then. After a large correction, at most a quarter of the last
-        interval: it may not have been enough.
+        interval: it may not have been enough. If too few samples made the gradient to judge it, after twice the last
+        interval.
         """
         if self._every == "auto":
-            if self._before is not None:
+            if not judged:
+                self._interval = min(LONGEST, 2 * self._interval)
+            elif self._before is not None:
                 speed = float((errors - self._before).square().mean().sqrt()) / self._interval
                 room = max(self._band - float(errors.abs().max()), self._band / 2)
                 most = self._interval / GROWTH if corrected else self._interval * GROWTH

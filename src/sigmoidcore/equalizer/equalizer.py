@@ -16,7 +16,7 @@ from sigmoidcore._torch.eager import uncompiled
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import check_equalizer, check_model, check_optimizer, checked_sinks
-from sigmoidcore.equalizer.layer_rule import LayerRule
+from sigmoidcore.equalizer.layer_rule import ENOUGH, LayerRule
 from sigmoidcore.equalizer.neuron_rule import open_saturated
 from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.gain import spread
@@ -25,7 +25,7 @@ from sigmoidcore.observation.gradients import CorePass, GradientObserver
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import watched_layers
-from sigmoidcore.observation.statistics import gradient_sizes, relative_slopes
+from sigmoidcore.observation.statistics import gradient_moments, gradient_sizes, relative_slopes
 
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
@@ -70,7 +70,8 @@ class Equalizer:
     that of the layers that it feeds and leaves the band, +-`tolerance` around the median; at most by 2 a sample. Inside
     the band nothing changes. The rule skips the last core, layers that would only saturate more, and side branches that
     end in a product with another signal (gates, experts, attention): the size of their gradient is that of the other
-    signal. If ten changes bring a gradient no nearer to level, the slope gets its old value back for good.
+    signal. If ten changes bring a gradient no nearer to level, the slope gets its old value back for good. No slope
+    moves while fewer than eight samples make the gradient: the profile of a few is not that of the network.
 
     **Neuron rule** (the article's step 4). A neuron is saturated if its mean relative slope over the batch is below
     `floor`. Its shift becomes the batch mean of its preactivation. If it is still saturated, its slope is lowered until
@@ -329,9 +330,15 @@ class Equalizer:
         norms = self._norm_rule.follow(followed) if bool(torch.isfinite(followed).all()) else 0
         errors = torch.cat([errors, followed])
         if bool(torch.isfinite(errors).all()) and not self._stale(neurons):
+            judged = True
             if relative is not None and self._graph is not None:
-                moved = self._layer_rule.level(errors[: len(logs)], relative, self._graph)
-            self._cadence.advance(errors, corrected=neurons + norms > 0 or max(moved, default=0.0) > MUCH)
+                own = errors[: len(logs)]
+                enough = self._enough_samples(passes, sizes, own)
+                judged = bool(enough[list(self._graph.trunk)].all())
+                if judged:
+                    moved = self._layer_rule.level(own, relative, self._graph, enough)
+            corrected = neurons + norms > 0 or max(moved, default=0.0) > MUCH
+            self._cadence.advance(errors, corrected=corrected, judged=judged)
         else:  # not finite, exactly 0, or computed before neurons were opened
             self._cadence.restart()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
@@ -348,6 +355,14 @@ class Equalizer:
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
         return sizes if self._scaler is None else sizes / self._scaler.get_scale()
+
+    def _enough_samples(self, passes: dict[str, list[CorePass]], sizes: Tensor, errors: Tensor) -> Tensor:
+        """Whether enough samples, of all ranks, make the gradient of each core: bool, [cores]; True inside the band."""
+        if not bool(self._layer_rule.excess(errors).any()):
+            return torch.ones(len(errors), dtype=torch.bool)
+        squares, fourth = self._ranks.total(gradient_moments(passes.values(), sizes), self._device)
+        enough: Tensor = squares.square() >= ENOUGH * fourth
+        return enough
 
     def _stale(self, opened: int) -> bool:
         """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""

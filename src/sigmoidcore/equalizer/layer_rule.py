@@ -20,6 +20,8 @@ LEAST = 0.1
 """The share of a small difference that a slope makes up for in one sample."""
 MOST = math.log(2)
 """A slope changes at most by this factor (in logarithms) a sample."""
+ENOUGH = 8.0
+"""Samples that must make the gradient: the profile of a few samples is not that of the network."""
 TRIES = 10
 """Changes of a slope after which the gradient must be nearer to level than before them."""
 
@@ -42,11 +44,11 @@ class LayerRule:
         self._trials: dict[int, Trial] = {}
         self._resting: list[int] = []
 
-    def level(self, errors: Tensor, relative: Sequence[Tensor], graph: Graph) -> list[float]:
+    def level(self, errors: Tensor, relative: Sequence[Tensor], graph: Graph, enough: Tensor) -> list[float]:
         """Change slopes; returns the size of each change, in logarithms.
 
         `errors` are the logarithms of the gradient profile over its median, [cores]; `relative` has the mean relative
-        slopes of the neurons of each core.
+        slopes of the neurons of each core; `enough` says whether enough samples make the gradient of each core.
         """
         difference = self.excess(errors) - self.excess(_wanted(errors, graph))
         change = (difference * (difference / FULL).square().clamp(LEAST, 1)).clamp(-MOST, MOST)
@@ -55,7 +57,7 @@ class LayerRule:
         for i in change.nonzero().flatten().tolist():
             open_enough = bool(relative[i].mean() >= STEEPER)
             allowed = open_enough if change[i] < 0 else not (open_enough and i in graph.normalised)
-            if allowed and i not in self._resting and not self._give_up(i, abs(float(difference[i]))):
+            if allowed and enough[i] and i not in self._resting and not self._give_up(i, abs(float(difference[i]))):
                 self._move(i, -float(change[i]))
                 moved.append(abs(float(change[i])))
         return moved

@@ -40,7 +40,7 @@ class StackPass:
         self.node: Node | None = None
         self.inputs: tuple[Node | None, ...] = ()
         self.counts = [False] * len(names)
-        self.norms: list[Tensor | None] = [None] * len(names)
+        self.norms: list[Tensor | None] = [None] * len(names)  # of each row of the gradient
         self.slopes: list[Tensor | None] = [None] * len(names)
         self.layers = {name: LayerPass(self, i, stack.cores[i], [None, *names][i]) for i, name in enumerate(names)}
         self._stack = stack
@@ -90,7 +90,8 @@ class StackPass:
             gradients = gradients * mask[these]
         if self._sum is not None:
             gradients = self._sum[these].add_(gradients)
-        self.norms[these] = (row_norms(gradients) / self._scales[these]).unbind()
+        norms = row_norms(gradients.flatten(0, 1)).view(gradients.shape[:2])
+        self.norms[these] = (norms / self._scales[these, None]).unbind()
         t = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         self.slopes[these] = (1 - t.square().mean(1)).unbind()
 
@@ -161,9 +162,9 @@ class LayerPass:
         return self._stack.slopes[self._layer]
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """The norm of the gradient, 0-dim."""
-        norm = self._stack.norms[self._layer]
-        return (norm,) if self.counts and norm is not None else ()
+        """The norms of the rows of the gradient, [rows]."""
+        norms = self._stack.norms[self._layer]
+        return (norms,) if self.counts and norms is not None else ()
 
     def settle(self) -> None:
         """Nothing to do: gradients are numbers already."""

@@ -22,7 +22,7 @@ from sigmoidcore._torch.autograd import (
 )
 from sigmoidcore._torch.modes import transforms_active
 from sigmoidcore.core import SigmoidCore
-from sigmoidcore.gain import norm
+from sigmoidcore.gain import row_norms
 from sigmoidcore.nn.fused import Listener, ListenerFactory, Stack
 from sigmoidcore.observation.fused import LayerPass, StackPass
 from sigmoidcore.observation.observer import LayerObserver
@@ -281,7 +281,7 @@ class Pass:
     def settle(self) -> None:
         """Reduce the gradient and the output to numbers; later gradients belong to another micro-batch."""
         if self._gradient is not None:
-            self._settled = (*self._settled, norm(self._gradient))
+            self._settled = (*self._settled, row_norms(self._gradient.unsqueeze(-1)))
             self._gradient = None
         if self._settled and self._slopes is None and not self.changed:
             self._slopes = mean_relative_slopes([self])[0]
@@ -289,7 +289,7 @@ class Pass:
             self._versions = self._versions[0], version(self._y)
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """The gradients, and the norms, 0-dim, of settled ones."""
+        """The gradients, samples first, and the norms of the samples of settled ones, [samples]."""
         return self._settled if self._gradient is None else (*self._settled, self._gradient)
 
     def let_go(self) -> None:

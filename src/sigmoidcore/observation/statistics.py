@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sigmoidcore.gain import norms
+from sigmoidcore.gain import norms, row_norms
 from sigmoidcore.observation.gradients import CorePass, mean_relative_slopes
 
 
@@ -18,6 +18,20 @@ def gradient_sizes(passes: Iterable[list[CorePass]]) -> Tensor:
     if len(flat) == len(counts):
         return flat
     return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
+
+
+def gradient_moments(passes: Iterable[list[CorePass]], sizes: Tensor) -> Tensor:
+    """Sums over the samples of the squares and fourth powers of their gradients, over the sizes: [2, cores].
+
+    The square of the first over the second is the number of samples that make the gradient: all if they are alike, one
+    if a single sample has nearly all of it. Where layers are computed as one, positions count as samples.
+    """
+    found = []
+    for of_core, size in zip(passes, sizes.tolist(), strict=True):
+        gradients = [gradient for one in of_core for gradient in one.gradients()]
+        squares = torch.cat([row_norms(g.unsqueeze(-1)).cpu().div_(size).square_() for g in gradients])
+        found.append(torch.stack([squares.sum(), squares.square().sum()]))
+    return torch.stack(found, 1)
 
 
 def relative_slopes(passes: Iterable[list[CorePass]], home: torch.device) -> list[Tensor]:
