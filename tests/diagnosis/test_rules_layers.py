@@ -224,6 +224,17 @@ def test_a_schedule_that_ends_the_training_too_early(usual, losses, expected):
     assert rules(*training([1e-2 * rate for rate in rates], losses, rates)) == expected
 
 
+@pytest.mark.parametrize(
+    ("usual", "ended", "expected"),
+    [(9, 0.0, ["SC301"]), (11, 0.0, []), (9, None, []), (0, 0.0, [])],
+    ids=["too early", "with the last step", "another optimizer", "always"],
+)
+def test_a_training_that_goes_on_at_a_rate_of_0_changes_nothing(usual, ended, expected):
+    rates = [1.0] * usual + [ended] * (12 - usual)
+    found = training([1e-2 * bool(rate) for rate in rates[:usual]] + [1e-2] * (12 - usual), FALLING, rates)
+    assert rules(*found) == expected
+
+
 def test_a_rate_that_was_lowered_has_not_ruined_anything():
     assert rules(*training([0.3, 0.2, *[0.02] * 4, *[1e-2] * 6], FLAT, [1.0] * 6 + [0.1] * 6)) == []
 

@@ -32,7 +32,8 @@ def too_small(evidence: Evidence) -> Found | None:
     gradient and did not start at 0. Weights that SC101 names are left out, unless all others stand still, too.
 
     If nothing is learned (see SC302), all weights are named if the largest step is below `SLOWEST_UPDATE`, or if in a
-    third of the measurements the learning rate is below `FADED_RATE` times its largest.
+    third of the measurements the learning rate is below `FADED_RATE` times its largest. Whatever was learned, they are
+    if the rate was above 0 and is 0 in the last two measurements: a schedule that ends at 0 has one such step at most.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
     thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio).
@@ -44,7 +45,7 @@ def too_small(evidence: Evidence) -> Found | None:
         vanished = {w for i in gradient.lost(evidence) for w in evidence.layers[i].weights}
         found = [name for name in found if name not in vanished]
     if not found:
-        return _too_slow(evidence, updates)
+        return _ended(evidence, updates) or _too_slow(evidence, updates)
     value = max(largest[name] for name in found)
     values = {"names": listed(found, tuple(largest), "weight"), "verb": verb(found, "stands", "stand")}
     text = _(
@@ -107,6 +108,25 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
     return Found(tuple(found), value, LARGEST_UPDATE, text, severity=Severity.ERROR)
 
 
+def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """The rate has fallen to 0, and the training goes on."""
+    rates = _largest_rates(evidence)
+    known = all(any(w.rate is not None for w in m.weights) for m in evidence.measurements[-2:])
+    if not updates or not known or max(rates) == 0 or any(rates[-2:]):
+        return None
+    last = max(i for i, rate in enumerate(rates) if rate > 0)
+    text = _(
+        "The learning rate is 0 at least since step {step}: the training goes on, and changes nothing.",
+        step=evidence.measurements[last + 1].step,
+    )
+    return Found(tuple(updates), 0.0, ROUNDED_AWAY, text)
+
+
+def _largest_rates(evidence: Evidence) -> list[float]:
+    """The largest learning rate in each measurement."""
+    return [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
+
+
 def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """Steps that are not rounded away, and too small for the loss to fall; of all weights."""
     if not updates or not _unlearned(evidence):
@@ -118,7 +138,7 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
             size=number(value),
         )
         return Found(names, value, SLOWEST_UPDATE, text)
-    rates = [max((w.rate or 0.0 for w in m.weights), default=0.0) for m in evidence.measurements]
+    rates = _largest_rates(evidence)
     faded = [rate for rate in rates if rate < FADED_RATE * max(rates)]
     if 3 * len(faded) < len(rates) or rates[-1] not in faded:
         return None
