@@ -21,6 +21,7 @@ time of a process with few steps. Wall times tell nothing on a machine that does
 import argparse
 import hashlib
 import json
+import pickletools
 import random
 import re
 import resource
@@ -256,10 +257,34 @@ def run(program: Program, checkouts: Path, options: str, *, watched: bool, fault
 
 def digest(path: Path) -> str:
     """The content of a file; of an archive, as torch.save writes it, the content of its members."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return str(sorted((member.filename, member.CRC) for member in archive.infolist()))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    if not zipfile.is_zipfile(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    members = []
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".data/serialization_id"):  # a hash of the others
+                content = archive.read(name)
+                members.append(
+                    (name, meaning(content) if name.endswith(".pkl") else hashlib.sha256(content).hexdigest())
+                )
+    return str(sorted(members))
+
+
+def meaning(content: bytes) -> str:
+    """A pickle with its strings in place: whether two equal strings were one object says nothing about the object."""
+    memo: dict[int, object] = {}
+    found: list[object] = []
+    others = 0
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("BINPUT", "LONG_BINPUT"):
+            is_string = found[-1] if isinstance(found[-1], str) else None
+            others += is_string is None
+            memo[argument] = is_string or ("object", others)
+        elif operation.name in ("BINGET", "LONG_BINGET"):
+            found.append(memo[argument])
+        else:
+            found.append(argument if operation.name == "BINUNICODE" else (operation.name, argument))
+    return hashlib.sha256(str(found).encode()).hexdigest()
 
 
 def found_in(verdict: Path) -> tuple[str, ...]:
