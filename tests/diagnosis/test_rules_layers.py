@@ -235,6 +235,11 @@ def test_a_training_that_goes_on_at_a_rate_of_0_changes_nothing(usual, ended, ex
     assert rules(*found) == expected
 
 
+@pytest.mark.parametrize(("update", "expected"), [(48.0, ["SC302"]), (5.0, [])])
+def test_a_single_step_that_ruins_the_weights_is_named_at_once(update, expected):
+    assert rules(*training([update], [2.3])) == expected
+
+
 def test_a_rate_that_was_lowered_has_not_ruined_anything():
     assert rules(*training([0.3, 0.2, *[0.02] * 4, *[1e-2] * 6], FLAT, [1.0] * 6 + [0.1] * 6)) == []
 

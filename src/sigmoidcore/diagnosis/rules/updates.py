@@ -14,7 +14,7 @@ from sigmoidcore.diagnosis.wording import listed, number, verb
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
 SLOWEST_UPDATE, FADED_RATE = 1e-5, 0.01
-LARGEST_UPDATE, REPLACES_WEIGHT = 0.1, 1.0
+LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 FADED_UPDATE = 0.01
 
@@ -66,7 +66,8 @@ def too_large(evidence: Evidence) -> Found | None:
     `LARGEST_UPDATE`, over at least `FEWEST_MEASUREMENTS` steps that a `Monitor` measured; above `REPLACES_WEIGHT` it is
     an error. A weight that is smaller than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head
     that starts near 0 grows. Only weights of layers are judged, not parameters that are added or multiply: positions,
-    scales.
+    scales. If fewer steps were measured, as when the script ends with an exception, the median has to be above
+    `RUINS_WEIGHT`.
 
     It is an error, too, if nothing is learned, and most weights had such a step in the first quarter of the
     measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now. *Nothing is
@@ -77,8 +78,10 @@ def too_large(evidence: Evidence) -> Found | None:
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
     """
-    usual = _violence(evidence)
-    found = sorted((name for name, update in usual.items() if update > LARGEST_UPDATE), key=lambda name: -usual[name])
+    usual, largest = _violence(evidence, _updates(evidence)), LARGEST_UPDATE
+    if not usual:
+        usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
+    found = sorted((name for name, update in usual.items() if update > largest), key=lambda name: -usual[name])
     if not found:
         return _ruined(evidence, _updates(evidence))
     value = usual[found[0]]
@@ -163,18 +166,18 @@ def _unlearned(evidence: Evidence) -> bool:
     return last >= STUCK_LOSS * second and last >= min(UNLEARNED_LOSS * losses[0], chance)
 
 
-def _violence(evidence: Evidence) -> dict[str, float]:
+def _violence(evidence: Evidence, updates: dict[str, list[float]]) -> dict[str, float]:
     """Median update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
     of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
-    found: dict[str, list[float]] = {name: [] for name in _updates(evidence) if name in of_layers}
+    found: dict[str, list[float]] = {name: [] for name in updates if name in of_layers}
     for weight in (w for m in evidence.measurements for w in m.weights if w.name in found):
         if weight.update is not None:
             found[weight.name].append(weight.update * min(1.0, weight.size / usual_size(weight)))
     return {name: median(updates or [0.0]) for name, updates in found.items()}
 
 
-def _updates(evidence: Evidence) -> dict[str, list[float]]:
-    """Relative updates, in all measurements, of each trainable matrix that did not start at 0."""
+def _updates(evidence: Evidence, fewest: int = FEWEST_MEASUREMENTS) -> dict[str, list[float]]:
+    """Relative updates, in all measurements, of each trainable matrix that did not start at 0; at least so many."""
     history: dict[str, list[Weight]] = {}
     for measurement in evidence.measurements:
         if any(w.update is not None for w in measurement.weights):
@@ -187,4 +190,4 @@ def _updates(evidence: Evidence) -> dict[str, list[float]]:
         if weights[-1].trains and judged and not any(map(is_zero, weights)):
             fixed = len({w.size for w in weights}) == 1  # else another optimizer moves it where no update is known
             found[name] = [w.update or 0.0 for w in weights if w.update is not None or fixed]
-    return {name: updates for name, updates in found.items() if len(updates) >= FEWEST_MEASUREMENTS}
+    return {name: updates for name, updates in found.items() if len(updates) >= fewest}
