@@ -12,7 +12,8 @@ project::
 
 Each script runs four times on small data made here: by Python and by `watch`, whole and with the fault. `same`: the
 output (but for times) and all files are those without `watch`, bit for bit. `found`: errors and warnings of the
-verdict. `ran`: with the exit code that it has without `watch`; 0 when whole. `named`: a rule of the fault is among them, or the verdict says it in words.
+verdict. `ran`: with the exit code that it has without `watch`; 0 when whole. `named`: a rule of the fault is among
+them or was printed during the training, or the verdict says it in words.
 
 `overhead` compares processor times of a training of many steps: those under `watch` over those without, each less the
 time of a process with few steps. Wall times tell nothing on a machine that does other work, too.
@@ -317,7 +318,7 @@ def scripts(report: Report, checkouts: Path) -> None:
                 same=(plain.code, plain.output, plain.files) == (watched.code, watched.output, watched.files),
                 files=len(plain.files),
                 found=" ".join(watched.found),
-                named=any(name in watched.found or name in watched.error for name in program.fault.names)
+                named=any(name in watched.found or is_in(watched.error, name) for name in program.fault.names)
                 if fault
                 else "",
                 accused=bool(watched.found),
