@@ -23,7 +23,17 @@ COUNTERS = ("counted", "count")
 GRAMMAR = {"verb", "pronoun"}
 """Placeholders for words of English grammar, which a translation may leave out."""
 CLOSING = "，。：；、）？！"
-TRANSLATED = ("cli", "diagnosis", "training", "peers/skipgram", "peers/registry.py", "peers/comparison.py")
+TRANSLATED = (
+    "cli",
+    "diagnosis",
+    "training",
+    "peers/skipgram",
+    "peers/registry.py",
+    "peers/comparison.py",
+    "lab/protocol.py",
+    "lab/setting.py",
+    "lab/session.py",
+)
 """Packages and modules whose sentences are all translated."""
 ENGLISH = {
     "sigmoid-core train ", "sigmoid-core train --resume ", "training=True runs", "--training runs", "bold green",

@@ -123,6 +123,16 @@ def test_an_address_with_a_wrong_value_opens_the_first_set_up_and_says_why(clien
         assert wait_for(socket, "built")["setting"]["depth"] == 30
 
 
+def test_errors_and_reports_are_in_the_language_of_the_page(client):
+    with connect(client, "?lang=zh&depth=many") as chinese, connect(client, "?lang=xx&depth=3") as other:
+        assert "depth 是 'many'" in wait_for(chinese, "error")["text"]
+        for socket, error, report in ((chinese, "do 是 'dance'", "健康"), (other, "do is 'dance'", "healthy")):
+            ask(socket, "dance")
+            assert error in wait_for(socket, "error")["text"]
+            ask(socket, "report", network=1)
+            assert report in wait_for(socket, "report")["html"]
+
+
 def test_pages_are_limited_and_a_closed_one_makes_room():
     with client_of(sessions=1) as client:
         with connect(client) as socket:

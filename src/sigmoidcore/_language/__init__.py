@@ -8,11 +8,14 @@ import ast
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.resources import files
 
 LANGUAGES = ("en", "zh")
 VARIABLE = "SIGMOIDCORE_LANG"
+_SPOKEN: ContextVar[str | None] = ContextVar("spoken", default=None)
 
 
 def _(text: str, /, **values: object) -> str:
@@ -81,13 +84,29 @@ def edited(text: str, edit: Callable[[str], str]) -> str:
     return Translated.of(edit(text), edit(text.original)) if isinstance(text, Translated) else edit(text)
 
 
+@contextmanager
+def speaking(language: str) -> Iterator[None]:
+    """Context in which texts are in this language, for a thread or a task whose reader is another one.
+
+    Example:
+        >>> with speaking("zh"):
+        ...     print(_("layer"))
+        层
+    """
+    token = _SPOKEN.set(language)
+    try:
+        yield
+    finally:
+        _SPOKEN.reset(token)
+
+
 def language() -> str:
-    """The language that the environment asks for.
+    """The language of the context, or the one that the environment asks for.
 
     Raises:
         ValueError: there is no such language.
     """
-    asked = os.environ.get(VARIABLE) or LANGUAGES[0]
+    asked = _SPOKEN.get() or os.environ.get(VARIABLE) or LANGUAGES[0]
     short = re.split(r"[-_.]", asked)[0].lower()  # of zh_CN.UTF-8
     if short not in LANGUAGES:
         raise ValueError(f"the language (--lang, {VARIABLE}) is {asked[:40]!r}: choose {' or '.join(LANGUAGES)}")

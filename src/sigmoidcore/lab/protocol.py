@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from sigmoidcore._language import _
 from sigmoidcore.lab.session import MOST_STEPS, Session
 from sigmoidcore.lab.setting import parse
 from sigmoidcore.training.data import InputError, listed, short
@@ -26,23 +27,25 @@ def obey(session: Session, text: str) -> dict[str, Any] | None:
         sigmoidcore.training.data.errors.InputError: do is 'dance': the names are arrange, start, pause, step, ...
     """
     if len(text) > LONGEST:
-        raise InputError(f"the message has {len(text):,} characters: send at most {LONGEST:,}")
+        raise InputError(
+            _("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
+        )
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the message is not JSON: {short(error)}") from error
+        raise InputError(_("the message is not JSON: {error}", error=short(error))) from error
     if not isinstance(message, dict):
-        raise InputError(f'the message is {short(message)}: send an object such as {{"do": "start"}}')
+        raise InputError(_('the message is {text}: send an object such as {{"do": "start"}}', text=short(message)))
     name = message.get("do")
     if not isinstance(name, str) or name not in ACTIONS:
-        raise InputError(f"do is {short(name)!r}: the names are {listed(ACTIONS, 20)}")
+        raise InputError(_("do is {text!r}: the names are {names}", text=short(name), names=listed(ACTIONS, 20)))
     return ACTIONS[name](session, message)
 
 
 def _arrange(session: Session, message: dict[str, Any]) -> None:
     setting = message.get("setting")
     if not isinstance(setting, dict):
-        raise InputError(f"setting is {short(setting)}: send an object of options")
+        raise InputError(_("setting is {text}: send an object of options", text=short(setting)))
     session.arrange(parse(setting))
 
 
@@ -89,5 +92,13 @@ def _which(message: dict[str, Any]) -> int:
 def _number(message: dict[str, Any], name: str, low: float, high: float, default: float | None = None) -> float:
     value = message.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InputError(f"{name} is {short(value)!r}: send a number from {low:g} to {high:g}")
+        raise InputError(
+            _(
+                "{name} is {text!r}: send a number from {low:g} to {high:g}",
+                name=name,
+                text=short(value),
+                low=low,
+                high=high,
+            )
+        )
     return float(value)

@@ -85,7 +85,7 @@ class Recording:
             rows = read_metrics(self._path) if size else []
             shown = [_shown(row) for row in rows if row["kind"] in ("sample", "epoch")]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self._path} is damaged: {error}") from error
+            raise DataError(_("{path} is damaged: {error}", path=self._path, error=error)) from error
         layers = next((len(row["sizes"]) for row in reversed(shown) if row["sizes"] is not None), 0)
         messages: list[dict[str, Any]] = []
         if self._read < 0 or layers != self._layers or len(shown) < self._read:  # it begins, or began again

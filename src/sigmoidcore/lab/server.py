@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from sigmoidcore._language import LANGUAGES, language, speaking
 from sigmoidcore.lab.datasets import DataSet
 from sigmoidcore.lab.guard import HEADERS, Guard
 from sigmoidcore.lab.protocol import obey
@@ -24,6 +25,8 @@ from sigmoidcore.lab.worker import Worker
 from sigmoidcore.training.data import DataError, InputError
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+NOT_OPTIONS = ("token", "lang")
+"""Parameters of the page's address that are not options of the set-up."""
 POLL = 0.5
 """Seconds between two looks at a recording."""
 REFUSED, FULL = 4403, 4429
@@ -88,8 +91,10 @@ def application(
             await socket.close(FULL, f"{sessions} pages are open: close one")
             return
         pages.add(socket)
+        asked = socket.query_params.get("lang", "")
         try:
-            await (_train(socket, worker, own) if recording is None else _watch(socket, Recording(recording)))
+            with speaking(asked if asked in LANGUAGES else language()):
+                await (_train(socket, worker, own) if recording is None else _watch(socket, Recording(recording)))
         finally:
             pages.remove(socket)
 
@@ -122,7 +127,7 @@ async def _train(socket: WebSocket, worker: Worker, own: DataSet | None) -> None
     session = Session(outbox.put, own)
     outbox.put({"kind": "hello", "options": schema(), "rates": RATES, "slopes": WITH_SLOPES, "own": own is not None})
     try:
-        session.arrange(parse({key: value for key, value in socket.query_params.items() if key != "token"}))
+        session.arrange(parse({key: value for key, value in socket.query_params.items() if key not in NOT_OPTIONS}))
     except InputError as error:
         outbox.put({"kind": "error", "text": str(error)})
     worker.add(session)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sigmoidcore._language import _, language
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.lab.export import python_code
@@ -41,6 +42,7 @@ class Session:
     """
 
     def __init__(self, publish: Publish, own: DataSet | None = None) -> None:
+        self.language = language()
         self._publish, self._own = publish, own
         self._lock = threading.Lock()
         self._wanted: Setting | None = Setting(data=OWN) if own is not None else Setting()
@@ -58,7 +60,7 @@ class Session:
     def arrange(self, setting: Setting) -> None:
         """Ask for another set-up, from its first step; training pauses."""
         if setting.data == OWN and self._own is None:
-            raise InputError("there are no data of your own: start the lab with --data FILE")
+            raise InputError(_("there are no data of your own: start the lab with --data FILE"))
         with self._lock:
             self._wanted, self._running, self._steps = setting, False, 0
             self._slopes.clear()
@@ -146,7 +148,12 @@ class Session:
         try:
             return build(self.setting, contender, self.data)
         except FAILURES as error:
-            self._publish({"kind": "error", "text": f"the {contender.kind} network cannot be built: {error}"})
+            self._publish(
+                {
+                    "kind": "error",
+                    "text": _("the {kind} network cannot be built: {error}", kind=contender.kind, error=error),
+                }
+            )
             return None
 
     def _step(self) -> None:
@@ -196,6 +203,6 @@ class Session:
             with tempfile.TemporaryDirectory() as folder:
                 page = found.to_html(Path(folder) / "diagnosis.html").read_text(encoding="utf-8")
         except FAILURES as error:
-            self._publish({"kind": "error", "text": f"the network cannot be diagnosed: {error}"})
+            self._publish({"kind": "error", "text": _("the network cannot be diagnosed: {error}", error=error)})
             return
         self._publish({"kind": "report", "network": which, "html": page})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlencode
 
+from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError, nearest, short
 
 KINDS = ("sigmoid", "sigmoid-core", "tanh", "relu", "resnet", "batchnorm")
@@ -105,7 +106,9 @@ def parse(values: Mapping[str, Any]) -> Setting:
     found = flat(Setting())
     for name, value in values.items():
         if name not in found:
-            raise InputError(f"there is no option {short(name)!r}: {nearest(name[:60], list(found))}")
+            raise InputError(
+                _("there is no option {name!r}: {hint}", name=short(name), hint=nearest(name[:60], list(found)))
+            )
         found[name] = _value(name, value, found[name])
     shared: dict[str, Any] = {key: value for key, value in found.items() if "." not in key}
     for which in "ab":
@@ -115,9 +118,11 @@ def parse(values: Mapping[str, Any]) -> Setting:
     if setting.depth * setting.width**2 > LARGEST:
         widest = math.isqrt(LARGEST // setting.depth)
         raise InputError(
-            f"{setting.depth} layers of {setting.width} neurons are too many: make it at most {widest} neurons, or "
-            "fewer layers"
-        )
+            _(
+                "{depth} layers of {width} neurons are too many: make it at most {widest} neurons, or fewer layers",
+                depth=setting.depth, width=setting.width, widest=widest,
+            )
+        )  # fmt: skip
     return setting
 
 
@@ -139,11 +144,18 @@ def _value(name: str, value: Any, default: Any) -> Any:
         words = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
         known = words.get(str(value).lower()) if isinstance(value, str | bool | int) else None
         if known is None:
-            raise InputError(f"{name} is {short(value)!r}: give true or false")
+            raise InputError(_("{name} is {text!r}: give true or false", name=name, text=short(value)))
         return known
     if isinstance(default, str):
         if value not in bounds["names"]:
-            raise InputError(f"{name} is {short(value)!r}: choose one of {', '.join(bounds['names'])}")
+            raise InputError(
+                _(
+                    "{name} is {text!r}: choose one of {names}",
+                    name=name,
+                    text=short(value),
+                    names=", ".join(bounds["names"]),
+                )
+            )
         return value
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
@@ -151,8 +163,10 @@ def _value(name: str, value: Any, default: Any) -> Any:
         number = math.nan
     whole = isinstance(default, int)
     if not bounds["low"] <= number <= bounds["high"] or (whole and number != int(number)):
-        kind = "a whole number" if whole else "a number"
-        raise InputError(f"{name} is {short(value)!r}: give {kind} from {bounds['low']:g} to {bounds['high']:g}")
+        place = {"name": name, "text": short(value), "low": bounds["low"], "high": bounds["high"]}
+        if whole:
+            raise InputError(_("{name} is {text!r}: give a whole number from {low:g} to {high:g}", **place))
+        raise InputError(_("{name} is {text!r}: give a number from {low:g} to {high:g}", **place))
     return int(number) if whole else number
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from sigmoidcore._language import speaking
 from sigmoidcore.lab.session import Session
 from sigmoidcore.training.session import FAILURES, denormals_flushed, threads
 
@@ -52,10 +53,11 @@ class Worker:
         with threads(1), denormals_flushed():
             while (session := self._next()) is not None:
                 began = time.monotonic()
-                try:
-                    session.turn()
-                except FAILURES as error:
-                    session.fail(error)
+                with speaking(session.language):
+                    try:
+                        session.turn()
+                    except FAILURES as error:
+                        session.fail(error)
                 with self._condition:
                     if session in self._used:
                         self._used[session] += time.monotonic() - began

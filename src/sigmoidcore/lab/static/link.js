@@ -1,5 +1,7 @@
 // The connection to the server: it comes back after a restart, and asks for the same set-up again.
 
+import {language} from "./texts.js";
+
 const RETRY = 700;
 
 export class Link {
@@ -16,6 +18,7 @@ export class Link {
 
     open() {
         const query = this.on.query();
+        query.set("lang", language);
         const token = sessionStorage.getItem("token");
         if (token) query.set("token", token);
         const scheme = location.protocol === "https:" ? "wss" : "ws";
