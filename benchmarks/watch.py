@@ -112,6 +112,12 @@ def sentences(count: int) -> str:
     return "\n".join(f"{choose(things)} {choose(deeds)} {choose(things)}" for _ in range(count)) + "\n"
 
 
+def lightning_mnist(folder: Path) -> None:
+    """Where Lightning's loader looks whether there is any, and where it reads it."""
+    mnist("data", 10)(folder)
+    mnist("../../Datasets", 60000)(folder)
+
+
 def words(folder: Path) -> None:
     """A corpus of three files."""
     (folder / "text").mkdir()
@@ -192,7 +198,7 @@ PROGRAMS = (
     Program("Lightning, autoencoder", "pytorch-lightning/examples/pytorch/basics", "autoencoder.py",
             f"{LIT} --trainer.max_epochs 1 --trainer.limit_train_batches 60",
             Fault("the optimizer has the decoder only", "autoencoder.py", "self.parameters()",
-                  "self.decoder.parameters()", ("SC301",)), mnist("../../Datasets", 60000)),
+                  "self.decoder.parameters()", ("SC301",)), lightning_mnist),
     Program("Lightning Fabric, image classifier", "pytorch-lightning/examples/fabric/image_classifier",
             "train_fabric.py", "--epochs 2 --save-model",
             Fault("sigmoids far from 0", "train_fabric.py", "x = self.conv2(x)\n        x = F.relu(x)",

@@ -235,6 +235,15 @@ def test_a_training_that_goes_on_at_a_rate_of_0_changes_nothing(usual, ended, ex
     assert rules(*found) == expected
 
 
+@pytest.mark.parametrize(
+    ("update", "losses", "expected"),
+    [(0.24, [2.3, 1.5, 0.4], []), (0.24, [2.3, 2.0, 1.5], ["SC302"]), (2.0, [2.3, 1.5, 0.4], ["SC302"])],
+    ids=["falls", "hardly falls", "replaces the weights"],
+)
+def test_large_first_steps_are_no_fault_while_the_loss_falls(update, losses, expected):
+    assert rules(*training([update] * 3, losses)) == expected
+
+
 @pytest.mark.parametrize(("update", "expected"), [(48.0, ["SC302"]), (5.0, [])])
 def test_a_single_step_that_ruins_the_weights_is_named_at_once(update, expected):
     assert rules(*training([update], [2.3])) == expected

@@ -66,7 +66,8 @@ def too_large(evidence: Evidence) -> Found | None:
     `LARGEST_UPDATE`, over at least `FEWEST_MEASUREMENTS` steps that a `Monitor` measured; above `REPLACES_WEIGHT` it is
     an error. A weight that is smaller than usual initial ones, $\sqrt{\text{rows}} / 2$, is compared with these: a head
     that starts near 0 grows. Only weights of layers are judged, not parameters that are added or multiply: positions,
-    scales. If fewer steps were measured, as when the script ends with an exception, the median has to be above
+    scales. If the last loss is less than half of the first, only an error is reported: the first steps of a training
+    may be large. If fewer steps were measured, as when the script ends with an exception, the median has to be above
     `RUINS_WEIGHT`.
 
     It is an error, too, if nothing is learned, and most weights had such a step in the first quarter of the
@@ -85,6 +86,8 @@ def too_large(evidence: Evidence) -> Found | None:
     if not found:
         return _ruined(evidence, _updates(evidence))
     value = usual[found[0]]
+    if value <= REPLACES_WEIGHT and _falling(evidence):
+        return None
     text = _(
         "A typical step changes {names} by up to {size} of its size: it overwrites the result of earlier steps.",
         names=listed(found, tuple(usual), "weight"), size=number(value),
@@ -152,6 +155,12 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
         share=number(share),
     )
     return Found(names, share, FADED_RATE, text)
+
+
+def _falling(evidence: Evidence) -> bool:
+    """Whether the loss is positive, and now less than half of what it was at first."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
 
 
 def _unlearned(evidence: Evidence) -> bool:
