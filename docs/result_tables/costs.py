@@ -9,13 +9,16 @@ SHALLOW = ("100 x 64 x 100", "10 x 64 x 100")
 
 
 def both(figure: str, size: str, key: str, goal: float | None = None, form: str = ".2f") -> tuple[str, str]:
-    """A figure with one and with two threads; bold where the goal is missed."""
-    one_thread, two_threads = (one(f"speed_{threads}", figure=figure, size=size)[key] for threads in (1, 2))
+    """A figure with one and with two threads; bold where the goal is missed, and "-" where it was not measured."""
 
-    def cell(value: float) -> str:
-        return bold(f"{value:{form}}", goal is not None and float(f"{value:{form}}") > goal)
+    def cell(threads: int) -> str:
+        found = select(f"speed_{threads}", figure=figure, size=size)
+        if not found:
+            return "-"
+        text = f"{found[0][key]:{form}}"
+        return bold(text, goal is not None and float(text) > goal)
 
-    return cell(one_thread), cell(two_threads)
+    return cell(1), cell(2)
 
 
 @table
@@ -81,7 +84,7 @@ def speed_converted() -> Cells:
         "sequential_over_plain": "`nn.Sequential`, over plain sigmoids",
     }
     for key, name in names.items():
-        yield name, *(f"{row[key]:.2f}" for row in rows("speed_converted"))
+        yield name, *(f"{row[key]:.2f}" for row in select("speed_1", figure="converted"))
 
 
 @table
@@ -98,10 +101,10 @@ def overhead() -> Cells:
 
 @table
 def diagnosis_overhead() -> Cells:
-    for network in dict.fromkeys(row["network"] for row in rows("diagnosis_overhead")):
+    for seldom in select("diagnosis_overhead_monitor", every=100):
+        network, milliseconds = seldom["network"], seldom["step_ms"]
+        always = one("diagnosis_overhead_monitor", network=network, every=1)
         every = {(row["watcher"], row["every"]): row for row in select("diagnosis_overhead", network=network)}
-        seldom, always = every["monitor", 100], every["monitor", 1]
-        milliseconds = seldom["step_ms"]
         yield (
             network,
             f"{milliseconds:.2g}",
@@ -115,6 +118,12 @@ def diagnosis_overhead() -> Cells:
                 for watcher in ("wandb", "tensorboard", "torchmortem")
             ),
         )
+
+
+@table
+def sampled_step() -> Cells:
+    for row in select("diagnosis_overhead_monitor", every=1):
+        yield row["network"], f"{row['step_ms']:.2g} ms", f"{row['over_alone']:.2f}"
 
 
 @table

@@ -61,3 +61,15 @@ def rescues() -> Cells:
     for row in rows("rescues"):
         rescued = (bold(f"{row[name]:.0f}", not row[f"{name} rescues"]) for name in ("remedy", "mended"))
         yield row["network"], f"{row['broken']:.0f}", f"{row['repaired']:.0f}", *rescued
+
+
+@table
+def watch() -> Cells:
+    """Every script, whole and with its fault."""
+    for whole in select("watch", fault="none"):
+        (broken,) = (
+            row for row in select("watch", program=whole["program"]) if row["fault"] not in ("none", "overhead")
+        )
+        same = whole["ran"] and whole["same"] and broken["ran"] and broken["same"]
+        named = bold("no", True) if not broken["named"] else "yes"
+        yield whole["program"], bold("no", True) if not same else "yes", whole["found"] or "no", broken["fault"], named

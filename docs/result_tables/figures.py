@@ -11,11 +11,19 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 Row = dict[str, Any]
 
 
+LATER = {"peers": ("peers_1000", "depth")}
+"""Files that replace the rows of another one that have the same value of a field."""
+
+
 @cache
 def rows(name: str) -> list[Row]:
-    """The rows of a result file."""
+    """The rows of a result file, those that were measured again from the later file."""
     loaded: list[Row] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
-    return loaded
+    if name not in LATER:
+        return loaded
+    later, field = rows(LATER[name][0]), LATER[name][1]
+    again = {row[field] for row in later}
+    return [*(row for row in loaded if row[field] not in again), *later]
 
 
 def select(name: str, **values: object) -> list[Row]:

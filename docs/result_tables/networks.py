@@ -220,5 +220,5 @@ def equalizer() -> Cells:
         setting = {key: row[key] for key in ("depth", "batch", "lr")}
         yield (
             f"{row['depth']}, {row['batch']}, {row['lr']:g}",
-            *(f"{one('equalizer', task=task, **setting)['ratio']:.2f}" for task in tasks),
+            *("{ratio:.2f} ± {error:.2f}".format(**one("equalizer", task=task, **setting)) for task in tasks),
         )
