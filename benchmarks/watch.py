@@ -198,7 +198,7 @@ PROGRAMS = (
     Program("Lightning, autoencoder", "pytorch-lightning/examples/pytorch/basics", "autoencoder.py",
             f"{LIT} --trainer.max_epochs 1 --trainer.limit_train_batches 60",
             Fault("the optimizer has the decoder only", "autoencoder.py", "self.parameters()",
-                  "self.decoder.parameters()", ("SC301",)), lightning_mnist),
+                  "self.decoder.parameters()", ("SC301", "SC303")), lightning_mnist),
     Program("Lightning Fabric, image classifier", "pytorch-lightning/examples/fabric/image_classifier",
             "train_fabric.py", "--epochs 2 --save-model",
             Fault("sigmoids far from 0", "train_fabric.py", "x = self.conv2(x)\n        x = F.relu(x)",

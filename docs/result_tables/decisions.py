@@ -94,8 +94,8 @@ def depths() -> Cells:
     )
     yield (
         "Vectors, 1,000 layers",
-        "**Sigmoid Core**, or Deep Kernel Shaping if you can search",
-        f"{accuracy('dks', 1000)} with the best of 20 settings, {accuracy('resnet-zero', 1000)}",
+        "**ReZero**; without skip connections Sigmoid Core, or Deep Kernel Shaping if you can search",
+        f"{accuracy('rezero', 1000)}; {accuracy('dks', 1000)} with the best of 20 settings",
         f"{ours(1000)} with 1 setting",
         "[peers](benchmarks.md#peers)",
     )

@@ -75,6 +75,7 @@ def benchmarks() -> Iterator[str]:
     yield f"Sigmoid Core ({deepest['sigmoid-core']}) is level with DKS ({deepest['dks']}, the best of 20 settings)"
     yield f"residual branches that start at 0 {deepest['resnet-zero']}"
     yield f"tanh with orthogonal weights {deepest['tanh-orthogonal']}"
+    yield f"With skips, ReZero is better: {deepest['rezero']}."
     yield f"ReZero is {rezero['accuracy'] - ours['accuracy']:.1f} points better at 100 layers"
     names = ("sigmoid-core, all rates", "tanh-orthogonal", "dks", "resnet-zero")
     basins = [f"{deep[name]['basin']:.0f}" for name in names]
