@@ -183,7 +183,7 @@ def derivatives_in_the_loss(rank: int) -> list[int]:
     with Equalizer(model, optimizer, every=1, floor=1e-9) as equalizer:
         for step in range(2):
             model.zero_grad()
-            x = batch(step, rank)[0].requires_grad_()
+            x = torch.cat([batch(step, rank)[0]] * 8).requires_grad_()  # enough samples for the layer rule
             loss = model(x).square().sum()
             if rank == 0 and step == 0:
                 loss = loss + torch.autograd.grad(loss, x, create_graph=True)[0].square().sum()

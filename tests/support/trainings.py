@@ -12,7 +12,7 @@ from sigmoidcore import MLP, Equalizer, Monitor, SigmoidCore, prepare
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 
 STEPS = 12
-ROWS = 20
+ROWS = 40
 RATE = 0.05
 CLIP = 0.05
 """Below the norm of every gradient here: gradients that are read after clipping would be different."""
