@@ -93,8 +93,8 @@ def norm(x: Tensor) -> Tensor:
 
 
 def row_norms(x: Tensor) -> Tensor:
-    """`norm` of each x[i]: shape [rows], float64; without waiting for the device."""
-    rows = x.flatten(1)
+    """`norm` of each x[i]: shape [rows], float64 except on MPS; without waiting for the device."""
+    rows = x.unsqueeze(-1).flatten(1)
     if x.dtype != torch.float64 and x.device.type != "mps":  # which has no float64
         sizes: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
         return sizes

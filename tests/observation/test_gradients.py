@@ -107,7 +107,7 @@ def test_the_moments_tell_how_many_samples_make_the_gradient(observed, fused):
     for weights in (torch.ones(20), torch.eye(20)[3]):  # two micro-batches: 20 alike, and one alone
         (model(x).sum(1) * weights).sum().backward()
     passes = observer.counted()
-    squares, fourth = gradient_moments(passes.values(), gradient_sizes(passes.values()))
+    squares, fourth = gradient_moments(passes.values(), gradient_sizes(passes.values()), torch.device("cpu"))
     torch.testing.assert_close(squares.square() / fourth, torch.full((3,), 21.0, dtype=torch.float64))
 
 

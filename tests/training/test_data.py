@@ -309,11 +309,12 @@ def test_a_package_adds_data_by_its_entry_points(tmp_path, monkeypatch, result):
     rows = {"size": list(range(40)), "price": [3.0 * size for size in range(40)]}
     pandas.DataFrame(rows).to_csv("rows.csv", index=False)
     module = f"import pandas\nrows = {rows}\ndef houses():\n    return {result}\ndef wrong():\n    return rows['x']\n"
+    module += "def nothing():\n    pass\n"
     (tmp_path / "their_data.py").write_text(module)
     names = tmp_path / "their_data-1.0.dist-info"
     names.mkdir()
     (names / "METADATA").write_text("Metadata-Version: 2.1\nName: their-data\nVersion: 1.0\n")
-    entries = "[sigmoidcore.data]\nhouses = their_data:houses\nwrong = their_data:wrong\n"
+    entries = "[sigmoidcore.data]\nhouses = their_data:houses\nwrong = their_data:wrong\nnothing = their_data:nothing\n"
     (names / "entry_points.txt").write_text(entries)
     data = load("houses", target="price")
     assert (data.kind, len(data.train), data.features) == (Kind.NUMBER, 32, ("size",))
@@ -321,6 +322,10 @@ def test_a_package_adds_data_by_its_entry_points(tmp_path, monkeypatch, result):
     assert len(piece.inputs) == 40
     with pytest.raises(DataError, match=r"entry point wrong = their_data:wrong raised KeyError: 'x'"):
         load("wrong", target="price")
+    with pytest.raises(
+        DataError, match="entry point nothing = their_data:nothing returned None: let it return a table"
+    ):
+        load("nothing", target="price")
     with pytest.raises(DataError, match="did you mean 'houses'"):
         load("house", target="price")
     monkeypatch.delitem(sys.modules, "their_data")

@@ -74,7 +74,7 @@ def _why_not_replaceable(site: Site) -> str:
     if site.writes:
         return "it overwrites a tensor: call the function that returns a new one"
     if not site.name or (site.module is not None and "" in site.names):
-        instead = "SigmoidCore()" if layer is None else "sigmoidcore.nn.recurrent.converted(model)"
+        instead = "SigmoidCore()" if layer is None else "sigmoidcore.nn.converted(model)"
         return f"it is the model itself: use {instead} in its place"
     separable = layer is None and site.index is None
     separable = separable and (called_several_times(site) or len(site.names) == _places(site))

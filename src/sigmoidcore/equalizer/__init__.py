@@ -1,1 +1,8 @@
 """`Equalizer`: slopes during training."""
+
+from sigmoidcore.equalizer.equalizer import Equalizer, Sample
+
+__all__ = [
+    "Equalizer",
+    "Sample",
+]

@@ -42,7 +42,7 @@ class Cadence:
         interval.
         """
         if self._every == "auto":
-            if not judged:
+            if not judged and not corrected:
                 self._interval = min(LONGEST, 2 * self._interval)
             elif self._before is not None:
                 speed = float((errors - self._before).square().mean().sqrt()) / self._interval

@@ -360,7 +360,7 @@ class Equalizer:
         """Whether enough samples, of all ranks, make the gradient of each core: bool, [cores]; True inside the band."""
         if not bool(self._layer_rule.excess(errors).any()):
             return torch.ones(len(errors), dtype=torch.bool)
-        squares, fourth = self._ranks.total(gradient_moments(passes.values(), sizes), self._device)
+        squares, fourth = self._ranks.total(gradient_moments(passes.values(), sizes, self._device), self._device)
         enough: Tensor = squares.square() >= ENOUGH * fourth
         return enough
 

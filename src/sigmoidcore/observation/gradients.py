@@ -281,7 +281,7 @@ class Pass:
     def settle(self) -> None:
         """Reduce the gradient and the output to numbers; later gradients belong to another micro-batch."""
         if self._gradient is not None:
-            self._settled = (*self._settled, row_norms(self._gradient.unsqueeze(-1)))
+            self._settled = (*self._settled, row_norms(self._gradient))
             self._gradient = None
         if self._settled and self._slopes is None and not self.changed:
             self._slopes = mean_relative_slopes([self])[0]

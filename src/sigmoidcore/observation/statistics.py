@@ -20,8 +20,8 @@ def gradient_sizes(passes: Iterable[list[CorePass]]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part) for part in torch.split(flat, counts)])
 
 
-def gradient_moments(passes: Iterable[list[CorePass]], sizes: Tensor) -> Tensor:
-    """Sums over the samples of the squares and fourth powers of their gradients, over the sizes: [2, cores].
+def gradient_moments(passes: Iterable[list[CorePass]], sizes: Tensor, home: torch.device) -> Tensor:
+    """Sums over the samples of squares and fourth powers of their gradients, over the sizes: [2, cores], on the CPU.
 
     The square of the first over the second is the number of samples that make the gradient: all if they are alike, one
     if a single sample has nearly all of it. Where layers are computed as one, positions count as samples.
@@ -29,9 +29,9 @@ def gradient_moments(passes: Iterable[list[CorePass]], sizes: Tensor) -> Tensor:
     found = []
     for of_core, size in zip(passes, sizes.tolist(), strict=True):
         gradients = [gradient for one in of_core for gradient in one.gradients()]
-        squares = torch.cat([row_norms(g.unsqueeze(-1)).cpu().div_(size).square_() for g in gradients])
-        found.append(torch.stack([squares.sum(), squares.square().sum()]))
-    return torch.stack(found, 1)
+        squares = torch.cat([row_norms(gradient) for gradient in gradients]).div_(size).square_()
+        found.append(torch.stack([squares.sum(), squares.square().sum()]).to(home))
+    return torch.stack(found, 1).to("cpu", torch.float64)  # one look at the device, not one for every core
 
 
 def relative_slopes(passes: Iterable[list[CorePass]], home: torch.device) -> list[Tensor]:

@@ -22,7 +22,7 @@ from sigmoidcore.peers.method import Method, Problem
 from sigmoidcore.peers.standings import Setting, Standing, Trial, standings
 from sigmoidcore.training.data import Data, Split
 from sigmoidcore.training.loop import Progress, Training, evaluate
-from sigmoidcore.training.recipe import Recipe
+from sigmoidcore.training.recipe import Recipe, hold_then_fall
 from sigmoidcore.training.runs.state import seed_all
 
 FOREVER = 1_000_000
@@ -114,11 +114,6 @@ class Comparison:
             yield trial
 
 
-def rate_factor(share: float) -> float:
-    """What multiplies the rate after a share of the budget: 1 in the first half, then linearly to 0."""
-    return min(1.0, max(0.0, 2 * (1 - share)))
-
-
 def untrained(method: Method, setting: Setting, data: Data | Split, budget: Budget) -> nn.Module:
     """The network with which a training begins."""
     seed_all(setting.seed)
@@ -137,7 +132,7 @@ def trained(
     fields: dict[str, Any] = {"epochs": budget.epochs, **method.training()}
     limit = budget.seconds
     if limit is not None:  # the rate falls with time, as it otherwise falls with the steps
-        fields |= {"epochs": FOREVER, "schedule": lambda step, steps: rate_factor(spent() / limit)}
+        fields |= {"epochs": FOREVER, "schedule": lambda step, steps: max(0.0, hold_then_fall(spent(), limit))}
     recipe = Recipe(batch_size=budget.batch_size, lr=setting.rate, seed=setting.seed, **fields)
     training = Training(model, data, recipe)
     curve: list[tuple[float, float]] = []

@@ -14,7 +14,7 @@ Schedule = Callable[[int, int], float]
 """From the steps done and the number of all steps: the next step's fraction of the peak rate."""
 
 
-def hold_then_fall(step: int, steps: int) -> float:
+def hold_then_fall(step: float, steps: float) -> float:
     """The peak rate for the first half of the steps, then a linear decrease to 0.
 
     Example:

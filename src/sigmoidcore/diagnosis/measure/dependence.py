@@ -109,7 +109,7 @@ def _judged(outputs: _Outputs, targets: Any, attends: bool) -> Dependence:
 
 
 def _donor(sequences: Tensor) -> int | None:
-    """The first sample whose second half differs from that of sample 0; None if there is no such sample."""
+    """The first sample whose second half is not that of sample 0; None if all are alike."""
     halves = sequences[:, sequences.shape[1] // 2 :].flatten(1)
     different = (halves != halves[0]).any(1).nonzero()
     return int(different[0]) if len(different) else None

@@ -93,7 +93,7 @@ def too_large(evidence: Evidence) -> Found | None:
         names=listed(found, tuple(usual), "weight"), size=number(value),
     )  # fmt: skip
     severity = Severity.ERROR if value > REPLACES_WEIGHT else Severity.WARNING
-    return Found(tuple(found), value, LARGEST_UPDATE, text, severity=severity)
+    return Found(tuple(found), value, largest, text, severity=severity)
 
 
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:

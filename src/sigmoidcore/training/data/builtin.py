@@ -61,7 +61,7 @@ def of_package(source: Any) -> Any:
     """What another package gives for this name, a table or a path; None without such a set, or if a file has the name.
 
     Raises:
-        DataError: the package raised an error.
+        DataError: the package raised an error, or gave nothing.
     """
     if not isinstance(source, str) or source in BUILT_IN or "\0" in source or Path(source).exists():
         return None
@@ -71,12 +71,15 @@ def of_package(source: Any) -> Any:
 
 
 def _made(entry: EntryPoint) -> Any:
+    what = _("the entry point {name} = {value}", name=entry.name, value=entry.value)
     try:
-        return entry.load()()
+        found = entry.load()()
     except Exception as error:
-        what = _("the entry point {name} = {value}", name=entry.name, value=entry.value)
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(_("{what} raised {error}", what=what, error=text)) from error
+    if found is None:
+        raise DataError(_("{what} returned None: let it return a table or a path", what=what))
+    return found
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
