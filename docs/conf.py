@@ -2,7 +2,10 @@
 import importlib.metadata
 import re
 import shutil
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # mathml.py and offline.py
 
 project = "Sigmoid Core"
 author = "The Sigmoid Core authors"
@@ -10,7 +13,7 @@ project_copyright = author
 release = importlib.metadata.version("sigmoid-core")
 version = ".".join(release.split(".")[:2])
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "offline"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build"]
 
@@ -37,6 +40,9 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 html_theme = "furo"
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["math.css"]
 pygments_style = "tango"  # both lines of a change are coloured
 html_title = "Sigmoid Core"
 html_show_copyright = False
