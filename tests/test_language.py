@@ -11,10 +11,10 @@ from typer.main import get_command
 
 import sigmoidcore
 from sigmoidcore._language import VARIABLE, _, catalogue, edited, english, language
+from sigmoidcore._language.terminal import text_width, wrapped
 from sigmoidcore.cli.app import application
 from sigmoidcore.cli.translation import WRONG_ARGUMENTS
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.report.terminal import text_width, wrapped
 from sigmoidcore.diagnosis.rules import RULES
 
 SOURCES = Path(sigmoidcore.__file__).parent

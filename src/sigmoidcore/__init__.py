@@ -7,41 +7,22 @@ the core itself: `SigmoidCore`, `sigmoid_core`; `gradient_profile`; networks: `M
 recurrent layers as cores: `recurrent`; the learning-rate rule: `depth_scaled_lr`.
 """
 
-from sigmoidcore.calibration.calibrate import Calibration, calibrate, prepare
-from sigmoidcore.calibration.learning_rates import depth_scaled_lr
-from sigmoidcore.conversion import Activation, Conversion, convert
-from sigmoidcore.core import SigmoidCore, sigmoid_core
-from sigmoidcore.diagnosis.diagnose import diagnose
-from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.monitor import Monitor
-from sigmoidcore.equalizer.equalizer import Equalizer
-from sigmoidcore.folding import fold
-from sigmoidcore.nn import networks, recurrent
-from sigmoidcore.nn.networks import MLP, RNN, ConvNet
-from sigmoidcore.observation.profile import Profile, gradient_profile
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "MLP",
-    "RNN",
-    "Activation",
-    "Calibration",
-    "ConvNet",
-    "Conversion",
-    "Diagnosis",
-    "Equalizer",
-    "Monitor",
-    "Profile",
-    "SigmoidCore",
-    "calibrate",
-    "convert",
-    "depth_scaled_lr",
-    "diagnose",
-    "fold",
-    "gradient_profile",
-    "networks",
-    "prepare",
-    "recurrent",
-    "sigmoid_core",
-]
+if TYPE_CHECKING:
+    from sigmoidcore._public import *  # noqa: F403
+else:
+    # The first name that is used imports all of them: `sigmoid-core watch` needs this package before PyTorch.
+    def __getattr__(name):
+        if not name.startswith("__") or name == "__all__":
+            import sigmoidcore._public as public
+
+            globals().update({each: getattr(public, each) for each in public.__all__}, __all__=public.__all__)
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -159,6 +159,46 @@ def test_results_and_random_streams_are_those_without_it_bit_for_bit(name, tmp_p
     assert len(verdict_of(tmp_path)[1]) >= 2
 
 
+ORDER = """
+import itertools, os, random, sys, typing
+kinds = [int, float, str, bool, bytes, list, tuple, dict, type(None)]
+
+def remembered():
+    for few in (pair for count in (2, 3) for pair in itertools.permutations(kinds, count)):
+        yield from map(str, (typing.Optional[typing.Union[few]], typing.List[typing.Union[few]]))
+
+print([name for name in ("torch", "numpy", "sigmoidcore.diagnosis") if name in sys.modules])
+os.environ["OMP_NUM_THREADS"] = "2"
+random.seed(0)
+try:
+    import torch
+except ImportError as error:
+    print(error)
+import torch
+finders = [getattr(finder, "__name__", type(finder).__name__) for finder in sys.meta_path]
+print(torch.get_num_threads(), finders, vars(torch.__loader__), *remembered())
+torch.manual_seed(0)
+model = torch.nn.Linear(8, 1)
+optimizer = torch.optim.Adam(model.parameters())
+for _ in range(3):
+    model(torch.rand(16, 8)).square().mean().backward()
+    optimizer.step()
+print(model.weight.tolist(), torch.rand(1).item().hex(), random.random().hex())
+"""
+
+
+def test_watch_imports_pytorch_after_the_script_and_leaves_its_import_as_it_was(tmp_path):
+    (tmp_path / "train.py").write_text(ORDER)
+    results = []
+    for watch in ([], ["-m", "sigmoidcore", "watch", "--fail-on", "SC1"]):
+        (tmp_path / "torch.py").write_text("import os\nos.remove(__file__)\nraise ImportError('not yet')\n")
+        results.append(in_process([sys.executable, *watch, "train.py"], tmp_path))
+    plain, watched = results
+    assert plain[1].startswith("[]\nnot yet\n")
+    assert watched[:2] == plain[:2]
+    assert "sigmoid-core: Linear, trained by Adam" in watched[2]
+
+
 PLACE = """
 import signal, sys, warnings
 names = sorted(name for name in globals() if name != "__annotations__")

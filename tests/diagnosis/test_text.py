@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.measurements import anything, changed, dead, few, frozen, stack, vanishing
 
+from sigmoidcore._language.terminal import NARROWEST, WIDEST, text_width
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
 from sigmoidcore.diagnosis.report.layer_rows import ROWS, SHORT
-from sigmoidcore.diagnosis.report.terminal import NARROWEST, WIDEST, text_width
 from sigmoidcore.diagnosis.report.text import to_text
 
 GOLDEN = Path(__file__).parent / "golden"

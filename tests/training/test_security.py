@@ -23,8 +23,8 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file, save
 
+from sigmoidcore._language.terminal import printable
 from sigmoidcore.cli import main
-from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.runs.checkpoints import Checkpoints, VersionError
 from sigmoidcore.training.runs.folder import read_config
 from sigmoidcore.training.runs.weights import read_tensors, save_tensors

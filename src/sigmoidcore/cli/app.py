@@ -15,10 +15,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sigmoidcore._language import VARIABLE, _, edited
-from sigmoidcore.diagnosis.report.terminal import printable
-from sigmoidcore.training.data import InputError
-from sigmoidcore.training.place import LostError, launched, leave_group
-from sigmoidcore.training.session import Stopped
+from sigmoidcore._language.errors import InputError, LostError, Stopped
+from sigmoidcore._language.terminal import printable
+from sigmoidcore._torch.launcher import launched
 
 if TYPE_CHECKING:
     import typer
@@ -51,18 +50,29 @@ def _result(arguments: Sequence[str] | None) -> int | Callable[[], int]:
     """The exit code of a command, or what remains to be run as if there were no command line: a user's script."""
     try:
         with _printing(), _ended_by_sigterm() as received:
-            result = application()(arguments, prog_name="sigmoid-core", standalone_mode=False)
+            words = sys.argv[1:] if arguments is None else arguments
+            app = application(only_watch=_command(words) == "watch")
+            result = app(words, prog_name="sigmoid-core", standalone_mode=False)
         if result == 130:  # typer returns it for every KeyboardInterrupt
             raise KeyboardInterrupt(*received)
         return result if isinstance(result, int) or callable(result) else 0
     except (Exception, KeyboardInterrupt) as error:
         message, code = _ending(error)
         # What all processes of a training know, the first one prints.
-        if launched()[0] == 0 or getattr(error, "local", not isinstance(error, InputError | Stopped | LostError)):
+        if launched()[0] == 0 or getattr(error, "local", not isinstance(error, InputError | LostError)):
             print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
         return code
-    finally:
-        leave_group()
+
+
+def _command(words: Sequence[str]) -> str | None:
+    """The name of the command among the words of a command line."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--lang":
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def _ending(error: BaseException) -> tuple[str, int]:
@@ -141,26 +151,14 @@ def _ended_by_sigterm() -> Iterator[list[int]]:
             signal.signal(signal.SIGTERM, before)
 
 
-def application() -> "typer.Typer":
-    """The commands, for typer."""
+def application(only_watch: bool = False) -> "typer.Typer":
+    """The commands, for typer; `watch` alone without PyTorch, which the others import."""
     import typer
 
-    from sigmoidcore.cli import (
-        compare,
-        demo,
-        diagnose,
-        evaluate,
-        export,
-        lab,
-        predict,
-        runs,
-        skipgram,
-        train,
-        translation,
-        watch,
-    )
+    from sigmoidcore.cli import watch
+    from sigmoidcore.cli.translation import Command, Group
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, cls=translation.Group)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, cls=Group)
 
     @app.callback(invoke_without_command=True)
     def root(
@@ -177,15 +175,37 @@ def application() -> "typer.Typer":
         if context.invoked_subcommand is None:
             print(context.get_help())
 
-    for command in (
-        demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
-        compare.compare, skipgram.skipgram, lab.lab,
-    ):  # fmt: skip
-        app.command(command.__name__, cls=translation.Command)(_with_language(command))
+    for command in () if only_watch else _others():
+        app.command(command.__name__, cls=Command)(_with_language(_leaving_group(command)))
     # What follows the script belongs to the script.
     settings = {"allow_interspersed_args": False}
-    app.command("watch", cls=translation.Command, context_settings=settings)(_with_language(watch.watch))
+    app.command("watch", cls=Command, context_settings=settings)(_with_language(watch.watch))
     return app
+
+
+def _others() -> tuple[Callable[..., Any], ...]:
+    """All commands but `watch`."""
+    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, lab, predict, runs, skipgram, train
+
+    return (
+        demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
+        compare.compare, skipgram.skipgram, lab.lab,
+    )  # fmt: skip
+
+
+def _leaving_group(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, after which the process group that it has made ends."""
+
+    @functools.wraps(command)
+    def run(*values: Any, **options: Any) -> Any:
+        from sigmoidcore.training.place import leave_group
+
+        try:
+            return command(*values, **options)
+        finally:
+            leave_group()
+
+    return run
 
 
 def _language_option() -> Any:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sigmoidcore._files import write_file
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import Stopped
 from sigmoidcore.diagnosis.wording import in_a_row
 from sigmoidcore.peers import find, names
 from sigmoidcore.peers.comparison import Budget, Comparison
@@ -29,7 +30,7 @@ from sigmoidcore.training.networks import ARCHITECTURES, kind_for
 from sigmoidcore.training.options import Options, flag, types_of
 from sigmoidcore.training.runs.folder import environment
 from sigmoidcore.training.runs.lock import Lock
-from sigmoidcore.training.session import CtrlC, Stopped, denormals_flushed, threads
+from sigmoidcore.training.session import CtrlC, denormals_flushed, threads
 
 RESULTS, TABLE = "results.json", "results.md"
 OPTIONAL = ("parameters", "basin", "in all", "knob", "networks")

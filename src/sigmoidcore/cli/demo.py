@@ -12,6 +12,7 @@ from torch import nn
 import sigmoidcore as sc
 from sigmoidcore import article, plots
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import Stopped
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training import Options, Recipe, digits, session
 from sigmoidcore.training.display import Screen, count, number, percent
@@ -47,7 +48,7 @@ def demo(
             ctrl_c.check()
             both = _hundred_layers(screen, ctrl_c, options)
         except KeyboardInterrupt as error:
-            raise session.Stopped(_("interrupted"), ctrl_c.code) from error
+            raise Stopped(_("interrupted"), ctrl_c.code) from error
     save_figures(folder, both)
     _closing_table(screen, both)
     screen.heading(_("Figures"))

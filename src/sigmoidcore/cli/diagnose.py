@@ -15,9 +15,10 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore._language import _, edited
-from sigmoidcore.cli.common import fail_on_option, fails, print_json
+from sigmoidcore._language.terminal import printable
+from sigmoidcore.cli.common import print_json
+from sigmoidcore.cli.conditions import fail_on_option, fails
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.report.terminal import printable
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.runs.folder import data_of
 from sigmoidcore.training.runs.weights import WEIGHTS

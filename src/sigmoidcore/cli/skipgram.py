@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import Stopped
 from sigmoidcore.cli.common import OVERWRITE
 from sigmoidcore.peers.skipgram import Progress, SkipGram, read_corpus, train, write_vectors
 from sigmoidcore.training.display import REDRAW, Screen, clock
-from sigmoidcore.training.session import CtrlC, Stopped, threads
+from sigmoidcore.training.session import CtrlC, threads
 from sigmoidcore.training.use import check_output
 
 WAIT = 10.0

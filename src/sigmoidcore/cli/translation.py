@@ -12,8 +12,8 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from sigmoidcore._language import LANGUAGES, VARIABLE, _, language
-from sigmoidcore.diagnosis.report.terminal import text_width, width, wrapped
-from sigmoidcore.training.data import InputError
+from sigmoidcore._language.errors import InputError
+from sigmoidcore._language.terminal import text_width, width, wrapped
 
 WRONG_ARGUMENTS = (
     "No such option: {name} (Possible options: {names})",

@@ -1,32 +1,33 @@
 """`sigmoid-core watch`: runs a user's own training script as it is, and monitors the models that it trains."""
 
 import builtins
-import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib.abc import InspectLoader
 from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from sigmoidcore._language import _
-from sigmoidcore.cli.common import fail_on_option, fails
-from sigmoidcore.diagnosis.findings import Finding
-from sigmoidcore.diagnosis.report.terminal import printable, width, wrapped, writable
-from sigmoidcore.diagnosis.report.text import finding_lines, to_text
-from sigmoidcore.diagnosis.watch import Verdict, Watch
-from sigmoidcore.training.data import InputError
-from sigmoidcore.training.place import launched
-from sigmoidcore.training.use import check_output
+from sigmoidcore._language.errors import InputError, check_file
+from sigmoidcore._language.terminal import printable, say
+from sigmoidcore._torch.launcher import launched
+from sigmoidcore.cli.conditions import fail_on_option
+from sigmoidcore.cli.first_module import FirstModule
 
+if TYPE_CHECKING:
+    from sigmoidcore.cli.commentary import Commentary
+
+SILENCE = ("ignore", None, Warning, None, 0)
+"""No warnings of imports that the script did not ask for. `warnings.filterwarnings` would show earlier ones again."""
 TARGET = typer.Argument(metavar="SCRIPT", show_default=False, help="Your script, which is run; with -m, your module.")
 ARGUMENTS = typer.Argument(metavar="ARGUMENTS", show_default=False, help="Arguments of your script, as they are.")
 MODULE = typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")
@@ -58,18 +59,24 @@ def watch(
                 _("{option} - would mix with the output of the script: give the name of a file", option=option)
             )
         if file is not None:
-            check_output(file, overwrite=True)
+            check_file(file)
     if not module:
         _check_script(Path(target))
-    # The script may change folders.
-    files = _Files(html=html.absolute() if html else None, json=json.absolute() if json else None)
     program = partial(_run_module if module else _run_script, target)
     if not sys.flags.safe_path:
         sys.path[0] = os.getcwd() if module else os.path.dirname(os.path.realpath(target))
     sys.argv = ["-m" if module else target, *(arguments or ())]
-    return partial(
-        _watched, program, partial(Watch, every=every, trace_nonfinite=trace_nonfinite), files, fail_on or ()
-    )
+    # The script may change folders.
+    html, json = (file.absolute() if file is not None else None for file in (html, json))
+
+    def commentary(stream: TextIO | None) -> "Commentary":
+        from sigmoidcore.cli.commentary import Commentary
+
+        return Commentary(
+            stream, every=every, trace_nonfinite=trace_nonfinite, html=html, json=json, fail_on=fail_on or ()
+        )
+
+    return partial(_watched, program, commentary)
 
 
 def _check_script(path: Path) -> None:
@@ -79,27 +86,6 @@ def _check_script(path: Path) -> None:
         raise InputError(_("there is no script {path}; a module needs -m: sigmoid-core watch -m {path}", path=path))
     if path.suffix == ".ipynb":
         raise InputError(_("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path))
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The files to write."""
-
-    html: Path | None
-    json: Path | None
-
-    def write(self, verdicts: Sequence[Verdict]) -> list[Path]:
-        """Write the worst diagnosis, and those of other models beside it; returns the files."""
-        measured = [(v.name, v.diagnosis) for v in verdicts if v.diagnosis is not None]
-        measured.sort(key=lambda pair: [fails(pair[1].findings, [what]) for what in ("error", "warning")], reverse=True)
-        written = []
-        for i, (name, diagnosis) in enumerate(measured):
-            for path, write in ((self.html, diagnosis.to_html), (self.json, diagnosis.to_json)):
-                if path is not None:
-                    path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
-                    write(path)
-                    written.append(path)
-        return written
 
 
 def _run_script(script: str) -> None:
@@ -143,18 +129,51 @@ def _execute(code: CodeType, **attributes: object) -> None:
     exec(code, vars(main))
 
 
-def _watched(program: Callable[[], object], make: Callable[..., Watch], files: _Files, fail_on: Sequence[str]) -> int:
+class _Session:
+    """The watch of this process: nothing until its first module, a commentary from then on."""
+
+    def __init__(self, make: "Callable[[TextIO | None], Commentary]") -> None:
+        self._make = make
+        self._stream = (sys.stderr or io.StringIO()) if launched()[0] == 0 else None
+        self._commentary: Commentary | None = None
+        self._problem = ""
+        self._first = FirstModule(self._begin)
+
+    def _begin(self) -> None:
+        """Make the commentary; whatever fails, the script runs on."""
+        warnings.filters.insert(0, SILENCE)  # type: ignore[attr-defined]
+        try:
+            self._commentary = self._make(self._stream)
+        except Exception as error:
+            self._problem = f"{type(error).__name__}: {error}"
+        finally:
+            warnings.filters.remove(SILENCE)  # type: ignore[attr-defined]
+
+    def conclude(self, error: BaseException | None = None) -> bool:
+        """Say the verdict, write the files, and return whether `--fail-on` fails."""
+        self._first.remove()
+        failed = self._commentary is not None and self._commentary.conclude(error)
+        if self._commentary is None or not self._commentary.models:
+            say(
+                self._stream,
+                _("sigmoid-core: no model trained in this process: nothing with parameters ran with gradients"),
+            )
+        if self._problem:
+            say(self._stream, _("not watched: {problem}", problem=printable(self._problem)))
+        return failed
+
+
+def _watched(program: Callable[[], object], make: "Callable[[TextIO | None], Commentary]") -> int:
     """Run the program; afterwards Python ends as it would without a watch."""
     process = os.getpid()
-    speaker = _Speaker(sys.stderr or io.StringIO()) if launched()[0] == 0 else None
-    watching = make(speaker.finding if speaker else lambda *_: None)
+    session = _Session(make)
     try:
         program()
     except BaseException as error:
         if os.getpid() != process:  # forked by the script
             raise
         if isinstance(error, SystemExit):
-            failed = _conclude(watching, speaker, files, fail_on)
+            failed = session.conclude()
             if failed and error.code in (None, 0):
                 return 1
             raise
@@ -162,85 +181,7 @@ def _watched(program: Callable[[], object], make: Callable[..., Watch], files: _
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-        _conclude(watching, speaker, files, fail_on, error)
+        session.conclude(error)
         sys.excepthook = lambda *_: None  # it has been shown
         raise
-    return int(_conclude(watching, speaker, files, fail_on))
-
-
-def _conclude(
-    watching: Watch,
-    speaker: "_Speaker | None",
-    files: _Files,
-    fail_on: Sequence[str],
-    error: BaseException | None = None,
-) -> bool:
-    """Say the verdict, write the files, and return whether `--fail-on` fails."""
-    watching.remove(error)
-    verdicts = watching.verdicts()
-    failed = any(fails(v.diagnosis.findings, fail_on) for v in verdicts if v.diagnosis is not None)
-    if speaker is not None:
-        speaker.verdicts(verdicts, watching.problems)
-        try:
-            speaker.say(*(printable(_("written: {path}", path=path)) for path in files.write(verdicts)))
-        except OSError as error:
-            what = {"path": printable(str(error.filename)), "reason": error.strerror}
-            speaker.say(_("sigmoid-core: cannot write {path}: {reason}", **what))
-            failed = True
-    return failed
-
-
-class _Speaker:
-    """Prints to the standard error that the script began with, and never raises."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def say(self, *lines: str) -> None:
-        """Print lines."""
-        with contextlib.suppress(OSError, ValueError):  # closed, or not read any more
-            for line in lines:
-                print(writable(line, self._stream), file=self._stream)
-            self._stream.flush()
-
-    def finding(self, name: str, step: int, finding: Finding) -> None:
-        """Print a finding as it appears."""
-        columns = width(self._stream)
-        head = wrapped(_("sigmoid-core: {name}, step {step:,}", name=name, step=step), columns)
-        self.say(*head, *finding_lines(finding, columns))
-
-    def verdicts(self, verdicts: Sequence[Verdict], problems: Sequence[str] | dict[str, None]) -> None:
-        """Print the results, and what could not be watched."""
-        columns = width(self._stream)
-        if not verdicts:
-            self.say(_("sigmoid-core: no model trained in this process: nothing with parameters ran with gradients"))
-        for verdict in verdicts:
-            by = _("moved by no optimizer")
-            if verdict.optimizers:
-                by = _("trained by {optimizers}", optimizers=_(" and ").join(verdict.optimizers))
-            self.say("", *wrapped(_("sigmoid-core: {name}, {by}", name=verdict.name, by=by), columns), "")
-            if verdict.diagnosis is None:
-                ran = _("it ran beside other models")
-                if verdict.optimizers:
-                    ran = _("no gradient came back to it before a step")
-                self.say(_("nothing was measured: {reason}", reason=ran))
-                continue
-            self.say(*to_text(verdict.diagnosis, columns).splitlines(), "")
-            for line in _past(verdict):
-                self.say(*wrapped(line, columns, "", "  "))
-        for problem in problems:
-            self.say(*wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
-
-
-def _past(verdict: Verdict) -> list[str]:
-    """Findings that are gone."""
-    return [
-        _(
-            "earlier: {rule} {severity}, {name}, at step {step:,}, and not in the last measurement",
-            rule=finding.rule,
-            severity=_(finding.severity.value),
-            name=_(finding.name),
-            step=step,
-        )
-        for step, finding in verdict.past
-    ]
+    return int(session.conclude())

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sigmoidcore._language import terminal
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair import Mending, findings_of, mend
-from sigmoidcore.diagnosis.report import terminal, to_html, to_json, to_notebook, to_text, verdict
+from sigmoidcore.diagnosis.report import to_html, to_json, to_notebook, to_text, verdict
 from sigmoidcore.diagnosis.rules import gaps
 
 

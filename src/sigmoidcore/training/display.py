@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sigmoidcore._language import LANGUAGES, _, language
-from sigmoidcore.diagnosis.report.terminal import printable, wrapped
+from sigmoidcore._language.terminal import printable, wrapped
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.training.data import Data, Task
 from sigmoidcore.training.loop import Progress

@@ -4,15 +4,17 @@ import io
 
 import sigmoidcore as sc
 from sigmoidcore._language import _, english
+from sigmoidcore._language.errors import LostError, Stopped
+from sigmoidcore._torch.launcher import launched
 from sigmoidcore.training.choice import Choice, recipe_of
 from sigmoidcore.training.display import Screen, count, metric_name, metric_text, number, place_in
 from sigmoidcore.training.loop import EVALUATED
 from sigmoidcore.training.networks import Network, network
-from sigmoidcore.training.place import LostError, Place, launched
+from sigmoidcore.training.place import Place
 from sigmoidcore.training.recording import RecordedTraining, save_figures
 from sigmoidcore.training.runs.folder import Run
 from sigmoidcore.training.runs.state import State, not_finite, seed_all
-from sigmoidcore.training.session import FAILURES, CtrlC, Stopped
+from sigmoidcore.training.session import FAILURES, CtrlC
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.predict import batch_size_for, outputs_of
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from sigmoidcore._files import write_file
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import Stopped
 from sigmoidcore.training.data import DataError, as_table, needed
 from sigmoidcore.training.options import absolute
 from sigmoidcore.training.place import leave_group
 from sigmoidcore.training.runs.folder import RUNS
-from sigmoidcore.training.session import Stopped
 from sigmoidcore.training.use import TrainedRun, open_run
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from sigmoidcore._language import _
-from sigmoidcore.diagnosis.report.terminal import printable
+from sigmoidcore._language.errors import Stopped
+from sigmoidcore._language.terminal import printable
 from sigmoidcore.training.choice import choose
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.execution import follow, lead
@@ -29,7 +30,7 @@ from sigmoidcore.training.runs.folder import (
     refuse_changed,
 )
 from sigmoidcore.training.runs.weights import DamagedError
-from sigmoidcore.training.session import CtrlC, Stopped, threads
+from sigmoidcore.training.session import CtrlC, threads
 
 
 def run_training(

@@ -16,23 +16,13 @@ import torch
 from torch import Tensor, distributed, nn
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import LostError
+from sigmoidcore._torch.launcher import launched
 from sigmoidcore.training.data import InputError
 
 T = TypeVar("T")
 _own_group: list[bool] = []
 """Not empty while a process group exists that this module has made."""
-
-
-class LostError(RuntimeError):
-    """Another process of the training has ended; the message is one line."""
-
-
-def launched() -> tuple[int, int]:
-    """The rank of this process and the number of processes, from the launcher's variables; (0, 1) without one."""
-    try:
-        return int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
-    except ValueError:
-        return 0, 1
 
 
 class Place:

@@ -1,4 +1,4 @@
-"""What trainings share: an end in one line with an exit code, Ctrl-C that waits for the step, threads."""
+"""What trainings share: Ctrl-C that waits for the step, threads."""
 
 import signal
 import threading
@@ -11,20 +11,6 @@ import torch
 
 FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
 """Errors of a training that are reported in one line; any other is a bug and keeps its traceback."""
-
-
-class Stopped(Exception):
-    """A training ends with a message for the user, on standard error, and an exit code.
-
-    Attributes:
-        code: the exit code: 1 for a failure, 130 after Ctrl-C, 143 after SIGTERM.
-        local: of several processes, whether only this one knows the message.
-    """
-
-    def __init__(self, message: str, code: int = 1, local: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
-        self.local = local
 
 
 class CtrlC:

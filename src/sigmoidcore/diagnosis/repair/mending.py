@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from sigmoidcore._language import _
+from sigmoidcore._language import _, terminal
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.judgement import Judgement
-from sigmoidcore.diagnosis.report import terminal
 
 SHOWN = 12
 """Changes that are printed."""

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 
 from sigmoidcore._language import _
+from sigmoidcore._language.terminal import printable, shortened, text_width, wrapped
 from sigmoidcore.diagnosis.findings import Finding
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement
 from sigmoidcore.diagnosis.report.axes import drawable
 from sigmoidcore.diagnosis.report.charts import through_time
 from sigmoidcore.diagnosis.report.layer_table import Column, cell, findings_by_layer, most_telling, number_columns
-from sigmoidcore.diagnosis.report.terminal import printable, shortened, text_width, wrapped
 from sigmoidcore.diagnosis.wording import short_number
 
 SHORT, ROWS = 20, 16

@@ -14,12 +14,12 @@ from typing import Any
 
 from sigmoidcore._files import write_file
 from sigmoidcore._language import LANGUAGES, _, language
+from sigmoidcore._language.terminal import DEFAULT, printable
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.axes import numbered
 from sigmoidcore.diagnosis.report.charts import Box, Point, panels
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows
 from sigmoidcore.diagnosis.report.layer_table import cell, findings_by_layer, most_telling, number_columns, positions
-from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable
 from sigmoidcore.diagnosis.report.text import head, title, verdict
 from sigmoidcore.diagnosis.wording import short_number
 

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sigmoidcore._language import _
+from sigmoidcore._language.terminal import DEFAULT, printable, shortened, text_width, wrapped
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.judgement import Judgement
 from sigmoidcore.diagnosis.report.layer_rows import layer_rows, time_step_rows
-from sigmoidcore.diagnosis.report.terminal import DEFAULT, printable, shortened, text_width, wrapped
 from sigmoidcore.diagnosis.wording import counted, in_a_row
 
 NAMES, NAME_WIDTH = 4, 36

@@ -8,11 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from sigmoidcore._language import _, edited
-from sigmoidcore.diagnosis.report.terminal import printable
-
-
-class InputError(ValueError):
-    """A request that cannot be fulfilled. The message is one line: what is wrong, where, and what to do."""
+from sigmoidcore._language.errors import InputError
+from sigmoidcore._language.terminal import printable
 
 
 class DataError(InputError):

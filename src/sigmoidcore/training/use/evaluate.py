@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _, english
-from sigmoidcore.diagnosis.report.terminal import printable
+from sigmoidcore._language.terminal import printable
 from sigmoidcore.training.data import DataError, Kind, Preprocessing, needed, uneven
 from sigmoidcore.training.networks import Network
 from sigmoidcore.training.use.predict import outputs_of, probabilities

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sigmoidcore._files import complete_file
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import check_file
 from sigmoidcore.training.data import PARQUET, DataError, NewData, Preprocessing, needed, short, suffix
 from sigmoidcore.training.data.columns import is_text
 from sigmoidcore.training.data.errors import pa, pc
@@ -110,18 +111,7 @@ def same_file(one: Any, other: Any) -> bool:
 
 def check_output(path: Path, overwrite: bool, source: object = None) -> None:
     """Refuse a file that cannot be written, before anything is computed."""
-    if path.is_dir():
-        raise DataError(_("{path} is a folder: give the name of a file", path=path))
-    if not path.parent.is_dir():
-        raise DataError(
-            _(
-                "cannot write {path}: there is no folder {parent}; make it, or give another name",
-                path=path,
-                parent=path.parent,
-            )
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(_("cannot write {path}: no permission to write in its folder; give another name", path=path))
+    check_file(path)
     if same_file(path, source):
         raise DataError(_("{path} is the input: give another name", path=path))
     if (run := run_of(path)) is not None:

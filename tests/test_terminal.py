@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.measurements import stack, vanishing
 
+from sigmoidcore._language.terminal import printable, shortened, text_width, wrapped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis
-from sigmoidcore.diagnosis.report.terminal import printable, shortened, text_width, wrapped
 
 ANYTHING = st.text(alphabet=st.characters(codec=None))
 

@@ -1,5 +1,6 @@
 """Text for a terminal: its width and encoding, and text that is counted, shortened and wrapped by columns."""
 
+import contextlib
 import re
 import shutil
 import sys
@@ -32,6 +33,13 @@ def writable(text: str, stream: TextIO | None = None) -> str:
     except UnicodeEncodeError:
         return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
     return text
+
+
+def say(stream: TextIO | None, *lines: str) -> None:
+    """Print lines to a stream, if there is one, and never fail."""
+    with contextlib.suppress(OSError, ValueError):  # closed, or not read any more
+        for line in lines if stream is not None else ():
+            print(writable(line, stream), file=stream, flush=True)
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,119 @@
+"""What `sigmoid-core watch` says about the models of a script. It imports PyTorch, as the script has by then."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from sigmoidcore._language import _
+from sigmoidcore._language.errors import InputError
+from sigmoidcore._language.terminal import printable, say, width, wrapped
+from sigmoidcore.cli.conditions import fails
+from sigmoidcore.diagnosis.findings import Finding
+from sigmoidcore.diagnosis.report.text import finding_lines, to_text
+from sigmoidcore.diagnosis.watch import Verdict, Watch
+from sigmoidcore.training.use import check_output
+
+
+class Commentary:
+    """Watches the models of this process, prints findings as they appear, and the verdicts at the end.
+
+    Args:
+        stream: where it prints; None: another process prints and writes.
+        every: as in `Watch`.
+        trace_nonfinite: as in `Watch`.
+        html: page to write.
+        json: diagnosis to write.
+        fail_on: conditions of `--fail-on`.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None,
+        *,
+        every: int | None,
+        trace_nonfinite: bool,
+        html: Path | None,
+        json: Path | None,
+        fail_on: Sequence[str],
+    ) -> None:
+        self._stream = stream
+        self._html, self._json = html, json
+        self._fail_on = fail_on
+        self._watch = Watch(self._finding, every, trace_nonfinite=trace_nonfinite)
+
+    @property
+    def models(self) -> int:
+        """How many models trained so far."""
+        return len(self._watch.verdicts())
+
+    def conclude(self, error: BaseException | None = None) -> bool:
+        """Say the verdicts, write the files, and return whether `--fail-on` fails."""
+        self._watch.remove(error)
+        verdicts = self._watch.verdicts()
+        failed = any(fails(v.diagnosis.findings, self._fail_on) for v in verdicts if v.diagnosis is not None)
+        if self._stream is None:
+            return failed
+        columns = width(self._stream)
+        for verdict in verdicts:
+            say(self._stream, *_lines(verdict, columns))
+        for problem in self._watch.problems:
+            say(self._stream, *wrapped(_("not watched: {problem}", problem=problem), columns, "", "  "))
+        return not self._write(verdicts) or failed
+
+    def _finding(self, name: str, step: int, finding: Finding) -> None:
+        """Print a finding as it appears."""
+        columns = width(self._stream)
+        head = wrapped(_("sigmoid-core: {name}, step {step:,}", name=name, step=step), columns)
+        say(self._stream, *head, *finding_lines(finding, columns))
+
+    def _write(self, verdicts: Sequence[Verdict]) -> bool:
+        """Write the worst diagnosis, and those of other models beside it; returns whether that succeeded."""
+        measured = [(v.name, v.diagnosis) for v in verdicts if v.diagnosis is not None]
+        measured.sort(key=lambda pair: [fails(pair[1].findings, [what]) for what in ("error", "warning")], reverse=True)
+        try:
+            for i, (name, diagnosis) in enumerate(measured):
+                for path, write in ((self._html, diagnosis.to_html), (self._json, diagnosis.to_json)):
+                    if path is not None:
+                        path = path.with_stem(f"{path.stem}-{name.replace(' ', '-')}") if i else path
+                        check_output(path, overwrite=True)
+                        write(path)
+                        say(self._stream, printable(_("written: {path}", path=path)))
+        except InputError as error:
+            say(self._stream, printable(f"sigmoid-core: {error}"))
+            return False
+        except OSError as error:
+            what = {"path": printable(str(error.filename)), "reason": error.strerror}
+            say(self._stream, _("sigmoid-core: cannot write {path}: {reason}", **what))
+            return False
+        return True
+
+
+def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
+    """The result for one model."""
+    by = _("moved by no optimizer")
+    if verdict.optimizers:
+        by = _("trained by {optimizers}", optimizers=_(" and ").join(verdict.optimizers))
+    yield from ("", *wrapped(_("sigmoid-core: {name}, {by}", name=verdict.name, by=by), columns), "")
+    if verdict.diagnosis is None:
+        ran = _("it ran beside other models")
+        if verdict.optimizers:
+            ran = _("no gradient came back to it before a step")
+        yield _("nothing was measured: {reason}", reason=ran)
+        return
+    yield from (*to_text(verdict.diagnosis, columns).splitlines(), "")
+    for line in _past(verdict):
+        yield from wrapped(line, columns, "", "  ")
+
+
+def _past(verdict: Verdict) -> list[str]:
+    """Findings that are gone."""
+    return [
+        _(
+            "earlier: {rule} {severity}, {name}, at step {step:,}, and not in the last measurement",
+            rule=finding.rule,
+            severity=_(finding.severity.value),
+            name=_(finding.name),
+            step=step,
+        )
+        for step, finding in verdict.past
+    ]

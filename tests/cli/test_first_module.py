@@ -1,0 +1,55 @@
+"""The moment at which a process begins to use PyTorch."""
+
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from sigmoidcore.cli.first_module import FirstModule
+
+PICKLED = pickle.dumps(nn.Linear(2, 1))
+
+
+def make():
+    nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
+def run_a_pickled_one():
+    pickle.loads(PICKLED)(torch.ones(1, 2))
+
+
+def step():
+    weights = torch.ones(2, requires_grad=True)
+    weights.sum().backward()
+    torch.optim.SGD([weights], lr=0.1).step()
+
+
+@pytest.mark.parametrize("use", [make, run_a_pickled_one, step])
+def test_it_comes_once_with_the_first_parameter_call_or_step(use):
+    calls = []
+    first = FirstModule(lambda: calls.append("begun"))
+    torch.ones(2).sum()
+    assert calls == []
+    for _ in range(2):
+        use()
+    first.remove()
+    assert calls == ["begun"]
+
+
+def test_another_thread_does_not_count():
+    calls = []
+    first = FirstModule(lambda: calls.append("begun"))
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert calls == []
+    make()
+    first.remove()
+    assert calls == ["begun"]
+
+
+def test_nothing_comes_after_its_removal():
+    FirstModule(lambda: pytest.fail("it waits no longer")).remove()
+    make()
