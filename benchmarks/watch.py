@@ -14,9 +14,6 @@ Each script runs four times on small data made here: by Python and by `watch`, w
 output (but for times) and all files are those without `watch`, bit for bit. `found`: errors and warnings of the
 verdict. `ran`: with the exit code that it has without `watch`; 0 when whole. `named`: a rule of the fault is among
 them or was printed during the training, or the verdict says it in words.
-
-`overhead` compares processor times of a training of many steps: those under `watch` over those without, each less the
-time of a process with few steps. Wall times tell nothing on a machine that does other work, too.
 """
 
 import argparse
@@ -25,9 +22,7 @@ import json
 import pickletools
 import random
 import re
-import resource
 import shutil
-import statistics
 import struct
 import subprocess
 import sys
@@ -44,8 +39,6 @@ from _report import Report, arguments
 TIMES = re.compile(r"ms/batch +[\d.]+|time: +[\d.]+s|time [\d.]+ms|iter_dt [\d.]+ms|mfu -?[\d.]+%|[\d.]+it/s|\d+:\d\d")
 UNCOMPARED = (".pdf", ".pyc")
 """Files that contain a date."""
-PAIRS = 5
-"""Repetitions of a measurement of the overhead."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class Program:
         script: in this folder; it runs in its own folder.
         options: for a training of few steps.
         data: writes the data that it reads into the folder of the script.
-        longer: options for more steps, for the overhead.
+        longer: options for about 1,000 steps, for `watch_overhead.py`.
     """
 
     name: str
@@ -166,16 +159,16 @@ PROGRAMS = (
     Program("mnist", "examples/mnist", "main.py", "--epochs 2 --no-accel --save-model",
             Fault("every weight starts at one number", "main.py", "model = Net().to(device)",
                   "model = Net().to(device)\n    for p in model.parameters(): nn.init.constant_(p, 0.01)",
-                  ("SC503",)), mnist("../data"), "--epochs 6 --no-accel"),
+                  ("SC503",)), mnist("../data"), "--epochs 40 --no-accel"),
     Program("mnist_rnn", "examples/mnist_rnn", "main.py", "--epochs 2 --save-model",
             Fault("the scheduler lets the rate fall to 0", "main.py", "gamma=args.gamma", "gamma=0.0",
                   ("SC301",)), mnist("../data")),
     Program("vae", "examples/vae", "main.py", "--epochs 3 --no-accel",
             Fault("rate 1,000 times too high", "main.py", "lr=1e-3", "lr=1.0", ("SC302", "SC401", "SC202")),
-            mnist("../data"), "--epochs 60 --no-accel"),
+            mnist("../data"), "--epochs 77 --no-accel"),
     Program("word_language_model, LSTM", "examples/word_language_model", "main.py", f"{LM} --epochs 2",
             Fault("dropout of everything", "model.py", "self.drop = nn.Dropout(dropout)\n        self.encoder",
-                  "self.drop = nn.Dropout(1.0)\n        self.encoder", ("SC502", "SC203")), words, f"{LM} --epochs 8"),
+                  "self.drop = nn.Dropout(1.0)\n        self.encoder", ("SC502", "SC203")), words, f"{LM} --epochs 20"),
     Program("word_language_model, Transformer", "examples/word_language_model", "main.py",
             f"{LM} --model Transformer --use-optimizer --lr 0.001 --epochs 2",
             Fault("embeddings a thousand times too large", "model.py",
@@ -192,7 +185,7 @@ PROGRAMS = (
                   "output = netD(fake.detach())\n", ("SC501", "no gradient came back"))),
     Program("minGPT", "minGPT", "projects/chargpt/chargpt.py", f"{GPT} --trainer.max_iters=60",
             Fault("weights 100 times too large", "mingpt/model.py", "mean=0.0, std=0.02)", "mean=0.0, std=2.0)",
-                  ("SC204", "SC102", "SC101")), characters, f"{GPT} --trainer.max_iters=300"),
+                  ("SC204", "SC102", "SC101")), characters, f"{GPT} --trainer.max_iters=1000"),
     Program("nanoGPT", "nanoGPT", "train.py", f"{NANO} --max_iters=60",
             Fault("rate 0", "train.py", "param_group['lr'] = lr", "param_group['lr'] = 0.0", ("SC301",)), tokens),
     Program("Lightning, autoencoder", "pytorch-lightning/examples/pytorch/basics", "autoencoder.py",
@@ -213,18 +206,19 @@ PROGRAMS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: exit code, output, files, findings and processor time."""
+    """What a run leaves: exit code, output, files and findings."""
 
     code: int
     output: str
     error: str
     files: dict[str, str]
     found: tuple[str, ...]
-    seconds: float
 
 
-def run(program: Program, checkouts: Path, options: str, *, watched: bool, fault: bool = False) -> Outcome:
-    """Run a program in a new copy, always at the same place."""
+def run(
+    program: Program, checkouts: Path, options: str, *, watched: bool, fault: bool = False, clock: tuple[str, ...] = ()
+) -> Outcome:
+    """Run a program in a new copy, always at the same place; `clock` is the script that runs it, if one does."""
     place = Path(tempfile.gettempdir()) / "watched-program"
     shutil.rmtree(place, ignore_errors=True)
     root = place / program.folder
@@ -243,14 +237,12 @@ def run(program: Program, checkouts: Path, options: str, *, watched: bool, fault
     command = [sys.executable]
     if watched:
         command += ["-m", "sigmoidcore", "watch", "--json", str(verdict)]
-    command += [script.name, *options.split()]
+    command += [*clock, script.name, *options.split()]
     home = place.parent / "watched-program-home"  # for caches, such as that of the fonts
     home.mkdir(exist_ok=True)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment["PYTHONPATH"] = f"{root}:{Path(__file__).resolve().parent.parent / 'src'}"
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True)
-    now = resource.getrusage(resource.RUSAGE_CHILDREN)
     made = {path for path in set(place.rglob("*")) - before if path.is_file() and path.suffix not in UNCOMPARED}
     return Outcome(
         result.returncode,
@@ -258,7 +250,6 @@ def run(program: Program, checkouts: Path, options: str, *, watched: bool, fault
         result.stderr,
         {path.relative_to(place).as_posix(): digest(path) for path in made},
         found_in(verdict),
-        now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
     )
 
 
@@ -332,32 +323,12 @@ def scripts(report: Report, checkouts: Path) -> None:
             )
 
 
-def overhead(report: Report, checkouts: Path, pairs: int) -> None:
-    """Processor time of many steps under `watch` over that without."""
-    for program in PROGRAMS:
-        if not program.longer or not report.wants(program=program.name, fault="overhead"):
-            continue
-        ratios = []
-        for _ in range(pairs):
-            seconds = {}
-            for watched in (False, True):
-                many = run(program, checkouts, program.longer, watched=watched).seconds
-                seconds[watched] = many - run(program, checkouts, program.options, watched=watched).seconds
-            ratios.append(seconds[True] / seconds[False])
-        report.add(program=program.name, fault="overhead", overhead=statistics.median(ratios), ratios=ratios,
-                   seconds=seconds[False])  # fmt: skip
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--programs", type=Path, required=True, metavar="FOLDER", help="folder with the checkouts")
-    parser.add_argument("--no-overhead", action="store_true", help="leave the times out")
     options: argparse.Namespace = parser.parse_args(argv)
-    pairs = 1 if options.quick else PAIRS
-    report = Report("watch", options, key=("program", "fault"), seeds=[], settings={"pairs": pairs})
+    report = Report("watch", options, key=("program", "fault"), seeds=[], settings={})
     scripts(report, options.programs.resolve())
-    if not options.no_overhead:
-        overhead(report, options.programs.resolve(), pairs)
     report.finish()
 
 

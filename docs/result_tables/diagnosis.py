@@ -67,9 +67,7 @@ def rescues() -> Cells:
 def watch() -> Cells:
     """Every script, whole and with its fault."""
     for whole in select("watch", fault="none"):
-        (broken,) = (
-            row for row in select("watch", program=whole["program"]) if row["fault"] not in ("none", "overhead")
-        )
+        (broken,) = (row for row in select("watch", program=whole["program"]) if row["fault"] != "none")
         same = whole["ran"] and whole["same"] and broken["ran"] and broken["same"]
         named = bold("no", True) if not broken["named"] else "yes"
         yield whole["program"], bold("no", True) if not same else "yes", whole["found"] or "no", broken["fault"], named
