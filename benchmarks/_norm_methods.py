@@ -49,10 +49,15 @@ def dyt(alpha: float, erf: bool = False) -> Place:
 
 @dataclass(frozen=True)
 class Method:
-    """The places of a model; and whether they become ours: convert(norms=True), calibrate, Equalizer."""
+    """The places of a model; and whether they become ours: convert(norms=True), calibrate, Equalizer.
+
+    prepared: `prepare` with `branches=True` in place of `calibrate`. held: the Equalizer knows the branches, too.
+    """
 
     places: Places
     ours: bool = False
+    prepared: bool = False
+    held: bool = False
 
 
 bare = partial(nn.RMSNorm, elementwise_affine=False)
@@ -72,10 +77,13 @@ METHODS = {
     "none scaled": Method(Places()),
     "none scaled q/k norm": Method(Places(query_norm=nn.RMSNorm)),
     "none scaled q/k ours": Method(Places(query_norm=nn.RMSNorm), ours=True),
+    "none scaled q/k ours held": Method(Places(query_norm=nn.RMSNorm), ours=True, held=True),
+    "none scaled q/k ours prepared held": Method(Places(query_norm=nn.RMSNorm), ours=True, prepared=True, held=True),
     "none fixup": Method(Places(branches="fixup")),
     "none rezero": Method(Places(branches="rezero")),
     "end norm scaled q/k norm": Method(NORM_FREE),
     "end ours scaled q/k ours": Method(NORM_FREE, ours=True),
+    "end ours scaled q/k ours held": Method(NORM_FREE, ours=True, held=True),
     "ours": Method(Places(nn.LayerNorm, branches="whole"), ours=True),
     "ours scaled": Method(LAYER, ours=True),
     "ours scaled q/k ours": Method(Places(nn.LayerNorm, nn.RMSNorm), ours=True),

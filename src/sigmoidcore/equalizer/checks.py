@@ -1,11 +1,14 @@
 """Checks of the arguments that the `Equalizer` and the `Monitor` share."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 from torch import nn
+
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.observation.profile import watched_layers
 
 
 def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
@@ -38,3 +41,23 @@ def checked_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
     if not all(callable(sink) and not isinstance(sink, type) for sink in found):
         raise TypeError(f'sinks must be a list of functions, as in sinks=[CSV("samples.csv")], got {sinks!r:.60}')
     return found
+
+
+def cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
+    """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
+    watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
+    cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
+    if not cores and not places:
+        raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
+    sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
+    if sharded is not None:
+        raise ValueError(
+            f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
+            "name them in ignored_params of fully_shard, or make the cores without trainable=True"
+        )
+    return cores
+
+
+def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `optimizer.step` was given a closure; the first argument is the optimizer."""
+    return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)

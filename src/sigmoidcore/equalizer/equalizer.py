@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,18 +13,24 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from sigmoidcore._torch.eager import uncompiled
-from sigmoidcore.core import SigmoidCore
+from sigmoidcore.equalizer.branch_rule import BranchRule
 from sigmoidcore.equalizer.cadence import Cadence, check_state
-from sigmoidcore.equalizer.checks import check_equalizer, check_model, check_optimizer, checked_sinks
+from sigmoidcore.equalizer.checks import (
+    check_equalizer,
+    check_model,
+    check_optimizer,
+    checked_sinks,
+    cores_of,
+    has_closure,
+)
 from sigmoidcore.equalizer.layer_rule import ENOUGH, LayerRule
 from sigmoidcore.equalizer.neuron_rule import open_saturated
 from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.gain import spread
-from sigmoidcore.nn.bounded_norm import BoundedNorm, bounded_norms
+from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.observation.gradients import CorePass, GradientObserver
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import watched_layers
 from sigmoidcore.observation.statistics import gradient_moments, gradient_sizes, relative_slopes
 
 REMEMBERED = 10_000
@@ -83,6 +89,9 @@ class Equalizer:
     level again; every step is sampled meanwhile. u is the level that `calibrate` set, else that of the first sample.
     The rule reads forward passes alone.
 
+    **Branch rule**, for residual branches without norms (`branches`): after each step, a matrix or a kernel of theirs
+    that is larger than it was when the Equalizer was made, by its Frobenius norm, is scaled back to that size.
+
     Layer rule and neuron rule are disabled for losses that contain derivatives (docs/physics.md). If more than 1 % of
     all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None): they were
     computed before the change, and Adam would remember their size for long. docs/method.md has the formulas and the
@@ -106,6 +115,8 @@ class Equalizer:
         scaler: the `torch.amp.GradScaler` of the training: the history then has unscaled gradients. The changes do not
             depend on it: the factor is the same in every layer.
         process_group: the ranks that train this model together; default: all, if `torch.distributed` is initialized.
+        branches: names or patterns of modules in residual branches without norms, such as `"blocks.*"`, or
+            `branch_layers` of the report of `prepare`.
         sinks: called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
     Attributes:
@@ -146,6 +157,7 @@ class Equalizer:
         floor: float = 0.05,
         scaler: torch.amp.GradScaler | None = None,
         process_group: "torch.distributed.ProcessGroup | Ranks | None" = None,
+        branches: Iterable[str] = (),
         sinks: Iterable[Callable[[Sample], object]] = (),
     ) -> None:
         check_model(model)
@@ -155,7 +167,7 @@ class Equalizer:
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
         self._places = bounded_norms(model)
-        self._cores = _cores_of(model, self._places)
+        self._cores = cores_of(model, self._places)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -166,6 +178,7 @@ class Equalizer:
         self._compared = False
         self._layer_rule = LayerRule(self._cores, tolerance)
         self._norm_rule = NormRule(self._places, tolerance)
+        self._branch_rule = BranchRule(model, branches)
         self._graph: Graph | None = None
         try:
             self._hooks = [
@@ -190,8 +203,11 @@ class Equalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
-        rules = self._cadence.state_dict() | self._layer_rule.state_dict() | self._norm_rule.state_dict()
-        return {**rules, "history": [vars(sample) for sample in self.history]}
+        rules = (self._cadence, self._layer_rule, self._norm_rule, self._branch_rule)
+        return {
+            **{k: v for rule in rules for k, v in rule.state_dict().items()},
+            "history": [vars(sample) for sample in self.history],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -203,6 +219,7 @@ class Equalizer:
         check_state(state, len(self._cores) + len(self._places))
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
+            self._branch_rule.load_state_dict(state)
             self._norm_rule.load_state_dict(state)
             self._layer_rule.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -242,11 +259,12 @@ class Equalizer:
         self._norm_rule.observer.detach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if not _has_closure(args, kwargs):
+        if not has_closure(args, kwargs):
             self.look()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
+        self._branch_rule.hold()
         self._cadence.step += 1
         self._attach_if_due()
 
@@ -375,23 +393,3 @@ class Equalizer:
         side = torch.zeros(len(logs), dtype=torch.bool)
         side[[] if self._graph is None else list(self._graph.side)] = True
         return torch.where(side, 0.0, logs - (logs if bool(side.all()) else logs[~side]).median())
-
-
-def _cores_of(model: nn.Module, places: Mapping[str, BoundedNorm]) -> dict[str, SigmoidCore]:
-    """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
-    watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
-    cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
-    if not cores and not places:
-        raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
-    sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
-    if sharded is not None:
-        raise ValueError(
-            f"the trained slopes of core '{sharded}' are sharded, and every rank needs all of them: "
-            "name them in ignored_params of fully_shard, or make the cores without trainable=True"
-        )
-    return cores
-
-
-def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether `optimizer.step` was given a closure; the first argument is the optimizer."""
-    return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)

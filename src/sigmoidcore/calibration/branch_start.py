@@ -1,0 +1,140 @@
+"""The start of a network of residual branches without norms: a stream of one size, a level profile behind its sums.
+
+With x' = x + b and branches b that are uncorrelated with x, the stream grows as r'^2 = r^2 + b^2. N branches of size
+r / sqrt(N), with r of the first stream, make it sqrt(2) times as large at the end, whatever the depth. Going back, a
+branch that is not normalised adds b^2 / r^2 of the squared gradient: G^2 = G'^2 (1 + b^2 / r^2), so that G falls by as
+much as r grows, and the profile is level to a factor of sqrt(2).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.calibration.branches import Branch, find_branches, root_mean_square, weight_of, weighted_layers
+from sigmoidcore.calibration.orthogonal import WEIGHTED, make_orthogonal
+from sigmoidcore.observation.observer import LayerObserver
+from sigmoidcore.observation.profile import Inputs, run, undisturbed
+
+SHARE = 1.0
+PASSES = 8
+FEW, FASTER = 3, 2.0
+"""Of more branches, it is said if their last layers make them small, all of them by more than this factor."""
+NEAR = 1.05
+"""Branches of a size within this factor of the wanted one are not corrected further."""
+
+
+@torch.no_grad()
+def start_branches(model: nn.Module, inputs: Inputs, branches: tuple[Branch, ...], note: Callable[[str], None]) -> None:
+    """Draw orthogonal weights, give every layer outputs of size 1, the stream too, and branches their share of it."""
+    if not branches:
+        raise ValueError(
+            "branches=True, and no residual branch was found: write x + branch(x) as a sum of two tensors in Python, "
+            "one of which layers compute from the other"
+        )
+    _scale_embeddings(model, inputs, branches[0].stream, note)
+    layers = _own_layers(model, note)
+    share = SHARE * len(branches) ** -0.5
+    ends = {end: share / (b.factor if 0 < b.factor < math.inf else 1.0) for b in branches for end in b.ends}
+    with undisturbed(model, inputs), _Drawing(layers, ends):
+        run(model, inputs)
+
+
+@torch.no_grad()
+def size_branches(model: nn.Module, inputs: Inputs, note: Callable[[str], None]) -> None:
+    """Give every branch its share of the stream, by the weights of its last layer."""
+    layers = _own_layers(model, note)
+    for _ in range(PASSES):
+        branches = find_branches(model, inputs).branches
+        if not _size(branches, layers):
+            break
+    share = SHARE * len(branches) ** -0.5
+    if len(branches) > FEW and all(branch.factor > FASTER * share for branch in branches):
+        note(
+            f"branches are small by their weights, which Adam changes faster than large ones: write x + {share:.3g} * "
+            "branch(x) in the model, and prepare again"
+        )
+    far = [b.ends[0] for b in branches if not _is_near(b, _wanted(branches, b))]
+    if far:
+        note(
+            f"the output of {len(far)} branches does not follow the weights of its last layer, '{far[0]}': multiply "
+            f"these branches by {share:.3g}"
+        )
+
+
+def _size(branches: tuple[Branch, ...], layers: Mapping[str, nn.Module]) -> bool:
+    """Scale the last layers of branches that have not their size; whether there were any."""
+    changed = False
+    for branch in branches:
+        wanted = _wanted(branches, branch)
+        if branch.size > 0 and not _is_near(branch, wanted):
+            for layer in (layers[end] for end in branch.ends if end in layers):
+                _scale(layer, wanted / branch.size)
+                changed = True
+    return changed
+
+
+def _wanted(branches: tuple[Branch, ...], branch: Branch) -> float:
+    """The size of a branch: that of the stream at the first sum, over sqrt(branches)."""
+    return SHARE * branches[0].stream / math.sqrt(len(branches))
+
+
+def _is_near(branch: Branch, wanted: float) -> bool:
+    return wanted / NEAR <= branch.size <= wanted * NEAR
+
+
+def _scale(layer: nn.Module, factor: float) -> None:
+    for parameter in layer.parameters(recurse=False):
+        parameter.mul_(factor)
+
+
+def _own_layers(model: nn.Module, note: Callable[[str], None]) -> dict[str, nn.Module]:
+    """The layers whose weights train, and are not those of an embedding, too."""
+    embeddings = {id(e.weight) for e in model.modules() if isinstance(e, nn.Embedding)}
+    layers = weighted_layers(model)
+    shared = [name for name, layer in layers.items() if id(weight_of(layer)) in embeddings]
+    frozen = [name for name, layer in layers.items() if not all(p.requires_grad for p in layer.parameters(False))]
+    if shared:
+        note(f"layer '{shared[0]}' has the weight of an embedding, which it keeps: its outputs may be large")
+    if frozen:
+        note("weights with requires_grad=False were kept; unfreeze those that should be drawn anew")
+    return {name: layer for name, layer in layers.items() if name not in {*shared, *frozen}}
+
+
+def _scale_embeddings(model: nn.Module, inputs: Inputs, size: float, note: Callable[[str], None]) -> None:
+    """Give the stream, which has this size, the size 1 if embeddings alone make it."""
+    embeddings = [e for e in model.modules() if isinstance(e, nn.Embedding) and e.weight.requires_grad]
+    before = [e.weight.clone() for e in embeddings]
+    for e in embeddings if size > 0 else ():
+        e.weight.div_(size)
+    now = find_branches(model, inputs).branches[0].stream
+    if not 0.95 < now < 1.05:
+        for e, weight in zip(embeddings, before, strict=True):
+            e.weight.copy_(weight)
+        if embeddings:
+            note(f"the stream starts with the size {size:.3g}: no scale of the embeddings makes it 1")
+
+
+class _Drawing(LayerObserver):
+    """Draws a layer when the batch first reaches it, and sizes its outputs: 1 if `sizes` has no other one."""
+
+    def __init__(self, layers: Mapping[str, nn.Module], sizes: Mapping[str, float]) -> None:
+        super().__init__(layers)
+        self._sizes = sizes
+        self._drawn: set[nn.Module] = set()
+        self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Draw and size it."""
+        if layer in self._drawn or not isinstance(x, Tensor):
+            return x
+        self._drawn.add(layer)
+        if isinstance(layer, WEIGHTED):
+            make_orthogonal(layer, self._rng)
+        output = layer.forward(x)
+        size = root_mean_square(output)
+        if 0 < size < math.inf:
+            _scale(layer, self._sizes.get(name, 1.0) / size)
+        return x

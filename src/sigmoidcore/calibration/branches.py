@@ -1,0 +1,209 @@
+"""Residual branches, x + branch(x): found on one batch, whatever the forward looks like."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+
+from sigmoidcore._torch.autograd import bare
+from sigmoidcore.gain import gradient_size, norm
+from sigmoidcore.observation.observer import LayerObserver
+from sigmoidcore.observation.profile import (
+    Inputs,
+    LossFn,
+    Profile,
+    random_loss,
+    run,
+    scalar_loss,
+    undisturbed,
+)
+
+_SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One residual branch, and its sum with the stream.
+
+    Attributes:
+        layers: names of its layers with a matrix or a kernel.
+        ends: those of them whose outputs reach the sum through no other one.
+        size: root mean square of what is added.
+        stream: root mean square of what it is added to.
+        factor: what the output of its last layer is multiplied by before it is added; nan with several last layers.
+    """
+
+    layers: tuple[str, ...]
+    ends: tuple[str, ...]
+    size: float
+    stream: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The branches of a model in the order in which they ran, and the gradient profile behind their sums."""
+
+    branches: tuple[Branch, ...]
+    profile: Profile
+
+
+def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn: LossFn | None = None) -> Residuals:
+    """The residual branches of one forward pass: sums of a tensor and of another one that is computed from it.
+
+    Nothing is changed, as by `gradient_profile`. A sum is seen if Python adds the tensors; one inside an operator of
+    C++ is not. A sum of two branches counts once it is added to the stream.
+    """
+    layers = _LayerOutputs(weighted_layers(model))
+    with undisturbed(model, inputs), torch.enable_grad():
+        with layers, _Sums() as sums:
+            outputs = run(model, inputs)
+        found = [(s, branch) for s in sums.seen if (branch := _branch(s, layers)) is not None]
+        loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if found and loss.requires_grad:
+            for s, _ in found:
+                s.watch()
+            torch.autograd.grad(loss, trained, allow_unused=True)
+    sizes = torch.tensor([s.gradient for s, _ in found], dtype=torch.float64)
+    branches = tuple(branch for _, branch in found)
+    return Residuals(branches, Profile(tuple(" + ".join(b.ends) for b in branches), sizes))
+
+
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules with a matrix or a kernel of their own, by name; no embeddings."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) and weight_of(module) is not None
+    }
+
+
+def weight_of(module: nn.Module) -> nn.Parameter | None:
+    """The matrix or kernel of a layer."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    return weight if weight is not None and weight.dim() > 1 else None
+
+
+def root_mean_square(x: Tensor) -> float:
+    """Of all numbers of a tensor."""
+    return float(norm(bare(x))) / math.sqrt(max(1, x.numel()))
+
+
+class _LayerOutputs(LayerObserver):
+    """Remembers which node of the autograd graph makes the output of which layer, and the size of the output."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__(layers)
+        self.names: dict[Node, str] = {}
+        self.sizes: dict[Node, float] = {}
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Take the node of an output."""
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            self.names[output.grad_fn] = name
+            self.sizes[output.grad_fn] = root_mean_square(output)
+        return output
+
+
+class _Sum:
+    """A sum of two tensors: their nodes and sizes, and the gradient that comes back to it."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        self.nodes = a.grad_fn, b.grad_fn
+        self.sizes = tuple(root_mean_square(t) for t in (a, b))
+        self.gradient = 0.0
+        self.result: Node | None = None
+
+    def watch(self) -> None:
+        """Measure the gradient of the next backward pass."""
+        assert self.result is not None
+        self.result.register_prehook(self._arrive)
+
+    def _arrive(self, gradients: tuple[Tensor | None, ...]) -> None:
+        if gradients[0] is not None:
+            self.gradient = float(gradient_size(gradients[0].detach()))
+
+
+class _Sums(TorchFunctionMode):
+    """Collects the sums of a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[_Sum] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Run the function; take a sum of two tensors that both have a gradient."""
+        both = args[:2] if getattr(func, "__name__", "") in _SUMS and not kwargs else ()
+        tensors = [t for t in both if isinstance(t, Tensor) and t.grad_fn is not None and t.is_floating_point()]
+        found = _Sum(*tensors) if len(tensors) == 2 else None
+        result = func(*args, **(kwargs or {}))
+        if found is not None and isinstance(result, Tensor) and result.grad_fn is not None:
+            found.result = result.grad_fn
+            self.seen.append(found)
+        return result
+
+
+def _branch(found: _Sum, outputs: _LayerOutputs) -> Branch | None:
+    """The branch of a sum; None if neither part is computed from the other one, or no layer is in between."""
+    for stream, branch in ((0, 1), (1, 0)):
+        start, end = found.nodes[stream], found.nodes[branch]
+        assert start is not None
+        assert end is not None
+        between = _between(start, end)
+        layers = [outputs.names[node] for node in between if node in outputs.names]
+        if layers:
+            last = [node for node in _first_met(end, outputs.names) if node in between]
+            size = outputs.sizes[last[0]] if len(last) == 1 else math.nan
+            return Branch(
+                layers=tuple(dict.fromkeys(reversed(layers))),
+                ends=tuple(dict.fromkeys(outputs.names[node] for node in last)),
+                size=found.sizes[branch],
+                stream=found.sizes[stream],
+                factor=found.sizes[branch] / size if size > 0 else math.nan,
+            )
+    return None
+
+
+def _between(start: Node, end: Node) -> list[Node]:
+    """The nodes on the ways from `start` to `end`, the latest first, without `start`; none if there is no way."""
+    order: list[Node] = []  # sources before their readers
+    visited: set[Node] = {start}
+    waiting: list[tuple[Node, bool]] = [(end, False)]
+    while waiting:
+        node, ready = waiting.pop()
+        if ready:
+            order.append(node)
+        elif node not in visited:
+            visited.add(node)
+            waiting.append((node, True))
+            waiting += [(source, False) for source in _sources(node)]
+    reached = {start}
+    for node in order:
+        if not reached.isdisjoint(_sources(node)):
+            reached.add(node)
+    return [node for node in reversed(order) if node in reached]
+
+
+def _first_met(end: Node, names: Mapping[Node, str]) -> list[Node]:
+    """The nodes of layers that are met first on the ways back from `end`."""
+    met, visited, waiting = [], set(), [end]
+    while waiting:
+        node = waiting.pop()
+        if node in visited:
+            continue
+        visited.add(node)
+        if node in names:
+            met.append(node)
+        else:
+            waiting += _sources(node)
+    return met
+
+
+def _sources(node: Node) -> Iterable[Node]:
+    return [source for source, _ in node.next_functions if source is not None]

@@ -1,0 +1,179 @@
+"""prepare(branches=True): networks of residual branches without norms start with a stream of one size."""
+
+import pytest
+import torch
+from torch import nn
+
+import sigmoidcore as sc
+from sigmoidcore.calibration.branches import find_branches
+
+
+class Attention(nn.Module):
+    def __init__(self, width, heads=4):
+        super().__init__()
+        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm_q, self.norm_k = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(self.norm_q(q), self.norm_k(k), v, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class Transformer(nn.Module):
+    def __init__(self, blocks=8, width=32, scale=1.0, in_place=False):
+        super().__init__()
+        self.embed, self.position, self.head = nn.Embedding(20, width), nn.Embedding(12, width), nn.Linear(width, 20)
+        self.attend = nn.ModuleList(Attention(width) for _ in range(blocks))
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(0.1))
+            for _ in range(blocks)
+        )
+        self.scale, self.in_place = scale, in_place
+
+    def forward(self, tokens):
+        x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1]))
+        for attend, mlp in zip(self.attend, self.mlps, strict=True):
+            x = x + self.scale * attend(x)
+            y = self.scale * mlp(x)
+            if self.in_place:
+                y += x
+                x = y
+            else:
+                x = y + x
+        return self.head(x)
+
+
+class Mixer(nn.Module):
+    """Perceptrons over positions and over channels in turn."""
+
+    def __init__(self, blocks=6, positions=16, channels=24):
+        super().__init__()
+        self.first, self.head = nn.Linear(10, channels), nn.Linear(channels, 3)
+        self.mix = nn.ModuleList(nn.Linear(positions, positions) for _ in range(blocks))
+        self.act = nn.ModuleList(nn.Sequential(nn.GELU(), nn.Linear(channels, channels)) for _ in range(blocks))
+
+    def forward(self, x):
+        x = self.first(x)
+        for mix, act in zip(self.mix, self.act, strict=True):
+            x = torch.add(x, mix(x.transpose(1, 2)).transpose(1, 2))
+            x = x + act(x)
+        return self.head(x.mean(1))
+
+
+def tokens():
+    return torch.randint(20, (64, 12), generator=torch.Generator().manual_seed(0))
+
+
+def streams(model, batch):
+    """The size of the residual stream before each branch, by hooks on what the branches read."""
+    found = []
+    parts = [part for pair in zip(model.attend, model.mlps, strict=True) for part in pair]
+    look = lambda part, args: found.append(float(args[0].square().mean().sqrt()))  # noqa: E731
+    handles = [part.register_forward_pre_hook(look) for part in parts]
+    with torch.no_grad():
+        model.eval()(batch)
+    for handle in handles:
+        handle.remove()
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("blocks", [4, 24])
+@pytest.mark.parametrize("options", [{}, {"scale": 0.2}, {"in_place": True}])
+def test_the_stream_grows_from_1_to_the_root_of_2_and_the_profile_is_as_level_at_any_depth(blocks, options):
+    torch.manual_seed(0)
+    model, batch = Transformer(blocks, **options), tokens()
+    report = sc.prepare(model, batch, branches=True)
+    count = 2 * blocks
+    expected = (1 + torch.arange(count) / count).sqrt()
+    torch.testing.assert_close(streams(model, batch), expected, rtol=0.08, atol=0)
+    assert len(report.branches) == count
+    assert all(branch.size == pytest.approx(count**-0.5, rel=0.06) for branch in report.branches)
+    assert report.after.spread < 1.7
+    assert "calibrated" in str(report)
+    assert f"{count} branches" in str(report)
+    assert any("write x + " in note for note in report.notes) == ("scale" not in options)
+
+
+def test_the_profile_is_that_of_the_stream_behind_each_sum():
+    torch.manual_seed(0)
+    model, batch = Transformer(3), tokens()
+    report = sc.prepare(model, batch, branches=True, targets=batch, loss_fn=loss)
+    streams, model.eval().mlps[0] = [], nn.Sequential(model.mlps[0])
+    outputs = [part.register_forward_hook(lambda _, args, y: streams.append(y)) for part in model.mlps]
+    gradients = torch.autograd.grad(loss(model(batch), batch), streams)  # at y it is that of x + y
+    sizes = torch.stack([(g.double().square().sum() / len(batch)).sqrt() for g in gradients])
+    torch.testing.assert_close(report.after.sizes[1::2], sizes, rtol=1e-4, atol=0)
+    for handle in outputs:
+        handle.remove()
+
+
+def loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def test_bounded_norms_on_queries_and_keys_are_calibrated_with_it():
+    torch.manual_seed(0)
+    model, batch = Transformer(3), tokens()
+    sc.convert(model, norms=True)
+    report = sc.prepare(model, batch, branches=True)
+    assert len(report.slopes) == 6
+    torch.testing.assert_close(report.levels, torch.full((6,), 0.5, dtype=torch.float64))
+    assert all(branch.size == pytest.approx(6**-0.5, rel=0.06) for branch in report.branches)
+
+
+def test_a_mixer_is_prepared_too_and_frozen_layers_keep_their_weights():
+    torch.manual_seed(0)
+    model, batch = Mixer(), torch.randn(64, 16, 10)
+    frozen = model.act[2][1].requires_grad_(False)
+    before = frozen.weight.clone()
+    report = sc.prepare(model, batch, branches=True)
+    assert len(report.branches) == 12
+    assert report.after.spread < 2.2
+    assert torch.equal(frozen.weight, before)
+    assert any("requires_grad=False" in note for note in report.notes)
+
+
+def test_branches_have_their_layers_and_a_sum_of_two_embeddings_is_none():
+    model = Transformer(1)
+    branches = find_branches(model, tokens()).branches
+    assert [branch.layers for branch in branches] == [("attend.0.qkv", "attend.0.out"), ("mlps.0.0", "mlps.0.2")]
+    assert [branch.ends for branch in branches] == [("attend.0.out",), ("mlps.0.2",)]
+
+
+def test_branches_side_by_side_have_two_ends():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + (self.a(x) + self.b(x))
+
+    model = nn.Sequential(nn.Linear(8, 8), Parallel(), nn.Linear(8, 2))
+    report = sc.prepare(model, torch.randn(100, 8), branches=True)
+    assert [set(branch.ends) for branch in report.branches] == [{"1.a", "1.b"}]
+    assert report.branches[0].size == pytest.approx(1.0, rel=0.06)
+
+
+def test_a_branch_that_ends_in_a_norm_gets_a_note():
+    class PostNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+        def forward(self, x):
+            return x + self.norm(self.layer(x))
+
+    model = nn.Sequential(nn.Linear(8, 8), PostNorm(), PostNorm(), nn.Linear(8, 2))
+    report = sc.prepare(model, torch.randn(100, 8), branches=True)
+    assert any("multiply these branches by 0.707" in note for note in report.notes)
+
+
+def test_without_residual_branches_an_error_says_so_and_weights_are_as_they_were():
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match="no residual branch was found"):
+        sc.prepare(model, torch.randn(10, 8), branches=True)
+    assert torch.equal(model[0].weight, before)

@@ -1,0 +1,96 @@
+"""The branch rule: weights of residual branches grow no larger than at the start."""
+
+import copy
+
+import pytest
+import torch
+from support.equalized import assert_same, snapshot
+from torch import nn
+
+import sigmoidcore as sc
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(8, 16), nn.RMSNorm(16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return x + self.down(self.norm(self.up(x)))
+
+
+def network(blocks=3):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), *(Block() for _ in range(blocks)), nn.Linear(8, 2))
+    sc.convert(model, norms=True)
+    x = torch.randn(100, 4)
+    report = sc.prepare(model, x, branches=True)
+    return model, x, report
+
+
+def train(model, optimizer, x, steps=20):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - 10 * x[:, :2]).square().mean().backward()
+        optimizer.step()
+
+
+def sizes(model):
+    return {name: float(p.detach().norm()) for name, p in model.named_parameters() if p.dim() == 2}
+
+
+def test_weights_in_branches_keep_their_size_and_others_grow():
+    model, x, report = network()
+    assert report.branch_layers == tuple(f"{i}.{part}" for i in (1, 2, 3) for part in ("up", "down"))
+    before, free = sizes(model), copy.deepcopy(model)
+    train(free, torch.optim.Adam(free.parameters(), 0.1), x)
+    assert all(sizes(free)[name] > 1.1 * size for name, size in before.items())
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    with sc.Equalizer(model, optimizer, branches=report.branch_layers):
+        train(model, optimizer, x)
+    for name, size in sizes(model).items():
+        assert size > 1.1 * before[name] if name in ("0.weight", "4.weight") else size <= before[name] * (1 + 1e-6)
+
+
+def test_weights_that_stay_small_are_not_touched():
+    model, *_ = network()
+    with torch.no_grad():
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        equalizer = sc.Equalizer(model, optimizer, branches="1", every=100)
+        model[1].up.weight.mul_(0.5)
+        model[2].up.weight.mul_(2.0)
+    before = snapshot(model)
+    optimizer.step()  # without gradients
+    equalizer.remove()
+    assert_same(model, before)
+
+
+def test_a_weight_that_starts_at_0_may_grow():
+    model, x, _ = network(1)
+    nn.init.zeros_(model[1].down.weight)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    with sc.Equalizer(model, optimizer, branches=["1.*"]):
+        train(model, optimizer, x, 3)
+    assert 0 < sizes(model)["1.down.weight"] < 10
+
+
+def test_the_sizes_are_part_of_the_state():
+    model, x, _ = network()
+    before = sizes(model)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    state = sc.Equalizer(model, optimizer, branches="[123]").state_dict()
+    with torch.no_grad():
+        model[2].up.weight.mul_(5.0)
+    optimizer = torch.optim.Adam(model.parameters(), 0.0)
+    equalizer = sc.Equalizer(model, optimizer, branches="[123]")
+    equalizer.load_state_dict(state)
+    train(model, optimizer, x, 1)
+    assert sizes(model) == pytest.approx(before)
+    with pytest.raises(ValueError, match="6 weights of branches, of 0"):
+        sc.Equalizer(model, optimizer).load_state_dict(state)
+
+
+def test_a_name_without_weights_is_an_error():
+    model, _, _ = network()
+    with pytest.raises(ValueError, match="no module with a matrix or a kernel has the name or pattern 'blocks'"):
+        sc.Equalizer(model, torch.optim.Adam(model.parameters()), branches=["blocks"])
