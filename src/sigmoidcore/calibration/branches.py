@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from sigmoidcore._torch.autograd import bare
+from sigmoidcore._torch.autograd import bare, normalises
 from sigmoidcore.gain import gradient_size, norm
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import (
@@ -32,7 +32,7 @@ class Branch:
 
     Attributes:
         layers: names of its layers with a matrix or a kernel.
-        ends: those of them whose outputs reach the sum through no other one.
+        ends: those of them whose outputs reach the sum through no other one, and no normalisation.
         size: root mean square of what is added.
         stream: root mean square of what it is added to.
         factor: what the output of its last layer is multiplied by before it is added; nan with several last layers.
@@ -72,7 +72,7 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
             torch.autograd.grad(loss, trained, allow_unused=True)
     sizes = torch.tensor([s.gradient for s, _ in found], dtype=torch.float64)
     branches = tuple(branch for _, branch in found)
-    return Residuals(branches, Profile(tuple(" + ".join(b.ends) for b in branches), sizes))
+    return Residuals(branches, Profile(tuple(" + ".join(b.ends or b.layers[-1:]) for b in branches), sizes))
 
 
 def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -200,7 +200,7 @@ def _first_met(end: Node, names: Mapping[Node, str]) -> list[Node]:
         visited.add(node)
         if node in names:
             met.append(node)
-        else:
+        elif not normalises(node):
             waiting += _sources(node)
     return met
 

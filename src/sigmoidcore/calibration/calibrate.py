@@ -181,8 +181,8 @@ def prepare(
             those of the best level for each set and depth; with 0.5 everywhere, 1.59 times.
         branches: for transformers and other models of residual branches, x + branch(x), without norms in front of them,
             and with or without cores. Every layer gets outputs of size 1, embeddings a residual stream of size 1, and
-            each of the N branches the size 1 / sqrt(N). The stream ends at the size sqrt(2), and its gradient profile
-            is level to a factor of sqrt(2), at any depth. Embeddings keep their directions.
+            each of the N branches the size 1 / sqrt(4 N). The stream ends at the size 1.12, and its gradient profile is
+            level to a factor of 1.12, at any depth. Embeddings keep their directions.
 
     Returns:
         A frozen, printable report.
