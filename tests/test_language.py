@@ -3,7 +3,7 @@
 import ast
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,12 @@ from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules import RULES
 
 SOURCES = Path(sigmoidcore.__file__).parent
-COUNTERS = ("counted", "count")
+ERRORS = (
+    "Stopped", "InputError", "DataError", "SplitError", "MismatchError", "DamagedError", "VersionError", "LostError",
+)  # fmt: skip
+TRANSLATING = ("_", "replacing", *ERRORS)
+"""Functions and errors whose first argument is translated."""
+COUNTERS = ("counted",)
 """Functions of a number and a noun, whose plural is translated."""
 GRAMMAR = {"verb", "pronoun"}
 """Placeholders for words of English grammar, which a translation may leave out."""
@@ -51,19 +56,19 @@ ENGLISH = {
 """What looks like a sentence and is none for a person: commands, words of files, figures, and errors of PyTorch."""
 
 
-def calls_of(tree: ast.AST, names: tuple[str, ...]) -> Iterator[ast.Call]:
+def calls_of(tree: ast.AST, names: Sequence[str]) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
             yield node
 
 
 def texts() -> set[str]:
-    """All texts that are translated: arguments of `_` and of counters, texts of the rules, and texts of templates."""
+    """All texts that are translated: arguments of `_`, errors and counters, of rules and of templates."""
     found = {rule.name for rule in RULES} | {severity.value for severity in Severity}
     found |= {f"{{count}} {severity.value}s" for severity in Severity}
     for path in SOURCES.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        found |= {c.args[0].value for c in calls_of(tree, ("_",)) if isinstance(c.args[0], ast.Constant)}
+        found |= {c.args[0].value for c in calls_of(tree, TRANSLATING) if isinstance(c.args[0], ast.Constant)}
         for call in calls_of(tree, COUNTERS):
             one, *plural = [arg.value for arg in call.args[1:] if isinstance(arg, ast.Constant)] or [""]
             found |= {f"{{count}} {plural[0] if plural else one + 's'}"} if one else set()
@@ -108,7 +113,7 @@ def untranslated(path: Path, known: set[str]) -> set[str]:
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for call in calls_of(tree, ("_", "ValueError", "TypeError", "add_note")):
+    for call in calls_of(tree, (*TRANSLATING, "ValueError", "TypeError", "add_note")):
         skipped |= set(ast.walk(call))
     constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in skipped]
     words = {str(node.value) for node in constants if re.search("[A-Za-z]{2,} [a-z]{2,}", str(node.value))}

@@ -19,15 +19,6 @@ def complete_file(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces the old one when the disk has all of it; after an error, the old one is still there.
 
     A link in its place is replaced, not followed.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
-        >>> with complete_file(path) as file:
-        ...     _ = file.write(b"1 2 3")
-        ...     before = path.exists()
-        >>> before, path.read_text()
-        (False, '1 2 3')
     """
     # Processes that write the same file, ranks for example, each have their own part.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -210,7 +210,7 @@ def test_a_model_runs_in_training_mode_if_asked(capsys):
         ("project.networks:none", "returned None: return (model, inputs, targets, loss_fn), or (model, inputs)"),
         ("project.networks:three", "returned 3 values: return (model"),
         ("project.networks:no_model", "no_model: model must be a torch.nn.Module, got float"),
-        ("project.networks:no_loss", "returned a str as loss_fn: give a function"),
+        ("project.networks:no_loss", "no_loss: loss_fn must be a function of outputs and targets, got str"),
         ("project.networks:unknown", "returned a dict with the unknown key 'labels'"),
         ("project.networks:no_inputs", "returned a dict with no 'inputs'"),
         ("project.networks:needs", "is called without arguments: missing a required argument: 'something'"),

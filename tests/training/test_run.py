@@ -85,13 +85,6 @@ def test_a_broken_line_is_named(tmp_path):
         read_metrics(path)
 
 
-def test_metrics_of_a_newer_format_are_refused(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"kind": "run", "format": {FORMAT + 1}}}\n')
-    with pytest.raises(ValueError, match="install a newer sigmoid-core"):
-        read_metrics(path)
-
-
 def made(*sizes):
     return network("mlp", **dict(zip(("in_features", "width", "depth", "out_features"), sizes, strict=True)))
 

@@ -65,34 +65,18 @@ class Translated(str):
 
 
 def english(text: str) -> str:
-    """The English original of a translated text; any other text unchanged.
-
-    Example:
-        >>> english("3 layers")
-        '3 layers'
-    """
+    """The English original of a translated text; any other text unchanged."""
     return text.original if isinstance(text, Translated) else text
 
 
 def edited(text: str, edit: Callable[[str], str]) -> str:
-    """A text after a change that suits every language.
-
-    Example:
-        >>> edited("Three layers.", str.lower)
-        'three layers.'
-    """
+    """A text after a change that suits every language."""
     return Translated.of(edit(text), edit(text.original)) if isinstance(text, Translated) else edit(text)
 
 
 @contextmanager
 def speaking(language: str) -> Iterator[None]:
-    """Context in which texts are in this language, for a thread or a task whose reader is another one.
-
-    Example:
-        >>> with speaking("zh"):
-        ...     print(_("layer"))
-        层
-    """
+    """Context in which texts are in this language, for a thread or a task whose reader is another one."""
     token = _SPOKEN.set(language)
     try:
         yield
@@ -101,11 +85,7 @@ def speaking(language: str) -> Iterator[None]:
 
 
 def language() -> str:
-    """The language of the context, or the one that the environment asks for.
-
-    Raises:
-        ValueError: there is no such language.
-    """
+    """The language of the context, or the one that the environment asks for."""
     asked = _SPOKEN.get() or os.environ.get(VARIABLE) or LANGUAGES[0]
     short = re.split(r"[-_.]", asked)[0].lower()  # of zh_CN.UTF-8
     if short not in LANGUAGES:

@@ -123,17 +123,11 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
 
 
 class Link(NamedTuple):
-    """The way from one node to another.
+    """The way from one node to another."""
 
-    Attributes:
-        name: of the node at its end.
-        normalised: whether it passes a normalisation.
-        multiplied: whether it passes a product with another signal: a gate, attention, a mixture.
-    """
-
-    name: str
-    normalised: bool
-    multiplied: bool
+    name: str  # of the node at its end
+    normalised: bool  # whether it passes a normalisation
+    multiplied: bool  # whether it passes a product with another signal: a gate, attention, a mixture
 
 
 def met_first(starts: Iterable[Node | None], among: Mapping[Node, str]) -> set[Link]:

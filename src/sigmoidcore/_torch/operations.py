@@ -11,9 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs operations through a function while it is entered.
 
-    Args:
-        run: is called with the name of an operation, its arguments, and a function that runs it and returns its result.
-            Operations that `run` calls itself are not seen.
+    `run` is called with the name of an operation, its arguments, and a function that runs it and returns its result.
+    Operations that `run` calls itself are not seen.
     """
 
     def __init__(self, run: Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]) -> None:

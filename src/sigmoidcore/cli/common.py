@@ -21,7 +21,7 @@ def opened(folder: Path) -> TrainedRun:
     if not folder.is_dir():
         what = _("is a file") if folder.exists() else _("does not exist")
         raise InputError(
-            _("{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them", folder=folder, what=what)
+            "{folder} {what}: give the folder of a run; `sigmoid-core runs` lists them", folder=folder, what=what
         )
     return open_run(folder)
 

@@ -9,22 +9,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from sigmoidcore._files import write_file
 from sigmoidcore._language import _
 from sigmoidcore._language.errors import Stopped
-from sigmoidcore.diagnosis.wording import in_a_row
+from sigmoidcore.diagnosis.wording import counted, in_a_row
 from sigmoidcore.peers import find, names
 from sigmoidcore.peers.comparison import Budget, Comparison
 from sigmoidcore.peers.report import figures, heads, markdown, notes, rows
 from sigmoidcore.peers.standings import Setting
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training.data import InputError, load
-from sigmoidcore.training.display import REDRAW, Screen, clock, count, metric_text
+from sigmoidcore.training.display import REDRAW, Screen, clock, metric_text
 from sigmoidcore.training.loop import Progress
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for
 from sigmoidcore.training.options import Options, flag, types_of
@@ -45,8 +42,6 @@ def _option(name: str) -> Any:
 
 
 METHODS = typer.Option("--methods", metavar="NAME[,NAME]", help="Names that --list shows, or your own module:function.")
-DEPTH = typer.Option("--depth", metavar="N[,N]", help="Hidden layers.")
-SEEDS = typer.Option("--seeds", metavar="N", min=1, help="Number of seeds, from 0.")
 BUDGET = typer.Option(
     "--budget",
     metavar="TIME",
@@ -57,7 +52,6 @@ RATES = typer.Option(
     "--rates", metavar="RATE[,RATE]", show_default="5 rates", help="Learning rates of methods that have no rule for it."
 )
 OUTPUT = typer.Option("--output", "-o", metavar="FOLDER", show_default="comparison-DATA", help="Folder of the results.")
-LIST = typer.Option("--list", help="List the methods and their sources.")
 
 
 def compare(
@@ -65,16 +59,16 @@ def compare(
     data: Annotated[str, _option("data")] = "digits",
     target: Annotated[list[str] | None, _option("target")] = None,
     network: Annotated[str, _option("network")] = "mlp",
-    depth: Annotated[str, DEPTH] = "30",
+    depth: Annotated[str, typer.Option(metavar="N[,N]", help="Hidden layers.")] = "30",
     width: Annotated[str, _option("width")] = "64",
-    seeds: Annotated[int, SEEDS] = 1,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Number of seeds, from 0.")] = 1,
     epochs: Annotated[str, _option("epochs")] = "10",
     budget: Annotated[str | None, BUDGET] = None,
     rates: Annotated[str | None, RATES] = None,
     batch_size: Annotated[str, _option("batch_size")] = "100",
     cores: Annotated[str, _option("threads")] = "1",
     output: Annotated[Path | None, OUTPUT] = None,
-    listing: Annotated[bool, LIST] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the methods and their sources.")] = False,
 ) -> int:
     """Train Sigmoid Core and other methods side by side; the others at many rates, and the best one counts."""
     screen = Screen.of_stdout()
@@ -93,11 +87,9 @@ def compare(
     for method in found:
         if kind not in method.kinds:
             raise InputError(
-                _(
-                    "{name} makes {kinds} networks only: give another --network",
-                    name=method.name,
-                    kinds=", ".join(method.kinds),
-                )
+                "{name} makes {kinds} networks only: give another --network",
+                name=method.name,
+                kinds=", ".join(method.kinds),
             )
     folder = output or Path(f"comparison-{loaded.file_name}")
     with CtrlC() as ctrl_c, threads(options.threads), denormals_flushed(), contextlib.ExitStack() as stack:
@@ -113,32 +105,30 @@ def compare(
         stopped = _interrupted(screen, comparison, ctrl_c)
         _report(screen, comparison, folder)
     if stopped:
-        left = count(len(comparison.missing), "training")
-        raise Stopped(_("interrupted, {left} left: the same command resumes", left=left), ctrl_c.code)
+        left = counted(len(comparison.missing), "training")
+        raise Stopped("interrupted, {left} left: the same command resumes", ctrl_c.code, left=left)
     return 0
 
 
 def _interrupted(screen: Screen, comparison: Comparison, ctrl_c: CtrlC) -> bool:
     """Train what is missing: a table that is redrawn in a terminal, or a line for each training."""
     total, shown = len(comparison.settings), 0.0
-    live = Live(console=screen.console, auto_refresh=False, transient=True) if screen.live else None
+    live = screen.redrawn() if screen.live else None
 
     def text(setting: Setting) -> str:
         knob = comparison.methods[setting.method].knob_text(setting.knob)
         rate, seed = _("rate {rate:g}", rate=setting.rate), _("seed {seed}", seed=setting.seed)
-        return in_a_row(filter(None, (setting.method, count(setting.depth, "layer"), knob, rate, seed)))
+        return in_a_row(filter(None, (setting.method, counted(setting.depth, "layer"), knob, rate, seed)))
 
     def on_step(setting: Setting, progress: Progress) -> None:
         nonlocal shown
         ctrl_c.check()
         if live is not None and time.monotonic() - shown >= REDRAW:
-            shown, done, width = time.monotonic(), total - len(comparison.missing), screen.console.width - 3
-            # A bar does not end its line; its padding does.
-            bar = Padding(ProgressBar(total=total, completed=done, width=min(72, width)), (1, 0, 0, 3))
+            shown, done = time.monotonic(), total - len(comparison.missing)
             place = {"count": done, "all": total, "setting": text(setting), "time": clock(progress.seconds)}
-            line = Text(_("{count} of {all} trainings; {setting}: {time}", **place)[:width])
+            line = Text(_("{count} of {all} trainings; {setting}: {time}", **place), no_wrap=True, overflow="crop")
             table = [screen.records(rows(comparison), OPTIONAL, heads())] if done else []
-            live.update(Group(*table, bar, Padding(line, (0, 0, 0, 3))), refresh=True)
+            live.update(Group(*table, "", screen.bar(done / total, line)), refresh=True)
 
     try:
         with live or contextlib.nullcontext():
@@ -189,7 +179,5 @@ def _seconds(budget: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)
     seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
     if seconds == 0:
-        raise InputError(
-            _("Invalid value for '--budget': {budget!r} is not a time such as 60s or 5m", budget=budget[:40])
-        )
+        raise InputError("Invalid value for '--budget': {budget!r} is not a time such as 60s or 5m", budget=budget[:40])
     return seconds

@@ -13,9 +13,10 @@ import sigmoidcore as sc
 from sigmoidcore import article, plots
 from sigmoidcore._language import _
 from sigmoidcore._language.errors import Stopped
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training import Options, Recipe, digits, session
-from sigmoidcore.training.display import Screen, count, number, percent
+from sigmoidcore.training.display import Screen, number, percent
 from sigmoidcore.training.recording import RecordedTraining, save_figures
 from sigmoidcore.training.runs.folder import check_free, next_free
 from sigmoidcore.training.session import CtrlC
@@ -25,14 +26,12 @@ OBSERVE = 5
 """Steps between two columns of the heat map, for both networks."""
 PLAIN, CORE = "plain sigmoids", "Sigmoid Core"
 OUTPUT = typer.Option("--output", metavar="FOLDER", help="Folder for the figures.", show_default="runs/demo-N")
-EPOCHS = typer.Option("--epochs", metavar="N", help="Passes over the 1,400 digits, for each network.")
-SEED = typer.Option("--seed", metavar="N", help="Seed of weights and of the order of samples.")
 
 
 def demo(
     output: Annotated[Path | None, OUTPUT] = None,
-    epochs: Annotated[str, EPOCHS] = "10",
-    seed: Annotated[str, SEED] = "0",
+    epochs: Annotated[str, typer.Option(metavar="N", help="Passes over the 1,400 digits, for each network.")] = "10",
+    seed: Annotated[str, typer.Option(metavar="N", help="Seed of weights and of the order of samples.")] = "0",
 ) -> int:
     """Train 100 layers of sigmoids, with and without Sigmoid Core: half a minute, with figures."""
     began = time.monotonic()
@@ -103,7 +102,7 @@ def _hundred_layers(screen: Screen, ctrl_c: CtrlC, options: Options) -> list[Rec
     trainings = []
     split = digits()
     inputs, targets = split.probes()
-    epochs = count(options.epochs, "epoch")
+    epochs = counted(options.epochs, "epoch")
     screen.heading(_("2. One hundred layers of sigmoids"))
     screen.say(
         _(
@@ -150,7 +149,7 @@ def _hundred_layers(screen: Screen, ctrl_c: CtrlC, options: Options) -> list[Rec
 
 
 def _closing_table(screen: Screen, both: list[RecordedTraining]) -> None:
-    epochs = count(len(both[0].result.accuracies), "epoch")
+    epochs = counted(len(both[0].result.accuracies), "epoch")
     screen.heading(_("{depth} layers, {epochs}", depth=DEPTH, epochs=epochs))
     zeros = [(int((training.end.sizes == 0).sum()), training.layers) for training in both]
     rows = [

@@ -23,14 +23,7 @@ from sigmoidcore.training.data import InputError
 from sigmoidcore.training.runs.folder import data_of
 from sigmoidcore.training.runs.weights import WEIGHTS
 from sigmoidcore.training.use import check_output, open_run
-from sigmoidcore.training.user_code import (
-    dotted,
-    exception_text,
-    raised_here,
-    reported_as,
-    users_code,
-    with_article,
-)
+from sigmoidcore.training.user_code import dotted, exception_text, raised_here, reported_as, users_code, with_article
 
 KEYS = ("model", "inputs", "targets", "loss_fn")
 TARGET = typer.Argument(
@@ -53,7 +46,7 @@ def diagnose(
 ) -> int:
     """Find where a network loses its gradient, on one batch; with an exit code for CI."""
     if str(html) == "-":
-        raise InputError(_("--html - would mix the page with the report: give the name of a file, such as report.html"))
+        raise InputError("--html - would mix the page with the report: give the name of a file, such as report.html")
     files = [Path(file) for file in (html, json) if file is not None and str(file) != "-"]
     for file in files:
         check_output(file, overwrite=True)
@@ -82,10 +75,10 @@ def _measured(target: str, training: bool) -> Diagnosis:
         reason = str(error) if ours else _("measuring raised {error}", error=exception_text(error))
         reason = _("; ").join([reason, *getattr(error, "__notes__", ())])
         reason = edited(reason, lambda text: text.replace("training=True runs", "--training runs"))
-        raise InputError(_("{target}: {reason}", target=target, reason=reason)) from error
+        raise InputError("{target}: {reason}", target=target, reason=reason) from error
     if not diagnosis.measurement.layers and not diagnosis.findings:
         why = diagnosis.measurement.notes or (_("it calls nothing that has weights or is an activation"),)
-        raise InputError(_("{target}: no layers of the model were seen: {why}", target=target, why=_("; ").join(why)))
+        raise InputError("{target}: no layers of the model were seen: {why}", target=target, why=_("; ").join(why))
     return diagnosis
 
 
@@ -100,14 +93,12 @@ def _subject(target: str) -> dict[str, Any]:
     if path.exists():
         example = f"{dotted(path)}:make" if path.suffix == ".py" else "package.module:make"
         raise InputError(
-            _(
-                "{target} is a file: give the folder of a run, or a function of a module as {example}",
-                target=target,
-                example=example,
-            )
+            "{target} is a file: give the folder of a run, or a function of a module as {example}",
+            target=target,
+            example=example,
         )
     raise InputError(
-        _("{target} is not the folder of a run: give one, or a function of yours as package.module:make", target=target)
+        "{target} is not the folder of a run: give one, or a function of yours as package.module:make", target=target
     )
 
 
@@ -119,30 +110,22 @@ def _of_function(target: str) -> dict[str, Any]:
     with users_code(target) as make:
         if isinstance(make, nn.Module):
             raise InputError(
-                _(
-                    "{target} is a model: give a function that makes a model and a batch; let it {wanted}",
-                    target=target,
-                    wanted=_wanted(),
-                )
+                "{target} is a model: give a function that makes a model and a batch; let it {wanted}",
+                target=target,
+                wanted=_wanted(),
             )
         if not callable(make):
             raise InputError(
-                _(
-                    "{target} is {what}, not a function: give a function; let it {wanted}",
-                    target=target,
-                    what=with_article(make),
-                    wanted=_wanted(),
-                )
+                "{target} is {what}, not a function: give a function; let it {wanted}",
+                target=target,
+                what=with_article(make),
+                wanted=_wanted(),
             )
         try:
             inspect.signature(make).bind()
         except TypeError as error:
             raise InputError(
-                _(
-                    "{target} is called without arguments: {error}; give a function without any",
-                    target=target,
-                    error=error,
-                )
+                "{target} is called without arguments: {error}; give a function without any", target=target, error=error
             ) from error
         torch.manual_seed(0)  # random weights are the same every time
         with reported_as(target):
@@ -155,26 +138,16 @@ def _checked(target: str, made: Any) -> dict[str, Any]:
     if isinstance(made, tuple | list):
         if len(made) not in (2, 4):
             raise InputError(
-                _("{target} returned {count} values: {wanted}", target=target, count=len(made), wanted=_wanted())
+                "{target} returned {count} values: {wanted}", target=target, count=len(made), wanted=_wanted()
             )
         made = dict(zip(KEYS, made, strict=False))
     if not isinstance(made, Mapping):
-        raise InputError(
-            _("{target} returned {what}: {wanted}", target=target, what=with_article(made), wanted=_wanted())
-        )
+        raise InputError("{target} returned {what}: {wanted}", target=target, what=with_article(made), wanted=_wanted())
     wrong = [_("the unknown key {key!r}", key=key) for key in made if key not in KEYS]
     wrong += [_("no {key!r}", key=key) for key in KEYS[:2] if key not in made]
     if wrong:
         raise InputError(
-            _("{target} returned a dict with {wrong}: {wanted}", target=target, wrong=wrong[0], wanted=_wanted())
-        )
-    if not callable(loss := made.get("loss_fn") or nn.Identity()):
-        raise InputError(
-            _(
-                "{target} returned {what} as loss_fn: give a function of (outputs, targets)",
-                target=target,
-                what=with_article(loss),
-            )
+            "{target} returned a dict with {wrong}: {wanted}", target=target, wrong=wrong[0], wanted=_wanted()
         )
     return dict(made)
 
@@ -186,13 +159,10 @@ def _of_run(folder: Path) -> dict[str, Any]:
     features = network.sizes.get("in_features")
     if features is not None and (features,) != data.shape:
         raise InputError(
-            _(
-                "{folder} is a network with {features} inputs, but {name} has {shape}: the weights "
-                "belong to another run",
-                folder=folder / WEIGHTS,
-                features=features,
-                name=data.name,
-                shape=data.shape[0],
-            )
+            "{folder} is a network with {features} inputs, but {name} has {shape}: the weights belong to another run",
+            folder=folder / WEIGHTS,
+            features=features,
+            name=data.name,
+            shape=data.shape[0],
         )
     return dict(zip(KEYS, (network.model, *data.probes(), data.loss_fn), strict=True))

@@ -8,8 +8,9 @@ import typer
 from sigmoidcore._files import write_file
 from sigmoidcore._language import _
 from sigmoidcore.cli.common import OVERWRITE, RUN, opened, print_json
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.training.data import InputError
-from sigmoidcore.training.display import Screen, count
+from sigmoidcore.training.display import Screen
 from sigmoidcore.training.use import Evaluation, check_output
 
 DATA = typer.Argument(
@@ -33,7 +34,7 @@ def evaluate(
     for path in files:
         check_output(path, overwrite, data)
     if figure is not None and figure.suffix.lower() != ".png":
-        raise InputError(_("{figure} is not the name of a figure: let it end with .png", figure=figure))
+        raise InputError("{figure} is not the name of a figure: let it end with .png", figure=figure)
     evaluation = trained.evaluate(data)
     if figure is not None:
         from sigmoidcore.plots.style import save_figure  # needs matplotlib
@@ -52,7 +53,7 @@ def evaluate(
 
 
 def _show(screen: Screen, evaluation: Evaluation) -> None:
-    samples = count(evaluation.samples, "sample")
+    samples = counted(evaluation.samples, "sample")
     screen.heading(_("{run} on {data}: {samples}", run=evaluation.run, data=evaluation.data, samples=samples))
     for note in evaluation.notes:
         screen.say(note)

@@ -10,10 +10,7 @@ from sigmoidcore.cli.common import OVERWRITE, RUN, opened
 from sigmoidcore.training.display import Screen
 from sigmoidcore.training.use import path_of_preprocessing
 
-LOADERS = {
-    "onnx": 'onnxruntime.InferenceSession("{}")',
-    "safetensors": 'safetensors.torch.load_file("{}")',
-}
+LOADERS = {"onnx": 'onnxruntime.InferenceSession("{}")', "safetensors": 'safetensors.torch.load_file("{}")'}
 """How to load each format without this package."""
 FORMAT = typer.Option("--format", "-f", help="Format of the file.")
 OUTPUT = typer.Option("--output", "-o", metavar="FILE", show_default="RUN.onnx or RUN.safetensors, in this folder")

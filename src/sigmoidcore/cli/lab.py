@@ -37,10 +37,10 @@ def lab(
     from sigmoidcore.lab.server import application
 
     if target is not None and data is None:
-        raise InputError(_("--target is a column of --data FILE: give the file, too"))
+        raise InputError("--target is a column of --data FILE: give the file, too")
     if run is not None:
         if data is not None:
-            raise InputError(_("RUN shows a finished or running training: give RUN or --data, not both"))
+            raise InputError("RUN shows a finished or running training: give RUN or --data, not both")
         Recording(run)  # or an error
     own = None if data is None else own_data(data, target)
     guard = Guard(host)
@@ -63,12 +63,8 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise InputError(
-            _(
-                "cannot listen on {host}, port {port}: {reason}; give another --port, or 0 for a free one",
-                host=host, port=str(port), reason=error.strerror or str(error),
-            )
-        ) from error  # fmt: skip
+        raise InputError("cannot listen on {host}, port {port}: {reason}; give another --port, or 0 for a free one",
+                host=host, port=str(port), reason=error.strerror or str(error)) from error  # fmt: skip
 
 
 def _address(host: str, port: int, token: str) -> str:

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from sigmoidcore._language import _
 from sigmoidcore.cli.common import OVERWRITE, RUN, opened
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.training.data import listed
-from sigmoidcore.training.display import Screen, count
+from sigmoidcore.training.display import Screen
 
 DATA = typer.Argument(
     metavar="DATA", show_default=False, help="File or folder like the training data, with or without the target."
@@ -38,6 +39,6 @@ def predict(
     screen = Screen.of_stdout()
     for note in predicted.notes:
         screen.say(note)
-    what = {"predictions": count(predicted.rows, "prediction"), "columns": listed(predicted.columns)}
+    what = {"predictions": counted(predicted.rows, "prediction"), "columns": listed(predicted.columns)}
     screen.verbatim(_("{predictions} in {file}: {columns}", file=output, **what))
     return 0

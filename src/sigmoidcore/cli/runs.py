@@ -16,7 +16,6 @@ from sigmoidcore.training.runs.listing import ACCURACY, Listed, Summary, runs_in
 
 FOLDER = typer.Argument(metavar="FOLDER", show_default="runs", help="A folder of runs, or of one run.")
 SORT = typer.Option("--sort", help="By date (latest last), name, metric (best first) or time.")
-COLUMNS = ("run", "data", "shape", "outcome", "steps", "metric", "spread", "time", "date")
 OPTIONAL = ("data", "steps", "spread", "shape", "time")
 """Columns that a narrow terminal does not show, the first ones first."""
 
@@ -49,10 +48,7 @@ def _runs_of(folder: Path, sort: str) -> Listed:
 
 def _list(screen: Screen, listing: Listed, folder: Path) -> None:
     if listing.runs:
-        cells = map(_cells, listing.runs)
-        screen.console.print(
-            screen.records([{name: row[name] for name in COLUMNS} for row in cells], OPTIONAL, _heads())
-        )
+        screen.console.print(screen.records([_cells(run) for run in listing.runs], OPTIONAL, _heads()))
     else:
         screen.say(_("{folder} contains no run: `sigmoid-core train` makes one", folder=folder))
     for sentence in listing.damaged:
@@ -67,18 +63,14 @@ def _heads() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _outcome(run: Summary) -> str:
-    """How a run ended, in the user's language."""
-    words = {
+def _cells(run: Summary) -> dict[str, str]:
+    ends = {
         "finished": _("finished"), "interrupted": _("interrupted"), "failed": _("failed"), "running": _("running"),
         "killed": _("killed"),
     }  # fmt: skip
-    return words.get(run.outcome, run.outcome)
-
-
-def _cells(run: Summary) -> dict[str, str]:
+    outcome = ends.get(run.outcome, run.outcome)
     return {
-        "run": run.name, "data": run.data, "shape": run.shape, "outcome": _outcome(run), "steps": f"{run.steps:,}",
+        "run": run.name, "data": run.data, "shape": run.shape, "outcome": outcome, "steps": f"{run.steps:,}",
         "metric": _metric(run), "spread": "-" if run.spread is None else number(run.spread),
         "time": clock(run.seconds), "date": _date(run.started),
     }  # fmt: skip

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from sigmoidcore._language import _
@@ -27,25 +23,19 @@ CORPUS = typer.Argument(
     metavar="CORPUS", show_default=False, help="Text file: a sentence a line, words between spaces."
 )
 OUTPUT = typer.Option("--output", "-o", metavar="FILE", help="Where the vectors go, in the text format of word2vec.")
-DIMENSIONS = typer.Option("--dimensions", metavar="N", min=1, max=100_000, help="Size of a vector.")
-EPOCHS = typer.Option("--epochs", metavar="N", min=1, help="Passes over the text.")
-WINDOW = typer.Option("--window", metavar="N", min=1, max=1000, help="Largest distance of two neighbours.")
-NEGATIVE = typer.Option("--negative", metavar="N", min=1, help="Negatives for each pair of neighbours.")
-MIN_COUNT = typer.Option("--min-count", metavar="N", min=1, help="Words that occur less often are left out.")
 SEED = typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed of everything that is random.")
-THREADS = typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.")
 
 
 def skipgram(
     corpus: Annotated[Path, CORPUS],
     output: Annotated[Path, OUTPUT] = Path("vectors.txt"),
-    dimensions: Annotated[int, DIMENSIONS] = 100,
-    epochs: Annotated[int, EPOCHS] = 5,
-    window: Annotated[int, WINDOW] = 5,
-    negative: Annotated[int, NEGATIVE] = 5,
-    min_count: Annotated[int, MIN_COUNT] = 5,
+    dimensions: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Size of a vector.")] = 100,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the text.")] = 5,
+    window: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Largest distance of two neighbours.")] = 5,
+    negative: Annotated[int, typer.Option(metavar="N", min=1, help="Negatives for each pair of neighbours.")] = 5,
+    min_count: Annotated[int, typer.Option(metavar="N", min=1, help="Words that occur less often are left out.")] = 5,
     seed: Annotated[int, SEED] = 0,
-    cores: Annotated[int, THREADS] = 1,
+    cores: Annotated[int, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.")] = 1,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Train word vectors by skip-gram with negative sampling."""
@@ -74,8 +64,7 @@ def skipgram(
     screen.verbatim(_("{file}: {count:,} vectors; gensim: {call}", file=output, count=len(text.words), call=call))
     if stopped:
         raise Stopped(
-            _("interrupted in {epoch}: {file} has the vectors of this moment", epoch=bar.text, file=output),
-            ctrl_c.code,
+            "interrupted in {epoch}: {file} has the vectors of this moment", ctrl_c.code, epoch=bar.text, file=output
         )
     return 0
 
@@ -84,7 +73,7 @@ class Bar:
     """A line and a bar that are redrawn in a terminal, or a plain line now and then."""
 
     def __init__(self, screen: Screen, epochs: int) -> None:
-        self.live = Live(console=screen.console, auto_refresh=False, transient=True) if screen.live else None
+        self.live = screen.redrawn() if screen.live else None
         self.text = _("epoch {epoch} of {epochs}", epoch=1, epochs=epochs)
         self._screen, self._epochs = screen, epochs
         self._began = self._shown = time.monotonic()
@@ -101,7 +90,6 @@ class Bar:
         line = _("{epoch}: {speed:,.0f} words/s, {time} left", epoch=self.text, **numbers)
         if self.live is None:
             self._screen.verbatim(line)
-            return
-        width = self._screen.console.width - 3
-        bar = ProgressBar(total=1.0, completed=progress.done, width=min(72, width))
-        self.live.update(Group(*(Padding(part, (0, 0, 0, 3)) for part in (bar, Text(line[:width])))), refresh=True)
+        else:
+            text = Text(line, no_wrap=True, overflow="crop")
+            self.live.update(self._screen.bar(progress.done, text), refresh=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from sigmoidcore._language import LANGUAGES, VARIABLE, _, language
+from sigmoidcore._language import LANGUAGES, VARIABLE, _, language, speaking
 from sigmoidcore._language.errors import InputError
 from sigmoidcore._language.terminal import text_width, width, wrapped
 
@@ -39,26 +39,18 @@ LEFT = 26
 
 
 def use_language(name: str | None) -> None:
-    """Let all that follows be in this language; None: in that of the environment.
-
-    Raises:
-        InputError: there is no such language.
-    """
+    """Let all that follows be in this language; None: in that of the environment."""
     if name is not None:
         os.environ[VARIABLE] = name
     try:
         language()
     except ValueError as error:
-        raise InputError(str(error)) from error
+        with speaking(LANGUAGES[0]):
+            raise InputError(str(error)) from error
 
 
 def wrong_arguments(sentence: str) -> str:
-    """A sentence of typer about arguments, in the user's language if it is known, without its full stop.
-
-    Example:
-        >>> wrong_arguments("Missing argument 'RUN'.")
-        "Missing argument 'RUN'"
-    """
+    """A sentence of typer about arguments, in the user's language if it is known, without its full stop."""
     sentence = sentence.rstrip(".")
     for text in WRONG_ARGUMENTS:
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(text))

@@ -11,21 +11,14 @@ from torch.nn.modules import activation
 
 @dataclass(frozen=True)
 class Kind:
-    """An activation with a core.
+    """An activation with a core."""
 
-    Attributes:
-        module: its class in PyTorch.
-        core: gives the arguments of the core of one such module, as `{"alpha": 2 / 3}` of a Hardsigmoid; None if no
-            core has the range of this module. For a call as a function, it gets None in place of the module.
-        exact: whether the core computes the same. The others have the same range and derivative at 0, and only modules
-            of them are converted, with `nearest`.
-        has_mean: whether its outputs have a mean of 1/2. A centered core of it is another function.
-    """
-
-    module: type[nn.Module]
+    module: type[nn.Module]  # its class in PyTorch
+    # gives the arguments of the core of one such module, as `{"alpha": 2 / 3}` of a Hardsigmoid; None if no core has
+    # the range of this module. For a call as a function, it gets None in place of the module.
     core: Callable[[Any], dict[str, Any] | None]
-    exact: bool = True
-    has_mean: bool = False
+    exact: bool = True  # whether the core computes the same; else it has the same range and derivative at 0
+    has_mean: bool = False  # whether its outputs have a mean of 1/2. A centered core of it is another function.
 
 
 def _tanh(_: object) -> dict[str, Any]:

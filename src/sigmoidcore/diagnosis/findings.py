@@ -43,17 +43,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that the rules could not judge: without a finding, it may be wrong all the same.
+    """Something that the rules could not judge: without a finding, it may be wrong all the same."""
 
-    Attributes:
-        what: a noun, such as "step sizes".
-        why: the reason, in a few words.
-        decisive: a network is not called healthy without it.
-    """
-
-    what: str
-    why: str
-    decisive: bool = False
+    what: str  # a noun, such as "step sizes"
+    why: str  # the reason, in a few words
+    decisive: bool = False  # a network is not called healthy without it
 
     def __str__(self) -> str:
         """In a sentence."""

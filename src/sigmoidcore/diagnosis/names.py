@@ -19,13 +19,7 @@ def caller() -> FrameType | None:
 
 
 def names_in(frame: FrameType | None, values: Mapping[str, Any]) -> dict[str, str]:
-    """A name for each value: that of the caller's variable, or the one that is suggested.
-
-    Example:
-        >>> net = [1, 2]
-        >>> names_in(inspect.currentframe(), {"model": net, "loss_fn": object()})
-        {'model': 'net', 'loss_fn': 'loss_fn'}
-    """
+    """A name for each value: that of the caller's variable, or the one that is suggested."""
     variables = {} if frame is None else {**frame.f_globals, **frame.f_locals}
     places: dict[int, str] = {}
     for name, value in variables.items():

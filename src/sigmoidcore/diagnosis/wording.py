@@ -46,16 +46,11 @@ def percent(share: float | None) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.3g}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun, whose plural ends with s; the catalogue of a language has "{count} layers" for "layer".
-
-    Example:
-        >>> counted(1, "layer"), counted(1200, "layer")
-        ('1 layer', '1,200 layers')
-    """
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun; the catalogue of a language has "{count} layers" for "layer"."""
     if count == 1 and language() == "en":
         return f"1 {noun}"
-    return _(f"{{count}} {noun}s", count=f"{count:,}")
+    return _(f"{{count}} {plural or noun + 's'}", count=f"{count:,}")
 
 
 def named(name: str) -> str:
@@ -86,12 +81,7 @@ def listed(names: Sequence[str], every: Sequence[str] = (), noun: str = "layer")
 
 
 def few(names: Sequence[str]) -> str:
-    """The first three names as they are, and the number of the others.
-
-    Example:
-        >>> few(["a", "b", "c", "d", "e"])
-        'a, b, c and 2 more'
-    """
+    """The first three names as they are, and the number of the others."""
     shown = _(", ").join(names[:SHOWN])
     if len(names) <= SHOWN:
         return shown
@@ -99,12 +89,7 @@ def few(names: Sequence[str]) -> str:
 
 
 def in_a_row(facts: Iterable[str]) -> str:
-    """Facts in a row.
-
-    Example:
-        >>> in_a_row(["3 layers", "rate 0.1"])
-        '3 layers, rate 0.1'
-    """
+    """Facts in a row."""
     return functools.reduce(lambda before, fact: _("{facts}, {fact}", facts=before, fact=fact), facts)
 
 

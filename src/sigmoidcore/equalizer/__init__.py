@@ -2,7 +2,4 @@
 
 from sigmoidcore.equalizer.equalizer import Equalizer, Sample
 
-__all__ = [
-    "Equalizer",
-    "Sample",
-]
+__all__ = ["Equalizer", "Sample"]

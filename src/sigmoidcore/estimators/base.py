@@ -93,10 +93,6 @@ class SigmoidCoreEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
         Returns:
             [samples], or the columns of y in `fit`.
-
-        Raises:
-            NotFittedError: the estimator is not fitted.
-            ValueError: X does not fit the samples of `fit`.
         """
         outputs = self._outputs(X).numpy()
         return self._targets.decode(outputs)

@@ -47,26 +47,18 @@ class GradientObserver(LayerObserver):
     - Passes before `zero_grad` are forgotten: a gradient scaler or the user skipped their step.
     - Forward passes without a backward pass (evaluations, recomputed activation checkpoints) do not count, nor do
       passes inside a transform of `torch.func`.
-
-    Args:
-        cores: the cores to watch, by name.
-        parameters: gives the parameters whose `.grad` is emptied between two steps.
-        model: the model, to see which cores its outputs come from.
-
-    Attributes:
-        ends: the nodes of the outputs of the model that a gradient of this step came back to.
     """
 
     def __init__(
         self,
         cores: Mapping[str, SigmoidCore],
-        parameters: Callable[[], Iterable[Tensor]],
-        model: nn.Module | None = None,
+        parameters: Callable[[], Iterable[Tensor]],  # whose `.grad` is emptied between two steps
+        model: nn.Module | None = None,  # to see which cores its outputs come from
     ) -> None:
         super().__init__(cores)
         if model is not None:
             self._names.setdefault(id(model), OUTPUT)
-        self.ends: list[Node] = []
+        self.ends: list[Node] = []  # nodes of the outputs that a gradient of this step came back to
         self.keeps_nodes = len(cores) <= FOLLOWED
         self._parameters = parameters
         self._passes: dict[str, list[CorePass]] = {}
@@ -191,19 +183,9 @@ def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> No
 
 
 class Pass:
-    """One forward pass through one core; the computations wait for the step, when all cores are processed in turn.
+    """One forward pass through one core; the computations wait for the step, when all cores are processed in turn."""
 
-    Attributes:
-        leaf: a node that most likely accumulates into `.grad` in the backward passes of this step.
-        samples: number of samples of the batch: rows of the core that ran first.
-        again: whether it ran inside a backward pass, as those of reentrant activation checkpoints do.
-        backward: number of the latest backward pass that brought a gradient.
-        differentiated: whether a gradient is differentiated again: the loss contains derivatives.
-        entry: the node that the core reads, once a gradient has come back: a graph that is never used is not kept.
-        before: name of the core that feeds this one, if the graph does not show it: None here.
-    """
-
-    before: str | None = None
+    before: str | None = None  # name of the core that feeds this one, if the graph does not show it
 
     def __init__(
         self,
@@ -226,11 +208,13 @@ class Pass:
         self._slopes: Tensor | None = None
         self._gradient: Tensor | None = None
         self._settled: tuple[Tensor, ...] = ()
-        self.again = backward_pass() != NONE
-        self.backward = NONE
-        self.differentiated = False
-        self.entry: Node | None = None
+        self.again = backward_pass() != NONE  # as in reentrant activation checkpoints
+        self.backward = NONE  # number of the latest backward pass that brought a gradient
+        self.differentiated = False  # whether a gradient is differentiated again: the loss contains derivatives
+        self.entry: Node | None = None  # what the core reads, once a gradient has come back: unused graphs are not kept
+        # A node that most likely accumulates into `.grad` in the backward passes of this step.
         self.leaf: Node = nearest_leaf(get_gradient_edge(x).node) if first is None else first.leaf
+        # Rows of the core that ran first.
         self.samples: int = x.shape[0] if first is None or first.core is core else first.samples
         self._handle: RemovableHandle = x.register_hook(self)  # type: ignore[no-untyped-call]
 

@@ -13,21 +13,16 @@ from sigmoidcore.observation.gradients import FOLLOWED, OUTPUT, CorePass
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph of the cores, by their indices.
+    """The graph of the cores, by their indices."""
 
-    Attributes:
-        trunk: cores that no other way leads around: all of the gradient of the cores before them passes through them.
-        side: cores off the trunk whose way ends in a product with another signal: gates, experts, towers. The size of
-            their gradient is that of the other signal, and so no slope can make it level.
-        behind: for each core, those whose gradient it should equal: the cores that it feeds, but not those on side
-            branches; none on a side branch.
-        normalised: cores that feed others only through a normalisation, which undoes the size that a slope gives.
-    """
-
-    trunk: set[int]
+    trunk: set[int]  # cores that no other way leads around: all of the gradient of those before passes through them
+    # cores off the trunk whose way ends in a product with another signal: gates, experts, towers. The size of their
+    # gradient is that of the other signal, and so no slope can make it level.
     side: set[int]
+    # for each core, those whose gradient it should equal: the cores that it feeds, but not those on side branches;
+    # none on a side branch
     behind: list[list[int]]
-    normalised: set[int]
+    normalised: set[int]  # cores that feed others through a normalisation only, which undoes what a slope gives
 
 
 def find_graph(passes: Mapping[str, Sequence[CorePass]], ends: Iterable[Node]) -> Graph:

@@ -26,15 +26,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Method:
-    """The method of a name, or of `package.module:name` in the user's own code.
-
-    Raises:
-        InputError: there is no such method, with the names that are near.
-
-    Example:
-        >>> find("tanh-orthogonal").knobs
-        (1.0, 1.02, 1.05)
-    """
+    """The method of a name, or of `package.module:name` in the user's own code."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     if ":" in name:
@@ -48,7 +40,7 @@ def find(name: str) -> Method:
     hint = _("`sigmoid-core compare --list` lists them")
     if near:
         hint = _("did you mean {names}?", names=_(" or ").join(near))
-    raise InputError(_("there is no method {name!r}; {hint}", name=name, hint=hint))
+    raise InputError("there is no method {name!r}; {hint}", name=name, hint=hint)
 
 
 def _method(name: str, found: Any) -> Method:
@@ -58,18 +50,16 @@ def _method(name: str, found: Any) -> Method:
     elif callable(found) and not isinstance(found, nn.Module):
         method = Method(name, _("your own, {name}", name=name), found, kinds=("mlp", "conv", "rnn"))
     else:
-        raise InputError(_("{name} is neither a Method nor a function that makes a network from a Problem", name=name))
+        raise InputError("{name} is neither a Method nor a function that makes a network from a Problem", name=name)
 
     def build(*arguments: Any) -> nn.Module:
         with reported_as(name):
             model: Any = method.build(*arguments)
         if not isinstance(model, nn.Module):
             raise InputError(
-                _(
-                    "{name} returned {what}, not a torch.nn.Module: let it return the network",
-                    name=name,
-                    what=with_article(model),
-                )
+                "{name} returned {what}, not a torch.nn.Module: let it return the network",
+                name=name,
+                what=with_article(model),
             )
         return model
 

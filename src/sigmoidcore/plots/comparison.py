@@ -15,14 +15,7 @@ _STYLES = list(zip(_COLOURS * 12, itertools.cycle(("-", "--", ":", "-.")), itert
 def method_curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
 ) -> Figure:
-    """Points (x, metric) by method in a panel for each title, over a log axis.
-
-    Example:
-        >>> points = {"ours": [(1.0, 90.0), (2.0, 97.0)], "theirs": [(0.5, 40.0)]}
-        >>> figure = method_curves({"30 layers": points}, "seconds", "accuracy")
-        >>> [axes.get_title(loc="left") for axes in figure.axes]
-        ['30 layers']
-    """
+    """Points (x, metric) by method in a panel for each title, over a log axis."""
     figure = new_figure(4.6 * len(panels) + 1, 4.4)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, series) in zip(row, panels.items(), strict=True):

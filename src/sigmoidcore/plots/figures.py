@@ -36,14 +36,7 @@ _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
 def article_fit(fit: Fit) -> Figure:
-    """The article's figure: the points with the curve before and after training, and the loss beside them.
-
-    Example:
-        >>> from sigmoidcore.article import POINTS_X, POINTS_Y, fit
-        >>> figure = article_fit(fit(POINTS_X, POINTS_Y))
-        >>> [axes.get_xlabel() for axes in figure.axes]
-        ['preactivation x', 'epoch']
-    """
+    """The article's figure: the points with the curve before and after training, and the loss beside them."""
     figure = new_figure(9.0, 3.8)
     curves, losses = figure.subplots(1, 2, width_ratios=(3, 2))
     margin = 0.1 * (np.ptp(fit.x) or 10.0)
@@ -73,13 +66,6 @@ def gradient_profiles(profiles: Mapping[str, Profile]) -> Figure:
 
     Layers whose gradient is 0 or not finite are marked below and above the axis, with their number in the legend, which
     shows the names of the profiles; ValueError without any.
-
-    Example:
-        >>> import torch
-        >>> import sigmoidcore as sc
-        >>> profile = sc.gradient_profile(sc.MLP(8, 16, 10, 2), torch.randn(50, 8))
-        >>> gradient_profiles({"untrained": profile}).axes[0].get_yscale()
-        'log'
     """
     if not profiles:
         raise ValueError("there are no profiles to draw: give at least one by its name")
@@ -144,14 +130,6 @@ def learning_curves(
     """Training losses and metrics of each epoch, by the name that the legend shows; accuracy is in percent.
 
     The metrics are of the test part, and those named "validation" of the validation part; a line marks the best epoch.
-
-    Raises:
-        ValueError: there are no losses.
-
-    Example:
-        >>> figure = learning_curves({"a run": [1.2, 0.4]}, {"a run": [60.0, 90.0]})
-        >>> [axes.get_ylabel() for axes in figure.axes]
-        ['cross-entropy', 'percent']
     """
     if not losses:
         raise ValueError("there are no results to draw: give at least one by its name")
@@ -192,14 +170,6 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
         histories: samples by the name that the panel shows, such as `Equalizer.history`; at least one, none empty.
         layers: number of layers; a `Sample` holds at most 64 of them, evenly thinned.
         steps: steps in all, where the last column ends; None: as long after the last sample as the longest gap.
-
-    Raises:
-        ValueError: there are no samples.
-
-    Example:
-        >>> history = [Sample(step, 2.0, (0.0, 0.4, 0.7), 0, 0) for step in (0, 1, 3, 7)]
-        >>> gradient_heatmap({"a run": history}, layers=3).axes[0].get_title(loc="left")
-        'a run'
     """
     if not histories or not all(histories.values()):
         raise ValueError("there are no samples to draw: give at least one for each name")

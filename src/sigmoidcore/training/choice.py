@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import sigmoidcore as sc
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.training.data import Data, DataError, InputError, memory, needed, uneven
-from sigmoidcore.training.display import Screen, count, outputs_text
+from sigmoidcore.training.display import Screen, outputs_text
 from sigmoidcore.training.loop import Training, outputs_and_targets
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for, network, sizes_for
 from sigmoidcore.training.options import Options
@@ -48,11 +49,9 @@ class Choice:
 def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
     """The network that the options describe, for a data set; all processes of a place make the same choice."""
     if options.class_weights and not data.kind.is_class:
-        raise DataError(_("--class-weights is for classes, and the target is a number: leave it out"))
+        raise DataError("--class-weights is for classes, and the target is a number: leave it out")
     if options.patience and data.validation is None:
-        raise DataError(
-            _("--patience needs a validation part: give a larger --validation-size, or leave --patience out")
-        )
+        raise DataError("--patience needs a validation part: give a larger --validation-size, or leave --patience out")
     kind = kind_for(data.shape) if options.network == "auto" else options.network
     notes: tuple[str, ...] = ()
     data = data.arranged(ARCHITECTURES[kind].arrange)
@@ -63,10 +62,8 @@ def choose(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> Choice:
     depth = options.depth or (WITHOUT_TRIALS if is_table else ARCHITECTURES[kind].depth)
     decay, weighted = options.weight_decay or 0.0, bool(options.class_weights)
     options = replace(options, network=kind, depth=depth, weight_decay=decay, class_weights=weighted)  # type: ignore[arg-type]
-    try:
+    with InputError.replacing("{name}: {error} (--network)", ValueError, name=data.name):
         sizes = sizes_for(kind, data.shape, data.outputs, options.width, depth)
-    except ValueError as error:
-        raise InputError(_("{name}: {error} (--network)", name=data.name, error=error)) from error
     return Choice(
         _(
             "{data}: {network}, {outputs}",
@@ -87,14 +84,12 @@ def _check_memory(depth: int, width: int) -> None:
     least = depth * (16 * width**2 + 10_000)
     if least > memory():
         raise InputError(
-            _(
-                "{count} of {width:,} need at least {least:,.0f} GiB of memory, and this machine has "
-                "{memory:,.0f}: lower --depth or --width",
-                count=count(depth, "layer"),
-                width=width,
-                least=least / 2**30,
-                memory=memory() / 2**30,
-            )
+            "{count} of {width:,} need at least {least:,.0f} GiB of memory, and this machine has "
+            "{memory:,.0f}: lower --depth or --width",
+            count=counted(depth, "layer"),
+            width=width,
+            least=least / 2**30,
+            memory=memory() / 2**30,
         )
 
 
@@ -121,7 +116,7 @@ def _tried(options: Options, data: Data, ctrl_c: CtrlC, place: Place) -> tuple[O
     if depth is None:
         by_depth = {each: trials.of(each, decay, weighted)[0] for each in DEPTHS}
         depth = simplest(by_depth)
-        values = {"layers": count(depth, "layer"), "losses": _listed(by_depth)}
+        values = {"layers": counted(depth, "layer"), "losses": _listed(by_depth)}
         notes.append(_("{layers}, by the validation loss: {losses}", **values))
     if weighing:
         without, with_weights = (trials.of(depth, decay, each)[1] for each in (False, True))
@@ -191,11 +186,6 @@ def simplest(losses: Mapping[T, Tensor]) -> T:
     """The first whose mean loss is above the smallest by at most one standard error of the difference.
 
     Source: the rule of Breiman et al. (1984), Classification and Regression Trees, section 3.4.3.
-
-    Example:
-        >>> small = torch.tensor([1.0, 2.0, 3.0, 4.0])
-        >>> simplest({3: small + 0.1 * small.flip(0), 10: small + torch.tensor([0.9, -0.8, 0.9, -0.8]), 30: small})
-        10
     """
     finite = {value: each.double().nan_to_num(torch.inf) for value, each in losses.items()}
     best = min(finite.values(), key=lambda each: float(each.mean()))
@@ -214,15 +204,17 @@ def _listed(losses: Mapping[Any, Tensor]) -> str:
 def _description(kind: str, sizes: Mapping[str, Any]) -> str:
     depth = sizes["depth"]
     if kind == "mlp":
-        layers = {"layers": count(depth, "layer"), "width": sizes["width"]}
+        layers = {"layers": counted(depth, "layer"), "width": sizes["width"]}
         return _("{inputs} inputs, {layers} of {width} sigmoids", inputs=sizes["in_features"], **layers)
     if kind == "rnn":
-        layers = {"layers": count(depth, "recurrent layer"), "width": sizes["width"]}
+        layers = {"layers": counted(depth, "recurrent layer"), "width": sizes["width"]}
         return _(
-            "sequences of {numbers}, {layers} of {width} sigmoids", numbers=count(sizes["features"], "number"), **layers
+            "sequences of {numbers}, {layers} of {width} sigmoids",
+            numbers=counted(sizes["features"], "number"),
+            **layers,
         )
     return _(
         "images of {height} x {width} and {channels}, {layers} of {hidden}",
-        height=sizes["height"], width=sizes["width"], channels=count(sizes["in_channels"], "channel"),
-        layers=count(depth, "layer"), hidden=count(sizes["channels"], "channel"),
+        height=sizes["height"], width=sizes["width"], channels=counted(sizes["in_channels"], "channel"),
+        layers=counted(depth, "layer"), hidden=counted(sizes["channels"], "channel"),
     )  # fmt: skip

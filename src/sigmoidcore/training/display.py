@@ -24,6 +24,7 @@ from rich.text import Text
 
 from sigmoidcore._language import LANGUAGES, _, language
 from sigmoidcore._language.terminal import printable, wrapped
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.training.data import Data, Task
 from sigmoidcore.training.loop import Progress
@@ -154,15 +155,24 @@ class Screen:
         line = Text(f"{title} " if len(drawn) <= beside else f"{title}\n")
         return line.append("|").append(drawn, style="cyan").append("|")
 
+    def redrawn(self) -> Live:
+        """Lines that are redrawn as a training goes on, and that disappear at its end."""
+        quiet = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
+        return Live(console=self.console, transient=True, **quiet)  # type: ignore[arg-type]
+
+    def bar(self, done: float, *below: RenderableType, above: Sequence[RenderableType] = ()) -> Padding:
+        """A bar of which this share is done, between lines."""
+        bar = ProgressBar(total=1.0, completed=done, width=min(self.console.width - _INDENT, 72))
+        # A bar does not end its line; its padding does.
+        return Padding(Group(*above, Padding(bar, expand=False), *below), (0, 0, 0, _INDENT))
+
     @contextmanager
     def training(self, name: str, epochs: int, task: Task) -> Iterator["Meter"]:
         """Show a training; call `update` of the meter after every step."""
         if not self.live:
             yield Meter(self, name, epochs, task)
             return
-        with Live(
-            console=self.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
-        ) as live:
+        with self.redrawn() as live:
             yield Meter(self, name, epochs, task, live)
 
 
@@ -206,18 +216,10 @@ class Meter:
         return _("{time} left", time=clock((now - since) / steps * (progress.steps - progress.step)))
 
     def _view(self, progress: Progress, cells: Sequence[str], profile: Profile) -> Padding:
-        width = self.screen.console.width - _INDENT
-        lines: list[RenderableType] = [
-            _text(
-                _("{name}, epoch {epoch} of {epochs}", name=self.name, epoch=progress.epoch + 1, epochs=self.epochs),
-                "bold",
-            ),
-            # A bar does not end its line; its padding does.
-            Padding(ProgressBar(total=progress.steps, completed=progress.step, width=min(width, 72)), expand=False),
-            Text("   ".join(cells)),
-            self.screen.profile_line(profile),
-        ]
-        return Padding(Group(*lines), (0, 0, 0, _INDENT))
+        place = {"name": self.name, "epoch": progress.epoch + 1, "epochs": self.epochs}
+        title, numbers = _text(_("{name}, epoch {epoch} of {epochs}", **place), "bold"), Text("   ".join(cells))
+        done = progress.step / progress.steps
+        return self.screen.bar(done, numbers, self.screen.profile_line(profile), above=[title])
 
 
 def place_in(profile: Profile) -> str:
@@ -270,13 +272,6 @@ def metric_text(task: Task, value: float | None) -> str:
     return percent(value) if task.unit else "-" if value is None else f"{value:.3f}"
 
 
-def count(number: int, what: str, plural: str | None = None) -> str:
-    """A number with its noun in the singular or plural."""
-    if number == 1 and language() == "en":
-        return f"1 {what}"
-    return _(f"{{count}} {plural or what + 's'}", count=f"{number:,}")
-
-
 def number(value: float) -> str:
     """A spread with significant digits only."""
     if not math.isfinite(value):
@@ -286,4 +281,4 @@ def number(value: float) -> str:
 
 def outputs_text(data: Data) -> str:
     """The network's outputs, for a heading."""
-    return count(len(data.classes), "class", "classes") if data.kind.is_class else count(data.outputs, "number")
+    return counted(len(data.classes), "class", "classes") if data.kind.is_class else counted(data.outputs, "number")

@@ -6,8 +6,9 @@ import sigmoidcore as sc
 from sigmoidcore._language import _, english
 from sigmoidcore._language.errors import LostError, Stopped
 from sigmoidcore._torch.launcher import launched
+from sigmoidcore.diagnosis.wording import counted
 from sigmoidcore.training.choice import Choice, recipe_of
-from sigmoidcore.training.display import Screen, count, metric_name, metric_text, number, place_in
+from sigmoidcore.training.display import Screen, metric_name, metric_text, number, place_in
 from sigmoidcore.training.loop import EVALUATED
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import Place
@@ -72,7 +73,7 @@ def follow(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None) -> 
         place.leave()
     except KeyboardInterrupt as error:
         place.leave()
-        raise Stopped(_("interrupted"), ctrl_c.code) from error
+        raise Stopped("interrupted", ctrl_c.code) from error
     except FAILURES as error:
         rank, total = launched()
         reason = str(error) or type(error).__name__
@@ -89,29 +90,25 @@ def _stopped(error: BaseException, run: Run, training: RecordedTraining | None, 
     if isinstance(error, KeyboardInterrupt):
         loop = None if training is None else training.training
         if loop is None or not loop.step:
-            return Stopped(_("interrupted before the first step; {results}", results=results), code)
+            return Stopped("interrupted before the first step; {results}", code, results=results)
         return Stopped(
-            _(
-                "interrupted after step {step:,} of {steps:,}; {results}; to resume: {resume}",
-                step=loop.step,
-                steps=loop.steps,
-                results=results,
-                resume=resume,
-            ),
+            "interrupted after step {step:,} of {steps:,}; {results}; to resume: {resume}",
             code,
+            step=loop.step,
+            steps=loop.steps,
+            results=results,
+            resume=resume,
         )
     reason = str(error) or type(error).__name__
     if isinstance(error, LostError):
         return Stopped(
-            _(
-                "{reason}; the last checkpoint is kept; to resume, with any number of processes: {resume}",
-                reason=reason,
-                resume=resume,
-            )
+            "{reason}; the last checkpoint is kept; to resume, with any number of processes: {resume}",
+            reason=reason,
+            resume=resume,
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in reason or "out of memory" in reason:
         reason = _("not enough memory: lower the width, the depth or the batch size")
-    return Stopped(_("{reason}; {results}", reason=reason, results=results))
+    return Stopped("{reason}; {results}", reason=reason, results=results)
 
 
 def _training(
@@ -170,8 +167,8 @@ def _write_results(
 
 def _summarize(screen: Screen, training: RecordedTraining, evaluation: Evaluation | None) -> None:
     result, task, loop = training.result, training.data.task, training.training
-    layers = count(training.layers, place_in(training.end))
-    epochs = {"count": len(result.accuracies), "epochs": count(training.recipe.epochs, "epoch")}
+    layers = counted(training.layers, place_in(training.end))
+    epochs = {"count": len(result.accuracies), "epochs": counted(training.recipe.epochs, "epoch")}
     screen.heading(_("{layers}, {count} of {epochs}", layers=layers, **epochs))
     steps = _("{count} of {all}", count=f"{loop.step:,}", all=f"{loop.steps:,}")
     early = _(", validation did not improve any more") if loop.stopped_early else ""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from sigmoidcore._files import write_file
-from sigmoidcore._language import _
 from sigmoidcore._language.errors import Stopped
 from sigmoidcore.training.data import DataError, as_table, needed
 from sigmoidcore.training.options import absolute
@@ -83,7 +82,7 @@ def _source(data: Any, folder: Path) -> str:
     file = io.BytesIO()
     if isinstance(data, tuple):
         if len(data) != 2:
-            raise DataError(_("data is a tuple of {count}: give (inputs, targets)", count=len(data)))
+            raise DataError("data is a tuple of {count}: give (inputs, targets)", count=len(data))
         x, y = (np.asarray(part) for part in data)
         np.savez(file, x=x, y=y)
         name, ending = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest(), "npz"

@@ -37,7 +37,7 @@ def run_training(
     given: Mapping[str, Any], *, config: Path | str | None = None, resume: Path | str | None = None,
     output: Path | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """Train, show it, and write a run's folder.
+    """Train, show it, and write a run's folder, which is returned (on other processes the current folder).
 
     Args:
         given: options by name, as texts or values; None counts as not given.
@@ -45,13 +45,6 @@ def run_training(
         resume: folder of a run to resume.
         output: folder of the new run; None: a new one in `runs`.
         overwrite: replace the run in that folder.
-
-    Returns:
-        The run's folder; on other processes than the first, the current folder.
-
-    Raises:
-        InputError: it is impossible.
-        Stopped: it was interrupted, or failed, with the exit code.
     """
     given = {name: value for name, value in given.items() if value is not None}
     with contextlib.ExitStack() as stack:
@@ -80,7 +73,7 @@ def run_training(
         except ValueError as error:
             raise InputError(str(error)) from error
         except KeyboardInterrupt as error:
-            raise Stopped(_("interrupted; nothing was written"), ctrl_c.code) from error
+            raise Stopped("interrupted; nothing was written", ctrl_c.code) from error
         place.total(torch.zeros(()))  # an error if another process has ended: then no folder is made
         state = None if checkpoint is None else checkpoint.state
         if place.rank != 0:
@@ -105,13 +98,12 @@ def parse_options(given: Mapping[str, Any], config: Path | str | None) -> Option
     path = Path(config)
 
     def read() -> dict[str, Any]:
-        try:
-            with path.open("rb") as file:
-                return parse_config(file.read(1 << 21), path).options
-        except OSError as error:
-            raise InputError(_("cannot read {path}: {error}", path=path, error=error.strerror or error)) from error
-        except ValueError as error:
-            raise InputError(_("{error}; give the config.toml of a run", error=error)) from error
+        with (
+            InputError.replacing("cannot read {path}: {error}", OSError, path=path),
+            InputError.replacing("{error}; give the config.toml of a run", ValueError),
+            path.open("rb") as file,
+        ):
+            return parse_config(file.read(1 << 21), path).options
 
     return _parsed({**by_first(read), **given}, path)
 
@@ -127,28 +119,22 @@ def _refuse_with_resume(given: Sequence[str]) -> None:
     for name in given:
         if name != "device":
             raise InputError(
-                _(
-                    "--resume uses the run's own options, so {name} cannot be given: leave it out, or "
-                    "start a new run with --config",
-                    name=flag(name),
-                )
+                "--resume uses the run's own options, so {name} cannot be given: leave it out, or "
+                "start a new run with --config",
+                name=flag(name),
             )
 
 
 def _reopened(folder: Path, stack: contextlib.ExitStack) -> tuple[Run, dict[str, Any], Checkpoint | None]:
     """A run, its options and its last checkpoint; the stack closes the run."""
     if not folder.is_dir():
-        raise InputError(_("{folder} is not a folder: give the folder of a run", folder=folder))
-    try:
+        raise InputError("{folder} is not a folder: give the folder of a run", folder=folder)
+    with (
+        InputError.replacing("cannot resume in {folder}: {error}", DamagedError, OSError, ValueError, folder=folder),
+        InputError.replacing("{error}: give the folder of a run", FileNotFoundError),
+    ):
         run = stack.enter_context(Run.reopen(folder))
         checkpoint = run.checkpoints.read()
-        config = (
-            read_config(folder) if checkpoint is None else parse_config(checkpoint.config.encode(), folder / CONFIG)
-        )
-    except FileNotFoundError as error:
-        raise InputError(_("{error}: give the folder of a run", error=error)) from error
-    except (DamagedError, OSError, ValueError) as error:
-        raise InputError(
-            _("cannot resume in {folder}: {error}", folder=folder, error=getattr(error, "strerror", None) or error)
-        ) from error
-    return run, config.options, checkpoint
+        if checkpoint is None:
+            return run, read_config(folder).options, None
+        return run, parse_config(checkpoint.config.encode(), folder / CONFIG).options, checkpoint

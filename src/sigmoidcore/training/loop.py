@@ -39,31 +39,18 @@ _RESULT = ("accuracies", "losses", "seconds", "validations")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is, passed to `on_step` after every step.
+    """Where a training is, passed to `on_step` after every step."""
 
-    Attributes:
-        epoch: from 0.
-        step: steps done, from 1.
-        steps: number of all steps.
-        loss: of this step's batch, a 0-dim tensor (reading it makes a GPU wait).
-        seconds: since the start.
-        equalizer: the training's Equalizer, or None.
-        accuracy: test accuracy in percent, or the data set's other metric, after the last step of an epoch only.
-        epoch_loss: mean training loss of the epoch, after its last step only.
-        stopping: whether training ends after this step on request.
-        validation: the metric of the validation part, after the last step of an epoch, if there is this part.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    loss: Tensor
-    seconds: float
-    equalizer: Equalizer | None
-    accuracy: float | None = None
-    epoch_loss: float | None = None
-    stopping: bool = False
-    validation: float | None = None
+    epoch: int  # from 0
+    step: int  # steps done, from 1
+    steps: int  # number of all steps
+    loss: Tensor  # of this step's batch, a 0-dim tensor (reading it makes a GPU wait)
+    seconds: float  # since the start
+    equalizer: Equalizer | None  # of the training
+    accuracy: float | None = None  # test accuracy in percent, or the set's other metric, after an epoch's last step
+    epoch_loss: float | None = None  # mean training loss of the epoch, after its last step
+    stopping: bool = False  # whether training ends after this step on request
+    validation: float | None = None  # metric of the validation part, if there is one, after an epoch's last step
 
     @property
     def sample(self) -> Sample | None:
@@ -74,21 +61,13 @@ class Progress:
 
 @dataclass
 class Result:
-    """The result of a training.
+    """The result of a training; the lists have a number for each epoch."""
 
-    Attributes:
-        accuracies: test accuracy in percent, or the data set's other metric, after each epoch.
-        losses: mean training loss of each epoch.
-        seconds: training time without the evaluations.
-        interrupted: whether Ctrl-C ended it; the model is as the last step left it.
-        validations: metric of the validation part after each epoch, if there is this part.
-    """
-
-    accuracies: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    interrupted: bool = False
-    validations: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)  # test accuracy in percent, or the set's other metric
+    losses: list[float] = field(default_factory=list)  # mean training loss of each epoch
+    seconds: float = 0.0  # training time without the evaluations
+    interrupted: bool = False  # whether Ctrl-C ended it; the model is as the last step left it
+    validations: list[float] = field(default_factory=list)  # metric of the validation part, if there is one
 
     @property
     def best_epoch(self) -> int:

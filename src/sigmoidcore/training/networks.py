@@ -17,18 +17,8 @@ SMALLEST = 7
 class SequenceNet(nn.Module):
     """Recurrent layers of cores, and a linear layer on the outputs of the last step.
 
-    Args:
-        features: features of a step.
-        width: neurons of a recurrent layer.
-        depth: recurrent layers.
-        out_features: number of outputs.
-
     Shape:
         Input [batch, steps, features], output [batch, out_features].
-
-    Example:
-        >>> SequenceNet(3, 16, 1, 2)(torch.zeros(5, 10, 3)).shape
-        torch.Size([5, 2])
     """
 
     def __init__(self, features: int, width: int, depth: int, out_features: int) -> None:
@@ -47,12 +37,7 @@ class SequenceNet(nn.Module):
 def image_net(
     in_channels: int, height: int, width: int, channels: int, depth: int, out_features: int, halvings: int
 ) -> ConvNet:
-    """A `ConvNet` with all arguments as numbers.
-
-    Example:
-        >>> image_net(1, 14, 10, 8, 4, 2, 1)(torch.zeros(5, 1, 14, 10)).shape
-        torch.Size([5, 2])
-    """
+    """A `ConvNet` with all arguments as numbers."""
     return ConvNet(in_channels, channels, depth, out_features, image_size=(height, width), halvings=halvings)
 
 
@@ -67,12 +52,7 @@ def images(samples: Tensor) -> Tensor:
 
 
 def sequences(samples: Tensor) -> Tensor:
-    """Each sample as [steps, features]: a row step by step, an image pixel by pixel.
-
-    Example:
-        >>> sequences(torch.zeros(5, 3, 8, 8)).shape, sequences(torch.zeros(5, 40)).shape
-        (torch.Size([5, 64, 3]), torch.Size([5, 40, 1]))
-    """
+    """Each sample as [steps, features]: a row step by step, an image pixel by pixel."""
     if samples.dim() == 2:
         return samples.unsqueeze(2)
     return samples.flatten(2).transpose(1, 2) if samples.dim() > 3 else samples
@@ -111,12 +91,7 @@ class Network:
 
 
 def network(architecture: str, **sizes: int) -> Network:
-    """A new network.
-
-    Example:
-        >>> network("mlp", in_features=4, width=8, depth=3, out_features=2).model(torch.zeros(5, 4)).shape
-        torch.Size([5, 2])
-    """
+    """A new network."""
     if architecture not in ARCHITECTURES:
         raise ValueError(
             _(
@@ -140,22 +115,12 @@ def network(architecture: str, **sizes: int) -> Network:
 
 
 def kind_for(shape: Sequence[int]) -> str:
-    """The kind of network for samples of a shape.
-
-    Example:
-        >>> kind_for([13]), kind_for([100, 3]), kind_for([1, 28, 28])
-        ('mlp', 'rnn', 'conv')
-    """
+    """The kind of network for samples of a shape."""
     return {1: "mlp", 2: "rnn"}.get(len(shape), "conv")
 
 
 def sizes_for(kind: str, shape: Sequence[int], outputs: int, width: int, depth: int) -> dict[str, int]:
-    """The sizes of a network for samples of a shape.
-
-    Example:
-        >>> sizes_for("mlp", [1, 8, 8], 10, 64, 100)
-        {'in_features': 64, 'width': 64, 'depth': 100, 'out_features': 10}
-    """
+    """The sizes of a network for samples of a shape."""
     if kind == "mlp":
         return {"in_features": prod(shape), "width": width, "depth": depth, "out_features": outputs}
     if kind == "rnn":

@@ -115,11 +115,6 @@ class Options:
 
         Raises:
             InputError: there is no such option, or its value is invalid.
-
-        Example:
-            >>> options = Options.parse({"depth": 3, "lr": "0.1"})
-            >>> options.depth, options.lr, options.width
-            (3, 0.1, 64)
         """
         fields = {option.name: option for option in dataclasses.fields(cls)}
         for name in given:
@@ -127,7 +122,7 @@ class Options:
                 close = difflib.get_close_matches(name, fields, n=1)
                 hint = _("; did you mean {name}?", name=flag(close[0])) if close else ""
                 raise InputError(
-                    _("No such option: {name}{hint} (see sigmoid-core train --help)", name=flag(name[:60]), hint=hint)
+                    "No such option: {name}{hint} (see sigmoid-core train --help)", name=flag(name[:60]), hint=hint
                 )
         values = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
         options = cls(**values)
@@ -145,22 +140,12 @@ def absolute(data: str) -> str:
 
 
 def flag(name: str) -> str:
-    """An option as it is typed.
-
-    Example:
-        >>> flag("batch_size")
-        '--batch-size'
-    """
+    """An option as it is typed."""
     return f"--{name.replace('_', '-')}"
 
 
 def types_of(name: str) -> tuple[Any, tuple[str, ...]]:
-    """The type of an option (int, float, bool, str or tuple), and the words that it accepts.
-
-    Example:
-        >>> types_of("every"), types_of("device")[1]
-        ((<class 'int'>, ('auto',)), ('auto', 'cpu', 'cuda', 'mps'))
-    """
+    """The type of an option (int, float, bool, str or tuple), and the words that it accepts."""
     kinds: list[Any] = []
     words: tuple[str, ...] = ()
     hint = get_type_hints(Options)[name]
@@ -197,11 +182,9 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
         also = _(" or {word!r}", word=words[0]) if words and kind is not str else ""
         values = {"reason": edited(str(error), lambda text: text.rstrip(".。")), "also": also}
         raise InputError(
-            _(
-                "Invalid value for '{name}': {reason}{also}. (see sigmoid-core train --help)",
-                name=flag(option.name),
-                **values,
-            )
+            "Invalid value for '{name}': {reason}{also}. (see sigmoid-core train --help)",
+            name=flag(option.name),
+            **values,
         ) from error
     return found
 

@@ -117,17 +117,13 @@ def join_group() -> tuple[int, int]:
     # to the group that exists at its first import: import it before there is one.
     from torch.distributed.nn import functional  # noqa: F401
 
-    try:
+    with InputError.replacing(
+        "the {count} processes cannot connect ({error}): start them with torchrun, or unset RANK and WORLD_SIZE",
+        RuntimeError,
+        ValueError,
+        count=count,
+    ):
         distributed.init_process_group(None if torch.cuda.is_available() else "gloo")
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            _(
-                "the {count} processes cannot connect ({error}): start them with torchrun, or unset "
-                "RANK and WORLD_SIZE",
-                count=count,
-                error=error,
-            )
-        ) from error
     _own_group.append(True)
     atexit.register(_leave_at_exit)
     return rank, count
@@ -179,7 +175,7 @@ def together() -> Iterator[None]:
         lost = isinstance(error, distributed.DistError) or any(sign in str(error) for sign in signs)
         if launched()[1] == 1 or not lost or isinstance(error, LostError):
             raise
-        raise LostError(_("another process of this training has ended, so this one cannot continue")) from error
+        raise LostError("another process of this training has ended, so this one cannot continue") from error
 
 
 def place_of(device: str = "auto") -> Place:
@@ -198,12 +194,12 @@ def place_of(device: str = "auto") -> Place:
     count = launched()[1]
     mps = torch.backends.mps.is_available()
     if device == "mps" and mps and count > 1:
-        raise InputError(_("several processes cannot share Apple's GPU: use the device cpu, or one process"))
+        raise InputError("several processes cannot share Apple's GPU: use the device cpu, or one process")
     available = {"cuda": torch.cuda.is_available(), "mps": mps and count == 1, "cpu": True}
     if device == "auto":
         device = next(name for name, found in available.items() if found)
     if not available.get(device, False):
         raise InputError(
-            _("there is no device {device} here, or this PyTorch is built without it: use auto or cpu", device=device)
+            "there is no device {device} here, or this PyTorch is built without it: use auto or cpu", device=device
         )
     return Place(device)

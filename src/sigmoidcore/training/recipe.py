@@ -15,25 +15,12 @@ Schedule = Callable[[int, int], float]
 
 
 def hold_then_fall(step: float, steps: float) -> float:
-    """The peak rate for the first half of the steps, then a linear decrease to 0.
-
-    Example:
-        >>> [hold_then_fall(step, 8) for step in (0, 4, 6)]
-        [1.0, 1.0, 0.5]
-    """
+    """The peak rate for the first half of the steps, then a linear decrease to 0."""
     return min(1.0, 2 * (1 - step / steps))
 
 
 def balanced(counts: Sequence[int]) -> Tensor:
-    """Weights of the classes, inversely proportional to their training samples; over these their mean is 1.
-
-    Returns:
-        Shape [classes], float32.
-
-    Example:
-        >>> balanced([3, 1])
-        tensor([0.6667, 2.0000])
-    """
+    """Weights of the classes, inversely proportional to their training samples; over these their mean is 1."""
     samples = torch.tensor(counts, dtype=torch.float32)
     return (samples.sum() / (samples.count_nonzero() * samples)).where(samples > 0, 0.0)
 

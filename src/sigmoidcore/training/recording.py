@@ -29,24 +29,12 @@ from sigmoidcore.training.session import CtrlC
 
 
 class RecordedTraining:
-    """Trains a network; the profile is measured on a copy, so that the training is not affected.
+    """Trains a prepared network; the profile is measured on a copy, so that the training is not affected.
 
     Args:
-        name: of the network.
-        model: the network, prepared.
-        data: the data set.
-        recipe: how to train.
-        ctrl_c: asked in each step.
         run: the folder for metrics and checkpoints; None on all processes but the first.
-        state: to resume from.
-        place: where to train; None: on the CPU.
         observe: steps between two measurements of the profile; None: at the ends of epochs.
         save_every: steps between two checkpoints, or "epoch"; None: no checkpoints.
-
-    Attributes:
-        twin: the copy on the CPU, with the weights of the last measurement: at the end, the last ones.
-        profiles: the first and the last.
-        step_seconds: of each step.
     """
 
     def __init__(
@@ -56,8 +44,8 @@ class RecordedTraining:
     ) -> None:  # fmt: skip
         self.name, self.model, self.data, self.recipe = name, model, data, recipe
         self.run, self.ctrl_c, self.observe, self.save_every = run, ctrl_c, observe, save_every
-        self.twin = copy.deepcopy(model)
-        self.profiles: list[Profile] = []
+        self.twin = copy.deepcopy(model)  # on the CPU, with the weights of the last measurement: at the end, the last
+        self.profiles: list[Profile] = []  # the first and the last
         self.step_seconds: list[float] = []
         self._measured = -1
         self._spread = math.nan

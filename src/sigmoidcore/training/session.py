@@ -16,18 +16,13 @@ FAILURES = (ArithmeticError, MemoryError, OSError, RuntimeError, ValueError)
 class CtrlC:
     """Takes the first Ctrl-C or SIGTERM as a request to stop after this step; the second stops at once.
 
-    Args:
-        patient: ignore the second one too: launchers of several processes pass on signals that the processes have
-            already received.
-
-    Attributes:
-        asked: whether a signal has arrived.
-        code: the exit code: 130 after Ctrl-C, 143 after SIGTERM.
+    If `patient`, the second one is ignored too: launchers of several processes pass on signals that these have already
+    received.
     """
 
     def __init__(self, patient: bool = False) -> None:
-        self.asked = False
-        self.code = 130
+        self.asked = False  # whether a signal has arrived
+        self.code = 130  # the exit code: 130 after Ctrl-C, 143 after SIGTERM
         self._patient = patient
         self._previous: dict[int, Any] = {}
 

@@ -21,15 +21,13 @@ def users_code(target: str) -> Iterator[Any]:
     """The object that `package.module:name` names; inside the context, modules of this folder can be imported."""
     module, colon, attribute = target.partition(":")
     if not (colon and module and attribute):
-        raise InputError(_("{target} is not the name of a function: use the form package.module:make", target=target))
+        raise InputError("{target} is not the name of a function: use the form package.module:make", target=target)
     if module.endswith(".py") or os.sep in module:
         raise InputError(
-            _(
-                "{module} is a path: give the module's name, as in {dotted}:{attribute}",
-                module=module,
-                dotted=dotted(Path(module)),
-                attribute=attribute,
-            )
+            "{module} is a path: give the module's name, as in {dotted}:{attribute}",
+            module=module,
+            dotted=dotted(Path(module)),
+            attribute=attribute,
         )
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -47,7 +45,7 @@ def reported_as(what: str) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (Exception, SystemExit) as error:
-        raise InputError(_("{what} raised {error}", what=what, error=exception_text(error))) from error
+        raise InputError("{what} raised {error}", what=what, error=exception_text(error)) from error
 
 
 def exception_text(error: BaseException) -> str:
@@ -105,16 +103,14 @@ def _imported(module: str) -> Any:
         name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if name is not None and (module == name or module.startswith(f"{name}.")):
             raise InputError(
-                _(
-                    "there is no module {name!r} in {cwd} or among the installed packages: run the "
-                    "command in the folder that contains it",
-                    name=name,
-                    cwd=Path.cwd(),
-                )
+                "there is no module {name!r} in {cwd} or among the installed packages: run the "
+                "command in the folder that contains it",
+                name=name,
+                cwd=Path.cwd(),
             ) from error
         remedy = "" if name is None else _("; install what it needs")
         raise InputError(
-            _("{module} cannot be imported: {error}{remedy}", module=module, error=exception_text(error), remedy=remedy)
+            "{module} cannot be imported: {error}{remedy}", module=module, error=exception_text(error), remedy=remedy
         ) from error
 
 
@@ -125,4 +121,4 @@ def _attribute(module: Any, name: str, attribute: str) -> Any:
         names = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         close = difflib.get_close_matches(attribute, names, n=3)
         hint = _("did you mean {names}?", names=_(" or ").join(close)) if close else _("check the name")
-        raise InputError(_("{name} has no {attribute!r}; {hint}", name=name, attribute=attribute, hint=hint)) from error
+        raise InputError("{name} has no {attribute!r}; {hint}", name=name, attribute=attribute, hint=hint) from error

@@ -27,79 +27,45 @@ SHUT = 0.05
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer in one forward and backward pass.
+    """One layer in one forward and backward pass; docs/diagnosis-schema.json describes all fields."""
 
-    Attributes:
-        name: unique: the module's name, with the function unless the module is a plain PyTorch layer
-            (`encoder.relu`), and with `@2`, `@3`, ... for later calls.
-        module: name of the module that it ran in; "" is the model itself.
-        kind: class of the module, or "relu()" for a function.
-        role: see `Role`.
-        sources: positions, in `Measurement.layers`, of the layers whose outputs reach this one with no other layer in
-            between. Empty: it reads the model's inputs.
-        weights: names of its parameters.
-        reads: position of the layer whose output it reads, moved or reshaped at most, if both have weights.
-        gate: its result multiplies another signal (squeeze-excite, GLU).
-        scaled_by: names of parameters that multiply what is computed from this layer alone (LayerScale, ReZero).
-        shape: shape of the output, samples included.
-        softmax_dim: the dimension over which a softmax that is not attention normalises.
-        dtype: dtype of the output, such as "float32".
-        gradient: gradient size g (`gain.gradient_size`) at the output; for a recurrent layer also at its last states.
-            None: no gradient came back. May be inf or nan.
-        gain: largest gradient of the `sources` over the layer's gradient (1 is level). None: unknown.
-        nonfinite: number of non-finite numbers in the output.
-        nonfinite_gradient: number of non-finite numbers in the gradient of the output.
-        rms: root mean square of the output.
-        spread: standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the
-            variance, over that of the mean squares. 0: all samples became one point. None: a single sample.
-        largest: largest absolute value of the output; in half precision only.
-        rows: samples times positions over which the numbers of neurons are taken.
-        neurons: number of neurons (channels) of an activation.
-        relative_slope: mean local derivative, over the largest of the activation. 1: the middle of a sigmoid; 0: no
-            gradient passes.
-        saturated: fraction of neurons whose mean relative slope is below `SHUT`. None for the ReLU and ELU families.
-        dead: fraction of neurons whose derivative is 0 for all rows. None for activations without a flat part.
-        slopes: histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1].
-        entropy: mean entropy of the attention weights relative to the largest possible, in [0, 1]; of a few samples,
-            and of the queries that see more than one key.
-        sharp: fraction of heads whose mean relative entropy is below `SHUT`.
-        steps: gradient size at the input of every time step of a recurrent layer, first to last; at most `STEPS`.
-        histogram: of finite numbers of the output, `BINS` bins from `low` to `high`.
-        low: smallest number in the histogram; a large output is thinned evenly for it.
-        high: largest number in the histogram.
-    """
-
-    name: str
-    module: str
-    kind: str
-    role: Role
-    sources: tuple[int, ...] = ()
-    weights: tuple[str, ...] = ()
-    reads: int | None = None
-    gate: bool = False
-    scaled_by: tuple[str, ...] = ()
-    shape: tuple[int, ...] = ()
-    softmax_dim: int | None = None
-    dtype: str = "float32"
+    name: str  # unique: the module's; with the function unless that is the whole layer, and "@2" for a second call
+    module: str  # name of the module that it ran in; "" is the model itself
+    kind: str  # class of the module, or "relu()" for a function
+    role: Role  # see `Role`
+    sources: tuple[int, ...] = ()  # positions of the layers that reach it directly; empty: it reads the model's inputs
+    weights: tuple[str, ...] = ()  # names of its parameters
+    reads: int | None = None  # position of the layer that it reads, moved or reshaped at most, if both have weights
+    gate: bool = False  # its result multiplies another signal (squeeze-excite, GLU)
+    scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
+    shape: tuple[int, ...] = ()  # of the output, samples included
+    softmax_dim: int | None = None  # the dimension over which a softmax that is not attention normalises
+    dtype: str = "float32"  # of the output
+    # gradient size g (`gain.gradient_size`) at the output, for a recurrent layer also at its last states; may be inf
+    # or nan. None: no gradient came back.
     gradient: float | None = None
-    gain: float | None = None
-    nonfinite: int = 0
-    nonfinite_gradient: int = 0
-    rms: float = math.nan
+    gain: float | None = None  # largest gradient of the `sources` over the layer's gradient (1 is level); None: unknown
+    nonfinite: int = 0  # number of non-finite numbers in the output
+    nonfinite_gradient: int = 0  # and in its gradient
+    rms: float = math.nan  # root mean square of the output
+    # standard deviation *across samples* over the rms, in [0, 1]: root of the sum over features of the variance, over
+    # that of the mean squares. 0: all samples became one point. None: a single sample.
     spread: float | None = None
-    largest: float | None = None
-    rows: int = 0
-    neurons: int | None = None
-    relative_slope: float | None = None
-    saturated: float | None = None
-    dead: float | None = None
-    slopes: tuple[int, ...] | None = None
+    largest: float | None = None  # largest absolute value of the output; in half precision only
+    rows: int = 0  # samples times positions over which the numbers of neurons are taken
+    neurons: int | None = None  # number of neurons (channels) of an activation
+    relative_slope: float | None = None  # mean local derivative over the largest; 0: no gradient passes
+    saturated: float | None = None  # fraction of neurons with a mean relative slope below `SHUT`; None for ReLU and ELU
+    dead: float | None = None  # fraction of neurons with derivative 0 for all rows; None without a flat part
+    slopes: tuple[int, ...] | None = None  # histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1]
+    # mean entropy of the attention weights over the largest possible, in [0, 1]; of a few samples, and of the queries
+    # that see more than one key
     entropy: float | None = None
-    sharp: float | None = None
-    steps: tuple[float, ...] | None = None
-    histogram: tuple[int, ...] | None = None
-    low: float | None = None
-    high: float | None = None
+    sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
+    steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
+    histogram: tuple[int, ...] | None = None  # of finite numbers of the output, `BINS` bins from `low` to `high`
+    low: float | None = None  # smallest number in the histogram; a large output is thinned evenly for it
+    high: float | None = None  # largest number in the histogram
 
     @property
     def plain_kind(self) -> str:
@@ -109,166 +75,95 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter.
+    """One parameter; docs/diagnosis-schema.json describes all fields."""
 
-    Attributes:
-        name: as in `model.named_parameters()`; for a shared parameter, the first name.
-        shape: of the whole parameter, also if it is sharded.
-        trains: `requires_grad`.
-        used: the forward pass used it.
-        size: its L2 norm.
-        gradient: L2 norm of its `.grad` over all micro-batches and ranks, unscaled and before clipping. None: no grad.
-        update: size of the last step's change over its size before. None: no step was measured, or its size was 0.
-        rate: learning rate of its optimizer in the last step. None: no optimizer that made a step holds it.
-        decay: size of the weight decay in the last step over that of the gradient, or over the rest of the
-            change if the decay is decoupled from the gradient. None: without a decay.
-        uncleared: its gradient was not emptied between the step before and the last step.
-        nonfinite: number of non-finite entries.
-        nonfinite_gradient: number of non-finite entries of the gradient.
-        fresh: it is frozen, and its numbers are those of PyTorch's default initialisation.
-        alike: all rows are equal and not 0: the neurons that they feed compute the same.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    trains: bool = True
-    used: bool = True
-    size: float = math.nan
-    gradient: float | None = None
-    update: float | None = None
-    rate: float | None = None
+    name: str  # as in `model.named_parameters()`; for a shared parameter, the first name
+    shape: tuple[int, ...]  # of the whole parameter, also if it is sharded
+    trains: bool = True  # `requires_grad`
+    used: bool = True  # the forward pass used it
+    size: float = math.nan  # its L2 norm
+    gradient: float | None = None  # L2 norm of `.grad`, of all micro-batches and ranks, unscaled, unclipped
+    update: float | None = None  # size of the last step's change over its size before; None: no step, or its size was 0
+    rate: float | None = None  # learning rate in the last step; None: no optimizer that made a step holds it
+    # size of the weight decay in the last step over that of the gradient, or over the rest of the change if the decay
+    # is decoupled from the gradient. None: without a decay.
     decay: float | None = None
-    uncleared: bool = False
-    nonfinite: int = 0
-    nonfinite_gradient: int = 0
-    fresh: bool = False
-    alike: bool = False
+    uncleared: bool = False  # its gradient was not emptied between the step before and the last step
+    nonfinite: int = 0  # number of non-finite entries
+    nonfinite_gradient: int = 0  # and of non-finite entries of the gradient
+    fresh: bool = False  # it is frozen, and its numbers are those of PyTorch's default initialisation
+    alike: bool = False  # all rows are equal and not 0: the neurons that they feed compute the same
 
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """A call of batch normalisation in training mode.
+    """A call of batch normalisation in training mode."""
 
-    Attributes:
-        name: of the module.
-        samples: in the batch.
-        momentum: share of the batch in the running statistics. None: a mean over all batches.
-        drift: mean over the channels of the squared difference between the means of the batch and of the running
-            statistics, over the variance of the batch.
-    """
-
-    name: str
-    samples: int
-    momentum: float | None = None
+    name: str  # of the module
+    samples: int  # in the batch
+    momentum: float | None = None  # share of the batch in the running statistics; None: a mean over all batches
+    # mean over the channels of the squared difference between the means of the batch and of the running statistics,
+    # over the variance of the batch
     drift: float = 0.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A call in which the loss compares outputs of the model with targets: a loss function, or a difference.
+    """A call in which the loss compares outputs of the model with targets: a loss function, or a difference."""
 
-    Attributes:
-        function: its name, such as "mse_loss", or "sub" for a difference.
-        reads: position of the layer whose output, or a part of it, is compared; None: it is the output of no layer.
-        shape: of the outputs.
-        target_shape: of the targets.
-        classes: the targets are whole numbers.
-        low: smallest target.
-        high: largest target.
-        target_rms: root mean square of the targets.
-        output_rms: root mean square of the outputs.
-    """
-
-    function: str
-    reads: int | None = None
-    shape: tuple[int, ...] = ()
-    target_shape: tuple[int, ...] = ()
-    classes: bool = False
-    low: float = math.nan
-    high: float = math.nan
-    target_rms: float = math.nan
-    output_rms: float = math.nan
+    function: str  # its name, such as "mse_loss", or "sub" for a difference
+    reads: int | None = None  # position of the layer whose output, or a part of it, is compared; None: of no layer
+    shape: tuple[int, ...] = ()  # of the outputs
+    target_shape: tuple[int, ...] = ()  # of the targets
+    classes: bool = False  # the targets are whole numbers
+    low: float = math.nan  # smallest target
+    high: float = math.nan  # largest target
+    target_rms: float = math.nan  # root mean square of the targets
+    output_rms: float = math.nan  # root mean square of the outputs
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """What outputs depend on: of a few samples, in evaluation mode. None: it was not, or cannot be, found out.
+    """What outputs depend on: of a few samples, in evaluation mode. None: it was not, or cannot be, found out."""
 
-    Attributes:
-        samples: the output of a sample depends on the other samples of its batch.
-        positions: the output at a position depends on other positions; looked at only if samples are mixed.
-        ordered: outputs depend on the order of the positions; looked at only with attention.
-        later: the output at a position depends on later positions; looked at only with a `shift`.
-        shift: the targets are the tokens of the input this many positions later, 0 or 1.
-    """
-
-    samples: bool | None = None
-    positions: bool | None = None
-    ordered: bool | None = None
-    later: bool | None = None
-    shift: int | None = None
+    samples: bool | None = None  # the output of a sample depends on the other samples of its batch
+    positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
+    ordered: bool | None = None  # outputs depend on the order of the positions; looked at only with attention
+    later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
+    shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The numbers of one step.
+    """The numbers of one step; docs/diagnosis-schema.json describes all fields."""
 
-    Attributes:
-        layers: in the order in which they ran, input to loss.
-        weights: every parameter of the model.
-        samples: number of samples, of all ranks and micro-batches.
-        step: the optimizer's step, from 0; None: outside of training.
-        loss: in a training the sum of the losses whose `backward()` was called, unscaled; None: unknown.
-        loss_function: name of the last loss function that was called, such as "cross_entropy"; None: none was seen.
-        loss_reads: position of the layer whose output, or a part of it, is that function's first argument; None: it
-            is the output of no layer.
-        comparisons: of outputs with targets, in the order in which the loss made them; the first of each kind.
-        input_rms: root mean square of the model's floating-point inputs; None: it has none.
-        input_spread: as `Layer.spread`, of the inputs.
-        input_nonfinite: number of non-finite numbers in the inputs.
-        unused: of a training without a step: backward passes whose gradients no optimizer of the model has used.
-        discarded: forward passes whose gradients were emptied before the step could use them.
-        foreign_steps: steps since the last one of the model, of optimizers that hold none of its parameters.
-        replaced: optimizers that made a step of the model, had a state and are gone.
-        ranks: processes that trained together.
-        notes: what was not measured, in words.
-        dropouts: shares that calls of dropout in training mode drop.
-        batch_norms: calls of batch normalisation in training mode.
-        strays: places such as "layers[0].weight" of weights that train and are not parameters of the model, because a
-            module keeps them in a list, a dict or as a plain tensor.
-        dependence: which inputs the outputs depend on; of `diagnose` only.
-        differentiated: the loss contains derivatives of the outputs: gradients reach a layer also past the layers
-            behind it.
-        quantized: names of modules with quantized weights, which are no parameters and do not train.
-        scripted: names of modules of TorchScript, whose layers are not measured.
-        origin: the operation that made the first NaN or infinity, in a sentence; of `diagnose(trace_nonfinite=True)`.
-    """
-
-    layers: tuple[Layer, ...]
-    weights: tuple[Weight, ...]
-    samples: int
-    step: int | None = None
-    loss: float | None = None
-    loss_function: str | None = None
-    loss_reads: int | None = None
-    comparisons: tuple[Comparison, ...] = ()
-    input_rms: float | None = None
-    input_spread: float | None = None
-    input_nonfinite: int = 0
-    unused: int = 0
-    discarded: int = 0
-    foreign_steps: int = 0
-    replaced: int = 0
-    ranks: int = 1
-    notes: tuple[str, ...] = ()
-    dropouts: tuple[float, ...] = ()
-    batch_norms: tuple[BatchNorm, ...] = ()
+    layers: tuple[Layer, ...]  # in the order in which they ran, input to loss
+    weights: tuple[Weight, ...]  # every parameter of the model
+    samples: int  # of all ranks and micro-batches
+    step: int | None = None  # the optimizer's, from 0; None: outside of training
+    loss: float | None = None  # in a training the sum of the losses whose `backward()` was called; None: unknown
+    loss_function: str | None = None  # the last loss function that was called, such as "cross_entropy"
+    loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
+    comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
+    input_rms: float | None = None  # root mean square of the model's floating-point inputs; None: it has none
+    input_spread: float | None = None  # as `Layer.spread`, of the inputs
+    input_nonfinite: int = 0  # number of non-finite numbers in the inputs
+    unused: int = 0  # without a step: backward passes whose gradients no optimizer of the model has used
+    discarded: int = 0  # forward passes whose gradients were emptied before the step could use them
+    foreign_steps: int = 0  # steps since the last one of the model, of optimizers that hold none of its parameters
+    replaced: int = 0  # optimizers that made a step of the model, had a state and are gone
+    ranks: int = 1  # processes that trained together
+    notes: tuple[str, ...] = ()  # what was not measured, in words
+    dropouts: tuple[float, ...] = ()  # shares that calls of dropout in training mode drop
+    batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
+    # places such as "layers[0].weight" of weights that train and are not parameters of the model, because a module
+    # keeps them in a list, a dict or as a plain tensor
     strays: tuple[str, ...] = ()
-    dependence: Dependence | None = None
-    differentiated: bool = False
-    quantized: tuple[str, ...] = ()
-    scripted: tuple[str, ...] = ()
-    origin: str | None = None
+    dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
+    differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
+    quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train
+    scripted: tuple[str, ...] = ()  # modules of TorchScript, whose layers are not measured
+    origin: str | None = None  # the operation that made the first NaN or infinity; of `diagnose(trace_nonfinite=True)`
 
     @property
     def profile(self) -> Profile:
@@ -284,18 +179,14 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The diagnosed model, its batch and its mode, as for `diagnose`; unknown parts are None.
-
-    Attributes:
-        names: the caller's names of these, for calls; without one, the name of the attribute is used.
-    """
+    """The diagnosed model, its batch and its mode, as for `diagnose`; unknown parts are None."""
 
     model: nn.Module
     inputs: Any = None
     targets: Any = None
     loss_fn: Callable[[Any, Any], Any] | None = None
     training: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)  # the caller's, for calls; else those of the attributes
 
     def name(self, attribute: str) -> str:
         """The caller's name of an attribute."""

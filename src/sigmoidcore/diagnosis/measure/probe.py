@@ -35,32 +35,18 @@ class Probe(Observer):
 
     Forward passes count if gradients are enabled and a gradient comes back through them on its way into the `.grad` of
     a parameter. Several (micro-batches) are joined. Passes whose gradients are emptied before the next gradient
-    arrives are dropped: their step was skipped.
-
-    Args:
-        model: any module.
-        most: samples of a batch that statistics across samples are taken from; None: all.
-        ranks: the processes that train together.
-        begins: is called when a forward pass with gradients begins, before it is measured.
-
-    Attributes:
-        skipped: number of steps in a row whose gradients no optimizer has used.
-        discarded: number of passes since `attach` whose gradients were emptied.
+    arrives are dropped: their step was skipped. `begins` is called when a pass begins, before it is measured.
+    Statistics across samples are those of the first `most` samples of a batch.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        most: int | None,
-        ranks: Ranks,
-        begins: Callable[[], None] = lambda: None,
+        self, model: nn.Module, *, most: int | None, ranks: Ranks, begins: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__({})
         self.model = model
         self.named_inputs: Any = None  # which hooks do not show
-        self.skipped = 0
-        self.discarded = 0
+        self.skipped = 0  # steps in a row whose gradients no optimizer has used
+        self.discarded = 0  # passes since `attach` whose gradients were emptied
         self.parameters = Parameters(dict(model.named_parameters()))
         self._most = most
         self._ranks = ranks

@@ -34,13 +34,6 @@ class Recorder(Tracker):
     """Takes the statistics of every layer of a forward pass as it runs, and of the gradients that come back.
 
     It keeps numbers only. Its hooks are on tensors and vanish with the graph.
-
-    Args:
-        parameters: names of the model's parameters by identity.
-        stack: the modules that are running.
-        samples: of the batch; 0: the length of what the first layer reads.
-        most: samples that are compared with each other; None: all.
-        arrived: is called when a gradient arrives that counts.
     """
 
     def __init__(
@@ -48,9 +41,9 @@ class Recorder(Tracker):
         parameters: Mapping[int, str],
         stack: list[RunningModule],
         *,
-        samples: int,
-        most: int | None,
-        arrived: Callable[["Recorder"], None],
+        samples: int,  # of the batch; 0: the length of what the first layer reads
+        most: int | None,  # samples that are compared with each other
+        arrived: Callable[["Recorder"], None],  # is called when a gradient arrives that counts
     ) -> None:
         super().__init__(parameters, stack)
         self.of_inputs = Sums()

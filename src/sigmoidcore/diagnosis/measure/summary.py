@@ -295,12 +295,7 @@ def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:
 
 
 def bits(number: int) -> list[int]:
-    """Places of the bits that are set, ascending.
-
-    Example:
-        >>> bits(0b1101)
-        [0, 2, 3]
-    """
+    """Places of the bits that are set, ascending."""
     found = []
     while number:
         lowest = number & -number

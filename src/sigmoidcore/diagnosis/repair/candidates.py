@@ -24,25 +24,15 @@ REASONS = 2
 
 @dataclass(frozen=True)
 class Candidates:
-    """Activations that can become cores whose slopes can be set, and cores that the model has already.
+    """Activations that can become cores whose slopes can be set, and cores that the model has already."""
 
-    Attributes:
-        new: activations of which `convert` makes cores.
-        include: those of `new` that `convert` leaves unless it is told.
-        include_kind: their type, if all have the same.
-        exclude: activations that `convert` would change and that must stay.
-        uncentered: whether `centered=True` changes some of `new`.
-        cores: cores that the model has already.
-        why: why other activations are left.
-    """
-
-    new: tuple[str, ...]
-    include: tuple[str, ...]
-    include_kind: str
-    exclude: tuple[str, ...]
-    uncentered: bool
-    cores: tuple[str, ...]
-    why: str
+    new: tuple[str, ...]  # activations of which `convert` makes cores
+    include: tuple[str, ...]  # those of `new` that `convert` leaves unless it is told
+    include_kind: str  # their type, if all have the same
+    exclude: tuple[str, ...]  # activations that `convert` would change and that must stay
+    uncentered: bool  # whether `centered=True` changes some of `new`
+    cores: tuple[str, ...]  # cores that the model has already
+    why: str  # why other activations are left
 
     def check(self) -> None:
         """Raise a ValueError that says why if there is no activation to work on."""

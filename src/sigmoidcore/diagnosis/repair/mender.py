@@ -46,11 +46,7 @@ LEARNS, SPOILS = 0.05, 0.05
 
 
 def mend(
-    diagnosis: Judgement,
-    *,
-    inputs: Inputs | None = None,
-    targets: Any = None,
-    loss_fn: LossFn | None = None,
+    diagnosis: Judgement, *, inputs: Inputs | None = None, targets: Any = None, loss_fn: LossFn | None = None
 ) -> Mending:
     """Repair the diagnosed model in place, as far as Sigmoid Core can.
 

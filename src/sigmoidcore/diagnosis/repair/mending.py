@@ -12,32 +12,20 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Change:
-    """One change to a model.
+    """One change to a model."""
 
-    Attributes:
-        what: "drawn", "converted", "prepared", "opened" or "calibrated".
-        where: names of the layers, or their number.
-        how: the values before and after.
-    """
-
-    what: str
-    where: str
-    how: str
+    what: str  # "drawn", "converted", "prepared", "opened" or "calibrated"
+    where: str  # names of the layers, or their number
+    how: str  # the values before and after
 
 
 @dataclass(frozen=True)
 class Left:
-    """A finding that remains.
+    """A finding that remains."""
 
-    Attributes:
-        rule: its code, such as "SC202".
-        where: its name and the layers.
-        why: why nothing was done or helped, and the next step for the user.
-    """
-
-    rule: str
-    where: str
-    why: str
+    rule: str  # its code, such as "SC202"
+    where: str  # its name and the layers
+    why: str  # why nothing was done or helped, and the next step for the user
 
 
 @dataclass(frozen=True, eq=False)

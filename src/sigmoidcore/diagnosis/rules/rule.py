@@ -25,24 +25,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that can be wrong with a network.
+    """One thing that can be wrong with a network."""
 
-    Attributes:
-        id: stable code. Its first digit is the group: SC1 gradient, SC2 neurons, SC3 updates, SC4 numbers, SC5
-            structure, SC6 loss.
-        name: two to five words.
-        severity: of a finding, unless the check decides otherwise.
-        check: returns its result, or None. Its docstring is the rule's section in docs/rules.md.
-        remedy: one sentence with the next step for the user, unless the check has a better one.
-        mistake: it names a mistake in the code, and not an effect: reported before effects of the same severity.
-        hidden_by: codes of rules that explain this one. If one of them gives an error or a warning, this rule's finding
-            is left out.
-    """
-
+    # stable code; its first digit is the group: SC1 gradient, SC2 neurons, SC3 updates, SC4 numbers, SC5 structure, SC6
+    # loss
     id: str
-    name: str
-    severity: Severity
+    name: str  # two to five words
+    severity: Severity  # of a finding, unless the check decides otherwise
+    # returns its result, or None; its docstring is the rule's section in docs/rules.md
     check: Callable[[Evidence], Found | None] = field(repr=False)
-    remedy: str
-    hidden_by: tuple[str, ...] = ()
-    mistake: bool = False
+    remedy: str  # one sentence with the next step for the user, unless the check has a better one
+    hidden_by: tuple[str, ...] = ()  # rules that explain this one: it is left out after their error or warning
+    mistake: bool = False  # it names a mistake in the code: reported before effects of the same severity

@@ -16,28 +16,17 @@ from sigmoidcore.training.data import InputError
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text: one sentence a line, words between white space.
+    """A text: one sentence a line, words between white space."""
 
-    Attributes:
-        words: the vocabulary, the most frequent word first.
-        counts: how often each one occurs, shape [words], int64.
-        text: number of each word of the text, shape [tokens], int32; rare words are left out.
-        sentences: number of each word's sentence, shape [tokens], int32.
-        length: tokens of the text with its rare words.
-    """
-
-    words: tuple[str, ...]
-    counts: Tensor
-    text: Tensor
-    sentences: Tensor
-    length: int
+    words: tuple[str, ...]  # the vocabulary, the most frequent word first
+    counts: Tensor  # how often each one occurs, shape [words], int64
+    text: Tensor  # number of each word of the text, shape [tokens], int32; rare words are left out
+    sentences: Tensor  # number of each word's sentence, shape [tokens], int32
+    length: int  # tokens of the text with its rare words
 
     @classmethod
     def of_sentences(cls, sentences: Iterable[Sequence[str]], min_count: int = 5) -> "Corpus":
         """A corpus of sentences, with the words that occur at least `min_count` times.
-
-        Raises:
-            InputError: fewer than two words are that frequent.
 
         Example:
             >>> corpus = Corpus.of_sentences(["a rose is a rose".split(), "so is a daisy".split()], min_count=2)
@@ -57,12 +46,10 @@ class Corpus:
             if len(numbers):
                 most = _("the count of the most frequent one is {count}", count=counts.max())
             raise InputError(
-                _(
-                    "{count} words occur at least {times} times ({most}): lower --min-count",
-                    count=len(order),
-                    times=min_count,
-                    most=most,
-                )
+                "{count} words occur at least {times} times ({most}): lower --min-count",
+                count=len(order),
+                times=min_count,
+                most=most,
             )
         names = list(numbers)
         ranks = np.full(len(numbers), -1, np.int32)
@@ -79,23 +66,17 @@ class Corpus:
 
 
 def read_corpus(path: Path, min_count: int = 5) -> Corpus:
-    """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it.
-
-    Raises:
-        InputError: the file is missing, is not UTF-8 text, or has too few words.
-    """
+    """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it."""
     if not path.exists() or path.is_dir():
         raise InputError(
-            _(
-                "{path} {problem}: give a text file",
-                path=path,
-                problem=_("is a folder") if path.exists() else _("does not exist"),
-            )
+            "{path} {problem}: give a text file",
+            path=path,
+            problem=_("is a folder") if path.exists() else _("does not exist"),
         )
     try:
         with path.open(encoding="utf-8") as file:
             return Corpus.of_sentences(map(str.split, file), min_count)
     except UnicodeDecodeError as error:
         raise InputError(
-            _("{path} is not UTF-8 text ({reason}): convert it with iconv -t UTF-8", path=path, reason=error.reason)
+            "{path} is not UTF-8 text ({reason}): convert it with iconv -t UTF-8", path=path, reason=error.reason
         ) from error

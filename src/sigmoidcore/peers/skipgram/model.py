@@ -15,11 +15,6 @@ class SkipGram(nn.Module):
     slope 1 gives the same probabilities at every step. Nor does a saturated score lose its gradient: that of the loss,
     slope * (label - probability), is largest where the score is wrong.
 
-    Args:
-        words: size of the vocabulary.
-        dimensions: size of a vector.
-        slope: of the core.
-
     Attributes:
         inputs: the word vectors, shape [words, dimensions].
         outputs: vectors of words as neighbours, the same shape; 0 at first.
@@ -44,19 +39,12 @@ class SkipGram(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """Blocks of the text. Each word of a block is compared with all neighbours and all negatives of its block.
+    """Blocks of the text. Each word of a block is compared with all neighbours and all negatives of its block."""
 
-    Attributes:
-        words: shape [blocks, words].
-        others: neighbours, then negatives, shape [blocks, neighbours + negatives].
-        positive: weights of pairs of a word and a neighbour, shape [blocks, words, neighbours]; 0: not a pair.
-        negative: weights of the pairs of a word and a negative, shape [blocks, words, 1].
-    """
-
-    words: Tensor
-    others: Tensor
-    positive: Tensor
-    negative: Tensor
+    words: Tensor  # shape [blocks, words]
+    others: Tensor  # neighbours, then negatives, shape [blocks, neighbours + negatives]
+    positive: Tensor  # weights of pairs of a word and a neighbour, shape [blocks, words, neighbours]; 0: not a pair
+    negative: Tensor  # weights of the pairs of a word and a negative, shape [blocks, words, 1]
 
     def totals(self) -> tuple[Tensor, Tensor]:
         """Sum of the weights of the pairs of each word, and of each neighbour or negative."""

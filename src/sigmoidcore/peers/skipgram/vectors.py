@@ -10,12 +10,7 @@ from sigmoidcore._files import complete_file
 
 
 def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> Path:
-    """Write a file of words and their vectors, completely or not at all; numbers have six digits.
-
-    Args:
-        path: the file.
-        words: without white space.
-        vectors: shape [words, dimensions].
+    """Write a file of words and their vectors [words, dimensions], completely or not at all; numbers have six digits.
 
     Example:
         >>> import tempfile, torch

@@ -1,9 +1,9 @@
 """Data sets: the built-in ones and the user's own, as tensors or as streams of batches."""
 
-from sigmoidcore._language.errors import InputError
+from sigmoidcore._language.errors import InputError, short
 from sigmoidcore.training.data.builtin import BUILT_IN, built_in_table, digits
 from sigmoidcore.training.data.dataset import Data, Learnable, Split
-from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, short
+from sigmoidcore.training.data.errors import DataError, listed, nearest, needed
 from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import changes
 from sigmoidcore.training.data.loading import load

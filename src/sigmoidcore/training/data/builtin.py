@@ -1,11 +1,10 @@
 """Data sets that need no file of the user: those of scikit-learn, and those that other packages bring."""
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sigmoidcore._language import _
@@ -26,11 +25,8 @@ def digits() -> Split:
     """scikit-learn's digits: 8 x 8 pixels, 10 classes, 1,400 train and 397 test samples.
 
     The split is stratified and always the same (`train_test_split(test_size=397, random_state=0, stratify=y)`).
-
-    Raises:
-        ModuleNotFoundError: scikit-learn is not installed (extra `cli` or `sklearn`).
     """
-    x, y = _digits()
+    x, y = needed("sklearn.datasets", "scikit-learn").load_digits(return_X_y=True)
     split = needed("sklearn.model_selection", "scikit-learn").train_test_split
     train_x, test_x, train_y, test_y = split(x, y, test_size=DIGIT_TESTS, random_state=0, stratify=y)
     mean, deviation = float(train_x.mean()), float(train_x.std())
@@ -41,7 +37,7 @@ def digits() -> Split:
 
 def digit_samples() -> Samples:
     """The digits as images, with their classes."""
-    x, y = _digits()
+    x, y = needed("sklearn.datasets", "scikit-learn").load_digits(return_X_y=True)
     return array_samples("digits", x, {"class": array_column(y)}, (1, 8, 8))
 
 
@@ -58,31 +54,17 @@ def package_data() -> list[str]:
 
 
 def of_package(source: Any) -> Any:
-    """What another package gives for this name, a table or a path; None without such a set, or if a file has the name.
-
-    Raises:
-        DataError: the package raised an error, or gave nothing.
-    """
+    """What another package gives for this name, a table or a path; None without it, or if a file has the name."""
     if not isinstance(source, str) or source in BUILT_IN or "\0" in source or Path(source).exists():
         return None
     for entry in entry_points(group=GROUP, name=source):
-        return _made(entry)
+        what = _("the entry point {name} = {value}", name=entry.name, value=entry.value)
+        try:
+            found = entry.load()()
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DataError("{what} raised {error}", what=what, error=text) from error
+        if found is None:
+            raise DataError("{what} returned None: let it return a table or a path", what=what)
+        return found
     return None
-
-
-def _made(entry: EntryPoint) -> Any:
-    what = _("the entry point {name} = {value}", name=entry.name, value=entry.value)
-    try:
-        found = entry.load()()
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(_("{what} raised {error}", what=what, error=text)) from error
-    if found is None:
-        raise DataError(_("{what} returned None: let it return a table or a path", what=what))
-    return found
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Samples and their classes."""
-    x, y = needed("sklearn.datasets", "scikit-learn").load_digits(return_X_y=True)
-    return x, y

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from sigmoidcore._language import _
-from sigmoidcore.training.data.errors import DataError, nearest, pa, pc, short
+from sigmoidcore._language.errors import short
+from sigmoidcore.training.data.errors import DataError, nearest, pa, pc
 
 MISSING = ("", "#N/A", "<NA>", "?", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
 """Texts that stand for a missing value."""
@@ -42,12 +43,8 @@ class Role(StrEnum):
     @property
     def noun(self) -> str:
         """The word for a value, in the user's language."""
-        return {
-            Role.NUMBER: _("number"),
-            Role.BOOLEAN: _("truth value"),
-            Role.DATE: _("date"),
-            Role.CATEGORY: _("category"),
-        }[self]
+        words = {"number": _("number"), "truth value": _("truth value"), "date": _("date"), "category": _("category")}
+        return words[self]
 
 
 @dataclass(frozen=True)
@@ -79,12 +76,10 @@ def describe(name: str, values: Any) -> Column:
     if is_text(kind):
         return _describe_text(name, as_texts(name, values).drop_null())
     raise DataError(
-        _(
-            "column {name!r} has values of type {kind}, and a network takes numbers, texts, dates or "
-            "truth values: leave it out (--drop), or convert it",
-            name=short(name),
-            kind=short(kind),
-        )
+        "column {name!r} has values of type {kind}, and a network takes numbers, texts, dates or "
+        "truth values: leave it out (--drop), or convert it",
+        name=short(name),
+        kind=short(kind),
     )
 
 
@@ -107,10 +102,7 @@ def is_number(kind: Any) -> bool:
 
 def is_float(text: str) -> bool:
     """Whether Python reads a text as a number."""
-    with contextlib.suppress(ValueError):
-        float(text)
-        return True
-    return False
+    return _converts(float, text)
 
 
 def is_text(kind: Any) -> bool:
@@ -125,16 +117,11 @@ def as_texts(name: str, values: Any) -> Any:
     """Values as a pyarrow.ChunkedArray of text; words for a missing value are null."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    try:
+    with DataError.replacing(
+        "column {name!r} has values of type {type}, which are not categories: give texts",
+        pa.ArrowException, name=short(name), type=short(values.type),
+    ):  # fmt: skip
         texts = values.cast(pa.string())
-    except pa.ArrowException as error:
-        raise DataError(
-            _(
-                "column {name!r} has values of type {type}, which are not categories: give texts",
-                name=short(name),
-                type=short(values.type),
-            )
-        ) from error
     absent = pc.is_in(texts, value_set=pa.array(MISSING))
     return pc.if_else(absent, pa.scalar(None, pa.string()), texts) if pc.any(absent).as_py() else texts
 
@@ -201,11 +188,9 @@ def matrix(columns: Sequence[Column], table: Any, first: int | np.ndarray = 0) -
     for column, place in placed(columns):
         if column.name not in places:
             raise DataError(
-                _(
-                    "there is no column {name!r}: {hint}",
-                    name=short(column.name),
-                    hint=nearest(column.name, table.column_names),
-                )
+                "there is no column {name!r}: {hint}",
+                name=short(column.name),
+                hint=nearest(column.name, table.column_names),
             )
         values = table.column(places[column.name])
         convert = _category_numbers if column.role is Role.CATEGORY else numbers
@@ -231,35 +216,29 @@ def numbers(column: Column, values: Any, first: int | np.ndarray = 0, target: bo
     except (pa.ArrowException, ValueError) as error:
         if not is_text(values.type):
             raise DataError(
-                _(
-                    "{name} was a {role} in the data that was learnt from, and here the values are of "
-                    "type {type}: convert them",
-                    name=name,
-                    role=column.role.noun,
-                    type=short(values.type),
-                )
+                "{name} was a {role} in the data that was learnt from, and here the values are of "
+                "type {type}: convert them",
+                name=name,
+                role=column.role.noun,
+                type=short(values.type),
             ) from error
         row = _first_misfit(column, values)
         raise DataError(
-            _(
-                "{name} has {value!r} in row {row}, and is a {role} elsewhere: correct it, leave it "
-                "empty if it is unknown, or train without the column (--drop)",
-                name=name,
-                value=short(values[row].as_py(), 30),
-                row=_number(first, row),
-                role=column.role.noun,
-            )
+            "{name} has {value!r} in row {row}, and is a {role} elsewhere: correct it, leave it "
+            "empty if it is unknown, or train without the column (--drop)",
+            name=name,
+            value=short(values[row].as_py(), 30),
+            row=_number(first, row),
+            role=column.role.noun,
         ) from error
     large = np.flatnonzero(np.abs(found[0]) > LARGEST)
     if len(large):
         raise DataError(
-            _(
-                "{name} has {value:.1e} in row {row}, too large to compute with: correct it, or leave "
-                "it empty if it is unknown",
-                name=name,
-                value=found[0, large[0]],
-                row=_number(first, int(large[0])),
-            )
+            "{name} has {value:.1e} in row {row}, too large to compute with: correct it, or leave "
+            "it empty if it is unknown",
+            name=name,
+            value=found[0, large[0]],
+            row=_number(first, int(large[0])),
         )
     return found
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,22 +24,6 @@ Batch = tuple[Tensor, Tensor]
 """Inputs, float32, [samples, ...]; and class numbers, int64, [samples], or numbers, float32, [samples, numbers]."""
 
 
-class Part(Protocol):
-    """Samples that come in batches."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All samples in their order; the last batch may be smaller."""
-        ...
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        """All samples from batch `start` on, in an order that seed and epoch alone decide."""
-        ...
-
-
 @dataclass(frozen=True)
 class IndexedPart:
     """Samples that are available by their number."""
@@ -52,11 +36,11 @@ class IndexedPart:
         return len(self.rows)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All samples in their order."""
+        """All samples in their order; the last batch may be smaller."""
         yield from self._batches(self.rows, batch_size)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        """Samples from batch `start` on, in this epoch's order."""
+        """Samples from batch `start` on, in an order that seed and epoch alone decide."""
         order = self.order(len(self.rows), seed, epoch)
         yield from self._batches(self.rows[order[start * batch_size :]], batch_size)
 
@@ -136,6 +120,8 @@ def _rebatched(pieces: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
         yield rest
 
 
+Part = IndexedPart | Stream
+"""Samples that come in batches."""
 PROBES = 256
 """Training samples from which slopes are prepared, and with which the gradient is measured."""
 
@@ -171,14 +157,7 @@ class Learnable:
         return -(-len(self.train) // batch_size)
 
     def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch.
-
-        Args:
-            batch_size: samples in a batch.
-            seed: of the run.
-            epoch: from 0. Seed and epoch alone decide the order.
-            start: number of the first batch, from 0; earlier ones are not computed.
-        """
+        """The batches of one epoch (from 0) from batch `start` on; seed and epoch alone decide their order."""
         yield from self._arranged(self.train.shuffled(batch_size, seed, epoch, start))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:

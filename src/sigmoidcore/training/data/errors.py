@@ -3,13 +3,12 @@
 import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
-from sigmoidcore._language import _, edited
-from sigmoidcore._language.errors import InputError
-from sigmoidcore._language.terminal import printable
+from sigmoidcore._language import _
+from sigmoidcore._language.errors import InputError, short
 
 
 class DataError(InputError):
@@ -17,12 +16,7 @@ class DataError(InputError):
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-    """A hint at the name that was probably meant, or "" without a similar one.
-
-    Example:
-        >>> meant("prise", ["price", "size"])
-        "did you mean 'price'?"
-    """
+    """A hint at the name that was probably meant, or "" without a similar one."""
     lower = {str(known).lower(): str(known) for known in names}
     close = difflib.get_close_matches(name.lower(), list(lower)[:5000], n=1)
     return _("did you mean {name!r}?", name=lower[close[0]]) if close else ""
@@ -42,12 +36,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """The first names, and the number of the others.
-
-    Example:
-        >>> listed(["a", "b", "c"], most=2)
-        'a, b and 1 more'
-    """
+    """The first names, and the number of the others."""
     names = list(names)
     shown = ", ".join(short(name) for name in names[:most])
     if len(names) <= most:
@@ -55,53 +44,27 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return _("{names} and {count:,} more", names=shown, count=len(names) - most)
 
 
-def short(text: object, most: int = 60) -> str:
-    """Text as one printable line of at most `most` characters."""
-
-    def cut(text: str) -> str:
-        words = printable(" ".join(text.split()))
-        return words if len(words) <= most else words[: most - 3] + "..."
-
-    return edited(str(text), cut)
-
-
 def check_unique(source: object, names: Sequence[str]) -> None:
     """Refuse two columns of the same name."""
     places: dict[str, int] = {}
     for place, name in enumerate(names, 1):
-        if name in places:
+        if places.setdefault(name, place) != place:
             raise DataError(
-                _(
-                    "{source} has two columns named {name!r}, number {first} and {place}: rename one of them",
-                    source=source,
-                    name=short(name),
-                    first=places[name],
-                    place=place,
-                )
+                "{source} has two columns named {name!r}, number {first} and {place}: rename one of them",
+                source=source,
+                name=short(name),
+                first=places[name],
+                place=place,
             )
-        places[name] = place
 
 
-@contextlib.contextmanager
-def file_errors(source: object) -> Iterator[None]:
+def file_errors(source: object) -> contextlib.AbstractContextManager[None]:
     """Errors of the file system as a DataError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(str(error)) from error
-    except OSError as error:
-        reason = error.strerror or short(error)
-        raise DataError(
-            _("{source} cannot be read: {reason}; give a readable file", source=short(source, 200), reason=reason)
-        ) from error
+    return DataError.replacing("{source} cannot be read: {error}; give a readable file", OSError, source=short(source))
 
 
 def needed(module: str, package: str, extra: str = "sigmoid-core[data]") -> ModuleType:
-    """Import a module of an optional package.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; the message says how to install it.
-    """
+    """Import a module of an optional package, or raise a ModuleNotFoundError that says how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -6,8 +6,8 @@ import os
 import zlib
 from pathlib import Path
 
-from sigmoidcore._language import _
-from sigmoidcore.training.data.errors import DataError, short
+from sigmoidcore._language.errors import short
+from sigmoidcore.training.data.errors import DataError
 
 SHARE = 4
 """A file may use 1 / SHARE of the memory: parsing it needs several times its size."""
@@ -33,35 +33,28 @@ def check_size(path: Path, size: int) -> None:
     largest = memory() // SHARE
     if size > largest:
         raise DataError(
-            _(
-                "{path} is larger than {largest:,.1f} GiB unpacked, a quarter of this machine's "
-                "memory: convert it to Parquet, which is read in pieces (pyarrow.dataset.write_dataset)",
-                path=path,
-                largest=largest / 2**30,
-            )
+            "{path} is larger than {largest:,.1f} GiB unpacked, a quarter of this machine's "
+            "memory: convert it to Parquet, which is read in pieces (pyarrow.dataset.write_dataset)",
+            path=path,
+            largest=largest / 2**30,
         )
 
 
 def text_of(path: Path) -> bytes:
     """The content of a text file in UTF-8, gzipped or not, without a byte order mark."""
-    try:
-        with path.open("rb") as plain:
-            gzipped = plain.peek(2)[:2] == b"\x1f\x8b"
-            if path.suffix == ".gz" and not gzipped:
-                raise DataError(_("{path} is named .gz and is not gzipped: rename it", path=path))
-            with gzip.open(plain) if gzipped else plain as file:
-                content = file.read(memory() // SHARE + 1).removeprefix(b"\xef\xbb\xbf")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            _(
-                "{path} cannot be unpacked ({error}): was it cut off? copy or load it again",
-                path=path,
-                error=short(error),
-            )
-        ) from error
+    broken = DataError.replacing(
+        "{path} cannot be unpacked ({error}): was it cut off? copy or load it again",
+        EOFError, zlib.error, gzip.BadGzipFile, path=path,
+    )  # fmt: skip
+    with broken, path.open("rb") as plain:
+        gzipped = plain.peek(2)[:2] == b"\x1f\x8b"
+        if path.suffix == ".gz" and not gzipped:
+            raise DataError("{path} is named .gz and is not gzipped: rename it", path=path)
+        with gzip.open(plain) if gzipped else plain as file:
+            content = file.read(memory() // SHARE + 1).removeprefix(b"\xef\xbb\xbf")
     check_size(path, len(content))
     if not content or content.isspace():
-        raise DataError(_("{path} is empty: give a file with column names in its first line and data below", path=path))
+        raise DataError("{path} is empty: give a file with column names in its first line and data below", path=path)
     try:
         content.decode()
         problem = content.find(b"\0")
@@ -70,12 +63,10 @@ def text_of(path: Path) -> bytes:
     if problem >= 0:
         line = content[:problem].count(b"\n") + 1
         raise DataError(
-            _(
-                "{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f "
-                "GB18030 (or UTF-16, or WINDOWS-1252) -t UTF-8 {name} > new.csv",
-                path=path,
-                line=line,
-                name=short(path.name),
-            )
+            "{path} is not UTF-8 text, see line {line}: save it as UTF-8, for example by iconv -f "
+            "GB18030 (or UTF-16, or WINDOWS-1252) -t UTF-8 {name} > new.csv",
+            path=path,
+            line=line,
+            name=short(path.name),
         )
     return content

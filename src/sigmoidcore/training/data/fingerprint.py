@@ -38,12 +38,7 @@ class Fingerprint:
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
-    """The differences between two fingerprints, in words; empty if the data are the same.
-
-    Example:
-        >>> changes({"size": "1", "price": "2"}, {"size": "1", "price": "3", "id": "4"})
-        ('changed: price', 'new: id')
-    """
+    """The differences between two fingerprints, in words; empty if the data are the same."""
     found = {
         _("changed"): [name for name in old if name in new and old[name] != new[name]],
         _("missing"): [name for name in old if name not in new],

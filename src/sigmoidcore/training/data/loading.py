@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import short
 from sigmoidcore.training.data.builtin import (
     BUILT_IN,
     DIGIT_TESTS,
@@ -22,7 +23,7 @@ from sigmoidcore.training.data.builtin import (
 )  # fmt: skip
 from sigmoidcore.training.data.columns import matrix
 from sigmoidcore.training.data.dataset import Batch, Data, IndexedPart, Part, Stream
-from sigmoidcore.training.data.errors import DataError, file_errors, listed, meant, nearest, needed, pa, short
+from sigmoidcore.training.data.errors import DataError, file_errors, listed, meant, nearest, needed, pa
 from sigmoidcore.training.data.files import memory
 from sigmoidcore.training.data.fingerprint import Fingerprint
 from sigmoidcore.training.data.preprocessing import SAMPLE, Preprocessing, SampleInputs, fitted_table
@@ -74,33 +75,33 @@ class Request:
     def inputs(self, names: Sequence[str]) -> list[str]:
         """The names of the input columns of a table."""
         if not self.targets:
-            raise DataError(_("name the column to learn (--target): the names are {names}", names=listed(names)))
+            raise DataError("name the column to learn (--target): the names are {names}", names=listed(names))
         for given in (self.targets, self.drop):
             for name in given:
                 if name not in names:
                     missing = {"name": short(name), "hint": nearest(name, names)}
                     if given is self.targets:
-                        raise DataError(_("there is no target {name!r}: {hint}", **missing))
-                    raise DataError(_("there is no column to drop {name!r}: {hint}", **missing))
+                        raise DataError("there is no target {name!r}: {hint}", **missing)
+                    raise DataError("there is no column to drop {name!r}: {hint}", **missing)
         twice = [name for name, count in Counter(self.targets).items() if count > 1]
         if twice:
-            raise DataError(_("target {name!r} was given twice: give each column once", name=short(twice[0])))
+            raise DataError("target {name!r} was given twice: give each column once", name=short(twice[0]))
         both = [name for name in self.targets if name in self.drop]
         if both:
             raise DataError(
-                _("{name!r} is the target and cannot be left out: take it from --drop or --target", name=short(both[0]))
+                "{name!r} is the target and cannot be left out: take it from --drop or --target", name=short(both[0])
             )
         inputs = [name for name in names if name not in {*self.targets, *self.drop}]
         if not inputs:
-            raise DataError(_("there is no column to learn from beside the target: give data with more columns"))
+            raise DataError("there is no column to learn from beside the target: give data with more columns")
         return inputs
 
     def refuse_columns(self, name: object) -> None:
         """Refuse options that need a table."""
         if self.targets or self.drop:
-            raise DataError(_("{name} has no columns: leave out --target and --drop", name=name))
+            raise DataError("{name} has no columns: leave out --target and --drop", name=name)
         if self.kind not in (None, "class"):
-            raise DataError(_("{name} has classes, not numbers: leave out the kind of the target", name=name))
+            raise DataError("{name} has classes, not numbers: leave out the kind of the target", name=name)
 
     def split(self, target: Target, values: np.ndarray) -> Parts:
         """The rows of each part."""
@@ -149,11 +150,9 @@ def load(
     for name, size in ((_("test"), test_size), (_("validation"), validation_size or None)):
         if size is not None and not 0 < size < 1:
             raise DataError(
-                _(
-                    "{size} is not a fraction for the {name} part: give a number between 0 and 1, such as 0.2",
-                    size=size,
-                    name=name,
-                )
+                "{size} is not a fraction for the {name} part: give a number between 0 and 1, such as 0.2",
+                size=size,
+                name=name,
             )
     request = Request(targets, dropped, test_size, validation_size, seed, kind, in_memory)
     with file_errors(source):
@@ -189,7 +188,7 @@ def _from_path(path: Path, request: Request) -> Data:
         if tables:
             hint = _("give a file in it: {names}", names=listed(tables))
         raise DataError(
-            _("{path} is a folder without subfolders of images, or Parquet files: {hint}", path=path, hint=hint)
+            "{path} is a folder without subfolders of images, or Parquet files: {hint}", path=path, hint=hint
         )
     return _with_classes(path.resolve().name, training_images(path), request)
 
@@ -197,35 +196,33 @@ def _from_path(path: Path, request: Request) -> Data:
 def _from_arrays(path: Path, request: Request) -> Data:
     """An NPY file, a matrix whose columns are named 0, 1, 2, ..., or an NPZ file with inputs and targets."""
     if path.suffix.lower() == ".npz" and len(request.targets) > 1:
-        raise DataError(_("{path}: give the name of one array as --target; it may have several columns", path=path))
+        raise DataError("{path}: give the name of one array as --target; it may have several columns", path=path)
     x, columns = read_arrays(path, next(iter(request.targets), None))
     names = tuple(columns)
     if x.ndim == 2 or not columns:
         request = replace(request, targets=names or request.targets)
         return table_data(path.stem, MemoryTable(matrix_table(path, x, columns)), request)
     if request.drop:
-        raise DataError(_("{path} has no columns: leave out --drop", path=path))
+        raise DataError("{path} has no columns: leave out --drop", path=path)
     samples = array_samples(path, x, columns, x.shape[1:])
     return samples_data(path.stem, samples, *learnt_target(names, list(columns.values()), request.kind), request)
 
 
 def check_path(path: Path) -> None:
     """Refuse a path that cannot be read."""
-    try:
+    with DataError.replacing(
+        "the name {path} is not UTF-8, and a run could not store it: rename it", UnicodeEncodeError, path=short(path)
+    ):
         str(path).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            _("the name {path} is not UTF-8, and a run could not store it: rename it", path=short(path, 200))
-        ) from error
     if not path.exists():
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         known = [*BUILT_IN, *package_data()]
         hint = meant(path.name, [*known, *there]) or _("built in are: {names}", names=", ".join(known))
         raise DataError(
-            _("{path} is neither a file nor a folder nor a built-in set: {hint}", path=short(path, 200), hint=hint)
+            "{path} is neither a file nor a folder nor a built-in set: {hint}", path=short(path, 200), hint=hint
         )
     if not path.is_dir() and not path.is_file():
-        raise DataError(_("{path} cannot be read twice, as needed: write its content into a file", path=path))
+        raise DataError("{path} cannot be read twice, as needed: write its content into a file", path=path)
 
 
 def table_data(name: str, source: MemoryTable | TableFiles, request: Request) -> Data:
@@ -236,20 +233,13 @@ def table_data(name: str, source: MemoryTable | TableFiles, request: Request) ->
             _("{count} rows", count=source.rows) if source.rows > 1 else _("one row") if source.rows else _("no rows")
         )
         raise DataError(
-            _(
-                "{name} has {count}: give at least {least}, and better some hundreds",
-                name=name,
-                count=count,
-                least=FEWEST,
-            )
+            "{name} has {count}: give at least {least}, and better some hundreds", name=name, count=count, least=FEWEST
         )
     if source.rows * ROW_BYTES > memory():
         raise DataError(
-            _(
-                "{name} has {rows:,} rows, whose targets do not fit into memory: give a part of them",
-                name=name,
-                rows=source.rows,
-            )
+            "{name} has {rows:,} rows, whose targets do not fit into memory: give a part of them",
+            name=name,
+            rows=source.rows,
         )
     streamed = isinstance(source, TableFiles) and source.rows * len(source.names) * 8 > request.in_memory
     if isinstance(source, TableFiles) and not streamed:
@@ -310,7 +300,7 @@ def samples_data(name: str, samples: Samples, target: Target, learnt: np.ndarray
     fingerprint.add("targets", learnt)
     if not (np.isfinite(scaler.scale_).all() and scaler.var_.any()):
         raise DataError(
-            _("{name} has inputs that are constant, or too large to compute with: correct them", name=samples.name)
+            "{name} has inputs that are constant, or too large to compute with: correct them", name=samples.name
         )
     fitted = SampleInputs(samples.shape, tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist()))
     preprocessing = Preprocessing(fitted, target.fitted(learnt[parts.train]))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import short
 from sigmoidcore.diagnosis.wording import in_a_row
 from sigmoidcore.training.data.builtin import TABLES, built_in_table, digit_samples, of_package
 from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY, Role, matrix, placed, with_type
-from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa, short
+from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa
 from sigmoidcore.training.data.loading import check_path
 from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
 from sigmoidcore.training.data.readers import ARRAYS, TEXT, MemoryTable, TableFiles, opened, suffix, unknown_kind
@@ -44,13 +45,9 @@ class Piece:
 
 
 class NewData:
-    """New data, to be read once.
+    """New data, to be read once: all that `load` takes, with the target or without it, or a NumPy array or a tensor.
 
-    Args:
-        source: everything that `load` takes, with the target or without it; also a NumPy array or a tensor.
-        preprocessing: of the run.
-        targets: whether the targets are needed too.
-        keep: columns of a table that accompany the predictions.
+    `keep` names the columns of a table that accompany the predictions.
     """
 
     def __init__(
@@ -82,18 +79,14 @@ class NewData:
         return (_("{words}: {values}", words=words, values=in_a_row(found)),)
 
     def pieces(self) -> Iterator[Piece]:
-        """The samples in their order.
-
-        Raises:
-            DataError: they cannot be read, lack columns, or a value does not fit.
-        """
+        """The samples in their order."""
         inputs, target = self._preprocessing.inputs, self._preprocessing.target
         with file_errors(self._name):
             if isinstance(inputs, TableInputs):
                 yield from self._rows(_table(self._source, target), inputs, target)
             elif self._keep:
                 raise DataError(
-                    _("there is no column {name!r}: the data have samples and no columns", name=short(self._keep[0]))
+                    "there is no column {name!r}: the data have samples and no columns", name=short(self._keep[0])
                 )
             else:
                 yield from self._samples(_samples(self._source, inputs, target), inputs, target)
@@ -107,17 +100,15 @@ class NewData:
             others = _(" (nor {names})", names=listed(missing[1:], 5)) if missing[1:] else ""
             why = _(", which was learnt from") if missing[0] in used else ""
             raise DataError(
-                _(
-                    "{name} has no column {column!r}{why}{others}: {hint}",
-                    name=self._name,
-                    column=short(missing[0]),
-                    why=why,
-                    others=others,
-                    hint=nearest(missing[0], table.names),
-                )
+                "{name} has no column {column!r}{why}{others}: {hint}",
+                name=self._name,
+                column=short(missing[0]),
+                why=why,
+                others=others,
+                hint=nearest(missing[0], table.names),
             )
         if not table.rows:
-            raise DataError(_("{name} has no rows: give data with some", name=self._name))
+            raise DataError("{name} has no rows: give data with some", name=self._name)
         from_text = isinstance(self._source, str | Path) and suffix(Path(self._source)) in TEXT
         typed = {name: with_type(table.table[name]) for name in self._keep} if from_text else {}  # type: ignore[union-attr]
         first = 0
@@ -147,14 +138,12 @@ class NewData:
     def _samples(self, samples: Samples, inputs: SampleInputs, target: Target) -> Iterator[Piece]:
         if self._targets and not samples.targets:
             raise DataError(
-                _(
-                    "{name} has no targets (array {array!r}): give samples with their targets",
-                    name=samples.name,
-                    array=target.names[0],
-                )
+                "{name} has no targets (array {array!r}): give samples with their targets",
+                name=samples.name,
+                array=target.names[0],
             )
         if not samples.count:
-            raise DataError(_("{name} has no samples: give an array with some", name=samples.name))
+            raise DataError("{name} has no samples: give an array with some", name=samples.name)
         for first in range(0, samples.count, samples.at_a_time):
             rows = slice(first, first + samples.at_a_time)
             values = samples.take(rows)
@@ -193,10 +182,7 @@ def _samples(source: Any, inputs: SampleInputs, target: Target) -> Samples:
         return array_samples(_("the array"), array, {}, inputs.shape)
     if not isinstance(source, str | Path):
         raise DataError(
-            _(
-                "a {kind} has no samples: give a NumPy array, a tensor, a file or a folder",
-                kind=type(source).__name__,
-            )
+            "a {kind} has no samples: give a NumPy array, a tensor, a file or a folder", kind=type(source).__name__
         )
     if source == "digits":
         digits = digit_samples()
@@ -209,11 +195,9 @@ def _samples(source: Any, inputs: SampleInputs, target: Target) -> Samples:
         return array_samples(path, *_arrays(path, target), inputs.shape)
     shape = list(inputs.shape)
     raise DataError(
-        _(
-            "{path} is not an array or an image: give samples of shape {shape}, as an .npy or .npz file or as images",
-            path=path,
-            shape=shape,
-        )
+        "{path} is not an array or an image: give samples of shape {shape}, as an .npy or .npz file or as images",
+        path=path,
+        shape=shape,
     )
 
 
@@ -222,11 +206,9 @@ def _check_unit(x: Tensor, name: str) -> None:
     mean, deviation = float(x.mean()), float(x.std(correction=0))
     if abs(mean) > FAR or deviation > FAR or (deviation < 1 / FAR and len(x) >= 10):
         raise DataError(
-            _(
-                "{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, not 0 and 1: "
-                "give them in the same unit as the training data (0 to 1, or 0 to 255?)",
-                name=name,
-                mean=mean,
-                deviation=deviation,
-            )
+            "{name} has samples with mean {mean:.3g} and deviation {deviation:.2g} after scaling, not 0 and 1: "
+            "give them in the same unit as the training data (0 to 1, or 0 to 255?)",
+            name=name,
+            mean=mean,
+            deviation=deviation,
         )

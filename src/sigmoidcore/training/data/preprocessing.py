@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import short
 from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, matrix, placed
-from sigmoidcore.training.data.errors import DataError, listed, needed, pc, short
+from sigmoidcore.training.data.errors import DataError, listed, needed, pc
 from sigmoidcore.training.data.readers import as_table
 from sigmoidcore.training.data.samples import array_samples
 from sigmoidcore.training.data.targets import Kind, Target
@@ -165,7 +166,7 @@ def fitted_table(
     if not used:
         given = _(" ({notes})", notes=_("; ").join(notes)) if notes else ""
         raise DataError(
-            _("there is no column to learn from{given}: give data with columns beside the target", given=given)
+            "there is no column to learn from{given}: give data with columns beside the target", given=given
         )
     return TableInputs(tuple(used), _fitted(used, values[:, varying])), notes
 
@@ -259,24 +260,16 @@ class Preprocessing:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Read what `to_bytes` has written. No code in it is run.
-
-        Raises:
-            DataError: it is damaged, of another version, or contains other types.
-        """
-        try:
+        """Read what `to_bytes` has written, or raise a DataError. No code in it is run."""
+        skops = needed("skops.io", "skops")
+        with DataError.replacing("this is not a preprocessing of a run ({error}): was the file edited?", Exception):
+            # A damaged file fails anywhere in zipfile, json, skops or scikit-learn.
             _check_types(content)
-            found = needed("skops.io", "skops").loads(content, trusted=sorted(TRUSTED))
+            found = skops.loads(content, trusted=sorted(TRUSTED))
             if found["format"] != FORMAT:
                 raise ValueError(_("format {found} instead of {format}", found=short(found["format"]), format=FORMAT))
             fitted = json.loads(found["fitted"])
             return cls(_inputs(fitted["inputs"], found["transformer"]), _target(**fitted["target"]))
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:  # a damaged file fails anywhere in zipfile, json, skops or scikit-learn
-            raise DataError(
-                _("this is not a preprocessing of a run ({error}): was the file edited?", error=short(error, 100))
-            ) from error
 
 
 def _check_types(content: bytes) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import short
 from sigmoidcore.training.data.columns import MISSING, is_float
-from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa, short
+from sigmoidcore.training.data.errors import DataError, check_unique, listed, needed, pa
 from sigmoidcore.training.data.files import text_of
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -31,12 +32,7 @@ _BLOCK = 2**24
 
 
 def suffix(path: Path) -> str:
-    """The ending of a file's name in small letters, including the one before `.gz`.
-
-    Example:
-        >>> suffix(Path("Prices.2024.CSV.gz"))
-        '.csv.gz'
-    """
+    """The ending of a file's name in small letters, including the one before `.gz`."""
     last = path.suffix.lower()
     return Path(path.stem).suffix.lower() + last if last == ".gz" else last
 
@@ -80,12 +76,10 @@ def opened(source: Any) -> "MemoryTable | TableFiles | None":
 def unknown_kind(path: Path) -> DataError:
     """The error for a file of an unknown kind."""
     return DataError(
-        _(
-            "{path} is of an unknown kind: its name must end with one of {endings}, or it must be a "
-            "folder of Parquet files",
-            path=path,
-            endings=", ".join((*TABLE_FILES, *ARRAYS)),
-        )
+        "{path} is of an unknown kind: its name must end with one of {endings}, or it must be a "
+        "folder of Parquet files",
+        path=path,
+        endings=", ".join((*TABLE_FILES, *ARRAYS)),
     )
 
 
@@ -109,32 +103,23 @@ def _read_csv(path: Path) -> Any:
             pa.py_buffer(content),
             read_options=module.ReadOptions(column_names=places, block_size=_BLOCK, use_threads=False),
             parse_options=module.ParseOptions(
-                delimiter=delimiter,
-                newlines_in_values=True,
-                invalid_row_handler=remember,
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=remember
             ),
             convert_options=module.ConvertOptions(
                 column_types=dict.fromkeys(places, pa.string()), null_values=MISSING, strings_can_be_null=True
             ),
-        )
+        ).slice(1)
     except pa.ArrowException as error:
         if wrong:
             raise DataError(
-                _(
-                    "{path} has {found} instead of {count} columns in row {number} "
-                    "({text!r}): correct it, or put text that contains {delimiter!r} into quotes",
-                    path=path,
-                    found=wrong[0].actual_columns,
-                    count=len(names),
-                    number=wrong[0].number - 1,
-                    text=short(wrong[0].text, 40),
-                    delimiter=delimiter,
-                )
-            ) from error
+                "{path} has {found} instead of {count} columns in row {number} ({text!r}): correct it, or put text "
+                "that contains {delimiter!r} into quotes",
+                path=path, found=wrong[0].actual_columns, count=len(names), number=wrong[0].number - 1,
+                text=short(wrong[0].text, 40), delimiter=delimiter,
+            ) from error  # fmt: skip
         raise DataError(
-            _("{path} cannot be read as a table ({error}): save it again as CSV", path=path, error=short(error, 120))
+            "{path} cannot be read as a table ({error}): save it again as CSV", path=path, error=short(error, 120)
         ) from error
-    table = table.slice(1)
     if not names[0]:  # the row numbers that pandas writes
         table, names = table.remove_column(0), names[1:]
     _check_names(path, names)
@@ -146,12 +131,10 @@ def _header(path: Path, content: bytes) -> tuple[list[str], str]:
     """The names in the first line that is not empty, and the separator."""
     head = content[:_BLOCK].lstrip(b"\r\n").decode(errors="ignore")
     delimiter = "\t" if ".tsv" in path.suffixes else max(",;\t|", key=head.splitlines()[0].count)
-    try:
+    with DataError.replacing(
+        "{path} has no column names in its first line ({error}): is it a table?", csv.Error, StopIteration, path=path
+    ):
         names = next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter))
-    except (csv.Error, StopIteration) as error:
-        raise DataError(
-            _("{path} has no column names in its first line ({error}): is it a table?", path=path, error=short(error))
-        ) from error
     return [name.strip() for name in names], delimiter
 
 
@@ -163,7 +146,7 @@ def _check_names(path: Path, names: list[str]) -> None:
         problem = _("numbers instead of column names ({names})", names=listed(names, 3))
     if problem:
         raise DataError(
-            _("{path} has {problem}: write a name above each column in the first line", path=path, problem=problem)
+            "{path} has {problem}: write a name above each column in the first line", path=path, problem=problem
         )
 
 
@@ -219,12 +202,9 @@ class TableFiles:
         for path, schema in zip(self.paths, schemas, strict=True):
             if not schema.equals(schemas[0]):
                 raise DataError(
-                    _(
-                        "{path} has other columns than {first}: give files with the same columns",
-                        path=path,
-                        first=self.paths[0],
-                    )
-                )
+                    "{path} has other columns than {first}: give files with the same columns",
+                    path=path, first=self.paths[0],
+                )  # fmt: skip
         return list(schemas[0].names)
 
     @cached_property
@@ -272,41 +252,30 @@ def _without_views(table: Any) -> Any:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Errors of pyarrow as a DataError."""
-    try:
+    with DataError.replacing(
+        "{path} cannot be read as {suffix} ({error}): is it another kind of file, or cut off?",
+        pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError,
+        path=path, suffix=path.suffix[1:],
+    ):  # fmt: skip
         if not path.stat().st_size:
-            raise DataError(_("{path} is empty: was it cut off? copy or load it again", path=path))
+            raise DataError("{path} is empty: was it cut off? copy or load it again", path=path)
         yield
-    except DataError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        raise DataError(
-            _(
-                "{path} cannot be read as {suffix} ({error}): is it another kind of file, or cut off?",
-                path=path,
-                suffix=path.suffix[1:],
-                error=short(error, 120),
-            )
-        ) from error
 
 
 def as_table(source: Any) -> Any:
     """A pandas, polars or other table with the Arrow interface (`__arrow_c_stream__`) as a pyarrow.Table."""
     if not hasattr(source, "__arrow_c_stream__") and not hasattr(source, "set_axis"):
         raise DataError(
-            _("a {kind} is not a table: give a pandas.DataFrame or a pyarrow.Table", kind=type(source).__name__)
+            "a {kind} is not a table: give a pandas.DataFrame or a pyarrow.Table", kind=type(source).__name__
         )
     names = [str(name) for name in getattr(source, "column_names", getattr(source, "columns", ()))]
     check_unique(_("the table"), names)
-    try:
+    with DataError.replacing(
+        "the table has a column of mixed types ({error}): make all its values texts, or numbers",
+        pa.ArrowException, ValueError, TypeError, OverflowError,
+    ):  # fmt: skip
         if hasattr(source, "set_axis"):  # pandas: without its index
             table = pa.Table.from_pandas(source.set_axis(names, axis=1), preserve_index=False)
         else:
             table = pa.table(source)
         return _without_views(table.replace_schema_metadata())
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise DataError(
-            _(
-                "the table has a column of mixed types ({error}): make all its values texts, or numbers",
-                error=short(error, 120),
-            )
-        ) from error

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from sigmoidcore._language import _
-from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, pa, short
+from sigmoidcore._language.errors import short
+from sigmoidcore.training.data.errors import DataError, listed, nearest, needed, pa
 from sigmoidcore.training.data.files import check_size
 
 INPUTS, TARGETS = "x", "y"
@@ -59,34 +60,30 @@ def read_arrays(path: Path, target: str | None, required: bool = True) -> tuple[
     named = target or TARGETS
     if required and named not in arrays:
         raise DataError(
-            _(
-                "{path} has no array {named!r}: name the target (--target); {hint}",
-                path=path,
-                named=short(named),
-                hint=nearest(named, arrays),
-            )
+            "{path} has no array {named!r}: name the target (--target); {hint}",
+            path=path,
+            named=short(named),
+            hint=nearest(named, arrays),
         )
     others = [name for name in arrays if name != named]
     inputs = others[0] if len(others) == 1 else INPUTS
     if inputs not in arrays:
         raise DataError(
-            _("{path} has no array named x for the inputs: name it x; {hint}", path=path, hint=nearest(INPUTS, arrays))
+            "{path} has no array named x for the inputs: name it x; {hint}", path=path, hint=nearest(INPUTS, arrays)
         )
     x, y = arrays[inputs], arrays.get(named)
     if x.ndim < 1 or (y is not None and (y.ndim not in (1, 2) or len(x) != len(y))):
         raise DataError(
-            _(
-                "{path}: inputs {inputs!r} have the shape {shape} and targets {named!r} {targets}: give "
-                "as many targets as inputs, [samples] or [samples, numbers]",
-                path=path,
-                inputs=short(inputs),
-                shape=list(x.shape),
-                named=short(named),
-                targets=[] if y is None else list(y.shape),
-            )
+            "{path}: inputs {inputs!r} have the shape {shape} and targets {named!r} {targets}: give "
+            "as many targets as inputs, [samples] or [samples, numbers]",
+            path=path,
+            inputs=short(inputs),
+            shape=list(x.shape),
+            named=short(named),
+            targets=[] if y is None else list(y.shape),
         )
     if not x.size or (y is not None and not y.size):
-        raise DataError(_("{path} has arrays without samples: give a file with data", path=path))
+        raise DataError("{path} has arrays without samples: give a file with data", path=path)
     columns = [] if y is None else [array_column(values) for values in y.reshape(len(y), -1).T]
     names = [named] if len(columns) == 1 else [f"{named}{number}" for number in range(len(columns))]
     return (x[:, None] if x.ndim == 1 else x), dict(zip(names, columns, strict=True))
@@ -94,42 +91,31 @@ def read_arrays(path: Path, target: str | None, required: bool = True) -> tuple[
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name; the array of an NPY file under the name ""."""
-    try:
-        with path.open("rb") as file:  # NumPy leaves a file open that it cannot read
-            if zipfile.is_zipfile(file):
-                check_size(path, sum(member.file_size for member in zipfile.ZipFile(file).infolist()))
-            file.seek(0)
+    broken = DataError.replacing(
+        "{path} cannot be read as {suffix} ({error}): was it cut off?", Exception, path=path, suffix=path.suffix[1:]
+    )  # NumPy has an error for each: a broken header, a broken archive, too little memory
+    with broken, path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            check_size(path, sum(member.file_size for member in zipfile.ZipFile(file).infolist()))
+        file.seek(0)
+        try:
             opened = np.load(file, allow_pickle=False)
             arrays = {"": opened} if isinstance(opened, np.ndarray) else dict(opened)
-    except DataError:
-        raise
-    except Exception as error:  # NumPy has an error for each: a broken header, a broken archive, too little memory
-        if "pickle" in str(error):
+        except ValueError as error:
+            if "pickle" not in str(error):
+                raise
             raise DataError(
-                _(
-                    "{path} contains Python objects, or is not a file of NumPy: objects could run code "
-                    "and are not read; save plain arrays of numbers (not of dtype object) with "
-                    "numpy.savez",
-                    path=path,
-                )
-            ) from error
-        raise DataError(
-            _(
-                "{path} cannot be read as {suffix} ({error}): was it cut off?",
+                "{path} contains Python objects, or is not a file of NumPy: objects could run code and are not read; "
+                "save plain arrays of numbers (not of dtype object) with numpy.savez",
                 path=path,
-                suffix=path.suffix[1:],
-                error=short(error, 120),
-            )
-        ) from error
+            ) from error
     for name, array in arrays.items():
         if array.dtype.kind not in "biufU":
             raise DataError(
-                _(
-                    "array {name!r} of {path} has the type {dtype}: give arrays of numbers, truth values or text",
-                    name=short(name),
-                    path=path,
-                    dtype=short(array.dtype),
-                )
+                "array {name!r} of {path} has the type {dtype}: give arrays of numbers, truth values or text",
+                name=short(name),
+                path=path,
+                dtype=short(array.dtype),
             )
     return arrays
 
@@ -144,13 +130,11 @@ def matrix_table(name: object, values: np.ndarray, targets: Mapping[str, Any]) -
     """A matrix as a pyarrow.Table with columns named 0, 1, 2, ... and the targets."""
     if values.ndim != 2 or values.dtype.kind not in "biufU" or not values.size:
         raise DataError(
-            _(
-                "{name} has the shape {shape} and the type {dtype}: give a matrix of numbers, [rows, "
-                "columns], or a pandas.DataFrame",
-                name=name,
-                shape=list(values.shape),
-                dtype=values.dtype,
-            )
+            "{name} has the shape {shape} and the type {dtype}: give a matrix of numbers, [rows, "
+            "columns], or a pandas.DataFrame",
+            name=name,
+            shape=list(values.shape),
+            dtype=values.dtype,
         )
     return pa.table({str(number): array_column(column) for number, column in enumerate(values.T)} | dict(targets))
 
@@ -161,11 +145,9 @@ def check_finite(values: np.ndarray, name: str, first: int) -> None:
     if not finite.all():
         row = first + int(finite.argmin()) + 1
         raise DataError(
-            _(
-                "{name} has a value that is not finite in sample {row}: correct it, or remove the sample",
-                name=name,
-                row=row,
-            )
+            "{name} has a value that is not finite in sample {row}: correct it, or remove the sample",
+            name=name,
+            row=row,
         )
 
 
@@ -174,14 +156,12 @@ def array_samples(name: object, x: np.ndarray, targets: Mapping[str, Any], shape
     grey = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if x.shape[1:] not in (shape, grey, (math.prod(shape),)) or x.dtype.kind not in "biuf":
         raise DataError(
-            _(
-                "{name} has samples of shape {found} and type {dtype}: give an array of numbers of the shape {shape} "
-                "for each sample",
-                name=name,
-                found=list(x.shape[1:]),
-                dtype=x.dtype,
-                shape=list(shape),
-            )
+            "{name} has samples of shape {found} and type {dtype}: give an array of numbers of the shape {shape} "
+            "for each sample",
+            name=name,
+            found=list(x.shape[1:]),
+            dtype=x.dtype,
+            shape=list(shape),
         )
     return Samples(str(name), shape, len(x), lambda rows: x[rows].reshape(-1, *shape), targets)
 
@@ -201,7 +181,7 @@ def training_images(folder: Path) -> Samples:
     """
     empty = [str(below) for below in _folders(folder) if not _images(below)]
     if empty:
-        raise DataError(_("no image is in {names}: put images there, or remove it", names=listed(empty)))
+        raise DataError("no image is in {names}: put images there, or remove it", names=listed(empty))
     paths = [path for below in _folders(folder) for path in _images(below)]
     heads = []
     for path in paths:
@@ -218,17 +198,15 @@ def new_images(path: Path, shape: tuple[int, ...]) -> Samples:
     """An image, or the images of a folder and of its subfolders, resized to a shape."""
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(
-            _(
-                "{path} has images, and the run has learnt from samples of shape {shape}: give these",
-                path=path,
-                shape=list(shape),
-            )
+            "{path} has images, and the run has learnt from samples of shape {shape}: give these",
+            path=path,
+            shape=list(shape),
         )
     if path.is_file():
         return _image_samples(path.parent, [path], shape)
     files = [*_images(path), *(image for folder in _folders(path) for image in _images(folder))]
     if not files:
-        raise DataError(_("{path} has no images in it: give a folder with some", path=path))
+        raise DataError("{path} has no images in it: give a folder with some", path=path)
     return _image_samples(path, files, shape)
 
 
@@ -257,17 +235,11 @@ def _opened(path: Path) -> Iterator[Any]:
     """An image of a known format; whatever is wrong with it is a DataError."""
     module = needed("PIL.Image", "pillow")
     bomb = warnings.catch_warnings(action="error", category=module.DecompressionBombWarning)
-    try:
-        with bomb, module.open(path, formats=_FORMATS) as image:
-            yield image
-    except Exception as error:  # each format has its own errors
-        raise DataError(
-            _(
-                "{path} cannot be read as an image ({error}): replace it, or remove it",
-                path=path,
-                error=short(error, 100),
-            )
-        ) from error
+    broken = DataError.replacing(
+        "{path} cannot be read as an image ({error}): replace it, or remove it", Exception, path=path
+    )  # each format has its own errors
+    with broken, bomb, module.open(path, formats=_FORMATS) as image:
+        yield image
 
 
 def _decoded(path: Path, shape: Sequence[int]) -> np.ndarray:

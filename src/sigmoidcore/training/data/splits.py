@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._language import _
-from sigmoidcore.training.data.errors import DataError, needed, short
+from sigmoidcore._language.errors import short
+from sigmoidcore.training.data.errors import DataError, needed
 
 
 class SplitError(DataError):
@@ -37,11 +38,8 @@ def random_parts(
         counts = np.bincount(labels, minlength=len(classes))
         if counts.min() < 2:
             raise DataError(
-                _(
-                    "class {name!r} has one sample, and each class must be in all parts: add "
-                    "samples of it, or remove it",
-                    name=short(classes[int(counts.argmin())], 30),
-                )
+                "class {name!r} has one sample, and each class must be in all parts: add samples of it, or remove it",
+                name=short(classes[int(counts.argmin())], 30),
             )
     train, tested = _split(np.arange(rows), labels, test, seed, "test")
     if not validation:
@@ -54,19 +52,16 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray]:
     split = needed("sklearn.model_selection", "scikit-learn").train_test_split
     stratify = None if labels is None else labels[rows]
-    try:
+    with SplitError.replacing(
+        "{count:,} samples cannot be split with a fraction of {share} for the {part} part: each class must be in both "
+        "parts; give another --{name}-size, or more samples",
+        ValueError,
+        count=len(rows),
+        share=share,
+        part={"test": _("test"), "validation": _("validation")}[name],
+        name=name,
+    ):
         first, second = split(rows, test_size=share, random_state=seed % 2**32, stratify=stratify)
-    except ValueError as error:
-        raise SplitError(
-            _(
-                "{count:,} samples cannot be split with a fraction of {share} for the {part} part: "
-                "each class must be in both parts; give another --{name}-size, or more samples",
-                count=len(rows),
-                share=share,
-                part={"test": _("test"), "validation": _("validation")}[name],
-                name=name,
-            )
-        ) from error
     return np.asarray(first), np.asarray(second)
 
 
@@ -76,12 +71,7 @@ def mixed(*numbers: int) -> int:
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
-    """The numbers 0 to `count` - 1 in the order of this epoch, int64; seed and epoch alone decide.
-
-    Example:
-        >>> bool((shuffled(5, 0, 1) == shuffled(5, 0, 1)).all()), sorted(shuffled(5, 0, 1).tolist())
-        (True, [0, 1, 2, 3, 4])
-    """
+    """The numbers 0 to `count` - 1 in the order of this epoch, int64; seed and epoch alone decide."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
 
 

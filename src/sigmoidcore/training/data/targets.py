@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import short
 from sigmoidcore.training.data.columns import Column, Role, as_texts, describe, is_float, numbers
-from sigmoidcore.training.data.errors import DataError, listed, needed, pa, pc, short
+from sigmoidcore.training.data.errors import DataError, listed, needed, pa, pc
 
 MOST_CLASSES = 20
 """Whole numbers with more distinct values than this are numbers, not classes."""
@@ -37,19 +38,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """How outputs are compared with targets.
+    """How outputs are compared with targets."""
 
-    Attributes:
-        loss_fn: takes (outputs, targets); a mean over the samples.
-        metric: takes the outputs and targets of all test samples; higher is better.
-        metric_name: its name.
-        unit: follows the metric's number: " %" or "".
-    """
-
-    loss_fn: Callable[[Tensor, Tensor], Tensor]
-    metric: Callable[[Tensor, Tensor], float]
-    metric_name: str
-    unit: str
+    loss_fn: Callable[[Tensor, Tensor], Tensor]  # takes (outputs, targets); a mean over the samples
+    metric: Callable[[Tensor, Tensor], float]  # takes the outputs and targets of all test samples; higher is better
+    metric_name: str  # its name
+    unit: str  # follows the metric's number: " %" or ""
 
 
 def task(kind: Kind) -> Task:
@@ -57,10 +51,6 @@ def task(kind: Kind) -> Task:
 
     Classes: targets are class numbers, int64, shape [samples]; outputs [samples, classes]; cross-entropy, accuracy.
     Numbers: targets and outputs are float32, shape [samples, numbers]; mean squared error, R2.
-
-    Example:
-        >>> task(Kind.NUMBER).metric_name
-        'R2'
     """
     if kind.is_class:
         return Task(nn.functional.cross_entropy, accuracy, "accuracy", " %")
@@ -73,12 +63,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> float:
 
 
 def uneven(counts: Sequence[int]) -> bool:
-    """Whether a class has less than half of the samples that it would have among equal classes; no without classes.
-
-    Example:
-        >>> uneven([75, 25]), uneven([76, 24]), uneven([])
-        (False, True, False)
-    """
+    """Whether a class has less than half of the samples that it would have among equal classes; no without classes."""
     return len(counts) > 0 and 2 * min(counts) * len(counts) < sum(counts)
 
 
@@ -93,21 +78,13 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """A fitted target: it encodes values as tensors and decodes outputs.
+    """A fitted target: it encodes values as tensors and decodes outputs."""
 
-    Attributes:
-        names: of the columns.
-        kind: classes or numbers.
-        classes: their names, in the order of the network's outputs; empty for numbers.
-        mean: of each column of numbers, over the training part.
-        scale: standard deviation of each column of numbers, over the training part.
-    """
-
-    names: tuple[str, ...]
-    kind: Kind
-    classes: tuple[str, ...] = ()
-    mean: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
+    names: tuple[str, ...]  # of the columns
+    kind: Kind  # classes or numbers
+    classes: tuple[str, ...] = ()  # their names, in the order of the network's outputs; empty for numbers
+    mean: tuple[float, ...] = ()  # of each column of numbers, over the training part
+    scale: tuple[float, ...] = ()  # standard deviation of each column of numbers, over the training part
 
     @property
     def outputs(self) -> int:
@@ -134,11 +111,9 @@ class Target:
         for name, column in zip(self.names, values.T, strict=True):
             if column.min() == column.max():
                 raise DataError(
-                    _(
-                        "target {name!r} is always {column:g}: there is nothing to learn; give another target",
-                        name=short(name),
-                        column=column[0],
-                    )
+                    "target {name!r} is always {column:g}: there is nothing to learn; give another target",
+                    name=short(name),
+                    column=column[0],
                 )
         return replace(self, mean=tuple(values.mean(0).tolist()), scale=tuple(values.std(0).tolist()))
 
@@ -155,14 +130,12 @@ class Target:
         if found.null_count:
             row = pc.index(pc.is_null(found), True).as_py()
             raise DataError(
-                _(
-                    "target {name!r} has {value!r} in row {first}, which is not one of its classes "
-                    "({classes}): correct it, or train again with it",
-                    name=short(name),
-                    value=short(values[row].as_py(), 30),
-                    first=first + row + 1,
-                    classes=listed(self.classes, 5),
-                )
+                "target {name!r} has {value!r} in row {first}, which is not one of its classes "
+                "({classes}): correct it, or train again with it",
+                name=short(name),
+                value=short(values[row].as_py(), 30),
+                first=first + row + 1,
+                classes=listed(self.classes, 5),
             )
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
@@ -183,31 +156,25 @@ def learnt_target(names: tuple[str, ...], columns: Sequence[Any], kind: str | No
     """
     if kind not in (None, CLASS, NUMBER):
         raise DataError(
-            _(
-                "there is no kind of target {kind!r}: say {first!r} or {number!r}",
-                kind=short(kind),
-                first=CLASS,
-                number=NUMBER,
-            )
+            "there is no kind of target {kind!r}: say {first!r} or {number!r}",
+            kind=short(kind),
+            first=CLASS,
+            number=NUMBER,
         )
     roles = [describe(name, values).role for name, values in zip(names, columns, strict=True)]
     for name, role in zip(names, roles, strict=True):
         if role is Role.DATE and kind != CLASS:
-            raise DataError(_("target {name!r} is a date: convert it to a number, such as days", name=short(name)))
+            raise DataError("target {name!r} is a date: convert it to a number, such as days", name=short(name))
         if len(names) > 1 and (role is not Role.NUMBER or kind == CLASS):
             raise DataError(
-                _(
-                    "several targets must all be numbers, and {name!r} is not: give one target for classes",
-                    name=short(name),
-                )
+                "several targets must all be numbers, and {name!r} is not: give one target for classes",
+                name=short(name),
             )
         if kind == NUMBER and role is not Role.NUMBER:
             raise DataError(
-                _(
-                    "target {name!r} is a {role}, not a number: give another target or kind",
-                    name=short(name),
-                    role=role.noun,
-                )
+                "target {name!r} is a {role}, not a number: give another target or kind",
+                name=short(name),
+                role=role.noun,
             )
     if roles[0] is Role.NUMBER and kind != CLASS:
         values = _target_numbers(names, columns)
@@ -224,21 +191,17 @@ def class_target(name: str, values: Any, role: Role = Role.CATEGORY) -> tuple[Ta
     classes = [_class_name(key, role) for key in sorted(pc.unique(keys).to_pylist())]
     if len(classes) == 1:
         raise DataError(
-            _(
-                "target {name!r} is always {classes!r}: there is nothing to learn; add rows of another "
-                "class, or give another target",
-                name=short(name),
-                classes=short(classes[0], 30),
-            )
+            "target {name!r} is always {classes!r}: there is nothing to learn; add rows of another "
+            "class, or give another target",
+            name=short(name),
+            classes=short(classes[0], 30),
         )
     if len(classes) > max(2, len(keys) // 2):
         raise DataError(
-            _(
-                "target {name!r} has {count:,} different classes in {count2:,} rows: give another target, or add rows",
-                name=short(name),
-                count=len(classes),
-                count2=len(keys),
-            )
+            "target {name!r} has {count:,} different classes in {count2:,} rows: give another target, or add rows",
+            name=short(name),
+            count=len(classes),
+            count2=len(keys),
         )
     target = Target((name,), Kind.TWO_CLASSES if len(classes) == 2 else Kind.CLASSES, tuple(classes))
     return target, target.class_numbers(values)
@@ -262,12 +225,10 @@ def _keys(name: str, values: Any, role: Role, first: int = 0) -> Any:
         row = first + pc.index(missing, True).as_py() + 1
         others = _(" and {count:,} more", count=count - 1) if count > 1 else ""
         raise DataError(
-            _(
-                "target {name!r} is missing in row {row}{others}: fill in or remove these rows",
-                name=short(name),
-                row=row,
-                others=others,
-            )
+            "target {name!r} is missing in row {row}{others}: fill in or remove these rows",
+            name=short(name),
+            row=row,
+            others=others,
         )
     return found
 

@@ -37,11 +37,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run.
-
-    Args:
-        folder: of all of them; the first `save` makes it.
-    """
+    """The checkpoints of a run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,7 +68,7 @@ class Checkpoints:
             except DamagedError as error:
                 damaged.append(_("{path} is damaged: {error}", path=path, error=error))
         if damaged:
-            raise DamagedError(_("no checkpoint is valid: {damaged}", damaged=_("; ").join(damaged)))
+            raise DamagedError("no checkpoint is valid: {damaged}", damaged=_("; ").join(damaged))
         return None
 
     def paths(self) -> list[Path]:
@@ -114,13 +110,11 @@ def _read(path: Path) -> tuple[State, str]:
     described, tensors = read_tensors(path)
     if described.get("checkpoint") != FORMAT:
         raise VersionError(
-            _(
-                "{path} has format {found}, and this package reads {format}: install the version of "
-                "sigmoid-core that wrote it",
-                path=path,
-                found=described.get("checkpoint", "")[:20],
-                format=FORMAT,
-            )
+            "{path} has format {found}, and this package reads {format}: install the version of "
+            "sigmoid-core that wrote it",
+            path=path,
+            found=described.get("checkpoint", "")[:20],
+            format=FORMAT,
         )
     try:
         step, score, values = int(described["step"]), described["score"], json.loads(described["values"])
@@ -130,4 +124,4 @@ def _read(path: Path) -> tuple[State, str]:
             raise ValueError(_("its metadata are those of another file"))
         return State(step, float(score) if score else None, weights, others, values), described["config"]
     except (KeyError, ValueError, RecursionError) as error:
-        raise DamagedError(_("{name} is not a checkpoint: {error}", name=path.name, error=error)) from error
+        raise DamagedError("{name} is not a checkpoint: {error}", name=path.name, error=error) from error

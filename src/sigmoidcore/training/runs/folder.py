@@ -109,11 +109,7 @@ class Run:
         except OSError as error:
             reason = error.strerror or error
             raise InputError(
-                _(
-                    "cannot write {folder}: {reason}; give another --output",
-                    folder=error.filename or folder,
-                    reason=reason,
-                )
+                "cannot write {folder}: {reason}; give another --output", folder=error.filename or folder, reason=reason
             ) from error
         return run
 
@@ -136,11 +132,7 @@ class Run:
         self.log("run", format=FORMAT, name=read_config(self.folder).name, started=started)
 
     def resume(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """Resume from a checkpoint: lines of metrics.jsonl that were written after it are removed.
-
-        Returns:
-            A sentence about each damaged file, which was restored from the checkpoint.
-        """
+        """Resume from a checkpoint, without later lines of metrics.jsonl; sentences about files that were restored."""
         said = list(checkpoint.damaged)
         if _bytes(self.folder / CONFIG) != checkpoint.config.encode():
             said.append(_("{path} has changed: it was restored from the checkpoint", path=self.folder / CONFIG))
@@ -214,19 +206,17 @@ def check_free(folder: Path | None, overwrite: bool) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise InputError(
-            _("cannot write {folder}: {name} is a file; give another --output", folder=folder, name=existing.name)
+            "cannot write {folder}: {name} is a file; give another --output", folder=folder, name=existing.name
         )
     if not os.access(existing, os.W_OK):
-        raise InputError(_("cannot write {folder}: Permission denied; give another --output", folder=folder))
+        raise InputError("cannot write {folder}: Permission denied; give another --output", folder=folder)
     # A process that was killed before its run began may have left a lock and parts of files.
     if existing != folder or all(path.name == LOCK or path.name.endswith(".part") for path in folder.iterdir()):
         return
     if not contains_run(folder):
-        raise InputError(_("{folder} is not empty and does not contain a run: give another --output", folder=folder))
+        raise InputError("{folder} is not empty and does not contain a run: give another --output", folder=folder)
     if not overwrite:
-        raise InputError(
-            _("{folder} contains a run: give another --output, or --overwrite to replace it", folder=folder)
-        )
+        raise InputError("{folder} contains a run: give another --output, or --overwrite to replace it", folder=folder)
 
 
 def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
@@ -235,12 +225,10 @@ def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -
     found = changes(known, data.fingerprint) if isinstance(known, dict) else (_("what it was is unknown"),)
     if found:
         raise DataError(
-            _(
-                "{name} has changed since the training ({found}): {remedy}",
-                name=data.name,
-                found=_("; ").join(found),
-                remedy=remedy,
-            )
+            "{name} has changed since the training ({found}): {remedy}",
+            name=data.name,
+            found=_("; ").join(found),
+            remedy=remedy,
         )
 
 

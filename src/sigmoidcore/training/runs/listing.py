@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore._language import _
-from sigmoidcore.training.data import DataError, short
+from sigmoidcore.training.data import DataError
 from sigmoidcore.training.runs.folder import METRICS, Config, read_config, read_metrics
 from sigmoidcore.training.runs.lock import is_locked
 
@@ -52,36 +51,31 @@ class Listed:
 
 def summary(folder: Path) -> Summary:
     """A run, from the small files of its folder; nothing in it is changed."""
-    try:
+    kinds = KeyError, TypeError, ValueError, OSError
+    with (
+        DataError.replacing("{folder} is damaged, was a file edited? {error}", *kinds, folder=folder),
+        DataError.replacing(
+            "{folder} does not contain a run: give a folder that `sigmoid-core train` wrote",
+            FileNotFoundError,
+            folder=folder,
+        ),
+    ):
         config = read_config(folder)
         rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
         return _of_rows(folder, config, rows)
-    except FileNotFoundError as error:
-        raise DataError(
-            _("{folder} does not contain a run: give a folder that `sigmoid-core train` wrote", folder=folder)
-        ) from error
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(
-            _("{folder} is damaged, was a file edited? {error}", folder=folder, error=short(error, 200))
-        ) from error
 
 
 def runs_in(folder: Path, order: str = "date") -> Listed:
     """All runs in a folder."""
-    try:
+    with (
+        DataError.replacing("{folder} cannot be read: {error}; give a folder of runs", OSError, folder=folder),
+        DataError.replacing(
+            "there is no folder {folder}: `sigmoid-core train` makes it; or give another one",
+            FileNotFoundError,
+            folder=folder,
+        ),
+    ):
         below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except FileNotFoundError as error:
-        raise DataError(
-            _("there is no folder {folder}: `sigmoid-core train` makes it; or give another one", folder=folder)
-        ) from error
-    except OSError as error:
-        raise DataError(
-            _(
-                "{folder} cannot be read: {error}; give a folder of runs",
-                folder=folder,
-                error=error.strerror or short(error),
-            )
-        ) from error
     runs, damaged = [], []
     for path in below:
         try:

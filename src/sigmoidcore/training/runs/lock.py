@@ -9,15 +9,7 @@ NAME = "lock"
 
 
 class Lock:
-    """Holds a folder for this process until `release`.
-
-    Args:
-        folder: an existing folder.
-
-    Raises:
-        InputError: another process uses the folder.
-        OSError: the lock is a link.
-    """
+    """Holds a folder for this process until `release`; InputError if another process does."""
 
     def __init__(self, folder: Path) -> None:
         from filelock import FileLock, Timeout  # in the extra cli, which reading a run does not need
@@ -26,12 +18,10 @@ class Lock:
         if self._path.is_symlink():
             raise OSError(_("{path} is a link: a run's folder contains no links", path=self._path))
         self._lock = FileLock(self._path)
-        try:
+        with InputError.replacing(
+            "{folder} is in use by another process: wait for it, or stop it", Timeout, folder=folder
+        ):
             self._lock.acquire(blocking=False)
-        except Timeout as error:
-            raise InputError(
-                _("{folder} is in use by another process: wait for it, or stop it", folder=folder)
-            ) from error
 
     def release(self) -> None:
         """Release the folder and remove the file."""

@@ -31,11 +31,7 @@ def mark(path: Path) -> dict[str, Any]:
 
 
 def rewind(path: Path, mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """Remove all lines after a mark; a damaged file is kept as metrics.damaged.jsonl and restored from rows.
-
-    Returns:
-        A sentence about the damage, or None.
-    """
+    """Remove all lines after a mark; a sentence if the file was damaged: it is kept aside and restored from rows."""
     content = read_regular(path, int(mark["bytes"])) if path.exists() else b""
     if hashlib.sha256(content).hexdigest() == mark["sha256"]:
         os.truncate(path, len(content))
@@ -70,15 +66,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 )
             )
         rows.append({key: value if key == "kind" else _from_json(value) for key, value in row.items()})
-    if rows and rows[0].get("format", FORMAT) > FORMAT:
-        raise ValueError(
-            _(
-                "{path} has format {version}, this package reads up to {format}: install a newer sigmoid-core",
-                path=path,
-                version=rows[0]["format"],
-                format=FORMAT,
-            )
-        )
     return rows
 
 

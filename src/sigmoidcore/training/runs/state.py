@@ -10,28 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import TranslatedError
 
 
 @dataclass(frozen=True)
 class State:
-    """A training between two steps.
+    """A training between two steps."""
 
-    Attributes:
-        step: steps done.
-        score: the metric after the last step of an epoch (of the validation part, if there is one); higher is better.
-        weights: the model's state dict: weights, slopes and shifts.
-        tensors: of optimizer, Equalizer and random generators, by name.
-        values: the rest, in numbers, texts, lists and dicts.
-    """
-
-    step: int
-    score: float | None
-    weights: dict[str, Tensor]
-    tensors: dict[str, Tensor]
-    values: dict[str, Any] = field(default_factory=dict)
+    step: int  # steps done
+    score: float | None  # metric (of validation, if there is any) after the last step of an epoch; higher is better
+    weights: dict[str, Tensor]  # the model's state dict: weights, slopes and shifts
+    tensors: dict[str, Tensor]  # of optimizer, Equalizer and random generators, by name
+    values: dict[str, Any] = field(default_factory=dict)  # the rest, in numbers, texts, lists and dicts
 
 
-class MismatchError(ValueError):
+class MismatchError(TranslatedError, ValueError):
     """A valid state of another model or another recipe."""
 
     @classmethod
@@ -51,7 +44,7 @@ def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies on the CPU; MismatchError if a value is not a tensor, as a module's extra state may be."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise MismatchError(_("{name} of the model's state dict is not a tensor and cannot be saved", name=name))
+            raise MismatchError("{name} of the model's state dict is not a tensor and cannot be saved", name=name)
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
@@ -67,7 +60,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise MismatchError(
-            _("the weights belong to another model: {error}", error=" ".join(str(error).split()))
+            "the weights belong to another model: {error}", error=" ".join(str(error).split())
         ) from error
 
 
@@ -83,7 +76,7 @@ def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[di
     try:
         return [{"params": [parameters[n] for n in group["params"]], "lr": float(group["lr"])} for group in groups]
     except (KeyError, TypeError, ValueError) as error:
-        raise MismatchError(_("the optimizer's groups are those of another model: {error}", error=error)) from error
+        raise MismatchError("the optimizer's groups are those of another model: {error}", error=error) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -100,7 +93,7 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         if key.startswith("optimizer."):
             _prefix, number, name = key.split(".", 2)
             if int(number) >= len(parameters) or value.shape not in (parameters[int(number)].shape, torch.Size()):
-                raise MismatchError(_("{key} of the state is of another model", key=key))
+                raise MismatchError("{key} of the state is of another model", key=key)
             state.setdefault(int(number), {})[name] = value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -121,15 +114,7 @@ def random_tensors() -> dict[str, Tensor]:
 
 
 def random_values() -> dict[str, Any]:
-    """The states of the generators of NumPy and Python, as JSON values.
-
-    Example:
-        >>> tensors, values = random_tensors(), random_values()
-        >>> first = torch.rand(3), np.random.rand(), random.random()
-        >>> restore_random(tensors, values)
-        >>> torch.equal(torch.rand(3), first[0]), np.random.rand() == first[1], random.random() == first[2]
-        (True, True, True)
-    """
+    """The states of the generators of NumPy and Python, as JSON values."""
     name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     version, numbers, gauss = random.getstate()
     return {"numpy": [name, np.asarray(key).tolist(), *rest], "python": [version, list(numbers), gauss]}
@@ -146,4 +131,4 @@ def restore_random(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> 
         if cuda and torch.cuda.is_available() and torch.cuda.device_count() == len(cuda):
             torch.cuda.set_rng_state_all(cuda)
     except (KeyError, IndexError, TypeError, RuntimeError, OverflowError, ValueError) as error:
-        raise MismatchError(_("the states of the random generators cannot be read: {error}", error=error)) from error
+        raise MismatchError("the states of the random generators cannot be read: {error}", error=error) from error

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sigmoidcore._files import open_regular, write_file
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import TranslatedError
 from sigmoidcore.training.data import InputError, memory, short
 from sigmoidcore.training.networks import Network, network
 
@@ -21,7 +22,7 @@ WEIGHTS = "model.safetensors"
 _FORMAT, _SUM, _ARCHITECTURE = {"format": "pt"}, "sha256", "architecture"
 
 
-class DamagedError(Exception):
+class DamagedError(TranslatedError):
     """A file differs from what was written."""
 
 
@@ -40,7 +41,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
     if metadata.pop(_SUM, None) != checksum(metadata, tensors):
-        raise DamagedError(_("{name} does not match its checksum", name=path.name))
+        raise DamagedError("{name} does not match its checksum", name=path.name)
     return {name: text for name, text in metadata.items() if name not in _FORMAT}, tensors
 
 
@@ -62,16 +63,11 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise DamagedError(_("{name} is not a safetensors file ({error})", name=path.name, error=error)) from error
+        raise DamagedError("{name} is not a safetensors file ({error})", name=path.name, error=error) from error
 
 
 def checksum(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of metadata and of names, dtypes, shapes and bytes of tensors.
-
-    Example:
-        >>> checksum({}, {"a": torch.zeros(2)}) == checksum({}, {"a": torch.zeros(2, 1)})
-        False
-    """
+    """SHA-256 of metadata and of names, dtypes, shapes and bytes of tensors."""
     found = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -91,12 +87,10 @@ def network_of(folder: Path) -> Network:
     path = folder / WEIGHTS
     if not path.is_file():
         raise InputError(
-            _(
-                "{folder} contains no weights ({file}): `sigmoid-core train` writes them when a run "
-                "ends; give the folder of a run that has ended",
-                folder=folder,
-                file=WEIGHTS,
-            )
+            "{folder} contains no weights ({file}): `sigmoid-core train` writes them when a run "
+            "ends; give the folder of a run that has ended",
+            folder=folder,
+            file=WEIGHTS,
         )
     return read_network(path)
 
@@ -107,7 +101,7 @@ def read_network(path: Path) -> Network:
         metadata, tensors = read_tensors(path)
     except DamagedError as error:
         remedy = _("`sigmoid-core train --resume {folder}` restores it from the last checkpoint", folder=path.parent)
-        raise InputError(_("{path} is damaged: {error}; {remedy}", path=path, error=error, remedy=remedy)) from error
+        raise InputError("{path} is damaged: {error}; {remedy}", path=path, error=error, remedy=remedy) from error
     architecture = metadata.pop(_ARCHITECTURE, "")
     try:
         sizes = {name: int(value) for name, value in metadata.items()}
@@ -120,10 +114,6 @@ def read_network(path: Path) -> Network:
         made.model.load_state_dict(tensors, assign=True)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            _(
-                "{path} does not match the network that its metadata describe: {error}",
-                path=path,
-                error=short(error, 200),
-            )
+            "{path} does not match the network that its metadata describe: {error}", path=path, error=short(error, 200)
         ) from error
     return made

@@ -6,11 +6,4 @@ from sigmoidcore.training.use.predict import check_output
 from sigmoidcore.training.use.scores import Score
 from sigmoidcore.training.use.trained import TrainedRun, open_run
 
-__all__ = [
-    "Evaluation",
-    "Score",
-    "TrainedRun",
-    "check_output",
-    "open_run",
-    "path_of_preprocessing",
-]
+__all__ = ["Evaluation", "Score", "TrainedRun", "check_output", "open_run", "path_of_preprocessing"]

@@ -99,7 +99,7 @@ def evaluate_network(
         targets.append(y)
         samples += len(x)
     if not samples:
-        raise DataError(_("{data} has no samples: give data with some", data=data))
+        raise DataError("{data} has no samples: give data with some", data=data)
     found, true = torch.cat(outputs), torch.cat(targets)
     described = (run, data, target.kind, target.names, samples)
     if target.kind.is_class:

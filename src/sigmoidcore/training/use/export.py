@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from sigmoidcore._language import _
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.folding import fold
 from sigmoidcore.nn.networks import RNN
@@ -48,12 +47,7 @@ def exported(kind: str, network: Network, preprocessing: Preprocessing) -> bytes
 
 
 def path_of_preprocessing(path: Path) -> Path:
-    """The file with the preprocessing of an exported network.
-
-    Example:
-        >>> path_of_preprocessing(Path("out/model.onnx")).name
-        'model.preprocessing.skops'
-    """
+    """The file with the preprocessing of an exported network."""
     return path.with_name(f"{path.stem}.preprocessing.skops")
 
 
@@ -67,17 +61,13 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
-        raise InputError(
-            _("the network cannot be folded into plain layers: {error}", error=short(error, 200))
-        ) from error
+        raise InputError("the network cannot be folded into plain layers: {error}", error=short(error, 200)) from error
     difference = float((before - after).abs().max())
     if not difference <= CLOSE * max(1.0, float(before.abs().max())):
         raise InputError(
-            _(
-                "the folded network gives other outputs (by {difference:.2g}) than the run's: train "
-                "with a lower --saturation or fewer layers",
-                difference=difference,
-            )
+            "the folded network gives other outputs (by {difference:.2g}) than the run's: train "
+            "with a lower --saturation or fewer layers",
+            difference=difference,
         )
     return plain, inputs
 
@@ -109,7 +99,7 @@ def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
         return bytes(proto.SerializeToString())
     except ValueError as error:  # protobuf's limit is 2 GiB
         raise InputError(
-            _("the network is too large for one ONNX file ({error}): use safetensors", error=short(error))
+            "the network is too large for one ONNX file ({error}): use safetensors", error=short(error)
         ) from error
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._files import complete_file
-from sigmoidcore._language import _
 from sigmoidcore._language.errors import check_file
 from sigmoidcore.training.data import PARQUET, DataError, NewData, Preprocessing, needed, short, suffix
 from sigmoidcore.training.data.columns import is_text
@@ -25,12 +24,7 @@ NUMBERS, MOST = 2**20, 4096
 
 
 def batch_size_for(shape: Sequence[int]) -> int:
-    """Batch size for samples of a shape.
-
-    Example:
-        >>> batch_size_for((13,)), batch_size_for((3, 224, 224))
-        (4096, 6)
-    """
+    """Batch size for samples of a shape."""
     return max(1, min(MOST, NUMBERS // max(1, prod(shape))))
 
 
@@ -44,17 +38,14 @@ def outputs_of(network: Network, inputs: Tensor, first: int = 0) -> Tensor:
             outputs = torch.cat([model(network.arranged(batch)) for batch in batches])
     except RuntimeError as error:
         raise DataError(
-            _(
-                "the network does not accept these data ({error}): do they belong to another run?",
-                error=short(error, 120),
-            )
+            "the network does not accept these data ({error}): do they belong to another run?", error=short(error, 120)
         ) from error
     finally:
         model.train(mode)
     finite = torch.isfinite(outputs).all(1)
     if not bool(finite.all()):
         row = first + int(finite.logical_not().int().argmax()) + 1
-        raise DataError(_("the network's output is not finite in row {row}: did the run fail? train it again", row=row))
+        raise DataError("the network's output is not finite in row {row}: did the run fail? train it again", row=row)
     return outputs
 
 
@@ -72,11 +63,9 @@ def probabilities(outputs: Tensor) -> np.ndarray:
 
 
 def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -> Iterator[Any]:
-    """Predictions piece by piece, in the order of the data.
+    """Predictions piece by piece, in the order of the data: the kept columns, then those of `names_of`.
 
-    Yields:
-        pyarrow.Table: the columns that are kept, then those of `names_of`. Classes are text, probabilities float32,
-        numbers float64 in the unit of the target.
+    Classes are text, probabilities float32, numbers float64 in the unit of the target.
     """
     names = names_of(preprocessing)
     for piece in data.pieces():
@@ -84,7 +73,7 @@ def predictions(network: Network, preprocessing: Preprocessing, data: NewData) -
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             raise DataError(
-                _("column {name!r} cannot be kept: the predictions have this name; rename it", name=short(twice))
+                "column {name!r} cannot be kept: the predictions have this name; rename it", name=short(twice)
             )
         outputs = outputs_of(network, piece.inputs, piece.first)
         values = preprocessing.predictions(outputs)
@@ -113,35 +102,27 @@ def check_output(path: Path, overwrite: bool, source: object = None) -> None:
     """Refuse a file that cannot be written, before anything is computed."""
     check_file(path)
     if same_file(path, source):
-        raise DataError(_("{path} is the input: give another name", path=path))
+        raise DataError("{path} is the input: give another name", path=path)
     if (run := run_of(path)) is not None:
-        raise DataError(_("{path} is a file of the run {run}: give another name", path=path, run=run))
+        raise DataError("{path} is a file of the run {run}: give another name", path=path, run=run)
     if path.exists() and not overwrite:
-        raise DataError(_("{path} exists: give another name, or --overwrite to replace it", path=path))
+        raise DataError("{path} exists: give another name, or --overwrite to replace it", path=path)
 
 
 def check_table(path: Path) -> None:
     """Refuse a file name with an unknown ending."""
     if suffix(path) not in KINDS:
         raise DataError(
-            _(
-                "{path} has an unknown ending: give a name that ends with one of {endings}",
-                path=path,
-                endings=", ".join(KINDS),
-            )
+            "{path} has an unknown ending: give a name that ends with one of {endings}",
+            path=path,
+            endings=", ".join(KINDS),
         )
 
 
 def write_tables(path: Path, tables: Iterable[Any], progress: Callable[[int], object] | None = None) -> int:
-    """Write tables with the same columns, one below the other; only one of them is in memory.
+    """Write tables with the same columns, one below the other, one in memory at a time; returns the number of rows.
 
-    Args:
-        path: of the file; `check_table` accepts it.
-        tables: at least one pyarrow.Table.
-        progress: called with the number of rows so far.
-
-    Returns:
-        Number of rows.
+    `check_table` accepts the path, and `progress` is called with the number of rows so far.
     """
     rows, pieces = 0, iter(tables)
     as_text = suffix(path) not in PARQUET
@@ -155,12 +136,10 @@ def write_tables(path: Path, tables: Iterable[Any], progress: Callable[[int], ob
                     progress(rows)
     except pa.ArrowException as error:
         raise DataError(
-            _(
-                "cannot write {path}, this format does not support all of these columns ({error}): "
-                "keep others, or give a name with another ending",
-                path=path,
-                error=short(error, 120),
-            )
+            "cannot write {path}, this format does not support all of these columns ({error}): "
+            "keep others, or give a name with another ending",
+            path=path,
+            error=short(error, 120),
         ) from error
     return rows
 

@@ -56,12 +56,7 @@ class Score:
 
 
 def accuracy_score(correct: int, samples: int) -> Score:
-    """An accuracy with Wilson's interval (1927, doi:10.1080/01621459.1927.10502953).
-
-    Example:
-        >>> str(accuracy_score(8, 10))
-        '80.0 %  [49.0 %, 94.3 %]'
-    """
+    """An accuracy with Wilson's interval (1927, doi:10.1080/01621459.1927.10502953)."""
     interval = needed("scipy.stats", "scipy").binomtest(correct, samples).proportion_ci(LEVEL, "wilson")
     return Score("accuracy", correct / samples, float(interval.low), float(interval.high))
 
@@ -167,12 +162,7 @@ Z = 1.96
 
 
 def always(classes: Sequence[ClassScore]) -> str:
-    """The constant answer that the scores are compared with: the most frequent class, or the mean.
-
-    Example:
-        >>> always([ClassScore("no", 96, 1, 1, 1), ClassScore("yes", 4, 1, 1, 1)]), always([])
-        ("always 'no'", 'always the mean')
-    """
+    """The constant answer that the scores are compared with: the most frequent class, or the mean."""
     return _("always {name}", name=repr(_most(classes))) if classes else _("always the mean")
 
 
@@ -182,13 +172,7 @@ def _most(classes: Sequence[ClassScore]) -> str:
 
 
 def verdicts(scores: Sequence[Score], classes: Sequence[ClassScore], training: float | None) -> tuple[str, ...]:
-    """Sentences for the user about scores that are no success.
-
-    Args:
-        scores: of the samples, as `class_scores` or `number_scores` makes them.
-        classes: of each class; empty for numbers.
-        training: accuracy, or R2, on the training samples; None if unknown.
-    """
+    """Sentences about scores that are no success; `training` is the accuracy, or R2, on the training samples."""
     found = [_no_better(scores[0], classes)] if classes else [_no_better_than_mean(s) for s in scores[2::3]]
     found.append(_overfits(scores, classes, training))
     return tuple(sentence for sentence in found if sentence)

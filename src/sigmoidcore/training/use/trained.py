@@ -60,11 +60,8 @@ class TrainedRun:
         self.folder = Path(folder)
         if not (self.folder / CONFIG).exists():
             raise DataError(
-                _(
-                    "{folder} does not contain a run: it has no config.toml; give a folder that "
-                    "`sigmoid-core train` wrote",
-                    folder=folder,
-                )
+                "{folder} does not contain a run: it has no config.toml; give a folder that `sigmoid-core train` wrote",
+                folder=folder,
             )
         with _readable(self.folder / CONFIG, _("was the file edited?")):
             self.config: Config = read_config(self.folder)
@@ -194,11 +191,9 @@ class TrainedRun:
         """
         if format not in FORMATS:
             raise DataError(
-                _(
-                    "there is no format {format!r}: choose one of {formats}",
-                    format=short(format),
-                    formats=", ".join(FORMATS),
-                )
+                "there is no format {format!r}: choose one of {formats}",
+                format=short(format),
+                formats=", ".join(FORMATS),
             )
         found = Path(f"{self.folder.resolve().name}{FORMATS[format][0]}") if path is None else Path(path)
         check_output(found, overwrite)
@@ -218,18 +213,13 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            _(
-                "{path} cannot be read: {error}; {remedy}",
-                path=path,
-                error=error.strerror or short(error),
-                remedy=remedy,
-            )
+            "{path} cannot be read: {error}; {remedy}", path=path, error=error.strerror or short(error), remedy=remedy
         ) from error
     except ValueError as error:
         text = short(error, 200)
         if str(path) not in text:
             text = _("{path}: {error}", path=path, error=text)
-        raise DataError(_("{error}; {remedy}", error=text, remedy=remedy)) from error
+        raise DataError("{error}; {remedy}", error=text, remedy=remedy) from error
 
 
 def open_run(folder: str | Path) -> TrainedRun:
