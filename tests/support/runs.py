@@ -7,9 +7,11 @@ import pandas
 import torch
 
 import sigmoidcore as sc
+from sigmoidcore._files import write_file
 from sigmoidcore.training.data import load
 from sigmoidcore.training.networks import network, sizes_for
-from sigmoidcore.training.runs.folder import Run
+from sigmoidcore.training.runs.folder import PREPROCESSING, Run
+from sigmoidcore.training.runs.weights import WEIGHTS, save_network
 
 
 def houses(rows=240, seed=0):
@@ -48,8 +50,8 @@ def made_run(folder: Path, source, kind="mlp", depth=3, **options):
     }
     with Run.create("made", kept, folder=folder) as run:
         run.log("data", columns=dict(data.fingerprint), metric=data.metric_name)
-        run.save_preprocessing(data.preprocessing)
-        run.save_weights(made)
+        write_file(run.folder / PREPROCESSING, data.preprocessing.to_bytes())
+        save_network(run.folder / WEIGHTS, made)
     return folder
 
 

@@ -14,7 +14,7 @@ from sigmoidcore.plots.style import save_figure
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.networks import network
 from sigmoidcore.training.runs.folder import FORMAT, Config, Run, contains_run, read_config, read_metrics
-from sigmoidcore.training.runs.weights import network_of
+from sigmoidcore.training.runs.weights import WEIGHTS, network_of, save_network
 
 BEGUN = ["config.toml", "environment.json", "lock", "metrics.jsonl"]
 
@@ -94,7 +94,7 @@ def test_weights_come_back_into_the_network_that_their_metadata_describe(tmp_pat
     x = torch.randn(20, 5)
     sc.prepare(before.model, x)
     with Run.create("test", {}, folder=tmp_path / "run") as run:
-        run.save_weights(before)
+        save_network(run.folder / WEIGHTS, before)
     again = network_of(tmp_path / "run")
     assert (again.architecture, again.sizes) == (before.architecture, before.sizes)
     assert torch.equal(again.model(x), before.model(x))
@@ -112,9 +112,9 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(tmp_path):
 def test_overwriting_replaces_all_of_the_old_run_and_nothing_else(tmp_path):
     with Run.create("test", {"seed": 1}, folder=tmp_path / "run") as run:
         run.log("epoch", epoch=1)
-        run.save_weights(made(2, 2, 1, 2))
+        save_network(run.folder / WEIGHTS, made(2, 2, 1, 2))
         draw(run)
-        run.save_report("old")
+        (run.folder / "report.txt").write_text("old")
         (run.folder / "notes.txt").write_text("mine")
     with Run.create("test", {"seed": 2}, folder=run.folder, overwrite=True):
         left = sorted(str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file())

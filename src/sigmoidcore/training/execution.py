@@ -3,6 +3,7 @@
 import io
 
 import sigmoidcore as sc
+from sigmoidcore._files import write_file
 from sigmoidcore._language import _, english
 from sigmoidcore._language.errors import LostError, Stopped
 from sigmoidcore._torch.launcher import launched
@@ -13,8 +14,9 @@ from sigmoidcore.training.loop import EVALUATED
 from sigmoidcore.training.networks import Network, network
 from sigmoidcore.training.place import Place
 from sigmoidcore.training.recording import RecordedTraining, save_figures
-from sigmoidcore.training.runs.folder import Run
+from sigmoidcore.training.runs.folder import DIAGNOSIS, PREPROCESSING, REPORT, Run
 from sigmoidcore.training.runs.state import State, not_finite, seed_all
+from sigmoidcore.training.runs.weights import WEIGHTS, save_network
 from sigmoidcore.training.session import FAILURES, CtrlC
 from sigmoidcore.training.use.evaluate import Evaluation, evaluate_network
 from sigmoidcore.training.use.predict import batch_size_for, outputs_of
@@ -28,7 +30,7 @@ def lead(choice: Choice, place: Place, ctrl_c: CtrlC, state: State | None, run: 
         if line:
             screen.say(line)
     screen.verbatim(_("into {folder}", folder=run.folder), style="dim")
-    run.save_preprocessing(choice.data.preprocessing)
+    write_file(run.folder / PREPROCESSING, choice.data.preprocessing.to_bytes())
     if state is None:
         run.log("data", columns=dict(choice.data.fingerprint), metric=choice.data.metric_name)
     training: RecordedTraining | None = None
@@ -145,9 +147,12 @@ def _write_results(
         step, model, data = training.training.step, training.twin, choice.data
         made = Network(choice.options.network, choice.sizes, model)
         if not_finite(model.state_dict()) is None:
-            run.save_weights(made)
+            save_network(run.folder / WEIGHTS, made)
             if outcome == "finished":
-                run.save_diagnosis(sc.diagnose(model, *data.probes(), data.loss_fn))
+                text, page = (run.folder / name for name in DIAGNOSIS)
+                diagnosis = sc.diagnose(model, *data.probes(), data.loss_fn)
+                diagnosis.to_json(text)
+                diagnosis.to_html(page)
         if outcome != "failed" and training.result.accuracies:
             inputs, targets = data.probes(EVALUATED)
             known["training"] = data.metric(outputs_of(made, inputs), targets) / (100 if data.kind.is_class else 1)
@@ -158,7 +163,7 @@ def _write_results(
         save_figures(run.folder / "figures", [training])
         report = io.StringIO()
         _summarize(Screen.of_file(report), training, evaluation)
-        run.save_report(report.getvalue().lstrip())
+        write_file(run.folder / REPORT, report.getvalue().lstrip().encode())
         if training.recipe.patience is not None:
             known["epoch"] = training.training.kept_epoch
     run.log("end", outcome=outcome, step=step, message=english(str(error or "")), **known)

@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy
 import torch
@@ -32,18 +32,14 @@ import torch
 import sigmoidcore
 from sigmoidcore._files import read_regular, write_file
 from sigmoidcore._language import _
-from sigmoidcore.training.data import Data, DataError, InputError, Preprocessing, SplitError, changes, load
-from sigmoidcore.training.networks import Network
+from sigmoidcore.training.data import Data, DataError, InputError, SplitError, changes, load
 from sigmoidcore.training.options import Options
 from sigmoidcore.training.runs.checkpoints import Checkpoint, Checkpoints
 from sigmoidcore.training.runs.lock import NAME as LOCK
 from sigmoidcore.training.runs.lock import Lock
 from sigmoidcore.training.runs.metrics import FORMAT, append, mark, read_metrics, rewind
 from sigmoidcore.training.runs.state import State
-from sigmoidcore.training.runs.weights import WEIGHTS, save_network
-
-if TYPE_CHECKING:
-    from sigmoidcore.diagnosis.diagnosis import Diagnosis
+from sigmoidcore.training.runs.weights import WEIGHTS
 
 __all__ = ["FORMAT", "Config", "Run", "contains_run", "read_config", "read_metrics"]
 
@@ -169,24 +165,6 @@ class Run:
                     folder=self.folder,
                 )
             ) from error
-
-    def save_weights(self, network: Network) -> Path:
-        """Write model.safetensors completely or not at all; `network_of` reads it."""
-        return save_network(self.folder / WEIGHTS, network)
-
-    def save_preprocessing(self, preprocessing: Preprocessing) -> Path:
-        """Write the preprocessing completely or not at all."""
-        return write_file(self.folder / PREPROCESSING, preprocessing.to_bytes())
-
-    def save_diagnosis(self, diagnosis: "Diagnosis") -> Path:
-        """Write diagnosis.json and diagnosis.html; returns the page."""
-        text, page = (self.folder / name for name in DIAGNOSIS)
-        diagnosis.to_json(text)
-        return diagnosis.to_html(page)
-
-    def save_report(self, text: str) -> Path:
-        """Write report.txt."""
-        return write_file(self.folder / REPORT, text.encode())
 
     def close(self) -> None:
         """Release the folder."""
