@@ -113,9 +113,12 @@ def written(folder: Path, name: str, rows: int, seed: int) -> Path:
     return folder / f"{name}.npz"
 
 
-def ours(name: str, path: Path, folder: Path) -> float:
+def ours(name: str, path: Path, folder: Path) -> tuple[float, float]:
+    """Score and seconds of a run."""
+    started = time.process_time()
     run = fit(path, TARGETS.get(name), output=folder / "run", overwrite=True, progress=False)
-    return run.evaluate()[METRICS[name]]
+    seconds = time.process_time() - started
+    return run.evaluate()[METRICS[name]], seconds
 
 
 def parts(data: Data) -> tuple[Arrays, Arrays]:
@@ -161,14 +164,9 @@ def main() -> None:
                 scores, seconds = [], []
                 for seed in seeds:
                     path = written(folder, name, sizes[name], seed)
-                    if method == "sigmoid core":
-                        started = time.process_time()
-                        scores.append(ours(name, path, folder))
-                        seconds.append(time.process_time() - started)
-                    else:
-                        score, taken = theirs(name, method, path)
-                        scores.append(score)
-                        seconds.append(taken)
+                    score, taken = ours(name, path, folder) if method == "sigmoid core" else theirs(name, method, path)
+                    scores.append(score)
+                    seconds.append(taken)
                 report.add(
                     data=name,
                     method=method,

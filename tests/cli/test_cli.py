@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import processes
-from support.terminal import ESCAPE, in_terminal
+from support.terminal import ESCAPE, in_terminal, screens
 
 import sigmoidcore as sc
 from sigmoidcore.cli import main
-from sigmoidcore.training import display, load, session, train
+from sigmoidcore.training import display, execution, fit, load, session, train
 from sigmoidcore.training.runs.folder import read_metrics
 
 SMALL = ["train", "--depth", "3", "--width", "16", "--epochs", "2"]
@@ -178,6 +178,21 @@ def test_ctrl_c_ends_after_the_step_and_keeps_its_weights(capsys, monkeypatch, t
     assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 3
 
 
+def test_ctrl_c_while_the_results_are_written_ends_a_loop_over_runs_too(capsys, monkeypatch, tmp_path):
+    written = execution.save_figures
+
+    def press(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        written(*arguments)
+
+    monkeypatch.setattr(execution, "save_figures", press)
+    assert main([*SMALL, "--output", "run"]) == 130
+    assert "interrupted after the training; its results are in run" in capsys.readouterr().err
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["outcome"] == "finished"
+    with pytest.raises(KeyboardInterrupt, match="after the training"):
+        fit("digits", output="again", depth=3, width=16, epochs=1, progress=False)
+
+
 def test_a_second_ctrl_c_stops_at_once():
     with pytest.raises(KeyboardInterrupt), session.CtrlC() as ctrl_c:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
@@ -233,6 +248,14 @@ def test_settings_of_pytorch_are_restored():
         assert float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
     assert torch.get_num_threads() == threads
     assert float(torch.tensor(1e-310, dtype=torch.float64) * 1) > 0
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 120, 200])
+def test_the_live_view_shows_every_number_in_any_width(columns):
+    _, written = in_terminal([*SMALL, "--output", "run"], columns)
+    seen = [" ".join(screen.split()) for screen in screens(written, columns) if "epoch 2 of 2" in screen]
+    numbers = r"━ loss [0-9.]+ (test )?accuracy [0-9.]+ % spread [0-9.]+ [0-9:]+ left"
+    assert any(re.search(numbers, screen) for screen in seen), seen
 
 
 @pytest.mark.parametrize(("columns", "variables"), [(40, {"NO_COLOR": "1"}), (120, {})])

@@ -8,6 +8,7 @@ import re
 import struct
 import termios
 
+import pyte
 from support import processes
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -28,3 +29,12 @@ def in_terminal(arguments, columns, **variables):
     os.close(parent)
     process.join()
     return process.exitcode, written.decode()
+
+
+def screens(written, columns):
+    """What the terminal shows, as text, each time before lines are drawn again."""
+    screen = pyte.Screen(columns, 50)
+    stream = pyte.Stream(screen)
+    for part in re.split(r"(?<=\n)(?=\r?\x1b\[2K)|(?=\r\x1b\[2K)", written):
+        yield "\n".join(line.rstrip() for line in screen.display).strip()
+        stream.feed(part)

@@ -16,6 +16,7 @@ def ten_times(table):
 
 CHANGES = {
     "a row removed": (lambda table: table.drop(index=17), "changed: "),
+    "rows in another order": (lambda table: table.iloc[::-1], "changed: "),
     "a column times 10": (ten_times, "changed: rooms"),
     "a column renamed": (lambda table: table.rename(columns={"rooms": "beds"}), "missing: rooms; new: beds"),
     "a column added": (lambda table: table.assign(floor=range(len(table))), "new: floor"),

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import resource
 import shutil
 import struct
 import sys
@@ -14,6 +15,7 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -51,6 +53,25 @@ def made(tmp_path_factory):
     data = ["--data", str(folder / "table.csv"), "--target", "price"]
     assert main([*TRAIN, *data, "--output", str(folder / "run")]) == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_two_gigabytes():
+    """No test may take more than 2 GB beyond what this process has already."""
+    if sys.platform != "linux":
+        yield
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 10**9, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+def test_the_limit_of_memory_holds():
+    with pytest.raises(MemoryError):
+        bytearray(3 * 10**9)
 
 
 @pytest.fixture

@@ -80,7 +80,9 @@ class Library:
         self._names = module, package
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(needed(*self._names), name)
+        value = getattr(needed(*self._names), name)
+        setattr(self, name, value)  # thousands of columns ask for it
+        return value
 
 
 pa = Library("pyarrow", "pyarrow")
