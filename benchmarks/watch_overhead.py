@@ -22,7 +22,7 @@ PAIRS = 5
 
 def timed(program: Program, checkouts: Path, *, watched: bool) -> dict[str, float]:
     """Steps, wall time and processor time of a long training."""
-    times = Path(tempfile.gettempdir()) / "watched-program-times.json"
+    times = Path(tempfile.gettempdir()) / "program-times.json"
     times.unlink(missing_ok=True)
     clock = (str(Path(__file__).with_name("_step_clock.py")), str(times))
     outcome = run(program, checkouts, program.longer, watched=watched, clock=clock)
