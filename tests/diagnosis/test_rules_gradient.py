@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from support.measurements import changed
 
-from sigmoidcore.diagnosis.measure.measurement import Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import RULES, find
 
 
@@ -123,6 +123,21 @@ def test_a_small_scale_of_a_branch_is_not_a_vanished_gradient():
 @pytest.mark.parametrize("gamma", [{"size": 10.0}, {"trains": False}, {"gradient": 0.0}, {"gradient": None}])
 def test_a_scale_explains_nothing_if_it_is_large_or_cannot_grow(gamma):
     assert "SC101" in rules(scaled_branch(1e-6, **gamma))
+
+
+def attended(query, value, fused):
+    """A query of its own input, and keys and values of another; `fused`: one function reads all three."""
+    memory, keys = linear("memory", 1.0), linear("keys", query, 1)
+    scores = Layer("softmax", "softmax", "softmax()", "attention", (0, 2, 3) if fused else (0, 2), gradient=1.0)
+    after = (4,) if fused else (3, 4)
+    return measurement(linear("query", query), memory, keys, linear("value", value), scores, linear("out", 1.0, *after))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_query_of_an_attention_has_not_vanished_beside_a_sound_value(fused):
+    assert rules(attended(1e-5, 1.0, fused)) == []
+    assert rules(attended(1e-5, 1e-5, fused)) == ["SC101"]
+    assert rules(attended(0.0, 1.0, fused)) == ["SC502"]
 
 
 def test_a_shared_weight_is_healthy_if_one_of_its_calls_is():

@@ -38,9 +38,10 @@ def vanishing(evidence: Evidence) -> Found | None:
     layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL_LEVEL`
     it is a note, below `VANISHED_LEVEL` a warning, below `GONE_LEVEL` an error. Layers are left out if a branch starts
     at 0 beside a skip connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a
-    healthy layer, or if saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So do trained scales of
-    branches, such as LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied
-    by their sizes.
+    healthy layer, if they are queries or keys of an attention whose values get a sound gradient (theirs is 0 while the
+    attention is uniform, as at the start), or if saturated (SC201) or dead (SC202) neurons explain the loss of
+    gradient. So do trained scales of branches, such as LayerScale's 1e-6, and heads of less than a tenth of the usual
+    size: the thresholds are multiplied by their sizes.
 
     *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
     steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)
@@ -97,7 +98,21 @@ def lost(evidence: Evidence) -> tuple[int, ...]:
     """Layers with a vanished gradient that saturated and dead neurons do not explain, in order."""
     left, scales = units.gradient_left(evidence), _scales(evidence)
     fallen = evidence.from_inputs_on(lambda i: evidence.upper_level[i] < SMALL_LEVEL * scales[i])
+    fallen = tuple(i for i in fallen if not _only_scores(evidence, i, scales))
     return tuple(i for i in fallen if left[i] > 0 and evidence.upper_level[i] < SMALL_LEVEL * left[i] * scales[i])
+
+
+def _only_scores(evidence: Evidence, i: int, scales: Sequence[float]) -> bool:
+    """Whether only attentions read a layer, and each has values beside it with a sound gradient."""
+    readers = evidence.consumers[i] if evidence.gradient(i) > 0 else ()
+    for reader in readers:
+        # The values are read by the attention, or by what reads the softmax.
+        beside = {reader, *evidence.consumers[reader]}
+        values = {source for layer in beside for source in evidence.layers[layer].sources} - {i}
+        sound = any(evidence.upper_level.get(v, 0.0) >= SMALL_LEVEL * scales[v] for v in values)
+        if evidence.layers[reader].role != "attention" or not sound:
+            return False
+    return bool(readers)
 
 
 def _scales(evidence: Evidence) -> tuple[float, ...]:
