@@ -123,6 +123,18 @@ model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64), nn.Sigmoi
 inputs = 255 * torch.rand(128, 64)
 targets, loss_fn = inputs / 255, nn.functional.mse_loss
 """,
+    "SC207": """
+class DynamicTanh(nn.Module):
+    def __init__(self, features, alpha=0.5):
+        super().__init__()
+        self.alpha, self.weight = nn.Parameter(torch.tensor([alpha])), nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x):
+        return torch.tanh(self.alpha * x) * self.weight + self.bias
+
+model = nn.Sequential(nn.Linear(64, 64), DynamicTanh(64, alpha=0.02), nn.Linear(64, 10))
+""",
     "SC301": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-9)

@@ -52,6 +52,8 @@ ENGLISH = {
     # of PyTorch
     "can't allocate memory", "out of memory", "`broadcast_buffers` is deprecated", "Connection closed by peer",
     "Connection reset by peer", "process group",
+    # code
+    ".get_submodule(name).alpha.data.mul_(factor) for name, factor in ",
 }  # fmt: skip
 """What looks like a sentence and is none for a person: commands, words of files, figures, and errors of PyTorch."""
 

@@ -25,7 +25,7 @@ def norm_sites(model: nn.Module) -> list[Site]:
     """The normalisations of a model, and the bounded functions that stand in the place of one."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if _may_be_norm(module) or _alpha_of(module) is not None:
+        if _may_be_norm(module) or alpha_of(module) is not None:
             names.setdefault(module, []).append(name)
     return [Site(tuple(n), type(m).__name__, n[0].rpartition(".")[0], m) for m, n in names.items()]
 
@@ -44,7 +44,7 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
     weight, bias = _parameter(module, "weight"), _parameter(module, "bias")
     if any(p.is_meta for p in module.parameters()):
         return None, "its parameters are on the meta device: load the model first"
-    alpha = _alpha_of(module)
+    alpha = alpha_of(module)
     if alpha is not None:
         made, why = _of_dynamic(module, alpha, weight, bias)
     else:
@@ -103,7 +103,8 @@ def _may_be_norm(module: nn.Module) -> bool:
     return named and known and not isinstance(module, _OTHERS) and not hasattr(module, "num_features")
 
 
-def _alpha_of(module: nn.Module) -> Tensor | None:
+def alpha_of(module: nn.Module) -> Tensor | None:
+    """The alpha of a module with the parameters of a Dynamic Tanh; None for others."""
     own = dict(module.named_parameters(recurse=False))
     alone = next(module.children(), None) is None and set(own) <= {"alpha", "weight", "bias", *_SHIFTS}
     return own.get("alpha") if alone and "weight" in own else None

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore._language import _
@@ -25,6 +26,7 @@ from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
 from sigmoidcore.diagnosis.measure.tracker import LayerCall
+from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.observation.process_group import Alone, Ranks
 
 Array = NDArray[np.float64]
@@ -273,12 +275,25 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,
                 softmax_dim=None if call.attends else call.softmax_dim,
+                norm_gain=_norm_gain(call.place),
                 dtype=str(call.dtype).removeprefix("torch."),
                 gain=max(before) / fact["gradient"] if before and fact["gradient"] else None,
                 **fact,
             )
         )
     return layers
+
+
+def _norm_gain(place: nn.Module | None) -> float | None:
+    """Root mean square of what multiplies the tanh of a place of a normalisation; None for others, and sharded ones."""
+    if place is None:
+        return None
+    weight = dict(place.named_parameters(recurse=False)).get("weight")
+    if weight is None or not weight.numel() or hasattr(weight, "to_local"):
+        return float(place.gain) if weight is None and isinstance(place, BoundedNorm) else None
+    gain = float(place.gain) if isinstance(place, BoundedNorm) else 1.0
+    offset = place.offset if isinstance(place, BoundedNorm) else 0.0
+    return gain * float((weight.detach().float() + offset).square().mean().sqrt())
 
 
 def _meaningless(call: LayerCall, fact: dict[str, Any]) -> Iterator[str]:

@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._language import _
 from sigmoidcore._torch.modes import transforms_active
+from sigmoidcore.conversion.norms import alpha_of
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
 from sigmoidcore.diagnosis.measure.strays import place_of
+from sigmoidcore.nn.bounded_norm import BoundedNorm
 
 
 @dataclass
@@ -45,6 +47,7 @@ class LayerCall:
     softmax_dim: int | None = None
     reads: int = -1
     dtype: torch.dtype = torch.float32
+    place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
     sums: Sums = field(default_factory=Sums)
 
 
@@ -194,6 +197,7 @@ class Tracker(TorchFunctionMode):
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
+            layer.place = self._norm_place() if name == "tanh" else None
             layer.reads = max((o.producer for o in origins), default=-1) if role == "weights" else -1
             index = len(self.layers)
             self.layers.append(layer)
@@ -271,6 +275,12 @@ class Tracker(TorchFunctionMode):
         self._calls[name] += 1
         times = self._calls[name]
         return f"{name}@{times}" if times > 1 else name, module, kind
+
+    def _norm_place(self) -> nn.Module | None:
+        """The running module, or the one around it, if it stands in the place of a normalisation."""
+        modules = [running.module for running in self._stack[-2:]]
+        bounded = (module for module in modules[:1] if isinstance(module, BoundedNorm))
+        return next(bounded, next((module for module in modules[-1:] if alpha_of(module) is not None), None))
 
     def _takes_strays(self, function: str, arguments: list[Tensor]) -> bool:
         """Whether a function takes weights that train and are not parameters of the model; notes where they are."""

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sigmoidcore._language import _
+from sigmoidcore.conversion import planned
 from sigmoidcore.diagnosis.findings import Finding, Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Subject
 from sigmoidcore.diagnosis.repair.candidates import GATED, SIGMOIDS, candidates
 from sigmoidcore.diagnosis.repair.untrained import can_be_redrawn, may_be_redrawn
 from sigmoidcore.diagnosis.rules import Evidence, find
+from sigmoidcore.diagnosis.rules.norm_places import USUAL_LEVEL
 
 
 def findings_of(measurements: Sequence[Measurement], subject: Subject | None) -> tuple[Finding, ...]:
@@ -35,10 +37,42 @@ def _with_call(finding: Finding, measurement: Measurement, subject: Subject) -> 
 
 def _open(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
     """Remedy and call for saturated neurons; None if no sigmoid or tanh is saturated."""
-    if not any(layer.kind in SIGMOIDS and not layer.gate for layer in _affected(finding, measurement)):
+    affected = _affected(finding, measurement)
+    if not any(layer.kind in SIGMOIDS and not layer.gate for layer in affected):
         return None
+    if all(layer.norm_gain is not None for layer in affected):
+        return _calibrate_places(affected, subject)
     candidates(subject.model, measurement, finding.layers).check()
     return _("Shift and rescale the saturated neurons, then train on."), _mend(subject)
+
+
+def _calibrate_places(places: Sequence[Layer], subject: Subject) -> tuple[str, str]:
+    """Remedy and call for places of norms with too large an alpha."""
+    model, wanted = subject.name("model"), {place.module for place in places if place.kind != "SigmoidCore"}
+    calls = []
+    if wanted:
+        choices = planned(subject.model, norms=True).choices
+        left = next((choice.why for choice in choices if choice.site.name in wanted and not choice.cores), None)
+        if left is not None:
+            raise ValueError(left)
+        others = [choice.site.name for choice in choices if choice.cores and choice.site.name not in wanted]
+        calls.append(f"sc.convert({model}, norms=True{f', exclude={others}' if others else ''})")
+    calls.append(f"sc.calibrate({model}, {subject.name('inputs')}, saturation={USUAL_LEVEL})")
+    return _("alpha is too large in the place of norms: set it from one batch, then train on."), "; ".join(calls)
+
+
+def _enlarge(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
+    """Remedy and call for places of norms with too small an alpha; the weights of a Dynamic Tanh stay."""
+    places = _affected(finding, measurement)
+    model = subject.name("model")
+    factors = {x.module: float(f"{USUAL_LEVEL / x.rms:.3g}") for x in places if x.kind != "SigmoidCore"}
+    calls = [
+        f"[{model}.get_submodule(name).alpha.data.mul_(factor) for name, factor in {factors}.items()]"
+        if factors
+        else "",
+        f"sc.calibrate({model}, {subject.name('inputs')})" if len(factors) < len(places) else "",
+    ]
+    return _("Set alpha for the size of what it multiplies."), "; ".join(filter(None, calls))
 
 
 def _level(finding: Finding, measurement: Measurement, subject: Subject) -> tuple[str, str] | None:
@@ -110,6 +144,7 @@ _SUGGESTIONS = {
     **dict.fromkeys(("SC101", "SC102"), _level),
     "SC103": _level_through_time,
     "SC201": _open,
+    "SC207": _enlarge,
     "SC401": _trace,
     **dict.fromkeys(("SC202", "SC203", "SC503", "SC607"), _redraw),
 }
