@@ -11,6 +11,9 @@ import sys
 
 import pytest
 
+from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.lab.recording import Recorder
+
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 pytestmark = pytest.mark.integration
@@ -23,12 +26,13 @@ PATIENCE = 60_000
 class Server:
     """`sigmoid-core lab` in a process, which can be started again on its port."""
 
-    def __init__(self):
-        self.port = 0
+    def __init__(self, *arguments):
+        self.port, self.arguments = 0, arguments
         self.start()
 
     def start(self):
         command = [sys.executable, "-m", "sigmoidcore", "lab", "--no-browser", "--port", str(self.port)]
+        command += self.arguments
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.address = re.search(r"http://[\d.:]+/", self.process.stdout.readline())[0]
         self.port = int(self.address.rpartition(":")[2].strip("/"))
@@ -60,7 +64,7 @@ def open_page(browser, server):
     """Opens the lab; at the end nothing may have been asked of another server, and no error been logged."""
     wrong, contexts = [], []
 
-    def open_page(query=SMALL, **options):
+    def open_page(query=SMALL, server=server, **options):
         context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 720}, **options})
         contexts.append(context)
         page = context.new_page()
@@ -158,8 +162,10 @@ def test_a_layer_is_chosen_by_pointer_and_by_keyboard_and_its_slope_dragged(open
     page.locator(".lens span", has_text="α = 3.16").wait_for()
     assert page.locator("#profile").get_attribute("aria-valuetext") != before
     strip = page.locator("#strip-0").bounding_box()
-    page.mouse.click(strip["x"] + strip["width"] / 2, strip["y"] + strip["height"] - 2)
+    page.mouse.move(strip["x"] + strip["width"] / 2, strip["y"] + strip["height"] - 2)
     page.locator("#lens-title", has_text="neuron 8").wait_for()
+    page.click("#whole")
+    page.locator("#lens-title", has_text=re.compile("Layer [23]$")).wait_for()
 
 
 def test_the_tour_has_five_steps_in_both_languages_and_escape_ends_it(open_page):
@@ -238,3 +244,41 @@ def test_every_control_and_every_picture_has_a_name(open_page):
     assert [name for name in nameless if "status" not in name and "lang=" not in name] == []
     summary = page.locator("#summary").inner_text()
     assert summary.startswith("Step 1. Network A, Sigmoid: loss ")
+
+
+@pytest.fixture
+def other_server():
+    """Starts a server with other arguments."""
+    servers = []
+
+    def start(*arguments):
+        servers.append(Server(*arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def test_a_table_of_ones_own_is_trained_on_and_drawn(open_page, other_server, tmp_path):
+    path = tmp_path / "squares.csv"
+    path.write_text("x,y\n" + "".join(f"{i / 10},{i * i}\n" for i in range(100)))
+    page = open_page(f"{SMALL}&data=own", other_server("--data", str(path), "--target", "y"))
+    assert page.input_value("[name=data]") == "own"
+    page.click("#step")
+    wait_for_clock(page, lambda step: step == 1)
+    assert page.inner_text("#surface-title") == "Fit of the points"
+    assert page.inner_text("#score-title") == "Test R²"
+    assert colours(page, "surface-0") > 3
+
+
+def test_samples_of_another_training_are_shown_while_they_are_written(open_page, other_server, tmp_path):
+    recorder = Recorder(tmp_path / "samples.jsonl")
+    recorder(Sample(1, 1.0, (0.0, -1.0, -2.0), 0, 0))
+    page = open_page("?lang=en", other_server(str(tmp_path / "samples.jsonl")))
+    page.locator("#clock", has_text="step 1").wait_for()
+    assert page.locator("#controls").is_hidden()
+    recorder(Sample(20, 1.0, (0.0, -3.0, -6.0), 0, 0))
+    page.locator("#clock", has_text="step 20").wait_for()
+    assert colours(page, "profile") > 3
+    assert re.search(r": 4\d\d left at layer 1", page.inner_text(".legend"))

@@ -107,6 +107,13 @@ def test_a_slope_set_by_hand_changes_that_layer_and_the_gradient_answers():
     assert after["sizes"][2] - after["sizes"][3] > before["sizes"][2] - before["sizes"][3] + 0.25
 
 
+@pytest.mark.parametrize("depth", [1, 1000])
+def test_the_least_and_the_greatest_depth_train(depth):
+    shown = Page(depth=depth, width=4, b_kind="relu").train(1)["networks"]
+    assert [len(network["sizes"]) for network in shown] == [depth, depth]
+    assert all(network["loss"] > 0 for network in shown)
+
+
 def test_pause_reset_and_a_new_set_up_begin_at_step_0():
     page = Page()
     page.session.run(True)

@@ -51,7 +51,7 @@ def lab(
             webbrowser.open(address)
         config = uvicorn.Config(
             application(guard, own, recording=run), log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20,
-            ws_per_message_deflate=False, timeout_graceful_shutdown=1, server_header=False,
+            ws_per_message_deflate=False, ws_ping_timeout=60, timeout_graceful_shutdown=1, server_header=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
     return 0

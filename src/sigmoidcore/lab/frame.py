@@ -31,7 +31,7 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
     }  # fmt: skip
     if data.features <= 2:
         message["points"] = _rounded(data.train_x[:POINTS].flatten())
-        message["targets"] = _rounded(data.train_y[:POINTS].flatten())
+        message["targets"] = _rounded(data.train_y[:POINTS].reshape(len(data.train_x[:POINTS]), -1)[:, 0])
     elif data.features == 64:
         low, high = data.test_x.min(), data.test_x.max()
         message["images"] = _bytes((data.test_x[:PICTURES] - low) / (high - low))

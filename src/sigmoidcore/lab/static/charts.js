@@ -4,6 +4,7 @@ import {axis, colours, fresh, line, powerText, raised, ticksOf} from "./paint.js
 import {t} from "./texts.js";
 
 export const LEFT = 44, RIGHT = 12;
+const UNDER = 9; // from a chart by layer to the numbers under it
 
 /** Where the layers are: the same in all charts by layer. */
 export function layerScale(width, layers) {
@@ -33,11 +34,11 @@ function layerAxis(context, width, bottom, layers, scale) {
     context.textAlign = "center";
     const all = layers < 3 ? [] : ticksOf(1, layers, Math.min(10, width / 70));
     const ticks = all.filter((n) => Number.isInteger(n) && n > 0 && scale.x(n - 1) > 76 && scale.x(n - 1) < width - 60);
-    for (const tick of ticks) context.fillText(tick, scale.x(tick - 1), bottom + 5);
+    for (const tick of ticks) context.fillText(tick, scale.x(tick - 1), bottom + UNDER);
     context.textAlign = "left";
-    context.fillText(`← ${t("input")}`, 2, bottom + 5);
+    context.fillText(`← ${t("input")}`, 2, bottom + UNDER);
     context.textAlign = "right";
-    context.fillText(`${t("toLoss")} →`, width, bottom + 5);
+    context.fillText(`${t("toLoss")} →`, width, bottom + UNDER);
 }
 
 const shown = {low: -3, high: 0, sizes: []};
@@ -68,7 +69,7 @@ export function approach(networks, still) {
 /** The gradient profiles of both networks on one log axis. */
 export function drawProfile(canvas, layers, chosen) {
     const {context, width, height} = fresh(canvas);
-    const top = 8, bottom = height - 22, most = Math.max(...layers, 1);
+    const top = 8, bottom = height - 26, most = Math.max(...layers, 1);
     const y = (log) => top + ((shown.high - Math.max(log, shown.low)) / (shown.high - shown.low)) * (bottom - top);
     const ticks = ticksOf(shown.low, shown.high, Math.min(10, height / 30)).filter(Number.isInteger);
     axis(context, ticks, y, LEFT, width - RIGHT, (power) => `10${raised(power)}`);
@@ -108,7 +109,7 @@ function dots(context, values, x, y, colour, which) {
 /** The slopes of both networks, on a log axis. */
 export function drawSlopes(canvas, networks, layers, chosen) {
     const {context, width, height} = fresh(canvas);
-    const top = 6, bottom = height - 22, most = Math.max(...layers, 1), scale = layerScale(width, most);
+    const top = 6, bottom = height - 26, most = Math.max(...layers, 1), scale = layerScale(width, most);
     const logs = networks.map((network) => (network?.slopes ?? []).map((slope) => Math.log10(slope)));
     const all = logs.flat();
     const low = Math.min(-0.2, all.reduce((a, b) => Math.min(a, b), 0) - 0.1);

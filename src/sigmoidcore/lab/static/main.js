@@ -147,13 +147,12 @@ for (const canvas of document.querySelectorAll(".by-layer")) {
         const box = canvas.getBoundingClientRect();
         const layer = layerScale(box.width, most()).at(event.clientX - box.left);
         const which = Number(canvas.id.at(-1)), columns = lab.networks[which]?.strip.columns;
-        const inside = canvas.id.startsWith("strip") && columns && event.type === "click";
+        const inside = canvas.id.startsWith("strip") && columns;
         const neuron = inside ? Math.min(columns - 1, Math.floor(((event.clientY - box.top) / box.height) * columns)) : null;
         if (layer !== lab.layer || neuron !== lab.neuron) look(layer, neuron);
     };
     canvas.addEventListener("pointermove", (event) => (event.pointerType === "mouse" || event.buttons) && follow(event));
     canvas.addEventListener("pointerdown", follow);
-    canvas.addEventListener("click", follow);
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "slider");
     canvas.setAttribute("aria-valuemin", 1);

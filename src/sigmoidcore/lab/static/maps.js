@@ -138,8 +138,9 @@ function drawSurface(context, width, height, built, surface) {
 
 function drawFit(context, width, height, built, fit, which) {
     const x = (value) => ((value / built.edge + 1) / 2) * width;
-    const y = (value) => height * (0.85 - 0.7 * Math.max(-0.2, Math.min(1.2, value)));
-    for (const level of [0, 1]) line(context, [level, level], (i) => i * width, y, colours.soft, 0.5);
+    const low = Math.min(...built.targets), high = Math.max(...built.targets);
+    const y = (value) => height * (0.85 - 0.7 * Math.max(-0.2, Math.min(1.2, (value - low) / (high - low || 1))));
+    for (const level of [low, high]) line(context, [level, level], (i) => i * width, y, colours.soft, 0.5);
     line(context, fit, (i) => (i / (fit.length - 1)) * width, y, colours.networks[which], 2.5);
     context.fillStyle = colours.ink;
     built.points.forEach((point, i) => {
