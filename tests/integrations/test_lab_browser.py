@@ -169,14 +169,18 @@ def test_a_layer_is_chosen_by_pointer_and_by_keyboard_and_its_slope_dragged(open
 
 
 def test_the_tour_has_five_steps_in_both_languages_and_escape_ends_it(open_page):
-    for language, word in (("en", "Thirty layers"), ("zh", "三十层")):
-        page = open_page(f"?depth=4&width=8&lang={language}")
+    for language, word, layer in (("en", "Thirty layers", "Layer 15"), ("zh", "三十层", "第 15 层")):
+        page = open_page(f"?depth=4&width=8&lang={language}", viewport={"width": 390, "height": 844})
         page.click("#tour")
         titles = [page.inner_text("#guide-title")]
         for place in range(2, 6):
             page.click("#guide-next")
             page.locator("#guide-place", has_text=f"{place} / 5").wait_for()
             titles.append(page.inner_text("#guide-title"))
+            if place == 3:
+                page.locator("#lens-title", has_text=layer).wait_for()
+                slider, guide = page.locator(".lens input").first.bounding_box(), page.locator("#guide").bounding_box()
+                assert slider["y"] + slider["height"] < guide["y"]  # the guide covers nothing that it speaks of
         assert len(set(titles)) == 5
         assert word in titles[1]
         assert page.locator("#guide-next").is_hidden()

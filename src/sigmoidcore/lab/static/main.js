@@ -15,7 +15,7 @@ const at = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const lab = {
     built: null, networks: [], histories: [[], []], heats: [], layer: 0, neuron: null, running: false, step: 0, setting: null,
-    wanted: new URLSearchParams(location.search), runAfter: false, spoken: 0, dirty: false, changed: false,
+    wanted: new URLSearchParams(location.search), runAfter: false, layerAfter: null, spoken: 0, dirty: false, changed: false,
 };
 lab.wanted.delete("lang");
 let controls, link;
@@ -53,14 +53,13 @@ const heard = {
         Object.assign(lab, {built: message, networks: [], histories: [[], []], setting: message.setting, step: 0});
         lab.wanted = new URLSearchParams(message.query);
         lab.heats = message.networks.map((network) => network && new HeatMap(network.layers));
-        lab.layer = Math.min(lab.layer, most() - 1);
-        lab.neuron = null;
         controls.show(message.setting);
         history.replaceState(null, "", address().search || location.pathname);
         at("status").hidden = true;
         if (lab.runAfter) link.ask("start");
+        look(lab.layerAfter ?? lab.layer);
         lab.runAfter = false;
-        look(lab.layer);
+        if (lab.layer === lab.layerAfter) lab.layerAfter = null; // else this is an earlier set-up, which is not as deep
     },
     frame(message) {
         if (message.id !== lab.built?.id) return;
@@ -99,11 +98,11 @@ const most = () => Math.max(1, ...(lab.built?.networks ?? []).map((network) => n
 
 // What the visitor does.
 
-function arrange(values, run) {
+function arrange(values, run, layer = null) {
     const query = {};
     for (const [name, value] of Object.entries({...lab.setting, ...values})) query[name] = String(value);
     lab.wanted = new URLSearchParams(query);
-    lab.runAfter = run;
+    Object.assign(lab, {runAfter: run, layerAfter: layer});
     link.ask("arrange", {setting: query});
 }
 
@@ -290,4 +289,4 @@ link = new Link({
         }
     },
 });
-new Tour({arrange, look});
+new Tour(arrange);

@@ -16,9 +16,9 @@ const STEPS = [
 ];
 
 export class Tour {
-    /** @param {object} lab - `arrange(values, run)` and `look(layer)`. */
-    constructor(lab) {
-        this.lab = lab;
+    /** @param {function} arrange - takes a set-up, whether it runs, and the layer to look at. */
+    constructor(arrange) {
+        this.arrange = arrange;
         this.place = -1;
         this.panel = document.getElementById("guide");
         const on = (id, action) => (document.getElementById(id).onclick = action);
@@ -40,8 +40,7 @@ export class Tour {
         document.getElementById("guide-back").disabled = place === 0;
         document.getElementById("guide-next").hidden = place === STEPS.length - 1;
         this.point(step.card);
-        this.lab.arrange(step.set, step.run);
-        if (step.layer !== undefined) this.lab.look(step.layer);
+        this.arrange(step.set, step.run, step.layer);
         document.getElementById("guide-title").focus({preventScroll: true});
     }
 
