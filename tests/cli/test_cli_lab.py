@@ -1,5 +1,6 @@
 """`sigmoid-core lab`: it serves the page until Ctrl-C, and refuses what cannot be done."""
 
+import json
 import re
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import urllib.request
 
 import pytest
+from websockets.sync.client import connect
 
 COMMAND = [sys.executable, "-m", "sigmoidcore", "lab", "--no-browser"]
 
@@ -26,6 +28,20 @@ def test_it_serves_the_page_and_a_signal_ends_it_with_nothing_left(signal_number
     assert error.startswith("sigmoid-core: ")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_it_while_a_network_of_a_thousand_layers_trains():
+    with subprocess.Popen(
+        [*COMMAND, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        address = re.search(r"127\.0\.0\.1:\d+", server.stdout.readline())[0]
+        with connect(f"ws://{address}/ws?depth=1000&width=4", origin=f"http://{address}") as page:
+            page.send('{"do": "start"}')
+            while json.loads(page.recv())["kind"] != "frame":
+                pass
+            server.send_signal(signal.SIGINT)
+            output, error = server.communicate(timeout=60)
+    assert (server.returncode, output, error.count("\n")) == (130, "", 1)
 
 
 def test_a_port_in_use_is_an_error_with_the_remedy(refused):
