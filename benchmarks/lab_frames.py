@@ -1,10 +1,10 @@
 """Frames of the lab's page while two networks train, and its first paint, measured in Chromium.
 
 `sigmoid-core lab` serves the page; a Chromium without a window, 1280 x 720, opens it and starts the training. After two
-seconds, its trace is recorded for four: the frames that are presented (at most 60 a second; the page asks for one at
+seconds, its trace is recorded for five: the frames that are presented (at most 60 a second; the page asks for one at
 every refresh), the server's messages that it draws (at most 15 a second), and the processor time of the page's main
 thread and of all threads of the browser. Processor time depends little on what else the machine does; 60 frames a
-second leave 16.7 ms a frame. The first paint is the first contentful one of a new page. Three rounds, in which
+second leave 16.7 ms a frame. The first paint is the first contentful one of a new page. Five rounds, in which
 the set-ups take turns: the median of each number, and the worst.
 
 Server and browser share the processors of the script. `--real-time` gives the browser real-time priority, for a machine
@@ -34,7 +34,7 @@ SETUPS = {
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TASKS = ("ThreadControllerImpl::RunTask", "ThreadPool_RunTask")
-ROUNDS, SECONDS, WARM = 3, 4.0, 2.0
+ROUNDS, SECONDS, WARM = 5, 5.0, 2.0
 ALWAYS = "() => { const ask = () => requestAnimationFrame(ask); ask(); }"
 PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
 

@@ -1,4 +1,4 @@
-"""Time, memory and safety: speed, overheads, folding, data and faults."""
+"""Time, memory and safety: speed, overheads, folding, data, the page of the lab, and faults."""
 
 from result_tables.figures import bold, one, rows, select
 from result_tables.registry import Cells, table
@@ -138,6 +138,17 @@ def data_pipeline() -> Cells:
     for row in select("data_pipeline", way="ours"):
         first, epoch = (f"{round(row[key], -3):,}" for key in ("first", "epoch"))
         yield row["source"], first, f"{row['first_of_plain']:.2f}", epoch, f"{row['epoch_of_plain']:.2f}"
+
+
+@table
+def lab_frames() -> Cells:
+    for row in rows("lab_frames"):
+        yield (
+            row["setup"],
+            bold(f"{row['fps']:.1f}", row["fps"] < 59.5) + f" ({row['lowest_fps']:.1f})",
+            *(f"{row[key]:.1f}" for key in ("updates_per_s", "main_thread_ms", "browser_ms", "longest_drawing_ms")),
+            bold(f"{row['first_paint_ms']:.0f}", row["first_paint_ms"] > 1000) + f" ({row['latest_paint_ms']:.0f})",
+        )
 
 
 @table
