@@ -4,8 +4,8 @@
 seconds, its trace is recorded for five: the frames that are presented (at most 60 a second; the page asks for one at
 every refresh), the server's messages that it draws (at most 15 a second), and the processor time of the page's main
 thread and of all threads of the browser. Processor time depends little on what else the machine does; 60 frames a
-second leave 16.7 ms a frame. The first paint is the first contentful one of a new page. Five rounds, in which
-the set-ups take turns: the median of each number, and the worst.
+second leave 16.7 ms a frame. The first paint is the first contentful one of a new page. Five rounds, in which the
+set-ups take turns: the median of each number, and the worst.
 
 Server and browser share the processors of the script. `--real-time` gives the browser real-time priority, for a machine
 that is busy with other programs (Linux, as root); the server, which trains, keeps its priority.
