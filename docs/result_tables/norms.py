@@ -1,8 +1,10 @@
 """Norms, bounded norms and none in a language model of characters."""
 
+from collections import defaultdict
 from collections.abc import Iterator
+from statistics import median
 
-from result_tables.figures import bold, one, rows
+from result_tables.figures import bold, one, rows, select
 from result_tables.registry import Cells, sentences, table
 
 RATES = (0.003, 0.01, 0.03)
@@ -48,6 +50,45 @@ def bounded_norm() -> Cells:
             yield str(blocks), name, *cells, share
 
 
+STARTS = {
+    **NAMES,
+    "bhyt scaled": "BHyT: tanh(0.2 x / rms(x)) at the start",
+    "end norm scaled q/k norm": "RMSNorm at the end of branches, on queries and keys",
+    "none fixup": "nothing, Fixup",
+    "none rezero": "nothing, ReZero",
+    "none scaled q/k ours held": "nothing, **ours on queries and keys, held**",
+    "none scaled q/k ours prepared held": "nothing, **ours on queries and keys, prepared and held**",
+    "end ours scaled q/k ours held": "**ours at the end of branches, on queries and keys, held**",
+}
+START_RATES = (0.01, 0.03)
+
+
+@table
+def bounded_norm_starts() -> Cells:
+    """Median validation loss over the seeds by rate, the best of a column in bold, and the number of seeds."""
+    for blocks in sorted({row["blocks"] for row in rows("bounded_norm_starts")}):
+        losses: dict[tuple[str, float], list[float]] = defaultdict(list)
+        for row in select("bounded_norm_starts", blocks=blocks):
+            losses[row["method"], row["rate"]].append(float(row["loss"]))
+        middle = {key: median(values) for key, values in losses.items()}
+        for method, name in STARTS.items():
+            cells = []
+            for rate in START_RATES:
+                best = min((value for (_, other), value in middle.items() if other == rate), default=0.0)
+                known = middle.get((method, rate))
+                cells.append("-" if known is None else bold(f"{known:.3f}", known == best))
+            counts = {len(losses[method, rate]) for rate in START_RATES if (method, rate) in middle}
+            if counts:
+                seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+                yield str(blocks), name.replace(", scaled branches", ""), *cells, seeds
+
+
+def start(method: str, rate: float, blocks: int = 6) -> str:
+    """Median loss in the file of starts."""
+    found = select("bounded_norm_starts", blocks=blocks, method=method, rate=rate)
+    return f"{median(float(row['loss']) for row in found):.2f}"
+
+
 def loss(method: str, blocks: int = 12, rate: float = 0.01) -> str:
     return f"{float(one('bounded_norm', blocks=blocks, method=method, optimizer='adamw', rate=rate)['loss']):.2f}"
 
@@ -69,3 +110,13 @@ def bounded_norms() -> Iterator[str]:
     fast = (loss(f"none scaled q/k {what}", rate=0.03) for what in ("ours", "norm"))
     norms = (loss(name, rate=0.03) for name in ("layer norm scaled q/k norm", "ours scaled q/k ours"))
     yield f"{' and '.join(fast)} without, {' and '.join(norms)} with"
+    held, peer, norm = "none scaled q/k ours held", "none scaled q/k norm", "layer norm scaled q/k norm"
+    yield (
+        f"with 6 blocks {start(held, 0.01)} at 0.01 and {start(held, 0.03)} at 0.03, and LayerNorm "
+        f"{start(norm, 0.01)} and {start(norm, 0.03)}"
+    )
+    yield (
+        f"At 0.01: {start(held, 0.01)}, and {start(peer, 0.01)} with RMSNorm on queries and keys and no held weights; "
+        f"LayerNorm {start(norm, 0.01)}. At 0.03: {start(held, 0.03)}, {start(peer, 0.03)} and {start(norm, 0.03)}"
+    )
+    yield f"BHyT {start('bhyt scaled', 0.01)}; Fixup {start('none fixup', 0.01)}"

@@ -58,9 +58,9 @@ class Layer:
     saturated: float | None = None  # fraction of neurons with a mean relative slope below `SHUT`; None for ReLU and ELU
     dead: float | None = None  # fraction of neurons with derivative 0 for all rows; None without a flat part
     slopes: tuple[int, ...] | None = None  # histogram of the neurons' mean relative slopes, `BINS` bins over [0, 1]
+    norm_gain: float | None = None  # of a tanh in the place of a norm: root mean square of what multiplies it
     # mean entropy of the attention weights over the largest possible, in [0, 1]; of a few samples, and of the queries
     # that see more than one key
-    norm_gain: float | None = None  # of a tanh in the place of a norm: root mean square of what multiplies it
     entropy: float | None = None
     sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
     steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
