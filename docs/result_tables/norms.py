@@ -119,4 +119,4 @@ def bounded_norms() -> Iterator[str]:
         f"At 0.01: {start(held, 0.01)}, and {start(peer, 0.01)} with RMSNorm on queries and keys and no held weights; "
         f"LayerNorm {start(norm, 0.01)}. At 0.03: {start(held, 0.03)}, {start(peer, 0.03)} and {start(norm, 0.03)}"
     )
-    yield f"BHyT {start('bhyt scaled', 0.01)}; Fixup {start('none fixup', 0.01)}"
+    yield f"BHyT {start('bhyt scaled', 0.01)}; Fixup {start('none fixup', 0.01)}; ReZero {start('none rezero', 0.01)}"
