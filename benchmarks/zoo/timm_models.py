@@ -114,7 +114,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "xcit": ("xcit_nano_12_p16_224", RESIZED),
 }
 """By family: the model, and what makes it smaller."""
-SIZES = {"efficientformer_l1": 224, "inception_v3": 96, "levit_128s": 224}
+SIZES = {
+    "efficientformer_l1": 224,
+    "inception_resnet_v2": 96,
+    "inception_v3": 96,
+    "inception_v4": 96,
+    "levit_128s": 224,
+}
 """Images of models whose builders have no option for it."""
 
 

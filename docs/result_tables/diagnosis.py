@@ -71,3 +71,18 @@ def watch() -> Cells:
         same = whole["ran"] and whole["same"] and broken["ran"] and broken["same"]
         named = bold("no", True) if not broken["named"] else "yes"
         yield whole["program"], bold("no", True) if not same else "yes", whole["found"] or "no", broken["fault"], named
+
+
+@table
+def healthy_zoo() -> Cells:
+    """Networks of others that are accused, at each stage, with the rules that accuse them."""
+    for group in dict.fromkeys(row["group"] for row in rows("healthy_zoo")):
+        cells, errors, rules = [], set(), set()
+        for stage in ("initial", "monitor", "trained"):
+            found = select("healthy_zoo", group=group, stage=stage)
+            judged = [row for row in found if row["error"] is None]
+            accused = [row for row in judged if row["accused"]]
+            errors.update(row["network"] for row in found if row["error"] is not None)
+            rules.update(rule for row in accused for rule in row["rules"].split())
+            cells.append(f"{len(accused)} of {len(judged)}")
+        yield group, *cells, ", ".join(sorted(rules)) or "-", str(len(errors))
