@@ -120,3 +120,5 @@ def bounded_norms() -> Iterator[str]:
         f"LayerNorm {start(norm, 0.01)}. At 0.03: {start(held, 0.03)}, {start(peer, 0.03)} and {start(norm, 0.03)}"
     )
     yield f"BHyT {start('bhyt scaled', 0.01)}; Fixup {start('none fixup', 0.01)}; ReZero {start('none rezero', 0.01)}"
+    both = start("none scaled q/k ours prepared held", 0.01)
+    yield f"At 0.01 it is {both} prepared and held, {start(held, 0.01)} held alone"
