@@ -11,6 +11,7 @@ converter = LatexToMathML(fancy_error=False)
 def visit_math(translator, node):
     """A formula in a line of text."""
     _write(translator, node, displayed=False)
+    raise nodes.SkipNode
 
 
 def visit_math_block(translator, node):
@@ -18,6 +19,7 @@ def visit_math_block(translator, node):
     translator.body.append(translator.starttag(node, "div", CLASS="math-wrapper"))
     _write(translator, node, displayed=True)
     translator.body.append("</div>")
+    raise nodes.SkipNode
 
 
 def _write(translator, node, displayed):
@@ -26,7 +28,6 @@ def _write(translator, node, displayed):
         translator.body.append(converter.convert_with_local_state(node.astext(), displaystyle=displayed))
     except LatexError as error:
         logger.warning("formula %s: %s", node.astext(), error, location=node)
-    raise nodes.SkipNode
 
 
 def setup(app):

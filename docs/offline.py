@@ -32,7 +32,8 @@ class _Page(HTMLParser):
             return
         self.found += [
             value.strip()
-            for name, value in values.items()
+            for name, listed in values.items()
+            for value in (listed.split(",") if name == "srcset" else [listed])
             if (tag, name.removeprefix("xlink:")) in FETCHING and ADDRESS.match(value)
         ]
         self.found += STYLE.findall(values.get("style", ""))

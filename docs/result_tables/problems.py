@@ -37,6 +37,16 @@ def pinn() -> Cells:
 
 
 @table
+def pinn_second_phase() -> Cells:
+    names = {"tanh": "tanh, Glorot", "tanh-orthogonal": "tanh, orthogonal", "sigmoid core": "Sigmoid Core"}
+    least = min(row["error_second"] for row in rows("pinn_second_phase"))
+    for row in rows("pinn_second_phase"):
+        after = bold(f"{row['error_second']:.2g}", row["error_second"] == least)
+        others = f"{row['error_first']:.2g}", after, f"{row['worst_second']:.2g}", f"{row['seconds']:.0f}"
+        yield names[row["method"]], {"adam": "Adam", "soap": "SOAP"}[row["first_phase"]], f"{row['rate']:g}", *others
+
+
+@table
 def tabular() -> Cells:
     for data in dict.fromkeys(row["data"] for row in rows("tabular")):
 

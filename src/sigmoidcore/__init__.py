@@ -19,7 +19,8 @@ else:
         if not name.startswith("__") or name == "__all__":
             import sigmoidcore._public as public
 
-            globals().update({each: getattr(public, each) for each in public.__all__}, __all__=public.__all__)
+            for each in ("__all__", *public.__all__):
+                globals().setdefault(each, getattr(public, each))  # a name that somebody has replaced stays
         if name not in globals():
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return globals()[name]

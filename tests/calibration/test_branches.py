@@ -177,3 +177,77 @@ def test_without_residual_branches_an_error_says_so_and_weights_are_as_they_were
     with pytest.raises(ValueError, match="no residual branch was found"):
         sc.prepare(model, torch.randn(10, 8), branches=True)
     assert torch.equal(model[0].weight, before)
+
+
+class Residual(nn.Module):
+    def __init__(self, inner, alpha=1.0):
+        super().__init__()
+        self.inner, self.alpha = inner, alpha
+
+    def forward(self, x):
+        return torch.add(x, self.inner(x), alpha=self.alpha)
+
+
+def perceptron(width=16):
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+def test_branches_that_share_their_last_layer_share_its_size():
+    block = Residual(perceptron())
+    model, x = nn.Sequential(nn.Linear(16, 16), *[block] * 12, nn.Linear(16, 4)), torch.randn(256, 16)
+    report = sc.prepare(model, x, branches=True)
+    wanted = 0.5 / 12**0.5
+    assert all(wanted / 2 < branch.size < 2 * wanted for branch in report.branches)
+    assert len(report.branches) == 12
+
+
+def test_two_models_prepared_one_after_the_other_differ():
+    first, second = (nn.Sequential(nn.Linear(16, 16), Residual(perceptron())) for _ in range(2))
+    x = torch.randn(64, 16)
+    sc.prepare(first, x, branches=True)
+    sc.prepare(second, x, branches=True)
+    assert not torch.equal(first[0].weight, second[0].weight)
+
+
+def test_a_stream_may_start_with_the_inputs_and_a_sum_may_have_a_factor():
+    model = nn.Sequential(*(Residual(perceptron(), alpha=0.3) for _ in range(6)), nn.Linear(16, 4))
+    report = sc.prepare(model, torch.randn(256, 16), branches=True)
+    assert len(report.branches) == 6
+    assert report.branches[0].size == pytest.approx(0.5 / 6**0.5, rel=0.3)
+
+
+def test_layers_with_two_inputs_are_prepared():
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x, neighbours):
+            return neighbours @ (x @ self.weight)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(Graph() for _ in range(4))
+
+        def forward(self, x, neighbours):
+            for layer in self.layers:
+                x = x + torch.tanh(layer(x, neighbours))
+            return x
+
+    report = sc.prepare(Net(), (torch.randn(20, 16), torch.softmax(torch.randn(20, 20), 1)), branches=True)
+    assert len(report.branches) == 4
+
+
+def test_attention_that_reads_its_weights_itself_gets_a_note():
+    class Attend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, x):
+            return x + self.attention(x, x, x, need_weights=False)[0]
+
+    model = nn.Sequential(nn.Linear(16, 16), Attend(), Residual(perceptron()))
+    report = sc.prepare(model, torch.randn(8, 5, 16), branches=True)
+    assert any("'1.attention.out_proj' did not run as a module" in note for note in report.notes)

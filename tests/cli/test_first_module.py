@@ -1,7 +1,9 @@
 """The moment at which a process begins to use PyTorch."""
 
 import pickle
+import sys
 import threading
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -53,3 +55,28 @@ def test_another_thread_does_not_count():
 def test_nothing_comes_after_its_removal():
     FirstModule(lambda: pytest.fail("it waits no longer")).remove()
     make()
+
+
+def test_a_function_that_another_thread_compiles_stays_one_graph():
+    first = FirstModule(lambda: pytest.fail("another thread does not count"))
+    results = []
+
+    def compiled():
+        layer = nn.Linear(2, 2)
+        results.append(torch.compile(lambda x: layer(x), backend="eager", fullgraph=True)(torch.ones(1, 2)))
+
+    thread = threading.Thread(target=compiled)
+    thread.start()
+    thread.join()
+    first.remove()
+    assert len(results) == 1
+
+
+def test_two_that_wait_ask_only_the_finders_behind_them(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    both = [FirstModule(print), FirstModule(print)]
+    try:
+        assert find_spec("torch").name == "torch"
+    finally:
+        for each in both:
+            each.remove()

@@ -110,3 +110,18 @@ def test_the_call_for_too_large_an_alpha_leaves_other_norms_and_activations():
     assert isinstance(model.last, nn.LayerNorm)
     assert isinstance(model.layers[0][1], nn.Tanh)
     assert "SC201" not in rules(sc.diagnose(model, inputs, targets, loss_fn))
+
+
+def test_a_layer_with_a_matrix_and_a_bounded_output_is_no_place_of_a_norm():
+    class Bounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.alpha = nn.Parameter(0.005 * torch.randn(4, 16)), nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return torch.tanh(self.alpha * nn.functional.linear(x, self.weight))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), Bounded())
+    found = sc.diagnose(model, torch.randn(64, 16), torch.randint(4, (64,)), nn.functional.cross_entropy)
+    assert "SC207" not in rules(found)

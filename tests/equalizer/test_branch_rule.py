@@ -94,3 +94,15 @@ def test_a_name_without_weights_is_an_error():
     model, _, _ = network()
     with pytest.raises(ValueError, match="no module with a matrix or a kernel has the name or pattern 'blocks'"):
         sc.Equalizer(model, torch.optim.Adam(model.parameters()), branches=["blocks"])
+
+
+def test_names_of_tied_weights_and_of_a_model_before_it_was_compiled_are_understood():
+    model, x, report = network()
+    model[3].down.weight = model[2].down.weight
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    equalizer = sc.Equalizer(compiled, optimizer, branches=report.branch_layers)
+    limit = model[2].down.weight.detach().norm()
+    train(model, optimizer, x)
+    equalizer.remove()
+    assert model[2].down.weight.detach().norm() <= 1.001 * limit

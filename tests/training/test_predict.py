@@ -207,7 +207,7 @@ def test_an_impossible_output_is_refused_before_anything_is_computed(sold, monke
     os.mkdir("a.csv")
     (tmp_path / "there.csv").write_text("mine")
     NEW.to_csv("new.csv", index=False)
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(InputError) as raised:
         sold.predict("new.csv", output, overwrite=output == "new.csv")
     assert cause in str(raised.value)
     assert (tmp_path / "there.csv").read_text() == "mine"

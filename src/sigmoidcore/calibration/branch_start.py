@@ -39,8 +39,14 @@ def start_branches(model: nn.Module, inputs: Inputs, branches: tuple[Branch, ...
     layers = _own_layers(model, note)
     share = SHARE * len(branches) ** -0.5
     ends = {end: share / (b.factor if 0 < b.factor < math.inf else 1.0) for b in branches for end in b.ends}
-    with undisturbed(model, inputs), _Drawing(layers, ends):
+    drawing = _Drawing(layers, ends)  # its seed is drawn outside of `undisturbed`, which puts the generator back
+    with undisturbed(model, inputs), drawing:
         run(model, inputs)
+    if drawing.waiting:
+        note(
+            f"layer '{next(iter(drawing.waiting))}' did not run as a module (nn.MultiheadAttention reads its parts' "
+            "weights): its weights are as they were, and a branch of such layers alone was not found"
+        )
 
 
 @torch.no_grad()
@@ -67,14 +73,15 @@ def size_branches(model: nn.Module, inputs: Inputs, note: Callable[[str], None])
 
 def _size(branches: tuple[Branch, ...], layers: Mapping[str, nn.Module]) -> bool:
     """Scale the last layers of branches that have not their size; whether there were any."""
-    changed = False
+    ratios: dict[nn.Parameter | None, tuple[nn.Module, list[float]]] = {}  # by weight: branches may share one
     for branch in branches:
         wanted = _wanted(branches, branch)
         if branch.size > 0 and not _is_near(branch, wanted):
             for layer in (layers[end] for end in branch.ends if end in layers):
-                _scale(layer, wanted / branch.size)
-                changed = True
-    return changed
+                ratios.setdefault(weight_of(layer), (layer, []))[1].append(wanted / branch.size)
+    for layer, of_branches in ratios.values():
+        _scale(layer, math.prod(ratio ** (1 / len(of_branches)) for ratio in of_branches))
+    return bool(ratios)
 
 
 def _wanted(branches: tuple[Branch, ...], branch: Branch) -> float:
@@ -124,18 +131,22 @@ class _Drawing(LayerObserver):
     def __init__(self, layers: Mapping[str, nn.Module], sizes: Mapping[str, float]) -> None:
         super().__init__(layers)
         self._sizes = sizes
-        self._drawn: set[nn.Module] = set()
+        self.waiting = dict(layers)
+        self._drawn: set[nn.Parameter | None] = set()
         self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """Draw and size it."""
-        if layer in self._drawn or not isinstance(x, Tensor):
-            return x
-        self._drawn.add(layer)
-        if isinstance(layer, WEIGHTED):
+        """Draw it."""
+        if name in self.waiting and isinstance(layer, WEIGHTED) and weight_of(layer) not in self._drawn:
             make_orthogonal(layer, self._rng)
-        output = layer.forward(x)
+        return x
+
+    def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Size it."""
+        if self.waiting.pop(name, None) is None or weight_of(layer) in self._drawn or not isinstance(output, Tensor):
+            return output
+        self._drawn.add(weight_of(layer))
         size = root_mean_square(output)
         if 0 < size < math.inf:
             _scale(layer, self._sizes.get(name, 1.0) / size)
-        return x
+        return layer.forward(*args, **kwargs)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from sigmoidcore._torch.autograd import bare, normalises
+from sigmoidcore._torch.autograd import bare, normalises, own_copy
 from sigmoidcore.gain import gradient_size, norm
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import (
@@ -62,7 +62,7 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
     layers = _LayerOutputs(weighted_layers(model))
     with undisturbed(model, inputs), torch.enable_grad():
         with layers, _Sums() as sums:
-            outputs = run(model, inputs)
+            outputs = run(model, _followed(inputs))
         found = [(s, branch) for s in sums.seen if (branch := _branch(s, layers)) is not None]
         loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -73,6 +73,15 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
     sizes = torch.tensor([s.gradient for s, _ in found], dtype=torch.float64)
     branches = tuple(branch for _, branch in found)
     return Residuals(branches, Profile(tuple(" + ".join(b.ends or b.layers[-1:]) for b in branches), sizes))
+
+
+def _followed(inputs: Any) -> Any:
+    """The inputs with a node of the autograd graph each: a stream may start with them."""
+    if isinstance(inputs, Tensor):
+        return own_copy(inputs.detach().requires_grad_()) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, Mapping):
+        return {key: _followed(value) for key, value in inputs.items()}
+    return type(inputs)(map(_followed, inputs)) if type(inputs) in (tuple, list) else inputs
 
 
 def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -114,9 +123,9 @@ class _LayerOutputs(LayerObserver):
 class _Sum:
     """A sum of two tensors: their nodes and sizes, and the gradient that comes back to it."""
 
-    def __init__(self, a: Tensor, b: Tensor) -> None:
+    def __init__(self, a: Tensor, b: Tensor, alpha: float) -> None:
         self.nodes = a.grad_fn, b.grad_fn
-        self.sizes = tuple(root_mean_square(t) for t in (a, b))
+        self.sizes = root_mean_square(a), abs(alpha) * root_mean_square(b)
         self.gradient = 0.0
         self.result: Node | None = None
 
@@ -130,6 +139,12 @@ class _Sum:
             self.gradient = float(gradient_size(gradients[0].detach()))
 
 
+def _is_frozen_embedding(func: Any, result: Any) -> bool:
+    """Whether a stream may start here without a node."""
+    floating = isinstance(result, Tensor) and result.is_floating_point()
+    return getattr(func, "__name__", "") == "embedding" and floating and not result.requires_grad
+
+
 class _Sums(TorchFunctionMode):
     """Collects the sums of a forward pass."""
 
@@ -139,10 +154,13 @@ class _Sums(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run the function; take a sum of two tensors that both have a gradient."""
-        both = args[:2] if getattr(func, "__name__", "") in _SUMS and not kwargs else ()
+        kwargs = kwargs or {}
+        both = args[:2] if getattr(func, "__name__", "") in _SUMS and kwargs.keys() <= {"alpha"} else ()
         tensors = [t for t in both if isinstance(t, Tensor) and t.grad_fn is not None and t.is_floating_point()]
-        found = _Sum(*tensors) if len(tensors) == 2 else None
-        result = func(*args, **(kwargs or {}))
+        found = _Sum(tensors[0], tensors[1], kwargs.get("alpha", 1)) if len(tensors) == 2 else None
+        result = func(*args, **kwargs)
+        if _is_frozen_embedding(func, result):
+            result = own_copy(result.requires_grad_())
         if found is not None and isinstance(result, Tensor) and result.grad_fn is not None:
             found.result = result.grad_fn
             self.seen.append(found)

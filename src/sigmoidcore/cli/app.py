@@ -70,8 +70,8 @@ def _command(words: Sequence[str]) -> str | None:
     for word in rest:
         if word == "--lang":
             next(rest, None)
-        elif not word.startswith("-"):
-            return word
+        elif not word.startswith("--lang="):
+            return None if word.startswith("-") else word
     return None
 
 

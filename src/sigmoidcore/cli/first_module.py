@@ -31,7 +31,8 @@ class FirstModule(MetaPathFinder):
         """The others' spec of PyTorch, whose loader calls `_listen` once afterwards; None for any other module."""
         if name != "torch":
             return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        later = sys.meta_path[sys.meta_path.index(self) + 1 :]  # the others were asked before
+        others = (finder.find_spec(name, path, target) for finder in later)
         spec = next((found for found in others if found is not None), None)
         if spec is None or spec.loader is None:
             return spec
@@ -55,10 +56,12 @@ class FirstModule(MetaPathFinder):
 
     def _listen(self) -> None:
         """Register hooks in PyTorch, which is imported."""
-        from torch.nn.modules import module
-        from torch.optim import optimizer
-
         self.remove()
+        try:
+            from torch.nn.modules import module
+            from torch.optim import optimizer
+        except ImportError:  # it is not PyTorch
+            return
         self._handles = [
             module.register_module_forward_pre_hook(self._reached),  # first: it is the one that costs time
             module.register_module_parameter_registration_hook(self._reached),
@@ -66,7 +69,9 @@ class FirstModule(MetaPathFinder):
         ]
 
     def _reached(self, *_: object) -> None:
-        if self._begun or (os.getpid(), threading.get_ident()) != self._owner:
+        import torch  # which is imported
+
+        if self._begun or torch.compiler.is_compiling() or (os.getpid(), threading.get_ident()) != self._owner:
             return
         self._begun = True
         self._handles[0].remove()  # PyTorch iterates over the others

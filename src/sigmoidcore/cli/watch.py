@@ -137,16 +137,20 @@ class _Session:
         self._stream = (sys.stderr or io.StringIO()) if launched()[0] == 0 else None
         self._commentary: Commentary | None = None
         self._problem = ""
+        self._folder = None if sys.flags.safe_path else sys.path[0]  # of the script, whose names may be those of ours
         self._first = FirstModule(self._begin)
 
     def _begin(self) -> None:
         """Make the commentary; whatever fails, the script runs on."""
         warnings.filters.insert(0, SILENCE)  # type: ignore[attr-defined]
+        path = sys.path[:]
+        sys.path[:] = [folder for folder in path if folder != self._folder]
         try:
             self._commentary = self._make(self._stream)
         except Exception as error:
             self._problem = f"{type(error).__name__}: {error}"
         finally:
+            sys.path[:] = path
             warnings.filters.remove(SILENCE)  # type: ignore[attr-defined]
 
     def conclude(self, error: BaseException | None = None) -> bool:

@@ -1,11 +1,15 @@
 """The branch rule: the weights of residual branches grow no larger than they were at the start."""
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+"""What DistributedDataParallel and torch.compile put before all names."""
 
 
 class BranchRule:
@@ -21,8 +25,8 @@ class BranchRule:
 
     def __init__(self, model: nn.Module, branches: Iterable[str]) -> None:
         found: dict[str, nn.Parameter] = {}
-        named = [(n, p) for n, p in model.named_parameters() if p.dim() > 1]
-        for entry in [branches] if isinstance(branches, str) else branches:
+        named = [(_WRAPPERS.sub("", n), p) for n, p in model.named_parameters(remove_duplicate=False) if p.dim() > 1]
+        for entry in (_WRAPPERS.sub("", e) for e in ([branches] if isinstance(branches, str) else branches)):
             inside = {n: p for n, p in named if fnmatchcase(n, entry) or fnmatchcase(n, f"{entry}.*")}
             if not inside:
                 raise ValueError(
@@ -35,7 +39,7 @@ class BranchRule:
             raise ValueError(
                 f"branches: weight '{sharded}' is sharded, and its size is that of all shards: leave it out"
             )
-        self._weights = list(found.values())
+        self._weights = list({id(p): p for p in found.values()}.values())  # tied ones once
         sizes = [torch.linalg.vector_norm(weight.detach()) for weight in self._weights]
         self._limits = [torch.where(size > 0, size, torch.inf) for size in sizes]  # one that starts at 0 may grow
 
@@ -43,7 +47,8 @@ class BranchRule:
     def hold(self) -> None:
         """Scale the weights that are larger than at the start; without waiting for the device."""
         for weight, limit in zip(self._weights, self._limits, strict=True):
-            weight.mul_((limit / torch.linalg.vector_norm(weight)).clamp_(max=1.0))
+            ratio = (limit / torch.linalg.vector_norm(weight)).nan_to_num_(1.0)  # nan: nothing is left to hold
+            weight.mul_(torch.where(ratio > 0, ratio, 1.0).clamp_(max=1.0))
 
     def state_dict(self) -> dict[str, list[float]]:
         """The sizes at the start."""

@@ -97,9 +97,9 @@ class Equalizer:
     computed before the change, and Adam would remember their size for long. docs/method.md has the formulas and the
     reasons.
 
-    A step that is not sampled costs nothing: hooks are in place on sampled steps only. Gradients of several backward
-    passes before one step (accumulation) are joined. Clipping and steps that a gradient scaler skips do no harm. A
-    profile that is not finite is recorded and never moves a slope.
+    A step that is not sampled costs nothing, without `branches`: hooks are in place on sampled steps only.
+    Gradients of several backward passes before one step (accumulation) are joined. Clipping and steps that a
+    gradient scaler skips do no harm. A profile that is not finite is recorded and never moves a slope.
 
     With `torch.compile`, sampled steps run uncompiled and all others compiled; nothing is compiled again. Across the
     ranks of `torch.distributed` the statistics are summed first: all ranks make the same changes.
@@ -217,12 +217,14 @@ class Equalizer:
                 changed then.
         """
         check_state(state, len(self._cores) + len(self._places))
+        limits = self._branch_rule.state_dict()
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
             self._branch_rule.load_state_dict(state)
             self._norm_rule.load_state_dict(state)
             self._layer_rule.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._branch_rule.load_state_dict(limits)
             raise ValueError(
                 f"this is not the state of an Equalizer: its history or trials are wrong ({error})"
             ) from error

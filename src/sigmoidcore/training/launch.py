@@ -89,8 +89,7 @@ def run_training(
                 print(printable(f"sigmoid-core: {sentence}"), file=sys.stderr)
         lead(choice, place, ctrl_c, state, run)
         if ctrl_c.asked:  # while the results were written: a loop over runs has to end, too
-            where = _("interrupted after the training; its results are in {folder}", folder=run.folder)
-            raise Stopped(where, ctrl_c.code)
+            raise Stopped("interrupted after the training; its results are in {folder}", ctrl_c.code, folder=run.folder)
         return run.folder
 
 

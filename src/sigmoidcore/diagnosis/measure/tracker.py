@@ -90,6 +90,11 @@ def _kind_and_origin(cls: type) -> tuple[str, bool]:
     return base.__name__ if wraps else cls.__name__, own
 
 
+def _is_dynamic_tanh(module: nn.Module) -> bool:
+    """Whether it has an alpha and one weight for each feature; a matrix is that of a layer with a bounded output."""
+    return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
+
+
 class Tracker(TorchFunctionMode):
     """Follows one forward pass while it is entered.
 
@@ -280,7 +285,7 @@ class Tracker(TorchFunctionMode):
         """The running module, or the one around it, if it stands in the place of a normalisation."""
         modules = [running.module for running in self._stack[-2:]]
         bounded = (module for module in modules[:1] if isinstance(module, BoundedNorm))
-        return next(bounded, next((module for module in modules[-1:] if alpha_of(module) is not None), None))
+        return next(bounded, next((module for module in modules[-1:] if _is_dynamic_tanh(module)), None))
 
     def _takes_strays(self, function: str, arguments: list[Tensor]) -> bool:
         """Whether a function takes weights that train and are not parameters of the model; notes where they are."""

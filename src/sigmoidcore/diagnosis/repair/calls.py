@@ -70,7 +70,7 @@ def _enlarge(finding: Finding, measurement: Measurement, subject: Subject) -> tu
         f"[{model}.get_submodule(name).alpha.data.mul_(factor) for name, factor in {factors}.items()]"
         if factors
         else "",
-        f"sc.calibrate({model}, {subject.name('inputs')})" if len(factors) < len(places) else "",
+        f"sc.calibrate({model}, {subject.name('inputs')})" if any(x.kind == "SigmoidCore" for x in places) else "",
     ]
     return _("Set alpha for the size of what it multiplies."), "; ".join(filter(None, calls))
 

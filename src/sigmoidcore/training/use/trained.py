@@ -124,8 +124,8 @@ class TrainedRun:
             `probability_CLASS`; for several numbers `prediction_TARGET`.
 
         Raises:
-            DataError: the data do not fit, or the file cannot be written; the message is one line with the remedy.
-            InputError: there are no weights, or they are damaged.
+            DataError: the data do not fit; the message is one line with the remedy.
+            InputError: the file cannot be written, or there are no weights, or they are damaged.
             OSError: the disk is full.
         """
         if output is not None:
@@ -185,8 +185,8 @@ class TrainedRun:
             The file.
 
         Raises:
-            DataError: there is no such format, or the file cannot be written.
-            InputError: there are no weights, they are damaged, or cannot be folded.
+            DataError: there is no such format, or the file exists.
+            InputError: the file cannot be written; there are no weights, they are damaged, or cannot be folded.
             ModuleNotFoundError: a package is not installed; the message says how to install it.
         """
         if format not in FORMATS:
