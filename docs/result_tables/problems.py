@@ -36,14 +36,23 @@ def pinn() -> Cells:
             yield errors(equation, layers, "pinn")
 
 
-@table
-def pinn_second_phase() -> Cells:
+def second_phase(file: str) -> Cells:
     names = {"tanh": "tanh, Glorot", "tanh-orthogonal": "tanh, orthogonal", "sigmoid core": "Sigmoid Core"}
-    least = min(row["error_second"] for row in rows("pinn_second_phase"))
-    for row in rows("pinn_second_phase"):
+    least = min(row["error_second"] for row in rows(file))
+    for row in rows(file):
         after = bold(f"{row['error_second']:.2g}", row["error_second"] == least)
         others = f"{row['error_first']:.2g}", after, f"{row['worst_second']:.2g}", f"{row['seconds']:.0f}"
         yield names[row["method"]], {"adam": "Adam", "soap": "SOAP"}[row["first_phase"]], f"{row['rate']:g}", *others
+
+
+@table
+def pinn_second_phase() -> Cells:
+    yield from second_phase("pinn_second_phase")
+
+
+@table
+def pinn_second_phase_clipped() -> Cells:
+    yield from second_phase("pinn_second_phase_clipped")
 
 
 @table
