@@ -86,6 +86,10 @@ def test_the_sizes_are_part_of_the_state():
     equalizer.load_state_dict(state)
     train(model, optimizer, x, 1)
     assert sizes(model) == pytest.approx(before)
+    held = equalizer.state_dict()
+    with pytest.raises(ValueError, match="its history or trials are wrong"):
+        equalizer.load_state_dict({**held, "limits": [1.0] * 6, "trials": {"0": "no trial"}})
+    assert equalizer.state_dict()["limits"] == held["limits"]
     with pytest.raises(ValueError, match="6 weights of branches, of 0"):
         sc.Equalizer(model, optimizer).load_state_dict(state)
 

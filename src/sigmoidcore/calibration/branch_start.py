@@ -63,7 +63,7 @@ def size_branches(model: nn.Module, inputs: Inputs, note: Callable[[str], None])
             f"branches are small by their weights, which Adam changes faster than large ones: write x + {share:.3g} * "
             "branch(x) in the model, and prepare again"
         )
-    far = [b.layers[-1] for b in branches if not _is_near(b, _wanted(branches, b))]
+    far = [b.layers[-1] for b in branches if not _is_near(b, _wanted(branches))]
     if far:
         note(
             f"the output of {len(far)} branches does not follow the weights of its last layer, '{far[0]}': multiply "
@@ -74,8 +74,8 @@ def size_branches(model: nn.Module, inputs: Inputs, note: Callable[[str], None])
 def _size(branches: tuple[Branch, ...], layers: Mapping[str, nn.Module]) -> bool:
     """Scale the last layers of branches that have not their size; whether there were any."""
     ratios: dict[nn.Parameter | None, tuple[nn.Module, list[float]]] = {}  # by weight: branches may share one
+    wanted = _wanted(branches)
     for branch in branches:
-        wanted = _wanted(branches, branch)
         if branch.size > 0 and not _is_near(branch, wanted):
             for layer in (layers[end] for end in branch.ends if end in layers):
                 ratios.setdefault(weight_of(layer), (layer, []))[1].append(wanted / branch.size)
@@ -84,8 +84,8 @@ def _size(branches: tuple[Branch, ...], layers: Mapping[str, nn.Module]) -> bool
     return bool(ratios)
 
 
-def _wanted(branches: tuple[Branch, ...], branch: Branch) -> float:
-    """The size of a branch: that of the stream at the first sum, over sqrt(branches)."""
+def _wanted(branches: tuple[Branch, ...]) -> float:
+    """The size of every branch: that of the stream at the first sum, over sqrt(branches)."""
     return SHARE * branches[0].stream / math.sqrt(len(branches))
 
 

@@ -217,14 +217,15 @@ class Equalizer:
                 changed then.
         """
         check_state(state, len(self._cores) + len(self._places))
-        limits = self._branch_rule.state_dict()
+        loads = [rule.load_state_dict for rule in (self._layer_rule, self._norm_rule, self._branch_rule)]
+        before = self.state_dict()
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
-            self._branch_rule.load_state_dict(state)
-            self._norm_rule.load_state_dict(state)
-            self._layer_rule.load_state_dict(state)
+            for load in loads:
+                load(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._branch_rule.load_state_dict(limits)
+            for load in loads:
+                load(before)
             raise ValueError(
                 f"this is not the state of an Equalizer: its history or trials are wrong ({error})"
             ) from error

@@ -288,11 +288,12 @@ def _norm_gain(place: nn.Module | None) -> float | None:
     """Root mean square of what multiplies the tanh of a place of a normalisation; None for others, and sharded ones."""
     if place is None:
         return None
+    gain, offset = (float(place.gain), place.offset) if isinstance(place, BoundedNorm) else (1.0, 0.0)
     weight = dict(place.named_parameters(recurse=False)).get("weight")
-    if weight is None or not weight.numel() or hasattr(weight, "to_local"):
-        return float(place.gain) if weight is None and isinstance(place, BoundedNorm) else None
-    gain = float(place.gain) if isinstance(place, BoundedNorm) else 1.0
-    offset = place.offset if isinstance(place, BoundedNorm) else 0.0
+    if weight is None:  # of a norm without weights
+        return gain
+    if not weight.numel() or hasattr(weight, "to_local"):
+        return None
     return gain * float((weight.detach().float() + offset).square().mean().sqrt())
 
 
