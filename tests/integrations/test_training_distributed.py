@@ -301,9 +301,8 @@ def test_after_a_kill_before_the_run_starts_there_is_one_message_and_no_folder(t
     )
     arguments = [*TORCHRUN, "killed.py", "train", *SMALL, "--output", "run"]
     done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert messages(done.stderr) == [
-        "sigmoid-core: another process of this training has ended, so this one cannot continue: start it again"
-    ]
+    (line,) = messages(done.stderr)  # from the one that is left: it sees the loss, or first the SIGTERM of the launcher
+    assert "another process of this training has ended" in line
     assert "/sigmoidcore/" not in done.stderr
     assert not (tmp_path / "run").exists()
 

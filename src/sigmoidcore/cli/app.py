@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from sigmoidcore._language import VARIABLE, _, edited
 from sigmoidcore._language.errors import InputError, LostError, Stopped
@@ -48,20 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _result(arguments: Sequence[str] | None) -> int | Callable[[], int]:
     """The exit code of a command, or what remains to be run as if there were no command line: a user's script."""
-    try:
-        with _printing(), _ended_by_sigterm() as received:
-            words = sys.argv[1:] if arguments is None else arguments
-            app = application(only_watch=_command(words) == "watch")
-            result = app(words, prog_name="sigmoid-core", standalone_mode=False)
-        if result == 130:  # typer returns it for every KeyboardInterrupt
-            raise KeyboardInterrupt(*received)
-        return result if isinstance(result, int) or callable(result) else 0
-    except (Exception, KeyboardInterrupt) as error:
-        message, code = _ending(error)
-        # What all processes of a training know, the first one prints.
-        if launched()[0] == 0 or getattr(error, "local", not isinstance(error, InputError | LostError)):
-            print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
-        return code
+    with _Sigterm() as sigterm:
+        try:
+            with _printing():
+                words = sys.argv[1:] if arguments is None else arguments
+                app = application(only_watch=_command(words) == "watch")
+                result = app(words, prog_name="sigmoid-core", standalone_mode=False)
+            if result == 130:  # typer returns it for every KeyboardInterrupt
+                raise KeyboardInterrupt(*sigterm.received)
+            return result if isinstance(result, int) or callable(result) else 0
+        except (Exception, KeyboardInterrupt) as error:
+            sigterm.heeded = False  # the message is printed, whatever a launcher sends
+            message, code = _ending(error)
+            # What all processes of a training know, the first one prints.
+            if launched()[0] == 0 or getattr(error, "local", not isinstance(error, InputError | LostError)):
+                print("sigmoid-core: " + printable(" ".join(message.split())), file=sys.stderr)
+            return code
 
 
 def _command(words: Sequence[str]) -> str | None:
@@ -84,6 +86,8 @@ def _ending(error: BaseException) -> tuple[str, int]:
             return str(error), 2
         case LostError():
             return _("{error}: start it again", error=error), 1
+        case KeyboardInterrupt(args=(int(code),)) if launched()[1] > 1:
+            return _("ended by SIGTERM, which launchers send when another process of this training has ended"), code
         case KeyboardInterrupt(args=(int(code),)):
             return _("ended by SIGTERM"), code
         case KeyboardInterrupt():
@@ -133,22 +137,31 @@ def _printing() -> Iterator[None]:
                 stream.reconfigure(errors="strict")
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[list[int]]:
-    """SIGTERM ends the command as Ctrl-C does, so that no incomplete file is left; yields its exit code then."""
-    received: list[int] = []
+class _Sigterm:
+    """While it is entered, SIGTERM ends the command as Ctrl-C does, so that no incomplete file is left.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        received.append(128 + number)
-        raise KeyboardInterrupt(128 + number)
+    Attributes:
+        received: the exit code that it asks for, once it has arrived.
+        heeded: whether it does; not any more once the command is at its end.
+    """
 
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, end) if is_main else None
-    try:
-        yield received
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.heeded = True
+
+    def __enter__(self) -> Self:
+        self._is_main = threading.current_thread() is threading.main_thread()
+        self._before = signal.signal(signal.SIGTERM, self._end) if self._is_main else None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if self.heeded:
+            self.received.append(128 + number)
+            raise KeyboardInterrupt(128 + number)
 
 
 def application(only_watch: bool = False) -> "typer.Typer":
