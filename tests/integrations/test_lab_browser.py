@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.lab.recording import Recorder
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

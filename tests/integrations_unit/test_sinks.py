@@ -10,7 +10,7 @@ from torch import nn
 
 from sigmoidcore import MLP, Equalizer, Monitor
 from sigmoidcore.diagnosis.measure.measurement import Layer, Measurement, Weight
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.integrations.sinks import CSV, SCALARS, scalars
 
 SAMPLE = Sample(step=7, spread=1.5, log_sizes=(0.0, math.log(1.5)), slopes=2, neurons=3)

@@ -11,7 +11,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore.cli import main
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.lab.guard import Guard
 from sigmoidcore.lab.recording import Recorder, Recording
 from sigmoidcore.lab.server import application

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sigmoidcore.article import POINTS_X, POINTS_Y, fit
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import confusion_matrix, figures, style
 

@@ -1,5 +1,6 @@
 """`Equalizer`: slopes during training."""
 
-from sigmoidcore.equalizer.equalizer import Equalizer, Sample
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.equalizer.sample import Sample
 
 __all__ = ["Equalizer", "Sample"]

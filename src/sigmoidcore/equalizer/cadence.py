@@ -27,6 +27,11 @@ class Cadence:
         """Whether the step to come is sampled."""
         return self.step >= self.next
 
+    def hurry(self) -> None:
+        """Sample the step to come."""
+        self._interval += self.step - self.next  # steps since the last sample
+        self.next = self.step
+
     def restart(self) -> None:
         """Sample again soon: the last sample does not say where the profile is."""
         self._interval = 1 if self._every == "auto" else self._every

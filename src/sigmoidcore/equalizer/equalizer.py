@@ -4,7 +4,6 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from sigmoidcore._torch.eager import uncompiled
+from sigmoidcore.equalizer.alarm import Alarm
 from sigmoidcore.equalizer.branch_rule import BranchRule
 from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import (
@@ -23,15 +23,17 @@ from sigmoidcore.equalizer.checks import (
     cores_of,
     has_closure,
 )
-from sigmoidcore.equalizer.layer_rule import ENOUGH, LayerRule
+from sigmoidcore.equalizer.layer_rule import LayerRule
 from sigmoidcore.equalizer.neuron_rule import open_saturated
 from sigmoidcore.equalizer.norm_rule import NormRule
+from sigmoidcore.equalizer.recovery_rule import RecoveryRule
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.gain import spread
 from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.observation.gradients import CorePass, GradientObserver
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.statistics import gradient_moments, gradient_sizes, relative_slopes
+from sigmoidcore.observation.statistics import gradient_sizes, relative_slopes
 
 REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
@@ -43,27 +45,6 @@ MUCH = 0.1
 """After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
 PATIENCE = 10
 """Sampled steps in a row without a gradient, after which a warning is given."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The measurement of one sampled step, and the changes.
-
-    Attributes:
-        step: optimizer step, from 0.
-        spread: spread of the gradient profile; nan if a gradient was not finite, and then nothing was changed.
-        log_sizes: natural logarithms of the profile, thinned to at most 64 layers, input to loss.
-        slopes: layers whose slope was changed by the layer rule.
-        neurons: saturated neurons whose shift or slope was changed by the neuron rule.
-        norms: places of normalisations whose alpha was changed by the norm rule.
-    """
-
-    step: int
-    spread: float
-    log_sizes: tuple[float, ...]
-    slopes: int
-    neurons: int
-    norms: int = 0
 
 
 class Equalizer:
@@ -89,6 +70,11 @@ class Equalizer:
     level again; every step is sampled meanwhile. u is the level that `calibrate` set, else that of the first sample.
     The rule reads forward passes alone.
 
+    **Recovery rule**, with `every="auto"` in one process. If the norms of a few gradients change suddenly between two
+    samples, because weights or inputs were changed, the next step is sampled, and each core whose preactivations have
+    another mean or size than before gets the shift and the slope that make up for it, before it runs: the network
+    computes what it did. If the old data come back, they alternate: then it restores once more and rests.
+
     **Branch rule**, for residual branches without norms (`branches`): after each step, a matrix or a kernel of theirs
     that is larger than it was when the Equalizer was made, by its Frobenius norm, is scaled back to that size.
 
@@ -97,7 +83,7 @@ class Equalizer:
     computed before the change, and Adam would remember their size for long. docs/method.md has the formulas and the
     reasons.
 
-    A step that is not sampled costs nothing, without `branches`: hooks are in place on sampled steps only.
+    A step that is not sampled costs four norms, without `branches`: hooks are in place on sampled steps only.
     Gradients of several backward passes before one step (accumulation) are joined. Clipping and steps that a
     gradient scaler skips do no harm. A profile that is not finite is recorded and never moves a slope.
 
@@ -131,7 +117,7 @@ class Equalizer:
 
     Warns:
         RuntimeWarning: no gradient came back to some core on ten sampled steps in a row; once, ten changes of a slope
-            did not help.
+            did not help; once, cores have recovered.
 
     Example:
         >>> import sigmoidcore as sc
@@ -179,6 +165,10 @@ class Equalizer:
         self._layer_rule = LayerRule(self._cores, tolerance)
         self._norm_rule = NormRule(self._places, tolerance)
         self._branch_rule = BranchRule(model, branches)
+        self._recovery_rule = RecoveryRule(self._cores)
+        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1)
+        self._alarmed = False
+        self._rules = (self._layer_rule, self._norm_rule, self._branch_rule, self._recovery_rule, self._alarm)
         self._graph: Graph | None = None
         try:
             self._hooks = [
@@ -198,12 +188,15 @@ class Equalizer:
         For a closure that `optimizer.step` calls once: at its end, so that the slopes change before the weights do, and
         not after them.
         """
-        if self._stale(self._look_once(self._optimizer)):
+        self._alarmed = self._alarm.rings(wait=self._observer.attached)
+        if self._alarmed:  # this step shows the accident; the next one recovers
+            self._detach()
+        elif self._stale(self._look_once(self._optimizer)):
             self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; slopes and shifts are in the model's state dict."""
-        rules = (self._cadence, self._layer_rule, self._norm_rule, self._branch_rule)
+        rules = (self._cadence, *self._rules)
         return {
             **{k: v for rule in rules for k, v in rule.state_dict().items()},
             "history": [vars(sample) for sample in self.history],
@@ -217,7 +210,7 @@ class Equalizer:
                 changed then.
         """
         check_state(state, len(self._cores) + len(self._places))
-        loads = [rule.load_state_dict for rule in (self._layer_rule, self._norm_rule, self._branch_rule)]
+        loads = [rule.load_state_dict for rule in self._rules]
         before = self.state_dict()
         try:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
@@ -259,6 +252,7 @@ class Equalizer:
 
     def _detach(self) -> None:
         self._observer.detach()
+        self._recovery_rule.observer.detach()
         self._norm_rule.observer.detach()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -269,6 +263,10 @@ class Equalizer:
         self._look_once(optimizer)  # forward and backward pass were in the closure
         self._branch_rule.hold()
         self._cadence.step += 1
+        if self._alarmed:
+            self._cadence.hurry()
+            self._recovery_rule.observer.attach()
+            self._alarmed = False
         self._attach_if_due()
 
     def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
@@ -277,6 +275,9 @@ class Equalizer:
             return 0
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
         followed = self._norm_rule.errors(self._ranks, self._device)
+        recovered = self._recovery_rule.finish()
+        if recovered:
+            self._alarm.hush(self._recovery_rule.pause)
         self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
         if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
@@ -287,7 +288,7 @@ class Equalizer:
                 self._observer.copy_values(name)
             return 0
         self._compare_ranks()
-        return self._look(passes, differentiated, ends, followed)
+        return self._look(passes, differentiated, ends, followed, recovered)
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
         """Whether a gradient came back to every core, on every rank; without it a profile would have a hole."""
@@ -328,11 +329,18 @@ class Equalizer:
         return cores[0].shift.device
 
     @torch.no_grad()
-    def _look(self, passes: dict[str, list[CorePass]], differentiated: bool, ends: list[Node], followed: Tensor) -> int:
+    def _look(
+        self,
+        passes: dict[str, list[CorePass]],
+        differentiated: bool,
+        ends: list[Node],
+        followed: Tensor,
+        recovered: int,
+    ) -> int:
         """Take a sample and apply all rules; returns the number of neurons opened.
 
         If the loss of any rank contains derivatives, layer and neuron rule do not apply. `ends` are the nodes of the
-        model's outputs, `followed` the errors of the norm rule.
+        model's outputs, `followed` the errors of the norm rule, `recovered` the number of cores that were restored.
         """
         sizes = self._profile(passes)
         logs = sizes.log()
@@ -354,17 +362,19 @@ class Equalizer:
             judged = True
             if relative is not None and self._graph is not None:
                 own = errors[: len(logs)]
-                enough = self._enough_samples(passes, sizes, own)
+                enough = self._layer_rule.enough(own, passes, sizes, self._ranks)
                 judged = bool(enough[list(self._graph.trunk)].all())
                 if judged:
                     moved = self._layer_rule.level(own, relative, self._graph, enough)
             corrected = neurons + norms > 0 or max(moved, default=0.0) > MUCH
+            if self._alarm.on and relative is not None and not (recovered or neurons or moved):
+                self._recovery_rule.remember(passes, self._cadence.step)
             self._cadence.advance(errors, corrected=corrected, judged=judged)
         else:  # not finite, exactly 0, or computed before neurons were opened
             self._cadence.restart()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
         level = spread(sizes) if passes else 1.0
-        self.history.append(Sample(self._cadence.step, level, tuple(thin), len(moved), neurons, norms))
+        self.history.append(Sample(self._cadence.step, level, tuple(thin), len(moved), neurons, norms, recovered))
         for sink in self._sinks:
             sink(self.history[-1])
         return neurons
@@ -376,14 +386,6 @@ class Equalizer:
         samples = [sum(p.samples for p in of_core) for of_core in passes.values()]
         sizes = self._ranks.sizes(gradient_sizes(passes.values()), samples, self._device)
         return sizes if self._scaler is None else sizes / self._scaler.get_scale()
-
-    def _enough_samples(self, passes: dict[str, list[CorePass]], sizes: Tensor, errors: Tensor) -> Tensor:
-        """Whether enough samples, of all ranks, make the gradient of each core: bool, [cores]; True inside the band."""
-        if not bool(self._layer_rule.excess(errors).any()):
-            return torch.ones(len(errors), dtype=torch.bool)
-        squares, fourth = self._ranks.total(gradient_moments(passes.values(), sizes, self._device), self._device)
-        enough: Tensor = squares.square() >= ENOUGH * fourth
-        return enough
 
     def _stale(self, opened: int) -> bool:
         """Whether so many neurons were opened that the gradients of this step do not fit the network any more."""

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.observation.gradients import CorePass
 from sigmoidcore.observation.graph import Graph
+from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.statistics import gradient_moments
 
 STEEPER = 0.5
 """A slope is raised only if the mean relative slope of its layer is at least this: others would saturate more."""
@@ -83,6 +86,15 @@ class LayerRule:
             )
         self._resting.append(i)
         return True
+
+    def enough(self, errors: Tensor, passes: Mapping[str, list[CorePass]], sizes: Tensor, ranks: Ranks) -> Tensor:
+        """Whether enough samples, of all ranks, make the gradient of each core: bool, [cores]; True inside the band."""
+        if not bool(self.excess(errors).any()):
+            return torch.ones(len(errors), dtype=torch.bool)
+        device = self._cores[0].shift.device
+        squares, fourth = ranks.total(gradient_moments(passes.values(), sizes, device), device)
+        enough: Tensor = squares.square() >= ENOUGH * fourth
+        return enough
 
     def excess(self, errors: Tensor) -> Tensor:
         """What exceeds the band, [cores]; 0 inside."""

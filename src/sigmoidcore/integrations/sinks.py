@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 
 __all__ = ["CSV", "SCALARS", "Sink", "scalars"]
 

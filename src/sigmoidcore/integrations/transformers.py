@@ -75,7 +75,8 @@ class SigmoidCoreCallback(Watcher, TrainerCallback, ExportableState):  # type: i
 
 def _unpacked(text: str) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(text)
-    before = state.get("equalizer", {}).get("before")
-    if before is not None:
-        state["equalizer"]["before"] = torch.tensor(before, dtype=torch.float64)
+    equalizer = state.get("equalizer", {})
+    for name in ("before", "levels", "past"):
+        if equalizer.get(name) is not None:
+            equalizer[name] = torch.tensor(equalizer[name], dtype=torch.float64)
     return state

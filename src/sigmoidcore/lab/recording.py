@@ -6,7 +6,7 @@ from typing import Any
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.training.data import DataError, InputError
 from sigmoidcore.training.runs.folder import METRICS, contains_run, read_metrics
 from sigmoidcore.training.runs.metrics import append

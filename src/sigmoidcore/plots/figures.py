@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from sigmoidcore.article import Fit, sigmoid_core
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import style
 from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes

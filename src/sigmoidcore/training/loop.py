@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sigmoidcore._language import _, edited
 from sigmoidcore.diagnosis.diagnose import diagnose
-from sigmoidcore.equalizer.equalizer import Equalizer, Sample
+from sigmoidcore.equalizer.equalizer import Equalizer
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.training.data import Learnable
 from sigmoidcore.training.place import Place, of_first, together
 from sigmoidcore.training.recipe import Recipe
@@ -35,6 +36,8 @@ EVALUATED = 10_000
 """Samples per batch of an evaluation."""
 _BEST = "best."
 _RESULT = ("accuracies", "losses", "seconds", "validations")
+_EQUALIZER = ("before", "levels", "past")
+"""What of an Equalizer's state are tensors."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +209,8 @@ class Training:
         values |= {name: copy.copy(getattr(result, name)) for name in _RESULT}
         if self.equalizer is not None:
             values["equalizer"] = self.equalizer.state_dict()
-            sizes = values["equalizer"].pop("before")
-            tensors |= {} if sizes is None else {"equalizer.before": sizes}
+            own = {f"equalizer.{name}": values["equalizer"].pop(name) for name in _EQUALIZER}
+            tensors |= {name: tensor for name, tensor in own.items() if tensor is not None}
         scores = result.validations or result.accuracies
         ended = self.step > 0 and self.step % self.batches == 0
         return State(self.step, scores[-1] if ended and scores else None, weights, cpu_copies(tensors), values)
@@ -218,7 +221,8 @@ class Training:
             raise MismatchError.of_steps(values.get("steps"), self.steps)
         fill_optimizer(self.optimizer, tensors)
         if self.equalizer is not None:
-            self.equalizer.load_state_dict({**values["equalizer"], "before": tensors.get("equalizer.before")})
+            own = {name: tensors.get(f"equalizer.{name}") for name in _EQUALIZER}
+            self.equalizer.load_state_dict(values["equalizer"] | own)
         self.step = state.step
         self.result = Result(**{name: copy.copy(values[name]) for name in _RESULT})
         self._total = tensors["total"].to(self.place.device, copy=True)

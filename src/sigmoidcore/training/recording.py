@@ -14,7 +14,7 @@ from torch import nn
 
 import sigmoidcore as sc
 from sigmoidcore._language import _
-from sigmoidcore.equalizer.equalizer import Sample
+from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import figures
 from sigmoidcore.plots.style import save_figure

@@ -1,0 +1,186 @@
+"""Trainings in which something goes wrong: Sigmoid Core with and without the Equalizer, beside peers.
+
+Digits, 30 layers of 64, Adam, batches of 100, 10 epochs, the rate constant for half of the steps and then falling; 5
+seeds. Sigmoid Core has the rule's rate, with the slopes that `prepare` solves. Each peer has the best of its rates and
+of its knob's values in the undisturbed training, with a seed that is not reported, by the test samples.
+
+Settings that last from the start: 100 epochs, 3 and 10 times the rate, weight decay (decoupled, 1 a unit of rate), 40 %
+wrong labels, batches of 8. Events after half of the steps: all hidden weights 3 times as large; a third as large; all
+hidden biases 3 larger; half of the neurons of every hidden layer shut by their biases (-10); inputs 5 larger, in
+training and in the test; inputs 10 times as large. Test accuracy of the last epoch; chance where the loss did not stay
+finite.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from _report import Report, arguments
+from sigmoidcore.peers import Method, Problem, find
+from sigmoidcore.training import Recipe, Split, Training, digits
+from sigmoidcore.training.loop import Progress
+
+DEPTH, WIDTH, EPOCHS = 30, 64, 10
+WITH, WITHOUT = "sigmoid-core", "sigmoid-core, without the Equalizer"
+PEERS = ("tanh-orthogonal", "dks", "resnet-zero", "rezero")
+TUNING_SEED = 100
+
+Setting = tuple[float | None, float]
+"""A value of the method's knob, and a rate."""
+
+
+def hidden(model: nn.Module) -> list[nn.Linear]:
+    """All linear layers but the last."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][:-1]
+
+
+def weights_times(factor: float) -> Callable[[nn.Module], None]:
+    """Multiplies all hidden weights."""
+
+    def change(model: nn.Module) -> None:
+        for layer in hidden(model):
+            layer.weight.mul_(factor)
+
+    return change
+
+
+def biases_plus(shift: float, share: float = 1.0) -> Callable[[nn.Module], None]:
+    """Adds to the biases of the first `share` of the neurons of every hidden layer."""
+
+    def change(model: nn.Module) -> None:
+        for layer in hidden(model):
+            assert layer.bias is not None
+            layer.bias[: int(share * len(layer.bias))] += shift
+
+    return change
+
+
+@dataclass(frozen=True)
+class Drift(Split):
+    """From the epoch `since` on, the inputs of the training are changed."""
+
+    change: Callable[[Tensor], Tensor]
+    since: int
+
+    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch."""
+        for x, y in super().train_batches(batch_size, seed, epoch, start):
+            yield (self.change(x) if epoch >= self.since else x), y
+
+
+def drifting(change: Callable[[Tensor], Tensor]) -> Callable[[Split], Split]:
+    """Inputs change after half of the epochs, and those of the test."""
+    return lambda s: Drift(
+        s.name, s.train_x, s.train_y, change(s.test_x), s.test_y, s.classes, change=change, since=EPOCHS // 2
+    )
+
+
+def wrong_labels(split: Split, share: float = 0.4) -> Split:
+    """A share of the training labels is random."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(split.classes, split.train_y.shape, generator=generator)
+    chosen = torch.rand(split.train_y.shape, generator=generator) < share
+    return replace(split, train_y=labels.where(chosen, split.train_y))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is different from the undisturbed training: the recipe, the data, the rate, or an event in the middle."""
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: Callable[[Split], Split] = lambda split: split
+    rate: float = 1.0
+    event: Callable[[nn.Module], None] | None = None
+
+
+TROUBLES = {
+    "nothing": Trouble(),
+    "100 epochs": Trouble({"epochs": 100}),
+    "rate x 3": Trouble(rate=3.0),
+    "rate x 10": Trouble(rate=10.0),
+    "weight decay 1": Trouble({"weight_decay": 1.0}),
+    "40 % wrong labels": Trouble(data=wrong_labels),
+    "batch 8": Trouble({"batch_size": 8}),
+    "weights x 3": Trouble(event=weights_times(3.0)),
+    "weights / 3": Trouble(event=weights_times(1 / 3)),
+    "biases + 3": Trouble(event=biases_plus(3.0)),
+    "half of the neurons shut": Trouble(event=biases_plus(-10.0, 0.5)),
+    "inputs + 5": Trouble(data=drifting(lambda x: x + 5)),
+    "inputs x 10": Trouble(data=drifting(lambda x: x * 10)),
+}
+
+
+def accuracy(method: Method, setting: Setting, trouble: Trouble, split: Split, seed: int, equalize: bool) -> float:
+    """Of the last epoch on the test samples, in percent."""
+    knob, rate = setting
+    torch.manual_seed(seed)
+    x, y = split.train_x[:256], split.train_y[:256]
+    model = method.network(Problem(x, y, nn.functional.cross_entropy, split.classes, WIDTH, DEPTH), knob)
+    options = {**method.training(), "epochs": EPOCHS, **trouble.recipe}
+    if not equalize:
+        options["equalize"] = False
+    recipe = Recipe(lr=rate * trouble.rate, seed=seed, **options)
+    steps = recipe.epochs * -(-len(split.train_x) // recipe.batch_size)
+
+    def on_step(progress: Progress) -> None:
+        if trouble.event is not None and progress.step == steps // 2:
+            with torch.no_grad():
+                trouble.event(model)
+
+    try:
+        result = Training(model, trouble.data(split), recipe).run(on_step)
+    except FloatingPointError:
+        return 100 / split.classes
+    return round(result.accuracies[-1], 2)
+
+
+def best(method: Method, split: Split) -> Setting:
+    """The setting with the best accuracy in the undisturbed training."""
+    settings = method.settings()
+    if len(settings) == 1:
+        return settings[0]
+    found = [accuracy(method, setting, TROUBLES["nothing"], split, TUNING_SEED, True) for setting in settings]
+    return settings[found.index(max(found))]
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    torch.set_flush_denormal(True)
+    split = digits()
+    report = Report(
+        "equalizer_settings",
+        options,
+        key=("setting", "method"),
+        seeds=[0] if options.quick else [0, 1, 2, 3, 4],
+        settings={"depth": DEPTH, "width": WIDTH, "epochs": EPOCHS},
+    )
+    chosen: dict[str, Setting] = {}
+    for name in (WITH, WITHOUT, *(PEERS[-1:] if options.quick else PEERS)):
+        method = find(WITH if name == WITHOUT else name)
+        for trouble in ("nothing", "inputs + 5") if options.quick else TROUBLES:
+            if not report.wants(setting=trouble, method=name):
+                continue
+            if name not in chosen:
+                chosen[name] = method.settings()[0] if options.quick else best(method, split)
+            accuracies = [
+                accuracy(method, chosen[name], TROUBLES[trouble], split, seed, name != WITHOUT) for seed in report.seeds
+            ]
+            report.add(
+                setting=trouble,
+                method=name,
+                accuracy=statistics.median(accuracies),
+                worst=min(accuracies),
+                accuracies=accuracies,
+                knob=chosen[name][0],
+                rate=chosen[name][1],
+                settings=len(method.settings()),
+            )
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The recovery rule: after a sudden change, a core reads again what it read before it, by its slope and its shift."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore._torch.autograd import NONE, backward_pass, bare
+from sigmoidcore._torch.modes import transforms_active
+from sigmoidcore.core import SigmoidCore
+from sigmoidcore.observation.gradients import CorePass
+from sigmoidcore.observation.observer import LayerObserver
+
+SIZE = math.log(2)
+"""A core recovers if the size of its preactivations has changed by more than this factor (in logarithms) ..."""
+MOVED = 1.0
+"""... or their means by more than this many times their size."""
+FEWEST_ROWS = 8
+"""Fewer rows do not tell mean and size."""
+PAUSE = 10
+"""The n-th recovery is followed by this many times 2**n steps without another."""
+LAST = 20
+"""After so many recoveries there is none any more, in practice: 10 million steps."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a core read: the mean of each neuron's preactivation, the root mean square of the rest; its slope."""
+
+    mean: Tensor
+    size: Tensor
+    slope: Tensor
+
+
+class RecoveryRule:
+    """Restores slopes and shifts after a sudden change of weights or inputs; see `Equalizer`.
+
+    While `observer` is attached, every core that reads something else than at the last `remember` gets, before it runs,
+    the slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it
+    then read what they read before. If a core is restored to what the last recovery has left, the data alternate, which
+    is no accident: this is the last recovery.
+    """
+
+    def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:
+        self._cores = dict(cores)
+        self._levels: dict[str, Level] = {}
+        self._past: dict[str, Level] = {}  # before the last recovery
+        self._recoveries = 0
+        self._due = 0  # step from which on to remember again: it costs half a training step
+        self.observer = _Restorer(self._cores, self._levels, self._past)
+
+    @property
+    def pause(self) -> int:
+        """Steps until the next recovery, at the least."""
+        return int(PAUSE * 2 ** min(self._recoveries, LAST))
+
+    @torch.no_grad()
+    def remember(self, passes: Mapping[str, Sequence[CorePass]], step: int) -> None:
+        """Take what the cores read in the first pass of this step, and their slopes, as right; not at every step."""
+        if step < self._due:
+            return
+        self._due = min(3 * step + 20, step + 200)
+        self._levels.clear()
+        for name, of_core in passes.items():
+            x = of_core[0].x
+            if len(x) >= FEWEST_ROWS:
+                self._levels[name] = _level(self._cores[name], x)
+
+    def finish(self) -> int:
+        """Stop restoring; returns the number of cores that were restored, and warns about the first time."""
+        names, self.observer.restored = self.observer.restored, []
+        self.observer.detach()
+        if names:
+            if not self._recoveries:
+                warnings.warn(
+                    f"the gradient has changed suddenly, and {len(names)} of {len(self._cores)} cores, the first of "
+                    f"them '{names[0]}', read something else than before: the Equalizer gave them slopes and shifts "
+                    "with which the network computes what it did. Weights or inputs have most likely been changed; "
+                    "later recoveries are in `history` only",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._recoveries = LAST if self.observer.returned else self._recoveries + 1
+        return len(names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of recoveries, and what the cores read and have read: names, and tensors or None."""
+        return {
+            "recoveries": self._recoveries,
+            "due": self._due,
+            "remembered": [list(self._levels), list(self._past)],
+            "levels": _packed(self._levels),
+            "past": _packed(self._past),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`, or from a state without levels."""
+        names, past = state.get("remembered", ([], []))
+        found = self._unpacked(names, state.get("levels")), self._unpacked(past, state.get("past"))
+        self._recoveries, self._due = int(state.get("recoveries", 0)), int(state.get("due", 0))
+        for levels, new in zip((self._levels, self._past), found, strict=True):
+            levels.clear()
+            levels.update(new)
+
+    def _unpacked(self, names: Sequence[str], values: Tensor | None) -> dict[str, Level]:
+        counts = [self._cores[name].shift.numel() for name in names]
+        if values is None or values.shape != (2 * sum(counts) + len(names),):
+            if names:
+                raise ValueError(f"it has no levels for {len(names)} cores")
+            return {}
+        rows = torch.split(values, [2 * count + 1 for count in counts])
+        found: dict[str, Level] = {}
+        for name, count, row in zip(names, counts, rows, strict=True):
+            shift = self._cores[name].shift
+            mean, slope, size = torch.split(row.to(shift), [count, count, 1])
+            found[name] = Level(mean, size.reshape(()), slope.reshape(shift.shape))
+        return found
+
+
+def _packed(levels: Mapping[str, Level]) -> Tensor | None:
+    """Mean, slope and size of each level in a row, float64 on the CPU."""
+    parts = [part.reshape(-1) for level in levels.values() for part in (level.mean, level.slope, level.size)]
+    return torch.cat([part.to("cpu", torch.float64) for part in parts]) if parts else None
+
+
+def _level(core: SigmoidCore, x: Tensor) -> Level:
+    """The level of preactivations, [rows, neurons]."""
+    mean = x.mean(0)
+    size = torch.linalg.vector_norm(x - mean) / math.sqrt(x.numel())
+    return Level(mean, size, core.alpha.detach().clone())
+
+
+def _alike(now: Level, before: Level) -> bool:
+    """Whether a core reads what it read, within the limits; a size that is 0 or not finite is like any other."""
+    size, old = float(now.size), float(before.size)
+    if not (0 < size < math.inf and 0 < old < math.inf):
+        return True
+    moved = float((now.mean - before.mean).square().mean().sqrt()) / old
+    return abs(math.log(old / size)) <= SIZE and moved <= MOVED
+
+
+class _Restorer(LayerObserver):
+    """Restores each core before it runs, in the first forward pass that trains."""
+
+    def __init__(self, cores: Mapping[str, SigmoidCore], levels: dict[str, Level], past: dict[str, Level]) -> None:
+        super().__init__(cores)
+        self._levels, self._past = levels, past
+        self._done: set[str] = set()
+        self.restored: list[str] = []
+        self.returned = False  # whether a core reads again what it read before the last recovery
+
+    def attach(self) -> None:
+        """Restore in the next forward pass."""
+        self._done, self.restored, self.returned = set(), [], False
+        super().attach()
+
+    def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Restore the core that is about to read this, if it is not what it read."""
+        trains = layer.training and torch.is_grad_enabled() and x.requires_grad and not transforms_active()
+        trains &= backward_pass() == NONE  # it is not a checkpoint that runs again
+        if trains and name in self._levels and name not in self._done:
+            self._done.add(name)
+            assert isinstance(layer, SigmoidCore)
+            with torch.no_grad():
+                rows = layer.in_rows(bare(x)).to(layer.shift.dtype)
+                restored = _restored(layer, rows, self._levels[name])
+            if restored is not None:
+                self.returned |= name in self._past and _alike(restored, self._past[name])
+                self._levels[name], self._past[name] = restored, self._levels[name]
+                self.restored.append(name)
+        return x
+
+
+def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
+    """Set slope and shift so that a (x - s) has the mean and size that it had; the new level, if that was needed."""
+    now = _level(core, x)
+    if len(x) < FEWEST_ROWS or _alike(now, before):
+        return None
+    if not (core.trainable or torch.equal(now.slope, before.slope)):
+        return None  # somebody has set the slope: what it read is no guide
+    ratio = before.size / now.size
+    shift = now.mean - (before.mean - core.shift.reshape(-1)) / ratio
+    slope = now.slope * ratio
+    if not bool(torch.isfinite(shift).all() & torch.isfinite(slope).all() & (slope > 0).all()):
+        return None
+    core.set_shift(shift.reshape(core.shift.shape))
+    core.set_slope(slope)
+    return replace(now, slope=core.alpha.detach().clone())

@@ -1,0 +1,26 @@
+"""What the Equalizer measured and changed at one step."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The measurement of one sampled step, and the changes.
+
+    Attributes:
+        step: optimizer step, from 0.
+        spread: spread of the gradient profile; nan if a gradient was not finite, and then nothing was changed.
+        log_sizes: natural logarithms of the profile, thinned to at most 64 layers, input to loss.
+        slopes: layers whose slope was changed by the layer rule.
+        neurons: saturated neurons whose shift or slope was changed by the neuron rule.
+        norms: places of normalisations whose alpha was changed by the norm rule.
+        recovered: cores whose slope and shift were restored by the recovery rule.
+    """
+
+    step: int
+    spread: float
+    log_sizes: tuple[float, ...]
+    slopes: int
+    neurons: int
+    norms: int = 0
+    recovered: int = 0

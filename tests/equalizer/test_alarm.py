@@ -1,0 +1,68 @@
+"""The alarm: which changes of the gradient are sudden."""
+
+import pytest
+import torch
+
+from sigmoidcore.equalizer.alarm import QUIET, Alarm
+
+
+def rung(alarm, weights, sizes):
+    """For each step, whether the alarm rings at a gradient of this size."""
+    found = []
+    for size in sizes:
+        for weight in weights:
+            weight.grad = None if size is None else torch.full_like(weight, size)
+        found.append(alarm.rings(wait=False))
+    return found
+
+
+@pytest.fixture
+def weights():
+    return [torch.nn.Parameter(torch.ones(3, 3)) for _ in range(6)]
+
+
+@pytest.fixture
+def alarm(weights):
+    return Alarm(lambda: weights, on=True)
+
+
+@pytest.mark.parametrize(("factor", "rings"), [(3.0, False), (5.0, True), (0.2, True), (0.4, False), (0.0, True)])
+def test_a_steady_gradient_that_changes_by_more_than_four_is_sudden(alarm, weights, factor, rings):
+    assert rung(alarm, weights, [1.0] * (QUIET + 5) + [factor]) == [False] * (QUIET + 5) + [rings]
+
+
+def test_it_is_quiet_at_first_and_after_it_has_rung(alarm, weights):
+    sizes = [1.0] * (QUIET - 1) + [100.0] + [1.0] * 40 + [100.0] * 5
+    assert rung(alarm, weights, sizes) == [False] * (QUIET + 40) + [True] + [False] * 4
+
+
+def test_where_large_changes_are_usual_larger_ones_are_sudden(alarm, weights):
+    assert not any(rung(alarm, weights, [1.0, 5.0] * 50))
+    assert rung(alarm, weights, [1000.0]) == [True]
+
+
+def test_one_weight_is_enough(alarm, weights):
+    rung(alarm, weights, [1.0] * (QUIET + 1))
+    weights[0].grad.mul_(100)
+    assert alarm.rings(wait=False)
+
+
+@pytest.mark.parametrize("gradient", [None, float("nan"), float("inf")])
+def test_a_gradient_that_is_missing_or_not_finite_says_nothing(alarm, weights, gradient):
+    assert rung(alarm, weights, [1.0] * (QUIET + 1) + [gradient, 1.0]) == [False] * (QUIET + 3)
+
+
+def test_sparse_gradients_and_vectors_are_not_looked_at():
+    table = torch.nn.Embedding(5, 3, sparse=True)
+    bias = torch.nn.Parameter(torch.ones(3))
+    alarm = Alarm(lambda: [table.weight, bias], on=True)
+    for size in [1.0] * (QUIET + 1) + [100.0]:
+        table.weight.grad, bias.grad = None, None
+        (size * (table(torch.tensor([1, 2])) + bias)).sum().backward()
+        assert not alarm.rings(wait=False)
+
+
+def test_hushed_it_waits(alarm, weights):
+    rung(alarm, weights, [1.0] * (QUIET + 1))
+    alarm.hush(5)
+    assert rung(alarm, weights, [1.0] * 4 + [100.0, 1.0, 100.0]) == [False] * 6 + [True]
