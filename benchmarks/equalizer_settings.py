@@ -1,10 +1,10 @@
 """Trainings in which something goes wrong: Sigmoid Core with and without the Equalizer, beside peers.
 
-Digits, 30 layers of 64, Adam, batches of 100, 10 epochs, the rate constant for half of the steps and then falling; 5
+Digits, 30 layers of 64, Adam, batches of 100, 10 epochs, the rate constant for half of the steps and then falling; 3
 seeds. Sigmoid Core has the rule's rate, with the slopes that `prepare` solves. Each peer has the best of its rates and
 of its knob's values in the undisturbed training, with a seed that is not reported, by the test samples.
 
-Settings that last from the start: 100 epochs, 3 and 10 times the rate, weight decay (decoupled, 1 a unit of rate), 40 %
+Settings that last from the start: 50 epochs, 3 and 10 times the rate, weight decay (decoupled, 1 a unit of rate), 40 %
 wrong labels, batches of 8. Events after half of the steps: all hidden weights 3 times as large; a third as large; all
 hidden biases 3 larger; half of the neurons of every hidden layer shut by their biases (-10); inputs 5 larger, in
 training and in the test; inputs 10 times as large. Test accuracy of the last epoch; chance where the loss did not stay
@@ -26,7 +26,7 @@ from sigmoidcore.training.loop import Progress
 
 DEPTH, WIDTH, EPOCHS = 30, 64, 10
 WITH, WITHOUT = "sigmoid-core", "sigmoid-core, without the Equalizer"
-PEERS = ("tanh-orthogonal", "dks", "resnet-zero", "rezero")
+PEERS = ("tanh-orthogonal", "dks", "rezero", "resnet")
 TUNING_SEED = 100
 
 Setting = tuple[float | None, float]
@@ -99,7 +99,7 @@ class Trouble:
 
 TROUBLES = {
     "nothing": Trouble(),
-    "100 epochs": Trouble({"epochs": 100}),
+    "50 epochs": Trouble({"epochs": 50}),
     "rate x 3": Trouble(rate=3.0),
     "rate x 10": Trouble(rate=10.0),
     "weight decay 1": Trouble({"weight_decay": 1.0}),
@@ -155,7 +155,7 @@ def main() -> None:
         "equalizer_settings",
         options,
         key=("setting", "method"),
-        seeds=[0] if options.quick else [0, 1, 2, 3, 4],
+        seeds=[0] if options.quick else [0, 1, 2],
         settings={"depth": DEPTH, "width": WIDTH, "epochs": EPOCHS},
     )
     chosen: dict[str, Setting] = {}
