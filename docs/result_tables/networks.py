@@ -214,6 +214,14 @@ def skipgram() -> Cells:
 
 
 @table
+def equalizer_settings() -> Cells:
+    methods = ("sigmoid-core", "sigmoid-core, without the Equalizer", "tanh-orthogonal", "dks", "rezero", "resnet")
+    for row in select("equalizer_settings", method=methods[0]):
+        found = [one("equalizer_settings", setting=row["setting"], method=method)["accuracy"] for method in methods]
+        yield row["setting"], *(f"**{a:.1f}**" if a == max(found) else f"{a:.1f}" for a in found)
+
+
+@table
 def equalizer() -> Cells:
     tasks = ("moons", "quadrants", "no sense", "wave", "friedman 1")
     for row in select("equalizer", task="moons"):
