@@ -66,3 +66,45 @@ def test_hushed_it_waits(alarm, weights):
     rung(alarm, weights, [1.0] * (QUIET + 1))
     alarm.hush(5)
     assert rung(alarm, weights, [1.0] * 4 + [100.0, 1.0, 100.0]) == [False] * 6 + [True]
+
+
+def test_a_sparse_gradient_does_not_silence_the_others(weights):
+    table = torch.nn.Embedding(5, 3, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    alarm = Alarm(lambda: [table.weight, *weights], on=True)
+    assert rung(alarm, weights, [1.0] * (QUIET + 1) + [100.0])[-1]
+
+
+def test_after_weights_are_frozen_it_looks_at_others(alarm, weights):
+    rung(alarm, weights, [1.0] * (QUIET + 1))
+    for frozen in weights[:3]:
+        frozen.requires_grad_(False)
+        frozen.grad = None
+    assert rung(alarm, weights[3:], [1.0] * (2 * QUIET + 1) + [100.0])[-1]
+
+
+def test_it_goes_on_where_other_weights_have_gradients(alarm, weights):
+    rung(alarm, weights[:1], [1.0] * (QUIET + 1))
+    again = Alarm(lambda: weights, on=True)
+    again.load_state_dict(alarm.state_dict())
+    assert rung(again, weights, [1.0, 100.0]) == rung(alarm, weights, [1.0, 100.0]) == [False, True]
+
+
+def test_a_gradient_that_is_read_a_step_late_is_in_the_state(alarm, weights):
+    rung(alarm, weights, [1.0] * (QUIET + 1))
+    state = {**alarm.state_dict(), "pending": [100.0] * 4}
+    alarm.load_state_dict(state)
+    assert alarm.state_dict() == state
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"usual": [1.0]}, {"usual": [float("nan")] * 4}, {"watched": [0, 2, 3, 9]}, {"pending": [1.0]}],
+    ids=str,
+)
+def test_a_wrong_state_is_an_error(alarm, weights, wrong):
+    rung(alarm, weights, [1.0] * 3)
+    before = alarm.state_dict()
+    with pytest.raises(ValueError, match=r"watched|sizes"):
+        alarm.load_state_dict(before | wrong)
+    assert alarm.state_dict() == before

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from support.equalized import DEPTH, NEVER, cores
+from support.equalized import DEPTH, NEVER, cores, drive
 from torch import nn
 
 import sigmoidcore as sc
@@ -187,3 +187,85 @@ def test_data_that_alternate_are_recovered_from_once_and_the_recovery_is_taken_b
         steps(step, 60, x)
     assert sum(sample.recovered > 0 for sample in equalizer.history) == 2
     torch.testing.assert_close(model[1].slope, slope)
+
+
+def test_a_training_that_is_resumed_right_after_the_alarm_recovers(model, batch):
+    step, equalizer = training(model, batch, 0.01)
+    steps(step, WARM)
+    weights_times_3(model)
+    step()  # it rings
+    again = copy.deepcopy(model)
+    other_step, other = training(again, batch, 0.01)
+    other.load_state_dict(copy.deepcopy(equalizer.state_dict()))
+    for one in (step, other_step):
+        with pytest.warns(RuntimeWarning):
+            steps(one, 10)
+    assert list(equalizer.history) == list(other.history)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_core_whose_shift_was_set_is_no_guide(model, batch):
+    step, equalizer = training(model, batch, tolerance=NEVER)
+    steps(step, WARM)
+    with torch.no_grad():  # computes the same, with other preactivations
+        model[2].bias += 5
+        model[3].shift += 5
+    weights_times_3(model)
+    shift = model[3].shift.clone()
+    with pytest.warns(RuntimeWarning, match=f"{DEPTH - 1} of {DEPTH} cores"):
+        steps(step, 2)
+    assert equalizer.history[-1].recovered == DEPTH - 1
+    assert torch.equal(model[3].shift, shift)
+
+
+def test_a_few_images_tell_no_level_however_many_positions_they_have():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), sc.SigmoidCore(4, dim=1), nn.Flatten(), nn.Linear(4 * 36, 3))
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 3
+    for count, recovered in ((2, 0), (16, 1)):
+        step, equalizer = training(copy.deepcopy(model), (images[:count], labels[:count]), tolerance=NEVER)
+        steps(step, WARM)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            steps(step, 2, 100 * images[:count])
+        assert len(equalizer.history) > 1
+        assert sum(sample.recovered for sample in equalizer.history) == recovered
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"levels": torch.ones(3)}, {"levels": None}, {"remembered": [["0"], []]}, {"due": float("inf")}, {"quiet": "x"}],
+    ids=str,
+)
+def test_a_wrong_state_changes_nothing(model, batch, wrong):
+    step, equalizer = training(model, batch)
+    steps(step, WARM)
+    before = equalizer.state_dict()
+    with pytest.raises(ValueError, match="not the state of an Equalizer"):
+        equalizer.load_state_dict(before | {"recoveries": 3} | wrong)
+    assert str(equalizer.state_dict()) == str(before)
+
+
+def test_without_cores_there_is_no_alarm(batch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3))
+    sc.convert(model, norms=True)
+    step, equalizer = training(model, batch)
+    steps(step, WARM)
+    with torch.no_grad():
+        model[2].weight.mul_(100)
+    samples = len(equalizer.history)
+    steps(step, 2)
+    assert len(equalizer.history) == samples
+
+
+def test_after_neurons_were_opened_their_core_recovers_too(model, batch):
+    step, equalizer = training(model, batch, tolerance=NEVER)
+    step()
+    drive(model, 3, "offset", 8)
+    steps(step, 20)
+    assert sum(sample.neurons for sample in equalizer.history) == 16
+    for _ in range(5):  # opening has changed the gradient: larger changes are usual now
+        weights_times_3(model)
+    with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores"):
+        steps(step, 2)

@@ -16,7 +16,7 @@ NOISE = 3.0
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
 QUIET = 10
-"""Steps from which the alarm learns what is usual, at the start and after it has rung."""
+"""Steps from which the alarm learns what is usual: at the start, after it has rung, and before it looks elsewhere."""
 SMALLEST = 1e-38
 
 
@@ -32,6 +32,8 @@ class Alarm:
         self.on = on
         self._parameters = parameters
         self._weights: list[Tensor] = []
+        self._watched: list[int] = []  # numbers of the weights among the parameters
+        self._missing = 0  # steps in a row in which one of them had no gradient: it may be frozen by now
         self._pending: Tensor | None = None
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
@@ -43,21 +45,32 @@ class Alarm:
 
         On a GPU, that of the step before, so that nothing waits for the device; unless `wait`.
         """
-        if self.on and not self._weights:
-            self._weights = _spread(self._parameters())
-        gradients = [weight.grad for weight in self._weights]
-        usable = [g for g in gradients if g is not None and g.layout == torch.strided]
-        if not usable or len(usable) < len(gradients):
+        if not self.on:
             return False
-        sizes = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in usable]
+        if not self._weights or self._missing >= QUIET:
+            self._choose()
+        gradients = [g for g in map(_gradient, self._weights) if g is not None]
+        complete = len(gradients) == len(self._weights)
+        self._missing = 0 if complete else self._missing + 1
+        if not (gradients and complete) or _is_captured(gradients[0]):
+            return False
+        sizes = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
         norms = torch.stack([size.float() for size in sizes])
-        before, self._pending = self._pending, norms
-        read = norms if wait or norms.device.type == "cpu" else before
+        now = wait or norms.device.type == "cpu"
+        read, self._pending = (norms, None) if now else (self._pending, norms)
         return read is not None and self._judge(read.tolist())
 
     def hush(self, steps: int = QUIET) -> None:
         """Ring again after so many steps at the earliest."""
         self._quiet = max(self._quiet, steps)
+
+    def _choose(self) -> None:
+        """Look at weights that have gradients, and learn anew what is usual for them."""
+        parameters = list(self._parameters())
+        self._watched = _spread(parameters)
+        self._weights = [parameters[i] for i in self._watched]
+        self._usual, self._change, self._pending = [], 0.0, None
+        self._missing, self._quiet = 0, max(self._quiet, QUIET)
 
     def _judge(self, norms: Sequence[float]) -> bool:
         if not all(map(math.isfinite, norms)):
@@ -75,19 +88,48 @@ class Alarm:
         return rings
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers."""
-        return {"usual": list(self._usual), "change": self._change, "quiet": self._quiet}
+        """Numbers and lists of numbers."""
+        return {
+            "watched": list(self._watched),
+            "missing": self._missing,
+            "usual": list(self._usual),
+            "change": self._change,
+            "quiet": self._quiet,
+            "pending": None if self._pending is None else self._pending.tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self._usual = [float(log) for log in state.get("usual", ())]
-        self._change, self._quiet = float(state.get("change", 0.0)), int(state.get("quiet", QUIET))
-        self._pending = None
+        """Go on from `state_dict()`, or from a state without weights."""
+        watched = [int(i) for i in state.get("watched", ())]
+        usual = [float(log) for log in state.get("usual", ())] if watched else []
+        pending = [float(norm) for norm in state.get("pending") or ()]
+        change, quiet, missing = float(state.get("change", 0)), int(state.get("quiet", QUIET)), state.get("missing", 0)
+        parameters = list(self._parameters())
+        if not all(0 <= i < len(parameters) for i in watched):
+            raise ValueError(f"weights {watched} are watched, of {len(parameters)}")
+        if not all(len(numbers) in (0, len(watched)) for numbers in (usual, pending)):
+            raise ValueError(f"it has {len(usual)} sizes of gradients for {len(watched)} weights")
+        if not all(map(math.isfinite, (*usual, change))):
+            raise ValueError(f"usual sizes of gradients are {usual}, their change is {change}")
+        self._watched, self._weights = watched, [parameters[i] for i in watched]
+        self._usual, self._change, self._quiet, self._missing = usual, change, quiet, int(missing)
+        self._pending = torch.tensor(pending) if pending else None
 
 
-def _spread(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Some matrices and kernels with a gradient, from the first to the last, on one device and not in shards."""
-    found = [p for p in parameters if p.dim() > 1 and p.grad is not None and not hasattr(p, "to_local")]
-    found = [p for p in found if p.device == found[0].device]
+def _gradient(p: Tensor) -> Tensor | None:
+    """That of a parameter; None if it is sparse, or left over from before the parameter was frozen."""
+    return p.grad if p.requires_grad and p.grad is not None and p.grad.layout == torch.strided else None
+
+
+def _is_captured(gradient: Tensor) -> bool:
+    """Whether the step is recorded for a CUDA graph: nothing can be read then."""
+    return gradient.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _spread(parameters: Sequence[Tensor]) -> list[int]:
+    """Numbers of some matrices and kernels with a gradient, from first to last, on one device and not in shards."""
+    matrices = [i for i, p in enumerate(parameters) if p.dim() > 1 and not hasattr(p, "to_local")]
+    found = [i for i in matrices if _gradient(parameters[i]) is not None]
+    found = [i for i in found if parameters[i].device == parameters[found[0]].device]
     places = {round(i * (len(found) - 1) / (WEIGHTS - 1)) for i in range(WEIGHTS)} if found else set()
     return [found[i] for i in sorted(places)]

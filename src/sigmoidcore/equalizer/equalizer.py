@@ -78,10 +78,10 @@ class Equalizer:
     **Branch rule**, for residual branches without norms (`branches`): after each step, a matrix or a kernel of theirs
     that is larger than it was when the Equalizer was made, by its Frobenius norm, is scaled back to that size.
 
-    Layer rule and neuron rule are disabled for losses that contain derivatives (docs/physics.md). If more than 1 % of
-    all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None): they were
-    computed before the change, and Adam would remember their size for long. docs/method.md has the formulas and the
-    reasons.
+    Losses that contain derivatives (docs/physics.md) disable the layer, the neuron and the recovery rule. If more than
+    1 % of all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None):
+    they were computed before the change, and Adam would remember their size for long. docs/method.md has the formulas
+    and the reasons.
 
     A step that is not sampled costs four norms, without `branches`: hooks are in place on sampled steps only.
     Gradients of several backward passes before one step (accumulation) are joined. Clipping and steps that a
@@ -166,8 +166,7 @@ class Equalizer:
         self._norm_rule = NormRule(self._places, tolerance)
         self._branch_rule = BranchRule(model, branches)
         self._recovery_rule = RecoveryRule(self._cores)
-        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1)
-        self._alarmed = False
+        self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1 and bool(self._cores))
         self._rules = (self._layer_rule, self._norm_rule, self._branch_rule, self._recovery_rule, self._alarm)
         self._graph: Graph | None = None
         try:
@@ -188,8 +187,8 @@ class Equalizer:
         For a closure that `optimizer.step` calls once: at its end, so that the slopes change before the weights do, and
         not after them.
         """
-        self._alarmed = self._alarm.rings(wait=self._observer.attached)
-        if self._alarmed:  # this step shows the accident; the next one recovers
+        if self._alarm.rings(wait=self._observer.attached):  # this step shows the accident; the next one recovers
+            self._recovery_rule.waiting = True
             self._detach()
         elif self._stale(self._look_once(self._optimizer)):
             self._optimizer.zero_grad()
@@ -216,7 +215,7 @@ class Equalizer:
             history = [Sample(**{**s, "log_sizes": tuple(s["log_sizes"])}) for s in state["history"]]
             for load in loads:
                 load(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             for load in loads:
                 load(before)
             raise ValueError(
@@ -246,6 +245,7 @@ class Equalizer:
 
     def _attach_if_due(self) -> None:
         if self._cadence.due:
+            self._recovery_rule.attach_if_waiting()  # before anything reads what a core makes
             self._observer.attach()
             if self._places:
                 self._norm_rule.observer.attach()
@@ -263,10 +263,8 @@ class Equalizer:
         self._look_once(optimizer)  # forward and backward pass were in the closure
         self._branch_rule.hold()
         self._cadence.step += 1
-        if self._alarmed:
+        if self._recovery_rule.waiting:
             self._cadence.hurry()
-            self._recovery_rule.observer.attach()
-            self._alarmed = False
         self._attach_if_due()
 
     def _look_once(self, optimizer: torch.optim.Optimizer) -> int:
@@ -372,6 +370,8 @@ class Equalizer:
             self._cadence.advance(errors, corrected=corrected, judged=judged)
         else:  # not finite, exactly 0, or computed before neurons were opened
             self._cadence.restart()
+        if neurons or moved:
+            self._recovery_rule.expire()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
         level = spread(sizes) if passes else 1.0
         self.history.append(Sample(self._cadence.step, level, tuple(thin), len(moved), neurons, norms, recovered))

@@ -19,8 +19,8 @@ SIZE = math.log(2)
 """A core recovers if the size of its preactivations has changed by more than this factor (in logarithms) ..."""
 MOVED = 1.0
 """... or their means by more than this many times their size."""
-FEWEST_ROWS = 8
-"""Fewer rows do not tell mean and size."""
+FEWEST = 8
+"""Fewer samples do not tell mean and size, however many positions each has."""
 PAUSE = 10
 """The n-th recovery is followed by this many times 2**n steps without another."""
 LAST = 20
@@ -29,11 +29,16 @@ LAST = 20
 
 @dataclass(frozen=True)
 class Level:
-    """What a core read: the mean of each neuron's preactivation, the root mean square of the rest; its slope."""
+    """What a core read: mean of each neuron's preactivation, root mean square of the rest; its slope and shift then."""
 
     mean: Tensor
     size: Tensor
     slope: Tensor
+    shift: Tensor
+
+    def to(self, other: Tensor) -> "Level":
+        """In dtype and on the device of another tensor: the model may have been moved."""
+        return Level(*(part.to(other) for part in (self.mean, self.size, self.slope, self.shift)))
 
 
 class RecoveryRule:
@@ -51,6 +56,7 @@ class RecoveryRule:
         self._past: dict[str, Level] = {}  # before the last recovery
         self._recoveries = 0
         self._due = 0  # step from which on to remember again: it costs half a training step
+        self.waiting = False  # whether the next step recovers
         self.observer = _Restorer(self._cores, self._levels, self._past)
 
     @property
@@ -63,17 +69,26 @@ class RecoveryRule:
         """Take what the cores read in the first pass of this step, and their slopes, as right; not at every step."""
         if step < self._due:
             return
-        self._due = min(3 * step + 20, step + 200)
-        self._levels.clear()
-        for name, of_core in passes.items():
-            x = of_core[0].x
-            if len(x) >= FEWEST_ROWS:
-                self._levels[name] = _level(self._cores[name], x)
+        first = {name: of_core[0] for name, of_core in passes.items() if of_core[0].samples >= FEWEST}
+        if first:  # else the last batch of an epoch
+            self._due = min(3 * step + 20, step + 200)
+            self._levels.clear()
+            self._levels.update({name: _level(self._cores[name], one.x) for name, one in first.items()})
+
+    def expire(self) -> None:
+        """Remember again at the next sample: slopes or shifts are others now."""
+        self._due = 0
+
+    def attach_if_waiting(self) -> None:
+        """Restore in the next forward pass if a change has been noticed."""
+        if self.waiting:
+            self.observer.attach()
 
     def finish(self) -> int:
         """Stop restoring; returns the number of cores that were restored, and warns about the first time."""
         names, self.observer.restored = self.observer.restored, []
         self.observer.detach()
+        self.waiting = False
         if names:
             if not self._recoveries:
                 warnings.warn(
@@ -92,6 +107,7 @@ class RecoveryRule:
         return {
             "recoveries": self._recoveries,
             "due": self._due,
+            "restoring": self.waiting,
             "remembered": [list(self._levels), list(self._past)],
             "levels": _packed(self._levels),
             "past": _packed(self._past),
@@ -102,36 +118,37 @@ class RecoveryRule:
         names, past = state.get("remembered", ([], []))
         found = self._unpacked(names, state.get("levels")), self._unpacked(past, state.get("past"))
         self._recoveries, self._due = int(state.get("recoveries", 0)), int(state.get("due", 0))
+        self.waiting = bool(state.get("restoring", False))
         for levels, new in zip((self._levels, self._past), found, strict=True):
             levels.clear()
             levels.update(new)
 
     def _unpacked(self, names: Sequence[str], values: Tensor | None) -> dict[str, Level]:
         counts = [self._cores[name].shift.numel() for name in names]
-        if values is None or values.shape != (2 * sum(counts) + len(names),):
+        if values is None or values.shape != (3 * sum(counts) + len(names),):
             if names:
                 raise ValueError(f"it has no levels for {len(names)} cores")
             return {}
-        rows = torch.split(values, [2 * count + 1 for count in counts])
+        rows = torch.split(values, [3 * count + 1 for count in counts])
         found: dict[str, Level] = {}
         for name, count, row in zip(names, counts, rows, strict=True):
             shift = self._cores[name].shift
-            mean, slope, size = torch.split(row.to(shift), [count, count, 1])
-            found[name] = Level(mean, size.reshape(()), slope.reshape(shift.shape))
+            mean, slope, own, size = torch.split(row.to(shift), [count, count, count, 1])
+            found[name] = Level(mean, size.reshape(()), slope.reshape(shift.shape), own.reshape(shift.shape))
         return found
 
 
 def _packed(levels: Mapping[str, Level]) -> Tensor | None:
-    """Mean, slope and size of each level in a row, float64 on the CPU."""
-    parts = [part.reshape(-1) for level in levels.values() for part in (level.mean, level.slope, level.size)]
-    return torch.cat([part.to("cpu", torch.float64) for part in parts]) if parts else None
+    """Mean, slope, shift and size of each level in a row, float64 on the CPU."""
+    parts = [part for level in levels.values() for part in (level.mean, level.slope, level.shift, level.size)]
+    return torch.cat([part.reshape(-1).to("cpu", torch.float64) for part in parts]) if parts else None
 
 
 def _level(core: SigmoidCore, x: Tensor) -> Level:
     """The level of preactivations, [rows, neurons]."""
     mean = x.mean(0)
     size = torch.linalg.vector_norm(x - mean) / math.sqrt(x.numel())
-    return Level(mean, size, core.alpha.detach().clone())
+    return Level(mean, size, core.alpha.detach().clone(), core.shift.clone())
 
 
 def _alike(now: Level, before: Level) -> bool:
@@ -166,10 +183,9 @@ class _Restorer(LayerObserver):
             self._done.add(name)
             assert isinstance(layer, SigmoidCore)
             with torch.no_grad():
-                rows = layer.in_rows(bare(x)).to(layer.shift.dtype)
-                restored = _restored(layer, rows, self._levels[name])
+                restored = _restored(layer, bare(x), self._levels[name].to(layer.shift))
             if restored is not None:
-                self.returned |= name in self._past and _alike(restored, self._past[name])
+                self.returned |= name in self._past and _alike(restored, self._past[name].to(layer.shift))
                 self._levels[name], self._past[name] = restored, self._levels[name]
                 self.restored.append(name)
         return x
@@ -177,16 +193,18 @@ class _Restorer(LayerObserver):
 
 def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
     """Set slope and shift so that a (x - s) has the mean and size that it had; the new level, if that was needed."""
-    now = _level(core, x)
-    if len(x) < FEWEST_ROWS or _alike(now, before):
+    rows = core.in_rows(x).to(core.shift.dtype)
+    now = _level(core, rows)
+    if min(len(x), len(rows)) < FEWEST or _alike(now, before):
         return None
-    if not (core.trainable or torch.equal(now.slope, before.slope)):
-        return None  # somebody has set the slope: what it read is no guide
+    set_since = not (core.trainable or torch.equal(now.slope, before.slope)) or not torch.equal(now.shift, before.shift)
+    if set_since:
+        return None  # by somebody or another rule: what it read is no guide
     ratio = before.size / now.size
-    shift = now.mean - (before.mean - core.shift.reshape(-1)) / ratio
+    shift = now.mean - (before.mean - before.shift.reshape(-1)) / ratio
     slope = now.slope * ratio
     if not bool(torch.isfinite(shift).all() & torch.isfinite(slope).all() & (slope > 0).all()):
         return None
     core.set_shift(shift.reshape(core.shift.shape))
     core.set_slope(slope)
-    return replace(now, slope=core.alpha.detach().clone())
+    return replace(now, slope=core.alpha.detach().clone(), shift=core.shift.clone())

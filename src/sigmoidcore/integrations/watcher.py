@@ -94,7 +94,7 @@ class Watcher:
         return self.monitor.diagnosis()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both, by name: numbers, texts, and one tensor."""
+        """The states of both, by name: numbers, texts and tensors."""
         return {**self._state, **{name: part.state_dict() for name, part in self._parts().items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
