@@ -196,6 +196,22 @@ def convnet() -> Cells:
 
 
 @table
+def cifar() -> Cells:
+    names = {
+        "sigmoid-core": "**Sigmoid Core**",
+        "tanh-orthogonal": "tanh, delta-orthogonal",
+        "dks": "DKS",
+        "batchnorm-sigmoid": "BatchNorm, sigmoid",
+        "resnet": "ResNet",
+        "resnet-zero": "ResNet, branches start at 0",
+    }
+    for method, name in names.items():
+        found = [one("cifar", method=method, depth=depth) for depth in (20, 50, 100)]
+        tried, seconds = str(found[0]["settings"]), f"{found[2]['seconds']:.0f} s"
+        yield name, tried, *(percent(row["accuracy"]) for row in found), seconds
+
+
+@table
 def skipgram() -> Cells:
     names = {"lee": "Lee", "larger": "GCIDE"}
     for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows("skipgram")):
