@@ -238,7 +238,7 @@ class SigmoidCore(CoreModule):
         if not bool((torch.isfinite(slope) & (slope > 0)).all()):
             raise ValueError(f"a slope must be a positive finite number, got {value}")
         if self.trainable:
-            self.log_slope.copy_(slope.log())
+            self.log_slope.data.copy_(slope.log())  # a penalty on the slopes may be in the graph of this step already
         else:
             self.slope.copy_(slope)
 

@@ -269,3 +269,25 @@ def test_after_neurons_were_opened_their_core_recovers_too(model, batch):
         weights_times_3(model)
     with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores"):
         steps(step, 2)
+
+
+def test_trained_slopes_recover_when_a_penalty_has_read_them_before_the_forward_pass(batch):
+    torch.manual_seed(0)
+    layers = [
+        nn.Linear(8, 8),
+        *[part for _ in range(6) for part in (sc.SigmoidCore(8, trainable=True), nn.Linear(8, 8))],
+    ]
+    model = nn.Sequential(*layers, nn.Linear(8, 3))
+    sc.prepare(model, batch[0])
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    equalizer = sc.Equalizer(model, optimizer, tolerance=NEVER)
+    for i in range(WARM + 2):
+        if i == WARM:
+            weights_times_3(model)
+        optimizer.zero_grad()
+        penalty = sum(core.alpha.square().sum() for core in cores(model))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (nn.functional.cross_entropy(model(batch[0]), batch[1]) + 1e-9 * penalty).backward()
+            optimizer.step()
+    assert equalizer.history[-1].recovered == 6
