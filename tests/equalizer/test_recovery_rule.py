@@ -291,3 +291,18 @@ def test_trained_slopes_recover_when_a_penalty_has_read_them_before_the_forward_
             (nn.functional.cross_entropy(model(batch[0]), batch[1]) + 1e-9 * penalty).backward()
             optimizer.step()
     assert equalizer.history[-1].recovered == 6
+
+
+def test_a_loss_of_two_passes_of_which_one_evaluates_keeps_its_slopes(batch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), sc.SigmoidCore(8), nn.Linear(8, 8), sc.SigmoidCore(8), nn.Linear(8, 3))
+    whole = nn.Module()
+    whole.add_module("model", model)
+    whole.forward = lambda x: model.eval()(x) + model.train()(x)
+    step, equalizer = training(whole, batch, tolerance=NEVER)
+    steps(step, WARM)
+    for _ in range(6):
+        weights_times_3(model)
+    steps(step, 2)
+    assert equalizer.history[-1].step == WARM + 1  # it rang
+    assert equalizer.history[-1].recovered == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare
 from sigmoidcore._torch.modes import transforms_active
@@ -167,20 +168,27 @@ class _Restorer(LayerObserver):
         super().__init__(cores)
         self._levels, self._past = levels, past
         self._done: set[str] = set()
+        self._graphs: dict[str, list[RemovableHandle]] = {}  # of forward passes in evaluation mode
         self.restored: list[str] = []
         self.returned = False  # whether a core reads again what it read before the last recovery
 
     def attach(self) -> None:
         """Restore in the next forward pass."""
-        self._done, self.restored, self.returned = set(), [], False
+        self._done, self._graphs, self.restored, self.returned = set(), {}, [], False
         super().attach()
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
         """Restore the core that is about to read this, if it is not what it read."""
-        trains = layer.training and torch.is_grad_enabled() and x.requires_grad and not transforms_active()
-        trains &= backward_pass() == NONE  # it is not a checkpoint that runs again
-        if trains and name in self._levels and name not in self._done:
-            self._done.add(name)
+        recorded = torch.is_grad_enabled() and x.requires_grad and not transforms_active()
+        recorded &= backward_pass() == NONE  # it is not a checkpoint that runs again
+        if not recorded or name not in self._levels or name in self._done:
+            return x
+        if not layer.training:
+            self._graphs.setdefault(name, []).append(x.register_hook(_ignore))
+            return x
+        self._done.add(name)
+        # A graph that is still there needs the slope that it was computed with. The hooks live as long as the graph.
+        if not any(handle.hooks_dict_ref() is not None for handle in self._graphs.get(name, ())):
             assert isinstance(layer, SigmoidCore)
             with torch.no_grad():
                 restored = _restored(layer, bare(x), self._levels[name].to(layer.shift))
@@ -189,6 +197,10 @@ class _Restorer(LayerObserver):
                 self._levels[name], self._past[name] = restored, self._levels[name]
                 self.restored.append(name)
         return x
+
+
+def _ignore(gradient: Tensor) -> None:
+    """A hook that does nothing."""
 
 
 def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
