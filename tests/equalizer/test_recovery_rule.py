@@ -56,7 +56,7 @@ def test_after_a_change_of_the_weights_the_network_computes_what_it_did(model, b
     accident(model)
     assert not torch.allclose(model(batch[0]), before, atol=0.1)
     with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores, the first of them '1'"):
-        steps(step, 2)
+        steps(step, 3)
     torch.testing.assert_close(model(batch[0]), before, rtol=1e-3, atol=1e-4)
     assert equalizer.history[-1].recovered == DEPTH
     assert equalizer.history[-1].spread < 2
@@ -67,7 +67,7 @@ def test_a_second_recovery_comes_without_a_warning_and_no_sooner_than_twenty_ste
     steps(step, WARM)
     weights_times_3(model)
     with pytest.warns(RuntimeWarning):
-        steps(step, 2)
+        steps(step, 3)
     weights_times_3(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -75,7 +75,7 @@ def test_a_second_recovery_comes_without_a_warning_and_no_sooner_than_twenty_ste
         assert sum(sample.recovered > 0 for sample in equalizer.history) == 1
         steps(step, 15)
         half_of_the_neurons_shut(model)
-        steps(step, 2)
+        steps(step, 3)
     assert sum(sample.recovered > 0 for sample in equalizer.history) == 2
 
 
@@ -84,7 +84,7 @@ def test_inputs_in_another_unit_change_the_first_core_alone(model, batch):
     steps(step, WARM)
     before, slopes = model(batch[0]), [core.slope.clone() for core in cores(model)]
     with pytest.warns(RuntimeWarning):
-        steps(step, 2, 20 * batch[0] + 30)
+        steps(step, 3, 20 * batch[0] + 30)
     after = [core.slope for core in cores(model)]
     torch.testing.assert_close(after[0], slopes[0] / 20)
     assert equalizer.history[-1].recovered == 1
@@ -109,7 +109,7 @@ def test_slopes_that_somebody_has_set_stay(model, batch):
     sc.prepare(other, 5 * batch[0], saturation=2.0)
     weights_times_3(other)
     model.load_state_dict(other.state_dict())
-    steps(step, 2)
+    steps(step, 3)
     assert all(sample.recovered == 0 for sample in equalizer.history)
     torch.testing.assert_close(model[1].slope, other[1].slope, rtol=1, atol=0)
 
@@ -144,7 +144,7 @@ def test_evaluations_do_not_recover(model, batch):
     step, equalizer = training(model, batch)
     steps(step, WARM)
     weights_times_3(model)
-    step()  # it rings
+    steps(step, 2)  # it rings
     slope = model[1].slope.clone()
     with torch.no_grad():
         model(100 * batch[0])
@@ -193,7 +193,7 @@ def test_a_training_that_is_resumed_right_after_the_alarm_recovers(model, batch)
     step, equalizer = training(model, batch, 0.01)
     steps(step, WARM)
     weights_times_3(model)
-    step()  # it rings
+    steps(step, 2)  # it rings
     again = copy.deepcopy(model)
     other_step, other = training(again, batch, 0.01)
     other.load_state_dict(copy.deepcopy(equalizer.state_dict()))
@@ -213,7 +213,7 @@ def test_a_core_whose_shift_was_set_is_no_guide(model, batch):
     weights_times_3(model)
     shift = model[3].shift.clone()
     with pytest.warns(RuntimeWarning, match=f"{DEPTH - 1} of {DEPTH} cores"):
-        steps(step, 2)
+        steps(step, 3)
     assert equalizer.history[-1].recovered == DEPTH - 1
     assert torch.equal(model[3].shift, shift)
 
@@ -227,7 +227,7 @@ def test_a_few_images_tell_no_level_however_many_positions_they_have():
         steps(step, WARM)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            steps(step, 2, 100 * images[:count])
+            steps(step, 3, 100 * images[:count])
         assert len(equalizer.history) > 1
         assert sum(sample.recovered for sample in equalizer.history) == recovered
 
@@ -255,7 +255,7 @@ def test_without_cores_there_is_no_alarm(batch):
     with torch.no_grad():
         model[2].weight.mul_(100)
     samples = len(equalizer.history)
-    steps(step, 2)
+    steps(step, 3)
     assert len(equalizer.history) == samples
 
 
@@ -268,7 +268,7 @@ def test_after_neurons_were_opened_their_core_recovers_too(model, batch):
     for _ in range(5):  # opening has changed the gradient: larger changes are usual now
         weights_times_3(model)
     with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores"):
-        steps(step, 2)
+        steps(step, 3)
 
 
 def test_trained_slopes_recover_when_a_penalty_has_read_them_before_the_forward_pass(batch):
@@ -281,7 +281,7 @@ def test_trained_slopes_recover_when_a_penalty_has_read_them_before_the_forward_
     sc.prepare(model, batch[0])
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     equalizer = sc.Equalizer(model, optimizer, tolerance=NEVER)
-    for i in range(WARM + 2):
+    for i in range(WARM + 3):
         if i == WARM:
             weights_times_3(model)
         optimizer.zero_grad()

@@ -12,7 +12,8 @@ WEIGHTS = 4
 SUDDEN = math.log(4)
 """The least change, in logarithms, that is sudden. At the start of a training most steps change less."""
 NOISE = 3.0
-"""A change is sudden if it is this many times the usual one larger: one step in a thousand of a healthy training."""
+"""A change is sudden if it is this many times the usual one larger: one step in a thousand of a healthy training. The
+alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
 QUIET = 10
@@ -21,7 +22,7 @@ SMALLEST = 1e-38
 
 
 class Alarm:
-    """Compares the norms of some weights' gradients with what is usual, step by step.
+    """Compares the norms of some weights' gradients with what is usual, step by step: a rise, or one unlike the others.
 
     Args:
         parameters: those of the model; a few matrices and kernels among them are looked at.
@@ -38,12 +39,13 @@ class Alarm:
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
         self._quiet = QUIET
+        self.suspects = False  # whether this step was sudden, and not yet the one before: it may be an odd batch
 
     @torch.no_grad()
     def rings(self, *, wait: bool) -> bool:
-        """Whether the gradient of this step is far from what is usual.
+        """Whether the gradients of this step and of the one before are far from what is usual.
 
-        On a GPU, that of the step before, so that nothing waits for the device; unless `wait`.
+        On a GPU, those of a step earlier, so that nothing waits for the device; unless `wait`.
         """
         if not self.on:
             return False
@@ -77,11 +79,14 @@ class Alarm:
             return False  # the step is skipped, or the training is lost
         logs = [math.log(max(norm, SMALLEST)) for norm in norms]
         usual = self._usual or logs
-        change = max(abs(log - before) for log, before in zip(logs, usual, strict=True))
-        rings = self._quiet == 0 and change > SUDDEN + NOISE * self._change
+        rises = [log - before for log, before in zip(logs, usual, strict=True)]
+        common = sum(rises) / len(rises)  # a fall of all alike is what learning does
+        change = max(0.0, *rises, *(abs(rise - common) for rise in rises))
+        sudden = self._quiet == 0 and change > SUDDEN + NOISE * self._change
+        rings, self.suspects = sudden and self.suspects, sudden and not self.suspects
         if rings:
             self._quiet = QUIET
-        else:
+        elif not sudden:
             self._quiet = max(0, self._quiet - 1)
             self._usual = [before + NEWEST_LEVEL * (log - before) for log, before in zip(logs, usual, strict=True)]
             self._change += NEWEST_CHANGE * (change - self._change)
@@ -95,6 +100,7 @@ class Alarm:
             "usual": list(self._usual),
             "change": self._change,
             "quiet": self._quiet,
+            "suspects": self.suspects,
             "pending": None if self._pending is None else self._pending.tolist(),
         }
 
@@ -114,6 +120,7 @@ class Alarm:
         self._watched, self._weights = watched, [parameters[i] for i in watched]
         self._usual, self._change, self._quiet, self._missing = usual, change, quiet, int(missing)
         self._pending = torch.tensor(pending) if pending else None
+        self.suspects = bool(state.get("suspects", False))
 
 
 def _gradient(p: Tensor) -> Tensor | None:

@@ -70,10 +70,9 @@ class Equalizer:
     level again; every step is sampled meanwhile. u is the level that `calibrate` set, else that of the first sample.
     The rule reads forward passes alone.
 
-    **Recovery rule**, with `every="auto"` in one process. If the norms of a few gradients change suddenly between two
-    samples, because weights or inputs were changed, the next step is sampled, and each core whose preactivations have
-    another mean or size than before gets the shift and the slope that make up for it, before it runs: the network
-    computes what it did. If the old data come back, they alternate: then it restores once more and rests.
+    **Recovery rule**, with `every="auto"` in one process. If the norms of a few gradients are suddenly others for two
+    steps, because weights or inputs were changed, each core whose preactivations have another mean or size gets the
+    shift and slope that make up for it: the network computes what it did. It rests for good if the old data come back.
 
     **Branch rule**, for residual branches without norms (`branches`): after each step, a matrix or a kernel of theirs
     that is larger than it was when the Equalizer was made, by its Frobenius norm, is scaled back to that size.
@@ -187,8 +186,9 @@ class Equalizer:
         For a closure that `optimizer.step` calls once: at its end, so that the slopes change before the weights do, and
         not after them.
         """
-        if self._alarm.rings(wait=self._observer.attached):  # this step shows the accident; the next one recovers
-            self._recovery_rule.waiting = True
+        rings = self._alarm.rings(wait=self._observer.attached)
+        self._recovery_rule.waiting |= rings  # the next step recovers
+        if rings or self._alarm.suspects:  # this step shows an accident
             self._detach()
         elif self._stale(self._look_once(self._optimizer)):
             self._optimizer.zero_grad()

@@ -16,10 +16,10 @@ from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.gradients import CorePass
 from sigmoidcore.observation.observer import LayerObserver
 
-SIZE = math.log(2)
+SIZE = math.log(2.5)
 """A core recovers if the size of its preactivations has changed by more than this factor (in logarithms) ..."""
-MOVED = 1.0
-"""... or their means by more than this many times their size."""
+MOVED = 2.0
+"""... or their means by more than this many times their size. Learning itself changes both by half as much."""
 FEWEST = 8
 """Fewer samples do not tell mean and size, however many positions each has."""
 PAUSE = 10
