@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sigmoidcore.equalizer.alarm import QUIET, Alarm
+from sigmoidcore.equalizer.alarm import QUIET, START, Alarm
 
 
 def rung(alarm, weights, sizes):
@@ -30,16 +30,16 @@ def alarm(weights):
 def test_a_steady_gradient_that_rises_by_more_than_four_twice_is_sudden_and_one_that_falls_is_not(
     alarm, weights, factor, rings
 ):
-    assert rung(alarm, weights, [1.0] * (QUIET + 5) + 2 * [factor]) == [False] * (QUIET + 6) + [rings]
+    assert rung(alarm, weights, [1.0] * (START + 5) + 2 * [factor]) == [False] * (START + 6) + [rings]
 
 
 def test_one_odd_batch_is_not_sudden(alarm, weights):
-    assert not any(rung(alarm, weights, [1.0] * (QUIET + 5) + [100.0] + [1.0] * 5 + [100.0]))
+    assert not any(rung(alarm, weights, [1.0] * (START + 5) + [100.0] + [1.0] * 5 + [100.0]))
 
 
 def test_it_is_quiet_at_first_and_after_it_has_rung(alarm, weights):
-    sizes = [1.0] * (QUIET - 1) + [100.0] + [1.0] * 40 + [100.0] * 5
-    assert rung(alarm, weights, sizes) == [False] * (QUIET + 41) + [True] + [False] * 3
+    sizes = [1.0] * (START - 1) + [100.0] + [1.0] * 40 + [100.0] * 5
+    assert rung(alarm, weights, sizes) == [False] * (START + 41) + [True] + [False] * 3
 
 
 def test_where_large_changes_are_usual_larger_ones_are_sudden(alarm, weights):
@@ -48,28 +48,28 @@ def test_where_large_changes_are_usual_larger_ones_are_sudden(alarm, weights):
 
 
 def test_one_weight_is_enough(alarm, weights):
-    rung(alarm, weights, [1.0] * (QUIET + 1))
+    rung(alarm, weights, [1.0] * (START + 1))
     weights[0].grad.mul_(0.01)
     assert [alarm.rings(wait=False) for _ in range(2)] == [False, True]
 
 
 @pytest.mark.parametrize("gradient", [None, float("nan"), float("inf")])
 def test_a_gradient_that_is_missing_or_not_finite_says_nothing(alarm, weights, gradient):
-    assert rung(alarm, weights, [1.0] * (QUIET + 1) + [gradient, 1.0]) == [False] * (QUIET + 3)
+    assert rung(alarm, weights, [1.0] * (START + 1) + [gradient, 1.0]) == [False] * (START + 3)
 
 
 def test_sparse_gradients_and_vectors_are_not_looked_at():
     table = torch.nn.Embedding(5, 3, sparse=True)
     bias = torch.nn.Parameter(torch.ones(3))
     alarm = Alarm(lambda: [table.weight, bias], on=True)
-    for size in [1.0] * (QUIET + 1) + [100.0] * 2:
+    for size in [1.0] * (START + 1) + [100.0] * 2:
         table.weight.grad, bias.grad = None, None
         (size * (table(torch.tensor([1, 2])) + bias)).sum().backward()
         assert not alarm.rings(wait=False)
 
 
 def test_hushed_it_waits(alarm, weights):
-    rung(alarm, weights, [1.0] * (QUIET + 1))
+    rung(alarm, weights, [1.0] * (START + 1))
     alarm.hush(5)
     assert rung(alarm, weights, [1.0] * 3 + [100.0, 1.0] + [100.0] * 2) == [False] * 6 + [True]
 
@@ -78,11 +78,11 @@ def test_a_sparse_gradient_does_not_silence_the_others(weights):
     table = torch.nn.Embedding(5, 3, sparse=True)
     table(torch.tensor([1])).sum().backward()
     alarm = Alarm(lambda: [table.weight, *weights], on=True)
-    assert rung(alarm, weights, [1.0] * (QUIET + 1) + [100.0] * 2)[-1]
+    assert rung(alarm, weights, [1.0] * (START + 1) + [100.0] * 2)[-1]
 
 
 def test_after_weights_are_frozen_it_looks_at_others(alarm, weights):
-    rung(alarm, weights, [1.0] * (QUIET + 1))
+    rung(alarm, weights, [1.0] * (START + 1))
     for frozen in weights[:3]:
         frozen.requires_grad_(False)
         frozen.grad = None
@@ -90,7 +90,7 @@ def test_after_weights_are_frozen_it_looks_at_others(alarm, weights):
 
 
 def test_it_goes_on_where_other_weights_have_gradients(alarm, weights):
-    rung(alarm, weights[:1], [1.0] * (QUIET + 1))
+    rung(alarm, weights[:1], [1.0] * (START + 1))
     again = Alarm(lambda: weights, on=True)
     again.load_state_dict(alarm.state_dict())
     sizes = [1.0, 100.0, 100.0]
@@ -98,7 +98,7 @@ def test_it_goes_on_where_other_weights_have_gradients(alarm, weights):
 
 
 def test_a_gradient_that_is_read_a_step_late_is_in_the_state(alarm, weights):
-    rung(alarm, weights, [1.0] * (QUIET + 1))
+    rung(alarm, weights, [1.0] * (START + 1))
     state = {**alarm.state_dict(), "pending": [100.0] * 4}
     alarm.load_state_dict(state)
     assert alarm.state_dict() == state

@@ -16,8 +16,9 @@ NOISE = 3.0
 alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
-QUIET = 10
-"""Steps from which the alarm learns what is usual: at the start, after it has rung, and before it looks elsewhere."""
+START, QUIET = 30, 10
+"""Steps from which the alarm learns what is usual: at the start, when all is sudden, and later, after it has rung and
+before it looks at other weights."""
 SMALLEST = 1e-38
 
 
@@ -38,7 +39,7 @@ class Alarm:
         self._pending: Tensor | None = None
         self._usual: list[float] = []  # logarithms of the norms
         self._change = 0.0  # the usual one
-        self._quiet = QUIET
+        self._quiet = START
         self.suspects = False  # whether this step was sudden, and not yet the one before: it may be an odd batch
 
     @torch.no_grad()
@@ -109,7 +110,7 @@ class Alarm:
         watched = [int(i) for i in state.get("watched", ())]
         usual = [float(log) for log in state.get("usual", ())] if watched else []
         pending = [float(norm) for norm in state.get("pending") or ()]
-        change, quiet, missing = float(state.get("change", 0)), int(state.get("quiet", QUIET)), state.get("missing", 0)
+        change, quiet, missing = float(state.get("change", 0)), int(state.get("quiet", START)), state.get("missing", 0)
         parameters = list(self._parameters())
         if not all(0 <= i < len(parameters) for i in watched):
             raise ValueError(f"weights {watched} are watched, of {len(parameters)}")
