@@ -306,3 +306,14 @@ def test_a_loss_of_two_passes_of_which_one_evaluates_keeps_its_slopes(batch):
     steps(step, 3)
     assert equalizer.history[-1].step == WARM + 2  # it rang
     assert equalizer.history[-1].recovered == 0
+
+
+def test_a_step_that_is_sampled_because_of_an_alarm_moves_no_slope(model, batch):
+    step, equalizer = training(model, batch, tolerance=1.0001)
+    steps(step, WARM)
+    assert all(sample.slopes > 0 for sample in equalizer.history)
+    with torch.no_grad():
+        model[-1].weight.mul_(100)  # all gradients rise, and no core reads anything else
+    steps(step, 3)
+    last = equalizer.history[-1]
+    assert (last.step, last.slopes, last.recovered) == (WARM + 2, 0, 0)

@@ -24,7 +24,7 @@ from sigmoidcore.equalizer.checks import (
     has_closure,
 )
 from sigmoidcore.equalizer.layer_rule import LayerRule
-from sigmoidcore.equalizer.neuron_rule import open_saturated
+from sigmoidcore.equalizer.neuron_rule import MOST_SHUT, open_saturated
 from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.equalizer.recovery_rule import RecoveryRule
 from sigmoidcore.equalizer.sample import Sample
@@ -39,8 +39,6 @@ REMEMBERED = 10_000
 """Samples kept in the history; older ones are dropped."""
 STALE = 0.01
 """A step that opened more than this share of all neurons changes no weights: its gradients are out of date."""
-MOST_SHUT = 0.5
-"""After the first sample, saturated neurons are opened only in layers where this share of them is saturated."""
 MUCH = 0.1
 """After a larger change of a slope (in logarithms), the next sample comes soon: one change may not be enough."""
 PATIENCE = 10
@@ -70,9 +68,9 @@ class Equalizer:
     level again; every step is sampled meanwhile. u is the level that `calibrate` set, else that of the first sample.
     The rule reads forward passes alone.
 
-    **Recovery rule**, with `every="auto"` in one process. If the norms of a few gradients are suddenly others for two
-    steps, because weights or inputs were changed, each core whose preactivations have another mean or size gets the
-    shift and slope that make up for it: the network computes what it did. It rests for good if the old data come back.
+    **Recovery rule**, with `every="auto"` in one process. If a few gradients are suddenly others for two steps, because
+    weights or inputs were changed, each core whose preactivations have another mean or size gets the shift and slope
+    that make up for it. It rests for good if the old data come back.
 
     **Branch rule**, for residual branches without norms (`branches`): after each step, a matrix or a kernel of theirs
     that is larger than it was when the Equalizer was made, by its Frobenius norm, is scaled back to that size.
@@ -333,19 +331,21 @@ class Equalizer:
         differentiated: bool,
         ends: list[Node],
         followed: Tensor,
-        recovered: int,
+        recovered: int | None,
     ) -> int:
         """Take a sample and apply all rules; returns the number of neurons opened.
 
-        If the loss of any rank contains derivatives, layer and neuron rule do not apply. `ends` are the nodes of the
-        model's outputs, `followed` the errors of the norm rule, `recovered` the number of cores that were restored.
+        Layer and neuron rule do not apply if the loss of any rank contains derivatives, nor after an alarm (`recovered`
+        is then a number of cores): an unusual gradient is no guide. `ends` are the nodes of the model's outputs,
+        `followed` the errors of the norm rule.
         """
         sizes = self._profile(passes)
         logs = sizes.log()
         errors, neurons, moved, relative = self._errors(logs), 0, [], None
-        if passes and self._ranks.all(not differentiated, self._device) and bool(torch.isfinite(sizes).all()):
-            rows = [sum(p.rows for p in of_core) for of_core in passes.values()]
-            relative = self._ranks.means(relative_slopes(passes.values(), self._device), rows)
+        guides = recovered is None and bool(passes) and bool(torch.isfinite(sizes).all())
+        if self._ranks.all(not differentiated, self._device) and guides:
+            rows = (sum(p.rows for p in of_core) for of_core in passes.values())
+            relative = self._ranks.means(relative_slopes(passes.values(), self._device), list(rows))
             shut = bool((torch.cat(relative) < self._floor).any())  # one look at the device, not one for every core
             if self._graph is None and (shut or bool(self._layer_rule.excess(errors).any())):
                 self._graph = find_graph(passes, ends)
@@ -365,7 +365,7 @@ class Equalizer:
                 if judged:
                     moved = self._layer_rule.level(own, relative, self._graph, enough)
             corrected = neurons + norms > 0 or max(moved, default=0.0) > MUCH
-            if self._alarm.on and relative is not None and not (recovered or neurons or moved):
+            if self._alarm.on and relative is not None and not (neurons or moved):
                 self._recovery_rule.remember(passes, self._cadence.step)
             self._cadence.advance(errors, corrected=corrected, judged=judged)
         else:  # not finite, exactly 0, or computed before neurons were opened
@@ -373,8 +373,8 @@ class Equalizer:
         if neurons or moved:
             self._recovery_rule.expire()
         thin = logs[:: max(1, math.ceil(len(logs) / 64))].tolist()
-        level = spread(sizes) if passes else 1.0
-        self.history.append(Sample(self._cadence.step, level, tuple(thin), len(moved), neurons, norms, recovered))
+        changes = len(moved), neurons, norms, recovered or 0
+        self.history.append(Sample(self._cadence.step, spread(sizes) if passes else 1.0, tuple(thin), *changes))
         for sink in self._sinks:
             sink(self.history[-1])
         return neurons

@@ -12,6 +12,8 @@ from sigmoidcore.observation.process_group import Ranks
 
 OPEN = 0.8
 """Mean relative slope that a neuron saturated by scale gets back: that of a layer at saturation level 1."""
+MOST_SHUT = 0.5
+"""After the first sample, saturated neurons are opened only in layers where this share of them is saturated."""
 
 
 def open_saturated(

@@ -85,10 +85,15 @@ class RecoveryRule:
         if self.waiting:
             self.observer.attach()
 
-    def finish(self) -> int:
-        """Stop restoring; returns the number of cores that were restored, and warns about the first time."""
+    def finish(self) -> int | None:
+        """Stop restoring; returns the number of cores that were restored, or None if no change had been noticed.
+
+        It warns about the first time.
+        """
         names, self.observer.restored = self.observer.restored, []
         self.observer.detach()
+        if not self.waiting:
+            return None
         self.waiting = False
         if names:
             if not self._recoveries:
