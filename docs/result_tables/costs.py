@@ -92,7 +92,7 @@ def overhead() -> Cells:
     for row in rows("overhead"):
         yield (
             f"{row['depth']:,}",
-            f"{row['equalizer_over_without']:.3f}",
+            bold(f"{row['equalizer_over_without']:.3f}", row["equalizer_over_without"] > 1.02),
             f"{row['lowest']:.3f} to {row['highest']:.3f}",
             f"{row['looks']:.0f}",
             bold(f"{row['prepare_in_steps']:.1f}", row["prepare_in_steps"] > 10),
