@@ -115,3 +115,11 @@ def test_a_wrong_state_is_an_error(alarm, weights, wrong):
     with pytest.raises(ValueError, match=r"watched|sizes"):
         alarm.load_state_dict(before | wrong)
     assert alarm.state_dict() == before
+
+
+@pytest.mark.parametrize("after", [None, float("nan")])
+def test_a_suspicion_does_not_outlast_a_step_that_says_nothing(alarm, weights, after):
+    rung(alarm, weights, [1.0] * (START + 1) + [100.0])
+    assert alarm.suspects
+    assert rung(alarm, weights, [after]) == [False]
+    assert not alarm.suspects

@@ -9,11 +9,9 @@ from torch import Tensor
 
 WEIGHTS = 4
 """So many gradients are looked at: a layer that loses the gradient takes it from all before it."""
-SUDDEN = math.log(4)
-"""The least change, in logarithms, that is sudden. At the start of a training most steps change less."""
-NOISE = 3.0
-"""A change is sudden if it is this many times the usual one larger: one step in a thousand of a healthy training. The
-alarm rings at the second such step in a row."""
+SUDDEN, NOISE = math.log(4), 3.0
+"""A change, in logarithms, is sudden above SUDDEN plus NOISE times the usual change: one or two steps in a thousand of
+a healthy training. The alarm rings at the second such step in a row."""
 NEWEST_LEVEL, NEWEST_CHANGE = 0.5, 0.1
 """The shares of the newest step in the usual norms, which fall during a training, and in the usual change."""
 START, QUIET = 30, 10
@@ -50,6 +48,7 @@ class Alarm:
         """
         if not self.on:
             return False
+        suspected, self.suspects = self.suspects, False
         if not self._weights or self._missing >= QUIET:
             self._choose()
         gradients = [g for g in map(_gradient, self._weights) if g is not None]
@@ -61,9 +60,9 @@ class Alarm:
         norms = torch.stack([size.float() for size in sizes])
         now = wait or norms.device.type == "cpu"
         read, self._pending = (norms, None) if now else (self._pending, norms)
-        return read is not None and self._judge(read.tolist())
+        return read is not None and self._judge(read.tolist(), suspected)
 
-    def hush(self, steps: int = QUIET) -> None:
+    def hush(self, steps: int) -> None:
         """Ring again after so many steps at the earliest."""
         self._quiet = max(self._quiet, steps)
 
@@ -75,7 +74,7 @@ class Alarm:
         self._usual, self._change, self._pending = [], 0.0, None
         self._missing, self._quiet = 0, max(self._quiet, QUIET)
 
-    def _judge(self, norms: Sequence[float]) -> bool:
+    def _judge(self, norms: Sequence[float], suspected: bool) -> bool:
         if not all(map(math.isfinite, norms)):
             return False  # the step is skipped, or the training is lost
         logs = [math.log(max(norm, SMALLEST)) for norm in norms]
@@ -84,7 +83,7 @@ class Alarm:
         common = sum(rises) / len(rises)  # a fall of all alike is what learning does
         change = max(0.0, *rises, *(abs(rise - common) for rise in rises))
         sudden = self._quiet == 0 and change > SUDDEN + NOISE * self._change
-        rings, self.suspects = sudden and self.suspects, sudden and not self.suspects
+        rings, self.suspects = sudden and suspected, sudden and not suspected
         if rings:
             self._quiet = QUIET
         elif not sudden:

@@ -335,8 +335,8 @@ class Equalizer:
     ) -> int:
         """Take a sample and apply all rules; returns the number of neurons opened.
 
-        Layer and neuron rule do not apply if the loss of any rank contains derivatives, nor after an alarm (`recovered`
-        is then a number of cores): an unusual gradient is no guide. `ends` are the nodes of the model's outputs,
+        Layer and neuron rule do not apply if the loss of any rank contains derivatives, nor after an alarm, when
+        `recovered` is not None: one unusual gradient must not move slopes. `ends` are the nodes of the model's outputs,
         `followed` the errors of the norm rule.
         """
         sizes = self._profile(passes)

@@ -19,13 +19,13 @@ from sigmoidcore.observation.observer import LayerObserver
 SIZE = math.log(2.5)
 """A core recovers if the size of its preactivations has changed by more than this factor (in logarithms) ..."""
 MOVED = 2.0
-"""... or their means by more than this many times their size. Learning itself changes both by half as much."""
+"""... or their means by more than this many times their size. Smaller changes may be those of learning."""
 FEWEST = 8
 """Fewer samples do not tell mean and size, however many positions each has."""
 PAUSE = 10
 """The n-th recovery is followed by this many times 2**n steps without another."""
 LAST = 20
-"""After so many recoveries there is none any more, in practice: 10 million steps."""
+"""The pause no longer grows after so many recoveries. It is 10 million steps then, longer than a training."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class RecoveryRule:
 
     While `observer` is attached, every core that reads something else than at the last `remember` gets, before it runs,
     the slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it
-    then read what they read before. If a core is restored to what the last recovery has left, the data alternate, which
-    is no accident: this is the last recovery.
+    then read what they read before. If a core is restored to what it read before the last recovery, the data alternate:
+    the rule then rests for good.
     """
 
     def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:
@@ -216,7 +216,7 @@ def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
         return None
     set_since = not (core.trainable or torch.equal(now.slope, before.slope)) or not torch.equal(now.shift, before.shift)
     if set_since:
-        return None  # by somebody or another rule: what it read is no guide
+        return None  # the user or another rule wanted something else: the old readings are out of date
     ratio = before.size / now.size
     shift = now.mean - (before.mean - before.shift.reshape(-1)) / ratio
     slope = now.slope * ratio
