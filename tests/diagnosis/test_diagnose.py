@@ -155,6 +155,20 @@ def test_in_training_mode_dropout_drops_and_frozen_norms_stay_frozen():
     assert seen == {"BatchNorm1d": False, "Dropout": True}
 
 
+def test_in_evaluation_mode_norms_that_have_seen_no_data_normalise_by_the_batch_as_in_training():
+    blocks = [part for _ in range(6) for part in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU())]
+    model = nn.Sequential(*blocks, nn.Linear(6, 3))
+    in_training = sc.diagnose(model, X).measurement.profile.sizes
+    with untouched(model.eval()):
+        fresh = sc.diagnose(model, X)
+    assert torch.equal(fresh.measurement.profile.sizes, in_training)
+    assert "`1`, `4`, `7` and 3 more have seen no data yet" in str(fresh).replace("\n    ", " ")
+    model.train()(X)
+    used = sc.diagnose(model.eval(), X)
+    assert not torch.equal(used.measurement.profile.sizes, in_training)
+    assert used.measurement.notes == ()
+
+
 def test_an_error_says_in_which_mode_the_model_ran_if_its_outputs_differ_in_training():
     with pytest.raises(TypeError) as caught:
         sc.diagnose(detector(), X, None, lambda outputs, _: outputs["loss"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.layers import chain, linear, measurement, only, powers, residual, rules, with_weight
 from support.measurements import changed
 
-from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
+from sigmoidcore.diagnosis.measure.measurement import BatchNorm, Layer, Weight
 from sigmoidcore.diagnosis.rules import RULES, find
 
 
@@ -30,6 +30,13 @@ def test_an_exploding_gradient_is_a_warning_above_1e3_and_an_error_above_1e6(lar
     found = find([chain(largest, 1.0, 1.0)])
     assert [f.severity for f in found] == ([] if expected is None else [expected])
     assert all(f.rule == "SC102" and f.layers == ("0",) for f in found)
+
+
+def test_a_batch_normalisation_of_few_samples_is_steep_and_not_an_explosion():
+    few, many = (BatchNorm("1", samples=count) for count in (16, 64))
+    assert rules(chain(1e4, 1e4, 1.0, batch_norms=(few,))) == []
+    assert rules(chain(1e4, 1e4, 1.0, batch_norms=(many,))) == ["SC102"]
+    assert rules(chain(1e7, 1e7, 1.0, batch_norms=(few,))) == ["SC102"]
 
 
 def test_layers_are_named_worst_first_with_their_median_gain():

@@ -1,18 +1,20 @@
 """One batch through a network, forward and backward: the measurement of `diagnose` and `mend`."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sigmoidcore._language import _
 from sigmoidcore._torch.autograd import leaves, post_accumulate_hooks
 from sigmoidcore.diagnosis.arguments import check, cut_off
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.wording import listed
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import evaluating, random_loss, run, scalar_loss, unchanged
 
@@ -21,7 +23,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
     """Run one forward and one backward pass and restore the model; all processes of `ranks` call it together."""
     model, inputs, targets, loss_fn = subject.model, subject.inputs, subject.targets, subject.loss_fn
     check(model, inputs, targets, loss_fn)
-    mode = mode_of(subject)
+    mode, unused = mode_of(subject), fresh_norms(model)
     with torch.inference_mode(False), torch.enable_grad():
         inputs, targets = cut_off(inputs), cut_off(targets)
         known = [*model.parameters(), *(t for t in tensors((inputs, targets)) if t.requires_grad and t.is_leaf)]
@@ -41,6 +43,8 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                     if not probe.has_gradients:  # no layer has received one
                         probe.parameters.read_gradients()
                 measurement = probe.conclude()
+                if unused and not subject.training and measurement.batch_norms:
+                    measurement = dataclasses.replace(measurement, notes=(*measurement.notes, _fresh(unused)))
             finally:
                 probe.detach()
         mean = ranks.total(loss.detach().cpu(), loss.device) / ranks.count
@@ -108,7 +112,40 @@ def _own_gradients(leaves: Iterable[Tensor]) -> Iterator[Callable[[Iterable[Tens
 
 def mode_of(subject: Subject) -> Callable[[nn.Module], AbstractContextManager[None]]:
     """The mode in which the model is to run."""
-    return _training if subject.training else evaluating
+    return _training if subject.training else _evaluation
+
+
+def fresh_norms(model: nn.Module) -> list[str]:
+    """Names of the batch normalisations of a model in evaluation mode that have seen no data, and normalise nothing."""
+    norms = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    known = ((name, m, m.running_mean, m.running_var) for name, m in norms if not isinstance(m, nn.SyncBatchNorm))
+    found = [(n, m) for n, m, mean, var in known if mean is not None and var is not None and _is_initial(mean, var)]
+    return [name for name, m in found if not m.training and not model.training]
+
+
+def _is_initial(mean: Tensor, var: Tensor) -> bool:
+    return not bool(mean.any()) and bool((var == 1).all())
+
+
+def _fresh(names: Sequence[str]) -> str:
+    return _(
+        "the model in evaluation mode: {names} have seen no data yet, and normalise by this batch, as in training",
+        names=listed(names),
+    )
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; normalisations that have seen no data normalise by the batch: a training would not see others.
+
+    `unchanged` restores modes, and `own_buffers` running statistics.
+    """
+    fresh = set(fresh_norms(model))
+    for name, module in model.named_modules():
+        if name in fresh:
+            module.training = True
+    with evaluating(model):
+        yield
 
 
 @contextmanager
@@ -126,7 +163,7 @@ def _hinting(model: nn.Module, inputs: Any, mode: Callable[..., Any]) -> Iterato
     try:
         yield
     except Exception as error:
-        if mode is evaluating and _differs_in_training(model, inputs):
+        if mode is _evaluation and _differs_in_training(model, inputs):
             error.add_note("the model ran in evaluation mode; training=True runs it as in training")
         raise
 

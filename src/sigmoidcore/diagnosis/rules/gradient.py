@@ -74,7 +74,8 @@ def exploding(evidence: Evidence) -> Found | None:
     `BURST_LEVEL` it is an error. Sizes are as in SC101, with the smaller of the two sizes and the largest sink. A head
     of more than ten times the usual size, for large targets, multiplies the thresholds by its size. The rule is skipped
     if the loss contains derivatives of the outputs (physics-informed networks, gradient penalties): their gradients
-    reach a layer past those behind it.
+    reach a layer past those behind it. Up to `BURST_LEVEL` it is a note if a batch normalisation sees fewer than
+    `units.FEWEST_ROWS` samples: the fewer they are, the steeper it is.
 
     *Source.* The inverse of SC101. AUTOTRAINER has 70, which a healthy plain network of 20 layers with BatchNorm comes
     near; with 50 layers it is above 1e3.
@@ -90,7 +91,8 @@ def exploding(evidence: Evidence) -> Found | None:
         "large here.",
         names=evidence.listed(names), times=number(level),
     )  # fmt: skip
-    severity = Severity.ERROR if level > BURST_LEVEL else Severity.WARNING
+    few = any(norm.samples < units.FEWEST_ROWS for norm in evidence.latest.batch_norms)
+    severity = Severity.ERROR if level > BURST_LEVEL else Severity.NOTE if few else Severity.WARNING
     return Found(names, level, EXPLODED_LEVEL, text + place, severity=severity)
 
 

@@ -25,6 +25,7 @@ MASK = 1e6
 """Larger numbers are masks."""
 FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
 LARGE_LOGITS, WORSE_THAN_EQUAL = 5.0, 3.0
+USUAL_RATE, FEW_STEPS = 1e-3, 20.0
 
 REPLACE = "Give the loss the input that it expects."
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
@@ -170,7 +171,9 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
 
     The rule applies if the loss is one cross-entropy of logits, their root mean square is above `LARGE_LOGITS`, and the
     loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual
-    weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged by SC206.
+    weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged by SC206. It is
+    a note for a layer of so many inputs that less than `FEW_STEPS` steps of Adam at `USUAL_RATE` undo its outputs: the
+    norm of a row of its weights over their count and the rate.
 
     *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
     $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
@@ -194,7 +197,18 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
         "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
         loss=number(loss), guess=number(guess), size=number(comparison.output_rms),
     )  # fmt: skip
-    return Found(_layers(evidence, comparison), loss / guess, WORSE_THAN_EQUAL, text)
+    severity = Severity.NOTE if _steps_to_shrink(evidence, comparison) < FEW_STEPS else None
+    return Found(_layers(evidence, comparison), loss / guess, WORSE_THAN_EQUAL, text, severity=severity)
+
+
+def _steps_to_shrink(evidence: Evidence, comparison: Comparison) -> float:
+    """Steps of Adam, each of the usual rate in every weight, that move the outputs by their size; inf: not known."""
+    names = () if comparison.reads is None else evidence.layers[comparison.reads].weights
+    heads = [w for name in names if (w := evidence.weights.get(name)) is not None and len(w.shape) > 1]
+    if len(heads) != 1 or 0 in heads[0].shape:
+        return math.inf
+    rows, inputs = heads[0].shape[0], math.prod(heads[0].shape[1:])
+    return heads[0].size / math.sqrt(rows) / inputs / USUAL_RATE
 
 
 def _misread(function: str, layer: Layer) -> Found | None:
