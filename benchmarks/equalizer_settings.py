@@ -7,8 +7,9 @@ of its knob's values in the undisturbed training, with a seed that is not report
 Settings that last from the start: 50 epochs, 3 and 10 times the rate, weight decay (decoupled, 1 a unit of rate), 40 %
 wrong labels, batches of 8. Events after half of the steps: all hidden weights 3 times as large; a third as large; all
 hidden biases 3 larger; half of the neurons of every hidden layer shut by their biases (-10); inputs 5 larger, in
-training and in the test; inputs 10 times as large. Test accuracy of the last epoch; chance where the loss did not stay
-finite.
+training and in the test; inputs 10 times as large. From the start: inputs 10 times as large, or 5 larger, in every
+second batch and half of the test, which `prepare` has not seen. Test accuracy of the last epoch; chance where the loss
+did not stay finite.
 """
 
 import statistics
@@ -79,6 +80,31 @@ def drifting(change: Callable[[Tensor], Tensor]) -> Callable[[Split], Split]:
     )
 
 
+@dataclass(frozen=True)
+class Alternation(Split):
+    """The inputs of every second batch are changed."""
+
+    change: Callable[[Tensor], Tensor]
+
+    def train_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch."""
+        for i, (x, y) in enumerate(super().train_batches(batch_size, seed, epoch, start)):
+            yield (self.change(x) if i % 2 else x), y
+
+
+def alternating(change: Callable[[Tensor], Tensor]) -> Callable[[Split], Split]:
+    """Inputs change in every second batch, and in half of the test."""
+    return lambda s: Alternation(
+        s.name,
+        s.train_x,
+        s.train_y,
+        torch.cat([s.test_x[::2], change(s.test_x[1::2])]),
+        torch.cat([s.test_y[::2], s.test_y[1::2]]),
+        s.classes,
+        change=change,
+    )
+
+
 def wrong_labels(split: Split, share: float = 0.4) -> Split:
     """A share of the training labels is random."""
     generator = torch.Generator().manual_seed(0)
@@ -111,6 +137,8 @@ TROUBLES = {
     "half of the neurons shut": Trouble(event=biases_plus(-10.0, 0.5)),
     "inputs + 5": Trouble(data=drifting(lambda x: x + 5)),
     "inputs x 10": Trouble(data=drifting(lambda x: x * 10)),
+    "every second batch + 5": Trouble(data=alternating(lambda x: x + 5)),
+    "every second batch x 10": Trouble(data=alternating(lambda x: x * 10)),
 }
 
 

@@ -68,10 +68,12 @@ def test_sparse_gradients_and_vectors_are_not_looked_at():
         assert not alarm.rings(wait=False)
 
 
-def test_hushed_it_waits(alarm, weights):
-    rung(alarm, weights, [1.0] * (START + 1))
-    alarm.hush(5)
-    assert rung(alarm, weights, [1.0] * 3 + [100.0, 1.0] + [100.0] * 2) == [False] * 6 + [True]
+@pytest.mark.parametrize("trusted", [False, True])
+def test_after_it_has_rung_it_may_ring_at_once_only_if_what_was_usual_is_usual_again(alarm, weights, trusted):
+    assert rung(alarm, weights, [1.0] * (START + 1) + [100.0] * 2)[-1]
+    if trusted:
+        alarm.trust()
+    assert rung(alarm, weights, [1.0] + [100.0] * 2)[-1] == trusted
 
 
 def test_a_sparse_gradient_does_not_silence_the_others(weights):

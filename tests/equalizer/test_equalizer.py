@@ -311,13 +311,18 @@ def test_neurons_are_opened_also_where_the_core_s_values_are_changed_in_place_be
 
 
 @pytest.mark.parametrize(("count", "opened"), [(5, 0), (12, 12)])
-def test_after_the_first_sample_neurons_are_opened_only_if_they_are_half_of_their_layer(model, batch, count, opened):
+@pytest.mark.parametrize("every", [3, "auto"])
+def test_after_the_first_sample_neurons_are_opened_if_they_are_half_of_their_layer_in_two_samples_in_a_row(
+    model, batch, every, count, opened
+):
     optimizer = idle()
-    with Equalizer(model, optimizer, every=1, tolerance=NEVER) as equalizer:
+    with Equalizer(model, optimizer, every=every, tolerance=NEVER) as equalizer:
         step(model, optimizer, batch)
         drive(model, 3, "offset", 12.0, slice(count))
-        step(model, optimizer, batch)
-    assert [sample.neurons for sample in equalizer.history] == [0, opened]
+        for _ in range(6):
+            step(model, optimizer, batch)
+    assert [s.step for s in equalizer.history][:3] == ([0, 3, 6] if every == 3 else [0, 1, 2 if opened else 5])
+    assert [s.neurons for s in equalizer.history][:3] == [0, 0, opened]
 
 
 def test_every_sample_goes_to_the_sinks(model, batch):

@@ -79,6 +79,19 @@ def test_a_second_recovery_comes_without_a_warning_and_no_sooner_than_twenty_ste
     assert sum(sample.recovered > 0 for sample in equalizer.history) == 2
 
 
+def test_old_data_that_return_in_the_pause_restore_the_old_slopes_and_then_the_rule_rests(model, batch):
+    step, equalizer = training(model, batch, tolerance=NEVER)
+    steps(step, WARM)
+    before = [core.slope.clone() for core in cores(model)]
+    with pytest.warns(RuntimeWarning):
+        steps(step, 4, 20 * batch[0] + 30)
+    for x in (batch[0], 20 * batch[0] + 30, batch[0]):
+        steps(step, 4, x)
+    assert sum(sample.recovered > 0 for sample in equalizer.history) == 2
+    for core, slope in zip(cores(model), before, strict=True):
+        torch.testing.assert_close(core.slope, slope)
+
+
 def test_inputs_in_another_unit_change_the_first_core_alone(model, batch):
     step, equalizer = training(model, batch, tolerance=NEVER)  # whose gradient is then smaller: units of inputs
     steps(step, WARM)

@@ -62,9 +62,9 @@ class Alarm:
         read, self._pending = (norms, None) if now else (self._pending, norms)
         return read is not None and self._judge(read.tolist(), suspected)
 
-    def hush(self, steps: int) -> None:
-        """Ring again after so many steps at the earliest."""
-        self._quiet = max(self._quiet, steps)
+    def trust(self) -> None:
+        """What was usual before it rang is usual again: it may ring at once."""
+        self._quiet = 0
 
     def _choose(self) -> None:
         """Look at weights that have gradients, and learn anew what is usual for them."""

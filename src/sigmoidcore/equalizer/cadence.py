@@ -32,6 +32,14 @@ class Cadence:
         self._interval += self.step - self.next  # steps since the last sample
         self.next = self.step
 
+    def repeat(self) -> None:
+        """Sample the next step, too, before anything is judged by this sample."""
+        if self._every == "auto":
+            self._interval += 1
+            self.next = self.step + 1
+        else:
+            self.next = self.step + self._every
+
     def restart(self) -> None:
         """Sample again soon: the last sample does not say where the profile is."""
         self._interval = 1 if self._every == "auto" else self._every

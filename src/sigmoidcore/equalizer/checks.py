@@ -1,13 +1,15 @@
 """Checks of the arguments that the `Equalizer` and the `Monitor` share."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import nn
 
 from sigmoidcore.core import SigmoidCore
+from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import watched_layers
 
 
@@ -61,3 +63,15 @@ def cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, Sig
 def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether `optimizer.step` was given a closure; the first argument is the optimizer."""
     return kwargs.get("closure") is not None or (len(args) > 1 and args[1] is not None)
+
+
+@torch.no_grad()
+def check_same(cores: Sequence[SigmoidCore], ranks: Ranks) -> None:
+    """Raise a ValueError, on all ranks, if they do not have the same slopes and shifts."""
+    if ranks.count > 1 and not ranks.same(
+        torch.cat([part.flatten().to(cores[0].shift.device) for core in cores for part in (core.alpha, core.shift)])
+    ):
+        raise ValueError(
+            "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
+            "DistributedDataParallel is made, or broadcast the model's state afterwards"
+        )

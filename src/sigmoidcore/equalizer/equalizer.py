@@ -19,12 +19,13 @@ from sigmoidcore.equalizer.checks import (
     check_equalizer,
     check_model,
     check_optimizer,
+    check_same,
     checked_sinks,
     cores_of,
     has_closure,
 )
 from sigmoidcore.equalizer.layer_rule import LayerRule
-from sigmoidcore.equalizer.neuron_rule import MOST_SHUT, open_saturated
+from sigmoidcore.equalizer.neuron_rule import NeuronRule
 from sigmoidcore.equalizer.norm_rule import NormRule
 from sigmoidcore.equalizer.recovery_rule import RecoveryRule
 from sigmoidcore.equalizer.sample import Sample
@@ -60,8 +61,9 @@ class Equalizer:
 
     **Neuron rule** (the article's step 4). A neuron is saturated if its mean relative slope over the batch is below
     `floor`. Its shift becomes the batch mean of its preactivation. If it is still saturated, its slope is lowered until
-    its mean relative slope is 0.8. After the first sample this applies only if half of a layer is saturated: the
-    training may need single saturated neurons. It applies only on the trunk, to layers that no other way leads around.
+    its mean relative slope is 0.8. After the first sample this applies only if half of a layer is saturated in two
+    samples in a row: the training may need single saturated neurons, and data may alternate. Shifts that go back to
+    where they were stop half way, for good. It applies only on the trunk, to layers that no other way leads around.
 
     **Norm rule**, in the place of norms (`convert(norms=True)`), where the other two do not apply. If alpha rms(x)
     leaves the band around the saturation level u, alpha goes a tenth of the way back in each sample until it is at the
@@ -160,11 +162,19 @@ class Equalizer:
         self._unseen = 0
         self._compared = False
         self._layer_rule = LayerRule(self._cores, tolerance)
+        self._neuron_rule = NeuronRule(self._cores, floor)
         self._norm_rule = NormRule(self._places, tolerance)
         self._branch_rule = BranchRule(model, branches)
         self._recovery_rule = RecoveryRule(self._cores)
         self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1 and bool(self._cores))
-        self._rules = (self._layer_rule, self._norm_rule, self._branch_rule, self._recovery_rule, self._alarm)
+        self._rules = (
+            self._layer_rule,
+            self._neuron_rule,
+            self._norm_rule,
+            self._branch_rule,
+            self._recovery_rule,
+            self._alarm,
+        )
         self._graph: Graph | None = None
         try:
             self._hooks = [
@@ -184,7 +194,7 @@ class Equalizer:
         For a closure that `optimizer.step` calls once: at its end, so that the slopes change before the weights do, and
         not after them.
         """
-        rings = self._alarm.rings(wait=self._observer.attached)
+        rings = not self._recovery_rule.resting and self._alarm.rings(wait=self._observer.attached)
         self._recovery_rule.waiting |= rings  # the next step recovers
         if rings or self._alarm.suspects:  # this step shows an accident
             self._detach()
@@ -243,7 +253,7 @@ class Equalizer:
 
     def _attach_if_due(self) -> None:
         if self._cadence.due:
-            self._recovery_rule.attach_if_waiting()  # before anything reads what a core makes
+            self._recovery_rule.attach_if_waiting(self._cadence.step)  # before anything reads what a core makes
             self._observer.attach()
             if self._places:
                 self._norm_rule.observer.attach()
@@ -271,9 +281,9 @@ class Equalizer:
             return 0
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
         followed = self._norm_rule.errors(self._ranks, self._device)
-        recovered = self._recovery_rule.finish()
+        recovered = self._recovery_rule.finish(self._cadence.step)
         if recovered:
-            self._alarm.hush(self._recovery_rule.pause)
+            self._alarm.trust()
         self._detach()
         skipped = bool(getattr(optimizer, "found_inf", False))  # a fused optimizer skips the step by itself
         if not self._all_present(passes) or not self._ranks.all(not skipped, self._device):
@@ -283,7 +293,9 @@ class Equalizer:
             for name in changed:
                 self._observer.copy_values(name)
             return 0
-        self._compare_ranks()
+        if not self._compared:
+            check_same([*self._cores.values(), *(place.core for place in self._places.values())], self._ranks)
+            self._compared = True
         return self._look(passes, differentiated, ends, followed, recovered)
 
     def _all_present(self, passes: dict[str, list[CorePass]]) -> bool:
@@ -304,20 +316,6 @@ class Equalizer:
                 stacklevel=2,
             )
         return False
-
-    @torch.no_grad()
-    def _compare_ranks(self) -> None:
-        """Raise a ValueError, on all ranks, if they did not start from the same slopes and shifts; once."""
-        if self._compared or self._ranks.count == 1:
-            return
-        cores = [*self._cores.values(), *(place.core for place in self._places.values())]
-        parts = [part.flatten() for core in cores for part in (core.alpha, core.shift)]
-        if not self._ranks.same(torch.cat([part.to(self._device) for part in parts])):
-            raise ValueError(
-                "slopes and shifts are not the same on all ranks, and would stay apart: calibrate or prepare before "
-                "DistributedDataParallel is made, or broadcast the model's state afterwards"
-            )
-        self._compared = True
 
     @property
     def _device(self) -> torch.device:
@@ -350,13 +348,14 @@ class Equalizer:
             if self._graph is None and (shut or bool(self._layer_rule.excess(errors).any())):
                 self._graph = find_graph(passes, ends)
                 errors = self._errors(logs)
-            if shut and self._graph is not None:
-                trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk}
-                share = MOST_SHUT if self.history else 0.0
-                neurons = open_saturated(self._cores, passes, trunk, self._floor, share, self._ranks)
+            if self._graph is not None:
+                trunk = {name: relative[i] for i, name in enumerate(passes) if i in self._graph.trunk and shut}
+                neurons = self._neuron_rule.open(passes, trunk, self._ranks, first=not self.history)
         norms = self._norm_rule.follow(followed) if bool(torch.isfinite(followed).all()) else 0
         errors = torch.cat([errors, followed])
-        if bool(torch.isfinite(errors).all()) and not self._stale(neurons):
+        if self._neuron_rule.waits and not neurons:
+            self._cadence.repeat()
+        elif bool(torch.isfinite(errors).all()) and not self._stale(neurons):
             judged = True
             if relative is not None and self._graph is not None:
                 own = errors[: len(logs)]

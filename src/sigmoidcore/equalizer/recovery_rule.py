@@ -22,10 +22,8 @@ MOVED = 2.0
 """... or their means by more than this many times their size. Smaller changes may be those of learning."""
 FEWEST = 8
 """Fewer samples do not tell mean and size, however many positions each has."""
-PAUSE = 10
-"""The n-th recovery is followed by this many times 2**n steps without another."""
-LAST = 20
-"""The pause no longer grows after so many recoveries. It is 10 million steps then, longer than a training."""
+PAUSE, MOST = 10, 20
+"""The n-th recovery is followed by PAUSE times 2**n steps without another, the last by rest."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Level:
         """In dtype and on the device of another tensor: the model may have been moved."""
         return Level(*(part.to(other) for part in (self.mean, self.size, self.slope, self.shift)))
 
+    def give(self, core: SigmoidCore) -> None:
+        """Give a core its slope and its shift."""
+        core.set_shift(self.shift)
+        core.set_slope(self.slope)
+
 
 class RecoveryRule:
     """Restores slopes and shifts after a sudden change of weights or inputs; see `Equalizer`.
@@ -48,7 +51,7 @@ class RecoveryRule:
     While `observer` is attached, every core that reads something else than at the last `remember` gets, before it runs,
     the slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it
     then read what they read before. If a core is restored to what it read before the last recovery, the data alternate:
-    the rule then rests for good.
+    the rule then rests for good. A return to old data is looked for in the pause after a recovery, too.
     """
 
     def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:
@@ -57,13 +60,14 @@ class RecoveryRule:
         self._past: dict[str, Level] = {}  # before the last recovery
         self._recoveries = 0
         self._due = 0  # step from which on to remember again: it costs half a training step
+        self._pause = 0  # step until which only a return is looked for
         self.waiting = False  # whether the next step recovers
         self.observer = _Restorer(self._cores, self._levels, self._past)
 
     @property
-    def pause(self) -> int:
-        """Steps until the next recovery, at the least."""
-        return int(PAUSE * 2 ** min(self._recoveries, LAST))
+    def resting(self) -> bool:
+        """Whether it restores nothing more."""
+        return self._recoveries >= MOST
 
     @torch.no_grad()
     def remember(self, passes: Mapping[str, Sequence[CorePass]], step: int) -> None:
@@ -80,12 +84,13 @@ class RecoveryRule:
         """Remember again at the next sample: slopes or shifts are others now."""
         self._due = 0
 
-    def attach_if_waiting(self) -> None:
-        """Restore in the next forward pass if a change has been noticed."""
+    def attach_if_waiting(self, step: int) -> None:
+        """Restore in the next forward pass, that of this step, if a change has been noticed."""
         if self.waiting:
             self.observer.attach()
+            self.observer.returns_only = step < self._pause
 
-    def finish(self) -> int | None:
+    def finish(self, step: int) -> int | None:
         """Stop restoring; returns the number of cores that were restored, or None if no change had been noticed.
 
         It warns about the first time.
@@ -105,7 +110,8 @@ class RecoveryRule:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            self._recoveries = LAST if self.observer.returned else self._recoveries + 1
+            self._recoveries = MOST if self.observer.returned else self._recoveries + 1
+            self._pause = step + PAUSE * 2**self._recoveries
         return len(names)
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,6 +119,7 @@ class RecoveryRule:
         return {
             "recoveries": self._recoveries,
             "due": self._due,
+            "pause": self._pause,
             "restoring": self.waiting,
             "remembered": [list(self._levels), list(self._past)],
             "levels": _packed(self._levels),
@@ -123,7 +130,7 @@ class RecoveryRule:
         """Go on from `state_dict()`, or from a state without levels."""
         names, past = state.get("remembered", ([], []))
         found = self._unpacked(names, state.get("levels")), self._unpacked(past, state.get("past"))
-        self._recoveries, self._due = int(state.get("recoveries", 0)), int(state.get("due", 0))
+        self._recoveries, self._due, self._pause = (int(state.get(key, 0)) for key in ("recoveries", "due", "pause"))
         self.waiting = bool(state.get("restoring", False))
         for levels, new in zip((self._levels, self._past), found, strict=True):
             levels.clear()
@@ -175,6 +182,7 @@ class _Restorer(LayerObserver):
         self._done: set[str] = set()
         self._graphs: dict[str, list[RemovableHandle]] = {}  # of forward passes in evaluation mode
         self.restored: list[str] = []
+        self.returns_only = False  # whether only a core is restored that reads again what it read before
         self.returned = False  # whether a core reads again what it read before the last recovery
 
     def attach(self) -> None:
@@ -197,8 +205,11 @@ class _Restorer(LayerObserver):
             assert isinstance(layer, SigmoidCore)
             with torch.no_grad():
                 restored = _restored(layer, bare(x), self._levels[name].to(layer.shift))
-            if restored is not None:
-                self.returned |= name in self._past and _alike(restored, self._past[name].to(layer.shift))
+                returned = restored is not None and name in self._past
+                returned = returned and _alike(restored, self._past[name].to(layer.shift))
+            if restored is not None and (returned or not self.returns_only):
+                restored.give(layer)
+                self.returned |= returned
                 self._levels[name], self._past[name] = restored, self._levels[name]
                 self.restored.append(name)
         return x
@@ -209,7 +220,7 @@ def _ignore(gradient: Tensor) -> None:
 
 
 def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
-    """Set slope and shift so that a (x - s) has the mean and size that it had; the new level, if that was needed."""
+    """Slope and shift with which a (x - s) has the mean and size that it had, with the new level; None if it has."""
     rows = core.in_rows(x).to(core.shift.dtype)
     now = _level(core, rows)
     if min(len(x), len(rows)) < FEWEST or _alike(now, before):
@@ -222,6 +233,4 @@ def _restored(core: SigmoidCore, x: Tensor, before: Level) -> Level | None:
     slope = now.slope * ratio
     if not bool(torch.isfinite(shift).all() & torch.isfinite(slope).all() & (slope > 0).all()):
         return None
-    core.set_shift(shift.reshape(core.shift.shape))
-    core.set_slope(slope)
-    return replace(now, slope=core.alpha.detach().clone(), shift=core.shift.clone())
+    return replace(now, slope=slope, shift=shift.reshape(core.shift.shape))
