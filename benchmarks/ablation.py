@@ -88,7 +88,7 @@ REPLACEMENTS: dict[str, tuple[Any, str, Any]] = {
     TANGENTIAL: (solver, "tangential_weights", torch.ones_like),
     CORRECTION: (calibration, "MOST_PASSES", 1),
     LAYER: (equalizer.LayerRule, "level", lambda *arguments: []),
-    NEURON: (equalizer, "open_saturated", lambda *arguments: 0),
+    NEURON: (equalizer.NeuronRule, "open", lambda *arguments, **options: 0),
 }
 
 
