@@ -22,6 +22,8 @@ MOVED = 2.0
 """... or their means by more than this many times their size. Smaller changes may be those of learning."""
 FEWEST = 8
 """Fewer samples do not tell mean and size, however many positions each has."""
+FIRST = 8
+"""Step from which on readings are remembered: the alarm learns for 30 steps, and a sample comes in time."""
 PAUSE, MOST = 10, 20
 """The n-th recovery is followed by PAUSE times 2**n steps without another, the last by rest."""
 
@@ -59,7 +61,7 @@ class RecoveryRule:
         self._levels: dict[str, Level] = {}
         self._past: dict[str, Level] = {}  # before the last recovery
         self._recoveries = 0
-        self._due = 0  # step from which on to remember again: it costs half a training step
+        self._due = FIRST  # step from which on to remember again: it costs half a training step
         self._pause = 0  # step until which only a return is looked for
         self.waiting = False  # whether the next step recovers
         self.observer = _Restorer(self._cores, self._levels, self._past)
@@ -82,7 +84,7 @@ class RecoveryRule:
 
     def expire(self) -> None:
         """Remember again at the next sample: slopes or shifts are others now."""
-        self._due = 0
+        self._due = FIRST
 
     def attach_if_waiting(self, step: int) -> None:
         """Restore in the next forward pass, that of this step, if a change has been noticed."""
