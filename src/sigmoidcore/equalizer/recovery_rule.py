@@ -207,13 +207,13 @@ class _Restorer(LayerObserver):
             assert isinstance(layer, SigmoidCore)
             with torch.no_grad():
                 restored = _restored(layer, bare(x), self._levels[name].to(layer.shift))
-                returned = restored is not None and name in self._past
-                returned = returned and _alike(restored, self._past[name].to(layer.shift))
-            if restored is not None and (returned or not self.returns_only):
-                restored.give(layer)
-                self.returned |= returned
-                self._levels[name], self._past[name] = restored, self._levels[name]
-                self.restored.append(name)
+            if restored is not None:
+                returned = name in self._past and _alike(restored, self._past[name].to(layer.shift))
+                if returned or not self.returns_only:
+                    restored.give(layer)
+                    self.returned |= returned
+                    self._levels[name], self._past[name] = restored, self._levels[name]
+                    self.restored.append(name)
         return x
 
 
