@@ -254,6 +254,20 @@ def test_weights_outside_of_all_modules_are_reported():
     )
 
 
+def test_products_of_parameters_and_layers_that_forward_makes_are_reported():
+    model = Forward(lambda s, x: s.fc(x @ s.scaled), fc=nn.Linear(4, 3))
+    model.scaled = nn.Parameter(torch.ones(6, 4)) * 0.1
+    assert measured(model, X).strays == ("scaled",)
+    made = Forward(lambda s, x: s.fc(nn.Linear(6, 6)(x)), fc=nn.Linear(6, 3))
+    assert measured(made, X).strays == ("forward: linear",)
+    optimizer = torch.optim.SGD(made.parameters(), 0.1)
+    with sc.Monitor(made, every=1) as monitor:
+        for _ in range(3):
+            made(X).sum().backward()
+            optimizer.step()
+    assert [m.strays for m in monitor.measurements] == [(), *[("forward: linear",)] * 2]
+
+
 def test_tied_and_frozen_weights_in_a_list_are_not_strays():
     model = Forward(lambda s, x: s.shared[1](s.shared[0](x)), fc=nn.Linear(6, 6))
     model.shared = [model.fc, nn.Linear(6, 3).requires_grad_(False)]

@@ -111,6 +111,18 @@ def test_attention_without_positions_is_a_note(pooled):
     assert findings(Encoder(pooled=pooled), WORDS[:, :8]) == []
 
 
+def test_attention_without_positions_is_found_also_if_the_last_position_is_read():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0][:, -1]
+
+    assert findings(Last(), torch.randn(64, 7, 6)) == [("SC508", "note")]
+
+
 @pytest.mark.parametrize(
     ("causal", "shift", "expected"),
     [(False, 1, [("SC606", "error")]), (True, 1, []), (True, 0, [("SC606", "error")]), (False, 0, [])],

@@ -60,6 +60,13 @@ def test_the_size_of_the_inputs(inputs, expected):
     assert findings == [(rule, "note" if large else "warning") for rule in expected], "a ReLU passes any scale on"
 
 
+@pytest.mark.parametrize("factor", [1, 1000])
+def test_large_inputs_are_a_warning_if_the_first_outputs_are_far_off(factor):
+    model, target = mlp(nn.ReLU(), outputs=1), torch.randn(128, 1)
+    finding = sc.diagnose(model, 100 * X, factor * target, functional.mse_loss).findings[-1]
+    assert (finding.rule, finding.severity.value) == ("SC206", "warning" if factor == 1 else "note")
+
+
 def test_a_normalisation_at_the_start_takes_inputs_of_any_size():
     for inputs in (255 * torch.rand(128, 64), 1e-3 * torch.rand(128, 64)):
         model = nn.Sequential(nn.BatchNorm1d(64, eps=1e-12), *mlp(nn.ReLU()))
@@ -105,6 +112,22 @@ def test_two_linear_layers_in_a_row_are_one_unless_they_are_a_factorisation(laye
     assert found(diagnosed(mlp(*layers))) == expected
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), ["SC507"]),
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1), []),
+        (nn.Conv2d(1, 8, (3, 1)), nn.Conv2d(8, 8, (1, 3)), []),
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=8), []),
+    ],
+    ids=["twice", "one by one", "rows and columns", "depthwise"],
+)
+def test_two_convolutions_in_a_row_are_one_unless_they_share_the_work(first, second, expected):
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), first, second, nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    model(X)
+    assert found(diagnosed(model)) == expected
+
+
 def test_a_linear_layer_that_others_read_too_is_healthy():
     class Skip(nn.Module):
         def __init__(self):
@@ -136,6 +159,15 @@ def test_statistics_that_stay_or_are_of_one_sample():
             functional.cross_entropy(model(image[None]), Y[:1]).backward()
             optimizer.step()
     assert found(monitor.diagnosis()) == ["SC509"]
+
+
+@pytest.mark.parametrize("case", ["never trained", "frozen", "has seen data"])
+def test_a_training_in_evaluation_mode_whose_norms_have_seen_no_data(case):
+    model = mlp(nn.BatchNorm1d(64), nn.ReLU())
+    if case == "has seen data":
+        model(X)
+    model[1].requires_grad_(case != "frozen")
+    assert found(trained(model.eval())) == (["SC509"] if case == "never trained" else [])
 
 
 def test_one_normalisation_for_two_places_drifts_from_both():
@@ -212,6 +244,34 @@ RUINED = [0.3, 0.2, 0.05, *[1e-3] * 9]
 )
 def test_rates_are_judged_by_the_loss(updates, losses, expected):
     assert rules(*training(updates, losses)) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "grown", "losses", "expected"),
+    [(0.8, 5.0, [2.3, *[1.9] * 11], ["SC302"]), (0.8, 2.0, FLAT, []), (0.2, 5.0, FLAT, []), (0.8, 5.0, FALLING, [])],
+    ids=["blown up", "not grown", "slowly", "learns"],
+)
+def test_first_steps_that_make_the_weights_much_larger(first, grown, losses, expected):
+    steps = training([first, *[0.01] * 11], losses)
+    for m in steps:
+        assert {w.name for w in m.weights} == {"0.weight", "2.weight"}
+    sized = [
+        with_weight(with_weight(m, "0.weight", size=2.0 * size), "2.weight", size=2.0 * size)
+        for m, size in zip(steps, [1.0, *[grown] * 11], strict=True)
+    ]
+    assert rules(*sized) == expected
+
+
+def test_what_explains_that_nothing_is_learned_is_a_warning():
+    def watched(level, losses):
+        chain_of = chain(level, 1.0, 1.0)
+        weights = tuple(replace(w, update=1e-3, rate=1.0) for w in chain_of.weights)
+        return [replace(chain_of, weights=weights, loss=loss, step=i) for i, loss in enumerate(losses)]
+
+    assert rules(*watched(5e-4, FALLING)) == []
+    assert rules(*watched(5e-4, FLAT)) == ["SC101"]
+    assert rules(*watched(5e-4, FLAT)[:1], *watched(0.5, FLAT)[1:]) == ["SC101"]
+    assert rules(*watched(5e-2, FLAT)) == []
 
 
 @pytest.mark.parametrize(

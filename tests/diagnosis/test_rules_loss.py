@@ -131,7 +131,7 @@ def test_a_softmax_of_one_number_is_named():
     (finding,) = sc.diagnose(model, torch.randn(64, 4), targets, functional.mse_loss).findings
     assert (finding.rule, finding.layers) == ("SC601", ("3",))
     model[2] = nn.Linear(8, 2)
-    assert sc.diagnose(model, torch.randn(64, 4), targets.expand(64, 2), functional.mse_loss).findings == ()
+    assert sc.diagnose(model, torch.randn(64, 4), 0.9 * targets.expand(64, 2), functional.mse_loss).findings == ()
 
 
 def test_an_older_loss_of_unknown_reads_is_judged_as_before():
@@ -198,3 +198,14 @@ def test_a_tensor_outside_the_model_is_not_compared():
             (model(torch.randn(32, 4)).mean() + (scale - torch.full((1,), 500.0)).mean()).backward()
             optimizer.step()
     assert monitor.measurements[-1].comparisons == ()
+
+
+def test_a_bounded_activation_before_logits_is_wrong_and_a_softmax_before_a_difference_is_slow():
+    x, y = torch.randn(64, 8), torch.arange(64) % 4
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    tanh = sc.diagnose(nn.Sequential(*model, nn.Tanh()), x, y, functional.cross_entropy)
+    assert [(f.rule, f.remedy) for f in tanh.findings] == [("SC601", "Remove `3`: bounded logits are never certain.")]
+    classes = functional.one_hot(y, 4).float()
+    for targets, expected in ((classes, ["note"]), (0.9 * classes + 0.025, [])):
+        squares = sc.diagnose(nn.Sequential(*model, nn.Softmax(1)), x, targets, functional.mse_loss)
+        assert [f.severity for f in squares.findings if f.rule == "SC601"] == expected

@@ -164,7 +164,7 @@ def test_embeddings_may_start_identical():
         ("cross_entropy", "softmax()", True),
         ("cross_entropy", "Sigmoid", True),
         ("cross_entropy", "ReLU", True),
-        ("cross_entropy", "Tanh", False),
+        ("cross_entropy", "Tanh", True),
         ("binary_cross_entropy_with_logits", "sigmoid()", True),
         ("binary_cross_entropy", "Sigmoid", False),
         ("nll_loss", "Softmax", True),

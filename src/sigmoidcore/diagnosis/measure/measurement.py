@@ -98,7 +98,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """A call of batch normalisation in training mode."""
+    """A call of batch normalisation in training mode, or in evaluation mode with statistics that have seen no data."""
 
     name: str  # of the module
     samples: int  # in the batch
@@ -106,6 +106,7 @@ class BatchNorm:
     # mean over the channels of the squared difference between the means of the batch and of the running statistics,
     # over the variance of the batch
     drift: float = 0.0
+    fresh: bool = False  # it is in evaluation mode, and its running statistics are as they were initialised
 
 
 @dataclass(frozen=True)

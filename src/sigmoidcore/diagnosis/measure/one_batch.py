@@ -14,6 +14,7 @@ from sigmoidcore.diagnosis.arguments import check, cut_off
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
 from sigmoidcore.diagnosis.measure.probe import Probe
+from sigmoidcore.diagnosis.measure.statistics import seen_no_data
 from sigmoidcore.diagnosis.wording import listed
 from sigmoidcore.observation.process_group import Ranks
 from sigmoidcore.observation.profile import evaluating, random_loss, run, scalar_loss, unchanged
@@ -47,7 +48,10 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
                     measurement = dataclasses.replace(measurement, notes=(*measurement.notes, _fresh(unused)))
             finally:
                 probe.detach()
-        mean = ranks.total(loss.detach().cpu(), loss.device) / ranks.count
+        loss = loss.detach()
+        mean = ranks.total(loss.cpu(), loss.device) / ranks.count
+    del outputs, own  # the last that keep weights alive that forward has made
+    measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
     return dataclasses.replace(measurement, loss=None if loss_fn is None else float(mean))
 
 
@@ -119,12 +123,8 @@ def fresh_norms(model: nn.Module) -> list[str]:
     """Names of the batch normalisations of a model in evaluation mode that have seen no data, and normalise nothing."""
     norms = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     known = ((name, m, m.running_mean, m.running_var) for name, m in norms if not isinstance(m, nn.SyncBatchNorm))
-    found = [(n, m) for n, m, mean, var in known if mean is not None and var is not None and _is_initial(mean, var)]
+    found = [(n, m) for n, m, mean, var in known if mean is not None and var is not None and seen_no_data(mean, var)]
     return [name for name, m in found if not m.training and not model.training]
-
-
-def _is_initial(mean: Tensor, var: Tensor) -> bool:
-    return not bool(mean.any()) and bool((var == 1).all())
 
 
 def _fresh(names: Sequence[str]) -> str:

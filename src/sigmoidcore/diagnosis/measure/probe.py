@@ -60,6 +60,7 @@ class Probe(Observer):
         self._fresh: list[Recorder] = []
         self._backward_pass = NONE
         self._transformed = False
+        self._made: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, which the last measured pass took
         weakref.finalize(self, _leave_all, self._followed)
 
     @property
@@ -122,9 +123,17 @@ class Probe(Observer):
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
             found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
-            return replace(found, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
+            gone = self.made_in_forward
+            self._made = {name: made for r in counted for name, made in r.unplaced.items()}
+            strays = (*found.strays, *(name for name in gone if name in self._made))
+            return replace(found, strays=strays, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
         finally:
             self.forget()
+
+    @property
+    def made_in_forward(self) -> tuple[str, ...]:
+        """Weights that the last measured pass took from no module, and that are gone: it had made them itself."""
+        return tuple(name for name, made in self._made.items() if made() is None)
 
     def arrives(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """A module begins to run."""

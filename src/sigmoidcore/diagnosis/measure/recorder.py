@@ -50,7 +50,7 @@ class Recorder(Tracker):
         self.samples = samples
         self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
-        self.batch_norms: list[tuple[str, int, float | None, Tensor]] = []
+        self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.losses: list[Tensor] = []  # whose backward was called
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
@@ -107,15 +107,19 @@ class Recorder(Tracker):
     def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Take how far running statistics are from those of the batch."""
         given = dict(zip(_BATCH_NORM, args, strict=False)) | dict(kwargs)
-        if not given.get("training", False) or not isinstance(given.get("running_mean"), Tensor):
+        running, spread, weight = (given.get(key) for key in ("running_mean", "running_var", "weight"))
+        if not isinstance(running, Tensor) or not isinstance(spread, Tensor):
             return
+        fresh, trains = not given.get("training", False), isinstance(weight, Tensor) and weight.requires_grad
+        if fresh and not (trains and statistics.seen_no_data(running, spread)):
+            return  # evaluation on purpose: it has statistics, or is frozen
         x = bare(given["input"])
         x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]
         stride = x[:, :1].numel() // MOST_NUMBERS | 1  # odd, so that it meets every column of an image of even width
         x = x[..., ::stride].float()
         var, mean = torch.var_mean(x, (0, 2), correction=0)
-        drift = ((mean - given["running_mean"]).square() / (var + float(given.get("eps", 1e-5)))).mean()
-        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift))
+        drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
+        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, fresh))
 
     def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Take the share that dropout drops."""

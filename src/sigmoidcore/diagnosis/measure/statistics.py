@@ -229,3 +229,8 @@ def step_squares(gradient: Tensor, batch_sizes: Tensor | None, time_dim: int) ->
     step = torch.repeat_interleave(torch.arange(len(batch_sizes)), batch_sizes).to(gradient.device)
     rows = squares.sum(1)
     return rows.new_zeros(len(batch_sizes)).index_add_(0, step, rows), batch_sizes.to(rows)
+
+
+def seen_no_data(mean: Tensor, var: Tensor) -> bool:
+    """Whether the running statistics of a batch normalisation are as they were initialised."""
+    return not bool(mean.any()) and bool((var == 1).all())

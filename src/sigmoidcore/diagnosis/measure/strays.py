@@ -19,6 +19,12 @@ def place_of(weight: Tensor, modules: Sequence[tuple[str, nn.Module]]) -> str:
     return ""
 
 
+def is_product(tensor: Tensor) -> bool:
+    """Whether a tensor was computed from leaves at once, such as `nn.Parameter(...) * 0.1`."""
+    node = tensor.grad_fn
+    return node is not None and all(source is None or hasattr(source, "variable") for source, _ in node.next_functions)
+
+
 def _place_in(value: Any, weight: Tensor) -> str | None:
     """Where a weight is in lists, dicts and modules, as code after their name; None: it is not in them."""
     if value is weight:

@@ -137,8 +137,8 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[
 
 def _batch_norms(recorders: Sequence[Recorder]) -> Iterator[BatchNorm]:
     calls = [call for r in recorders for call in r.batch_norms]
-    for (name, samples, momentum, _sums), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
-        yield BatchNorm(name, samples, momentum, drift)
+    for (name, samples, momentum, _sums, fresh), drift in zip(calls, fetch([call[3] for call in calls]), strict=True):
+        yield BatchNorm(name, samples, momentum, drift, fresh)
 
 
 def _total(ranks: Ranks, device: torch.device, values: NDArray[Any], operation: str = "SUM") -> Array:

@@ -23,7 +23,7 @@ from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
-from sigmoidcore.diagnosis.measure.strays import place_of
+from sigmoidcore.diagnosis.measure.strays import is_product, place_of
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 
 
@@ -108,6 +108,7 @@ class Tracker(TorchFunctionMode):
         self.loss_function: str | None = None  # the last that was called
         self.loss_reads = -1  # the layer whose output it read
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
+        self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
         self.paused = False  # another tracker follows the calls for a while
@@ -291,12 +292,17 @@ class Tracker(TorchFunctionMode):
         """Whether a function takes weights that train and are not parameters of the model; notes where they are."""
         if not self._stack or not torch.is_grad_enabled():
             return False
-        own = [t for t in arguments if t.requires_grad and t.is_leaf and t.dim() > 1 and id(t) not in self.inputs]
+        known = [t for t in arguments if t.requires_grad and t.dim() > 1 and id(t) not in self.inputs]
+        own = [t for t in known if t.is_leaf or (self._origin(t) is _UNKNOWN and is_product(t) and self._kept_at(t))]
         for stray in [t for t in own if isinstance(t, nn.Parameter)] or own:
-            place = place_of(stray, [(running.name, running.module) for running in self._stack])
+            place = self._kept_at(stray)
             if place:
                 self.strays[place] = None
-            elif not self._unplaced:
+                continue
+            if isinstance(stray, nn.Parameter):
+                of = self._stack[-1].name
+                self.unplaced[f"{of}.forward: {function}" if of else f"forward: {function}"] = weakref.ref(stray)
+            if not self._unplaced:
                 self._unplaced = True
                 module = self._stack[-1].name
                 where = _("the forward of '{name}'", name=module) if module else _("the model's own forward")
@@ -307,6 +313,9 @@ class Tracker(TorchFunctionMode):
                 )  # fmt: skip
                 self.notes[note] = None
         return bool(own)
+
+    def _kept_at(self, weight: Tensor) -> str:
+        return place_of(weight, [(running.name, running.module) for running in self._stack])
 
     def _origin(self, tensor: Tensor) -> Origin:
         found = self._origins.get(id(tensor))

@@ -55,8 +55,9 @@ def mixed_samples(evidence: Evidence) -> Found | None:
 def no_order(evidence: Evidence) -> Found | None:
     """The network sees a set, not a sequence: attention by itself does not know the order of what it reads.
 
-    `diagnose` reorders the positions of the inputs. The rule applies to models with attention whose outputs stay the
-    same, or are reordered in the same way. It is a note: sets, such as points or objects, have no order.
+    `diagnose` reorders the positions of the inputs, but for the first and the last. The rule applies to models with
+    attention whose outputs stay the same, or are reordered in the same way, up to rounding. It is a note:
+    sets, such as points, objects or the words of a text, may do without an order.
 
     *Source.* Vaswani et al. (2017, arXiv 1706.03762), section 3.5.
     """

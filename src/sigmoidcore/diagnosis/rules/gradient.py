@@ -35,13 +35,13 @@ def vanishing(evidence: Evidence) -> Found | None:
 
     A layer $l$ is named if $g_l / g_\text{sink}$ is below a threshold, for it and for all layers before it. $g_l$ is
     the gradient size at its output, or $g_l \cdot \mathrm{rms}_l / \mathrm{rms}_\text{next}$, in units of the next
-    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below `SMALL_LEVEL`
-    it is a note, below `VANISHED_LEVEL` a warning, below `GONE_LEVEL` an error. Layers are left out if a branch starts
-    at 0 beside a skip connection (ReZero, Fixup, LoRA), if a normalisation follows them, if they share weights with a
-    healthy layer, if they are queries or keys of an attention whose values get a sound gradient (theirs is 0 while the
-    attention is uniform, as at the start), or if saturated (SC201) or dead (SC202) neurons explain the loss of
-    gradient. So do trained scales of branches, such as LayerScale's 1e-6, and heads of less than a tenth of the usual
-    size: the thresholds are multiplied by their sizes.
+    layer's signal, if that is larger; $g_\text{sink}$ is the smallest of the sinks that $l$ feeds. Below
+    `SMALL_LEVEL` it is a note (a warning if nothing is learned, see SC302), below `VANISHED_LEVEL` a warning, below
+    `GONE_LEVEL` an error. Layers are left out if a branch starts at 0 beside a skip connection (ReZero, Fixup, LoRA),
+    if a normalisation follows them, if they share weights with a healthy layer, if they are queries or keys of an
+    attention whose values get a sound gradient (theirs is 0 while the attention is uniform, as at the start), or if
+    saturated (SC201) or dead (SC202) neurons explain the loss of gradient. So do trained scales of branches, such as
+    LayerScale's 1e-6, and heads of less than a tenth of the usual size: the thresholds are multiplied by their sizes.
 
     *Source.* Trainings of plain networks (width 64, default weights, ten classes, Adam at 1e-3, three seeds, 1,000
     steps to 90 % accuracy). 10 ReLU layers (level 1e-4) take 150 steps, 16 (5e-7) take 550. 4 sigmoid layers (4e-4)

@@ -4,6 +4,7 @@ import math
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
@@ -17,6 +18,7 @@ AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
+TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
 
 
@@ -51,7 +53,9 @@ def no_activation(evidence: Evidence) -> Found | None:
 
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
     else reads it, and the layer in between is not narrower than its inputs and outputs: a narrow one is a factorisation
-    (LoRA, the code of an autoencoder). A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
+    (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read all, and both are
+    wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns) are meant to
+    be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
     on purpose: a note.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
@@ -62,9 +66,10 @@ def no_activation(evidence: Evidence) -> Found | None:
             continue
         before = evidence.layers[layer.reads]
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
-        linear = all(x.plain_kind in ("linear", "addmm") for x in (before, layer))
-        if linear and len(shapes) == 2 and shapes[0][0] == shapes[1][-1] >= min(shapes[0][-1], shapes[1][0]):
-            found += [before.name, layer.name]
+        if len(shapes) == 2 and (_linear(before, layer) or _convolved(before, layer, *shapes)):
+            (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
+            if between == second >= min(first, last):
+                found += [before.name, layer.name]
     if not found:
         return None
     text = _(
@@ -76,13 +81,24 @@ def no_activation(evidence: Evidence) -> Found | None:
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
 
 
+def _linear(*layers: Layer) -> bool:
+    return all(x.plain_kind in ("linear", "addmm") for x in layers)
+
+
+def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether two convolutions in a row, whose weights have these shapes, do the same work twice."""
+    alike = before.plain_kind == layer.plain_kind in ("conv1d", "conv2d", "conv3d")
+    return alike and any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
+
+
 def normalisation(evidence: Evidence) -> Found | None:
     r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
 
-    The rule judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one sample,
-    if the momentum is 0, so that running statistics never change, or if after `STEPS_TO_SETTLE` steps the running means
-    are far from those of the batch: the mean over the channels of the squared difference over the variance of the batch
-    is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
+    The rule judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one
+    sample, if the momentum is 0, so that running statistics never change, if a trained normalisation runs in
+    evaluation mode and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE`
+    steps the running means are far from those of the batch: the mean over the channels of the squared difference over
+    the variance of the batch is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
 
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.
@@ -91,6 +107,17 @@ def normalisation(evidence: Evidence) -> Found | None:
     if len(steps) < FEWEST_MEASUREMENTS:
         return None
     norms = steps[-1].batch_norms
+    asleep = tuple(dict.fromkeys(n.name for n in norms if n.fresh))
+    if asleep and all(n.fresh for m in steps for n in m.batch_norms if n.name in asleep):
+        text = _(
+            "{names} {verb} in evaluation mode while the network trains: running statistics that have seen no data "
+            "normalise nothing.",
+            names=listed(asleep), verb=verb(asleep, "runs", "run"),
+        )  # fmt: skip
+        return Found(asleep, len(asleep), 0.0, text, TRAIN_MODE)
+    norms = tuple(n for n in norms if not n.fresh)
+    if not norms:
+        return None
     fixed = tuple(dict.fromkeys(n.name for n in norms if n.momentum == 0))
     if fixed:
         text = _("The momentum of {names} is 0: running statistics stay as they were initialised.", names=listed(fixed))

@@ -9,11 +9,11 @@ from sigmoidcore.diagnosis.measure.activations import activation_of
 from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.first_outputs import REGRESSION, WORSE_THAN_EQUAL, overshoots
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.units import LARGE_INPUTS
 from sigmoidcore.diagnosis.wording import named, number
 
-REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", *DIFFERENCES)
 READS_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
 READS_LOGARITHMS = ("nll_loss", "kl_div")
 SOFTMAX = ("softmax", "softmax2d")
@@ -24,7 +24,6 @@ FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
 MASK = 1e6
 """Larger numbers are masks."""
 FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
-LARGE_LOGITS, WORSE_THAN_EQUAL = 5.0, 3.0
 USUAL_RATE, FEW_STEPS = 1e-3, 20.0
 
 REPLACE = "Give the loss the input that it expects."
@@ -34,6 +33,7 @@ STANDARDISE = (
     "Subtract the mean of the targets over the training set and divide by their standard deviation; multiply the "
     "predictions back."
 )
+CROSS_ENTROPY = "Use cross_entropy on the input of the softmax: its gradient stays large while the answer is wrong."
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
@@ -47,10 +47,11 @@ def wrong_input(evidence: Evidence) -> Found | None:
     """Nothing fails, but the network learns slowly, or the wrong thing.
 
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
-    activation whose outputs are never negative (softmax, sigmoid, ReLU). `nll_loss` and `kl_div` must not read these,
-    nor a layer with weights without a log-softmax after it. A softmax of probabilities is nearly flat, and the negative
-    of something that is not a logarithm has no lower bound. No loss can use a softmax of a single number, which is
-    always 1.
+    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh). `nll_loss` and `kl_div`
+    must not read these, nor a layer with weights without a log-softmax after it. A softmax of probabilities is nearly
+    flat, and the negative of something that is not a logarithm has no lower bound. No loss can use a softmax of a
+    single number, which is always 1. A softmax that is compared with classes by the squared difference is a note, and
+    a warning if nothing is learned: its gradient is 0 where the answer is certain and wrong.
 
     *Source.* PyTorch's documentation of these functions.
     """
@@ -60,6 +61,19 @@ def wrong_input(evidence: Evidence) -> Found | None:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
+    return _squared_probabilities(evidence)
+
+
+def _squared_probabilities(evidence: Evidence) -> Found | None:
+    """The squared difference between a softmax and classes, of which one is 1 and the others are 0."""
+    for c in evidence.latest.comparisons:
+        layer = None if c.reads is None else evidence.layers[c.reads]
+        if layer is None or layer.softmax_dim is None or c.function not in REGRESSION:
+            continue
+        one_of_all = 1 / layer.shape[layer.softmax_dim] ** 0.5
+        if (c.low, c.high) == (0, 1) and math.isclose(c.target_rms, one_of_all, rel_tol=1e-3):
+            text = _("{function} compares {name}, a softmax, with classes.", function=_by(c), name=named(layer.name))
+            return Found((layer.name,), 1.0, 0.0, text, CROSS_ENTROPY, Severity.NOTE)
     return None
 
 
@@ -179,26 +193,16 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
     $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
     """
     latest = evidence.latest
-    loss, comparisons = latest.loss, latest.comparisons
-    if loss is None or len(comparisons) != 1 or (latest.input_rms or 0.0) > LARGE_INPUTS:
+    times = overshoots(latest)
+    if times is None or (latest.input_rms or 0.0) > LARGE_INPUTS:
         return None
-    (comparison,) = comparisons
-    shape = comparison.shape
-    if comparison.function == "cross_entropy" and shape:
-        guess = math.log(shape[min(1, len(shape) - 1)])
-    elif comparison.function == "binary_cross_entropy_with_logits":
-        guess = math.log(2)
-    else:
-        return None
-    large = comparison.output_rms > LARGE_LOGITS
-    if not large or guess == 0 or not WORSE_THAN_EQUAL * guess < loss < math.inf:
-        return None
+    loss, (comparison,) = latest.loss or 0.0, latest.comparisons
     text = _(
         "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
-        loss=number(loss), guess=number(guess), size=number(comparison.output_rms),
+        loss=number(loss), guess=number(loss / times), size=number(comparison.output_rms),
     )  # fmt: skip
     severity = Severity.NOTE if _steps_to_shrink(evidence, comparison) < FEW_STEPS else None
-    return Found(_layers(evidence, comparison), loss / guess, WORSE_THAN_EQUAL, text, severity=severity)
+    return Found(_layers(evidence, comparison), times, WORSE_THAN_EQUAL, text, severity=severity)
 
 
 def _steps_to_shrink(evidence: Evidence, comparison: Comparison) -> float:
@@ -219,10 +223,13 @@ def _misread(function: str, layer: Layer) -> Found | None:
         text = _("The loss reads {name}, a softmax of a single number: it is always 1.", name=named(layer.name))
         return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
     values = {"name": named(layer.name), "function": function}
-    if function in READS_LOGITS and never_negative:
+    bounded = -math.inf < low < high < math.inf
+    if function in READS_LOGITS and (never_negative or bounded):
         expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
         if (low, high) == (0, math.inf):
             remedy = _("Remove {name}: logits may be negative.", **values)
+        elif low < 0:
+            remedy = _("Remove {name}: bounded logits are never certain.", **values)
     elif function in READS_LOGARITHMS and (never_negative or weighted):
         values |= {"right": "cross_entropy" if function == "nll_loss" else "log_softmax"}
         expected, remedy = _("log-probabilities"), _("Use {right} on the input of {name}.", **values)

@@ -1,6 +1,7 @@
 """The table of all rules. To add a rule: write its check in a file beside this one, and add a row here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Finding, Severity
@@ -19,12 +20,13 @@ from sigmoidcore.diagnosis.rules import (
     updates,
 )
 from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.rule import Rule
+from sigmoidcore.diagnosis.rules.rule import Found, Rule
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: tuple[Rule, ...] = (
-    Rule("SC101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("SC401", "SC503")),
+    Rule("SC101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("SC401", "SC503"),
+         stalls=True),
     Rule("SC102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("SC104", "SC401", "SC503")),
     Rule("SC103", "gradient vanishes through time", WARNING, time.vanishing, time.REMEMBER, ("SC401",)),
     Rule("SC104", "gradient explodes through time", WARNING, time.exploding, time.SHRINK, ("SC401",)),
@@ -34,7 +36,8 @@ RULES: tuple[Rule, ...] = (
          ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503")),
     Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",)),
     Rule("SC205", "inputs far from 0", WARNING, units.offset_inputs, units.STANDARDISE, ("SC401",)),
-    Rule("SC206", "inputs not scaled", WARNING, units.unscaled_inputs, units.RESCALE, ("SC205", "SC401"), mistake=True),
+    Rule("SC206", "inputs not scaled", WARNING, units.unscaled_inputs, units.RESCALE, ("SC205", "SC401"), mistake=True,
+         stalls=True),
     Rule("SC207", "alpha too small", WARNING, norm_places.small_alpha, norm_places.ENLARGE,
          ("SC203", "SC206", "SC401", "SC502")),
     Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC303", "SC401", "SC502")),
@@ -61,7 +64,7 @@ RULES: tuple[Rule, ...] = (
     Rule("SC508", "order has no effect", NOTE, dependence.no_order, dependence.ADD_POSITIONS),
     Rule("SC509", "normalisation differs in use", WARNING, layers.normalisation, layers.NORMALISE),
     Rule("SC510", "dropout too strong", WARNING, layers.dropout, layers.DROP_LESS),
-    Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE, mistake=True),
+    Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE, mistake=True, stalls=True),
     Rule("SC602", "outputs and targets broadcast", ERROR, loss.broadcast, loss.RESHAPE, mistake=True),
     Rule("SC603", "targets out of reach", WARNING, loss.out_of_reach, loss.SCALE, mistake=True),
     Rule("SC604", "targets far from the outputs", WARNING, loss.far_targets, loss.STANDARDISE, ("SC401", "SC603"),
@@ -85,7 +88,7 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
     if not measurements:
         return ()
     evidence = Evidence(measurements)
-    found = [(rule, result) for rule in RULES if (result := rule.check(evidence)) is not None]
+    found = [(rule, x) for rule in RULES if (x := _checked(rule, evidence)) is not None]
     reported = {rule.id for rule, result in found if (result.severity or rule.severity) is not NOTE}
     findings = []
     for rule, x in found:
@@ -94,3 +97,14 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
             finding = Finding(rule.id, name, severity, x.layers, x.value, x.threshold, x.message, remedy)
             findings.append(((ERROR, WARNING, NOTE).index(severity), not rule.mistake, finding))
     return tuple(finding for *_, finding in sorted(findings, key=lambda found: found[:2]))
+
+
+def _checked(rule: Rule, evidence: Evidence) -> Found | None:
+    """What a rule finds: if the training stood still, also in the first measurement, and its note is a warning."""
+    found = rule.check(evidence)
+    if not rule.stalls or not updates.stalled(evidence):
+        return found
+    found = found or rule.check(Evidence(evidence.measurements[:1]))
+    if found is None or found.severity is not NOTE:
+        return found
+    return replace(found, message=found.message + _(" The loss has stood still."), severity=WARNING)

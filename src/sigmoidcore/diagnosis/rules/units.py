@@ -8,6 +8,7 @@ from sigmoidcore.diagnosis.measure.activations import activation_of
 from sigmoidcore.diagnosis.measure.calls import CLASS_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
+from sigmoidcore.diagnosis.rules.first_outputs import start_far_off
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
@@ -191,8 +192,9 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     layers and of those that follow them above `LARGE_OUTPUTS`; or if it is above 0 and below `SMALL_INPUTS`, and the
     outputs of the first layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than
     the inputs do. A normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no
-    activation, the last one included, is of the sigmoid family: a ReLU passes any scale on. Batches of `FEWEST_ROWS`
-    samples or more are judged.
+    activation, the last one included, is of the sigmoid family (a ReLU passes any scale on), unless the first outputs
+    are ten times as large as the targets of a regression. The note is a warning, too, if nothing is learned (see
+    SC302). Batches of `FEWEST_ROWS` samples or more are judged.
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
@@ -207,7 +209,7 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     if not first or (size <= LARGE_INPUTS and size >= SMALL_INPUTS):
         return None
     if size > LARGE_INPUTS and min(reached) > LARGE_OUTPUTS:
-        bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x)))
+        bends = any(found.s_shaped for x in evidence.layers if (found := activation_of(x))) or start_far_off(evidence)
         text = _("The inputs have a size of {size} (root mean square) instead of about 1.", size=number(size))
         return Found((), size, LARGE_INPUTS, text, severity=None if bends else Severity.NOTE)
     if size < SMALL_INPUTS and max(spreads) < min(DROWNED_SPREAD, spread):

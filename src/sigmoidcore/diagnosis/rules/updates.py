@@ -1,7 +1,8 @@
 """The optimizer's steps are too small or too large for the weights."""
 
 import math
-from statistics import mean, median
+from collections.abc import Callable
+from statistics import mean, median, pvariance
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -13,10 +14,11 @@ from sigmoidcore.diagnosis.wording import listed, number, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOWEST_UPDATE, FADED_RATE = 1e-5, 0.01
+SLOWEST_UPDATE, FADED_RATE = 3e-5, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 FADED_UPDATE = 0.01
+BLOWN_UP, GROWN = 0.5, 3.0
 
 _RATES = "for networks of sigmoids with Adam, sc.depth_scaled_lr(model) gives the rates."
 FASTER = f"Raise the learning rate, check the scheduler, and check that the optimizer has these parameters; {_RATES}"
@@ -70,11 +72,13 @@ def too_large(evidence: Evidence) -> Found | None:
     may be large. If fewer steps were measured, as when the script ends with an exception, the median has to be above
     `RUINS_WEIGHT`.
 
-    It is an error, too, if nothing is learned, and most weights had such a step in the first quarter of the
-    measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now. *Nothing is
-    learned* if the loss is positive, its mean over the last quarter of the measurements is at least `STUCK_LOSS` of
-    that over the second quarter, and at least `UNLEARNED_LOSS` of the first or, for `cross_entropy`, `CHANCE_LOSS` of
-    that of equal probabilities.
+    It is a warning, too, if a step in the first quarter of the measurements changed most weights by more than
+    `BLOWN_UP` of their size, they are more than `GROWN` times as large now, and the loss of the last quarter is above
+    `UNLEARNED_LOSS` of the first. It is an error if nothing is learned, and most weights had such a step in the first
+    quarter of the measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now.
+    *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
+    `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of
+    the first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
 
     *Source.* A rule of thumb: about 1e-3 is usual in healthy trainings (Karpathy, CS231n notes); a hundred times as
     much replaces the weights within ten steps. SageMaker Debugger has 10 (WeightUpdateRatio).
@@ -84,7 +88,7 @@ def too_large(evidence: Evidence) -> Found | None:
         usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
     found = sorted((name for name, update in usual.items() if update > largest), key=lambda name: -usual[name])
     if not found:
-        return _ruined(evidence, _updates(evidence))
+        return _ruined(evidence, _updates(evidence)) or _blown_up(evidence, _updates(evidence, fewest=4))
     value = usual[found[0]]
     if value <= REPLACES_WEIGHT and _falling(evidence):
         return None
@@ -99,7 +103,7 @@ def too_large(evidence: Evidence) -> Found | None:
 def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """The first steps were too large for the network, which learns nothing since then."""
     rates = {w.rate for m in (evidence.measurements[0], evidence.latest) for w in m.weights if w.rate is not None}
-    if not updates or len(rates) > 1 or not _unlearned(evidence):
+    if not updates or len(rates) > 1 or not unlearned(evidence):
         return None
     early = {name: max(values[: max(1, len(values) // 4)]) for name, values in updates.items()}
     found = sorted((name for name, update in early.items() if update > LARGEST_UPDATE), key=lambda name: -early[name])
@@ -112,6 +116,25 @@ def _ruined(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None
         names=listed(found, tuple(early), "weight"), size=number(value),
     )  # fmt: skip
     return Found(tuple(found), value, LARGEST_UPDATE, text, severity=Severity.ERROR)
+
+
+def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """The first steps have made the weights much larger, and the loss does not recover."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    early = _violence(evidence, updates, lambda values: max(values[: max(1, len(values) // 4)]))
+    if not early or not losses or not mean(losses[-max(1, len(losses) // 4) :]) > UNLEARNED_LOSS * losses[0] > 0:
+        return None
+    start = {w.name: w.size for w in evidence.measurements[0].weights}
+    grown = {name: evidence.weights[name].size / start[name] for name in early if start.get(name)}
+    found = sorted((n for n, times in grown.items() if times > GROWN and early[n] > BLOWN_UP), key=lambda n: -early[n])
+    if 2 * len(found) <= len(early):
+        return None
+    text = _(
+        "The first steps changed {names} by up to {size} of its size, which is {times} times as large now, and the "
+        "loss has hardly fallen.",
+        names=listed(found, tuple(early), "weight"), size=number(early[found[0]]), times=number(grown[found[0]]),
+    )  # fmt: skip
+    return Found(tuple(found), early[found[0]], BLOWN_UP, text)
 
 
 def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
@@ -135,7 +158,7 @@ def _largest_rates(evidence: Evidence) -> list[float]:
 
 def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """Steps that are not rounded away, and too small for the loss to fall; of all weights."""
-    if not updates or not _unlearned(evidence):
+    if not updates or not unlearned(evidence):
         return None
     names, value = tuple(updates), max(max(steps) for steps in updates.values())
     if value < SLOWEST_UPDATE:
@@ -163,26 +186,35 @@ def _falling(evidence: Evidence) -> bool:
     return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
 
 
-def _unlearned(evidence: Evidence) -> bool:
+def stalled(evidence: Evidence) -> bool:
+    """Whether nothing was learned in all measurements, or in the first half of them."""
+    half = evidence.measurements[: len(evidence.measurements) // 2]
+    return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
+
+
+def unlearned(evidence: Evidence) -> bool:
     """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     quarter = len(losses) // 4
     if not quarter or not all(0 < loss < math.inf for loss in losses):
         return False
     second, last = mean(losses[quarter : 2 * quarter]), mean(losses[-quarter:])
+    noise = math.sqrt((pvariance(losses[quarter : 2 * quarter]) + pvariance(losses[-quarter:])) / quarter)
     classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
     chance = CHANCE_LOSS * math.log(min(classes)) if classes else math.inf
-    return last >= STUCK_LOSS * second and last >= min(UNLEARNED_LOSS * losses[0], chance)
+    return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * losses[0], chance)
 
 
-def _violence(evidence: Evidence, updates: dict[str, list[float]]) -> dict[str, float]:
-    """Median update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
+def _violence(
+    evidence: Evidence, updates: dict[str, list[float]], typical: Callable[[list[float]], float] = median
+) -> dict[str, float]:
+    """A typical update of each weight of a layer, relative to its size or, if that is larger, to a usual size."""
     of_layers = {name for layer in evidence.latest.weighted for name in layer.weights}
     found: dict[str, list[float]] = {name: [] for name in updates if name in of_layers}
     for weight in (w for m in evidence.measurements for w in m.weights if w.name in found):
         if weight.update is not None:
             found[weight.name].append(weight.update * min(1.0, weight.size / usual_size(weight)))
-    return {name: median(updates or [0.0]) for name, updates in found.items()}
+    return {name: typical(updates or [0.0]) for name, updates in found.items()}
 
 
 def _updates(evidence: Evidence, fewest: int = FEWEST_MEASUREMENTS) -> dict[str, list[float]]:
