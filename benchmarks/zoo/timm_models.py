@@ -116,9 +116,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 """By family: the model, and what makes it smaller."""
 SIZES = {
     "efficientformer_l1": 224,
-    "inception_resnet_v2": 96,
+    "inception_resnet_v2": 139,
     "inception_v3": 96,
-    "inception_v4": 96,
+    "inception_v4": 139,
     "levit_128s": 224,
 }
 """Images of models whose builders have no option for it."""

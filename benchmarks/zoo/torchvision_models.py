@@ -64,7 +64,10 @@ class Detector(nn.Module):
         self.detector = detector
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        targets = [{"boxes": b, "labels": y} for b, y in zip(boxes, labels, strict=True)]
+        lines = torch.arange(x.shape[-1])
+        inside = (boxes[..., None, :2] <= lines[:, None]) & (lines[:, None] < boxes[..., None, 2:])  # of columns, rows
+        masks = (inside[..., None, :, 0] & inside[..., :, None, 1]).byte()
+        targets = [{"boxes": b, "labels": y, "masks": m} for b, y, m in zip(boxes, labels, masks, strict=True)]
         losses: dict[str, Tensor] = self.detector(list(x), targets)
         return losses
 

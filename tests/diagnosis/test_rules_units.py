@@ -39,6 +39,12 @@ def test_a_gate_is_saturated_if_every_neuron_of_it_is():
     assert rules(changed(chain(1.0, 1.0, 1.0), 1, kind="Sigmoid", saturated=1.0, gate=True)) == ["SC201"]
 
 
+def test_a_sigmoid_inside_a_focal_loss_is_no_gate_of_the_network():
+    found = chain(1.0, 1.0, 1.0)
+    inside = activation("loss.sigmoid", 1.0, 2, kind="Sigmoid", saturated=1.0, gate=True)
+    assert rules(replace(found, layers=(*found.layers, inside))) == []
+
+
 def test_a_saturated_output_is_healthy():
     found = chain(1.0, 1.0)
     assert rules(replace(found, layers=(*found.layers, activation("out", 1.0, 2, kind="Sigmoid", saturated=1.0)))) == []

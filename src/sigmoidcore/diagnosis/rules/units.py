@@ -245,10 +245,10 @@ def gradient_left(evidence: Evidence) -> tuple[float, ...]:
 
 
 def _saturated(evidence: Evidence) -> tuple[int, ...]:
-    """Hidden activations with saturated neurons, in order; gates only if every neuron is."""
-    hidden = set(evidence.hidden)
-    judged = [(i, layer, _shut(layer)) for i, layer in enumerate(evidence.layers) if layer.rows >= FEWEST_ROWS]
-    return tuple(i for i, x, shut in judged if (shut > SATURATED_SHARE if i in hidden else x.gate and shut == 1))
+    """Hidden activations with saturated neurons, in order; gates only if every neuron is. Those in a loss are not."""
+    judged = [(i, x, _shut(x)) for i, x in enumerate(evidence.layers) if x.rows >= FEWEST_ROWS]
+    judged = [(i, x, shut) for i, x, shut in judged if x.role == "activation" and evidence.feeds_weights[i]]
+    return tuple(i for i, x, shut in judged if (shut == 1 if x.gate else shut > SATURATED_SHARE))
 
 
 def _wrong_ends(evidence: Evidence) -> list[int]:
