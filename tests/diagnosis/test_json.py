@@ -21,6 +21,7 @@ from sigmoidcore.diagnosis.measure.measurement import (
     Layer,
     Measurement,
     Subject,
+    Swap,
     Weight,
 )
 from sigmoidcore.diagnosis.report.json import to_json
@@ -44,6 +45,7 @@ measurements = anything(
     Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
     comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence),
     batch_norms=few(anything(BatchNorm)),
+    swaps=few(anything(Swap)),
     dropouts=few(st.floats(0, 1)),
 )  # fmt: skip
 

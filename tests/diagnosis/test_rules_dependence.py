@@ -82,6 +82,31 @@ def test_attention_across_the_batch_is_named_and_within_a_sample_is_not():
     assert findings(Encoder(), WORDS[:, :8]) == []
 
 
+@pytest.mark.parametrize(
+    ("move", "expected"),
+    [
+        (lambda x: x.view(-1, 5, 3), [("SC506", "warning")]),
+        (lambda x: x.reshape(3, 64, 5).relu().mean(0), []),
+        (lambda x: x.transpose(1, 2), []),
+        (lambda x: x.reshape(64, 1, 15).view(64, 5, 3), []),
+    ],
+    ids=["features and steps swapped", "not read by a layer", "transposed", "in two views"],
+)
+def test_a_view_that_should_be_a_transpose_mixes_axes(move, expected):
+    net = nn.Linear(3 if move(torch.zeros(64, 3, 5)).dim() == 3 else 5, 4)
+
+    class Moved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(move(x))
+
+    found = sc.diagnose(Moved(), torch.randn(64, 3, 5)).findings
+    assert [(f.rule, f.severity.value) for f in found if "axes" in f.message] == expected
+
+
 def test_time_in_the_first_dimension_is_a_note_at_most():
     model = nn.LSTM(5, 7)
     assert findings(model, torch.randn(9, 4, 5)) == [("SC506", "note")]

@@ -153,3 +153,22 @@ def test_a_zero_normalisation_weight_before_dead_units_is_named():
     assert finding.layers == ("2",)
     assert "`1.weight` is 0" in finding.message
     assert finding.remedy.startswith("Start the weight of a normalisation at 1")
+
+
+def test_outputs_that_a_loss_of_its_own_draws_together_while_it_stands_still():
+    def watched(spread, losses):
+        first = chain(1.0, 1.0)
+        layers = (*first.layers[:-1], replace(first.layers[-1], spread=spread))
+        return [replace(first, loss=losses[0]), *[replace(first, layers=layers, loss=loss) for loss in losses[1:]]]
+
+    flat, falling = [1.0] * 8, [1.0 * 0.5**i for i in range(8)]
+    assert rules(*watched(0.1, flat)) == ["SC203"]
+    assert rules(*watched(0.1, falling)) == rules(*watched(0.9, flat)) == []
+
+
+def test_tokens_that_are_the_same_for_all_samples_are_the_cause_of_dead_units():
+    model = nn.Sequential(nn.Embedding(9, 16), nn.Flatten(), nn.ReLU(), nn.Linear(64, 3))
+    nn.init.constant_(model[0].weight, -1.0)
+    (finding,) = sc.diagnose(model, torch.ones(64, 4, dtype=torch.long)).findings
+    assert (finding.rule, finding.layers) == ("SC203", ())
+    assert [f.rule for f in sc.diagnose(model, torch.randint(9, (64, 4))).findings] == ["SC202"]

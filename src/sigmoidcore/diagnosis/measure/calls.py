@@ -56,6 +56,20 @@ def name_of(function: Callable[..., Any]) -> str:
     return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
 
 
+Swap = tuple[tuple[int, ...], tuple[int, ...]]
+"""Two shapes with the same sizes in another order."""
+
+
+def swap(name: str, arguments: list[Tensor], output: Tensor) -> Swap | None:
+    """The shapes of a view that swaps the sizes of dimensions, as `transpose` would, and moves no number."""
+    if name not in ("view", "reshape") or not arguments:
+        return None
+    before, after = tuple(arguments[0].shape), tuple(output.shape)
+    known = [[size for size in shape if size > 1] for shape in (before, after)]
+    same = len(before) == len(after) and sorted(before) == sorted(after)
+    return (before, after) if same and known[0] != known[1] else None
+
+
 @cache
 def _has_channels(name: str) -> bool:
     """Whether dimension 1 of a function's result counts channels."""

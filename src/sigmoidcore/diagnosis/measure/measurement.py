@@ -110,6 +110,15 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
+class Swap:
+    """A view or reshape to the same sizes in another order, as `transpose` would, which moves no number."""
+
+    layer: str  # with weights, which reads it
+    before: tuple[int, ...]  # the shape of what is viewed
+    after: tuple[int, ...]  # the shape of the view
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A call in which the loss compares outputs of the model with targets: a loss function, or a difference."""
 
@@ -161,6 +170,7 @@ class Measurement:
     # places such as "layers[0].weight" of weights that train and are not parameters of the model, because a module
     # keeps them in a list, a dict or as a plain tensor
     strays: tuple[str, ...] = ()
+    swaps: tuple[Swap, ...] = ()  # views that swap the sizes of dimensions
     dependence: Dependence | None = None  # which inputs the outputs depend on; of `diagnose` only
     differentiated: bool = False  # the loss contains derivatives: gradients reach a layer also past those behind it
     quantized: tuple[str, ...] = ()  # modules with quantized weights, which are no parameters and do not train

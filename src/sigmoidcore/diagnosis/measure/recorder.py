@@ -48,6 +48,7 @@ class Recorder(Tracker):
         super().__init__(parameters, stack)
         self.of_inputs = Sums()
         self.samples = samples
+        self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
@@ -89,6 +90,8 @@ class Recorder(Tracker):
                 statistics.add_sizes(x, [sums])
                 statistics.add_sample(x.reshape(1, statistics.first_rows(x[0], self.samples, None)[1], -1), [sums])
                 self.of_inputs.add(sums)
+            elif tensor.dim() and len(tensor) > 1:
+                self.alike.append((tensor == tensor[:1]).all())
 
     @hidden_from_modes
     def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:

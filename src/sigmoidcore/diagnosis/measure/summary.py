@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.comparisons import joined
-from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement
+from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
@@ -103,7 +103,7 @@ def summarize(
         loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
         comparisons=joined([r.compared for r in recorders], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
-        input_spread=of_inputs["spread"],
+        input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
         input_nonfinite=of_inputs["nonfinite"],
         ranks=ranks.count,
         notes=tuple(notes),
@@ -111,6 +111,7 @@ def summarize(
         batch_norms=tuple(_batch_norms(recorders)),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
         differentiated=any_differentiated > 0,
+        swaps=tuple({name: Swap(name, *shapes) for r in recorders for name, shapes in r.swaps.items()}.values()),
     )
 
 
@@ -133,6 +134,12 @@ def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[
             calls[place].sums.add(call.sums)
     own = [{i: places[call.name] for i, call in enumerate(r.layers)} for r in recorders]
     return calls, inputs, own
+
+
+def _spread_of_tokens(recorders: Sequence[Recorder]) -> float | None:
+    """0 if all inputs are whole numbers, the same for all samples of a pass; else None."""
+    alike = fetch([flag for r in recorders for flag in r.alike])
+    return 0.0 if alike and all(alike) else None
 
 
 def _batch_norms(recorders: Sequence[Recorder]) -> Iterator[BatchNorm]:

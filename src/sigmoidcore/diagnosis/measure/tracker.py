@@ -61,6 +61,7 @@ class Origin:
     dim: int = -1  # counts features
     constant: bool = False  # it is computed from parameters only
     parameter: str = ""  # the parameter that it is, moved or reshaped at most
+    swapped: calls.Swap | None = None  # the shapes of a view that swaps the sizes of dimensions and moves no number
 
 
 _UNKNOWN = Origin()
@@ -108,6 +109,7 @@ class Tracker(TorchFunctionMode):
         self.loss_function: str | None = None  # the last that was called
         self.loss_reads = -1  # the layer whose output it read
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
+        self.swaps: dict[str, calls.Swap] = {}  # by the layer that reads such a view
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
@@ -199,19 +201,24 @@ class Tracker(TorchFunctionMode):
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
+        swapped = calls.swap(name, arguments, outputs[0]) or (origins[0].swapped if name in calls.MOVES else None)
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
             layer.place = self._norm_place() if name == "tanh" else None
             layer.reads = max((o.producer for o in origins), default=-1) if role == "weights" else -1
+            shapes = next((o.swapped for o in origins if o.swapped), None)
+            if shapes and role == "weights":
+                self.swaps[layer.name] = shapes
             index = len(self.layers)
             self.layers.append(layer)
             self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
             self.after(layer, args, kwargs, outputs)
-        elif any(o is not _UNKNOWN for o in origins):
+        elif swapped or any(o is not _UNKNOWN for o in origins):
             producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
-            self._set_all(outputs, Origin(sources, () if sources else weights, producer, dim, constant, parameter))
+            own = () if sources else weights
+            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped))
 
     def _role(
         self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool

@@ -10,6 +10,7 @@ SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, transpose instead of view, a softmax over "
     "the last dimension."
 )
+TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
@@ -23,7 +24,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     `diagnose` runs the model in evaluation mode on a sample beside two different sets of others, with the same random
     numbers. The rule applies if the output of the sample changes. It is a note if outputs have positions that do not
     depend on each other: the model may have time in dimension 0 on purpose. A softmax over the samples, which is not
-    attention and not a gate, is named in a `Monitor`, too.
+    attention and not a gate, is named in a `Monitor`, too, and so is a layer that reads a view or reshape to the same
+    sizes in another order: samples, steps or features are mixed with each other.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.
@@ -41,6 +43,13 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(over_samples[0]),
         )
         return Found(tuple(over_samples), 1.0, 0.0, text, OVER_FEATURES)
+    if latest.swaps:
+        first = latest.swaps[0]
+        text = _(
+            "{name} reads a view of {before} as {after}: the numbers stay in their order, so that the axes are mixed.",
+            name=named(first.layer), before=list(first.before), after=list(first.after),
+        )  # fmt: skip
+        return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
     if latest.quantized:
         return None  # their scale is that of the batch
     found = latest.dependence

@@ -13,6 +13,7 @@ from sigmoidcore.diagnosis.rules import (
     loss,
     norm_places,
     numbers,
+    standstill,
     steps,
     structure,
     time,
@@ -102,7 +103,7 @@ def find(measurements: Sequence[Measurement]) -> tuple[Finding, ...]:
 def _checked(rule: Rule, evidence: Evidence) -> Found | None:
     """What a rule finds: if the training stood still, also in the first measurement, and its note is a warning."""
     found = rule.check(evidence)
-    if not rule.stalls or not updates.stalled(evidence):
+    if not rule.stalls or not standstill.stalled(evidence):
         return found
     found = found or rule.check(Evidence(evidence.measurements[:1]))
     if found is None or found.severity is not NOTE:

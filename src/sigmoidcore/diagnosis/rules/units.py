@@ -10,13 +10,14 @@ from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.first_outputs import start_far_off
 from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import stalled
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 FEWEST_ROWS = 32
 """With fewer rows neurons are not judged: one that is open for 10 % of the samples is shut for 32 of them in 3 %."""
 SATURATED_SHARE = 0.5
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
-COLLAPSED_SPREAD, EQUAL_SPREAD = 3.5e-4, 1e-6
+COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 ALL_HEADS = 1.0
 LEARNED_LOSS = 0.1
 """A loss for classification is below this only if nearly all predictions are right."""
@@ -34,6 +35,10 @@ REVIVE = (
 SEPARATE = (
     "Put a normalisation (BatchNorm) before the activations, use larger weights and smaller biases, or centered "
     "activations (tanh, centered cores)."
+)
+LESS_PULL = (
+    "Lower the learning rate, or let the loss keep different samples apart: another choice of negatives, a larger "
+    "margin, or a term that keeps the outputs' variance."
 )
 SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
 RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
@@ -80,6 +85,8 @@ def dead_units(evidence: Evidence) -> Found | None:
     *Source.* SageMaker Debugger (DeadRelu) warns from 0.5 on. Deep plain ReLU networks with He weights come close to
     0.5 without harm, because each unit there is on or off for all samples.
     """
+    if evidence.latest.input_spread == 0:
+        return None  # identical samples turn every unit on or off for all: SC203
     found = sorted(_dead(evidence, DEAD_SHARE_NOTE), key=lambda i: -(evidence.layers[i].dead or 0))
     if not found:
         return None
@@ -113,7 +120,9 @@ def collapse(evidence: Evidence) -> Found | None:
     for outputs, which may vary little beside their mean, below `EQUAL_SPREAD`. The spread is the standard deviation
     across samples over the root mean square. Paths that are the same for all samples by design (embeddings of
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
-    thresholds. If all inputs are identical, no layer is named.
+    thresholds. If all inputs are identical, no layer is named. In a training with a loss of its own, such as that of
+    triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
+    `SHRUNK_SPREAD` times the first.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -122,7 +131,7 @@ def collapse(evidence: Evidence) -> Found | None:
     latest = evidence.latest
     found = _collapsed(evidence) if latest.samples > 1 else []
     if not found:
-        return None
+        return _drawn_together(evidence)
     if latest.input_spread == 0:
         text = _("All samples of the inputs are identical, so every layer returns the same for all.")
         return Found((), 0.0, COLLAPSED_SPREAD, text, CHECK_LOADING)
@@ -134,6 +143,22 @@ def collapse(evidence: Evidence) -> Found | None:
         name=named(first.name), same=same, spread=number(spread), inputs=number(inputs),
     )  # fmt: skip
     return Found(evidence.names(found), spread / inputs, COLLAPSED_SPREAD, text)
+
+
+def _drawn_together(evidence: Evidence) -> Found | None:
+    """Outputs that a loss without targets draws to one point, and that learn nothing else."""
+    first = {layer.name: layer.spread or 0.0 for layer in evidence.measurements[0].layers}
+    ends = [evidence.layers[i] for i in evidence.sinks]
+    shares = {x.name: x.spread / first[x.name] for x in ends if x.spread is not None and first.get(x.name)}
+    if not shares or evidence.latest.comparisons or not stalled(evidence) or max(shares.values()) > SHRUNK_SPREAD:
+        return None
+    worst = min(shares, key=lambda name: shares[name])
+    text = _(
+        "The outputs of {name} move to one point: they differ by {share} of what they did at first, and the loss "
+        "stands still.",
+        name=named(worst), share=number(shares[worst]),
+    )  # fmt: skip
+    return Found((worst, *(name for name in shares if name != worst)), shares[worst], SHRUNK_SPREAD, text, LESS_PULL)
 
 
 def sharp_attention(evidence: Evidence) -> Found | None:

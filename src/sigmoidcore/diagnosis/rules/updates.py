@@ -1,8 +1,7 @@
 """The optimizer's steps are too small or too large for the weights."""
 
-import math
 from collections.abc import Callable
-from statistics import mean, median, pvariance
+from statistics import mean, median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
@@ -10,13 +9,13 @@ from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import CHANCE_LOSS, STUCK_LOSS, UNLEARNED_LOSS, unlearned  # noqa: F401
 from sigmoidcore.diagnosis.wording import listed, number, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
 SLOWEST_UPDATE, FADED_RATE = 3e-5, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
-STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
 
@@ -184,25 +183,6 @@ def _falling(evidence: Evidence) -> bool:
     """Whether the loss is positive, and now less than half of what it was at first."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     return len(losses) > 1 and 0 < losses[-1] < UNLEARNED_LOSS * losses[0]
-
-
-def stalled(evidence: Evidence) -> bool:
-    """Whether nothing was learned in all measurements, or in the first half of them."""
-    half = evidence.measurements[: len(evidence.measurements) // 2]
-    return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
-
-
-def unlearned(evidence: Evidence) -> bool:
-    """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
-    losses = [m.loss for m in evidence.measurements if m.loss is not None]
-    quarter = len(losses) // 4
-    if not quarter or not all(0 < loss < math.inf for loss in losses):
-        return False
-    second, last = mean(losses[quarter : 2 * quarter]), mean(losses[-quarter:])
-    noise = math.sqrt((pvariance(losses[quarter : 2 * quarter]) + pvariance(losses[-quarter:])) / quarter)
-    classes = [c.shape[1] for c in evidence.latest.comparisons if c.function == "cross_entropy" and len(c.shape) > 1]
-    chance = CHANCE_LOSS * math.log(min(classes)) if classes else math.inf
-    return last >= STUCK_LOSS * second - noise and last >= min(UNLEARNED_LOSS * losses[0], chance)
 
 
 def _violence(
