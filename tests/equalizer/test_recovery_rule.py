@@ -55,8 +55,9 @@ def test_after_a_change_of_the_weights_the_network_computes_what_it_did(model, b
     before = model(batch[0])
     accident(model)
     assert not torch.allclose(model(batch[0]), before, atol=0.1)
-    with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores, the first of them '1'"):
+    with pytest.warns(RuntimeWarning, match=f"{DEPTH} of {DEPTH} cores, the first of them '1'") as warned:
         steps(step, 3)
+    assert warned[0].filename == __file__  # the line of the training, not of a hook
     torch.testing.assert_close(model(batch[0]), before, rtol=1e-3, atol=1e-4)
     assert equalizer.history[-1].recovered == DEPTH
     assert equalizer.history[-1].spread < 2

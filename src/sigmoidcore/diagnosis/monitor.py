@@ -1,6 +1,5 @@
 """Monitor: watch a whole training, one step in many, with bounded memory."""
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from sigmoidcore._language import _
+from sigmoidcore._language.warning import warn
 from sigmoidcore._torch.autograd import NONE, backward_pass
 from sigmoidcore._torch.grad_scaler import stepped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
@@ -288,7 +288,7 @@ class Monitor:
         if not self._all(self._probe.has_gradients):
             self._without_gradient += 1
             if self._without_gradient == PATIENCE:
-                warnings.warn(_no_gradient(), RuntimeWarning, stacklevel=2)
+                warn(_no_gradient())
                 if self._probe.passes and not self._probe.parameters.has_gradients and self._ranks.count == 1:
                     self._record()  # nothing is trained
                     self._without_gradient = PATIENCE

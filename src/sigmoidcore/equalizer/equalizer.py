@@ -1,7 +1,6 @@
 """Equalize: during training, change slopes where the gradient leaves the band, and open neurons that have saturated."""
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from sigmoidcore._language.warning import warn
 from sigmoidcore._torch.eager import uncompiled
 from sigmoidcore.equalizer.alarm import Alarm
 from sigmoidcore.equalizer.branch_rule import BranchRule
@@ -306,14 +306,12 @@ class Equalizer:
             return True
         self._unseen += 1
         if self._unseen == PATIENCE and missing:
-            warnings.warn(
+            warn(
                 f"{PATIENCE} steps in a row were to be sampled, and no gradient came back to {len(missing)} of "
                 f"{len(passes)} cores, the first of them '{missing[0]}': the Equalizer changes nothing. It sees "
                 "forward passes that run module by module and whose gradients come from backward(): not those inside "
                 "transforms of torch.func or replayed CUDA graphs, and nothing before frozen parameters "
-                "(requires_grad=False). Use every core, or give the Equalizer the part of the model that trains",
-                RuntimeWarning,
-                stacklevel=2,
+                "(requires_grad=False). Use every core, or give the Equalizer the part of the model that trains"
             )
         return False
 

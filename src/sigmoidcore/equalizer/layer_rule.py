@@ -1,7 +1,6 @@
 """The layer rule: slopes of layers change where the gradient leaves the band around its median size."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmoidcore._language.warning import warn
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.observation.gradients import CorePass
 from sigmoidcore.observation.graph import Graph
@@ -77,12 +77,10 @@ class LayerRule:
             return False
         self._move(i, -trial.moved)
         if not self._resting:
-            warnings.warn(
+            warn(
                 f"the Equalizer gives core '{self._names[i]}' its old slope back and does not change it any more: "
                 f"{TRIES} changes did not bring its gradient nearer to the size in other layers. It will treat other "
-                "cores alike, without a warning. A signal that multiplies the output of the core is a usual reason",
-                RuntimeWarning,
-                stacklevel=2,
+                "cores alike, without a warning. A signal that multiplies the output of the core is a usual reason"
             )
         self._resting.append(i)
         return True

@@ -1,7 +1,6 @@
 """The recovery rule: after a sudden change, a core reads again what it read before it, by its slope and its shift."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sigmoidcore._language.warning import warn
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare
 from sigmoidcore._torch.modes import transforms_active
 from sigmoidcore.core import SigmoidCore
@@ -104,13 +104,11 @@ class RecoveryRule:
         self.waiting = False
         if names:
             if not self._recoveries:
-                warnings.warn(
+                warn(
                     f"the gradient has changed suddenly, and {len(names)} of {len(self._cores)} cores, the first of "
                     f"them '{names[0]}', read something else than before: the Equalizer gave them slopes and shifts "
                     "with which the network computes what it did. Weights or inputs have most likely been changed; "
-                    "later recoveries are in `history` only",
-                    RuntimeWarning,
-                    stacklevel=2,
+                    "later recoveries are in `history` only"
                 )
             self._recoveries = MOST if self.observer.returned else self._recoveries + 1
             self._pause = step + PAUSE * 2**self._recoveries
