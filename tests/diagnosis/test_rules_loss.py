@@ -103,6 +103,7 @@ def test_large_outputs_that_are_wrong_are_named_by_the_loss_of_equal_outputs():
     assert rules(replace(named, comparisons=(replace(logits, shape=(64, 10**6)),))) == []
     wide = replace(with_weight(named, "1.weight", shape=(10, 1280), size=40.0), loss=12.0)
     assert (rules(wide), rules(with_weight(wide, "1.weight", size=100.0))) == ([], ["SC607"])
+    assert rules(replace(wide, loss=1200.0)) == ["SC607"]
     binary = compared(of("binary_cross_entropy_with_logits", 0, 1, output_rms=8.0))
     assert [rules(replace(binary, loss=loss)) for loss in (2.0, 2.2)] == [[], ["SC607"]]
 
@@ -209,3 +210,23 @@ def test_a_bounded_activation_before_logits_is_wrong_and_a_softmax_before_a_diff
     for targets, expected in ((classes, ["note"]), (0.9 * classes + 0.025, [])):
         squares = sc.diagnose(nn.Sequential(*model, nn.Softmax(1)), x, targets, functional.mse_loss)
         assert [f.severity for f in squares.findings if f.rule == "SC601"] == expected
+
+
+@pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Softmax(1)])
+def test_an_activation_before_the_last_softmax_is_the_wrong_input(last):
+    x, y = torch.randn(64, 8), torch.arange(64) % 4
+
+    def named(*layers):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), *layers, last)
+        found = sc.diagnose(model, x, y, lambda out, t: functional.nll_loss(out if out.min() < 0 else out.log(), t))
+        return [(f.rule, f.layers) for f in found.findings if f.severity is not Severity.NOTE]
+
+    assert named(nn.ReLU()) == named(nn.Softmax(1)) == [("SC601", ("3",))]
+    assert named() == named(nn.LeakyReLU()) == []
+
+
+def test_a_single_class_is_always_right():
+    finding = sc.diagnose(
+        nn.Linear(8, 1), torch.randn(64, 8), torch.zeros(64, dtype=torch.long), functional.cross_entropy
+    ).findings[0]
+    assert (finding.rule, finding.remedy.startswith("Give the last layer one output")) == ("SC601", True)

@@ -289,7 +289,7 @@ class Monitor:
             self._without_gradient += 1
             if self._without_gradient == PATIENCE:
                 warn(_no_gradient())
-                if self._probe.passes and not self._probe.parameters.has_gradients and self._ranks.count == 1:
+                if not self._probe.parameters.has_gradients and self._ranks.count == 1:
                     self._record()  # nothing is trained
                     self._without_gradient = PATIENCE
             self._stepped = None

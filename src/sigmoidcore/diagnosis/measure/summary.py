@@ -6,7 +6,7 @@ The numbers of all layers are computed together, in NumPy: one at a time would t
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import attrgetter
@@ -78,7 +78,8 @@ def summarize(
         together = Alone()
     totals = partial(_total, together, device)
     *facts, of_inputs = _facts([*(call.sums for call in calls), inputs], totals)
-    layers = _layers(calls, facts, factor=1.0 / (scale * together.count))
+    normalised = {name: by for r in recorders for name, by in r.normalised.items()}
+    layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
     losses = [loss for r in recorders for loss in r.losses]
     samples, any_differentiated, loss = totals(
@@ -253,7 +254,9 @@ def _histograms(values: NDArray[Any], layer: NDArray[Any], layers: int) -> NDArr
     return np.bincount(places.ravel(), minlength=layers * (BINS + 1)).reshape(layers, BINS + 1)[:, :BINS]
 
 
-def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor: float) -> list[Layer]:
+def _layers(
+    calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], normalised: Mapping[str, str], factor: float
+) -> list[Layer]:
     """The layers; sizes of gradients are multiplied by the factor."""
     layers: list[Layer] = []
     for call, fact in zip(calls, facts, strict=True):
@@ -278,6 +281,7 @@ def _layers(calls: Sequence[LayerCall], facts: Sequence[dict[str, Any]], factor:
                 sources=sources,
                 weights=call.weights,
                 gate=call.gate,
+                read_by=normalised.get(call.name, ""),
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,

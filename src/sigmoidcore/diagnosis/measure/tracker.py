@@ -109,6 +109,7 @@ class Tracker(TorchFunctionMode):
         self.loss_function: str | None = None  # the last that was called
         self.loss_reads = -1  # the layer whose output it read
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
+        self.normalised: dict[str, str] = {}  # by the layer that it reads: a softmax or log-softmax
         self.swaps: dict[str, calls.Swap] = {}  # by the layer that reads such a view
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.notes: dict[str, None] = {}  # what could not be followed or measured
@@ -202,6 +203,8 @@ class Tracker(TorchFunctionMode):
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
         swapped = calls.swap(name, arguments, outputs[0]) or (origins[0].swapped if name in calls.MOVES else None)
+        if name in ("softmax", "log_softmax") and origins[0].producer >= 0:
+            self.normalised[self.layers[origins[0].producer].name] = name
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)

@@ -9,12 +9,15 @@ from sigmoidcore.diagnosis.measure.activations import activation_of
 from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
-from sigmoidcore.diagnosis.rules.first_outputs import REGRESSION, WORSE_THAN_EQUAL, overshoots
+from sigmoidcore.diagnosis.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.units import LARGE_INPUTS
 from sigmoidcore.diagnosis.wording import named, number
 
-READS_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
+READS_LOGITS = (
+    *("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"),
+    *("softmax", "log_softmax"),
+)
 READS_LOGARITHMS = ("nll_loss", "kl_div")
 SOFTMAX = ("softmax", "softmax2d")
 ANYTHING = -math.inf, math.inf
@@ -36,6 +39,7 @@ STANDARDISE = (
 CROSS_ENTROPY = "Use cross_entropy on the input of the softmax: its gradient stays large while the answer is wrong."
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
+TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
 SMALLER = (
     "Start with smaller weights, for example PyTorch's defaults or `nn.init.orthogonal_`; if the network is trained, "
@@ -47,21 +51,33 @@ def wrong_input(evidence: Evidence) -> Found | None:
     """Nothing fails, but the network learns slowly, or the wrong thing.
 
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
-    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh). `nll_loss` and `kl_div`
-    must not read these, nor a layer with weights without a log-softmax after it. A softmax of probabilities is nearly
-    flat, and the negative of something that is not a logarithm has no lower bound. No loss can use a softmax of a
-    single number, which is always 1. A softmax that is compared with classes by the squared difference is a note, and
-    a warning if nothing is learned: its gradient is 0 where the answer is certain and wrong.
+    activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh), nor may the last softmax
+    or log-softmax. `nll_loss` and `kl_div` must not read these, nor a layer with weights without a log-softmax after
+    it. A softmax of probabilities is nearly flat, and the negative of something that is not a logarithm has no lower
+    bound. No loss can use a softmax of a single number, which is always 1, and so is the probability in a
+    `cross_entropy` of a single class. A softmax that is compared with classes by the squared difference is a note,
+    and a warning if nothing is learned: its gradient is 0 where the answer is certain and wrong.
 
     *Source.* PyTorch's documentation of these functions.
     """
     latest = evidence.latest
     calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
+    ends = (i for i, x in enumerate(evidence.layers) if x.role == "activation" and not evidence.feeds_weights[i])
+    calls += [(evidence.layers[i].read_by, i) for i in ends if evidence.layers[i].read_by]
     for function, position in calls:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
-    return _squared_probabilities(evidence)
+    return _single_class(evidence) or _squared_probabilities(evidence)
+
+
+def _single_class(evidence: Evidence) -> Found | None:
+    """The cross-entropy of a single class, which is 0 whatever the output."""
+    for c in evidence.latest.comparisons:
+        if c.function == "cross_entropy" and c.classes and c.shape[min(1, len(c.shape) - 1) :][:1] == (1,):
+            text = _("cross_entropy got outputs of a single class, whose probability is always 1: the loss is 0.")
+            return Found(_layers(evidence, c), 1.0, 0.0, text, TWO_CLASSES)
+    return None
 
 
 def _squared_probabilities(evidence: Evidence) -> Found | None:
@@ -90,6 +106,7 @@ def broadcast(evidence: Evidence) -> Found | None:
         together = _together(c.shape, c.target_shape)
         if (
             together
+            and c.function not in ("cross_entropy", "nll_loss")
             and len(c.shape) != len(c.target_shape)
             and math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
         ):
@@ -183,11 +200,11 @@ def same_targets(evidence: Evidence) -> Found | None:
 def certain_and_wrong(evidence: Evidence) -> Found | None:
     r"""The outputs are large and wrong, so training must first shrink them.
 
-    The rule applies if the loss is one cross-entropy of logits, their root mean square is above `LARGE_LOGITS`, and the
+    The rule applies if the loss is one cross-entropy of logits, their root mean square is above 5, and the
     loss is above `WORSE_THAN_EQUAL` times that of equal logits, $\log(\text{classes})$ (binary: $\log 2$). Usual
     weights give logits of about 1. Inputs above `LARGE_INPUTS` make large outputs, too, and are judged by SC206. It is
-    a note for a layer of so many inputs that less than `FEW_STEPS` steps of Adam at `USUAL_RATE` undo its outputs: the
-    norm of a row of its weights over their count and the rate.
+    a note below `FAR_OFF` times for a layer of so many inputs that less than `FEW_STEPS` steps of Adam at `USUAL_RATE`
+    undo its outputs: the norm of a row of its weights over their count and the rate.
 
     *Source.* Arithmetic: independent normal logits of size $r$ have a mean cross-entropy of about
     $\log(\text{classes}) + r^2 / 2$ if $r$ is small, and of $r \sqrt{2 \log(\text{classes})}$ if it is large.
@@ -201,7 +218,8 @@ def certain_and_wrong(evidence: Evidence) -> Found | None:
         "The loss is {loss}, and {guess} for equal outputs: the outputs are large (root mean square {size}) and wrong.",
         loss=number(loss), guess=number(loss / times), size=number(comparison.output_rms),
     )  # fmt: skip
-    severity = Severity.NOTE if _steps_to_shrink(evidence, comparison) < FEW_STEPS else None
+    soon = times < FAR_OFF and _steps_to_shrink(evidence, comparison) < FEW_STEPS
+    severity = Severity.NOTE if soon else None
     return Found(_layers(evidence, comparison), times, WORSE_THAN_EQUAL, text, severity=severity)
 
 
