@@ -93,6 +93,21 @@ def test_old_data_that_return_in_the_pause_restore_the_old_slopes_and_then_the_r
         torch.testing.assert_close(core.slope, slope)
 
 
+def test_a_recovery_that_brings_the_gradients_no_nearer_to_the_usual_ones_is_taken_back(model, batch):
+    step, equalizer = training(model, batch, tolerance=NEVER)
+    steps(step, WARM)
+    with torch.no_grad():
+        model[0].weight.mul_(4)  # which the first core makes up for
+        model[-1].weight.mul_(100)  # and nothing for this: all gradients rise
+    slopes = [core.slope.clone() for core in cores(model)]
+    steps(step, 2)
+    step()
+    assert equalizer.history[-1].step == WARM + 2
+    assert all(sample.recovered == 0 for sample in equalizer.history)
+    assert all(torch.equal(core.slope, slope) for core, slope in zip(cores(model), slopes, strict=True))
+    assert all(p.grad is None for p in model.parameters())  # they were those of other slopes
+
+
 def test_inputs_in_another_unit_change_the_first_core_alone(model, batch):
     step, equalizer = training(model, batch, tolerance=NEVER)  # whose gradient is then smaller: units of inputs
     steps(step, WARM)

@@ -195,10 +195,11 @@ class Equalizer:
         not after them.
         """
         rings = not self._recovery_rule.resting and self._alarm.rings(wait=self._observer.attached)
-        self._recovery_rule.waiting |= rings  # the next step recovers
+        if rings:  # the next step recovers
+            self._recovery_rule.waiting, self._recovery_rule.distance = True, self._alarm.distance
         if rings or self._alarm.suspects:  # this step shows an accident
             self._detach()
-        elif self._stale(self._look_once(self._optimizer)):
+        elif self._stale(self._look_once(self._optimizer)) or self._recovery_rule.taken_back:
             self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
@@ -281,7 +282,7 @@ class Equalizer:
             return 0
         passes, differentiated, ends = self._observer.counted(), self._observer.differentiated, self._observer.ends
         followed = self._norm_rule.errors(self._ranks, self._device)
-        recovered = self._recovery_rule.finish(self._cadence.step)
+        recovered = self._recovery_rule.finish(self._cadence.step, self._alarm.distance)
         if recovered:
             self._alarm.trust()
         self._detach()

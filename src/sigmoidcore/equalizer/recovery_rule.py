@@ -24,6 +24,8 @@ FEWEST = 8
 """Fewer samples do not tell mean and size, however many positions each has."""
 FIRST = 8
 """Step from which on readings are remembered: the alarm learns for 30 steps, and a sample comes in time."""
+NEARER = 0.5
+"""After a recovery, gradients are at most this share of their distance before it from the usual ones."""
 PAUSE, MOST = 10, 20
 """The n-th recovery is followed by PAUSE times 2**n steps without another, the last by rest."""
 
@@ -52,8 +54,10 @@ class RecoveryRule:
 
     While `observer` is attached, every core that reads something else than at the last `remember` gets, before it runs,
     the slope and the shift with which it makes of the new preactivations what it made of the old. The cores behind it
-    then read what they read before. If a core is restored to what it read before the last recovery, the data alternate:
-    the rule then rests for good. A return to old data is looked for in the pause after a recovery, too.
+    then read what they read before. If this brings the gradients of the step no nearer to the usual ones, it is taken
+    back: the training itself has changed the weights, by a step that was too large. If a core is restored to what it
+    read before the last recovery, the data alternate: the rule then rests for good. A return to old data is looked for
+    in the pause after a recovery, too.
     """
 
     def __init__(self, cores: Mapping[str, SigmoidCore]) -> None:
@@ -64,6 +68,8 @@ class RecoveryRule:
         self._due = FIRST  # step from which on to remember again: it costs half a training step
         self._pause = 0  # step until which only a return is looked for
         self.waiting = False  # whether the next step recovers
+        self.distance = 0.0  # of the gradients from the usual ones, when a change was noticed
+        self.taken_back = False  # whether the gradients of this step belong to slopes that were taken back
         self.observer = _Restorer(self._cores, self._levels, self._past)
 
     @property
@@ -92,27 +98,34 @@ class RecoveryRule:
             self.observer.attach()
             self.observer.returns_only = step < self._pause
 
-    def finish(self, step: int) -> int | None:
+    def finish(self, step: int, distance: float) -> int | None:
         """Stop restoring; returns the number of cores that were restored, or None if no change had been noticed.
 
-        It warns about the first time.
+        `distance` is that of the gradients of this step from the usual ones. It warns about the first recovery.
         """
-        names, self.observer.restored = self.observer.restored, []
+        undo, self.observer.undo = self.observer.undo, {}
         self.observer.detach()
+        self.taken_back = False
         if not self.waiting:
             return None
         self.waiting = False
-        if names:
+        if undo and not distance < NEARER * self.distance:
+            for name, level in undo.items():
+                level.give(self._cores[name])
+                del self._levels[name]
+            self._due, self.taken_back = FIRST, True
+            return 0
+        if undo:
             if not self._recoveries:
                 warn(
-                    f"the gradient has changed suddenly, and {len(names)} of {len(self._cores)} cores, the first of "
-                    f"them '{names[0]}', read something else than before: the Equalizer gave them slopes and shifts "
-                    "with which the network computes what it did. Weights or inputs have most likely been changed; "
-                    "later recoveries are in `history` only"
+                    f"the gradient has changed suddenly, and {len(undo)} of {len(self._cores)} cores, the first of "
+                    f"them '{next(iter(undo))}', read something else than before: the Equalizer gave them slopes and "
+                    "shifts with which the network computes what it did. Weights or inputs have most likely been "
+                    "changed; later recoveries are in `history` only"
                 )
             self._recoveries = MOST if self.observer.returned else self._recoveries + 1
             self._pause = step + PAUSE * 2**self._recoveries
-        return len(names)
+        return len(undo)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of recoveries, and what the cores read and have read: names, and tensors or None."""
@@ -121,6 +134,7 @@ class RecoveryRule:
             "due": self._due,
             "pause": self._pause,
             "restoring": self.waiting,
+            "distance": self.distance,
             "remembered": [list(self._levels), list(self._past)],
             "levels": _packed(self._levels),
             "past": _packed(self._past),
@@ -131,7 +145,7 @@ class RecoveryRule:
         names, past = state.get("remembered", ([], []))
         found = self._unpacked(names, state.get("levels")), self._unpacked(past, state.get("past"))
         self._recoveries, self._due, self._pause = (int(state.get(key, 0)) for key in ("recoveries", "due", "pause"))
-        self.waiting = bool(state.get("restoring", False))
+        self.waiting, self.distance = bool(state.get("restoring", False)), float(state.get("distance", 0))
         for levels, new in zip((self._levels, self._past), found, strict=True):
             levels.clear()
             levels.update(new)
@@ -181,13 +195,13 @@ class _Restorer(LayerObserver):
         self._levels, self._past = levels, past
         self._done: set[str] = set()
         self._graphs: dict[str, list[RemovableHandle]] = {}  # of forward passes in evaluation mode
-        self.restored: list[str] = []
+        self.undo: dict[str, Level] = {}  # of the cores that were restored: what they read, with their old slopes
         self.returns_only = False  # whether only a core is restored that reads again what it read before
         self.returned = False  # whether a core reads again what it read before the last recovery
 
     def attach(self) -> None:
         """Restore in the next forward pass."""
-        self._done, self._graphs, self.restored, self.returned = set(), {}, [], False
+        self._done, self._graphs, self.undo, self.returned = set(), {}, {}, False
         super().attach()
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
@@ -208,10 +222,10 @@ class _Restorer(LayerObserver):
             if restored is not None:
                 returned = name in self._past and _alike(restored, self._past[name].to(layer.shift))
                 if returned or not self.returns_only:
+                    self.undo[name] = replace(restored, slope=layer.alpha.detach().clone(), shift=layer.shift.clone())
                     restored.give(layer)
                     self.returned |= returned
                     self._levels[name], self._past[name] = restored, self._levels[name]
-                    self.restored.append(name)
         return x
 
 
