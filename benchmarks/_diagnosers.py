@@ -19,18 +19,19 @@ The training is the case's own, if it has one; else `STEPS` steps on the one bat
 if it names none). A tool that raises an error says nothing, and its row has the error.
 """
 
-import functools
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import sigmoidcore as sc
 from _sagemaker_rules import fired, recorded
 from catalogue.case import Case
+from real_failures.program import Training
 from sigmoidcore.diagnosis.findings import Severity
 
 STEPS = 20
@@ -52,10 +53,14 @@ class Said:
     layers: tuple[str, ...] = ()
 
 
-Tool = Callable[[Case, int], list[Said]]
+Peer = Callable[[Training, int], list[Said]]
 
 
-def sigmoid_core(case: Case, steps: int) -> list[Said]:
+class OwnLoopError(Exception):
+    """The tool needs a loop of its own kind, and the program has another."""
+
+
+def sigmoid_core(case: Case) -> list[Said]:
     model, inputs, targets, loss_fn = case.problem()
     if case.steps:
         monitor = sc.Monitor(model, every=1)
@@ -91,17 +96,19 @@ _TORCH_AUDIT = {
 """The rules that count, and what they may stand for: `torch-audit --list-rules`."""
 
 
-def torch_audit(case: Case, steps: int) -> list[Said]:
+def torch_audit(training: Training, steps: int) -> list[Said]:
     from torch_audit import audit_dynamic
     from torch_audit.core import Severity as Level
 
-    model, inputs, targets, loss_fn = case.problem()
-    optimizer = case.optimizer(model.parameters())
-    with audit_dynamic(model, optimizer=optimizer, every_n_steps=1) as auditor:
-        for _ in range(case.steps or steps):
+    optimizer = usual_optimizer(training)
+    with audit_dynamic(training.model, optimizer=optimizer, every_n_steps=1) as auditor:
+        for number in range(steps):
+            inputs, targets = training.batch(number)
             optimizer.zero_grad()
-            auditor.backward(loss_fn(auditor.forward(inputs), targets))
+            auditor.backward(training.loss(auditor.forward(inputs), targets))
             auditor.optimizer_step()
+            if training.after is not None:
+                training.after()
     found = auditor.finish(report=False).findings
     said = [
         Said(f.rule_id, frozenset(_TORCH_AUDIT[f.rule_id]), (f.module_path,) if f.module_path else ())
@@ -128,20 +135,26 @@ _TORCHMORTEM = {
 """By the beginning of the title; what is not here calls the network broken without saying why."""
 
 
-def torchmortem(case: Case, steps: int) -> list[Said]:
+def torchmortem(training: Training, steps: int) -> list[Said]:
     from torchmortem import Autopsy
     from torchmortem.types import Severity as Level
 
     logging.getLogger("torchmortem").setLevel(logging.CRITICAL)
-    model, inputs, targets, loss_fn = case.problem()
-    optimizer = case.optimizer(model.parameters())
-    with Autopsy(model, optimizer=optimizer) as autopsy:
-        for _ in range(case.steps or steps):
-            optimizer.zero_grad()
-            loss = loss_fn(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            autopsy.step(loss=loss.item())
+    loss_fn, after, losses = training.loss, training.after, [0.0]
+
+    def loss(outputs: Any, targets: Any) -> Tensor:
+        value = loss_fn(outputs, targets)
+        losses.append(value.item())
+        return value
+
+    with Autopsy(training.model, optimizer=training.optimizer) as autopsy:
+
+        def after_step() -> None:
+            if after is not None:
+                after()
+            autopsy.step(loss=losses[-1])
+
+        replace(training, loss=loss, after=after_step).run(steps)
     report = autopsy.get_report()
     assert report is not None
     said = []
@@ -164,33 +177,57 @@ _SAGEMAKER = {
 }
 
 
-@functools.lru_cache(maxsize=1)
-def sagemaker(case: Case, steps: int) -> list[Said]:
-    model, inputs, targets, loss_fn = case.problem()
-    optimizer = case.optimizer(model.parameters())
-    trial = recorded(model, inputs, targets, loss_fn, optimizer, case.steps or steps)
+def sagemaker(training: Training, steps: int) -> list[Said]:
+    trial = recorded(
+        training.model,
+        training.batch,
+        training.loss,
+        usual_optimizer(training),
+        steps,
+        training.after or (lambda: None),
+    )
     return [Said(f.rule, frozenset(_SAGEMAKER[f.rule]), f.names) for f in fired(trial)]
 
 
-def sagemaker_without_initialization(case: Case, steps: int) -> list[Said]:
-    return [said for said in sagemaker(case, steps) if said.rule != "PoorWeightInitialization"]
+def sagemaker_without_initialization(training: Training, steps: int) -> list[Said]:
+    return [said for said in sagemaker(training, steps) if said.rule != "PoorWeightInitialization"]
 
 
-TOOLS: dict[str, Tool] = {
-    "sigmoid-core": sigmoid_core,
+PEERS: dict[str, Peer] = {
     "torch-audit": torch_audit,
     "torchmortem": torchmortem,
     "sagemaker": sagemaker,
     "sagemaker-without-initialization": sagemaker_without_initialization,
 }
+TOOLS = ("sigmoid-core", *PEERS)
+
+
+def usual_optimizer(training: Training) -> torch.optim.Optimizer:
+    """That of a training whose loop these tools can follow."""
+    if training.step is not None or training.optimizer is None:
+        raise OwnLoopError("it has its own loop, or no optimizer")
+    return training.optimizer
+
+
+def training_of(case: Case) -> Training:
+    """The training of a case on its batch."""
+    model, inputs, targets, loss_fn = case.problem()
+    return Training(model, lambda _: (inputs, targets), loss_fn, case.optimizer(model.parameters()), lambda _: 0.0)
 
 
 def asked(tool: str, case: Case, steps: int) -> tuple[list[Said], str | None]:
     """What the tool says of the case, and the error that it ended with: "not installed" for one that is missing."""
+    if tool == "sigmoid-core":
+        return tried(lambda: sigmoid_core(case))
+    return tried(lambda: PEERS[tool](training_of(case), case.steps or steps))
+
+
+def tried(ask: Callable[[], list[Said]]) -> tuple[list[Said], str | None]:
+    """What a tool says, and the error that it ended with."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            return TOOLS[tool](case, steps), None
+            return ask(), None
     except ModuleNotFoundError as error:
         return [], "not installed" if error.name in ("torch_audit", "torchmortem") else f"{error}"
     except Exception as error:  # a tool that falls over is a result

@@ -56,13 +56,13 @@ class Fired:
 
 def recorded(
     model: nn.Module,
-    inputs: Any,
-    targets: Any,
+    batch: Callable[[int], tuple[Any, Any]],
     loss_fn: Callable[[Any, Any], Tensor],
     optimizer: torch.optim.Optimizer,
     steps: int,
+    after: Callable[[], object],
 ) -> Trial:
-    """Trains on the one batch and saves every step."""
+    """Trains, calls `after` after each step, and saves every step."""
     chosen = {name: m for name, m in model.named_modules() if type(m) in ACTIVATIONS}
     trial = Trial({name: ACTIVATIONS[type(m)] for name, m in chosen.items()})
     seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -82,7 +82,8 @@ def recorded(
     before: dict[str, Tensor] = {}  # an activation in place overwrites its input
     hooks = [m.register_forward_pre_hook(keep_input(name)) for name, m in chosen.items()]
     hooks += [m.register_forward_hook(saver(name)) for name, m in chosen.items()]
-    for _ in range(steps):
+    for number in range(steps):
+        inputs, targets = batch(number)
         weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
         optimizer.zero_grad()
         loss = loss_fn(model(inputs), targets)
@@ -91,6 +92,7 @@ def recorded(
             name: p.grad.detach().float().clone() for name, p in model.named_parameters() if p.grad is not None
         }
         optimizer.step()
+        after()
         outputs = {name: output for name, (_, output) in seen.items()}
         trial.steps.append(Step(loss.item(), weights, gradients, dict(before), outputs))
     for hook in hooks:

@@ -149,6 +149,25 @@ def test_a_warning_comes_after_ten_steps_without_a_gradient(model, batch):
     assert not monitor.measurements
 
 
+def test_layers_that_are_cut_off_are_named_though_a_scalar_beside_them_trains(model, batch):
+    model.register_parameter("scale", nn.Parameter(torch.ones(())))
+    optimizer = sgd(model)
+
+    def step():
+        optimizer.zero_grad()
+        (model.scale * model(batch[0]).detach()).square().mean().backward()
+        optimizer.step()
+
+    with Monitor(model, every=100) as monitor:
+        for _ in range(PATIENCE - 1):
+            step()
+        with pytest.warns(RuntimeWarning, match="no gradient reached the model"):
+            step()
+    (finding,) = monitor.diagnosis().findings
+    assert finding.rule == "SC501"
+    assert "scale" not in finding.layers
+
+
 def test_a_diagnosis_needs_parameters_and_a_measurement(model):
     with pytest.raises(ValueError, match="has no parameters"):
         Monitor(nn.ReLU())

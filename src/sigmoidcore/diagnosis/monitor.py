@@ -290,7 +290,8 @@ class Monitor:
             if self._without_gradient == PATIENCE:
                 warn(_no_gradient())
                 if not self._probe.parameters.has_gradients and self._ranks.count == 1:
-                    self._record()  # nothing is trained
+                    self._probe.parameters.read_gradients()
+                    self._record()  # no layer is trained
                     self._without_gradient = PATIENCE
             self._stepped = None
             self._optimizers.stepped.clear()

@@ -35,8 +35,9 @@ class Parameters:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether any parameter has a `.grad`."""
-        return any(p.grad is not None for p in self.named.values())
+        """Whether any weight has a `.grad`: a matrix or a kernel, or a vector where the model has nothing else."""
+        weights = [p for p in self.named.values() if p.dim() > 1] or list(self.named.values())
+        return any(p.grad is not None for p in weights)
 
     @property
     def moved(self) -> bool:
