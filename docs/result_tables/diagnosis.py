@@ -86,3 +86,18 @@ def healthy_zoo() -> Cells:
             rules.update(rule for row in accused for rule in row["rules"].split())
             cells.append(f"{len(accused)} of {len(judged)}")
         yield group, *cells, ", ".join(sorted(rules)) or "-", str(len(errors))
+
+
+@table
+def failures_peers() -> Cells:
+    """What tools say of the programs of real people, of those that they can be asked about."""
+    ours = [row | {"error": None} for name in ("", "_held_out") for row in rows(f"diagnosis_failures{name}")]
+    peers = {row["tool"]: select("failures_peers", tool=row["tool"]) for row in rows("failures_peers")}
+    for tool, found in {"sigmoid-core": ours, **peers}.items():
+        judged = [row for row in found if row["error"] is None]
+        broken = [row["outcome"] for row in judged if row["variant"] == "broken"]
+        repaired = [row["outcome"] for row in judged if row["variant"] == "repaired"]
+        first, named, another = (broken.count(which) for which in ("first", "named", "another"))
+        fell = sum(row["error"] is not None and "OwnLoop" not in row["error"] for row in found)
+        of = (f"{count} of {len(broken)}" for count in (first, first + named, another))
+        yield tool, *of, f"{repaired.count('accused')} of {len(repaired)}", str(fell)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from statistics import median
+from statistics import mean, median, stdev
 
 from result_tables.figures import bold, one, rows, select
 from result_tables.registry import Cells, sentences, table
@@ -89,6 +89,28 @@ def start(method: str, rate: float, blocks: int = 6) -> str:
     return f"{median(float(row['loss']) for row in found):.2f}"
 
 
+@table
+def bounded_norm_seeds() -> Cells:
+    """Mean validation loss over the seeds and its standard error, the lowest of a column in bold."""
+    places = sorted({(row["blocks"], row["rate"]) for row in rows("bounded_norm_seeds")})
+    for method, name in STARTS.items():
+        cells = []
+        for count, rate in places:
+            means = {m: mean(losses(m, count, rate)) for m in STARTS if losses(m, count, rate)}
+            text = "-"
+            if method in means:
+                found = losses(method, count, rate)
+                text = f"{means[method]:.3f} ± {stdev(found) / len(found) ** 0.5:.3f}"
+            cells.append(bold(text, means.get(method) == min(means.values(), default=None)))
+        if set(cells) != {"-"}:
+            yield name, *cells
+
+
+def losses(method: str, blocks: int, rate: float) -> list[float]:
+    """Of all seeds."""
+    return [float(row["loss"]) for row in select("bounded_norm_seeds", blocks=blocks, method=method, rate=rate)]
+
+
 def loss(method: str, blocks: int = 12, rate: float = 0.01) -> str:
     return f"{float(one('bounded_norm', blocks=blocks, method=method, optimizer='adamw', rate=rate)['loss']):.2f}"
 
@@ -111,6 +133,10 @@ def bounded_norms() -> Iterator[str]:
     norms = (loss(name, rate=0.03) for name in ("layer norm scaled q/k norm", "ours scaled q/k ours"))
     yield f"{' and '.join(fast)} without, {' and '.join(norms)} with"
     held, peer, norm = "none scaled q/k ours held", "none scaled q/k norm", "layer norm scaled q/k norm"
+    shallow, deep = (mean(losses(norm, count, 0.01)) - mean(losses(held, count, 0.01)) for count in (12, 36))
+    yield f"is {shallow:.2f} below LayerNorm with 12 blocks and {deep:.2f} with 36"
+    norms, keys = (mean(losses(other, 12, 0.03)) - mean(losses(held, 12, 0.03)) for other in (norm, peer))
+    yield f"it is {norms:.2f} below LayerNorm and {keys:.2f} below RMSNorm"
     yield (
         f"with 6 blocks {start(held, 0.01)} at 0.01 and {start(held, 0.03)} at 0.03, and LayerNorm "
         f"{start(norm, 0.01)} and {start(norm, 0.03)}"
