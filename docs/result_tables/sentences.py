@@ -38,6 +38,16 @@ def _with_and_without(setting: str) -> tuple[str, str]:
     return f"{found[0]:.1f}", f"{found[1]:.1f}"
 
 
+def _held_out() -> Iterator[tuple[int, int]]:
+    """Programs held out whose cause is named, of how many: by Sigmoid Core, torchmortem, SageMaker's rules."""
+    peers = (
+        select("failures_peers", tool=tool, half="held out", variant="broken") for tool in ("torchmortem", "sagemaker")
+    )
+    for found in (select("diagnosis_failures_held_out", variant="broken"), *peers):
+        outcomes = [row["outcome"] for row in found if row["outcome"] is not None]
+        yield outcomes.count("first") + outcomes.count("named"), len(outcomes)
+
+
 @sentences("README.md")
 def readme() -> Iterator[str]:
     ours, tanh, settings = of_peers()
@@ -48,6 +58,9 @@ def readme() -> Iterator[str]:
     resnet, ours = of_convolutions("to")
     yield f"residual networks are better: {resnet} % against {ours} % for plain convolutions with Sigmoid Core"
     yield "{:.0f} % against {:.0f} to {:.0f} % on CIFAR-10".format(*_of_cifar())
+    ours, torchmortem, sagemaker = _held_out()
+    yield "the cause of {} of {} programs of real people that no rule was written for".format(*ours)
+    yield "torchmortem {} of {}, SageMaker's rules {} of {}.".format(*torchmortem, *sagemaker)
 
 
 @sentences("README.zh-CN.md")
@@ -60,6 +73,10 @@ def readme_in_chinese() -> Iterator[str]:
     resnet, ours = of_convolutions("到")
     yield f"在图像上残差网络更好：小规模 Fashion-MNIST 上为 {resnet} %，用 Sigmoid Core 的普通卷积网络为 {ours} %。"
     yield "分别为 {:.0f} % 和 {:.0f} 到 {:.0f} %".format(*_of_cifar())
+    (named, count), (by_torchmortem, _), (by_sagemaker, asked) = _held_out()
+    yield f"{count} 个真实的失败程序（没有哪条规则是为它们写的）中"
+    yield f"{named} 个的原因；torchmortem 指出 {count} 个中的 {by_torchmortem} 个"
+    yield f"SageMaker 的规则指出 {asked} 个中的 {by_sagemaker} 个。"
 
 
 @sentences("docs/benchmarks.md")
