@@ -70,8 +70,12 @@ def test_the_records_are_those_of_the_training() -> None:
     x = torch.randn(8, 3)
     before = model[0](x).detach()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trained = recorded(model, x, torch.zeros(8, 1), nn.functional.mse_loss, optimizer, 2)
+    calls = []
+    trained = recorded(
+        model, lambda _: (x, torch.zeros(8, 1)), nn.functional.mse_loss, optimizer, 2, lambda: calls.append(1)
+    )
     first, second = trained.steps
+    assert len(calls) == 2
     assert torch.equal(first.inputs["1"], before)
     assert torch.equal(first.outputs["1"], before.clamp(min=0))
     assert torch.allclose(first.weights["0.weight"] - 0.1 * first.gradients["0.weight"], second.weights["0.weight"])
