@@ -57,7 +57,7 @@ Peer = Callable[[Training, int], list[Said]]
 
 
 class OwnLoopError(Exception):
-    """The tool needs a loop of its own kind, and the program has another."""
+    """The tool can follow the usual loop only, and the program has its own."""
 
 
 def sigmoid_core(case: Case) -> list[Said]:

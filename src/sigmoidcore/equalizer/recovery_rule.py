@@ -110,12 +110,13 @@ class RecoveryRule:
             return None
         self.waiting = False
         if undo and not distance < NEARER * self.distance:
-            for name, level in undo.items():
-                level.give(self._cores[name])
+            for name, (own, _) in undo.items():
+                own.give(self._cores[name])
                 del self._levels[name]
             self._due, self.taken_back = FIRST, True
             return 0
         if undo:
+            self._past.update({name: before for name, (_, before) in undo.items()})
             if not self._recoveries:
                 warn(
                     f"the gradient has changed suddenly, and {len(undo)} of {len(self._cores)} cores, the first of "
@@ -195,7 +196,7 @@ class _Restorer(LayerObserver):
         self._levels, self._past = levels, past
         self._done: set[str] = set()
         self._graphs: dict[str, list[RemovableHandle]] = {}  # of forward passes in evaluation mode
-        self.undo: dict[str, Level] = {}  # of the cores that were restored: what they read, with their old slopes
+        self.undo: dict[str, tuple[Level, Level]] = {}  # of restored cores: with their old slopes, and as remembered
         self.returns_only = False  # whether only a core is restored that reads again what it read before
         self.returned = False  # whether a core reads again what it read before the last recovery
 
@@ -222,10 +223,11 @@ class _Restorer(LayerObserver):
             if restored is not None:
                 returned = name in self._past and _alike(restored, self._past[name].to(layer.shift))
                 if returned or not self.returns_only:
-                    self.undo[name] = replace(restored, slope=layer.alpha.detach().clone(), shift=layer.shift.clone())
+                    own = replace(restored, slope=layer.alpha.detach().clone(), shift=layer.shift.clone())
+                    self.undo[name] = own, self._levels[name]
                     restored.give(layer)
                     self.returned |= returned
-                    self._levels[name], self._past[name] = restored, self._levels[name]
+                    self._levels[name] = restored
         return x
 
 

@@ -19,6 +19,9 @@ Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 LossFn = Callable[[Any, Any], Tensor]
 BARS = 12
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Modules that normalise by the batch in training."""
+
 
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -299,4 +302,4 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _is_batch_norm(module: nn.Module) -> bool:
     """Whether it normalises by the batch while it trains, in TorchScript, too."""
     scripted = isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in str(module.original_name)
-    return scripted or isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return scripted or isinstance(module, BATCH_NORMS)

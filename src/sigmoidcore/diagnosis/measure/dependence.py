@@ -12,7 +12,7 @@ from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.measurement import Dependence, Measurement, Subject
 from sigmoidcore.diagnosis.measure.one_batch import own_buffers
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import run, unchanged
+from sigmoidcore.observation.profile import BATCH_NORMS, run, unchanged
 
 MOST_LAYERS = 300
 """In deeper networks, a few more forward passes take too long."""
@@ -28,7 +28,7 @@ Change = Callable[[Tensor], Tensor]
 def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependence | None:
     """What the outputs depend on; None if the model does not run on a part of the batch, or normalises by the batch."""
     model, samples = subject.model, measurement.samples
-    by_batch = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules())
+    by_batch = any(isinstance(m, BATCH_NORMS) and m.running_mean is None for m in model.modules())
     if ranks.count > 1 or samples < FEWEST or len(measurement.layers) > MOST_LAYERS or by_batch:
         return None
     # A model may raise anything for a part of its batch.

@@ -17,7 +17,7 @@ from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.statistics import seen_no_data
 from sigmoidcore.diagnosis.wording import listed
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import evaluating, random_loss, run, scalar_loss, unchanged
+from sigmoidcore.observation.profile import BATCH_NORMS, evaluating, random_loss, run, scalar_loss, unchanged
 
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
@@ -121,7 +121,7 @@ def mode_of(subject: Subject) -> Callable[[nn.Module], AbstractContextManager[No
 
 def fresh_norms(model: nn.Module) -> list[str]:
     """Names of the batch normalisations of a model in evaluation mode that have seen no data, and normalise nothing."""
-    norms = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    norms = ((name, m) for name, m in model.named_modules() if isinstance(m, BATCH_NORMS))
     known = ((name, m, m.running_mean, m.running_var) for name, m in norms if not isinstance(m, nn.SyncBatchNorm))
     found = [(n, m) for n, m, mean, var in known if mean is not None and var is not None and seen_no_data(mean, var)]
     return [name for name, m in found if not m.training and not model.training]

@@ -120,8 +120,8 @@ def collapse(evidence: Evidence) -> Found | None:
     for outputs, which may vary little beside their mean, below `EQUAL_SPREAD`. The spread is the standard deviation
     across samples over the root mean square. Paths that are the same for all samples by design (embeddings of
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
-    thresholds. If all inputs are identical, no layer is named. In a training with a loss of its own, such as that of
-    triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
+    thresholds. If all inputs are identical, no layer is named. In a training whose loss reads no targets, such as that
+    of triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
     `SHRUNK_SPREAD` times the first.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next

@@ -9,7 +9,7 @@ from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import CHANCE_LOSS, STUCK_LOSS, UNLEARNED_LOSS, unlearned  # noqa: F401
+from sigmoidcore.diagnosis.rules.standstill import CHANCE_LOSS, STUCK_LOSS, UNLEARNED_LOSS, unlearned  # noqa: F401 - docstrings name them
 from sigmoidcore.diagnosis.wording import listed, number, verb
 
 ROUNDED_AWAY = 1.2e-7
