@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -190,13 +189,9 @@ class Monitor:
         self.remove()
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop measuring."""
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:
             self.remove()
         else:
@@ -264,13 +259,9 @@ class Monitor:
     def _skip(self) -> None:
         """No optimizer has used the gradients."""
         self._probe.skipped += 1
-        if (
-            self._probe.attached
-            and self._probe.skipped >= PATIENCE
-            and (self._scaler is not None or self._ranks.count == 1)
-        ):
+        count, alike = self._probe.skipped, self._scaler is not None or self._ranks.count == 1
+        if self._probe.attached and count >= PATIENCE and alike:
             if self._all(self._probe.has_gradients):
-                count = self._probe.skipped
                 note = _(
                     "no optimizer used the gradients of {count} measured steps in a row; this is the last", count=count
                 )

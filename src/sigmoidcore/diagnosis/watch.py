@@ -193,7 +193,7 @@ class Watch:
         model.monitor.remove()
         verdict = model.verdict()
         if verdict.diagnosis is not None:
-            verdict = replace(verdict, diagnosis=_without_subject(verdict.diagnosis))
+            verdict = replace(verdict, diagnosis=replace(verdict.diagnosis, subject=None))
         self._past.append(verdict)
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
@@ -255,12 +255,7 @@ class _Model:
         self._shown: set[str] = set()  # rules of the last measurement
         self._found: dict[str, tuple[int, Finding]] = {}
         self.monitor = Monitor(
-            model,
-            every or 1,
-            trace_nonfinite=traces,
-            scaler=scaler,
-            process_group=Alone(),
-            sinks=[self._measured],
+            model, every or 1, trace_nonfinite=traces, scaler=scaler, process_group=Alone(), sinks=[self._measured]
         )
 
     @property
@@ -296,10 +291,6 @@ class _Model:
 
 def _identities(model: nn.Module) -> set[int]:
     return {id(p) for p in model.parameters()}
-
-
-def _without_subject(diagnosis: Diagnosis) -> Diagnosis:
-    return Diagnosis(diagnosis.measurement, diagnosis.findings, diagnosis.history)
 
 
 def _surroundings(module: nn.Module) -> tuple[nn.Module, Sequence[torch.amp.GradScaler]]:

@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
@@ -243,13 +242,9 @@ class Equalizer:
         self._hooks = []
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Detach."""
+    def __exit__(self, *error: object) -> None:
         self.remove()
 
     def _attach_if_due(self) -> None:

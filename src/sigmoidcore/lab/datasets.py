@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmoidcore._language import _
 from sigmoidcore.article import POINTS_X, POINTS_Y
 from sigmoidcore.training.data import DataError, Kind, Task, digits, load, task
 
@@ -112,10 +111,8 @@ def own_data(path: Path, target: str | None) -> DataSet:
     data = load(str(path), target=target).flattened()
     if math.prod(data.shape) > 10_000 or data.outputs > 100:
         raise DataError(
-            _(
-                "{path} has {inputs:,} inputs and {outputs} outputs: the lab takes 10,000 and 100",
-                path=path, inputs=math.prod(data.shape), outputs=data.outputs,
-            )
+            "{path} has {inputs:,} inputs and {outputs} outputs: the lab takes 10,000 and 100",
+            path=path, inputs=math.prod(data.shape), outputs=data.outputs,
         )  # fmt: skip
     train_x, train_y = next(data.train_batches(MOST, 0, 0))
     test_x, test_y = next(data.test_batches(MOST))

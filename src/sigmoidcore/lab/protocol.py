@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sigmoidcore._language import _
 from sigmoidcore.lab.session import MOST_STEPS, Session
 from sigmoidcore.lab.setting import parse
 from sigmoidcore.training.data import InputError, listed, short
@@ -27,30 +26,24 @@ def obey(session: Session, text: str) -> dict[str, Any] | None:
         sigmoidcore._language.errors.InputError: do is 'dance': the names are arrange, start, pause, step, ...
     """
     if len(text) > LONGEST:
-        raise InputError(
-            _("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
-        )
+        raise InputError("the message has {count:,} characters: send at most {most:,}", count=len(text), most=LONGEST)
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(_("the message is not JSON: {error}", error=short(error))) from error
+        raise InputError("the message is not JSON: {error}", error=short(error)) from error
     if not isinstance(message, dict):
-        raise InputError(_('the message is {text}: send an object such as {{"do": "start"}}', text=short(message)))
+        raise InputError('the message is {text}: send an object such as {{"do": "start"}}', text=short(message))
     name = message.get("do")
     if not isinstance(name, str) or name not in ACTIONS:
-        raise InputError(_("do is {text!r}: the names are {names}", text=short(name), names=listed(ACTIONS, 20)))
+        raise InputError("do is {text!r}: the names are {names}", text=short(name), names=listed(ACTIONS, 20))
     return ACTIONS[name](session, message)
 
 
 def _arrange(session: Session, message: dict[str, Any]) -> None:
     setting = message.get("setting")
     if not isinstance(setting, dict):
-        raise InputError(_("setting is {text}: send an object of options", text=short(setting)))
+        raise InputError("setting is {text}: send an object of options", text=short(setting))
     session.arrange(parse(setting))
-
-
-def _step(session: Session, message: dict[str, Any]) -> None:
-    session.advance(int(_number(message, "count", 1, MOST_STEPS, 1)))
 
 
 def _set_slope(session: Session, message: dict[str, Any]) -> None:
@@ -63,10 +56,6 @@ def _look(session: Session, message: dict[str, Any]) -> None:
     session.look(int(_number(message, "layer", 0, 1000)), neuron)
 
 
-def _report(session: Session, message: dict[str, Any]) -> None:
-    session.report(_which(message))
-
-
 def _code(session: Session, message: dict[str, Any]) -> dict[str, Any]:
     which = _which(message)
     return {"kind": "code", "network": which, "text": session.code(which)}
@@ -76,11 +65,11 @@ ACTIONS: dict[str, Callable[[Session, dict[str, Any]], dict[str, Any] | None]] =
     "arrange": _arrange,
     "start": lambda session, message: session.run(True),
     "pause": lambda session, message: session.run(False),
-    "step": _step,
+    "step": lambda session, message: session.advance(int(_number(message, "count", 1, MOST_STEPS, 1))),
     "reset": lambda session, message: session.reset(),
     "slope": _set_slope,
     "look": _look,
-    "report": _report,
+    "report": lambda session, message: session.report(_which(message)),
     "code": _code,
 }
 
@@ -92,13 +81,8 @@ def _which(message: dict[str, Any]) -> int:
 def _number(message: dict[str, Any], name: str, low: float, high: float, default: float | None = None) -> float:
     value = message.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        limits = {"low": low, "high": high}
         raise InputError(
-            _(
-                "{name} is {text!r}: send a number from {low:g} to {high:g}",
-                name=name,
-                text=short(value),
-                low=low,
-                high=high,
-            )
+            "{name} is {text!r}: send a number from {low:g} to {high:g}", name=name, text=short(value), **limits
         )
     return float(value)

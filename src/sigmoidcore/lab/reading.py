@@ -62,7 +62,6 @@ class _Preactivations(LayerObserver):
         self.found: list[Tensor] = []
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """See `LayerObserver`."""
         self.found.append(x)
         return x
 
@@ -95,7 +94,8 @@ def read(network: Network, data: DataSet, layer: int, neuron: int | None) -> Rea
     with torch.no_grad():
         scaled = [_scaled(m, x.detach()) for m, x in zip(network.layers, observer.found, strict=True)]
         relative = [_relative(m, z) for m, z in zip(network.layers, scaled, strict=True)]
-        outputs = _evaluated(model, torch.cat([data.test_x, grid(data)]))
+        outputs = model.eval()(torch.cat([data.test_x, grid(data)]))
+        model.train()
         core = network.layers[layer]
         slope, shift = _slope_and_shift(core, neuron)
         z = scaled[layer] if neuron is None else scaled[layer][:, neuron]
@@ -132,11 +132,3 @@ def _slope_and_shift(layer: nn.Module, neuron: int | None) -> tuple[float, float
     parts = (layer.alpha, layer.shift)
     slope, shift = (float(p.mean() if neuron is None or p.dim() == 0 else p[neuron]) for p in parts)
     return slope, shift
-
-
-def _evaluated(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The outputs in evaluation mode."""
-    model.eval()
-    outputs: Tensor = model(inputs)
-    model.train()
-    return outputs

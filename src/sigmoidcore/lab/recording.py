@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure.measurement import Measurement
 from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.training.data import DataError, InputError
@@ -61,10 +60,8 @@ class Recording:
     def __init__(self, source: Path) -> None:
         if not (contains_run(source) if source.is_dir() else source.is_file()):
             raise InputError(
-                _(
-                    "{source} is neither the folder of a run nor a file of samples: `sigmoid-core runs` lists runs",
-                    source=source,
-                )
+                "{source} is neither the folder of a run nor a file of samples: `sigmoid-core runs` lists runs",
+                source=source,
             )
         self.name = source.resolve().name
         self._path = source / METRICS if source.is_dir() else source
@@ -85,7 +82,7 @@ class Recording:
             rows = read_metrics(self._path) if size else []
             shown = [_shown(row) for row in rows if row["kind"] in ("sample", "epoch")]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(_("{path} is damaged: {error}", path=self._path, error=error)) from error
+            raise DataError("{path} is damaged: {error}", path=self._path, error=error) from error
         layers = next((len(row["sizes"]) for row in reversed(shown) if row["sizes"] is not None), 0)
         messages: list[dict[str, Any]] = []
         if self._read < 0 or layers != self._layers or len(shown) < self._read:  # it begins, or began again

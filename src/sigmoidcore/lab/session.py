@@ -60,7 +60,7 @@ class Session:
     def arrange(self, setting: Setting) -> None:
         """Ask for another set-up, from its first step; training pauses."""
         if setting.data == OWN and self._own is None:
-            raise InputError(_("there are no data of your own: start the lab with --data FILE"))
+            raise InputError("there are no data of your own: start the lab with --data FILE")
         with self._lock:
             self._wanted, self._running, self._steps = setting, False, 0
             self._slopes.clear()
@@ -148,12 +148,8 @@ class Session:
         try:
             return build(self.setting, contender, self.data)
         except FAILURES as error:
-            self._publish(
-                {
-                    "kind": "error",
-                    "text": _("the {kind} network cannot be built: {error}", kind=contender.kind, error=error),
-                }
-            )
+            text = _("the {kind} network cannot be built: {error}", kind=contender.kind, error=error)
+            self._publish({"kind": "error", "text": text})
             return None
 
     def _step(self) -> None:

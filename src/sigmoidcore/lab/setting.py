@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlencode
 
-from sigmoidcore._language import _
 from sigmoidcore.training.data import InputError, nearest, short
 
 KINDS = ("sigmoid", "sigmoid-core", "tanh", "relu", "resnet", "batchnorm")
@@ -107,7 +106,7 @@ def parse(values: Mapping[str, Any]) -> Setting:
     for name, value in values.items():
         if name not in found:
             raise InputError(
-                _("there is no option {name!r}: {hint}", name=short(name), hint=nearest(name[:60], list(found)))
+                "there is no option {name!r}: {hint}", name=short(name), hint=nearest(name[:60], list(found))
             )
         found[name] = _value(name, value, found[name])
     shared: dict[str, Any] = {key: value for key, value in found.items() if "." not in key}
@@ -118,10 +117,8 @@ def parse(values: Mapping[str, Any]) -> Setting:
     if setting.depth * setting.width**2 > LARGEST:
         widest = math.isqrt(LARGEST // setting.depth)
         raise InputError(
-            _(
-                "{depth} layers of {width} neurons are too many: make it at most {widest} neurons, or fewer layers",
-                depth=setting.depth, width=setting.width, widest=widest,
-            )
+            "{depth} layers of {width} neurons are too many: make it at most {widest} neurons, or fewer layers",
+            depth=setting.depth, width=setting.width, widest=widest,
         )  # fmt: skip
     return setting
 
@@ -144,18 +141,12 @@ def _value(name: str, value: Any, default: Any) -> Any:
         words = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
         known = words.get(str(value).lower()) if isinstance(value, str | bool | int) else None
         if known is None:
-            raise InputError(_("{name} is {text!r}: give true or false", name=name, text=short(value)))
+            raise InputError("{name} is {text!r}: give true or false", name=name, text=short(value))
         return known
     if isinstance(default, str):
         if value not in bounds["names"]:
-            raise InputError(
-                _(
-                    "{name} is {text!r}: choose one of {names}",
-                    name=name,
-                    text=short(value),
-                    names=", ".join(bounds["names"]),
-                )
-            )
+            names = ", ".join(bounds["names"])
+            raise InputError("{name} is {text!r}: choose one of {names}", name=name, text=short(value), names=names)
         return value
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
@@ -165,8 +156,8 @@ def _value(name: str, value: Any, default: Any) -> Any:
     if not bounds["low"] <= number <= bounds["high"] or (whole and number != int(number)):
         place = {"name": name, "text": short(value), "low": bounds["low"], "high": bounds["high"]}
         if whole:
-            raise InputError(_("{name} is {text!r}: give a whole number from {low:g} to {high:g}", **place))
-        raise InputError(_("{name} is {text!r}: give a number from {low:g} to {high:g}", **place))
+            raise InputError("{name} is {text!r}: give a whole number from {low:g} to {high:g}", **place)
+        raise InputError("{name} is {text!r}: give a number from {low:g} to {high:g}", **place)
     return int(number) if whole else number
 
 

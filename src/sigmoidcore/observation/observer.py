@@ -85,12 +85,10 @@ class Observer:
             self._detach()
 
     def __enter__(self) -> Self:
-        """Attach."""
         self.attach()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Detach."""
         self.detach()
 
 

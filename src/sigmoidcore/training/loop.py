@@ -218,7 +218,12 @@ class Training:
     def _restore(self, state: State) -> None:
         values, tensors = state.values, state.tensors
         if values.get("steps") != self.steps or not 0 <= state.step <= self.steps:
-            raise MismatchError.of_steps(values.get("steps"), self.steps)
+            raise MismatchError(
+                "the state is of a training of {other} steps, this one has {steps}: data, batch size and epochs must "
+                "be the same",
+                other=values.get("steps"),
+                steps=self.steps,
+            )
         fill_optimizer(self.optimizer, tensors)
         if self.equalizer is not None:
             own = {name: tensors.get(f"equalizer.{name}") for name in _EQUALIZER}

@@ -40,7 +40,6 @@ class CtrlC:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -255,16 +255,13 @@ def _history(measurement: Measurement, measurements: Sequence[Measurement]) -> P
     height = max(60, min(280, 16 * rows))
     boxes = _cells(levels, cols, height, "d")
     chart = Chart("chart-history", summary, _("step"), cols.count, height, ticks, boxes, cells=True)
-    legend = [_scale("d", range(1, last + 1), *_times(short_number(10**limit)))]
+    times = short_number(10**limit)
+    ends = _("{times} times smaller", times=times), _("{times} times larger", times=times)
+    legend = [_scale("d", range(1, last + 1), *ends)]
     legend += [Key("0", (f"d{last + 2}",))] if zero.any() else []
     legend += [Key(_("inf or nan"), (f"d{last + 1}",))] if nonfinite.any() else []
     few = _("Thinned: {count} of {all:,} measurements, evenly.", count=rows, all=len(measurements))
     return Panel("history", [chart], legend, few if len(measurements) > rows else "")
-
-
-def _times(times: str) -> tuple[str, str]:
-    """The ends of the scale."""
-    return _("{times} times smaller", times=times), _("{times} times larger", times=times)
 
 
 def _relative_logs(measurement: Measurement, names: Sequence[str]) -> Floats:

@@ -35,14 +35,10 @@ def number_columns(measurement: Measurement) -> list[Column]:
     updates = {layer.name: w.update for layer, w in zip(measurement.layers, weights, strict=True) if w is not None}
     gain = _("gradient that leaves the layer on the way back, over the gradient that arrives; 1 is level")
     across = _("difference of the output across samples, from 0 to 1")
-    slope, dead = (
-        _("mean relative slope of the neurons, from 0 to 1"),
-        _("share of the neurons with derivative 0 for all samples"),
-    )
-    sharp, bad = (
-        _("share of the heads that attend to one place only"),
-        _("numbers that are inf or nan, in the output and its gradient"),
-    )
+    slope = _("mean relative slope of the neurons, from 0 to 1")
+    dead = _("share of the neurons with derivative 0 for all samples")
+    sharp = _("share of the heads that attend to one place only")
+    bad = _("numbers that are inf or nan, in the output and its gradient")
     return [
         Column("gradient", _("gradient"), _("size of the gradient of the layer's output"), lambda x: x.gradient),
         Column("gain", _("gain"), gain, lambda x: x.gain),

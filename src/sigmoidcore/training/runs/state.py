@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._language import _
 from sigmoidcore._language.errors import TranslatedError
 
 
@@ -26,18 +25,6 @@ class State:
 
 class MismatchError(TranslatedError, ValueError):
     """A valid state of another model or another recipe."""
-
-    @classmethod
-    def of_steps(cls, other: object, steps: int) -> "MismatchError":
-        """The state is of a training with another number of steps."""
-        return cls(
-            _(
-                "the state is of a training of {other} steps, this one has {steps}: data, batch size and epochs must "
-                "be the same",
-                other=other,
-                steps=steps,
-            )
-        )
 
 
 def cpu_copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
