@@ -7,13 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as _module
 
-_GLOBAL_HOOKS = (
-    "_global_backward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_forward_hooks",
-)
-_global = [getattr(_module, name, {0: None}) for name in _GLOBAL_HOOKS]
+_KINDS = ("backward_pre", "backward", "forward_pre", "forward")
+_global = [getattr(_module, f"_global_{kind}_hooks", {0: None}) for kind in _KINDS]
 _CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

@@ -22,7 +22,6 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Called by PyTorch for each operation."""
         given = kwargs or {}
         name = str(func.overloadpacket.__name__)
         return self._run(name, (*args, *given.values()), lambda: func(*args, **given))

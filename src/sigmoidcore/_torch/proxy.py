@@ -28,18 +28,10 @@ class TensorProxy(fx.Proxy):
         raise TypeError("a proxy keeps its class")
 
 
-_NUMBER_FIRST = [
-    "pow",
-    "float_power",
-    "where",
-    "remainder",
-    "xlogy",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_xor",
-    "bitwise_left_shift",
-    "bitwise_right_shift",
-]
+_NUMBER_FIRST = (
+    *("pow", "float_power", "where", "remainder", "xlogy"),
+    *(f"bitwise_{name}" for name in ("and", "or", "xor", "left_shift", "right_shift")),
+)
 """Functions that also take a number as their first argument."""
 
 

@@ -136,13 +136,11 @@ class _Drawing(LayerObserver):
         self._rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """Draw it."""
         if name in self.waiting and isinstance(layer, WEIGHTED) and weight_of(layer) not in self._drawn:
             make_orthogonal(layer, self._rng)
         return x
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Size it."""
         if self.waiting.pop(name, None) is None or weight_of(layer) in self._drawn or not isinstance(output, Tensor):
             return output
         self._drawn.add(weight_of(layer))

@@ -113,7 +113,6 @@ class _LayerOutputs(LayerObserver):
         self.sizes: dict[Node, float] = {}
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Take the node of an output."""
         if isinstance(output, Tensor) and output.grad_fn is not None:
             self.names[output.grad_fn] = name
             self.sizes[output.grad_fn] = root_mean_square(output)

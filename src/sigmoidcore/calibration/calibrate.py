@@ -316,7 +316,6 @@ class _Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give them back."""
         for tensor, value in self._values:
             tensor.copy_(value)
 

@@ -99,7 +99,6 @@ _Rates = dict[nn.Parameter, float]
 
 
 def _adam_rates(model: nn.Module, lr: float) -> _Rates:
-    """The rates of Adam of all parameters."""
     layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
     recurrent = [m for m in model.modules() if isinstance(m, RNN)]
     hidden, last = layers[:-1], layers[-1:]
@@ -121,7 +120,6 @@ def _adam_rates(model: nn.Module, lr: float) -> _Rates:
 
 
 def _sgd_rates(model: nn.Module, lr: float) -> _Rates:
-    """The rates of SGD of all parameters."""
     recurrent = [name for name, m in model.named_modules() if isinstance(m, RNN | nn.RNNBase)]
     if recurrent:
         raise ValueError(f"'{recurrent[0]}' is a recurrent layer, for which there is no rule for SGD: use Adam")

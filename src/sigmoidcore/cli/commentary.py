@@ -61,7 +61,6 @@ class Commentary:
         return not self._write(verdicts) or failed
 
     def _finding(self, name: str, step: int, finding: Finding) -> None:
-        """Print a finding as it appears."""
         columns = width(self._stream)
         head = wrapped(_("sigmoid-core: {name}, step {step:,}", name=name, step=step), columns)
         say(self._stream, *head, *finding_lines(finding, columns))
@@ -106,7 +105,6 @@ def _lines(verdict: Verdict, columns: int) -> Iterator[str]:
 
 
 def _past(verdict: Verdict) -> list[str]:
-    """Findings that are gone."""
     return [
         _(
             "earlier: {rule} {severity}, {name}, at step {step:,}, and not in the last measurement",

@@ -171,7 +171,6 @@ class Choice:
 
 
 def _norm_choice(site: Site, selection: Selection, model: nn.Module) -> Choice:
-    """What to do with a normalisation."""
     near = _weight_of(model.get_submodule(site.owner), model)
     made, why = (None, "excluded") if site in selection.exclude else bounded(site, near)
     if made is None:

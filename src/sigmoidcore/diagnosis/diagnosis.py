@@ -51,7 +51,6 @@ class Diagnosis(Judgement):
         return terminal.writable(to_text(self, terminal.width()))
 
     def __repr__(self) -> str:
-        """The verdict in one line."""
         return terminal.writable(f"<Diagnosis: {verdict(self)}>")
 
     def _repr_html_(self) -> str:

@@ -50,5 +50,4 @@ class Gap:
     decisive: bool = False  # a network is not called healthy without it
 
     def __str__(self) -> str:
-        """In a sentence."""
         return _("{what} ({why})", what=self.what, why=self.why)

@@ -57,7 +57,6 @@ def read(hint: Any, value: Any) -> Any:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type without None."""
     if not isinstance(hint, types.UnionType):
         return hint
     (inner,) = set(typing.get_args(hint)) - {types.NoneType}
@@ -66,6 +65,5 @@ def _without_none(hint: Any) -> Any:
 
 @cache
 def _fields(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
-    """The fields of a dataclass with their types."""
     hints = typing.get_type_hints(kind)
     return tuple((field, hints[field.name]) for field in fields(kind))

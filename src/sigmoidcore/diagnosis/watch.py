@@ -135,7 +135,6 @@ class Watch:
         return (os.getpid(), threading.get_ident()) != self._owner
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A module is about to run."""
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if tracing or torch.compiler.is_compiling() or self._is_elsewhere():
             return
@@ -147,7 +146,6 @@ class Watch:
         self._running.append(module)
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
-        """A module has run."""
         if not self._running or self._running[-1] is not module:
             return
         self._running.pop()
@@ -197,7 +195,6 @@ class Watch:
         self._past.append(verdict)
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer has made a step."""
         if self._is_elsewhere():
             return
         idle = [model for model in self._models if not model.optimizers]

@@ -84,7 +84,6 @@ class _SizeObserver(LayerObserver):
         self._counts: dict[str, int] = {}
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """Add one forward pass."""
         if torch.is_grad_enabled() and layer.training and not transforms_active():
             size = torch.linalg.vector_norm(bare(x), dtype=torch.promote_types(x.dtype, torch.float32))
             self._sums.setdefault(name, []).append(size)
@@ -101,6 +100,5 @@ class _SizeObserver(LayerObserver):
         return torch.stack([torch.stack([part.sum() for part in parts]), counts])
 
     def detach(self) -> None:
-        """Stop watching."""
         super().detach()
         self._sums, self._counts = {}, {}

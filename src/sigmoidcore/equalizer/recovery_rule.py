@@ -201,12 +201,10 @@ class _Restorer(LayerObserver):
         self.returned = False  # whether a core reads again what it read before the last recovery
 
     def attach(self) -> None:
-        """Restore in the next forward pass."""
         self._done, self._graphs, self.undo, self.returned = set(), {}, {}, False
         super().attach()
 
     def reads(self, name: str, layer: nn.Module, x: Any) -> Any:
-        """Restore the core that is about to read this, if it is not what it read."""
         recorded = torch.is_grad_enabled() and x.requires_grad and not transforms_active()
         recorded &= backward_pass() == NONE  # it is not a checkpoint that runs again
         if not recorded or name not in self._levels or name in self._done:

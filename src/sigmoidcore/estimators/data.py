@@ -59,7 +59,6 @@ class Samples:
         self.X = table.X if sparse.issparse(table.X) else scaling(table.X).float().to(device)
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.targets)
 
     def inputs(self, rows: Array) -> Tensor:

@@ -134,7 +134,6 @@ def _single(offset: bool) -> Callable[[fx.Node], Passage | None]:
 
 
 def _joined(node: fx.Node) -> Passage | None:
-    """Concatenation."""
     tensors = node.args[0] if node.args else None
     if "out" in node.kwargs or not isinstance(tensors, list | tuple | fx.Node):
         return None

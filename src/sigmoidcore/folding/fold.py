@@ -164,13 +164,7 @@ def _plain_rnn(plan: FoldPlan, layer: RNN) -> nn.Module:
 
 def _check_classes(model: nn.Module) -> None:
     """Raise a ValueError if there is a module that cannot be made plain."""
-    plain: tuple[Any, ...] = (
-        SigmoidCore.forward,
-        RNN.forward,
-        Chain.forward,
-        nn.Sequential.forward,
-        BoundedNorm.forward,
-    )
+    plain: set[Any] = {kind.forward for kind in (SigmoidCore, RNN, Chain, nn.Sequential, BoundedNorm)}
     for name, module in model.named_modules():
         where, cls = f"'{name}'" if name else "the model", type(module)
         if "_orig_mod" in dict(module.named_children()):

@@ -11,18 +11,11 @@ from sigmoidcore.conversion import convert
 from sigmoidcore.core import SigmoidCore
 from sigmoidcore.equalizer.equalizer import Equalizer
 from sigmoidcore.lab.datasets import DataSet
-from sigmoidcore.lab.setting import WITH_SLOPES, Contender, Setting
+from sigmoidcore.lab.setting import KINDS, WITH_SLOPES, Contender, Setting
 from sigmoidcore.peers import Problem, find
 from sigmoidcore.peers.methods.resnet import Residual
 
-SOURCES = {
-    "sigmoid": "sigmoid",
-    "sigmoid-core": "sigmoid-core",
-    "tanh": "tanh-orthogonal",
-    "relu": "relu-he",
-    "resnet": "resnet-zero",
-    "batchnorm": "batchnorm",
-}
+SOURCES = {kind: kind for kind in KINDS} | {"tanh": "tanh-orthogonal", "relu": "relu-he", "resnet": "resnet-zero"}
 """The method in `sigmoidcore.peers` of each kind of network."""
 PROBES = 256
 """Training samples from which a network is prepared."""

@@ -150,7 +150,6 @@ class RecurrentCores(Stepwise, nn.RNNBase):
         return self._plain.forward(with_flat_weights(self, self._plain, flat), input, hx)
 
     def _add_cores(self) -> None:
-        """Register slopes and shifts."""
         for suffix in self.suffixes:
             weight = self.tensor("weight_hh", suffix)
             dtype = torch.float32 if weight.dtype in HALF else weight.dtype

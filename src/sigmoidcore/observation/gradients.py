@@ -176,7 +176,6 @@ class GradientObserver(LayerObserver):
 
 
 def _note_end(observer: "weakref.ref[GradientObserver]", gradient: Tensor) -> None:
-    """The hook on an output of the model."""
     found = observer()
     if found is not None and found.attached:
         found.ends.append(running_node())

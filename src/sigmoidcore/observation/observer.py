@@ -130,17 +130,14 @@ class _Hooks:
         self._observer = weakref.ref(observer)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The hook before a module."""
         observer, name = self._find(module)
         return None if observer is None else observer.arrives(name, module, args)
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
-        """The hook after a module."""
         observer, name = self._find(module)
         return None if observer is None else observer.leaves(name, module, args, kwargs, output)
 
     def stack_listeners(self, modules: Sequence[nn.Module]) -> list[ListenerFactory] | None:
-        """See `Observer.stack_listeners`."""
         observer = self._observer()
         return [] if observer is None else observer.stack_listeners(modules)
 

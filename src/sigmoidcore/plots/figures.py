@@ -1,4 +1,4 @@
-"""Figures of gradient profiles, trainings and the article. Each function takes data and returns a Matplotlib figure.
+"""Figures of profiles, trainings, evaluations, comparisons and the article: from data to a Matplotlib figure.
 
 Save a figure with `figure.savefig("name.png", dpi=200)`; a notebook displays it. Nothing needs a GUI.
 """
@@ -8,10 +8,12 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -21,7 +23,7 @@ from sigmoidcore.article import Fit, sigmoid_core
 from sigmoidcore.equalizer.sample import Sample
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.plots import style
-from sigmoidcore.plots.style import FAINT, INK, PALETTE, legend_below, new_figure, style_axes
+from sigmoidcore.plots.style import FAINT, INK, PALETTE, colour_bar, legend_below, new_figure, style_axes
 
 # Colour, line and marker change together: curves can be told apart in black and white too. Profiles come in pairs
 # mostly, before and after training: one hue, dashed and solid.
@@ -33,6 +35,12 @@ _CURVES = _PAIRS[1::2] + _PAIRS[::2]
 _ROW = 0.045
 """Height, as a share of the axes, of a row of marks for values without a place on a log axis."""
 _LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
+_COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black")]
+_STYLES = list(zip(_COLOURS * 12, itertools.cycle(("-", "--", ":", "-.")), itertools.cycle("osDP^v<>X")))
+SHARES = LinearSegmentedColormap.from_list("shares", ["white", PALETTE["blue"]])
+"""One hue, light to dark: readable with any colour vision, and in grey."""
+WITH_NUMBERS, WITH_NAMES, LONGEST = 20, 60, 18
+"""Most classes with numbers in the cells, and with names at the axes; most characters of a name."""
 
 
 def article_fit(fit: Fit) -> Figure:
@@ -197,7 +205,7 @@ def gradient_heatmap(histories: Mapping[str, Sequence[Sample]], layers: int, ste
         _count(axes.xaxis)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     extend = "both" if sizes.max(initial=0) > limit else "neither"
-    style.colour_bar(figure, mesh, list(panels), "gradient size over the median, log10", extend=extend, pad=0.02)
+    colour_bar(figure, mesh, list(panels), "gradient size over the median, log10", extend=extend, pad=0.02)
     if any(not np.isfinite(table).all() for table in tables.values()):
         legend_below(figure, handles=[Patch(facecolor=style.NOTHING, label="no gradient: 0, or not finite")])
     return figure
@@ -215,3 +223,68 @@ def _relative_to_median(samples: Sequence[Sample]) -> NDArray[np.float64]:
     logs[~np.isfinite(logs)] = np.nan
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of samples without any gradient
         return np.asarray(logs - np.nanmedian(logs, axis=0))
+
+
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """The confusion matrix: a row for each true class; the colour is the share of that class."""
+    classes = len(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [_short(name) for name in names]
+    longest = max(sum(1 + (east_asian_width(character) in "WF") for character in name) for name in names)
+    size = min(max(0.52 * classes, 2.4), 9.0)
+    figure = new_figure(size + 2.2 + 0.07 * longest, size + 1.3 + (0.07 * longest if longest > 3 else 0))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
+    style_axes(axes, title, "predicted class", "true class")
+    axes.grid(False)
+    axes.spines[:].set_visible(True)
+    if classes <= WITH_NAMES:
+        axes.set_xticks(range(classes), names, rotation=90 if longest > 3 else 0)
+        axes.set_yticks(range(classes), names)
+    if classes <= WITH_NUMBERS:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
+    colour_bar(figure, image, axes, "share of the true class", shrink=0.8)
+    return figure
+
+
+def predicted_against_true(
+    true: np.ndarray, predicted: np.ndarray, names: Sequence[str], titles: Sequence[str]
+) -> Figure:
+    """Predictions against true values, a panel for each of the first four targets."""
+    panels = min(true.shape[1], 4)
+    figure = new_figure(4.2 * panels + 0.4, 4.2)
+    for column, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
+        x, y, name = true[:, column], predicted[:, column], _short(names[column])
+        style_axes(axes, titles[column], f"{name}, true", f"{name}, predicted")
+        low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--")
+        alpha = float(np.clip(60 / np.sqrt(len(x)), 0.08, 0.8)) / 2
+        axes.plot(x, y, linestyle="", marker="o", markersize=4, alpha=alpha, color=PALETTE["blue"], mew=0)
+        axes.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def _short(name: str) -> str:
+    """A name, shortened, in which a dollar is not mathematics."""
+    return (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…").replace("$", r"\$")
+
+
+def method_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
+) -> Figure:
+    """Points (x, metric) by method in a panel for each title, over a log axis."""
+    figure = new_figure(4.6 * len(panels) + 1, 4.4)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, series) in zip(row, panels.items(), strict=True):
+        for (name, points), (colour, line, marker) in zip(series.items(), _STYLES, strict=False):
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            axes.plot(x, y, line, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] == "3" else "")
+        axes.tick_params(which="minor", labelsize=9)
+        style_axes(axes, title, x_label, y_label if axes is row[0] else "")
+    legend_below(figure, handles=row[0].get_lines(), ncols=3)
+    return figure

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -147,16 +148,10 @@ class _Trials:
         self.steps = min(TRIAL_STEPS, options.epochs * steps)
         self.share = self.steps / (options.epochs * steps)
         self.epochs = -(-self.steps // steps)
-        self._found: dict[tuple[int, float, bool], tuple[Tensor, float]] = {}
-
-    def of(self, depth: int, decay: float, weighted: bool) -> tuple[Tensor, float]:
-        """Losses [samples] and macro-F1 on the validation part; losses of a training that diverges are infinite."""
-        key = depth, decay, weighted
-        if key not in self._found:
-            self._found[key] = self._measured(*key)
-        return self._found[key]
+        self.of = cache(self._measured)
 
     def _measured(self, depth: int, decay: float, weighted: bool) -> tuple[Tensor, float]:
+        """Losses [samples] and macro-F1 on the validation part; losses of a training that diverges are infinite."""
         options, data = self.options, self.data
         seed_all(options.seed)
         model = network("mlp", **sizes_for("mlp", data.shape, data.outputs, options.width, depth)).model

@@ -27,12 +27,8 @@ def build(problem: Problem, layer: type[nn.LSTM] | type[nn.GRU]) -> nn.Module:
     return LastStep(layer(problem.features, problem.width, num_layers=problem.depth, batch_first=True), problem.outputs)
 
 
+_LSTM = "Hochreiter and Schmidhuber (1997), Neural Computation 9:1735; Gers et al. (2000)"
 METHODS = (
-    Method(
-        "lstm",
-        "Hochreiter and Schmidhuber (1997), Neural Computation 9:1735; Gers et al. (2000)",
-        partial(build, layer=nn.LSTM),
-        kinds=("rnn",),
-    ),
+    Method("lstm", _LSTM, partial(build, layer=nn.LSTM), kinds=("rnn",)),
     Method("gru", "Cho et al. (2014), arXiv 1406.1078", partial(build, layer=nn.GRU), kinds=("rnn",)),
 )

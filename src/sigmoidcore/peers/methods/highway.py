@@ -29,12 +29,5 @@ def build(problem: Problem, bias: float) -> nn.Module:
     return model
 
 
-METHODS = (
-    Method(
-        "highway",
-        "Srivastava, Greff and Schmidhuber (2015), arXiv 1505.00387",
-        build,
-        knob="gate bias",
-        knobs=(-1.0, -3.0),
-    ),
-)
+_SOURCE = "Srivastava, Greff and Schmidhuber (2015), arXiv 1505.00387"
+METHODS = (Method("highway", _SOURCE, build, knob="gate bias", knobs=(-1.0, -3.0)),)

@@ -11,12 +11,5 @@ def build(problem: Problem, gain: float) -> nn.Module:
     return orthogonal(problem.plain(lambda width: nn.Tanh()), gain)
 
 
-METHODS = (
-    Method(
-        "tanh-orthogonal",
-        "Pennington, Schoenholz and Ganguli (2017), arXiv 1711.04735; kernels: Xiao et al. (2018), arXiv 1806.05393",
-        build,
-        knob="gain",
-        knobs=(1.0, 1.02, 1.05),
-    ),
-)
+_SOURCE = "Pennington, Schoenholz and Ganguli (2017), arXiv 1711.04735; kernels: Xiao et al. (2018), arXiv 1806.05393"
+METHODS = (Method("tanh-orthogonal", _SOURCE, build, knob="gain", knobs=(1.0, 1.02, 1.05)),)

@@ -167,7 +167,6 @@ def always(classes: Sequence[ClassScore]) -> str:
 
 
 def _most(classes: Sequence[ClassScore]) -> str:
-    """The most frequent class."""
     return max(classes, key=lambda c: c.samples).name
 
 
