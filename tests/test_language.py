@@ -32,7 +32,6 @@ TRANSLATED = (
     "cli",
     "diagnosis",
     "training",
-    "peers/skipgram",
     "peers/registry.py",
     "peers/comparison.py",
     "lab/protocol.py",
