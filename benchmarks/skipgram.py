@@ -31,9 +31,9 @@ from torch import Tensor
 
 from _report import Report, arguments
 from sigmoidcore.gain import mean_relative_slope, relative_slope, slope_for_floor
-from word_vectors import Corpus, SkipGram, train
-from word_vectors.model import Batch, loss
-from word_vectors.training import LAST_RATE, RATE, batches
+from sigmoidcore.peers.skipgram import Corpus, SkipGram, train
+from sigmoidcore.peers.skipgram.model import Batch, loss
+from sigmoidcore.peers.skipgram.training import LAST_RATE, RATE, batches
 
 DIMENSIONS, WINDOW, NEGATIVE, MIN_COUNT = 100, 5, 5, 5
 FLOOR, OPEN, EVERY = 0.05, 0.8, 50

@@ -32,6 +32,7 @@ TRANSLATED = (
     "cli",
     "diagnosis",
     "training",
+    "peers/skipgram",
     "peers/registry.py",
     "peers/comparison.py",
     "lab/protocol.py",

@@ -9,7 +9,7 @@ from sigmoidcore._language import VARIABLE
 from sigmoidcore.cli import main
 
 ENGLISH = re.compile("[a-z]{2,} [a-z]{2,} [a-z]{2,}")
-COMMANDS = ["demo", "train", "diagnose", "predict", "evaluate", "export", "runs", "compare", "watch"]
+COMMANDS = ["demo", "train", "diagnose", "predict", "evaluate", "export", "runs", "compare", "skipgram", "watch"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_the_help_of_every_command_is_chinese_without_english_sentences(capsys, 
         ("nosuch", "没有命令 'nosuch'（见 sigmoid-core --help）"),
         ("predict", "缺少参数 'RUN'（见 sigmoid-core predict --help）"),
         ("evaluate a b c", "多余的参数（c）"),
-        ("compare --seeds 0", "'--seeds' 的值无效：应不小于 1"),
+        ("skipgram x --window 0", "'--window' 的值无效：应不小于 1"),
         ("runs --sort x", "'--sort' 的值无效：'x' 不在可选值 'date', 'name', 'metric', 'time' 之中"),
         ("diagnose x --fail-on never --fail-on SC1", "'--fail-on' 的值无效：never 不能与其他值同时使用"),
         ("train --depth 0", "'--depth' 的值无效：0 超出范围：应不小于 1 且不大于 2,147,483,647"),

@@ -198,11 +198,11 @@ def application(only_watch: bool = False) -> "typer.Typer":
 
 def _others() -> tuple[Callable[..., Any], ...]:
     """All commands but `watch`."""
-    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, lab, predict, runs, train
+    from sigmoidcore.cli import compare, demo, diagnose, evaluate, export, lab, predict, runs, skipgram, train
 
     return (
         demo.demo, train.train, diagnose.diagnose, predict.predict, evaluate.evaluate, export.export, runs.runs,
-        compare.compare, lab.lab,
+        compare.compare, skipgram.skipgram, lab.lab,
     )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from word_vectors.corpus import Corpus
-from word_vectors.model import Batch, Gradient, SkipGram
+from sigmoidcore.peers.skipgram.corpus import Corpus
+from sigmoidcore.peers.skipgram.model import Batch, Gradient, SkipGram
 
 BLOCK, BLOCKS, SHARED = 32, 16, 32
 """Words of a block, blocks of a batch, negatives that a block shares."""

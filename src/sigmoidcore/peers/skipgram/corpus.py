@@ -4,10 +4,14 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sigmoidcore._language import _
+from sigmoidcore.training.data import InputError
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,15 @@ class Corpus:
         counts = np.bincount(all_words, minlength=len(numbers))
         order = np.argsort(-counts, kind="stable")[: int((counts >= min_count).sum())]
         if len(order) < 2:
-            raise ValueError(f"{len(order)} words occur at least {min_count} times: lower min_count")
+            most = _("there are none")
+            if len(numbers):
+                most = _("the count of the most frequent one is {count}", count=counts.max())
+            raise InputError(
+                "{count} words occur at least {times} times ({most}): lower --min-count",
+                count=len(order),
+                times=min_count,
+                most=most,
+            )
         names = list(numbers)
         ranks = np.full(len(numbers), -1, np.int32)
         ranks[order] = np.arange(len(order))
@@ -51,3 +63,20 @@ class Corpus:
             sentences=torch.from_numpy(places[kept]),
             length=len(ranked),
         )
+
+
+def read_corpus(path: Path, min_count: int = 5) -> Corpus:
+    """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it."""
+    if not path.exists() or path.is_dir():
+        raise InputError(
+            "{path} {problem}: give a text file",
+            path=path,
+            problem=_("is a folder") if path.exists() else _("does not exist"),
+        )
+    try:
+        with path.open(encoding="utf-8") as file:
+            return Corpus.of_sentences(map(str.split, file), min_count)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "{path} is not UTF-8 text ({reason}): convert it with iconv -t UTF-8", path=path, reason=error.reason
+        ) from error

@@ -5,9 +5,10 @@ import random
 import pytest
 import torch
 
-from word_vectors import Corpus, SkipGram, train
-from word_vectors.model import Batch, Gradient, loss
-from word_vectors.training import BLOCK, BLOCKS, batches, subsampled
+from sigmoidcore.peers.skipgram import Corpus, SkipGram, train
+from sigmoidcore.peers.skipgram.model import Batch, Gradient, loss
+from sigmoidcore.peers.skipgram.training import BLOCK, BLOCKS, batches, subsampled
+from sigmoidcore.training.data import InputError
 
 
 def text(sentences=400, topics=3, words=12, length=8, seed=0):
@@ -126,8 +127,10 @@ def test_the_same_seed_gives_the_same_vectors():
 
 
 def test_a_text_without_frequent_words_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="1 words occur at least 2 times: lower min_count"):
+    with pytest.raises(InputError, match=r"1 words occur at least 2 times.*the most frequent one is 2.*--min-count"):
         Corpus.of_sentences([["a", "a", "b"]], min_count=2)
+    with pytest.raises(InputError, match="there are none"):
+        Corpus.of_sentences([])
 
 
 def test_a_batch_has_whole_blocks():
