@@ -17,13 +17,7 @@ from sigmoidcore.training.use import check_output
 class Commentary:
     """Watches the models of this process, prints findings as they appear, and the verdicts at the end.
 
-    Args:
-        stream: where it prints; None: another process prints and writes.
-        every: as in `Watch`.
-        trace_nonfinite: as in `Watch`.
-        html: page to write.
-        json: diagnosis to write.
-        fail_on: conditions of `--fail-on`.
+    Without a stream, another process prints and writes.
     """
 
     def __init__(

@@ -104,7 +104,8 @@ def _role_at(user: fx.Node, value: fx.Node, source: fx.Node, part: Part, model: 
         signals = [other for other in others if any(n.op == "placeholder" for n in _ancestors(other))]
         if others and not signals:  # weights of the model itself
             return (Role.HIDDEN if name in _CONTRACTIONS else None), ""
-        if signals and not {source, *_descendants(source)}.issuperset(signals):
+        computed = _reached(source, lambda n: [reader for reader in n.users if not reads_metadata(reader)])
+        if signals and not {source, *computed}.issuperset(signals):
             return Role.GATE, ""
     return None, ""
 
@@ -123,11 +124,6 @@ def name_of(node: fx.Node) -> str:
 def reads_metadata(node: fx.Node) -> bool:
     """Whether a node reads shapes and types of its inputs only, not values."""
     return name_of(node) in _METADATA
-
-
-def _descendants(node: fx.Node) -> Iterator[fx.Node]:
-    """All nodes that are computed from a node."""
-    return _reached(node, lambda n: [user for user in n.users if not reads_metadata(user)])
 
 
 def _ancestors(node: fx.Node) -> Iterator[fx.Node]:

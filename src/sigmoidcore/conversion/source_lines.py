@@ -17,23 +17,14 @@ _NOT_TORCH = ("self", "np", "numpy", "math")
 
 @dataclass(frozen=True)
 class FunctionalCall:
-    """A call of a functional sigmoid or tanh that `convert` cannot make a core.
+    """A call of a functional sigmoid or tanh that `convert` cannot make a core."""
 
-    Attributes:
-        module: name of the module whose forward makes the call, "" for the model.
-        file: the source file.
-        line: the line of the call.
-        code: the call, such as "torch.tanh(self.linear(x))".
-        definition: the line that `__init__` needs so that the call can be a module.
-        replacement: what to write in place of `code`.
-    """
-
-    module: str
-    file: str
-    line: int
-    code: str
-    definition: str
-    replacement: str
+    module: str  # name of the module whose forward makes the call, "" for the model
+    file: str  # the source file
+    line: int  # of the call
+    code: str  # the call, such as "torch.tanh(self.linear(x))"
+    definition: str  # the line that `__init__` needs so that the call can be a module
+    replacement: str  # what to write in place of `code`
 
 
 def functional_calls(module: nn.Module, name: str) -> list[FunctionalCall]:

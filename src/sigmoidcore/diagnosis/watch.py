@@ -37,19 +37,12 @@ MOST = 16
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one model.
+    """The result for one model."""
 
-    Attributes:
-        name: class of the model, with a number if there are several of it.
-        diagnosis: None: nothing was measured, or it only runs beside models that train.
-        optimizers: their classes; empty: no optimizer has moved the model.
-        past: findings of earlier measurements that the last one does not show, with their steps.
-    """
-
-    name: str
-    diagnosis: Diagnosis | None
-    optimizers: tuple[str, ...]
-    past: tuple[tuple[int, Finding], ...]
+    name: str  # class of the model, with a number if there are several of it
+    diagnosis: Diagnosis | None  # None: nothing was measured, or it only runs beside models that train
+    optimizers: tuple[str, ...]  # their classes; empty: no optimizer has moved the model
+    past: tuple[tuple[int, Finding], ...]  # of earlier measurements, not in the last one, with their steps
 
 
 class Watch:

@@ -23,9 +23,7 @@ SMALLEST = 1e-38
 class Alarm:
     """Compares the norms of some weights' gradients with what is usual, step by step: a rise, or one unlike the others.
 
-    Args:
-        parameters: those of the model; a few matrices and kernels among them are looked at.
-        on: whether it ever rings.
+    A few matrices and kernels among the parameters are looked at. It never rings unless it is `on`.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[Tensor]], *, on: bool) -> None:

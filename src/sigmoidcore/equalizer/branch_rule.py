@@ -16,11 +16,8 @@ class BranchRule:
     """Keeps the Frobenius norm of matrices and kernels at most at its start, unless that is 0; see `Equalizer`.
 
     The gain of a branch is at most the product of these norms. Without a norm in front of it, a stream through N
-    branches of gain b grows by exp(b / 2), and a training raises b the faster, the higher its rate is.
-
-    Args:
-        model: the model.
-        branches: names of modules, or patterns; those in these modules count.
+    branches of gain b grows by exp(b / 2), and a training raises b the faster, the higher its rate is. `branches` are
+    names of modules, or patterns; those in these modules count.
     """
 
     def __init__(self, model: nn.Module, branches: Iterable[str]) -> None:

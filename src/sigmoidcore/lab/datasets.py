@@ -20,29 +20,17 @@ MOST = 5_000
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples as rows of numbers.
+    """Samples as rows of numbers."""
 
-    Attributes:
-        name: of the set.
-        train_x: float32, [samples, features].
-        train_y: class numbers, int64, [samples], or numbers, float32, [samples, numbers].
-        test_x: like train_x.
-        test_y: like train_y.
-        kind: of the target.
-        outputs: of the network.
-        classes: names of the classes; empty for numbers.
-        source: path and target of the visitor's own data.
-    """
-
-    name: str
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    kind: Kind
-    outputs: int
-    classes: tuple[str, ...] = ()
-    source: tuple[str, str | None] | None = None
+    name: str  # of the set
+    train_x: Tensor  # float32, [samples, features]
+    train_y: Tensor  # class numbers, int64, [samples], or numbers, float32, [samples, numbers]
+    test_x: Tensor  # like train_x
+    test_y: Tensor  # like train_y
+    kind: Kind  # of the target
+    outputs: int  # of the network
+    classes: tuple[str, ...] = ()  # their names; empty for numbers
+    source: tuple[str, str | None] | None = None  # path and target of the visitor's own data
 
     @property
     def task(self) -> Task:

@@ -56,12 +56,6 @@ print(sc.diagnose(model, x[:{probed}], y[:{probed}], loss_fn))
 def python_code(setting: Setting, which: str, steps: int, own: DataSet | None = None) -> str:
     """The script of network "a" or "b"; it needs this package only. Slopes that were set by hand are not in it.
 
-    Args:
-        setting: the set-up.
-        which: "a" or "b".
-        steps: of the training.
-        own: the visitor's own data, if the set-up has them.
-
     Example:
         >>> print(python_code(Setting(data="article"), "b", 0).splitlines()[0])
         # 30 layers of 16 neurons on the data "article"; in the lab: ?data=article

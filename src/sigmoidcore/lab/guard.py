@@ -28,9 +28,6 @@ class Guard:
     On the loopback interface only this machine's programs reach the server; Host and Origin keep the pages of other
     sites out, also those whose name points to 127.0.0.1. On any other interface a token is needed, too.
 
-    Args:
-        host: address that the server listens on.
-
     Attributes:
         token: has to be in the address of the page; "" on the loopback interface.
 

@@ -24,19 +24,12 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Network:
-    """A network that can take a step.
-
-    Attributes:
-        model: the network.
-        optimizer: of its parameters.
-        equalizer: of its slopes, or None.
-        layers: the activations at which it is watched, input to loss. In a residual network, those that read the sum
-            of a block.
-    """
+    """A network that can take a step."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    equalizer: Equalizer | None
+    optimizer: torch.optim.Optimizer  # of its parameters
+    equalizer: Equalizer | None  # of its slopes
+    # The activations at which it is watched, input to loss. In a residual network, those that read the sum of a block.
     layers: tuple[nn.Module, ...]
 
     @property

@@ -29,29 +29,17 @@ BINS, REACH = 48, 8.0
 
 @dataclass(frozen=True)
 class Reading:
-    """The numbers of one moment.
+    """The numbers of one moment."""
 
-    Attributes:
-        loss: of the probed training samples.
-        score: the metric of all test samples.
-        sizes: gradient size of every layer, float64, [layers].
-        slopes: mean slope of every layer; empty without slopes.
-        relative: mean relative slope of every neuron, [layers, neurons]: 4 sigmoid'(z), or how often a ReLU is open.
-        histogram: counts of z of the chosen layer or neuron, [BINS].
-        chosen: slope and shift, of the same.
-        outputs: of the grid; see `grid`.
-        tests: of the test samples.
-    """
-
-    loss: float
-    score: float
-    sizes: Tensor
-    slopes: tuple[float, ...]
-    relative: Tensor
-    histogram: Tensor
-    chosen: tuple[float, float]
-    outputs: Tensor
-    tests: Tensor
+    loss: float  # of the probed training samples
+    score: float  # the metric of all test samples
+    sizes: Tensor  # gradient size of every layer, float64, [layers]
+    slopes: tuple[float, ...]  # mean slope of every layer; empty without slopes
+    relative: Tensor  # mean relative slope of every neuron, [layers, neurons]; of a ReLU, how often it is open
+    histogram: Tensor  # counts of z of the chosen layer or neuron, [BINS]
+    chosen: tuple[float, float]  # slope and shift, of the same
+    outputs: Tensor  # of the grid; see `grid`
+    tests: Tensor  # outputs of the test samples
 
 
 class _Preactivations(LayerObserver):
@@ -77,14 +65,7 @@ def grid(data: DataSet) -> Tensor:
 
 
 def read(network: Network, data: DataSet, layer: int, neuron: int | None) -> Reading:
-    """Measure a network; nothing in it changes.
-
-    Args:
-        network: the network.
-        data: its data.
-        layer: the layer whose histogram is wanted.
-        neuron: one of its neurons; None: all.
-    """
+    """Measure a network; nothing in it changes. The histogram is that of this layer, or of one of its neurons."""
     model, inputs, targets = network.model, data.train_x[:PROBED], data.train_y[:PROBED]
     observer = _Preactivations({str(i): layer for i, layer in enumerate(network.layers)})
     with undisturbed(model, inputs), torch.enable_grad(), observer:

@@ -63,14 +63,7 @@ class Outbox:
 def application(
     guard: Guard, own: DataSet | None = None, sessions: int = 8, recording: Path | None = None
 ) -> Starlette:
-    """The lab as an ASGI application.
-
-    Args:
-        guard: decides who may talk to it.
-        own: the data of the command line.
-        sessions: open pages at a time.
-        recording: a run's folder or a file of samples, which is shown in place of networks of the lab.
-    """
+    """The lab as an ASGI application with so many open pages; a recording is shown in place of networks of the lab."""
     worker = Worker()
     assets = {path.name: path.read_bytes() for path in files("sigmoidcore.lab").joinpath("static").iterdir()}
 

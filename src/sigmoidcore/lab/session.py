@@ -35,10 +35,6 @@ class Session:
     """Two networks that train on the same batches. The event loop asks, the worker's thread acts in `turn`.
 
     Requests do not queue up: a new one of a kind replaces the one that waits.
-
-    Args:
-        publish: takes messages for the page.
-        own: the data of the command line, if any.
     """
 
     def __init__(self, publish: Publish, own: DataSet | None = None) -> None:

@@ -31,35 +31,18 @@ def _choice(default: str, *names: str) -> Any:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the two networks, and how it is trained.
-
-    Attributes:
-        kind: see `KINDS`.
-        saturation: saturation level that a network of cores is prepared for.
-        rate: learning rate; of a network of cores the total rate, see `depth_scaled_lr`.
-        optimizer: "adam", or "sgd" with a momentum of 0.9.
-        equalizer: whether an Equalizer changes slopes during training.
-    """
+    """One of the two networks, and how it is trained."""
 
     kind: str = _choice("sigmoid", *KINDS)
-    saturation: float = _number(0.5, 0.05, 6.0)
-    rate: float = _number(0.01, 1e-6, 10.0)
-    optimizer: str = _choice("adam", "adam", "sgd")
-    equalizer: bool = False
+    saturation: float = _number(0.5, 0.05, 6.0)  # saturation level that a network of cores is prepared for
+    rate: float = _number(0.01, 1e-6, 10.0)  # of a network of cores the total rate, see `depth_scaled_lr`
+    optimizer: str = _choice("adam", "adam", "sgd")  # sgd has a momentum of 0.9
+    equalizer: bool = False  # whether an Equalizer changes slopes during training
 
 
 @dataclass(frozen=True)
 class Setting:
     """A set-up; the defaults are what the page opens with.
-
-    Attributes:
-        data: name of a data set; see `datasets`.
-        depth: hidden layers.
-        width: neurons of each.
-        batch: samples of a step.
-        seed: of the weights, the data and the order of samples.
-        a: the first network.
-        b: the second network, with the same data, seed and batches.
 
     Example:
         >>> setting = parse({"depth": "100", "b.kind": "relu"})
@@ -69,12 +52,12 @@ class Setting:
         'depth=100&b.kind=relu'
     """
 
-    data: str = _choice("moons", *DATA, OWN)
-    depth: int = _number(30, 1, 1000)
-    width: int = _number(16, 2, 256)
-    batch: int = _number(64, 4, 256)
-    seed: int = _number(0, 0, 9999)
-    a: Contender = field(default_factory=Contender)
+    data: str = _choice("moons", *DATA, OWN)  # name of a data set; see `datasets`
+    depth: int = _number(30, 1, 1000)  # hidden layers
+    width: int = _number(16, 2, 256)  # neurons of each
+    batch: int = _number(64, 4, 256)  # samples of a step
+    seed: int = _number(0, 0, 9999)  # of the weights, the data and the order of samples
+    a: Contender = field(default_factory=Contender)  # the second one has the same data, seed and batches
     b: Contender = field(default_factory=lambda: Contender("sigmoid-core", rate=0.03, equalizer=True))
 
 

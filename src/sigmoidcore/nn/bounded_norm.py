@@ -68,17 +68,12 @@ class BoundedNorm(CoreModule):
 
     @classmethod
     def of_tanh(cls, alpha: Tensor, weight: nn.Parameter | None, bias: nn.Parameter | None) -> "BoundedNorm":
-        """The module that computes tanh(alpha x) weight + bias, for one positive alpha."""
+        """The module that computes tanh(alpha x) weight + bias, for one positive alpha; it has no level of its own."""
         made = cls(weight, bias, unit=False)
-        made.set_alpha(alpha)
+        made.core.set_slope(2 * alpha.detach().reshape(()))
+        made.gain.fill_(1.0)
+        made.level.fill_(0.0)
         return made
-
-    @torch.no_grad()
-    def set_alpha(self, alpha: Tensor) -> None:
-        """Become tanh(alpha x), with gain 1 and no level of its own."""
-        self.core.set_slope(2 * alpha.detach().reshape(()))
-        self.gain.fill_(1.0)
-        self.level.fill_(0.0)
 
     @torch.no_grad()
     def fit(self, x: Tensor, level: float) -> bool:

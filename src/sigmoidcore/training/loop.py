@@ -276,10 +276,9 @@ class Training:
         return scores
 
     def _step(self, x: Tensor, y: Tensor, asked: Callable[[], bool]) -> tuple[Tensor, bool]:
-        """One step of the optimizer; the gradients of all processes add up to those of the batch.
+        """One step of the optimizer; returns the batch's loss, and whether a process was asked to stop.
 
-        Returns:
-            The batch's loss, and whether a process was asked to stop.
+        The gradients of all processes add up to those of the batch.
         """
         place = self.place
         self.optimizer.zero_grad()

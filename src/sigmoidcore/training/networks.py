@@ -41,11 +41,6 @@ def image_net(
     return ConvNet(in_channels, channels, depth, out_features, image_size=(height, width), halvings=halvings)
 
 
-def rows(samples: Tensor) -> Tensor:
-    """Each sample as a row of numbers."""
-    return samples.flatten(1)
-
-
 def images(samples: Tensor) -> Tensor:
     """Each sample as [channels, height, width]; [height, width] is an image of one channel."""
     return samples.unsqueeze(1) if samples.dim() == 3 else samples
@@ -69,7 +64,7 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "mlp": Architecture(MLP, ("in_features", "width", "depth", "out_features"), rows, 100),
+    "mlp": Architecture(MLP, ("in_features", "width", "depth", "out_features"), lambda rows: rows.flatten(1), 100),
     "conv": Architecture(
         image_net, ("in_channels", "height", "width", "channels", "depth", "out_features", "halvings"), images, 20
     ),

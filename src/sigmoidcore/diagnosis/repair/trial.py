@@ -27,13 +27,8 @@ def usual_rates(model: nn.Module) -> Rates:
     return [(p, USUAL) for p in model.parameters() if p.requires_grad]
 
 
-def scaled_rates(model: nn.Module) -> Rates:
-    """The rates of `depth_scaled_lr`."""
-    return [(p, group["lr"]) for group in depth_scaled_lr(model) for p in group["params"]]
-
-
 RATES: dict[str, Callable[[nn.Module], Rates]] = {
-    "sc.depth_scaled_lr({model})": scaled_rates,
+    "sc.depth_scaled_lr({model})": lambda m: [(p, of["lr"]) for of in depth_scaled_lr(m) for p in of["params"]],
     f"{{model}}.parameters(), lr={USUAL}": usual_rates,
 }
 """Rates by the argument of Adam, where `{model}` stands for the name of the model."""

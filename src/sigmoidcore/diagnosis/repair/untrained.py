@@ -40,11 +40,8 @@ def is_untrained(model: nn.Module, moved: Mapping[str, float] | None = None) -> 
     The numbers of a trained weight may look like initial ones. But a step moves every bias, and moves numbers over the
     edge of a uniform distribution. A layer is untrained if its bias is constant, or if its weight is within PyTorch's
     default bounds and fills them; with weights of another size, its bias must. If a bias is too short to tell, that of
-    another layer has to. All others may have been trained.
-
-    Args:
-        model: any.
-        moved: how far at most a first step has moved the numbers of a parameter, by its name.
+    another layer has to. All others may have been trained. `moved` says how far at most a first step has moved the
+    numbers of a parameter, by its name.
     """
     moved = moved or {}
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (*WEIGHTED, nn.RNNBase))}

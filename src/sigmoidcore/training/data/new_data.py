@@ -18,7 +18,16 @@ from sigmoidcore.training.data.columns import MISSING_CATEGORY, UNKNOWN_CATEGORY
 from sigmoidcore.training.data.errors import DataError, file_errors, listed, nearest, pa
 from sigmoidcore.training.data.loading import check_path
 from sigmoidcore.training.data.preprocessing import Preprocessing, SampleInputs, TableInputs
-from sigmoidcore.training.data.readers import ARRAYS, TEXT, MemoryTable, TableFiles, opened, suffix, unknown_kind
+from sigmoidcore.training.data.readers import (
+    ARRAYS,
+    TEXT,
+    MemoryTable,
+    TableFiles,
+    as_table,
+    opened,
+    suffix,
+    unknown_kind,
+)
 from sigmoidcore.training.data.samples import (
     IMAGES,
     Samples,
@@ -159,7 +168,7 @@ def _table(source: Any, target: Target) -> MemoryTable | TableFiles:
     if isinstance(source, np.ndarray):
         return MemoryTable(matrix_table(_("the array"), source, {}))
     if not isinstance(source, str | Path):
-        return MemoryTable(opened(source).table)  # type: ignore[union-attr]
+        return MemoryTable(as_table(source))
     path = Path(source)
     check_path(path)
     if path.is_file() and suffix(path) in ARRAYS:

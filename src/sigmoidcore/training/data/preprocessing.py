@@ -69,7 +69,8 @@ class TableInputs:
     @cached_property
     def features(self) -> tuple[str, ...]:
         """Names of the features, in their order."""
-        found = [*_part_names(self.columns), *(f"missingindicator_{name}" for name in self.indicated)]
+        found = [part for column in _numeric(self.columns) for part in column.part_names]
+        found += [f"missingindicator_{name}" for name in self.indicated]
         categorical = [column for column in self.columns if column.role is Role.CATEGORY]
         if categorical:
             encoder = self.transformer.named_transformers_["category"]
@@ -104,10 +105,6 @@ class TableInputs:
 
 def _numeric(columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if column.role is not Role.CATEGORY]
-
-
-def _part_names(columns: Sequence[Column]) -> list[str]:
-    return [part for column in _numeric(columns) for part in column.part_names]
 
 
 @dataclass(frozen=True)

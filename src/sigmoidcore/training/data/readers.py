@@ -59,11 +59,8 @@ class MemoryTable:
         yield from (chosen.slice(start, WINDOW) for start in range(0, self.rows, WINDOW))
 
 
-def opened(source: Any) -> "MemoryTable | TableFiles | None":
-    """A table file, a folder of Parquet files, or a table in memory; None for another kind of file."""
-    if not isinstance(source, str | Path):
-        return MemoryTable(as_table(source))
-    path = Path(source)
+def opened(path: Path) -> "MemoryTable | TableFiles | None":
+    """A table file, or a folder of Parquet files; None for another kind of file."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if suffix(p) in PARQUET and not p.name.startswith("."))
         return TableFiles(tuple(files)) if files else None

@@ -57,7 +57,9 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
     inputs = network.arranged(torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0)))
     model = copy.deepcopy(network.model).eval()
     try:
-        plain = fold(_as_graph(model)).eval().requires_grad_(False)
+        sequences = isinstance(model, SequenceNet)  # as a graph, it does not need this package's class
+        graph = fx.GraphModule(model, _Tracer().trace(model), "Sequences") if sequences else model
+        plain = fold(graph).eval().requires_grad_(False)
         with torch.no_grad():
             before, after = model(inputs), plain(inputs)
     except (ValueError, RuntimeError) as error:
@@ -75,11 +77,6 @@ def folded(network: Network, preprocessing: Preprocessing) -> tuple[nn.Module, T
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, SigmoidCore | RNN) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _as_graph(model: nn.Module) -> nn.Module:
-    """A sequence network as a graph, which does not need this package's class."""
-    return fx.GraphModule(model, _Tracer().trace(model), "Sequences") if isinstance(model, SequenceNet) else model
 
 
 def _onnx(model: nn.Module, inputs: Tensor, described: dict[str, str]) -> bytes:
