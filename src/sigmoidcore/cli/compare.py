@@ -94,14 +94,11 @@ def compare(
     folder = output or Path(f"comparison-{loaded.file_name}")
     with CtrlC() as ctrl_c, threads(options.threads), denormals_flushed(), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.callback(Lock(folder).release)
-            comparison = Comparison(
-                found, loaded, limits, depths=depths, seeds=range(seeds), rates=tuple(tried), file=folder / RESULTS,
-                network=kind, **environment(),
-            )  # fmt: skip
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        stack.callback(Lock(folder).release)
+        comparison = Comparison(
+            found, loaded, limits, depths=depths, seeds=range(seeds), rates=tuple(tried), file=folder / RESULTS,
+            network=kind, **environment(),
+        )  # fmt: skip
         stopped = _interrupted(screen, comparison, ctrl_c)
         _report(screen, comparison, folder)
     if stopped:

@@ -39,14 +39,6 @@ def built_message(number: int, setting: Setting, data: DataSet, networks: Sequen
     return message
 
 
-def frame_message(
-    state: dict[str, Any], data: DataSet, networks: Sequence[Network | None], readings: Sequence[Reading | None]
-) -> dict[str, Any]:
-    """What the networks show; `state` has the number of the set-up, the step and whether it runs."""
-    shown = [None if r is None else _shown(data, r) for r in readings]
-    return {"kind": "frame", **state, "networks": shown}
-
-
 def _described(network: Network) -> dict[str, Any]:
     return {
         "layers": len(network.layers),
@@ -56,7 +48,8 @@ def _described(network: Network) -> dict[str, Any]:
     }
 
 
-def _shown(data: DataSet, reading: Reading) -> dict[str, Any]:
+def shown(data: DataSet, reading: Reading) -> dict[str, Any]:
+    """What a network shows."""
     layers = len(reading.sizes)
     rows = torch.linspace(0, layers - 1, min(ROWS, layers)).round().long()
     strip = reading.relative[rows, :COLUMNS]

@@ -13,9 +13,9 @@ from sigmoidcore._language import _, language
 from sigmoidcore.diagnosis.diagnose import diagnose
 from sigmoidcore.lab.datasets import DataSet, data_set
 from sigmoidcore.lab.export import python_code
-from sigmoidcore.lab.frame import built_message, frame_message
+from sigmoidcore.lab.frame import built_message, shown
 from sigmoidcore.lab.networks import Network, build
-from sigmoidcore.lab.reading import PROBED, Reading, read
+from sigmoidcore.lab.reading import PROBED, read
 from sigmoidcore.lab.setting import OWN, Contender, Setting
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.session import FAILURES
@@ -174,15 +174,16 @@ class Session:
         began = time.monotonic()
         with self._lock:
             (layer, neuron), self._stale = self._look, False
-        readings: list[Reading | None] = []
+        networks: list[dict[str, Any] | None] = []
         for network in self.networks:
             if network is None:
-                readings.append(None)
+                networks.append(None)
                 continue
             known = neuron if neuron is not None and neuron < self.setting.width else None
-            readings.append(read(network, self.data, min(layer, len(network.layers) - 1), known))
+            reading = read(network, self.data, min(layer, len(network.layers) - 1), known)
+            networks.append(shown(self.data, reading))
         state = {"id": self._id, "step": self.step, "running": self._running or self._steps > 0}
-        self._publish(frame_message(state, self.data, self.networks, readings))
+        self._publish({"kind": "frame", **state, "networks": networks})
         ended = time.monotonic()
         self._due = max(began + 1 / FRAMES, ended + SHARE * (ended - began))
 

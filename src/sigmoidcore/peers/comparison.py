@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from sigmoidcore._files import write_file
-from sigmoidcore._language import _
 from sigmoidcore.diagnosis import diagnose
 from sigmoidcore.observation.profile import Profile
 from sigmoidcore.peers.method import Method, Problem
 from sigmoidcore.peers.standings import Setting, Standing, Trial, standings
-from sigmoidcore.training.data import Data, Split
+from sigmoidcore.training.data import Data, InputError, Split
 from sigmoidcore.training.loop import Progress, Training, evaluate
 from sigmoidcore.training.recipe import Recipe, hold_then_fall
 from sigmoidcore.training.runs.state import seed_all
@@ -64,7 +63,7 @@ class Comparison:
         trials: what is done, by setting; a file may hold more than is asked for.
 
     Raises:
-        ValueError: the file belongs to another comparison.
+        InputError: the file belongs to another comparison.
     """
 
     def __init__(
@@ -174,10 +173,10 @@ def _read(file: Path, facts: Mapping[str, Any]) -> dict[Setting, Trial]:
         rows = [row | {"setting": Setting(**row["setting"])} for row in content["trials"]]
         trials = [Trial(**row | {"curve": tuple(map(tuple, row["curve"]))}) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(_("{file} is not a file of a comparison: give another --output", file=file)) from error
+        raise InputError("{file} is not a file of a comparison: give another --output", file=file) from error
     now, then = ({n: of.get(n) for n in facts if facts[n] != known.get(n)} for of in (facts, known))
     if now:
-        raise ValueError(
-            _("{file} has {then}, and this comparison {now}: give another --output", file=file, then=then, now=now)
+        raise InputError(
+            "{file} has {then}, and this comparison {now}: give another --output", file=file, then=then, now=now
         )
     return {trial.setting: trial for trial in trials}

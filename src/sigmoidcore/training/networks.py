@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore._language import _
+from sigmoidcore._language.errors import InputError
 from sigmoidcore.nn.networks import MLP, RNN, ConvNet
 
 SMALLEST = 7
@@ -88,23 +89,16 @@ class Network:
 def network(architecture: str, **sizes: int) -> Network:
     """A new network."""
     if architecture not in ARCHITECTURES:
-        raise ValueError(
-            _(
-                "there is no architecture {architecture!r}: choose one of {kinds}",
-                architecture=architecture[:60],
-                kinds=", ".join(ARCHITECTURES),
-            )
-        )
+        given = {"architecture": architecture[:60], "kinds": ", ".join(ARCHITECTURES)}
+        raise InputError("there is no architecture {architecture!r}: choose one of {kinds}", **given)
     known = ARCHITECTURES[architecture]
     wrong = sorted(set(sizes) ^ set(known.sizes))
     if wrong:
-        raise ValueError(
-            _(
-                "{wrong!r} is unknown or missing: the sizes of {architecture} are {sizes}",
-                wrong=wrong[0][:60],
-                architecture=architecture,
-                sizes=known.sizes,
-            )
+        raise InputError(
+            "{wrong!r} is unknown or missing: the sizes of {architecture} are {sizes}",
+            wrong=wrong[0][:60],
+            architecture=architecture,
+            sizes=known.sizes,
         )
     return Network(architecture, dict(sizes), known.make(**sizes))
 

@@ -171,9 +171,8 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
     try:
         if words and isinstance(value, str) and (value in words or kind is str):
             if value not in words:
-                raise ValueError(
-                    _("{value!r} is not one of {words}.", value=value[:40], words=", ".join(map(repr, words)))
-                )
+                known = ", ".join(map(repr, words))
+                raise ValueError(_("{value!r} is not one of {words}.", value=value[:40], words=known))
             return value
         found = _PARSERS[kind](value)
         if kind in (int, float):
