@@ -1,4 +1,4 @@
-"""The branch rule: weights of residual branches grow no larger than at the start."""
+"""The branch rule: the largest gain of weights in residual branches grows no larger than at the start."""
 
 import copy
 
@@ -8,6 +8,7 @@ from support.equalized import assert_same, snapshot
 from torch import nn
 
 import sigmoidcore as sc
+from sigmoidcore.equalizer.branch_rule import BranchRule
 
 
 class Block(nn.Module):
@@ -35,8 +36,10 @@ def train(model, optimizer, x, steps=20):
         optimizer.step()
 
 
-def sizes(model):
-    return {name: float(p.detach().norm()) for name, p in model.named_parameters() if p.dim() == 2}
+def sizes(model, norm="fro"):
+    return {
+        name: float(torch.linalg.matrix_norm(p.detach(), norm)) for name, p in model.named_parameters() if p.dim() == 2
+    }
 
 
 def test_weights_in_branches_keep_their_size_and_others_grow():
@@ -50,6 +53,37 @@ def test_weights_in_branches_keep_their_size_and_others_grow():
         train(model, optimizer, x)
     for name, size in sizes(model).items():
         assert size > 1.1 * before[name] if name in ("0.weight", "4.weight") else size <= before[name] * (1 + 1e-6)
+
+
+def test_the_largest_gain_goes_back_to_its_start_and_the_others_stay():
+    weights = [nn.Linear(8, 16, bias=False), nn.Linear(8, 16, bias=False), nn.Conv1d(4, 5, 3, bias=False)]
+    rule = BranchRule(nn.Sequential(*weights), ["0", "2"])
+    before = [torch.linalg.svd(layer.weight.detach().flatten(1), full_matrices=False) for layer in weights]
+    with torch.no_grad():
+        for layer, (u, s, v) in zip(weights, before, strict=True):
+            layer.weight += (u[:, 1:2] * (1.4 * s[0] - s[1]) @ v[1:2]).view_as(layer.weight)  # the second one
+    for _ in range(40):
+        rule.hold()
+    for layer, (_, s, _), held in zip(weights, before, (True, False, True), strict=True):
+        found = torch.linalg.svdvals(layer.weight.detach().flatten(1))
+        size = layer.weight.detach().norm()
+        assert found[0] == pytest.approx(float(s[0] if held else 1.4 * s[0]), rel=0.01)
+        assert (size <= s.norm() * 1.001) == held
+
+
+def test_training_raises_the_largest_gains_of_free_weights_twice_as_much():
+    model, x, report = network()
+    before = sizes(model, 2)
+    grown = {}
+    for branches in (report.branch_layers, ()):
+        trained = copy.deepcopy(model)
+        optimizer = torch.optim.Adam(trained.parameters(), 0.003)
+        with sc.Equalizer(trained, optimizer, branches=branches):
+            train(trained, optimizer, x)
+        grown[bool(branches)] = max(
+            sizes(trained, 2)[f"{name}.weight"] / before[f"{name}.weight"] for name in report.branch_layers
+        )
+    assert grown[False] - 1 > 3 * (grown[True] - 1)
 
 
 def test_weights_that_stay_small_are_not_touched():
@@ -88,10 +122,39 @@ def test_the_sizes_are_part_of_the_state():
     assert sizes(model) == pytest.approx(before)
     held = equalizer.state_dict()
     with pytest.raises(ValueError, match="its history or trials are wrong"):
-        equalizer.load_state_dict({**held, "limits": [1.0] * 6, "trials": {"0": "no trial"}})
+        equalizer.load_state_dict({**held, "trials": {"0": "no trial"}})
     assert equalizer.state_dict()["limits"] == held["limits"]
     with pytest.raises(ValueError, match="6 weights of branches, of 0"):
         sc.Equalizer(model, optimizer).load_state_dict(state)
+
+
+def test_a_training_goes_on_from_its_state_to_the_bit():
+    model, x, report = network()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    equalizer = sc.Equalizer(model, optimizer, branches=report.branch_layers)
+    train(model, optimizer, x)
+    resumed = copy.deepcopy(model)
+    again = torch.optim.SGD(resumed.parameters(), 1e-3)
+    other = sc.Equalizer(resumed, again, branches=report.branch_layers)
+    other.load_state_dict(copy.deepcopy(equalizer.state_dict()))
+    train(model, optimizer, x)
+    train(resumed, again, x)
+    assert_same(model, snapshot(resumed))
+
+
+def test_weights_that_are_not_finite_or_0_stay_and_spoil_no_other():
+    weights = [nn.Linear(8, 8, bias=False) for _ in range(4)]
+    rule = BranchRule(nn.Sequential(*weights), "*")
+    with torch.no_grad():
+        weights[0].weight[0, 0] = torch.nan
+        weights[1].weight[0, 0] = torch.inf
+        weights[2].weight.zero_()
+    before = [layer.weight.detach().clone() for layer in weights]
+    for _ in range(3):
+        rule.hold()
+    assert all(
+        torch.equal(a.nan_to_num(), b.weight.detach().nan_to_num()) for a, b in zip(before, weights, strict=True)
+    )
 
 
 def test_a_name_without_weights_is_an_error():

@@ -73,8 +73,8 @@ class Equalizer:
     weights or inputs were changed, each core whose preactivations have another mean or size gets the shift and slope
     that make up for it. It rests for good if the old data come back.
 
-    **Branch rule**, for residual branches without norms (`branches`): after each step, a matrix or a kernel of theirs
-    that is larger than it was when the Equalizer was made, by its Frobenius norm, is scaled back to that size.
+    **Branch rule**, for residual branches without norms (`branches`): after each step, the largest singular value of a
+    matrix or a kernel of theirs is brought back to what it was when the Equalizer was made, and so is its size.
 
     Losses that contain derivatives (docs/physics.md) disable the layer, the neuron and the recovery rule. If more than
     1 % of all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None):
