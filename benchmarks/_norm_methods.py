@@ -76,6 +76,7 @@ METHODS = {
     "bhyt scaled": Method(Places(BoundedHyperbolicTanh)),
     "none scaled": Method(Places()),
     "none scaled q/k norm": Method(Places(query_norm=nn.RMSNorm)),
+    "none scaled q/k norm held": Method(Places(query_norm=nn.RMSNorm), held=True),
     "none scaled q/k ours": Method(Places(query_norm=nn.RMSNorm), ours=True),
     "none scaled q/k ours held": Method(Places(query_norm=nn.RMSNorm), ours=True, held=True),
     "none scaled q/k ours prepared held": Method(Places(query_norm=nn.RMSNorm), ours=True, prepared=True, held=True),

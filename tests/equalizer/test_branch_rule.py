@@ -128,6 +128,22 @@ def test_the_sizes_are_part_of_the_state():
         sc.Equalizer(model, optimizer).load_state_dict(state)
 
 
+def test_a_model_without_cores_may_have_branches():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), Block(), nn.Linear(8, 2)), torch.randn(100, 4)
+    before = sizes(model)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match="the model has no cores"):
+        sc.Equalizer(model, optimizer)
+    with sc.Equalizer(model, optimizer, branches="1") as equalizer:
+        train(model, optimizer, x)
+        equalizer.load_state_dict(equalizer.state_dict())
+        train(model, optimizer, x)
+    assert not equalizer.history
+    assert sizes(model)["1.up.weight"] <= before["1.up.weight"] * (1 + 1e-6)
+    assert sizes(model)["0.weight"] > 1.1 * before["0.weight"]
+
+
 def test_a_training_goes_on_from_its_state_to_the_bit():
     model, x, report = network()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)

@@ -47,6 +47,11 @@ class BranchRule:
             )
         self._groups = [_Group(weights) for weights in _grouped(list({id(p): p for p in found.values()}.values()))]
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether it has weights to hold."""
+        return bool(self._groups)
+
     @torch.no_grad()
     def hold(self) -> None:
         """Bring the weights that are above their limits back; without waiting for the device."""

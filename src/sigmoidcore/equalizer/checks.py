@@ -45,11 +45,13 @@ def checked_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
     return found
 
 
-def cores_of(model: nn.Module, places: Mapping[str, nn.Module]) -> dict[str, SigmoidCore]:
+def cores_of(model: nn.Module, places: Mapping[str, nn.Module], *, needed: bool) -> dict[str, SigmoidCore]:
     """The cores of a model whose gradients the Equalizer reads: all but those in the place of a normalisation."""
+    if not needed and not any(isinstance(module, SigmoidCore) for module in model.modules()):
+        return {}
     watched = {name: layer for name, layer in watched_layers(model).items() if name not in places}
     cores = {name: layer for name, layer in watched.items() if isinstance(layer, SigmoidCore)}
-    if not cores and not places:
+    if not cores and not places and needed:
         raise ValueError("the model has recurrent cores only, which the Equalizer does not read: leave it out")
     sharded = next((n for n, c in cores.items() if any(hasattr(p, "to_local") for p in c.parameters())), None)
     if sharded is not None:

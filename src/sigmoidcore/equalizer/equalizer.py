@@ -89,7 +89,7 @@ class Equalizer:
     ranks of `torch.distributed` the statistics are summed first: all ranks make the same changes.
 
     Args:
-        model: a model with `SigmoidCore` modules.
+        model: a model with `SigmoidCore` modules; with `branches`, any model.
         optimizer: its optimizer.
         every: "auto" or a number of steps. Auto samples before the profile can reach the edge of the band at its last
             speed: after at most four times the last interval (a quarter after large corrections), at least every 100
@@ -151,7 +151,8 @@ class Equalizer:
         self.history: deque[Sample] = deque(maxlen=REMEMBERED)
         self._sinks = checked_sinks(sinks)
         self._places = bounded_norms(model)
-        self._cores = cores_of(model, self._places)
+        self._branch_rule = BranchRule(model, branches)
+        self._cores = cores_of(model, self._places, needed=not self._branch_rule.holds_any)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -163,7 +164,6 @@ class Equalizer:
         self._layer_rule = LayerRule(self._cores, tolerance)
         self._neuron_rule = NeuronRule(self._cores, floor)
         self._norm_rule = NormRule(self._places, tolerance)
-        self._branch_rule = BranchRule(model, branches)
         self._recovery_rule = RecoveryRule(self._cores)
         self._alarm = Alarm(model.parameters, on=every == "auto" and self._ranks.count == 1 and bool(self._cores))
         self._rules = (
@@ -248,7 +248,7 @@ class Equalizer:
         self.remove()
 
     def _attach_if_due(self) -> None:
-        if self._cadence.due:
+        if self._cadence.due and (self._cores or self._places):
             self._recovery_rule.attach_if_waiting(self._cadence.step)  # before anything reads what a core makes
             self._observer.attach()
             if self._places:
