@@ -171,3 +171,71 @@ def test_other_targets_are_not_compared_with_the_tokens():
     model = Encoder(pooled=False)
     assert findings(model, WORDS[:, :8], torch.randint(20, (32, 8)), flat) == []
     assert Severity.ERROR not in [f.severity for f in sc.diagnose(model, WORDS[:, :8]).findings]
+
+
+HEADS = {
+    "split": (lambda x: x.view(8, 2, 5, 8), lambda x: x.transpose(1, 2).reshape(8, 5, 16)),
+    "merged": (lambda x: x.view(8, 5, 2, 8).transpose(1, 2), lambda x: x.reshape(8, 5, 16)),
+    "right": (lambda x: x.view(8, 5, 2, 8).transpose(1, 2), lambda x: x.transpose(1, 2).reshape(8, 5, 16)),
+}
+
+
+class Heads(nn.Module):
+    """Attention by hand: how heads are split and merged, and over which dimension the weights are normalised."""
+
+    def __init__(self, split, merge, dim=-1):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 3)
+        self.split, self.merge, self.dim = split, merge, dim
+
+    def forward(self, x):
+        q, k, v = (self.split(part.contiguous()) for part in self.qkv(x).chunk(3, -1))
+        weights = (q @ k.transpose(-2, -1) / 3).softmax(self.dim)
+        return self.out(self.merge(weights @ v)).mean(1)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_are_split_and_merged_with_a_transpose(kind):
+    expected = [] if kind == "right" else [("SC506", "warning")]
+    assert [f for f in findings(Heads(*HEADS[kind]), torch.randn(8, 5, 16)) if f[1] == "warning"] == expected
+
+
+def test_attention_normalises_over_the_keys():
+    inputs = torch.randn(8, 5, 16)
+    assert ("SC506", "warning") in findings(Heads(*HEADS["right"], dim=-2), inputs)
+    turned = Heads(*HEADS["right"])
+    turned.forward = lambda x: turned.out((x @ x.mT).softmax(1).transpose(1, 2) @ turned.qkv(x)[..., :16]).mean(1)
+    assert ("SC506", "warning") not in findings(turned, inputs)
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(-1, [("SC506", "warning")]), (1, [])])
+def test_a_softmax_of_single_numbers_inside_the_network_is_named(dim, expected):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score, self.head = nn.Linear(16, 1), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head((self.score(x).softmax(dim) * x).sum(1))
+
+    assert findings(Pooled(), torch.randn(8, 5, 16)) == expected
+
+
+class Decoder(nn.Module):
+    """Reads a sentence and what it has written so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 16), nn.Linear(16, 20)
+        self.encoder, self.decoder = nn.GRU(16, 16, batch_first=True), nn.GRU(16, 16, batch_first=True)
+
+    def forward(self, words):
+        read, written = words
+        return self.head(self.decoder(self.embedding(written), self.encoder(self.embedding(read))[1])[0])
+
+
+def test_a_decoder_that_reads_the_targets_unshifted_copies_them():
+    read, targets = WORDS, WORDS.flip(1)
+    shifted = functional.pad(targets[:, :-1], (1, 0))
+    assert findings(Decoder(), ((read, targets),), targets, flat) == [("SC606", "error")]
+    assert findings(Decoder(), ((read, shifted),), targets, flat) == []

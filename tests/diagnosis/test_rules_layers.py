@@ -318,3 +318,46 @@ def test_a_loss_at_chance_is_not_learned_even_if_it_fell_from_far_above():
     assert rules(*steps) == []
     scores = Comparison("cross_entropy", shape=(64, 10), target_shape=(64,), classes=True, low=0, high=9)
     assert rules(*[replace(m, comparisons=(scores,)) for m in steps]) == ["SC302"]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(1), nn.GroupNorm(1, 1)])
+def test_a_normalisation_of_single_numbers_leaves_0(norm):
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), norm)
+    findings = sc.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
+    assert ("SC509", Severity.ERROR) in [(f.rule, f.severity) for f in findings]
+    wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(5, 10))
+    assert found(diagnosed(wide)) == []
+
+
+class Always(nn.Module):
+    """Drops in evaluation mode, too."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.layer, self.head, self.drop = nn.Linear(64, 64), nn.Linear(64, 10), drop
+
+    def forward(self, x):
+        return self.head(self.drop(self, torch.relu(self.layer(x))))
+
+
+def attended(p):
+    return lambda x: functional.scaled_dot_product_attention(x, x, x, dropout_p=p)
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [
+        (lambda net, x: functional.dropout(x, 0.3), ["SC510"]),
+        (lambda net, x: functional.dropout(x, 0.3, net.training), []),
+        (lambda net, x: x + attended(0.3)(x.unsqueeze(1)).squeeze(1), ["SC510"]),
+        (lambda net, x: x + attended(0.0)(x.unsqueeze(1)).squeeze(1), []),
+    ],
+)
+def test_dropout_in_evaluation_mode_is_named(drop, expected):
+    assert found(diagnosed(Always(drop))) == expected
+    assert found(diagnosed(Always(drop), training=True)) == []
+
+
+def test_dropout_between_the_outputs_and_the_loss_is_named():
+    assert found(trained(mlp(nn.ReLU(), nn.Dropout(0.2)))) == []
+    assert found(trained(nn.Sequential(mlp(nn.ReLU()), nn.Dropout(0.2)))) == ["SC510"]

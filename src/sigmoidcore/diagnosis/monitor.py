@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from sigmoidcore._torch.grad_scaler import stepped
 from sigmoidcore.diagnosis.diagnosis import Diagnosis, judged
 from sigmoidcore.diagnosis.measure.history import History
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Subject
-from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates
+from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, groups, listen, listen_to_updates, moved
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.tracer import Tracer
 from sigmoidcore.diagnosis.names import caller, names_in
@@ -107,6 +108,7 @@ class Monitor:
         self._without_gradient = 0
         self._foreign_steps = 0
         self._optimizers = ModelOptimizers(model)
+        self._seen: WeakSet[torch.optim.Optimizer] = WeakSet()  # all that made a step, of whatever model
         self._in_step = False
         self._discarded = 0  # passes before the step that is running
         self._stepped: int | None = None
@@ -212,6 +214,7 @@ class Monitor:
             self._skip()
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._seen.add(optimizer)
         self._probe.stop_following()
         if self._tracer is not None and self._watches and optimizer in self._optimizers:
             self._tracer.before_step(self._step, optimizer)
@@ -322,6 +325,7 @@ class Monitor:
             discarded=self._probe.discarded,
             foreign_steps=self._foreign_steps,
             replaced=self._optimizers.replaced,
+            loss_weights=self._probe.loss_weights(set().union(*map(moved, self._seen))),
         )
         self._keep(measurement)
 

@@ -1,6 +1,7 @@
 """PyTorch's functions by their names: those that make layers, move numbers, multiply or compute losses."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,11 +26,18 @@ LOSSES = CLASS_LOSSES | frozenset(
     {
         *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
         *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),
+        *("margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss"),
     }
 )
+OF_TWO = frozenset({"margin_ranking_loss", "cosine_embedding_loss"})
+"""Losses that take two outputs and then the targets."""
 DIFFERENCES = frozenset({"sub", "subtract", "rsub"})
 """Functions by which a loss that is written by hand compares outputs with targets."""
 MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
+ADDITIONS = frozenset({"add", "radd", "iadd"})
+OVERLAP = "overlap"
+"""The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
+CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
 _CHANNELS_SECOND = ("conv", "batch_norm", "instance_norm", "group_norm", "pool", "pixel_shuffle", "interpolate")
@@ -60,14 +68,57 @@ Swap = tuple[tuple[int, ...], tuple[int, ...]]
 """Two shapes with the same sizes in another order."""
 
 
-def swap(name: str, arguments: list[Tensor], output: Tensor) -> Swap | None:
-    """The shapes of a view that swaps the sizes of dimensions, as `transpose` would, and moves no number."""
+def swap(name: str, arguments: list[Tensor], features: int, output: Tensor) -> Swap | None:
+    """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
+
+    It swaps the sizes of dimensions, splits or merges heads past the positions, or makes rows of what are columns: the
+    dimension `features` of its argument counts features.
+    """
     if name not in ("view", "reshape") or not arguments:
         return None
     before, after = tuple(arguments[0].shape), tuple(output.shape)
     known = [[size for size in shape if size > 1] for shape in (before, after)]
-    same = len(before) == len(after) and sorted(before) == sorted(after)
-    return (before, after) if same and known[0] != known[1] else None
+    swaps = len(before) == len(after) and sorted(before) == sorted(after) and known[0] != known[1]
+    rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])
+    return (before, after) if swaps or rows or _heads(before, after) or _heads(after, before) else None
+
+
+def _heads(whole: tuple[int, ...], split: tuple[int, ...]) -> bool:
+    """Whether [samples, positions, features] became [samples, heads, positions, features], or the other way round."""
+    if len(whole) != 3 or len(split) != 4:
+        return False
+    positions, heads = whole[1], split[1]
+    moved = split == (whole[0], heads, positions, whole[2] // max(1, heads)) and heads * split[3] == whole[2]
+    return moved and positions > 1 and heads not in (1, positions)
+
+
+def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether an operation of [n, 1] and [n] pairs all of them."""
+    one, two = sorted((tuple(shape), tuple(other)), key=len)
+    return len(one) == 1 and len(two) == 2 and two == (one[0], 1) and one[0] > 1
+
+
+def clamps_probabilities(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the bounds of a clamp are inside of 0 and 1, as before the logarithm of a probability."""
+    bounds = dict(zip(("min", "max"), args[1:], strict=False)) | dict(kwargs)
+    low, high = bounds.get("min"), bounds.get("max")
+    return isinstance(low, float) and isinstance(high, float) and 0 < low < high < 1
+
+
+def normalises_single_numbers(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a normalisation takes the mean and the deviation of one number, so that 0 is left of it."""
+    if name not in ("layer_norm", "group_norm") or not args:
+        return False
+    size = args[1] if len(args) > 1 else kwargs.get("normalized_shape", kwargs.get("num_groups"))
+    if name == "layer_norm":
+        return isinstance(size, tuple | list) and math.prod(size) == 1
+    return isinstance(size, int) and args[0][0].numel() == size
+
+
+def dropped(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    """The share that a call of dropout drops."""
+    given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)
+    return float(given.get("p", 0.5)) if given.get("training", True) else 0.0
 
 
 @cache

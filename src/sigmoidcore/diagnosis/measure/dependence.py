@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependen
     with unchanged(model, subject.inputs), own_buffers(model), suppress(Exception):
         model.eval()
         attends = any(x.role == "attention" or x.kind == "MultiheadAttention" for x in measurement.layers)
-        return _judged(_Outputs(model, subject.inputs, samples), subject.targets, attends)
+        return _judged(_Outputs(model, subject.inputs, samples, subject.targets), subject.targets, attends)
     return None
 
 
@@ -46,12 +47,17 @@ class _Outputs:
     model: nn.Module
     inputs: Any
     samples: int
+    targets: Any = None
 
-    @property
+    @cached_property
     def sequences(self) -> Tensor | None:
-        """The first of the inputs with positions: tokens [samples, positions] or [samples, positions, features]."""
+        """The inputs with positions: tokens [samples, positions] or [samples, positions, features].
+
+        Of several it is the one that holds the targets, else the first.
+        """
         found = (x for x in tensors(self.inputs) if x.dim() == 2 + x.is_floating_point() and len(x) == self.samples)
-        return next((x for x in found if x.shape[1] >= FEWEST), None)
+        known = [x for x in found if x.shape[1] >= FEWEST]
+        return next((x for x in known if _shift(x, self.targets) is not None), known[0] if known else None)
 
     def of(self, rows: Sequence[int], change: Change | None = None) -> Tensor | None:
         """The first output, [rows or a multiple, ...]; `change` is applied to the sequences."""

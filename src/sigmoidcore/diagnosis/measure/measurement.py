@@ -40,7 +40,8 @@ class Layer:
     read_by: str = ""  # a softmax or log_softmax that reads its output, moved or reshaped at most
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
     shape: tuple[int, ...] = ()  # of the output, samples included
-    softmax_dim: int | None = None  # the dimension over which a softmax that is not attention normalises
+    # the dimension over which a softmax normalises; of attention only if it is that of the queries
+    softmax_dim: int | None = None
     dtype: str = "float32"  # of the output
     # gradient size g (`gain.gradient_size`) at the output, for a recurrent layer also at its last states; may be inf
     # or nan. None: no gradient came back.
@@ -112,9 +113,9 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class Swap:
-    """A view or reshape to the same sizes in another order, as `transpose` would, which moves no number."""
+    """A view or reshape that takes dimensions for others, as `transpose` would, which moves no number."""
 
-    layer: str  # with weights, which reads it
+    layer: str  # or function that reads it
     before: tuple[int, ...]  # the shape of what is viewed
     after: tuple[int, ...]  # the shape of the view
 
@@ -167,6 +168,10 @@ class Measurement:
     ranks: int = 1  # processes that trained together
     notes: tuple[str, ...] = ()  # what was not measured, in words
     dropouts: tuple[float, ...] = ()  # shares that calls of dropout in training mode drop
+    output_dropout: float = 0.0  # the share that a dropout right before the loss drops
+    evaluating: bool = False  # the model was in evaluation mode, as `diagnose` runs it
+    single_norms: tuple[str, ...] = ()  # modules that normalise single numbers, of which 0 is left
+    loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
     batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
     # places such as "layers[0].weight" of weights that train and are not parameters of the model, because a module
     # keeps them in a list, a dict or as a plain tensor

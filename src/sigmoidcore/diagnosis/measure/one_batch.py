@@ -52,7 +52,8 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
         mean = ranks.total(loss.cpu(), loss.device) / ranks.count
     del outputs, own  # the last that keep weights alive that forward has made
     measurement = dataclasses.replace(measurement, strays=(*measurement.strays, *probe.made_in_forward))
-    return dataclasses.replace(measurement, loss=None if loss_fn is None else float(mean))
+    value = None if loss_fn is None else float(mean)
+    return dataclasses.replace(measurement, loss=value, evaluating=not subject.training)
 
 
 @contextmanager

@@ -202,6 +202,12 @@ def _is_fresh(weight: Tensor) -> bool:
     return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < 0.1)
 
 
+@torch.no_grad()
+def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """The L2 norms of tensors, by name."""
+    return {name: size.norm for name, size in _sizes({name: _local(t) for name, t in tensors.items()}).items()}
+
+
 def _sizes(tensors: dict[str, Tensor]) -> dict[str, Size]:
     sizes = zip(tensors.items(), norms(list(tensors.values())).tolist(), strict=True)
     return {n: Size(size, 0.0 if math.isfinite(size) else float((~torch.isfinite(t)).sum())) for (n, t), size in sizes}

@@ -4,7 +4,7 @@
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sigmoidcore._torch.autograd import NONE, after_backward, backward_pass, in_transform
 from sigmoidcore._torch.modes import leave, lower, transforms_active
-from sigmoidcore.diagnosis.measure.measurement import Measurement
-from sigmoidcore.diagnosis.measure.parameters import Parameters
+from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
+from sigmoidcore.diagnosis.measure.parameters import Parameters, sizes_of
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.summary import summarize
 from sigmoidcore.diagnosis.measure.tracker import RunningModule
@@ -60,6 +60,7 @@ class Probe(Observer):
         self._fresh: list[Recorder] = []
         self._backward_pass = NONE
         self._transformed = False
+        self._loss_parameters: dict[str, weakref.ref[nn.Parameter]] = {}
         self._made: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, which the last measured pass took
         weakref.finalize(self, _leave_all, self._followed)
 
@@ -123,12 +124,22 @@ class Probe(Observer):
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
             found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
+            self._loss_parameters = {n: p for r in counted for n, p in r.loss_terms.parameters.items()}
             gone = self.made_in_forward
             self._made = {name: made for r in counted for name, made in r.unplaced.items()}
             strays = (*found.strays, *(name for name in gone if name in self._made))
             return replace(found, strays=strays, quantized=self._unseen.quantized, scripted=self._unseen.scripted)
         finally:
             self.forget()
+
+    def loss_weights(self, held: Container[int]) -> tuple[Weight, ...]:
+        """Parameters that the loss of the last measured pass took, and that nobody holds, by identity."""
+        found = ((name, own()) for name, own in self._loss_parameters.items())
+        free = {name: own for name, own in found if own is not None and id(own) not in held}
+        sizes, gradients = sizes_of(free), sizes_of({n: p.grad for n, p in free.items() if p.grad is not None})
+        return tuple(
+            Weight(name, tuple(p.shape), size=sizes[name], gradient=gradients.get(name)) for name, p in free.items()
+        )
 
     @property
     def made_in_forward(self) -> tuple[str, ...]:

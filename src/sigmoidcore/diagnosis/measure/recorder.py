@@ -12,7 +12,7 @@ from sigmoidcore._language import _
 from sigmoidcore._torch import autograd
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare, keeps_graph
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
-from sigmoidcore.diagnosis.measure import statistics
+from sigmoidcore.diagnosis.measure import calls, statistics
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
 from sigmoidcore.diagnosis.measure.batches import Batches
@@ -21,7 +21,6 @@ from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compa
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
-_DROPOUT = ("input", "p", "training")
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """Names of the functions' arguments, in order."""
 MOST_NUMBERS = 4096
@@ -126,9 +125,8 @@ class Recorder(Tracker):
 
     def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Take the share that dropout drops."""
-        given = dict(zip(_DROPOUT, args, strict=False)) | dict(kwargs)
-        if given.get("training", True):
-            self.dropouts.append(float(given.get("p", 0.5)))
+        if share := calls.dropped(args, kwargs):
+            self.dropouts.append(share)
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

@@ -21,9 +21,11 @@ from sigmoidcore.conversion.norms import alpha_of
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
+from sigmoidcore.diagnosis.measure.loss_terms import LossTerms
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
 from sigmoidcore.diagnosis.measure.strays import is_product, place_of
+from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin, sources_of, weights_of
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 
 
@@ -41,6 +43,8 @@ class LayerCall:
     dim: int  # counts features
     gate: bool = False
     attends: bool = False
+    place_in_memory: tuple[int, tuple[int, ...]] = (0, ())  # of the output of a softmax: address and strides
+    over_queries: bool = False  # a softmax whose product takes it as weights of the keys normalises over the queries
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
@@ -49,22 +53,6 @@ class LayerCall:
     dtype: torch.dtype = torch.float32
     place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
     sums: Sums = field(default_factory=Sums)
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a tensor comes from."""
-
-    sources: int = 0  # the last layers on its ways, as bits
-    weights: tuple[str, ...] = ()  # its parameters, if it comes from no layer
-    producer: int = -1  # the layer whose output it is, moved or reshaped at most
-    dim: int = -1  # counts features
-    constant: bool = False  # it is computed from parameters only
-    parameter: str = ""  # the parameter that it is, moved or reshaped at most
-    swapped: calls.Swap | None = None  # the shapes of a view that swaps the sizes of dimensions and moves no number
-
-
-_UNKNOWN = Origin()
 
 
 @dataclass
@@ -96,6 +84,12 @@ def _is_dynamic_tanh(module: nn.Module) -> bool:
     return alpha_of(module) is not None and sum(size > 1 for size in module.get_parameter("weight").shape) <= 1
 
 
+def _place_in_memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Address and strides of a tensor; nothing of one that is not a plain array of numbers."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_nested
+    return (tensor.data_ptr(), tensor.stride()) if plain else (0, ())
+
+
 class Tracker(TorchFunctionMode):
     """Follows one forward pass while it is entered.
 
@@ -110,7 +104,10 @@ class Tracker(TorchFunctionMode):
         self.loss_reads = -1  # the layer whose output it read
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
         self.normalised: dict[str, str] = {}  # by the layer that it reads: a softmax or log-softmax
-        self.swaps: dict[str, calls.Swap] = {}  # by the layer that reads such a view
+        self.swaps: dict[str, calls.Swap] = {}  # by the layer or the function that reads such a view
+        self.single_norms: dict[str, None] = {}  # modules that normalise single numbers
+        self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
+        self.loss_terms = LossTerms()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
@@ -181,10 +178,10 @@ class Tracker(TorchFunctionMode):
 
     def leave(self, running: RunningModule, args: tuple[Any, ...], result: Any) -> None:
         """A module has run: results of unknown origin come from its last layer, or from what it read."""
-        unknown = [t for t in tensors(result) if self._origin(t) is _UNKNOWN]
+        unknown = [t for t in tensors(result) if self._origin(t) is UNKNOWN]
         if unknown:
             ran = len(self.layers) > running.layers
-            sources = 1 << (len(self.layers) - 1) if ran else _sources([self._origin(t) for t in tensors(args)])
+            sources = 1 << (len(self.layers) - 1) if ran else sources_of([self._origin(t) for t in tensors(args)])
             self._set_all([t for t in unknown if sources and t.is_floating_point()], Origin(sources))
 
     def _follow(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
@@ -192,36 +189,48 @@ class Tracker(TorchFunctionMode):
         outputs = [t for t in several if t.is_floating_point() or t.is_complex()]
         arguments = list(tensors((args, kwargs)) if kwargs else tensors(args))
         origins = [self._origin(t) for t in arguments]
-        if not outputs or (self.ended and all(o is _UNKNOWN for o in origins)):
+        if self.ended and name not in calls.MOVES:
+            self.loss_terms.take_parameters(name, arguments, self._names_of_parameters)
+        if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
             return  # what does not come from the model is no part of it
         if self._stack and self._stack[-1].parametrizes:
-            self._set_all(outputs, Origin(0, _weights(origins), constant=True))
+            self._set_all(outputs, Origin(0, weights_of(origins), constant=True))
             return
-        sources, weights = _sources(origins), _weights(origins)
+        sources, weights = sources_of(origins), weights_of(origins)
         constant = bool(origins) and all(o.constant for o in origins)
         columns = len(origins) > 1 and bool(origins[0].weights) and not origins[1].weights
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
-        swapped = calls.swap(name, arguments, outputs[0]) or (origins[0].swapped if name in calls.MOVES else None)
+        features = origins[0].dim if origins else -1
+        swapped = calls.swap(name, arguments, features, outputs[0])
+        swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
+        shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in ("softmax", "log_softmax") and origins[0].producer >= 0:
             self.normalised[self.layers[origins[0].producer].name] = name
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
-            layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0]) if name == "softmax" else None
+            if name == "softmax":
+                layer.softmax_dim = calls.softmax_dim(args, kwargs, outputs[0])
+                layer.place_in_memory = _place_in_memory(outputs[0])
             layer.place = self._norm_place() if name == "tanh" else None
             layer.reads = max((o.producer for o in origins), default=-1) if role == "weights" else -1
-            shapes = next((o.swapped for o in origins if o.swapped), None)
-            if shapes and role == "weights":
+            if shapes and role != "activation":
                 self.swaps[layer.name] = shapes
             index = len(self.layers)
             self.layers.append(layer)
             self._set_all(outputs, Origin(1 << index, producer=index, dim=dim))
             self.after(layer, args, kwargs, outputs)
-        elif swapped or any(o is not _UNKNOWN for o in origins):
+        elif swapped or any(o is not UNKNOWN for o in origins):
             producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
-            own = () if sources else weights
-            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped))
+            own, summed = () if sources else weights, origins[0].producer if name == "sum" else -1
+            if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
+                summed = origins[0].summed
+            if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
+                self.swaps[name] = shapes
+            dropped = origins[0].dropped if name in calls.MOVES else 0.0
+            dropped = calls.dropped(args, kwargs) if name == "dropout" else dropped
+            self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, summed, dropped))
 
     def _role(
         self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
@@ -241,14 +250,26 @@ class Tracker(TorchFunctionMode):
     def _mark(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> bool:
         """Note what a function tells of the layers that it reads; returns whether it scales the output of a core."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
+        compared = None
         if name in calls.LOSSES:
             self.loss_function, self.loss_reads = name, origins[0].producer
         if name == "dropout" and self._stack:
             self.take_dropout(args, kwargs)
+        if name == calls.DOT_PRODUCT and kwargs.get("dropout_p"):
+            self.take_dropout((None, kwargs["dropout_p"]), {})
         if name == "batch_norm" and self._stack:
             self.take_batch_norm(self._stack[-1].name, args, kwargs)
+        if self._stack and calls.normalises_single_numbers(name, args, kwargs):
+            self.single_norms[self._stack[-1].name] = None
         if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
-            self._compare(name, args, kwargs)
+            compared = self.loss_terms.difference(name, args, kwargs, self._origin)
+            self.dropped_outputs = max([self.dropped_outputs, *(o.dropped for o in origins)])
+        elif self.ended and name in calls.MULTIPLICATIONS | calls.ADDITIONS:
+            compared = self.loss_terms.product_or_sum(name, args, self._origin)
+        if compared is not None:
+            self.compare(*compared)
+        if self.ended and name in calls.CLAMPS and produced[0] and calls.clamps_probabilities(args, kwargs):
+            self.normalised[produced[0].name] = "clamp"
         if name in calls.MULTIPLICATIONS and len(origins) > 1:  # an activation's output times another signal is a gate
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
@@ -259,6 +280,9 @@ class Tracker(TorchFunctionMode):
         for layer in produced if name in calls.PRODUCTS else ():  # a softmax that a product reads is attention
             if layer is not None and layer.function == "softmax":
                 layer.attends = True
+                square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
+                weighs = layer is produced[0] and layer.place_in_memory == _place_in_memory(args[0]) != (0, ())
+                layer.over_queries |= square and weighs and layer.softmax_dim == len(layer.shape) - 2
         core = produced[0] if produced and self._stack and name in calls.SCALINGS else None
         if core is None or not isinstance(args[-1], int | float):
             return False
@@ -267,15 +291,6 @@ class Tracker(TorchFunctionMode):
             return False
         core.scale = float(args[-1]) ** calls.SCALINGS[name]
         return True
-
-    def _compare(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note which outputs and targets a loss compares: what has a gradient with what has none."""
-        pair = [*args[:2], *(kwargs[key] for key in ("input", "target", "other") if key in kwargs)]
-        if len(pair) != 2 or not all(isinstance(x, Tensor) for x in pair):
-            return
-        outputs, targets = pair if pair[0].requires_grad else pair[::-1]
-        if outputs.requires_grad and not targets.requires_grad and self._origin(outputs) is not _UNKNOWN:
-            self.compare(name, self._origin(outputs).producer, outputs, targets)
 
     def _place(self, function: str) -> tuple[str, str, str]:
         """A layer's unique name, the module that is running, and the layer's kind."""
@@ -303,7 +318,7 @@ class Tracker(TorchFunctionMode):
         if not self._stack or not torch.is_grad_enabled():
             return False
         known = [t for t in arguments if t.requires_grad and t.dim() > 1 and id(t) not in self.inputs]
-        own = [t for t in known if t.is_leaf or (self._origin(t) is _UNKNOWN and is_product(t) and self._kept_at(t))]
+        own = [t for t in known if t.is_leaf or (self._origin(t) is UNKNOWN and is_product(t) and self._kept_at(t))]
         for stray in [t for t in own if isinstance(t, nn.Parameter)] or own:
             place = self._kept_at(stray)
             if place:
@@ -336,7 +351,7 @@ class Tracker(TorchFunctionMode):
             if name:
                 self.used.add(name)
                 return Origin(0, (name,) if tensor.dim() > 1 else (), constant=True, parameter=name)
-        return _UNKNOWN
+        return UNKNOWN
 
     def _name_in_stack(self, parameter: nn.Parameter) -> str | None:
         """The name of a parameter that replaces another for the pass, as those of FSDP do."""
@@ -351,14 +366,3 @@ class Tracker(TorchFunctionMode):
     def _set_all(self, outputs: list[Tensor], origin: Origin) -> None:
         for output in outputs:
             self._origins[id(output)] = (weakref.ref(output), origin)
-
-
-def _sources(origins: list[Origin]) -> int:
-    sources = 0
-    for origin in origins:
-        sources |= origin.sources
-    return sources
-
-
-def _weights(origins: list[Origin]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(w for origin in origins for w in origin.weights))

@@ -1,7 +1,10 @@
 """Outputs depend on other samples, on no order, or on the tokens that they have to predict."""
 
+from collections.abc import Iterable
+
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import named
@@ -12,6 +15,7 @@ SEPARATE = (
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."
+OVER_SEVERAL = "Normalise over the dimension that counts what is weighed, such as the time steps."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
 MASK = "Give the attention a causal mask (`is_causal=True`)."
@@ -24,8 +28,10 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     `diagnose` runs the model in evaluation mode on a sample beside two different sets of others, with the same random
     numbers. The rule applies if the output of the sample changes. It is a note if outputs have positions that do not
     depend on each other: the model may have time in dimension 0 on purpose. A softmax over the samples, which is not
-    attention and not a gate, is named in a `Monitor`, too, and so is a layer that reads a view or reshape to the same
-    sizes in another order: samples, steps or features are mixed with each other.
+    attention and not a gate, is named in a `Monitor`, too. So are an attention whose softmax normalises over the
+    queries, a softmax over a dimension of a single number, behind which a gradient is 0, and what reads a view or
+    reshape that takes dimensions for others, without moving a number: to the same sizes in another order, from
+    [samples, positions, features] to [samples, heads, positions, ...] or back, or from channels to rows.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.
@@ -43,6 +49,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(over_samples[0]),
         )
         return Found(tuple(over_samples), 1.0, 0.0, text, OVER_FEATURES)
+    if found := _over_queries(latest.layers) or _over_one(evidence):
+        return found
     if latest.swaps:
         first = latest.swaps[0]
         text = _(
@@ -52,13 +60,35 @@ def mixed_samples(evidence: Evidence) -> Found | None:
         return Found(tuple(swap.layer for swap in latest.swaps), len(latest.swaps), 0.0, text, TRANSPOSE)
     if latest.quantized:
         return None  # their scale is that of the batch
-    found = latest.dependence
-    if found is None or not found.samples:
+    depends = latest.dependence
+    if depends is None or not depends.samples:
         return None
     text = _("The output for a sample changes when the other samples of the batch change, in evaluation mode, too.")
-    if found.positions is False:
+    if depends.positions is False:
         return Found((), 1.0, 0.0, text, TIME_FIRST, Severity.NOTE)
     return Found((), 1.0, 0.0, text)
+
+
+def _over_queries(layers: Iterable[Layer]) -> Found | None:
+    names = tuple(x.name for x in layers if x.role == "attention" and x.softmax_dim is not None)
+    if not names:
+        return None
+    text = _("{name} normalises over the queries: the weights of the keys of a query do not add up to 1.",
+             name=named(names[0]))  # fmt: skip
+    return Found(names, 1.0, 0.0, text, OVER_FEATURES)
+
+
+def _over_one(evidence: Evidence) -> Found | None:
+    """A softmax of single numbers, which is always 1, inside the network: what it reads learns nothing."""
+    layers = evidence.layers
+    for layer in layers:
+        alone = layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1
+        sources = [evidence.layers[i] for i in layer.sources] if alone else []
+        if any(source.role == "weights" and source.gradient == 0 for source in sources):
+            text = _("{name} normalises over a dimension of size 1: it is always 1, and {source} learns nothing.",
+                     name=named(layer.name), source=named(sources[0].name))  # fmt: skip
+            return Found((layer.name,), 1.0, 0.0, text, OVER_SEVERAL)
+    return None
 
 
 def no_order(evidence: Evidence) -> Found | None:

@@ -19,6 +19,9 @@ ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of 
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
 TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
+SEVERAL_NUMBERS = "Normalise over several numbers: all features of a sample, or fewer groups."
+PASS_MODE = "Give the call the mode: `training=self.training`, or `dropout_p=p if self.training else 0.0`."
+DROP_BEFORE = "Put the dropout before the last layer."
 DROP_LESS = "Use 0.1 to 0.5: the argument is the share that is dropped, not the share that is kept."
 
 
@@ -94,7 +97,8 @@ def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tupl
 def normalisation(evidence: Evidence) -> Found | None:
     r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
 
-    The rule judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one
+    A LayerNorm or GroupNorm that normalises single numbers is an error: 0 is left of each. Apart from this, the rule
+    judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one
     sample, if the momentum is 0, so that running statistics never change, if a trained normalisation runs in
     evaluation mode and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE`
     steps the running means are far from those of the batch: the mean over the channels of the squared difference over
@@ -103,6 +107,10 @@ def normalisation(evidence: Evidence) -> Found | None:
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.
     """
+    if names := evidence.latest.single_norms:
+        text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
+                 names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
+        return Found(names, 1.0, 2.0, text, SEVERAL_NUMBERS, Severity.ERROR)
     steps = [m for m in evidence.measurements if m.batch_norms]
     if len(steps) < FEWEST_MEASUREMENTS:
         return None
@@ -144,11 +152,22 @@ def dropout(evidence: Evidence) -> Found | None:
     """So little of the signal is left that the network cannot learn from it.
 
     The rule applies to calls of dropout in training mode that drop more than `STRONG_DROPOUT`, if together they leave
-    `LEAST_SIGNAL` of the signal or less.
+    `LEAST_SIGNAL` of the signal or less; if the loss reads the result of a dropout; and if a dropout runs in evaluation
+    mode, too, as `torch.nn.functional.dropout` does by default.
 
     *Source.* Srivastava et al. (2014) drop half of the hidden units at most. 0.7 was often meant as the share to keep,
     as in TensorFlow 1.
     """
+    latest = evidence.latest
+    if latest.evaluating and latest.dropouts:
+        worst = max(latest.dropouts)
+        text = _("A dropout of {share} % runs in evaluation mode, too: the network is used with a part of its signal.",
+                 share=percent(worst))  # fmt: skip
+        return Found((), worst, 0.0, text, PASS_MODE)
+    if latest.output_dropout:
+        text = _("A dropout of {share} % is between the outputs and the loss: it replaces answers by 0.",
+                 share=percent(latest.output_dropout))  # fmt: skip
+        return Found((), latest.output_dropout, 0.0, text, DROP_BEFORE)
     strong = [share for share in evidence.latest.dropouts if share > STRONG_DROPOUT]
     left = math.prod(1 - share for share in strong)
     if not strong or left > LEAST_SIGNAL + 1e-9:

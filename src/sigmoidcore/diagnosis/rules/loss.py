@@ -6,7 +6,7 @@ from itertools import zip_longest
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.activations import activation_of
-from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES
+from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, MULTIPLICATIONS, OVERLAP
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
@@ -18,7 +18,9 @@ READS_LOGITS = (
     *("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"),
     *("softmax", "log_softmax"),
 )
-READS_LOGARITHMS = ("nll_loss", "kl_div")
+READS_LOGARITHMS = ("nll_loss", "kl_div", "ctc_loss")
+READS_PROBABILITIES = (OVERLAP, "clamp")
+SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
 SOFTMAX = ("softmax", "softmax2d")
 ANYTHING = -math.inf, math.inf
 TOLERATED_MISS = 0.02
@@ -29,6 +31,10 @@ MASK = 1e6
 FEWEST_LABELS, FEWEST_BINARY_LABELS = 32, 256
 USUAL_RATE, FEW_STEPS = 1e-3, 20.0
 
+SEVERAL_CLASSES = 1.1
+
+SOFTMAX_TARGETS = "Apply a softmax to the targets, or give log-probabilities and log_target=True."
+ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes or no."
 REPLACE = "Give the loss the input that it expects."
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
 SCALE = "Scale the targets into the range of the outputs, or remove the last activation."
@@ -38,6 +44,7 @@ STANDARDISE = (
 )
 CROSS_ENTROPY = "Use cross_entropy on the input of the softmax: its gradient stays large while the answer is wrong."
 ZERO_OR_ONE = "Bring the labels to 0 and 1, for example by `(targets > 0.5).float()`."
+MINUS_ONE = "Bring the labels to -1 and 1: `2 * targets - 1`."
 TWO_OUTPUTS = "Use a sigmoid for a single output, or a softmax of two."
 TWO_CLASSES = "Give the last layer one output for each class, or use binary_cross_entropy_with_logits for a single one."
 CHECK_LABELS = "Check the code that makes the labels, and shuffle the training set."
@@ -52,23 +59,26 @@ def wrong_input(evidence: Evidence) -> Found | None:
 
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
     activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh), nor may the last softmax
-    or log-softmax. `nll_loss` and `kl_div` must not read these, nor a layer with weights without a log-softmax after
-    it. A softmax of probabilities is nearly flat, and the negative of something that is not a logarithm has no lower
-    bound. No loss can use a softmax of a single number, which is always 1, and so is the probability in a
-    `cross_entropy` of a single class. A softmax that is compared with classes by the squared difference is a note,
-    and a warning if nothing is learned: its gradient is 0 where the answer is certain and wrong.
+    or log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a
+    log-softmax after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs
+    and targets of 0 and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with
+    weights. A `binary_cross_entropy` of a softmax cannot learn several classes of a sample. A softmax of
+    probabilities is nearly flat, and the negative of something that is not a logarithm has no lower bound. No loss
+    can use a softmax of a single number, which is always 1, and so is the probability in a `cross_entropy` of a
+    single class. A softmax that is compared with classes by the squared difference is a note, and a warning if
+    nothing is learned: its gradient is 0 where the answer is certain and wrong.
 
     *Source.* PyTorch's documentation of these functions.
     """
     latest = evidence.latest
     calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
-    ends = (i for i, x in enumerate(evidence.layers) if x.role == "activation" and not evidence.feeds_weights[i])
+    ends = (i for i, x in enumerate(evidence.layers) if x.role != "attention" and not evidence.feeds_weights[i])
     calls += [(evidence.layers[i].read_by, i) for i in ends if evidence.layers[i].read_by]
     for function, position in calls:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
-    return _single_class(evidence) or _squared_probabilities(evidence)
+    return _single_class(evidence) or _no_distribution(evidence) or _softmax_of_classes(evidence)
 
 
 def _single_class(evidence: Evidence) -> Found | None:
@@ -80,14 +90,32 @@ def _single_class(evidence: Evidence) -> Found | None:
     return None
 
 
-def _squared_probabilities(evidence: Evidence) -> Found | None:
-    """The squared difference between a softmax and classes, of which one is 1 and the others are 0."""
+def _no_distribution(evidence: Evidence) -> Found | None:
+    """Targets of a divergence that are no probabilities: of either sign, so that they are no logarithms either."""
+    for c in evidence.latest.comparisons:
+        if c.function == "kl_div" and c.low < 0 < c.high:
+            text = _(
+                "kl_div expects probabilities as targets and got numbers from {low} to {high}.",
+                low=number(c.low), high=number(c.high),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), 1.0, 0.0, text, SOFTMAX_TARGETS, Severity.ERROR)
+    return None
+
+
+def _softmax_of_classes(evidence: Evidence) -> Found | None:
+    """A softmax that is compared with classes: by the squared difference, or with several of a sample."""
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
-        if layer is None or layer.softmax_dim is None or c.function not in REGRESSION:
+        if layer is None or layer.softmax_dim is None or (c.low, c.high) != (0, 1):
             continue
-        one_of_all = 1 / layer.shape[layer.softmax_dim] ** 0.5
-        if (c.low, c.high) == (0, 1) and math.isclose(c.target_rms, one_of_all, rel_tol=1e-3):
+        several = c.target_rms**2 * layer.shape[layer.softmax_dim]
+        if c.function == "binary_cross_entropy" and several > SEVERAL_CLASSES:
+            text = _(
+                "The outputs of {name}, a softmax, add up to 1, and a sample has {count} classes on average.",
+                name=named(layer.name), count=number(several),
+            )  # fmt: skip
+            return Found((layer.name,), several, SEVERAL_CLASSES, text, ONE_SIGMOID_EACH)
+        if c.function in REGRESSION and math.isclose(several, 1, rel_tol=2e-3):
             text = _("{function} compares {name}, a softmax, with classes.", function=_by(c), name=named(layer.name))
             return Found((layer.name,), 1.0, 0.0, text, CROSS_ENTROPY, Severity.NOTE)
     return None
@@ -96,9 +124,9 @@ def _squared_probabilities(evidence: Evidence) -> Found | None:
 def broadcast(evidence: Evidence) -> Found | None:
     """The loss compares each output with the targets of all samples, and the network learns their mean.
 
-    The rule applies if outputs and targets of a loss, or of a difference in a loss that is written by hand, have
-    different numbers of dimensions, and broadcasting makes more numbers than either has: outputs `[n, 1]` and targets
-    `[n]` make `[n, n]`.
+    The rule applies if outputs and targets of a loss, or of a difference or a product in a loss that is written by
+    hand, have different numbers of dimensions, and broadcasting makes more numbers than either has: outputs `[n,
+    1]` and targets `[n]` make `[n, n]`.
 
     *Source.* PyTorch's semantics of broadcasting; its loss functions warn, arithmetic does not.
     """
@@ -124,6 +152,8 @@ def out_of_reach(evidence: Evidence) -> Found | None:
 
     The rule applies if a loss reads an activation directly, and the targets are outside of its outputs by more than
     `TOLERATED_MISS` of their range. Targets of a binary cross-entropy must be in [0, 1]: for others it has no minimum.
+    Those of `soft_margin_loss`, `margin_ranking_loss`, `cosine_embedding_loss` and `hinge_embedding_loss` are -1 and 1:
+    a 0 counts as nothing.
 
     *Source.* Arithmetic.
     """
@@ -132,7 +162,11 @@ def out_of_reach(evidence: Evidence) -> Found | None:
         binary = c.function in BINARY_LOSSES
         low, high = (0.0, 1.0) if binary else _range(layer)
         missed = max(low - c.low, c.high - high)
-        if c.function in (*BINARY_LOSSES, *REGRESSION) and missed > TOLERATED_MISS * (c.high - c.low) > 0:
+        if c.function in SIGNED_LOSSES and c.low == 0:
+            text = _("{function} expects targets of -1 and 1 and got 0: it learns nothing from those.",
+                     function=c.function)  # fmt: skip
+            return Found(_layers(evidence, c), 1.0, 0.0, text, MINUS_ONE)
+        if c.function in (*BINARY_LOSSES, *REGRESSION, OVERLAP) and missed > TOLERATED_MISS * (c.high - c.low) > 0:
             values = {"low": number(c.low), "high": number(c.high)}
             if binary:
                 text = _(
@@ -248,6 +282,9 @@ def _misread(function: str, layer: Layer) -> Found | None:
             remedy = _("Remove {name}: logits may be negative.", **values)
         elif low < 0:
             remedy = _("Remove {name}: bounded logits are never certain.", **values)
+    elif function in READS_PROBABILITIES and weighted:
+        expected, remedy = _("probabilities"), _("Use a sigmoid or a softmax on the output of {name}.", **values)
+        values["function"] = _("The product with the targets") if function == OVERLAP else function
     elif function in READS_LOGARITHMS and (never_negative or weighted):
         values |= {"right": "cross_entropy" if function == "nll_loss" else "log_softmax"}
         expected, remedy = _("log-probabilities"), _("Use {right} on the input of {name}.", **values)
@@ -255,7 +292,11 @@ def _misread(function: str, layer: Layer) -> Found | None:
             remedy = _("Use {right} on the output of {name}.", **values)
     else:
         return None
-    source = _("a layer without log_softmax") if weighted else _("a {kind}", kind=layer.kind.removesuffix("()"))
+    source = _("a {kind}", kind=layer.kind.removesuffix("()"))
+    if weighted:
+        source = (
+            _("a layer without log_softmax") if function in READS_LOGARITHMS else _("a layer without an activation")
+        )
     text = _("{function} expects {expected} but reads {name}, {source}.", expected=expected, source=source, **values)
     return Found((layer.name,), 1.0, 0.0, text, remedy)
 
@@ -277,6 +318,8 @@ def _together(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]
 
 def _by(comparison: Comparison) -> str:
     """The subject of a sentence about a comparison."""
+    if comparison.function in (*MULTIPLICATIONS, OVERLAP):
+        return _("The product in the loss")
     return _("The difference in the loss") if comparison.function in DIFFERENCES else comparison.function
 
 

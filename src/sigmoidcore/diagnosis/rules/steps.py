@@ -14,6 +14,8 @@ UNUSED_PASSES = 3
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
 STRONG_DECAY = 2.0
+FEW_PARAMETERS = 4
+"""Parameters of a loss, at most; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 1000
 """Steps after which Adam's averages have forgotten their start: 1 / (1 - 0.999)."""
 
@@ -22,6 +24,7 @@ STEP = "Call `optimizer.step()` after `loss.backward()`."
 CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
 CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
 LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
+ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.parameters(), *loss.parameters()]`."
 KEEP = "Make the optimizer once, before the loop over the epochs."
 
 
@@ -31,6 +34,8 @@ def unheld(evidence: Evidence) -> Found | None:
     A parameter is named if it has `requires_grad` and a gradient, no optimizer that made a step holds it, and its size
     is the same in all measurements of a `Monitor`, of which there must be `FEWEST_MEASUREMENTS` or more. If optimizers
     step, and none of them holds any parameter of the model, it is an error after `UNUSED_PASSES` backward passes.
+    Up to `FEW_PARAMETERS` parameters of the loss (the classifier of an ArcFace, the weights of several losses) are
+    judged in the same way.
 
     *Source.* Arithmetic. A model that was built again after its optimizer, a layer that was added later and a list of
     parameters that lacks an entry are the usual causes.
@@ -45,8 +50,10 @@ def unheld(evidence: Evidence) -> Found | None:
         return Found((), latest.foreign_steps, 0, text, severity=Severity.ERROR)
     history = _history(evidence)
     names = [name for name, weights in history.items() if _unheld(weights)]
-    if not names or not any(w.rate is not None for weights in history.values() for w in weights):
+    if not any(w.rate is not None for weights in history.values() for w in weights):
         return None
+    if not names:
+        return _unheld_in_loss(evidence)
     text = _(
         "{names} have a gradient, but no optimizer holds them: they do not move.",
         names=listed(names, tuple(history), "parameter"),
@@ -167,6 +174,21 @@ def _unheld(weights: list[Weight]) -> bool:
     """Whether a parameter has a gradient and nothing moves it."""
     fixed = len({w.size for w in weights}) == 1 and all(w.rate is None for w in weights)
     return fixed and weights[-1].trains and any(w.gradient for w in weights)
+
+
+def _unheld_in_loss(evidence: Evidence) -> Found | None:
+    """Parameters of the loss that nobody moves."""
+    history = [{w.name: w for w in m.loss_weights} for m in evidence.measurements]
+    same = (w for w in evidence.latest.loss_weights if all(own.get(w.name, w).size == w.size for own in history))
+    names = tuple(w.name for w in same if w.gradient)
+    if not 0 < len(names) <= FEW_PARAMETERS:
+        return None
+    text = _(
+        "The loss has parameters that get a gradient, and no optimizer holds them ({names}): they stay as they were "
+        "initialised.",
+        names=listed(names),
+    )  # fmt: skip
+    return Found(names, len(names), 0, text, ADD_LOSS)
 
 
 def _uncleared(weights: tuple[Weight, ...]) -> tuple[str, ...]:

@@ -1,0 +1,68 @@
+"""What a loss does with outputs and targets: differences, products and sums, and with parameters of its own."""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore.diagnosis.measure import calls
+from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin
+
+Origins = Callable[[Tensor], Origin]
+Compared = tuple[str, int, Tensor, Tensor]
+"""The function, the position of the layer or -1, outputs and targets."""
+
+
+class LossTerms:
+    """Finds comparisons of outputs with targets in the calls after a forward pass.
+
+    Outputs come from the model and have a gradient; targets have none.
+    """
+
+    def __init__(self) -> None:
+        self._products: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}  # outputs, targets, by layer
+        self.parameters: dict[str, weakref.ref[nn.Parameter]] = {}  # of no module of the model, that the loss takes
+
+    def take_parameters(self, name: str, arguments: Sequence[Tensor], known: Mapping[int, str]) -> None:
+        """Note parameters that train and that the model, whose own are known, lacks."""
+        for tensor in arguments if torch.is_grad_enabled() else ():
+            if isinstance(tensor, nn.Parameter) and tensor.requires_grad and id(tensor) not in known:
+                if id(tensor) not in {id(own()) for own in self.parameters.values()}:
+                    place = f"{name} {list(tensor.shape)}"
+                    place += f" ({len(self.parameters)})" if place in self.parameters else ""
+                    self.parameters[place] = weakref.ref(tensor)
+
+    def difference(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin_of: Origins
+    ) -> Compared | None:
+        """What a loss function or a difference compares."""
+        given = args[0:3:2] if name in calls.OF_TWO else args[:2]
+        names = ("input", "input1", "target", "other")
+        pair = _pair([*given, *(kwargs[key] for key in names if key in kwargs)], origin_of)
+        return None if pair is None else (name, origin_of(pair[0]).producer, *pair)
+
+    def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Compared | None:
+        """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU)."""
+        pair = _pair(args, origin_of)
+        if pair is None:
+            return None
+        origin, shapes = origin_of(pair[0]), (pair[0].shape, pair[1].shape)
+        if name in calls.ADDITIONS:
+            reads = max(origin.producer, origin.summed)
+            outputs, targets = (known() for known in self._products.get(reads, (lambda: None, lambda: None)))
+            if outputs is not None and targets is not None:
+                return calls.OVERLAP, reads, outputs, targets
+        elif origin.producer >= 0 and shapes[0] == shapes[1]:
+            self._products[origin.producer] = weakref.ref(pair[0]), weakref.ref(pair[1])
+        return (name, origin.producer, *pair) if calls.pairs_all(*shapes) else None
+
+
+def _pair(pair: Sequence[Any], origin_of: Origins) -> tuple[Tensor, Tensor] | None:
+    """Outputs and targets, in this order."""
+    if len(pair) != 2 or not all(isinstance(x, Tensor) for x in pair):
+        return None
+    outputs, targets = pair if pair[0].requires_grad else pair[::-1]
+    known = outputs.requires_grad and not targets.requires_grad and origin_of(outputs) is not UNKNOWN
+    return (outputs, targets) if known else None

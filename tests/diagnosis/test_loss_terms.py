@@ -1,0 +1,150 @@
+"""What a loss that is written by hand does with outputs and targets: SC303, SC506, SC601 to SC603, on real networks."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+
+X = torch.randn(64, 6)
+MASKS = (torch.rand(64, 5) > 0.5).float()
+SIGNS = 2 * MASKS - 1
+KINDS = torch.randint(5, (64, 7))
+
+
+def found(loss, targets, inputs=X, *layers, outputs=5):
+    """Errors and warnings of a linear network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, outputs), *layers)
+    findings = sc.diagnose(model, inputs, targets, loss).findings
+    return [f.rule for f in findings if f.severity is not Severity.NOTE]
+
+
+def dice(outputs, targets):
+    return 1 - (2 * (outputs * targets).sum() + 1) / (outputs.sum() + targets.sum() + 1)
+
+
+def iou(outputs, targets):
+    outputs, targets = outputs.flatten(), targets.flatten()
+    both = (outputs * targets).sum()
+    return 1 - both / ((outputs + targets).sum() - both)
+
+
+def focal(outputs, targets):
+    p = outputs.clamp(1e-6, 1 - 1e-6)
+    return -(targets * (1 - p) ** 2 * p.log() + (1 - targets) * p**2 * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("loss", [dice, iou, focal])
+def test_a_loss_of_probabilities_names_logits_and_accepts_a_sigmoid(loss):
+    assert found(loss, MASKS) == ["SC601"]
+    assert found(loss, MASKS, X, nn.Sigmoid()) == []
+
+
+@pytest.mark.parametrize("loss", [dice, iou])
+def test_an_overlap_with_masks_of_bytes_is_out_of_reach(loss):
+    assert found(loss, 255 * MASKS, X, nn.Sigmoid()) == ["SC603"]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, y: ((o - y) * y).square().mean(),  # the mask of a regression
+        lambda o, y: ((o * y).sum(1) - 1).square().mean(),  # the value of an action
+        lambda o, y: (o.clamp(min=0) - o * y + (-o.abs()).exp().log1p()).mean(),  # a cross-entropy by hand
+        lambda o, y: (o.clamp(-1.0, 1.0) - y).square().mean(),
+    ],
+)
+def test_products_sums_and_clamps_of_other_losses_read_any_number(loss):
+    assert found(loss, MASKS) == []
+
+
+def test_the_log_probability_of_a_sample_times_the_advantage_of_all_broadcasts():
+    advantage = torch.randn(64)
+    assert found(lambda o, y: -(o * y).mean(), advantage, outputs=1) == ["SC602"]
+    assert found(lambda o, y: -(o.squeeze(1) * y).mean(), advantage, outputs=1) == []
+    assert found(lambda o, y: -(o * y).mean(), torch.randn(5)) == []
+
+
+SIGNED = {
+    "soft margin": functional.soft_margin_loss,
+    "ranking": lambda o, y: functional.margin_ranking_loss(o, o.flip(0), y),
+    "hinge": lambda o, y: functional.hinge_embedding_loss(o, y),
+    "cosine": lambda o, y: functional.cosine_embedding_loss(o, o.flip(0), y[:, 0]),
+}
+
+
+@pytest.mark.parametrize("loss", SIGNED.values(), ids=SIGNED)
+def test_losses_of_signs_name_labels_of_0(loss):
+    assert found(loss, MASKS) == ["SC603"]
+    assert found(loss, SIGNS) == []
+
+
+def test_targets_of_a_divergence_are_probabilities():
+    def loss(outputs, targets):
+        return functional.kl_div(outputs.log_softmax(1), targets, reduction="batchmean")
+
+    logits = torch.randn(64, 5)
+    assert found(loss, logits)[0] == "SC601"
+    assert found(loss, logits.softmax(1)) == []
+
+
+def test_ctc_reads_log_probabilities():
+    def loss(outputs, targets, read=lambda x: x):
+        lengths = torch.full((7,), 64), torch.full((7,), 3)
+        return functional.ctc_loss(read(outputs.unsqueeze(1).expand(64, 7, 5)), targets, *lengths)
+
+    labels = torch.randint(1, 5, (7, 3))
+    assert found(loss, labels) == ["SC601"]
+    assert found(lambda o, y: loss(o, y, lambda x: x.log_softmax(2)), labels) == []
+
+
+def test_a_softmax_cannot_answer_with_several_classes():
+    one = functional.one_hot(KINDS[:, 0], 5).float()
+    assert found(functional.binary_cross_entropy, MASKS, X, nn.Softmax(1)) == ["SC601"]
+    assert found(functional.binary_cross_entropy, one, X, nn.Softmax(1)) == []
+
+
+SEQUENCES = torch.randn(64, 7, 6)
+VIEWS = {
+    "classes for steps": (lambda o, y: functional.cross_entropy(o.view(64, 5, 7), y), lambda o: o.transpose(1, 2)),
+    "rows of channels": (
+        lambda o, y: functional.cross_entropy(nn.Conv1d(5, 4, 1)(o.transpose(1, 2)).reshape(-1, 4), y.flatten() % 4),
+        None,
+    ),
+}
+
+
+def test_views_of_outputs_that_the_loss_reads_mix_axes():
+    assert found(VIEWS["classes for steps"][0], KINDS, SEQUENCES) == ["SC506"]
+    right = VIEWS["classes for steps"][1]
+    assert found(lambda o, y: functional.cross_entropy(right(o), y), KINDS, SEQUENCES) == []
+    assert "SC506" in found(VIEWS["rows of channels"][0], KINDS, SEQUENCES)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_parameters_of_the_loss_need_an_optimizer(held):
+    body, classifier = nn.Linear(6, 4), nn.Linear(4, 5, bias=False)
+    own = [*body.parameters(), *(classifier.parameters() if held else [])]
+    optimizer = torch.optim.Adam(own)
+    with sc.Monitor(body, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            outputs = body(X)
+            functional.cross_entropy(outputs @ functional.normalize(classifier.weight).T, KINDS[:, 0]).backward()
+            optimizer.step()
+    finding = [f for f in monitor.diagnosis().findings if f.rule == "SC303"]
+    assert [f.layers for f in finding] == ([] if held else [("normalize [5, 4]",)])
+
+
+def test_a_pretrained_network_in_the_loss_needs_no_optimizer():
+    body, features = nn.Linear(6, 6), nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+    optimizer = torch.optim.Adam(body.parameters())
+    with sc.Monitor(body, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            functional.mse_loss(features(body(X)), features(X).detach()).backward()
+            optimizer.step()
+    assert all(f.rule != "SC303" for f in monitor.diagnosis().findings)
