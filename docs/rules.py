@@ -119,7 +119,7 @@ model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()
 inputs = inputs + 1000
 """,
     "SC206": """
-model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64), nn.Sigmoid())
+model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
 inputs = 255 * torch.rand(128, 64)
 targets, loss_fn = inputs / 255, nn.functional.mse_loss
 """,
@@ -359,6 +359,17 @@ model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
 for layer in model[::2]:
     nn.init.normal_(layer.weight)
 """,
+    "SC608": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+optimizer = torch.optim.Adam(model.parameters())
+with sc.Monitor(model, every=10) as monitor:
+    for _ in range(120):
+        inputs, targets = torch.randn(128, 64), torch.randint(10, (128,))
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
 }
 """Code that builds a network, or a `diagnosis`, that the rule names."""
 
@@ -370,7 +381,8 @@ These faults are common, but the measurements cannot show them.
 - A softmax before a log-softmax: log-softmax is not measured. SC601 finds a softmax before `cross_entropy`.
 - One input feature that is far larger than the others, as in scikit-learn's wine (0.986 of the mean square, trains to
   94 %) and Friedman's second set (0.997, does not train): scale features first.
-- Targets that do not belong to the inputs, wrong metrics, leaks from the training set to the test set.
+- Targets that belong to other inputs, unless nothing is learned (SC608), wrong metrics, leaks from the training set to
+  the test set.
 - Overfitting: a diagnosis sees one batch.
 - A forgotten entry of an `nn.ModuleList` is a note in one batch, like an idle expert; over three measurements of a
   `Monitor` it is a warning.
@@ -380,11 +392,15 @@ These faults are common, but the measurements cannot show them.
 def table() -> str:
     """A row for each rule."""
     rows = [
-        f'| <a href="#{rule.id.lower()}">{rule.id}</a> | '
-        f"{rule.name} | {rule.severity} | {', '.join(rule.hidden_by) or '-'} |"
+        f'| <a href="#{rule.id.lower()}">{rule.id}</a> | {rule.name} | {rule.severity} | {explained_by(rule)} |'
         for rule in RULES
     ]
     return "\n".join(["| rule | name | severity | explained by |", "|---|---|---|---|", *rows, ""])
+
+
+def explained_by(rule: Rule) -> str:
+    """The rules that explain a rule."""
+    return "any other" if len(rule.hidden_by) == len(RULES) - 1 else ", ".join(rule.hidden_by) or "-"
 
 
 def seen(rule: Rule) -> list[str]:

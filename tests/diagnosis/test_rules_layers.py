@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.layers import chain, rules, with_weight
+from support.layers import chain, rules, training, with_weight
 from torch import nn
 from torch.nn import functional
 
@@ -213,17 +213,6 @@ def test_a_network_of_many_layers_without_activations_is_an_experiment():
     assert [(f.rule, f.severity) for f in diagnosed(model).findings] == [("SC507", Severity.NOTE)]
 
 
-def training(updates, losses, rates=None):
-    """Measurements of two weights with these updates and losses, and the rates."""
-    steps = []
-    for i, (update, loss) in enumerate(zip(updates, losses, strict=True)):
-        m = replace(chain(1.0, 1.0), loss=loss, step=i)
-        for name in ("0.weight", "2.weight"):
-            m = with_weight(m, name, update=update, rate=(rates or [1.0] * len(losses))[i])
-        steps.append(m)
-    return steps
-
-
 FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
 RUINED = [0.3, 0.2, 0.05, *[1e-3] * 9]
 
@@ -240,7 +229,16 @@ RUINED = [0.3, 0.2, 0.05, *[1e-3] * 9]
         ([1e-3] * 12, FLAT, []),
         ([1e-2] * 3 + [1e-5] * 9, FLAT, []),
     ],
-    ids=["ruined", "learns", "ruined later", "not large", "slow", "slow but learns", "usual", "faded at one rate"],
+    ids=[
+        "ruined",
+        "learns",
+        "ruined later",
+        "not large",
+        "slow",
+        "slow but learns",
+        "usual",
+        "faded at one rate",
+    ],
 )
 def test_rates_are_judged_by_the_loss(updates, losses, expected):
     assert rules(*training(updates, losses)) == expected

@@ -230,3 +230,17 @@ def test_a_single_class_is_always_right():
         nn.Linear(8, 1), torch.randn(64, 8), torch.zeros(64, dtype=torch.long), functional.cross_entropy
     ).findings[0]
     assert (finding.rule, finding.remedy.startswith("Give the last layer one output")) == ("SC601", True)
+
+
+@pytest.mark.parametrize("function", ["cross_entropy", "nll_loss"])
+def test_labels_of_classes_have_one_dimension_less_than_outputs_and_do_not_broadcast(function):
+    labels = {"target_shape": (8,), "classes": True, "low": 0, "high": 7}
+    log_softmax = activation("1", 1.0, 0, kind="log_softmax()")
+    square = replace(measurement(linear("0", 1.0), log_softmax), comparisons=(of(function, shape=(8, 8), **labels),))
+    assert "SC602" not in rules(square)
+    assert rules(compared(of("mse_loss", shape=(8, 1), **labels))) == ["SC602"]
+
+
+def test_similarities_over_a_temperature_may_be_large_at_the_start():
+    logits = of("cross_entropy", 0, 9, (64, 10), target_shape=(64,), classes=True, output_rms=8.0)
+    assert rules(replace(compared(replace(logits, reads=None)), loss=12.0)) == []

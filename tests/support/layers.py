@@ -61,6 +61,17 @@ def with_weight(found, name, **values):
     return replace(found, weights=tuple(replace(w, **values) if w.name == name else w for w in found.weights))
 
 
+def training(updates, losses, rates=None):
+    """Measurements of two weights with these updates and losses, and the rates."""
+    steps = []
+    for i, (update, loss) in enumerate(zip(updates, losses, strict=True)):
+        m = replace(chain(1.0, 1.0), loss=loss, step=i)
+        for name in ("0.weight", "2.weight"):
+            m = with_weight(m, name, update=update, rate=(rates or [1.0] * len(losses))[i])
+        steps.append(m)
+    return steps
+
+
 def rules(*measurements):
     """Identifiers of what is found, errors and warnings only."""
     return [f.rule for f in find(measurements) if f.severity is not Severity.NOTE]

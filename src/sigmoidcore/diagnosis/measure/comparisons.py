@@ -27,6 +27,8 @@ class Compared:
     targets: float
     output_squares: Number
     outputs: float
+    deviations: Tensor  # sum of the squared differences of the targets from their means over the samples
+    varied: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -35,12 +37,15 @@ class Compared:
         low, high = (bound.double() for bound in targets.aminmax())
         numbers = targets if targets.is_floating_point() else targets.float()
         sizes = squared_size(numbers)[0], squared_size(outputs.detach())[0]
-        return cls(low, high, sizes[0], float(targets.numel()), sizes[1], float(outputs.numel()))
+        apart = (numbers - numbers.mean(0)).double().square().sum()
+        totals = sizes[0], float(targets.numel()), sizes[1], float(outputs.numel())
+        return cls(low, high, *totals, apart, (low < high).double())
 
     def add(self, other: "Compared") -> None:
         """Join another call."""
         self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
         self.target_squares, self.targets = self.target_squares + other.target_squares, self.targets + other.targets
+        self.deviations, self.varied = self.deviations + other.deviations, torch.maximum(self.varied, other.varied)
         self.output_squares, self.outputs = self.output_squares + other.output_squares, self.outputs + other.outputs
 
 
@@ -56,7 +61,8 @@ def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mappin
                 kinds[kind] = sums
     found = []
     for (function, reads, shape, target_shape, classes), sums in islice(kinds.items(), MOST_KINDS):
-        low, high, of_targets, of_outputs = fetch([sums.low, sums.high, sums.target_squares, sums.output_squares])
+        bounds = fetch([sums.low, sums.high, sums.varied])
+        of_targets, of_outputs, apart = fetch([sums.target_squares, sums.output_squares, sums.deviations])
         found.append(
             Comparison(
                 function=function,
@@ -64,9 +70,11 @@ def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mappin
                 shape=shape,
                 target_shape=target_shape,
                 classes=classes,
-                low=low,
-                high=high,
+                low=bounds[0],
+                high=bounds[1],
+                varied=bounds[2] > 0,
                 target_rms=(of_targets / sums.targets) ** 0.5,
+                target_deviation=(apart / sums.targets) ** 0.5,
                 output_rms=(of_outputs / sums.outputs) ** 0.5,
             )
         )

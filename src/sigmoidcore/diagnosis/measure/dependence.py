@@ -36,7 +36,7 @@ def depend(subject: Subject, measurement: Measurement, ranks: Ranks) -> Dependen
     with unchanged(model, subject.inputs), own_buffers(model), suppress(Exception):
         model.eval()
         attends = any(x.role == "attention" or x.kind == "MultiheadAttention" for x in measurement.layers)
-        return _judged(_Outputs(model, subject.inputs, samples, subject.targets), subject.targets, attends)
+        return _judged(_Outputs(model, subject.inputs, samples, subject.targets, attends))
     return None
 
 
@@ -47,15 +47,19 @@ class _Outputs:
     model: nn.Module
     inputs: Any
     samples: int
-    targets: Any = None
+    targets: Any
+    attends: bool
 
     @cached_property
     def sequences(self) -> Tensor | None:
         """The inputs with positions: tokens [samples, positions] or [samples, positions, features].
 
+        With attention, single numbers [samples, positions], too.
+
         Of several it is the one that holds the targets, else the first.
         """
-        found = (x for x in tensors(self.inputs) if x.dim() == 2 + x.is_floating_point() and len(x) == self.samples)
+        own = [x for x in tensors(self.inputs) if x.dim() in (2, 3) and len(x) == self.samples]
+        found = [x for x in own if x.dim() == 2 + x.is_floating_point()] or [x for x in own if self.attends]
         known = [x for x in found if x.shape[1] >= FEWEST]
         return next((x for x in known if _shift(x, self.targets) is not None), known[0] if known else None)
 
@@ -79,9 +83,9 @@ class _Outputs:
         return next((x for x in outputs if len(x) % len(rows) == 0), None)
 
 
-def _judged(outputs: _Outputs, targets: Any, attends: bool) -> Dependence:
+def _judged(outputs: _Outputs) -> Dependence:
     """All comparisons, each only if it can tell something."""
-    sequences = outputs.sequences
+    sequences, targets, attends = outputs.sequences, outputs.targets, outputs.attends
     donor = None if sequences is None else _donor(sequences)
     one = donor or 1
     two = 1 if one == 2 else 2
@@ -112,6 +116,7 @@ def _judged(outputs: _Outputs, targets: Any, attends: bool) -> Dependence:
         mixed,
         positions=None if alone is None else _changed(alone, places, 1),
         ordered=None if found is None else not _equal(found, expected, SAME_SUM),
+        scalars=sequences.dim() == 2 and sequences.is_floating_point(),
         later=None if half is None else _changed(half, places, length // 2),
         shift=shift,
     )

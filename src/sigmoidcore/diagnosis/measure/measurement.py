@@ -132,6 +132,8 @@ class Comparison:
     low: float = math.nan  # smallest target
     high: float = math.nan  # largest target
     target_rms: float = math.nan  # root mean square of the targets
+    target_deviation: float = math.nan  # of the targets from the mean over the samples of each output, as a root
+    varied: bool = False  # the targets of a call are not all the same
     output_rms: float = math.nan  # root mean square of the outputs
 
 
@@ -142,6 +144,7 @@ class Dependence:
     samples: bool | None = None  # the output of a sample depends on the other samples of its batch
     positions: bool | None = None  # the output at a position depends on others; looked at only if samples are mixed
     ordered: bool | None = None  # outputs depend on the order of the positions; looked at only with attention
+    scalars: bool = False  # the positions are single numbers
     later: bool | None = None  # the output at a position depends on later ones; looked at only with a `shift`
     shift: int | None = None  # the targets are the tokens of the input this many positions later, 0 or 1
 

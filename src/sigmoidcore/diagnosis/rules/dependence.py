@@ -80,8 +80,7 @@ def _over_queries(layers: Iterable[Layer]) -> Found | None:
 
 def _over_one(evidence: Evidence) -> Found | None:
     """A softmax of single numbers, which is always 1, inside the network: what it reads learns nothing."""
-    layers = evidence.layers
-    for layer in layers:
+    for layer in (x for i, x in enumerate(evidence.layers) if evidence.feeds_weights[i]):
         alone = layer.softmax_dim is not None and layer.shape[layer.softmax_dim] == 1
         sources = [evidence.layers[i] for i in layer.sources] if alone else []
         if any(source.role == "weights" and source.gradient == 0 for source in sources):
@@ -95,8 +94,8 @@ def no_order(evidence: Evidence) -> Found | None:
     """The network sees a set, not a sequence: attention by itself does not know the order of what it reads.
 
     `diagnose` reorders the positions of the inputs, but for the first and the last. The rule applies to models with
-    attention whose outputs stay the same, or are reordered in the same way, up to rounding. It is a note:
-    sets, such as points, objects or the words of a text, may do without an order.
+    attention whose outputs stay the same, or are reordered in the same way, up to rounding. It is a note, because sets,
+    such as points, objects or the words of a text, may do without an order, and a warning for sequences of numbers.
 
     *Source.* Vaswani et al. (2017, arXiv 1706.03762), section 3.5.
     """
@@ -104,7 +103,7 @@ def no_order(evidence: Evidence) -> Found | None:
     if found is None or found.ordered is not False:
         return None
     text = _("The order of the positions has no effect on the outputs: attention does not know positions.")
-    return Found((), 0.0, 0.0, text)
+    return Found((), 0.0, 0.0, text, severity=Severity.WARNING if found.scalars else None)
 
 
 def visible_targets(evidence: Evidence) -> Found | None:

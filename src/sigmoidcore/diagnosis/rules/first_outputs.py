@@ -25,6 +25,8 @@ def overshoots(measurement: Measurement) -> float | None:
     loss, comparisons = measurement.loss, measurement.comparisons
     if loss is None or len(comparisons) != 1 or not comparisons[0].output_rms > LARGE_LOGITS:
         return None
+    if comparisons[0].reads is None:
+        return None  # computed from outputs, such as similarities over a temperature
     guess = loss_of_equal_outputs(comparisons[0])
     return loss / guess if guess and WORSE_THAN_EQUAL * guess < loss < math.inf else None
 

@@ -12,6 +12,8 @@ from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 STRONG_DROPOUT, LEAST_SIGNAL = 0.5, 0.1
 LARGEST_DRIFT, STEPS_TO_SETTLE = 1.0, 20
 LINEAR_ON_PURPOSE = 10
+ENOUGH_NUMBERS = 256
+"""Numbers of a weight whose distribution tells that it is not that of a default initialisation."""
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
@@ -40,7 +42,8 @@ def frozen(evidence: Evidence) -> Found | None:
         return None
     fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed)
-    if fresh and len({w.fresh for w in fixed}) > 1 and any(w.trains for w in latest.weights):
+    known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= ENOUGH_NUMBERS}
+    if fresh and len(known) > 1 and any(w.trains for w in latest.weights):
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)
         return Found(fresh, len(fresh), 0, text)

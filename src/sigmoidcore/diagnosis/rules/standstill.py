@@ -1,11 +1,69 @@
 """The standstill of a training: nothing is learned."""
 
 import math
-from statistics import mean, pvariance
+from statistics import mean, median, pvariance
 
+from sigmoidcore._language import _
+from sigmoidcore.diagnosis.measure.measurement import Comparison
 from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.first_outputs import REGRESSION, loss_of_equal_outputs
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.wording import number
 
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
+PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.2, 1.3
+
+CHECK_PAIRS = (
+    "Look at some inputs beside their targets (were both shuffled, cut and augmented together?), and fit one small "
+    "batch; nothing to do in a task that starts slowly."
+)
+
+
+def constant_answers(evidence: Evidence) -> Found | None:
+    r"""The outputs are those of a network that does not see its inputs, although it gets gradients and moves.
+
+    The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if nothing is
+    learned (see SC302) while a typical weight has moved `LONG_WAY` times its size in all steps together, and if the
+    loss of the last quarter is at least `CHANCE_LOSS` and at most `FAR_FROM_CONSTANT` times that of the best constant:
+    that of equal outputs for a cross-entropy whose targets vary in a batch, the variance of the targets for a mean
+    squared error. Any other error or warning explains it.
+
+    *Source.* Arithmetic: if inputs tell nothing about the targets, no answer is better than a constant one. Shuffled
+    inputs, labels of other files and masks that are augmented by themselves are the usual causes.
+    """
+    last, steps = evidence.latest, [m for m in evidence.measurements if m.step is not None and m.loss is not None]
+    if len(steps) < PATIENT_MEASUREMENTS or (last.step or 0) < PATIENT_STEPS - 1 or len(last.comparisons) != 1:
+        return None
+    loss = mean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
+    levels = [level for m in steps for c in m.comparisons if (level := _constant_level(c)) is not None]
+    if len(levels) < len(steps) or not unlearned(evidence):
+        return None
+    level, way = mean(levels), _way(evidence) * (1 + (last.step or 0))
+    if not CHANCE_LOSS * level <= loss <= FAR_FROM_CONSTANT * level or way < LONG_WAY:
+        return None
+    text = _(
+        "The loss stays at {loss}, that of a constant answer ({level}), although the weights move: the inputs seem to "
+        "tell nothing about the targets.",
+        loss=number(loss), level=number(level),
+    )  # fmt: skip
+    return Found((), loss / level, CHANCE_LOSS, text)
+
+
+def _constant_level(comparison: Comparison) -> float | None:
+    """The loss of the best constant, or of equal outputs; None if it is not known or the targets are all the same."""
+    if comparison.function in REGRESSION and not comparison.classes:
+        squared = comparison.function not in ("l1_loss", "smooth_l1_loss", "huber_loss")
+        return comparison.target_deviation**2 or None if squared else None
+    level = math.log(2) if comparison.function == "binary_cross_entropy" else loss_of_equal_outputs(comparison)
+    return level if comparison.varied else None
+
+
+def _way(evidence: Evidence) -> float:
+    """The typical update of a typical weight."""
+    updates: dict[str, list[float]] = {}
+    for weight in (w for m in evidence.measurements for w in m.weights if w.update is not None and len(w.shape) > 1):
+        updates.setdefault(weight.name, []).append(weight.update or 0.0)
+    return median(map(median, updates.values())) if updates else 0.0
 
 
 def stalled(evidence: Evidence) -> bool:

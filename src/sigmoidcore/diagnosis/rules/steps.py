@@ -1,5 +1,6 @@
 """What the optimizer does with the gradients: nothing, too late, twice, or for other parameters."""
 
+import math
 from statistics import median
 
 from sigmoidcore._language import _
@@ -7,13 +8,14 @@ from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import unlearned
 from sigmoidcore.diagnosis.wording import counted, listed, number
 
 UNUSED_PASSES = 3
 """Backward passes without a step from which on the training is judged."""
 DISCARDED_PASSES = 2
 """Discarded passes of each step; a single one may have looked ahead (SAM)."""
-STRONG_DECAY = 2.0
+STRONG_DECAY, MODERATE_DECAY, FAST_DECAY, SHRUNK = 2.0, 0.5, 0.01, 0.2
 FEW_PARAMETERS = 4
 """Parameters of a loss, at most; a pretrained network that compares features has more."""
 REPLACED_OPTIMIZERS, STEPS_OF_MEMORY = 3, 1000
@@ -23,6 +25,7 @@ ADD = "Make the optimizer from `model.parameters()` after all layers exist, or s
 STEP = "Call `optimizer.step()` after `loss.backward()`."
 CLEAR = "Call `optimizer.zero_grad()` once for each step, before `loss.backward()`."
 CLEAR_LATER = "Call `optimizer.zero_grad()` after `optimizer.step()`, not before the last of several backward passes."
+LESS_PENALTY = "Lower the weight decay or the factor of the penalty, and leave biases and norms out of it."
 LESS_DECAY = "Lower the weight decay: 1e-4 for SGD and 1e-2 for AdamW are usual."
 ADD_LOSS = "Give the optimizer the parameters of the loss, too: `[*model.parameters(), *loss.parameters()]`."
 KEEP = "Make the optimizer once, before the loop over the epochs."
@@ -124,22 +127,46 @@ def strong_decay(evidence: Evidence) -> Found | None:
     A weight with two dimensions or more is named if the median over the measurements of a `Monitor`, of which there
     must be `FEWEST_MEASUREMENTS` or more, of $\lambda \lVert W \rVert / \lVert \partial L / \partial W \rVert$ is above
     `STRONG_DECAY`. For a decay that is decoupled from the gradient (AdamW), the two parts of the step are compared. The
-    rule applies if this holds for at least half of the weights.
+    rule applies if this holds for at least half of the weights. It applies, too, if decay is above `MODERATE_DECAY`
+    times the gradient and takes more than `FAST_DECAY` of the weights in a step; and if nothing is learned (see SC302)
+    while at least half of the weights have shrunk to less than `SHRUNK` of their first size, as by a penalty in the
+    loss.
 
     *Source.* Arithmetic: where decay and gradient are equal, the weights stand still; a decay that is twice as strong
     halves them until the outputs are constant.
     """
     history = {name: weights for name, weights in _history(evidence).items() if len(weights[0].shape) > 1}
     pulls = {n: median(w.decay or 0.0 for w in weights) for n, weights in history.items() if weights[-1].trains}
-    found = sorted((name for name, pull in pulls.items() if pull > STRONG_DECAY), key=lambda name: -pulls[name])
+    fast = {n for n in pulls if pulls[n] > MODERATE_DECAY and median(map(_decayed, history[n])) > FAST_DECAY}
+    found = sorted((n for n, pull in pulls.items() if pull > STRONG_DECAY or n in fast), key=lambda n: -pulls[n])
     if not found or 2 * len(found) < len(pulls):
-        return None
+        return _shrunk(evidence, {name: history[name] for name in pulls})
     value = pulls[found[0]]
     text = _(
         "The weight decay of {names} is up to {times} times as strong as the gradient: the weights shrink to 0.",
         names=listed(found, tuple(pulls), "weight"), times=number(value),
     )  # fmt: skip
     return Found(tuple(found), value, STRONG_DECAY, text)
+
+
+def _decayed(weight: Weight) -> float:
+    """The share of a weight that the decay takes in a step, from its part of the update."""
+    pull = weight.decay or 0.0
+    return (weight.update or 0.0) * pull / math.hypot(1.0, pull)
+
+
+def _shrunk(evidence: Evidence, history: dict[str, list[Weight]]) -> Found | None:
+    """Weights that go to 0 while nothing is learned."""
+    shares = {name: of[-1].size / of[0].size for name, of in history.items() if of[0].size > 0}
+    found = sorted((name for name, share in shares.items() if share < SHRUNK), key=lambda name: shares[name])
+    if not found or 2 * len(found) < len(shares) or not unlearned(evidence):
+        return None
+    text = _(
+        "{names} have shrunk to as little as {share} of their first size, and the loss stands still: a decay or a "
+        "penalty in the loss takes more than the training builds up.",
+        names=listed(found, tuple(shares), "weight"), share=number(shares[found[0]]),
+    )  # fmt: skip
+    return Found(tuple(found), shares[found[0]], SHRUNK, text, LESS_PENALTY)
 
 
 def replaced(evidence: Evidence) -> Found | None:

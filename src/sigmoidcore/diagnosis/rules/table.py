@@ -25,14 +25,14 @@ from sigmoidcore.diagnosis.rules.rule import Found, Rule
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
-RULES: tuple[Rule, ...] = (
-    Rule("SC101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("SC401", "SC503"),
+_FAULTS: tuple[Rule, ...] = (
+    Rule("SC101", "vanishing gradient", WARNING, gradient.vanishing, gradient.INITIALISE, ("SC307", "SC401", "SC503"),
          stalls=True),
     Rule("SC102", "exploding gradient", WARNING, gradient.exploding, gradient.SHRINK, ("SC104", "SC401", "SC503")),
     Rule("SC103", "gradient vanishes through time", WARNING, time.vanishing, time.REMEMBER, ("SC401",)),
     Rule("SC104", "gradient explodes through time", WARNING, time.exploding, time.SHRINK, ("SC401",)),
-    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC206", "SC401")),
-    Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC401", "SC502")),
+    Rule("SC201", "saturated neurons", WARNING, units.saturation, units.SHRINK, ("SC401",)),
+    Rule("SC202", "dead units", WARNING, units.dead_units, units.REVIVE, ("SC206", "SC401", "SC502")),
     Rule("SC203", "samples collapse to one point", WARNING, units.collapse, units.SEPARATE,
          ("SC401", "SC101", "SC201", "SC202", "SC502", "SC503")),
     Rule("SC204", "attention collapsed to one key", WARNING, units.sharp_attention, units.SOFTEN, ("SC401",)),
@@ -43,7 +43,7 @@ RULES: tuple[Rule, ...] = (
          ("SC203", "SC206", "SC401", "SC502")),
     Rule("SC301", "updates too small", WARNING, updates.too_small, updates.FASTER, ("SC303", "SC401", "SC502")),
     Rule("SC302", "updates too large", WARNING, updates.too_large, updates.SLOWER,
-         ("SC401", "SC102", "SC305", "SC307"), mistake=True),
+         ("SC205", "SC206", "SC401", "SC102", "SC305", "SC307"), mistake=True),
     Rule("SC303", "parameters in no optimizer", WARNING, steps.unheld, steps.ADD, mistake=True),
     Rule("SC304", "no optimizer step", ERROR, steps.no_step, steps.STEP, ("SC401", "SC501"), mistake=True),
     Rule("SC305", "gradients are not cleared", WARNING, steps.uncleared, steps.CLEAR, mistake=True),
@@ -56,7 +56,7 @@ RULES: tuple[Rule, ...] = (
          ("SC401", "SC101", "SC502")),
     Rule("SC501", "parameters without a gradient", WARNING, structure.no_gradient, structure.RECONNECT),
     Rule("SC502", "gradient of exactly zero", WARNING, structure.zero_gradient, structure.FIND_FLAT,
-         ("SC401", "SC601")),
+         ("SC206", "SC401", "SC601")),
     Rule("SC503", "identical neurons", WARNING, structure.identical_neurons, structure.RANDOMISE),
     Rule("SC504", "weights that are not registered", WARNING, structure.unregistered, structure.REGISTER, mistake=True),
     Rule("SC505", "frozen weights", WARNING, layers.frozen, layers.UNFREEZE),
@@ -74,6 +74,11 @@ RULES: tuple[Rule, ...] = (
     Rule("SC606", "targets are visible", ERROR, dependence.visible_targets, dependence.MASK, mistake=True),
     Rule("SC607", "certain and wrong", WARNING, loss.certain_and_wrong, loss.SMALLER,
          ("SC102", "SC104", "SC203", "SC205", "SC206", "SC302", "SC305", "SC307", "SC401", "SC601")),
+)  # fmt: skip
+RULES = (
+    *_FAULTS,
+    Rule("SC608", "answers of a constant", WARNING, standstill.constant_answers, standstill.CHECK_PAIRS,
+         tuple(rule.id for rule in _FAULTS)),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

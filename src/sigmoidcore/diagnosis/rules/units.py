@@ -214,12 +214,12 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     r"""Weights and biases are made for inputs of size 1: others saturate the network, or drown in its biases.
 
     The rule applies if the root mean square of the inputs is above `LARGE_INPUTS`, and that of the outputs of the first
-    layers and of those that follow them above `LARGE_OUTPUTS`; or if it is above 0 and below `SMALL_INPUTS`, and the
-    outputs of the first layers differ between the samples by less than `DROWNED_SPREAD` of their size, and by less than
-    the inputs do. A normalisation at the start, as a layer or by hand, keeps it silent. Large inputs are a note if no
-    activation, the last one included, is of the sigmoid family (a ReLU passes any scale on), unless the first outputs
-    are ten times as large as the targets of a regression. The note is a warning, too, if nothing is learned (see
-    SC302). Batches of `FEWEST_ROWS` samples or more are judged.
+    layers and of those that follow them above `LARGE_OUTPUTS`, unless a saturated activation is in between; or if it is
+    above 0 and below `SMALL_INPUTS`, and the outputs of the first layers differ between the samples by less than
+    `DROWNED_SPREAD` of their size, and by less than the inputs do. A normalisation at the start, as a layer or by hand,
+    keeps it silent. Large inputs are a note if no activation, the last one included, is of the sigmoid family (a ReLU
+    passes any scale on), unless the first outputs are ten times as large as the targets of a regression. The note is a
+    warning, too, if nothing is learned (see SC302). Batches of `FEWEST_ROWS` samples or more are judged.
 
     *Source.* LeCun et al. (1998, "Efficient BackProp"), section 4.3. Raw pixels have a root mean square of about 130,
     digits of 0 to 16 of 8; pixels that were divided by 255 twice have 0.002.
@@ -228,7 +228,8 @@ def unscaled_inputs(evidence: Evidence) -> Found | None:
     if evidence.latest.samples < FEWEST_ROWS or size is None or spread is None or not 0 < size < math.inf:
         return None
     first = [i for i, x in enumerate(evidence.layers) if x.role == "weights" and not x.sources]
-    second = {c for i in first for c in evidence.next_live(i)}
+    squashed = {a for i in first for a in evidence.consumers[i] if _shut(evidence.layers[a]) > SATURATED_SHARE}
+    second = {c for i in first for c in evidence.next_live(i)} - {c for a in squashed for c in evidence.next_live(a)}
     reached = [evidence.layers[i].rms for i in (*first, *second)]
     spreads = [evidence.layers[i].spread or 0.0 for i in first]
     if not first or (size <= LARGE_INPUTS and size >= SMALL_INPUTS):

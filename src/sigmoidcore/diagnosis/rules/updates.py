@@ -5,16 +5,17 @@ from statistics import mean, median
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
-from sigmoidcore.diagnosis.measure.measurement import Weight
+from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import CHANCE_LOSS, STUCK_LOSS, UNLEARNED_LOSS, unlearned  # noqa: F401 - docstrings name them
-from sigmoidcore.diagnosis.wording import listed, number, verb
+from sigmoidcore.diagnosis.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
+from sigmoidcore.diagnosis.wording import listed, named, number, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOWEST_UPDATE, FADED_RATE = 3e-5, 0.01
+SLOWEST_UPDATE, LEAST_WAY, PATIENT_STEPS, FADED_RATE = 3e-5, 0.03, 100, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
@@ -32,9 +33,11 @@ def too_small(evidence: Evidence) -> Found | None:
     healthy. Judged are trainable weights with two dimensions or more (vectors if there are no others) that have a
     gradient and did not start at 0. Weights that SC101 names are left out, unless all others stand still, too.
 
-    If nothing is learned (see SC302), all weights are named if the largest step is below `SLOWEST_UPDATE`, or if in a
-    third of the measurements the learning rate is below `FADED_RATE` times its largest. Whatever was learned, they are
-    if the rate was above 0 and is 0 in the last two measurements: a schedule that ends at 0 has one such step at most.
+    If nothing is learned (see SC302), all weights are named if the largest step is below `SLOWEST_UPDATE`, if after
+    `PATIENT_STEPS` steps or more all of them together cannot have changed a weight by more than `LEAST_WAY` of its
+    size, or if in a third of the measurements the learning rate is below `FADED_RATE` times its largest. Whatever was
+    learned, they are if the rate was above 0 and is 0 in the last two measurements: a schedule that ends at 0 has one
+    such step at most.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
     thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio).
@@ -74,7 +77,9 @@ def too_large(evidence: Evidence) -> Found | None:
     It is a warning, too, if a step in the first quarter of the measurements changed most weights by more than
     `BLOWN_UP` of their size, they are more than `GROWN` times as large now, and the loss of the last quarter is above
     `UNLEARNED_LOSS` of the first. It is an error if nothing is learned, and most weights had such a step in the first
-    quarter of the measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now.
+    quarter of the measurements, and at the same rate have steps that are `FADED_UPDATE` times as large or less now; or
+    if nearly all units of an activation are dead (SC202) that were alive at first, and most weights had a step of more
+    than `LARGEST_UPDATE`.
     *Nothing is learned* if the loss is positive, its mean over the last quarter of the measurements is at least
     `STUCK_LOSS` of that over the second quarter, less the standard error of both, and at least `UNLEARNED_LOSS` of
     the first or, for `cross_entropy`, `CHANCE_LOSS` of that of equal probabilities.
@@ -87,7 +92,8 @@ def too_large(evidence: Evidence) -> Found | None:
         usual, largest = _violence(evidence, _updates(evidence, fewest=1)), RUINS_WEIGHT
     found = sorted((name for name, update in usual.items() if update > largest), key=lambda name: -usual[name])
     if not found:
-        return _ruined(evidence, _updates(evidence)) or _blown_up(evidence, _updates(evidence, fewest=4))
+        history = _updates(evidence, fewest=4)
+        return _ruined(evidence, _updates(evidence)) or _blown_up(evidence, history) or _killed(evidence, history)
     value = usual[found[0]]
     if value <= REPLACES_WEIGHT and _falling(evidence):
         return None
@@ -136,6 +142,26 @@ def _blown_up(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     return Found(tuple(found), early[found[0]], BLOWN_UP, text)
 
 
+def _killed(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
+    """Units died in the training, after steps that overwrote most weights."""
+    alive = {x.name for x in evidence.measurements[0].layers if (x.dead or 0.0) < DEAD_SHARE_NOTE}
+    dead = tuple(x.name for i in evidence.hidden if (x := evidence.layers[i]).name in alive and _is_dead(x))
+    largest = _violence(evidence, updates, max) if dead else {}
+    found = [name for name, update in largest.items() if update > LARGEST_UPDATE]
+    if not found or 2 * len(found) <= len(largest):
+        return None
+    worst = max(found, key=lambda name: largest[name])
+    text = _(
+        "A step changed {name} by {size} of its size, and the units of {dead} have died since the start.",
+        name=named(worst), size=number(largest[worst]), dead=listed(dead),
+    )  # fmt: skip
+    return Found(tuple(found), largest[worst], LARGEST_UPDATE, text, severity=Severity.ERROR)
+
+
+def _is_dead(layer: Layer) -> bool:
+    return (layer.dead or 0.0) >= DEAD_SHARE and layer.rows >= FEWEST_ROWS
+
+
 def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """The rate has fallen to 0, and the training goes on."""
     rates = _largest_rates(evidence)
@@ -160,7 +186,8 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     if not updates or not unlearned(evidence):
         return None
     names, value = tuple(updates), max(max(steps) for steps in updates.values())
-    if value < SLOWEST_UPDATE:
+    done = 1 + (evidence.latest.step or 0)
+    if value < max(SLOWEST_UPDATE, LEAST_WAY / done if done >= PATIENT_STEPS else 0.0):
         text = _(
             "No measured step changed any weight by more than {size} of its size, and the loss stands still.",
             size=number(value),

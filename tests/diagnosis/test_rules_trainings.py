@@ -1,0 +1,121 @@
+"""SC301, SC302, SC307, SC502, SC608: what several measurements of a training tell."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from support.layers import activation, linear, measurement, rules, training, with_weight
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.measurement import Comparison
+
+FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
+X, Y = torch.randn(128, 64), torch.randint(10, (128,))
+
+
+@pytest.mark.parametrize(
+    ("update", "distance", "expected"),
+    [(2.9e-5, 1000, ["SC301"]), (3.1e-5, 1000, []), (2.5e-4, 9, ["SC301"]), (3.1e-4, 9, []), (2.5e-4, 8, [])],
+)
+def test_steps_are_too_small_by_themselves_or_by_the_way_that_they_have_gone(update, distance, expected):
+    steps = [replace(m, step=distance * i) for i, m in enumerate(training([update] * 12, FLAT))]
+    assert rules(*steps) == expected
+
+
+def dying(dead, largest, first=0.1):
+    layers = [linear("0", 1.0), activation("1", 1.0, 0, dead=first), linear("2", 1.0, 1)]
+    later = measurement(layers[0], replace(layers[1], dead=dead), layers[2])
+    steps = [replace(later, step=i) for i in range(1, 6)]
+    steps = [replace(measurement(*layers), step=0), *steps]
+    for name in ("0.weight", "2.weight"):
+        steps = [with_weight(m, name, update=largest if m.step == 2 else 0.05, rate=0.1) for m in steps]
+    return rules(*steps)
+
+
+def test_units_that_die_after_a_large_step_are_named_with_this_step_first():
+    assert dying(0.95, 0.2) == ["SC302", "SC202"]
+    assert dying(0.95, 0.09) == ["SC202"]
+    assert dying(0.95, 0.2, first=0.95) == ["SC202"]
+    assert dying(0.3, 0.2) == []
+
+
+@pytest.mark.parametrize(
+    ("update", "decay", "expected"),
+    [(0.03, 0.8, ["SC307"]), (0.01, 0.8, []), (0.03, 0.3, [])],
+    ids=["fast", "slow", "less than the gradient"],
+)
+def test_a_decay_that_takes_a_hundredth_of_the_weights_in_a_step(update, decay, expected):
+    steps = training([update] * 12, FALLING)
+    for name in ("0.weight", "2.weight"):
+        steps = [with_weight(m, name, decay=decay) for m in steps]
+    assert rules(*steps) == expected
+
+
+@pytest.mark.parametrize(("size", "losses", "expected"), [(0.1, FLAT, ["SC307"]), (0.3, FLAT, []), (0.1, FALLING, [])])
+def test_weights_that_shrink_while_nothing_is_learned(size, losses, expected):
+    steps = training([1e-2] * 12, losses)
+    for name in ("0.weight", "2.weight"):
+        steps = [with_weight(m, name, size=2 * size ** (i / 11)) for i, m in enumerate(steps)]
+    assert rules(*steps) == expected
+
+
+class Gated(nn.Module):
+    """A branch that a constant scales, and a recurrent layer of one step."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.first, self.branch, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.cell, self.scale = nn.GRU(64, 64, batch_first=True), scale
+
+    def forward(self, x):
+        hidden = self.cell(torch.relu(self.first(x)).unsqueeze(1))[0][:, 0]
+        return self.last(hidden + self.scale * self.branch(hidden))
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, [("SC502", ("branch.weight",))]), (1.0, [])])
+def test_a_gradient_that_is_0_in_every_step_is_a_warning(scale, expected):
+    model = Gated(scale)
+    optimizer = torch.optim.Adam(model.parameters())
+    with sc.Monitor(model, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+    found = monitor.diagnosis().findings
+    assert [(f.rule, f.layers) for f in found if f.severity is not Severity.NOTE] == expected
+
+
+def unpaired(losses, update=0.02, every=10, **compared):
+    comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, 0, 9, varied=True, output_rms=0.3)
+    steps = [replace(m, step=every * i) for i, m in enumerate(training([update] * 12, losses))]
+    return rules(*(replace(m, comparisons=(replace(comparison, **compared),)) for m in steps))
+
+
+CHANCE = [math.log(10) + 0.01 * (-1) ** i for i in range(12)]
+
+
+def test_a_loss_that_stays_at_that_of_a_constant_is_named():
+    assert unpaired(CHANCE) == ["SC608"]
+    squared = {"function": "mse_loss", "classes": False, "low": -2.0, "high": 2.0, "target_rms": 1.5}
+    assert unpaired(CHANCE, **squared, target_deviation=1.5) == ["SC608"]
+    assert unpaired(CHANCE, **squared, target_deviation=3.0) == []
+    assert unpaired(CHANCE, **squared, target_deviation=1.0) == []
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        {"losses": [math.log(10)] * 6 + FALLING[:6]},
+        {"losses": [1.8] * 12},
+        {"losses": CHANCE, "every": 8},
+        {"losses": CHANCE, "update": 1e-3},
+        {"losses": CHANCE, "varied": False, "function": "binary_cross_entropy_with_logits", "high": 1},
+    ],
+    ids=["a slow start", "better than a constant", "a short training", "small steps", "a discriminator"],
+)
+def test_slow_starts_and_losses_below_that_of_a_constant_are_healthy(healthy):
+    assert unpaired(**healthy) == []
