@@ -361,7 +361,7 @@ for layer in model[::2]:
 """,
     "SC608": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-optimizer = torch.optim.Adam(model.parameters())
+optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 with sc.Monitor(model, every=10) as monitor:
     for _ in range(120):
         inputs, targets = torch.randn(128, 64), torch.randint(10, (128,))

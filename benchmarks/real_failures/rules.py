@@ -47,6 +47,6 @@ RULES: Mapping[Cause, tuple[str, ...]] = {
     "dropout too strong": ("SC510",),
     "mask wrong": ("SC606",),
     "positions missing": ("SC508",),
-    "data wrong": ("SC605", "SC606"),
+    "data wrong": ("SC605", "SC606", "SC608"),
 }
 """Codes of rules by kind of cause. A code that `docs/rules.md` lacks is a rule that is still to be written."""

@@ -91,7 +91,9 @@ def test_a_gradient_that_is_0_in_every_step_is_a_warning(scale, expected):
 
 def unpaired(losses, update=0.02, every=10, **compared):
     comparison = Comparison("cross_entropy", 2, (64, 10), (64,), True, 0, 9, varied=True, output_rms=0.3)
-    steps = [replace(m, step=every * i) for i, m in enumerate(training([update] * 12, losses))]
+    beside = compared.pop("beside", 0)
+    steps = training([update] * 12, losses)
+    steps = [replace(m, step=every * i, foreign_steps=beside) for i, m in enumerate(steps)]
     return rules(*(replace(m, comparisons=(replace(comparison, **compared),)) for m in steps))
 
 
@@ -112,10 +114,18 @@ def test_a_loss_that_stays_at_that_of_a_constant_is_named():
         {"losses": [math.log(10)] * 6 + FALLING[:6]},
         {"losses": [1.8] * 12},
         {"losses": CHANCE, "every": 8},
-        {"losses": CHANCE, "update": 1e-3},
+        {"losses": CHANCE, "update": 4e-3},
         {"losses": CHANCE, "varied": False, "function": "binary_cross_entropy_with_logits", "high": 1},
+        {"losses": CHANCE, "beside": 1},
     ],
-    ids=["a slow start", "better than a constant", "a short training", "small steps", "a discriminator"],
+    ids=[
+        "a slow start",
+        "better than a constant",
+        "a short training",
+        "small steps",
+        "one label a call",
+        "beside a generator",
+    ],
 )
 def test_slow_starts_and_losses_below_that_of_a_constant_are_healthy(healthy):
     assert unpaired(**healthy) == []

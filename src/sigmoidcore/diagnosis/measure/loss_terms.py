@@ -28,8 +28,9 @@ class LossTerms:
     def take_parameters(self, name: str, arguments: Sequence[Tensor], known: Mapping[int, str]) -> None:
         """Note parameters that train and that the model, whose own are known, lacks."""
         for tensor in arguments if torch.is_grad_enabled() else ():
-            new = isinstance(tensor, nn.Parameter) and tensor.requires_grad and id(tensor) not in known
-            if new and id(tensor) not in {id(own()) for own in self.parameters.values()}:
+            if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad or id(tensor) in known:
+                continue
+            if id(tensor) not in {id(own()) for own in self.parameters.values()}:
                 place = f"{name} {list(tensor.shape)}"
                 place += f" ({len(self.parameters)})" if place in self.parameters else ""
                 self.parameters[place] = weakref.ref(tensor)

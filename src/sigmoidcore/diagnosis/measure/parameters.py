@@ -199,7 +199,8 @@ def _is_fresh(weight: Tensor) -> bool:
         return False
     bound = weight[0].numel() ** -0.5
     largest, size = float(weight.abs().max()) / bound, float(weight.float().square().mean().sqrt()) / bound
-    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < 0.1)
+    tolerance = max(0.1, 3.5 * math.sqrt(0.2 / weight.numel()))  # standard errors of the size of few numbers
+    return bool(0.9 < largest < 1.001 and abs(size * math.sqrt(3) - 1) < tolerance)
 
 
 @torch.no_grad()

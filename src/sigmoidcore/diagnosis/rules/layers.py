@@ -5,6 +5,7 @@ import math
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Layer
+from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
@@ -12,8 +13,6 @@ from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 STRONG_DROPOUT, LEAST_SIGNAL = 0.5, 0.1
 LARGEST_DRIFT, STEPS_TO_SETTLE = 1.0, 20
 LINEAR_ON_PURPOSE = 10
-ENOUGH_NUMBERS = 256
-"""Numbers of a weight whose distribution tells that it is not that of a default initialisation."""
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
@@ -42,7 +41,7 @@ def frozen(evidence: Evidence) -> Found | None:
         return None
     fed = {name for x in latest.layers if x.gradient is not None for name in x.weights}
     fresh = tuple(w.name for w in fixed if w.fresh and w.name not in fed)
-    known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= ENOUGH_NUMBERS}
+    known = {w.fresh for w in fixed if w.fresh or math.prod(w.shape) >= FEW_NUMBERS}
     if fresh and len(known) > 1 and any(w.trains for w in latest.weights):
         verbs = {"verb": verb(fresh, "is", "are")}
         text = _("{names} {verb} frozen with random weights, as they were initialised.", names=listed(fresh), **verbs)

@@ -11,7 +11,7 @@ from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import number
 
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
-PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.2, 1.3
+PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5, 1.3
 
 CHECK_PAIRS = (
     "Look at some inputs beside their targets (were both shuffled, cut and augmented together?), and fit one small "
@@ -26,7 +26,8 @@ def constant_answers(evidence: Evidence) -> Found | None:
     learned (see SC302) while a typical weight has moved `LONG_WAY` times its size in all steps together, and if the
     loss of the last quarter is at least `CHANCE_LOSS` and at most `FAR_FROM_CONSTANT` times that of the best constant:
     that of equal outputs for a cross-entropy whose targets vary in a batch, the variance of the targets for a mean
-    squared error. Any other error or warning explains it.
+    squared error. Any other error or warning explains it. Networks beside which another one trains, such as a
+    discriminator whose generator is perfect, are not judged.
 
     *Source.* Arithmetic: if inputs tell nothing about the targets, no answer is better than a constant one. Shuffled
     inputs, labels of other files and masks that are augmented by themselves are the usual causes.
@@ -36,7 +37,7 @@ def constant_answers(evidence: Evidence) -> Found | None:
         return None
     loss = mean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
     levels = [level for m in steps for c in m.comparisons if (level := _constant_level(c)) is not None]
-    if len(levels) < len(steps) or not unlearned(evidence):
+    if len(levels) < len(steps) or any(m.foreign_steps for m in steps) or not unlearned(evidence):
         return None
     level, way = mean(levels), _way(evidence) * (1 + (last.step or 0))
     if not CHANCE_LOSS * level <= loss <= FAR_FROM_CONSTANT * level or way < LONG_WAY:
