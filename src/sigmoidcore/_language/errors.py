@@ -15,10 +15,6 @@ class TranslatedError(Exception):
     def __init__(self, text: str, /, **values: object) -> None:
         super().__init__(_(text, **values))
 
-
-class InputError(TranslatedError, ValueError):
-    """A request that cannot be fulfilled. The message is one line: what is wrong, where, and what to do."""
-
     @classmethod
     @contextmanager
     def replacing(cls, text: str, *kinds: type[Exception], **values: object) -> Iterator[None]:
@@ -29,6 +25,10 @@ class InputError(TranslatedError, ValueError):
             raise
         except kinds as error:
             raise cls(text, error=getattr(error, "strerror", None) or short(error, 200), **values) from error
+
+
+class InputError(TranslatedError, ValueError):
+    """A request that cannot be fulfilled. The message is one line: what is wrong, where, and what to do."""
 
 
 class Stopped(TranslatedError):

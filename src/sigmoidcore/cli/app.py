@@ -138,16 +138,11 @@ def _printing() -> Iterator[None]:
 
 
 class _Sigterm:
-    """While it is entered, SIGTERM ends the command as Ctrl-C does, so that no incomplete file is left.
-
-    Attributes:
-        received: the exit code that it asks for, once it has arrived.
-        heeded: whether it does; not any more once the command is at its end.
-    """
+    """While it is entered, SIGTERM ends the command as Ctrl-C does, so that no incomplete file is left."""
 
     def __init__(self) -> None:
-        self.received: list[int] = []
-        self.heeded = True
+        self.received: list[int] = []  # the exit code that it asks for, once it has arrived
+        self.heeded = True  # not any more once the command is at its end
 
     def __enter__(self) -> Self:
         self._is_main = threading.current_thread() is threading.main_thread()

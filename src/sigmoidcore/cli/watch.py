@@ -56,7 +56,7 @@ def watch(
     for option, file in (("--html", html), ("--json", json)):
         if str(file) == "-":
             raise InputError(
-                _("{option} - would mix with the output of the script: give the name of a file", option=option)
+                "{option} - would mix with the output of the script: give the name of a file", option=option
             )
         if file is not None:
             check_file(file)
@@ -81,11 +81,11 @@ def watch(
 
 def _check_script(path: Path) -> None:
     if path.is_dir():
-        raise InputError(_("{path} is a folder: give a script, or -m and the name of a module", path=path))
+        raise InputError("{path} is a folder: give a script, or -m and the name of a module", path=path)
     if not path.is_file():
-        raise InputError(_("there is no script {path}; a module needs -m: sigmoid-core watch -m {path}", path=path))
+        raise InputError("there is no script {path}; a module needs -m: sigmoid-core watch -m {path}", path=path)
     if path.suffix == ".ipynb":
-        raise InputError(_("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path))
+        raise InputError("{path} is a notebook: sigmoid-core watch -m IPython {path}", path=path)
 
 
 def _run_script(script: str) -> None:

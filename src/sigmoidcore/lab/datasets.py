@@ -91,11 +91,7 @@ def data_set(name: str, seed: int) -> DataSet:
 
 
 def own_data(path: Path, target: str | None) -> DataSet:
-    """The visitor's own data, by the reader of `sigmoid-core train`; at most 5,000 samples of each part.
-
-    Raises:
-        DataError: the data cannot be used, with the cause and the remedy.
-    """
+    """The visitor's own data, by the reader of `sigmoid-core train`; at most 5,000 samples of each part."""
     data = load(str(path), target=target).flattened()
     if math.prod(data.shape) > 10_000 or data.outputs > 100:
         raise DataError(

@@ -16,9 +16,6 @@ SMALLEST_SLOPE, LARGEST_SLOPE = 1e-3, 1e3
 def obey(session: Session, text: str) -> dict[str, Any] | None:
     """Do what a message asks for; returns the answer, if there is one at once.
 
-    Raises:
-        InputError: the message is too long, is not a JSON object, or asks for what is not known or out of bounds.
-
     Example:
         >>> obey(Session(print), '{"do": "dance"}')
         Traceback (most recent call last):

@@ -48,14 +48,7 @@ class Recorder:
 
 
 class Recording:
-    """A file of samples that another process may still write, as messages for a page.
-
-    Args:
-        source: folder of a run, or a file of a `Recorder`.
-
-    Raises:
-        InputError: there is neither.
-    """
+    """A run's folder or a `Recorder`'s file, which another process may still write, as messages for a page."""
 
     def __init__(self, source: Path) -> None:
         if not (contains_run(source) if source.is_dir() else source.is_file()):
@@ -69,11 +62,7 @@ class Recording:
         self._layers = 0
 
     def news(self) -> list[dict[str, Any]]:
-        """What was written since the last call.
-
-        Raises:
-            DataError: the file is damaged.
-        """
+        """What was written since the last call; DataError if the file is damaged."""
         size = self._path.stat().st_size if self._path.exists() else 0
         if size == self._size:
             return []

@@ -80,11 +80,7 @@ def query(setting: Setting) -> str:
 
 
 def parse(values: Mapping[str, Any]) -> Setting:
-    """The set-up with these values, by the names of `flat`, as text or as JSON values; the others are the defaults.
-
-    Raises:
-        InputError: a name is unknown, or a value is out of its bounds, with the name, the value and the bounds.
-    """
+    """The set-up with these values, by the names of `flat`, as text or as JSON values; the others are the defaults."""
     found = flat(Setting())
     for name, value in values.items():
         if name not in found:

@@ -68,12 +68,7 @@ class Config:
 
 
 class Run:
-    """An open run folder, locked for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`.
-
-    Attributes:
-        folder: the run's folder.
-        checkpoints: of the run.
-    """
+    """An open run folder, locked for this process. Make one with `Run.create` or `Run.reopen`; use it in a `with`."""
 
     def __init__(self, folder: Path, lock: Lock) -> None:
         self.folder = folder

@@ -43,12 +43,8 @@ def not_finite(weights: Mapping[str, Any]) -> str | None:
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a model; MismatchError if they are those of another model."""
-    try:
+    with MismatchError.replacing("the weights belong to another model: {error}", RuntimeError):
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise MismatchError(
-            "the weights belong to another model: {error}", error=" ".join(str(error).split())
-        ) from error
 
 
 def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -60,10 +56,9 @@ def named_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[
 def groups_for(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The groups of `named_groups` with the parameters of this model; MismatchError if it has no such parameters."""
     parameters = dict(model.named_parameters())
-    try:
+    wrong = KeyError, TypeError, ValueError
+    with MismatchError.replacing("the optimizer's groups are those of another model: {error}", *wrong):
         return [{"params": [parameters[n] for n in group["params"]], "lr": float(group["lr"])} for group in groups]
-    except (KeyError, TypeError, ValueError) as error:
-        raise MismatchError("the optimizer's groups are those of another model: {error}", error=error) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

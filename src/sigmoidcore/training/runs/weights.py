@@ -14,7 +14,7 @@ from torch import Tensor
 from sigmoidcore._files import open_regular, write_file
 from sigmoidcore._language import _
 from sigmoidcore._language.errors import TranslatedError
-from sigmoidcore.training.data import InputError, memory, short
+from sigmoidcore.training.data import InputError, memory
 from sigmoidcore.training.networks import Network, network
 
 WEIGHTS = "model.safetensors"
@@ -97,13 +97,13 @@ def network_of(folder: Path) -> Network:
 
 def read_network(path: Path) -> Network:
     """Read what `save_network` wrote; no memory is allocated for sizes that do not match the weights."""
-    try:
+    remedy = _("`sigmoid-core train --resume {folder}` restores it from the last checkpoint", folder=path.parent)
+    with InputError.replacing("{path} is damaged: {error}; {remedy}", DamagedError, path=path, remedy=remedy):
         metadata, tensors = read_tensors(path)
-    except DamagedError as error:
-        remedy = _("`sigmoid-core train --resume {folder}` restores it from the last checkpoint", folder=path.parent)
-        raise InputError("{path} is damaged: {error}; {remedy}", path=path, error=error, remedy=remedy) from error
     architecture = metadata.pop(_ARCHITECTURE, "")
-    try:
+    with InputError.replacing(
+        "{path} does not match the network that its metadata describe: {error}", RuntimeError, ValueError, path=path
+    ):
         sizes = {name: int(value) for name, value in metadata.items()}
         if wrong := [name for name, size in sizes.items() if size >= 2**31]:
             raise ValueError(_("{name} is too large", name=wrong[0]))
@@ -112,8 +112,4 @@ def read_network(path: Path) -> Network:
         with torch.device("meta"):
             made = network(architecture, **sizes)
         made.model.load_state_dict(tensors, assign=True)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            "{path} does not match the network that its metadata describe: {error}", path=path, error=short(error, 200)
-        ) from error
     return made
