@@ -20,9 +20,8 @@ from sigmoidcore.diagnosis.measure.measurement import Subject
 from sigmoidcore.diagnosis.measure.one_batch import measure
 from sigmoidcore.diagnosis.repair.calls import findings_of, has_sigmoids
 from sigmoidcore.diagnosis.repair.candidates import Candidates, candidates
+from sigmoidcore.diagnosis.repair.layerwise import SIZE, open_cores, redraw
 from sigmoidcore.diagnosis.repair.mending import Change, Left, Mending, summary, word
-from sigmoidcore.diagnosis.repair.redraw import SIZE, redraw
-from sigmoidcore.diagnosis.repair.saturation import open_cores
 from sigmoidcore.diagnosis.repair.snapshot import Snapshot
 from sigmoidcore.diagnosis.repair.trial import RATES, STEPS, Rates, Trial, final_loss, usual_rates
 from sigmoidcore.diagnosis.repair.untrained import may_be_redrawn
