@@ -239,3 +239,23 @@ def test_a_decoder_that_reads_the_targets_unshifted_copies_them():
     shifted = functional.pad(targets[:, :-1], (1, 0))
     assert findings(Decoder(), ((read, targets),), targets, flat) == [("SC606", "error")]
     assert findings(Decoder(), ((read, shifted),), targets, flat) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (lambda x: x.view(8, 6, 32), [("SC506", "warning")]),
+        (lambda x: x.permute(0, 3, 1, 2).reshape(8, 6, 32), []),
+        (lambda x: x.flatten(1, 2).transpose(1, 2), []),
+    ],
+)
+def test_columns_of_an_image_become_steps_by_a_permutation(steps, expected):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.rnn = nn.Conv2d(1, 8, 3, padding=1), nn.GRU(32, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.rnn(steps(torch.relu(self.conv(x))))[0]
+
+    assert findings(Reader(), torch.randn(8, 1, 4, 6)) == expected

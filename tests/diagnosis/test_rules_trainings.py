@@ -1,4 +1,4 @@
-"""SC301, SC302, SC307, SC502, SC608: what several measurements of a training tell."""
+"""SC103, SC204, SC301, SC302, SC307, SC502, SC608: what several measurements of a training tell."""
 
 import math
 from dataclasses import replace
@@ -26,13 +26,13 @@ def test_steps_are_too_small_by_themselves_or_by_the_way_that_they_have_gone(upd
     assert rules(*steps) == expected
 
 
-def dying(dead, largest, first=0.1):
+def dying(dead, largest, first=0.1, usual=0.05):
     layers = [linear("0", 1.0), activation("1", 1.0, 0, dead=first), linear("2", 1.0, 1)]
     later = measurement(layers[0], replace(layers[1], dead=dead), layers[2])
     steps = [replace(later, step=i) for i in range(1, 6)]
     steps = [replace(measurement(*layers), step=0), *steps]
     for name in ("0.weight", "2.weight"):
-        steps = [with_weight(m, name, update=largest if m.step == 2 else 0.05, rate=0.1) for m in steps]
+        steps = [with_weight(m, name, update=largest if m.step == 2 else usual, rate=0.1) for m in steps]
     return rules(*steps)
 
 
@@ -41,6 +41,7 @@ def test_units_that_die_after_a_large_step_are_named_with_this_step_first():
     assert dying(0.95, 0.09) == ["SC202"]
     assert dying(0.95, 0.2, first=0.95) == ["SC202"]
     assert dying(0.3, 0.2) == []
+    assert dying(0.95, 0.2, usual=0.15) == ["SC302", "SC202"]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,21 @@ def test_a_loss_that_stays_at_that_of_a_constant_is_named():
 )
 def test_slow_starts_and_losses_below_that_of_a_constant_are_healthy(healthy):
     assert unpaired(**healthy) == []
+
+
+def answered(loss, comparison, first=None):
+    """A recurrent layer that forgets and a softmax that looks at one key, with this loss."""
+    steps = [1e-9] * 10 + [1.0] * 10
+    layers = [linear("0", 1.0, steps=tuple(steps)), activation("1", 1.0, 0), linear("2", 1.0, 1)]
+    layers[1] = replace(layers[1], role="attention", entropy=0.01, sharp=1.0)
+    last = measurement(*layers, comparisons=(comparison,), loss=loss, loss_function=comparison.function)
+    return rules(*([replace(last, loss=first)] if first else []), last)
+
+
+def test_a_network_that_has_learned_may_forget_and_look_at_one_key():
+    classes = Comparison("cross_entropy", 2, (64, 10), (64,), True, 0, 9, varied=True, target_rms=5.0, output_rms=4.0)
+    numbers = Comparison(
+        "mse_loss", 2, (64, 1), (64, 1), False, -2, 2, target_rms=1.0, target_deviation=1.0, output_rms=1.0
+    )
+    assert answered(1.0, classes) == answered(0.2, numbers) == ["SC103", "SC204"]
+    assert answered(0.4, classes) == answered(0.09, numbers) == answered(0.2, numbers, first=2.1) == []

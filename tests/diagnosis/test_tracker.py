@@ -509,3 +509,17 @@ def test_the_loss_function_and_its_layer_are_found():
     assert (m.loss_function, m.loss_reads) == ("cross_entropy", None)
     m = measured(model, X, y, lambda out, y: (out - y[:, None]).abs().mean())
     assert (m.loss_function, m.loss_reads) == (None, None)
+
+
+@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_reads_the_layer_before(recurrent):
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.cell, self.last = nn.Linear(6, 5), recurrent(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.last(self.cell(self.first(x))[0])
+
+    m = measured(Sequence(), torch.randn(3, 8, 6))
+    assert sources(m) == {"first": [], "cell": ["first"], "last": ["cell"]}

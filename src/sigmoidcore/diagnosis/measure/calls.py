@@ -71,8 +71,8 @@ Swap = tuple[tuple[int, ...], tuple[int, ...]]
 def swap(name: str, arguments: list[Tensor], features: int, output: Tensor) -> Swap | None:
     """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
 
-    It swaps the sizes of dimensions, splits or merges heads past the positions, or makes rows of what are columns: the
-    dimension `features` of its argument counts features.
+    It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
+    or rows of channels: the dimension `features` of its argument counts features.
     """
     if name not in ("view", "reshape") or not arguments:
         return None
@@ -80,7 +80,16 @@ def swap(name: str, arguments: list[Tensor], features: int, output: Tensor) -> S
     known = [[size for size in shape if size > 1] for shape in (before, after)]
     swaps = len(before) == len(after) and sorted(before) == sorted(after) and known[0] != known[1]
     rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])
-    return (before, after) if swaps or rows or _heads(before, after) or _heads(after, before) else None
+    heads = _heads(before, after) or _heads(after, before)
+    return (before, after) if swaps or rows or heads or _columns(before, after) else None
+
+
+def _columns(image: tuple[int, ...], steps: tuple[int, ...]) -> bool:
+    """Whether [samples, channels, height, width] became [samples, width, channels * height]."""
+    if len(image) != 4:
+        return False
+    samples, channels, height, width = image
+    return steps == (samples, width, channels * height) and width not in (1, channels) and channels > 1
 
 
 def _heads(whole: tuple[int, ...], split: tuple[int, ...]) -> bool:

@@ -155,7 +155,9 @@ class Tracker(TorchFunctionMode):
             self.notes[_("calls inside torch.func.vmap, grad and the like")] = None
             return func(*args, **kwargs)
         if name in calls.RECURRENT or name in ACTIVATIONS:
-            args = self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
+            read, args = args[:1], self.before(name, args, kwargs, calls.writes_in_place(func, args, kwargs))
+            if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
+                self._set_all([args[0]], self._origin(read[0]))  # the same numbers
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)

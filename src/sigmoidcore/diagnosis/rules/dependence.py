@@ -31,7 +31,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     attention and not a gate, is named in a `Monitor`, too. So are an attention whose softmax normalises over the
     queries, a softmax over a dimension of a single number, behind which a gradient is 0, and what reads a view or
     reshape that takes dimensions for others, without moving a number: to the same sizes in another order, from
-    [samples, positions, features] to [samples, heads, positions, ...] or back, or from channels to rows.
+    [samples, positions, features] to [samples, heads, positions, ...] or back, from the columns of an image to steps,
+    or from channels to rows.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.

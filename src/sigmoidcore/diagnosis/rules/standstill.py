@@ -4,6 +4,7 @@ import math
 from statistics import mean, median, pvariance
 
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.measure.calls import CLASS_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import Comparison
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import REGRESSION, loss_of_equal_outputs
@@ -12,6 +13,9 @@ from sigmoidcore.diagnosis.wording import number
 
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5, 1.3
+
+LEARNED_LOSS, LEARNED_SHARE = 0.1, 0.2
+"""A loss for classification is below these only if nearly all predictions are right."""
 
 CHECK_PAIRS = (
     "Look at some inputs beside their targets (were both shuffled, cut and augmented together?), and fit one small "
@@ -48,6 +52,18 @@ def constant_answers(evidence: Evidence) -> Found | None:
         loss=number(loss), level=number(level),
     )  # fmt: skip
     return Found((), loss / level, CHANCE_LOSS, text)
+
+
+def learned(evidence: Evidence) -> bool:
+    """Whether the loss is small: in nats, or beside the first that was measured or that of a constant answer."""
+    latest, first = evidence.latest, evidence.measurements[0].loss
+    last, comparisons = latest.loss, latest.comparisons
+    if last is None or first is None or not last >= 0:
+        return False
+    level = _constant_level(comparisons[0]) if len(comparisons) == 1 else None
+    share = LEARNED_LOSS if comparisons and comparisons[0].function in REGRESSION else LEARNED_SHARE
+    small = latest.loss_function in CLASS_LOSSES and last < LEARNED_LOSS
+    return small or last < LEARNED_LOSS * first or (level is not None and last < share * level)
 
 
 def _constant_level(comparison: Comparison) -> float | None:

@@ -8,6 +8,7 @@ from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import learned
 from sigmoidcore.diagnosis.wording import named, number, same_in
 
 FORGOTTEN_SHARE = 1.2e-7
@@ -28,7 +29,8 @@ def vanishing(evidence: Evidence) -> Found | None:
 
     A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN_SHARE`, with the
     gradient size $g_t$ at step $t$. A layer that is called `CALLS_IN_A_ROW` times or more, each time on its last
-    output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped.
+    output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped. It is a note
+    if the network has learned (see SC204): what it needs is in the last steps.
 
     *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away all
     below 1.2e-7 of the sum. PyTorch's `nn.LSTM` with default weights keeps 0.6 of the gradient in a step, and is below
@@ -43,7 +45,9 @@ def vanishing(evidence: Evidence) -> Found | None:
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
         share=number(value), name=named(names[0]),
     )  # fmt: skip
-    return Found(names, value, FORGOTTEN_SHARE, text + same_in(names))
+    return Found(
+        names, value, FORGOTTEN_SHARE, text + same_in(names), severity=Severity.NOTE if learned(evidence) else None
+    )
 
 
 def exploding(evidence: Evidence) -> Found | None:

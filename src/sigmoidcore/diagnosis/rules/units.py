@@ -5,12 +5,11 @@ import math
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.activations import activation_of
-from sigmoidcore.diagnosis.measure.calls import CLASS_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.first_outputs import start_far_off
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import stalled
+from sigmoidcore.diagnosis.rules.standstill import LEARNED_LOSS, LEARNED_SHARE, learned, stalled  # noqa: F401 - docstrings name them
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 FEWEST_ROWS = 32
@@ -19,8 +18,6 @@ SATURATED_SHARE = 0.5
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
 COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 ALL_HEADS = 1.0
-LEARNED_LOSS = 0.1
-"""A loss for classification is below this only if nearly all predictions are right."""
 OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
 LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD = 10.0, 3.0, 0.01, 0.1
 
@@ -165,8 +162,9 @@ def sharp_attention(evidence: Evidence) -> Found | None:
     r"""A softmax that selects one key passes no gradient back to queries and keys, or a very steep one.
 
     Attention is named if for every head of a layer $H / H_\text{max}$ is below `SHUT`, with the entropy $H$ as mean
-    over the queries. If the network has learned (cross-entropy below `LEARNED_LOSS`, or a loss below that share of the
-    first that a `Monitor` saw) it is a note: one head may well have learned which key is right.
+    over the queries. If the network has learned it is a note: one head may well have learned which key is right. It has
+    learned if a cross-entropy is below `LEARNED_LOSS` or below `LEARNED_SHARE` of that of equal outputs, or a loss
+    below `LEARNED_LOSS` times the first that a `Monitor` saw or times the variance of the targets of a regression.
 
     *Source.* Zhai et al. (2023, arXiv 2303.06296) saw training diverge when the entropy of attention collapses. The
     threshold is that of the relative slope, and a choice. Single heads of this kind are common in trained transformers.
@@ -181,7 +179,7 @@ def sharp_attention(evidence: Evidence) -> Found | None:
         "almost no gradient.",
         names=listed(names), entropy=number(value),
     )  # fmt: skip
-    severity = Severity.NOTE if _learned(evidence) else Severity.WARNING
+    severity = Severity.NOTE if learned(evidence) else Severity.WARNING
     return Found(names, value, SHUT, text, severity=severity)
 
 
@@ -324,11 +322,3 @@ def _collapsed(evidence: Evidence) -> list[int]:
         if ends and layer.spread < threshold * scale and not only_bias:
             found.append(i)
     return found[::-1]
-
-
-def _learned(evidence: Evidence) -> bool:
-    """Whether the loss is small: in nats, or beside the first that was measured."""
-    last, first = evidence.latest.loss, evidence.measurements[0].loss
-    if last is None or first is None or not last >= 0:
-        return False
-    return (evidence.latest.loss_function in CLASS_LOSSES and last < LEARNED_LOSS) or last < LEARNED_LOSS * first

@@ -101,7 +101,8 @@ def too_large(evidence: Evidence) -> Found | None:
         "A typical step changes {names} by up to {size} of its size: it overwrites the result of earlier steps.",
         names=listed(found, tuple(usual), "weight"), size=number(value),
     )  # fmt: skip
-    severity = Severity.ERROR if value > REPLACES_WEIGHT else Severity.WARNING
+    fatal = value > REPLACES_WEIGHT or _killed(evidence, _updates(evidence)) is not None
+    severity = Severity.ERROR if fatal else Severity.WARNING
     return Found(tuple(found), value, largest, text, severity=severity)
 
 
