@@ -55,20 +55,24 @@ def test_weights_in_branches_keep_their_size_and_others_grow():
         assert size > 1.1 * before[name] if name in ("0.weight", "4.weight") else size <= before[name] * (1 + 1e-6)
 
 
-def test_the_largest_gain_goes_back_to_its_start_and_the_others_stay():
-    weights = [nn.Linear(8, 16, bias=False), nn.Linear(8, 16, bias=False), nn.Conv1d(4, 5, 3, bias=False)]
-    rule = BranchRule(nn.Sequential(*weights), ["0", "2"])
-    before = [torch.linalg.svd(layer.weight.detach().flatten(1), full_matrices=False) for layer in weights]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("direction", [0, 1])
+def test_the_largest_gain_goes_back_to_its_start(direction, dtype):
+    weights = [nn.Linear(8, 16, bias=False), nn.Linear(8, 16, bias=False), nn.Conv2d(4, 5, 3, bias=False)]
+    weights[2].to(memory_format=torch.channels_last)
+    rule = BranchRule(nn.Sequential(*weights).to(dtype), ["0", "2"])
+    before = [torch.linalg.svd(layer.weight.detach().flatten(1).float(), full_matrices=False) for layer in weights]
     with torch.no_grad():
         for layer, (u, s, v) in zip(weights, before, strict=True):
-            layer.weight += (u[:, 1:2] * (1.4 * s[0] - s[1]) @ v[1:2]).view_as(layer.weight)  # the second one
+            i = slice(direction, direction + 1)
+            layer.weight += (u[:, i] * (1.4 * s[0] - s[i]) @ v[i]).view_as(layer.weight)
     for _ in range(40):
         rule.hold()
     for layer, (_, s, _), held in zip(weights, before, (True, False, True), strict=True):
-        found = torch.linalg.svdvals(layer.weight.detach().flatten(1))
-        size = layer.weight.detach().norm()
-        assert found[0] == pytest.approx(float(s[0] if held else 1.4 * s[0]), rel=0.01)
-        assert (size <= s.norm() * 1.001) == held
+        found = torch.linalg.svdvals(layer.weight.detach().flatten(1).float())
+        assert found[0] <= 1.02 * s[0] if held else found[0] > 1.35 * s[0]
+        if held and direction == 0:  # what the weight does in other directions stays
+            torch.testing.assert_close(found, s, rtol=0.02, atol=0)
 
 
 def test_training_raises_the_largest_gains_of_free_weights_twice_as_much():
@@ -177,6 +181,12 @@ def test_a_name_without_weights_is_an_error():
     model, _, _ = network()
     with pytest.raises(ValueError, match="no module with a matrix or a kernel has the name or pattern 'blocks'"):
         sc.Equalizer(model, torch.optim.Adam(model.parameters()), branches=["blocks"])
+
+
+def test_weights_on_several_devices_are_an_error():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, device="meta"))
+    with pytest.raises(ValueError, match="the weights are on cpu and meta: name those of one device"):
+        BranchRule(model, "*")
 
 
 def test_names_of_tied_weights_and_of_a_model_before_it_was_compiled_are_understood():

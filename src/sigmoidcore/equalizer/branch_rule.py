@@ -1,7 +1,7 @@
 """The branch rule: weights of residual branches, and their largest gains, grow no larger than at the start."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,10 +12,10 @@ from sigmoidcore._torch import foreach
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """What DistributedDataParallel and torch.compile put before all names."""
-FIRST, EACH = 50, 3
-"""Power iterations for the gains at the start, and after each step of the optimizer."""
-GROUP = 2**22
-"""So many numbers of weights of one shape are held in one go: it needs three copies of them for a moment."""
+FIRST, EACH = 16, 3
+"""Rounds of power iteration at the start (later one after each step of the optimizer), and iterations of a round."""
+MISSED = 0.01
+"""A largest singular value that is above its limit by less than this share stays: the start may have missed as much."""
 
 
 class BranchRule:
@@ -45,88 +45,77 @@ class BranchRule:
             raise ValueError(
                 f"branches: weight '{sharded}' is sharded, and its size is that of all shards: leave it out"
             )
-        self._groups = [_Group(weights) for weights in _grouped(list({id(p): p for p in found.values()}.values()))]
+        devices = sorted({str(p.device) for p in found.values()})
+        if len(devices) > 1:
+            raise ValueError(f"branches: the weights are on {' and '.join(devices)}: name those of one device")
+        self._weights = list({id(p): p for p in found.values()}.values())  # tied ones once
+        self._directions = [
+            torch.randn(w[0].numel(), generator=torch.Generator().manual_seed(0)) for w in self._weights
+        ]
+        self._limits = torch.zeros(2, 0)
+        if self._weights:
+            gains = [self._iterate()[-1] for _ in range(FIRST)][-1]
+            limits = torch.stack([gains, self._sizes()])
+            self._limits = torch.where(limits > 0, limits, torch.inf)  # one that starts at 0 may grow
 
     @property
     def holds_any(self) -> bool:
         """Whether it has weights to hold."""
-        return bool(self._groups)
+        return bool(self._weights)
 
     @torch.no_grad()
     def hold(self) -> None:
         """Bring the weights that are above their limits back; without waiting for the device."""
-        for group in self._groups:
-            group.hold()
+        if not self._weights:
+            return
+        outputs, gains = self._iterate()
+        largest, sizes = self._limits.to(gains)
+        excess = torch.where(gains > (1 + MISSED) * largest, gains - largest, 0.0).nan_to_num_(0.0, posinf=0.0)
+        for weight, u, v, much in zip(self._weights, outputs, self._directions, excess, strict=True):
+            weight.sub_(torch.outer(much * u, v).view(weight.shape))
+        found = self._sizes()
+        ratios = (sizes / found).nan_to_num_(1.0).clamp_(max=1.0)
+        for weight, ratio in zip(self._weights, torch.where(ratios > 0, ratios, 1.0), strict=True):
+            weight.mul_(ratio)  # nan and inf: nothing is left to hold
 
     def state_dict(self) -> dict[str, list[Any]]:
         """The norms at the start, spectral and Frobenius, and the directions of the largest gain now."""
-        return {
-            "limits": [group.limits.tolist() for group in self._groups],
-            "directions": [group.directions.clone() for group in self._groups],
-        }
+        return {"limits": self._limits.tolist(), "directions": [v.clone() for v in self._directions]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        limits = [torch.tensor(limits) for limits in state.get("limits", ())]
         directions = list(state.get("directions", ()))
-        found = [(limit.shape, direction.shape) for limit, direction in zip(limits, directions, strict=True)]
-        if found != [(group.limits.shape, group.directions.shape) for group in self._groups]:
+        limits = self._limits.new_tensor(state.get("limits", [[], []]))
+        if [v.shape for v in directions] != [v.shape for v in self._directions] or limits.shape != self._limits.shape:
             raise ValueError(
-                f"it has sizes for {sum(map(len, directions))} weights of branches, "
-                f"of {sum(len(group.directions) for group in self._groups)}, or those have other shapes"
+                f"it has sizes for {len(directions)} weights of branches, of {len(self._weights)}, or of other shapes"
             )
-        for group, limit, direction in zip(self._groups, limits, directions, strict=True):
-            group.limits, group.directions = limit.to(group.limits), direction.to(group.directions, copy=True)
-
-
-class _Group:
-    """Weights of one shape. limits, [2, weights]: of both norms. directions, [weights, inputs, 1]: right vectors."""
+        pairs = zip(directions, self._directions, strict=True)
+        self._limits, self._directions = limits, [new.to(old, copy=True) for new, old in pairs]
 
     @torch.no_grad()
-    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
-        self._weights = weights
-        matrices = self._matrices()
-        start = torch.randn(matrices.shape[-1], generator=torch.Generator().manual_seed(0)).to(matrices)
-        self.directions = start.expand(len(weights), -1)[..., None].clone()
-        _, gains = self._iterate(matrices, FIRST)
-        limits = torch.stack([gains, torch.linalg.vector_norm(matrices, dim=(1, 2))])
-        self.limits = torch.where(limits > 0, limits, torch.inf)  # one that starts at 0 may grow
+    def _iterate(self) -> tuple[list[Tensor], Tensor]:
+        """A round of power iteration: left singular vectors, and the largest singular values [weights], from below."""
+        lefts, rights = [], []
+        for weight, v in zip(self._weights, self._directions, strict=True):
+            matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+            v = v.to(matrix)
+            for _ in range(EACH):
+                u = matrix.mv(v)
+                v = matrix.T.mv(u)
+            lefts.append(u)
+            rights.append(v)
+        sizes = torch.stack([torch.stack(foreach.norms(vectors)) for vectors in (lefts, rights)])
+        known = (sizes > 0).all(0) & sizes.isfinite().all(0)  # of zeros, or with a nan, the direction stays
+        left, right = sizes
+        self._directions = [
+            torch.where(k, v / size, before.to(v))
+            for k, v, size, before in zip(known, rights, right, self._directions, strict=True)
+        ]
+        lefts = [(u / size).nan_to_num_(0.0, 0.0, 0.0) for u, size in zip(lefts, left, strict=True)]
+        return lefts, torch.where(known, right / left, 0.0)
 
     @torch.no_grad()
-    def hold(self) -> None:
-        matrices = self._matrices()
-        outputs, gains = self._iterate(matrices, EACH)
-        largest, size = self.limits.to(matrices)
-        excess = (gains - largest).clamp_(min=0).nan_to_num_(0.0, posinf=0.0)
-        matrices -= (excess[:, None, None] * outputs) @ self.directions.mT
-        ratios = (size / torch.linalg.vector_norm(matrices, dim=(1, 2))).nan_to_num_(1.0).clamp_(max=1.0)
-        matrices *= torch.where(ratios > 0, ratios, 1.0)[:, None, None]  # not finite: nothing is left to hold
-        foreach.copy(self._weights, [matrix.view_as(w) for matrix, w in zip(matrices, self._weights, strict=True)])
-
-    def _matrices(self) -> Tensor:
-        """[weights, outputs, inputs], at least float32."""
-        found = torch.stack([weight.flatten(1) for weight in self._weights])
-        return found.to(torch.promote_types(found.dtype, torch.float32))
-
-    def _iterate(self, matrices: Tensor, times: int) -> tuple[Tensor, Tensor]:
-        """Power iteration: the left singular vectors, and the largest singular values, which it finds from below."""
-        self.directions = self.directions.to(matrices)
-        for _ in range(times):
-            outputs = nn.functional.normalize(matrices @ self.directions, dim=1).nan_to_num_(0.0, 0.0, 0.0)
-            inputs = matrices.mT @ outputs
-            gains = torch.linalg.vector_norm(inputs, dim=(1, 2))
-            known = ((gains > 0) & gains.isfinite())[:, None, None]  # of zeros, or with a nan, the direction stays
-            self.directions = torch.where(known, inputs / gains[:, None, None], self.directions)
-        return outputs, gains
-
-
-def _grouped(weights: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Weights of one shape, type and device, as many as are small enough together."""
-    kinds: dict[Any, list[nn.Parameter]] = {}
-    for weight in weights:
-        kinds.setdefault((weight.shape, weight.dtype, weight.device), []).append(weight)
-    groups = []
-    for some in kinds.values():
-        most = max(1, GROUP // max(1, some[0].numel()))
-        groups += [some[i : i + most] for i in range(0, len(some), most)]
-    return groups
+    def _sizes(self) -> Tensor:
+        types = [torch.promote_types(weight.dtype, torch.float32) for weight in self._weights]
+        return torch.stack([torch.linalg.vector_norm(w, dtype=t) for w, t in zip(self._weights, types, strict=True)])
