@@ -259,3 +259,15 @@ def test_columns_of_an_image_become_steps_by_a_permutation(steps, expected):
             return self.rnn(steps(torch.relu(self.conv(x))))[0]
 
     assert findings(Reader(), torch.randn(8, 1, 4, 6)) == expected
+
+
+def test_windows_of_an_image_that_become_positions_are_no_columns():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.layer = nn.Linear(3, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.layer(self.embed(x).view(8, 16, 16)).mean(1)
+
+    assert findings(Windows(), torch.randn(8, 4, 4, 3)) == []

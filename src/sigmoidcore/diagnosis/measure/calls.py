@@ -89,7 +89,8 @@ def _columns(image: tuple[int, ...], steps: tuple[int, ...]) -> bool:
     if len(image) != 4:
         return False
     samples, channels, height, width = image
-    return steps == (samples, width, channels * height) and width not in (1, channels) and channels > 1
+    several = width not in (1, channels, channels * height) and channels > 1
+    return several and steps == (samples, width, channels * height)
 
 
 def _heads(whole: tuple[int, ...], split: tuple[int, ...]) -> bool:

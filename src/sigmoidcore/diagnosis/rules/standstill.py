@@ -14,6 +14,8 @@ from sigmoidcore.diagnosis.wording import number
 STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
 PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5, 1.3
 
+FEWEST_LOSSES = 2
+"""Losses of a quarter of the measurements: a single one may be anything."""
 LEARNED_LOSS, LEARNED_SHARE = 0.1, 0.2
 """A loss for classification is below these only if nearly all predictions are right."""
 
@@ -93,7 +95,7 @@ def unlearned(evidence: Evidence) -> bool:
     """Whether the loss is where it was at the start, or at chance, and does not fall any more."""
     losses = [m.loss for m in evidence.measurements if m.loss is not None]
     quarter = len(losses) // 4
-    if not quarter or not all(0 < loss < math.inf for loss in losses):
+    if quarter < FEWEST_LOSSES or not all(0 < loss < math.inf for loss in losses):
         return False
     second, last = mean(losses[quarter : 2 * quarter]), mean(losses[-quarter:])
     noise = math.sqrt((pvariance(losses[quarter : 2 * quarter]) + pvariance(losses[-quarter:])) / quarter)

@@ -97,9 +97,7 @@ def zero_gradient(evidence: Evidence) -> Found | None:
     A trainable weight with two dimensions or more is named if $\lVert \partial L / \partial W \rVert = 0$. It is an
     error if every gradient is 0 while the loss is not, if the gradient becomes 0 between two layers at once, or if all
     weights are 0 and stay 0. It is a warning if a weight is 0, and its gradient, too. It is a note for weights behind
-    one that starts at 0 and has a gradient, which lasts one step, and for parts that this batch does not use; a warning
-    if it is 0 in all measurements of a `Monitor`, of which there must be `SURELY_WITHOUT_GRADIENT` or more, and the
-    weight is not that of a recurrent layer, whose last step may not need its state.
+    one that starts at 0 and has a gradient, which lasts one step, and for parts that this batch does not use.
     """
     weights = (w for w in evidence.latest.weights if w.trains and math.prod(w.shape) > 0)
     matrices = [w for w in weights if len(w.shape) > 1 and w.gradient is not None]
@@ -129,10 +127,6 @@ def zero_gradient(evidence: Evidence) -> Found | None:
         return None
     starting = [w.name for w in evidence.zero_initialised]
     text = _("The gradient of {names} is exactly 0 in this batch.", names=listed(names))
-    always = _always_zero(evidence, names)
-    if always:
-        text = _("The gradient of {names} was exactly 0 in every measured step.", names=listed(always))
-        return Found(always, 0.0, 0.0, text)
     if starting:
         values = {"names": listed(names), "zeros": listed(starting), "verb": verb(starting, "starts", "start")}
         text = _("The gradient of {names} is exactly 0: {zeros} {verb} at 0.", **values)
@@ -224,16 +218,6 @@ def _becomes_zero(evidence: Evidence, lost: Sequence[int]) -> Found:
             second=following, **values,
         )  # fmt: skip
     return Found(names, 0.0, 0.0, text, severity=Severity.ERROR)
-
-
-def _always_zero(evidence: Evidence, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the weights that a layer has used, and that never had a gradient in a training."""
-    steps = [m for m in evidence.measurements if m.step is not None and m.loss != 0]
-    if len(steps) < SURELY_WITHOUT_GRADIENT or len(steps) < len(evidence.measurements):
-        return ()
-    ever = {w.name for m in steps for w in m.weights if w.gradient != 0 or not w.used}
-    passing = {name for x in evidence.layers if x.steps is None for name in x.weights}
-    return tuple(name for name in names if name in passing and name not in ever)
 
 
 def _identical(evidence: Evidence, layer: Layer, weight: Weight | None) -> bool:
