@@ -3,6 +3,7 @@
 from statistics import mean
 
 from result_tables.figures import one, percent, rows, select, short
+from result_tables.norms import losses as of_seeds
 from result_tables.problems import EQUATIONS, METHODS
 from result_tables.registry import Cells, table
 
@@ -103,8 +104,7 @@ def depths() -> Cells:
 
 def norms_and_sequences() -> Cells:
     def losses(method: str) -> str:
-        found = (select("bounded_norm_seeds", blocks=blocks, method=method, rate=0.01) for blocks in (12, 36))
-        return ", ".join(f"{mean(float(row['loss']) for row in of):.2f}" for of in found)
+        return ", ".join(f"{mean(of_seeds(method, blocks, 0.01)):.2f}" for blocks in (12, 36))
 
     none, norm, held = "none scaled q/k norm", "layer norm scaled q/k norm", "none scaled q/k ours held"
     dyt = one("bounded_norm", blocks=12, method="dyt 0.5 scaled", optimizer="adamw", rate=0.01)

@@ -11,7 +11,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 Row = dict[str, Any]
 
 
-LATER = {"peers": ("peers_1000", "depth")}
+LATER = {"peers": ("peers_1000", "depth"), "ablation": ("ablation_1000", "depth")}
 """Files that replace the rows of another one that have the same value of a field."""
 
 
