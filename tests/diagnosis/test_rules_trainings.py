@@ -8,6 +8,7 @@ import torch
 from support.layers import activation, linear, measurement, rules, training, with_weight
 
 from sigmoidcore.diagnosis.measure.measurement import Comparison
+from sigmoidcore.diagnosis.rules import find
 
 FLAT, FALLING = [2.3] * 12, [2.3 * 0.8**i for i in range(12)]
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
@@ -65,7 +66,7 @@ def unpaired(losses, update=0.02, every=10, **compared):
     beside = compared.pop("beside", 0)
     steps = training([update] * 12, losses)
     steps = [replace(m, step=every * i, foreign_steps=beside) for i, m in enumerate(steps)]
-    return rules(*(replace(m, comparisons=(replace(comparison, **compared),)) for m in steps))
+    return [f.rule for f in find([replace(m, comparisons=(replace(comparison, **compared),)) for m in steps])]
 
 
 CHANCE = [math.log(10) + 0.01 * (-1) ** i for i in range(12)]

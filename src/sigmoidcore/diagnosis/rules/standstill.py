@@ -33,7 +33,8 @@ def constant_answers(evidence: Evidence) -> Found | None:
     loss of the last quarter is at least `CHANCE_LOSS` and at most `FAR_FROM_CONSTANT` times that of the best constant:
     that of equal outputs for a cross-entropy whose targets vary in a batch, the variance of the targets for a mean
     squared error. Any other error or warning explains it. Networks beside which another one trains, such as a
-    discriminator whose generator is perfect, are not judged.
+    discriminator whose generator is perfect, are not judged. It is a note, because targets that are mostly noise, such
+    as prices, have this loss, too.
 
     *Source.* Arithmetic: if inputs tell nothing about the targets, no answer is better than a constant one. Shuffled
     inputs, labels of other files and masks that are augmented by themselves are the usual causes.

@@ -77,7 +77,7 @@ _FAULTS: tuple[Rule, ...] = (
 )  # fmt: skip
 RULES = (
     *_FAULTS,
-    Rule("SC608", "answers of a constant", WARNING, standstill.constant_answers, standstill.CHECK_PAIRS,
+    Rule("SC608", "answers of a constant", NOTE, standstill.constant_answers, standstill.CHECK_PAIRS,
          tuple(rule.id for rule in _FAULTS)),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
