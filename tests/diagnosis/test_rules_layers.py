@@ -359,3 +359,22 @@ def test_dropout_in_evaluation_mode_is_named(drop, expected):
 def test_dropout_between_the_outputs_and_the_loss_is_named():
     assert found(trained(mlp(nn.ReLU(), nn.Dropout(0.2)))) == []
     assert found(trained(nn.Sequential(mlp(nn.ReLU()), nn.Dropout(0.2)))) == ["SC510"]
+
+
+class Residual(nn.Module):
+    """A perceptron beside a branch that normalises single numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.outer = nn.Linear(64, 64), nn.LayerNorm(1), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return x + self.outer(self.norm(self.inner(x)[..., None]).flatten(1))
+
+
+def test_a_normalisation_of_single_numbers_is_a_note_in_a_branch_and_an_error_in_a_chain():
+    torch.manual_seed(0)
+    for part, severity in ((Residual(), Severity.NOTE), (nn.GroupNorm(64, 64), Severity.ERROR)):
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), part, nn.ReLU(), nn.Linear(64, 10))
+        findings = sc.diagnose(model, X, Y, functional.cross_entropy).findings
+        assert {f.rule: f.severity for f in findings}.get("SC509") is severity

@@ -12,6 +12,8 @@ from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL = 0.5, 0.1
 LARGEST_DRIFT, STEPS_TO_SETTLE = 1.0, 20
+ROUNDING = 1e-3
+"""The gradient that may come through a normalisation of single numbers, beside that of its bias: 0, rounded."""
 LINEAR_ON_PURPOSE = 10
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
@@ -96,11 +98,20 @@ def _convolved(before: Layer, layer: Layer, first: tuple[int, ...], second: tupl
     return alike and any(a > 1 and b > 1 for a, b in zip(first[2:], second[2:], strict=True))
 
 
+def _little_comes_through(evidence: Evidence, norms: tuple[str, ...]) -> bool:
+    """Whether the weights of the first layers have nearly no gradient beside those of some normalisations."""
+    firsts = {name for x in evidence.layers if x.role == "weights" and not x.sources for name in x.weights}
+    sizes = {w.name: w.gradient or 0.0 for w in evidence.latest.weights}
+    own = max((size for name, size in sizes.items() if name.rpartition(".")[0] in norms), default=0.0)
+    return all(sizes.get(name, 0.0) <= ROUNDING * own for name in firsts)
+
+
 def normalisation(evidence: Evidence) -> Found | None:
     r"""Training normalises by the batch, use by running statistics: the network is another one when it is used.
 
-    A LayerNorm or GroupNorm that normalises single numbers is an error: 0 is left of each. Apart from this, the rule
-    judges a `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one
+    A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
+    to the first layers, and a note in a branch that the network can do without. Apart from this, the rule judges a
+    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one
     sample, if the momentum is 0, so that running statistics never change, if a trained normalisation runs in
     evaluation mode and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE`
     steps the running means are far from those of the batch: the mean over the channels of the squared difference over
@@ -112,7 +123,8 @@ def normalisation(evidence: Evidence) -> Found | None:
     if names := evidence.latest.single_norms:
         text = _("{names} {verb} single numbers, of which 0 is left: the output is the same for all samples.",
                  names=listed(names), verb=verb(names, "normalises", "normalise"))  # fmt: skip
-        return Found(names, 1.0, 2.0, text, SEVERAL_NUMBERS, Severity.ERROR)
+        cut = _little_comes_through(evidence, names)
+        return Found(names, 1.0, 2.0, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
     steps = [m for m in evidence.measurements if m.batch_norms]
     if len(steps) < FEWEST_MEASUREMENTS:
         return None
