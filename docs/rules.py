@@ -2,9 +2,10 @@
 
 import inspect
 import re
+from collections import ChainMap
 from pathlib import Path
 
-from sigmoidcore.diagnosis.rules import RULES, Rule
+from sigmoidcore.diagnosis.rules import RULES, Rule, standstill
 
 GROUPS = {
     "SC1": "The gradient on its way",
@@ -414,7 +415,9 @@ def seen(rule: Rule) -> list[str]:
 
 def section(rule: Rule) -> str:
     """The section of a rule: its check's docstring, with the values of the thresholds, its remedy and an example."""
-    thresholds = vars(inspect.getmodule(rule.check))
+    thresholds = ChainMap(
+        vars(inspect.getmodule(rule.check)), vars(standstill)
+    )  # those of "nothing is learned" as well
     text = inspect.getdoc(rule.check) or ""
     for name in set(re.findall(r"`([A-Z_]+)`", text)) & thresholds.keys():
         value = thresholds[name]

@@ -14,8 +14,3 @@ def norms(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[T
 def subtract(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
     """Subtract each of the others from its target, in place."""
     torch._foreach_sub_(list(targets), list(others))
-
-
-def copy(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    """Copy each of the others into its target."""
-    torch._foreach_copy_(list(targets), list(others))

@@ -27,7 +27,7 @@ class Compared:
     targets: float
     output_squares: Number
     outputs: float
-    deviations: Tensor  # sum of the squared differences of the targets from their means over the samples
+    deviations: Number  # sum of the squared differences of the targets from their means over the samples
     varied: Tensor
 
     @classmethod
@@ -37,7 +37,7 @@ class Compared:
         low, high = (bound.double() for bound in targets.aminmax())
         numbers = targets if targets.is_floating_point() else targets.float()
         sizes = squared_size(numbers)[0], squared_size(outputs.detach())[0]
-        apart = (numbers - numbers.mean(0)).double().square().sum()
+        apart, _ = squared_size(numbers - numbers.mean(0))
         totals = sizes[0], float(targets.numel()), sizes[1], float(outputs.numel())
         return cls(low, high, *totals, apart, (low < high).double())
 

@@ -15,7 +15,7 @@ SEPARATE = (
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."
-OVER_SEVERAL = "Normalise over the dimension that counts what is weighed, such as the time steps."
+OVER_SEVERAL = "Normalise over the dimension from which it chooses, such as the time steps."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
 MASK = "Give the attention a causal mask (`is_causal=True`)."

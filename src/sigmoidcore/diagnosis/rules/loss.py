@@ -91,7 +91,7 @@ def _single_class(evidence: Evidence) -> Found | None:
 
 
 def _no_distribution(evidence: Evidence) -> Found | None:
-    """Targets of a divergence that are no probabilities: of either sign, so that they are no logarithms either."""
+    """Targets of `kl_div` of either sign, which are neither probabilities nor logarithms."""
     for c in evidence.latest.comparisons:
         if c.function == "kl_div" and c.low < 0 < c.high:
             text = _(

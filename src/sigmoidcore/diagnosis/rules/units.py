@@ -9,7 +9,7 @@ from sigmoidcore.diagnosis.measure.measurement import SHUT, Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence, is_zero
 from sigmoidcore.diagnosis.rules.first_outputs import start_far_off
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import LEARNED_LOSS, LEARNED_SHARE, learned, stalled  # noqa: F401 - docstrings name them
+from sigmoidcore.diagnosis.rules.standstill import learned, stalled
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 FEWEST_ROWS = 32

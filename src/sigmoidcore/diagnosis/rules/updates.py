@@ -9,13 +9,13 @@ from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import CHANCE_LOSS, STUCK_LOSS, UNLEARNED_LOSS, unlearned  # noqa: F401 - docstrings name them
+from sigmoidcore.diagnosis.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, unlearned
 from sigmoidcore.diagnosis.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from sigmoidcore.diagnosis.wording import listed, named, number, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOWEST_UPDATE, LEAST_WAY, PATIENT_STEPS, FADED_RATE = 3e-5, 0.03, 100, 0.01
+SLOWEST_UPDATE, LEAST_WAY, FADED_RATE = 3e-5, 0.03, 0.01
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
