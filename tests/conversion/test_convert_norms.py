@@ -95,12 +95,17 @@ def test_a_norm_of_two_places_is_left():
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 def test_an_encoder_of_pytorch_takes_no_shortcut_around_the_new_places():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    model, x = nn.TransformerEncoder(layer, 2), torch.randn(4, 5, 8)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+    x, layer = torch.randn(4, 5, 8), model.layers[0]
     assert len(sc.convert(model, norms=True).changed) == 4
     sc.calibrate(model, x)
+    padding = torch.arange(5).expand(4, 5) > 2
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), model.train()(x))
+        masked = model.eval()(x, src_key_padding_mask=padding)
+        torch.testing.assert_close(masked, model.train()(x, src_key_padding_mask=padding))
+        for part in (layer, sc.fold(layer), copy.deepcopy(sc.fold(layer))):
+            torch.testing.assert_close(part.eval()(x), part.train()(x))
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -112,9 +117,74 @@ def test_slope_and_gain_have_the_dtype_of_the_weights_and_float32_beside_half_pr
         assert model(torch.randn(5, 3, dtype=dtype)).dtype == dtype
 
 
-def test_batch_and_group_normalisations_are_not_among_the_places():
-    model = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.GroupNorm(2, 4))
-    assert sc.convert(model, norms=True).activations == ()
+OTHERS = "it does not normalise over the last dimension alone"
+
+
+class OverFeatures(nn.Module):
+    """Over all dimensions but the first, which is the last one alone for a batch of vectors only."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-5
+
+    def forward(self, x):
+        return nn.functional.layer_norm(x, x.shape[1:]) * self.weight
+
+
+class NormOfOtherNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        return nn.functional.rms_norm(x, (8,), self.scale)
+
+
+class CheckingNorm(nn.Module):
+    def forward(self, x):
+        assert x.shape == (2, 2, 8)
+        return nn.functional.rms_norm(x, (8,))
+
+
+@pytest.mark.parametrize(
+    ("norm", "reason"),
+    [
+        (nn.BatchNorm1d(8, track_running_stats=False), OTHERS),
+        (nn.InstanceNorm1d(8), OTHERS),
+        (nn.GroupNorm(1, 8), OTHERS),
+        (OverFeatures(), OTHERS),
+        (CheckingNorm(), OTHERS),
+        (NormOfOtherNames(), "its parameters are scale: a bounded norm has those of the names weight and bias"),
+        (
+            nn.utils.parametrizations.weight_norm(nn.LayerNorm(8), dim=None),
+            "its parameters are computed (a parametrization): convert first and parametrize then",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_norms_are_left_and_the_report_says_why(norm, reason):
+    model = with_norm(norm)
+    assert why(sc.convert(model, norms=True), "1") == reason
+    assert model[1] is norm
+
+
+def test_a_norm_without_parameters_in_a_class_of_the_user_becomes_a_tanh_of_its_size():
+    class PlainNorm(nn.Module):
+        def forward(self, x):
+            return nn.functional.layer_norm(x, x.shape[-1:])
+
+    model = with_norm(PlainNorm())
+    assert sc.convert(model, norms=True).changed == ("1",)
+    torch.testing.assert_close(model[1](torch.randn(999, 8)).square().mean(), torch.tensor(1.0), rtol=0.05, atol=0)
+
+
+def test_names_of_norms_belong_into_exclude():
+    model = with_norm(nn.LayerNorm(8))
+    with pytest.raises(TypeError, match=r"norms must be True or False, got '1'; exclude= names norms that stay"):
+        sc.convert(model, norms="1")
+    with pytest.raises(ValueError, match="'1' is a LayerNorm, not an activation; norms=True converts norms"):
+        sc.convert(model, include="1")
+    assert isinstance(model[1], nn.LayerNorm)
 
 
 def test_a_dynamic_tanh_becomes_a_core_with_the_same_function_and_takes_its_checkpoints():

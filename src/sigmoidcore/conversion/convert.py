@@ -20,7 +20,7 @@ from sigmoidcore.conversion.eligibility import (
     recurrent_layer,
     select,
 )
-from sigmoidcore.conversion.norms import NORM, bounded, norm_sites
+from sigmoidcore.conversion.norms import NORM, bounded, norm_sites, without_nested_tensors
 from sigmoidcore.conversion.report import Activation, Conversion, few
 from sigmoidcore.conversion.rewriting import OwnForward
 from sigmoidcore.conversion.source_lines import FunctionalCall, functional_calls
@@ -70,7 +70,7 @@ def convert(
 
     Raises:
         TypeError: `model` is not an nn.Module, or is one of `torch.jit`; `include`, `exclude` or `nearest` contains
-            anything but names, patterns and types.
+            anything but names, patterns and types; `norms` is not a bool.
         ValueError: a name, pattern or type stands for no activation, or for none that can be converted, or is in
             both `include` and `exclude`. The model is then unchanged.
 
@@ -91,6 +91,7 @@ def convert(
             model.set_submodule(name, core)
     for owner, forward in plan.forwards:
         setattr(owner, "forward", forward)  # noqa: B010 (mypy takes an assignment for that of a method)
+    without_nested_tensors(model)
     fuse_rows(model)
     return plan.conversion
 
@@ -109,6 +110,8 @@ def planned(
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
+    if not isinstance(norms, bool):
+        raise TypeError(f"norms must be True or False, got {norms!r:.60}; exclude= names norms that stay")
     activations, unseen = find_sites(model)
     places = norm_sites(model) if norms else []
     owners = {name for place in places for name in place.names}

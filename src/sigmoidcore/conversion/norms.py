@@ -8,6 +8,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sigmoidcore.conversion.activation_sites import Site
 from sigmoidcore.nn.bounded_norm import BoundedNorm
@@ -15,8 +16,10 @@ from sigmoidcore.nn.bounded_norm import BoundedNorm
 _SHIFTS = ("shift", "s")
 """What Derf calls the s of erf(alpha x + s)."""
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
-_OTHERS = (nn.GroupNorm, BoundedNorm)
 _TOLERANCE = 1e-4
+_FEATURES = (8,)
+"""Of the batch for a module that does not tell its own number."""
+_OTHER_DIMENSIONS = "it does not normalise over the last dimension alone"
 NORM = "in the place of a norm, another function"
 TANH = "a tanh in the place of a norm"
 
@@ -41,10 +44,10 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
         return None, f"is used in {len(site.names)} places, which need one each: give each place its own module"
     if not site.name:
         return None, "it is the model itself: put it into an nn.Sequential"
-    weight, bias = _parameter(module, "weight"), _parameter(module, "bias")
-    if any(p.is_meta for p in module.parameters()):
-        return None, "its parameters are on the meta device: load the model first"
-    alpha = alpha_of(module)
+    why = _why_not(module)
+    if why:
+        return None, why
+    weight, bias, alpha = _parameter(module, "weight"), _parameter(module, "bias"), alpha_of(module)
     if alpha is not None:
         made, why = _of_dynamic(module, alpha, weight, bias)
     else:
@@ -54,6 +57,22 @@ def bounded(site: Site, near: Tensor | None) -> tuple[BoundedNorm | None, str]:
         made = made if like is None else made.to(like.device, like.dtype)
         made.train(module.training)
     return made, why
+
+
+def _why_not(module: nn.Module) -> str:
+    """The reason why no bounded norm can have the parameters of a module; "" if one can."""
+    if is_parametrized(module):
+        return "its parameters are computed (a parametrization): convert first and parametrize then"
+    if any(p.is_meta for p in module.parameters()):
+        return "its parameters are on the meta device: load the model first"
+    if alpha_of(module) is not None:
+        return ""
+    if isinstance(module, nn.GroupNorm) or hasattr(module, "num_features"):
+        return _OTHER_DIMENSIONS
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if set(own) - {"weight", "bias"}:
+        return f"its parameters are {', '.join(own)}: a bounded norm has those of the names weight and bias"
+    return ""
 
 
 def _of_dynamic(
@@ -79,28 +98,27 @@ def _of_norm(
 ) -> tuple[BoundedNorm | None, str]:
     """For (x - mean) / std or x / rms, times weight or 1 + weight, plus bias."""
     x, y = _response(module, size=30.0, mean=10.0)  # against which an epsilon is small
-    dims = tuple(range(1, x.dim()))
+    dims = tuple(range(2, x.dim()))
     around = x - x.mean(dims, keepdim=True)
     for z in (around, x):
         z = z / z.square().mean(dims, keepdim=True).sqrt()
         for offset in (0.0, 1.0) if weight is not None else (0.0,):
             if _alike(y, _affine(z, weight, bias, offset)):
                 return BoundedNorm(weight, bias, offset=offset), NORM
-    return None, "it does not normalise over the last dimension alone"
+    return None, _OTHER_DIMENSIONS
 
 
 def _may_be_norm(module: nn.Module) -> bool:
-    """Whether it has the parameters of a normalisation over the last dimensions: weight, bias, or none."""
+    """Whether it is a normalisation by its class, or by its name or epsilon and its parameters."""
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return True
     own = dict(module.named_parameters(recurse=False))
-    if next(module.children(), None) is not None or next(module.buffers(), None) is not None:
+    if {name for name, _ in module.named_children()} - {"parametrizations"} or any(p.dim() > 1 for p in own.values()):
         return False
     weight = _parameter(module, "weight")
     epsilon = any(isinstance(getattr(module, name, None), float) for name in _EPSILONS)
-    named = epsilon or "norm" in type(module).__name__.lower()
     known = weight is not None and weight.dim() == 1 and set(own) <= {"weight", "bias"}
-    return named and known and not isinstance(module, _OTHERS) and not hasattr(module, "num_features")
+    return "norm" in type(module).__name__.lower() or (epsilon and known)
 
 
 def alpha_of(module: nn.Module) -> Tensor | None:
@@ -118,12 +136,13 @@ def _parameter(module: nn.Module, *names: str) -> nn.Parameter | None:
 def _response(module: nn.Module, size: float, mean: float = 0.0) -> tuple[Tensor, Tensor | None]:
     """A small batch of this size, and what the module makes of it; None if it does not take it."""
     weight = _parameter(module, "weight")
-    shape = getattr(module, "normalized_shape", ()) if weight is None else weight.shape
-    x = size * torch.randn(5, *shape, generator=torch.Generator().manual_seed(0)) + mean
+    shape = getattr(module, "normalized_shape", _FEATURES) if weight is None else weight.shape
+    shape = (shape,) if isinstance(shape, int) else shape
+    x = size * torch.randn(5, 3, *shape, generator=torch.Generator().manual_seed(0)) + mean
     try:
         with torch.no_grad():
             return x, copy.deepcopy(module).to("cpu", torch.float32).eval()(x)
-    except (RuntimeError, IndexError, ValueError, TypeError):  # a forward may want another shape
+    except Exception:  # the user's code, which may want another shape, and check it in any way
         return x, None
 
 
@@ -138,3 +157,10 @@ def _alike(found: Tensor | None, wanted: Tensor) -> bool:
         return False
     scale = float(wanted.abs().max().clamp_min(1e-6))
     return bool(((found - wanted).abs().max() <= _TOLERANCE * scale).all())
+
+
+def without_nested_tensors(model: nn.Module) -> None:
+    """Let `nn.TransformerEncoder` give bounded norms plain tensors, also in evaluation with a padding mask."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, BoundedNorm) for m in module.modules()):
+            module.use_nested_tensor = False

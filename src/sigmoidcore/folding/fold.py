@@ -15,7 +15,14 @@ from sigmoidcore._torch.hooks import has_hooks, move_hooks
 from sigmoidcore.conversion.report import few
 from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import SigmoidCore, Stepwise
-from sigmoidcore.folding.plain_layers import folded_norm, folded_rnn, plain_forward, rewrite, with_constants
+from sigmoidcore.folding.plain_layers import (
+    folded_norm,
+    folded_rnn,
+    plain_forward,
+    rewrite,
+    with_constants,
+    without_shortcut,
+)
 from sigmoidcore.folding.planner import FoldPlan, has_cores, plan_with_sigmoids, variants
 from sigmoidcore.nn import recurrent
 from sigmoidcore.nn.bounded_norm import BoundedNorm
@@ -138,6 +145,8 @@ def _plain(plan: FoldPlan, module: nn.Module, name: str) -> nn.Module:
     elif type(module).__module__.startswith(_OURS):
         made = nn.Sequential(OrderedDict(module.named_children()))
     else:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            without_shortcut(module)
         return plain_forward(module, name)
     made.training = module.training
     move_hooks(module, made)  # a core with hooks keeps its constants, so they get the same values

@@ -193,6 +193,12 @@ def folded_norm(norm: BoundedNorm) -> fx.GraphModule:
     return fx.GraphModule(root, graph)
 
 
+def without_shortcut(layer: nn.TransformerEncoderLayer) -> None:
+    """Let a layer run its norms in evaluation, too: its shortcut asks for their epsilons, and a folded one has none."""
+    if not (hasattr(layer.norm1, "eps") and hasattr(layer.norm2, "eps")):
+        layer.activation_relu_or_gelu = 0  # as for activations that the shortcut does not know
+
+
 def plain_forward(owner: nn.Module, name: str) -> nn.Module:
     """A module without a rewritten forward: itself, or a GraphModule if a constant stayed at one of its calls."""
     forward = vars(owner).get("forward")
