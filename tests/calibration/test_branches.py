@@ -239,15 +239,72 @@ def test_layers_with_two_inputs_are_prepared():
     assert len(report.branches) == 4
 
 
-def test_attention_that_reads_its_weights_itself_gets_a_note():
-    class Attend(nn.Module):
+class Attend(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True, **options)
+
+    def forward(self, x):
+        return x + self.attention(query=x, key=x, value=x, need_weights=False)[0]
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize(
+    ("parts", "layers"),
+    [
+        ([Attend(), Attend(kdim=16, vdim=16), Attend(bias=False)], "attention"),
+        ([nn.TransformerEncoderLayer(16, 4, 32, norm_first=True, batch_first=True) for _ in range(2)], "self_attn"),
+    ],
+    ids=["attention", "encoder layers"],
+)
+def test_attention_of_pytorch_is_a_layer_whose_parts_are_drawn_and_held(parts, layers):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 16), *parts), torch.randn(64, 5, 16)
+    report = sc.prepare(model, x, branches=True)
+    assert f"1.{layers}" in report.branch_layers
+    assert not [note for note in report.notes if "did not run" in note]
+    sizes = [branch.size for branch in report.branches]
+    assert sizes == pytest.approx([0.5 * len(sizes) ** -0.5] * len(sizes), rel=0.06)
+    attention = next(module for module in model.modules() if isinstance(module, nn.MultiheadAttention))
+    for size in torch.linalg.svdvals(attention.in_proj_weight.detach().view(3, 16, 16)):
+        torch.testing.assert_close(size, size.mean().expand(16))  # orthogonal
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    before = torch.linalg.matrix_norm(attention.in_proj_weight.detach())
+    with sc.Equalizer(model, optimizer, branches=report.branch_layers):
+        for _ in range(10):
+            model(x).square().mean().backward()
+            optimizer.step()
+    assert torch.linalg.matrix_norm(attention.in_proj_weight.detach()) < 1.001 * before
+
+
+def test_a_tiny_factor_of_branches_gets_a_note():
+    class Scaled(Residual):
         def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+            super().__init__(perceptron())
+            self.gamma = nn.Parameter(torch.full((16,), 1e-6))
 
         def forward(self, x):
-            return x + self.attention(x, x, x, need_weights=False)[0]
+            return x + self.gamma * self.inner(x)
 
-    model = nn.Sequential(nn.Linear(16, 16), Attend(), Residual(perceptron()))
-    report = sc.prepare(model, torch.randn(8, 5, 16), branches=True)
-    assert any("'1.attention.out_proj' did not run as a module" in note for note in report.notes)
+    report = sc.prepare(nn.Sequential(nn.Linear(16, 16), Scaled(), Scaled()), torch.randn(64, 16), branches=True)
+    assert "branches are multiplied by 1e-06" in report.notes[0]
+    assert "start at 0.354" in report.notes[0]
+
+
+def test_what_no_branches_can_be_found_in_is_refused_with_the_reason():
+    def model():
+        return nn.Sequential(nn.Linear(16, 16), Residual(perceptron()))
+
+    x = torch.randn(64, 16)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got generator"):
+        sc.prepare(model().parameters(), x, branches=True)
+    with pytest.raises(TypeError, match="branches must be True or False, got '1'"):
+        sc.prepare(model(), x, branches="1")
+    with pytest.raises(ValueError, match="unfreeze those that shall train"):
+        sc.prepare(model().requires_grad_(False), x, branches=True)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"leave torch\.inference_mode"):
+        sc.prepare(model(), x, branches=True)
+    computed = model()
+    nn.utils.parametrizations.spectral_norm(computed[0])
+    with pytest.raises(ValueError, match="prepare first and parametrize then"):
+        sc.prepare(computed, x, branches=True)

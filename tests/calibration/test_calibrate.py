@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -76,6 +77,11 @@ def test_the_automatic_saturation_level_is_that_of_curved_functions_where_featur
         prepare(model, x, saturation=saturation)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_calibrate_has_no_automatic_saturation_level(x):
+    with pytest.raises(ValueError, match="saturation must be a positive number up to 100, got 'auto'"):
+        calibrate(MLP(64, 32, 4, 10), x, saturation="auto")
 
 
 def test_another_word_than_auto_for_the_saturation_is_an_error():
@@ -254,12 +260,14 @@ def test_a_weight_of_nan_is_an_error_that_names_the_core_and_everything_is_as_it
 
 
 @pytest.mark.parametrize("verb", [prepare, calibrate])
-@pytest.mark.parametrize("u", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("u", [0.0, -1.0, math.inf, math.nan, [0.5]])
 def test_a_saturation_that_is_not_positive_and_finite_is_an_error_that_names_it(x, verb, u):
     model = MLP(64, 32, 4, 10)
     with (
         untouched(model),
-        pytest.raises(ValueError, match=f"saturation must be a positive number up to 100, got {u}; 0.5 is the usual"),
+        pytest.raises(
+            ValueError, match=re.escape(f"saturation must be a positive number up to 100, got {u}; 0.5 is the usual")
+        ),
     ):
         verb(model, x, saturation=u)
 

@@ -128,7 +128,7 @@ def test_the_sizes_are_part_of_the_state():
     with pytest.raises(ValueError, match="its history or trials are wrong"):
         equalizer.load_state_dict({**held, "trials": {"0": "no trial"}})
     assert equalizer.state_dict()["limits"] == held["limits"]
-    with pytest.raises(ValueError, match="6 weights of branches, of 0"):
+    with pytest.raises(ValueError, match="6 weights of branches and this Equalizer 0"):
         sc.Equalizer(model, optimizer).load_state_dict(state)
 
 
@@ -199,3 +199,10 @@ def test_names_of_tied_weights_and_of_a_model_before_it_was_compiled_are_underst
     train(model, optimizer, x)
     equalizer.remove()
     assert model[2].down.weight.detach().norm() <= 1.001 * limit
+
+
+@pytest.mark.parametrize("branches", [None, 5, [None], [nn.Linear(2, 2)], nn.Sequential(nn.Linear(2, 2))], ids=repr)
+def test_branches_that_are_not_names_are_refused_with_where_to_find_them(branches):
+    model = nn.Sequential(nn.Linear(4, 8), Block())
+    with pytest.raises(TypeError, match=r"branches takes names and patterns .* has them as branch_layers"):
+        sc.Equalizer(model, torch.optim.Adam(model.parameters()), branches=branches)

@@ -60,12 +60,16 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
     C++ is not. A sum of two branches counts once it is added to the stream.
     """
     layers = _LayerOutputs(weighted_layers(model))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("every parameter has requires_grad=False: unfreeze those that shall train")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("branches are found in the autograd graph: leave torch.inference_mode()")
     with undisturbed(model, inputs), torch.enable_grad():
         with layers, _Sums() as sums:
             outputs = run(model, _followed(inputs))
         found = [(s, branch) for s in sums.seen if (branch := _branch(s, layers)) is not None]
         loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
-        trained = [p for p in model.parameters() if p.requires_grad]
         if found and loss.requires_grad:
             for s, _ in found:
                 s.watch()
@@ -85,16 +89,19 @@ def _followed(inputs: Any) -> Any:
 
 
 def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules with a matrix or a kernel of their own, by name; no embeddings."""
+    """The modules with a matrix or a kernel of their own, by name; no embeddings, and attention as a whole."""
+    parts = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     return {
         name: module
         for name, module in model.named_modules()
         if not isinstance(module, nn.Embedding | nn.EmbeddingBag) and weight_of(module) is not None
+        if module not in parts
     }
 
 
 def weight_of(module: nn.Module) -> nn.Parameter | None:
-    """The matrix or kernel of a layer."""
+    """The matrix or kernel of a layer, which makes its outputs."""
+    module = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     return weight if weight is not None and weight.dim() > 1 else None
 
@@ -113,9 +120,10 @@ class _LayerOutputs(LayerObserver):
         self.sizes: dict[Node, float] = {}
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if isinstance(output, Tensor) and output.grad_fn is not None:
-            self.names[output.grad_fn] = name
-            self.sizes[output.grad_fn] = root_mean_square(output)
+        made = output[0] if isinstance(layer, nn.MultiheadAttention) else output
+        if isinstance(made, Tensor) and made.grad_fn is not None:
+            self.names[made.grad_fn] = name
+            self.sizes[made.grad_fn] = root_mean_square(made)
         return output
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ from sigmoidcore.observation.profile import (
     Profile,
     check_inputs,
     check_loss,
+    check_model,
     floating_tensors,
     gradient_profile,
     run,
@@ -189,6 +191,7 @@ def prepare(
 
     Raises:
         ValueError: as `calibrate`, or no residual branch was found; weights, slopes and shifts are then as they were.
+        TypeError: not an nn.Module, or `branches` is not a bool.
 
     Warns:
         UserWarning: more than ten cores are not centered; the network will hardly learn.
@@ -204,6 +207,8 @@ def prepare(
         Orthogonal weights: Saxe, McClelland, Ganguli (2014), arXiv 1312.6120; Pennington, Schoenholz, Ganguli (2017),
         arXiv 1711.04735.
     """
+    if not isinstance(branches, bool):
+        raise TypeError(f"branches must be True or False, got {branches!r:.60}: prepare finds the branches by itself")
     if isinstance(saturation, str):
         if saturation != "auto":
             raise ValueError(f'saturation must be "auto" or a positive number, got {saturation!r}')
@@ -219,6 +224,7 @@ def _prepare_branches(
     model: nn.Module, inputs: Inputs, targets: Any, loss_fn: LossFn | None, saturation: float
 ) -> Calibration:
     started = time.perf_counter()
+    check_model(model)
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     notes: dict[str, None] = {}
@@ -253,9 +259,11 @@ def _calibrate(
     fresh_weights: bool,
 ) -> Calibration:
     started = time.perf_counter()
-    if saturation is not None and not 0 < saturation <= MOST_SATURATED:
+    check_model(model)
+    if saturation is not None and not (isinstance(saturation, Real) and 0 < saturation <= MOST_SATURATED):
         raise ValueError(
-            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation}; 0.5 is the usual choice"
+            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation!r}; "
+            "0.5 is the usual choice"
         )
     check_inputs(inputs)
     check_loss(targets, loss_fn)

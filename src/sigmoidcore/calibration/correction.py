@@ -90,9 +90,10 @@ def remarks(
     if solution.fixed:
         found.append("the saturation level fixes the first core's slope, and so its gradient size")
     if solution.bounded:
+        count = len(solution.bounded)
         found.append(
-            f"{len(solution.bounded)} cores in the place of a norm have alpha = u / rms(x): their profile falls with "
-            "the square of the residual stream's size, as with norms; smaller branches make it more level"
+            f"{count} core{'s' if count > 1 else ''} in the place of a norm: alpha is u / rms(x), and the profile "
+            "falls with the square of the residual stream's size, as with norms; smaller branches make it more level"
         )
     if solution.normalised:
         found.append(

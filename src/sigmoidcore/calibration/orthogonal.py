@@ -121,7 +121,7 @@ class FreshWeights(LayerObserver):
     def __init__(self, model: nn.Module, segments: Segments, note: Callable[[str], None]) -> None:
         layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, (*WEIGHTED, Stepwise))}
         super().__init__(layers)
-        _check_weights(layers)
+        check_weights(layers)
         self.drawn: set[nn.Module] = set()  # recurrent layers whose weights were drawn in this pass
         self._segments, self._note = segments, note
         self._reached: set[nn.Module] = set()
@@ -209,7 +209,8 @@ def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> 
     return one and core.num_features is not None and core.dim % x.dim() == x.dim() - 1
 
 
-def _check_weights(layers: dict[str, nn.Module]) -> None:
+def check_weights(layers: dict[str, nn.Module]) -> None:
+    """Raise a ValueError if a weight is no parameter."""
     weighted = {name: layer for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
     computed = [name for name, layer in weighted.items() if "weight" not in dict(layer.named_parameters(recurse=False))]
     if computed:

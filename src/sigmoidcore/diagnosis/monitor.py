@@ -19,8 +19,9 @@ from sigmoidcore.diagnosis.measure.optimizer_steps import ModelOptimizers, group
 from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.tracer import Tracer
 from sigmoidcore.diagnosis.names import caller, names_in
-from sigmoidcore.equalizer.checks import check_model, checked_sinks
+from sigmoidcore.equalizer.checks import checked_sinks
 from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.profile import check_model
 
 SAMPLES = 64
 """Samples of a batch that statistics across samples are taken from; sizes and counts are those of all."""

@@ -18,6 +18,18 @@ MISSED = 0.01
 """A largest singular value that is above its limit by less than this share stays: the start may have missed as much."""
 
 
+def _checked(branches: Any) -> list[str]:
+    """The names in a list; a TypeError for anything else."""
+    names = [branches] if isinstance(branches, str) or not isinstance(branches, Iterable) else list(branches)
+    wrong = [type(name).__name__ for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(
+            f"branches takes names and patterns of modules, such as 'blocks.*', got {wrong[0]}: the report of "
+            "prepare(branches=True) has them as branch_layers"
+        )
+    return names
+
+
 class BranchRule:
     """Keeps the spectral and the Frobenius norm of matrices and kernels at most at their start, unless that is 0.
 
@@ -32,7 +44,7 @@ class BranchRule:
     def __init__(self, model: nn.Module, branches: Iterable[str]) -> None:
         found: dict[str, nn.Parameter] = {}
         named = [(_WRAPPERS.sub("", n), p) for n, p in model.named_parameters(remove_duplicate=False) if p.dim() > 1]
-        for entry in (_WRAPPERS.sub("", e) for e in ([branches] if isinstance(branches, str) else branches)):
+        for entry in (_WRAPPERS.sub("", e) for e in _checked(branches)):
             inside = {n: p for n, p in named if fnmatchcase(n, entry) or fnmatchcase(n, f"{entry}.*")}
             if not inside:
                 raise ValueError(
@@ -88,7 +100,8 @@ class BranchRule:
         limits = self._limits.new_tensor(state.get("limits", [[], []]))
         if [v.shape for v in directions] != [v.shape for v in self._directions] or limits.shape != self._limits.shape:
             raise ValueError(
-                f"it has sizes for {len(directions)} weights of branches, of {len(self._weights)}, or of other shapes"
+                f"it has {len(directions)} weights of branches and this Equalizer {len(self._weights)}, or their "
+                "shapes differ: give both the same branches="
             )
         pairs = zip(directions, self._directions, strict=True)
         self._limits, self._directions = limits, [new.to(old, copy=True) for new, old in pairs]

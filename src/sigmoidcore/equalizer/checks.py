@@ -23,12 +23,6 @@ def check_equalizer(every: Any, tolerance: Any, floor: Any) -> None:
         raise ValueError(f"floor must be between 0 and 1, got {floor!r}; 0.05 is the usual choice")
 
 
-def check_model(model: Any) -> None:
-    """Raise a TypeError for anything but an nn.Module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-
-
 def check_optimizer(optimizer: Any) -> None:
     """Raise a TypeError for anything but an optimizer or a wrapper of one."""
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):

@@ -16,7 +16,6 @@ from sigmoidcore.equalizer.branch_rule import BranchRule
 from sigmoidcore.equalizer.cadence import Cadence, check_state
 from sigmoidcore.equalizer.checks import (
     check_equalizer,
-    check_model,
     check_optimizer,
     check_same,
     checked_sinks,
@@ -33,6 +32,7 @@ from sigmoidcore.nn.bounded_norm import bounded_norms
 from sigmoidcore.observation.gradients import CorePass, GradientObserver
 from sigmoidcore.observation.graph import Graph, find_graph
 from sigmoidcore.observation.process_group import Ranks
+from sigmoidcore.observation.profile import check_model
 from sigmoidcore.observation.statistics import gradient_sizes, relative_slopes
 
 REMEMBERED = 10_000

@@ -108,7 +108,7 @@ class LayerObserver(Observer):
         if output is None:
             return None
         if not args:
-            keyword = next(key for key in ("input", "inputs") if key in kwargs)
+            keyword = next(key for key in ("input", "inputs", "query") if key in kwargs)
             args = (self.reads(name, layer, kwargs[keyword]),)
             kwargs = {key: value for key, value in kwargs.items() if key != keyword}
             output = layer.forward(*args, **kwargs)

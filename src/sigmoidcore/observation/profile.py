@@ -95,6 +95,7 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
         >>> gradient_profile(model, torch.randn(5, 8)).spread
         1.0
     """
+    check_model(model)
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     observer = _PreactivationObserver(watched_layers(model))
@@ -240,6 +241,12 @@ def check_inputs(inputs: Inputs) -> None:
 def _values(sparse: Tensor) -> Tensor:
     """The numbers of a sparse or jagged tensor that it holds, in one piece."""
     return sparse.coalesce().values() if sparse.layout is torch.sparse_coo else sparse.values()
+
+
+def check_model(model: Any) -> None:
+    """Raise a TypeError for anything but an nn.Module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def check_loss(targets: Any, loss_fn: LossFn | None) -> None:

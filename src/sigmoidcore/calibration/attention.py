@@ -1,0 +1,47 @@
+"""nn.MultiheadAttention as one layer: it computes with the weights of its parts, which never run as modules."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmoidcore._torch.autograd import bare
+from sigmoidcore.calibration.orthogonal import orthogonal_
+from sigmoidcore.gain import norm
+
+_INPUTS = ("query", "key", "value")
+
+
+def projections(attention: nn.MultiheadAttention) -> list[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of queries, keys and values; with one width of inputs, they are views of one parameter each."""
+    if attention.in_proj_weight is not None:
+        weights = list(attention.in_proj_weight.chunk(3))
+    else:
+        weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
+    bias = attention.in_proj_bias
+    return list(zip(weights, [None] * 3 if bias is None else bias.chunk(3), strict=True))
+
+
+@torch.no_grad()
+def make_orthogonal_attention(attention: nn.MultiheadAttention, generator: torch.Generator) -> None:
+    """Orthogonal weights and zero biases, in place."""
+    for weight, bias in [*projections(attention), (attention.out_proj.weight, attention.out_proj.bias)]:
+        orthogonal_(weight, generator)
+        if bias is not None:
+            bias.zero_()
+
+
+@torch.no_grad()
+def size_projections(attention: nn.MultiheadAttention, inputs: tuple[Tensor, ...]) -> None:
+    """Give queries, keys and values of these inputs the size 1."""
+    for x, (weight, bias) in zip(inputs, projections(attention), strict=True):
+        y = nn.functional.linear(bare(x).to(weight.dtype), weight, bias)
+        size = float(norm(y)) / math.sqrt(max(1, y.numel()))
+        if 0 < size < math.inf:
+            weight.div_(size)
+
+
+def read_by(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Query, key and value of a call."""
+    return tuple({**dict(zip(_INPUTS, args, strict=False)), **kwargs}[name] for name in _INPUTS)
