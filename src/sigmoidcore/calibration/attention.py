@@ -1,6 +1,7 @@
 """nn.MultiheadAttention as one layer: it computes with the weights of its parts, which never run as modules."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,14 +14,15 @@ from sigmoidcore.gain import norm
 _INPUTS = ("query", "key", "value")
 
 
-def projections(attention: nn.MultiheadAttention) -> list[tuple[Tensor, Tensor | None]]:
+def projections(attention: nn.MultiheadAttention) -> Sequence[tuple[Tensor, Tensor | None]]:
     """Weight and bias of queries, keys and values; with one width of inputs, they are views of one parameter each."""
-    if attention.in_proj_weight is not None:
-        weights = list(attention.in_proj_weight.chunk(3))
+    own = dict(attention.named_parameters(recurse=False))
+    if "in_proj_weight" in own:
+        weights = list(own["in_proj_weight"].chunk(3))
     else:
-        weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
-    bias = attention.in_proj_bias
-    return list(zip(weights, [None] * 3 if bias is None else bias.chunk(3), strict=True))
+        weights = [own[f"{what}_proj_weight"] for what in "qkv"]
+    biases = own["in_proj_bias"].chunk(3) if "in_proj_bias" in own else [None] * 3
+    return list(zip(weights, biases, strict=True))
 
 
 @torch.no_grad()

@@ -260,11 +260,7 @@ def _calibrate(
 ) -> Calibration:
     started = time.perf_counter()
     check_model(model)
-    if saturation is not None and not (isinstance(saturation, Real) and 0 < saturation <= MOST_SATURATED):
-        raise ValueError(
-            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation!r}; "
-            "0.5 is the usual choice"
-        )
+    _check_saturation(saturation)
     check_inputs(inputs)
     check_loss(targets, loss_fn)
     notes: dict[str, None] = {}
@@ -295,6 +291,14 @@ def _calibrate(
         seconds=time.perf_counter() - started,
         notes=tuple(notes),
     )
+
+
+def _check_saturation(saturation: Any) -> None:
+    if saturation is not None and not (isinstance(saturation, Real) and 0 < float(saturation) <= MOST_SATURATED):
+        raise ValueError(
+            f"saturation must be a positive number up to {MOST_SATURATED:g}, got {saturation!r}; "
+            "0.5 is the usual choice"
+        )
 
 
 def _solve_and_correct(
