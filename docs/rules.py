@@ -319,6 +319,20 @@ diagnosis = monitor.diagnosis()
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.9), nn.Linear(64, 10))
 diagnosis = sc.diagnose(model, inputs, targets, loss_fn, training=True)
 """,
+    "SC511": """
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 64), nn.Linear(64, 10)
+        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + torch.linspace(0, 1, 20).unsqueeze(-1)
+        return self.head((x + self.attention(x, x, x, key_padding_mask=tokens != 0)[0]).mean(1))
+
+model, inputs = Reader(), torch.randint(1, 50, (128, 20))
+inputs[:, 12:] = 0
+""",
     "SC601": """
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), nn.Softmax(-1))
 """,

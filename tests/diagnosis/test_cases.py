@@ -71,7 +71,7 @@ LOOP = "the mistake is in the training loop, and all cases share one"
 PROGRAMS = "benchmarks/real_failures has programs with this mistake"
 WITHOUT_CASES = {
     **dict.fromkeys(("SC304", "SC305", "SC306", "SC308"), LOOP),
-    **dict.fromkeys(("SC206", "SC307", "SC505", "SC506", "SC507", "SC508", "SC509", "SC510"), PROGRAMS),
+    **dict.fromkeys(("SC206", "SC307", "SC505", "SC506", "SC507", "SC508", "SC509", "SC510", "SC511"), PROGRAMS),
     **dict.fromkeys(("SC602", "SC603", "SC604", "SC605", "SC606"), PROGRAMS),
     "SC207": "tests/diagnosis/test_bounded_norms.py has its networks",
     **dict.fromkeys(("SC608",), PROGRAMS),

@@ -148,3 +148,46 @@ def test_a_pretrained_network_in_the_loss_needs_no_optimizer():
             functional.mse_loss(features(body(X)), features(X).detach()).backward()
             optimizer.step()
     assert all(f.rule != "SC303" for f in monitor.diagnosis().findings)
+
+
+LABELS = torch.randint(5, (64,))
+ONE_HOT = functional.one_hot(LABELS, 5).float()
+
+
+def test_swapped_arguments_of_a_loss_of_classes_are_an_error():
+    assert found(lambda o, y: functional.cross_entropy(y, o), ONE_HOT) == ["SC601"]
+    assert found(lambda o, y: functional.binary_cross_entropy(y, o.sigmoid()), MASKS)[0] == "SC601"
+    teacher = torch.randn(64, 5)  # the divergence in the other direction is meant
+    assert (
+        found(
+            lambda o, y: functional.kl_div(y, o.log_softmax(1), reduction="sum", log_target=True),
+            teacher.log_softmax(1),
+        )
+        == []
+    )
+    assert found(lambda o, y: functional.mse_loss(y, o), ONE_HOT) == []
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda o, y: functional.l1_loss(o, y.T), ["SC602"]),
+        (lambda o, y: functional.mse_loss(o[0], y), ["SC602"]),
+        (lambda o, y: functional.mse_loss(o, y[0]), []),  # one target for all
+        (lambda o, y: (o - y.T).square().mean(), []),  # pairs on purpose
+    ],
+)
+def test_a_column_meets_a_row_and_a_single_output_all_targets(loss, expected):
+    assert found(loss, torch.randn(64, 1), outputs=1) == expected
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(-1, []), (1, ["SC506"])])
+def test_the_log_softmax_of_a_classification_is_over_the_classes(dim, expected):
+    def loss(outputs, targets):
+        return functional.nll_loss(outputs.log_softmax(dim).reshape(-1, 5), targets.reshape(-1))
+
+    assert found(loss, KINDS, torch.randn(64, 7, 6)) == expected
+    points = nn.Conv1d(6, 5, 1)
+    diagnosis = sc.diagnose(points, torch.randn(64, 6, 7), KINDS, lambda o, y: functional.nll_loss(o.log_softmax(1), y))
+    assert diagnosis.findings == ()

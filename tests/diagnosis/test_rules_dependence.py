@@ -203,6 +203,7 @@ def test_heads_are_split_and_merged_with_a_transpose(kind):
 def test_attention_normalises_over_the_keys():
     inputs = torch.randn(8, 5, 16)
     assert ("SC506", "warning") in findings(Heads(*HEADS["right"], dim=-2), inputs)
+    assert ("SC506", "warning") in findings(Heads(*HEADS["right"], dim=1), inputs)
     turned = Heads(*HEADS["right"])
     turned.forward = lambda x: turned.out((x @ x.mT).softmax(1).transpose(1, 2) @ turned.qkv(x)[..., :16]).mean(1)
     assert ("SC506", "warning") not in findings(turned, inputs)

@@ -218,6 +218,11 @@ def test_the_gradient_explodes_through_time():
     assert rules(recurrent(*powers(1.1, 60))) == []
 
 
+def test_last_steps_that_are_learned_are_no_explosion():
+    assert rules(recurrent(*[1e-4] * 6, 1e-13, *[1e-18] * 50)) == []
+    assert rules(recurrent(1e9, 1e5, 1.0)) == ["SC104"]  # in so few steps each one makes much of it
+
+
 def loop(*gradients):
     """A layer that is called on its own output."""
     names = ["cell", *(f"cell@{i}" for i in range(2, len(gradients) + 1))]

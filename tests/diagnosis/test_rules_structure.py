@@ -1,11 +1,15 @@
 """SC5 and SC6: structure and the loss, on measurements that are made up."""
 
+import copy
 from dataclasses import replace
 
 import pytest
+import torch
 from support.layers import activation, chain, linear, measurement, only, residual, rules, with_weight
 from support.measurements import changed
+from torch import nn
 
+import sigmoidcore as sc
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.measurement import Weight
 from sigmoidcore.diagnosis.rules import find
@@ -197,3 +201,30 @@ def test_a_dead_activation_is_named_by_its_zero_gradient_even_with_few_rows():
     finding = only(found)
     assert (finding.rule, finding.severity, finding.layers) == ("SC502", "error", ("1", "0"))
     assert "biases at 0" in finding.remedy
+
+
+class Experts(nn.Module):
+    """The mean of several networks."""
+
+    def __init__(self, experts):
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+
+    def forward(self, x):
+        return sum(expert(x) for expert in self.experts)
+
+
+def test_copies_that_get_the_same_gradient_stay_equal():
+    def findings(*experts):
+        return sc.diagnose(Experts(experts), torch.randn(64, 8), torch.randn(64, 3), nn.functional.mse_loss).findings
+
+    expert = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
+    (found,) = findings(expert, copy.deepcopy(expert))
+    assert (found.rule, set(found.layers)) == ("SC503", {"experts.0.0", "experts.1.0"})
+    assert findings(expert, nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))) == ()
+    assert findings(expert, nn.Sequential(nn.Tanh(), copy.deepcopy(expert))) == ()  # another gradient
+
+
+def test_a_normalisation_of_the_inputs_is_no_weight_of_the_next_layer():
+    model = nn.Sequential(nn.LayerNorm([6, 8]), nn.Flatten(), nn.Linear(48, 3))
+    assert sc.diagnose(model, torch.randn(64, 6, 8), torch.randn(64, 3), nn.functional.mse_loss).findings == ()

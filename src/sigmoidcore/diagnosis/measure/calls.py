@@ -37,6 +37,7 @@ MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
 ADDITIONS = frozenset({"add", "radd", "iadd"})
 OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
+NORMS = frozenset(f"{of}_norm" for of in ("layer", "rms", "batch", "group", "instance"))
 CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}
 """Functions that multiply by a number, with its exponent."""
@@ -166,6 +167,11 @@ def softmax_dim(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     if not isinstance(dim, int):
         return 0 if output.dim() in (0, 1, 3) else 1
     return dim % max(1, output.dim())
+
+
+def mixes_features(shape: Sequence[int], over: int, features: int) -> bool:
+    """Whether a softmax normalises over another dimension than that of the features, and there are several."""
+    return bool(shape) and over != features % len(shape) and shape[features] > 1
 
 
 def _dim_after_move(dim: int, before: Tensor, after: Tensor) -> int:

@@ -13,8 +13,9 @@ from sigmoidcore.diagnosis.measure.statistics import Number, fetch, squared_size
 MOST_KINDS = 16
 """Kinds of comparisons that are kept of one step."""
 
-CallKey = tuple[str, int, tuple[int, ...], tuple[int, ...], bool]
-"""Function, position of the layer or -1, shape of the outputs and of the targets, whether these are whole numbers."""
+CallKey = tuple[str, int, tuple[int, ...], tuple[int, ...], bool, bool]
+"""Function, position of the layer or -1, shape of the outputs and of the targets, whether these are whole numbers, and
+whether they are in each other's place."""
 
 
 @dataclass
@@ -60,7 +61,7 @@ def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mappin
             else:
                 kinds[kind] = sums
     found = []
-    for (function, reads, shape, target_shape, classes), sums in islice(kinds.items(), MOST_KINDS):
+    for (function, reads, shape, target_shape, classes, swapped), sums in islice(kinds.items(), MOST_KINDS):
         bounds = fetch([sums.low, sums.high, sums.varied])
         of_targets, of_outputs, apart = fetch([sums.target_squares, sums.output_squares, sums.deviations])
         found.append(
@@ -70,6 +71,7 @@ def joined(passes: Sequence[Mapping[CallKey, Compared]], places: Sequence[Mappin
                 shape=shape,
                 target_shape=target_shape,
                 classes=classes,
+                swapped=swapped,
                 low=bounds[0],
                 high=bounds[1],
                 varied=bounds[2] > 0,

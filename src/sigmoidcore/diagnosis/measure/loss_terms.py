@@ -11,8 +11,8 @@ from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin
 
 Origins = Callable[[Tensor], Origin]
-Compared = tuple[str, int, Tensor, Tensor]
-"""The function, the position of the layer or -1, outputs and targets."""
+Compared = tuple[str, int, Tensor, Tensor, bool]
+"""The function, the position of the layer or -1, outputs and targets, and whether they are in each other's place."""
 
 
 class LossTerms:
@@ -42,7 +42,8 @@ class LossTerms:
         given = args[0:3:2] if name in calls.OF_TWO else args[:2]
         names = ("input", "input1", "target", "other")
         pair = _pair([*given, *(kwargs[key] for key in names if key in kwargs)], origin_of)
-        return None if pair is None else (name, origin_of(pair[0]).producer, *pair)
+        swapped = pair is not None and given[0:1] != () and given[0] is pair[1]
+        return None if pair is None else (name, origin_of(pair[0]).producer, *pair, swapped)
 
     def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Compared | None:
         """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU)."""
@@ -54,10 +55,10 @@ class LossTerms:
             reads = max(origin.producer, origin.summed)
             outputs, targets = (known() for known in self._products.get(reads, (lambda: None, lambda: None)))
             if outputs is not None and targets is not None:
-                return calls.OVERLAP, reads, outputs, targets
+                return calls.OVERLAP, reads, outputs, targets, False
         elif origin.producer >= 0 and shapes[0] == shapes[1]:
             self._products[origin.producer] = weakref.ref(pair[0]), weakref.ref(pair[1])
-        return (name, origin.producer, *pair) if calls.pairs_all(*shapes) else None
+        return (name, origin.producer, *pair, False) if calls.pairs_all(*shapes) else None
 
 
 def _pair(pair: Sequence[Any], origin_of: Origins) -> tuple[Tensor, Tensor] | None:

@@ -38,9 +38,10 @@ class Layer:
     reads: int | None = None  # position of the layer that it reads, moved or reshaped at most, if both have weights
     gate: bool = False  # its result multiplies another signal (squeeze-excite, GLU)
     read_by: str = ""  # a softmax or log_softmax that reads its output, moved or reshaped at most
+    read_over: int | None = None  # the dimension over which that normalises, if it is not that of the features
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
     shape: tuple[int, ...] = ()  # of the output, samples included
-    # the dimension over which a softmax normalises; of attention only if it is that of the queries
+    # the dimension over which a softmax normalises; of attention only if it is that of the queries or the heads
     softmax_dim: int | None = None
     dtype: str = "float32"  # of the output
     # gradient size g (`gain.gradient_size`) at the output, for a recurrent layer also at its last states; may be inf
@@ -64,6 +65,7 @@ class Layer:
     # mean entropy of the attention weights over the largest possible, in [0, 1]; of a few samples, and of the queries
     # that see more than one key
     entropy: float | None = None
+    blind: bool = False  # its mask hides keys that differ between the samples, and shows those that are the same
     sharp: float | None = None  # fraction of heads whose mean relative entropy is below `SHUT`
     steps: tuple[float, ...] | None = None  # gradient size at the input of the time steps, at most `STEPS`
     histogram: tuple[int, ...] | None = None  # of finite numbers of the output, `BINS` bins from `low` to `high`
@@ -129,6 +131,7 @@ class Comparison:
     shape: tuple[int, ...] = ()  # of the outputs
     target_shape: tuple[int, ...] = ()  # of the targets
     classes: bool = False  # the targets are whole numbers
+    swapped: bool = False  # the targets are where the function expects the outputs
     low: float = math.nan  # smallest target
     high: float = math.nan  # largest target
     target_rms: float = math.nan  # root mean square of the targets

@@ -14,7 +14,7 @@ from sigmoidcore._torch.autograd import NONE, backward_pass, bare, keeps_graph
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
 from sigmoidcore.diagnosis.measure import calls, statistics
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
-from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention
+from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention, add_values
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compared
@@ -93,12 +93,12 @@ class Recorder(Tracker):
                 self.alike.append((tensor == tensor[:1]).all())
 
     @hidden_from_modes
-    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:
+    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
         """Take the sizes of what a loss compares."""
         if statistics.unmeasured(outputs) or statistics.unmeasured(targets) or not targets.numel():
             return
         whole = not targets.is_floating_point()
-        kind: CallKey = (name, reads, tuple(outputs.shape), tuple(targets.shape), whole)
+        kind: CallKey = (name, reads, tuple(outputs.shape), tuple(targets.shape), whole, swapped)
         if kind in self.compared:
             self.compared[kind].add(Compared.of(outputs, targets))
         elif len(self.compared) < MOST_KINDS and not targets.is_complex():
@@ -127,6 +127,15 @@ class Recorder(Tracker):
         """Take the share that dropout drops."""
         if share := calls.dropped(args, kwargs):
             self.dropouts.append(share)
+
+    @hidden_from_modes
+    @without_gradients
+    def take_values(self, weights: LayerCall, args: tuple[Any, ...]) -> None:
+        """Take whether the mask of a softmax hides what differs in the values that it weighs."""
+        seen = weights.sums.seen
+        values = next((t for t in args[1::-1] if isinstance(t, Tensor) and t.shape[-1:] != (1,)), None)
+        if seen is not None and values is not None and not statistics.unmeasured(values):
+            add_values(weights.sums, seen, bare(values))
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

@@ -53,9 +53,11 @@ class Sums:
     calls: float = 0.0  # of `heads`
     steps: Tensor | None = None  # by time step, sum of the squares of the derivative by the input
     step_samples: Tensor | None = None  # by time step
+    blind: Number = 0.0  # calls whose mask hides what differs between the samples
     # not sums
     largest: Number = 0.0  # absolute value, in half precision
     sample: list[Tensor] = field(default_factory=list)  # numbers for the histogram
+    seen: Tensor | None = None  # of a softmax, the last call: whether any query sees a key, [samples, keys]
 
     def add(self, other: "Sums") -> None:
         """Join another pass of the same layer."""
@@ -70,7 +72,7 @@ class Sums:
 
 VECTORS = ("slopes", "heads", "steps", "step_samples")
 """Fields of `Sums` with a vector."""
-SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "largest", "sample"))
+SCALARS = tuple(f.name for f in fields(Sums) if f.name not in (*VECTORS, "largest", "sample", "seen"))
 """Fields of `Sums` with a number that is added."""
 
 

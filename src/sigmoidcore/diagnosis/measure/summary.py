@@ -180,6 +180,7 @@ def _facts(sums: Sequence[Sums], totals: Totals) -> list[dict[str, Any]]:
             "nonfinite_gradient": of["nonfinite_gradient"].astype(int).tolist(),
             "largest": totals(np.array(fetch([s.largest for s in sums])), "MAX").tolist(),
             "rows": of["rows"].astype(int).tolist(),
+            "blind": (of["blind"] > 0).tolist(),
             "entropy": _known(of["entropy"] / of["queries"], of["queries"]),
         }
     facts = [dict(zip(columns, numbers, strict=True)) for numbers in zip(*columns.values(), strict=True)]
@@ -284,6 +285,7 @@ def _layers(
                 weights=call.weights,
                 gate=call.gate,
                 read_by=normalised.get(call.name, ""),
+                read_over=call.read_over,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,

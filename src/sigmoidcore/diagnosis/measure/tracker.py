@@ -44,12 +44,13 @@ class LayerCall:
     gate: bool = False
     attends: bool = False
     place_in_memory: tuple[int, tuple[int, ...]] = (0, ())  # of the output of a softmax: address and strides
-    over_queries: bool = False  # a softmax whose product takes it as weights of the keys normalises over the queries
+    over_queries: bool = False  # a softmax that weighs the keys in a product normalises over the queries or the heads
     scale: float = 1.0  # a core multiplies the function's result by this
     scaled_by: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     softmax_dim: int | None = None
     reads: int = -1
+    read_over: int | None = None  # the dimension of a softmax that reads it, if it is not that of the features
     dtype: torch.dtype = torch.float32
     place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
     sums: Sums = field(default_factory=Sums)
@@ -124,7 +125,7 @@ class Tracker(TorchFunctionMode):
         """A recurrent layer or an activation is about to run, perhaps in place; returns its arguments."""
         return args
 
-    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor) -> None:
+    def compare(self, name: str, reads: int, outputs: Tensor, targets: Tensor, swapped: bool) -> None:
         """A loss compares outputs, of the layer at a position or of none (-1), with targets."""
 
     def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -132,6 +133,9 @@ class Tracker(TorchFunctionMode):
 
     def take_batch_norm(self, module: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Batch normalisation has run in a module."""
+
+    def take_values(self, weights: LayerCall, args: tuple[Any, ...]) -> None:
+        """A softmax weighs another argument."""
 
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
@@ -208,7 +212,9 @@ class Tracker(TorchFunctionMode):
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in ("softmax", "log_softmax") and origins[0].producer >= 0:
-            self.normalised[self.layers[origins[0].producer].name] = name
+            read, over = self.layers[origins[0].producer], calls.softmax_dim(args, kwargs, outputs[0])
+            self.normalised[read.name] = name
+            read.read_over = over if calls.mixes_features(outputs[0].shape, over, origins[0].dim) else None
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
@@ -225,7 +231,8 @@ class Tracker(TorchFunctionMode):
             self.after(layer, args, kwargs, outputs)
         elif swapped or any(o is not UNKNOWN for o in origins):
             producer, parameter = (origins[0].producer, origins[0].parameter) if keeps_producer else (-1, "")
-            own, summed = () if sources else weights, origins[0].producer if name == "sum" else -1
+            own = () if sources or name in calls.NORMS else weights  # those of a normalisation make no layer
+            summed = origins[0].producer if name == "sum" else -1
             if len(origins) == 1 and name in calls.ADDITIONS | calls.MOVES:
                 summed = origins[0].summed
             if shapes and (name in calls.PRODUCTS or name in calls.LOSSES):
@@ -276,15 +283,18 @@ class Tracker(TorchFunctionMode):
             for layer, other in ((produced[0], origins[1]), (produced[1], origins[0])):
                 if layer is not None and layer.role == "activation" and other.sources:
                     layer.gate = True
+                    self.take_values(layer, args)
             for factor, other in (origins[:2], origins[1::-1]):
                 if factor.parameter and other.sources.bit_count() == 1:  # it comes from one layer
                     self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
         for layer in produced if name in calls.PRODUCTS else ():  # a softmax that a product reads is attention
             if layer is not None and layer.function == "softmax":
                 layer.attends = True
+                self.take_values(layer, args)
                 square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
                 weighs = layer is produced[0] and layer.place_in_memory == _place_in_memory(args[0]) != (0, ())
-                layer.over_queries |= square and weighs and layer.softmax_dim == len(layer.shape) - 2
+                over_heads = len(layer.shape) == 4 and layer.softmax_dim == 1
+                layer.over_queries |= square and weighs and (over_heads or layer.softmax_dim == len(layer.shape) - 2)
         core = produced[0] if produced and self._stack and name in calls.SCALINGS else None
         if core is None or not isinstance(args[-1], int | float):
             return False

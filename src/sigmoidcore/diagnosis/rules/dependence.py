@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
+from sigmoidcore.diagnosis.measure.calls import CLASS_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.wording import named
+from sigmoidcore.diagnosis.wording import named, same_in
 
 SEPARATE = (
     "Check dimensions: `batch_first=True` in attention and recurrent layers, transpose instead of view, a softmax over "
@@ -15,9 +16,14 @@ SEPARATE = (
 )
 TRANSPOSE = "Use `transpose` or `permute`, which move the numbers, in place of `view` or `reshape`."
 OVER_FEATURES = "Use `dim=-1`."
+OVER_CLASSES = "Normalise over the dimension of the classes, or give the logits to cross_entropy."
 OVER_SEVERAL = "Normalise over the dimension from which it chooses, such as the time steps."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
+INVERT = (
+    "Invert the mask: True hides a key in `key_padding_mask`, and shows it in `scaled_dot_product_attention`; "
+    "`masked_fill` needs the padding."
+)
 MASK = "Give the attention a causal mask (`is_causal=True`)."
 SHIFT = "Let the target at each position be the next token: `inputs[:, :-1]` and `inputs[:, 1:]`."
 
@@ -29,10 +35,10 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     numbers. The rule applies if the output of the sample changes. It is a note if outputs have positions that do not
     depend on each other: the model may have time in dimension 0 on purpose. A softmax over the samples, which is not
     attention and not a gate, is named in a `Monitor`, too. So are an attention whose softmax normalises over the
-    queries, a softmax over a dimension of a single number, behind which a gradient is 0, and what reads a view or
-    reshape that takes dimensions for others, without moving a number: to the same sizes in another order, from
-    [samples, positions, features] to [samples, heads, positions, ...] or back, from the columns of an image to steps,
-    or from channels to rows.
+    queries or the heads, a softmax over a dimension of a single number, behind which a gradient is 0, that of a
+    classification if it does not normalise over the classes, and what reads a view or reshape that takes dimensions for
+    others, without moving a number: to the same sizes in another order, from [samples, positions, features] to
+    [samples, heads, positions, ...] or back, from the columns of an image to steps, or from channels to rows.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.
@@ -50,7 +56,7 @@ def mixed_samples(evidence: Evidence) -> Found | None:
             name=named(over_samples[0]),
         )
         return Found(tuple(over_samples), 1.0, 0.0, text, OVER_FEATURES)
-    if found := _over_queries(latest.layers) or _over_one(evidence):
+    if found := _over_queries(latest.layers) or _over_one(evidence) or _over_positions(evidence):
         return found
     if latest.swaps:
         first = latest.swaps[0]
@@ -71,11 +77,15 @@ def mixed_samples(evidence: Evidence) -> Found | None:
 
 
 def _over_queries(layers: Iterable[Layer]) -> Found | None:
-    names = tuple(x.name for x in layers if x.role == "attention" and x.softmax_dim is not None)
-    if not names:
+    found = [x for x in layers if x.role == "attention" and x.softmax_dim is not None]
+    if not found:
         return None
+    names, first = tuple(x.name for x in found), found[0]
     text = _("{name} normalises over the queries: the weights of the keys of a query do not add up to 1.",
-             name=named(names[0]))  # fmt: skip
+             name=named(first.name))  # fmt: skip
+    if first.softmax_dim == len(first.shape) - 3:
+        text = _("{name} normalises over the heads: the weights of the keys of a query do not add up to 1.",
+                 name=named(first.name))  # fmt: skip
     return Found(names, 1.0, 0.0, text, OVER_FEATURES)
 
 
@@ -88,6 +98,21 @@ def _over_one(evidence: Evidence) -> Found | None:
             text = _("{name} normalises over a dimension of size 1: it is always 1, and {source} learns nothing.",
                      name=named(layer.name), source=named(sources[0].name))  # fmt: skip
             return Found((layer.name,), 1.0, 0.0, text, OVER_SEVERAL)
+    return None
+
+
+def _over_positions(evidence: Evidence) -> Found | None:
+    """The softmax of a classification that normalises over samples or positions: the classes do not compete."""
+    if evidence.latest.loss_function not in (*CLASS_LOSSES, "ctc_loss"):
+        return None
+    ends = (x for i, x in enumerate(evidence.layers) if x.role == "weights" and not evidence.feeds_weights[i])
+    for layer in ends:
+        if layer.read_over is not None:
+            text = _(
+                "The {kind} of {name} normalises over dimension {dim}, which does not count the classes.",
+                kind=layer.read_by, name=named(layer.name), dim=layer.read_over,
+            )  # fmt: skip
+            return Found((layer.name,), 1.0, 0.0, text, OVER_CLASSES)
     return None
 
 
@@ -105,6 +130,25 @@ def no_order(evidence: Evidence) -> Found | None:
         return None
     text = _("The order of the positions has no effect on the outputs: attention does not know positions.")
     return Found((), 0.0, 0.0, text, severity=Severity.WARNING if found.scalars else None)
+
+
+def hidden_content(evidence: Evidence) -> Found | None:
+    """The network reads the padding and nothing else: its mask says the opposite of what the attention takes it for.
+
+    Attention is named if its mask hides keys that differ between the samples, and those that any query sees are the
+    same in all samples, by position.
+
+    *Source.* Arithmetic: what is the same for all samples tells nothing about any of them.
+    """
+    names = tuple(x.name for x in evidence.layers if x.blind)
+    if not names:
+        return None
+    text = _(
+        "The mask of {name} hides the keys that differ between the samples, and shows those that are the same in all, "
+        "such as padding.",
+        name=named(names[0]),
+    )  # fmt: skip
+    return Found(names, len(names), 0.0, text + same_in(names))
 
 
 def visible_targets(evidence: Evidence) -> Found | None:

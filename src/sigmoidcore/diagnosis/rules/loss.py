@@ -1,6 +1,7 @@
 """The loss reads the wrong input, or the outputs and targets do not fit."""
 
 import math
+from collections.abc import Sequence
 from itertools import zip_longest
 
 from sigmoidcore._language import _
@@ -23,6 +24,8 @@ READS_PROBABILITIES = (OVERLAP, "clamp")
 SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
 SOFTMAX = ("softmax", "softmax2d")
 ANYTHING = -math.inf, math.inf
+FUNCTIONS = tuple(name for name in REGRESSION if name not in DIFFERENCES)
+"""Losses for regression that are functions: a difference may pair all on purpose."""
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
@@ -35,6 +38,7 @@ SEVERAL_CLASSES = 1.1
 
 SOFTMAX_TARGETS = "Apply a softmax to the targets, or give log-probabilities and log_target=True."
 ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes or no."
+SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
 RESHAPE = "Give outputs and targets the same shape, for example by `targets.unsqueeze(1)` or `outputs.squeeze(1)`."
 SCALE = "Scale the targets into the range of the outputs, or remove the last activation."
@@ -65,12 +69,15 @@ def wrong_input(evidence: Evidence) -> Found | None:
     weights. A `binary_cross_entropy` of a softmax cannot learn several classes of a sample. A softmax of
     probabilities is nearly flat, and the negative of something that is not a logarithm has no lower bound. No loss
     can use a softmax of a single number, which is always 1, and so is the probability in a `cross_entropy` of a
-    single class. A softmax that is compared with classes by the squared difference is a note, and a warning if
+    single class. Labels, one-hot or probabilities, that a loss of classes takes as outputs are an error: the arguments
+    are swapped. A softmax that is compared with classes by the squared difference is a note, and a warning if
     nothing is learned: its gradient is 0 where the answer is certain and wrong.
 
     *Source.* PyTorch's documentation of these functions.
     """
     latest = evidence.latest
+    if found := _swapped(latest.comparisons):
+        return found
     calls = [(latest.loss_function, latest.loss_reads), *((c.function, c.reads) for c in latest.comparisons)]
     ends = (i for i, x in enumerate(evidence.layers) if x.role != "attention" and not evidence.feeds_weights[i])
     calls += [(evidence.layers[i].read_by, i) for i in ends if evidence.layers[i].read_by]
@@ -79,6 +86,15 @@ def wrong_input(evidence: Evidence) -> Found | None:
         if found is not None:
             return found
     return _single_class(evidence) or _no_distribution(evidence) or _softmax_of_classes(evidence)
+
+
+def _swapped(comparisons: Sequence[Comparison]) -> Found | None:
+    """A loss of classes that takes outputs for targets, and labels, probabilities or single ones, for outputs."""
+    for c in comparisons:
+        if c.swapped and c.function in (*CLASS_LOSSES, "kl_div") and 0 <= c.low < c.high <= 1:
+            text = _("{function} got the targets first and the outputs second.", function=c.function)
+            return Found((), 1.0, 0.0, text, SWAP_BACK, Severity.ERROR)
+    return None
 
 
 def _single_class(evidence: Evidence) -> Found | None:
@@ -126,17 +142,27 @@ def broadcast(evidence: Evidence) -> Found | None:
 
     The rule applies if outputs and targets of a loss, or of a difference or a product in a loss that is written by
     hand, have different numbers of dimensions, and broadcasting makes more numbers than either has: outputs `[n,
-    1]` and targets `[n]` make `[n, n]`.
+    1]` and targets `[n]` make `[n, n]`. It applies to a loss function, too, if they are a column and a row, or if a
+    single output meets the targets of several samples: the others are not in the loss.
 
     *Source.* PyTorch's semantics of broadcasting; its loss functions warn, arithmetic does not.
     """
     for c in evidence.latest.comparisons:
         together = _together(c.shape, c.target_shape)
+        grown = math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
+        crossed = c.function in FUNCTIONS and set(map(len, (c.shape, c.target_shape))) == {2} and 1 in c.shape
+        if math.prod(c.shape) == 1 < math.prod(together) and c.function in FUNCTIONS and evidence.latest.samples > 1:
+            text = _(
+                "{function} compares a single output with targets of shape {targets}: the outputs for all other "
+                "samples are not in the loss.",
+                function=c.function, targets=list(c.target_shape),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), math.prod(together), 1.0, text)
         if (
             together
             and c.function not in ("cross_entropy", "nll_loss")
-            and len(c.shape) != len(c.target_shape)
-            and math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
+            and (crossed or len(c.shape) != len(c.target_shape))
+            and grown
         ):
             text = _(
                 "{function} compares outputs of shape {shape} with targets of shape {targets}: broadcasting pairs all "

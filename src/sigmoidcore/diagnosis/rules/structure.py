@@ -27,6 +27,7 @@ EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check 
 START_ONE = "Two factors that both start at 0 block each other: start only one of them at 0."
 WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch does not use these weights."
 RANDOMISE = "Initialise weights at random; constants are for biases and the weights of normalisations."
+DRAW_EACH = "Initialise each of them anew: `copy.deepcopy` copies the random numbers, too."
 REGISTER = (
     "Keep modules in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter, and make the optimizer after that; "
     "nothing to do if another optimizer trains them."
@@ -137,7 +138,9 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     """The layer is worth one neuron, because equal neurons with equal gradients stay equal.
 
     A trainable weight is named if all its rows are the same and not 0, and its layer feeds another one. Embeddings and
-    convolutions of single channels are left out, because their rows read different things.
+    convolutions of single channels are left out, because their rows read different things. Modules of several
+    parameters, such as copies of an expert, are named if they read the same and have the same sizes and gradients: they
+    stay equal.
     """
     layers = [x for i, x in enumerate(evidence.layers) if x.role == "weights" and evidence.feeds_weights[i]]
     used = ((x, name) for x in layers for name in x.weights if not x.kind.lower().startswith("embedding"))
@@ -145,7 +148,30 @@ def identical_neurons(evidence: Evidence) -> Found | None:
     text = _(
         "All rows of {names} are identical: these neurons compute the same and stay the same.", names=listed(names)
     )
-    return _of(names, text) if names else None
+    return _of(names, text) if names else _identical_modules(evidence)
+
+
+def _identical_modules(evidence: Evidence) -> Found | None:
+    """Modules of several parameters that read the same, and whose sizes and gradients are all the same."""
+    read = {name: x.sources for x in evidence.layers for name in x.weights}
+    owned: dict[str, list[Weight]] = {}
+    for weight in evidence.latest.weights:
+        owned.setdefault(weight.name.rpartition(".")[0], []).append(weight)
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for module, weights in owned.items():
+        sizes = [
+            (w.shape, f"{w.size:.6e}", f"{w.gradient:.5e}")
+            for w in weights
+            if w.trains and 0 < (w.gradient or 0.0) < math.inf
+        ]
+        source = next((read[w.name] for w in weights if w.name in read), None)
+        if len(sizes) > 1 and source is not None:
+            alike.setdefault((source, *sizes), []).append(module)
+    copies = max(alike.values(), key=len, default=[])
+    if len(copies) < 2:
+        return None
+    text = _("{names} have the same weights and get the same gradient: they stay equal.", names=listed(copies))
+    return _of(copies, text, DRAW_EACH)
 
 
 def unregistered(evidence: Evidence) -> Found | None:

@@ -14,6 +14,8 @@ from sigmoidcore.diagnosis.wording import named, number, same_in
 FORGOTTEN_SHARE = 1.2e-7
 """The rounding of float32."""
 EXPLODED_GROWTH, BURST_GROWTH = 1e4, 1e8
+FEW_STEPS = 5
+"""In so few steps, one of them may make most of the growth."""
 CALLS_IN_A_ROW = 8
 """A layer that reads its own output this often in a row is a recurrent layer written by hand."""
 
@@ -54,7 +56,8 @@ def exploding(evidence: Evidence) -> Found | None:
     r"""A long sequence sets the whole step, and clipping it discards the other samples.
 
     A recurrent layer, as in SC103, is named if $\max_t g_t / \max_{t > 0.9\,T} g_t$ is above `EXPLODED_GROWTH`; above
-    `BURST_GROWTH` it is an error. $T$ is the last step with a gradient.
+    `BURST_GROWTH` it is an error. $T$ is the last step with a gradient. A growth of which a single step makes more than
+    half, in logarithms, is that of a loss whose last steps are learned, such as those of padding.
 
     *Source.* Arithmetic: if a loss reads every step, a level gradient adds up on the way back, at most by the number of
     steps; 1e4 is more than a thousand of them explain.
@@ -106,8 +109,11 @@ def _remembered(steps: Sequence[float]) -> float:
 
 
 def _growth(steps: Sequence[float]) -> float:
-    """Largest gradient over the largest in the last tenth of the steps that have one; 1 without any."""
+    """Largest gradient over the largest in the last tenth of the steps with one; 1 without any, or after a jump."""
     if max(steps) == 0:
         return 1.0
     end = max(t for t, step in enumerate(steps) if step > 0) + 1
-    return max(steps) / max(steps[end - max(1, end // 10) : end])
+    growth = max(steps) / max(steps[end - max(1, end // 10) : end])
+    known = [step for step in steps[:end] if step > 0]
+    jump = max((before / after for before, after in itertools.pairwise(known)), default=1.0)
+    return 1.0 if len(known) > FEW_STEPS and jump > math.sqrt(growth) else growth
