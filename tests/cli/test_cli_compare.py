@@ -88,6 +88,25 @@ def test_the_list_has_all_methods_with_their_sources(capsys):
     assert "1711.04735" in output
 
 
+def test_names_of_methods_may_have_spaces_between_them(capsys):
+    assert main([*SMALL, "--methods", "sigmoid, selu"]) == 0
+    assert re.search(r"^ +selu +2 ", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("network", "cause"),
+    [
+        ("nn.Linear(3, 3)", "the network of other_shape:build, with inputs of shape (142, 13) and the loss, raised"),
+        ("nn.Flatten()", "no_weights:build returned a network of which nothing trains: give it parameters"),
+    ],
+)
+def test_a_network_of_the_user_that_does_not_fit_the_data_is_named_before_it_trains(capsys, tmp_path, network, cause):
+    name = "other_shape" if "Linear" in network else "no_weights"
+    (tmp_path / f"{name}.py").write_text(f"from torch import nn\ndef build(problem):\n    return {network}\n")
+    assert main([*SMALL, "--methods", f"{name}:build"]) == 2
+    assert cause in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -96,11 +115,12 @@ def test_the_list_has_all_methods_with_their_sources(capsys):
         (["--methods", "nowhere:build"], "there is no module 'nowhere'"),
         (["--methods", "lstm"], "lstm makes rnn networks only: give another --network"),
         (["--depth", "2,x"], "'--depth': 'x' is not a whole number"),
-        (["--rates", "0"], "'--lr': 0.0 is not above 0"),
+        (["--rates", "0"], "'--rates': 0.0 is not above 0; 0.03 is a usual value. (see sigmoid-core compare --help)"),
         (["--budget", "soon"], "'--budget': 'soon' is not a time such as 60s or 5m"),
         (["--budget", "0s"], "'--budget': '0s' is not a time"),
         (["--seeds", "0"], "--seeds"),
         (["--data", "nothing"], "nothing is neither a file nor a folder"),
+        (["--output", __file__], "test_cli_compare.py is a file; give another --output"),
     ],
 )
 def test_wrong_input_is_one_line(refused, arguments, cause):

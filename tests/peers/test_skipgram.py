@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from sigmoidcore.peers.skipgram import Corpus, SkipGram, train
+from sigmoidcore.peers.skipgram import Corpus, SkipGram, read_corpus, train
 from sigmoidcore.peers.skipgram.model import Batch, Gradient, loss
 from sigmoidcore.peers.skipgram.training import BLOCK, BLOCKS, batches, subsampled
 from sigmoidcore.training.data import InputError
@@ -138,3 +138,16 @@ def test_a_batch_has_whole_blocks():
     (done, batch), *others = batches(corpus, 2, 5, torch.Generator())
     assert batch.words.shape == (BLOCKS, BLOCK)
     assert done == 1 / (1 + len(others))
+
+
+def test_a_text_of_which_chance_leaves_nothing_is_too_short(tmp_path):
+    corpus = Corpus.of_sentences([["a", "b"] * 6])
+    assert sum(len(list(batches(corpus, 5, 5, torch.Generator().manual_seed(seed)))) for seed in range(20)) < 20
+    seeds = [seed for seed in range(20) if not len(subsampled(corpus, torch.Generator().manual_seed(seed))[0])]
+    with pytest.raises(InputError, match="the text is too short: by chance, no word of it was left"):
+        train(SkipGram(2, 4), corpus, epochs=1, seed=seeds[0])
+
+
+def test_a_byte_order_mark_is_not_a_part_of_the_first_word(tmp_path):
+    (tmp_path / "text.txt").write_bytes("\ufeffa b a b\r\n".encode())
+    assert read_corpus(tmp_path / "text.txt", 1).words == ("a", "b")

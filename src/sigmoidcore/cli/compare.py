@@ -25,7 +25,7 @@ from sigmoidcore.training.display import REDRAW, Screen, clock, metric_text
 from sigmoidcore.training.loop import Progress
 from sigmoidcore.training.networks import ARCHITECTURES, kind_for
 from sigmoidcore.training.options import Options, flag, types_of
-from sigmoidcore.training.runs.folder import environment
+from sigmoidcore.training.runs.folder import check_writable, environment
 from sigmoidcore.training.runs.lock import Lock
 from sigmoidcore.training.session import CtrlC, denormals_flushed, threads
 
@@ -39,6 +39,10 @@ def _option(name: str) -> Any:
     """An option that `train` has, too."""
     metadata = _FIELDS[name].metadata
     return typer.Option(flag(name), metavar=metadata["metavar"] or "|".join(types_of(name)[1]), help=metadata["help"])
+
+
+def _parsed(given: dict[str, Any]) -> Options:
+    return Options.parse(given, command="compare", shown={"lr": "rates"})
 
 
 METHODS = typer.Option("--methods", metavar="NAME[,NAME]", help="Names that --list shows, or your own module:function.")
@@ -76,14 +80,14 @@ def compare(
         screen.console.print(screen.records([_described(name) for name in names()], OPTIONAL, heads()))
         return 0
     shared = {"data": data, "network": network, "width": width, "epochs": epochs, "batch_size": batch_size}
-    options = Options.parse({**shared, "target": target or None, "threads": cores})
-    depths = [Options.parse({"depth": text}).depth or 0 for text in depth.split(",")]
-    tried = [Options.parse({"lr": text}).lr for text in rates.split(",")] if rates else []
+    options = _parsed({**shared, "target": target or None, "threads": cores})
+    depths = [_parsed({"depth": text}).depth or 0 for text in depth.split(",")]
+    tried = [_parsed({"lr": text}).lr for text in rates.split(",")] if rates else []
     limits = Budget(options.width, options.batch_size, options.epochs, _seconds(budget))
     loaded = load(options.data, target=options.target)
     kind = kind_for(loaded.shape) if options.network == "auto" else options.network
     loaded = loaded.arranged(ARCHITECTURES[kind].arrange)
-    found = [find(name) for name in methods.split(",")]
+    found = [find(name.strip()) for name in methods.split(",")]
     for method in found:
         if kind not in method.kinds:
             raise InputError(
@@ -92,6 +96,7 @@ def compare(
                 kinds=", ".join(method.kinds),
             )
     folder = output or Path(f"comparison-{loaded.file_name}")
+    check_writable(folder)
     with CtrlC() as ctrl_c, threads(options.threads), denormals_flushed(), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         stack.callback(Lock(folder).release)

@@ -6,11 +6,13 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
+import torch
 from torch import nn
 
 from sigmoidcore._language import _
+from sigmoidcore.observation.profile import undisturbed
 from sigmoidcore.peers import methods
-from sigmoidcore.peers.method import Method
+from sigmoidcore.peers.method import Method, Problem
 from sigmoidcore.training.data import InputError
 from sigmoidcore.training.user_code import reported_as, users_code, with_article
 
@@ -43,6 +45,18 @@ def find(name: str) -> Method:
     raise InputError("there is no method {name!r}; {hint}", name=name, hint=hint)
 
 
+def _check(name: str, model: nn.Module, problem: Problem) -> None:
+    """Run the network once: an error in a training would have no name."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            "{name} returned a network of which nothing trains: give it parameters with requires_grad=True", name=name
+        )
+    shape = tuple(problem.inputs.shape)
+    what = _("the network of {name}, with inputs of shape {inputs} and the loss,", name=name, inputs=shape)
+    with reported_as(what), undisturbed(model, problem.inputs), torch.no_grad():
+        problem.loss_fn(model(problem.inputs), problem.targets)
+
+
 def _method(name: str, found: Any) -> Method:
     """A method of other code, whose errors are reported in one line."""
     if isinstance(found, Method):
@@ -61,6 +75,7 @@ def _method(name: str, found: Any) -> Method:
                 name=name,
                 what=with_article(model),
             )
+        _check(name, model, arguments[0])
         return model
 
     return replace(method, name=name, build=build)

@@ -110,8 +110,10 @@ class Options:
     save_every: int | Literal["epoch"] = _option("epoch", "Steps between two checkpoints, or 'epoch'.", metavar="STEPS")
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> Self:
+    def parse(cls, given: Mapping[str, Any], *, command: str = "train", shown: Mapping[str, str] = {}) -> Self:
         """Options from values by name; None counts as not given, and numbers may be texts.
+
+        Errors name the help of `command`, and options as they are typed there: by `shown`, where names differ.
 
         Raises:
             InputError: there is no such option, or its value is invalid.
@@ -124,7 +126,12 @@ class Options:
                 raise InputError(
                     "No such option: {name}{hint} (see sigmoid-core train --help)", name=flag(name[:60]), hint=hint
                 )
-        values = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
+        place = {"command": command}
+        values = {
+            name: _parsed(fields[name], value, place | {"name": flag(shown.get(name, name))})
+            for name, value in given.items()
+            if value is not None
+        }
         options = cls(**values)
         return dataclasses.replace(options, data=absolute(options.data))
 
@@ -166,7 +173,7 @@ def default_text(option: "dataclasses.Field[Any]") -> str:
     return str(option.default)
 
 
-def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
+def _parsed(option: "dataclasses.Field[Any]", value: Any, place: Mapping[str, str]) -> Any:
     kind, words = types_of(option.name)
     try:
         if words and isinstance(value, str) and (value in words or kind is str):
@@ -181,9 +188,7 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any) -> Any:
         also = _(" or {word!r}", word=words[0]) if words and kind is not str else ""
         values = {"reason": edited(str(error), lambda text: text.rstrip(".。")), "also": also}
         raise InputError(
-            "Invalid value for '{name}': {reason}{also}. (see sigmoid-core train --help)",
-            name=flag(option.name),
-            **values,
+            "Invalid value for '{name}': {reason}{also}. (see sigmoid-core {command} --help)", **place, **values
         ) from error
     return found
 

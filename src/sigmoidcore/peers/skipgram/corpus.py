@@ -66,7 +66,7 @@ class Corpus:
 
 
 def read_corpus(path: Path, min_count: int = 5) -> Corpus:
-    """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it."""
+    """A UTF-8 text file as `Corpus`, as gensim's `LineSentence` reads it, but without a byte order mark."""
     if not path.exists() or path.is_dir():
         raise InputError(
             "{path} {problem}: give a text file",
@@ -74,7 +74,7 @@ def read_corpus(path: Path, min_count: int = 5) -> Corpus:
             problem=_("is a folder") if path.exists() else _("does not exist"),
         )
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             return Corpus.of_sentences(map(str.split, file), min_count)
     except UnicodeDecodeError as error:
         raise InputError(

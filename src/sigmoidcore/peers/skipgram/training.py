@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sigmoidcore.peers.skipgram.corpus import Corpus
 from sigmoidcore.peers.skipgram.model import Batch, Gradient, SkipGram
+from sigmoidcore.training.data import InputError
 
 BLOCK, BLOCKS, SHARED = 32, 16, 32
 """Words of a block, blocks of a batch, negatives that a block shares."""
@@ -50,16 +51,20 @@ def train(
         last_rate: see `rate`.
         seed: of the words that are left out, the windows, the negatives and the order of the blocks.
         on_step: called after every batch; an exception ends the training, and the vectors are those of the last batch.
+
+    Raises:
+        InputError: no word was left to train with. Frequent words are left out at random, and in a text of few words
+            each one is frequent.
     """
     generator = torch.Generator().manual_seed(seed)
     neighbours = BLOCK + 2 * window
     gradient = Gradient(model, BLOCKS, BLOCK, neighbours, neighbours + SHARED)
     vectors = model.inputs.detach(), model.outputs.detach()
     weights = torch.zeros(2, len(corpus.words))
-    started = time.perf_counter()
+    started, trained = time.perf_counter(), False
     for epoch in range(epochs):
         for part, batch in batches(corpus, window, negative, generator):
-            done = (epoch + part) / epochs
+            done, trained = (epoch + part) / epochs, True
             step = rate + (last_rate - rate) * done
             limit = LARGEST_STEP / float(step * model.core.alpha)
             parts = (batch.words, batch.others), gradient.of(batch), batch.totals()
@@ -70,11 +75,19 @@ def train(
                 total[places] = 0
                 of_kind.index_add_(0, places, change, alpha=-step)
             on_step(Progress(epoch + 1, done, done * epochs * corpus.length / (time.perf_counter() - started)))
+    if not trained:
+        raise InputError("the text is too short: by chance, no word of it was left to train with. Give a longer one")
 
 
 def batches(corpus: Corpus, window: int, negative: int, generator: torch.Generator) -> Iterator[tuple[float, Batch]]:
-    """All blocks of the text once, in a random order; each batch with the part of them that is done after it."""
-    text, sentences = padded(*subsampled(corpus, generator), window)
+    """All blocks of the text once, in a random order; each batch with the part of them that is done after it.
+
+    None if chance leaves no word of the text.
+    """
+    chosen_text, chosen_sentences = subsampled(corpus, generator)
+    if not len(chosen_text):
+        return
+    text, sentences = padded(chosen_text, chosen_sentences, window)
     neighbours = BLOCK + 2 * window
     middle = slice(window, len(text) - window)
     words, others = text[middle].view(-1, BLOCK), text.unfold(0, neighbours, BLOCK)

@@ -176,13 +176,7 @@ def check_free(folder: Path | None, overwrite: bool) -> None:
     """Refuse a folder in which a run cannot be made."""
     if folder is None:
         return
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise InputError(
-            "cannot write {folder}: {name} is a file; give another --output", folder=folder, name=existing.name
-        )
-    if not os.access(existing, os.W_OK):
-        raise InputError("cannot write {folder}: Permission denied; give another --output", folder=folder)
+    existing = check_writable(folder)
     # A process that was killed before its run began may have left a lock and parts of files.
     if existing != folder or all(path.name == LOCK or path.name.endswith(".part") for path in folder.iterdir()):
         return
@@ -190,6 +184,18 @@ def check_free(folder: Path | None, overwrite: bool) -> None:
         raise InputError("{folder} is not empty and does not contain a run: give another --output", folder=folder)
     if not overwrite:
         raise InputError("{folder} contains a run: give another --output, or --overwrite to replace it", folder=folder)
+
+
+def check_writable(folder: Path) -> Path:
+    """The folder, or the first one above it that exists; an InputError if nothing can be written there."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(
+            "cannot write {folder}: {name} is a file; give another --output", folder=folder, name=existing.name
+        )
+    if not os.access(existing, os.W_OK):
+        raise InputError("cannot write {folder}: Permission denied; give another --output", folder=folder)
+    return existing
 
 
 def refuse_changed(data: Data, rows: Iterable[Mapping[str, Any]], remedy: str) -> None:
