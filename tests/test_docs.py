@@ -160,6 +160,13 @@ def test_names_files_and_links_on_the_page_exist(page):
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
+def test_every_row_of_a_table_has_a_cell_for_each_column():
+    for page in PAGES:
+        for table in re.findall(r"(?:^\|.*\n)+", prose(page), flags=re.MULTILINE):
+            counts = {len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`\n]*`", "", row))) for row in table.splitlines()}
+            assert len(counts) == 1, (page, table[:200])
+
+
 def test_the_picture_of_the_architecture_shows_the_import_contracts():
     command = [sys.executable, "docs/architecture.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True).stderr == ""
