@@ -5,6 +5,7 @@ import os
 import pytest
 
 from sigmoidcore._files import write_file
+from sigmoidcore._language.errors import InputError, check_file
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -34,3 +35,13 @@ def test_two_processes_do_not_share_a_part(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
         write_file(tmp_path / "a", b"")
     assert parts == ["a.1.part", "a.2.part"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is a device or a pipe, not a file: give another name"):
+        write_file(tmp_path / "pipe", b"new")
+    assert not (tmp_path / "pipe").is_file()
+    with pytest.raises(InputError, match="pipe is a device or a pipe, not a file: give another name"):
+        check_file(tmp_path / "pipe")

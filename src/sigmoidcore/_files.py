@@ -18,8 +18,10 @@ def write_file(path: Path, data: bytes) -> Path:
 def complete_file(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces the old one when the disk has all of it; after an error, the old one is still there.
 
-    A link in its place is replaced, not followed.
+    A link in its place is replaced, not followed. A device or a pipe stays: nothing could give it back.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(f"{path} is a device or a pipe, not a file: give another name")
     # Processes that write the same file, ranks for example, each have their own part.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

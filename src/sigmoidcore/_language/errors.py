@@ -62,6 +62,8 @@ def check_file(path: Path) -> None:
     """Refuse the name of a file that cannot be written."""
     if path.is_dir():
         raise InputError("{path} is a folder: give the name of a file", path=path)
+    if path.exists() and not path.is_file():
+        raise InputError("{path} is a device or a pipe, not a file: give another name", path=path)
     if not path.parent.is_dir():
         raise InputError(
             "cannot write {path}: there is no folder {parent}; make it, or give another name",
