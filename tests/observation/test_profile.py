@@ -8,6 +8,7 @@ from support.untouched import untouched
 from torch import nn
 from torch.nn import functional as F
 
+import sigmoidcore as sc
 from sigmoidcore import MLP, Profile, SigmoidCore, gradient_profile
 
 
@@ -252,3 +253,19 @@ def test_thousands_of_layers_print_in_twelve_lines_with_the_first_and_the_last(c
     assert max(map(len, lines)) < 80
     assert lines[1].split()[0] == "0"
     assert lines[-1].split()[0] == str(count - 1)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda model: sc.prepare(model, torch.zeros(2, 2)),
+        lambda model: sc.calibrate(model, torch.zeros(2, 2)),
+        lambda model: sc.gradient_profile(model, torch.zeros(2, 2)),
+        sc.depth_scaled_lr,
+        sc.fold,
+    ],
+    ids=["prepare", "calibrate", "gradient_profile", "depth_scaled_lr", "fold"],
+)
+def test_parameters_in_the_place_of_their_model_are_refused(verb):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got generator"):
+        verb(nn.Linear(2, 2).parameters())

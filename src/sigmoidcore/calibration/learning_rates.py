@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sigmoidcore.calibration.orthogonal import TRANSPOSED, WEIGHTED
 from sigmoidcore.nn.networks import RNN
+from sigmoidcore.observation.profile import check_model
 
 SHARE = 0.1
 """The largest share of the total change that one layer gets."""
@@ -64,6 +65,7 @@ def depth_scaled_lr(
         other kinds of layers get lr / L.
 
     Raises:
+        TypeError: not an nn.Module.
         ValueError: `lr` is not positive, `optimizer` is something else, nothing in the model can be trained, or it has
             recurrent layers, for which there is no rule for SGD.
 
@@ -76,6 +78,7 @@ def depth_scaled_lr(
         The size of Adam's update by fan-in: Yang et al. (2022), arXiv 2203.03466. The shares: docs/method.md,
         benchmarks/learning_rate.py and benchmarks/untouched_weights.py.
     """
+    check_model(model)
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive finite number, got {lr}")
     if optimizer.lower() in ("lbfgs", "l-bfgs"):

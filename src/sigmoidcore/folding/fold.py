@@ -29,6 +29,7 @@ from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.nn.networks import RNN, Chain
 from sigmoidcore.nn.recurrent import RecurrentCores
 from sigmoidcore.nn.rows import runs_rows, unfuse_rows
+from sigmoidcore.observation.profile import check_model
 
 _PLANS: dict[str, Callable[[nn.Module, list[fx.Graph]], FoldPlan]] = {"tanh": FoldPlan, "sigmoid": plan_with_sigmoids}
 _OURS = "sigmoidcore."
@@ -56,6 +57,7 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
         sigmoid needs one. The copy can be trained further, pickled and exported; no module in it is from sigmoidcore.
 
     Raises:
+        TypeError: not an nn.Module.
         UntraceableError: the forward branches on values, and the model has other cores than recurrent layers. The
             error names the parts of the model that can be folded.
         ValueError: `activation` is something else, a slope or shift is not finite or on the meta device, weights would
@@ -79,6 +81,7 @@ def fold(model: nn.Module, *, activation: str = "tanh") -> nn.Module:
     Source:
         sigmoid(z) - 1/2 = tanh(z/2)/2, or tanh(z) = 2 sigmoid(2 z) - 1; docs/fold.md.
     """
+    check_model(model)
     if activation not in _PLANS:
         raise ValueError(f"activation must be {' or '.join(map(repr, _PLANS))}, got {activation!r}")
     runs_cores = type(model).forward is not nn.Module.forward and has_cores(model)
