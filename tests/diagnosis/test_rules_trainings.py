@@ -16,7 +16,7 @@ X, Y = torch.randn(128, 64), torch.randint(10, (128,))
 
 @pytest.mark.parametrize(
     ("update", "distance", "expected"),
-    [(2.9e-5, 1000, ["SC301"]), (3.1e-5, 1000, []), (2.5e-4, 9, ["SC301"]), (3.1e-4, 9, []), (2.5e-4, 8, [])],
+    [(2.9e-5, 1000, ["SC301"]), (3.1e-5, 1000, []), (4.5e-4, 9, ["SC301"]), (4.8e-4, 9, []), (4.5e-4, 8, [])],
 )
 def test_steps_are_too_small_by_themselves_or_by_the_way_that_they_have_gone(update, distance, expected):
     steps = [replace(m, step=distance * i) for i, m in enumerate(training([update] * 12, FLAT))]

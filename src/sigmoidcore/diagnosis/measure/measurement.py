@@ -179,6 +179,7 @@ class Measurement:
     single_norms: tuple[str, ...] = ()  # modules that normalise single numbers, of which 0 is left
     loss_weights: tuple[Weight, ...] = ()  # parameters that train, that the loss takes and the model lacks
     batch_norms: tuple[BatchNorm, ...] = ()  # calls of batch normalisation in training mode
+    resting_norms: tuple[str, ...] = ()  # modules of those that ran in evaluation mode, as the whole model did
     # places such as "layers[0].weight" of weights that train and are not parameters of the model, because a module
     # keeps them in a list, a dict or as a plain tensor
     strays: tuple[str, ...] = ()

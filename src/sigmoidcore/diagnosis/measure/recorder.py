@@ -51,6 +51,7 @@ class Recorder(Tracker):
         self.compared: dict[CallKey, Compared] = {}
         self.dropouts: list[float] = []
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
+        self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.losses: list[Tensor] = []  # whose backward was called
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
@@ -114,6 +115,8 @@ class Recorder(Tracker):
             return
         fresh, trains = not given.get("training", False), isinstance(weight, Tensor) and weight.requires_grad
         if fresh and not (trains and statistics.seen_no_data(running, spread)):
+            if trains and not self._stack[0].module.training:
+                self.resting_norms[module] = None
             return  # evaluation on purpose: it has statistics, or is frozen
         x = bare(given["input"])
         x = x.reshape(*x.shape[:2], -1)  # [samples, channels, positions]

@@ -112,6 +112,7 @@ def summarize(
         output_dropout=max((r.dropped_outputs for r in recorders), default=0.0),
         single_norms=tuple(dict.fromkeys(name for r in recorders for name in r.single_norms)),
         batch_norms=tuple(_batch_norms(recorders)),
+        resting_norms=tuple(dict.fromkeys(name for r in recorders for name in r.resting_norms)),
         strays=tuple(dict.fromkeys(place for r in recorders for place in r.strays)),
         differentiated=any_differentiated > 0,
         swaps=tuple({name: Swap(name, *shapes) for r in recorders for name, shapes in r.swaps.items()}.values()),

@@ -111,8 +111,8 @@ def normalisation(evidence: Evidence) -> Found | None:
 
     A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
     to the first layers, and a note in a branch that the network can do without. Apart from this, the rule judges a
-    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batches have one
-    sample, if the momentum is 0, so that running statistics never change, if a trained normalisation runs in
+    `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
+    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample, if the momentum is 0, so that running statistics never change, if a trained normalisation runs in
     evaluation mode and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE`
     steps the running means are far from those of the batch: the mean over the channels of the squared difference over
     the variance of the batch is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
@@ -126,6 +126,8 @@ def normalisation(evidence: Evidence) -> Found | None:
         cut = _little_comes_through(evidence, names)
         return Found(names, 1.0, 2.0, text, SEVERAL_NUMBERS, Severity.ERROR if cut else Severity.NOTE)
     steps = [m for m in evidence.measurements if m.batch_norms]
+    if found := _left_in_evaluation(evidence, {n.name for m in steps for n in m.batch_norms}):
+        return found
     if len(steps) < FEWEST_MEASUREMENTS:
         return None
     norms = steps[-1].batch_norms
@@ -160,6 +162,22 @@ def normalisation(evidence: Evidence) -> Found | None:
         name=named(worst.name), count=number(math.sqrt(worst.drift)),
     )  # fmt: skip
     return Found(tuple(dict.fromkeys(n.name for n in far)), worst.drift, LARGEST_DRIFT, text)
+
+
+def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
+    """The model was switched to evaluation mode, and the training went on."""
+    last = evidence.measurements[-FEWEST_MEASUREMENTS:]
+    resting = [name for name in evidence.latest.resting_norms if all(name in m.resting_norms for m in last)]
+    names = [name for name in resting if name in trained]
+    if len(last) < FEWEST_MEASUREMENTS or not names:
+        return None
+    since = next(m.step for m in evidence.measurements if names[0] in m.resting_norms)
+    text = _(
+        "The model trains in evaluation mode since step {step}: {names} {verb} the running statistics of the steps "
+        "before.",
+        step=since, names=listed(names), verb=verb(names, "keeps", "keep"),
+    )  # fmt: skip
+    return Found(tuple(names), len(names), 0.0, text, TRAIN_MODE)
 
 
 def dropout(evidence: Evidence) -> Found | None:

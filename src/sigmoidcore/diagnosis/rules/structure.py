@@ -23,6 +23,7 @@ WAIT = "Nothing to do if other batches use them, as with idle experts (DDP needs
 ASIDE_IS_FINE = "Nothing to do if the loss does not need this output; otherwise add it to the loss."
 FIND_FLAT = "Look for a flat function in between: round, sign, argmax, a clamp, or a factor or mask of 0."
 FIND_FLAT_END = "Look for a flat function before the loss: a ReLU, clamp, round, saturated sigmoid, or a factor of 0."
+TARGET_IS_FINE = "Nothing to do for a target network; set requires_grad to False, so that nothing moves it."
 EXPECTED_ZERO = "Nothing to do if this batch is fitted exactly; otherwise check the loss function."
 START_ONE = "Two factors that both start at 0 block each other: start only one of them at 0."
 WAIT_A_STEP = "Nothing to do if a weight starts at 0 on purpose, or this batch does not use these weights."
@@ -42,7 +43,7 @@ def no_gradient(evidence: Evidence) -> Found | None:
     differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
     after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all that is unused are
     single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a batch without masks,
-    or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
+    if they are a copy of a part that gets one, which no optimizer moves, as a target network is, or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
     of all numbers.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
@@ -50,6 +51,11 @@ def no_gradient(evidence: Evidence) -> Found | None:
     reached = {w.name for m in evidence.measurements for w in m.weights if w.gradient is not None}
     trainable = [w for w in evidence.latest.weights if w.trains]
     missing = [w.name for w in trainable if w.name not in reached]
+    copies = _copies(evidence, missing) if any(evidence.live) else set()
+    if copies and len(copies) == len(missing):
+        text = _("No gradient reaches {names}, a copy of parameters that have one.", names=listed(missing))
+        return _of(missing, text, TARGET_IS_FINE, Severity.NOTE)
+    missing = [name for name in missing if name not in copies]
     if not missing:
         return None
     if len(missing) == len(trainable) and not any(evidence.live):
@@ -215,6 +221,22 @@ def _side_outputs(evidence: Evidence) -> set[str]:
     """Modules of the layers without a gradient that no layer with weights reads."""
     ends = (x for i, x in enumerate(evidence.layers) if x.gradient is None and not evidence.feeds_weights[i])
     return {name.rpartition(".")[0] for layer in ends for name in layer.weights if "." in name}
+
+
+def _copies(evidence: Evidence, missing: Sequence[str]) -> set[str]:
+    """Those of the parameters that no optimizer moves, in a part of several layers that is built like one that trains."""
+    weights = evidence.weights
+    moved = {w.name for m in evidence.measurements for w in m.weights if w.rate is not None}
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, weight in weights.items():
+        places = name.split(".")
+        for i in range(1, len(places)):
+            if not places[i - 1].isdecimal():
+                parts.setdefault(".".join(places[:i]), {})[".".join(places[i:])] = weight.shape
+    without = {p for p, own in parts.items() if all(f"{p}.{n}" in missing and f"{p}.{n}" not in moved for n in own)}
+    networks = {p: own for p, own in parts.items() if sum(len(shape) > 1 for shape in own.values()) > 1}
+    trained = [own for p, own in networks.items() if all(weights[f"{p}.{n}"].gradient is not None for n in own)]
+    return {f"{part}.{name}" for part in without if parts[part] in trained for name in parts[part]}
 
 
 def _with_used_siblings(evidence: Evidence, missing: Sequence[str]) -> set[str]:

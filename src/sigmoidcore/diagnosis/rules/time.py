@@ -23,6 +23,7 @@ REMEMBER = (
     "Start the bias of an LSTM's forget gate at 1 or more, use orthogonal recurrent weights or shorter sequences, or "
     "let the loss read every step."
 )
+KEEP_GRAPH = "Hand the state on without detach(), .data or torch.tensor(); detach it between batches only."
 SHRINK = "Use orthogonal or smaller recurrent weights, or a layer with gates (nn.GRU, nn.LSTM), and clip the gradient."
 
 
@@ -32,7 +33,8 @@ def vanishing(evidence: Evidence) -> Found | None:
     A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN_SHARE`, with the
     gradient size $g_t$ at step $t$. A layer that is called `CALLS_IN_A_ROW` times or more, each time on its last
     output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped. It is a note
-    if the network has learned (see SC204): what it needs is in the last steps.
+    if the network has learned (see SC204): what it needs is in the last steps. A recurrent cell is named, too, if only
+    the last of `CALLS_IN_A_ROW` calls or more has a gradient.
 
     *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away all
     below 1.2e-7 of the sum. PyTorch's `nn.LSTM` with default weights keeps 0.6 of the gradient in a step, and is below
@@ -41,7 +43,7 @@ def vanishing(evidence: Evidence) -> Found | None:
     shares = ((_remembered(steps), name) for name, steps in _recurrent(evidence))
     found = sorted((share, name) for share, name in shares if share < FORGOTTEN_SHARE)
     if not found:
-        return None
+        return _cut(evidence)
     value, names = found[0][0], tuple(name for _, name in found)
     text = _(
         "Only {share} of the gradient through time in {name} reaches the first steps: it cannot learn from them.",
@@ -50,6 +52,24 @@ def vanishing(evidence: Evidence) -> Found | None:
     return Found(
         names, value, FORGOTTEN_SHARE, text + same_in(names), severity=Severity.NOTE if learned(evidence) else None
     )
+
+
+def _cut(evidence: Evidence) -> Found | None:
+    """A cell whose state loses its graph between the steps."""
+    calls: dict[tuple[str, ...], list[int]] = {}
+    for i, layer in enumerate(evidence.layers):
+        if layer.plain_kind.endswith("cell"):
+            calls.setdefault(layer.weights, []).append(i)
+    for first, *middle, last in (places for places in calls.values() if len(places) >= CALLS_IN_A_ROW):
+        if evidence.live[last] and all(evidence.layers[i].gradient is None for i in (first, *middle)):
+            name, count = evidence.layers[first].name, len(middle) + 2
+            text = _(
+                "Only the last of {count} calls of {name} has a gradient: its state is cut between the steps.",
+                count=count, name=named(name),
+            )  # fmt: skip
+            severity = Severity.NOTE if learned(evidence) else None
+            return Found((name,), 0.0, FORGOTTEN_SHARE, text, KEEP_GRAPH, severity)
+    return None
 
 
 def exploding(evidence: Evidence) -> Found | None:

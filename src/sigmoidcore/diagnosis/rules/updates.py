@@ -9,13 +9,14 @@ from sigmoidcore.diagnosis.measure.measurement import Layer, Weight
 from sigmoidcore.diagnosis.rules import gradient
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence, is_zero, usual_size
 from sigmoidcore.diagnosis.rules.rule import Found
-from sigmoidcore.diagnosis.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, unlearned
+from sigmoidcore.diagnosis.rules.standstill import PATIENT_STEPS, UNLEARNED_LOSS, learned, unlearned
 from sigmoidcore.diagnosis.rules.units import DEAD_SHARE, DEAD_SHARE_NOTE, FEWEST_ROWS
 from sigmoidcore.diagnosis.wording import listed, named, number, verb
 
 ROUNDED_AWAY = 1.2e-7
 """The rounding of float32."""
-SLOWEST_UPDATE, LEAST_WAY, FADED_RATE = 3e-5, 0.03, 0.01
+SLOWEST_UPDATE, LEAST_WAY, FADED_RATE = 3e-5, 0.05, 0.01
+VANISHED_RATE, VANISHED_SHARE = 1e-4, 3
 LARGEST_UPDATE, REPLACES_WEIGHT, RUINS_WEIGHT = 0.1, 1.0, 10.0
 FADED_UPDATE = 0.01
 BLOWN_UP, GROWN = 0.5, 3.0
@@ -34,10 +35,11 @@ def too_small(evidence: Evidence) -> Found | None:
     gradient and did not start at 0. Weights that SC101 names are left out, unless all others stand still, too.
 
     If nothing is learned (see SC302), all weights are named if the largest step is below `SLOWEST_UPDATE`, if after
-    `PATIENT_STEPS` steps or more all of them together cannot have changed a weight by more than `LEAST_WAY` of its
-    size, or if in a third of the measurements the learning rate is below `FADED_RATE` times its largest. Whatever was
-    learned, they are if the rate was above 0 and is 0 in the last two measurements: a schedule that ends at 0 has one
-    such step at most.
+    `PATIENT_STEPS` steps or more all of them together, in one direction, change no weight by more than `LEAST_WAY` of
+    its size, or if in a third of the measurements the learning rate is below `FADED_RATE` times its largest. Whatever
+    was learned, they are if the rate was above 0 and is 0 in the last two measurements: a schedule that ends at 0 has
+    one such step at most. If the loss is not small (see SC204), they are if the rate is below `VANISHED_RATE` times its
+    largest in the last third of the measurements.
 
     *Source.* Arithmetic: the rounding of float32; ten thousand such steps in one direction change a weight by a
     thousandth. SageMaker Debugger has 1e-8 (WeightUpdateRatio).
@@ -167,14 +169,29 @@ def _ended(evidence: Evidence, updates: dict[str, list[float]]) -> Found | None:
     """The rate has fallen to 0, and the training goes on."""
     rates = _largest_rates(evidence)
     known = all(any(w.rate is not None for w in m.weights) for m in evidence.measurements[-2:])
-    if not updates or not known or max(rates) == 0 or any(rates[-2:]):
+    if not updates or not known or max(rates) == 0:
         return None
+    if any(rates[-2:]):
+        return _vanished_rate(evidence, updates, rates)
     last = max(i for i, rate in enumerate(rates) if rate > 0)
     text = _(
         "The learning rate is 0 at least since step {step}: the training goes on, and changes nothing.",
         step=evidence.measurements[last + 1].step,
     )
     return Found(tuple(updates), 0.0, ROUNDED_AWAY, text)
+
+
+def _vanished_rate(evidence: Evidence, updates: dict[str, list[float]], rates: list[float]) -> Found | None:
+    """The rate is next to nothing for the last third of the training, which has not reached its end."""
+    last = next(i for i in reversed(range(len(rates))) if rates[i] >= VANISHED_RATE * max(rates))
+    if VANISHED_SHARE * (len(rates) - 1 - last) < len(rates) or learned(evidence):
+        return None
+    text = _(
+        "The learning rate is {share} of its largest at step {step}, and falls further: the training goes on, and "
+        "changes next to nothing. Is the scheduler stepped after each batch, but set for epochs?",
+        share=number(rates[last + 1] / max(rates)), step=evidence.measurements[last + 1].step,
+    )  # fmt: skip
+    return Found(tuple(updates), rates[-1] / max(rates), VANISHED_RATE, text)
 
 
 def _largest_rates(evidence: Evidence) -> list[float]:
@@ -187,8 +204,9 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
     if not updates or not unlearned(evidence):
         return None
     names, value = tuple(updates), max(max(steps) for steps in updates.values())
-    done = 1 + (evidence.latest.step or 0)
-    if value < max(SLOWEST_UPDATE, LEAST_WAY / done if done >= PATIENT_STEPS else 0.0):
+    done = _steps_done(evidence)
+    typical = max(mean(steps) for steps in updates.values())
+    if value < SLOWEST_UPDATE or (done >= PATIENT_STEPS and typical * done < LEAST_WAY):
         text = _(
             "No measured step changed any weight by more than {size} of its size, and the loss stands still.",
             size=number(value),
@@ -205,6 +223,12 @@ def _too_slow(evidence: Evidence, updates: dict[str, list[float]]) -> Found | No
         share=number(share),
     )
     return Found(names, share, FADED_RATE, text)
+
+
+def _steps_done(evidence: Evidence) -> int:
+    """Steps of the training, with those after the last measurement that the next one is not due for."""
+    last, *before = (m.step or 0 for m in reversed(evidence.measurements))
+    return last + (last - before[0] if before else 1)
 
 
 def _falling(evidence: Evidence) -> bool:
