@@ -216,6 +216,13 @@ with sc.Monitor(model, every=1) as monitor:
             optimizer.step()
 diagnosis = monitor.diagnosis()
 """,
+    "SC309": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+rewards, targets = torch.randn(128, 1), torch.randn(128, 64)
+
+def loss_fn(values, next_inputs):
+    return nn.functional.mse_loss(values, rewards + 0.9 * model(next_inputs))
+""",
     "SC401": """
 class Root(nn.Module):
     def forward(self, x):
@@ -384,6 +391,23 @@ with sc.Monitor(model, every=10) as monitor:
         loss_fn(model(inputs), targets).backward()
         optimizer.step()
 diagnosis = monitor.diagnosis()
+""",
+    "SC609": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 11))
+optimizer = torch.optim.SGD(model.parameters(), lr=3e-3)
+with sc.Monitor(model, every=10) as monitor:
+    for _ in range(120):
+        optimizer.zero_grad()
+        outputs = model(inputs)
+        distance = nn.functional.mse_loss(outputs[:, 0], 10 * inputs[:, 0])
+        (loss_fn(outputs[:, 1:], targets) + distance).backward()
+        optimizer.step()
+diagnosis = monitor.diagnosis()
+""",
+    "SC610": """
+model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+targets = (torch.arange(128) < 8).long()
+loss_fn = nn.CrossEntropyLoss(weight=targets.bincount() / 128)
 """,
 }
 """Code that builds a network, or a `diagnosis`, that the rule names."""

@@ -19,6 +19,7 @@ from sigmoidcore.diagnosis.measure.measurement import (
     Comparison,
     Dependence,
     Layer,
+    LossTerm,
     Measurement,
     Subject,
     Swap,
@@ -44,7 +45,7 @@ layers = anything(Layer, name=TEXTS, sources=few(st.just(0)))
 measurements = anything(
     Measurement, layers=few(layers, 1), weights=few(anything(Weight)), loss_reads=st.just(0),
     comparisons=few(anything(Comparison)), dependence=st.none() | anything(Dependence),
-    batch_norms=few(anything(BatchNorm)),
+    batch_norms=few(anything(BatchNorm)), terms=few(anything(LossTerm)),
     swaps=few(anything(Swap)),
     dropouts=few(st.floats(0, 1)),
 )  # fmt: skip

@@ -59,9 +59,7 @@ def test_a_model_that_stays_in_evaluation_mode_after_a_validation(mode, expected
 
 def test_norms_that_are_frozen_in_a_model_that_trains_are_meant():
     model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
-    found = monitored(
-        model, lambda m: functional.cross_entropy(m(X), Y), between=lambda step: model[1].train(step < 2)
-    )
+    found = monitored(model, lambda m: functional.cross_entropy(m(X), Y), between=lambda step: model[1].train(step < 2))
     assert loud(found) == []
 
 

@@ -141,6 +141,19 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class LossTerm:
+    """The calls of a loss function in the loss, of one kind."""
+
+    function: str  # its name
+    reads: int | None = None  # position of the layer whose output it reads; None: of no layer
+    value: float = math.nan  # what it returns; the mean over several calls
+    part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
+    bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
+    class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
+    class_counts: tuple[float, ...] = ()  # labels of each class
+
+
+@dataclass(frozen=True)
 class Dependence:
     """What outputs depend on: of a few samples, in evaluation mode. None: it was not, or cannot be, found out."""
 
@@ -164,6 +177,7 @@ class Measurement:
     loss_function: str | None = None  # the last loss function that was called, such as "cross_entropy"
     loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
     comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
+    terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions that return one number
     input_rms: float | None = None  # root mean square of the model's floating-point inputs; None: it has none
     input_spread: float | None = None  # as `Layer.spread`, of the inputs
     input_nonfinite: int = 0  # number of non-finite numbers in the inputs

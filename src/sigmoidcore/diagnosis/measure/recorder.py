@@ -19,6 +19,7 @@ from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compared
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
+from sigmoidcore.diagnosis.measure.terms import TermCall
 from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -52,6 +53,7 @@ class Recorder(Tracker):
         self.dropouts: list[float] = []
         self.batch_norms: list[tuple[str, int, float | None, Tensor, bool]] = []
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
+        self.terms: list[TermCall] = []
         self.losses: list[Tensor] = []  # whose backward was called
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
@@ -139,6 +141,14 @@ class Recorder(Tracker):
         values = next((t for t in args[1::-1] if isinstance(t, Tensor) and t.shape[-1:] != (1,)), None)
         if seen is not None and values is not None and not statistics.unmeasured(values):
             add_values(weights.sums, seen, bare(values))
+
+    @hidden_from_modes
+    def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
+        """Note a term of the loss."""
+        single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
+        if single and not statistics.unmeasured(value):
+            reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
+            self.terms.append(TermCall.of(name, reads, args, kwargs, value))
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore._language import _
+from sigmoidcore.diagnosis.measure import terms
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.comparisons import joined
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
@@ -82,9 +83,8 @@ def summarize(
     layers = _layers(calls, facts, normalised, factor=1.0 / (scale * together.count))
     weights = parameters.summarize({name for r in recorders for name in r.used}, scale, ranks)
     losses = [loss for r in recorders for loss in r.losses]
-    samples, any_differentiated, loss = totals(
-        np.array([sum(r.samples for r in recorders), differentiated, sum(fetch(losses))])
-    ).tolist()
+    sums = np.array([sum(r.samples for r in recorders), differentiated, sum(fetch(losses))])
+    samples, any_differentiated, loss = totals(sums).tolist()
     trained = {w.name for w in weights if w.gradient is not None}
     hidden = [x.name for x in layers if x.role == "weights" and x.gradient is None and trained & set(x.weights)]
     if any_differentiated:
@@ -93,15 +93,15 @@ def summarize(
         notes.append(_hidden(hidden))
     if trained and not layers and not notes:
         notes.append(_no_layers())
-    last = max((r for r in recorders if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
-    read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
+    loss_function, loss_reads = _last_loss(recorders, calls)
     return Measurement(
         layers=tuple(layers),
         weights=weights,
         samples=int(samples),
         loss=loss / (scale * ranks.count) if losses else None,
-        loss_function=last.loss_function if last else None,
-        loss_reads=next((i for i, call in enumerate(calls) if call.name == read), None),
+        loss_function=loss_function,
+        loss_reads=loss_reads,
+        terms=tuple(terms.joined([r.terms for r in recorders], places, scale)),
         comparisons=joined([r.compared for r in recorders], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
@@ -117,6 +117,14 @@ def summarize(
         differentiated=any_differentiated > 0,
         swaps=tuple({name: Swap(name, *shapes) for r in recorders for name, shapes in r.swaps.items()}.values()),
     )
+
+
+def _last_loss(recorders: Sequence[Recorder], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:
+    """The last loss function that was called, and the position of the layer whose output it reads."""
+    last = max((r for r in recorders if r.loss_function), key=lambda r: r.loss_reads >= 0, default=None)
+    read = last.layers[last.loss_reads].name if last and last.loss_reads >= 0 else None
+    place = next((i for i, call in enumerate(calls) if call.name == read), None)
+    return last.loss_function if last else None, place
 
 
 def _joined(recorders: Sequence[Recorder]) -> tuple[list[LayerCall], Sums, list[dict[int, int]]]:

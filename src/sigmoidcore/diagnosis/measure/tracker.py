@@ -137,6 +137,9 @@ class Tracker(TorchFunctionMode):
     def take_values(self, weights: LayerCall, args: tuple[Any, ...]) -> None:
         """A softmax weighs another argument."""
 
+    def take_term(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
+        """A loss function has run."""
+
     def take_loss(self, loss: Tensor) -> None:
         """The `backward()` of a loss is about to run."""
 
@@ -165,6 +168,8 @@ class Tracker(TorchFunctionMode):
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)
+            if self.ended and name in calls.LOSSES:
+                self.take_term(name, args, kwargs, result)
         elif name == "setitem" and isinstance(args[-1], Tensor):
             target, value = self._origin(args[0]), self._origin(args[-1])
             self._set_all([args[0]], Origin(target.sources | value.sources, target.weights, -1, target.dim))

@@ -112,10 +112,11 @@ def normalisation(evidence: Evidence) -> Found | None:
     A LayerNorm or GroupNorm that normalises single numbers, of which 0 is left, is an error if no gradient comes back
     to the first layers, and a note in a branch that the network can do without. Apart from this, the rule judges a
     `Monitor` with `FEWEST_MEASUREMENTS` measurements or more. It applies if batch normalisations that ran in training
-    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample, if the momentum is 0, so that running statistics never change, if a trained normalisation runs in
-    evaluation mode and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE`
-    steps the running means are far from those of the batch: the mean over the channels of the squared difference over
-    the variance of the batch is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
+    mode run in evaluation mode in the last `FEWEST_MEASUREMENTS`, as the whole model does, if batches have one sample,
+    if the momentum is 0, so that running statistics never change, if a trained normalisation runs in evaluation mode
+    and its statistics have seen no data, so that it normalises nothing, or if after `STEPS_TO_SETTLE` steps the running
+    means are far from those of the batch: the mean over the channels of the squared difference over the variance of the
+    batch is above `LARGEST_DRIFT`. This happens if one normalisation serves several places.
 
     *Source.* Ioffe and Szegedy (2015, arXiv 1502.03167), section 3.1; Wu and He (2018, arXiv 1803.08494) for small
     batches.

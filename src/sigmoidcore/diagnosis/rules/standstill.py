@@ -43,7 +43,7 @@ def constant_answers(evidence: Evidence) -> Found | None:
     if len(steps) < PATIENT_MEASUREMENTS or (last.step or 0) < PATIENT_STEPS - 1 or len(last.comparisons) != 1:
         return None
     loss = mean(m.loss or 0.0 for m in steps[-(len(steps) // 4) :])
-    levels = [level for m in steps for c in m.comparisons if (level := _constant_level(c)) is not None]
+    levels = [level for m in steps for c in m.comparisons if (level := constant_level(c)) is not None]
     if len(levels) < len(steps) or any(m.foreign_steps for m in steps) or not unlearned(evidence):
         return None
     level, way = mean(levels), _way(evidence) * (1 + (last.step or 0))
@@ -63,13 +63,13 @@ def learned(evidence: Evidence) -> bool:
     last, comparisons = latest.loss, latest.comparisons
     if last is None or first is None or not last >= 0:
         return False
-    level = _constant_level(comparisons[0]) if len(comparisons) == 1 else None
+    level = constant_level(comparisons[0]) if len(comparisons) == 1 else None
     share = LEARNED_LOSS if comparisons and comparisons[0].function in REGRESSION else LEARNED_SHARE
     small = latest.loss_function in CLASS_LOSSES and last < LEARNED_LOSS
     return small or last < LEARNED_LOSS * first or (level is not None and last < share * level)
 
 
-def _constant_level(comparison: Comparison) -> float | None:
+def constant_level(comparison: Comparison) -> float | None:
     """The loss of the best constant, or of equal outputs; None if it is not known or the targets are all the same."""
     if comparison.function in REGRESSION and not comparison.classes:
         squared = comparison.function not in ("l1_loss", "smooth_l1_loss", "huber_loss")

@@ -43,8 +43,8 @@ def no_gradient(evidence: Evidence) -> Found | None:
     differ in one number and whose shape is the same, such as experts of a sparse mixture that this batch does not use;
     after `SURELY_WITHOUT_GRADIENT` measurements of a `Monitor` it is a warning. It is a note if all that is unused are
     single vectors or less than `UNUSED_SHARE` of all numbers, such as the embedding of a mask in a batch without masks,
-    if they are a copy of a part that gets one, which no optimizer moves, as a target network is, or if the parameters are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE`
-    of all numbers.
+    if they are a copy of a part that gets one, which no optimizer moves, as a target network is, or if the parameters
+    are those of an output aside, such as the pooler of a BERT, with less than `SIDE_OUTPUT_SHARE` of all numbers.
 
     *Source.* Arithmetic; the number of measurements and the shares are choices. The pooler has 2 % of BERT's numbers.
     """
@@ -224,7 +224,7 @@ def _side_outputs(evidence: Evidence) -> set[str]:
 
 
 def _copies(evidence: Evidence, missing: Sequence[str]) -> set[str]:
-    """Those of the parameters that no optimizer moves, in a part of several layers that is built like one that trains."""
+    """Those of the parameters that no optimizer moves, in a part of several layers built like one that trains."""
     weights = evidence.weights
     moved = {w.name for m in evidence.measurements for w in m.weights if w.rate is not None}
     parts: dict[str, dict[str, tuple[int, ...]]] = {}

@@ -16,6 +16,7 @@ from sigmoidcore.diagnosis.rules import (
     standstill,
     steps,
     structure,
+    terms,
     time,
     units,
     updates,
@@ -50,6 +51,7 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("SC306", "gradients are cleared too early", WARNING, steps.discarded, steps.CLEAR_LATER, mistake=True),
     Rule("SC307", "weight decay too strong", WARNING, steps.strong_decay, steps.LESS_DECAY, ("SC401",)),
     Rule("SC308", "optimizer made again", WARNING, steps.replaced, steps.KEEP),
+    Rule("SC309", "gradient of the target", WARNING, terms.not_stopped, terms.STOP, ("SC401",), mistake=True),
     Rule("SC401", "inf or NaN", ERROR, numbers.nonfinite, numbers.FIND_CAUSE),
     Rule("SC402", "close to overflow in half precision", WARNING, numbers.near_overflow, numbers.MORE_RANGE),
     Rule("SC403", "gradient underflows in float16", WARNING, numbers.underflow, numbers.SCALE_LOSS,
@@ -79,7 +81,9 @@ _FAULTS: tuple[Rule, ...] = (
 RULES = (
     *_FAULTS,
     Rule("SC608", "answers of a constant", NOTE, standstill.constant_answers, standstill.CHECK_PAIRS,
-         tuple(rule.id for rule in _FAULTS)),
+         (*(rule.id for rule in _FAULTS), "SC609", "SC610")),
+    Rule("SC609", "a term of the loss is drowned", WARNING, terms.drowned, terms.BALANCE, ("SC303", "SC401", "SC501")),
+    Rule("SC610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT, mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

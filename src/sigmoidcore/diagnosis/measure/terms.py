@@ -1,0 +1,102 @@
+"""The terms of a loss: what its functions return, the factor that each gets, and the weights of classes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from sigmoidcore.diagnosis.measure.measurement import LossTerm
+from sigmoidcore.diagnosis.measure.statistics import Number, fetch
+
+MOST_TERMS, MOST_CLASSES = 16, 256
+SHAPES_ONLY = 3
+"""Functions that only reshape a target, at most."""
+REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+
+
+@dataclass
+class TermCall:
+    """A call of a loss function; the gradient of its value is the factor that it gets in the loss."""
+
+    function: str
+    reads: int  # the position of the layer whose output it reads; -1: of none
+    value: Tensor
+    bootstrapped: bool
+    class_weights: Tensor | None = None
+    class_counts: Tensor | None = None
+    factor: Number = 0.0
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, name: str, reads: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "TermCall":
+        """Note a call, and wait for the gradient of its value."""
+        weights = _class_weights(name, args, kwargs)
+        call = cls(name, reads, value.detach().reshape(()), _is_bootstrapped(name, args), *(weights or (None, None)))
+        value.register_hook(call.take)  # type: ignore[no-untyped-call]
+        return call
+
+    def take(self, gradient: Tensor) -> None:
+        """Take the gradient of the value, once for each backward pass."""
+        self.factor = self.factor + gradient.detach().reshape(())
+
+
+def joined(
+    passes: Sequence[Sequence[TermCall]], places: Sequence[Mapping[int, int]], scale: float
+) -> Iterator[LossTerm]:
+    """The terms of several passes; `places` has, for each pass, where its layers are in the measurement."""
+    kinds: dict[tuple[str, int], list[TermCall]] = {}
+    for own, place in zip(passes, places, strict=True):
+        for call in own:
+            kinds.setdefault((call.function, place.get(call.reads, -1)), []).append(call)
+    for (function, reads), own in list(kinds.items())[:MOST_TERMS]:
+        values, factors = fetch([call.value for call in own]), fetch([call.factor for call in own])
+        counts = [call.class_counts for call in own if call.class_counts is not None]
+        weights = own[-1].class_weights
+        alike = weights is not None and all(len(count) == len(weights) for count in counts)
+        yield LossTerm(
+            function=function,
+            reads=reads if reads >= 0 else None,
+            value=sum(values) / len(values),
+            part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
+            bootstrapped=any(call.bootstrapped for call in own),
+            class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
+            class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
+        )
+
+
+def _class_weights(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """The weights of the classes, and how many labels each class has."""
+    targets = args[1] if len(args) > 1 else kwargs.get("target")
+    if not isinstance(targets, Tensor):
+        return None
+    if name in ("cross_entropy", "nll_loss") and not targets.is_floating_point():
+        weights = args[2] if len(args) > 2 else kwargs.get("weight")
+        if isinstance(weights, Tensor) and 1 < len(weights) <= MOST_CLASSES:
+            known = targets[(targets >= 0) & (targets < len(weights))]
+            return weights.detach().float(), torch.bincount(known.flatten(), minlength=len(weights)).float()
+    pull = kwargs.get("pos_weight") if name == "binary_cross_entropy_with_logits" else None
+    if isinstance(pull, Tensor) and pull.numel() == 1:
+        ones = targets.float().sum()
+        return torch.stack([torch.ones_like(ones), pull.detach().float().sum()]), torch.stack(
+            [targets.numel() - ones, ones]
+        )
+    return None
+
+
+def _is_bootstrapped(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient."""
+    pair = [value for value in args[:2] if isinstance(value, Tensor) and value.requires_grad]
+    return name in REGRESSION and len(pair) == 2 and any(_adds_data(value.grad_fn) for value in pair)
+
+
+def _adds_data(node: Node | None) -> bool:
+    """Whether a tensor is a sum of something with a gradient and something without."""
+    for _time in range(SHAPES_ONLY):
+        behind = [before for before, _place in node.next_functions] if node is not None else []
+        if node is not None and node.name() in ("AddBackward0", "SubBackward0"):
+            return len(behind) == 2 and behind.count(None) == 1
+        node = behind[0] if len(behind) == 1 else None
+    return False

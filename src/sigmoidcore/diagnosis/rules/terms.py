@@ -1,0 +1,120 @@
+"""The terms of a loss: one that others drown, weights of classes that are reversed, targets with a gradient."""
+
+from statistics import mean
+
+from sigmoidcore._language import _
+from sigmoidcore.diagnosis.measure.measurement import LossTerm
+from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import (
+    CHANCE_LOSS,
+    PATIENT_MEASUREMENTS,
+    PATIENT_STEPS,
+    UNLEARNED_LOSS,
+    constant_level,
+)
+from sigmoidcore.diagnosis.wording import number, percent
+
+DROWNED_PART = 0.03
+REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
+
+BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
+INVERT = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
+STOP = (
+    "Compute the target under torch.no_grad() or call detach() on it; nothing to do if it is meant to move towards the "
+    "outputs."
+)
+
+
+def drowned(evidence: Evidence) -> Found | None:
+    """One term of the loss sets every step, and another, which compares outputs with targets, is not learned.
+
+    The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if the call of
+    a loss function adds less than `DROWNED_PART` to the first loss, and returns at least `CHANCE_LOSS` times the loss
+    of a constant answer (see SC608) in the last quarter, while the whole loss is below `UNLEARNED_LOSS` of the first.
+
+    *Source.* Arithmetic: the factor of a term is the gradient of the loss for its value. A summed KL divergence beside
+    a mean squared error, and a regression in thousands beside a classification, are the usual causes.
+    """
+    steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
+    losses = [m.loss or 0.0 for m in steps]
+    if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
+        return None
+    last = len(steps) // 4
+    if not 0 < mean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
+        return None
+    for term in steps[-1].terms:
+        kind = term.function, term.reads
+        own = [t for m in steps for t in m.terms if (t.function, t.reads) == kind]
+        pairs = (c for c in steps[-1].comparisons if (c.function, c.reads) == kind)
+        level = next((known for c in pairs if (known := constant_level(c)) is not None), None)
+        if level is None or len(own) < len(steps) or abs(own[0].part) >= DROWNED_PART * losses[0]:
+            continue
+        value = mean(t.value for t in own[-last:])
+        if value >= CHANCE_LOSS * level:
+            text = _(
+                "{function} makes {share} % of the first loss and is not learned: it is {value}, and {level} for a "
+                "constant answer. The other terms drown it.",
+                function=term.function, share=percent(abs(own[0].part) / losses[0]), value=number(value),
+                level=number(level),
+            )  # fmt: skip
+            return Found((), abs(own[0].part) / losses[0], DROWNED_PART, text)
+    return None
+
+
+def reversed_weights(evidence: Evidence) -> Found | None:
+    r"""The loss counts frequent classes even more: the network answers them always.
+
+    The rule applies to class weights of `cross_entropy` and `nll_loss`, and to `pos_weight`, if the most frequent class
+    of all measurements has the largest weight and the rarest one the smallest, both `DISTINCT` times apart or more, and
+    $\sum_c f_c w_c$ with the shares $f_c$ of the labels is above `REVERSED` times the mean weight. There must be
+    `FEWEST_OF_CLASSES` labels or more. Classes without a label or with a weight of 0 do not count.
+
+    *Source.* Arithmetic: with inverse frequencies, all classes count the same, and the sum is below the mean.
+    """
+    for term in evidence.latest.terms:
+        if not term.class_weights:
+            continue
+        calls = [t for m in evidence.measurements for t in m.terms if _alike(t, term)]
+        counts = [sum(of) for of in zip(*(t.class_counts for t in calls), strict=True)]
+        known = sorted((n, w) for n, w in zip(counts, term.class_weights, strict=True) if n > 0 and w > 0)
+        total = sum(n for n, _weight in known)
+        if len(known) < 2 or total < FEWEST_OF_CLASSES:
+            continue
+        (fewest, least), (most, largest) = known[0], known[-1]
+        weights = [w for _n, w in known]
+        emphasis = sum(n * w for n, w in known) / total / mean(weights)
+        apart = most >= DISTINCT * fewest and largest >= DISTINCT * least
+        if apart and (min(weights), max(weights)) == (least, largest) and emphasis > REVERSED:
+            text = _(
+                "The class with {most} % of the labels has the weight {large}, and the one with {fewest} % has "
+                "{small}: rare classes count even less.",
+                most=percent(most / total), large=number(largest), fewest=percent(fewest / total), small=number(least),
+            )  # fmt: skip
+            return Found((), emphasis, REVERSED, text)
+    return None
+
+
+def _alike(term: LossTerm, other: LossTerm) -> bool:
+    """Whether two terms are of one kind and have as many classes."""
+    return (term.function, len(term.class_counts)) == (other.function, len(other.class_counts))
+
+
+def not_stopped(evidence: Evidence) -> Found | None:
+    """The target moves towards the outputs, too: the loss falls without anything being learned.
+
+    The rule applies to losses for regression whose two arguments both have a gradient, if one of them is a sum of data
+    and something with a gradient, as a reward plus the discounted value of the next state. It does not apply to losses
+    that contain derivatives.
+
+    *Source.* Sutton and Barto (2018), section 11.5: the gradient of a bootstrapped error treats the target as constant.
+    """
+    names = [t.function for t in evidence.latest.terms if t.bootstrapped]
+    if not names or evidence.latest.differentiated:
+        return None
+    text = _(
+        "The target of {function} is computed from outputs of the network and has a gradient: the step moves the "
+        "target, too.",
+        function=names[0],
+    )
+    return Found((), len(names), 0.0, text)

@@ -1,0 +1,82 @@
+"""SC309, SC609, SC610: the terms of a loss, the weights of its classes and the gradient of its targets."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import sigmoidcore as sc
+from sigmoidcore.diagnosis.findings import Severity
+
+X, RARE = torch.randn(128, 64), (torch.arange(128) < 8).long()
+REWARDS = torch.randn(128, 1)
+
+
+def mlp(outputs):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
+
+
+def loud(diagnosis):
+    return [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("weights", "labels", "expected"),
+    [
+        ((120.0, 8.0), RARE, ["SC610"]),
+        ((8.0, 120.0), RARE, []),
+        ((120.0, 80.0), RARE, []),
+        ((120.0, 8.0), torch.arange(128) % 2, []),
+        ((1.0, 0.0), RARE, []),
+    ],
+    ids=["frequencies", "inverse", "nearly equal", "balanced labels", "an ignored class"],
+)
+def test_class_weights_of_frequent_classes_are_not_the_largest(weights, labels, expected):
+    loss = nn.CrossEntropyLoss(weight=torch.tensor(weights))
+    assert loud(sc.diagnose(mlp(2), (X,), labels, loss)) == expected
+
+
+@pytest.mark.parametrize(("pull", "expected"), [(1 / 15, ["SC610"]), (15.0, [])])
+def test_a_weight_of_positives_is_that_of_the_negatives_over_theirs(pull, expected):
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([pull]))
+    assert loud(sc.diagnose(mlp(1), (X,), RARE.float().unsqueeze(1), loss)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (lambda values: REWARDS + 0.9 * values, ["SC309"]),
+        (lambda values: (REWARDS.squeeze(1) + 0.9 * values.squeeze(1)).unsqueeze(1), ["SC309"]),
+        (lambda values: REWARDS + 0.9 * values.detach(), []),
+        (lambda values: values, []),
+    ],
+    ids=["reward", "reshaped", "detached", "two views"],
+)
+def test_a_bootstrapped_target_has_no_gradient(target, expected):
+    model = mlp(1)
+
+    def loss(values, following):
+        return functional.mse_loss(values, target(model(following)))
+
+    assert loud(sc.diagnose(model, (X,), X.roll(1, 0), loss)) == expected
+
+
+@pytest.mark.parametrize(
+    ("factor", "size", "expected"),
+    [(1.0, 10.0, ["SC609"]), (1e-2, 10.0, []), (1.0, 0.0, [])],
+    ids=["swamped", "weighted", "equal"],
+)
+def test_a_term_that_another_drowns(factor, size, expected):
+    model, labels = mlp(11), X[:, 1:11].argmax(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=3e-3 / factor)
+    with sc.Monitor(model, every=10) as monitor:
+        for _ in range(130):
+            optimizer.zero_grad()
+            outputs = model(X)
+            distance = functional.mse_loss(outputs[:, 0], size * X[:, 0])
+            (functional.cross_entropy(outputs[:, 1:], labels) + factor * distance).backward()
+            optimizer.step()
+    terms = {term.function: term for term in monitor.measurements[0].terms}
+    assert terms["mse_loss"].part == pytest.approx(factor * terms["mse_loss"].value)
+    assert [rule for rule in loud(monitor.diagnosis()) if rule not in ("SC604", "SC301")] == expected
