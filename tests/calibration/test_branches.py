@@ -277,6 +277,29 @@ def test_attention_of_pytorch_is_a_layer_whose_parts_are_drawn_and_held(parts, l
     assert torch.linalg.matrix_norm(attention.in_proj_weight.detach()) < 1.001 * before
 
 
+def test_branches_that_are_added_one_after_the_other_to_one_stream_are_all_seen():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(perceptron() for _ in range(3))
+
+        def forward(self, x):
+            first, second, third = self.parts
+            return x + first(x) + second(x) + third(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), *(Parallel() for _ in range(4)))
+    report = sc.prepare(model, torch.randn(64, 16), branches=True)
+    assert [branch.ends for branch in report.branches[:4]] == [
+        ("1.parts.0.2",),
+        ("1.parts.1.2",),
+        ("1.parts.2.2",),
+        ("2.parts.0.2",),
+    ]
+    assert report.branches[-1].stream == pytest.approx(1.11, abs=0.06)
+    assert report.after.spread < 1.3
+
+
 def test_a_tiny_factor_of_branches_gets_a_note():
     class Scaled(Residual):
         def __init__(self):

@@ -68,7 +68,8 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
     with undisturbed(model, inputs), torch.enable_grad():
         with layers, _Sums() as sums:
             outputs = run(model, _followed(inputs))
-        found = [(s, branch) for s in sums.seen if (branch := _branch(s, layers)) is not None]
+        streams: dict[Node, Node] = {}
+        found = [(s, branch) for s in sums.seen if (branch := _branch(s, layers, streams)) is not None]
         loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
         if found and loss.requires_grad:
             for s, _ in found:
@@ -174,15 +175,23 @@ class _Sums(TorchFunctionMode):
         return result
 
 
-def _branch(found: _Sum, outputs: _LayerOutputs) -> Branch | None:
-    """The branch of a sum; None if neither part is computed from the other one, or no layer is in between."""
-    for stream, branch in ((0, 1), (1, 0)):
-        start, end = found.nodes[stream], found.nodes[branch]
-        assert start is not None
-        assert end is not None
-        between = _between(start, end)
-        layers = [outputs.names[node] for node in between if node in outputs.names]
-        if layers:
+def _branch(found: _Sum, outputs: _LayerOutputs, streams: dict[Node, Node]) -> Branch | None:
+    """The branch of a sum; None if neither part is computed from the other one, or no layer is in between.
+
+    In x + f(x) + g(x), g is computed from the stream of the sum before: `streams` has that of each sum, by its result.
+    """
+    starts = [(stream, 1 - stream, found.nodes[stream]) for stream in (0, 1)]
+    while starts:
+        for stream, branch, start in starts:
+            end, own = found.nodes[branch], found.nodes[stream]
+            assert start is not None
+            assert end is not None
+            between = _between(start, end)
+            layers = [outputs.names[node] for node in between if node in outputs.names]
+            if not layers:
+                continue
+            if own is not None and found.result is not None:
+                streams[found.result] = own
             last = [node for node in _first_met(end, outputs.names) if node in between]
             size = outputs.sizes[last[0]] if len(last) == 1 else math.nan
             return Branch(
@@ -192,6 +201,7 @@ def _branch(found: _Sum, outputs: _LayerOutputs) -> Branch | None:
                 stream=found.sizes[stream],
                 factor=found.sizes[branch] / size if size > 0 else math.nan,
             )
+        starts = [(stream, branch, streams[start]) for stream, branch, start in starts if start in streams]
     return None
 
 
