@@ -191,3 +191,18 @@ def test_the_log_softmax_of_a_classification_is_over_the_classes(dim, expected):
     points = nn.Conv1d(6, 5, 1)
     diagnosis = sc.diagnose(points, torch.randn(64, 6, 7), KINDS, lambda o, y: functional.nll_loss(o.log_softmax(1), y))
     assert diagnosis.findings == ()
+
+
+def test_the_targets_of_a_cross_entropy_add_up_to_1():
+    assert found(functional.cross_entropy, MASKS) == ["SC601"]
+    assert found(functional.cross_entropy, ONE_HOT) == found(functional.cross_entropy, 0.9 * ONE_HOT + 0.02) == []
+    assert found(functional.binary_cross_entropy_with_logits, MASKS) == []
+
+
+def test_the_logits_of_a_distribution_are_no_probabilities():
+    def loss(outputs, actions):
+        return -torch.distributions.Categorical(logits=outputs).log_prob(actions).mean()
+
+    assert found(loss, LABELS, X, nn.Softmax(-1)) == ["SC601"]
+    assert found(loss, LABELS) == []
+    assert found(lambda o, y: (o.logsumexp(1) - y).square().mean(), torch.randn(64), X, nn.Sigmoid()) == []

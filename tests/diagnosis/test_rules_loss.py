@@ -92,6 +92,17 @@ def test_labels_that_are_all_the_same():
     assert rules(*[compared(rare)] * 4) == ["SC605"]
 
 
+def test_targets_of_a_regression_that_are_all_the_same():
+    rounded = of("mse_loss", 1, 1, (512, 1))
+    assert rules(compared(rounded)) == ["SC605"]
+    assert only(compared(of("mse_loss", 1, 1, (64, 1)))).severity is Severity.NOTE
+    assert rules(compared(rounded), compared(replace(rounded, low=0))) == []
+    assert rules(compared(rounded, of("cross_entropy", 0, 9, (64, 10), classes=True))) == []
+    zeros = compared(of("mse_loss", 0, 0, (512, 1), output_rms=0.3))
+    assert [rules(replace(zeros, loss=loss)) for loss in (0.09, 2.0)] == [["SC605"], []]  # a penalty beside a loss
+    assert rules(replace(zeros, loss=0.09, differentiated=True)) == []
+
+
 def test_large_outputs_that_are_wrong_are_named_by_the_loss_of_equal_outputs():
     logits = of("cross_entropy", 0, 9, (64, 10), target_shape=(64,), classes=True, output_rms=8.0)
     named = replace(compared(logits), loss=12.0)

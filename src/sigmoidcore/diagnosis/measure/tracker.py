@@ -220,6 +220,8 @@ class Tracker(TorchFunctionMode):
             read, over = self.layers[origins[0].producer], calls.softmax_dim(args, kwargs, outputs[0])
             self.normalised[read.name] = name
             read.read_over = over if calls.mixes_features(outputs[0].shape, over, origins[0].dim) else None
+        if name == "logsumexp" and origins[0].producer >= 0:  # of logits, as in torch.distributions
+            self.normalised.setdefault(self.layers[origins[0].producer].name, name)
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)

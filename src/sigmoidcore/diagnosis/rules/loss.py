@@ -8,7 +8,7 @@ from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.activations import activation_of
 from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, MULTIPLICATIONS, OVERLAP
-from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer
+from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
 from sigmoidcore.diagnosis.rules.rule import Found
@@ -37,6 +37,7 @@ USUAL_RATE, FEW_STEPS = 1e-3, 20.0
 SEVERAL_CLASSES = 1.1
 
 SOFTMAX_TARGETS = "Apply a softmax to the targets, or give log-probabilities and log_target=True."
+BINARY_EACH = "Use binary_cross_entropy_with_logits: each class is a question of yes or no."
 ONE_SIGMOID_EACH = "Use a sigmoid in its place: each class is a question of yes or no."
 SWAP_BACK = "Give the outputs first: `loss_fn(outputs, targets)`."
 REPLACE = "Give the loss the input that it expects."
@@ -66,12 +67,13 @@ def wrong_input(evidence: Evidence) -> Found | None:
     or log-softmax. `nll_loss`, `kl_div` and `ctc_loss` must not read these, nor a layer with weights without a
     log-softmax after it; targets of `kl_div` are probabilities. A loss that multiplies and adds the same outputs
     and targets of 0 and 1 (Dice, IoU), or that clamps its outputs inside of 0 and 1, must not read a layer with
-    weights. A `binary_cross_entropy` of a softmax cannot learn several classes of a sample. A softmax of
-    probabilities is nearly flat, and the negative of something that is not a logarithm has no lower bound. No loss
-    can use a softmax of a single number, which is always 1, and so is the probability in a `cross_entropy` of a
-    single class. Labels, one-hot or probabilities, that a loss of classes takes as outputs are an error: the arguments
-    are swapped. A softmax that is compared with classes by the squared difference is a note, and a warning if
-    nothing is learned: its gradient is 0 where the answer is certain and wrong.
+    weights. A `binary_cross_entropy` of a softmax cannot learn several classes of a sample, nor can a
+    `cross_entropy`. A softmax of probabilities is nearly flat, also where `torch.distributions` takes it for logits,
+    and the negative of something that is not a logarithm has no lower bound. No loss can use a softmax of a single
+    number, which is always 1, and so is the probability in a `cross_entropy` of a single class. Labels, one-hot or
+    probabilities, that a loss of classes takes as outputs are an error: the arguments are swapped. A softmax that is
+    compared with classes by the squared difference is a note, and a warning if nothing is learned: its gradient is 0
+    where the answer is certain and wrong.
 
     *Source.* PyTorch's documentation of these functions.
     """
@@ -122,6 +124,13 @@ def _softmax_of_classes(evidence: Evidence) -> Found | None:
     """A softmax that is compared with classes: by the squared difference, or with several of a sample."""
     for c in evidence.latest.comparisons:
         layer = None if c.reads is None else evidence.layers[c.reads]
+        several = c.target_rms**2 * (c.shape[1] if len(c.shape) > 1 else 0)
+        if c.function == "cross_entropy" and not c.classes and (c.low, c.high) == (0, 1) and several > SEVERAL_CLASSES:
+            text = _(
+                "cross_entropy expects targets that add up to 1, and a sample has {count} classes on average.",
+                count=number(several),
+            )  # fmt: skip
+            return Found(_layers(evidence, c), several, SEVERAL_CLASSES, text, BINARY_EACH)
         if layer is None or layer.softmax_dim is None or (c.low, c.high) != (0, 1):
             continue
         several = c.target_rms**2 * layer.shape[layer.softmax_dim]
@@ -237,24 +246,38 @@ def same_targets(evidence: Evidence) -> Found | None:
     """All samples have the same label: the network learns this constant, and the loss becomes 0.
 
     The rule applies if all targets of the classification losses that read the model's outputs are one number, in all
-    measurements, and there are `FEWEST_LABELS` or more. A single measurement of fewer than `FEWEST_BINARY_LABELS`
-    binary labels is a note: the other label may be rare.
+    measurements, and there are `FEWEST_LABELS` or more; without a classification, all targets of regressions. Fewer
+    than `FEWEST_BINARY_LABELS` binary labels, or targets of a regression, are a note: others may be rare. Targets of 0
+    beside another loss are a penalty, and losses that contain derivatives are not judged.
 
     *Source.* Arithmetic.
     """
-    labels = [c for m in evidence.measurements for c in m.comparisons if c.function in CLASS_LOSSES]
+    every = [c for m in evidence.measurements for c in m.comparisons]
+    labels = [c for c in every if c.function in CLASS_LOSSES]
+    numbers = not labels and not evidence.latest.differentiated
+    labels = [c for c in every if c.function in FUNCTIONS] if numbers else labels
     known = [c for c in labels if c.reads is not None]
     values = {bound for c in labels for bound in (c.low, c.high)}
     count = sum(math.prod(c.target_shape) for c in labels)
     if not known or len(known) < len(labels) or len(values) != 1 or count < FEWEST_LABELS:
         return None
     (value,) = values
+    if numbers and value == 0 and not _whole_loss(evidence.latest):
+        return None  # a penalty
     text = _(
         "All {count} targets are {value}: there is nothing to tell apart.", count=f"{count:,}", value=number(value)
     )
-    binary = all(c.function in BINARY_LOSSES for c in labels)
+    binary = numbers or all(c.function in BINARY_LOSSES for c in labels)
     severity = Severity.NOTE if binary and count < FEWEST_BINARY_LABELS else None
     return Found(_layers(evidence, known[-1]), count, FEWEST_LABELS, text, severity=severity)
+
+
+def _whole_loss(measurement: Measurement) -> bool:
+    """Whether the loss is the mean square of its outputs alone, whose targets are 0."""
+    sizes = [c.output_rms**2 for c in measurement.comparisons if c.function == "mse_loss"]
+    return len(measurement.comparisons) == len(sizes) == 1 and math.isclose(
+        measurement.loss or 0, sizes[0], rel_tol=0.01
+    )
 
 
 def certain_and_wrong(evidence: Evidence) -> Found | None:
@@ -302,7 +325,8 @@ def _misread(function: str, layer: Layer) -> Found | None:
         return Found((layer.name,), 1.0, 0.0, text, TWO_OUTPUTS)
     values = {"name": named(layer.name), "function": function}
     bounded = -math.inf < low < high < math.inf
-    if function in READS_LOGITS and (never_negative or bounded):
+    again = function == "logsumexp" and layer.plain_kind in SOFTMAX
+    if again or (function in READS_LOGITS and (never_negative or bounded)):
         expected, remedy = _("logits (any real number)"), _("Remove {name}: {function} has its own.", **values)
         if (low, high) == (0, math.inf):
             remedy = _("Remove {name}: logits may be negative.", **values)
