@@ -107,6 +107,50 @@ def test_a_view_that_should_be_a_transpose_mixes_axes(move, expected):
     assert [(f.rule, f.severity.value) for f in found if "axes" in f.message] == expected
 
 
+@pytest.mark.parametrize(
+    ("move", "expected"),
+    [
+        (lambda x: x.view(64, 6, 4, 4), ["SC506"]),  # [tokens, features] to [channels, height, width]
+        (lambda x: x.transpose(1, 2).reshape(64, 6, 4, 4), []),
+        (lambda x: x.view(64, 4, 4, 6).permute(0, 3, 1, 2), []),
+        (lambda x: x.view(64, 16, 2, 3), []),  # heads of a token
+        (lambda x: x[..., :4].reshape(64, 1, 8, 8), ["SC506"]),  # patches
+        (lambda x: x[..., :4].reshape(64, 4, 4, 2, 2).transpose(2, 3).reshape(64, 1, 8, 8), []),
+    ],
+)
+def test_tokens_become_an_image_by_a_transpose(move, expected):
+    class Image(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.image = nn.Linear(5, 6), nn.LazyConv2d(2, 1)
+
+        def forward(self, x):
+            return self.image(move(self.tokens(x)).contiguous())
+
+    model, inputs = Image(), torch.randn(64, 16, 5)
+    model(inputs)
+    assert [f.rule for f in sc.diagnose(model, inputs).findings if "axes" in f.message] == expected
+
+
+@pytest.mark.parametrize(
+    ("move", "expected"),
+    [(lambda x: x.view(64, 16, 6), ["SC506"]), (lambda x: x.flatten(2).mT, []), (lambda x: x.flatten(2), [])],
+)
+def test_pixels_become_tokens_by_a_transpose(move, expected):
+    image = nn.Conv2d(3, 6, 1)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.head = image, nn.Linear(move(image(torch.zeros(64, 3, 4, 4))).shape[-1], 2)
+
+        def forward(self, x):
+            return self.head(move(self.image(x)))
+
+    found = sc.diagnose(Tokens(), torch.randn(64, 3, 4, 4)).findings
+    assert [f.rule for f in found if "axes" in f.message] == expected
+
+
 def test_time_in_the_first_dimension_is_a_note_at_most():
     model = nn.LSTM(5, 7)
     assert findings(model, torch.randn(9, 4, 5)) == [("SC506", "note")]

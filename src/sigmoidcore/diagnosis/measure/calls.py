@@ -73,7 +73,8 @@ def swap(name: str, arguments: list[Tensor], features: int, output: Tensor) -> S
     """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
 
     It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
-    or rows of channels: the dimension `features` of its argument counts features.
+    an image of tokens or patches, tokens of pixels, or rows of channels: the dimension `features` of its argument
+    counts features.
     """
     if name not in ("view", "reshape") or not arguments:
         return None
@@ -82,7 +83,25 @@ def swap(name: str, arguments: list[Tensor], features: int, output: Tensor) -> S
     swaps = len(before) == len(after) and sorted(before) == sorted(after) and known[0] != known[1]
     rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])
     heads = _heads(before, after) or _heads(after, before)
-    return (before, after) if swaps or rows or heads or _columns(before, after) else None
+    places = _tokens(after, before) if features in (-1, 2) else features == 1 and _pixels(before, after)
+    return (before, after) if swaps or rows or heads or places or _columns(before, after) else None
+
+
+def _pixels(image: tuple[int, ...], tokens: tuple[int, ...]) -> bool:
+    """Whether [samples, channels, height, width] became [samples, height * width, channels]."""
+    moved = len(image) == 4 and tokens == (image[0], image[2] * image[3], image[1])
+    return moved and image[1] not in (1, image[2] * image[3]) and image[2] * image[3] > 1
+
+
+def _tokens(image: tuple[int, ...], tokens: tuple[int, ...]) -> bool:
+    """Whether [samples, tokens, features] became [samples, channels, height, width], each token a pixel or a patch."""
+    if len(image) != 4 or len(tokens) != 3:
+        return False
+    (_, channels, height, width), (_, count, features) = image, tokens
+    side = math.isqrt(features // max(1, channels))
+    fits = side > 0 and features == channels * side**2 and height % side == width % side == 0
+    grid = fits and (height // side) * (width // side) == count and (side == 1 or height == width)
+    return grid and height > side and width > side and channels != count and width != features
 
 
 def _columns(image: tuple[int, ...], steps: tuple[int, ...]) -> bool:

@@ -38,7 +38,8 @@ def mixed_samples(evidence: Evidence) -> Found | None:
     queries or the heads, a softmax over a dimension of a single number, behind which a gradient is 0, that of a
     classification if it does not normalise over the classes, and what reads a view or reshape that takes dimensions for
     others, without moving a number: to the same sizes in another order, from [samples, positions, features] to
-    [samples, heads, positions, ...] or back, from the columns of an image to steps, or from channels to rows.
+    [samples, heads, positions, ...] or back, from tokens to the pixels or patches of an image, from pixels to tokens,
+    from the columns of an image to steps, or from channels to rows.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.
