@@ -37,6 +37,7 @@ MULTIPLICATIONS = frozenset({"mul", "multiply", "rmul", "imul"})
 ADDITIONS = frozenset({"add", "radd", "iadd"})
 OVERLAP = "overlap"
 """The comparison of a loss that multiplies and adds the same outputs and targets, as Dice and IoU do."""
+SOFTMAXES = frozenset({"softmax", "log_softmax", "logsumexp"})
 NORMS = frozenset(f"{of}_norm" for of in ("layer", "rms", "batch", "group", "instance"))
 CLAMPS = frozenset({"clamp", "clip"})
 SCALINGS = {"mul": 1, "div": -1, "truediv": -1}

@@ -216,12 +216,8 @@ class Tracker(TorchFunctionMode):
         swapped = calls.swap(name, arguments, features, outputs[0])
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
         shapes = next((o.swapped for o in origins if o.swapped), None)
-        if name in ("softmax", "log_softmax") and origins[0].producer >= 0:
-            read, over = self.layers[origins[0].producer], calls.softmax_dim(args, kwargs, outputs[0])
-            self.normalised[read.name] = name
-            read.read_over = over if calls.mixes_features(outputs[0].shape, over, origins[0].dim) else None
-        if name == "logsumexp" and origins[0].producer >= 0:  # of logits, as in torch.distributions
-            self.normalised.setdefault(self.layers[origins[0].producer].name, name)
+        if name in calls.SOFTMAXES and origins[0].producer >= 0:
+            self._read_by_softmax(name, origins[0], calls.softmax_dim(args, kwargs, outputs[0]), outputs[0])
         keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
@@ -247,6 +243,15 @@ class Tracker(TorchFunctionMode):
             dropped = origins[0].dropped if name in calls.MOVES else 0.0
             dropped = calls.dropped(args, kwargs) if name == "dropout" else dropped
             self._set_all(outputs, Origin(sources, own, producer, dim, constant, parameter, swapped, summed, dropped))
+
+    def _read_by_softmax(self, name: str, origin: Origin, over: int, output: Tensor) -> None:
+        """Note that a softmax reads a layer, and whether it normalises over another dimension than the features."""
+        read = self.layers[origin.producer]
+        if name == "logsumexp":  # of logits, as in torch.distributions
+            self.normalised.setdefault(read.name, name)
+            return
+        self.normalised[read.name] = name
+        read.read_over = over if calls.mixes_features(output.shape, over, origin.dim) else None
 
     def _role(
         self, name: str, arguments: list[Tensor], weights: tuple[str, ...], constant: bool, is_complex: bool
