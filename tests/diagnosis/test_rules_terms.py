@@ -38,9 +38,10 @@ def test_class_weights_of_frequent_classes_are_not_the_largest(weights, labels, 
 
 
 @pytest.mark.parametrize(("pull", "expected"), [(1 / 15, ["SC610"]), (15.0, [])])
-def test_a_weight_of_positives_is_that_of_the_negatives_over_theirs(pull, expected):
-    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([pull]))
-    assert loud(sc.diagnose(mlp(1), (X,), RARE.float().unsqueeze(1), loss)) == expected
+@pytest.mark.parametrize("labels", [1, 4])
+def test_a_weight_of_positives_is_that_of_the_negatives_over_theirs(pull, expected, labels):
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.full((labels,), pull))
+    assert loud(sc.diagnose(mlp(labels), (X,), RARE.float().unsqueeze(1).repeat(1, labels), loss)) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,18 @@ def test_a_term_that_another_drowns(factor, size, expected):
     terms = {term.function: term for term in monitor.measurements[0].terms}
     assert terms["mse_loss"].part == pytest.approx(factor * terms["mse_loss"].value)
     assert [rule for rule in loud(monitor.diagnosis()) if rule not in ("SC604", "SC301")] == expected
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, ["SC609"]), (1e-4, [])], ids=["drowned", "small"])
+def test_a_penalty_of_the_code_that_drowns_the_reconstruction(factor, expected):
+    torch.manual_seed(0)
+    encoder, decoder = nn.Sequential(nn.Linear(64, 64), nn.Tanh()), nn.Linear(64, 64)
+    model = nn.Sequential(encoder, decoder)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with sc.Monitor(model, every=10) as monitor:
+        for _ in range(130):
+            optimizer.zero_grad()
+            penalty = encoder(X).square().sum(1).mean()
+            (functional.mse_loss(model(X), X) + factor * penalty).backward()
+            optimizer.step()
+    assert [rule for rule in loud(monitor.diagnosis()) if rule != "SC507"] == expected

@@ -148,6 +148,7 @@ class LossTerm:
     reads: int | None = None  # position of the layer whose output it reads; None: of no layer
     value: float = math.nan  # what it returns; the mean over several calls
     part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
+    reconstructs: bool = False  # its targets are the model's inputs
     bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class

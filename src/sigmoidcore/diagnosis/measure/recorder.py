@@ -1,5 +1,6 @@
 """Takes the statistics of one forward pass, and of the gradients that come back through it."""
 
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
@@ -47,6 +48,7 @@ class Recorder(Tracker):
     ) -> None:
         super().__init__(parameters, stack)
         self.of_inputs = Sums()
+        self.given: list[weakref.ref[Tensor]] = []  # the model's inputs
         self.samples = samples
         self.alike: list[Tensor] = []  # for each input of whole numbers: whether all samples are the same
         self.compared: dict[CallKey, Compared] = {}
@@ -84,6 +86,7 @@ class Recorder(Tracker):
         """Take the statistics of the model's inputs."""
         for tensor in tensors(values):
             self.inputs.add(id(tensor))
+            self.given.append(weakref.ref(tensor))
             if kind := statistics.unmeasured(tensor):
                 self.notes[_("an input of the model: it is a {kind} tensor", kind=kind)] = None
             elif tensor.is_floating_point() and tensor.numel():
@@ -148,7 +151,8 @@ class Recorder(Tracker):
         single = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
         if single and not statistics.unmeasured(value):
             reads = self._origin(args[0]).producer if args and isinstance(args[0], Tensor) else -1
-            self.terms.append(TermCall.of(name, reads, args, kwargs, value))
+            inputs = [tensor for given in self.given if (tensor := given()) is not None]
+            self.terms.append(TermCall.of(name, reads, args, kwargs, value, inputs))
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""

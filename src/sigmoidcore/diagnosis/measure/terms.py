@@ -24,6 +24,7 @@ class TermCall:
     function: str
     reads: int  # the position of the layer whose output it reads; -1: of none
     value: Tensor
+    reconstructs: bool
     bootstrapped: bool
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
@@ -31,10 +32,20 @@ class TermCall:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, name: str, reads: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "TermCall":
+    def of(
+        cls,
+        name: str,
+        reads: int,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        value: Tensor,
+        inputs: Sequence[Tensor],
+    ) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
-        weights = _class_weights(name, args, kwargs)
-        call = cls(name, reads, value.detach().reshape(()), _is_bootstrapped(name, args), *(weights or (None, None)))
+        weights = _class_weights(name, args, kwargs) or (None, None)
+        call = cls(
+            name, reads, value.detach().reshape(()), _is_among(args, inputs), _is_bootstrapped(name, args), *weights
+        )
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
@@ -61,6 +72,7 @@ def joined(
             reads=reads if reads >= 0 else None,
             value=sum(values) / len(values),
             part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
+            reconstructs=all(call.reconstructs for call in own),
             bootstrapped=any(call.bootstrapped for call in own),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
@@ -78,12 +90,21 @@ def _class_weights(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             known = targets[(targets >= 0) & (targets < len(weights))]
             return weights.detach().float(), torch.bincount(known.flatten(), minlength=len(weights)).float()
     pull = kwargs.get("pos_weight") if name == "binary_cross_entropy_with_logits" else None
-    if isinstance(pull, Tensor) and pull.numel() == 1:
+    if isinstance(pull, Tensor) and pull.numel() in (1, targets.shape[-1]):  # one for all labels, or one for each
         ones = targets.float().sum()
-        return torch.stack([torch.ones_like(ones), pull.detach().float().sum()]), torch.stack(
+        return torch.stack([torch.ones_like(ones), pull.detach().float().mean()]), torch.stack(
             [targets.numel() - ones, ones]
         )
     return None
+
+
+def _is_among(args: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
+    """Whether the targets of a loss have the numbers of an input of the model."""
+    targets = args[1].detach() if len(args) > 1 and isinstance(args[1], Tensor) else None
+    if targets is None or not targets.is_floating_point() or targets.layout != torch.strided:
+        return False
+    alike = (x for x in inputs if x.numel() == targets.numel() and x.dtype == targets.dtype)
+    return any(x.layout == torch.strided and torch.equal(x.detach().flatten(), targets.flatten()) for x in alike)
 
 
 def _is_bootstrapped(name: str, args: tuple[Any, ...]) -> bool:

@@ -1,9 +1,10 @@
 """The terms of a loss: one that others drown, weights of classes that are reversed, targets with a gradient."""
 
+from collections.abc import Sequence
 from statistics import mean
 
 from sigmoidcore._language import _
-from sigmoidcore.diagnosis.measure.measurement import LossTerm
+from sigmoidcore.diagnosis.measure.measurement import LossTerm, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.standstill import (
@@ -16,6 +17,7 @@ from sigmoidcore.diagnosis.rules.standstill import (
 from sigmoidcore.diagnosis.wording import number, percent
 
 DROWNED_PART = 0.03
+EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
@@ -32,6 +34,9 @@ def drowned(evidence: Evidence) -> Found | None:
     The rule applies to a `Monitor` after `PATIENT_STEPS` steps and `PATIENT_MEASUREMENTS` measurements, if the call of
     a loss function adds less than `DROWNED_PART` to the first loss, and returns at least `CHANCE_LOSS` times the loss
     of a constant answer (see SC608) in the last quarter, while the whole loss is below `UNLEARNED_LOSS` of the first.
+    It applies, too, if the targets are the model's inputs, the deviation of the outputs is below `EQUAL_OUTPUTS` times
+    that of the targets in the last quarter, and what the rest of the loss adds has fallen below `FADED_REST` of its
+    first value, which was above `SLIGHT` of the loss.
 
     *Source.* Arithmetic: the factor of a term is the gradient of the loss for its value. A summed KL divergence beside
     a mean squared error, and a regression in thousands beside a classification, are the usual causes.
@@ -40,6 +45,8 @@ def drowned(evidence: Evidence) -> Found | None:
     losses = [m.loss or 0.0 for m in steps]
     if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
+    if found := _constant_reconstruction(steps):
+        return found
     last = len(steps) // 4
     if not 0 < mean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
         return None
@@ -60,6 +67,33 @@ def drowned(evidence: Evidence) -> Found | None:
             )  # fmt: skip
             return Found((), abs(own[0].part) / losses[0], DROWNED_PART, text)
     return None
+
+
+def _constant_reconstruction(steps: Sequence[Measurement]) -> Found | None:
+    """Outputs that should be the inputs, and are nearly the same for all samples, because of a penalty."""
+    last = steps[-(len(steps) // 4) :]
+    for term in (t for t in steps[-1].terms if t.reconstructs and t.reads is not None):
+        rest = [(m.loss or 0.0) - t.part for m in steps for t in m.terms if _alike(t, term) and t.reads == term.reads]
+        if len(rest) < len(steps) or rest[0] < SLIGHT * (steps[0].loss or 0.0):
+            continue
+        shares = [share for m in last if (share := _varied(m, term)) is not None]
+        if not shares or max(rest[-len(last) :]) > FADED_REST * rest[0] or mean(shares) > EQUAL_OUTPUTS:
+            continue
+        text = _(
+            "The outputs vary by {share} of what their targets, the inputs, do, and the rest of the loss has fallen to "
+            "{rest} of its first value: it drowns {function}.",
+            share=number(mean(shares)), rest=number(rest[-1] / rest[0]), function=term.function,
+        )  # fmt: skip
+        return Found((), mean(shares), EQUAL_OUTPUTS, text)
+    return None
+
+
+def _varied(measurement: Measurement, term: LossTerm) -> float | None:
+    """The deviation of the outputs over the samples, over that of the targets."""
+    pairs = (c for c in measurement.comparisons if (c.function, c.reads) == (term.function, term.reads))
+    target = next((c.target_deviation for c in pairs), 0.0)
+    layer = measurement.layers[term.reads or 0]
+    return layer.spread * layer.rms / target if layer.spread is not None and target > 0 else None
 
 
 def reversed_weights(evidence: Evidence) -> Found | None:
