@@ -225,7 +225,7 @@ def skipgram() -> Cells:
             for key in ("wordsim353", "simlex999")
         )
         shares = (middle(key, ".1f") for key in ("saturated", "wrong"))
-        speed = f"{round(median(row['words_per_processor_second'] for row in found), -3):,.0f}"
+        speed = f"{round(median(row['words_per_second'] for row in found), -3):,.0f}"
         yield names[data], method, middle("loss", ".3f"), *similarities, *shares, speed
 
 
