@@ -112,6 +112,29 @@ def test_two_linear_layers_in_a_row_are_one_unless_they_are_a_factorisation(laye
     assert found(diagnosed(mlp(*layers))) == expected
 
 
+class Siamese(nn.Module):
+    """A projection, and a prediction of another view's projection (SimSiam)."""
+
+    def __init__(self):
+        super().__init__()
+        self.projector, self.predictor = mlp(nn.ReLU(), outputs=32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        z = self.projector(x)
+        return self.predictor(z), z
+
+
+@pytest.mark.parametrize(
+    ("compared", "expected"), [(lambda z: z.detach(), []), (lambda z: torch.ones(z.shape), ["SC507"])]
+)
+def test_two_linear_layers_are_two_if_the_loss_reads_what_is_in_between(compared, expected):
+    def loss_fn(outputs, targets):
+        p, z = outputs
+        return -functional.cosine_similarity(p, compared(z).flip(0)).mean()
+
+    assert [rule for rule in found(sc.diagnose(Siamese(), X, Y, loss_fn)) if rule == "SC507"] == expected
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [

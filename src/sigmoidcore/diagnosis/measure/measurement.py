@@ -38,6 +38,7 @@ class Layer:
     reads: int | None = None  # position of the layer that it reads, moved or reshaped at most, if both have weights
     gate: bool = False  # its result multiplies another signal (squeeze-excite, GLU)
     read_by: str = ""  # a softmax, log_softmax or logsumexp that reads its output, moved or reshaped at most
+    in_loss: bool = False  # the loss reads its output, moved or reshaped at most
     read_over: int | None = None  # the dimension over which that normalises, if it is not that of the features
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
     shape: tuple[int, ...] = ()  # of the output, samples included

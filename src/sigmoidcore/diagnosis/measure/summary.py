@@ -295,6 +295,7 @@ def _layers(
                 gate=call.gate,
                 read_by=normalised.get(call.name, ""),
                 read_over=call.read_over,
+                in_loss=call.in_loss,
                 scaled_by=tuple(dict.fromkeys(call.scaled_by)),
                 shape=tuple(call.shape),
                 reads=call.reads if call.reads >= 0 and calls[call.reads].role == "weights" else None,

@@ -51,6 +51,7 @@ class LayerCall:
     softmax_dim: int | None = None
     reads: int = -1
     read_over: int | None = None  # the dimension of a softmax that reads it, if it is not that of the features
+    in_loss: bool = False  # the loss reads it, moved or reshaped at most
     dtype: torch.dtype = torch.float32
     place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
     sums: Sums = field(default_factory=Sums)
@@ -202,6 +203,8 @@ class Tracker(TorchFunctionMode):
         origins = [self._origin(t) for t in arguments]
         if self.ended and name not in calls.MOVES:
             self.loss_terms.take_parameters(name, arguments, self._names_of_parameters)
+            for origin in (o for o in origins if o.producer >= 0):
+                self.layers[origin.producer].in_loss = True
         if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
             return  # what does not come from the model is no part of it
         if self._stack and self._stack[-1].parametrizes:

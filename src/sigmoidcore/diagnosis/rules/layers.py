@@ -59,8 +59,8 @@ def no_activation(evidence: Evidence) -> Found | None:
     """Two linear layers in a row are one linear layer.
 
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
-    else reads it, and the layer in between is not narrower than its inputs and outputs: a narrow one is a factorisation
-    (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read all, and both are
+    else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
+    is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read all, and both are
     wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns) are meant to
     be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
     on purpose: a note.
@@ -73,7 +73,7 @@ def no_activation(evidence: Evidence) -> Found | None:
             continue
         before = evidence.layers[layer.reads]
         shapes = [evidence.weights[x.weights[0]].shape for x in (before, layer) if x.weights]
-        if len(shapes) == 2 and (_linear(before, layer) or _convolved(before, layer, *shapes)):
+        if len(shapes) == 2 and not before.in_loss and (_linear(before, layer) or _convolved(before, layer, *shapes)):
             (between, first), (last, second) = shapes[0][:2], shapes[1][:2]
             if between == second >= min(first, last):
                 found += [before.name, layer.name]
