@@ -60,9 +60,9 @@ def no_activation(evidence: Evidence) -> Found | None:
 
     A linear layer is named with the one before if it reads its output unchanged (reshaped or dropped at most), nothing
     else reads it, the loss neither, and the layer in between is not narrower than its inputs and outputs: a narrow one
-    is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read all, and both are
-    wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and columns) are meant to
-    be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
+    is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read
+    all, and both are wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and
+    columns) are meant to be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
     on purpose: a note.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
