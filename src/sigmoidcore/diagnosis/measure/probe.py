@@ -124,7 +124,7 @@ class Probe(Observer):
         differentiated = self._transformed or any(r.differentiated for r in counted)
         try:
             found = summarize(counted, self.parameters, self._ranks, scale=scale, differentiated=differentiated)
-            self._loss_parameters = {n: p for r in counted for n, p in r.loss_terms.parameters.items()}
+            self._loss_parameters = {n: p for r in counted for n, p in r.loss_calls.parameters.items()}
             gone = self.made_in_forward
             self._made = {name: made for r in counted for name, made in r.unplaced.items()}
             strays = (*found.strays, *(name for name in gone if name in self._made))

@@ -21,7 +21,7 @@ from sigmoidcore.conversion.norms import alpha_of
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
-from sigmoidcore.diagnosis.measure.loss_terms import LossTerms
+from sigmoidcore.diagnosis.measure.loss_calls import LossCalls
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
 from sigmoidcore.diagnosis.measure.strays import is_product, place_of
@@ -109,7 +109,7 @@ class Tracker(TorchFunctionMode):
         self.swaps: dict[str, calls.Swap] = {}  # by the layer or the function that reads such a view
         self.single_norms: dict[str, None] = {}  # modules that normalise single numbers
         self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
-        self.loss_terms = LossTerms()
+        self.loss_calls = LossCalls()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
@@ -202,7 +202,7 @@ class Tracker(TorchFunctionMode):
         arguments = list(tensors((args, kwargs)) if kwargs else tensors(args))
         origins = [self._origin(t) for t in arguments]
         if self.ended and name not in calls.MOVES:
-            self.loss_terms.take_parameters(name, arguments, self._names_of_parameters)
+            self.loss_calls.take_parameters(name, arguments, self._names_of_parameters)
             for origin in (o for o in origins if o.producer >= 0):
                 self.layers[origin.producer].in_loss = True
         if not outputs or (self.ended and all(o is UNKNOWN for o in origins)):
@@ -286,10 +286,10 @@ class Tracker(TorchFunctionMode):
         if self._stack and calls.normalises_single_numbers(name, args, kwargs):
             self.single_norms[self._stack[-1].name] = None
         if name in calls.LOSSES or (self.ended and name in calls.DIFFERENCES):
-            compared = self.loss_terms.difference(name, args, kwargs, self._origin)
+            compared = self.loss_calls.difference(name, args, kwargs, self._origin)
             self.dropped_outputs = max([self.dropped_outputs, *(o.dropped for o in origins)])
         elif self.ended and name in calls.MULTIPLICATIONS | calls.ADDITIONS:
-            compared = self.loss_terms.product_or_sum(name, args, self._origin)
+            compared = self.loss_calls.product_or_sum(name, args, self._origin)
         if compared is not None:
             self.compare(*compared)
         if self.ended and name in calls.CLAMPS and produced[0] and calls.clamps_probabilities(args, kwargs):

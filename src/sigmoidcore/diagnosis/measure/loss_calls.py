@@ -1,4 +1,4 @@
-"""What a loss does with outputs and targets: differences, products and sums, and with parameters of its own."""
+"""The calls of a loss: which outputs they compare with which targets, and which parameters they take."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin
 
 Origins = Callable[[Tensor], Origin]
-Compared = tuple[str, int, Tensor, Tensor, bool]
-"""The function, the position of the layer or -1, outputs and targets, and whether they are in each other's place."""
+Pairing = tuple[str, int, Tensor, Tensor, bool]
+"""The function, the position of the layer or -1, outputs and targets, and whether they are swapped."""
 
 
-class LossTerms:
+class LossCalls:
     """Finds comparisons of outputs with targets in the calls after a forward pass.
 
     Outputs come from the model and have a gradient; targets have none.
@@ -37,7 +37,7 @@ class LossTerms:
 
     def difference(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origin_of: Origins
-    ) -> Compared | None:
+    ) -> Pairing | None:
         """What a loss function or a difference compares."""
         given = args[0:3:2] if name in calls.OF_TWO else args[:2]
         names = ("input", "input1", "target", "other")
@@ -45,7 +45,7 @@ class LossTerms:
         swapped = pair is not None and given[0:1] != () and given[0] is pair[1]
         return None if pair is None else (name, origin_of(pair[0]).producer, *pair, swapped)
 
-    def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Compared | None:
+    def product_or_sum(self, name: str, args: tuple[Any, ...], origin_of: Origins) -> Pairing | None:
         """Note a product of outputs and targets; they are compared if the same are added, too (Dice, IoU)."""
         pair = _pair(args, origin_of)
         if pair is None:
