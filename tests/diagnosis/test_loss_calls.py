@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from support.layers import loud
 from torch import nn
 from torch.nn import functional
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis.findings import Severity
 
 X = torch.randn(64, 6)
 MASKS = (torch.rand(64, 5) > 0.5).float()
@@ -18,8 +18,7 @@ def found(loss, targets, inputs=X, *layers, outputs=5):
     """Errors and warnings of a linear network."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, outputs), *layers)
-    findings = sc.diagnose(model, inputs, targets, loss).findings
-    return [f.rule for f in findings if f.severity is not Severity.NOTE]
+    return loud(sc.diagnose(model, inputs, targets, loss))
 
 
 def dice(outputs, targets):

@@ -4,19 +4,14 @@ import copy
 
 import pytest
 import torch
-from support.layers import rules, training
+from support.layers import loud, rules, training
 from torch import nn
 from torch.nn import functional
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis.findings import Severity
 
 X, Y = torch.randn(128, 64), torch.randint(10, (128,))
 FALLING = [2.3 * 0.9**i for i in range(12)]
-
-
-def loud(diagnosis):
-    return [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE]
 
 
 def monitored(model, loss_of, parameters=None, between=lambda step: None, steps=6):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from support.layers import loud
 from torch import nn
 from torch.nn import functional
 
 import sigmoidcore as sc
-from sigmoidcore.diagnosis.findings import Severity
 
 X, RARE = torch.randn(128, 64), (torch.arange(128) < 8).long()
 REWARDS = torch.randn(128, 1)
@@ -15,10 +15,6 @@ REWARDS = torch.randn(128, 1)
 def mlp(outputs):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
-
-
-def loud(diagnosis):
-    return [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE]
 
 
 @pytest.mark.parametrize(

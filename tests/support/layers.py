@@ -77,6 +77,11 @@ def rules(*measurements):
     return [f.rule for f in find(measurements) if f.severity is not Severity.NOTE]
 
 
+def loud(diagnosis):
+    """Identifiers of the errors and warnings of a diagnosis."""
+    return [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE]
+
+
 def only(*measurements):
     (finding,) = find(measurements)
     return finding

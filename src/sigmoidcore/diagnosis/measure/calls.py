@@ -22,12 +22,13 @@ WEIGHTED = (
 """Functions that make a layer of a weight in their arguments."""
 BINARY_LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
 CLASS_LOSSES = BINARY_LOSSES | {"cross_entropy", "nll_loss"}
-LOSSES = CLASS_LOSSES | frozenset(
-    {
-        *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "gaussian_nll_loss", "poisson_nll_loss"),
-        *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss", "ctc_loss"),
-        *("margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss"),
-    }
+REGRESSION_LOSSES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+LOSSES = (
+    CLASS_LOSSES
+    | REGRESSION_LOSSES
+    | {"kl_div", "gaussian_nll_loss", "poisson_nll_loss", "ctc_loss"}
+    | {"soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss"}
+    | {"margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss"}
 )
 OF_TWO = frozenset({"margin_ranking_loss", "cosine_embedding_loss"})
 """Losses that take two outputs and then the targets."""
@@ -64,63 +65,6 @@ def name_of(function: Callable[..., Any]) -> str:
         return attribute if attribute in MOVES else ""
     # An operator of ATen, as exported models call them, is named `linear.default`.
     return "" if name in ("__set__", "dim", "size", "stride", "numel") else name.partition(".")[0].strip("_")
-
-
-Swap = tuple[tuple[int, ...], tuple[int, ...]]
-"""Two shapes with the same sizes in another order."""
-
-
-def swap(name: str, arguments: list[Tensor], features: int, output: Tensor) -> Swap | None:
-    """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
-
-    It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
-    an image of tokens or patches, tokens of pixels, or rows of channels: the dimension `features` of its argument
-    counts features.
-    """
-    if name not in ("view", "reshape") or not arguments:
-        return None
-    before, after = tuple(arguments[0].shape), tuple(output.shape)
-    known = [[size for size in shape if size > 1] for shape in (before, after)]
-    swaps = len(before) == len(after) and sorted(before) == sorted(after) and known[0] != known[1]
-    rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])
-    heads = _heads(before, after) or _heads(after, before)
-    places = _tokens(after, before) if features in (-1, 2) else features == 1 and _pixels(before, after)
-    return (before, after) if swaps or rows or heads or places or _columns(before, after) else None
-
-
-def _pixels(image: tuple[int, ...], tokens: tuple[int, ...]) -> bool:
-    """Whether [samples, channels, height, width] became [samples, height * width, channels]."""
-    moved = len(image) == 4 and tokens == (image[0], image[2] * image[3], image[1])
-    return moved and image[1] not in (1, image[2] * image[3]) and image[2] * image[3] > 1
-
-
-def _tokens(image: tuple[int, ...], tokens: tuple[int, ...]) -> bool:
-    """Whether [samples, tokens, features] became [samples, channels, height, width], each token a pixel or a patch."""
-    if len(image) != 4 or len(tokens) != 3:
-        return False
-    (_, channels, height, width), (_, count, features) = image, tokens
-    side = math.isqrt(features // max(1, channels))
-    fits = side > 0 and features == channels * side**2 and height % side == width % side == 0
-    grid = fits and (height // side) * (width // side) == count and (side == 1 or height == width)
-    return grid and height > side and width > side and channels != count and width != features
-
-
-def _columns(image: tuple[int, ...], steps: tuple[int, ...]) -> bool:
-    """Whether [samples, channels, height, width] became [samples, width, channels * height]."""
-    if len(image) != 4:
-        return False
-    samples, channels, height, width = image
-    several = width not in (1, channels, channels * height) and channels > 1
-    return several and steps == (samples, width, channels * height)
-
-
-def _heads(whole: tuple[int, ...], split: tuple[int, ...]) -> bool:
-    """Whether [samples, positions, features] became [samples, heads, positions, features], or the other way round."""
-    if len(whole) != 3 or len(split) != 4:
-        return False
-    positions, heads = whole[1], split[1]
-    moved = split == (whole[0], heads, positions, whole[2] // max(1, heads)) and heads * split[3] == whole[2]
-    return moved and positions > 1 and heads not in (1, positions)
 
 
 def pairs_all(shape: Sequence[int], other: Sequence[int]) -> bool:

@@ -39,7 +39,7 @@ class Layer:
     gate: bool = False  # its result multiplies another signal (squeeze-excite, GLU)
     read_by: str = ""  # a softmax, log_softmax or logsumexp that reads its output, moved or reshaped at most
     in_loss: bool = False  # the loss reads its output, moved or reshaped at most
-    read_over: int | None = None  # the dimension over which that normalises, if it is not that of the features
+    read_over: int | None = None  # the dimension over which `read_by` normalises, if it is not that of the features
     scaled_by: tuple[str, ...] = ()  # parameters that multiply what is computed from this layer alone (LayerScale)
     shape: tuple[int, ...] = ()  # of the output, samples included
     # the dimension over which a softmax normalises; of attention only if it is that of the queries or the heads

@@ -19,9 +19,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sigmoidcore._language import _
-from sigmoidcore.diagnosis.measure import terms
+from sigmoidcore.diagnosis.measure import comparisons, terms
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
-from sigmoidcore.diagnosis.measure.comparisons import joined
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
@@ -102,7 +101,7 @@ def summarize(
         loss_function=loss_function,
         loss_reads=loss_reads,
         terms=tuple(terms.joined([r.terms for r in recorders], places, scale)),
-        comparisons=joined([r.compared for r in recorders], places),
+        comparisons=comparisons.joined([r.compared for r in recorders], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
         input_nonfinite=of_inputs["nonfinite"],

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sigmoidcore.diagnosis.measure import calls
+from sigmoidcore.diagnosis.measure.views import Shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Origin:
     dim: int = -1  # counts features
     constant: bool = False  # it is computed from parameters only
     parameter: str = ""  # the parameter that it is, moved or reshaped at most
-    swapped: calls.Swap | None = None  # the shapes of a view that takes dimensions for others and moves no number
+    swapped: Shapes | None = None  # the shapes of a view that takes dimensions for others and moves no number
     summed: int = -1  # the layer whose output a loss has summed
     dropped: float = 0.0  # the share that a dropout has just dropped
 

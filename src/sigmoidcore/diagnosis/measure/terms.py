@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from sigmoidcore.diagnosis.measure.calls import REGRESSION_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import LossTerm
 from sigmoidcore.diagnosis.measure.statistics import Number, fetch
 
 MOST_TERMS, MOST_CLASSES = 16, 256
 SHAPES_ONLY = 3
 """Functions that only reshape a target, at most."""
-REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _is_among(args: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
 def _is_bootstrapped(name: str, args: tuple[Any, ...]) -> bool:
     """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient."""
     pair = [value for value in args[:2] if isinstance(value, Tensor) and value.requires_grad]
-    return name in REGRESSION and len(pair) == 2 and any(_adds_data(value.grad_fn) for value in pair)
+    return name in REGRESSION_LOSSES and len(pair) == 2 and any(_adds_data(value.grad_fn) for value in pair)
 
 
 def _adds_data(node: Node | None) -> bool:

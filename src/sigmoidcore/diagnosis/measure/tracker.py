@@ -26,6 +26,7 @@ from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
 from sigmoidcore.diagnosis.measure.strays import is_product, place_of
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin, sources_of, weights_of
+from sigmoidcore.diagnosis.measure.views import Shapes, swapped_shapes
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 
 
@@ -106,7 +107,7 @@ class Tracker(TorchFunctionMode):
         self.loss_reads = -1  # the layer whose output it read
         self.strays: dict[str, None] = {}  # where modules keep weights that train and are not parameters of the model
         self.normalised: dict[str, str] = {}  # by the layer that it reads: a softmax or log-softmax
-        self.swaps: dict[str, calls.Swap] = {}  # by the layer or the function that reads such a view
+        self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
         self.single_norms: dict[str, None] = {}  # modules that normalise single numbers
         self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
         self.loss_calls = LossCalls()
@@ -216,7 +217,7 @@ class Tracker(TorchFunctionMode):
         dim = calls.feature_dim(name, arguments, [o.dim for o in origins], columns, outputs[0])
         role = self._role(name, arguments, weights, constant, outputs[0].is_complex())
         features = origins[0].dim if origins else -1
-        swapped = calls.swap(name, arguments, features, outputs[0])
+        swapped = swapped_shapes(name, arguments, features, outputs[0])
         swapped = swapped or (origins[0].swapped if name in calls.MOVES else None)
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in calls.SOFTMAXES and origins[0].producer >= 0:

@@ -20,7 +20,7 @@ OVER_CLASSES = "Normalise over the dimension of the classes, or give the logits 
 OVER_SEVERAL = "Normalise over the dimension from which it chooses, such as the time steps."
 TIME_FIRST = "Nothing to do if dimension 0 of the inputs counts time steps; else set `batch_first=True`."
 ADD_POSITIONS = "Add an encoding or embedding of the positions to the inputs of the first attention."
-INVERT = (
+INVERT_MASK = (
     "Invert the mask: True hides a key in `key_padding_mask`, and shows it in `scaled_dot_product_attention`; "
     "`masked_fill` needs the padding."
 )
@@ -81,13 +81,12 @@ def _over_queries(layers: Iterable[Layer]) -> Found | None:
     found = [x for x in layers if x.role == "attention" and x.softmax_dim is not None]
     if not found:
         return None
-    names, first = tuple(x.name for x in found), found[0]
-    text = _("{name} normalises over the queries: the weights of the keys of a query do not add up to 1.",
-             name=named(first.name))  # fmt: skip
-    if first.softmax_dim == len(first.shape) - 3:
-        text = _("{name} normalises over the heads: the weights of the keys of a query do not add up to 1.",
-                 name=named(first.name))  # fmt: skip
-    return Found(names, 1.0, 0.0, text, OVER_FEATURES)
+    values = {"name": named(found[0].name)}
+    if found[0].softmax_dim == len(found[0].shape) - 3:
+        text = _("{name} normalises over the heads: the weights of the keys of a query do not add up to 1.", **values)
+    else:
+        text = _("{name} normalises over the queries: the weights of the keys of a query do not add up to 1.", **values)
+    return Found(tuple(x.name for x in found), 1.0, 0.0, text, OVER_FEATURES)
 
 
 def _over_one(evidence: Evidence) -> Found | None:

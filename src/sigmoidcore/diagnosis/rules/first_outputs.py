@@ -2,11 +2,11 @@
 
 import math
 
-from sigmoidcore.diagnosis.measure.calls import DIFFERENCES
+from sigmoidcore.diagnosis.measure.calls import DIFFERENCES, REGRESSION_LOSSES
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 
-REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", *DIFFERENCES)
+REGRESSION = REGRESSION_LOSSES | DIFFERENCES
 """Losses that compare numbers with numbers."""
 LARGE_LOGITS, WORSE_THAN_EQUAL = 5.0, 3.0
 FAR_OFF = 10.0

@@ -7,7 +7,14 @@ from itertools import zip_longest
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.findings import Severity
 from sigmoidcore.diagnosis.measure.activations import activation_of
-from sigmoidcore.diagnosis.measure.calls import BINARY_LOSSES, CLASS_LOSSES, DIFFERENCES, MULTIPLICATIONS, OVERLAP
+from sigmoidcore.diagnosis.measure.calls import (
+    BINARY_LOSSES,
+    CLASS_LOSSES,
+    DIFFERENCES,
+    MULTIPLICATIONS,
+    OVERLAP,
+    REGRESSION_LOSSES,
+)
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
@@ -24,8 +31,6 @@ READS_PROBABILITIES = (OVERLAP, "clamp")
 SIGNED_LOSSES = ("soft_margin_loss", "margin_ranking_loss", "cosine_embedding_loss", "hinge_embedding_loss")
 SOFTMAX = ("softmax", "softmax2d")
 ANYTHING = -math.inf, math.inf
-FUNCTIONS = tuple(name for name in REGRESSION if name not in DIFFERENCES)
-"""Losses for regression that are functions: a difference may pair all on purpose."""
 TOLERATED_MISS = 0.02
 """Targets may be outside of the reach by this share of their range: smoothed or noisy labels."""
 FAR_TARGETS, LARGE_TARGETS = 10.0, 10.0
@@ -159,20 +164,17 @@ def broadcast(evidence: Evidence) -> Found | None:
     for c in evidence.latest.comparisons:
         together = _together(c.shape, c.target_shape)
         grown = math.prod(together) > max(math.prod(c.shape), math.prod(c.target_shape))
-        crossed = c.function in FUNCTIONS and set(map(len, (c.shape, c.target_shape))) == {2} and 1 in c.shape
-        if math.prod(c.shape) == 1 < math.prod(together) and c.function in FUNCTIONS and evidence.latest.samples > 1:
+        ranks = {len(c.shape), len(c.target_shape)}
+        regression = c.function in REGRESSION_LOSSES  # a difference may pair all on purpose
+        if regression and math.prod(c.shape) == 1 < math.prod(together) and evidence.latest.samples > 1:
             text = _(
                 "{function} compares a single output with targets of shape {targets}: the outputs for all other "
                 "samples are not in the loss.",
                 function=c.function, targets=list(c.target_shape),
             )  # fmt: skip
             return Found(_layers(evidence, c), math.prod(together), 1.0, text)
-        if (
-            together
-            and c.function not in ("cross_entropy", "nll_loss")
-            and (crossed or len(c.shape) != len(c.target_shape))
-            and grown
-        ):
+        crossed = regression and ranks == {2} and 1 in c.shape
+        if grown and (crossed or len(ranks) == 2) and c.function not in ("cross_entropy", "nll_loss"):
             text = _(
                 "{function} compares outputs of shape {shape} with targets of shape {targets}: broadcasting pairs all "
                 "of them, {together}, so that every output learns the mean.",
@@ -255,7 +257,7 @@ def same_targets(evidence: Evidence) -> Found | None:
     every = [c for m in evidence.measurements for c in m.comparisons]
     labels = [c for c in every if c.function in CLASS_LOSSES]
     numbers = not labels and not evidence.latest.differentiated
-    labels = [c for c in every if c.function in FUNCTIONS] if numbers else labels
+    labels = [c for c in every if c.function in REGRESSION_LOSSES] if numbers else labels
     known = [c for c in labels if c.reads is not None]
     values = {bound for c in labels for bound in (c.low, c.high)}
     count = sum(math.prod(c.target_shape) for c in labels)

@@ -67,7 +67,7 @@ _FAULTS: tuple[Rule, ...] = (
     Rule("SC508", "order has no effect", NOTE, dependence.no_order, dependence.ADD_POSITIONS),
     Rule("SC509", "normalisation differs in use", WARNING, layers.normalisation, layers.NORMALISE),
     Rule("SC510", "dropout too strong", WARNING, layers.dropout, layers.DROP_LESS),
-    Rule("SC511", "mask hides the content", WARNING, dependence.hidden_content, dependence.INVERT, mistake=True),
+    Rule("SC511", "mask hides the content", WARNING, dependence.hidden_content, dependence.INVERT_MASK, mistake=True),
     Rule("SC601", "wrong input to the loss", WARNING, loss.wrong_input, loss.REPLACE, mistake=True, stalls=True),
     Rule("SC602", "outputs and targets broadcast", ERROR, loss.broadcast, loss.RESHAPE, mistake=True),
     Rule("SC603", "targets out of reach", WARNING, loss.out_of_reach, loss.SCALE, mistake=True),
@@ -83,7 +83,7 @@ RULES = (
     Rule("SC608", "answers of a constant", NOTE, standstill.constant_answers, standstill.CHECK_PAIRS,
          (*(rule.id for rule in _FAULTS), "SC609", "SC610")),
     Rule("SC609", "a term of the loss is drowned", WARNING, terms.drowned, terms.BALANCE, ("SC303", "SC401", "SC501")),
-    Rule("SC610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT, mistake=True),
+    Rule("SC610", "class weights reversed", WARNING, terms.reversed_weights, terms.INVERT_WEIGHTS, mistake=True),
 )  # fmt: skip
 """All rules, by code: code, name, severity, check, remedy, rules that explain it."""
 

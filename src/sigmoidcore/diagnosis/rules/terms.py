@@ -21,7 +21,7 @@ EQUAL_OUTPUTS, FADED_REST, SLIGHT = 0.2, 0.1, 1e-3
 REVERSED, DISTINCT, FEWEST_OF_CLASSES = 1.2, 2.0, 64
 
 BALANCE = "Give the terms similar sizes: one reduction for all (sum or mean), or a factor for each."
-INVERT = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
+INVERT_WEIGHTS = "Weigh each class by the number of all samples over its own; pos_weight is negatives over positives."
 STOP = (
     "Compute the target under torch.no_grad() or call detach() on it; nothing to do if it is meant to move towards the "
     "outputs."
@@ -42,12 +42,14 @@ def drowned(evidence: Evidence) -> Found | None:
     a mean squared error, and a regression in thousands beside a classification, are the usual causes.
     """
     steps = [m for m in evidence.measurements if m.step is not None and m.loss is not None]
-    losses = [m.loss or 0.0 for m in steps]
     if len(steps) < PATIENT_MEASUREMENTS or (evidence.latest.step or 0) < PATIENT_STEPS - 1:
         return None
-    if found := _constant_reconstruction(steps):
-        return found
-    last = len(steps) // 4
+    return _constant_reconstruction(steps) or _unlearned_term(steps)
+
+
+def _unlearned_term(steps: Sequence[Measurement]) -> Found | None:
+    """A small term that stays at the loss of a constant answer while the whole loss falls."""
+    losses, last = [m.loss or 0.0 for m in steps], len(steps) // 4
     if not 0 < mean(losses[-last:]) < UNLEARNED_LOSS * losses[0]:
         return None
     for term in steps[-1].terms:
@@ -55,17 +57,16 @@ def drowned(evidence: Evidence) -> Found | None:
         own = [t for m in steps for t in m.terms if (t.function, t.reads) == kind]
         pairs = (c for c in steps[-1].comparisons if (c.function, c.reads) == kind)
         level = next((known for c in pairs if (known := constant_level(c)) is not None), None)
-        if level is None or len(own) < len(steps) or abs(own[0].part) >= DROWNED_PART * losses[0]:
+        if level is None or len(own) < len(steps):
             continue
-        value = mean(t.value for t in own[-last:])
-        if value >= CHANCE_LOSS * level:
+        share, value = abs(own[0].part) / losses[0], mean(t.value for t in own[-last:])
+        if share < DROWNED_PART and value >= CHANCE_LOSS * level:
             text = _(
                 "{function} makes {share} % of the first loss and is not learned: it is {value}, and {level} for a "
                 "constant answer. The other terms drown it.",
-                function=term.function, share=percent(abs(own[0].part) / losses[0]), value=number(value),
-                level=number(level),
+                function=term.function, share=percent(share), value=number(value), level=number(level),
             )  # fmt: skip
-            return Found((), abs(own[0].part) / losses[0], DROWNED_PART, text)
+            return Found((), share, DROWNED_PART, text)
     return None
 
 

@@ -1,0 +1,62 @@
+"""Views and reshapes that take dimensions for others, by their shapes."""
+
+import math
+
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Shapes = tuple[Shape, Shape]
+"""Before and after."""
+
+
+def swapped_shapes(name: str, arguments: list[Tensor], features: int, output: Tensor) -> Shapes | None:
+    """The shapes of a view that takes dimensions for others, as `transpose` would, and moves no number.
+
+    It swaps the sizes of dimensions, splits or merges heads past the positions, makes steps of the columns of an image,
+    an image of tokens or patches, tokens of pixels, or rows of channels. Dimension `features` of its argument counts
+    features.
+    """
+    if name not in ("view", "reshape") or not arguments:
+        return None
+    before, after = tuple(arguments[0].shape), tuple(output.shape)
+    known = [[size for size in shape if size > 1] for shape in (before, after)]
+    swaps = len(before) == len(after) and sorted(before) == sorted(after) and known[0] != known[1]
+    rows = features == 1 and len(before) > 2 and len(after) == 2 and after[1] == before[1] not in (1, before[-1])
+    heads = _heads(before, after) or _heads(after, before)
+    places = _tokens(after, before) if features in (-1, 2) else features == 1 and _pixels(before, after)
+    return (before, after) if swaps or rows or heads or places or _columns(before, after) else None
+
+
+def _pixels(image: Shape, tokens: Shape) -> bool:
+    """Whether [samples, channels, height, width] became [samples, height * width, channels]."""
+    moved = len(image) == 4 and tokens == (image[0], image[2] * image[3], image[1])
+    return moved and image[1] not in (1, image[2] * image[3]) and image[2] * image[3] > 1
+
+
+def _tokens(image: Shape, tokens: Shape) -> bool:
+    """Whether [samples, tokens, features] became [samples, channels, height, width], each token a pixel or a patch."""
+    if len(image) != 4 or len(tokens) != 3:
+        return False
+    (_, channels, height, width), (_, count, features) = image, tokens
+    side = math.isqrt(features // max(1, channels))
+    fits = side > 0 and features == channels * side**2 and height % side == width % side == 0
+    grid = fits and (height // side) * (width // side) == count and (side == 1 or height == width)
+    return grid and height > side and width > side and channels != count and width != features
+
+
+def _columns(image: Shape, steps: Shape) -> bool:
+    """Whether [samples, channels, height, width] became [samples, width, channels * height]."""
+    if len(image) != 4:
+        return False
+    samples, channels, height, width = image
+    several = width not in (1, channels, channels * height) and channels > 1
+    return several and steps == (samples, width, channels * height)
+
+
+def _heads(whole: Shape, split: Shape) -> bool:
+    """Whether [samples, positions, features] became [samples, heads, positions, features], or the other way round."""
+    if len(whole) != 3 or len(split) != 4:
+        return False
+    positions, heads = whole[1], split[1]
+    moved = split == (whole[0], heads, positions, whole[2] // max(1, heads)) and heads * split[3] == whole[2]
+    return moved and positions > 1 and heads not in (1, positions)
