@@ -97,7 +97,7 @@ def test_names_of_methods_may_have_spaces_between_them(capsys):
     ("network", "cause"),
     [
         ("nn.Linear(3, 3)", "the network of other_shape:build, with inputs of shape (142, 13) and the loss, raised"),
-        ("nn.Flatten()", "no_weights:build returned a network of which nothing trains: give it parameters"),
+        ("nn.Flatten()", "no_weights:build returned a network without trainable parameters: set requires_grad=True"),
     ],
 )
 def test_a_network_of_the_user_that_does_not_fit_the_data_is_named_before_it_trains(capsys, tmp_path, network, cause):

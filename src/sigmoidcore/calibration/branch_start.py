@@ -23,7 +23,7 @@ SHARE = 0.5
 """s. With 1, a language model of 6 blocks had a larger loss after 300 steps: 2.20 instead of 2.16."""
 PASSES = 8
 TINY = 0.1
-"""It is said if a branch is multiplied by less than this share of its wanted size: its last weights are that large."""
+"""A factor of a branch below this share of its wanted size gets a note: the weights before it have to be large."""
 FEW, FASTER = 3, 4.0
 """Of more branches, it is said if their last layers make them small, all of them by more than this factor."""
 NEAR = 1.05
@@ -40,7 +40,7 @@ def start_branches(model: nn.Module, inputs: Inputs, branches: tuple[Branch, ...
         )
     _scale_embeddings(model, inputs, branches[0].stream, note)
     layers = _own_layers(model, note)
-    check_weights({name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)})
+    check_weights(dict(model.named_modules()))
     share = SHARE * len(branches) ** -0.5
     ends = {end: share / (b.factor if 0 < b.factor < math.inf else 1.0) for b in branches for end in b.ends}
     drawing = _Drawing(layers, ends)  # its seed is drawn outside of `undisturbed`, which puts the generator back

@@ -17,9 +17,8 @@ from sigmoidcore.observation.profile import (
     Inputs,
     LossFn,
     Profile,
-    random_loss,
+    loss_of,
     run,
-    scalar_loss,
     undisturbed,
 )
 
@@ -70,7 +69,7 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
             outputs = run(model, _followed(inputs))
         streams: dict[Node, Node] = {}
         found = [(s, branch) for s in sums.seen if (branch := _branch(s, layers, streams)) is not None]
-        loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+        loss = loss_of(outputs, targets, loss_fn)
         if found and loss.requires_grad:
             for s, _ in found:
                 s.watch()
@@ -132,14 +131,15 @@ class _Sum:
     """A sum of two tensors: their nodes and sizes, and the gradient that comes back to it."""
 
     def __init__(self, a: Tensor, b: Tensor, alpha: float) -> None:
+        assert a.grad_fn is not None
+        assert b.grad_fn is not None
         self.nodes = a.grad_fn, b.grad_fn
         self.sizes = root_mean_square(a), abs(alpha) * root_mean_square(b)
         self.gradient = 0.0
-        self.result: Node | None = None
+        self.result: Node
 
     def watch(self) -> None:
         """Measure the gradient of the next backward pass."""
-        assert self.result is not None
         self.result.register_prehook(self._arrive)
 
     def _arrive(self, gradients: tuple[Tensor | None, ...]) -> None:
@@ -183,15 +183,12 @@ def _branch(found: _Sum, outputs: _LayerOutputs, streams: dict[Node, Node]) -> B
     starts = [(stream, 1 - stream, found.nodes[stream]) for stream in (0, 1)]
     while starts:
         for stream, branch, start in starts:
-            end, own = found.nodes[branch], found.nodes[stream]
-            assert start is not None
-            assert end is not None
+            end = found.nodes[branch]
             between = _between(start, end)
             layers = [outputs.names[node] for node in between if node in outputs.names]
             if not layers:
                 continue
-            if own is not None and found.result is not None:
-                streams[found.result] = own
+            streams[found.result] = found.nodes[stream]
             last = [node for node in _first_met(end, outputs.names) if node in between]
             size = outputs.sizes[last[0]] if len(last) == 1 else math.nan
             return Branch(

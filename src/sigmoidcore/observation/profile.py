@@ -103,7 +103,7 @@ def gradient_profile(model: nn.Module, inputs: Inputs, targets: Any = None, loss
         with observer:
             outputs = run(model, inputs)
         names = [name for name, _ in observer.preactivations]
-        loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+        loss = loss_of(outputs, targets, loss_fn)
         _check_once(names)
         if not loss.requires_grad:
             raise ValueError(
@@ -142,6 +142,11 @@ class _PreactivationObserver(LayerObserver):
                 *args, *kwargs.values(), on_step=lambda t, x: self.preactivations.append((f"{name}[{t}]", x))
             )
         return output
+
+
+def loss_of(outputs: Any, targets: Any, loss_fn: LossFn | None) -> Tensor:
+    """The loss of outputs; without a loss function, that of random signs."""
+    return random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
 
 
 def random_loss(outputs: Any) -> Tensor:

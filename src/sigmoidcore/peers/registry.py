@@ -45,12 +45,10 @@ def find(name: str) -> Method:
     raise InputError("there is no method {name!r}; {hint}", name=name, hint=hint)
 
 
-def _check(name: str, model: nn.Module, problem: Problem) -> None:
+def _check_runs(name: str, model: nn.Module, problem: Problem) -> None:
     """Run the network once: an error in a training would have no name."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError(
-            "{name} returned a network of which nothing trains: give it parameters with requires_grad=True", name=name
-        )
+        raise InputError("{name} returned a network without trainable parameters: set requires_grad=True", name=name)
     shape = tuple(problem.inputs.shape)
     what = _("the network of {name}, with inputs of shape {inputs} and the loss,", name=name, inputs=shape)
     with reported_as(what), undisturbed(model, problem.inputs), torch.no_grad():
@@ -75,7 +73,7 @@ def _method(name: str, found: Any) -> Method:
                 name=name,
                 what=with_article(model),
             )
-        _check(name, model, arguments[0])
+        _check_runs(name, model, arguments[0])
         return model
 
     return replace(method, name=name, build=build)

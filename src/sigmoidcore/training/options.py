@@ -113,7 +113,7 @@ class Options:
     def parse(cls, given: Mapping[str, Any], *, command: str = "train", shown: Mapping[str, str] = {}) -> Self:
         """Options from values by name; None counts as not given, and numbers may be texts.
 
-        Errors name the help of `command`, and options as they are typed there: by `shown`, where names differ.
+        Errors refer to the help of `command`. `shown` has the names of options that have another name there.
 
         Raises:
             InputError: there is no such option, or its value is invalid.
@@ -126,9 +126,8 @@ class Options:
                 raise InputError(
                     "No such option: {name}{hint} (see sigmoid-core train --help)", name=flag(name[:60]), hint=hint
                 )
-        place = {"command": command}
         values = {
-            name: _parsed(fields[name], value, place | {"name": flag(shown.get(name, name))})
+            name: _parsed(fields[name], value, flag(shown.get(name, name)), command)
             for name, value in given.items()
             if value is not None
         }
@@ -173,7 +172,7 @@ def default_text(option: "dataclasses.Field[Any]") -> str:
     return str(option.default)
 
 
-def _parsed(option: "dataclasses.Field[Any]", value: Any, place: Mapping[str, str]) -> Any:
+def _parsed(option: "dataclasses.Field[Any]", value: Any, name: str, command: str) -> Any:
     kind, words = types_of(option.name)
     try:
         if words and isinstance(value, str) and (value in words or kind is str):
@@ -188,7 +187,10 @@ def _parsed(option: "dataclasses.Field[Any]", value: Any, place: Mapping[str, st
         also = _(" or {word!r}", word=words[0]) if words and kind is not str else ""
         values = {"reason": edited(str(error), lambda text: text.rstrip(".。")), "also": also}
         raise InputError(
-            "Invalid value for '{name}': {reason}{also}. (see sigmoid-core {command} --help)", **place, **values
+            "Invalid value for '{name}': {reason}{also}. (see sigmoid-core {command} --help)",
+            name=name,
+            command=command,
+            **values,
         ) from error
     return found
 

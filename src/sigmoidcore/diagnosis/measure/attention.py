@@ -36,14 +36,10 @@ def add_attention(sums: Sums, function: str, args: tuple[Any, ...], kwargs: Mapp
             return
         weights, visible = output[:SAMPLES], bare(scores)[:SAMPLES] > MASKED
         sums.seen = _seen(visible)
-    elif function == ATTENTION:
-        weights, visible = _multi_head_weights(args, kwargs)
-        key = args[1] if len(args) > 1 else kwargs["key"]
-        if key.dim() == 3:
-            add_values(sums, _seen(visible), bare(key).transpose(0, 1))
     else:
-        weights, visible = _dot_product_weights(args, kwargs)
-        add_values(sums, _seen(visible), bare(args[1] if len(args) > 1 else kwargs["key"]))
+        key = bare(args[1] if len(args) > 1 else kwargs["key"])
+        weights, visible = (_multi_head_weights if function == ATTENTION else _dot_product_weights)(args, kwargs)
+        add_values(sums, _seen(visible), key.transpose(0, 1) if function == ATTENTION else key)
     _add_entropy(sums, weights.float(), visible)
 
 

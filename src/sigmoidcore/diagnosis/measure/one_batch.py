@@ -17,7 +17,7 @@ from sigmoidcore.diagnosis.measure.probe import Probe
 from sigmoidcore.diagnosis.measure.statistics import seen_no_data
 from sigmoidcore.diagnosis.wording import listed
 from sigmoidcore.observation.process_group import Ranks
-from sigmoidcore.observation.profile import BATCH_NORMS, evaluating, random_loss, run, scalar_loss, unchanged
+from sigmoidcore.observation.profile import BATCH_NORMS, evaluating, loss_of, run, unchanged
 
 
 def measure(subject: Subject, ranks: Ranks) -> Measurement:
@@ -37,7 +37,7 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
             try:
                 with _hinting(model, inputs, mode):
                     outputs = run(model, inputs)
-                    loss = random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
+                    loss = loss_of(outputs, targets, loss_fn)
                 if loss.requires_grad:
                     own(leaves(loss))
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -59,16 +59,12 @@ def measure(subject: Subject, ranks: Ranks) -> Measurement:
 @contextmanager
 def passes(subject: Subject) -> Iterator[Callable[[], Tensor]]:
     """Forward passes in the subject's mode that leave the model as it was; yields a function that returns the loss."""
-    model, loss_fn = subject.model, subject.loss_fn
+    model = subject.model
     with torch.inference_mode(False), torch.enable_grad():
         inputs, targets = cut_off(subject.inputs), cut_off(subject.targets)
 
-        def loss_of() -> Tensor:
-            outputs = run(model, inputs)
-            return random_loss(outputs) if loss_fn is None else scalar_loss(loss_fn(outputs, targets))
-
         with unchanged(model, inputs), own_buffers(model), mode_of(subject)(model):
-            yield loss_of
+            yield lambda: loss_of(run(model, inputs), targets, subject.loss_fn)
 
 
 @contextmanager

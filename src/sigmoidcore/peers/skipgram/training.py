@@ -53,18 +53,18 @@ def train(
         on_step: called after every batch; an exception ends the training, and the vectors are those of the last batch.
 
     Raises:
-        InputError: no word was left to train with. Frequent words are left out at random, and in a text of few words
-            each one is frequent.
+        InputError: no word is left to train with. Frequent words are left out at random, and in a text of few words
+            all are frequent.
     """
     generator = torch.Generator().manual_seed(seed)
     neighbours = BLOCK + 2 * window
     gradient = Gradient(model, BLOCKS, BLOCK, neighbours, neighbours + SHARED)
     vectors = model.inputs.detach(), model.outputs.detach()
     weights = torch.zeros(2, len(corpus.words))
-    started, trained = time.perf_counter(), False
+    started, done = time.perf_counter(), 0.0
     for epoch in range(epochs):
         for part, batch in batches(corpus, window, negative, generator):
-            done, trained = (epoch + part) / epochs, True
+            done = (epoch + part) / epochs
             step = rate + (last_rate - rate) * done
             limit = LARGEST_STEP / float(step * model.core.alpha)
             parts = (batch.words, batch.others), gradient.of(batch), batch.totals()
@@ -75,15 +75,12 @@ def train(
                 total[places] = 0
                 of_kind.index_add_(0, places, change, alpha=-step)
             on_step(Progress(epoch + 1, done, done * epochs * corpus.length / (time.perf_counter() - started)))
-    if not trained:
-        raise InputError("the text is too short: by chance, no word of it was left to train with. Give a longer one")
+    if not done:
+        raise InputError("the text is too short: chance left out all its words. Give a longer one")
 
 
 def batches(corpus: Corpus, window: int, negative: int, generator: torch.Generator) -> Iterator[tuple[float, Batch]]:
-    """All blocks of the text once, in a random order; each batch with the part of them that is done after it.
-
-    None if chance leaves no word of the text.
-    """
+    """All blocks of the text once, in a random order; each batch with the part of them that is done after it."""
     chosen_text, chosen_sentences = subsampled(corpus, generator)
     if not len(chosen_text):
         return
