@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.measuring import Forward
 from torch import nn
 from torch.nn import functional
 
@@ -82,10 +83,19 @@ def test_attention_across_the_batch_is_named_and_within_a_sample_is_not():
     assert findings(Encoder(), WORDS[:, :8]) == []
 
 
+MIXED = [("SC506", "warning")]
+
+
+def mixed_axes(model, inputs):
+    model(inputs)  # lazy layers get their sizes
+    found = sc.diagnose(model, inputs).findings
+    return [(f.rule, f.severity.value) for f in found if "axes" in f.message]
+
+
 @pytest.mark.parametrize(
     ("move", "expected"),
     [
-        (lambda x: x.view(-1, 5, 3), [("SC506", "warning")]),
+        (lambda x: x.view(-1, 5, 3), MIXED),
         (lambda x: x.reshape(3, 64, 5).relu().mean(0), []),
         (lambda x: x.transpose(1, 2), []),
         (lambda x: x.reshape(64, 1, 15).view(64, 5, 3), []),
@@ -93,62 +103,33 @@ def test_attention_across_the_batch_is_named_and_within_a_sample_is_not():
     ids=["features and steps swapped", "not read by a layer", "transposed", "in two views"],
 )
 def test_a_view_that_should_be_a_transpose_mixes_axes(move, expected):
-    net = nn.Linear(3 if move(torch.zeros(64, 3, 5)).dim() == 3 else 5, 4)
-
-    class Moved(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, x):
-            return self.net(move(x))
-
-    found = sc.diagnose(Moved(), torch.randn(64, 3, 5)).findings
-    assert [(f.rule, f.severity.value) for f in found if "axes" in f.message] == expected
+    model = Forward(lambda net, x: net.last(move(x)), last=nn.LazyLinear(4))
+    assert mixed_axes(model, torch.randn(64, 3, 5)) == expected
 
 
 @pytest.mark.parametrize(
     ("move", "expected"),
     [
-        (lambda x: x.view(64, 6, 4, 4), ["SC506"]),  # [tokens, features] to [channels, height, width]
+        (lambda x: x.view(64, 6, 4, 4), MIXED),  # [tokens, features] to [channels, height, width]
         (lambda x: x.transpose(1, 2).reshape(64, 6, 4, 4), []),
         (lambda x: x.view(64, 4, 4, 6).permute(0, 3, 1, 2), []),
         (lambda x: x.view(64, 16, 2, 3), []),  # heads of a token
-        (lambda x: x[..., :4].reshape(64, 1, 8, 8), ["SC506"]),  # patches
+        (lambda x: x[..., :4].reshape(64, 1, 8, 8), MIXED),  # patches
         (lambda x: x[..., :4].reshape(64, 4, 4, 2, 2).transpose(2, 3).reshape(64, 1, 8, 8), []),
     ],
 )
 def test_tokens_become_an_image_by_a_transpose(move, expected):
-    class Image(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.tokens, self.image = nn.Linear(5, 6), nn.LazyConv2d(2, 1)
-
-        def forward(self, x):
-            return self.image(move(self.tokens(x)).contiguous())
-
-    model, inputs = Image(), torch.randn(64, 16, 5)
-    model(inputs)
-    assert [f.rule for f in sc.diagnose(model, inputs).findings if "axes" in f.message] == expected
+    model = Forward(lambda net, x: net.last(move(net.first(x))), first=nn.Linear(5, 6), last=nn.LazyConv2d(2, 1))
+    assert mixed_axes(model, torch.randn(64, 16, 5)) == expected
 
 
 @pytest.mark.parametrize(
     ("move", "expected"),
-    [(lambda x: x.view(64, 16, 6), ["SC506"]), (lambda x: x.flatten(2).mT, []), (lambda x: x.flatten(2), [])],
+    [(lambda x: x.view(64, 16, 6), MIXED), (lambda x: x.flatten(2).mT, []), (lambda x: x.flatten(2), [])],
 )
 def test_pixels_become_tokens_by_a_transpose(move, expected):
-    image = nn.Conv2d(3, 6, 1)
-
-    class Tokens(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.image, self.head = image, nn.Linear(move(image(torch.zeros(64, 3, 4, 4))).shape[-1], 2)
-
-        def forward(self, x):
-            return self.head(move(self.image(x)))
-
-    found = sc.diagnose(Tokens(), torch.randn(64, 3, 4, 4)).findings
-    assert [f.rule for f in found if "axes" in f.message] == expected
+    model = Forward(lambda net, x: net.last(move(net.first(x))), first=nn.Conv2d(3, 6, 1), last=nn.LazyLinear(2))
+    assert mixed_axes(model, torch.randn(64, 3, 4, 4)) == expected
 
 
 def test_time_in_the_first_dimension_is_a_note_at_most():

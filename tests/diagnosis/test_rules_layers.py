@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.layers import chain, rules, training, with_weight
+from support.layers import chain, loud, rules, training, with_weight
 from torch import nn
 from torch.nn import functional
 
@@ -17,10 +17,6 @@ X, Y = torch.randn(128, 64), torch.randint(10, (128,))
 
 def diagnosed(model, inputs=X, **how):
     return sc.diagnose(model, inputs, Y[: len(inputs)], functional.cross_entropy, **how)
-
-
-def found(diagnosis):
-    return [f.rule for f in diagnosis.findings if f.severity is not Severity.NOTE]
 
 
 def mlp(*between, outputs=10):
@@ -54,7 +50,7 @@ def trained(model, inputs=X, steps=5, **options):
 )
 def test_the_size_of_the_inputs(inputs, expected):
     model = mlp(nn.ReLU())
-    assert found(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == expected
+    assert loud(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == expected
     large = inputs.abs().max() > 50
     findings = [(f.rule, f.severity.value) for f in sc.diagnose(model, inputs).findings]
     assert findings == [(rule, "note" if large else "warning") for rule in expected], "a ReLU passes any scale on"
@@ -70,9 +66,9 @@ def test_large_inputs_are_a_warning_if_the_first_outputs_are_far_off(factor):
 def test_a_normalisation_at_the_start_takes_inputs_of_any_size():
     for inputs in (255 * torch.rand(128, 64), 1e-3 * torch.rand(128, 64)):
         model = nn.Sequential(nn.BatchNorm1d(64, eps=1e-12), *mlp(nn.ReLU()))
-        assert found(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == []
+        assert loud(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), inputs)) == []
     model = mlp(nn.BatchNorm1d(64), nn.ReLU())
-    assert found(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), 255 * torch.rand(128, 64))) == []
+    assert loud(sc.diagnose(nn.Sequential(*model, nn.Sigmoid()), 255 * torch.rand(128, 64))) == []
 
 
 def test_frozen_weights_are_a_note_and_a_warning_if_only_some_are_fresh():
@@ -109,7 +105,7 @@ def test_fresh_frozen_weights_behind_trained_ones_are_a_note():
     ids=["nothing", "dropout", "flatten", "ReLU", "norm", "into a code", "factorisation"],
 )
 def test_two_linear_layers_in_a_row_are_one_unless_they_are_a_factorisation(layers, expected):
-    assert found(diagnosed(mlp(*layers))) == expected
+    assert loud(diagnosed(mlp(*layers))) == expected
 
 
 class Siamese(nn.Module):
@@ -132,7 +128,7 @@ def test_two_linear_layers_are_two_if_the_loss_reads_what_is_in_between(compared
         p, z = outputs
         return -functional.cosine_similarity(p, compared(z).flip(0)).mean()
 
-    assert [rule for rule in found(sc.diagnose(Siamese(), X, Y, loss_fn)) if rule == "SC507"] == expected
+    assert [rule for rule in loud(sc.diagnose(Siamese(), X, Y, loss_fn)) if rule == "SC507"] == expected
 
 
 @pytest.mark.parametrize(
@@ -148,7 +144,7 @@ def test_two_linear_layers_are_two_if_the_loss_reads_what_is_in_between(compared
 def test_two_convolutions_in_a_row_are_one_unless_they_share_the_work(first, second, expected):
     model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), first, second, nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
     model(X)
-    assert found(diagnosed(model)) == expected
+    assert loud(diagnosed(model)) == expected
 
 
 def test_a_linear_layer_that_others_read_too_is_healthy():
@@ -161,12 +157,12 @@ def test_a_linear_layer_that_others_read_too_is_healthy():
             hidden = self.first(x)
             return self.last(hidden + self.second(hidden).relu())
 
-    assert found(diagnosed(Skip())) == []
+    assert loud(diagnosed(Skip())) == []
 
 
 def test_statistics_that_stay_or_are_of_one_sample():
-    assert found(trained(mlp(nn.BatchNorm1d(64, momentum=0.0), nn.ReLU()))) == ["SC509"]
-    assert found(trained(mlp(nn.BatchNorm1d(64, momentum=None), nn.ReLU()))) == []
+    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=0.0), nn.ReLU()))) == ["SC509"]
+    assert loud(trained(mlp(nn.BatchNorm1d(64, momentum=None), nn.ReLU()))) == []
 
     def images(norm):
         return nn.Sequential(
@@ -181,7 +177,7 @@ def test_statistics_that_stay_or_are_of_one_sample():
             optimizer.zero_grad()
             functional.cross_entropy(model(image[None]), Y[:1]).backward()
             optimizer.step()
-    assert found(monitor.diagnosis()) == ["SC509"]
+    assert loud(monitor.diagnosis()) == ["SC509"]
 
 
 @pytest.mark.parametrize("case", ["never trained", "frozen", "has seen data"])
@@ -190,7 +186,7 @@ def test_a_training_in_evaluation_mode_whose_norms_have_seen_no_data(case):
     if case == "has seen data":
         model(X)
     model[1].requires_grad_(case != "frozen")
-    assert found(trained(model.eval())) == (["SC509"] if case == "never trained" else [])
+    assert loud(trained(model.eval())) == (["SC509"] if case == "never trained" else [])
 
 
 def test_one_normalisation_for_two_places_drifts_from_both():
@@ -204,8 +200,8 @@ def test_one_normalisation_for_two_places_drifts_from_both():
             low = self.norms[0](self.first(x) - 5).relu()
             return self.last(self.norms[-1](self.second(low) + 5).relu())
 
-    assert found(trained(Shared([nn.BatchNorm1d(64)]), steps=40)) == ["SC509"]
-    assert found(trained(Shared([nn.BatchNorm1d(64), nn.BatchNorm1d(64)]), steps=40)) == []
+    assert loud(trained(Shared([nn.BatchNorm1d(64)]), steps=40)) == ["SC509"]
+    assert loud(trained(Shared([nn.BatchNorm1d(64), nn.BatchNorm1d(64)]), steps=40)) == []
 
 
 @pytest.mark.parametrize(
@@ -214,8 +210,8 @@ def test_one_normalisation_for_two_places_drifts_from_both():
 )
 def test_dropout_that_leaves_a_tenth(shares, expected):
     model = mlp(nn.ReLU(), *map(nn.Dropout, shares))
-    assert found(diagnosed(model, training=True)) == expected
-    assert found(diagnosed(model)) == [], "evaluation drops nothing"
+    assert loud(diagnosed(model, training=True)) == expected
+    assert loud(diagnosed(model)) == [], "evaluation drops nothing"
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1.0, []), (200.0, ["SC201"])])
@@ -224,9 +220,9 @@ def test_saturated_outputs_are_named_if_they_are_wrong(size, expected):
     targets = (torch.arange(128.0) % 2)[:, None]
     with torch.no_grad():
         model[2].weight.mul_(size)
-    assert found(sc.diagnose(model, X, targets, functional.mse_loss)) == expected
+    assert loud(sc.diagnose(model, X, targets, functional.mse_loss)) == expected
     right = model(X).detach().sign()
-    assert found(sc.diagnose(model, X, right, functional.mse_loss)) == []
+    assert loud(sc.diagnose(model, X, right, functional.mse_loss)) == []
 
 
 def test_a_network_of_many_layers_without_activations_is_an_experiment():
@@ -347,7 +343,7 @@ def test_a_normalisation_of_single_numbers_leaves_0(norm):
     findings = sc.diagnose(model, X, torch.randn(128, 1), functional.mse_loss).findings
     assert ("SC509", Severity.ERROR) in [(f.rule, f.severity) for f in findings]
     wide = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 10), nn.GroupNorm(5, 10))
-    assert found(diagnosed(wide)) == []
+    assert loud(diagnosed(wide)) == []
 
 
 class Always(nn.Module):
@@ -375,13 +371,13 @@ def attended(p):
     ],
 )
 def test_dropout_in_evaluation_mode_is_named(drop, expected):
-    assert found(diagnosed(Always(drop))) == expected
-    assert found(diagnosed(Always(drop), training=True)) == []
+    assert loud(diagnosed(Always(drop))) == expected
+    assert loud(diagnosed(Always(drop), training=True)) == []
 
 
 def test_dropout_between_the_outputs_and_the_loss_is_named():
-    assert found(trained(mlp(nn.ReLU(), nn.Dropout(0.2)))) == []
-    assert found(trained(nn.Sequential(mlp(nn.ReLU()), nn.Dropout(0.2)))) == ["SC510"]
+    assert loud(trained(mlp(nn.ReLU(), nn.Dropout(0.2)))) == []
+    assert loud(trained(nn.Sequential(mlp(nn.ReLU()), nn.Dropout(0.2)))) == ["SC510"]
 
 
 class Residual(nn.Module):

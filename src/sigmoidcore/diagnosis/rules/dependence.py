@@ -33,13 +33,12 @@ def mixed_samples(evidence: Evidence) -> Found | None:
 
     `diagnose` runs the model in evaluation mode on a sample beside two different sets of others, with the same random
     numbers. The rule applies if the output of the sample changes. It is a note if outputs have positions that do not
-    depend on each other: the model may have time in dimension 0 on purpose. A softmax over the samples, which is not
-    attention and not a gate, is named in a `Monitor`, too. So are an attention whose softmax normalises over the
-    queries or the heads, a softmax over a dimension of a single number, behind which a gradient is 0, that of a
-    classification if it does not normalise over the classes, and what reads a view or reshape that takes dimensions for
-    others, without moving a number: to the same sizes in another order, from [samples, positions, features] to
-    [samples, heads, positions, ...] or back, from tokens to the pixels or patches of an image, from pixels to tokens,
-    from the columns of an image to steps, or from channels to rows.
+    depend on each other: the model may have time in dimension 0 on purpose. A `Monitor`, too, names a softmax over the
+    wrong dimension: the samples (unless it is attention or a gate), the queries or heads of an attention, a dimension
+    of a single number, or another one than the classes in a classification. It also names layers that read a view or
+    reshape that takes dimensions for others and moves no number: to the same sizes in another order, from [samples,
+    positions, features] to [samples, heads, positions, ...] or back, from tokens to the pixels or patches of an image,
+    from pixels to tokens, from the columns of an image to steps, or from channels to rows.
 
     *Source.* Arithmetic. Karpathy's "A recipe for training neural networks" (2019) recommends the same test by
     gradients.
@@ -133,12 +132,12 @@ def no_order(evidence: Evidence) -> Found | None:
 
 
 def hidden_content(evidence: Evidence) -> Found | None:
-    """The network reads the padding and nothing else: its mask says the opposite of what the attention takes it for.
+    """The mask is inverted: the network reads the padding and nothing else.
 
-    Attention is named if its mask hides keys that differ between the samples, and those that any query sees are the
-    same in all samples, by position.
+    Attention is named if its mask hides keys that differ between the samples, and all visible keys are the same in
+    every sample, by position.
 
-    *Source.* Arithmetic: what is the same for all samples tells nothing about any of them.
+    *Source.* Arithmetic: keys that are the same for all samples tell nothing about any of them.
     """
     names = tuple(x.name for x in evidence.layers if x.blind)
     if not names:

@@ -174,8 +174,8 @@ def _left_in_evaluation(evidence: Evidence, trained: set[str]) -> Found | None:
         return None
     since = next(m.step for m in evidence.measurements if names[0] in m.resting_norms)
     text = _(
-        "The model trains in evaluation mode since step {step}: {names} {verb} the running statistics of the steps "
-        "before.",
+        "The model has trained in evaluation mode since step {step}: {names} {verb} the running statistics of the "
+        "steps before.",
         step=since, names=listed(names), verb=verb(names, "keeps", "keep"),
     )  # fmt: skip
     return Found(tuple(names), len(names), 0.0, text, TRAIN_MODE)

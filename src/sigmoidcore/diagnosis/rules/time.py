@@ -32,9 +32,9 @@ def vanishing(evidence: Evidence) -> Found | None:
 
     A recurrent layer of $T$ steps is named if $\max_{t \le T/10} g_t / \max_t g_t$ is below `FORGOTTEN_SHARE`, with the
     gradient size $g_t$ at step $t$. A layer that is called `CALLS_IN_A_ROW` times or more, each time on its last
-    output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped. It is a note
-    if the network has learned (see SC204): what it needs is in the last steps. A recurrent cell is named, too, if only
-    the last of `CALLS_IN_A_ROW` calls or more has a gradient.
+    output, counts as recurrent. Steps with a gradient of exactly 0 (padding, a cut sequence) are skipped. A recurrent
+    cell is named, too, if only the last of `CALLS_IN_A_ROW` calls or more has a gradient. It is a note if the network
+    has learned (see SC204): what it needs is in the last steps.
 
     *Source.* Arithmetic: all steps share their weights, so their gradients are added, and float32 rounds away all
     below 1.2e-7 of the sum. PyTorch's `nn.LSTM` with default weights keeps 0.6 of the gradient in a step, and is below
@@ -76,8 +76,8 @@ def exploding(evidence: Evidence) -> Found | None:
     r"""A long sequence sets the whole step, and clipping it discards the other samples.
 
     A recurrent layer, as in SC103, is named if $\max_t g_t / \max_{t > 0.9\,T} g_t$ is above `EXPLODED_GROWTH`; above
-    `BURST_GROWTH` it is an error. $T$ is the last step with a gradient. A growth of which a single step makes more than
-    half, in logarithms, is that of a loss whose last steps are learned, such as those of padding.
+    `BURST_GROWTH` it is an error. $T$ is the last step with a gradient. It is not named if a single step makes more
+    than half of the growth, in logarithms: the last steps, such as those of padding, are then learned.
 
     *Source.* Arithmetic: if a loss reads every step, a level gradient adds up on the way back, at most by the number of
     steps; 1e4 is more than a thousand of them explain.
