@@ -206,3 +206,49 @@ def test_branches_that_are_not_names_are_refused_with_where_to_find_them(branche
     model = nn.Sequential(nn.Linear(4, 8), Block())
     with pytest.raises(TypeError, match=r"branches takes names and patterns .* has them as branch_layers"):
         sc.Equalizer(model, torch.optim.Adam(model.parameters()), branches=branches)
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_step_that_is_too_long_is_shortened_and_a_short_one_is_as_it_was(dtype, closure):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)).to(dtype)
+    gradients = {p: torch.randn_like(p) for p in model.parameters()}
+
+    def put():
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient.clone()
+        return torch.zeros(())
+
+    def step(rate):
+        optimizer = torch.optim.SGD(model.parameters(), rate)
+        with sc.Equalizer(model, optimizer, branches="0"), torch.no_grad():
+            size = model[0].weight.double().norm()
+            model[0].weight.mul_(0.5)  # far below the limits of its size
+            before = snapshot(model)
+            put()
+            optimizer.step(put if closure else None)
+            return before, (model[0].weight - before["0.weight"]).double(), size
+
+    before, change, size = step(1.0)
+    assert float(change.norm() / size) == pytest.approx(0.02, rel=0.01 if dtype == torch.bfloat16 else 1e-4)
+    direction = -gradients[model[0].weight].double()
+    assert torch.cosine_similarity(change.flatten(), direction.flatten(), 0) > 0.99
+    assert (model[1].weight - before["1.weight"]).norm() > 1, "it is not in a branch"
+    before, *_ = step(1e-4)
+    free = nn.Parameter(before["0.weight"])
+    free.grad = gradients[model[0].weight]
+    torch.optim.SGD([free], 1e-4).step()
+    torch.testing.assert_close(model[0].weight, free, rtol=0, atol=0)
+
+
+def test_weights_that_are_changed_between_steps_are_not_put_back():
+    model, x, report = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with sc.Equalizer(model, optimizer, branches=report.branch_layers):
+        train(model, optimizer, x, 1)
+        with torch.no_grad():
+            model[1].up.weight.mul_(0.5)
+        halved = model[1].up.weight.detach().clone()
+        train(model, optimizer, x, 1)
+    torch.testing.assert_close(model[1].up.weight.detach(), halved, rtol=0, atol=0)

@@ -14,6 +14,8 @@ _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """What DistributedDataParallel and torch.compile put before all names."""
 FIRST, EACH = 16, 3
 """Rounds of power iteration at the start (later one after each step of the optimizer), and iterations of a round."""
+LARGEST_STEP = 0.02
+"""A step of the optimizer changes a weight by at most this share of its size at the start."""
 MISSED = 0.01
 """A largest singular value that is above its limit by less than this share stays: the start may have missed as much."""
 
@@ -31,14 +33,16 @@ def _checked(branches: Any) -> list[str]:
 
 
 class BranchRule:
-    """Keeps the spectral and the Frobenius norm of matrices and kernels at most at their start, unless that is 0.
+    """Keeps the spectral and the Frobenius norm of matrices and kernels at most at their start, and limits their steps.
 
     The gain of a branch is at most the product of the spectral norms. Without a norm in front of it, a stream through N
     branches of gain b grows by exp(b / 2), and a training raises b the faster, the higher its rate is: in the direction
     of largest gain, which the branches come to share. Power iteration follows that direction: of a weight W whose
     largest singular value s is above its limit l, (s - l) u v' is taken away, and what W does in other directions
-    stays. If several directions grow at once, the Frobenius norm bounds them until their turn has come. `branches` are
-    names of modules, or patterns; those in these modules count.
+    stays. If several directions grow at once, the Frobenius norm bounds them until their turn has come. At ten times a
+    good rate, a step of Adam is as large as a weight, and no bound on its size helps: steps that are longer than
+    `LARGEST_STEP` of the size at the start are shortened. A weight that starts at 0 is free. `branches` are names of
+    modules, or patterns; those in these modules count.
     """
 
     def __init__(self, model: nn.Module, branches: Iterable[str]) -> None:
@@ -64,6 +68,7 @@ class BranchRule:
         self._directions = [
             torch.randn(w[0].numel(), generator=torch.Generator().manual_seed(0)) for w in self._weights
         ]
+        self._before: list[Tensor] = []  # the weights before a step of the optimizer
         self._limits = torch.zeros(2, 0)
         if self._weights:
             gains = [self._iterate()[-1] for _ in range(FIRST)][-1]
@@ -75,11 +80,16 @@ class BranchRule:
         """Whether it has weights to hold."""
         return bool(self._weights)
 
+    def before_step(self) -> None:
+        """Remember the weights before a step of the optimizer."""
+        self._before = [weight.detach().clone() for weight in self._weights]
+
     @torch.no_grad()
     def hold(self) -> None:
-        """Bring the weights that are above their limits back; without waiting for the device."""
+        """Shorten long steps and bring weights above their limits back, without waiting for the device."""
         if not self._weights:
             return
+        self._shorten_step()
         outputs, gains = self._iterate()
         largest, sizes = self._limits.to(gains)
         excess = torch.where(gains > (1 + MISSED) * largest, gains - largest, 0.0).nan_to_num_(0.0, posinf=0.0)
@@ -89,6 +99,16 @@ class BranchRule:
         ratios = (sizes / found).nan_to_num_(1.0).clamp_(max=1.0)
         for weight, ratio in zip(self._weights, torch.where(ratios > 0, ratios, 1.0), strict=True):
             weight.mul_(ratio)  # nan and inf: nothing is left to hold
+
+    def _shorten_step(self) -> None:
+        before, self._before = self._before, []
+        if not before:
+            return
+        steps = [weight - old for weight, old in zip(self._weights, before, strict=True)]
+        lengths = torch.stack(foreach.norms(steps))
+        shares = (LARGEST_STEP * self._limits[1].to(lengths) / lengths).nan_to_num_(1.0)
+        for weight, old, step, share in zip(self._weights, before, steps, shares, strict=True):
+            weight.copy_(torch.where(share < 1, old + share.to(step) * step, weight))
 
     def state_dict(self) -> dict[str, list[Any]]:
         """The norms at the start, spectral and Frobenius, and the directions of the largest gain now."""

@@ -73,8 +73,9 @@ class Equalizer:
     weights or inputs were changed, each core whose preactivations have another mean or size gets the shift and slope
     that make up for it. It rests for good if the old data come back.
 
-    **Branch rule**, for residual branches without norms (`branches`): after each step, the largest singular value of a
-    matrix or a kernel of theirs is brought back to what it was when the Equalizer was made, and so is its size.
+    **Branch rule**, for residual branches without norms (`branches`): no step changes a matrix or a kernel of theirs by
+    more than 2 % of its size when the Equalizer was made, and after it, its largest singular value and size are brought
+    back to what they were then.
 
     Losses that contain derivatives (docs/physics.md) disable the layer, the neuron and the recovery rule. If more than
     1 % of all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None):
@@ -262,6 +263,7 @@ class Equalizer:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not has_closure(args, kwargs):
             self.look()
+        self._branch_rule.before_step()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
