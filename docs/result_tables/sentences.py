@@ -75,8 +75,8 @@ def readme_in_chinese() -> Iterator[str]:
     yield "分别为 {:.0f} % 和 {:.0f} 到 {:.0f} %".format(*_of_cifar())
     (named, count), (by_torchmortem, _), (by_sagemaker, asked) = _held_out()
     yield f"{count} 个真实的失败程序（没有哪条规则是为它们写的）中"
-    yield f"{named} 个的原因；torchmortem 指出 {count} 个中的 {by_torchmortem} 个"
-    yield f"SageMaker 的规则指出 {asked} 个中的 {by_sagemaker} 个。"
+    yield f"{named} 个的原因；torchmortem 找出 {count} 个中的 {by_torchmortem} 个"
+    yield f"SageMaker 的规则找出 {asked} 个中的 {by_sagemaker} 个。"
 
 
 @sentences("docs/benchmarks.md")

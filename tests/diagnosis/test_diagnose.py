@@ -18,7 +18,7 @@ Y = torch.arange(32) % 3
 @pytest.mark.parametrize(
     ("model", "inputs", "kind", "said"),
     [
-        (lambda x: x, X, TypeError, "model must be a torch.nn.Module, got function: put its code into the forward"),
+        (lambda x: x, X, TypeError, "model must be a torch.nn.Module, got function: give the model itself"),
         (nn.Linear, X, TypeError, r"model is the class Linear: give an instance, Linear\(...\)"),
         (mlp(nn.Tanh).to("meta"), X, ValueError, "'0.weight' of the model is on the device meta, .* to_empty"),
         (mlp(nn.Tanh), X.to("meta"), ValueError, "inputs are on the device meta"),

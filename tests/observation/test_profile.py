@@ -263,9 +263,12 @@ def test_thousands_of_layers_print_in_twelve_lines_with_the_first_and_the_last(c
         lambda model: sc.gradient_profile(model, torch.zeros(2, 2)),
         sc.depth_scaled_lr,
         sc.fold,
+        sc.convert,
     ],
-    ids=["prepare", "calibrate", "gradient_profile", "depth_scaled_lr", "fold"],
+    ids=["prepare", "calibrate", "gradient_profile", "depth_scaled_lr", "fold", "convert"],
 )
-def test_parameters_in_the_place_of_their_model_are_refused(verb):
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got generator"):
+def test_parameters_or_a_class_in_the_place_of_a_model_are_refused_with_the_remedy(verb):
+    with pytest.raises(TypeError, match=r"model is the class Linear: give an instance, Linear\(\.\.\.\)"):
+        verb(nn.Linear)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got generator: give the model itself"):
         verb(nn.Linear(2, 2).parameters())

@@ -14,6 +14,16 @@ from sigmoidcore.gain import norm
 _INPUTS = ("query", "key", "value")
 
 
+def last_part(layer: nn.Module) -> nn.Module:
+    """What makes the outputs of a layer: of attention, the projection of its heads."""
+    return layer.out_proj if isinstance(layer, nn.MultiheadAttention) else layer
+
+
+def output_in(layer: nn.Module, result: Any) -> Any:
+    """The outputs in what a layer returns: attention returns its weights, too."""
+    return result[0] if isinstance(layer, nn.MultiheadAttention) else result
+
+
 def projections(attention: nn.MultiheadAttention) -> Sequence[tuple[Tensor, Tensor | None]]:
     """Weight and bias of queries, keys and values; with one width of inputs, they are views of one parameter each."""
     own = dict(attention.named_parameters(recurse=False))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore.calibration.attention import make_orthogonal_attention, read_by, size_projections
+from sigmoidcore.calibration.attention import last_part, make_orthogonal_attention, output_in, read_by, size_projections
 from sigmoidcore.calibration.branches import Branch, find_branches, root_mean_square, weight_of, weighted_layers
 from sigmoidcore.calibration.orthogonal import WEIGHTED, check_weights, make_orthogonal
 from sigmoidcore.observation.observer import LayerObserver
@@ -104,8 +104,7 @@ def _is_near(branch: Branch, wanted: float) -> bool:
 
 
 def _scale(layer: nn.Module, factor: float) -> None:
-    layer = layer.out_proj if isinstance(layer, nn.MultiheadAttention) else layer
-    for parameter in layer.parameters(recurse=False):
+    for parameter in last_part(layer).parameters(recurse=False):
         parameter.mul_(factor)
 
 
@@ -160,7 +159,7 @@ class _Drawing(LayerObserver):
 
     @torch.no_grad()
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        made = output[0] if isinstance(layer, nn.MultiheadAttention) else output
+        made = output_in(layer, output)
         if self.waiting.pop(name, None) is None or weight_of(layer) in self._drawn or not isinstance(made, Tensor):
             return output
         self._drawn.add(weight_of(layer))

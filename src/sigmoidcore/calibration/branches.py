@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from sigmoidcore._torch.autograd import bare, normalises, own_copy
+from sigmoidcore.calibration.attention import last_part, output_in
 from sigmoidcore.gain import gradient_size, norm
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import (
@@ -101,8 +102,7 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def weight_of(module: nn.Module) -> nn.Parameter | None:
     """The matrix or kernel of a layer, which makes its outputs."""
-    module = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
-    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    weight = dict(last_part(module).named_parameters(recurse=False)).get("weight")
     return weight if weight is not None and weight.dim() > 1 else None
 
 
@@ -120,7 +120,7 @@ class _LayerOutputs(LayerObserver):
         self.sizes: dict[Node, float] = {}
 
     def makes(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        made = output[0] if isinstance(layer, nn.MultiheadAttention) else output
+        made = output_in(layer, output)
         if isinstance(made, Tensor) and made.grad_fn is not None:
             self.names[made.grad_fn] = name
             self.sizes[made.grad_fn] = root_mean_square(made)

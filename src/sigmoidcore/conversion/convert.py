@@ -28,6 +28,7 @@ from sigmoidcore.conversion.tracing import RewrittenForward, UntraceableError
 from sigmoidcore.core import CoreModule, SigmoidCore
 from sigmoidcore.nn.recurrent import converted
 from sigmoidcore.nn.rows import fuse_rows
+from sigmoidcore.observation.profile import check_model
 
 
 def convert(
@@ -106,8 +107,7 @@ def planned(
     norms: bool = False,
 ) -> "ConversionPlan":
     """What `convert` would do. The cores are made, and the model is not changed. What cannot be included is left."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"a {type(model).__name__} has no forward in Python: convert first, then use torch.jit")
     if not isinstance(norms, bool):

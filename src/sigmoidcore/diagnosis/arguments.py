@@ -7,17 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sigmoidcore.observation.profile import Inputs, LossFn, check_batch
+from sigmoidcore.observation.profile import Inputs, LossFn, check_batch, check_model
 
 
 def check(model: Any, inputs: Any, targets: Any, loss_fn: LossFn | None) -> None:
     """Raise a TypeError or a ValueError that says what to do if the model or the batch cannot be measured."""
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        raise TypeError(f"model is the class {model.__name__}: give an instance, {model.__name__}(...)")
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}: put its code into the forward of one"
-        )
+    check_model(model)
     if isinstance(inputs, DataLoader):
         raise ValueError("inputs is a DataLoader: give one of its batches, inputs, targets = next(iter(loader))")
     if any(t.is_meta for t in check_batch(inputs)):

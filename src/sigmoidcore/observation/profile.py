@@ -249,9 +249,14 @@ def _values(sparse: Tensor) -> Tensor:
 
 
 def check_model(model: Any) -> None:
-    """Raise a TypeError for anything but an nn.Module."""
+    """Raise a TypeError that says what to do for anything but an nn.Module."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise TypeError(f"model is the class {model.__name__}: give an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}: give the model itself, or put its code into "
+            "the forward of one"
+        )
 
 
 def check_loss(targets: Any, loss_fn: LossFn | None) -> None:
