@@ -151,6 +151,7 @@ class LossTerm:
     part: float = math.nan  # what it adds to the loss: the value times the factor that it gets
     reconstructs: bool = False  # its targets are the model's inputs
     bootstrapped: bool = False  # its target is a sum of data and of outputs that have a gradient
+    cosines: int = 0  # how many it takes for the logits of a sample, unscaled; 0: it reads others
     class_weights: tuple[float, ...] = ()  # the weights of the classes, if it has any
     class_counts: tuple[float, ...] = ()  # labels of each class
 
@@ -180,6 +181,9 @@ class Measurement:
     loss_reads: int | None = None  # position of the layer whose output it reads, or a part of it; None: of no layer
     comparisons: tuple[Comparison, ...] = ()  # of outputs with targets, in order; the first of each kind
     terms: tuple[LossTerm, ...] = ()  # of the loss: calls of loss functions that return one number
+    # loss functions and functions such as "detach" whose results have no gradient and were added to the loss
+    constant_terms: tuple[str, ...] = ()
+    moves_value: bool = False  # it multiplies a log-probability by data minus an output, which has a gradient
     input_rms: float | None = None  # root mean square of the model's floating-point inputs; None: it has none
     input_spread: float | None = None  # as `Layer.spread`, of the inputs
     input_nonfinite: int = 0  # number of non-finite numbers in the inputs

@@ -13,7 +13,7 @@ from sigmoidcore._language import _
 from sigmoidcore._torch import autograd
 from sigmoidcore._torch.autograd import NONE, backward_pass, bare, keeps_graph
 from sigmoidcore._torch.modes import hidden_from_modes, without_gradients
-from sigmoidcore.diagnosis.measure import calls, statistics
+from sigmoidcore.diagnosis.measure import calls, loss_graph, statistics
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention, add_values
 from sigmoidcore.diagnosis.measure.batches import Batches
@@ -57,6 +57,7 @@ class Recorder(Tracker):
         self.resting_norms: dict[str, None] = {}  # modules of those in evaluation mode, as the whole model is
         self.terms: list[TermCall] = []
         self.losses: list[Tensor] = []  # whose backward was called
+        self.moves_value = False  # a loss is a log-probability times an error of an output that has a gradient
         self.differentiated = False  # a gradient is differentiated again: the loss contains derivatives
         self._most = most
         self._arrived = arrived
@@ -156,6 +157,8 @@ class Recorder(Tracker):
 
     def take_loss(self, loss: Tensor) -> None:
         """Keep the value of a loss."""
+        self.constant_terms.read(loss)
+        self.moves_value |= loss_graph.moves_its_value(loss)
         if loss.numel() == 1:
             self.losses.append(loss.detach().reshape(()))
 

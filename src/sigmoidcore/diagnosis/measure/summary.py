@@ -101,6 +101,7 @@ def summarize(
         loss_function=loss_function,
         loss_reads=loss_reads,
         terms=tuple(terms.joined([r.terms for r in recorders], places, scale)),
+        **_graphs_of_losses(recorders),
         comparisons=comparisons.joined([r.compared for r in recorders], places),
         input_rms=of_inputs["rms"] if inputs.count else None,
         input_spread=of_inputs["spread"] if inputs.count else _spread_of_tokens(recorders),
@@ -116,6 +117,12 @@ def summarize(
         differentiated=any_differentiated > 0,
         swaps=tuple({name: Swap(name, *shapes) for r in recorders for name, shapes in r.swaps.items()}.values()),
     )
+
+
+def _graphs_of_losses(recorders: Sequence[Recorder]) -> dict[str, Any]:
+    """Terms without a graph, and whether a policy's gradient moves its value, by the names of `Measurement`."""
+    constants = dict.fromkeys(name for r in recorders for name in r.constant_terms.found)
+    return {"constant_terms": tuple(constants), "moves_value": any(r.moves_value for r in recorders)}
 
 
 def _last_loss(recorders: Sequence[Recorder], calls: Sequence[LayerCall]) -> tuple[str | None, int | None]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from sigmoidcore.diagnosis.measure.calls import REGRESSION_LOSSES
+from sigmoidcore.diagnosis.measure.loss_graph import is_cosine
 from sigmoidcore.diagnosis.measure.measurement import LossTerm
 from sigmoidcore.diagnosis.measure.statistics import Number, fetch
 
@@ -26,6 +27,7 @@ class TermCall:
     value: Tensor
     reconstructs: bool
     bootstrapped: bool
+    cosines: int = 0
     class_weights: Tensor | None = None
     class_counts: Tensor | None = None
     factor: Number = 0.0
@@ -43,9 +45,8 @@ class TermCall:
     ) -> "TermCall":
         """Note a call, and wait for the gradient of its value."""
         weights = _class_weights(name, args, kwargs) or (None, None)
-        call = cls(
-            name, reads, value.detach().reshape(()), _is_among(args, inputs), _is_bootstrapped(name, args), *weights
-        )
+        flags = _is_among(args, inputs), _is_bootstrapped(name, args), _cosines(name, args)
+        call = cls(name, reads, value.detach().reshape(()), *flags, *weights)
         value.register_hook(call.take)  # type: ignore[no-untyped-call]
         return call
 
@@ -74,6 +75,7 @@ def joined(
             part=sum(value * factor for value, factor in zip(values, factors, strict=True)) / scale,
             reconstructs=all(call.reconstructs for call in own),
             bootstrapped=any(call.bootstrapped for call in own),
+            cosines=max(call.cosines for call in own),
             class_weights=tuple(weights.tolist()) if weights is not None and alike else (),
             class_counts=tuple(torch.stack(counts).sum(0).tolist()) if alike else (),
         )
@@ -111,6 +113,13 @@ def _is_bootstrapped(name: str, args: tuple[Any, ...]) -> bool:
     """Whether a regression compares outputs with a sum of data and outputs, and both have a gradient."""
     pair = [value for value in args[:2] if isinstance(value, Tensor) and value.requires_grad]
     return name in REGRESSION_LOSSES and len(pair) == 2 and any(_adds_data(value.grad_fn) for value in pair)
+
+
+def _cosines(name: str, args: tuple[Any, ...]) -> int:
+    """How many cosines a cross-entropy takes for the logits of a sample, without a scale."""
+    logits = args[0] if name == "cross_entropy" and args and isinstance(args[0], Tensor) else None
+    known = logits is not None and logits.dim() > 1 and is_cosine(logits)
+    return logits.shape[1] if logits is not None and known else 0
 
 
 def _adds_data(node: Node | None) -> bool:

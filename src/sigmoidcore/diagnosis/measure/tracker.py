@@ -21,6 +21,7 @@ from sigmoidcore.conversion.norms import alpha_of
 from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
+from sigmoidcore.diagnosis.measure.constant_terms import ConstantTerms
 from sigmoidcore.diagnosis.measure.loss_calls import LossCalls
 from sigmoidcore.diagnosis.measure.measurement import Role
 from sigmoidcore.diagnosis.measure.statistics import Sums
@@ -110,7 +111,7 @@ class Tracker(TorchFunctionMode):
         self.swaps: dict[str, Shapes] = {}  # by the layer or the function that reads such a view
         self.single_norms: dict[str, None] = {}  # modules that normalise single numbers
         self.dropped_outputs = 0.0  # the share that a dropout right before the loss drops
-        self.loss_calls = LossCalls()
+        self.loss_calls, self.constant_terms = LossCalls(), ConstantTerms()
         self.unplaced: dict[str, weakref.ref[Tensor]] = {}  # weights of no module, by the function that takes them
         self.notes: dict[str, None] = {}  # what could not be followed or measured
         self.inputs: set[int] = set()  # the model's, by identity
@@ -168,6 +169,8 @@ class Tracker(TorchFunctionMode):
             if read and isinstance(read[0], Tensor) and args[0] is not read[0]:
                 self._set_all([args[0]], self._origin(read[0]))  # the same numbers
         result = func(*args, **kwargs)
+        if self.ended:
+            self.constant_terms.follow(name, args, kwargs, result, lambda t: bool(self._origin(t).sources))
         if isinstance(result, Tensor) or (isinstance(result, tuple | list) and result):
             self._follow(name, args, kwargs, result)
             if self.ended and name in calls.LOSSES:

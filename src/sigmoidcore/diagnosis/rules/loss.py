@@ -18,6 +18,7 @@ from sigmoidcore.diagnosis.measure.calls import (
 from sigmoidcore.diagnosis.measure.measurement import Comparison, Layer, Measurement
 from sigmoidcore.diagnosis.rules.evidence import Evidence
 from sigmoidcore.diagnosis.rules.first_outputs import FAR_OFF, REGRESSION, WORSE_THAN_EQUAL, overshoots
+from sigmoidcore.diagnosis.rules.loss_arguments import constant_term, unscaled_cosines
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.rules.units import LARGE_INPUTS
 from sigmoidcore.diagnosis.wording import named, number
@@ -65,7 +66,7 @@ SMALLER = (
 
 
 def wrong_input(evidence: Evidence) -> Found | None:
-    """Nothing fails, but the network learns slowly, or the wrong thing.
+    r"""Nothing fails, but the network learns slowly, or the wrong thing.
 
     `cross_entropy`, `binary_cross_entropy_with_logits` and `multilabel_soft_margin_loss` must not directly read an
     activation whose outputs are never negative (softmax, sigmoid, ReLU) or bounded (tanh), nor may the last softmax
@@ -80,7 +81,11 @@ def wrong_input(evidence: Evidence) -> Found | None:
     compared with classes by the squared difference is a note, and a warning if nothing is learned: its gradient is 0
     where the answer is certain and wrong.
 
-    *Source.* PyTorch's documentation of these functions.
+    Cosines of vectors, from -1 to 1, are no logits without a scale: the rule applies if $\log(1 + (C - 1) e^{-2})$, the
+    smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that is
+    added to the loss, and that a loss function or `detach` returns, trains nothing.
+
+    *Source.* PyTorch's documentation of these functions; for cosines Wang et al. (2017, arXiv 1704.06369), section 3.3.
     """
     latest = evidence.latest
     if found := _swapped(latest.comparisons):
@@ -92,7 +97,8 @@ def wrong_input(evidence: Evidence) -> Found | None:
         found = None if position is None else _misread(function or "", evidence.layers[position])
         if found is not None:
             return found
-    return _single_class(evidence) or _no_distribution(evidence) or _softmax_of_classes(evidence)
+    rules = (constant_term, unscaled_cosines, _single_class, _no_distribution, _softmax_of_classes)
+    return next((found for rule in rules if (found := rule(evidence)) is not None), None)
 
 
 def _swapped(comparisons: Sequence[Comparison]) -> Found | None:

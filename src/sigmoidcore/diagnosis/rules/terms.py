@@ -27,6 +27,8 @@ STOP = (
     "outputs."
 )
 
+DETACH = "Call detach() on what multiplies the log-probabilities; a loss for regression trains the value."
+
 
 def drowned(evidence: Evidence) -> Found | None:
     """One term of the loss sets every step, and another, which compares outputs with targets, is not learned.
@@ -140,10 +142,18 @@ def not_stopped(evidence: Evidence) -> Found | None:
 
     The rule applies to losses for regression whose two arguments both have a gradient, if one of them is a sum of data
     and something with a gradient, as a reward plus the discounted value of the next state. It does not apply to losses
-    that contain derivatives.
+    that contain derivatives. It applies, too, to the loss of a policy, the log-probability of an action times its
+    return minus an output, if both factors have a gradient.
 
     *Source.* Sutton and Barto (2018), section 11.5: the gradient of a bootstrapped error treats the target as constant.
+    Section 13.4: that of a policy with a baseline treats the baseline as constant.
     """
+    if evidence.latest.moves_value:
+        text = _(
+            "The loss multiplies log-probabilities by data minus outputs of the network, which have a gradient: it "
+            "moves these outputs, too, away from what they estimate."
+        )
+        return Found((), 1.0, 0.0, text, DETACH)
     names = [t.function for t in evidence.latest.terms if t.bootstrapped]
     if not names or evidence.latest.differentiated:
         return None

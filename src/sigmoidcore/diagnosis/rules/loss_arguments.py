@@ -1,0 +1,44 @@
+"""Arguments of a loss that a term cannot learn from: numbers without a gradient, and cosines without a scale."""
+
+import math
+
+from sigmoidcore._language import _
+from sigmoidcore.diagnosis.measure.calls import LOSSES
+from sigmoidcore.diagnosis.rules.evidence import Evidence
+from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.wording import number
+
+LEAST_SHARE = 0.25
+"""Cosines are not taken for logits if the smallest cross-entropy is above this share of that of equal logits."""
+
+
+def constant_term(evidence: Evidence) -> Found | None:
+    """A term of the loss that has lost its graph, or reads no output, beside others that have one."""
+    if not evidence.latest.constant_terms:
+        return None
+    name = evidence.latest.constant_terms[0]
+    if name in LOSSES:
+        text = _("{function} got no argument with a gradient: this term of the loss trains nothing.", function=name)
+    else:
+        text = _("A term of the loss is computed behind {function}(), without a gradient: it trains nothing.",
+                 function=name)  # fmt: skip
+    remedy = _(
+        "Give it the outputs with their graph, without detach(), item() or another network in their place; nothing to "
+        "do if the term is for information only."
+    )
+    return Found((), 1.0, 0.0, text, remedy)
+
+
+def unscaled_cosines(evidence: Evidence) -> Found | None:
+    """Cosines as logits of a cross-entropy, which are too close together for a certain answer."""
+    for term in evidence.latest.terms:
+        least = math.log1p((term.cosines - 1) * math.exp(-2)) if term.cosines > 1 else 0.0
+        if term.cosines > 1 and least > LEAST_SHARE * math.log(term.cosines):
+            text = _(
+                "{function} takes {count} cosines for logits, which are from -1 to 1: it cannot fall below {least}.",
+                function=term.function, count=term.cosines, least=number(least),
+            )  # fmt: skip
+            names = () if term.reads is None else (evidence.layers[term.reads].name,)
+            remedy = _("Multiply the cosines by a scale of 10 to 30, or divide them by a temperature below 0.1.")
+            return Found(names, least / math.log(term.cosines), LEAST_SHARE, text, remedy)
+    return None
