@@ -323,7 +323,7 @@ def test_what_no_branches_can_be_found_in_is_refused_with_the_reason():
         sc.prepare(model().parameters(), x, branches=True)
     with pytest.raises(TypeError, match="branches must be True or False, got '1'"):
         sc.prepare(model(), x, branches="1")
-    with pytest.raises(ValueError, match="unfreeze those that shall train"):
+    with pytest.raises(ValueError, match="unfreeze those that should train"):
         sc.prepare(model().requires_grad_(False), x, branches=True)
     with torch.inference_mode(), pytest.raises(ValueError, match=r"leave torch\.inference_mode"):
         sc.prepare(model(), x, branches=True)

@@ -48,8 +48,8 @@ def start_branches(model: nn.Module, inputs: Inputs, branches: tuple[Branch, ...
         run(model, inputs)
     if drawing.waiting:
         note(
-            f"layer '{next(iter(drawing.waiting))}' did not run as a module: its weights are as they were, and a "
-            "branch of such layers alone was not found"
+            f"layer '{next(iter(drawing.waiting))}' did not run as a module, so its weights stay, and a branch of such "
+            "layers alone is not found: call the layer itself in the forward"
         )
 
 

@@ -62,7 +62,7 @@ def find_branches(model: nn.Module, inputs: Inputs, targets: Any = None, loss_fn
     layers = _LayerOutputs(weighted_layers(model))
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
-        raise ValueError("every parameter has requires_grad=False: unfreeze those that shall train")
+        raise ValueError("every parameter has requires_grad=False: unfreeze those that should train")
     if torch.is_inference_mode_enabled():
         raise ValueError("branches are found in the autograd graph: leave torch.inference_mode()")
     with undisturbed(model, inputs), torch.enable_grad():

@@ -17,8 +17,8 @@ from sigmoidcore._torch.modes import leave, lower, transforms_active
 from sigmoidcore.diagnosis.measure.measurement import Measurement, Weight
 from sigmoidcore.diagnosis.measure.parameters import Parameters, sizes_of
 from sigmoidcore.diagnosis.measure.recorder import Recorder
+from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.summary import summarize
-from sigmoidcore.diagnosis.measure.tracker import RunningModule
 from sigmoidcore.diagnosis.measure.unseen import Unseen, unseen
 from sigmoidcore.nn.fused import ListenerFactory
 from sigmoidcore.observation.observer import Observer

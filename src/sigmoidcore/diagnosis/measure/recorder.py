@@ -19,9 +19,11 @@ from sigmoidcore.diagnosis.measure.attention import FUNCTIONS, add_attention, ad
 from sigmoidcore.diagnosis.measure.batches import Batches
 from sigmoidcore.diagnosis.measure.calls import ATTENTION, RECURRENT, tensors
 from sigmoidcore.diagnosis.measure.comparisons import MOST_KINDS, CallKey, Compared
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall
+from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.statistics import Number, Sums
 from sigmoidcore.diagnosis.measure.terms import TermCall
-from sigmoidcore.diagnosis.measure.tracker import LayerCall, RunningModule, Tracker
+from sigmoidcore.diagnosis.measure.tracker import Tracker
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """Names of the functions' arguments, in order."""
@@ -119,8 +121,8 @@ class Recorder(Tracker):
         running, spread, weight = (given.get(key) for key in ("running_mean", "running_var", "weight"))
         if not isinstance(running, Tensor) or not isinstance(spread, Tensor):
             return
-        fresh, trains = not given.get("training", False), isinstance(weight, Tensor) and weight.requires_grad
-        if fresh and not (trains and statistics.seen_no_data(running, spread)):
+        evaluating, trains = not given.get("training", False), isinstance(weight, Tensor) and weight.requires_grad
+        if evaluating and not (trains and statistics.seen_no_data(running, spread)):
             if trains and not self._stack[0].module.training:
                 self.resting_norms[module] = None
             return  # evaluation on purpose: it has statistics, or is frozen
@@ -130,7 +132,7 @@ class Recorder(Tracker):
         x = x[..., ::stride].float()
         var, mean = torch.var_mean(x, (0, 2), correction=0)
         drift = ((mean - running).square() / (var + float(given.get("eps", 1e-5)))).mean()
-        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, fresh))
+        self.batch_norms.append((module, len(x), given.get("momentum", 0.1), drift, evaluating))
 
     def take_dropout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Take the share that dropout drops."""

@@ -21,11 +21,11 @@ from torch.nn.utils.rnn import pad_sequence
 from sigmoidcore._language import _
 from sigmoidcore.diagnosis.measure import comparisons, terms
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall
 from sigmoidcore.diagnosis.measure.measurement import BINS, SHUT, STEPS, BatchNorm, Layer, Measurement, Swap
 from sigmoidcore.diagnosis.measure.parameters import Parameters
 from sigmoidcore.diagnosis.measure.recorder import Recorder
 from sigmoidcore.diagnosis.measure.statistics import SCALARS, VECTORS, Sums, fetch
-from sigmoidcore.diagnosis.measure.tracker import LayerCall
 from sigmoidcore.nn.bounded_norm import BoundedNorm
 from sigmoidcore.observation.process_group import Alone, Ranks
 

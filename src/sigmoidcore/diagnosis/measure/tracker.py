@@ -7,8 +7,6 @@ module hooks tell in which module. The tracker computes nothing: its subclass `R
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,65 +20,14 @@ from sigmoidcore.diagnosis.measure import calls
 from sigmoidcore.diagnosis.measure.activations import ACTIVATIONS
 from sigmoidcore.diagnosis.measure.calls import tensors
 from sigmoidcore.diagnosis.measure.constant_terms import ConstantTerms
+from sigmoidcore.diagnosis.measure.layer_call import LayerCall
 from sigmoidcore.diagnosis.measure.loss_calls import LossCalls
 from sigmoidcore.diagnosis.measure.measurement import Role
-from sigmoidcore.diagnosis.measure.statistics import Sums
+from sigmoidcore.diagnosis.measure.running_module import RunningModule
 from sigmoidcore.diagnosis.measure.strays import is_product, place_of
 from sigmoidcore.diagnosis.measure.tensor_origin import UNKNOWN, Origin, sources_of, weights_of
 from sigmoidcore.diagnosis.measure.views import Shapes, swapped_shapes
 from sigmoidcore.nn.bounded_norm import BoundedNorm
-
-
-@dataclass
-class LayerCall:
-    """A layer while its pass is running; `measurement.Layer` explains the first fields."""
-
-    name: str
-    module: str
-    kind: str
-    role: Role
-    sources: int  # as bits
-    weights: tuple[str, ...]
-    function: str
-    dim: int  # counts features
-    gate: bool = False
-    attends: bool = False
-    place_in_memory: tuple[int, tuple[int, ...]] = (0, ())  # of the output of a softmax: address and strides
-    over_queries: bool = False  # a softmax that weighs the keys in a product normalises over the queries or the heads
-    scale: float = 1.0  # a core multiplies the function's result by this
-    scaled_by: tuple[str, ...] = ()
-    shape: tuple[int, ...] = ()
-    softmax_dim: int | None = None
-    reads: int = -1
-    read_over: int | None = None  # the dimension of a softmax that reads it, if it is not that of the features
-    in_loss: bool = False  # the loss reads it, moved or reshaped at most
-    dtype: torch.dtype = torch.float32
-    place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
-    sums: Sums = field(default_factory=Sums)
-
-
-@dataclass
-class RunningModule:
-    """A module that is running, by its name in the model; so many layers had run before."""
-
-    module: nn.Module
-    name: str
-    layers: int
-
-    def __post_init__(self) -> None:
-        self.kind, own = _kind_and_origin(type(self.module))  # type: ignore[arg-type]  # a class has a hash
-        # Its next function makes the layer that has its name: it is a layer of PyTorch's or ours.
-        self.is_layer = own and all(child == "parametrizations" for child, _ in self.module.named_children())
-        self.parametrizes = "parametrizations" in self.name.split(".")  # it computes a weight of another module
-
-
-@lru_cache(maxsize=256)
-def _kind_and_origin(cls: type) -> tuple[str, bool]:
-    """The name of a module's class (below `fully_shard` and `parametrize`), and whether it is PyTorch's or ours."""
-    own = any(c.__module__.startswith(("torch.nn.modules", "sigmoidcore")) for c in cls.__mro__ if c is not nn.Module)
-    base = cls.__bases__[-1]
-    wraps = cls.__name__ in (f"FSDP{base.__name__}", f"Parametrized{base.__name__}")
-    return base.__name__ if wraps else cls.__name__, own
 
 
 def _is_dynamic_tanh(module: nn.Module) -> bool:
@@ -118,7 +65,7 @@ class Tracker(TorchFunctionMode):
         self.paused = False  # another tracker follows the calls for a while
         self.ended = False  # the model has run, and its loss is computed
         self.differentiated_loss = False  # a `backward()` was called
-        self._unplaced = False
+        self._unplaced_noted = False
         self._names_of_parameters = dict(parameters)
         self._stack = stack
         self._origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
@@ -225,7 +172,8 @@ class Tracker(TorchFunctionMode):
         shapes = next((o.swapped for o in origins if o.swapped), None)
         if name in calls.SOFTMAXES and origins[0].producer >= 0:
             self._read_by_softmax(name, origins[0], calls.softmax_dim(args, kwargs, outputs[0]), outputs[0])
-        keeps_producer = self._mark(name, args, kwargs, origins) or name in calls.MOVES
+        self._mark(name, args, kwargs, origins)
+        keeps_producer = self._scales_core(name, args, origins) or name in calls.MOVES
         if role is not None:
             layer = LayerCall(*self._place(name), role, sources, weights if role == "weights" else (), name, dim)
             if name == "softmax":
@@ -275,8 +223,8 @@ class Tracker(TorchFunctionMode):
             return None if constant and name in calls.PRODUCTS else "weights"
         return "activation" if (name in ACTIVATIONS or name == "softmax") and not constant else None
 
-    def _mark(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> bool:
-        """Note what a function tells of the layers that it reads; returns whether it scales the output of a core."""
+    def _mark(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], origins: list[Origin]) -> None:
+        """Note what a function tells of the layers that it reads."""
         produced = [self.layers[o.producer] if o.producer >= 0 else None for o in origins]
         compared = None
         if name in calls.LOSSES:
@@ -306,18 +254,25 @@ class Tracker(TorchFunctionMode):
             for factor, other in (origins[:2], origins[1::-1]):
                 if factor.parameter and other.sources.bit_count() == 1:  # it comes from one layer
                     self.layers[other.sources.bit_length() - 1].scaled_by += (factor.parameter,)
-        for layer in produced if name in calls.PRODUCTS else ():  # a softmax that a product reads is attention
+        for layer in produced if name in calls.PRODUCTS else ():
             if layer is not None and layer.function == "softmax":
-                layer.attends = True
-                self.take_values(layer, args)
-                square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
-                weighs = layer is produced[0] and layer.place_in_memory == _place_in_memory(args[0]) != (0, ())
-                over_heads = len(layer.shape) == 4 and layer.softmax_dim == 1
-                layer.over_queries |= square and weighs and (over_heads or layer.softmax_dim == len(layer.shape) - 2)
-        core = produced[0] if produced and self._stack and name in calls.SCALINGS else None
-        if core is None or not isinstance(args[-1], int | float):
+                self._mark_attention(layer, args, first=layer is produced[0])
+
+    def _mark_attention(self, layer: LayerCall, args: tuple[Any, ...], first: bool) -> None:
+        """A softmax that a product reads is attention; as its first argument it weighs the keys."""
+        layer.attends = True
+        self.take_values(layer, args)
+        square = len(layer.shape) > 2 and layer.shape[-1] == layer.shape[-2]
+        weighs = first and layer.place_in_memory == _place_in_memory(args[0]) != (0, ())
+        over_heads = len(layer.shape) == 4 and layer.softmax_dim == 1
+        layer.over_queries |= square and weighs and (over_heads or layer.softmax_dim == len(layer.shape) - 2)
+
+    def _scales_core(self, name: str, args: tuple[Any, ...], origins: list[Origin]) -> bool:
+        """Whether a function scales the output of a core, in its module; notes by how much."""
+        producer = origins[0].producer if origins and self._stack and name in calls.SCALINGS else -1
+        if producer < 0 or not isinstance(args[-1], int | float):
             return False
-        running = self._stack[-1]
+        core, running = self.layers[producer], self._stack[-1]
         if core.module != running.name or not type(running.module).__module__.startswith("sigmoidcore"):
             return False
         core.scale = float(args[-1]) ** calls.SCALINGS[name]
@@ -358,8 +313,8 @@ class Tracker(TorchFunctionMode):
             if isinstance(stray, nn.Parameter):
                 of = self._stack[-1].name
                 self.unplaced[f"{of}.forward: {function}" if of else f"forward: {function}"] = weakref.ref(stray)
-            if not self._unplaced:
-                self._unplaced = True
+            if not self._unplaced_noted:
+                self._unplaced_noted = True
                 module = self._stack[-1].name
                 where = _("the forward of '{name}'", name=module) if module else _("the model's own forward")
                 note = _(

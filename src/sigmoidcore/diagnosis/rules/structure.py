@@ -166,7 +166,7 @@ def _identical_modules(evidence: Evidence) -> Found | None:
     alike: dict[tuple[object, ...], list[str]] = {}
     for module, weights in owned.items():
         sizes = [
-            (w.shape, f"{w.size:.6e}", f"{w.gradient:.5e}")
+            (w.shape, f"{w.size:.6e}", f"{w.gradient:.5e}")  # equal up to rounding
             for w in weights
             if w.trains and 0 < (w.gradient or 0.0) < math.inf
         ]

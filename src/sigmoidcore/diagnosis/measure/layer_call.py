@@ -1,0 +1,37 @@
+"""A call of a function that makes a layer, as a pass follows it."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from sigmoidcore.diagnosis.measure.measurement import Role
+from sigmoidcore.diagnosis.measure.statistics import Sums
+
+
+@dataclass
+class LayerCall:
+    """A layer while its pass is running; `measurement.Layer` explains the first fields."""
+
+    name: str
+    module: str
+    kind: str
+    role: Role
+    sources: int  # as bits
+    weights: tuple[str, ...]
+    function: str
+    dim: int  # counts features
+    gate: bool = False
+    attends: bool = False
+    place_in_memory: tuple[int, tuple[int, ...]] = (0, ())  # of the output of a softmax: address and strides
+    over_queries: bool = False  # a softmax that weighs the keys in a product normalises over the queries or the heads
+    scale: float = 1.0  # a core multiplies the function's result by this
+    scaled_by: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    softmax_dim: int | None = None
+    reads: int = -1
+    read_over: int | None = None  # the dimension of a softmax that reads it, if it is not that of the features
+    in_loss: bool = False  # the loss reads it, moved or reshaped at most
+    dtype: torch.dtype = torch.float32
+    place: nn.Module | None = None  # of a normalisation: the Dynamic Tanh or bounded norm whose tanh it is
+    sums: Sums = field(default_factory=Sums)
