@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmoidcore._torch import foreach
+from sigmoidcore._torch.autograd import bare
 
 FEW = 2**18
 """Up to this many numbers, a sum of squares in float32 has an error of about 1e-6."""
@@ -90,6 +91,11 @@ def norm(x: Tensor) -> Tensor:
     largest = x.abs().amax()
     safe = torch.where(largest > 0, largest, 1)
     return largest * (x / safe).square().sum().sqrt()
+
+
+def root_mean_square(x: Tensor) -> float:
+    """Of all numbers; 0 if there are none."""
+    return float(norm(bare(x))) / math.sqrt(max(1, x.numel()))
 
 
 def row_norms(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sigmoidcore._torch.autograd import bare
 from sigmoidcore.calibration.orthogonal import orthogonal_
-from sigmoidcore.gain import norm
+from sigmoidcore.gain import root_mean_square
 
 _INPUTS = ("query", "key", "value")
 
@@ -48,8 +48,7 @@ def make_orthogonal_attention(attention: nn.MultiheadAttention, generator: torch
 def size_projections(attention: nn.MultiheadAttention, inputs: tuple[Tensor, ...]) -> None:
     """Give queries, keys and values of these inputs the size 1."""
     for x, (weight, bias) in zip(inputs, projections(attention), strict=True):
-        y = nn.functional.linear(bare(x).to(weight.dtype), weight, bias)
-        size = float(norm(y)) / math.sqrt(max(1, y.numel()))
+        size = root_mean_square(nn.functional.linear(bare(x).to(weight.dtype), weight, bias))
         if 0 < size < math.inf:
             weight.div_(size)
 

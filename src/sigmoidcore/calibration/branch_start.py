@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.calibration.attention import last_part, make_orthogonal_attention, output_in, read_by, size_projections
-from sigmoidcore.calibration.branches import Branch, find_branches, root_mean_square, weight_of, weighted_layers
+from sigmoidcore.calibration.branches import Branch, find_branches, weight_of, weighted_layers
 from sigmoidcore.calibration.orthogonal import WEIGHTED, check_weights, make_orthogonal
+from sigmoidcore.gain import root_mean_square
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import Inputs, run, undisturbed
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from sigmoidcore._torch.autograd import bare, normalises, own_copy
+from sigmoidcore._torch.autograd import normalises, own_copy
 from sigmoidcore.calibration.attention import last_part, output_in
-from sigmoidcore.gain import gradient_size, norm
+from sigmoidcore.gain import gradient_size, root_mean_square
 from sigmoidcore.observation.observer import LayerObserver
 from sigmoidcore.observation.profile import (
     Inputs,
@@ -104,11 +104,6 @@ def weight_of(module: nn.Module) -> nn.Parameter | None:
     """The matrix or kernel of a layer, which makes its outputs."""
     weight = dict(last_part(module).named_parameters(recurse=False)).get("weight")
     return weight if weight is not None and weight.dim() > 1 else None
-
-
-def root_mean_square(x: Tensor) -> float:
-    """Of all numbers of a tensor."""
-    return float(norm(bare(x))) / math.sqrt(max(1, x.numel()))
 
 
 class _LayerOutputs(LayerObserver):

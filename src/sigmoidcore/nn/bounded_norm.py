@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmoidcore.core import CoreModule, SigmoidCore
-from sigmoidcore.gain import norm, tanh_size
+from sigmoidcore.gain import root_mean_square, tanh_size
 
 LEVEL = 0.5
 """Saturation level of a place whose level nobody has set."""
@@ -79,7 +79,7 @@ class BoundedNorm(CoreModule):
     def fit(self, x: Tensor, level: float) -> bool:
         """Set alpha = level / rms(x), and the gain for the size of the output; False if x is 0, without a change."""
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        size = float(norm(x)) / math.sqrt(x.numel())
+        size = root_mean_square(x)
         if size == 0:
             return False
         wanted = 1.0 if self.unit else float(self.gain) * self._size_of_tanh(x)
@@ -89,7 +89,7 @@ class BoundedNorm(CoreModule):
         return True
 
     def _size_of_tanh(self, x: Tensor) -> float:
-        return float(norm(self.core.forward(x))) / math.sqrt(x.numel())  # past hooks, which see what the model runs
+        return root_mean_square(self.core.forward(x))  # past hooks, which see what the model runs
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the core, then the affine map; see the class."""
