@@ -51,13 +51,13 @@ def dyt(alpha: float, erf: bool = False) -> Place:
 class Method:
     """The places of a model; and whether they become ours: convert(norms=True), calibrate, Equalizer.
 
-    prepared: `prepare` with `branches=True` in place of `calibrate`. held: the Equalizer knows the branches, too.
+    prepared: `prepare` with `branches=True` in place of `calibrate`. limited: the Equalizer knows the branches, too.
     """
 
     places: Places
     ours: bool = False
     prepared: bool = False
-    held: bool = False
+    limited: bool = False
 
 
 bare = partial(nn.RMSNorm, elementwise_affine=False)
@@ -76,15 +76,17 @@ METHODS = {
     "bhyt scaled": Method(Places(BoundedHyperbolicTanh)),
     "none scaled": Method(Places()),
     "none scaled q/k norm": Method(Places(query_norm=nn.RMSNorm)),
-    "none scaled q/k norm held": Method(Places(query_norm=nn.RMSNorm), held=True),
+    "none scaled q/k norm limited": Method(Places(query_norm=nn.RMSNorm), limited=True),
     "none scaled q/k ours": Method(Places(query_norm=nn.RMSNorm), ours=True),
-    "none scaled q/k ours held": Method(Places(query_norm=nn.RMSNorm), ours=True, held=True),
-    "none scaled q/k ours prepared held": Method(Places(query_norm=nn.RMSNorm), ours=True, prepared=True, held=True),
+    "none scaled q/k ours limited": Method(Places(query_norm=nn.RMSNorm), ours=True, limited=True),
+    "none scaled q/k ours prepared limited": Method(
+        Places(query_norm=nn.RMSNorm), ours=True, prepared=True, limited=True
+    ),
     "none fixup": Method(Places(branches="fixup")),
     "none rezero": Method(Places(branches="rezero")),
     "end norm scaled q/k norm": Method(NORM_FREE),
     "end ours scaled q/k ours": Method(NORM_FREE, ours=True),
-    "end ours scaled q/k ours held": Method(NORM_FREE, ours=True, held=True),
+    "end ours scaled q/k ours limited": Method(NORM_FREE, ours=True, limited=True),
     "ours": Method(Places(nn.LayerNorm, branches="whole"), ours=True),
     "ours scaled": Method(LAYER, ours=True),
     "ours scaled q/k ours": Method(Places(nn.LayerNorm, nn.RMSNorm), ours=True),

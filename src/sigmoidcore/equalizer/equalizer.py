@@ -73,9 +73,8 @@ class Equalizer:
     weights or inputs were changed, each core whose preactivations have another mean or size gets the shift and slope
     that make up for it. It rests for good if the old data come back.
 
-    **Branch rule**, for residual branches without norms (`branches`): no step changes a matrix or a kernel of theirs by
-    more than 2 % of its size when the Equalizer was made, and after it, its largest singular value and size are brought
-    back to what they were then.
+    **Branch rule**, for residual branches without norms (`branches`): a step that changes one of their matrices or
+    kernels by more than 2 % of its size when the Equalizer was made is shortened to that.
 
     Losses that contain derivatives (docs/physics.md) disable the layer, the neuron and the recovery rule. If more than
     1 % of all neurons were opened, no slope follows the profile and the step's gradients are dropped (set to None):
@@ -153,7 +152,7 @@ class Equalizer:
         self._sinks = checked_sinks(sinks)
         self._places = bounded_norms(model)
         self._branch_rule = BranchRule(model, branches)
-        self._cores = cores_of(model, self._places, needed=not self._branch_rule.holds_any)
+        self._cores = cores_of(model, self._places, needed=not self._branch_rule.limits_any)
         self._ranks = process_group if isinstance(process_group, Ranks) else Ranks(process_group)
         self._scaler = scaler
         self._observer = GradientObserver(self._cores, model.parameters, model)
@@ -267,7 +266,7 @@ class Equalizer:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._look_once(optimizer)  # forward and backward pass were in the closure
-        self._branch_rule.hold()
+        self._branch_rule.after_step()
         self._cadence.step += 1
         if self._recovery_rule.waiting:
             self._cadence.hurry()
