@@ -19,6 +19,7 @@ from sigmoidcore.gain import (
     mean_relative_slope,
     norms,
     relative_slope,
+    root_mean_square,
     row_norms,
     slope_for_floor,
     slope_for_gain,
@@ -124,6 +125,11 @@ def test_norms_are_those_of_numpy_for_every_precision_and_size_and_keep_the_orde
 def test_row_norms_neither_overflow_nor_vanish():
     x = torch.tensor([[3e200, 4e200], [3e-200, 4e-200]], dtype=torch.float64)
     torch.testing.assert_close(row_norms(x), torch.tensor([5e200, 5e-200], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_the_root_mean_square_of_no_numbers_is_0():
+    assert root_mean_square(torch.tensor([1.0, -7.0])) == pytest.approx(5)
+    assert root_mean_square(torch.zeros(0)) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -408,11 +408,6 @@ def test_a_choice_of_another_type_is_an_error(wrong):
         sc.convert(deep(), include=wrong)
 
 
-def test_an_argument_that_is_not_a_module_is_an_error():
-    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, got builtin"):
-        sc.convert(torch.tanh)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_a_model_of_torch_jit_is_an_error_that_says_when_to_convert():
     model = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 4))
