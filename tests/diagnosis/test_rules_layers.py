@@ -397,3 +397,25 @@ def test_a_normalisation_of_single_numbers_is_a_note_in_a_branch_and_an_error_in
         model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), part, nn.ReLU(), nn.Linear(64, 10))
         findings = sc.diagnose(model, X, Y, functional.cross_entropy).findings
         assert {f.rule: f.severity for f in findings}.get("SC509") is severity
+
+
+@pytest.mark.parametrize(
+    ("rate", "softmax", "expected"),
+    [
+        (1e-4, nn.Softmax(1), [("SC507", "warning")]),
+        (3e-2, nn.Softmax(1), [("SC507", "note")]),
+        (1e-4, nn.ReLU(), []),
+        (1e-4, nn.Sequential(nn.Softmax(1), nn.LayerNorm(64), nn.ReLU()), []),
+    ],
+    ids=["stands still", "learns", "ReLU", "normalised"],
+)
+def test_a_softmax_between_layers_explains_a_loss_that_stands_still(rate, softmax, expected):
+    torch.manual_seed(0)
+    labels, model = X[:, :10].argmax(1), mlp(softmax)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    with sc.Monitor(model, every=5) as monitor:
+        for _ in range(100):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(X), labels).backward()
+            optimizer.step()
+    assert [(f.rule, f.severity.value) for f in monitor.diagnosis().findings if f.rule == "SC507"] == expected

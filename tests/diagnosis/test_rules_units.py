@@ -172,3 +172,19 @@ def test_tokens_that_are_the_same_for_all_samples_are_the_cause_of_dead_units():
     (finding,) = sc.diagnose(model, torch.ones(64, 4, dtype=torch.long)).findings
     assert (finding.rule, finding.layers) == ("SC203", ())
     assert [f.rule for f in sc.diagnose(model, torch.randint(9, (64, 4))).findings] == ["SC202"]
+
+
+@pytest.mark.parametrize(
+    ("spreads", "expected"),
+    [
+        ([0.9, 0.3, *[0.0] * 4, 0.2], ["SC203"]),
+        ([0.9, 0.0, 0.0, *[0.4] * 4], []),
+        ([0.9, *[0.1] * 6], []),
+        ([0.0] * 7, []),
+    ],
+    ids=["one code", "for a while", "few codes", "learned query"],
+)
+def test_a_codebook_of_which_all_samples_get_the_same_code(spreads, expected):
+    rest = linear("0", 1.0), activation("1", 1.0, 1), linear("2", 1.0, 0, 2)
+    books = [replace(linear("codes", 1.0), kind="Embedding", spread=spread) for spread in spreads]
+    assert rules(*(measurement(book, *rest) for book in books)) == expected

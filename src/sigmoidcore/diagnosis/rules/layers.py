@@ -8,6 +8,7 @@ from sigmoidcore.diagnosis.measure.measurement import Layer
 from sigmoidcore.diagnosis.measure.parameters import FEW_NUMBERS
 from sigmoidcore.diagnosis.rules.evidence import FEWEST_MEASUREMENTS, Evidence
 from sigmoidcore.diagnosis.rules.rule import Found
+from sigmoidcore.diagnosis.rules.standstill import stalled
 from sigmoidcore.diagnosis.wording import listed, named, number, percent, verb
 
 STRONG_DROPOUT, LEAST_SIGNAL = 0.5, 0.1
@@ -15,10 +16,13 @@ LARGEST_DRIFT, STEPS_TO_SETTLE = 1.0, 20
 ROUNDING = 1e-3
 """The gradient that may come through a normalisation of single numbers, beside that of its bias: 0, rounded."""
 LINEAR_ON_PURPOSE = 10
+FEWEST_SHARES = 8
+WEIGHING = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
 
 UNFREEZE = "Set requires_grad to True for these parameters, and give them to the optimizer."
 AS_MEANT = "Nothing to do if that is meant, as for a pretrained part."
 ACTIVATE = "Put an activation (ReLU, GELU, tanh) between them, or remove one of them."
+HIDDEN = "Use a ReLU, GELU or tanh in its place; nothing to do if the next layer has to read a distribution."
 NORMALISE = "Use GroupNorm or LayerNorm, which do not depend on the batch, or one normalisation for each place."
 UPDATE = "Use PyTorch's default, 0.1: momentum is the share of the new batch, not of the old statistics."
 TRAIN_MODE = "Call `model.train()` before the steps, also after each evaluation."
@@ -63,7 +67,8 @@ def no_activation(evidence: Evidence) -> Found | None:
     is a factorisation (LoRA, the code of an autoencoder). Convolutions are judged in the same way if all channels read
     all, and both are wider than 1 in the same direction: two that share the work (one by one, depthwise, rows and
     columns) are meant to be in a row. A network of `LINEAR_ON_PURPOSE` layers or more without any activation is linear
-    on purpose: a note.
+    on purpose: a note. A softmax over `FEWEST_SHARES` features or more between two layers is a note, and a warning if
+    nothing is learned (see SC302): its outputs add up to 1, and most are near 0.
 
     *Source.* Arithmetic: a product of matrices is a matrix.
     """
@@ -78,7 +83,7 @@ def no_activation(evidence: Evidence) -> Found | None:
             if between == second >= min(first, last):
                 found += [before.name, layer.name]
     if not found:
-        return None
+        return _softmax_between(evidence)
     text = _(
         "Nothing is between {first} and {second}: two linear layers in a row are a single one.",
         first=named(found[0]), second=named(found[1]),
@@ -86,6 +91,25 @@ def no_activation(evidence: Evidence) -> Found | None:
     experiment = len(evidence.layers) >= LINEAR_ON_PURPOSE and all(x.role == "weights" for x in evidence.layers)
     severity = Severity.NOTE if experiment else None
     return Found(tuple(dict.fromkeys(found)), len(found) // 2, 0, text, severity=severity)
+
+
+def _softmax_between(evidence: Evidence) -> Found | None:
+    """A softmax in the place of a hidden activation."""
+    for i, layer in enumerate(evidence.layers):
+        before = [evidence.layers[source] for source in layer.sources]
+        after = [evidence.layers[c] for c in evidence.consumers[i]]
+        over = layer.softmax_dim is not None and layer.softmax_dim in (len(layer.shape) - 1, 1)
+        if layer.role != "activation" or layer.gate or not over or layer.shape[layer.softmax_dim or 0] < FEWEST_SHARES:
+            continue
+        if after and all(x.plain_kind in WEIGHING and x.weights for x in (*before, *after)):
+            text = _(
+                "{name} is a softmax between {first} and {second}: its outputs add up to 1, and little gradient comes "
+                "through.",
+                name=named(layer.name), first=named(before[0].name), second=named(after[0].name),
+            )  # fmt: skip
+            severity = Severity.WARNING if stalled(evidence) else Severity.NOTE
+            return Found((layer.name,), layer.shape[layer.softmax_dim or 0], FEWEST_SHARES, text, HIDDEN, severity)
+    return None
 
 
 def _linear(*layers: Layer) -> bool:

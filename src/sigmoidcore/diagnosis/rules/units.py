@@ -18,6 +18,7 @@ SATURATED_SHARE = 0.5
 DEAD_SHARE_NOTE, DEAD_SHARE = 0.5, 0.9
 COLLAPSED_SPREAD, EQUAL_SPREAD, SHRUNK_SPREAD = 3.5e-4, 1e-6, 0.4
 ALL_HEADS = 1.0
+CHOSEN_SPREAD, FEWEST_COLLAPSED = 0.05, 3
 OFFSET_SPREAD, OFFSET_SPREAD_AFTER = 0.02, 0.1
 LARGE_INPUTS, LARGE_OUTPUTS, SMALL_INPUTS, DROWNED_SPREAD = 10.0, 3.0, 0.01, 0.1
 
@@ -36,6 +37,10 @@ SEPARATE = (
 LESS_PULL = (
     "Lower the learning rate, or let the loss keep different samples apart: another choice of negatives, a larger "
     "margin, or a term that keeps the outputs' variance."
+)
+CODES_NEAR = (
+    "Start the codes where the encoder's outputs are: small uniform numbers, or outputs of a first batch; move them by "
+    "a running mean, and draw unused ones anew."
 )
 SOFTEN = "Scale the scores by 1/sqrt(head size), normalise queries and keys, or lower the learning rate."
 RESCALE = "Scale the inputs: divide bytes by 255 once, standardise each feature over the training set."
@@ -119,7 +124,9 @@ def collapse(evidence: Evidence) -> Found | None:
     positions, learned queries) join others and are left out. Trained scales of branches (LayerScale) multiply the
     thresholds. If all inputs are identical, no layer is named. In a training whose loss reads no targets, such as that
     of triplets, outputs are named if the loss stands still (see SC302) and their spread has fallen below
-    `SHRUNK_SPREAD` times the first.
+    `SHRUNK_SPREAD` times the first. In a training, an embedding or a product that reads no other layer is named, too,
+    if what it returned differed between the samples by more than `CHOSEN_SPREAD` of its size at first, and is the same
+    for all in a quarter of the measurements, `FEWEST_COLLAPSED` or more: the samples share one code of a codebook.
 
     *Source.* Arithmetic: the square of the spread is the inverse of the condition number of the Hessian of the next
     layer's weights, which is then below the rounding of float32, 1.2e-7. Four hidden layers of sigmoids with PyTorch's
@@ -128,7 +135,7 @@ def collapse(evidence: Evidence) -> Found | None:
     latest = evidence.latest
     found = _collapsed(evidence) if latest.samples > 1 else []
     if not found:
-        return _drawn_together(evidence)
+        return _drawn_together(evidence) or _single_code(evidence)
     if latest.input_spread == 0:
         text = _("All samples of the inputs are identical, so every layer returns the same for all.")
         return Found((), 0.0, COLLAPSED_SPREAD, text, CHECK_LOADING)
@@ -156,6 +163,24 @@ def _drawn_together(evidence: Evidence) -> Found | None:
         name=named(worst), share=number(shares[worst]),
     )  # fmt: skip
     return Found((worst, *(name for name in shares if name != worst)), shares[worst], SHRUNK_SPREAD, text, LESS_PULL)
+
+
+def _single_code(evidence: Evidence) -> Found | None:
+    """A codebook whose codes depend on the samples at first, and of which all samples get the same later."""
+    if evidence.latest.samples < FEWEST_ROWS or not evidence.latest.input_spread:
+        return None
+    for layer in (x for x in evidence.latest.weighted if not x.sources):
+        own = [x for m in evidence.measurements for x in m.weighted if x.name == layer.name]
+        spreads = [x.spread for x in own if x.spread is not None]
+        equal = sum(spread < EQUAL_SPREAD for spread in spreads)
+        if spreads and spreads[0] > CHOSEN_SPREAD and equal >= max(FEWEST_COLLAPSED, len(spreads) / 4):
+            text = _(
+                "All samples get the same code of {name} in {count} of {all} measurements: the other codes are not "
+                "used.",
+                name=named(layer.name), count=equal, all=len(spreads),
+            )  # fmt: skip
+            return Found((layer.name,), equal / len(spreads), 0.25, text, CODES_NEAR)
+    return None
 
 
 def sharp_attention(evidence: Evidence) -> Found | None:
