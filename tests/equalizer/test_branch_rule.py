@@ -168,7 +168,7 @@ def test_a_step_that_is_too_long_is_shortened_and_a_short_one_is_as_it_was(dtype
             return before, (model[0].weight - before["0.weight"]).double(), size
 
     before, change, size = step(1.0)
-    assert float(change.norm() / size) == pytest.approx(0.02, rel=0.01 if dtype == torch.bfloat16 else 1e-4)
+    assert float(change.norm() / size) == pytest.approx(0.02, rel=0.03 if dtype == torch.bfloat16 else 1e-4)
     direction = -gradients[model[0].weight].double()
     assert torch.cosine_similarity(change.flatten(), direction.flatten(), 0) > 0.99
     assert (model[1].weight - before["1.weight"]).norm() > 1, "it is not in a branch"

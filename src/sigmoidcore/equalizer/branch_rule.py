@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmoidcore._torch import foreach
-
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """What DistributedDataParallel and torch.compile put before all names."""
 LARGEST_STEP = 0.02
@@ -100,4 +98,6 @@ class BranchRule:
     @staticmethod
     @torch.no_grad()
     def _sizes(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(foreach.norms(tensors)) if tensors else torch.zeros(0)
+        types = [torch.promote_types(tensor.dtype, torch.float32) for tensor in tensors]
+        sizes = [torch.linalg.vector_norm(tensor, dtype=t) for tensor, t in zip(tensors, types, strict=True)]
+        return torch.stack(sizes) if sizes else torch.zeros(0)
