@@ -106,14 +106,14 @@ def norms_and_sequences() -> Cells:
     def losses(method: str) -> str:
         return ", ".join(f"{mean(of_seeds(method, blocks, 0.01)):.2f}" for blocks in (12, 36))
 
-    none, norm, held = "none scaled q/k norm", "layer norm scaled q/k norm", "none scaled q/k ours held"
+    none, norm, limited = "none scaled q/k norm", "layer norm scaled q/k norm", "none scaled q/k ours limited"
     dyt = one("bounded_norm", blocks=12, method="dyt 0.5 scaled", optimizer="adamw", rate=0.01)
     yield (
         "Transformers",
         "**LayerNorm or RMSNorm**, with scaled branches; in small models, none before the branches",
         f"loss of 12 and 36 blocks: LayerNorm {losses(norm)}; RMSNorm on queries and keys alone {losses(none)}, but "
         f"fragile; DyT, which has no norm on queries and keys, {float(dyt['loss']):.2f} with 12",
-        losses(held),
+        losses(limited),
         "[without norms](transformers_without_normalisation.md)",
     )
     gru = max(select("recurrent", kind="gru"), key=lambda row: row["accuracy"])

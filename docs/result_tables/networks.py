@@ -59,6 +59,14 @@ def peers() -> Cells:
 
 
 @table
+def peers_plain() -> Cells:
+    """Sigmoid Core with one setting beside plain and scaled sigmoids at the best of five rates."""
+    for depth in sorted({row["depth"] for row in rows("peers_plain")}):
+        found = (select("peers_plain", depth=depth, method=m) for m in ("sigmoid", "sigmoid-scaled", "sigmoid-core"))
+        yield str(depth), *(percent(row[0]["accuracy"]) if row else "-" for row in found)
+
+
+@table
 def ablation() -> Cells:
     """Networks without one part, then parts added to plain sigmoids; each depth with the seeds that its rows share."""
     chains = {(row["depth"], row["network"], row["seed"]): row for row in select("ablation", case="chain")}

@@ -1,10 +1,9 @@
 """Norms, bounded norms and none in a language model of characters."""
 
-from collections import defaultdict
 from collections.abc import Iterator
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
-from result_tables.figures import Row, bold, one, rows, select
+from result_tables.figures import Row, bold, one, rows
 from result_tables.registry import Cells, sentences, table
 
 RATES = (0.003, 0.01, 0.03)
@@ -56,38 +55,38 @@ STARTS = {
     "end norm scaled q/k norm": "RMSNorm at the end of branches, on queries and keys",
     "none fixup": "nothing, Fixup",
     "none rezero": "nothing, ReZero",
-    "none scaled q/k norm held": "nothing, RMSNorm on queries and keys, held",
-    "none scaled q/k ours held": "nothing, **ours on queries and keys, held**",
-    "none scaled q/k ours prepared held": "nothing, **ours on queries and keys, prepared and held**",
-    "end ours scaled q/k ours held": "**ours at the end of branches, on queries and keys, held**",
+    "none scaled q/k norm limited": "nothing, RMSNorm on queries and keys, limited",
+    "none scaled q/k ours limited": "nothing, **ours on queries and keys, limited**",
+    "none scaled q/k ours limited everywhere": "nothing, **ours on queries and keys, all steps limited**",
+    "none scaled q/k ours prepared limited": "nothing, **ours on queries and keys, prepared and limited**",
+    "end ours scaled q/k ours limited": "**ours at the end of branches, on queries and keys, limited**",
 }
 START_RATES = (0.01, 0.03)
 
 
 @table
 def bounded_norm_starts() -> Cells:
-    """Median validation loss over the seeds by rate, the best of a column in bold, and the number of seeds."""
-    for blocks in sorted({row["blocks"] for row in rows("bounded_norm_starts")}):
-        losses: dict[tuple[str, float], list[float]] = defaultdict(list)
-        for row in select("bounded_norm_starts", blocks=blocks):
-            losses[row["method"], row["rate"]].append(float(row["loss"]))
-        middle = {key: median(values) for key, values in losses.items()}
-        for method, name in STARTS.items():
-            cells = []
-            for rate in START_RATES:
-                best = min((value for (_, other), value in middle.items() if other == rate), default=0.0)
-                known = middle.get((method, rate))
-                cells.append("-" if known is None else bold(f"{known:.3f}", known == best))
-            counts = {len(losses[method, rate]) for rate in START_RATES if (method, rate) in middle}
-            if counts:
-                seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
-                yield str(blocks), name.replace(", scaled branches", ""), *cells, seeds
+    """Validation loss by rate, the best of a column in bold."""
+    found = {(row["method"], row["rate"]): float(row["loss"]) for row in starts()}
+    for method, name in STARTS.items():
+        cells = []
+        for rate in START_RATES:
+            best = min(value for (_, other), value in found.items() if other == rate)
+            known = found.get((method, rate))
+            cells.append("-" if known is None else bold(f"{known:.3f}", known == best))
+        if set(cells) != {"-"}:
+            yield name.replace(", scaled branches", ""), *cells
 
 
-def start(method: str, rate: float, blocks: int = 6) -> str:
-    """Median loss in the file of starts."""
-    found = select("bounded_norm_starts", blocks=blocks, method=method, rate=rate)
-    return f"{median(float(row['loss']) for row in found):.2f}"
+def starts() -> list[Row]:
+    """Trainings of 300 steps with 6 blocks."""
+    return [row for row in (*free("bounded_norm_starts"), *rows("bounded_norm_limited")) if row["blocks"] == 6]
+
+
+def start(method: str, rate: float) -> str:
+    """The loss of one of them."""
+    (loss,) = (float(row["loss"]) for row in starts() if (row["method"], row["rate"]) == (method, rate))
+    return f"{loss:.2f}"
 
 
 @table
@@ -108,9 +107,21 @@ def bounded_norm_seeds() -> Cells:
 
 
 def seeds() -> list[Row]:
-    """Trainings of 300 steps with three seeds; those that are held by the rule of today."""
-    before = [row for row in rows("bounded_norm_seeds") if not row["method"].endswith("held")]
-    return [*before, *select("bounded_norm_held", task="text", steps=300, optimizer="adamw")]
+    """Trainings of 300 steps with three seeds."""
+    return [
+        row
+        for row in (*free("bounded_norm_seeds"), *rows("bounded_norm_limited"), *rows("bounded_norm_everywhere"))
+        if _is_first(row) and row["blocks"] > 6
+    ]
+
+
+def free(*names: str) -> list[Row]:
+    """The rows of networks whose steps are not limited; `bounded_norm_limited` has the others."""
+    return [row for name in names for row in rows(name) if not row["method"].endswith("held")]
+
+
+def _is_first(row: Row) -> bool:
+    return (row["task"], row["width"], row["steps"], row["optimizer"]) == ("text", 64, 300, "adamw")
 
 
 def losses(method: str, blocks: int, rate: float) -> list[float]:
@@ -122,24 +133,30 @@ def losses(method: str, blocks: int, rate: float) -> list[float]:
 OTHERS = (
     "layer norm scaled q/k norm",
     "none scaled q/k norm",
-    "none scaled q/k norm held",
-    "none scaled q/k ours held",
+    "none scaled q/k norm limited",
+    "none scaled q/k ours limited",
 )
 
 
 @table
-def bounded_norm_held() -> Cells:
-    """Validation loss of other trainings, one seed: longer, with Muon, and of images; the lowest of a row in bold."""
+def bounded_norm_limited() -> Cells:
+    """Validation loss of other trainings, one seed: longer, wider, Muon, images; the lowest of a row in bold."""
     found = {
-        (row["task"], row["steps"], row["optimizer"], row["rate"], row["method"]): float(row["loss"])
-        for row in rows("bounded_norm_held")
-        if row["task"] != "text" or row["steps"] != 300 or row["optimizer"] != "adamw"
+        (row["task"], row["width"], row["steps"], row["optimizer"], row["rate"], row["method"]): float(row["loss"])
+        for row in (*free("bounded_norm_others", "bounded_norm_longer"), *rows("bounded_norm_limited"))
+        if row["blocks"] == 12 and not _is_first(row)
     }
-    for task, steps, optimizer, rate in dict.fromkeys(key[:4] for key in found):
-        line = [found.get((task, steps, optimizer, rate, method)) for method in OTHERS]
+    for task, width, steps, optimizer, rate in sorted(dict.fromkeys(key[:5] for key in found), key=_place):
+        line = [found.get((task, width, steps, optimizer, rate, method)) for method in OTHERS]
         least = min(value for value in line if value is not None)
         cells = ["-" if value is None else bold(f"{value:.3f}", value == least) for value in line]
-        yield TASKS[task], f"{steps:,}", OPTIMIZERS[optimizer], f"{rate:g}", *cells
+        yield TASKS[task], str(width), f"{steps:,}", OPTIMIZERS[optimizer], f"{rate:g}", *cells
+
+
+def _place(training: tuple[str, int, int, str, float]) -> tuple[bool, bool, int, int, float]:
+    """Characters before images, AdamW before Muon, then by width, steps and rate."""
+    task, width, steps, optimizer, rate = training
+    return task != "text", optimizer != "adamw", width, steps, rate
 
 
 TASKS = {"text": "characters", "images": "CIFAR-10"}
@@ -167,7 +184,7 @@ def bounded_norms() -> Iterator[str]:
     fast = (loss(f"none scaled q/k {what}", rate=0.03) for what in ("ours", "norm"))
     norms = (loss(name, rate=0.03) for name in ("layer norm scaled q/k norm", "ours scaled q/k ours"))
     yield f"{' and '.join(fast)} without, {' and '.join(norms)} with"
-    both, peer, norm = "none scaled q/k {} held", "none scaled q/k norm", "layer norm scaled q/k norm"
+    both, peer, norm = "none scaled q/k {} limited", "none scaled q/k norm", "layer norm scaled q/k norm"
 
     def rise(method: str) -> str:
         return f"from {mean(losses(method, 12, 0.01)):.3f} to {mean(losses(method, 12, 0.03)):.3f}"
@@ -176,7 +193,10 @@ def bounded_norms() -> Iterator[str]:
     yield f"it goes {by_norm} with RMSNorm on queries and keys, and {by_ours} with ours"
     yield f"RMSNorm's goes {rise(peer)}, LayerNorm's {rise(norm)}"
     far = (f"{mean(losses(both.format(what), 12, 0.1)):.2f}" for what in ("norm", "ours"))
-    yield f"no loss was nan, but it is {' and '.join(far)}"
+    yield f"at 0.1 it is {' and '.join(far)}"
+    yield f"At 0.3 it is {mean(losses(both.format('ours'), 12, 0.3)):.2f}: the rate spoils the head."
+    all_limited = (f"{mean(losses(f'{both} everywhere'.format('ours'), 12, rate)):.2f}" for rate in (0.03, 0.1, 0.3))
+    yield '`branches="*"`, it is {} at 0.03, {} at 0.1 and {} at 0.3'.format(*all_limited)
     yield f"BHyT {start('bhyt scaled', 0.01)}; Fixup {start('none fixup', 0.01)}; ReZero {start('none rezero', 0.01)}"
-    prepared, held = (start(f"none scaled q/k ours {how}", 0.01) for how in ("prepared held", "held"))
-    yield f"At 0.01 it is {prepared} prepared and held, {held} held alone"
+    prepared, drawn = (start(f"none scaled q/k ours {how}", 0.01) for how in ("prepared limited", "limited"))
+    yield f"At 0.01 it is {prepared} prepared, {drawn} as drawn"

@@ -1,9 +1,10 @@
 """The sentences with figures that a page must contain."""
 
 from collections.abc import Iterator
-from statistics import geometric_mean, median
+from statistics import geometric_mean, mean, median
 
 from result_tables.figures import between, one, percent, rows, select
+from result_tables.norms import losses
 from result_tables.registry import sentences
 
 
@@ -38,6 +39,12 @@ def _with_and_without(setting: str) -> tuple[str, str]:
     return f"{found[0]:.1f}", f"{found[1]:.1f}"
 
 
+def _of_transformers() -> tuple[str, ...]:
+    """Losses with 12 blocks: ours at the best rate and ten times it, LayerNorm's at its best and three times it."""
+    places = (("none scaled q/k ours limited everywhere", (0.03, 0.3)), ("layer norm scaled q/k norm", (0.01, 0.03)))
+    return tuple(f"{mean(losses(method, 12, rate)):.2f}" for method, rates in places for rate in rates)
+
+
 def _held_out() -> Iterator[tuple[int, int]]:
     """Programs held out whose cause is named, of how many: by Sigmoid Core, torchmortem, SageMaker's rules."""
     peers = (
@@ -55,6 +62,9 @@ def readme() -> Iterator[str]:
     yield f"{tanh} % with the best of {settings} settings"
     yield f"At 100 layers, learning rates from 0.1 to 3.3 times the rule's give {of_rates('to')} %."
     yield "in three steps: {} % at the end, {} % without it.".format(*_with_and_without("weights x 3"))
+    ours, ours_fast, norm, norm_fast = _of_transformers()
+    yield f"a loss of {ours} after 300 steps where LayerNorm has {norm}"
+    yield f"and {ours_fast} at ten times the best rate; LayerNorm has {norm_fast} at three times its best."
     resnet, ours = of_convolutions("to")
     yield f"residual networks are better: {resnet} % against {ours} % for plain convolutions with Sigmoid Core"
     yield "{:.0f} % against {:.0f} to {:.0f} % on CIFAR-10".format(*_of_cifar())
@@ -70,6 +80,9 @@ def readme_in_chinese() -> Iterator[str]:
     yield f"{tanh} %。"
     yield f"100 层时，学习率取规则值的 0.1 到 3.3 倍，准确率为 {of_rates('到')} %。"
     yield "最终准确率 {} %，不用它则只有 {} %。".format(*_with_and_without("weights x 3"))
+    ours, ours_fast, norm, norm_fast = _of_transformers()
+    yield f"300 步后损失为 {ours}，LayerNorm 为 {norm}；"
+    yield f"学习率取最佳值的十倍时为 {ours_fast}，而 LayerNorm 在最佳值的三倍时就已升到 {norm_fast}。"
     resnet, ours = of_convolutions("到")
     yield f"在图像上残差网络更好：小规模 Fashion-MNIST 上为 {resnet} %，用 Sigmoid Core 的普通卷积网络为 {ours} %。"
     yield "分别为 {:.0f} % 和 {:.0f} 到 {:.0f} %".format(*_of_cifar())
@@ -108,6 +121,10 @@ def benchmarks() -> Iterator[str]:
     deep = {row["method"]: row for row in select("peers", data="digits", depth=100)}
     ours, tanh, dks, rezero = (deep[name] for name in ("sigmoid-core", "tanh-orthogonal", "dks", "rezero"))
     below = max(ours["accuracy"] - row["accuracy"] for row in (tanh, dks))
+    fastest = min(
+        row["seconds_in_all"] for name, row in deep.items() if name[:12] != "sigmoid-core" and row["accuracy"] >= 95
+    )
+    yield f"takes {ours['seconds_in_all']:.0f} seconds, the fastest of the others that reach 95 % {fastest:.0f}"
     yield f"at most {below:.1f} points below with the best of {dks['settings']} and {tanh['settings']} settings"
     deepest = {row["method"]: percent(row["accuracy"]) for row in select("peers", data="digits", depth=1000)}
     yield f"Sigmoid Core ({deepest['sigmoid-core']}) is level with DKS ({deepest['dks']}, the best of 20 settings)"

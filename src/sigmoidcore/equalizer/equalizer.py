@@ -100,7 +100,7 @@ class Equalizer:
             depend on it: the factor is the same in every layer.
         process_group: the ranks that train this model together; default: all, if `torch.distributed` is initialized.
         branches: names or patterns of modules in residual branches without norms, such as `"blocks.*"`, or
-            `branch_layers` of the report of `prepare`.
+            `branch_layers` of the report of `prepare`; `"*"` for all weights, the head's included.
         sinks: called with every new `Sample`; see `sigmoidcore.integrations.sinks`.
 
     Attributes:
