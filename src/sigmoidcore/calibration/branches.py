@@ -90,7 +90,7 @@ def _followed(inputs: Any) -> Any:
 
 
 def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules with a matrix or a kernel of their own, by name; no embeddings, and attention as a whole."""
+    """The modules that have a matrix or a kernel, by name, without embeddings; attention counts as one module."""
     parts = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     return {
         name: module

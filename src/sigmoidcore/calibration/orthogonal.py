@@ -210,7 +210,7 @@ def reads_one_feature(core: SigmoidCore, layer: nn.Module | None, x: Tensor) -> 
 
 
 def check_weights(layers: dict[str, nn.Module]) -> None:
-    """Raise a ValueError if a weight is no parameter."""
+    """Raise a ValueError if a weight is computed from other parameters."""
     weighted = {name: layer for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
     computed = [name for name, layer in weighted.items() if "weight" not in dict(layer.named_parameters(recurse=False))]
     if computed:

@@ -31,9 +31,9 @@ class BranchRule:
 
     The gain of a branch is at most the product of the largest singular values of its weights. Without a norm in front
     of it, a stream through N branches of gain b grows by exp(b / 2). At a high rate, a step of Adam is as large as a
-    weight: b is several times as large after it, in a direction that the branches share. A step that is a small part of
-    the weight changes b by as small a part. The size is the Frobenius norm; a weight that starts at 0 is free.
-    `branches` are names of modules, or patterns; those in these modules count.
+    weight: b is several times as large after it, in a direction that the branches share. A short step changes b little.
+    The size is the Frobenius norm; a weight that starts at 0 is free. `branches` are names of modules, or patterns;
+    those in these modules count.
     """
 
     def __init__(self, model: nn.Module, branches: Iterable[str]) -> None:

@@ -60,7 +60,7 @@ class ConstantTerms:
             return ""
         moving = [t for t in arguments if t.requires_grad]
         if name in SCALINGS and len(moving) > 1:
-            return ""  # a product is no term
+            return ""  # a product is not a sum of terms
         added = [t for t in arguments if not t.requires_grad and t.numel() == 1]
         one = result.numel() == 1 or name in ("stack", "cat")
         constant = _known(self._constants, added) if name in SUMS and one else ""

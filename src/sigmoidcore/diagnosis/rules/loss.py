@@ -81,9 +81,9 @@ def wrong_input(evidence: Evidence) -> Found | None:
     compared with classes by the squared difference is a note, and a warning if nothing is learned: its gradient is 0
     where the answer is certain and wrong.
 
-    Cosines of vectors, from -1 to 1, are no logits without a scale: the rule applies if $\log(1 + (C - 1) e^{-2})$, the
-    smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that is
-    added to the loss, and that a loss function or `detach` returns, trains nothing.
+    Cosines lie between -1 and 1, and need a scale to serve as logits: the rule applies if $\log(1 + (C - 1) e^{-2})$,
+    the smallest cross-entropy of $C$ cosines, is above `LEAST_SHARE` times $\log C$. A number without a gradient that
+    is added to the loss, and that a loss function or `detach` returns, trains nothing.
 
     *Source.* PyTorch's documentation of these functions; for cosines Wang et al. (2017, arXiv 1704.06369), section 3.3.
     """
