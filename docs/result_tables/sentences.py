@@ -105,7 +105,7 @@ def benchmarks() -> Iterator[str]:
     count, named, other = len(held_out), held_out.count("first") + held_out.count("named"), held_out.count("another")
     yield f"{named} of {count} are named ({100 * named / count:.0f} %)"
     yield f"{other} get another cause ({100 * other / count:.0f} %)"
-    for name in ("healthy_zoo", "healthy_zoo_mended"):
+    for name in ("healthy_zoo", "healthy_zoo_mended", "healthy_zoo_again"):
         judged = [row["accused"] for row in rows(name) if row["error"] is None]
         number = f"{sum(judged)} accusation{'s' * (sum(judged) != 1)}"
         yield f"{number} in {len(judged)} diagnoses"
