@@ -16,10 +16,16 @@ X, Y = torch.randn(128, 64), torch.randint(10, (128,))
 
 @pytest.mark.parametrize(
     ("update", "distance", "expected"),
-    [(2.9e-5, 1000, ["SC301"]), (3.1e-5, 1000, []), (4.5e-4, 9, ["SC301"]), (4.8e-4, 9, []), (4.5e-4, 8, [])],
+    [(2.9e-5, 8, ["SC301"]), (3.1e-5, 8, []), (9.2e-4, 9, ["SC301"]), (9.4e-4, 9, []), (9.2e-4, 8, [])],
 )
 def test_steps_are_too_small_by_themselves_or_by_the_way_that_they_have_gone(update, distance, expected):
     steps = [replace(m, step=distance * i) for i, m in enumerate(training([update] * 12, FLAT))]
+    assert rules(*steps) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.976, ["SC301"]), (0.975, [])])
+def test_steps_are_too_small_if_the_loss_falls_by_less_than_a_fifth_on_a_short_way(share, expected):
+    steps = [replace(m, step=9 * i) for i, m in enumerate(training([9e-4] * 12, [2.3 * share**i for i in range(12)]))]
     assert rules(*steps) == expected
 
 

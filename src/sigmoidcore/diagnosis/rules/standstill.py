@@ -11,7 +11,7 @@ from sigmoidcore.diagnosis.rules.first_outputs import REGRESSION, loss_of_equal_
 from sigmoidcore.diagnosis.rules.rule import Found
 from sigmoidcore.diagnosis.wording import number
 
-STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS = 0.97, 0.5, 0.95
+STUCK_LOSS, UNLEARNED_LOSS, CHANCE_LOSS, SLOW_LOSS = 0.97, 0.5, 0.95, 0.8
 PATIENT_STEPS, PATIENT_MEASUREMENTS, LONG_WAY, FAR_FROM_CONSTANT = 100, 10, 0.5, 1.3
 
 FEWEST_LOSSES = 2
@@ -90,6 +90,15 @@ def stalled(evidence: Evidence) -> bool:
     """Whether nothing was learned in all measurements, or in the first half of them."""
     half = evidence.measurements[: len(evidence.measurements) // 2]
     return unlearned(evidence) or (bool(half) and unlearned(Evidence(half)))
+
+
+def hardly_fallen(evidence: Evidence) -> bool:
+    """Whether the loss of the last quarter of the measurements is nearly that of the first."""
+    losses = [m.loss for m in evidence.measurements if m.loss is not None]
+    quarter = len(losses) // 4
+    if quarter < FEWEST_LOSSES or not all(0 < loss < math.inf for loss in losses):
+        return False
+    return mean(losses[-quarter:]) >= SLOW_LOSS * mean(losses[:quarter])
 
 
 def unlearned(evidence: Evidence) -> bool:
