@@ -74,6 +74,16 @@ def watch() -> Cells:
 
 
 @table
+def watch_overhead() -> Cells:
+    for row in rows("watch_overhead"):
+        walls = sorted(row["overheads"])
+        missed = row["step_ms"] >= 5 and row["overhead"] > 1.03
+        overhead = bold(f"{row['overhead']:.2f}", missed)
+        spread = f"{overhead} ({walls[0]:.2f} to {walls[-1]:.2f})"
+        yield row["program"], f"{row['step_ms']:.1f}", spread, f"{row['processor']:.2f}"
+
+
+@table
 def healthy_zoo() -> Cells:
     """Networks of others that are accused, at each stage, with the rules that accuse them."""
     for group in dict.fromkeys(row["group"] for row in rows("healthy_zoo")):
